@@ -1,0 +1,12 @@
+"""Errors that are meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """Bad input. The message names the value, what is allowed, and the next step; the CLI prints it without a traceback."""
+
+
+class Preempted(BaseException):
+    """A stop was asked for (SIGTERM) and all finished work is saved. The CLI exits with 75 (`EX_TEMPFAIL`: try again).
+
+    Derives from BaseException so that no `except Exception` on the way takes it for a failure.
+    """
