@@ -24,6 +24,7 @@ class Registry(dict[str, Callable[..., Any]]):
         raise UserError(f'unknown {self.kind} {name!r}.{hint} Choose from: {", ".join(sorted(self))}.')
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The entry called `name`, called with the arguments."""
         entry = self[name]
         try:
             return entry(*args, **kwargs)

@@ -1,0 +1,44 @@
+"""Pixels of triggers: colours by name, grey values, checks on an image."""
+
+import re
+
+import numpy as np
+
+from purify.core.errors import UserError
+
+COLOURS = {
+    'white': (255, 255, 255),
+    'black': (0, 0, 0),
+    'red': (255, 0, 0),
+    'yellow': (255, 255, 0),
+    'blue': (0, 0, 255),
+    'green': (0, 255, 0),
+    'magenta': (255, 0, 255),
+    'cyan': (0, 255, 255),
+}
+
+
+def parse_colour(colour: str) -> tuple[int, int, int]:
+    """A name of `COLOURS` or '#rrggbb' -> (red, green, blue), 0..255. Raises `UserError` for anything else."""
+    if colour in COLOURS:
+        return COLOURS[colour]
+    if isinstance(colour, str) and re.fullmatch('#[0-9a-fA-F]{6}', colour):
+        return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+    raise UserError(f'unknown colour {colour!r}. Choose from: {", ".join(sorted(COLOURS))}, or write it as #rrggbb.')
+
+
+def check_image(image: np.ndarray) -> None:
+    """`UserError` unless `image` is `u8[h w c]` with c = 1 or 3."""
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+        raise UserError(
+            f'an attack cannot stamp an image of shape {image.shape} and type {image.dtype}: it takes uint8 [height, '
+            'width, channels] with 1 channel (grey) or 3 (RGB). Convert the dataset first.'
+        )
+
+
+def fit_channels(pattern: np.ndarray, channels: int) -> np.ndarray:
+    """`pattern: u8[h w 3]` -> `u8[h w channels]`: unchanged, or the luminance (ITU-R BT.601) for one channel."""
+    if channels == 3:
+        return pattern
+    luminance = pattern.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return np.rint(luminance).astype(np.uint8)[..., None]

@@ -1,0 +1,67 @@
+"""The command line: `python -m purify run|check|list|report`. Flags, host start-up, dispatch; nothing else."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from purify.core.errors import Preempted, UserError
+
+EXIT_USER, EXIT_PREEMPTED = 2, 75
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Arguments, and the --config.a.b=c flags that are left for the config."""
+    parser = argparse.ArgumentParser('purify', description='Train on data that may be poisoned, and come out clean.')
+    parser.add_argument('command', choices=['run', 'check', 'list', 'report'])
+    parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
+    parser.add_argument('--workdir', type=Path, help="the run's folder (run, report)")
+    parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
+    parser.add_argument('--stages', default='', help='run only these stages, separated by commas')
+    parser.add_argument('--sweep', default='', help="list: the points of the config's sweeps, separated by commas, as JSON lines")
+    parser.add_argument('--coordinator', help="address:port of host 0, or 'auto' (Slurm, TPU pod, Kubernetes)")
+    parser.add_argument('--hosts', type=int, help='number of processes')
+    parser.add_argument('--host-id', type=int, help='number of this process')
+    return parser.parse_known_args(argv)
+
+
+def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Runs the command; imports what it needs and no more."""
+    from purify.config.load import load_config
+    from purify.pipelines import commands
+
+    if args.command == 'report':
+        return commands.report(_required(args.workdir, '--workdir'))
+    if args.command == 'list' and not args.config:
+        return commands.list_registries()
+    if args.command == 'list' and args.sweep:
+        return commands.list_points(_required(args.config, '--config'), args.sweep.split(','))
+    try:
+        config = load_config(_required(args.config, '--config'), overrides)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if args.command == 'check':
+        return commands.check(config)
+    if args.command == 'list':
+        return commands.list_stages(config, args.workdir, args.store)
+    workdir, only = _required(args.workdir, '--workdir'), [name for name in args.stages.split(',') if name]
+    return commands.run(config, [args.config, *overrides], workdir, args.store, only, (args.coordinator, args.hosts, args.host_id))
+
+
+def _required(value, flag: str):
+    if value is None:
+        raise UserError(f'{flag} is missing; see python -m purify --help.')
+    return value
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry point. Returns 0, 2 for bad input, 75 when stopped by SIGTERM with everything saved."""
+    args, overrides = parse(argv)
+    try:
+        return dispatch(args, overrides)
+    except UserError as error:
+        print(f'purify: {error}', file=sys.stderr)
+        return EXIT_USER
+    except Preempted:
+        print('purify: stopped; all finished work is saved. The same command goes on from here.', file=sys.stderr)
+        return EXIT_PREEMPTED

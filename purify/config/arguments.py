@@ -1,0 +1,34 @@
+"""The words after a config file's colon: `configs/quickstart.py:attack=blended,rate=0.05`."""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def parse_words(arg: str | None, **spec: Any) -> ConfigDict:
+    """`'attack=blended,rate=0.05'` with defaults `spec` -> a ConfigDict; types come from the defaults.
+
+    A bare word sets a boolean (`smoke` is `smoke=True`). Raises ValueError for an unknown word, with the nearest one,
+    and for a value of another type.
+    """
+    words = ConfigDict(spec)
+    for item in filter(None, (arg or '').split(',')):
+        name, equals, text = item.partition('=')
+        if name not in spec:
+            near = difflib.get_close_matches(name, spec, n=1)
+            hint = f' Did you mean {near[0]!r}?' if near else ''
+            raise ValueError(f'unknown word {name!r} after the colon.{hint} This config takes: {", ".join(sorted(spec))}.')
+        words[name] = _typed(name, text if equals else 'True', spec[name])
+    return words
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ('true', 'false', '1', '0', 'yes', 'no'):
+            raise ValueError(f'{name}={text!r} must be True or False.')
+        return text.lower() in ('true', '1', 'yes')
+    try:
+        return type(default)(text)
+    except ValueError as error:
+        raise ValueError(f'{name}={text!r} must be of type {type(default).__name__}, like {default!r}.') from error

@@ -1,0 +1,191 @@
+"""The pieces configs are made of. Each function returns one part as a ConfigDict; its arguments are the defaults to change.
+
+What the leaves mean is documented where they are read: `purify.data.sources.open_source`, `purify.attacks`,
+`purify.train.optim`, `purify.data.augment`, `purify.models`, `purify.defenses`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'
+    'flip': {'p': 0.5},
+    'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
+    'rotation': {'degrees': 20.0},
+    'affine': {'translate': 0.1, 'scale': (0.9, 1.1)},
+}
+
+
+def seeds(seed: int) -> ConfigDict:
+    """Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal unless changed."""
+    return ConfigDict({'poison': seed, 'model': seed, 'data': seed})
+
+
+def source(name: str, *, size_px: int, channels: int = 3, **changes: Any) -> ConfigDict:
+    """A clean dataset. `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'."""
+    kind, _, rest = name.partition(':')
+    where = {'path': rest} if kind in ('arrays', 'imagefolder') else {}
+    return ConfigDict(
+        {
+            'name': kind if where else name,
+            **where,
+            'size_px': size_px,
+            'channels': channels,
+            'resample': 'bicubic',
+            'classes': 0,
+            'train_size': 0,
+            'test_size': 0,
+            'reference': 'none',
+            'reference_size': 0,
+            'split_seed': 0,
+            **({'data_dir': ''} if kind == 'tfds' else {}),
+        }
+        | changes
+    )
+
+
+def attack(name: str, *, rate: float, target: int = 0, **changes: Any) -> ConfigDict:
+    """A poisoning attack. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images."""
+    kinds = {
+        'none': {},
+        'patch': {
+            'pattern': 'checkerboard',
+            'colours': ('white', 'black'),
+            'size_px': 3,
+            'corner': 'bottom_right',
+            'margin_px': 0,
+        },
+        'blended': {'pattern': 'noise', 'ratio': 0.1, 'path': ''},
+    }
+    if name not in kinds:
+        raise ValueError(f'attack={name!r}: choose from {", ".join(sorted(kinds))}.')
+    common = {
+        'name': name,
+        'rate': 0.0 if name == 'none' else rate,
+        'base': 'all',
+        'target': target,
+        'include_target': False,
+        'poison_first': True,
+        'random_poisoning': False,
+    }
+    return ConfigDict(common | kinds[name] | changes)
+
+
+def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **changes: Any) -> ConfigDict:
+    """An optimiser and its learning-rate schedule; `warmup` and `drops` are shares of the run."""
+    own = {
+        'adam': {'b1': 0.9, 'b2': 0.999},
+        'adamw': {'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4},
+        'sgd': {'momentum': 0.9, 'nesterov': False, 'weight_decay': 5e-4},
+    }
+    steps = {'drops': (0.3, 0.5), 'factor': 0.1} if schedule == 'step' else {}
+    return ConfigDict({'name': name, 'lr': lr, 'schedule': schedule, 'warmup': 0.0, 'clip': 0.0} | own[name] | steps | changes)
+
+
+def network(name: str, **changes: Any) -> ConfigDict:
+    """A classifier: 'resnet18', ..., 'preact_resnet18', or 'resnet' with its own stages and block."""
+    free = {'stages': (1, 1, 1), 'block': 'preact'} if name == 'resnet' else {}
+    return ConfigDict({'name': name, 'width': 64, 'stem': 'small', 'norm': 'batch', 'dtype': 'float32'} | free | changes)
+
+
+def classify(label_smoothing: float = 0.0) -> ConfigDict:
+    """Objective: cross-entropy."""
+    return ConfigDict({'name': 'classify', 'label_smoothing': label_smoothing})
+
+
+def distill(alpha: float = 0.5, tau: float = 5.0, ce_temperature: float = 1.0) -> ConfigDict:
+    """Objective: knowledge distillation from the teacher (Struppek 2023, eqs. 2 and 3)."""
+    return ConfigDict({'name': 'distill', 'alpha': alpha, 'tau': tau, 'ce_temperature': ce_temperature})
+
+
+def classifier(
+    network: ConfigDict, optim: ConfigDict, *, epochs: float, batch: int, augment: dict[str, Any], objective: ConfigDict
+) -> ConfigDict:
+    """A classifier and how it is trained. `init_from` starts from a checkpoint, `load` takes a finished one instead."""
+    return ConfigDict(
+        {
+            'network': network,
+            'optim': optim,
+            'epochs': epochs,
+            'steps': 0,
+            'batch': batch,
+            'accumulate': 1,
+            'augment': augment,
+            'objective': objective,
+            'init_from': '',
+            'load': '',
+        }
+    )
+
+
+def loaded_prior(load: str, revision: str = '') -> ConfigDict:
+    """A finished prior: 'digits' (embedded), a folder in diffusers format, a finished stage, or a hub id."""
+    return ConfigDict({'load': load, 'revision': revision})
+
+
+def trained_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: float, size_px: int, **changes: Any) -> ConfigDict:
+    """A pixel DDPM trained in the same run, on 'reference' or 'poisoned' images; `channels` of the UNet's levels."""
+    return ConfigDict(
+        {
+            'data': 'reference',
+            'network': {
+                'sample_size': size_px,
+                'block_out_channels': channels,
+                'layers_per_block': 1,
+                'attention_levels': 0,
+                'norm_num_groups': 8,
+                'dropout': 0.0,
+                'dtype': 'float32',
+            },
+            'schedule': {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'},
+            'optim': optim('adam', lr=lr),
+            'epochs': 0.0,
+            'steps': steps,
+            'batch': batch,
+            'accumulate': 1,
+            'ema_decay': 0.995,
+            'augment': {'pad_crop': {'pad_px': 1}},
+            'init_from': '',
+        }
+        | changes
+    )
+
+
+def variations(*, start: int, steps: int, **changes: Any) -> ConfigDict:
+    """The defence of Struppek 2023: `copies` variations of every image by noising to `start` and back in `steps`."""
+    return ConfigDict(
+        {
+            'name': 'variations',
+            'copies': 1,
+            'vary': {'sampler': 'ddim', 'eta': 1.0, 'start': start, 'steps': steps},
+            'colour_transfer': True,
+            'epsilon': 1e-6,
+            'dtype': 'float32',
+        }
+        | changes
+    )
+
+
+def augmentations() -> ConfigDict:
+    """The ablation of Struppek 2023 without a diffusion model: strong augmentations and distillation."""
+    return ConfigDict({'name': 'augmentations'})
+
+
+def run(*, inference_batch: int = 128, save_every: int = 500, log_every: int = 20) -> ConfigDict:
+    """How, not what: nothing here changes a result."""
+    return ConfigDict(
+        {
+            'inference_batch': inference_batch,
+            'save_every': save_every,
+            'log_every': log_every,
+            'threads': 4,
+            'workers': 0,
+            'writers': (),
+            'report_images': 16,
+        }
+    )
+
+
+def run_config(name: str, seed: int, *, shard_size: int = 1000, **run_changes: int) -> ConfigDict:
+    """A config with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds."""
+    return ConfigDict({'name': name, 'seeds': seeds(seed), 'shard_size': shard_size, 'run': run(**run_changes)})

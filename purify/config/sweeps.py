@@ -1,0 +1,27 @@
+"""Sweeps: the points of a config's `sweep_<name>()` functions, multiplied with each other and with seeds."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+Point = dict[str, Any]
+
+
+def sweep_functions(module: ModuleType) -> dict[str, Callable[[], Iterable[Point]]]:
+    """The sweeps a config file offers: name -> function yielding {'words': {...}, 'config.a.b': value} overrides."""
+    found = {name.removeprefix('sweep_'): value for name, value in vars(module).items() if name.startswith('sweep_')}
+    return {name: value for name, value in found.items() if callable(value)}
+
+
+def multiply(sweeps: Sequence[Iterable[Point]], seeds: Sequence[int]) -> list[tuple[Point, int]]:
+    """Every combination of one point of each sweep, with every seed. Raises ValueError if two sweeps set one thing."""
+    points = []
+    for combination in itertools.product(*[list(sweep) for sweep in sweeps]):
+        merged: Point = {}
+        for part in combination:
+            if clash := set(merged) & set(part):
+                raise ValueError(f'two sweeps both set {", ".join(sorted(clash))}; run them apart.')
+            merged |= part
+        points += [(merged, seed) for seed in seeds]
+    return points

@@ -1,0 +1,53 @@
+"""Orbax checkpoints: a pytree and its step, saved in the background, restored onto whatever mesh is there."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from purify.core.errors import UserError
+from purify.core.files import explain_os_errors
+
+
+class Checkpoints:
+    """The checkpoints of one training stage. `save` returns at once; `close` waits until all is on disk."""
+
+    def __init__(self, folder: Path, *, create: bool = True):
+        self.folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, step_prefix='step', create=create, enable_async_checkpointing=True)
+        with explain_os_errors(self.folder):
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, tree: Any) -> None:
+        """Saves `tree` as `step`, unless it is there already."""
+        with explain_os_errors(self.folder):
+            if self.latest() != step:
+                self.manager.save(step, args=ocp.args.StandardSave(tree))
+
+    def restore(self, like: Any) -> tuple[int, Any]:
+        """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
+
+        Raises `UserError` if nothing is saved or the saved tree has another structure.
+        """
+        step = self.latest()
+        if step is None:
+            raise UserError(f'{self.folder}: no complete checkpoint here. Give the folder of a finished training stage.')
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return step, self.manager.restore(step, args=ocp.args.StandardRestore(target))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{self.folder}: step {step} does not fit this network ({str(error).splitlines()[0][:300]}). Build the network the '
+                'checkpoint was made with (its network.json), or start from another checkpoint.'
+            ) from error
+
+    def close(self) -> None:
+        """Waits for pending saves."""
+        with explain_os_errors(self.folder):
+            self.manager.wait_until_finished()
+            self.manager.close()

@@ -1,0 +1,107 @@
+"""Devices and hosts: one mesh over all devices, one over this host's, and how arrays get onto them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Dense bf16 peak in FLOP/s per device, from the vendors' data sheets; used for MFU only.
+PEAK_FLOPS = {
+    'H100': 989e12,
+    'H200': 989e12,
+    'A100': 312e12,
+    'L4': 121e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+}
+
+
+def start(coordinator: str | None = None, hosts: int | None = None, host_id: int | None = None) -> None:
+    """Joins the other hosts, if any. Must run before anything touches a device.
+
+    With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with `coordinator='auto'` jax finds the
+    cluster itself (Slurm, TPU pods, Kubernetes, Open MPI). Without, this process is alone.
+    """
+    if coordinator == 'auto':
+        jax.distributed.initialize()
+    elif coordinator:
+        jax.distributed.initialize(coordinator, hosts, host_id)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs: $JAX_COMPILATION_CACHE_DIR, else the user's cache folder."""
+    if not jax.config.jax_compilation_cache_dir:
+        base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+        jax.config.update('jax_compilation_cache_dir', str(base / 'purify' / 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def global_mesh() -> Mesh:
+    """All devices of all hosts on one axis, 'data'."""
+    return jax.make_mesh((jax.device_count(),), ('data',), (AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """This host's devices on one axis, 'data': for work without collectives, where hosts need not keep step."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ('data',), (AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of parameters: a copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """The sharding of batches: rows spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Host rows (NumPy [rows ...]; each host its own) -> one global array per leaf, sharded over 'data'."""
+    sharding = batched(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+
+
+def put_copy(tree: Any, mesh: Mesh) -> Any:
+    """Equal host values (NumPy) on every process -> one replicated global array per leaf."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 peak of one device of this kind, or None where it is not known (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    found = [flops for name, flops in PEAK_FLOPS.items() if name in kind]
+    return found[0] if found else None
+
+
+def is_lead() -> bool:
+    """Whether this is process 0, the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every host is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def lead_says(value: int) -> int:
+    """Process 0's value, on every host (a decision from a look at the disk must be one decision)."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def any_host(flag: bool) -> bool:
+    """Whether the flag is up on any host."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.int32(flag)).max())

@@ -1,0 +1,135 @@
+"""Files that are either whole or not there, and folders that stay shut."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from purify.core.errors import UserError
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk and an unwritable folder into a `UserError` that names the path and the next step."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(existing_parent(path)).free / 2**20
+            raise UserError(
+                f'{path}: the disk is full ({free:.0f} MiB free). What is finished is kept: free some space or choose '
+                'another --workdir, and start the same command again.'
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f'{path}: cannot write here ({error.strerror}). Choose a --workdir you own.') from error
+        raise
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder on the way up that exists."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Writes `data` to a temporary neighbour, then renames it; returns the SHA-256. Never leaves half a file."""
+    path = Path(path)
+    part = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.part')
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, 'wb') as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Writes `value` as readable JSON, whole or not at all; returns the SHA-256. NaN is refused."""
+    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + '\n').encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file. Raises `UserError` naming the file when it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: no such file.') from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f'{path}: not valid JSON ({error}). Delete it and run the stage again.') from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change whenever anything in the JSON-able `value` does."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(',', ':'))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Any = None) -> Iterator[None]:
+    """Holds an exclusive lock file; the kernel frees it when the process dies, however it dies."""
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, 'a')  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+_sealed: list[str] = []
+_hooked = False
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _sealed or event not in ('open', 'os.listdir', 'os.scandir', 'shutil.copyfile', 'os.rename', 'os.link', 'os.symlink'):
+        return
+    for arg in args[:2]:
+        if isinstance(arg, str | bytes | os.PathLike):
+            real = os.path.realpath(os.fsdecode(arg))
+            if any(real == root or real.startswith(root + os.sep) for root in _sealed):
+                raise PermissionError(f'{real} is sealed: a defence may not read the truth about the poison')
+
+
+@contextlib.contextmanager
+def sealed(*folders: Path) -> Iterator[None]:
+    """While open, no Python code of this process can open, list, link or move anything under `folders`.
+
+    Held by an audit hook, so it also covers libraries and threads; that is what keeps a defence blind even if it
+    guesses where the truth lies. Raises `PermissionError` in whoever tries.
+    """
+    global _hooked
+    if not _hooked:
+        sys.addaudithook(_audit)
+        _hooked = True
+    roots = [os.path.realpath(folder) for folder in folders]
+    _sealed.extend(roots)
+    try:
+        yield
+    finally:
+        for root in roots:
+            _sealed.remove(root)

@@ -1,0 +1,59 @@
+"""One bar per stage with rate and time left; plain lines when nobody watches; silent but on process 0."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class Bar:
+    """`with Bar('teacher', total=2400, unit='images') as bar: bar.advance(64, 'loss 0.31')`."""
+
+    def __init__(self, name: str, total: int, unit: str = 'images', *, shown: bool = True):
+        self.name, self.total, self.unit, self.shown = name, total, unit, shown
+        self.done = self.fresh = 0
+        self.begun = self.said = time.monotonic()
+        self.console = Console(stderr=True)
+        self.rich: Progress | None = None
+
+    def __enter__(self) -> 'Bar':
+        if self.shown and self.console.is_terminal:
+            columns = TextColumn('{task.description:>12}'), BarColumn(), TextColumn('{task.percentage:>3.0f} %')
+            self.rich = Progress(*columns, TextColumn('{task.fields[note]}'), TimeRemainingColumn(), console=self.console)
+            self.rich.start()
+            self.task = self.rich.add_task(self.name, total=self.total, note='')
+        return self
+
+    def skip(self, count: int) -> None:
+        """Counts what an earlier run finished: on the bar, not in the rate."""
+        self.done += count
+        if self.rich is not None:
+            self.rich.update(self.task, completed=self.done)
+
+    def advance(self, count: int, note: str = '') -> None:
+        """Counts `count` units done."""
+        self.done += count
+        self.fresh += count
+        now = time.monotonic()
+        rate = self.fresh / max(now - self.begun, 1e-9)
+        text = f'{rate:,.0f} {self.unit}/s' + (f'  {note}' if note else '')
+        if self.rich is not None:
+            self.rich.update(self.task, completed=self.done, note=text)
+        elif self.shown and now - self.said >= PLAIN_INTERVAL_S:
+            self.said = now
+            left = (self.total - self.done) / max(rate, 1e-9)
+            print(f'{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}, {left:,.0f} s left', file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.rich is not None:
+            self.rich.stop()
+
+
+def say(text: str, *, shown: bool = True) -> None:
+    """One line for the person who watches."""
+    if shown:
+        print(text, file=sys.stderr, flush=True)

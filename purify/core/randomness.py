@@ -1,0 +1,31 @@
+"""Every random number is a function of (seed, stream, id, step); no generator is ever carried along."""
+
+import hashlib
+
+import jax
+import numpy as np
+
+
+def stream_number(name: str) -> int:
+    """A stable 31-bit number for a stream's name (Python's own `hash` changes from run to run)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], 'big') >> 1
+
+
+def stream_key(seed: int, name: str) -> jax.Array:
+    """The typed jax key of a named stream: `stream_key(seed, 'variations')`."""
+    return jax.random.fold_in(jax.random.key(seed), stream_number(name))
+
+
+def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
+    """One key per image, key[b] from ids i32[b]: the noise of an image does not depend on its batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
+    """The NumPy generator of a named stream and any further numbers (id, epoch)."""
+    return np.random.default_rng([seed, stream_number(name), *numbers])
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """A 31-bit seed for libraries that take an int (grain)."""
+    return int(np.random.SeedSequence([seed, stream_number(name)]).generate_state(1)[0] >> 1)

@@ -1,0 +1,194 @@
+"""Augmentations of one record, as grain transforms; other keys than 'image' pass through untouched.
+
+All numbers come from the generator grain hands in, so an image is augmented by (seed, place in the stream) alone.
+`image: u8[h w c]` with c = 1 (grey) or 3 (RGB) keeps its shape and type; others raise `UserError`.
+
+The strong set of Struppek et al. 2023 (appendix B): `ColourJitter(.4, .4, .4, .1)`, `Rotation(20)`,
+`Affine(.1, (.9, 1.1))`, `Flip(.5)`.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from grain import transforms
+from PIL import Image, ImageEnhance
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+
+PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
+
+
+class Augmentation(transforms.RandomMap):
+    """A random change of `record['image']`."""
+
+    @abc.abstractmethod
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> a new `u8[h w c]`."""
+
+    def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """`record` with its image changed; grain calls this."""
+        image = record['image']
+        if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+            raise UserError(
+                f'cannot augment an image of shape {image.shape} and type {image.dtype}: it must be uint8 [height, '
+                'width, channels] with 1 channel (grey) or 3 (RGB). Convert the dataset first.'
+            )
+        return {**record, 'image': self.change(image, rng)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(Augmentation):
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check('p', self.p, 0, 1)
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> the image or its mirror image."""
+        return image[:, ::-1].copy() if rng.random() < self.p else image.copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop(Augmentation):
+    """Pad all sides by `pad_px`, with zeros or the reflected image, and cut the old size out at random: a shift."""
+
+    pad_px: int
+    mode: str = 'zero'
+
+    def __post_init__(self) -> None:
+        _check('pad_px', self.pad_px, 0, math.inf)
+        if self.pad_px != int(self.pad_px):
+            raise UserError(f'pad_px={self.pad_px} is not a whole number of pixels. Round it.')
+        if self.mode not in PAD_MODES:
+            raise UserError(f'unknown mode {self.mode!r} of pad_crop. Choose from: {", ".join(sorted(PAD_MODES))}.')
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> a window of the padded image."""
+        height, width, _ = image.shape
+        if self.mode == 'reflect' and self.pad_px >= min(height, width):
+            raise UserError(
+                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x {width}. Lower pad_px '
+                f"below {min(height, width)} or set mode to 'zero'."
+            )
+        pad = int(self.pad_px)
+        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])  # pyright: ignore
+        row, column = rng.integers(0, 2 * pad, 2, endpoint=True)
+        return padded[row : row + height, column : column + width].copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class ColourJitter(Augmentation):
+    """Brightness, contrast and saturation by factors from [1 - s, 1 + s], hue by a shift from [-s, s], in random order.
+
+    The rules of torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images have neither
+    saturation nor hue: both leave them as they are.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ('brightness', 'contrast', 'saturation'):
+            _check(name, getattr(self, name), 0, math.inf)
+        _check('hue', self.hue, 0, 0.5)
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> the same scene in other light."""
+        strengths = np.array([self.brightness, self.contrast, self.saturation])
+        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
+        shift = rng.uniform(-self.hue, self.hue)
+        picture = _to_pillow(image)
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for step in rng.permutation(4):
+            if step == 3:
+                if self.hue and picture.mode == 'RGB':
+                    picture = _turn_hue(picture, shift)
+            elif strengths[step] and (picture.mode == 'RGB' or step < 2):
+                picture = enhancers[step](picture).enhance(factors[step])
+        return _to_array(picture)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation(Augmentation):
+    """Turn about the centre by an angle from [-degrees, degrees], bilinear; corners that open are black."""
+
+    degrees: float
+
+    def __post_init__(self) -> None:
+        _check('degrees', self.degrees, 0, 180)
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> the turned image."""
+        angle = rng.uniform(-self.degrees, self.degrees)
+        return _to_array(_to_pillow(image).rotate(angle, Image.Resampling.BILINEAR))
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine(Augmentation):
+    """Scale about the centre by a factor from `scale`, then shift; bilinear, what opens is black.
+
+    The shift is drawn in whole pixels from [-translate, translate] times the width, and the height.
+    """
+
+    translate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _check('translate', self.translate, 0, 1)
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise UserError(f'scale={self.scale} is not a range of factors. Set it to (low, high), 0 < low <= high.')
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> the scaled and shifted image."""
+        height, width, _ = image.shape
+        reach = self.translate * np.array([width, height])
+        right, down = np.rint(rng.uniform(-reach, reach))
+        factor = rng.uniform(*self.scale)
+        # Pillow asks where each pixel of the result comes from: undo the shift, then the scaling about the centre.
+        x = width / 2 - (width / 2 + right) / factor
+        y = height / 2 - (height / 2 + down) / factor
+        picture = _to_pillow(image).transform(
+            (width, height), Image.Transform.AFFINE, (1 / factor, 0, x, 0, 1 / factor, y), Image.Resampling.BILINEAR
+        )
+        return _to_array(picture)
+
+
+def _turn_hue(picture: Image.Image, shift: float) -> Image.Image:
+    """Turn the colours of an RGB picture by `shift` of a full circle."""
+    hue, saturation, value = picture.convert('HSV').split()
+    turned = (np.asarray(hue, np.int64) + round(shift * 255)) % 256
+    return Image.merge('HSV', (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert('RGB')
+
+
+def _to_pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _to_array(picture: Image.Image) -> np.ndarray:
+    array = np.array(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high or math.isinf(value):
+        allowed = f'{low} or more' if math.isinf(high) else f'from {low} to {high}'
+        raise UserError(f'{name}={value} is out of range. Set {name} to a number {allowed}.')
+
+
+AUGMENTATIONS = Registry(
+    'augmentation',
+    flip=Flip,
+    pad_crop=PadCrop,
+    colour_jitter=ColourJitter,
+    rotation=Rotation,
+    affine=Affine,
+)

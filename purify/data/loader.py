@@ -1,0 +1,143 @@
+"""From a dataset folder to batches: grain pipelines whose order is a function of (seed, step) alone."""
+
+import concurrent.futures
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, SupportsIndex
+
+import grain
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data import builders
+
+Record = dict[str, Any]
+CACHE_BYTES = 2**30  # a split whose decoded images fit is decoded once and kept
+
+
+class RandomTransform(Protocol):
+    """What augmentations and on-the-fly poison look like."""
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """One record -> one record."""
+        ...
+
+
+class Split:
+    """The records of one split, by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
+
+    `ids` i64[n], `labels` i32[n]. Decoded once into memory where that fits in `CACHE_BYTES`, else on each access.
+    Raises `UserError` for an empty split or ids that occur twice.
+    """
+
+    def __init__(self, folder: Path, split: str, *, keep: np.ndarray | None = None):
+        source = builders.open_split(folder, split)
+        self.folder, self.shape = Path(folder), builders.image_shape(folder)
+        self.class_names = builders.class_names(folder)
+        if len(source) == 0:
+            raise UserError(f'{folder}: the split {split!r} is empty.')
+        if len(source) * int(np.prod(self.shape)) <= CACHE_BYTES:
+            source = scan = _decode_all(source)
+        else:  # everything but the picture, which is what costs
+            scan = builders.open_split(folder, split, decode=False)
+        self.source: Any = source
+        self.ids = np.array([scan[i]['id'] for i in range(len(scan))], np.int64)
+        self.labels = np.array([scan[i]['label'] for i in range(len(scan))], np.int32)
+        self.variations = np.array([scan[i].get('variation', 0) for i in range(len(scan))], np.int32)
+        if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
+            raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
+        if keep is not None:
+            self.source = [source[i] for i in np.flatnonzero(keep)] if isinstance(source, list) else _Subset(source, keep)
+            self.ids, self.labels, self.variations = self.ids[keep], self.labels[keep], self.variations[keep]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: SupportsIndex) -> Record:
+        return dict(self.source[int(index)])
+
+    def images(self, positions: Sequence[int]) -> np.ndarray:
+        """u8[len(positions) h w c]."""
+        return np.stack([self[i]['image'] for i in positions])
+
+    def position_of(self, ids: np.ndarray) -> np.ndarray:
+        """Positions of the given ids (unique per split unless it holds several variations)."""
+        order = np.argsort(self.ids, kind='stable')
+        return order[np.searchsorted(self.ids, ids, sorter=order)]
+
+
+class _Subset:
+    def __init__(self, source: Any, keep: np.ndarray):
+        self.source, self.positions = source, np.flatnonzero(keep)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.positions[index])]
+
+
+def _decode_all(source: Any) -> list[Record]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter lock while it inflates
+        return list(pool.map(source.__getitem__, range(len(source)), chunksize=64))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rows of every global batch this process loads."""
+
+    process: int
+    processes: int
+
+
+def training_batches(
+    split: Any,
+    *,
+    batch: int,
+    seed: int,
+    start_step: int,
+    place: Place,
+    transforms: Sequence[RandomTransform] = (),
+    threads: int = 4,
+    workers: int = 0,
+) -> Iterator[Record]:
+    """Endless shuffled batches {'image': u8[rows h w c], 'label', 'id'}; rows = batch / processes.
+
+    Step s holds the same images with the same augmentation whatever the number of hosts, workers or restarts: the
+    order is shuffle -> repeat -> random transforms -> slice by host -> batch, all by index, so resuming is `[start:]`.
+    """
+    if batch % place.processes:
+        raise UserError(f'batch={batch} does not split over {place.processes} hosts; choose a multiple.')
+    data = grain.MapDataset.source(split).seed(seed).shuffle().repeat()
+    for transform in transforms:
+        data = data.random_map(transform.random_map)
+    rows = batch // place.processes
+    data = data[place.process :: place.processes].batch(rows)[start_step:]
+    iterator = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4)))
+    if workers:
+        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(iterator)
+
+
+def ordered_batches(
+    fetch: Callable[[int], Record], positions: Sequence[int], batch: int, threads: int = 4
+) -> Iterator[tuple[np.ndarray, Record]]:
+    """Batches of `fetch(position)` in order, the last one padded by repeating its last record.
+
+    Yields (positions i64[m], record of arrays [batch ...]) with m <= batch; rows from m on are padding. Two batches
+    are fetched ahead in threads.
+    """
+    pieces = [np.asarray(positions[k : k + batch], np.int64) for k in range(0, len(positions), batch)]
+
+    def gather(piece: np.ndarray) -> Record:
+        records = [fetch(int(i)) for i in piece]
+        records += [records[-1]] * (batch - len(records))
+        return {name: np.stack([np.asarray(record[name]) for record in records]) for name in records[0]}
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(gather, piece) for piece in pieces[:2]]
+        for k, piece in enumerate(pieces):
+            if k + 2 < len(pieces):
+                waiting.append(pool.submit(gather, pieces[k + 2]))
+            yield piece, waiting.pop(0).result()

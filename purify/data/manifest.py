@@ -1,0 +1,50 @@
+"""The manifest: who was poisoned, how. Written once by `prepare`, opened by the evaluation only."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.files import read_json, sha256_of, write_bytes, write_json
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The truth about a poisoned training set.
+
+    Attributes:
+      ids: i64[n], every training id in ascending order.
+      true_labels: i32[n], before the attack.
+      given_labels: i32[n], as the poisoned dataset says.
+      poisoned: bool[n].
+      facts: attack name and arguments, digest of the trigger, target, rate, its base, seed, counts.
+    """
+
+    ids: np.ndarray
+    true_labels: np.ndarray
+    given_labels: np.ndarray
+    poisoned: np.ndarray
+    facts: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
+        buffer = io.BytesIO()
+        np.savez(buffer, ids=self.ids, true_labels=self.true_labels, given_labels=self.given_labels, poisoned=self.poisoned)
+        digest = write_bytes(Path(folder) / 'manifest.npz', buffer.getvalue())
+        write_json(
+            Path(folder) / 'manifest.json', self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest}
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> 'Manifest':
+        """Reads and checks. Raises `UserError` when the arrays are not the ones that were written."""
+        facts = read_json(Path(folder) / 'manifest.json')
+        path = Path(folder) / 'manifest.npz'
+        if not path.exists() or sha256_of(path) != facts.pop('sha256', None):
+            raise UserError(f'{path}: missing or changed since it was written. Delete the prepare stage and run again.')
+        facts.pop('poisoned_ids')
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in ('ids', 'true_labels', 'given_labels', 'poisoned')}, facts=facts)

@@ -1,0 +1,270 @@
+"""Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.randomness import stream_rng
+from purify.core.registry import Registry
+from purify.data import images, tfds_source
+
+SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif'}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Labelled images by position.
+
+    Attributes:
+      ids: i64[n], what the images are called for good (their index in the source's own order).
+      labels: i32[n].
+      fetch: position -> u8[h w c], decoded and resized on each call.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    fetch: Callable[[int], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: np.ndarray) -> 'Pool':
+        """The pool of the given positions, in that order."""
+        fetch, chosen = self.fetch, positions.tolist()
+        return Pool(self.ids[positions], self.labels[positions], lambda k: fetch(chosen[k]))
+
+    def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> 'Pool':
+        """The pool whose images are `change(image)`."""
+        fetch = self.fetch
+        return Pool(self.ids, self.labels, lambda k: change(fetch(k)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clean dataset: class names, training and test pools, and reference images no other pool holds (or None)."""
+
+    class_names: list[str]
+    train: Pool
+    test: Pool
+    reference: Pool | None = None
+
+
+def read_digits(channels: int) -> Source:
+    """scikit-learn's 1,797 digits, 8x8 grey, each pixel doubled to 16x16 and 0..16 scaled to 0..255.
+
+    Shuffled once with a fixed seed: 700 reference images (the embedded prior was trained on these), 800 training and
+    297 test images. The cut never changes, so the embedded prior has seen none of the other two.
+    """
+    from sklearn.datasets import load_digits
+
+    if channels != 1:
+        raise UserError(f'source digits is grey: source.channels must be 1, not {channels}.')
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
+    everything = _pool(pixels, digits.target)
+    order = np.random.default_rng(0).permutation(len(everything))
+    reference, train, test = (everything.take(np.sort(part)) for part in np.split(order, [700, 1500]))
+    return Source([str(k) for k in range(10)], train, test, reference)
+
+
+def read_imagefolder(channels: int, path: str, *, train: str = 'train', test: str = 'test') -> Source:
+    """`path/train/<class>/*` and `path/test/<class>/*`, any format Pillow reads; ids follow the sorted file names."""
+    root = Path(path).expanduser()
+    names = [_class_folders(root / split) for split in (train, test)]
+    if names[0] != names[1]:
+        odd = sorted(set(names[0]) ^ set(names[1]))
+        raise UserError(f'{root}: the class folders of {train!r} and {test!r} differ: {", ".join(odd)}. Both need every class.')
+
+    def pool(split: str) -> Pool:
+        files = [(file, k) for k, name in enumerate(names[0]) for file in _pictures(root / split / name)]
+        labels = np.array([k for _, k in files], np.int32)
+        return Pool(np.arange(len(files)), labels, lambda i: images.read(files[i][0], channels))
+
+    return Source(names[0], pool(train), pool(test))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder. An imagefolder source needs train/<class>/ and test/<class>/ folders.')
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f'{folder}: no pictures in this class folder (looked for {", ".join(sorted(SUFFIXES))}).')
+    return files
+
+
+def read_arrays(channels: int, path: str, *, train: str = 'train.npz', test: str = 'test.npz') -> Source:
+    """`path/train.npz` and `path/test.npz` with images u8[n h w c] (or [n h w]) and integer labels [n].
+
+    `class_names` and `ids` [n] may be there too. Never unpickles.
+    """
+    root = Path(path).expanduser()
+    pools, found = [], []
+    for file in (root / train, root / test):
+        pixels, labels, ids, names = _read_npz(file, channels)
+        pools.append(_pool(pixels, labels, ids))
+        found.append(names)
+    highest = max(int(pool.labels.max(initial=-1)) for pool in pools)
+    names = found[0] or found[1] or [str(k) for k in range(highest + 1)]
+    if highest >= len(names):
+        raise UserError(f'{root}: a label is {highest}, but there are only {len(names)} class names.')
+    return Source(names, *pools)
+
+
+def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            data = {name: arrays[name] for name in ('images', 'labels', 'ids', 'class_names') if name in arrays}
+    except FileNotFoundError as error:
+        raise UserError(f'{file}: no such file. An arrays source needs train.npz and test.npz.') from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f'{file}: not a readable npz file without pickles ({error}).') from error
+    if missing := {'images', 'labels'} - set(data):
+        raise UserError(f'{file}: has no array {", ".join(sorted(missing))}; it needs images u8[n h w c] and labels [n].')
+    pixels, labels = data['images'], data['labels']
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
+        raise UserError(f'{file}: images hold NaN or infinite values; clean them and store uint8 0..255.')
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise UserError(f'{file}: images are {pixels.dtype}{list(pixels.shape)}; they must be uint8 [n h w c], 0..255.')
+    if pixels.shape[-1] != channels:
+        raise UserError(f'{file}: images have {pixels.shape[-1]} channels, but source.channels={channels}.')
+    if len(pixels) != len(labels):
+        raise UserError(f'{file}: {len(pixels)} images but {len(labels)} labels; the numbers must agree.')
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise UserError(f'{file}: labels are {labels.dtype}{list(labels.shape)}; they must be integers [n].')
+    return pixels, labels, data.get('ids'), [str(name) for name in data.get('class_names', [])]
+
+
+def _pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None) -> Pool:
+    ids = np.arange(len(labels)) if ids is None else ids
+    return Pool(ids.astype(np.int64), labels.astype(np.int32), pixels.__getitem__)
+
+
+def read_tfds(channels: int, dataset: str, **options: str | float) -> Source:
+    """A TFDS dataset by name; see `tfds_source.read`."""
+    names, train, test = tfds_source.read(dataset, channels, **options)
+    return Source(names, Pool(*train), Pool(*test))
+
+
+SOURCES = Registry('source', digits=read_digits, imagefolder=read_imagefolder, arrays=read_arrays, tfds=read_tfds)
+
+
+def open_source(
+    name: str,
+    *,
+    size_px: int,
+    channels: int,
+    resample: str,
+    classes: Sequence[str] | int,
+    train_size: int,
+    test_size: int,
+    reference: str,
+    reference_size: int,
+    split_seed: int,
+    **options: str | float,
+) -> Source:
+    """Reads a source, chooses classes and images, and resizes.
+
+    Args:
+      name: 'digits', 'imagefolder', 'arrays', or 'tfds:<dataset>'.
+      size_px: side of the square images.
+      channels: 1 (grey) or 3 (RGB).
+      resample: Pillow's filter, one of `images.FILTERS`.
+      classes: names to keep; or how many to draw; 0 or () keeps all.
+      train_size: how many training images to draw; 0 keeps all that are not held out.
+      test_size: how many test images to draw; 0 keeps all.
+      reference: where images for training a prior come from: 'none'; 'own' (the source brings them: digits);
+        'held_out' (`reference_size` training images are kept apart); 'other_classes' (the classes not chosen).
+      reference_size: how many reference images; 0 keeps all ('own', 'other_classes').
+      split_seed: draws all of the above; the seeds of poison, model and data order have no part in it.
+      **options: what the source itself takes (path, data_dir, ...).
+
+    Raises:
+      UserError: for anything that makes no usable dataset.
+    """
+    if resample not in images.FILTERS:
+        raise UserError(f'source.resample={resample!r}: choose from {", ".join(sorted(images.FILTERS))}.')
+    kind, _, dataset = name.partition(':')
+    source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
+    train, test, spare, names = _choose_classes(source, classes, split_seed)
+    order = stream_rng(split_seed, 'train').permutation(len(train))
+    held = reference_size if reference == 'held_out' else 0
+    if held + train_size > len(train):
+        raise UserError(f'source {name}: {held} reference + {train_size} training images asked, but there are {len(train)}.')
+    pools = {'own': source.reference, 'none': None, 'other_classes': spare, 'held_out': train.take(np.sort(order[:held]))}
+    if reference not in pools:
+        raise UserError(f'source.reference={reference!r}: choose from {", ".join(sorted(pools))}.')
+    apart = pools[reference]
+    if reference != 'none' and not apart:
+        raise UserError(f'source {name} has no reference images of the kind {reference!r}; choose another source.reference.')
+    keep = order[held:] if not train_size else order[held : held + train_size]
+    result = {
+        'train': train.take(np.sort(keep)),
+        'test': test.take(_draw(test, test_size, split_seed, 'test')),
+        'reference': apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None,
+    }
+    return _checked(name, Source(names, **result), size_px, resample)
+
+
+def _draw(pool: Pool, count: int, seed: int, stream: str) -> np.ndarray:
+    if count > len(pool):
+        raise UserError(f'{count} {stream} images asked, but the source has {len(pool)}.')
+    return np.sort(stream_rng(seed, stream).permutation(len(pool))[: count or None])
+
+
+def _choose_classes(source: Source, classes: Sequence[str] | int, seed: int) -> tuple[Pool, Pool, Pool | None, list[str]]:
+    if not classes:
+        return source.train, source.test, None, source.class_names
+    names = source.class_names
+    if isinstance(classes, int):
+        if classes > len(names):
+            raise UserError(f'source.classes={classes}, but the source has {len(names)} classes.')
+        chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[:classes])
+    else:
+        if unknown := [name for name in classes if name not in names]:
+            raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
+        chosen = np.array([names.index(name) for name in classes])
+    number = {int(old): new for new, old in enumerate(chosen)}
+
+    def kept(pool: Pool) -> Pool:
+        pool = pool.take(np.flatnonzero(np.isin(pool.labels, chosen)))
+        return Pool(pool.ids, np.array([number[int(label)] for label in pool.labels], np.int32), pool.fetch)
+
+    spare = source.train.take(np.flatnonzero(~np.isin(source.train.labels, chosen)))
+    unlabelled = Pool(spare.ids, np.zeros(len(spare), np.int32), spare.fetch)
+    return kept(source.train), kept(source.test), unlabelled, [names[k] for k in chosen]
+
+
+def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
+    count = len(source.class_names)
+    for split, pool in (('training', source.train), ('test', source.test)):
+        if len(pool) == 0:
+            raise UserError(f'source {name}: no {split} images.')
+        if len(np.unique(pool.ids)) != len(pool):
+            raise UserError(f'source {name}: {split} ids occur more than once; ids must be unique.')
+        if pool.labels.min() < 0 or pool.labels.max() >= count:
+            raise UserError(
+                f'source {name}: {split} labels run to {pool.labels.max()}; with {count} classes they are 0..{count - 1}.'
+            )
+        present = np.unique(pool.labels)
+        if len(present) < 2:
+            raise UserError(f'source {name}: all {split} images have one class; a classifier needs at least two.')
+        if len(present) < count:
+            absent = [source.class_names[k] for k in range(count) if k not in present]
+            raise UserError(
+                f'source {name}: no {split} images of class {", ".join(absent[:10])}. Add some or choose source.classes.'
+            )
+
+    def resized(pool: Pool) -> Pool:
+        return pool.mapped(lambda image: images.resize(image, size_px, resample))
+
+    reference = resized(source.reference) if source.reference else None
+    return Source(source.class_names, resized(source.train), resized(source.test), reference)

@@ -1,0 +1,63 @@
+"""Priors: diffusion models as a function from images to variations of them.
+
+A prior has `size_px`, `channels`, `weights` (a pytree for the device) and `vary(**settings)`, which returns
+`(weights, images f32[b h w c] in [-1, 1], keys key[b]) -> f32[b h w c]`: pure, row-wise and traceable. The defences know
+no more of it, so that a latent model takes a pixel model's place without a change to them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.diffusion.samplers import SAMPLERS
+from purify.diffusion.sampling import edit
+from purify.diffusion.schedules import Schedule
+from purify.diffusion.timesteps import edit_timesteps
+
+Vary = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+class Prior(Protocol):
+    """See the top of this file."""
+
+    size_px: int
+    channels: int
+    weights: Any
+
+    def vary(self, **settings: Any) -> Vary:
+        """The variation function."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPrior:
+    """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again."""
+
+    graph: nnx.GraphDef
+    weights: Any
+    schedule: Schedule
+    size_px: int
+    channels: int
+
+    def vary(self, *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
+        """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.
+
+        Args:
+          sampler: one of `SAMPLERS`.
+          start: how many of the schedule's steps are undone, 1 to its length; more changes more.
+          steps: network calls, at most `start`.
+          **options: the sampler's own (eta, variance, clip_sample).
+        """
+        if not 1 <= start <= self.schedule.steps:
+            raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
+        chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
+
+        def vary(weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+            network = nnx.merge(self.graph, weights['params'], weights['stats'])
+            return edit(chain, network, images, keys)
+
+        return vary

@@ -1,0 +1,75 @@
+"""Image variations and knowledge distillation (Struppek 2023, section 3)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.data.colour import colour_transfer
+from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.priors import Prior
+from purify.defenses.students import student_step
+from purify.train.tasks import signed_images
+
+
+@dataclass(frozen=True)
+class Variations:
+    """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
+
+    Attributes:
+      copies: variations per image (k in the paper, there 1).
+      vary: the prior's own settings (for a pixel prior: sampler, start, steps and the sampler's options).
+      colour_transfer: give each variation the channel means and deviations of its original (eq. 1).
+      epsilon: kept away from zero in eq. (1), where a channel is constant.
+      dtype: what the prior computes in; its chain stays float32.
+    """
+
+    copies: int
+    vary: dict[str, Any]
+    colour_transfer: bool
+    epsilon: float
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.copies < 1 or not self.epsilon > 0:
+            raise UserError(f'defense: copies={self.copies} must be 1 or more and epsilon={self.epsilon} positive.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Purified -> student."""
+        purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, {'name': 'variations', **asdict(self)})
+        return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
+
+    def rule(self, prior: Prior, shape: tuple[int, int, int], seed: int) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+        """(prior's weights, rows) -> variations u8[b h w c].
+
+        Rows: image u8[b h w c] of `shape`, id i32[b], variation i32[b]; row i's noise is a function of (seed, id,
+        variation). Images are resized to the prior's size and its channels and back; the colour transfer comes before
+        the way back, between two images of different size, as in the paper.
+        """
+        height, width, channels = shape
+        if prior.channels == 1 and channels == 3:
+            raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
+        vary = prior.vary(**self.vary)
+
+        def purify(weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
+            key = stream_key(seed, 'variations')
+            keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
+            images = signed_images(rows['image'])
+            count = images.shape[0]
+            x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
+            x = _resize(x, (count, prior.size_px, prior.size_px, prior.channels))
+            x = vary(weights, x, keys)
+            x = x.mean(-1, keepdims=True) if prior.channels > channels else x
+            x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
+            x = _resize(x, (count, height, width, channels))
+            return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+        return purify
+
+
+def _resize(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return images if images.shape == shape else jax.image.resize(images, shape, 'cubic', antialias=True)

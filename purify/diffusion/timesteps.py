@@ -1,0 +1,65 @@
+"""Which timesteps a short chain visits, always from noisy to clean."""
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+
+
+def _leading(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
+    stride = train_steps // (steps + spare)
+    return np.arange(steps + spare)[::-1][:steps] * stride + steps_offset
+
+
+def _linspace(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
+    del steps_offset  # both ends are fixed: diffusers ignores the offset here too
+    return np.linspace(0, train_steps - 1, steps + spare)[::-1][:steps]
+
+
+def _trailing(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
+    del spare, steps_offset  # counted down from the end: diffusers ignores both here too
+    return np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
+
+
+SPACINGS = Registry('timestep spacing', leading=_leading, linspace=_linspace, trailing=_trailing)
+
+
+def make_timesteps(
+    train_steps: int, steps: int, *, spacing: str = 'leading', steps_offset: int = 0, sampler: str = 'ddim'
+) -> np.ndarray:
+    """`steps` descending timesteps out of `0 ... train_steps-1`, as diffusers spaces them (Lin et al. 2024, table 2).
+
+    i64[steps]; f64 for `euler` with 'linspace', the one case with fractions. `dpmpp_2m` spreads one point more and leaves
+    out the cleanest. `steps_offset` moves the 'leading' spacing. Raises `UserError` where no such list exists.
+    """
+    if not 1 <= steps <= train_steps:
+        raise UserError(f'steps must lie between 1 and the {train_steps} timesteps of the schedule, got {steps}.')
+    timesteps = SPACINGS[spacing](train_steps, steps, int(sampler == 'dpmpp_2m'), steps_offset)
+    if not (spacing == 'linspace' and sampler == 'euler'):
+        timesteps = np.round(timesteps).astype(np.int64)
+    return check_timesteps(timesteps, train_steps)
+
+
+def edit_timesteps(start: int, steps: int) -> np.ndarray:
+    """`steps` evenly spaced, distinct, descending timesteps i64[steps] from start-1 to 0, to denoise after editing.
+
+    With steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if `steps` > `start`.
+    """
+    if not 1 <= steps <= start:
+        raise UserError(f'cannot place {steps} distinct steps on the {start} timesteps 0 ... {start - 1}: choose 1 to {start}.')
+    return np.floor(np.linspace(start - 1, 0, steps) + 0.5).astype(np.int64)
+
+
+def check_timesteps(timesteps: np.ndarray, train_steps: int) -> np.ndarray:
+    """The same timesteps as an array; raises `UserError` unless they descend strictly within 0 ... train_steps-1."""
+    timesteps = np.asarray(timesteps)
+    if timesteps.ndim != 1 or not timesteps.size or timesteps.dtype.kind not in 'iuf':
+        raise UserError(f'timesteps must be a non-empty list of numbers, got {timesteps!r}.')
+    if not np.isfinite(timesteps).all() or timesteps.max() > train_steps - 1 or timesteps.min() < 0:
+        raise UserError(
+            f'timesteps must lie within 0 ... {train_steps - 1}, got {timesteps.max()} ... {timesteps.min()}. '
+            'Choose fewer steps or a smaller steps_offset.'
+        )
+    if (np.diff(timesteps) >= 0).any():
+        raise UserError(f'timesteps must descend, each one once, got {timesteps.tolist()}. Choose fewer steps.')
+    return timesteps

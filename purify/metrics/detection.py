@@ -1,0 +1,66 @@
+"""How well a defence tells poisoned samples from clean ones, and how good the labels of what it returns are."""
+
+import dataclasses
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.metrics.intervals import Share, share_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """TPR: share of the poisoned samples that were flagged; FPR: share of the clean ones that were."""
+
+    tpr: Share
+    fpr: Share
+
+
+def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndarray) -> Detection:
+    """Compare `verdicts: bool[n]` (true: flagged as poisoned) on samples `ids: int[n]` with the true `poisoned_ids`.
+
+    Raises `UserError` for ids that repeat, verdicts that are not boolean, and poisoned samples without a verdict.
+    """
+    ids, verdicts, poisoned_ids = _unique(ids), np.asarray(verdicts), _unique(poisoned_ids)
+    if verdicts.shape != ids.shape or verdicts.dtype != np.bool_:
+        raise UserError(
+            f'verdicts of type {verdicts.dtype} and shape {verdicts.shape} do not fit {ids.size} ids. Give one true or '
+            'false per id.'
+        )
+    missing = np.setdiff1d(poisoned_ids, ids)
+    if missing.size:
+        raise UserError(f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give each one.')
+    poisoned = np.isin(ids, poisoned_ids)
+    return Detection(tpr=share_of(verdicts[poisoned]), fpr=share_of(verdicts[~poisoned]))
+
+
+def label_accuracy(ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, true_labels: np.ndarray) -> Share:
+    """Share of the samples `ids: int[n]` whose `labels: int[n]` are the true ones, in whatever order both come.
+
+    Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError` for ids that repeat
+    or that the truth does not know.
+    """
+    ids, true_ids, labels, true_labels = _unique(ids), _unique(true_ids), np.asarray(labels), np.asarray(true_labels)
+    if labels.shape != ids.shape or true_labels.shape != true_ids.shape:
+        raise UserError(
+            f'{ids.size} ids with labels {labels.shape}, {true_ids.size} true ids with labels {true_labels.shape}. '
+            'Give one label per id.'
+        )
+    unknown = np.setdiff1d(ids, true_ids)
+    if unknown.size:
+        raise UserError(
+            f'{unknown.size} samples have no true label (the first is id {unknown[0]}). Compare with the truth of the '
+            'dataset that they come from.'
+        )
+    order = np.argsort(true_ids)
+    places = order[np.searchsorted(true_ids, ids, sorter=order)]
+    return share_of(labels == true_labels[places])
+
+
+def _unique(ids: np.ndarray) -> np.ndarray:
+    """`ids` as an array. Raises `UserError` when one repeats."""
+    ids = np.asarray(ids)
+    values, counts = np.unique(ids, return_counts=True)
+    if values.size < ids.size:
+        raise UserError(f'id {values[counts > 1][0]} occurs more than once. Give every sample once.')
+    return ids

@@ -1,0 +1,79 @@
+"""Shares and means with their uncertainty."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from purify.core.errors import UserError
+
+
+def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share -> (low, high), within [0, 1] and around hits / count; (0, 1) for no samples.
+
+    Wilson 1927. Raises `UserError` unless 0 <= hits <= count and 0 < level < 1.
+    """
+    if not 0 <= hits <= count:
+        raise UserError(f'{hits} hits of {count} samples is not a share. Give 0 <= hits <= count.')
+    if not 0 < level < 1:
+        raise UserError(f'level={level} is outside (0, 1). Set it to .95, for example.')
+    if count == 0:
+        return 0.0, 1.0
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    share = hits / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    # Exact arithmetic keeps the share inside and the bounds in [0, 1]; rounding may miss it by the last bit.
+    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """`hits` of `count` samples."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float | None:
+        """The share in [0, 1]; None where there is no sample."""
+        return self.hits / self.count if self.count else None
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Wilson's interval -> (low, high)."""
+        return wilson_interval(self.hits, self.count, level)
+
+
+def share_of(hits: np.ndarray) -> Share:
+    """`hits: bool[n]` -> how many of them are true."""
+    return Share(int(np.count_nonzero(hits)), int(hits.size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """The mean of `n` runs, its confidence interval (None for a single run), and the smallest and largest run."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    min: float
+    max: float
+    n: int
+
+
+def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Spread:
+    """Mean of `values: f[n]`, one per seed, with Student's t interval and range.
+
+    The interval is not cut to [0, 1] where the values are shares. Raises `UserError` for no values, or any not finite.
+    """
+    runs = np.asarray(values, np.float64)
+    if runs.ndim != 1 or not runs.size or not np.isfinite(runs).all():
+        raise UserError(f'{values!r} has no mean over seeds. Give one finite number per seed, and at least one.')
+    mean, low, high = float(runs.mean()), None, None
+    if runs.size > 1:
+        reach = float(stats.t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size))
+        low, high = mean - reach, mean + reach
+    return Spread(mean, low, high, float(runs.min()), float(runs.max()), int(runs.size))

@@ -1,0 +1,105 @@
+"""Networks on disk: building them from settings, and finding finished ones wherever they lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from purify.core.checkpoint import Checkpoints
+from purify.core.errors import UserError
+from purify.core.files import fingerprint, read_json, sha256_of, write_json
+from purify.defenses.priors import PixelPrior
+from purify.diffusion.schedules import schedule_from_diffusers
+from purify.models.resnet import NETWORKS
+from purify.models.unet2d import UNet2DModel
+from purify.models.weights import load_into, read_folder, resolve
+from purify.train.state import Build, abstract_network, split_network
+
+EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
+NETWORK_FILE = 'network.json'
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A finished classifier: its structure, its weights {'params', 'stats'} (NumPy), and what it was built from."""
+
+    graph: nnx.GraphDef
+    weights: Any
+    facts: dict[str, Any]
+
+    def predict(self, weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
+        """Rows with image u8[b h w c] -> class i32[b]."""
+        network = nnx.merge(self.graph, weights['params'], weights['stats'])
+        return network(rows['image'].astype(np.float32) / 255, train=False).argmax(-1)
+
+
+def classifier_builder(settings: dict[str, Any], num_classes: int, channels: int) -> Build:
+    """Settings of a classifier network -> a function from rngs to it."""
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name != 'name'}
+    return lambda rngs: NETWORKS.make(settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs)
+
+
+def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
+    """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step."""
+    final = Checkpoints(folder / 'weights')
+    final.save(0, weights)
+    final.close()
+    write_json(folder / NETWORK_FILE, facts)
+
+
+def read_classifier(folder: Path) -> Classifier:
+    """Opens a finished classifier stage (or any folder with its network.json and weights)."""
+    facts = read_json(Path(folder) / NETWORK_FILE)
+    build = classifier_builder(facts['network'], facts['num_classes'], facts['channels'])
+    graph, like = abstract_network(build)
+    return Classifier(graph, restore_weights(folder, like), facts)
+
+
+def restore_weights(folder: Path, like: Any) -> Any:
+    """Weights {'params', 'stats'} as NumPy arrays shaped as `like`, from a finished stage or a bare orbax checkpoint."""
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder. Give the folder of a finished stage or of an orbax checkpoint.')
+    inner = folder / 'weights'
+    checkpoints = Checkpoints(inner if inner.is_dir() else folder, create=False)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    try:
+        return jax.tree.map(np.asarray, checkpoints.restore(target)[1])
+    finally:
+        checkpoints.close()
+
+
+def finished_folder(path: str) -> tuple[Path, str]:
+    """A finished network's folder given by a user -> (its path, a digest of what it is)."""
+    folder = Path(path).expanduser().absolute()
+    facts = read_json(folder / NETWORK_FILE)
+    done = folder / 'DONE'
+    return folder, fingerprint({'network': facts, 'done': read_json(done) if done.exists() else str(folder)})
+
+
+def prior_folder(load: str, revision: str) -> tuple[Path, str]:
+    """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of its weights)."""
+    folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
+    weights = sorted(path for path in folder.rglob('*.safetensors'))
+    if not weights:
+        raise UserError(f'{folder}: holds no *.safetensors; a prior is a folder in diffusers format.')
+    return folder, fingerprint({path.name: sha256_of(path) for path in weights})
+
+
+def read_prior(folder: Path, dtype: str) -> PixelPrior:
+    """Opens a pixel DDPM in diffusers' pipeline format: unet/ and scheduler/, or a bare model folder beside one."""
+    sub = 'unet' if (folder / 'unet').is_dir() else ''
+    config, tensors = read_folder(folder, subfolder=sub)
+    if config.get('_class_name') != 'UNet2DModel':
+        raise UserError(f'{folder}: {config.get("_class_name")} is no pixel prior; choose a folder with a UNet2DModel.')
+    network = UNet2DModel.from_config(config, rngs=nnx.Rngs(0), dtype=dtype)
+    load_into(network, tensors)
+    graph, params, stats = split_network(network)
+    scheduler = folder / 'scheduler' if sub else folder
+    schedule = schedule_from_diffusers(read_json(scheduler / 'scheduler_config.json'))
+    weights = jax.tree.map(np.asarray, {'params': params, 'stats': stats})
+    return PixelPrior(graph, weights, schedule, int(config['sample_size']), int(config['in_channels']))

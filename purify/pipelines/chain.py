@@ -1,0 +1,147 @@
+"""Stages: functions from finished folders to one finished folder, run once, resumed, shared, locked, and kept blind."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import purify
+from purify.core import devices, preemption
+from purify.core.errors import UserError
+from purify.core.files import fingerprint, locked, read_json, sealed, write_json
+from purify.core.progress import say
+from purify.core.writers import Writer
+from purify.train.cost import Cost, summarize
+
+DONE = 'DONE'
+SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where a stage finds an input: (a subfolder of) an earlier stage's folder, or a folder from outside the run."""
+
+    stage: str = ''
+    sub: str = ''
+    outside: Path | None = None
+    digest: str = ''  # identifies what lies outside
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `run(work)` fills `work.folder` from `work.inputs`, by `work.settings`."""
+
+    name: str
+    run: Callable[['Work'], None]
+    settings: dict[str, Any]
+    inputs: dict[str, Input] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a stage function gets; it has no way to anything else.
+
+    Attributes:
+      name: the stage's.
+      folder: an empty or half-filled folder that is its own.
+      inputs: role -> finished folder.
+      settings: its part of the config, which is what its fingerprint covers.
+      run: how to run (batch sizes, intervals), which changes no result.
+      writers: copies of metrics.
+      cost: running totals to add to.
+    """
+
+    name: str
+    folder: Path
+    inputs: dict[str, Path]
+    settings: dict[str, Any]
+    run: dict[str, Any]
+    writers: Sequence[Writer]
+    cost: Cost
+
+
+class Chain:
+    """A list of stages over one store of stage folders."""
+
+    def __init__(self, stages: Sequence[Stage], store: Path):
+        self.stages = {stage.name: stage for stage in stages}
+        self.store = Path(store).absolute()
+        self.prints: dict[str, str] = {}
+        for stage in stages:
+            inputs = {}
+            for role, source in stage.inputs.items():
+                if source.stage and source.stage not in self.prints:
+                    raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of this run.')
+                inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
+            whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs, 'version': purify.__version__}
+            self.prints[stage.name] = fingerprint(whole)
+
+    def folder(self, name: str) -> Path:
+        """A stage's folder; its name carries the fingerprint."""
+        return self.store / f'{name}-{self.prints[name]}'
+
+    def finished(self, name: str) -> bool:
+        """Whether a stage's folder is complete."""
+        return (self.folder(name) / DONE).exists()
+
+    def path(self, source: Input) -> Path:
+        """The folder an input stands for."""
+        return source.outside if source.outside is not None else self.folder(source.stage) / source.sub
+
+    def done(self, name: str) -> dict[str, Any]:
+        """What a finished stage says of itself: settings, inputs, cost."""
+        return read_json(self.folder(name) / DONE)
+
+    def run(self, names: Sequence[str], run: dict[str, Any], writers: Sequence[Writer] = ()) -> dict[str, bool]:
+        """Runs the named stages in order; -> name -> whether it was there already.
+
+        Raises:
+          UserError: when an input is missing, or from the stage itself.
+          Preempted: between stages or from within one, when SIGTERM came.
+        """
+        reused = {}
+        for stage in (stage for stage in self.stages.values() if stage.name in names):
+            if devices.any_host(preemption.asked()):
+                preemption.check()
+            reused[stage.name] = self._run_one(stage, run, writers)
+        return reused
+
+    def _run_one(self, stage: Stage, run: dict[str, Any], writers: Sequence[Writer]) -> bool:
+        folder, lead = self.folder(stage.name), devices.is_lead()
+        for source in stage.inputs.values():
+            if source.stage and not self.finished(source.stage):
+                raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is not finished; add it to --stages.')
+        waiting = f'{stage.name}: another run is working on {folder.name}; waiting for it'
+        lock = locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting)) if lead else contextlib.nullcontext()
+        with lock:
+            if devices.lead_says(lead and self.finished(stage.name)):
+                say(f'{stage.name}: done before ({folder.name})', shown=lead)
+                return True
+            folder.mkdir(parents=True, exist_ok=True)
+            cost = Cost()
+            inputs = {role: self.path(source) for role, source in stage.inputs.items()}
+            with sealed(*self._secrets(stage)):
+                stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
+            devices.barrier(f'{folder.name} finished')
+            if lead:
+                self._mark_done(stage, cost)
+            devices.barrier(f'{folder.name} marked')
+        return False
+
+    def _secrets(self, stage: Stage) -> list[Path]:
+        """The secret folders this stage did not ask for."""
+        allowed = {self.path(source) for source in stage.inputs.values()}
+        if stage.name == 'prepare' or 'prepare' not in self.stages:
+            return []
+        return [path for path in (self.folder('prepare') / secret for secret in SECRETS) if path not in allowed]
+
+    def _mark_done(self, stage: Stage, cost: Cost) -> None:
+        totals = summarize(cost.totals())
+        facts = {'stage': stage.name, 'fingerprint': self.prints[stage.name], 'settings': stage.settings, 'cost': totals}
+        names = {
+            role: str(source.outside or f'{self.folder(source.stage).name}/{source.sub}') for role, source in stage.inputs.items()
+        }
+        write_json(self.folder(stage.name) / DONE, facts | {'inputs': names})
+        rate = f', {totals["images_per_s"]:,.0f} images/s' if totals['images_per_s'] else ''
+        say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}')

@@ -1,0 +1,114 @@
+"""From a config to the chain of stages it stands for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from purify.core.errors import UserError
+from purify.core.files import fingerprint
+from purify.defenses.method import Method, Step
+from purify.defenses.registry import DEFENSES
+from purify.pipelines.artifacts import finished_folder, prior_folder
+from purify.pipelines.chain import Input, Stage
+from purify.pipelines.evaluate import evaluate
+from purify.pipelines.prepare import prepare
+from purify.pipelines.purifying import purify
+from purify.pipelines.training import train_classifier, train_prior
+
+Config = dict[str, Any]
+
+
+def make_method(config: Config) -> Method:
+    """The configured defence's steps. Raises `UserError` for an unknown defence or setting."""
+    options = {name: value for name, value in config['defense'].items() if name != 'name'}
+    student = config.get('student')
+    if student is None and config['defense']['name'] != 'none':
+        raise UserError(f'defense {config["defense"]["name"]!r} trains a student, but the config has no part `student`.')
+    return DEFENSES.make(config['defense']['name'], **options).method(student or {})
+
+
+def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str]] = prior_folder) -> list[Stage]:
+    """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
+
+    `find_prior(load, revision) -> (folder, digest)` locates a finished prior; the default may download it.
+
+    Raises:
+      UserError: for parts that do not fit together.
+    """
+    seeds = config['seeds']
+    settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
+    signature = {'source': Input(outside=Path(), digest=_signature(config['source']))}
+    stages = [Stage('prepare', prepare, settings, signature)]
+    where = {'poisoned': Input('prepare', 'poisoned')}
+    if 'teacher' in config:
+        stages += _classifier(where, 'teacher', config['teacher'], seeds, {'data': where['poisoned']}, config['attack'])
+    method = make_method(config) if 'defense' in config else Method()
+    if 'prior' in config:
+        stages += _prior(where, config['prior'], seeds, find_prior)
+    for step in method.steps:
+        stages += _step(where, step, config)
+    if 'teacher' in config:
+        stages.append(_evaluation(where, method))
+    return stages
+
+
+def _classifier(
+    where: dict[str, Input], name: str, part: Config, seeds: Config, inputs: dict[str, Input], attack: Config | None = None
+) -> list[Stage]:
+    """A training stage, or none where a finished classifier is handed in; `where[name]` is set either way."""
+    if part['load']:
+        folder, digest = finished_folder(part['load'])
+        where[name] = Input(outside=folder, digest=digest)
+        return []
+    if attack and attack['rate'] > 0 and (attack['random_poisoning'] or not attack['poison_first']):
+        inputs = inputs | {'attacker': Input('prepare', 'attacker')}
+    where[name] = Input(name)
+    settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': _training_seeds(seeds)}
+    return [Stage(name, train_classifier, settings, inputs)]
+
+
+def _training_seeds(seeds: Config) -> Config:
+    return {'model': seeds['model'], 'data': seeds['data']}
+
+
+def _prior(where: dict[str, Input], part: Config, seeds: Config, find: Callable[[str, str], tuple[Path, str]]) -> list[Stage]:
+    if 'load' in part:
+        folder, digest = find(part['load'], part['revision'])
+        where['prior'] = Input(outside=folder, digest=digest)
+        return []
+    if part['data'] not in ('reference', 'poisoned'):
+        raise UserError(f"prior.data={part['data']!r}: choose 'reference' or 'poisoned'.")
+    where['prior'] = Input('prior')
+    settings = part | {'seeds': _training_seeds(seeds)}
+    return [Stage('prior', train_prior, settings, {'data': Input('prepare', part['data'])})]
+
+
+def _step(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
+    missing = [source for source in step.inputs.values() if source not in where]
+    if missing:
+        raise UserError(f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no such part.')
+    inputs = {role: where[source] for role, source in step.inputs.items()}
+    if step.kind == 'classifier':
+        return _classifier(where, step.name, step.settings, config['seeds'], inputs)
+    if step.kind != 'purify':
+        raise UserError(f'step {step.name!r}: unknown kind {step.kind!r}.')
+    where[step.name] = Input(step.name)
+    settings = step.settings | {'seed': config['seeds']['model'], 'shard_size': config['shard_size']}
+    return [Stage(step.name, purify, settings, inputs)]
+
+
+def _evaluation(where: dict[str, Input], method: Method) -> Stage:
+    inputs = {'truth': Input('prepare', 'truth')}
+    roles = {'student': method.outcome.classifier, 'findings': method.outcome.findings}
+    inputs |= {'teacher': where['teacher']} if 'teacher' in where else {}
+    inputs |= {role: where[name] for role, name in roles.items() if name}
+    return Stage('evaluate', evaluate, {}, inputs)
+
+
+def _signature(source: Config) -> str:
+    """Tells one folder of images from another by names and sizes, so that changed data are not taken for the old."""
+    if 'path' not in source:
+        return ''
+    root = Path(source['path']).expanduser()
+    files = sorted(path for path in root.rglob('*') if path.is_file()) if root.is_dir() else []
+    return fingerprint({'files': [[str(path.relative_to(root)), path.stat().st_size] for path in files]})

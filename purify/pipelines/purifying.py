@@ -1,0 +1,90 @@
+"""The stage that maps every image of the poisoned dataset to purified ones, shard by shard."""
+
+import concurrent.futures
+from typing import Any
+
+import jax
+import numpy as np
+
+from purify.core import devices, preemption
+from purify.core.errors import Preempted
+from purify.core.progress import Bar
+from purify.data.builders import DatasetWriter, cut, describe, verify
+from purify.data.loader import Split
+from purify.defenses.registry import DEFENSES
+from purify.pipelines.artifacts import read_prior
+from purify.pipelines.chain import Work
+from purify.train.inference import map_images
+
+
+def purify(work: Work) -> None:
+    """Poisoned dataset + prior -> purified dataset of `copies` images per image, under the given labels.
+
+    Shards are fixed ranges of (image, copy), taken round-robin by the hosts and written while the devices work on;
+    a restart does the missing ones. A pixel depends on (seed, id, copy) alone.
+    """
+    verify(work.inputs['poisoned'])
+    split = Split(work.inputs['poisoned'], 'train')
+    settings = {name: value for name, value in work.settings.items() if name not in ('name', 'seed', 'shard_size')}
+    defense = DEFENSES.make(work.settings['name'], **settings)
+    prior = read_prior(work.inputs['prior'], work.settings['dtype'])
+    rule = defense.rule(prior, split.shape, work.settings['seed'])
+    copies = defense.copies
+    ranges = cut(len(split) * copies, work.settings['shard_size'])
+    features = describe(split.shape[0], split.shape[2], split.class_names, variations=True)
+    writer = DatasetWriter(work.folder, 'purified', 'train', features, len(ranges))
+    pending = writer.pending()
+    devices.barrier('pending shards')  # all look before any writes
+    mine = pending[jax.process_index() :: jax.process_count()]
+
+    def fetch(position: int) -> dict[str, Any]:
+        image, copy = divmod(position, copies)
+        record = split[image]
+        return {'image': record['image'], 'id': np.int32(record['id']), 'variation': np.int32(copy)}
+
+    positions = [i for shard in mine for i in ranges[shard]]
+    constants = devices.put_copy(prior.weights, mesh := devices.local_mesh())
+    with Bar(work.name, len(split) * copies, shown=devices.is_lead()) as bar, _ShardStore(writer, ranges, split, copies) as store:
+        bar.skip(len(split) * copies - len(positions) * jax.process_count())
+        batches = map_images(rule, constants, fetch, positions, batch=work.run['inference_batch'], mesh=mesh, cost=work.cost)
+        for where, images in batches:
+            store.put(where, images)
+            bar.advance(len(where) * jax.process_count())
+            if preemption.asked():
+                raise Preempted
+    devices.barrier('shards written')
+    if devices.is_lead():
+        writer.finish([len(r) for r in ranges])
+
+
+class _ShardStore:
+    """Collects results and writes each shard, in a thread, as soon as its last image is there."""
+
+    def __init__(self, writer: DatasetWriter, ranges: list[range], split: Split, copies: int):
+        self.writer, self.ranges, self.split, self.copies = writer, ranges, split, copies
+        self.held: dict[int, np.ndarray] = {}
+        self.pool = concurrent.futures.ThreadPoolExecutor(2)
+        self.writing: list[concurrent.futures.Future[None]] = []
+
+    def put(self, positions: np.ndarray, images: np.ndarray) -> None:
+        self.held.update(zip(positions.tolist(), images, strict=True))
+        for shard in sorted({i // len(self.ranges[0]) for i in positions.tolist()}):
+            if all(i in self.held for i in self.ranges[shard]):
+                records = [self._record(i, self.held.pop(i)) for i in self.ranges[shard]]
+                self.writing.append(self.pool.submit(self.writer.write, shard, records))
+        for future in [future for future in self.writing if future.done()]:
+            future.result()  # a full disk is known at once
+            self.writing.remove(future)
+
+    def _record(self, position: int, image: np.ndarray) -> dict[str, Any]:
+        where, copy = divmod(position, self.copies)
+        return {'id': int(self.split.ids[where]), 'image': image, 'label': int(self.split.labels[where]), 'variation': copy}
+
+    def __enter__(self) -> '_ShardStore':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(wait=True)  # what is complete gets written, whatever happened
+        if error[0] is None:
+            for future in self.writing:
+                future.result()

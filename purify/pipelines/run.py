@@ -1,0 +1,106 @@
+"""The command `run`: a config and a work folder -> finished stages, results.json and the report."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.files import explain_os_errors, write_bytes, write_json
+from purify.core.writers import WRITERS, Writer
+from purify.pipelines.chain import Chain
+from purify.pipelines.plan import make_stages
+from purify.pipelines.summary import conclude
+
+LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'purified', 'student')
+PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
+
+
+def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
+    """Runs the config's stages in `workdir`; finished ones are left alone, so the same command goes on after a stop.
+
+    Args:
+      config: plain nested dicts.
+      overrides: the words and flags that made it, for the record.
+      workdir: the run's own folder.
+      store: where stage folders live; runs that share a store share equal stages. None is `workdir/stages`.
+      only: stages to run; empty for all.
+
+    Raises:
+      UserError: for bad input, an unwritable folder, an unknown stage.
+      Preempted: when SIGTERM came and everything is saved.
+    """
+    workdir = workdir.expanduser().absolute()
+    chain = Chain(make_stages(config), store or workdir / 'stages')
+    names = list(chain.stages)
+    if unknown := [name for name in only if name not in names]:
+        raise UserError(f'--stages: no stage {", ".join(unknown)} in this config. Its stages: {", ".join(names)}.')
+    if devices.is_lead():
+        _record(workdir, config, overrides, chain.store)
+    devices.barrier('run recorded')
+    reused = chain.run(only or names, config['run'], _writers(config['run'], workdir))
+    if devices.is_lead():
+        _link(workdir, chain)
+        if chain.finished('evaluate'):
+            conclude(workdir, config, chain, reused)
+    devices.barrier('run concluded')
+
+
+def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], store: Path) -> None:
+    with explain_os_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, 'no permission', str(workdir))
+    write_json(workdir / 'config.json', config)
+    write_json(workdir / 'overrides.json', list(overrides))
+    write_json(workdir / 'environment.json', environment() | {'store': str(store)})
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, hosts, command and date of this run."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = 'not installed as a package'
+    return {
+        'command': shlex.join(['python', '-m', 'purify', *sys.argv[1:]]),
+        'date': time.strftime('%Y-%m-%d %H:%M:%S %z'),
+        'python': platform.python_version(),
+        'versions': versions,
+        'platform': platform.platform(),
+        'device_kind': jax.devices()[0].device_kind,
+        'device_count': jax.device_count(),
+        'host_count': jax.process_count(),
+        'cpu_count': os.cpu_count(),
+    }
+
+
+def _writers(settings: dict[str, Any], workdir: Path) -> list[Writer]:
+    if not devices.is_lead():
+        return []
+    return [WRITERS.make(name, workdir, workdir.name) for name in settings['writers']]
+
+
+def _link(workdir: Path, chain: Chain) -> None:
+    """Short names in the work folder for the stage folders; metrics of all stages in one file."""
+    places = {name: chain.folder(name) for name in chain.stages if chain.finished(name)}
+    if 'prepare' in places:
+        places |= {sub: places['prepare'] / sub for sub in ('poisoned', 'reference') if (places['prepare'] / sub).is_dir()}
+    for name in LINKS:
+        link = workdir / name
+        if link.is_symlink():
+            link.unlink()
+        if name in places and not link.exists():
+            link.symlink_to(os.path.relpath(places[name], workdir))
+    lines = [path.read_text() for name in places if (path := places[name] / 'metrics.jsonl').exists()]
+    write_bytes(workdir / 'metrics.jsonl', ''.join(lines).encode())

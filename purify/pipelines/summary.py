@@ -1,0 +1,119 @@
+"""Finished stages -> results.json, the table in the terminal, the HTML report; many runs -> one table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from purify.core.errors import UserError
+from purify.core.files import read_json, write_json
+from purify.core.progress import say
+from purify.core.writers import read_rows
+from purify.data.loader import Split
+from purify.data.manifest import Manifest
+from purify.pipelines.chain import Chain
+from purify.report.page import write_report, write_table
+from purify.report.tables import collect, print_before_after, to_markdown
+
+POINT_FILE = 'point.json'
+
+
+def conclude(workdir: Path, config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> None:
+    """Writes results.json and report/, prints the before/after table and where the report is."""
+    results = gather(config, chain, reused)
+    write_json(workdir / 'results.json', results)
+    environment = read_json(workdir / 'environment.json')
+    page = write_report(workdir / 'report', results, curves(workdir), samples(chain, config['run']['report_images']), environment)
+    print_before_after(results, Console())
+    say(f'report: {page}')
+
+
+def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dict[str, Any]:
+    """What results.json holds; its keys are fixed."""
+    manifest = Manifest.read(chain.folder('prepare') / 'truth')
+    rule, facts = config['attack'], manifest.facts
+    numbers = read_json(chain.folder('evaluate') / 'numbers.json')
+    stages = {name: chain.done(name)['cost'] | {'reused': reused.get(name, True)} for name in chain.stages if chain.finished(name)}
+    return {
+        'version': 1,
+        'name': config['name'],
+        'config': config['name'],
+        'seeds': config['seeds'],
+        'attack': {
+            **{name: rule[name] for name in ('name', 'target', 'rate', 'poison_first', 'random_poisoning')},
+            'rate_base': rule['base'],
+            'poisoned': facts['poisoned_images'],
+            'train_images': facts['train_images'],
+            'test_images': facts['test_images'],
+            'digest': facts['digest'],
+        },
+        'defense': config.get('defense', {'name': 'none'}),
+        'classes': facts['class_names'],
+        **numbers,
+        'cost': {
+            'stages': stages,
+            'seconds': sum(stage['seconds'] for stage in stages.values()),
+            'device_seconds': sum(stage['device_seconds'] for stage in stages.values()),
+        },
+    }
+
+
+def curves(workdir: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of metrics.jsonl by stage."""
+    rows = read_rows(workdir / 'metrics.jsonl')
+    return {stage: [row for row in rows if row['stage'] == stage] for stage in dict.fromkeys(row['stage'] for row in rows)}
+
+
+def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
+    """Up to `count` images for the report, half poisoned and half clean: original, as given, purified."""
+    prepared = chain.folder('prepare')
+    manifest = Manifest.read(prepared / 'truth')
+    given = Split(prepared / 'poisoned', 'train')
+    originals = Split(prepared / 'truth' / 'originals', 'train') if manifest.poisoned.any() else None
+    purified = Split(chain.folder('purified'), 'train') if 'purified' in chain.stages and chain.finished('purified') else None
+    names, found = given.class_names, []
+    hit = manifest.ids[manifest.poisoned]
+    clean = manifest.ids[~manifest.poisoned]
+    for kind, ids in (('poisoned', hit[: (count + 1) // 2]), ('clean', clean[: count // 2])):
+        for identity, row in zip(ids.tolist(), np.searchsorted(manifest.ids, ids).tolist(), strict=True):
+            image = _image(given, identity)
+            found.append(
+                {
+                    'id': identity,
+                    'kind': kind,
+                    'original': _image(originals, identity) if originals and kind == 'poisoned' else image,
+                    'poisoned': image,
+                    'purified': _image(purified, identity) if purified else None,
+                    'true_label': names[manifest.true_labels[row]],
+                    'given_label': names[manifest.given_labels[row]],
+                }
+            )
+    return found
+
+
+def _image(split: Split, identity: int) -> np.ndarray:
+    return split[int(split.position_of(np.array([identity]))[0])]['image']
+
+
+def collect_runs(folder: Path) -> Path:
+    """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
+
+    A run's point is its point.json where a sweep left one, else its name.
+    """
+    runs = []
+    for path in sorted(folder.rglob('results.json')):
+        results = read_json(path)
+        beside = path.parent / POINT_FILE
+        point = (
+            read_json(beside)
+            if beside.exists()
+            else {'point': {'run': str(path.parent.relative_to(folder))}, 'seed': results['seeds']['model']}
+        )
+        runs.append((point['point'], point['seed'], results))
+    if not runs:
+        raise UserError(f'{folder}: no finished run (results.json) here or below.')
+    rows = collect(runs)
+    write_table(folder, rows)
+    print(to_markdown(rows))
+    return folder / 'table.html'

@@ -1,0 +1,160 @@
+"""The stages that train: classifiers (teachers, students) and pixel priors."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.files import write_json
+from purify.data.augment import AUGMENTATIONS
+from purify.data.loader import Place, RandomTransform, Split, training_batches
+from purify.diffusion.schedules import Schedule, make_schedule, schedule_to_diffusers
+from purify.models.unet2d import UNet2DModel
+from purify.models.weights import write_folder
+from purify.pipelines.artifacts import classifier_builder, read_classifier, restore_weights, write_network
+from purify.pipelines.chain import Work
+from purify.pipelines.prepare import read_poisoner
+from purify.train.loop import Plan, fit
+from purify.train.optim import make_optimizer, total_steps
+from purify.train.state import Build, TrainState, abstract_network, make_state
+from purify.train.tasks import Classify, Denoise, Distill, Task
+
+
+def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
+    """The `augment` part of a config -> transforms, in the order written there."""
+    listed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
+    return [AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()}) for name, options in settings.items()]
+
+
+def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | None) -> Task:
+    """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
+    options = {name: value for name, value in objective.items() if name != 'name'}
+    if objective['name'] == 'classify':
+        return Classify(graph, **options)
+    if objective['name'] != 'distill':
+        raise UserError(f'unknown objective {objective["name"]!r}. Choose from: classify, distill.')
+    if teacher is None:
+        raise UserError("objective 'distill' needs a teacher; only a student has one.")
+    return Distill(graph, *teacher, **options)
+
+
+def _read_teacher(folder: Path) -> tuple[Any, Any]:
+    model = read_classifier(folder)
+    return model.graph, devices.put_copy(model.weights, devices.global_mesh())
+
+
+def train_classifier(work: Work) -> None:
+    """Trains a classifier on the dataset `data`; with a `teacher`, or in an `attacker`'s loader, where those are inputs."""
+    settings = work.settings
+    attacker = work.inputs.get('attacker')
+    split = Split(work.inputs['data'] if attacker is None else attacker / 'clean', 'train')
+    transforms = make_augmentations(settings['augment'])
+    if attacker is not None:
+        poisoner, first = read_poisoner(attacker)
+        transforms = [poisoner, *transforms] if first else [*transforms, poisoner]
+    build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
+    graph, like = abstract_network(build)
+    teacher = _read_teacher(work.inputs['teacher']) if 'teacher' in work.inputs else None
+    task = make_task(settings['objective'], graph, teacher)
+    state = _fit(work, task, build, like, split, transforms)
+    facts = {
+        'network': settings['network'],
+        'num_classes': len(split.class_names),
+        'channels': split.shape[-1],
+        'size_px': split.shape[0],
+        'class_names': split.class_names,
+    }
+    write_network(work.folder, facts, state.weights())
+
+
+def prior_builder(settings: dict[str, Any], channels: int) -> tuple[dict[str, Any], Build]:
+    """The `prior.network` part of a config -> diffusers' config of the UNet, and a function from rngs to it."""
+    widths, attention = settings['block_out_channels'], settings['attention_levels']
+    levels = len(widths)
+    down = ['AttnDownBlock2D' if levels - k <= attention else 'DownBlock2D' for k in range(levels)]
+    up = ['AttnUpBlock2D' if k < attention else 'UpBlock2D' for k in range(levels)]
+    config = {
+        '_class_name': 'UNet2DModel',
+        'sample_size': settings['sample_size'],
+        'in_channels': channels,
+        'out_channels': channels,
+        'block_out_channels': list(widths),
+        'layers_per_block': settings['layers_per_block'],
+        'down_block_types': down,
+        'up_block_types': up,
+        'add_attention': attention > 0,
+        'attention_head_dim': None,
+        'norm_num_groups': settings['norm_num_groups'],
+        'dropout': settings['dropout'],
+    }
+    return config, lambda rngs: UNet2DModel.from_config(config, rngs=rngs, dtype=settings['dtype'])
+
+
+def make_noise_schedule(settings: dict[str, Any]) -> Schedule:
+    """The `prior.schedule` part of a config."""
+    return make_schedule(settings['name'], settings['steps'], prediction=settings['prediction'])
+
+
+def train_prior(work: Work) -> None:
+    """Trains a pixel DDPM on the dataset `data` and writes it as a diffusers pipeline folder (its EMA weights)."""
+    settings = work.settings
+    split = Split(work.inputs['data'], 'train')
+    size = settings['network']['sample_size']
+    if split.shape[:2] != (size, size):
+        raise UserError(f'prior.network.sample_size={size}, but the images are {split.shape[0]} px; they must agree.')
+    config, build = prior_builder(settings['network'], split.shape[-1])
+    graph, like = abstract_network(build)
+    schedule = make_noise_schedule(settings['schedule'])
+    task = Denoise(graph, schedule, settings['ema_decay'])
+    state = _fit(work, task, build, like, split, make_augmentations(settings['augment']))
+    if devices.is_lead():
+        write_prior(work.folder, config, schedule, graph, state)
+
+
+def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph: Any, state: TrainState) -> None:
+    """A folder that `diffusers.DDPMPipeline.from_pretrained` opens."""
+    from flax import nnx
+
+    weights = jax.device_get(state.weights())
+    write_folder(nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet')
+    scheduler = schedule_to_diffusers(schedule)
+    write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
+    parts = {'scheduler': ['diffusers', scheduler['_class_name']], 'unet': ['diffusers', 'UNet2DModel']}
+    write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
+
+
+def _fit(work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform]) -> TrainState:
+    settings, run, mesh = work.settings, work.run, devices.global_mesh()
+    steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
+    optimizer = make_optimizer(steps, **settings['optim'])
+    init = restore_weights(Path(settings['init_from']), like) if settings['init_from'] else None
+    seed = settings['seeds']
+    keep_ema = task.ema_decay > 0
+    state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init)
+    plan = Plan(
+        name=work.name,
+        folder=work.folder,
+        batch=settings['batch'],
+        steps=steps,
+        accumulate=settings['accumulate'],
+        seed=seed['model'],
+        save_every=run['save_every'],
+        log_every=run['log_every'],
+        writers=work.writers,
+    )
+    place = Place(jax.process_index(), jax.process_count())
+    batches: Any = partial(_batches, split, settings['batch'], seed['data'], transforms, run, place)
+    return fit(task, optimizer, state, batches, plan, mesh, work.cost)
+
+
+def _batches(
+    split: Split, batch: int, seed: int, transforms: list[RandomTransform], run: dict[str, Any], place: Place, start: int
+) -> Iterator[Any]:
+    threads, workers = run['threads'], run['workers']
+    return training_batches(
+        split, batch=batch, seed=seed, start_step=start, place=place, transforms=transforms, threads=threads, workers=workers
+    )

@@ -1,0 +1,90 @@
+"""What went in and what came out, in two sentences made from the numbers."""
+
+from typing import Any
+
+from purify.report.words import say_class, say_percent
+
+ALARMING_ASR = 0.10  # above it a backdoor counts as working
+DEAR_ACC_DROP = 0.05  # clean accuracy lost, from which on the price is named in the headline
+
+_WHERE = 'of triggered test images'
+
+
+def write_headline(results: dict[str, Any]) -> str:
+    """The first sentence of the report. It says so when the defence fails, when it costs much, and when nothing was attacked."""
+    before, after = results.get('teacher') or {}, results.get('student') or {}
+    if not before and not after:
+        return _write_without_classifier(results.get('detection') or {})
+    b_asr, a_asr = before.get('asr'), after.get('asr')
+    accuracy, dear = _write_accuracy(before.get('acc'), after.get('acc'))
+    if b_asr is None and a_asr is None:
+        attacked = (results.get('attack') or {}).get('poisoned')
+        lead = 'The attack success was not measured' if attacked else 'The data was not attacked'
+    elif a_asr is None:
+        lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
+        lead += ', and was not measured after' if after else ', and no purified classifier was trained'
+    elif b_asr is None:
+        lead = f'The backdoor fires on {say_percent(a_asr)} {_WHERE} after the defence, and was not measured before'
+    else:
+        lead = _compare(before, after)
+    return f'{lead}; {"the price is high: " if dear else ""}{accuracy}.' if accuracy else f'{lead}.'
+
+
+def write_detail(results: dict[str, Any]) -> str:
+    """The lines below the headline: what was poisoned and how, who defended, and what became of the triggered images."""
+    attack, defense = results.get('attack') or {}, results.get('defense') or {}
+    parts = []
+    if attack.get('poisoned'):
+        poisoned, images = attack['poisoned'], attack.get('train_images')
+        share = f' of {images:,} training images ({say_percent(poisoned / images)})' if images else ' training images'
+        target = attack.get('target')
+        aim = '' if target is None else f', with target class {say_class(target, results.get("classes") or [])}'
+        parts.append(f'The {attack.get("name", "unnamed")} attack poisoned {poisoned:,}{share}{aim}.')
+    else:
+        parts.append('No training image was poisoned.')
+    if defense.get('name') and defense['name'] != 'none':
+        parts.append(f'The defence is {defense["name"]}.')
+    b_ra, a_ra = ((results.get(side) or {}).get('ra') for side in ('teacher', 'student'))
+    if b_ra is not None and a_ra is not None:
+        parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+    return ' '.join(parts)
+
+
+def _compare(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The verdict on a backdoor measured twice; 'no difference' means that the 95 % intervals overlap."""
+    (b_low, b_high), (a_low, a_high) = _interval(before), _interval(after)
+    fires = f'fires on {say_percent(before["asr"])} {_WHERE} before, {say_percent(after["asr"])} after'
+    worked, works = before['asr'] >= ALARMING_ASR, after['asr'] >= ALARMING_ASR
+    if a_low > b_high:
+        return f'The defence makes it worse: the backdoor {fires}'
+    if not worked and not works:
+        return f'The backdoor never took hold: it {fires}'
+    if b_low <= a_high:
+        return f'The defence {"fails" if works else "makes no measurable difference"}: the backdoor {fires}'
+    if works:
+        return f'The defence weakens the backdoor and does not remove it: it {fires}'
+    return f'The backdoor {fires}'
+
+
+def _write_accuracy(before: float | None, after: float | None) -> tuple[str, bool]:
+    """How clean accuracy moved, and whether it fell by `DEAR_ACC_DROP` or more."""
+    old, new = say_percent(before), say_percent(after)
+    if before is None or after is None:
+        return ('' if before is None and after is None else f'clean accuracy is {new if before is None else old}'), False
+    if old == new:
+        return f'clean accuracy stays at {new}', False
+    return f'clean accuracy {"falls" if after < before else "rises"} from {old} to {new}', before - after >= DEAR_ACC_DROP
+
+
+def _write_without_classifier(detection: dict[str, Any]) -> str:
+    if detection.get('tpr') is None:
+        return 'No classifier was evaluated in this run.'
+    return (
+        f'The defence finds {say_percent(detection["tpr"])} of the poisoned samples and accuses '
+        f'{say_percent(detection.get("fpr"))} of the clean ones; no classifier was evaluated.'
+    )
+
+
+def _interval(side: dict[str, Any]) -> tuple[float, float]:
+    low, high = (side.get('intervals') or {}).get('asr') or (side['asr'], side['asr'])
+    return low, high

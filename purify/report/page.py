@@ -1,0 +1,154 @@
+"""The report: one HTML file that opens from disk, offline, with everything inside."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from purify.core.files import write_bytes
+from purify.report.grids import make_grids
+from purify.report.headline import write_detail, write_headline
+from purify.report.plots import draw_before_after, draw_curves
+from purify.report.tables import Point, before_after, to_csv, to_html, to_markdown
+from purify.report.words import (
+    MISSING,
+    flatten,
+    say_classes,
+    say_command,
+    say_duration,
+    say_number,
+    say_percent,
+)
+
+_COST_COLUMNS = {
+    'seconds': ('time', say_duration),
+    'device_seconds': ('device time', say_duration),
+    'devices': ('devices', say_number),
+    'images_per_s': ('images/s', say_number),
+    'images_per_s_per_device': ('images/s per device', say_number),
+    'compile_seconds': ('compiling', say_duration),
+    'wait_share': ('waiting for data', say_percent),
+    'mfu': ('MFU', say_percent),
+}
+
+
+def write_report(
+    folder: Path,
+    results: Mapping[str, Any],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    samples: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+) -> Path:
+    """Writes `folder/index.html`, whole or not at all, and returns its path.
+
+    `results` is what results.json holds; `curves` the rows of metrics.jsonl by stage; `samples` dicts of id, kind
+    ('poisoned' or 'clean'), `original`, `poisoned`, `purified: u8[h w c]` (purified may be None), true_label and
+    given_label; `environment` says what ran where, with the `command` that ran it. Raises `UserError` for a folder that
+    cannot be written and for images of another kind.
+    """
+    measures = before_after(results)
+    drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(curves.items())}
+    page = (
+        _make_environment()
+        .get_template('report.html')
+        .render(
+            name=results.get('name') or 'unnamed run',
+            headline=write_headline(dict(results)),
+            detail=write_detail(dict(results)),
+            measures=measures,
+            bars=draw_before_after(measures, 'bars'),
+            galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
+            curves={stage: drawing for stage, drawing in drawings.items() if drawing},
+            detection=_list_detection(results),
+            cost=_lay_out_cost(results.get('cost') or {}),
+            settings=_list_settings(results, environment),
+            command=say_command(environment['command']) if environment.get('command') else None,
+        )
+    )
+    path = Path(folder) / 'index.html'
+    write_bytes(path, _encode(page))
+    return path
+
+
+def write_table(folder: Path, rows: list[Point]) -> Path:
+    """Writes the runs of a sweep as table.md, table.csv and table.html; returns the path of the last."""
+    folder = Path(folder)
+    page = (
+        _make_environment()
+        .get_template('table.html')
+        .render(table=to_html(rows), points=len(rows), runs=sum(row.n for row in rows))
+    )
+    write_bytes(folder / 'table.md', _encode(to_markdown(rows)))
+    write_bytes(folder / 'table.csv', _encode(to_csv(rows)))
+    write_bytes(folder / 'table.html', _encode(page))
+    return folder / 'table.html'
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; a folder name that is not text (Python reads it with lone surrogates) gets question marks."""
+    return text.encode('utf-8', 'replace')
+
+
+def _make_environment() -> Environment:
+    """Templates that escape whatever they are given: class names come from folders of strangers."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / 'templates'),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['units'] = _bind_units
+    environment.globals['missing'] = MISSING
+    return environment
+
+
+def _bind_units(text: str) -> Markup:
+    """Keeps '99.0 %' on one line."""
+    return Markup(str(escape(text)).replace(' %', '\N{NO-BREAK SPACE}%'))
+
+
+def _list_detection(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of what the defence found; what was not measured is left out."""
+    found, classes = results.get('detection') or {}, results.get('classes') or []
+    entries = [
+        ('TPR', 'tpr', 'of the poisoned training images were flagged'),
+        ('FPR', 'fpr', 'of the clean training images were flagged'),
+        ('Label accuracy', 'label_accuracy', 'of the labels after the defence are the true class'),
+    ]
+    lines = [(name, say_percent(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
+    if found.get('target_labels') is not None:
+        target = (results.get('attack') or {}).get('target')
+        truth = '' if target is None else f'; the attack aims at {say_classes(target, classes)}'
+        lines.append(('Target', say_classes(found['target_labels'], classes), f'named as target of the attack{truth}'))
+    return lines
+
+
+def _lay_out_cost(cost: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Head, a line per stage and the total; columns that no stage filled are left out."""
+    stages = cost.get('stages') or {}
+    if not stages:
+        return None
+    columns = [key for key in _COST_COLUMNS if any(stage.get(key) is not None for stage in stages.values())]
+    lines = [
+        (name, bool(stage.get('reused')), [_COST_COLUMNS[key][1](stage.get(key)) for key in columns])
+        for name, stage in stages.items()
+    ]
+    total = [_COST_COLUMNS[key][1](cost[key]) if cost.get(key) is not None else '' for key in columns]
+    return {'head': [_COST_COLUMNS[key][0] for key in columns], 'lines': lines, 'total': total if any(total) else None}
+
+
+def _list_settings(results: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Everything needed to run it again, in four lists of (name, text)."""
+    attack = dict(results.get('attack') or {})
+    if attack.get('target') is not None:
+        attack['target'] = say_classes(attack['target'], results.get('classes') or [])
+    groups = {
+        'Attack': attack,
+        'Defence': results.get('defense') or {},
+        'Run': {'config': results.get('config'), 'seeds': results.get('seeds') or {}},
+        'Environment': {name: value for name, value in environment.items() if name != 'command'},
+    }
+    return {title: pairs for title, group in groups.items() if (pairs := flatten(group))}

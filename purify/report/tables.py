@@ -1,0 +1,229 @@
+"""Numbers in rows: one run before and after, many runs over their seeds; for terminals, Markdown, CSV and HTML."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from purify.core.errors import UserError
+from purify.metrics.intervals import over_seeds
+from purify.report.words import MISSING, say_duration, say_interval, say_percent, say_value
+
+MEASURES = {
+    'acc': 'clean test images given their true class',
+    'asr': 'triggered test images given the target class',
+    'ra': 'triggered test images given their true class',
+}
+QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in ('teacher', 'student') for name in MEASURES}
+QUANTITIES['seconds'] = 'time'
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured share in 0..1, what it was counted from, and its 95 % interval (None where not known)."""
+
+    value: float
+    hits: int | None = None
+    total: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def say(self) -> str:
+        """'99.1 %'."""
+        return say_percent(self.value)
+
+    def say_counts(self) -> str:
+        """'9,912 of 10,000'."""
+        return MISSING if self.hits is None or self.total is None else f'{self.hits:,} of {self.total:,}'
+
+    def say_interval(self) -> str:
+        """'98.9 to 99.3 %'."""
+        return say_interval(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the before/after table; None where it was not measured."""
+
+    name: str
+    meaning: str
+    before: Reading | None
+    after: Reading | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None."""
+
+    overrides: dict[str, Any]
+    seeds: list[Any]
+    spreads: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        """How many runs."""
+        return len(self.seeds)
+
+
+def before_after(results: Mapping[str, Any]) -> list[Measure]:
+    """ACC, ASR and RA of teacher (before) and student (after)."""
+    sides = [results.get(side) for side in ('teacher', 'student')]
+    return [Measure(name, meaning, *(_read(side, name) for side in sides)) for name, meaning in MEASURES.items()]
+
+
+def print_before_after(results: Mapping[str, Any], console: Console) -> None:
+    """Prints the before/after table; aligned plain lines when the console is not a terminal."""
+    rows = [
+        [row.name.upper(), *(text for side in (row.before, row.after) for text in _say_reading(side))]
+        for row in before_after(results)
+    ]
+    head = ['', 'before', 'counts', '95 % interval', 'after', 'counts', '95 % interval']
+    if not console.is_terminal:
+        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        for row in [head, *rows]:
+            line = '  '.join(
+                text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+            console.print(Text(line.rstrip()), soft_wrap=True)
+        return
+    table = Table(title=Text(str(results.get('name', ''))), title_justify='left', box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for i, name in enumerate(head):
+        style = 'bold' if name in ('', 'before', 'after') else 'dim'
+        table.add_column(name, justify='right' if i else 'left', style=style, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def collect(runs: Iterable[tuple[Mapping[str, Any], Any, Mapping[str, Any]]]) -> list[Point]:
+    """Groups finished runs (overrides of the point, seed, results) by point, in order of first appearance.
+
+    Every quantity gets n, mean, range and Student-t interval over the seeds that measured it. Raises `UserError` when a
+    seed of a point comes twice: it would count one run as two.
+    """
+    groups: dict[str, tuple[dict[str, Any], dict[str, Mapping[str, Any]], list[Any]]] = {}
+    for overrides, seed, results in runs:
+        _, by_seed, seeds = groups.setdefault(json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {}, []))
+        if (key := json.dumps(seed, sort_keys=True, default=str)) in by_seed:
+            raise UserError(f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs out.')
+        by_seed[key] = results
+        seeds.append(seed)
+    return [Point(overrides, seeds, _summarise(list(by_seed.values()))) for overrides, by_seed, seeds in groups.values()]
+
+
+def to_markdown(rows: list[Point]) -> str:
+    """A Markdown table, one line per point: 'mean (range) [interval]' of each quantity that some run measured."""
+    head, body, texts = _lay_out(rows)
+    lines = [head, [':--' if i < texts else '--:' for i in range(len(head))]]
+    lines += [[' '.join(cell) for cell in line] for line in body]
+    return ''.join('| ' + ' | '.join(map(_escape_markdown, line)) + ' |\n' for line in lines)
+
+
+def to_csv(rows: list[Point]) -> str:
+    """A CSV with raw numbers: the same columns for every sweep, empty where not measured."""
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row.overrides))
+    fields = ['n', 'mean', 'min', 'max', 'low', 'high']
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow([*names, 'runs', 'seeds', *(f'{quantity}_{field}' for quantity in QUANTITIES for field in fields)])
+    for row in rows:
+        cells = [row.overrides.get(name, '') for name in names] + [row.n, ' '.join(map(str, row.seeds))]
+        for quantity in QUANTITIES:
+            spread = row.spreads[quantity]
+            cells += [getattr(spread, field, None) for field in fields]  # csv writes None as nothing
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def to_html(rows: list[Point]) -> Markup:
+    """The same table as `to_markdown`, as an escaped HTML `<table>`."""
+    head, body, texts = _lay_out(rows)
+    classes = ['text' if i < texts else 'number' for i in range(len(head))]
+    cells = [Markup('<th scope="col" class="{}">{}</th>').format(*pair) for pair in zip(classes, head, strict=True)]
+    lines = [Markup('<thead><tr>{}</tr></thead><tbody>').format(Markup('').join(cells))]
+    for line in body:
+        cells = []
+        for name, (first, *others) in zip(classes, line, strict=True):
+            small = Markup('').join(Markup('<small>{}</small>').format(other) for other in others)
+            cells.append(Markup('<td class="{}">{}{}</td>').format(name, first, small))
+        lines.append(Markup('<tr>{}</tr>').format(Markup('').join(cells)))
+    caption = 'Mean over seeds, (smallest to largest seed), [95 % Student-t interval of the mean]'
+    return Markup('<table class="runs"><caption><span>{}</span></caption>{}</tbody></table>').format(
+        caption, Markup('\n').join(lines)
+    )
+
+
+def _read(side: Mapping[str, Any] | None, name: str) -> Reading | None:
+    if not side or side.get(name) is None:
+        return None
+    hits, total = (side.get('counts') or {}).get(name) or (None, None)
+    low, high = (side.get('intervals') or {}).get(name) or (None, None)
+    return Reading(side[name], hits, total, low, high)
+
+
+def _say_reading(share: Reading | None) -> tuple[str, ...]:
+    """Value, counts and interval for a terminal that may know ASCII only."""
+    if share is None:
+        return ('-',) * 3
+    return tuple(text.replace(MISSING, '-') for text in (share.say(), share.say_counts(), share.say_interval()))
+
+
+def _summarise(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """`over_seeds` of each quantity over the runs that have it."""
+    values: dict[str, list[float]] = {}
+    for side in ('teacher', 'student'):
+        for name in MEASURES:
+            values[f'{side}_{name}'] = [run[side][name] for run in runs if run.get(side) and run[side].get(name) is not None]
+    costs = [(run.get('cost') or {}).get('seconds') for run in runs]
+    values['seconds'] = [seconds for seconds in costs if seconds is not None]
+    return {name: over_seeds(numbers) if numbers else None for name, numbers in values.items()}
+
+
+def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
+    """Head and body of the readable table, without unmeasured quantities; how many columns hold words.
+
+    A cell is a list: the value, then what is said about it.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.overrides))
+    shown = {name: title for name, title in QUANTITIES.items() if any(row.spreads[name] for row in rows)}
+    body = []
+    for row in rows:
+        cells = [[say_value(row.overrides[name]) if name in row.overrides else MISSING] for name in names]
+        cells += [[str(row.n)], *(_say_spread(name, row) for name in shown)]
+        body.append(cells)
+    return [*names, 'runs', *shown.values()], body, len(names)
+
+
+def _say_spread(name: str, row: Point) -> list[str]:
+    """['99.0 %', '(98.5 to 99.4 %)', '[97.9 to 100 %]']; one seed is one number; fewer seeds than runs are said."""
+    spread, say = row.spreads[name], say_duration if name == 'seconds' else _say_share_of_one
+    if spread is None:
+        return [MISSING]
+    parts = [say(spread.mean)]
+    if spread.n > 1:
+        pairs = [('({} to {})', spread.min, spread.max), ('[{} to {}]', spread.low, spread.high)]
+        parts += [form.format(say(low).removesuffix(' %'), say(high)) for form, low, high in pairs]
+    if spread.n < row.n:
+        parts.append(f'{spread.n} of {row.n} runs')
+    return parts
+
+
+def _say_share_of_one(value: float) -> str:
+    """A percentage; Student's t knows no bounds, a share does."""
+    return say_percent(min(max(value, 0.0), 1.0))
+
+
+def _say_point(overrides: Mapping[str, Any]) -> str:
+    return ' '.join(f'{name}={value}' for name, value in overrides.items()) or 'the only point'
+
+
+def _escape_markdown(text: str) -> str:
+    clean = ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
+    return clean.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

@@ -1,0 +1,95 @@
+"""Numbers and settings as people read them."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MISSING = '–'
+
+
+def say_percent(share: float | None) -> str:
+    """A share in 0..1 as '99.0 %'; only exactly 0 and 1 lose their decimal, and rounding never reaches them."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    if share in (0.0, 1.0):
+        return f'{share:.0%}'.replace('%', ' %')
+    if 0 < share < 0.0005:
+        return '<0.1 %'
+    if 0.9995 <= share < 1:
+        return '>99.9 %'
+    return f'{100 * share:.1f} %'
+
+
+def say_interval(low: float | None, high: float | None) -> str:
+    """An interval of shares as '98.9 to 99.3 %'."""
+    if low is None or high is None:
+        return MISSING
+    return f'{say_percent(low).removesuffix(" %")} to {say_percent(high)}'
+
+
+def say_number(value: float | None) -> str:
+    """Three significant digits, or whole with thousands marked: '0.0123', '12.3', '12,345'."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if float(value).is_integer() or abs(value) >= 100:
+        return f'{value:,.0f}'
+    return f'{value:.3g}'
+
+
+def say_duration(seconds: float | None) -> str:
+    """Seconds as '0.42 s', '12.3 s', '4 min 12 s' or '3 h 05 min'."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 1:
+        return f'{seconds:.2f} s'
+    if seconds < 59.95:
+        return f'{seconds:.1f} s'
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f'{minutes} min {rest:02d} s'
+    return f'{minutes // 60:,} h {minutes % 60:02d} min'
+
+
+def say_class(label: Any, classes: Sequence[str]) -> str:
+    """The name of a class index beside its number; anything else is said as it is."""
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
+        name = str(classes[label])
+        return name if name == str(label) else f'{name} ({label})'
+    return MISSING if label is None else str(label)
+
+
+def say_classes(labels: Any, classes: Sequence[str]) -> str:
+    """One label or a list of labels, named; an empty list is 'none'."""
+    if isinstance(labels, list | tuple):
+        return ', '.join(say_class(label, classes) for label in labels) or 'none'
+    return say_class(labels, classes)
+
+
+def say_value(value: Any) -> str:
+    """A setting as text: 'yes' and 'no', numbers short, lists with commas."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, float):
+        return f'{value:.6g}'
+    if isinstance(value, list | tuple):
+        return ', '.join(say_value(item) for item in value) or 'none'
+    return str(value)
+
+
+def say_command(command: Any) -> str:
+    """A command line; a list of words is quoted for the shell."""
+    return shlex.join(map(str, command)) if isinstance(command, list | tuple) else str(command)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = '') -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) pairs, in their own order."""
+    pairs = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            pairs += flatten(value, f'{prefix}{name}.')
+        else:
+            pairs.append((f'{prefix}{name}', say_value(value)))
+    return pairs

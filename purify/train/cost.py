@@ -1,0 +1,81 @@
+"""What a stage cost: seconds, images, waiting, compiling, and how much of the device's peak it used."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+
+from purify.core.devices import peak_flops
+
+
+@dataclass
+class Cost:
+    """A stage's running totals, over restarts.
+
+    Attributes:
+      seconds: wall time.
+      compile_seconds: of which compiling.
+      wait_seconds: of which waiting for data.
+      images: images processed, all hosts together.
+      flops: floating-point operations of the compiled programs, one device, or 0 where unknown.
+      devices: devices in use.
+    """
+
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    images: int = 0
+    flops: float = 0.0
+    devices: int = field(default_factory=jax.device_count)
+    begun: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Adds the block's time to `name`: 'compile_seconds' or 'wait_seconds'."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.monotonic() - begun)
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Takes over the totals of an earlier part of the same stage."""
+        for name in ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops'):
+            setattr(self, name, getattr(self, name) + saved[name])
+
+    def totals(self) -> dict[str, Any]:
+        """Plain numbers, up to now."""
+        now = time.monotonic()
+        totals = asdict(self) | {'seconds': self.seconds + now - self.begun}
+        totals.pop('begun')
+        return totals
+
+
+def summarize(totals: dict[str, Any]) -> dict[str, Any]:
+    """Totals -> the rates that results.json holds; None where a number is not known."""
+    busy = totals['seconds'] - totals['compile_seconds']
+    rate = totals['images'] / busy if totals['images'] and busy > 0 else None
+    peak = peak_flops()
+    return {
+        'seconds': totals['seconds'],
+        'device_seconds': totals['seconds'] * totals['devices'],
+        'compile_seconds': totals['compile_seconds'],
+        'wait_share': totals['wait_seconds'] / busy if totals['images'] and busy > 0 else None,
+        'images_per_s': rate,
+        'images_per_s_per_device': rate / totals['devices'] if rate else None,
+        'mfu': totals['flops'] / (busy * peak) if peak and totals['flops'] and busy > 0 else None,
+        'devices': totals['devices'],
+    }
+
+
+def program_flops(compiled: Any) -> float:
+    """XLA's own count of a compiled program's floating-point operations on one device; 0 where it gives none."""
+    try:
+        analysis = compiled.cost_analysis()
+    except (NotImplementedError, RuntimeError):
+        return 0.0
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return float((analysis or {}).get('flops', 0.0))

@@ -1,0 +1,68 @@
+"""The one inference loop: a function over every image of a split, on this host's devices, host work overlapped."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from purify.core import devices
+from purify.data.loader import Record, ordered_batches
+from purify.train.cost import Cost, program_flops
+
+AHEAD = 2  # batches in flight on the devices while the host fetches and stores others
+
+
+def map_images(
+    apply: Callable[[Any, dict[str, jax.Array]], Any],
+    constants: Any,
+    fetch: Callable[[int], Record],
+    positions: Sequence[int],
+    *,
+    batch: int,
+    mesh: Mesh,
+    cost: Cost,
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Runs `apply(constants, rows) -> pytree of [batch ...]` over records, in order.
+
+    Every batch has one shape (`batch` rounded up to a multiple of the devices; the last one is padded and the padding
+    dropped), so there is one program. No collectives: hosts need not keep step.
+
+    Args:
+      apply: pure and row-wise: row i of its output depends on row i of its input alone.
+      constants: weights, replicated on the mesh.
+      fetch: position -> record of arrays.
+      positions: which records, in which order.
+      batch: rows at a time on this host.
+      mesh: this host's devices.
+      cost: running totals.
+
+    Yields:
+      (positions i64[m], outputs as NumPy [m ...]).
+    """
+    rows = mesh.size * math.ceil(batch / mesh.size)
+    program, flops, waiting = None, 0.0, []
+    stream = ordered_batches(fetch, positions, rows)
+    while True:
+        with cost.timing('wait_seconds'):
+            piece = next(stream, None)
+        if piece is None:
+            break
+        placed = jax.device_put(piece[1], devices.batched(mesh))
+        if program is None:
+            with cost.timing('compile_seconds'):
+                out = devices.batched(mesh)
+                program = jax.jit(apply, donate_argnums=1, out_shardings=out).lower(constants, placed).compile()
+            flops = program_flops(program)
+        waiting.append((piece[0], program(constants, placed)))
+        cost.images, cost.flops = cost.images + len(piece[0]) * jax.process_count(), cost.flops + flops
+        if len(waiting) > AHEAD:
+            yield _fetched(*waiting.pop(0))
+    for pair in waiting:
+        yield _fetched(*pair)
+
+
+def _fetched(positions: np.ndarray, output: Any) -> tuple[np.ndarray, Any]:
+    return positions, jax.tree.map(lambda x: np.asarray(x)[: len(positions)], output)

@@ -1,0 +1,203 @@
+"""The one training loop."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from purify.core import devices, preemption
+from purify.core.checkpoint import Checkpoints
+from purify.core.errors import Preempted, UserError
+from purify.core.files import read_json, write_json
+from purify.core.progress import Bar
+from purify.core.randomness import stream_key
+from purify.core.writers import JsonLines, Writer
+from purify.train.cost import Cost, program_flops
+from purify.train.state import TrainState
+from purify.train.tasks import Batch, Task
+
+Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training stage runs; nothing here but `batch`, `steps`, `accumulate` and `seed` changes its result.
+
+    Attributes:
+      name: the stage's, for bars and logs.
+      folder: where its checkpoints and metrics go.
+      batch: images per step, over all hosts.
+      steps: updates in all.
+      accumulate: pieces a batch is worked through in, their gradients averaged (memory for time).
+      seed: of dropout, diffusion steps and noise.
+      save_every: steps between checkpoints.
+      log_every: steps between metric rows.
+      writers: copies of the metrics (TensorBoard, W&B).
+    """
+
+    name: str
+    folder: Path
+    batch: int
+    steps: int
+    accumulate: int
+    seed: int
+    save_every: int
+    log_every: int
+    writers: Sequence[Writer] = ()
+
+
+def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int) -> Step:
+    """One update as a pure function; randomness is a function of (seed, step, piece)."""
+    gradient = jax.value_and_grad(task, has_aux=True)
+
+    def update(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(stream_key(seed, 'train'), state.step)
+
+        def piece(carry: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+            stats, total = carry
+            number, rows = part
+            (loss, (stats, metrics)), grads = gradient(state.params, stats, frozen, rows, jax.random.fold_in(key, number))
+            return (stats, jax.tree.map(jnp.add, total, grads)), metrics | {'loss': loss}
+
+        carry = state.stats, jax.tree.map(jnp.zeros_like, state.params)
+        if accumulate == 1:  # a loop of one would cost XLA's CPU backend its threads
+            carry, metrics = piece(carry, (jnp.int32(0), batch))
+        else:
+            # Piece j takes rows j, j + accumulate, ...: each device's rows stay on it.
+            pieces = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+            carry, metrics = jax.lax.scan(piece, carry, (jnp.arange(accumulate), pieces))
+        stats, total = carry
+        grads = jax.tree.map(lambda g: g / accumulate, total)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:  # a short memory at first, or the random start would linger
+            decay = jnp.minimum(task.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = optax.incremental_update(params, ema, 1 - decay)
+        means = jax.tree.map(jnp.mean, metrics) | {'gradient_norm': optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, stats, opt_state, ema), means
+
+    return update
+
+
+def compile_step(step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh) -> Any:
+    """The step as one program for this mesh: state replicated and donated, rows sharded."""
+    copy = devices.replicated(mesh)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(copy, copy))
+    return jitted.lower(state, task.frozen, batch).compile()
+
+
+class _Log:
+    """Rows of metrics, read from the device one interval late so that reading never holds it up."""
+
+    def __init__(self, plan: Plan, start: int, lead: bool):
+        record = [JsonLines(plan.folder / 'metrics.jsonl', start)] if lead else []
+        self.plan, self.writers = plan, [*record, *(plan.writers if lead else ())]
+        self.waiting: tuple[int, dict[str, jax.Array]] | None = None
+        self.note = ''
+
+    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self.flush()
+        self.waiting = (step, metrics)
+
+    def flush(self) -> None:
+        if self.waiting is None:
+            return
+        step, metrics = self.waiting
+        self.waiting = None
+        row = {name: float(value) for name, value in metrics.items()}
+        if not all(math.isfinite(value) for value in row.values()):
+            first = max(step - self.plan.log_every, 0)
+            raise UserError(
+                f'{self.plan.name}: the loss or its gradient stopped being finite between steps {first} and {step} ({row}). '
+                'Lower optim.lr, set optim.clip, or train in float32; the last checkpoint is kept.'
+            )
+        self.note = f'loss {row["loss"]:.3f}' + (f'  accuracy {row["accuracy"]:.3f}' if 'accuracy' in row else '')
+        for writer in self.writers:
+            writer.write(self.plan.name, step, row)
+
+    def close(self) -> None:
+        self.flush()
+        for writer in self.writers:
+            writer.close()
+
+
+def fit(
+    task: Task, optimizer: optax.GradientTransformation, state: TrainState, batches: Callable[[int], Iterator[Any]],
+    plan: Plan, mesh: Mesh, cost: Cost,
+) -> TrainState:  # fmt: skip
+    """Trains until `plan.steps`, from the newest checkpoint in the folder if there is one.
+
+    Args:
+      task: what is minimised.
+      optimizer: optax's.
+      state: the fresh state; its layout says how a checkpoint is restored.
+      batches: start step -> endless host batches.
+      plan: how long, how often, where.
+      mesh: all devices of all hosts.
+      cost: running totals.
+
+    Raises:
+      Preempted: after saving, when SIGTERM came.
+      UserError: when the numbers stop being finite, or the batch does not split over devices.
+    """
+    if plan.batch % (mesh.size * plan.accumulate):
+        raise UserError(
+            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x accumulate={plan.accumulate}; '
+            'choose a multiple.'
+        )
+    checkpoints = Checkpoints(plan.folder / 'checkpoints')
+    start, totals = 0, plan.folder / 'cost.json'
+    if checkpoints.latest() is not None:
+        start, state = checkpoints.restore(state)
+        cost.resume(read_json(totals)) if totals.exists() else None
+    log = _Log(plan, start, devices.is_lead())
+
+    def save(step: int) -> None:
+        if devices.is_lead():
+            write_json(totals, cost.totals())
+        checkpoints.save(step, state)
+
+    shown = devices.is_lead()
+    try:
+        with Bar(plan.name, plan.steps * plan.batch, shown=shown) as bar:
+            bar.skip(start * plan.batch)
+            stream = batches(start) if start < plan.steps else iter(())
+            program, flops = None, 0.0
+            for step in range(start, plan.steps):
+                with cost.timing('wait_seconds'):
+                    rows = devices.put_batch(next(stream), mesh)
+                if program is None:
+                    with cost.timing('compile_seconds'):
+                        program = compile_step(make_step(task, optimizer, plan.accumulate, plan.seed), state, task, rows, mesh)
+                    flops = program_flops(program)
+                state, metrics = program(state, task.frozen, rows)
+                done = step + 1
+                cost.images, cost.flops = cost.images + plan.batch, cost.flops + flops
+                bar.advance(plan.batch, log.note)
+                if done % plan.log_every == 0 or done == plan.steps:
+                    log.put(done, metrics)
+                if _must_stop(done, plan.log_every):
+                    log.flush()
+                    save(done)
+                    raise Preempted
+                if done % plan.save_every == 0 or done == plan.steps:
+                    log.flush()  # never save a state that is not finite
+                    save(done)
+    finally:
+        checkpoints.close()
+        log.close()
+    return state
+
+
+def _must_stop(step: int, every: int) -> bool:
+    """Whether to leave now. Hosts decide together, every few steps; a lone host at once."""
+    if jax.process_count() == 1:
+        return preemption.asked()
+    return step % every == 0 and devices.any_host(preemption.asked())

@@ -1,0 +1,96 @@
+"""Optimisers and learning-rate schedules from optax, by config."""
+
+from collections.abc import Sequence
+
+import optax
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+
+
+def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
+    """How many updates: `epochs` passes over `images`, or `steps`; exactly one of the two is given (not 0)."""
+    if bool(epochs) == bool(steps):
+        raise UserError(f'train.epochs={epochs} and train.steps={steps}: give one of them, and 0 for the other.')
+    count = steps or round(epochs * images / batch)
+    if count < 1:
+        raise UserError(f'train.epochs={epochs} of {images} images in batches of {batch} is no step at all.')
+    return int(count)
+
+
+def constant(lr: float, total: int) -> optax.Schedule:
+    """The same rate throughout."""
+    del total
+    return optax.constant_schedule(lr)
+
+
+def cosine(lr: float, total: int) -> optax.Schedule:
+    """Half a cosine from `lr` to 0."""
+    return optax.cosine_decay_schedule(lr, total)
+
+
+def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
+    """`lr` times `factor` at each of `drops` (shares of the whole run; Struppek 2023: .3 and .5, factor .1)."""
+    return optax.piecewise_constant_schedule(lr, {round(share * total): factor for share in drops})
+
+
+SCHEDULES = Registry('learning-rate schedule', constant=constant, cosine=cosine, step=step)
+
+
+def _adam(rate: optax.ScalarOrSchedule, *, b1: float, b2: float) -> optax.GradientTransformation:
+    return optax.adam(rate, b1, b2)
+
+
+def _adamw(rate: optax.ScalarOrSchedule, *, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
+    return optax.adamw(rate, b1, b2, weight_decay=weight_decay)
+
+
+def _sgd(rate: optax.ScalarOrSchedule, *, momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
+    # As PyTorch's SGD: the decay joins the gradient before the momentum.
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    return optax.chain(decay, optax.sgd(rate, momentum, nesterov))
+
+
+OPTIMIZERS = Registry('optimizer', adam=_adam, adamw=_adamw, sgd=_sgd)
+
+
+def make_schedule(
+    total: int, *, lr: float, schedule: str, warmup: float, drops: Sequence[float] = (), factor: float = 0.1
+) -> optax.Schedule:
+    """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest."""
+    if not lr > 0 or not 0 <= warmup < 1:
+        raise UserError(f'optim.lr={lr} must be positive and optim.warmup={warmup} a share in [0, 1).')
+    first = round(warmup * total)
+    options = {'drops': tuple(drops), 'factor': factor} if schedule == 'step' else {}
+    rest = SCHEDULES.make(schedule, lr, max(total - first, 1), **options)
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, first), rest], [first]) if first else rest
+
+
+def make_optimizer(
+    total: int,
+    *,
+    name: str,
+    lr: float,
+    schedule: str,
+    warmup: float,
+    clip: float,
+    drops: Sequence[float] = (),
+    factor: float = 0.1,
+    **options: float,
+) -> optax.GradientTransformation:
+    """The optimiser for `total` steps.
+
+    Args:
+      total: steps of the whole run.
+      name: 'adam', 'adamw' or 'sgd'.
+      lr: peak learning rate.
+      schedule: 'constant', 'cosine' or 'step'.
+      warmup: share of the run that warms up.
+      clip: largest global gradient norm; 0 does not clip.
+      drops: for 'step': shares of the run at which the rate falls.
+      factor: for 'step': what it is multiplied by.
+      **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov).
+    """
+    rate = make_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
+    optimizer = OPTIMIZERS.make(name, rate, **options)
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer

@@ -1,0 +1,71 @@
+"""What training carries from step to step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from purify.core.devices import replicated
+from purify.core.randomness import stream_key
+
+Params = Any
+Build = Callable[[nnx.Rngs], nnx.Module]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One pytree, saved and restored whole.
+
+    Attributes:
+      step: i32[], updates done.
+      params: the trainable variables (f32), a plain nested dict.
+      stats: everything else the network keeps (batch statistics).
+      opt_state: optax's.
+      ema: exponential moving average of params, or None where the task keeps none.
+    """
+
+    step: jax.Array
+    params: Params
+    stats: Params
+    opt_state: optax.OptState
+    ema: Params | None
+
+    def weights(self) -> dict[str, Params]:
+        """What a finished network is: the average where there is one, else the parameters; and the statistics."""
+        return {'params': self.params if self.ema is None else self.ema, 'stats': self.stats}
+
+
+def split_network(network: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
+    """A network -> its structure, its trainable variables, the rest; `nnx.merge` takes the three back."""
+    graph, params, stats = nnx.split(network, nnx.Param, ...)
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Params]]:
+    """Structure and weights {'params', 'stats'} as `ShapeDtypeStruct`s; makes no arrays."""
+    graph, params, stats = split_network(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return graph, {'params': params, 'stats': stats}
+
+
+def make_state(
+    build: Build, optimizer: optax.GradientTransformation, *, seed: int, keep_ema: bool, mesh: Mesh, init: Any = None
+) -> TrainState:
+    """A fresh state on every device of `mesh`.
+
+    The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'} (another run's weights).
+    """
+
+    def make(weights: Any) -> TrainState:
+        if weights is None:
+            _, params, stats = split_network(build(nnx.Rngs(stream_key(seed, 'init'))))
+        else:
+            params, stats = weights['params'], weights['stats']
+        ema = jax.tree.map(jnp.copy, params) if keep_ema else None
+        return TrainState(jnp.int32(0), params, stats, optimizer.init(params), ema)
+
+    return jax.jit(make, out_shardings=replicated(mesh))(init)

@@ -1,0 +1,142 @@
+"""What is minimised: a task turns weights and a batch into a loss.
+
+A task is called as `task(params, stats, frozen, batch, key) -> (loss, (stats, metrics))`. `frozen` is the task's own
+constant pytree (a teacher's weights), handed to the compiled step as an argument so that it is not baked into it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.diffusion import predictions
+from purify.diffusion.schedules import Schedule, add_noise
+from purify.train.state import Params, split_network
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Result = tuple[jax.Array, tuple[Params, Metrics]]
+
+
+class Task(Protocol):
+    """One training objective."""
+
+    ema_decay: float
+    frozen: Any
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """Mean loss over the batch, the network's new statistics, metrics."""
+        ...
+
+
+def unit_images(batch: Batch) -> jax.Array:
+    """batch['image'] u8[b h w c] -> f32 in [0, 1], what classifiers take."""
+    return batch['image'].astype(jnp.float32) / 255
+
+
+def signed_images(images: jax.Array) -> jax.Array:
+    """u8[b h w c] -> f32 in [-1, 1], what diffusion models take."""
+    return images.astype(jnp.float32) / 127.5 - 1
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """Mean cross-entropy of logits f32[b k] against labels i32[b]."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def distillation_loss(
+    student: jax.Array, teacher: jax.Array, labels: jax.Array, *, alpha: float, tau: float, ce_temperature: float
+) -> jax.Array:
+    """Distillation: a L_KD + (1 - a) L_CE with L_KD = -tau^2 sum_j s_j(z_t/tau) log s_j(z_s/tau).
+
+    Source: Struppek 2023, eqs. (2) and (3). `ce_temperature` divides the student's logits in L_CE: 1 is the paper; the
+    released code uses tau there (it overwrites the logits), which weakens the hard-label gradient.
+
+    Args:
+      student: logits f32[b k].
+      teacher: logits f32[b k]; no gradient flows into them.
+      labels: i32[b].
+      alpha: weight of the distillation term, in [0, 1].
+      tau: temperature of both softmaxes.
+      ce_temperature: temperature of the cross-entropy.
+    """
+    soft = jax.nn.softmax(jax.lax.stop_gradient(teacher) / tau)
+    distilled = -(tau**2) * (soft * jax.nn.log_softmax(student / tau)).sum(-1).mean()
+    return alpha * distilled + (1 - alpha) * cross_entropy(student / ce_temperature, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Classify:
+    """Cross-entropy on the labels as given."""
+
+    graph: nnx.GraphDef
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen, key
+        network = nnx.merge(self.graph, params, stats)
+        logits = network(unit_images(batch), train=True)
+        loss = cross_entropy(logits, batch['label'], self.label_smoothing)
+        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
+
+
+@dataclass(frozen=True, eq=False)
+class Distill:
+    """Knowledge distillation: the teacher, in evaluation mode, sees the very view the student sees."""
+
+    graph: nnx.GraphDef
+    teacher_graph: nnx.GraphDef
+    frozen: Any  # the teacher's {'params', 'stats'}
+    alpha: float
+    tau: float
+    ce_temperature: float
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.tau <= 0 or self.ce_temperature <= 0:
+            raise UserError(
+                f'distill: alpha={self.alpha} must be in [0, 1], tau={self.tau} and ce_temperature={self.ce_temperature} positive.'
+            )
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del key
+        images = unit_images(batch)
+        network = nnx.merge(self.graph, params, stats)
+        logits = network(images, train=True)
+        teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])(images, train=False)
+        settings = {'alpha': self.alpha, 'tau': self.tau, 'ce_temperature': self.ce_temperature}
+        loss = distillation_loss(logits, teacher, batch['label'], **settings)
+        hits, agrees = (logits.argmax(-1) == x for x in (batch['label'], teacher.argmax(-1)))
+        return loss, (split_network(network)[2], {'accuracy': hits.mean(), 'agreement': agrees.mean()})
+
+
+@dataclass(frozen=True, eq=False)
+class Denoise:
+    """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14)."""
+
+    graph: nnx.GraphDef
+    schedule: Schedule
+    ema_decay: float
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        images = signed_images(batch['image'])
+        time_key, noise_key, dropout_key = jax.random.split(key, 3)
+        t = jax.random.randint(time_key, images.shape[:1], 0, len(self.schedule.betas))
+        noise = jax.random.normal(noise_key, images.shape)
+        network = nnx.merge(self.graph, params, stats)
+        output = network(add_noise(self.schedule, images, noise, t), t, key=dropout_key)
+        goal = predictions.target(self.schedule, images, noise, t)
+        loss = jnp.square(output.astype(jnp.float32) - goal).mean()
+        return loss, (split_network(network)[2], {})

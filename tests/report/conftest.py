@@ -1,0 +1,66 @@
+"""A finished run in plain data, as the pipelines hand it over."""
+
+import numpy as np
+import pytest
+
+
+def make_side(acc, asr, ra):
+    """Teacher or student from (hits, n) pairs; intervals are a point each side, made up and easy to recognise."""
+    counts = {'acc': acc, 'asr': asr, 'ra': ra}
+    shares = {name: pair and pair[0] / pair[1] for name, pair in counts.items()}
+    intervals = {name: share if share is None else [max(0, share - 0.01), min(1, share + 0.01)] for name, share in shares.items()}
+    return {**shares, 'counts': {name: pair and list(pair) for name, pair in counts.items()}, 'intervals': intervals}
+
+
+@pytest.fixture
+def side():
+    return make_side
+
+
+@pytest.fixture
+def results():
+    stage = {'seconds': 95.4, 'device_seconds': 763.2, 'images_per_s': 9012.2, 'images_per_s_per_device': 1126.5}
+    stage |= {'compile_seconds': None, 'wait_share': 0.11, 'mfu': None, 'devices': 8, 'reused': False}
+    return {
+        'version': 1,
+        'name': 'digits-patch',
+        'config': 'configs/quickstart.py:attack=patch',
+        'seeds': {'poison': 0, 'model': 1, 'data': 2},
+        'attack': {
+            'name': 'patch', 'target': 0, 'rate': 0.1, 'rate_base': 'all', 'poisoned': 144, 'train_images': 1440,
+            'test_images': 360, 'digest': '9f2ac1e0', 'poison_first': None, 'random_poisoning': True,
+        },
+        'defense': {'name': 'variation', 'prior': {'steps': 250}},
+        'classes': ['zero', 'one', 'two'],
+        'teacher': make_side((356, 360), (324, 324), (0, 324)),
+        'student': make_side((351, 360), (3, 324), (309, 324)),
+        'detection': {'tpr': 0.982, 'fpr': 0.004, 'target_labels': [0], 'label_accuracy': None},
+        'cost': {'stages': {'prepare': stage | {'reused': True}, 'student': stage}, 'seconds': 190.8, 'device_seconds': 1526.4},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def curves():
+    steps = range(10, 210, 10)
+    student = [{'stage': 'student', 'step': step, 'loss': 20 / step, 'accuracy': step / 210} for step in steps]
+    prior = [{'stage': 'prior', 'step': step, 'loss': 1 / step, 'images_per_s': 7.0} for step in steps]
+    return {'student': student, 'prior': prior, 'variations': [{'stage': 'variations', 'step': 1, 'images_per_s': 3.0}]}
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    out = []
+    for i in range(6):
+        image = rng.integers(0, 256, (8, 8, 1), np.uint8)
+        kind = 'poisoned' if i < 4 else 'clean'
+        out.append({
+            'id': 100 + i, 'kind': kind, 'original': image, 'poisoned': 255 - image, 'purified': None if i == 1 else image // 2,
+            'true_label': 'two', 'given_label': 'zero' if kind == 'poisoned' else 'two',
+        })  # fmt: skip
+    return out
+
+
+@pytest.fixture
+def environment():
+    return {'python': '3.12', 'versions': {'jax': '0.8.1'}, 'hosts': 1, 'command': ['python', '-m', 'purify', 'a b']}

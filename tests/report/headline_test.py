@@ -1,0 +1,84 @@
+import pytest
+
+from purify.report.headline import write_detail, write_headline
+
+
+def test_success_names_both_numbers(results):
+    assert write_headline(results) == (
+        'The backdoor fires on 100 % of triggered test images before, 0.9 % after; clean accuracy falls from 98.9 % to 97.5 %.'
+    )
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'start'),
+    [
+        (320, 322, 'The defence fails: the backdoor fires on 98.8 % '),  # within the intervals
+        (320, 200, 'The defence weakens the backdoor and does not remove it: it fires on 98.8 % '),
+        (100, 324, 'The defence makes it worse: the backdoor fires on 30.9 % '),
+        (3, 1, 'The backdoor never took hold: it fires on 0.9 % '),
+        (35, 30, 'The defence makes no measurable difference: the backdoor fires on 10.8 % '),
+        (320, 20, 'The backdoor fires on 98.8 % '),
+    ],
+)
+def test_the_verdict_follows_the_numbers(results, side, before, after, start):
+    results['teacher'] = side((356, 360), (before, 324), (0, 324))
+    results['student'] = side((356, 360), (after, 324), (0, 324))
+    assert write_headline(results).startswith(start)
+    assert write_headline(results).endswith('; clean accuracy stays at 98.9 %.')
+
+
+def test_a_collapsed_student_is_not_praised(results, side):
+    results['student'] = side((36, 360), (0, 324), (32, 324))
+    assert write_headline(results).endswith('; the price is high: clean accuracy falls from 98.9 % to 10.0 %.')
+
+
+def test_a_better_student_rises(results, side):
+    results['student'] = side((359, 360), (0, 324), (320, 324))
+    assert write_headline(results).endswith('; clean accuracy rises from 98.9 % to 99.7 %.')
+
+
+def test_clean_data(results, side):
+    results |= {'attack': None, 'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
+    assert write_headline(results) == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
+    assert write_detail(results) == 'No training image was poisoned. The defence is variation.'
+
+
+def test_an_attack_that_was_not_measured_is_not_called_clean(results, side):
+    results |= {'teacher': side((356, 360), None, None), 'student': None}
+    assert write_headline(results) == 'The attack success was not measured; clean accuracy is 98.9 %.'
+
+
+def test_without_a_student(results):
+    results['student'] = None
+    assert write_headline(results) == (
+        'The backdoor fires on 100 % of triggered test images before, and no purified classifier was trained; '
+        'clean accuracy is 98.9 %.'
+    )
+
+
+def test_without_a_teacher(results):
+    results['teacher'] = None
+    assert write_headline(results) == (
+        'The backdoor fires on 0.9 % of triggered test images after the defence, and was not measured before; '
+        'clean accuracy is 97.5 %.'
+    )
+
+
+def test_without_a_classifier(results):
+    results |= {'teacher': None, 'student': None}
+    assert write_headline(results).startswith('The defence finds 98.2 % of the poisoned samples and accuses 0.4 % of the clean')
+    results['detection'] = {'tpr': None, 'fpr': None, 'target_labels': None, 'label_accuracy': None}
+    assert write_headline(results) == 'No classifier was evaluated in this run.'
+
+
+def test_missing_intervals_compare_values(results):
+    for name in ('teacher', 'student'):
+        results[name]['intervals'] = {}
+    assert write_headline(results).startswith('The backdoor fires on 100 % ')
+
+
+def test_the_detail_says_what_was_done(results):
+    assert write_detail(results) == (
+        'The patch attack poisoned 144 of 1,440 training images (10.0 %), with target class zero (0). The defence is '
+        'variation. Triggered images get their true class in 0 % of cases before, 95.4 % after.'
+    )

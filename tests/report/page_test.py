@@ -1,0 +1,113 @@
+import re
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.report.page import write_report, write_table
+from purify.report.tables import collect
+
+
+@pytest.fixture
+def write(tmp_path, results, curves, samples, environment):
+    def write():
+        return write_report(tmp_path / 'report', results, curves, samples, environment).read_text('utf-8')
+
+    return write
+
+
+def test_the_page_holds_every_section(write):
+    page = write()
+    assert re.findall(r'<h2 id="(\w+)"', page) == ['result', 'images', 'detection', 'curves', 'cost', 'provenance']
+    assert page.count('<h1>') == 1
+    assert page.count('<img ') == 6 * 3 - 1
+    assert page.count('alt="') == page.count('<img ')
+    assert page.count('<svg ') == 3  # bars, student, prior; the stage without loss draws nothing
+    assert page.count('<caption>') == page.count('<table')
+    for text in (
+        '356 of 360',
+        '98.2',
+        'zero (0)',
+        'configs/quickstart.py:attack=patch',
+        '9f2ac1e0',
+        '0.8.1',
+        'prior.steps',
+        'reused',
+    ):
+        assert text in page
+    assert re.sub(r'</?span>', '', page).count("python -m purify 'a b'".replace("'", '&#39;')) == 1
+
+
+def test_the_page_stands_alone(write):
+    page = write()
+    assert '<script' not in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', page)
+    assert not re.findall(r'@import|url\((?!#)', page)
+    assert "default-src 'none'" in page
+
+
+def test_empty_parts_leave_no_heading(write, results, curves, samples):
+    results |= {'attack': None, 'student': None, 'detection': {'tpr': None}, 'cost': {'stages': {}, 'seconds': None}}
+    for side in ('asr', 'ra'):
+        results['teacher'][side] = None
+    curves.clear()
+    samples.clear()
+    page = write()
+    assert re.findall(r'<h2 id="(\w+)"', page) == ['result', 'provenance']
+    assert 'The data was not attacked; clean accuracy is' in page
+    assert page.count('not measured') >= 5
+
+
+def test_names_from_strangers_are_escaped(write, results, samples, environment, curves):
+    evil = '<script>alert(1)</script>"><img src=x onerror=y>'
+    results |= {'name': evil, 'config': evil, 'classes': [evil] * 3}
+    results['defense'] = {'name': evil, evil: evil}
+    results['cost']['stages'][evil] = dict(results['cost']['stages']['student'])
+    curves[evil] = [{'step': 1, 'loss': 1.0, f'loss{evil}': 2.0}, {'step': 2, 'loss': 1.0, f'loss{evil}': 2.0}]
+    for sample in samples:
+        sample |= {'true_label': evil, 'given_label': evil + '2'}
+    environment |= {evil: evil, 'command': evil}
+    page = write()
+    assert '<script' not in page
+    assert '<img src=x' not in page
+    assert '&lt;script&gt;alert(1)' in page
+
+
+def test_a_class_name_that_is_no_text_is_written(write, samples):
+    samples[0]['true_label'] = b'caf\xe9'.decode('utf-8', 'surrogateescape')
+    assert 'caf?' in write()
+
+
+def test_the_same_run_gives_the_same_page(write):
+    assert write() == write()
+
+
+def test_the_page_stays_small(write, samples):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (300, 300, 3), np.uint8)  # what PNG packs worst
+    samples[:] = [
+        sample | {'id': i, 'original': noise, 'poisoned': noise, 'purified': noise}
+        for i, sample in enumerate([samples[0]] * 40 + [samples[-1]] * 40)
+    ]
+    page = write()
+    assert len(page) < 4_000_000
+    assert '24 more poisoned samples were collected' in page
+
+
+def test_a_failed_page_leaves_the_old_one_alone(tmp_path, write, samples):
+    old = write()
+    samples[0]['original'] = np.zeros((2, 2), np.uint8)
+    with pytest.raises(UserError, match='a report shows images'):
+        write()
+    assert [path.name for path in (tmp_path / 'report').iterdir()] == ['index.html']
+    assert (tmp_path / 'report' / 'index.html').read_text('utf-8') == old
+
+
+def test_the_sweep_is_written_three_times(tmp_path, results):
+    rows = collect([({'attack': '<b>'}, seed, results) for seed in (0, 1)])
+    path = write_table(tmp_path, rows)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['table.csv', 'table.html', 'table.md']
+    page = path.read_text('utf-8')
+    assert '2 runs at 1 point.' in page
+    assert '&lt;b&gt;' in page
+    assert '<b>' not in page

@@ -1,0 +1,110 @@
+import csv
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from purify.core.errors import UserError
+from purify.report import tables
+
+
+def run(acc, asr=0.5, seconds=60.0):
+    teacher = {'acc': 0.99, 'asr': 1.0, 'ra': 0.0, 'counts': {}, 'intervals': {}}
+    return {'teacher': teacher, 'student': teacher | {'acc': acc, 'asr': asr}, 'cost': {'seconds': seconds}}
+
+
+@pytest.fixture
+def rows():
+    runs = [
+        ({'attack': 'patch', 'rate': 0.1}, 0, run(0.90, seconds=50.0)),
+        ({'attack': 'blended'}, 0, run(0.80)),
+        ({'rate': 0.1, 'attack': 'patch'}, 1, run(0.92, seconds=60.0)),
+        ({'attack': 'patch', 'rate': 0.1}, 2, run(0.97, asr=None, seconds=100.0)),
+    ]
+    return tables.collect(runs)
+
+
+def test_before_after_pairs_the_sides(results):
+    acc, asr, ra = tables.before_after(results)
+    assert (acc.name, asr.name, ra.name) == ('acc', 'asr', 'ra')
+    assert asr.before == tables.Reading(1.0, 324, 324, 0.99, 1)
+    assert asr.after is not None
+    assert (asr.after.hits, asr.after.total) == (3, 324)
+    assert math.isclose(asr.after.value, 3 / 324)
+    results['student'] = None
+    assert [row.after for row in tables.before_after(results)] == [None] * 3
+
+
+def test_plain_lines_where_there_is_no_terminal(results):
+    out = io.StringIO()
+    results['student']['asr'] = None
+    tables.print_before_after(results, Console(file=out, force_terminal=False, width=20))
+    assert out.getvalue().isascii()
+    assert [' '.join(line.split()) for line in out.getvalue().splitlines()] == [
+        'before counts 95 % interval after counts 95 % interval',
+        'ACC 98.9 % 356 of 360 97.9 to 99.9 % 97.5 % 351 of 360 96.5 to 98.5 %',
+        'ASR 100 % 324 of 324 99.0 to 100 % - - -',
+        'RA 0 % 0 of 324 0 to 1.0 % 95.4 % 309 of 324 94.4 to 96.4 %',
+    ]
+
+
+def test_a_name_is_no_markup(results):
+    out = io.StringIO()
+    results['name'] = '[red]run[/red]'
+    tables.print_before_after(results, Console(file=out, force_terminal=True, width=100, color_system=None))
+    assert '[red]run[/red]' in out.getvalue()
+    assert '324 of 324' in out.getvalue()
+
+
+def test_seeds_are_grouped_by_point(rows):
+    assert [(row.overrides, row.seeds) for row in rows] == [
+        ({'attack': 'patch', 'rate': 0.1}, [0, 1, 2]),
+        ({'attack': 'blended'}, [0]),
+    ]
+    acc = rows[0].spreads['student_acc']
+    # mean (.90 + .92 + .97) / 3; s^2 = (.03^2 + .01^2 + .04^2) / 2 = .0013; t(.975; 2) = 4.302653
+    half = 4.302653 * math.sqrt(0.0013 / 3)
+    assert acc.n == 3
+    assert [acc.mean, acc.min, acc.max] == pytest.approx([0.93, 0.90, 0.97])
+    assert [acc.low, acc.high] == pytest.approx([0.93 - half, 0.93 + half], abs=1e-6)
+    assert rows[0].spreads['student_asr'].n == 2  # the third seed did not measure it
+    assert rows[0].spreads['seconds'].mean == pytest.approx(70)
+
+
+def test_a_seed_given_twice_is_refused():
+    with pytest.raises(UserError, match=r'seed 3 of attack=patch is given twice'):
+        tables.collect([({'attack': 'patch'}, 3, run(0.9)), ({'attack': 'patch'}, 3, run(0.9))])
+
+
+def test_markdown(rows):
+    lines = tables.to_markdown(rows).splitlines()
+    assert lines[0].startswith('| attack | rate | runs | teacher ACC |')
+    assert lines[1].startswith('| :-- | :-- | --: |')
+    assert lines[2].startswith('| patch | 0.1 | 3 | 99.0 % (99.0 to 99.0 %)')
+    assert '| 93.0 % (90.0 to 97.0 %) [84.0 to 100 %] |' in lines[2]
+    assert '| 50.0 % (50.0 to 50.0 %) [50.0 to 50.0 %] 2 of 3 runs |' in lines[2]
+    assert lines[3].startswith('| blended | – | 1 | 99.0 % | 100 % | 0 % | 80.0 % |')
+    assert len({line.count('|') for line in lines}) == 1
+
+
+def test_markdown_and_html_escape():
+    rows = tables.collect([({'name': 'a|b <script>\n'}, 0, run(0.9))])
+    assert r'| a\|b &lt;script&gt; |' in tables.to_markdown(rows)
+    assert '<script' not in tables.to_html(rows)
+    assert '&lt;script&gt;' in tables.to_html(rows)
+
+
+def test_csv_keeps_raw_numbers(rows):
+    first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
+    assert (first['attack'], first['rate'], first['runs'], first['seeds']) == ('patch', '0.1', '3', '0 1 2')
+    assert float(first['student_acc_mean']) == pytest.approx(0.93)
+    assert float(first['student_acc_high']) > 1  # raw, not cut
+    assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == ('', '0.8', '')
+
+
+def test_unmeasured_quantities_take_no_column():
+    bare = {'teacher': {'acc': 0.9}, 'student': None, 'cost': {'seconds': None}}
+    rows = tables.collect([({}, 0, bare)])
+    assert tables.to_markdown(rows) == '| runs | teacher ACC |\n| --: | --: |\n| 1 | 90.0 % |\n'
+    assert 'student_asr_mean' in tables.to_csv(rows)
