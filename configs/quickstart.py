@@ -21,28 +21,26 @@ def get_config(arg=None):
         arg, attack='patch', defense='variations', distill=True, rate=0.1, seed=0, source='digits', size_px=32, channels=3
     )
     config = parts.run_config('quickstart', words.seed, shard_size=100, save_every=100)
-    digits = words.source == 'digits'
-    if digits:
+    if words.source == 'digits':
         config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
-        config.prior = parts.loaded_prior('digits')
+        prior = parts.loaded_prior('digits')
     else:
-        held_out = {'reference': 'held_out', 'reference_size': 1000}
-        config.source = parts.source(words.source, size_px=words.size_px, channels=words.channels, **held_out)
-        config.prior = parts.trained_prior(channels=(32, 64, 96), steps=2000, batch=64, lr=1e-3, size_px=words.size_px)
+        apart = {'reference': 'held_out', 'reference_size': 1000}
+        config.source = parts.source(words.source, size_px=words.size_px, channels=words.channels, **apart)
+        prior = parts.trained_prior(channels=(32, 64, 96), steps=2000, batch=64, lr=1e-3, size_px=words.size_px)
     own = {'patch': {'colours': ('black', 'white'), 'margin_px': 1}, 'blended': {'ratio': 0.15}}
     config.attack = parts.attack(words.attack, rate=words.rate, **own.get(words.attack, {}))
     shift = {'pad_crop': {'pad_px': 1}}
     config.teacher = small_classifier(shift, parts.classify())
     if words.defense == 'none':
         return config
-    if words.defense == 'augmentations':
-        augment = shift | {name: value for name, value in parts.STRONG_AUGMENTATIONS.items() if name != 'flip'}
+    if words.defense == 'augmentations':  # the strong ones of the paper, but no flip: digits have a right way round
+        shift |= {name: value for name, value in parts.STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = parts.augmentations()
-        del config.prior
     else:
-        augment = shift
         config.defense = parts.variations(start=300, steps=20)
-    config.student = small_classifier(augment, parts.distill() if words.distill else parts.classify())
+        config.prior = prior
+    config.student = small_classifier(shift, parts.distill() if words.distill else parts.classify())
     return config
 
 

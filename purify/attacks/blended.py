@@ -22,8 +22,8 @@ class Blended(Attack):
 
     The mix is computed in float64 and truncated (not rounded) to uint8, as the reference codes do: the mean drops by
     about half a grey level. Pattern 'noise' is uniform over 0..254 per pixel and channel (Struppek et al. 2023 say
-    Gaussian, their code draws this), 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and fits it to
-    the image bilinearly. Raises `UserError` for a ratio outside (0, 1] and a missing or broken picture.
+    Gaussian, their code draws this), 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and fits
+    it to the image bilinearly. Raises `UserError` for a ratio outside (0, 1] and a missing or broken picture.
     """
 
     ratio: float

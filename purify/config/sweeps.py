@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 Point = dict[str, Any]
 
@@ -11,7 +11,7 @@ Point = dict[str, Any]
 def sweep_functions(module: ModuleType) -> dict[str, Callable[[], Iterable[Point]]]:
     """The sweeps a config file offers: name -> function yielding {'words': {...}, 'config.a.b': value} overrides."""
     found = {name.removeprefix('sweep_'): value for name, value in vars(module).items() if name.startswith('sweep_')}
-    return {name: value for name, value in found.items() if callable(value)}
+    return {name: cast(Callable[[], Iterable[Point]], value) for name, value in found.items() if callable(value)}
 
 
 def multiply(sweeps: Sequence[Iterable[Point]], seeds: Sequence[int]) -> list[tuple[Point, int]]:

@@ -112,7 +112,7 @@ class ColourJitter(Augmentation):
             if step == 3:
                 if self.hue and picture.mode == 'RGB':
                     picture = _turn_hue(picture, shift)
-            elif strengths[step] and (picture.mode == 'RGB' or step < 2):
+            elif strengths[step]:
                 picture = enhancers[step](picture).enhance(factors[step])
         return _to_array(picture)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from etils import epath
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, read_json, sha256_of, write_json
@@ -80,7 +81,7 @@ class DatasetWriter:
         if self.pending():
             raise UserError(f'{self.folder}: shards {self.pending()} are missing; run the stage again.')
         template = tfds.core.ShardedFileTemplate(
-            data_dir=self.folder, dataset_name=self.name, split=self.split, filetype_suffix='array_record'
+            data_dir=epath.Path(self.folder), dataset_name=self.name, split=self.split, filetype_suffix='array_record'
         )
         size = sum(self.path(shard).stat().st_size for shard in range(self.shards))
         info = tfds.core.SplitInfo(name=self.split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
@@ -104,19 +105,24 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
     """
     decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
     try:
-        return tfds.builder_from_directory(folder).as_data_source(split=split, decoders=decoders)
-    except (FileNotFoundError, ValueError, tfds.core.registered.DatasetNotFoundError) as error:
+        builder: Any = tfds.builder_from_directory(folder)
+        return builder.as_data_source(split=split, decoders=decoders)
+    except (FileNotFoundError, ValueError, tfds.core.DatasetNotFoundError) as error:
         raise UserError(f'{folder}: no TFDS dataset with a split {split!r} here ({str(error).splitlines()[0]}).') from error
 
 
 def class_names(folder: Path) -> list[str]:
     """The dataset's class names."""
-    return list(tfds.builder_from_directory(folder).info.features['label'].names)
+    return list(_features(folder)['label'].names)
 
 
 def image_shape(folder: Path) -> tuple[int, int, int]:
     """The dataset's image shape (h, w, c)."""
-    return tuple(tfds.builder_from_directory(folder).info.features['image'].shape)
+    return tuple(_features(folder)['image'].shape)
+
+
+def _features(folder: Path) -> Any:
+    return tfds.builder_from_directory(folder).info.features
 
 
 def cut(count: int, shard_size: int) -> list[range]:

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def read_digits(channels: int) -> Source:
 
     if channels != 1:
         raise UserError(f'source digits is grey: source.channels must be 1, not {channels}.')
-    digits = load_digits()
+    digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
     everything = _pool(pixels, digits.target)
     order = np.random.default_rng(0).permutation(len(everything))
@@ -148,7 +149,7 @@ def _pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None)
     return Pool(ids.astype(np.int64), labels.astype(np.int32), pixels.__getitem__)
 
 
-def read_tfds(channels: int, dataset: str, **options: str | float) -> Source:
+def read_tfds(channels: int, dataset: str, **options: Any) -> Source:
     """A TFDS dataset by name; see `tfds_source.read`."""
     names, train, test = tfds_source.read(dataset, channels, **options)
     return Source(names, Pool(*train), Pool(*test))
@@ -169,7 +170,7 @@ def open_source(
     reference: str,
     reference_size: int,
     split_seed: int,
-    **options: str | float,
+    **options: Any,
 ) -> Source:
     """Reads a source, chooses classes and images, and resizes.
 

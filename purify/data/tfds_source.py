@@ -62,9 +62,9 @@ def read(
 
 def _prepared(dataset: str, data_dir: str) -> Any:
     try:
-        builder = tfds.builder(dataset, data_dir=data_dir or None)
+        builder: Any = tfds.builder(dataset, data_dir=data_dir or None)
         builder.download_and_prepare(file_format='array_record')
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except tfds.core.DatasetNotFoundError as error:
         raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
     except (ImportError, AttributeError) as error:
         raise UserError(

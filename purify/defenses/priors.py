@@ -7,7 +7,7 @@ no more of it, so that a latent model takes a pixel model's place without a chan
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 from flax import nnx
@@ -58,6 +58,6 @@ class PixelPrior:
 
         def vary(weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
             network = nnx.merge(self.graph, weights['params'], weights['stats'])
-            return edit(chain, network, images, keys)
+            return cast(jax.Array, edit(chain, network, images, keys))
 
         return vary

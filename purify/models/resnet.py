@@ -151,7 +151,7 @@ class ResNet(nnx.Module):
                 f'mean={mean} and std={std} must hold one number, or one for each of the {channels} channels, and std '
                 'numbers above 0.'
             )
-        self.channels, self.dtype = channels, jnp.dtype(dtype)
+        self.channels = channels
         self.mean, self.std = tuple(mean), tuple(std)
         size, stride = (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
@@ -174,7 +174,7 @@ class ResNet(nnx.Module):
                 f'{self.channels}. Build it with the channels of the dataset.'
             )
         x = (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
-        x = self.stem(x.astype(self.dtype))
+        x = self.stem(x)
         if self.stem_norm is not None:
             x = jax.nn.relu(self.stem_norm(x, train))
         if self.pools:

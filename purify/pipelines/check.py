@@ -110,12 +110,13 @@ def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int
     """(classes, training images) of a TFDS dataset as its code declares them."""
     try:
         builder = tfds.builder(dataset, data_dir=part['data_dir'] or None)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except tfds.core.DatasetNotFoundError as error:
         raise UserError(f'tfds:{dataset}: TFDS knows no such dataset.') from error
     here = dict(builder.info.splits)
     if not here:
         found.notes.append(f'source: tfds:{dataset} is not on this machine; the run downloads it to {builder.data_dir}')
-    label = builder.info.features.get(part.get('label', 'label'))
+    features: Any = builder.info.features
+    label = features.get(part.get('label', 'label'))
     classes = part['classes'] if isinstance(part['classes'], int) else len(part['classes'])
     classes = classes or getattr(label, 'num_classes', None) or 2
     train = here[part.get('train', 'train')].num_examples if here else NOMINAL_IMAGES

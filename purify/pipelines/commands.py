@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from absl import flags, logging
+
 from purify.attacks.registry import ATTACKS
 from purify.config.load import load_module
 from purify.config.sweeps import sweep_functions
@@ -32,7 +34,7 @@ def run(
     hosts: tuple[str | None, int | None, int | None],
 ) -> int:
     """`run`: joins the other hosts, then runs the stages."""
-    _mark_flags_parsed()
+    _settle_absl()
     devices.use_compilation_cache()
     with preemption.watched():
         devices.start(*hosts)
@@ -91,8 +93,7 @@ def report(workdir: Path) -> int:
     return 0
 
 
-def _mark_flags_parsed() -> None:
-    """Grain's workers read absl flags; this program parses its own."""
-    from absl import flags
-
+def _settle_absl() -> None:
+    """Grain's workers read absl flags, which this program does not parse; TFDS warns through absl of what does not matter."""
     flags.FLAGS.mark_as_parsed()
+    logging.set_verbosity(logging.ERROR)

@@ -63,7 +63,7 @@ def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]:
     """A method's findings held against the truth: TPR and FPR of its verdicts, its target labels, its new labels."""
-    found = dict.fromkeys(('tpr', 'fpr', 'target_labels', 'label_accuracy'))
+    found: dict[str, Any] = dict.fromkeys(('tpr', 'fpr', 'target_labels', 'label_accuracy'))
     if folder is None:
         return found
     with np.load(folder / 'findings.npz', allow_pickle=False) as arrays:

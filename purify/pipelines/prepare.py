@@ -109,20 +109,20 @@ class _Writing:
     def finish(self) -> None:
         total = sum(len(r) for _, ranges, _ in self.jobs for r in ranges)
         mine = range(jax.process_index(), max(len(ranges) for _, ranges, _ in self.jobs), jax.process_count())
-        with Bar(self.work.name, total, shown=devices.is_lead()) as bar:
-            with concurrent.futures.ThreadPoolExecutor(self.work.run['threads']) as pool:
-                waiting = {}
-                for writer, ranges, records in self.jobs:
-                    for shard in set(mine) & set(writer.pending()):
-                        waiting[pool.submit(writer.write, shard, records(ranges[shard]))] = len(ranges[shard])
-                try:
-                    for future in concurrent.futures.as_completed(waiting):
-                        future.result()
-                        bar.advance(waiting[future])
-                        self.work.cost.images += waiting[future]
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+        threads = concurrent.futures.ThreadPoolExecutor(self.work.run['threads'])
+        with Bar(self.work.name, total, shown=devices.is_lead()) as bar, threads as pool:
+            waiting = {}
+            for writer, ranges, records in self.jobs:
+                for shard in set(mine) & set(writer.pending()):
+                    waiting[pool.submit(writer.write, shard, records(ranges[shard]))] = len(ranges[shard])
+            try:
+                for future in concurrent.futures.as_completed(waiting):
+                    future.result()
+                    bar.advance(waiting[future])
+                    self.work.cost.images += waiting[future]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         devices.barrier(f'{self.work.name} written')
         if devices.is_lead():
             for writer, ranges, _ in self.jobs:

@@ -1,6 +1,7 @@
 """The one inference loop: a function over every image of a split, on this host's devices, host work overlapped."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -53,8 +54,7 @@ def map_images(
         placed = jax.device_put(piece[1], devices.batched(mesh))
         if program is None:
             with cost.timing('compile_seconds'):
-                out = devices.batched(mesh)
-                program = jax.jit(apply, donate_argnums=1, out_shardings=out).lower(constants, placed).compile()
+                program = _compile(apply, constants, placed, mesh)
             flops = program_flops(program)
         waiting.append((piece[0], program(constants, placed)))
         cost.images, cost.flops = cost.images + len(piece[0]) * jax.process_count(), cost.flops + flops
@@ -62,6 +62,13 @@ def map_images(
             yield _fetched(*waiting.pop(0))
     for pair in waiting:
         yield _fetched(*pair)
+
+
+def _compile(apply: Callable[..., Any], constants: Any, rows: Any, mesh: Mesh) -> Any:
+    jitted = jax.jit(apply, donate_argnums=1, out_shardings=devices.batched(mesh))
+    with warnings.catch_warnings():  # rows that no output has the shape of cannot be reused; that is fine
+        warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
+        return jitted.lower(constants, rows).compile()
 
 
 def _fetched(positions: np.ndarray, output: Any) -> tuple[np.ndarray, Any]:

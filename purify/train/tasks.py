@@ -25,8 +25,15 @@ Result = tuple[jax.Array, tuple[Params, Metrics]]
 class Task(Protocol):
     """One training objective."""
 
-    ema_decay: float
-    frozen: Any
+    @property
+    def ema_decay(self) -> float:
+        """Of the average that is kept of the parameters; 0 keeps none."""
+        ...
+
+    @property
+    def frozen(self) -> Any:
+        """The task's constant arrays."""
+        ...
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """Mean loss over the batch, the network's new statistics, metrics."""

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.models import blocks
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import export_tensors, load_model
 
@@ -23,9 +24,9 @@ TINY = {
 SINGLE = TINY | {'block_out_channels': [8], 'down_block_types': ['AttnDownBlock2D'], 'up_block_types': ['AttnUpBlock2D']}
 
 
-def make(dtype=None, **changes):
+def make(base=SINGLE, dtype=None, **changes):
     """A network whose every parameter is random: fresh ones answer 0."""
-    network = nnx.eval_shape(lambda: UNet2DModel(**(TINY | changes), rngs=nnx.Rngs(0), dtype=dtype))
+    network = nnx.eval_shape(lambda: UNet2DModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype))
     rng = np.random.default_rng(0)
     state = nnx.state(network, nnx.Param)
     nnx.update(network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state))
@@ -55,26 +56,35 @@ T = jnp.array([3, 700])
 
 def test_output_of_diffusers(golden):
     sample, timestep, expected = golden
-    np.testing.assert_allclose(call(load_model(UNet2DModel, GOLDEN), sample, timestep), expected, rtol=0, atol=1e-4)
+    out = nnx.jit(lambda n: n(sample, timestep))(load_model(UNet2DModel, GOLDEN))
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     sample, timestep, expected = golden
     network = load_model(UNet2DModel, GOLDEN, dtype=jnp.bfloat16)
-    out = call(network, sample, timestep)
+    out = nnx.jit(lambda n: n(sample, timestep))(network)
     assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {jnp.dtype('float32')}
     assert out.dtype == np.float32
     error = np.abs(out - expected).max()
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well
 
 
-def test_a_fresh_network_answers_zero_and_its_config_makes_the_same_names(images):
-    network = UNet2DModel(**SINGLE, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(call(network, images, T), 0)
-    assert len({float(np.std(p)) for p in jax.tree.leaves(nnx.state(network, nnx.Param))}) > 15  # yet its weights are not
+def test_fresh_blocks_are_the_identity(images):
+    rngs = nnx.Rngs(0)
+    resnet = blocks.ResnetBlock2D(3, 3, temb_channels=3, groups=3, eps=1e-5, rngs=rngs)
+    attention = blocks.Attention(3, head_dim=1, groups=3, eps=1e-5, rngs=rngs)
+    np.testing.assert_array_equal(attention(resnet(images, jnp.ones((2, 3)))), images)
+    for kernel in (resnet.conv1.kernel, resnet.time_emb_proj.kernel, attention.to_q.kernel):
+        assert np.std(kernel) > 0.1
+
+
+def test_config_makes_the_same_network():
+    network = make(TINY)
     again = nnx.eval_shape(lambda: UNet2DModel.from_config(network.config, rngs=nnx.Rngs(1)))
     assert again.config == network.config
     assert nnx.graphdef(again) == nnx.graphdef(network)
+    assert network.config.items() >= {'_class_name': 'UNet2DModel', 'block_out_channels': [8, 16], 'dropout': 0.0}.items()
 
 
 def test_time_changes_the_answer_of_its_own_image_only(images):
@@ -112,7 +122,6 @@ def test_dropout_needs_a_key(images):
         ({'resnet_time_scale_shift': 'scale_shift'}, {'mid_block.attentions.0.group_norm.weight': None}),
         ({'resnet_time_scale_shift': 'scale_shift', 'attn_norm_num_groups': 2}, {}),
         ({'add_attention': False}, {'mid_block.attentions.0.to_q.weight': None}),
-        ({'downsample_padding': 0}, {}),
         ({'mid_block_scale_factor': 2.0}, {}),
         ({'flip_sin_to_cos': False}, {}),
         ({'freq_shift': 1}, {}),
@@ -129,6 +138,11 @@ def test_every_field_does_something(images, changes, names):
         assert shapes.get(name) == shape
     assert np.abs(call(network, images, T) - call(make(), images, T)).max() > 1e-4
     assert network.config | changes == network.config
+
+
+def test_downsample_padding_does_something(images):
+    answers = [call(make(TINY, downsample_padding=padding), images, T) for padding in (0, 1)]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
 
 
 def test_scale_shift_doubles_the_time_projection():
@@ -155,15 +169,17 @@ def test_scale_shift_doubles_the_time_projection():
 )
 def test_unsupported_fields_are_named(changes, named):
     with pytest.raises(UserError, match=named):
-        UNet2DModel.from_config(TINY | changes, rngs=nnx.Rngs(0))
+        nnx.eval_shape(lambda: UNet2DModel.from_config(TINY | changes, rngs=nnx.Rngs(0)))
 
 
 def test_unknown_fields_that_are_off_pass():
-    assert UNet2DModel.from_config(TINY | {'attention_legacy_order': False, '_diffusers_version': '1'}, rngs=nnx.Rngs(0))
+    config = TINY | {'attention_legacy_order': False, '_diffusers_version': '1'}
+    network = nnx.eval_shape(lambda: UNet2DModel.from_config(config, rngs=nnx.Rngs(0)))
+    assert 'attention_legacy_order' not in network.config
 
 
 def test_sizes_that_cannot_be_halved_are_refused():
-    network = make()
+    network = make(TINY)
     with pytest.raises(UserError, match='multiples of 2'):
         network(jnp.zeros((1, 9, 8, 3)), jnp.zeros(1))
     with pytest.raises(UserError, match=r'\[b h w 3\]'):
