@@ -16,4 +16,5 @@ def get_config(arg=None):
     config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
     config.attack = parts.attack('none', rate=0.0)
     config.prior = parts.trained_prior(channels=(24, 48, 64), steps=words.steps, batch=64, lr=2e-3, size_px=16)
+    config.prior.stored_dtype = 'float16'
     return config

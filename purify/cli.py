@@ -10,7 +10,7 @@ from purify.core.errors import Preempted, UserError
 EXIT_USER, EXIT_PREEMPTED = 2, 75
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Arguments, and the --config.a.b=c flags that are left for the config."""
     parser = argparse.ArgumentParser('purify', description='Train on data that may be poisoned, and come out clean.')
     parser.add_argument('command', choices=['run', 'check', 'list', 'report'])
@@ -54,7 +54,7 @@ def _required(value, flag: str):
     return value
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, 2 for bad input, 75 when stopped by SIGTERM with everything saved."""
     args, overrides = parse(argv)
     try:

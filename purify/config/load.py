@@ -32,10 +32,10 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f'unknown setting {name}.' + (f' Did you mean {near[0]}?' if near else ''))
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', flag_values=values)
+    values, argv = flags.FlagValues(), ['purify', f'--config={spec}', *overrides]
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
     try:
-        values(['purify', f'--config={spec}', *overrides])
+        values(argv)
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f'{spec}: {error}') from error
     return plain(values.config)

@@ -144,6 +144,7 @@ def trained_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: floa
             'batch': batch,
             'accumulate': 1,
             'ema_decay': 0.995,
+            'stored_dtype': 'float32',
             'augment': {'pad_crop': {'pad_px': 1}},
             'init_from': '',
         }

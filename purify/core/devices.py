@@ -36,7 +36,7 @@ def start(coordinator: str | None = None, hosts: int | None = None, host_id: int
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs: $JAX_COMPILATION_CACHE_DIR, else the user's cache folder."""
-    if not jax.config.read('jax_compilation_cache_dir'):
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         jax.config.update('jax_compilation_cache_dir', str(base / 'purify' / 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

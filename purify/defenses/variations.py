@@ -13,7 +13,7 @@ from purify.data.colour import colour_transfer
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.priors import Prior
 from purify.defenses.students import student_step
-from purify.train.tasks import signed_images
+from purify.train.tasks import resize_to, signed_images
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Variations:
         variation). Images are resized to the prior's size and its channels and back; the colour transfer comes before
         the way back, between two images of different size, as in the paper.
         """
-        height, width, channels = shape
+        size_px, _, channels = shape
         if prior.channels == 1 and channels == 3:
             raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
         vary = prior.vary(**self.vary)
@@ -59,17 +59,12 @@ class Variations:
             key = stream_key(seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])
-            count = images.shape[0]
             x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
-            x = _resize(x, (count, prior.size_px, prior.size_px, prior.channels))
+            x = resize_to(x, prior.size_px)
             x = vary(weights, x, keys)
             x = x.mean(-1, keepdims=True) if prior.channels > channels else x
             x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
-            x = _resize(x, (count, height, width, channels))
+            x = resize_to(x, size_px)
             return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
         return purify
-
-
-def _resize(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return images if images.shape == shape else jax.image.resize(images, shape, 'cubic', antialias=True)

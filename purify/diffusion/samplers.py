@@ -70,7 +70,7 @@ class Sampler:
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
         """The carry after call i; `output` is the network's answer, `noise` N(0, 1) like x (None if not `stochastic`)."""
         output, variance = split_variance(output, carry['x'].shape[-1])
-        x, x0 = self._move(carry, carry['x'], i, output)
+        x, x0 = self._move(carry, carry['x'], i, output, self.prediction)
         if self.stochastic:
             assert noise is not None, 'this sampler needs noise'
             x = x + self._deviation(i, variance) * noise
@@ -80,8 +80,8 @@ class Sampler:
         """The images of a carry, f32[b h w c]; after the last call, the result."""
         return carry['x']
 
-    def _move(self, carry: Carry, start: jax.Array, i: Any, output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x0, eps = x0_and_eps(self.prediction, output, start, self.at('alpha', i), self.at('sigma', i))
+    def _move(self, carry: Carry, start: jax.Array, i: Any, output: jax.Array, prediction: str) -> tuple[jax.Array, jax.Array]:
+        x0, eps = x0_and_eps(prediction, output, start, self.at('alpha', i), self.at('sigma', i))
         if self.clip is not None:
             x0 = jnp.clip(x0, -self.clip, self.clip)
         parts = {'on_x': start, 'on_x0': x0, 'on_eps': eps, 'on_last': carry.get('x0')}
@@ -121,7 +121,7 @@ class SecondOrder(Sampler):
 
 @dataclass(frozen=True, eq=False)
 class LinearMultistep(Sampler):
-    """PNDM without Runge-Kutta calls: the output is averaged with up to three before it, `weights` f32[k 4]."""
+    """PNDM without Runge-Kutta calls: eps is averaged with up to three before it, `weights` f32[k 4]."""
 
     keeps: ClassVar[tuple[str, ...]] = ('base', 'last_1', 'last_2', 'last_3')
 
@@ -133,11 +133,12 @@ class LinearMultistep(Sampler):
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
         """As in `Sampler`, without noise."""
         del noise
-        output = split_variance(output, carry['x'].shape[-1])[0].astype(jnp.float32)
-        recent = (output, carry['last_1'], carry['last_2'], carry['last_3'])
-        mean = sum((w * o for w, o in zip(self.at('weights', i), recent, strict=True)), jnp.float32(0))
+        output, _ = split_variance(output, carry['x'].shape[-1])
+        level = (self.at('told_alpha', i), self.at('told_sigma', i))
+        recent = (x0_and_eps(self.prediction, output, carry['x'], *level)[1], *(carry[f'last_{n}'] for n in (1, 2, 3)))
+        mean = sum((w * eps for w, eps in zip(self.at('weights', i), recent, strict=True)), jnp.float32(0))
         again = jnp.asarray(i) == 1  # the second call repairs the first step: it starts over and leaves no trace
-        x, _ = self._move(carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean))
+        x, _ = self._move(carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), 'epsilon')
         history = {f'last_{n}': jnp.where(again, recent[n], recent[n - 1]) for n in (1, 2, 3)}
         return {'x': x, 'base': carry['base']} | history
 
@@ -226,8 +227,8 @@ def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = N
 def pndm(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
     """Pseudo linear multistep (Liu et al. 2022, eq. 9 and 12) without Runge-Kutta, as Stable Diffusion uses it.
 
-    The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls (1 takes 1). Outputs
-    are averaged before they are read as x_0 and eps, which is what diffusers does with v_prediction, too.
+    The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls (1 takes 1). What is
+    averaged is eps, whatever the network predicts; diffusers averages v itself, which is of first order only.
     """
     at = _levels(schedule, timesteps, schedule.final_alpha_cumprod)
     n = len(at['t'])
@@ -237,9 +238,10 @@ def pndm(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None)
     warm_up = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0]])
     weights[:4] = warm_up[: len(order)]
     tables = {'alpha': at['a'], 'sigma': at['s'], 'on_x0': at['a2'], 'on_eps': at['s2']}
+    told = np.arange(n) if n == 1 else np.r_[0, 1, 1:n]  # where the network is asked
     tables = {name: table[order] for name, table in tables.items()} | {'weights': weights}
-    told = at['t'] if n == 1 else np.r_[at['t'][:2], at['t'][1:]]
-    return LinearMultistep(**_common(schedule, told, clip_sample), stochastic=False, tables=tables)
+    tables |= {'told_alpha': at['a'][told], 'told_sigma': at['s'][told]}
+    return LinearMultistep(**_common(schedule, at['t'][told], clip_sample), stochastic=False, tables=tables)
 
 
 SAMPLERS = Registry('sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm)

@@ -82,8 +82,8 @@ class Chain:
         return self.store / f'{name}-{self.prints[name]}'
 
     def finished(self, name: str) -> bool:
-        """Whether a stage's folder is complete."""
-        return (self.folder(name) / DONE).exists()
+        """Whether there is such a stage and its folder is complete."""
+        return name in self.stages and (self.folder(name) / DONE).exists()
 
     def path(self, source: Input) -> Path:
         """The folder an input stands for."""

@@ -116,7 +116,8 @@ def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int
     if not here:
         found.notes.append(f'source: tfds:{dataset} is not on this machine; the run downloads it to {builder.data_dir}')
     features: Any = builder.info.features
-    label = features.get(part.get('label', 'label'))
+    name = part.get('label', 'label')
+    label = dict(features.items()).get(name)
     classes = part['classes'] if isinstance(part['classes'], int) else len(part['classes'])
     classes = classes or getattr(label, 'num_classes', None) or 2
     train = here[part.get('train', 'train')].num_examples if here else NOMINAL_IMAGES
@@ -173,12 +174,10 @@ def _prior(found: Findings, config: dict[str, Any], shape: Shape) -> Any:
 
     def trace() -> PixelPrior:
         size = part['network']['sample_size']
-        if size != shape.size_px:
-            raise UserError(f'prior.network.sample_size={size}, but source.size_px={shape.size_px}; they must agree.')
         _, build = prior_builder(part['network'], shape.channels)
         graph, weights = abstract_network(build)
         schedule = make_noise_schedule(part['schedule'])
-        _step('prior', part, Denoise(graph, schedule, part['ema_decay']), build, shape, config)
+        _step('prior', part, Denoise(graph, schedule, size, part['ema_decay']), build, shape, config)
         found.notes.append(f'prior: UNet2DModel, {_count(weights["params"]):,} parameters')
         return PixelPrior(graph, weights, schedule, size, shape.channels)
 

@@ -71,7 +71,7 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
     manifest = Manifest.read(prepared / 'truth')
     given = Split(prepared / 'poisoned', 'train')
     originals = Split(prepared / 'truth' / 'originals', 'train') if manifest.poisoned.any() else None
-    purified = Split(chain.folder('purified'), 'train') if 'purified' in chain.stages and chain.finished('purified') else None
+    purified = Split(chain.folder('purified'), 'train') if chain.finished('purified') else None
     names, found = given.class_names, []
     hit = manifest.ids[manifest.poisoned]
     clean = manifest.ids[~manifest.poisoned]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
 from purify.core import devices
 from purify.core.errors import UserError
@@ -103,24 +104,19 @@ def train_prior(work: Work) -> None:
     """Trains a pixel DDPM on the dataset `data` and writes it as a diffusers pipeline folder (its EMA weights)."""
     settings = work.settings
     split = Split(work.inputs['data'], 'train')
-    size = settings['network']['sample_size']
-    if split.shape[:2] != (size, size):
-        raise UserError(f'prior.network.sample_size={size}, but the images are {split.shape[0]} px; they must agree.')
     config, build = prior_builder(settings['network'], split.shape[-1])
     graph, like = abstract_network(build)
     schedule = make_noise_schedule(settings['schedule'])
-    task = Denoise(graph, schedule, settings['ema_decay'])
+    task = Denoise(graph, schedule, settings['network']['sample_size'], settings['ema_decay'])
     state = _fit(work, task, build, like, split, make_augmentations(settings['augment']))
     if devices.is_lead():
-        write_prior(work.folder, config, schedule, graph, state)
+        write_prior(work.folder, config, schedule, graph, state.weights(), settings['stored_dtype'])
 
 
-def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph: Any, state: TrainState) -> None:
-    """A folder that `diffusers.DDPMPipeline.from_pretrained` opens."""
-    from flax import nnx
-
-    weights = jax.device_get(state.weights())
-    write_folder(nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet')
+def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph: Any, weights: Any, dtype: str) -> None:
+    """A folder that `diffusers.DDPMPipeline.from_pretrained` opens; `weights` {'params', 'stats'} are stored as `dtype`."""
+    weights = jax.device_get(weights)
+    write_folder(nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet', dtype=dtype)
     scheduler = schedule_to_diffusers(schedule)
     write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
     parts = {'scheduler': ['diffusers', scheduler['_class_name']], 'unet': ['diffusers', 'UNet2DModel']}

@@ -50,6 +50,13 @@ def signed_images(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
+def resize_to(images: jax.Array, size_px: int) -> jax.Array:
+    """f32[b h w c] -> f32[b size size c], cubic and antialiased; images of that size pass untouched."""
+    if images.shape[1:3] == (size_px, size_px):
+        return images
+    return jax.image.resize(images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Mean cross-entropy of logits f32[b k] against labels i32[b]."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
@@ -128,17 +135,21 @@ class Distill:
 
 @dataclass(frozen=True, eq=False)
 class Denoise:
-    """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14)."""
+    """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14).
+
+    Images of another size than the network's `size_px` are resized on the device.
+    """
 
     graph: nnx.GraphDef
     schedule: Schedule
+    size_px: int
     ema_decay: float
     frozen: Any = ()
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         del frozen
-        images = signed_images(batch['image'])
+        images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t = jax.random.randint(time_key, images.shape[:1], 0, len(self.schedule.betas))
         noise = jax.random.normal(noise_key, images.shape)

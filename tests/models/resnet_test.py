@@ -188,6 +188,7 @@ def test_bfloat16_computes_low_and_answers_in_float32(block):
     x = images()
     logits = low(x, train=True)
     assert logits.dtype == low.features(x, train=False).dtype == jnp.float32
+    assert low.blocks[0](jnp.ones((1, 4, 4, 8), jnp.bfloat16), False).dtype == jnp.bfloat16
     reference = np.asarray(exact(x, train=True))
     error = np.abs(np.asarray(logits) - reference).max() / np.abs(reference).max()
     assert 0 < error < 0.05

@@ -1,0 +1,79 @@
+"""CIFAR-10 with the victim recipe of DataElixir and BackdoorBench, and variations at native size.
+
+    python -m purify run --config configs/cifar10.py --workdir runs/cifar10
+    python -m purify run --config configs/cifar10.py:small,source=arrays:DIR --workdir runs/cifar10_small
+    python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR --workdir runs/cifar10_smoke
+
+Words: attack=patch|blended|none, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke.
+The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been
+measured yet. `small` is 5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU;
+`smoke` is a few hundred images and a few steps, to see that everything runs (two minutes on 2 CPU cores). DIR holds
+train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers stand in the README.
+"""
+
+from purify.config import parts
+from purify.config.arguments import parse_words
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
+
+
+def get_config(arg=None):
+    words = parse_words(
+        arg,
+        attack='patch',
+        rate=0.1,
+        seed=0,
+        source='tfds:cifar10',
+        prior='google/ddpm-cifar10-32',
+        small=False,
+        smoke=False,
+    )
+    config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024)
+    own = {'patch': {'pattern': 'solid', 'colours': ('white',)}, 'blended': {'ratio': 0.2, 'pattern': 'cartoon'}}
+    config.attack = parts.attack(words.attack, rate=words.rate, **own.get(words.attack, {}))
+    if words.smoke:
+        return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
+    if words.small:
+        return _on_cpu(config, words, images=5000, reference=5000, epochs=15, prior_steps=2000, start=200, steps=10)
+    config.source = parts.source(words.source, size_px=32)
+    network = parts.network('preact_resnet18', mean=MEAN, std=STD, dtype='bfloat16')
+    recipe = {'optim': parts.optim('sgd', lr=0.01), 'epochs': 100, 'batch': 128}
+    augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
+    config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
+    config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
+    config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
+    if words.prior == 'train':
+        config.source.update(reference='held_out', reference_size=10_000)
+        options = {'attention_levels': 1, 'layers_per_block': 2, 'norm_num_groups': 32, 'dropout': 0.1, 'dtype': 'bfloat16'}
+        config.prior = parts.trained_prior(channels=(128, 256, 256, 256), steps=100_000, batch=128, lr=2e-4, size_px=32)
+        config.prior.network.update(options)
+        config.prior.update(ema_decay=0.9999, augment={'flip': {'p': 0.5}})
+    else:
+        config.prior = parts.loaded_prior(words.prior)
+    return config
+
+
+def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, steps):
+    sizes = {'train_size': images, 'test_size': min(images, 1000), 'reference': 'held_out', 'reference_size': reference}
+    config.source = parts.source(words.source, size_px=32, **sizes)
+    network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group', mean=MEAN, std=STD)
+    recipe = {'optim': parts.optim('adamw', lr=3e-3), 'epochs': epochs, 'batch': 64}
+    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
+    config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
+    config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
+    config.defense = parts.variations(start=start, steps=steps)
+    config.prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32)
+    config.prior.augment = {'flip': {'p': 0.5}}
+    config.run.update(inference_batch=128, save_every=200)
+    config.shard_size = 250
+    return config
+
+
+def sweep_attack():
+    """Both attacks and none."""
+    yield from ({'words': {'attack': 'patch'}}, {'words': {'attack': 'blended'}}, {'words': {'attack': 'patch', 'rate': 0.0}})
+
+
+def sweep_rate():
+    """Shares of poison, as in DataElixir's and Sabolić's tables."""
+    yield from ({'words': {'rate': rate}} for rate in (0.01, 0.03, 0.05, 0.07, 0.1))

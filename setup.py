@@ -1,0 +1,53 @@
+"""Installs `purify`: Linux on x86-64 and ARM, macOS on Apple silicon (array_record, grain and jaxlib have no wheels elsewhere)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"^__version__ = '([^']+)'$", (ROOT / 'purify' / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)
+assert VERSION is not None, 'purify/__init__.py names no __version__'
+
+setup(
+    name='purify',
+    version=VERSION.group(1),
+    description='Train on image data that may be poisoned, and come out clean: dataset purification with diffusion models in JAX.',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    python_requires='>=3.11,<3.14',
+    packages=find_packages(include=['purify', 'purify.*']),
+    package_data={'purify.report': ['templates/*'], 'purify.models': ['pretrained/**']},
+    entry_points={'console_scripts': ['purify = purify.cli:main']},
+    # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions the tests ran with.
+    install_requires=[
+        'jax>=0.8.1,<0.12',
+        'flax>=0.12.1,<0.13',
+        'optax>=0.2.6,<0.3',
+        'orbax-checkpoint>=0.11.28,<0.13',
+        'grain>=0.2.15,<0.3',
+        'array_record>=0.8.1',
+        'tensorflow-datasets>=4.9.9,<5',
+        'ml_collections>=1',
+        'absl-py>=2',
+        'numpy>=2',
+        'scipy>=1.14',
+        'scikit-learn>=1.5',
+        'pillow>=11',
+        'safetensors>=0.5',
+        'huggingface_hub>=0.34',
+        'jinja2>=3.1',
+        'markupsafe>=2.1',
+        'matplotlib>=3.9',
+        'rich>=13',
+    ],
+    extras_require={
+        'cuda12': ['jax[cuda12]'],
+        'cuda13': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'tensorboard': ['tensorboardX>=2.6'],
+        'wandb': ['wandb>=0.19'],
+        'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
+        'dev': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.14', 'pyright[nodejs]>=1.1.400'],
+    },
+)

@@ -1,0 +1,209 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purify.core.errors import UserError
+from purify.diffusion.samplers import SAMPLERS, VARIANCES, sampler_from_diffusers
+from purify.diffusion.schedules import PREDICTIONS, make_schedule
+from purify.diffusion.timesteps import edit_timesteps, make_timesteps
+
+LINEAR = make_schedule('linear', 1000)
+FREE = make_schedule('linear', 1000, clip_sample=False)
+X, EPS, NOISE = (jnp.asarray(a, jnp.float32) for a in np.random.default_rng(0).normal(size=(3, 2, 3, 3, 2)))
+LISTS = st.lists(st.integers(0, 999), min_size=1, max_size=12, unique=True).map(lambda t: sorted(t, reverse=True))
+
+
+def step(sampler, i=0, x=X, output=EPS, noise=NOISE):
+    return np.asarray(sampler.final(sampler.step(sampler.init(x), i, output, noise)))
+
+
+def test_posterior_between_neighbours_by_hand():
+    """Ho et al. 2020, eq. 7, with beta and alpha of the respaced chain 700 -> 300, in float64."""
+    ab, ab2 = FREE.alphas_cumprod[700], FREE.alphas_cumprod[300]
+    beta = 1 - ab / ab2
+    x0 = (np.asarray(X, np.float64) - np.sqrt(1 - ab) * np.asarray(EPS)) / np.sqrt(ab)
+    mean = np.sqrt(ab2) * beta / (1 - ab) * x0 + np.sqrt(1 - beta) * (1 - ab2) / (1 - ab) * np.asarray(X)
+    small = (1 - ab2) / (1 - ab) * beta
+    for variance, value in (('fixed_small', small), ('fixed_large', beta)):
+        sampler = SAMPLERS.make('ddpm', FREE, [700, 300], variance=variance)
+        np.testing.assert_allclose(step(sampler), mean + np.sqrt(value) * np.asarray(NOISE), atol=2e-6)
+
+
+def test_clipping_follows_the_schedule_unless_overridden():
+    def x0_of(sampler):  # a chain of one call ends at its prediction of x_0
+        return step(sampler)
+
+    free = (np.asarray(X) - np.sqrt(1 - FREE.alphas_cumprod[900]) * np.asarray(EPS)) / np.sqrt(FREE.alphas_cumprod[900])
+    assert np.abs(free).max() > 2
+    for name in SAMPLERS:
+        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, LINEAR, [900])), np.clip(free, -1, 1), atol=1e-5)
+        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, FREE, [900])), free, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, LINEAR, [900], clip_sample=False)), free, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True)), np.clip(free, -1, 1), atol=1e-5)
+
+
+@given(LISTS, st.integers(0, 11), st.sampled_from(PREDICTIONS))
+def test_ddim_with_eta_one_is_ddpm(timesteps, i, prediction):
+    i = min(i, len(timesteps) - 1)
+    schedule = make_schedule('linear', 1000, clip_sample=False, prediction=prediction)
+    ddim = SAMPLERS.make('ddim', schedule, timesteps, eta=1.0)
+    ddpm = SAMPLERS.make('ddpm', schedule, timesteps, variance='fixed_small')
+    large = 1e-5 / np.sqrt(schedule.alphas_cumprod[timesteps[i]])
+    np.testing.assert_allclose(step(ddim, i), step(ddpm, i), rtol=1e-4, atol=large)
+
+
+@given(LISTS)
+def test_euler_in_its_own_coordinates(timesteps):
+    """Karras et al. 2022: with y = x / alpha and s = sigma / alpha, y' = y + (s' - s) eps, in float64."""
+    sampler = SAMPLERS.make('euler', FREE, timesteps)
+    s = np.append(np.sqrt(1 / FREE.alphas_cumprod[timesteps] - 1), 0)
+    alpha = 1 / np.sqrt(1 + s**2)
+    for i in range(len(timesteps)):
+        y = np.asarray(X, np.float64) / alpha[i] + (s[i + 1] - s[i]) * np.asarray(EPS)
+        np.testing.assert_allclose(step(sampler, i), alpha[i + 1] * y, rtol=1e-4, atol=1e-5 / alpha[i])
+
+
+def test_euler_takes_fractions_and_the_network_sees_them():
+    sampler = SAMPLERS.make('euler', FREE, make_timesteps(1000, 7, spacing='linspace', sampler='euler'))
+    _, t = sampler.network_input(sampler.init(X), 1)
+    assert t.dtype == jnp.float32
+    np.testing.assert_allclose(t, [832.5, 832.5])
+    with pytest.raises(UserError, match='euler'):
+        SAMPLERS.make('ddim', FREE, [832.5, 3])
+
+
+def test_second_order_of_dpmpp_by_hand():
+    """Lu et al. 2022, algorithm 2, in float64."""
+    t = [900, 600, 200]
+    sampler = SAMPLERS.make('dpmpp_2m', FREE, t)
+    alpha, sigma = FREE.alpha_sigma(np.array(t))
+    lam = np.log(alpha / sigma)
+    carry = sampler.step(sampler.init(X), 0, EPS, None)
+    first = (np.asarray(X, np.float64) - sigma[0] * np.asarray(EPS)) / alpha[0]
+    x = sigma[1] / sigma[0] * np.asarray(X) - alpha[1] * np.expm1(-(lam[1] - lam[0])) * first
+    np.testing.assert_allclose(sampler.final(carry), x, rtol=1e-5, atol=1e-5)
+    carry = sampler.step(carry, 1, NOISE, None)
+    second = (x - sigma[1] * np.asarray(NOISE)) / alpha[1]
+    r = (lam[1] - lam[0]) / (lam[2] - lam[1])
+    mixed = (1 + 1 / (2 * r)) * second - 1 / (2 * r) * first
+    x = sigma[2] / sigma[1] * x - alpha[2] * np.expm1(-(lam[2] - lam[1])) * mixed
+    np.testing.assert_allclose(sampler.final(carry), x, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(('n', 'told'), [(1, [7]), (2, [7, 5, 5]), (3, [7, 5, 5, 1]), (5, [7, 5, 5, 3, 2, 0])])
+def test_pndm_visits_the_second_timestep_twice(n, told):
+    timesteps = {1: [7], 2: [7, 5], 3: [7, 5, 1], 5: [7, 5, 3, 2, 0]}[n]
+    sampler = SAMPLERS.make('pndm', FREE, timesteps)
+    np.testing.assert_array_equal(sampler.timesteps, told)
+    assert sampler.steps == len(told)
+
+
+def test_learned_range_reaches_from_small_to_large():
+    t = [700, 300, 0]
+    fixed = {v: SAMPLERS.make('ddpm', FREE, t, variance=v) for v in ('fixed_small', 'fixed_large')}
+    ranged = SAMPLERS.make('ddpm', FREE, t, variance='learned_range')
+
+    def learned(sampler, value, i=0):
+        return step(sampler, i, output=jnp.concatenate([EPS, jnp.full_like(EPS, value)], axis=-1))
+
+    np.testing.assert_allclose(learned(ranged, -1.0), step(fixed['fixed_small']), atol=1e-5)
+    np.testing.assert_allclose(learned(ranged, 1.0), step(fixed['fixed_large']), atol=1e-5)
+    assert np.abs(step(fixed['fixed_small']) - step(fixed['fixed_large'])).max() > 1e-2
+    log_mean = 0.5 * (np.log(fixed['fixed_small'].tables['on_noise'][0]) + np.log(fixed['fixed_large'].tables['on_noise'][0]))
+    without = step(ranged, noise=jnp.zeros_like(X), output=jnp.concatenate([EPS, EPS], axis=-1))
+    np.testing.assert_allclose(learned(ranged, 0.0), without + np.exp(log_mean) * np.asarray(NOISE), atol=1e-5)
+
+    direct = SAMPLERS.make('ddpm', FREE, t, variance='learned')
+    np.testing.assert_allclose(learned(direct, np.log(0.25)), without + 0.5 * np.asarray(NOISE), atol=1e-5)
+    np.testing.assert_allclose(learned(direct, 3.0, i=2), learned(direct, -3.0, i=2))  # no noise in the last call
+    with pytest.raises(UserError, match='twice the channels'):
+        step(ranged)
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_other_samplers_leave_a_learned_variance_aside(name):
+    sampler = SAMPLERS.make(name, FREE, [700, 300, 0])
+    both = jnp.concatenate([EPS, 100 * NOISE], axis=-1)
+    np.testing.assert_array_equal(step(sampler, output=both), step(sampler))
+
+
+def test_who_draws_noise():
+    stochastic = {name: SAMPLERS.make(name, FREE, [5, 0]).stochastic for name in SAMPLERS}
+    assert stochastic == {'ddpm': True, 'ddim': False, 'dpmpp_2m': False, 'euler': False, 'pndm': False}
+    assert SAMPLERS.make('ddim', FREE, [5, 0], eta=0.3).stochastic
+    assert all(SAMPLERS.make('ddpm', FREE, [5, 0], variance=v).stochastic for v in VARIANCES)
+
+
+def test_where_ddim_and_pndm_end():
+    open_ended = make_schedule('linear', 1000, set_alpha_to_one=False, clip_sample=False)
+    for name in ('ddim', 'pndm'):
+        np.testing.assert_allclose(step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6)  # already at alphas_cumprod[0]
+        assert np.abs(step(SAMPLERS.make(name, FREE, [0])) - X).max() > 1e-3
+    for name in ('ddpm', 'euler', 'dpmpp_2m'):
+        np.testing.assert_array_equal(step(SAMPLERS.make(name, open_ended, [0])), step(SAMPLERS.make(name, FREE, [0])))
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_state_stays_float32_under_bfloat16_outputs_and_traced_steps(name):
+    sampler = SAMPLERS.make(name, LINEAR, edit_timesteps(50, 3))
+    carry = sampler.init(X.astype(jnp.bfloat16))
+    after = jax.jit(sampler.step)(carry, 0, EPS.astype(jnp.bfloat16), NOISE)
+    assert {leaf.dtype for leaf in jax.tree.leaves((carry, after))} == {jnp.dtype('float32')}
+    assert jax.tree.structure(carry) == jax.tree.structure(after)
+    traced = sampler.network_input(carry, 1)
+    np.testing.assert_array_equal(jax.jit(sampler.network_input)(carry, 1)[1], traced[1])
+    assert traced[1].dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ('make', 'words'),
+    [
+        (lambda: SAMPLERS.make('heun', FREE, [1]), 'ddim, ddpm, dpmpp_2m, euler, pndm'),
+        (lambda: SAMPLERS.make('ddim', FREE, [1], eta=1.5), '1.5'),
+        (lambda: SAMPLERS.make('ddim', FREE, [1], eta=float('nan')), 'nan'),
+        (lambda: SAMPLERS.make('euler', FREE, [1], eta=1.0), 'eta'),
+        (lambda: SAMPLERS.make('ddpm', FREE, [1], variance='big'), 'fixed_small, fixed_large'),
+        (lambda: SAMPLERS.make('ddpm', FREE, [1, 5]), 'descend'),
+        (lambda: SAMPLERS.make('ddpm', FREE, [1000, 5]), '999'),
+        (lambda: SAMPLERS.make('ddpm', FREE, []), 'non-empty'),
+    ],
+)
+def test_refusals(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
+
+
+def test_samplers_from_scheduler_files():
+    ddpm = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large'}, 10)
+    large = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100), variance='fixed_large')
+    np.testing.assert_array_equal(ddpm.tables['on_noise'], large.tables['on_noise'])
+    np.testing.assert_array_equal(ddpm.timesteps, large.timesteps)
+    log = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_small_log'}, 10)
+    small = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100))
+    np.testing.assert_array_equal(log.tables['on_noise'], small.tables['on_noise'])
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('DDPMScheduler', {'variance_type': 'learned'}),
+        ('PNDMScheduler', {'skip_prk_steps': False}),
+        ('DPMSolverMultistepScheduler', {'algorithm_type': 'sde-dpmsolver++'}),
+        ('DPMSolverMultistepScheduler', {'solver_order': 3}),
+        ('DPMSolverMultistepScheduler', {'use_karras_sigmas': True}),
+        ('EulerDiscreteScheduler', {'final_sigmas_type': 'sigma_min'}),
+        ('EulerDiscreteScheduler', {'timestep_spacing': 'quadratic'}),
+    ],
+)
+def test_scheduler_files_with_other_arithmetic_are_refused(name, change):
+    key, value = next(iter(change.items()))
+    with pytest.raises(UserError, match=key if key != 'timestep_spacing' else value):
+        sampler_from_diffusers({'_class_name': name} | change, 10)
+
+
+def test_pndm_files_without_the_setting_mean_runge_kutta():
+    with pytest.raises(UserError, match='skip_prk_steps'):
+        sampler_from_diffusers({'_class_name': 'PNDMScheduler'}, 10)

@@ -1,0 +1,166 @@
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purify.core.errors import UserError
+from purify.diffusion.schedules import Schedule, add_noise, make_schedule, schedule_from_diffusers, schedule_to_diffusers
+
+
+def test_linear_betas_by_hand():
+    schedule = make_schedule('linear', 1000)
+    assert schedule.betas[0] == 1e-4
+    assert schedule.betas[-1] == 0.02
+    assert schedule.betas[499] == pytest.approx(1e-4 + 499 / 999 * (0.02 - 1e-4), rel=1e-14)
+    product = math.prod(1 - (1e-4 + i / 999 * (0.02 - 1e-4)) for i in range(700))
+    assert schedule.alphas_cumprod[699] == pytest.approx(product, rel=1e-12)
+    assert schedule.betas.dtype == schedule.alphas_cumprod.dtype == np.float64
+
+
+def test_scaled_linear_betas_by_hand():
+    betas = make_schedule('scaled_linear', 1000).betas
+    assert betas[250] == pytest.approx((0.75 * 0 + math.sqrt(0.00085) + 250 / 999 * (math.sqrt(0.012) - math.sqrt(0.00085))) ** 2)
+    assert (betas[0], betas[-1]) == (pytest.approx(0.00085), pytest.approx(0.012))
+
+
+def test_cosine_schedule_by_hand():
+    schedule = make_schedule('cosine', 1000)
+
+    def f(t):
+        return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    assert schedule.alphas_cumprod[499] == pytest.approx(f(500) / f(0), rel=1e-12)
+    assert schedule.betas[-1] == 0.999
+
+
+def test_between_timesteps_the_ratio_is_linear():
+    schedule = make_schedule('linear', 10)
+    ratios = np.sqrt((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod)
+    alpha, sigma = schedule.alpha_sigma(np.array([3, 3.25]))
+    assert alpha[0] == pytest.approx(np.sqrt(schedule.alphas_cumprod[3]))
+    assert sigma[1] / alpha[1] == pytest.approx(0.75 * ratios[3] + 0.25 * ratios[4])
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1)
+
+
+def test_noise_of_each_image_has_its_own_timestep():
+    schedule = make_schedule('linear', 100)
+    rng = np.random.default_rng(0)
+    x0, noise = rng.normal(size=(2, 3, 4, 4, 3)).astype(np.float32)
+    noised = add_noise(schedule, x0, noise, jnp.array([0, 50, 99]))
+    for row, t in enumerate((0, 50, 99)):
+        level = math.prod(1 - beta for beta in schedule.betas[: t + 1])
+        np.testing.assert_allclose(noised[row], math.sqrt(level) * x0[row] + math.sqrt(1 - level) * noise[row], atol=1e-6)
+
+
+def test_timesteps_outside_the_schedule_do_not_pass_for_noise():
+    x = jnp.zeros((2, 2, 2, 1))
+    noised = add_noise(make_schedule('linear', 10), x, x, jnp.array([9, 10]))
+    assert np.isfinite(noised[0]).all()
+    assert np.isnan(noised[1]).all()
+
+
+@pytest.mark.parametrize(
+    ('make', 'named'),
+    [
+        (lambda: make_schedule('quadratic', 10), 'cosine, linear, scaled_linear'),
+        (lambda: make_schedule('linear', 0), 'steps must be a positive integer'),
+        (lambda: make_schedule('linear', 10.5), '10.5'),
+        (lambda: make_schedule('linear', 10, beta_end=1.5), '1.5'),
+        (lambda: make_schedule('linear', 10, beta_start=float('nan')), 'nan'),
+        (lambda: make_schedule('linear', 10, offset=1), 'offset'),
+        (lambda: make_schedule('cosine', 10, offset=-1), '-1'),
+        (lambda: make_schedule('linear', 10, prediction='score'), 'v_prediction'),
+        (lambda: make_schedule('linear', 10, clip_range=float('inf')), 'clip_range'),
+        (lambda: Schedule(np.array([0.1, np.nan])), 'between 0 and 1'),
+        (lambda: Schedule(np.array([0.1, 1.0])), 'between 0 and 1'),
+        (lambda: Schedule(np.array([])), 'non-empty'),
+        (lambda: Schedule('abc'), 'abc'),
+        (lambda: Schedule(np.full(1000, 0.9)), 'no signal'),
+    ],
+)
+def test_builders_refuse(make, named):
+    with pytest.raises(UserError, match=named):
+        make()
+
+
+def test_a_published_scheduler_file():
+    schedule = schedule_from_diffusers(  # google/ddpm-cifar10-32
+        {
+            '_class_name': 'DDPMScheduler',
+            '_diffusers_version': '0.1.1',
+            'beta_end': 0.02,
+            'beta_schedule': 'linear',
+            'beta_start': 0.0001,
+            'clip_sample': True,
+            'num_train_timesteps': 1000,
+            'trained_betas': None,
+            'variance_type': 'fixed_large',
+        }
+    )
+    np.testing.assert_array_equal(schedule.betas, make_schedule('linear', 1000).betas)
+    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == ('epsilon', True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'clips', 'final_is_one'),
+    [
+        ('DDPMScheduler', True, True),
+        ('DDIMScheduler', True, True),
+        ('PNDMScheduler', False, False),
+        ('DPMSolverMultistepScheduler', False, True),
+        ('EulerDiscreteScheduler', False, True),
+    ],
+)
+def test_defaults_of_each_class(name, clips, final_is_one):
+    schedule = schedule_from_diffusers({'_class_name': name})
+    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == (1000, clips, final_is_one)
+
+
+def test_settings_a_class_does_not_read_stay_unread():
+    old = {'clip_sample': True, 'set_alpha_to_one': False}
+    assert not schedule_from_diffusers({'_class_name': 'PNDMScheduler'} | old).clip_sample
+    assert schedule_from_diffusers({'_class_name': 'DDPMScheduler'} | old).set_alpha_to_one
+    assert not schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | old).set_alpha_to_one
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'_class_name': 'HeunDiscreteScheduler'},
+        {'beta_schedule': 'sigmoid'},
+        {'prediction_type': 'flow'},
+        {'thresholding': True},
+        {'rescale_betas_zero_snr': True},
+    ],
+)
+def test_unsupported_files_are_refused_by_name(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | change)
+
+
+@given(
+    st.sampled_from(['linear', 'cosine', 'scaled_linear', 'free']),
+    st.integers(2, 60),
+    st.sampled_from(['epsilon', 'sample', 'v_prediction']),
+    st.booleans(),
+    st.booleans(),
+)
+def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip):
+    options = {'prediction': prediction, 'set_alpha_to_one': one, 'clip_sample': clip, 'clip_range': 2.0}
+    if name == 'free':
+        schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
+    else:
+        schedule = make_schedule(name, steps, **options)
+    config = json.loads(json.dumps(schedule_to_diffusers(schedule)))
+    again = schedule_from_diffusers(config)
+    np.testing.assert_allclose(again.betas, schedule.betas, rtol=1e-9)
+    for field in ('prediction', 'set_alpha_to_one', 'clip_sample', 'clip_range'):
+        assert getattr(again, field) == getattr(schedule, field)
+    if steps > 2:  # two betas are a line of any kind
+        expected = {'cosine': 'squaredcos_cap_v2', 'free': 'linear'}.get(name, name)
+        assert config['beta_schedule'] == expected
+        assert (config['trained_betas'] is not None) == (name == 'free')

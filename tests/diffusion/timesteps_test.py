@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purify.core.errors import UserError
+from purify.diffusion.timesteps import check_timesteps, edit_timesteps, make_timesteps
+
+
+@pytest.mark.parametrize(  # table 2 of Lin et al. 2024 (0-based), and the spacings of diffusers' classes
+    ('expected', 'options'),
+    [
+        ([800, 600, 400, 200, 0], {'spacing': 'leading'}),
+        ([801, 601, 401, 201, 1], {'spacing': 'leading', 'steps_offset': 1}),
+        ([999, 749, 500, 250, 0], {'spacing': 'linspace'}),
+        ([999, 799, 599, 399, 199], {'spacing': 'trailing'}),
+        ([830, 664, 498, 332, 166], {'spacing': 'leading', 'sampler': 'dpmpp_2m'}),
+        ([999, 799, 599, 400, 200], {'spacing': 'linspace', 'sampler': 'dpmpp_2m'}),
+        ([999, 799, 599, 399, 199], {'spacing': 'trailing', 'sampler': 'dpmpp_2m'}),
+        ([999, 749.25, 499.5, 249.75, 0], {'spacing': 'linspace', 'sampler': 'euler'}),
+    ],
+)
+def test_spacings(expected, options):
+    np.testing.assert_array_equal(make_timesteps(1000, 5, **options), expected)
+
+
+def test_trailing_that_does_not_divide():
+    np.testing.assert_array_equal(make_timesteps(10, 3, spacing='trailing'), [9, 6, 2])
+
+
+@given(st.integers(1, 1000), st.sampled_from(['leading', 'linspace', 'trailing']), st.sampled_from(['ddim', 'euler']))
+def test_every_number_of_steps_has_a_list(steps, spacing, sampler):
+    timesteps = make_timesteps(1000, steps, spacing=spacing, sampler=sampler)
+    assert len(timesteps) == steps
+    assert (np.diff(timesteps) < 0).all()
+    assert timesteps[-1] >= 0
+    assert timesteps[0] <= 999
+
+
+@given(st.integers(1, 1000), st.data())
+def test_edit_timesteps(start, data):
+    steps = data.draw(st.integers(1, start))
+    timesteps = edit_timesteps(start, steps)
+    assert len(timesteps) == steps
+    assert timesteps[0] == start - 1
+    if steps > 1:
+        gaps = -np.diff(timesteps)
+        assert timesteps[-1] == 0
+        assert gaps.min() >= 1
+        assert gaps.max() - gaps.min() <= 1
+    np.testing.assert_array_equal(edit_timesteps(start, start), np.arange(start)[::-1])
+
+
+@pytest.mark.parametrize(
+    ('make', 'words'),
+    [
+        (lambda: make_timesteps(10, 11), 'between 1 and the 10'),
+        (lambda: make_timesteps(10, 0), 'between 1 and the 10'),
+        (lambda: make_timesteps(10, 5, spacing='karras'), 'leading, linspace, trailing'),
+        (lambda: make_timesteps(10, 10, steps_offset=1), 'smaller steps_offset'),
+        (lambda: make_timesteps(10, 10, spacing='leading', sampler='dpmpp_2m'), 'Choose fewer steps'),
+        (lambda: edit_timesteps(10, 11), 'choose 1 to 10'),
+        (lambda: edit_timesteps(0, 0), '0 distinct steps'),
+        (lambda: check_timesteps(np.array([3, 3, 1]), 10), 'descend'),
+        (lambda: check_timesteps(np.array([1, 3]), 10), 'descend'),
+        (lambda: check_timesteps(np.array([3, np.nan]), 10), 'nan'),
+        (lambda: check_timesteps(np.array([3, -1]), 10), '-1'),
+        (lambda: check_timesteps(np.array([]), 10), 'non-empty'),
+        (lambda: check_timesteps(np.array(['a']), 10), 'non-empty list of numbers'),
+    ],
+)
+def test_refusals(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
