@@ -20,6 +20,8 @@ def get_config(arg=None):
     words = parse_words(
         arg, attack='patch', defense='variations', distill=True, rate=0.1, seed=0, source='digits', size_px=32, channels=3
     )
+    if words.defense not in ('variations', 'augmentations', 'none'):
+        raise ValueError(f'defense={words.defense!r}: choose from augmentations, none, variations.')
     config = parts.run_config('quickstart', words.seed, shard_size=100, save_every=100)
     if words.source == 'digits':
         config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')

@@ -1,6 +1,7 @@
 """The command line: `python -m purify run|check|list|report`. Flags, host start-up, dispatch; nothing else."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--workdir', type=Path, help="the run's folder (run, report)")
     parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
     parser.add_argument('--stages', default='', help='run only these stages, separated by commas')
-    parser.add_argument('--sweep', default='', help="list: the points of the config's sweeps, separated by commas, as JSON lines")
+    parser.add_argument('--sweep', default='', help='list: the product of these sweeps of the config, as JSON lines: attack,start')
+    parser.add_argument('--seeds', default='', help='list: multiply the sweeps with these seeds: 0,1,2')
     parser.add_argument('--coordinator', help="address:port of host 0, or 'auto' (Slurm, TPU pod, Kubernetes)")
     parser.add_argument('--hosts', type=int, help='number of processes')
     parser.add_argument('--host-id', type=int, help='number of this process')
@@ -27,15 +29,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
+    _refuse_unknown(args, overrides)
     from purify.config.load import load_config
     from purify.pipelines import commands
 
     if args.command == 'report':
         return commands.report(_required(args.workdir, '--workdir'))
-    if args.command == 'list' and not args.config:
+    if args.command == 'list' and not (args.config or args.sweep or args.seeds):
         return commands.list_registries()
-    if args.command == 'list' and args.sweep:
-        return commands.list_points(_required(args.config, '--config'), args.sweep.split(','))
+    if args.command == 'list' and (args.sweep or args.seeds):
+        return commands.list_points(_required(args.config, '--config'), args.sweep, args.seeds, overrides)
     try:
         config = load_config(_required(args.config, '--config'), overrides)
     except ValueError as error:
@@ -46,6 +49,14 @@ def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
         return commands.list_stages(config, args.workdir, args.store)
     workdir, only = _required(args.workdir, '--workdir'), [name for name in args.stages.split(',') if name]
     return commands.run(config, [args.config, *overrides], workdir, args.store, only, (args.coordinator, args.hosts, args.host_id))
+
+
+def _refuse_unknown(args: argparse.Namespace, overrides: list[str]) -> None:
+    for item in overrides:
+        if not item.startswith('--config.') or '=' not in item:
+            near = difflib.get_close_matches(item.partition('=')[0], [f'--{name.replace("_", "-")}' for name in vars(args)], n=1)
+            hint = f' Did you mean {near[0]}?' if near else ''
+            raise UserError(f'unknown argument {item!r}.{hint} Settings are given as --config.part.name=value; see --help.')
 
 
 def _required(value, flag: str):

@@ -3,6 +3,8 @@
 import difflib
 import importlib.util
 import json
+import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +20,13 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`'configs/quickstart.py:rate=0.05'` and `['--config.student.optim.lr=0.02']` -> plain nested dicts.
 
     Types come from the config's own values. Raises ValueError for a missing or broken file, an unknown word or flag
-    (with the nearest one), and a value of another type.
+    (with the nearest one), a value of another type, and a number that is not finite.
     """
     path = Path(spec.partition(':')[0])
     if not path.is_file():
         near = sorted(str(other) for other in path.parent.glob('*.py')) if path.parent.is_dir() else []
         raise ValueError(f'--config {path}: no such file.' + (f' There are: {", ".join(near)}.' if near else ''))
-    known = [f'--config.{name}' for name in leaves(plain(_call(spec)))]
+    known = {f'--config.{name}': value for name, value in leaves(plain(_call(spec))).items()}
     for flag in overrides:
         name = flag.partition('=')[0]
         if not flag.startswith('--config.') or '=' not in flag:
@@ -37,26 +39,51 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         values(argv)
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
+        for flag in overrides:
+            default = known[flag.partition('=')[0]]
+            if f'flag {flag}:' in str(error):
+                raise ValueError(f'{flag}: must be of type {type(default).__name__}, like {default!r}.') from error
         raise ValueError(f'{spec}: {error}') from error
-    return plain(values.config)
+    config = plain(values.config)
+    for name, value in leaves(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'--config.{name}={value}: must be a finite number, like {known[f"--config.{name}"]!r}.')
+    return config
 
 
 def load_module(spec: str) -> ModuleType:
-    """The config file itself, for its sweeps."""
+    """The config file itself, for its sweeps. Raises ValueError for a missing or broken file."""
     path = Path(spec.partition(':')[0])
     if not path.is_file():
         raise ValueError(f'--config {path}: no such file.')
     found = importlib.util.spec_from_file_location(f'purify_config_{path.stem}', path)
-    assert found is not None
-    assert found.loader is not None
+    if found is None or found.loader is None:
+        raise ValueError(f'--config {path}: not a Python file; a config is one, like configs/quickstart.py.')
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # whatever the file's own code raises
+        raise ValueError(_broken(path, error)) from error
+    if not callable(getattr(module, 'get_config', None)):
+        raise ValueError(f'--config {path}: has no function get_config(arg); see configs/quickstart.py.')
     return module
 
 
 def _call(spec: str) -> ConfigDict:
-    words = spec.partition(':')[2]
-    return load_module(spec).get_config(words or None)
+    path, _, words = spec.partition(':')
+    module = load_module(spec)
+    try:
+        return module.get_config(words or None)
+    except ValueError:  # a word or a part that does not fit, in words of its own
+        raise
+    except Exception as error:
+        raise ValueError(_broken(Path(path), error)) from error
+
+
+def _broken(path: Path, error: Exception) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    where = f' line {lines[-1]}' if lines else ''
+    return f'--config {path}{where}: {type(error).__name__}: {error}. Correct the file.'
 
 
 def flag_for(name: str, value: Any) -> str:

@@ -78,6 +78,8 @@ def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **c
         'adamw': {'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4},
         'sgd': {'momentum': 0.9, 'nesterov': False, 'weight_decay': 5e-4},
     }
+    if name not in own:
+        raise ValueError(f'optim={name!r}: choose from {", ".join(sorted(own))}.')
     steps = {'drops': (0.3, 0.5), 'factor': 0.1} if schedule == 'step' else {}
     return ConfigDict({'name': name, 'lr': lr, 'schedule': schedule, 'warmup': 0.0, 'clip': 0.0} | own[name] | steps | changes)
 

@@ -32,7 +32,7 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any]:
         """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
 
-        Raises `UserError` if nothing is saved or the saved tree has another structure.
+        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files are damaged.
         """
         step = self.latest()
         if step is None:
@@ -42,8 +42,8 @@ class Checkpoints:
             return step, self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f'{self.folder}: step {step} does not fit this network ({str(error).splitlines()[0][:300]}). Build the network the '
-                'checkpoint was made with (its network.json), or start from another checkpoint.'
+                f'{self.folder}: step {step} does not fit this network, or is damaged ({" ".join(str(error).split())[:400]}). '
+                'Build the network the checkpoint was made with (its network.json), or start from another checkpoint.'
             ) from error
 
     def close(self) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from purify.core.errors import UserError
+
 # Dense bf16 peak in FLOP/s per device, from the vendors' data sheets; used for MFU only.
 PEAK_FLOPS = {
     'H100': 989e12,
@@ -27,7 +29,17 @@ def start(coordinator: str | None = None, hosts: int | None = None, host_id: int
 
     With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with `coordinator='auto'` jax finds the
     cluster itself (Slurm, TPU pods, Kubernetes, Open MPI). Without, this process is alone.
+
+    Raises `UserError` for numbers that do not fit together.
     """
+    explicit = coordinator not in (None, '', 'auto')
+    if explicit != (hosts is not None) or explicit != (host_id is not None):
+        raise UserError(
+            f'--coordinator={coordinator} --hosts={hosts} --host-id={host_id}: give all three (address:port of host 0, '
+            'number of processes, number of this one), or --coordinator=auto alone, or none of them.'
+        )
+    if explicit and not 0 <= (host_id or 0) < (hosts or 0):
+        raise UserError(f'--host-id={host_id} with --hosts={hosts}: hosts are numbered 0 to {(hosts or 0) - 1}.')
     if coordinator == 'auto':
         jax.distributed.initialize()
     elif coordinator:

@@ -9,28 +9,47 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from purify.core import preemption
 from purify.core.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
+BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+POLL_S = 0.2
 
 
 @contextlib.contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk and an unwritable folder into a `UserError` that names the path and the next step."""
+    """Turns a full disk, an unwritable folder and a file in a folder's place into a `UserError` with the next step."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError, ValueError) as error:
+        number = _errno_of(error)
+        if number in FULL:
             free = shutil.disk_usage(existing_parent(path)).free / 2**20
             raise UserError(
                 f'{path}: the disk is full ({free:.0f} MiB free). What is finished is kept: free some space or choose '
                 'another --workdir, and start the same command again.'
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f'{path}: cannot write here ({error.strerror}). Choose a --workdir you own.') from error
+        if number in SHUT:
+            raise UserError(f'{path}: cannot write here ({os.strerror(number)}). Choose a --workdir you own.') from error
+        if number in BLOCKED:
+            raise UserError(
+                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way, or choose another --workdir.'
+            ) from error
         raise
+
+
+def _errno_of(error: Exception) -> int:
+    """The errno; array_record and orbax write from C++ and give it in words alone. 0 where there is none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    return next((number for number in (*FULL, *SHUT) if os.strerror(number) in str(error)), 0)
 
 
 def existing_parent(path: Path) -> Path:
@@ -68,7 +87,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file.') from error
+        raise UserError(f'{path}: no such file. Is {Path(path).parent} the right folder, and what writes it finished?') from error
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {Path(path).name}.') from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f'{path}: not valid JSON ({error}). Delete it and run the stage again.') from error
 
@@ -87,18 +108,30 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Any = None) -> Iterator[None]:
-    """Holds an exclusive lock file; the kernel frees it when the process dies, however it dies."""
+    """Holds an exclusive lock file; the kernel frees it when the process dies, however it dies.
+
+    Where another process holds it, calls `on_wait` once and waits; raises `Preempted` if asked to stop meanwhile.
+    """
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, 'a')  # noqa: SIM115
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
+        waited = False
+        while not _lock_now(file):
+            if on_wait is not None and not waited:
                 on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
+            preemption.check()
+            time.sleep(POLL_S)
         yield
+
+
+def _lock_now(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 _sealed: list[str] = []
@@ -120,7 +153,8 @@ def sealed(*folders: Path) -> Iterator[None]:
     """While open, no Python code of this process can open, list, link or move anything under `folders`.
 
     Held by an audit hook, so it also covers libraries and threads; that is what keeps a defence blind even if it
-    guesses where the truth lies. Raises `PermissionError` in whoever tries.
+    guesses where the truth lies. Raises `PermissionError` in whoever tries. Code that opens files from C++ by itself is
+    out of its reach, and so is a path relative to an open folder (`dir_fd`): it stops mistakes, not malice.
     """
     global _hooked
     if not _hooked:

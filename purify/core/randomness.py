@@ -5,6 +5,10 @@ import hashlib
 import jax
 import numpy as np
 
+from purify.core.errors import UserError
+
+SEED_LIMIT = 2**32  # jax keeps 32 bits of a seed and would take two seeds for one
+
 
 def stream_number(name: str) -> int:
     """A stable 31-bit number for a stream's name (Python's own `hash` changes from run to run)."""
@@ -13,7 +17,7 @@ def stream_number(name: str) -> int:
 
 def stream_key(seed: int, name: str) -> jax.Array:
     """The typed jax key of a named stream: `stream_key(seed, 'variations')`."""
-    return jax.random.fold_in(jax.random.key(seed), stream_number(name))
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), stream_number(name))
 
 
 def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
@@ -23,9 +27,16 @@ def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
 
 def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
     """The NumPy generator of a named stream and any further numbers (id, epoch)."""
-    return np.random.default_rng([seed, stream_number(name), *numbers])
+    return np.random.default_rng([check_seed(seed), stream_number(name), *numbers])
 
 
 def stream_seed(seed: int, name: str) -> int:
     """A 31-bit seed for libraries that take an int (grain)."""
-    return int(np.random.SeedSequence([seed, stream_number(name)]).generate_state(1)[0] >> 1)
+    return int(np.random.SeedSequence([check_seed(seed), stream_number(name)]).generate_state(1)[0] >> 1)
+
+
+def check_seed(seed: int) -> int:
+    """`seed`, if every library here takes it for what it is; else raises `UserError`."""
+    if not 0 <= seed < SEED_LIMIT:
+        raise UserError(f'seed {seed} is out of range: choose a whole number from 0 to {SEED_LIMIT - 1}.')
+    return seed

@@ -51,7 +51,8 @@ class JsonLines:
 
     def close(self) -> None:
         """Closes the file."""
-        self.file.close()
+        with explain_os_errors(self.path):  # it tries once more to write what did not fit
+            self.file.close()
 
 
 class TensorBoard:

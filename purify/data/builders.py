@@ -106,9 +106,13 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
     decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
     try:
         builder: Any = tfds.builder_from_directory(folder)
-        return builder.as_data_source(split=split, decoders=decoders)
-    except (FileNotFoundError, ValueError, tfds.core.DatasetNotFoundError) as error:
+        source = builder.as_data_source(split=split, decoders=decoders)
+        files = [Path(file) for file in builder.info.splits[split].filepaths]
+    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
         raise UserError(f'{folder}: no TFDS dataset with a split {split!r} here ({str(error).splitlines()[0]}).') from error
+    if missing := [file.name for file in files if not file.exists()]:
+        raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. Delete its stage folder and run again.')
+    return source
 
 
 def class_names(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.randomness import check_seed
 from purify.data import builders
 
 Record = dict[str, Any]
@@ -42,9 +43,10 @@ class Split:
         else:  # everything but the picture, which is what costs
             scan = builders.open_split(folder, split, decode=False)
         self.source: Any = source
-        self.ids = np.array([scan[i]['id'] for i in range(len(scan))], np.int64)
-        self.labels = np.array([scan[i]['label'] for i in range(len(scan))], np.int32)
-        self.variations = np.array([scan[i].get('variation', 0) for i in range(len(scan))], np.int32)
+        rows = [(row['id'], row['label'], row.get('variation', 0)) for row in map(scan.__getitem__, range(len(scan)))]
+        self.ids, self.labels, self.variations = (
+            np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), (np.int64, np.int32, np.int32), strict=True)
+        )
         if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
             raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
         if keep is not None:
@@ -62,9 +64,12 @@ class Split:
         return np.stack([self[i]['image'] for i in positions])
 
     def position_of(self, ids: np.ndarray) -> np.ndarray:
-        """Positions of the given ids (unique per split unless it holds several variations)."""
+        """Positions of the given ids (unique per split unless it holds several variations); KeyError where one is missing."""
         order = np.argsort(self.ids, kind='stable')
-        return order[np.searchsorted(self.ids, ids, sorter=order)]
+        found = order[np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(order) - 1)]
+        if not np.array_equal(self.ids[found], ids):
+            raise KeyError(f'{self.folder}: has no id {np.asarray(ids)[self.ids[found] != ids][0]}')
+        return found
 
 
 class _Subset:
@@ -109,7 +114,7 @@ def training_batches(
     """
     if batch % place.processes:
         raise UserError(f'batch={batch} does not split over {place.processes} hosts; choose a multiple.')
-    data = grain.MapDataset.source(split).seed(seed).shuffle().repeat()
+    data = grain.MapDataset.source(split).seed(check_seed(seed)).shuffle().repeat()
     for transform in transforms:
         data = data.random_map(transform.random_map)
     rows = batch // place.processes

@@ -1,6 +1,7 @@
 """Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
     if not files:
         raise UserError(f'{folder}: no pictures in this class folder (looked for {", ".join(sorted(SUFFIXES))}).')
     return files
@@ -112,36 +113,47 @@ def read_arrays(channels: int, path: str, *, train: str = 'train.npz', test: str
         pixels, labels, ids, names = _read_npz(file, channels)
         pools.append(_pool(pixels, labels, ids))
         found.append(names)
+    if all(found) and found[0] != found[1]:
+        raise UserError(f'{root}: class_names differ: {train} has {found[0][:20]}, {test} has {found[1][:20]}. Make them equal.')
     highest = max(int(pool.labels.max(initial=-1)) for pool in pools)
-    names = found[0] or found[1] or [str(k) for k in range(highest + 1)]
+    names = found[0] or found[1] or [str(k) for k in range(min(highest + 1, sum(map(len, pools))))]
     if highest >= len(names):
-        raise UserError(f'{root}: a label is {highest}, but there are only {len(names)} class names.')
+        raise UserError(f'{root}: a label is {highest}, but there are only {len(names)} classes; number them from 0.')
     return Source(names, *pools)
 
 
 def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, 'rb') as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as arrays:
             data = {name: arrays[name] for name in ('images', 'labels', 'ids', 'class_names') if name in arrays}
     except FileNotFoundError as error:
         raise UserError(f'{file}: no such file. An arrays source needs train.npz and test.npz.') from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f'{file}: not a readable npz file without pickles ({error}).') from error
+    except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f'{file}: not a readable npz file without pickles ({error}). Write it again with np.savez.') from error
     if missing := {'images', 'labels'} - set(data):
         raise UserError(f'{file}: has no array {", ".join(sorted(missing))}; it needs images u8[n h w c] and labels [n].')
-    pixels, labels = data['images'], data['labels']
+    pixels, labels, ids = data['images'], data['labels'], data.get('ids')
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
         raise UserError(f'{file}: images hold NaN or infinite values; clean them and store uint8 0..255.')
-    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or 0 in pixels.shape[1:]:
         raise UserError(f'{file}: images are {pixels.dtype}{list(pixels.shape)}; they must be uint8 [n h w c], 0..255.')
     if pixels.shape[-1] != channels:
-        raise UserError(f'{file}: images have {pixels.shape[-1]} channels, but source.channels={channels}.')
-    if len(pixels) != len(labels):
-        raise UserError(f'{file}: {len(pixels)} images but {len(labels)} labels; the numbers must agree.')
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise UserError(f'{file}: labels are {labels.dtype}{list(labels.shape)}; they must be integers [n].')
-    return pixels, labels, data.get('ids'), [str(name) for name in data.get('class_names', [])]
+        raise UserError(
+            f'{file}: images have {pixels.shape[-1]} channels, but source.channels={channels}. Set it, or convert the images.'
+        )
+    for name, values in {'labels': labels} | ({} if ids is None else {'ids': ids}).items():
+        if not np.issubdtype(values.dtype, np.integer) or values.ndim != 1:
+            raise UserError(f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].')
+        if len(pixels) != len(values):
+            raise UserError(f'{file}: {len(pixels)} images but {len(values)} {name}; the numbers must agree.')
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
+            raise UserError(f'{file}: {name} run from {values.min()} to {values.max()}; they must lie in 0 to {2**31 - 1}.')
+    return pixels, labels, ids, _texts(data.get('class_names', np.array([])))
+
+
+def _texts(names: np.ndarray) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in np.atleast_1d(names).tolist()]
 
 
 def _pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None) -> Pool:
@@ -193,6 +205,13 @@ def open_source(
     """
     if resample not in images.FILTERS:
         raise UserError(f'source.resample={resample!r}: choose from {", ".join(sorted(images.FILTERS))}.')
+    if channels not in (1, 3):
+        raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
+    if size_px < 1:
+        raise UserError(f'source.size_px={size_px}: choose 1 or more.')
+    for part, count in {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}.items():
+        if count < 0:
+            raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
@@ -226,12 +245,14 @@ def _choose_classes(source: Source, classes: Sequence[str] | int, seed: int) -> 
         return source.train, source.test, None, source.class_names
     names = source.class_names
     if isinstance(classes, int):
-        if classes > len(names):
-            raise UserError(f'source.classes={classes}, but the source has {len(names)} classes.')
+        if not 2 <= classes <= len(names):
+            raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, which is all, or 0 for all.')
         chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[:classes])
     else:
         if unknown := [name for name in classes if name not in names]:
             raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
+        if len(set(classes)) < len(classes):
+            raise UserError(f'source.classes={list(classes)}: a class is named twice; name each once.')
         chosen = np.array([names.index(name) for name in classes])
     number = {int(old): new for new, old in enumerate(chosen)}
 
@@ -246,6 +267,8 @@ def _choose_classes(source: Source, classes: Sequence[str] | int, seed: int) -> 
 
 def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
     count = len(source.class_names)
+    if odd := [k for k in source.class_names if k != k.strip() or not k or '\n' in k or source.class_names.count(k) > 1]:
+        raise UserError(f'source {name}: class names {odd[:10]}: each must be there once, without space around it. Rename them.')
     for split, pool in (('training', source.train), ('test', source.test)):
         if len(pool) == 0:
             raise UserError(f'source {name}: no {split} images.')
@@ -253,7 +276,8 @@ def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
             raise UserError(f'source {name}: {split} ids occur more than once; ids must be unique.')
         if pool.labels.min() < 0 or pool.labels.max() >= count:
             raise UserError(
-                f'source {name}: {split} labels run to {pool.labels.max()}; with {count} classes they are 0..{count - 1}.'
+                f'source {name}: {split} labels run from {pool.labels.min()} to {pool.labels.max()}; '
+                f'with {count} classes they must be 0..{count - 1}.'
             )
         present = np.unique(pool.labels)
         if len(present) < 2:

@@ -1,17 +1,19 @@
 """The four commands, as functions that return an exit code."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 
 from purify.attacks.registry import ATTACKS
-from purify.config.load import load_module
-from purify.config.sweeps import sweep_functions
+from purify.config.load import flag_for, load_config, load_module
+from purify.config.sweeps import multiply, sweep_functions
 from purify.core import devices, preemption
 from purify.core.errors import UserError
-from purify.core.files import read_json
+from purify.core.files import fingerprint, read_json
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources import SOURCES
 from purify.defenses.registry import DEFENSES
@@ -69,14 +71,55 @@ def list_stages(config: dict[str, Any], workdir: Path | None, store: Path | None
     return 0
 
 
-def list_points(spec: str, names: list[str]) -> int:
-    """`list --sweep`: one JSON line {'sweep', 'points'} per sweep of the config file."""
-    offered = sweep_functions(load_module(spec))
-    for name in names:
-        if name not in offered:
-            raise UserError(f'--sweep {name}: {spec} offers {", ".join(sorted(offered)) or "no sweeps"}.')
-        print(json.dumps({'sweep': name, 'points': list(offered[name]())}))
+def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> int:
+    """`list --sweep a,b --seeds 0,1`: one JSON line {'name', 'point', 'seed', 'config', 'flags'} per run of the product.
+
+    Loads the config of every run, so that a sweep with a mistake in it fails here and not after some hours.
+    """
+    try:
+        runs = [_describe(spec, overrides, point, seed) for point, seed in _multiply(spec, sweeps, seeds)]
+        for run in runs:
+            load_config(run['config'], run['flags'])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if twice := [name for name, count in Counter(run['name'] for run in runs).items() if count > 1]:
+        raise UserError(f'{twice[0]}: comes more than once; name every sweep and every seed once.')
+    print('\n'.join(json.dumps(run) for run in runs))
     return 0
+
+
+def _multiply(spec: str, sweeps: str, seeds: str) -> list[tuple[dict[str, Any], int]]:
+    offered = sweep_functions(load_module(spec))
+    chosen, numbers = [name for name in sweeps.split(',') if name], (seeds or '0').split(',')
+    if unknown := [name for name in chosen if name not in offered]:
+        raise UserError(f'--sweep {",".join(unknown)}: {spec} offers {", ".join(sorted(offered)) or "no sweeps"}.')
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f'--seeds {seeds}: whole numbers separated by commas, like 0,1,2.')
+    if 'seed' in [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]:
+        raise UserError(f'{spec}: give the seeds of a sweep with --seeds, not as a word.')
+    return multiply([map(_flat, offered[name]()) for name in chosen], [int(number) for number in numbers])
+
+
+def _flat(point: dict[str, Any]) -> dict[str, Any]:
+    """Words and settings on one level, so that sweeps over different words do not clash."""
+    return point.get('words', {}) | {name: value for name, value in point.items() if name != 'words'}
+
+
+def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One run of a sweep: its folder's name and its command line."""
+    settings = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
+    own = {name: value for name, value in point.items() if not name.startswith('config.')} | {'seed': seed}
+    path, _, given = spec.partition(':')
+    text = '-'.join(f'{name.removeprefix("config.")}={value}' for name, value in point.items())
+    name = re.sub(r'[^\w.=,+-]+', '_', text)[:120]
+    mark = '' if name == text else f'-{fingerprint(point)}'
+    return {
+        'name': f'{name}{mark}-seed{seed}' if point else f'seed{seed}',
+        'point': point,
+        'seed': seed,
+        'config': f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}',
+        'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
+    }
 
 
 def report(workdir: Path) -> int:

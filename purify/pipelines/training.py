@@ -101,7 +101,7 @@ def make_noise_schedule(settings: dict[str, Any]) -> Schedule:
 
 
 def train_prior(work: Work) -> None:
-    """Trains a pixel DDPM on the dataset `data` and writes it as a diffusers pipeline folder (its EMA weights)."""
+    """Trains a pixel DDPM on the dataset `data` and writes its average as a diffusers pipeline folder and an orbax checkpoint."""
     settings = work.settings
     split = Split(work.inputs['data'], 'train')
     config, build = prior_builder(settings['network'], split.shape[-1])
@@ -109,6 +109,7 @@ def train_prior(work: Work) -> None:
     schedule = make_noise_schedule(settings['schedule'])
     task = Denoise(graph, schedule, settings['network']['sample_size'], settings['ema_decay'])
     state = _fit(work, task, build, like, split, make_augmentations(settings['augment']))
+    write_network(work.folder, config, state.weights())
     if devices.is_lead():
         write_prior(work.folder, config, schedule, graph, state.weights(), settings['stored_dtype'])
 

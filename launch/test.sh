@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Checks the code: ruff, pyright, pytest, in an environment of its own (.venv). Arguments go to pytest.
+#
+#   ./launch/test.sh [--no-venv] [tests/attacks -k patch ...]
+#
+# The tests run whatever ruff and pyright say; the exit code is 0 only if all is well.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+if [ "${1:-}" = --no-venv ]; then
+  shift
+  use_environment
+else
+  make_environment dev
+fi
+cd "$root"
+
+failed=
+check() {
+  say "== $*"
+  "$python" -m "$@" || failed="$failed${failed:+, }$1"
+}
+check ruff check
+check ruff format --check
+check pyright --pythonpath "$(command -v "$python")"
+code=0
+"$python" -m pytest "$@" || code=$?
+if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise
+  say "the tests passed, but not: $failed (see above)"
+  code=1
+fi
+exit "$code"

@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from purify.train.cost import Cost
+from purify.train.inference import map_images
+
+
+def run(count, batch, n=70):
+    mesh = jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+    shapes = []
+
+    def apply(weight, rows):
+        shapes.append(rows['x'].shape[0])
+        return {'y': rows['x'] * weight, 'sum': rows['x'].sum(-1)}
+
+    cost, got, where = Cost(), [], []
+    for positions, out in map_images(apply, jnp.float32(3), lambda i: {'x': np.full(2, i, np.float32)}, range(n), batch=batch, mesh=mesh, cost=cost):
+        got.append(out)
+        where.append(positions)
+    return np.concatenate(where), {name: np.concatenate([o[name] for o in got]) for name in got[0]}, shapes, cost
+
+
+@pytest.mark.parametrize(('count', 'batch'), [(1, 32), (4, 50), (8, 50), (8, 200)])
+def test_every_record_once_in_order_without_padding(count, batch):
+    where, out, shapes, cost = run(count, batch)
+    assert (where == np.arange(70)).all()
+    assert (out['y'][:, 0] == 3 * np.arange(70)).all()
+    assert (out['sum'] == 2 * np.arange(70)).all()
+    assert len(shapes) == 1  # one program, one shape, a multiple of the devices
+    assert shapes[0] % count == 0
+    assert shapes[0] >= batch
+    assert cost.images == 70
+
+
+def test_nothing_to_do_is_no_batch():
+    mesh = jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
+    assert list(map_images(lambda w, r: r, 0, lambda i: {'x': np.zeros(1)}, [], batch=4, mesh=mesh, cost=Cost())) == []

@@ -1,0 +1,155 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from purify.core import preemption
+from purify.core.errors import Preempted, UserError
+from purify.core.writers import read_rows
+from purify.models.resnet import ResNet
+from purify.train.cost import Cost, summarize
+from purify.train.loop import Plan, fit, make_step
+from purify.train.state import abstract_network, make_state
+from purify.train.tasks import Classify
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (512, 8, 8, 1), np.uint8)
+
+
+def build(rngs):
+    return ResNet(stages=(1,), block='preact', num_classes=3, channels=1, width=8, norm='group', rngs=rngs)
+
+
+def mesh(count=8):
+    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+
+
+def batches(start):
+    step = start
+    while True:
+        rows = [(step * 16 + k) % 512 for k in range(16)]
+        yield {'image': IMAGES[rows], 'label': (IMAGES[rows, 0, 0, 0] // 86).astype(np.int32)}
+        step += 1
+
+
+def plan(folder, steps=12, **changes):
+    settings = {'name': 'x', 'folder': folder, 'batch': 16, 'steps': steps, 'accumulate': 1, 'seed': 3, 'save_every': 5, 'log_every': 4}
+    return Plan(**(settings | changes))
+
+
+def train(folder, *, steps=12, count=8, ema=0.0, source=batches, **changes):
+    optimizer = optax.adam(1e-2)
+    graph, _ = abstract_network(build)
+    state = make_state(build, optimizer, seed=1, keep_ema=ema > 0, mesh=mesh(count))
+    return fit(Classify(graph, ema_decay=ema), optimizer, state, source, plan(folder, steps, **changes), mesh(count), Cost())
+
+
+def leaves(tree):
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_resumed_training_equals_uninterrupted_training_byte_for_byte(tmp_path):
+    whole = train(tmp_path / 'whole')
+
+    def dying(start):
+        for k, batch in enumerate(batches(start)):
+            if start + k == 8:
+                raise OSError('the power went')
+            yield batch
+
+    with pytest.raises(OSError, match='power'):
+        train(tmp_path / 'cut', source=dying)
+    resumed = train(tmp_path / 'cut')
+    assert all((a == b).all() for a, b in zip(leaves(whole), leaves(resumed), strict=True))
+    rows = [read_rows(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'cut')]
+    assert rows[0] == rows[1]
+    assert [row['step'] for row in rows[0]] == [4, 8, 12]
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
+    whole = train(tmp_path / 'whole')
+    train(tmp_path / 'moved', steps=5)
+    moved = train(tmp_path / 'moved', count=1)
+    assert int(moved.step) == 12
+    for a, b in zip(leaves(whole.params), leaves(moved.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_stop_request_saves_and_leaves(tmp_path, monkeypatch):
+    asked = iter([False] * 6 + [True] * 100)
+    monkeypatch.setattr(preemption, 'asked', lambda: next(asked))
+    with pytest.raises(Preempted):
+        train(tmp_path)
+    monkeypatch.undo()
+    seen = []
+
+    def watched(start):
+        seen.append(start)
+        return batches(start)
+
+    train(tmp_path, source=watched)
+    assert seen == [7]
+
+
+def test_accumulation_gives_the_same_update():
+    optimizer = optax.sgd(0.1)
+    graph, _ = abstract_network(build)
+    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh(1))
+    batch = next(batches(0))
+    one, _ = make_step(Classify(graph), optimizer, 1, 0)(state, (), batch)
+    four, _ = make_step(Classify(graph), optimizer, 4, 0)(state, (), batch)
+    for a, b in zip(leaves(one.params), leaves(four.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_average_follows_its_formula():
+    optimizer = optax.sgd(0.5)
+    graph, _ = abstract_network(build)
+    state = make_state(build, optimizer, seed=1, keep_ema=True, mesh=mesh(1))
+    step = make_step(Classify(graph, ema_decay=0.5), optimizer, 1, 0)
+    new, _ = step(state, (), next(batches(0)))
+    decay = min(0.5, 1 / 10)
+    for a, b, c in zip(leaves(state.params), leaves(new.params), leaves(new.ema), strict=True):
+        np.testing.assert_allclose(c, decay * a + (1 - decay) * b, atol=1e-6)
+    assert new.weights()['params'] is new.ema
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_steps_and_keeps_the_last_checkpoint(tmp_path):
+    class Breaks(Classify):
+        def __call__(self, params, stats, frozen, batch, key):
+            loss, extra = super().__call__(params, stats, frozen, batch, key)
+            return loss * jnp.where(batch['label'].sum() == batch['poison'][0], jnp.nan, 1.0), extra
+
+    def source(start):
+        for k, batch in enumerate(batches(start)):
+            yield batch | {'poison': np.full(16, batch['label'].sum() if start + k == 6 else -1)}
+
+    optimizer = optax.adam(1e-2)
+    graph, _ = abstract_network(build)
+    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh())
+    with pytest.raises(UserError, match=r'between steps 4 and 8'):
+        fit(Breaks(graph), optimizer, state, source, plan(tmp_path, save_every=4), mesh(), Cost())
+    assert (tmp_path / 'checkpoints' / 'step_4').exists()
+    assert not (tmp_path / 'checkpoints' / 'step_8').exists()
+
+
+def test_batch_must_split_over_the_devices(tmp_path):
+    with pytest.raises(UserError, match='8 devices'):
+        train(tmp_path, batch=12)
+
+
+def test_cost_knows_rates_and_hides_what_it_does_not_know():
+    totals = {'seconds': 12.0, 'compile_seconds': 2.0, 'wait_seconds': 1.0, 'images': 100, 'flops': 5e9, 'devices': 2}
+    found = summarize(totals)
+    assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == (10.0, 5.0, 0.1)
+    assert found['device_seconds'] == 24.0
+    assert found['mfu'] is None  # a CPU has no peak in the table
+
+
+def test_seed_makes_the_network():
+    a, b, c = (make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh()) for s in (1, 1, 2))
+    assert all((x == y).all() for x, y in zip(leaves(a.params), leaves(b.params), strict=True))
+    assert any((x != y).any() for x, y in zip(leaves(a.params), leaves(c.params), strict=True))
+    assert isinstance(nnx.merge(abstract_network(build)[0], a.params, a.stats), ResNet)

@@ -1,0 +1,67 @@
+import numpy as np
+import optax
+import pytest
+
+from purify.core.errors import UserError
+from purify.train.optim import make_optimizer, make_schedule, total_steps
+
+ADAM = {'name': 'adam', 'b1': 0.9, 'b2': 0.999}
+
+
+def test_total_steps_from_epochs_or_steps():
+    assert total_steps(30, 0, 800, 64) == 375
+    assert total_steps(0.0, 7, 800, 64) == 7
+    for epochs, steps in ((1, 1), (0, 0)):
+        with pytest.raises(UserError, match='give one of them'):
+            total_steps(epochs, steps, 800, 64)
+    with pytest.raises(UserError, match='no step at all'):
+        total_steps(0.01, 0, 800, 64)
+
+
+def test_cosine_with_warmup_follows_the_formula():
+    schedule = make_schedule(100, lr=0.2, schedule='cosine', warmup=0.1)
+    assert float(schedule(5)) == pytest.approx(0.1)
+    for step in (10, 40, 99):
+        wanted = 0.2 * (1 + np.cos(np.pi * (step - 10) / 90)) / 2
+        assert float(schedule(step)) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_step_schedule_drops_where_the_paper_does():
+    schedule = make_schedule(1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1)
+    assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+
+
+def test_sgd_is_pytorchs():
+    """w <- w - lr v, v <- .9 v + (g + wd w), by hand in float64."""
+    optimizer = make_optimizer(
+        10, name='sgd', lr=0.1, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9, nesterov=False, weight_decay=0.01
+    )
+    w, velocity, params = 2.0, 0.0, np.float32(2.0)
+    state = optimizer.init(params)
+    for gradient in (1.0, -0.5, 0.25):
+        velocity = 0.9 * velocity + gradient + 0.01 * w
+        w -= 0.1 * velocity
+        updates, state = optimizer.update(np.float32(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        assert float(params) == pytest.approx(w, rel=1e-6)
+
+
+def test_clip_bounds_the_gradient():
+    kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}
+    optimizer = make_optimizer(1, name='sgd', clip=1.0, **kwargs)
+    updates, _ = optimizer.update(np.array([3.0, 4.0], np.float32), optimizer.init(np.zeros(2, np.float32)), np.zeros(2, np.float32))
+    assert np.asarray(updates) == pytest.approx([-0.6, -0.8])
+
+
+@pytest.mark.parametrize('bad', [{'lr': 0.0}, {'lr': -1.0}, {'warmup': 1.0}])
+def test_bad_numbers_are_named(bad):
+    with pytest.raises(UserError, match='optim.lr'):
+        make_optimizer(10, **(ADAM | {'lr': 0.1, 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0} | bad))
+
+
+def test_unknown_names_list_the_choices():
+    common = {'lr': 0.1, 'warmup': 0.0, 'clip': 0.0}
+    with pytest.raises(UserError, match="Did you mean 'adam'"):
+        make_optimizer(10, name='adan', schedule='cosine', **common)
+    with pytest.raises(UserError, match='constant, cosine, step'):
+        make_optimizer(10, name='adam', schedule='linear', b1=0.9, b2=0.99, **common)
