@@ -17,12 +17,12 @@ cd "$root"
 
 failed=
 check() {
-  say "== $*"
-  "$python" -m "$@" || failed="$failed${failed:+, }$1"
+  say "== $1"
+  "$python" -m "${@:2}" || failed="$failed${failed:+, }$1"
 }
-check ruff check
-check ruff format --check
-check pyright --pythonpath "$(command -v "$python")"
+check 'ruff check' ruff check
+check 'ruff format' ruff format --check
+check pyright pyright --pythonpath "$(command -v "$python")"
 code=0
 "$python" -m pytest "$@" || code=$?
 if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise

@@ -1,5 +1,8 @@
 """Orbax checkpoints: a pytree and its step, saved in the background, restored onto whatever mesh is there."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,12 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, step: int, tree: Any) -> None:
-        """Saves `tree` as `step`, unless it is there already."""
+        """Saves `tree` as `step`, unless it is there already. Raises `UserError` where the disk has no room for it."""
         with explain_os_errors(self.folder):
             if self.latest() != step:
+                need = sum(getattr(leaf, 'nbytes', 8) for leaf in jax.tree.leaves(tree))
+                if shutil.disk_usage(self.folder).free < need:  # orbax would find out in its threads, with a trace from each
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self.manager.save(step, args=ocp.args.StandardSave(tree))
 
     def restore(self, like: Any) -> tuple[int, Any]:
@@ -39,7 +45,10 @@ class Checkpoints:
             raise UserError(f'{self.folder}: no complete checkpoint here. Give the folder of a finished training stage.')
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            return step, self.manager.restore(step, args=ocp.args.StandardRestore(target))
+            tree = self.manager.restore(step, args=ocp.args.StandardRestore(target))
+            if jax.tree.structure(tree) != jax.tree.structure(like):  # orbax lets None stand for anything
+                raise ValueError('tree structures do not match')
+            return step, tree
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f'{self.folder}: step {step} does not fit this network, or is damaged ({" ".join(str(error).split())[:400]}). '

@@ -26,7 +26,7 @@ def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
-    """The NumPy generator of a named stream and any further numbers (id, epoch)."""
+    """The NumPy generator of a named stream and further numbers (id, epoch), always equally many in one stream."""
     return np.random.default_rng([check_seed(seed), stream_number(name), *numbers])
 
 

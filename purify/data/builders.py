@@ -10,12 +10,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from etils import epath
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, read_json, sha256_of, write_json
@@ -70,9 +71,11 @@ class DatasetWriter:
             final.parent.mkdir(parents=True, exist_ok=True)
             cleanup.callback(part.unlink, missing_ok=True)
             writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')  # random access wants groups of one
+            serializer = ExampleSerializer(cast(Any, self.features.get_serialized_info()))
             for record in records:
                 png = io.BytesIO(encode_png(record['image']))
-                writer.write(self.features.serialize_example(self.features.encode_example(record | {'image': png})))
+                example = serializer.get_tf_example(self.features.encode_example(record | {'image': png}))
+                writer.write(example.SerializeToString(deterministic=True))  # equal records, equal bytes, in every process
             writer.close()
             os.replace(part, final)
 

@@ -14,6 +14,7 @@ from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data import images, tfds_source
 
+ARRAYS = ('images', 'labels', 'ids', 'class_names')
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif'}
 
 
@@ -125,7 +126,7 @@ def read_arrays(channels: int, path: str, *, train: str = 'train.npz', test: str
 def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
     try:
         with open(file, 'rb') as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as arrays:
-            data = {name: arrays[name] for name in ('images', 'labels', 'ids', 'class_names') if name in arrays}
+            data: dict[str, Any] = {name: arrays[name] for name in ARRAYS if name in arrays}
     except FileNotFoundError as error:
         raise UserError(f'{file}: no such file. An arrays source needs train.npz and test.npz.') from error
     except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
@@ -142,18 +143,15 @@ def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.nda
         raise UserError(
             f'{file}: images have {pixels.shape[-1]} channels, but source.channels={channels}. Set it, or convert the images.'
         )
-    for name, values in {'labels': labels} | ({} if ids is None else {'ids': ids}).items():
+    for name, values in {'labels': labels, **({} if ids is None else {'ids': ids})}.items():
         if not np.issubdtype(values.dtype, np.integer) or values.ndim != 1:
             raise UserError(f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].')
         if len(pixels) != len(values):
             raise UserError(f'{file}: {len(pixels)} images but {len(values)} {name}; the numbers must agree.')
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
             raise UserError(f'{file}: {name} run from {values.min()} to {values.max()}; they must lie in 0 to {2**31 - 1}.')
-    return pixels, labels, ids, _texts(data.get('class_names', np.array([])))
-
-
-def _texts(names: np.ndarray) -> list[str]:
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in np.atleast_1d(names).tolist()]
+    names = np.atleast_1d(data.get('class_names', np.array([], str))).tolist()
+    return pixels, labels, ids, [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None) -> Pool:
@@ -219,7 +217,8 @@ def open_source(
     held = reference_size if reference == 'held_out' else 0
     if held + train_size > len(train):
         raise UserError(f'source {name}: {held} reference + {train_size} training images asked, but there are {len(train)}.')
-    pools = {'own': source.reference, 'none': None, 'other_classes': spare, 'held_out': train.take(np.sort(order[:held]))}
+    own = _unlabelled(source.reference) if classes else source.reference
+    pools = {'own': own, 'none': None, 'other_classes': spare, 'held_out': train.take(np.sort(order[:held]))}
     if reference not in pools:
         raise UserError(f'source.reference={reference!r}: choose from {", ".join(sorted(pools))}.')
     apart = pools[reference]
@@ -261,8 +260,12 @@ def _choose_classes(source: Source, classes: Sequence[str] | int, seed: int) -> 
         return Pool(pool.ids, np.array([number[int(label)] for label in pool.labels], np.int32), pool.fetch)
 
     spare = source.train.take(np.flatnonzero(~np.isin(source.train.labels, chosen)))
-    unlabelled = Pool(spare.ids, np.zeros(len(spare), np.int32), spare.fetch)
-    return kept(source.train), kept(source.test), unlabelled, [names[k] for k in chosen]
+    return kept(source.train), kept(source.test), _unlabelled(spare), [names[k] for k in chosen]
+
+
+def _unlabelled(pool: Pool | None) -> Pool | None:
+    """All labels 0: those of classes that were not chosen have no number."""
+    return Pool(pool.ids, np.zeros(len(pool), np.int32), pool.fetch) if pool else None
 
 
 def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
@@ -37,11 +38,16 @@ def read(
 
     Returns:
       class names, and (ids, labels, fetch) of training and test images.
+
+    Raises:
+      UserError: where TFDS does not know the dataset, cannot get it, or it has no such splits and features.
     """
+    if not 0 < test_share < 1:
+        raise UserError(f'source.test_share={test_share}: choose a share between 0 and 1.')
     builder = _prepared(dataset, data_dir)
     splits = list(builder.info.splits)
-    if train not in splits:
-        raise UserError(f'tfds:{dataset} has no split {train!r}; it has {", ".join(splits)}.')
+    if unknown := {train, test or train} - set(splits):
+        raise UserError(f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
     names, labels = _labels(builder, train, label, dataset)
     if chosen:
@@ -63,18 +69,23 @@ def read(
 def _prepared(dataset: str, data_dir: str) -> Any:
     try:
         builder: Any = tfds.builder(dataset, data_dir=data_dir or None)
-        builder.download_and_prepare(file_format='array_record')
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
+    except Exception as error:  # a wrong version, builder config or way of writing
+        raise UserError(
+            f'tfds:{dataset}: TFDS cannot open it: {_shortened(error)}. Its versions and configs: tensorflow.org/datasets/catalog.'
+        ) from error
+    try:
+        builder.download_and_prepare(file_format='array_record')
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"tfds:{dataset}: TFDS's download code for this dataset needs TensorFlow, which purify does not install ({error}). "
-            f'Prepare it once anywhere that has it: tfds build {dataset} --file_format=array_record --data_dir=DIR; '
-            'then give --config.source.data_dir=DIR.'
+            f"tfds:{dataset}: TFDS's download code for this dataset needs what purify does not install, mostly TensorFlow "
+            f'({error}). Prepare it once anywhere that has it: tfds build {dataset} --file_format=array_record '
+            '--data_dir=DIR; then give --config.source.data_dir=DIR.'
         ) from error
     except Exception as error:  # download, checksum, manual-download and disk errors come in many classes
         raise UserError(
-            f'tfds:{dataset}: could not be downloaded or prepared: {type(error).__name__}: {str(error).strip()[:500]}. '
+            f'tfds:{dataset}: could not be downloaded or prepared: {_shortened(error)}. '
             'Check the network, or prepare it elsewhere as array_record and give --config.source.data_dir=DIR.'
         ) from error
     if 'array_record' not in str(builder.info.file_format.value):
@@ -83,6 +94,10 @@ def _prepared(dataset: str, data_dir: str) -> Any:
             'python -m tensorflow_datasets.scripts.convert_format, or prepare it again with --file_format=array_record.'
         )
     return builder
+
+
+def _shortened(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
 
 
 def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[str], np.ndarray]:
@@ -106,15 +121,10 @@ def _parts(builder: Any, split: str, labels: np.ndarray, channels: int) -> Parts
         image = np.asarray(source[position]['image'])
         if image.shape[-1] == channels:
             return image
-        return np.repeat(image, 3, -1) if channels == 3 else _grey(image)
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        return np.asarray(picture.convert('L' if channels == 1 else 'RGB')).reshape(*image.shape[:2], channels)
 
     return np.arange(len(labels)), labels, fetch
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(image).convert('L'))[..., None]
 
 
 def _choose(parts: Parts, mask: np.ndarray) -> Parts:

@@ -1,0 +1,134 @@
+import gc
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from purify.core import devices
+from purify.core.checkpoint import Checkpoints
+from purify.core.errors import UserError
+
+TREE = {
+    'params': {'w': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.float32([1, 2, 3])},
+    'step': np.int32(5),
+    'nothing': None,
+}
+
+
+def mesh(count):
+    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+
+
+def placed(tree, count):
+    return jax.device_put(tree, devices.replicated(mesh(count)))
+
+
+def blank(count, tree=TREE):
+    return placed(jax.tree.map(np.zeros_like, tree), count)
+
+
+def save(folder, *steps, tree=TREE, count=8):
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, placed(tree | {'step': np.int32(step)}, count))
+    checkpoints.close()
+
+
+def restore(folder, like):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+
+
+@pytest.mark.parametrize(('saved', 'restored'), [(8, 8), (8, 1), (1, 4)])
+def test_a_tree_comes_back_on_whatever_mesh_is_there(tmp_path, saved, restored):
+    save(tmp_path, 5, count=saved)
+    step, tree = restore(tmp_path, blank(restored))
+    assert step == 5
+    jax.tree.map(np.testing.assert_array_equal, tree, TREE)
+    assert tree['params']['w'].sharding.device_set == set(jax.devices()[:restored])
+    assert tree['params']['w'].dtype == np.float32
+
+
+def test_shapes_and_a_sharding_are_enough_to_restore(tmp_path):
+    save(tmp_path, 5)
+    here = devices.replicated(mesh(2))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=here), TREE)
+    jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, like)[1], TREE)
+
+
+def test_the_newest_is_kept_and_saving_it_again_is_nothing(tmp_path):
+    save(tmp_path, 10, 20, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['step_20']
+    save(tmp_path, 20, tree=jax.tree.map(lambda x: x + 1, TREE))
+    assert restore(tmp_path, blank(1))[0] == 20
+    np.testing.assert_array_equal(restore(tmp_path, blank(1))[1]['params']['b'], [1, 2, 3])
+
+
+def test_a_save_that_was_cut_off_is_no_checkpoint(tmp_path):
+    save(tmp_path, 10)
+    shutil.copytree(tmp_path / 'step_10', tmp_path / 'step_20.orbax-checkpoint-tmp')
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() == 10
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        TREE | {'params': {'w': np.zeros((4, 4), np.float32), 'b': np.zeros(3, np.float32)}},
+        TREE | {'params': {'w': np.zeros((3, 4), np.float32)}},
+        TREE | {'params': TREE['params'] | {'new': np.zeros(2, np.float32)}},
+        TREE | {'nothing': np.zeros(2, np.float32)},
+    ],
+    ids=['another shape', 'a leaf less', 'a leaf more', 'a leaf for nothing'],
+)
+def test_another_network_is_the_users_error(tmp_path, other):
+    save(tmp_path, 7, count=1)
+    with pytest.raises(UserError, match=r'step 7 does not fit this network.*network\.json'):
+        restore(tmp_path, blank(1, other))
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # tensorstore's loop ends before its reads
+def test_a_damaged_checkpoint_is_the_users_error(tmp_path):
+    save(tmp_path, 7, count=1)
+    for file in (tmp_path / 'step_7' / 'default').rglob('*'):
+        if file.is_file() and file.parent.name == 'd':
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(UserError, match=r'step 7 does not fit this network, or is damaged \(.+\)'):
+        restore(tmp_path, blank(1))
+    gc.collect()
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(UserError, match='empty: no complete checkpoint here. Give the folder of a finished'):
+        restore(tmp_path / 'empty', blank(1))
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='file'):
+        Checkpoints(tmp_path / 'file' / 'checkpoints')
+
+
+def test_no_room_is_known_before_anything_is_written(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=50))
+    with pytest.raises(UserError, match='the disk is full .*free some space'):
+        checkpoints.save(20, placed(TREE, 1))
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['step_10']
+
+
+def test_a_disk_that_fills_while_saving_is_explained_at_the_end(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def fail():
+        raise ValueError('RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 4: No space left on device')
+
+    monkeypatch.setattr(checkpoints.manager, 'wait_until_finished', fail)
+    with pytest.raises(UserError, match='the disk is full'):
+        checkpoints.close()

@@ -1,0 +1,51 @@
+"""The command line as a user has it: a fresh process per call."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from purify.pipelines.artifacts import read_classifier
+
+ROOT = Path(__file__).parents[2]
+TINY = (  # the quickstart's shape, a tenth of its work
+    '--config.source.train_size=120',
+    '--config.source.test_size=60',
+    '--config.teacher.epochs=3',
+    '--config.student.epochs=3',
+    '--config.teacher.batch=16',
+    '--config.student.batch=16',
+    '--config.defense.vary.steps=4',
+    '--config.shard_size=20',
+    '--config.run.save_every=5',
+    '--config.run.log_every=5',
+    '--config.run.inference_batch=20',
+)
+
+
+def start(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> subprocess.Popen[str]:
+    """`python -m purify <command> --config ...` in a process of its own, with fake CPU devices."""
+    flags = f'--xla_force_host_platform_device_count={devices}'
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
+    line = [sys.executable, '-m', 'purify', command, '--config', config, *map(str, args)]
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def call(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> tuple[int, str]:
+    """Waits; -> exit code, everything printed."""
+    process = start(command, *args, devices=devices, config=config)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out + err
+
+
+def dataset_bytes(folder: Path) -> dict[str, bytes]:
+    """The files of a dataset that hold its records."""
+    return {path.name: path.read_bytes() for path in sorted(folder.resolve().glob('*.array_record-*'))}
+
+
+def weights(folder: Path) -> list[np.ndarray]:
+    """All arrays of a finished network's weights."""
+    return jax.tree.leaves(read_classifier(folder.resolve()).weights)

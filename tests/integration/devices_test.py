@@ -1,0 +1,67 @@
+"""The same pixels on 1, 4 and 8 devices, on two hosts, whatever the batch."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from integration.command import ROOT, TINY, call, dataset_bytes, weights
+
+from purify.data.loader import Split
+
+PURIFY = ('--stages', 'prepare,purified', *TINY)
+
+
+def pixels(folder):
+    split = Split(folder / 'purified', 'train')
+    return split.images(range(len(split))).astype(int)
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('reference')
+    code, text = call('run', '--workdir', folder, *PURIFY, '--config.run.inference_batch=32')
+    assert code == 0, text
+    return folder
+
+
+@pytest.mark.parametrize(('devices', 'batch'), [(1, 50), (4, 32), (8, 50)])
+def test_purified_images_do_not_depend_on_devices_or_batch(reference, tmp_path, devices, batch):
+    """At most one level apart: XLA's CPU convolutions round differently for different numbers of rows per device."""
+    code, text = call('run', '--workdir', tmp_path, *PURIFY, f'--config.run.inference_batch={batch}', devices=devices)
+    assert code == 0, text
+    apart = np.abs(pixels(reference) - pixels(tmp_path))
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 1e-3
+
+
+def test_two_hosts_of_two_devices_run_everything(reference, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        port = probe.getsockname()[1]
+    flags = ('--config.run.inference_batch=32', '--coordinator', f'localhost:{port}', '--hosts', '2')
+    environment = os.environ | {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+        'PYTHONPATH': str(ROOT),
+    }
+    line = [sys.executable, '-m', 'purify', 'run', '--config', 'configs/quickstart.py', '--workdir', str(tmp_path), *TINY, '--config.run.save_every=50', *flags]
+    hosts = [
+        subprocess.Popen(
+            [*line, '--host-id', str(k)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for k in range(2)
+    ]
+    texts = [host.communicate(timeout=400)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], texts
+    apart = np.abs(pixels(reference) - pixels(tmp_path))
+    assert apart.max() <= 1
+    assert not re.search('report:', texts[1])  # process 0 alone talks
+    code, text = call('run', '--workdir', tmp_path / 'one', *TINY, '--config.run.inference_batch=32')
+    assert code == 0, text
+    assert dataset_bytes(tmp_path / 'poisoned') == dataset_bytes(tmp_path / 'one' / 'poisoned')
+    for a, b in zip(weights(tmp_path / 'teacher'), weights(tmp_path / 'one' / 'teacher'), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)

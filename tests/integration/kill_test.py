@@ -1,0 +1,59 @@
+"""kill -9 at random moments, the same command again, and nothing is different."""
+
+import os
+import random
+import signal
+import time
+
+from integration.command import TINY, call, dataset_bytes, start, weights
+
+KILLS = int(os.environ.get('PURIFY_KILLS', '3'))
+FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead of its tiny twin
+
+
+def run(folder, flags):
+    begun = time.monotonic()
+    code, text = call('run', '--workdir', folder, *flags)
+    assert code == 0, text
+    return time.monotonic() - begun
+
+
+def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
+    flags = () if FULL else TINY
+    run(tmp_path / 'whole', flags)
+    longest = 12.0 if FULL else 0.9 * run(tmp_path / 'warm', flags)  # with all programs compiled before
+    rng, killed = random.Random(0), 0
+    for _ in range(KILLS):
+        process = start('run', '--workdir', tmp_path / 'cut', *flags)
+        time.sleep(rng.uniform(0.3, 1.0) * longest)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        done = sorted(path.parent.name.split('-')[0] for path in tmp_path.glob('cut/stages/*/DONE'))
+        print(f'killed {killed} times; finished so far: {", ".join(done) or "nothing"}', flush=True)
+    assert killed
+    run(tmp_path / 'cut', flags)
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    for name in ('poisoned', 'purified'):
+        assert dataset_bytes(whole / name)
+        assert dataset_bytes(whole / name) == dataset_bytes(cut / name)
+    for name in ('teacher', 'student'):
+        pairs = list(zip(weights(whole / name), weights(cut / name), strict=True))
+        assert pairs
+        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path):
+    process = start('run', '--workdir', tmp_path, *TINY, '--config.teacher.epochs=2000')
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob('stages/teacher-*/metrics.jsonl')) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert 'saved' in err
+    (saved,) = tmp_path.glob('stages/teacher-*/checkpoints/step_*')
+    assert int(saved.name.removeprefix('step_')) > 0
+    assert not list(tmp_path.glob('stages/teacher-*/DONE'))
