@@ -27,7 +27,7 @@ setup(
         'orbax-checkpoint>=0.11.28,<0.13',
         'grain>=0.2.15,<0.3',
         'array_record>=0.8.1',
-        'tensorflow-datasets>=4.9.9,<5',
+        'tensorflow-datasets>=4.9.10,<5',
         'ml_collections>=1',
         'absl-py>=2',
         'numpy>=2',

@@ -73,3 +73,15 @@ use_environment() {
   [ -z "$missing" ] || die "$python has no ${missing// /, }. ./launch/quickstart.sh makes an environment that has;" \
     "or, in your own: pip install -e '$root'"
 }
+
+# continue_later COMMAND...: runs it in a Slurm job; exit code 75 (stopped, everything saved) puts the job back into the queue.
+continue_later() {
+  local code=0
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi # srun no longer takes it from the job
+  "$@" || code=$?
+  if [ "$code" -eq 75 ]; then
+    say "job $SLURM_JOB_ID stopped with everything saved; back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || say "Slurm refused; submit the same command again, it goes on from here"
+  fi
+  exit "$code"
+}

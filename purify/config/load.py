@@ -32,8 +32,10 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if not flag.startswith('--config.') or '=' not in flag:
             raise ValueError(f'unknown argument {flag!r}; settings are given as --config.part.name=value.')
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f'unknown setting {name}.' + (f' Did you mean {near[0]}?' if near else ''))
+            bare = [other.removeprefix('--config.') for other in known]
+            near = difflib.get_close_matches(name.removeprefix('--config.'), bare, n=1)
+            hint = f'Did you mean --config.{near[0]}?' if near else f'This config has: {", ".join(_parts(bare))}.'
+            raise ValueError(f'unknown setting {name}. {hint}')
     values, argv = flags.FlagValues(), ['purify', f'--config={spec}', *overrides]
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
     try:
@@ -78,6 +80,10 @@ def _call(spec: str) -> ConfigDict:
         raise
     except Exception as error:
         raise ValueError(_broken(Path(path), error)) from error
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    return sorted({f'--config.{name.partition(".")[0]}' + '.*' * ('.' in name) for name in names})
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -102,13 +102,15 @@ def verify(folder: Path) -> None:
 
 
 def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
-    """A random-access data source of records, through plain TFDS. Raises `UserError` if it is no dataset.
+    """A random-access data source of records, through plain TFDS. Raises `UserError` if it is no dataset, empty, or not whole.
 
     With `decode=False` the pictures stay encoded (a cheap look at ids and labels).
     """
     decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
     try:
         builder: Any = tfds.builder_from_directory(folder)
+        if split in builder.info.splits and not builder.info.splits[split].num_examples:
+            raise UserError(f'{folder}: the split {split!r} is empty.')
         source = builder.as_data_source(split=split, decoders=decoders)
         files = [Path(file) for file in builder.info.splits[split].filepaths]
     except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:

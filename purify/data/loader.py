@@ -36,8 +36,6 @@ class Split:
         source = builders.open_split(folder, split)
         self.folder, self.shape = Path(folder), builders.image_shape(folder)
         self.class_names = builders.class_names(folder)
-        if len(source) == 0:
-            raise UserError(f'{folder}: the split {split!r} is empty.')
         if len(source) * int(np.prod(self.shape)) <= CACHE_BYTES:
             source = scan = _decode_all(source)
         else:  # everything but the picture, which is what costs

@@ -44,7 +44,7 @@ def test_peak_is_known_by_kind_and_unknown_on_a_cpu(monkeypatch):
 )
 def test_half_a_cluster_is_refused(monkeypatch, coordinator, hosts, host_id):
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *args: pytest.fail('started'))
-    with pytest.raises(UserError, match='give all three .*--coordinator=auto alone'):
+    with pytest.raises(UserError, match=r'give all three .*--coordinator=auto alone'):
         devices.start(coordinator, hosts, host_id)
 
 

@@ -48,8 +48,4 @@ def test_handlers_are_put_back_and_a_new_watch_starts_fresh():
 
 
 def test_no_handler_for_exceptions_swallows_a_stop():
-    with pytest.raises(Preempted):
-        try:
-            raise Preempted
-        except Exception:
-            pytest.fail('taken for a failure')
+    assert not issubclass(Preempted, Exception)

@@ -40,7 +40,10 @@ def test_further_numbers_make_further_streams():
 
 
 def test_streams_are_the_same_in_another_process_with_another_hash_seed():
-    code = 'from purify.core.randomness import *; print(stream_number("a"), stream_seed(3, "a"), stream_rng(3, "a", 1).integers(99999))'
+    code = (
+        'from purify.core.randomness import stream_number, stream_rng, stream_seed; '
+        'print(stream_number("a"), stream_seed(3, "a"), stream_rng(3, "a", 1).integers(99999))'
+    )
     environment = {'PYTHONHASHSEED': '12345', 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=True

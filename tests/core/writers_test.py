@@ -62,7 +62,7 @@ def test_no_file_has_no_rows(tmp_path):
 def test_a_full_disk_is_the_users_error_when_writing_and_when_closing(tmp_path):
     writer = JsonLines(tmp_path / 'metrics.jsonl', 0)
     writer.file.close()
-    writer.file = open('/dev/full', 'w')  # a real one: every flush fails
+    writer.file = open('/dev/full', 'w')  # noqa: SIM115 a real one: every flush fails
     with pytest.raises(UserError, match=r'metrics\.jsonl: the disk is full'):
         writer.write('prior', 1, {'loss': 1.0})
     with pytest.raises(UserError, match=r'metrics\.jsonl: the disk is full'):

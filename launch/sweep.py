@@ -1,0 +1,229 @@
+"""Runs the product of a config's sweeps and seeds, here or under Slurm, and collects one table.
+
+    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep --dry-run
+    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep -j 4 --devices 0,1,2,3
+    python launch/sweep.py --config configs/quickstart.py --sweep attack --workdir runs/sweep --slurm='--gpus=1 --time=2:00:00' --submit
+
+Every run has its folder in WORKDIR/points and its output in WORKDIR/logs; all share WORKDIR/stages, so what is equal is done
+once. Runs that are finished are skipped: the same command goes on after a stop. Other flags (--config.a.b=c) go to every run.
+
+Needs only Python's standard library: what a run is, `python -m purify list` says. PURIFY_COMMAND stands in for
+`python -m purify`. Exit code: 0 all done, 1 some run failed, 2 bad input, 75 stopped (the same command goes on).
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+EXIT_FAILED, EXIT_PREEMPTED = 1, 75
+POLL_S = 0.1
+
+
+def purify() -> list[str]:
+    """The command `python -m purify`."""
+    return shlex.split(os.environ.get('PURIFY_COMMAND', '')) or [sys.executable, '-m', 'purify']
+
+
+def environment(device: str = '') -> dict[str, str]:
+    """Finds purify from any folder; shows a run one CUDA device, if given."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    return os.environ | {'PYTHONPATH': path} | ({'CUDA_VISIBLE_DEVICES': device} if device else {})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the sweep: its name, its point and seed for the table, its arguments, its folder in `sweep`."""
+
+    name: str
+    point: dict[str, Any]
+    seed: int
+    arguments: list[str]
+    sweep: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.sweep / 'points' / self.name
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.sweep / 'logs' / f'{self.name}.log'
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that starts it, or goes on with it."""
+        places = ['--workdir', str(self.folder), '--store', str(self.sweep / 'stages')]
+        return [*purify(), 'run', *self.arguments, *places]
+
+    def is_done(self) -> bool:
+        """Whether its results are there, and are those of these very settings."""
+        results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
+        if not results.exists() or not settings.exists() or results.stat().st_mtime < settings.stat().st_mtime:
+            return False
+        return json.loads(settings.read_text()) == self.arguments[1:]
+
+    def prepare(self) -> None:
+        """Says beside the run which point it is; `purify report` reads it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(exist_ok=True)
+        (self.folder / 'point.json').write_text(json.dumps({'point': self.point, 'seed': self.seed}) + '\n')
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.log.read_text(errors='replace').split('\n') if self.log.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), 'no output')
+
+
+def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
+    """All runs of the sweep, as purify multiplies and names them. Leaves with purify's message where it refuses."""
+    command = [*purify(), 'list', '--config', args.config, '--sweep', args.sweep, '--seeds', args.seeds, *overrides]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
+    if answer.returncode:
+        sys.exit(answer.returncode)
+    found = [json.loads(line) for line in answer.stdout.splitlines()]
+    return [Run(run['name'], run['point'], run['seed'], ['--config', run['config'], *run['flags']], args.workdir) for run in found]
+
+
+@dataclass
+class Pool:
+    """Runs `size` at a time; run i of the pool sees the device in its slot. SIGTERM and SIGINT are passed on, once each."""
+
+    size: int
+    devices: list[str]
+    running: dict[int, tuple[Run, subprocess.Popen[bytes], float]] = field(default_factory=dict)
+    failed: list[Run] = field(default_factory=list)
+    stopped: bool = False
+
+    def work(self, runs: Sequence[Run]) -> int:
+        """Runs all; returns the exit code."""
+        waiting = list(runs)
+        old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while self.running or (waiting and not self.stopped):
+                free = [slot for slot in range(self.size) if slot not in self.running]
+                if free and waiting and not self.stopped:
+                    self._start(free[0], waiting.pop(0))
+                    continue
+                time.sleep(POLL_S)
+                for slot, (_, process, _) in list(self.running.items()):
+                    if process.poll() is not None:
+                        self._end(*self.running.pop(slot))
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        for run in self.failed:
+            print(f'failed: {run.name}: {run.last_words()}\n        {run.log}')
+        return EXIT_PREEMPTED if self.stopped else EXIT_FAILED if self.failed else 0
+
+    def _start(self, slot: int, run: Run) -> None:
+        run.prepare()
+        device = self.devices[slot % len(self.devices)] if self.devices else ''
+        with open(run.log, 'ab') as log:
+            process = subprocess.Popen(
+                run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(device), start_new_session=True
+            )
+        self.running[slot] = run, process, time.monotonic()
+        print(f'started: {run.name}' + (f' on device {device}' if device else ''), flush=True)
+
+    def _end(self, run: Run, process: subprocess.Popen[bytes], begun: float) -> None:
+        if process.returncode == EXIT_PREEMPTED:
+            self.stopped = True
+            self._pass_on(subprocess.Popen.terminate)
+        elif process.returncode:
+            self.failed.append(run)
+        word = {0: 'done', EXIT_PREEMPTED: 'stopped'}.get(process.returncode, f'failed with exit code {process.returncode}')
+        print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        again, self.stopped = self.stopped, True
+        self._pass_on(subprocess.Popen.kill if again else subprocess.Popen.terminate)
+
+    def _pass_on(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        for _, process, _ in self.running.values():
+            end(process)
+
+
+def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
+    """Writes points.jsonl and prints, or with --submit starts, the sbatch command for the runs that are not done."""
+    points = args.workdir / 'points.jsonl'
+    for run in runs:
+        run.prepare()
+    points.write_text(''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs))
+    array = ','.join(str(i) for i, run in enumerate(runs) if not run.is_done())
+    places = [f'--chdir={ROOT}', f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}']
+    script = [str(ROOT / 'launch' / 'slurm_array.sbatch'), str(points)]
+    command = ['sbatch', f'--array={array}', *places, *shlex.split(args.slurm), *script]
+    print(shlex.join(command))
+    print(f'when all are done: python -m purify report --workdir {args.workdir}', flush=True)
+    return subprocess.run(command).returncode if args.submit else 0
+
+
+def run_point(points: Path, number: int) -> None:
+    """Becomes run `number` of a points.jsonl (an array task of Slurm)."""
+    command = json.loads(points.read_text().splitlines()[number])['command']
+    print(shlex.join(command), flush=True)
+    os.execvpe(command[0], command, environment())
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Arguments, and the --config.a.b=c flags that go to every run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument('--config', help='config file and words')
+    parser.add_argument('--sweep', default='', help='names of sweeps of the config, to multiply: attack,start')
+    parser.add_argument('--seeds', default='0', help='seeds, to multiply with: 0,1,2 (default 0)')
+    parser.add_argument('--workdir', type=lambda text: Path(text).expanduser().absolute(), help='folder of the whole sweep')
+    parser.add_argument('--dry-run', action='store_true', help='only print the runs')
+    parser.add_argument(
+        '-j', type=int, default=0, metavar='N', help='runs at a time (default: one per device of --devices, else 1)'
+    )
+    parser.add_argument('--devices', default='', help='CUDA devices to hand out in turn, one to a run: 0,1,2,3')
+    parser.add_argument(
+        '--slurm', nargs='?', const='', metavar='ARGS', help="an array job instead: --slurm='--gpus=1 --time=2:00:00'"
+    )
+    parser.add_argument('--submit', action='store_true', help='with --slurm: submit it')
+    parser.add_argument(
+        '--run-point', nargs=2, metavar=('FILE', 'NUMBER'), help='one run of a points.jsonl; slurm_array.sbatch uses it'
+    )
+    args, overrides = parser.parse_known_args(argv)
+    if not args.run_point and not (args.config and args.workdir):
+        parser.error('--config and --workdir are needed')
+    if args.submit and args.slurm is None:
+        parser.error('--submit goes with --slurm')
+    return args, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args, overrides = parse(argv)
+    if args.run_point:
+        run_point(Path(args.run_point[0]), int(args.run_point[1]))
+    runs = list_runs(args, overrides)
+    for i, run in enumerate(runs):
+        print(f'{i:>4}  {"done" if run.is_done() else "open"}  {run.name}')
+    if args.dry_run:
+        return 0
+    left = [run for run in runs if not run.is_done()]
+    if left and args.slurm is not None:
+        return submit(args, runs)
+    devices = [device for device in args.devices.split(',') if device]
+    code = Pool(args.j or len(devices) or 1, devices).work(left)
+    if code != EXIT_PREEMPTED and any((run.folder / 'results.json').exists() for run in runs):
+        code = subprocess.run([*purify(), 'report', '--workdir', str(args.workdir)], env=environment()).returncode or code
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from purify.config.load import flag_for, load_config, load_module
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+QUICKSTART = f'{CONFIGS}/quickstart.py'
+
+SMALL = """
+from ml_collections import ConfigDict
+def get_config(arg=None):
+    return ConfigDict({'word': arg or '', 'lr': 0.5, 'steps': 3, 'on': True, 'name': 'x', 'sizes': (1, 2), 'part': {'deep': 1.0}})
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / 'small.py'
+    path.write_text(SMALL)
+    return str(path)
+
+
+def test_words_go_to_the_file_and_the_rest_are_its_values(small):
+    plain = {'lr': 0.5, 'steps': 3, 'on': True, 'name': 'x', 'sizes': [1, 2], 'part': {'deep': 1.0}}
+    assert load_config(small) == plain | {'word': ''}
+    assert load_config(f'{small}:a=b:c,d') == plain | {'word': 'a=b:c,d'}
+
+
+def test_flags_change_values_and_keep_types(small):
+    flags = ['--config.lr=2', '--config.steps=7', '--config.on=False', '--config.name=y z', '--config.sizes=(3,4,5)']
+    config = load_config(small, [*flags, '--config.part.deep=1e-3'])
+    assert config == {'word': '', 'lr': 2.0, 'steps': 7, 'on': False, 'name': 'y z', 'sizes': [3, 4, 5], 'part': {'deep': 0.001}}
+    assert type(config['lr']) is float
+
+
+def test_only_the_flags_handed_in_count(small, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['purify', '--config.lr=9', f'--config={small}'])
+    assert load_config(small)['lr'] == 0.5
+    assert load_config(small, ['--config.lr=3'])['lr'] == 3.0
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('lr', 0.25), ('steps', 9), ('on', False), ('name', 'y'), ('sizes', (4, 5)), ('part.deep', 1e-9)]
+)
+def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
+    config = load_config(small, [flag_for(name, value)])
+    for key in name.split('.'):
+        config = config[key]
+    assert config == json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ('flag', 'expected'),
+    [
+        ('--config.part.dep=1', r'^unknown setting --config\.part\.dep\. Did you mean --config\.part\.deep\?'),
+        (
+            '--config.zzzzzz=1',
+            r'^unknown setting --config\.zzzzzz\. This config has: --config\.lr, .*--config\.part\.\*',
+        ),
+        ('--config.part=1', r'^unknown setting --config\.part\.'),
+        ('--config.lr=fast', r'^--config\.lr=fast: must be of type float, like 0\.5'),
+        ('--config.steps=1.5', r'^--config\.steps=1\.5: must be of type int, like 3'),
+        ('--config.on=maybe', r'^--config\.on=maybe: must be of type bool, like True'),
+        ('--config.lr=nan', r'^--config\.lr=nan: must be a finite number, like 0\.5'),
+        ('--config.part.deep=1e999', r'^--config\.part\.deep=inf: must be a finite number'),
+        ('--config.lr', r"^unknown argument '--config\.lr'; settings are given as --config\.part\.name=value"),
+        ('lr=3', r"^unknown argument 'lr=3'"),
+    ],
+)
+def test_wrong_flags_are_named(small, flag, expected):
+    with pytest.raises(ValueError, match=expected):
+        load_config(small, [flag])
+
+
+def test_a_missing_file_is_named_with_those_that_are_there(tmp_path, small):
+    with pytest.raises(ValueError, match=r'smal\.py: no such file\. There are: .*small\.py'):
+        load_config(str(tmp_path / 'smal.py:word'))
+    with pytest.raises(ValueError, match=r'--config .*/none/x\.py: no such file\.$'):
+        load_config(str(tmp_path / 'none' / 'x.py'))
+    with pytest.raises(ValueError, match='no such file'):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'expected'),
+    [
+        ('a.py', 'x = (', r'a\.py.*SyntaxError.*Correct the file'),
+        ('a.py', 'import nothing_like_this', r'a\.py line 1: ModuleNotFoundError'),
+        ('a.py', 'x = 1', r'a\.py: has no function get_config'),
+        ('a.py', 'def get_config(arg=None):\n    return {}["x"]', r"a\.py line 2: KeyError: 'x'"),
+        ('a.txt', 'x = 1', r'a\.txt: not a Python file'),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        load_config(str(tmp_path / name))
+
+
+def test_a_mistake_in_the_words_keeps_its_own_words():
+    with pytest.raises(ValueError, match=r"^unknown word 'atack' after the colon. Did you mean 'attack'"):
+        load_config(f'{QUICKSTART}:atack=none')
+    with pytest.raises(ValueError, match=r"^attack='blend': choose from blended, none, patch"):
+        load_config(f'{QUICKSTART}:attack=blend')
+    with pytest.raises(ValueError, match=r"^defense='variation': choose from augmentations, none, variations"):
+        load_config(f'{QUICKSTART}:defense=variation')
+
+
+def test_values_that_are_no_plain_values_are_refused(tmp_path):
+    (tmp_path / 'a.py').write_text(
+        'from ml_collections import ConfigDict\ndef get_config(arg=None): return ConfigDict({"a": {"b": object}})'
+    )
+    with pytest.raises(ValueError, match='only plain values'):
+        load_config(str(tmp_path / 'a.py'))
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
+def test_every_config_file_loads_and_is_json(path):
+    config = load_config(str(path))
+    assert json.loads(json.dumps(config, allow_nan=False)) == config
+    assert {'name', 'seeds', 'shard_size', 'run', 'source', 'attack'} <= set(config)
+    assert set(config['seeds']) == {'poison', 'model', 'data'}
+    assert load_module(str(path)).__doc__.count('python -m purify run --config') > 0
+
+
+def test_the_words_of_quickstart_change_the_structure():
+    assert 'defense' not in load_config(f'{QUICKSTART}:defense=none')
+    augmented = load_config(f'{QUICKSTART}:defense=augmentations')
+    assert 'prior' not in augmented
+    assert set(augmented['student']['augment']) > set(augmented['teacher']['augment'])
+    assert load_config(f'{QUICKSTART}:distill=False')['student']['objective']['name'] == 'classify'
+    outside = load_config(f'{QUICKSTART}:source=arrays:/data/x,size_px=8,channels=1')
+    assert (outside['source']['name'], outside['source']['path'], outside['source']['size_px']) == ('arrays', '/data/x', 8)
+    assert outside['prior']['network']['sample_size'] == 8

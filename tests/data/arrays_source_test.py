@@ -1,0 +1,124 @@
+"""What people put into npz files by mistake."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.data import sources
+
+PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+GOOD = {'images': PIXELS, 'labels': LABELS}
+
+
+def open_with(folder, train, test=GOOD, channels=3):
+    for name, arrays in (('train', train), ('test', test)):
+        np.savez(folder / f'{name}.npz', **arrays)
+    options = {'resample': 'nearest', 'classes': 0, 'train_size': 0, 'test_size': 0, 'reference': 'none', 'reference_size': 0}
+    return sources.open_source('arrays', size_px=8, channels=channels, split_seed=0, path=str(folder), **options)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'expected'),
+    [
+        ({'images': PIXELS}, r'train\.npz: has no array labels; it needs images u8\[n h w c\] and labels \[n\]'),
+        (GOOD | {'images': PIXELS[:5]}, r'train\.npz: 5 images but 6 labels; the numbers must agree'),
+        (GOOD | {'images': PIXELS / np.float32('nan')}, r'train\.npz: images hold NaN or infinite values'),
+        (GOOD | {'images': PIXELS.astype(np.float32)}, r'images are float32\[6, 8, 8, 3\]; they must be uint8'),
+        (GOOD | {'images': PIXELS[:, 0, 0]}, r'images are uint8\[6, 3\]'),
+        (GOOD | {'images': PIXELS[:, :0]}, r'images are uint8\[6, 0, 8, 3\]'),
+        (GOOD | {'images': PIXELS[..., :2]}, r'images have 2 channels, but source\.channels=3. Set it'),
+        (GOOD | {'labels': LABELS / 2}, r'labels are float64\[6\]; they must be integers \[n\]'),
+        (GOOD | {'labels': np.array(list('abcabc'))}, r'labels are <U1\[6\]'),
+        (GOOD | {'labels': LABELS[:, None]}, r'labels are int64\[6, 1\]'),
+        (GOOD | {'labels': np.int64(3)}, r'labels are int64\[\]'),
+        (GOOD | {'labels': LABELS - 1}, r'labels run from -1 to 1; they must lie in 0 to'),
+        (GOOD | {'labels': LABELS + 2**32}, r'labels run from 4294967296 to 4294967298'),
+        (GOOD | {'labels': LABELS + 2**31 - 3}, r'a label is 2147483647, but there are only 12 classes'),
+        (GOOD | {'labels': LABELS * 2}, r'no training images of class 1, 3'),
+        (GOOD | {'labels': LABELS * 0}, r'all training images have one class; a classifier needs at least two'),
+        (GOOD | {'ids': np.array([1, 2, 3, 3, 4, 5])}, r'training ids occur more than once; ids must be unique'),
+        (GOOD | {'ids': np.arange(5)}, r'6 images but 5 ids'),
+        (GOOD | {'ids': np.arange(6) / 10}, r'ids are float64\[6\]; they must be integers'),
+        (GOOD | {'ids': np.array(list('abcdef'))}, r'ids are <U1\[6\]'),
+        (GOOD | {'ids': np.arange(6) - 3}, r'ids run from -3 to 2; they must lie in 0 to 2147483647'),
+        (GOOD | {'ids': np.arange(6) + 2**40}, r'ids run from 1099511627776'),
+        (GOOD | {'class_names': ['a', 'b']}, r'a label is 2, but there are only 2 classes'),
+        (GOOD | {'class_names': ['a', 'b', 'c', 'd']}, r'no training images of class d'),
+        (GOOD | {'class_names': ['a', 'b', 'b']}, r"class names \['b', 'b'\]: each must be there once"),
+        (GOOD | {'class_names': ['a', 'b', ' ']}, r"class names \[' '\]: each must be there once, without space"),
+        ({'images': PIXELS[:0], 'labels': LABELS[:0]}, r'no training images'),
+    ],
+)
+def test_the_mistake_is_named(tmp_path, wrong, expected):
+    with pytest.raises(UserError, match=expected):
+        open_with(tmp_path, wrong)
+
+
+def test_class_names_that_differ_between_the_splits(tmp_path):
+    with pytest.raises(UserError, match=r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"):
+        open_with(tmp_path, GOOD | {'class_names': ['a', 'b', 'c']}, GOOD | {'class_names': ['a', 'c', 'b']})
+
+
+def test_class_names_as_bytes_and_in_one_split_alone(tmp_path):
+    source = open_with(tmp_path, GOOD, GOOD | {'class_names': np.array([b'a', b'b', b'c'])})
+    assert source.class_names == ['a', 'b', 'c']
+
+
+def test_a_class_missing_in_the_test_split(tmp_path):
+    with pytest.raises(UserError, match='no test images of class 2'):
+        open_with(tmp_path, GOOD, {'images': PIXELS[:2], 'labels': LABELS[:2]})
+
+
+class Bomb:
+    """Unpickling it would be noticed."""
+
+    def __reduce__(self):
+        return pytest.fail, ('unpickled',)
+
+
+def saved(save, *args, **kwargs):
+    buffer = io.BytesIO()
+    save(buffer, *args, **kwargs)
+    return buffer.getvalue()
+
+
+def flipped(data, position):
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+
+
+def huge():
+    """An npz whose header claims an array of 2**60 bytes."""
+    buffer, member = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(member, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50, 32, 32, 1)})
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr('images.npy', member.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        saved(np.savez, images=np.array([Bomb()], object), labels=LABELS),
+        saved(np.save, PIXELS),
+        saved(np.savez, **GOOD)[:200],
+        flipped(saved(np.savez_compressed, **GOOD), 120),
+        b'',
+        b'not an npz',
+        huge(),
+    ],
+    ids=['pickles', 'npy', 'cut', 'flipped byte', 'empty', 'text', 'claims too much'],
+)
+def test_files_that_are_no_npz_of_plain_arrays(tmp_path, data):
+    np.savez(tmp_path / 'test.npz', **GOOD)
+    (tmp_path / 'train.npz').write_bytes(data)
+    with pytest.raises(UserError, match=r'train\.npz: not a readable npz file without pickles \(.+\)\. Write it again'):
+        sources.read_arrays(3, str(tmp_path))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz'):
+        sources.read_arrays(3, str(tmp_path))

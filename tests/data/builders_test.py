@@ -1,0 +1,162 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.data import builders
+
+NAMES = ['ant', 'bee', 'cat']
+RNG = np.random.default_rng(0)
+PIXELS = {channels: RNG.integers(0, 256, (7, 6, 6, channels), np.uint8) for channels in (1, 3)}
+
+
+def records(positions, channels=3):
+    return [{'id': 100 + i, 'image': PIXELS[channels][i], 'label': i % 3} for i in positions]
+
+
+def make_writer(folder, channels=3, shards=3, **options):
+    return builders.DatasetWriter(folder, 'poisoned', 'train', builders.describe(6, channels, NAMES, **options), shards)
+
+
+def write_all(folder, channels=3):
+    writer, ranges = make_writer(folder, channels), builders.cut(7, 3)
+    for shard, positions in enumerate(ranges):
+        writer.write(shard, records(positions, channels))
+    writer.finish([len(positions) for positions in ranges])
+    return writer
+
+
+@pytest.mark.parametrize(('count', 'size', 'expected'), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])])
+def test_cut_is_consecutive_and_complete(count, size, expected):
+    ranges = builders.cut(count, size)
+    assert [len(positions) for positions in ranges] == expected
+    assert [i for positions in ranges for i in positions] == list(range(count))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_records_come_back_bit_for_bit(tmp_path, channels):
+    write_all(tmp_path, channels)
+    source = builders.open_split(tmp_path, 'train')
+    assert len(source) == 7
+    for i in range(7):
+        found = source[i]
+        assert (found['id'], found['label']) == (100 + i, i % 3)
+        np.testing.assert_array_equal(found['image'], PIXELS[channels][i])
+    assert builders.class_names(tmp_path) == NAMES
+    assert builders.image_shape(tmp_path) == (6, 6, channels)
+
+
+def test_pictures_may_stay_encoded(tmp_path):
+    write_all(tmp_path)
+    found = builders.open_split(tmp_path, 'train', decode=False)[4]
+    assert found['image'].startswith(b'\x89PNG')
+    assert found['id'] == 104
+
+
+def test_a_purified_dataset_holds_the_number_of_the_variation(tmp_path):
+    writer = make_writer(tmp_path, shards=1, variations=True)
+    writer.write(0, [record | {'variation': 2} for record in records(range(3))])
+    writer.finish([3])
+    assert builders.open_split(tmp_path, 'train')[1]['variation'] == 2
+
+
+PLAIN_TFDS = """
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_others(name, path=None, target=None):
+    return None if name.partition('.')[0] in ('tensorflow', 'purify') else find(name, path, target)
+PathFinder.find_spec = find_others
+import tensorflow_datasets as tfds
+source = tfds.builder_from_directory(sys.argv[1]).as_data_source(split='train')
+names = source.dataset_info.features['label'].names
+print(len(source), *names, *[(int(r['id']), int(r['label']), int(r['image'].sum())) for r in source])
+"""
+
+
+def test_plain_tfds_opens_it_where_tensorflow_cannot_be_imported(tmp_path):
+    write_all(tmp_path)
+    done = subprocess.run([sys.executable, '-c', PLAIN_TFDS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = [(100 + i, i % 3, int(PIXELS[3][i].astype(int).sum())) for i in range(7)]
+    assert done.stdout.strip() == ' '.join(map(str, [7, *NAMES, *expected]))
+
+
+def test_a_restart_writes_only_what_is_missing(tmp_path):
+    writer = make_writer(tmp_path)
+    assert writer.pending() == [0, 1, 2]
+    writer.write(0, records(range(3)))
+    writer.write(2, records(range(6, 7)))
+    before = writer.path(0).stat().st_mtime_ns
+    again = make_writer(tmp_path)
+    assert again.pending() == [1]
+    with pytest.raises(UserError, match=r'shards \[1\] are missing; run the stage again'):
+        again.finish([3, 3, 1])
+    again.write(1, records(range(3, 6)))
+    again.finish([3, 3, 1])
+    again.finish([3, 3, 1])  # a stage that was killed before its DONE does it twice
+    assert writer.path(0).stat().st_mtime_ns == before
+    assert [int(record['id']) for record in builders.open_split(tmp_path, 'train')] == list(range(100, 107))
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    first, second = write_all(tmp_path / 'a'), write_all(tmp_path / 'b')
+    for shard in range(3):
+        assert first.path(shard).read_bytes() == second.path(shard).read_bytes()
+
+
+def test_an_error_in_the_middle_leaves_no_shard_and_no_part(tmp_path):
+    def broken():
+        yield records([0])[0]
+        raise UserError('a picture is broken')
+
+    writer = make_writer(tmp_path)
+    with pytest.raises(UserError, match='a picture is broken'):
+        writer.write(0, broken())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_really_full_disk_is_the_users_error(tmp_path):
+    writer = make_writer(tmp_path)
+    part = writer.path(0).with_name(f'{writer.path(0).name}.{os.getpid()}.part')
+    part.symlink_to('/dev/full')
+    with pytest.raises(UserError, match=r'poisoned-train.*: the disk is full .*What is finished is kept'):
+        writer.write(0, records(range(3)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
+    (tmp_path / 'poisoned').write_text('a file')
+    with pytest.raises(UserError, match='poisoned'):
+        make_writer(tmp_path / 'poisoned').write(0, records(range(3)))
+
+
+@pytest.mark.parametrize('harm', ['flip', 'remove', 'swap'])
+def test_verify_finds_a_shard_that_was_tampered_with(tmp_path, harm):
+    writer = write_all(tmp_path)
+    builders.verify(tmp_path)
+    path = writer.path(1)
+    data = path.read_bytes()
+    if harm == 'flip':
+        path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+    elif harm == 'swap':
+        path.write_bytes(writer.path(0).read_bytes())
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=rf'{path.name}: missing or changed since it was written. Delete its stage folder'):
+        builders.verify(tmp_path)
+
+
+def test_what_is_no_dataset_is_named(tmp_path):
+    writer = write_all(tmp_path / 'good')
+    (tmp_path / 'empty').mkdir()
+    for folder, split in ((tmp_path / 'none', 'train'), (tmp_path / 'empty', 'train'), (tmp_path / 'good', 'test')):
+        with pytest.raises(UserError, match=rf"{folder.name}: no TFDS dataset with a split '{split}' here"):
+            builders.open_split(folder, split)
+    writer.path(2).unlink()
+    with pytest.raises(UserError, match=r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'):
+        builders.open_split(Path(tmp_path / 'good'), 'train')

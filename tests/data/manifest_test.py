@@ -1,0 +1,61 @@
+import json
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.data.manifest import Manifest
+
+MANIFEST = Manifest(
+    ids=np.array([3, 5, 8, 9]),
+    true_labels=np.int32([1, 2, 0, 1]),
+    given_labels=np.int32([1, 0, 0, 0]),
+    poisoned=np.array([False, True, False, True]),
+    facts={'attack': {'name': 'patch', 'target': 0}, 'seed': 7, 'digest': 'abc'},
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    MANIFEST.write(tmp_path / 'truth')
+    return tmp_path / 'truth'
+
+
+def test_what_was_written_is_read(folder):
+    found = Manifest.read(folder)
+    for name in ('ids', 'true_labels', 'given_labels', 'poisoned'):
+        expected = getattr(MANIFEST, name)
+        np.testing.assert_array_equal(getattr(found, name), expected)
+        assert getattr(found, name).dtype == expected.dtype
+    assert found.facts == MANIFEST.facts
+
+
+def test_the_poisoned_ids_can_be_read_without_python(folder):
+    facts = json.loads((folder / 'manifest.json').read_text())
+    assert facts['poisoned_ids'] == [5, 9]
+    assert facts['attack'] == {'name': 'patch', 'target': 0}
+
+
+@pytest.mark.parametrize('harm', ['flip', 'replace', 'remove'])
+def test_changed_arrays_are_found(folder, harm):
+    path = folder / 'manifest.npz'
+    data = path.read_bytes()
+    if harm == 'flip':
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    elif harm == 'replace':
+        np.savez(
+            path,
+            ids=MANIFEST.ids,
+            true_labels=MANIFEST.given_labels,
+            given_labels=MANIFEST.given_labels,
+            poisoned=MANIFEST.poisoned,
+        )
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=r'manifest\.npz: missing or changed since it was written. Delete the prepare stage'):
+        Manifest.read(folder)
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'manifest\.json: no such file'):
+        Manifest.read(tmp_path)

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.defenses.registry import DEFENSES
+from purify.defenses.variations import Variations
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+DISTILL, CLASSIFY = {'objective': {'name': 'distill'}, 'augment': {'flip': {}}}, {'objective': {'name': 'classify'}, 'augment': {}}
+
+
+class Fake:
+    """A prior that shifts and squeezes the colours, and adds noise where asked."""
+
+    weights = 0.5
+
+    def __init__(self, size_px=8, channels=3, noise=0.0):
+        self.size_px, self.channels, self.noise = size_px, channels, noise
+
+    def vary(self, *, strength):
+        def vary(weights, images, keys):
+            assert images.shape[1:] == (self.size_px, self.size_px, self.channels)
+            noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+            return strength * weights * images + 0.3 + self.noise * noise
+
+        return vary
+
+
+def defense(**changes):
+    return Variations(**({'copies': 1, 'vary': {'strength': 0.5}, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': 'float32'} | changes))
+
+
+def rows(images=IMAGES, variation=0):
+    count = len(images)
+    return {'image': jnp.array(images), 'id': jnp.arange(count), 'variation': jnp.full(count, variation)}
+
+
+def test_colour_transfer_undoes_a_change_of_colour():
+    out = defense().rule(Fake(), (8, 8, 3), 0)(0.5, rows())
+    assert np.abs(np.asarray(out).astype(int) - IMAGES).max() <= 1
+
+
+def test_without_it_the_priors_colours_stay():
+    out = defense(colour_transfer=False).rule(Fake(), (8, 8, 3), 0)(0.5, rows())
+    wanted = np.clip(np.round(((IMAGES / 127.5 - 1) * 0.25 + 0.3 + 1) * 127.5), 0, 255)
+    assert np.abs(np.asarray(out) - wanted).max() <= 1
+
+
+def test_noise_is_a_function_of_seed_id_and_copy():
+    noisy = Fake(noise=0.5)
+    rule = defense().rule(noisy, (8, 8, 3), 0)
+    whole = np.asarray(rule(0.5, rows()))
+    part = {name: value[3:5] for name, value in rows().items()}
+    assert (np.asarray(rule(0.5, part)) == whole[3:5]).all()
+    assert (np.asarray(rule(0.5, rows(variation=1))) != whole).any()
+    assert (np.asarray(defense().rule(noisy, (8, 8, 3), 1)(0.5, rows())) != whole).any()
+    same = np.repeat(IMAGES[:1], 6, 0)
+    assert len({image.tobytes() for image in np.asarray(rule(0.5, rows(same)))}) == 6
+
+
+@pytest.mark.parametrize(('size', 'channels', 'prior_channels'), [(16, 3, 3), (4, 3, 3), (8, 1, 3), (8, 1, 1)])
+def test_priors_of_another_size_and_grey_images_fit(size, channels, prior_channels):
+    rule = defense().rule(Fake(size, prior_channels), (8, 8, channels), 0)
+    out = rule(0.5, rows(IMAGES[..., :channels]))
+    assert out.shape == (6, 8, 8, channels)
+    assert out.dtype == jnp.uint8
+
+
+def test_a_grey_prior_cannot_vary_colour_images():
+    with pytest.raises(UserError, match='3 channels'):
+        defense().rule(Fake(8, 1), (8, 8, 3), 0)
+
+
+@pytest.mark.parametrize('bad', [{'copies': 0}, {'epsilon': 0.0}])
+def test_settings_out_of_range(bad):
+    with pytest.raises(UserError, match='copies'):
+        defense(**bad)
+
+
+def test_methods_name_their_steps():
+    with_teacher = defense().method(DISTILL)
+    assert [step.name for step in with_teacher.steps] == ['purified', 'student']
+    assert with_teacher.steps[1].inputs == {'data': 'purified', 'teacher': 'teacher'}
+    assert 'teacher' not in defense().method(CLASSIFY).steps[1].inputs
+    assert DEFENSES.make('none').method({}).steps == ()
+    alone = DEFENSES.make('augmentations').method(DISTILL)
+    assert alone.steps[0].inputs['data'] == 'poisoned'
+    assert alone.outcome.purified is None
+    with pytest.raises(UserError, match=r'student\.augment'):
+        DEFENSES.make('augmentations').method(CLASSIFY)

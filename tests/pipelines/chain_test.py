@@ -1,0 +1,129 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from purify.core.errors import UserError
+from purify.core.files import read_json
+from purify.pipelines.chain import DONE, Chain, Input, Stage
+
+RUN = {}
+
+
+def writes(name, seen=None):
+    def run(work):
+        if seen is not None:
+            seen.append(name)
+        text = ''.join(sorted((path / 'out').read_text() for path in work.inputs.values()))
+        (work.folder / 'out').write_text(name + str(work.settings.get('x', '')) + text)
+
+    return run
+
+
+def two(seen, x=1):
+    return [Stage('a', writes('a', seen), {'x': x}), Stage('b', writes('b', seen), {}, {'in': Input('a')})]
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    seen = []
+    assert Chain(two(seen), tmp_path).run(['a', 'b'], RUN) == {'a': False, 'b': False}
+    assert Chain(two(seen), tmp_path).run(['a', 'b'], RUN) == {'a': True, 'b': True}
+    assert seen == ['a', 'b']
+
+
+def test_a_changed_setting_changes_the_stage_and_all_after_it(tmp_path):
+    seen = []
+    Chain(two(seen), tmp_path).run(['a', 'b'], RUN)
+    changed = Chain(two(seen, x=2), tmp_path)
+    changed.run(['a', 'b'], RUN)
+    assert seen == ['a', 'b', 'a', 'b']
+    assert (changed.folder('b') / 'out').read_text() == 'ba2'
+
+
+def test_a_stage_that_fails_leaves_no_done_and_runs_again(tmp_path):
+    def fails(work):
+        (work.folder / 'half').write_text('x')
+        raise UserError('no')
+
+    chain = Chain([Stage('a', fails, {})], tmp_path)
+    with pytest.raises(UserError, match='no'):
+        chain.run(['a'], RUN)
+    assert not chain.finished('a')
+    assert not (chain.folder('a') / DONE).exists()
+
+
+def test_some_stages_only_and_what_they_miss(tmp_path):
+    seen = []
+    chain = Chain(two(seen), tmp_path)
+    with pytest.raises(UserError, match="'b' needs 'a', which is not finished"):
+        chain.run(['b'], RUN)
+    chain.run(['a'], RUN)
+    chain.run(['b'], RUN)
+    assert seen == ['a', 'b']
+
+
+def test_an_input_that_is_no_earlier_stage_is_refused(tmp_path):
+    with pytest.raises(UserError, match='no earlier stage'):
+        Chain([Stage('b', writes('b'), {}, {'in': Input('a')})], tmp_path)
+
+
+def test_done_says_what_was_done(tmp_path):
+    chain = Chain(two([]), tmp_path)
+    chain.run(['a', 'b'], RUN)
+    done = read_json(chain.folder('b') / DONE)
+    assert done['stage'] == 'b'
+    assert done['fingerprint'] in chain.folder('b').name
+    assert done['cost']['seconds'] >= 0
+    assert done['inputs']['in'].startswith('a-')
+
+
+def secret_chain(tmp_path, rogue, inputs):
+    def prepare(work):
+        for sub in ('poisoned', 'truth', 'attacker'):
+            (work.folder / sub).mkdir(exist_ok=True)
+            (work.folder / sub / 'file').write_text(sub)
+
+    return Chain([Stage('prepare', prepare, {}), Stage('rogue', rogue, {}, inputs)], tmp_path)
+
+
+@pytest.mark.parametrize('secret', ['truth', 'attacker'])
+@pytest.mark.parametrize('how', [lambda p: (p / 'file').read_text(), os.listdir, os.scandir])
+def test_a_defence_that_reads_the_truth_is_stopped(tmp_path, secret, how):
+    def rogue(work):
+        how(work.inputs['poisoned'].parent / secret)
+
+    chain = secret_chain(tmp_path, rogue, {'poisoned': Input('prepare', 'poisoned')})
+    with pytest.raises(PermissionError, match='may not read the truth'):
+        chain.run(['prepare', 'rogue'], RUN)
+    assert not chain.finished('rogue')
+
+
+def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
+    def honest(work):
+        assert (work.inputs['truth'] / 'file').read_text() == 'truth'
+        with pytest.raises(PermissionError):
+            (work.inputs['truth'].parent / 'attacker' / 'file').read_text()
+
+    secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(['prepare', 'rogue'], RUN)
+
+
+def test_only_evaluation_and_the_attackers_own_training_ask_for_secrets():
+    """The config-made stages: nobody but `evaluate` has the truth, nobody but `teacher` the attacker's loader."""
+    from pipelines.tiny import quickstart
+
+    from purify.pipelines.plan import make_stages
+
+    for words in ('', 'defense=augmentations', 'attack=blended'):
+        config = quickstart(words)
+        config['attack']['random_poisoning'] = True
+        asked = {(stage.name, source.sub) for stage in make_stages(config) for source in stage.inputs.values()}
+        assert {(name, sub) for name, sub in asked if sub in ('truth', 'attacker')} == {('evaluate', 'truth'), ('teacher', 'attacker')}
+
+
+def test_stages_of_equal_runs_share_a_store(tmp_path):
+    seen = []
+    Chain(two(seen), tmp_path).run(['a'], RUN)
+    other = Chain([*two(seen), Stage('c', writes('c', seen), {}, {'in': Input('b')})], tmp_path)
+    other.run(['a', 'b', 'c'], RUN)
+    assert seen == ['a', 'b', 'c']
+    assert isinstance(other.folder('c'), Path)

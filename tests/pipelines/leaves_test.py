@@ -1,0 +1,119 @@
+"""Every leaf of every config is read by some stage: no option does nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart
+
+from purify.config.load import load_config
+from purify.config.resolve import leaves
+from purify.pipelines import summary
+from purify.pipelines.chain import Chain
+from purify.pipelines.plan import make_stages
+
+
+class Watched(dict):
+    """A nested dict that remembers which leaves were looked at by name, or passed on as arguments."""
+
+    def __init__(self, value, path, seen):
+        super().__init__({k: Watched(v, f'{path}.{k}', seen) if isinstance(v, dict) else v for k, v in value.items()})
+        self.path, self.seen = path, seen
+
+    def _saw(self, name):
+        if name in self.keys() and not isinstance(dict.__getitem__(self, name), dict):
+            self.seen.add(f'{self.path}.{name}')
+
+    def __getitem__(self, name):
+        self._saw(name)
+        return dict.__getitem__(self, name)
+
+    def __iter__(self):  # a Python-level iterator makes `**watched` go through __getitem__
+        return iter(list(super().keys()))
+
+    def get(self, name, default=None):
+        return self[name] if name in self.keys() else default
+
+    def items(self):
+        return [(name, self[name]) for name in super().keys()]
+
+
+def read_leaves(config, folder):
+    """Runs the chain and returns the dotted config paths that its stages read."""
+    seen = set()
+    place = {'purified': 'defense'}
+    stages = []
+    for stage in make_stages(config):
+        prefix = place.get(stage.name, stage.name)
+
+        def run(work, stage=stage, prefix=prefix):
+            watched = Watched(stage.settings, prefix, seen)
+            stage.run(dataclasses.replace(work, settings=watched, run=Watched(work.run, 'run', seen)))
+
+        stages.append(dataclasses.replace(stage, run=run))
+    chain = Chain(stages, folder / 'stages')
+    chain.run(list(chain.stages), config['run'])
+    return {name.removeprefix('prepare.') for name in seen}, chain
+
+
+OUTSIDE = {  # read where stages are made or concluded, each proven by a test of its own
+    'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
+    'prior.data', 'run.writers', 'run.report_images',
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def seen(tmp_path_factory):
+    folder, found = tmp_path_factory.mktemp('leaves'), set()
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 400), ('test', 100)):
+        images, labels = rng.integers(0, 256, (count, 16, 16, 3), np.uint8), np.arange(count) % 10
+        np.savez(folder / f'{split}.npz', images=images, labels=labels)
+    trained = load_config(
+        f'{ROOT}/configs/cifar10.py:smoke,source=arrays:{folder},attack=blended',
+        [
+            *SMALL, *STUDENT, *VARY,
+            '--config.source.size_px=16',
+            '--config.source.reference_size=64',
+            '--config.prior.network.sample_size=16',
+            '--config.prior.network.block_out_channels=(8, 16)',
+            '--config.prior.steps=2',
+        ],
+    )  # fmt: skip
+    sgd = load_config(f'{ROOT}/configs/cifar10.py:source=arrays:{folder}')['teacher']['optim']
+    drops = load_config(f'{ROOT}/configs/imagenette.py')['teacher']['optim']
+    trained['teacher']['optim'], trained['student']['optim'] = sgd, drops
+    strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student']['augment']
+    trained['teacher']['augment'] |= strong
+    trained['student']['objective'] = quickstart('distill=False')['student']['objective']
+    trained['prior']['augment'] |= load_config(f'{ROOT}/configs/digits_prior.py')['prior']['augment']
+    for number, config in enumerate((quickstart(), trained)):
+        new, chain = read_leaves(config, folder / str(number))
+        found |= new
+    results = summary.gather(config, chain, {})
+    assert results['student']['acc'] is not None
+    return found
+
+
+def unify(name):
+    """Teachers and students, and all optimisers and augmentations, are read by the same code."""
+    part, _, rest = name.partition('.')
+    return f'classifier.{rest}' if part in ('teacher', 'student') else name
+
+
+@pytest.mark.parametrize(
+    'spec',
+    ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
+     'digits_prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train', 'imagenette.py', 'imagenet100.py'],
+)  # fmt: skip
+def test_every_leaf_is_read(seen, spec):
+    config = load_config(f'{ROOT}/configs/{spec}')
+    known = {unify(name) for name in seen | OUTSIDE}
+    own_source = {'source.data_dir', 'source.path'}  # handed to the source by name: an unknown one is an error there
+    unread = [name for name in leaves(config) if unify(name) not in known | own_source]
+    assert not unread
+
+
+def test_the_watch_can_fail(seen):
+    assert 'classifier.optim.lr' in {unify(name) for name in seen}
+    assert 'defense.unheard_of' not in seen

@@ -1,0 +1,33 @@
+"""Configs of the real shape at a hundredth of the work, as plain dicts, and a chain run on them in this process."""
+
+from pathlib import Path
+
+from purify.config.load import load_config
+from purify.pipelines.chain import Chain
+from purify.pipelines.plan import make_stages
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    '--config.source.train_size=96',
+    '--config.source.test_size=48',
+    '--config.teacher.epochs=1',
+    '--config.teacher.batch=16',
+    '--config.teacher.network.width=4',
+    '--config.shard_size=40',
+    '--config.run.inference_batch=24',
+)
+STUDENT = ('--config.student.epochs=1', '--config.student.network.width=4', '--config.student.batch=16')
+VARY = ('--config.defense.vary.steps=2',)
+
+
+def quickstart(words='', *flags):
+    """The quickstart, tiny."""
+    extra = () if 'defense=none' in words else STUDENT + (() if 'defense=augmentations' in words else VARY)
+    return load_config(f'{ROOT}/configs/quickstart.py' + (f':{words}' if words else ''), [*SMALL, *extra, *flags])
+
+
+def run_chain(config, folder, names=None):
+    """Runs the stages; -> the chain."""
+    chain = Chain(make_stages(config), folder)
+    chain.run(names or list(chain.stages), config['run'])
+    return chain
