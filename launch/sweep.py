@@ -1,8 +1,9 @@
 """Runs the product of a config's sweeps and seeds, here or under Slurm, and collects one table.
 
-    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep --dry-run
-    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep -j 4 --devices 0,1,2,3
-    python launch/sweep.py --config configs/quickstart.py --sweep attack --workdir runs/sweep --slurm='--gpus=1 --time=2:00:00' --submit
+    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep
+        [--dry-run]                                         prints the runs and stops
+        [-j 4 --devices 0,1,2,3]                            four at a time, each on a GPU of its own
+        [--slurm='--gpus=1 --time=2:00:00' [--submit]]      as an array job
 
 Every run has its folder in WORKDIR/points and its output in WORKDIR/logs; all share WORKDIR/stages, so what is equal is done
 once. Runs that are finished are skipped: the same command goes on after a stop. Other flags (--config.a.b=c) go to every run.
@@ -13,6 +14,7 @@ Needs only Python's standard library: what a run is, `python -m purify list` say
 
 import argparse
 import json
+import math
 import os
 import shlex
 import signal
@@ -35,10 +37,9 @@ def purify() -> list[str]:
     return shlex.split(os.environ.get('PURIFY_COMMAND', '')) or [sys.executable, '-m', 'purify']
 
 
-def environment(device: str = '') -> dict[str, str]:
-    """Finds purify from any folder; shows a run one CUDA device, if given."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    return os.environ | {'PYTHONPATH': path} | ({'CUDA_VISIBLE_DEVICES': device} if device else {})
+def environment() -> dict[str, str]:
+    """This environment, with purify found from any folder."""
+    return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
 
 @dataclass
 class Pool:
-    """Runs `size` at a time; run i of the pool sees the device in its slot. SIGTERM and SIGINT are passed on, once each."""
+    """Runs `size` at a time, each on the device of its slot. SIGTERM and SIGINT ask all to stop; a second SIGINT kills them."""
 
     size: int
     devices: list[str]
@@ -129,13 +130,20 @@ class Pool:
 
     def _start(self, slot: int, run: Run) -> None:
         run.prepare()
-        device = self.devices[slot % len(self.devices)] if self.devices else ''
-        with open(run.log, 'ab') as log:
+        env, where = environment(), ''
+        if self.devices:
+            device, sharing = self.devices[slot % len(self.devices)], math.ceil(self.size / len(self.devices))
+            env['CUDA_VISIBLE_DEVICES'], where = device, f' on device {device}'
+            if sharing > 1:  # else the first run on a device takes the memory of the others
+                env.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', f'{0.9 / sharing:.3f}')
+        with open(run.log, 'ab') as log:  # a session of its own: the terminal's Ctrl-C comes here only
             process = subprocess.Popen(
-                run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(device), start_new_session=True
+                run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
         self.running[slot] = run, process, time.monotonic()
-        print(f'started: {run.name}' + (f' on device {device}' if device else ''), flush=True)
+        if self.stopped:  # the signal came while it was being started
+            process.terminate()
+        print(f'started: {run.name}{where}', flush=True)
 
     def _end(self, run: Run, process: subprocess.Popen[bytes], begun: float) -> None:
         if process.returncode == EXIT_PREEMPTED:
@@ -147,9 +155,9 @@ class Pool:
         print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        again, self.stopped = self.stopped, True
-        self._pass_on(subprocess.Popen.kill if again else subprocess.Popen.terminate)
+        del frame
+        now, self.stopped = self.stopped and number == signal.SIGINT, True
+        self._pass_on(subprocess.Popen.kill if now else subprocess.Popen.terminate)
 
     def _pass_on(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
         for _, process, _ in self.running.values():
@@ -163,9 +171,9 @@ def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
         run.prepare()
     points.write_text(''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs))
     array = ','.join(str(i) for i, run in enumerate(runs) if not run.is_done())
-    places = [f'--chdir={ROOT}', f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}']
-    script = [str(ROOT / 'launch' / 'slurm_array.sbatch'), str(points)]
-    command = ['sbatch', f'--array={array}', *places, *shlex.split(args.slurm), *script]
+    output = f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}'
+    script = [str(ROOT / 'launch' / 'slurm_array.sbatch'), str(points), str(ROOT)]
+    command = ['sbatch', f'--array={array}', output, *shlex.split(args.slurm), *script]
     print(shlex.join(command))
     print(f'when all are done: python -m purify report --workdir {args.workdir}', flush=True)
     return subprocess.run(command).returncode if args.submit else 0

@@ -133,14 +133,15 @@ def _classifier(
         model = found.attempt(name, lambda: read_classifier(finished_folder(part['load'])[0]))
         return (model.graph, model.weights) if model else None
 
-    def trace() -> tuple[Any, Any]:
-        build = classifier_builder(part['network'], shape.classes, shape.channels)
-        graph, weights = abstract_network(build)
-        _step(name, part, make_task(part['objective'], graph, teacher), build, shape, config)
-        found.notes.append(f'{name}: {part["network"]["name"]}, {_count(weights["params"]):,} parameters')
-        return graph, weights
-
-    return found.attempt(name, trace)
+    build = classifier_builder(part['network'], shape.classes, shape.channels)
+    network = found.attempt(name, lambda: abstract_network(build))
+    if network is None:
+        return None
+    graph, weights = network
+    if part['objective']['name'] == 'classify' or teacher is not None:  # a teacher that is wrong is a problem of its own
+        found.attempt(name, lambda: _step(name, part, make_task(part['objective'], graph, teacher), build, shape, config))
+    found.notes.append(f'{name}: {part["network"]["name"]}, {_count(weights["params"]):,} parameters')
+    return graph, weights
 
 
 def _step(name: str, part: dict[str, Any], task: Task, build: Build, shape: Shape, config: dict[str, Any]) -> None:

@@ -1,0 +1,190 @@
+"""The rules of the house, read from the source: who may import whom, how long things may be, what is never used."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOOR = {  # a room may import rooms on lower floors, and itself
+    'core': 0,
+    **dict.fromkeys(('attacks', 'data', 'diffusion', 'models', 'metrics'), 1),
+    'train': 2,
+    **dict.fromkeys(('defenses', 'report'), 3),
+    'pipelines': 4,
+    'cli': 5,
+    '__main__': 6,
+}
+MAY_READ_CONFIGS = ('pipelines', 'cli', '__main__')
+UNSAFE_MODULES = ('pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal')
+
+
+def sources(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob('*.py'))
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding='utf-8'), str(path))
+
+
+def imports(path):
+    """Every module an import anywhere in the file may mean: of `from a import b` both a and a.b."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}:{node.lineno}: imports are written from the root'
+            found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+    return found
+
+
+def room(module):
+    """purify.data.sources -> data; None for what is no module of a room."""
+    parts = module.split('.')
+    known = parts[0] == 'purify' and len(parts) > 1 and parts[1] in (*FLOOR, 'config')
+    return parts[1] if known else None
+
+
+def own_room(path):
+    return path.relative_to(ROOT / 'purify').parts[0].removesuffix('.py')
+
+
+def ids(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_every_folder_is_a_room_with_its_place():
+    folders = {path.name for path in (ROOT / 'purify').iterdir() if path.is_dir() and path.name != '__pycache__'}
+    assert folders == {*FLOOR, 'config'} - {'cli', '__main__'}
+    assert {path.stem for path in (ROOT / 'purify').glob('*.py')} == {'__init__', '__main__', 'cli'}
+
+
+@pytest.mark.parametrize('path', sources('purify'), ids=ids)
+def test_imports_go_down(path):
+    own = own_room(path)
+    wrong = []
+    for module in imports(path):
+        other = room(module)
+        if other in (None, own):
+            continue
+        down = own in MAY_READ_CONFIGS if other == 'config' else own != 'config' and FLOOR.get(own, -1) > FLOOR[other]
+        if not down:
+            wrong.append(module)
+    assert not wrong, f'{ids(path)} ({own}) may not import {sorted(wrong)}'
+
+
+@pytest.mark.parametrize('path', sources('purify/defenses', 'purify/report'), ids=ids)
+def test_defences_and_reports_have_no_way_to_the_truth(path):
+    found = imports(path)
+    assert 'purify.data.manifest' not in found
+    assert not [module for module in found if module.startswith('purify.pipelines')]
+
+
+@pytest.mark.parametrize('path', sources('purify/config', 'configs'), ids=ids)
+def test_configs_need_next_to_nothing(path):
+    allowed = {'absl', 'ml_collections', *sys.stdlib_module_names}
+    for module in imports(path):
+        assert module.split('.')[0] in allowed or module in ('purify', 'purify.config') or module.startswith('purify.config.'), (
+            module
+        )
+
+
+@pytest.mark.parametrize('path', sources('launch'), ids=ids)
+def test_launchers_speak_to_the_command_line_alone(path):
+    assert {module.split('.')[0] for module in imports(path)} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize('path', sources('purify/core'), ids=ids)
+def test_core_knows_no_images(path):
+    assert not {module.split('.')[0] for module in imports(path)} & {'PIL', 'grain', 'tensorflow_datasets', 'flax'}
+
+
+def in_fresh_process(code):
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_config_files_load_without_jax():
+    code = """
+import json, sys
+from pathlib import Path
+from purify.config.load import load_config
+names = [load_config(str(path))['name'] for path in sorted(Path('configs').glob('*.py'))]
+print(json.dumps([names, sorted({name.partition('.')[0] for name in sys.modules})]))
+"""
+    names, loaded = in_fresh_process(code)
+    assert len(names) == len(list((ROOT / 'configs').glob('*.py'))) > 0
+    assert not set(loaded) & {'jax', 'jaxlib', 'flax', 'tensorflow', 'tensorflow_datasets', 'torch'}
+
+
+def test_importing_everything_touches_no_device_and_no_flag():
+    code = """
+import importlib, json, os, pkgutil, sys
+import jax
+before = dict(os.environ), jax.config.values.copy()
+import purify
+names = [info.name for info in pkgutil.walk_packages(purify.__path__, 'purify.') if info.name != 'purify.__main__']
+for name in names:
+    importlib.import_module(name)
+from absl import flags
+from jax._src import xla_bridge
+changed = [name for name, value in jax.config.values.items() if before[1].get(name) != value]
+mine = {key: value for key, value in os.environ.items() if key.startswith(('JAX', 'XLA', 'CUDA', 'PURIFY'))}
+same = all(before[0].get(key) == value for key, value in mine.items())
+own = [module for module in flags.FLAGS.flags_by_module_dict() if module.startswith('purify')]
+print(json.dumps([len(names), xla_bridge.backends_are_initialized(), changed, same, own, 'torch' in sys.modules]))
+"""
+    count, initialized, changed, same, own, torch = in_fresh_process(code)
+    assert count > 40
+    assert not initialized, 'an import makes an array or asks for a device'
+    assert not changed, 'an import changes a setting of jax'
+    assert same
+    assert not own, 'an import defines an absl flag'
+    assert not torch
+
+
+@pytest.mark.parametrize('path', sources('purify', 'configs', 'launch'), ids=ids)
+def test_files_and_functions_are_short(path):
+    limit = 150 if path.is_relative_to(ROOT / 'configs') else 300
+    assert len(path.read_text(encoding='utf-8').splitlines()) < limit
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False) or ''  # what explains does not count
+            length = (node.end_lineno or 0) - node.lineno + 1 - len(text.splitlines())
+            assert length < 60, f'{ids(path)}:{node.lineno}: {node.name} has {length} lines'
+
+
+@pytest.mark.parametrize('path', sources('purify', 'configs', 'launch'), ids=ids)
+def test_nothing_is_unpickled_or_evaluated(path):
+    assert not {module.split('.')[0] for module in imports(path)} & set(UNSAFE_MODULES)
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        call, place = ast.unparse(node.func), f'{ids(path)}:{node.lineno}'
+        options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        assert options.get('allow_pickle', 'False') == 'False', place
+        assert call not in ('eval', 'exec', 'os.system'), place
+        assert options.get('shell', 'False') == 'False', place
+        if call in ('np.load', 'numpy.load'):
+            assert options.get('allow_pickle') == 'False', f'{place}: say allow_pickle=False'
+        if call == 'torch.load':
+            assert options.get('weights_only') == 'True', place
+        assert not call.startswith(('yaml.load', 'yaml.unsafe', 'pickle.')), place
+
+
+def test_the_readme_maps_exactly_the_rooms_there_are():
+    readme = ROOT / 'README.md'
+    if not readme.exists():
+        pytest.skip('README.md not present')
+    parts = re.split(r'^#+ *(.*)$', readme.read_text(encoding='utf-8'), flags=re.MULTILINE)
+    section = next((text for title, text in zip(parts[1::2], parts[2::2], strict=True) if 'room' in title.lower()), None)
+    assert section is not None, 'README.md has no section on the rooms'
+    named = set(re.findall(r'`purify/([a-z_]+)/?`|^ *(?:\| *)?`?(?:purify/)?([a-z_]+)/`?(?=[\s|]|$)', section, re.MULTILINE))
+    outside = {path.name for path in ROOT.iterdir()}
+    assert {name for pair in named for name in pair if name} - outside == {*FLOOR, 'config'} - {'cli', '__main__'}

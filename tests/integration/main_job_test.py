@@ -1,0 +1,143 @@
+"""The whole job once, tiny, through the real command line; then everything it left is looked at."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from integration.command import ROOT
+from pipelines.tiny import SMALL, STUDENT, VARY
+
+from purify.cli import main
+from purify.data.loader import Split
+from purify.data.manifest import Manifest
+from purify.pipelines.artifacts import read_classifier
+
+QUICKSTART = f'{ROOT}/configs/quickstart.py'
+FLAGS = [*SMALL, *STUDENT, *VARY]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run')
+    assert main(['run', '--config', QUICKSTART, '--workdir', str(folder), *FLAGS]) == 0
+    return folder
+
+
+def test_results_have_their_fixed_keys(finished):
+    results = json.loads((finished / 'results.json').read_text())
+    for side in ('teacher', 'student'):
+        assert set(results[side]) == {'acc', 'asr', 'ra', 'counts', 'intervals'}
+        hits, count = results[side]['counts']['asr']
+        assert results[side]['asr'] == hits / count
+        assert count < 48  # the target class is left out
+        assert results[side]['counts']['acc'][1] == 48
+    assert set(results['detection']) == {'tpr', 'fpr', 'target_labels', 'label_accuracy'}
+    assert set(results['cost']['stages']) == {'prepare', 'teacher', 'purified', 'student', 'evaluate'}
+    assert results['cost']['stages']['purified']['images_per_s'] > 0
+    assert results['seeds'] == {'poison': 0, 'model': 0, 'data': 0}
+    assert results['attack']['poisoned'] == 10
+
+
+def test_plain_tfds_opens_the_datasets_without_tensorflow(finished):
+    code = (
+        'import sys\n'
+        'import tensorflow_datasets as tfds\n'
+        'for name in ("poisoned", "purified"):\n'
+        f'    source = tfds.builder_from_directory("{finished}/" + name).as_data_source(split="train")\n'
+        '    print(name, len(source), source[3]["image"].shape, source[3]["image"].dtype)\n'
+        'assert "tensorflow" not in sys.modules\n'
+    )
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert out.split('\n')[:2] == ['poisoned 96 (16, 16, 1) uint8', 'purified 96 (16, 16, 1) uint8']
+
+
+def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
+    truth = (finished / 'poisoned').resolve().parent / 'truth'
+    manifest = Manifest.read(truth)
+    given = Split(finished / 'poisoned', 'train')
+    order = np.argsort(given.ids)
+    assert (given.ids[order] == manifest.ids).all()
+    assert (given.labels[order] == manifest.given_labels).all()
+    assert (manifest.given_labels[manifest.poisoned] == 0).all()
+    assert (manifest.true_labels[manifest.poisoned] != 0).all()
+    originals = Split(truth / 'originals', 'train')
+    for identity in manifest.ids[manifest.poisoned][:3]:
+        before, after = (x[int(x.position_of(np.array([identity]))[0])]['image'] for x in (originals, given))
+        changed = np.argwhere((before != after)[..., 0])
+        assert len(changed)
+        assert changed.min() >= 12  # nothing outside the 3x3 patch one pixel from the corner
+        assert changed.max() <= 14
+
+
+def test_purified_images_keep_labels_and_ids_and_are_new_images(finished):
+    given, purified = Split(finished / 'poisoned', 'train'), Split(finished / 'purified', 'train')
+    assert (given.ids == purified.ids).all()
+    assert (given.labels == purified.labels).all()
+    assert (given.images(range(96)) != purified.images(range(96))).any((1, 2, 3)).all()
+
+
+def test_the_same_command_again_runs_nothing(finished, capfd):
+    before = (finished / 'student').resolve().stat().st_mtime_ns
+    assert main(['run', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS]) == 0
+    assert capfd.readouterr().err.count('done before') == 5
+    assert (finished / 'student').resolve().stat().st_mtime_ns == before
+
+
+def test_the_record_of_the_run(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {'config.json', 'overrides.json', 'environment.json', 'metrics.jsonl', 'results.json', 'report', 'stages'} <= names
+    assert json.loads((finished / 'overrides.json').read_text())[0] == QUICKSTART
+    assert json.loads((finished / 'environment.json').read_text())['versions']['jax'] == jax.__version__
+    stages = {json.loads(line)['stage'] for line in (finished / 'metrics.jsonl').read_text().splitlines()}
+    assert stages == {'teacher', 'student'}
+
+
+def test_report_can_be_written_again_and_lists_of_runs_make_a_table(finished, capfd):
+    (finished / 'report' / 'index.html').unlink()
+    assert main(['report', '--workdir', str(finished)]) == 0
+    assert 'data:image/png' in (finished / 'report' / 'index.html').read_text()
+    assert main(['report', '--workdir', str(finished.parent)]) == 0
+    assert 'teacher ACC' in capfd.readouterr().out
+
+
+def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_path, capfd):
+    loaded = [f'--config.teacher.load={finished}/teacher', '--config.prior.load=purify/models/pretrained/digits_ddpm']
+    assert main(['run', '--config', QUICKSTART, '--workdir', str(tmp_path), *FLAGS, *loaded, '--stages', 'prepare,purified']) == 0
+    assert main(['list', '--config', QUICKSTART, '--workdir', str(tmp_path), *FLAGS, *loaded]) == 0
+    listed = capfd.readouterr().out
+    assert 'teacher ' not in {line[:8] for line in listed.splitlines()}
+    assert f'teacher={finished}/teacher' in listed
+
+
+def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
+    """With a learning rate of almost 0, a student started from the teacher stays the teacher."""
+    flags = [f'--config.teacher.init_from={finished}/teacher', '--config.teacher.optim.lr=1e-12', '--stages', 'prepare,teacher']
+    assert main(['run', '--config', f'{QUICKSTART}:seed=5', '--workdir', str(tmp_path), *FLAGS, *flags]) == 0
+    old, new = (read_classifier((folder / 'teacher').resolve()).weights['params'] for folder in (finished, tmp_path))
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_list_and_check(finished, capfd):
+    assert main(['list']) == 0
+    assert 'attack: blended, none, patch' in capfd.readouterr().out
+    assert main(['list', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS]) == 0
+    assert capfd.readouterr().out.count(' done ') == 5
+    assert main(['check', '--config', QUICKSTART, *FLAGS]) == 0
+    assert 'every stage can run' in capfd.readouterr().out
+
+
+def test_check_lists_all_problems_at_once(tmp_path, capfd):
+    wrong = ['--config.attack.target=12', '--config.student.optim.name=adm', '--config.defense.vary.start=5000']
+    assert main(['check', '--config', QUICKSTART, *FLAGS, *wrong, '--config.teacher.batch=7']) == 2
+    out = capfd.readouterr().out
+    for word in ('target=12', "'adm'", 'start=5000', 'batch=7'):
+        assert word in out
+
+
+def test_unknown_stage(finished, capfd):
+    assert main(['run', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS, '--stages', 'purify']) == 2
+    assert 'Its stages: prepare, teacher, purified, student, evaluate' in capfd.readouterr().err
