@@ -72,7 +72,7 @@ while [ ${#running[@]} -gt 0 ]; do
     unset "running[number]"
     if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
       code=$ended
-      [ "$code" -eq 75 ] || say "process $number${hosts[number]:+ on ${hosts[number]}} ended with exit code $code; stopping the others"
+      [ "$code" -eq 75 ] || [ ${#running[@]} -eq 0 ] || say "process $number${hosts[number]:+ on ${hosts[number]}} ended with exit code $code; stopping the others"
       exec 9>&-
     fi
   done

@@ -10,18 +10,19 @@ exec 3<&0
 child=$!
 (
   while read -r _; do :; done
-  kill -TERM "$child"
+  kill -TERM "$child" 2>/dev/null
   sleep "$grace"
+  echo "did not stop within $grace s; killing it" >&2
   kill -KILL -- "-$child"
-) <&3 >/dev/null 2>&1 &
+) <&3 >/dev/null &
 leash=$!
 exec 3<&-
-trap 'again=1; kill -TERM "$child"' TERM INT HUP
+trap 'again=1; kill -TERM "$child" 2>/dev/null' TERM INT HUP
 
 again=1
 while [ -n "$again" ]; do # wait also returns when a signal came
   again=
-  wait "$child"
+  wait "$child" 2>/dev/null
   code=$?
 done
 { kill -KILL -- "-$leash" && wait "$leash"; } 2>/dev/null

@@ -15,12 +15,18 @@ from ml_collections import ConfigDict, config_flags
 
 from purify.config.resolve import leaves, plain
 
+AT_LEAST = {  # by the last part of a leaf's name
+    **dict.fromkeys(('batch', 'accumulate', 'shard_size', 'inference_batch', 'save_every', 'log_every', 'threads'), 1),
+    **dict.fromkeys(('workers', 'report_images'), 0),
+}
+DTYPES = ('bfloat16', 'float16', 'float32')
+
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`'configs/quickstart.py:rate=0.05'` and `['--config.student.optim.lr=0.02']` -> plain nested dicts.
 
     Types come from the config's own values. Raises ValueError for a missing or broken file, an unknown word or flag
-    (with the nearest one), a value of another type, and a number that is not finite.
+    (with the nearest one), a value of another type, a number that is not finite, a count that is too small.
     """
     path = Path(spec.partition(':')[0])
     if not path.is_file():
@@ -48,9 +54,21 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ValueError(f'{spec}: {error}') from error
     config = plain(values.config)
     for name, value in leaves(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f'--config.{name}={value}: must be a finite number, like {known[f"--config.{name}"]!r}.')
+        _check_leaf(name, value)
     return config
+
+
+def _check_leaf(name: str, value: Any) -> None:
+    """What holds for a leaf wherever it is read, and would else end in the inside of a library."""
+    last = name.rpartition('.')[2]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f'--config.{name}={value}: must be a finite number.')
+    if isinstance(value, int) and value < AT_LEAST.get(last, value):
+        raise ValueError(f'--config.{name}={value}: must be {AT_LEAST[last]} or more.')
+    if (name.startswith('seeds.') or last == 'split_seed') and not 0 <= value < 2**32:
+        raise ValueError(f'--config.{name}={value}: must be from 0 to {2**32 - 1}.')
+    if last == 'dtype' and value not in DTYPES:
+        raise ValueError(f'--config.{name}={value}: choose from {", ".join(DTYPES)}.')
 
 
 def load_module(spec: str) -> ModuleType:

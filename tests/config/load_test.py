@@ -63,7 +63,7 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
         ('--config.lr=fast', r'^--config\.lr=fast: must be of type float, like 0\.5'),
         ('--config.steps=1.5', r'^--config\.steps=1\.5: must be of type int, like 3'),
         ('--config.on=maybe', r'^--config\.on=maybe: must be of type bool, like True'),
-        ('--config.lr=nan', r'^--config\.lr=nan: must be a finite number, like 0\.5'),
+        ('--config.lr=nan', r'^--config\.lr=nan: must be a finite number'),
         ('--config.part.deep=1e999', r'^--config\.part\.deep=inf: must be a finite number'),
         ('--config.lr', r"^unknown argument '--config\.lr'; settings are given as --config\.part\.name=value"),
         ('lr=3', r"^unknown argument 'lr=3'"),
@@ -134,3 +134,38 @@ def test_the_words_of_quickstart_change_the_structure():
     outside = load_config(f'{QUICKSTART}:source=arrays:/data/x,size_px=8,channels=1')
     assert (outside['source']['name'], outside['source']['path'], outside['source']['size_px']) == ('arrays', '/data/x', 8)
     assert outside['prior']['network']['sample_size'] == 8
+
+
+@pytest.mark.parametrize(
+    ('flag', 'expected'),
+    [
+        *[
+            (f'--config.{name}={value}', f'^--config\\.{name}={value}: must be {least} or more')
+            for name, value, least in [
+                ('shard_size', 0, 1),
+                ('run.inference_batch', 0, 1),
+                ('run.save_every', 0, 1),
+                ('run.log_every', -5, 1),
+                ('run.threads', 0, 1),
+                ('run.workers', -1, 0),
+                ('run.report_images', -1, 0),
+                ('teacher.batch', 0, 1),
+                ('student.accumulate', 0, 1),
+            ]
+        ],
+        ('--config.seeds.model=-1', r'seeds\.model=-1: must be from 0 to 4294967295'),
+        ('--config.seeds.data=4294967296', r'seeds\.data=4294967296: must be from 0 to 4294967295'),
+        ('--config.source.split_seed=-1', r'split_seed=-1: must be from 0 to 4294967295'),
+        (
+            '--config.teacher.network.dtype=float17',
+            r'^--config\.teacher\.network\.dtype=float17: choose from bfloat16, float16, float32',
+        ),
+    ],
+)
+def test_values_no_stage_could_use_are_refused(flag, expected):
+    with pytest.raises(ValueError, match=expected):
+        load_config(QUICKSTART, [flag])
+
+
+def test_the_least_value_is_allowed():
+    assert load_config(QUICKSTART, ['--config.run.workers=0', '--config.run.threads=1'])['run']['threads'] == 1

@@ -61,6 +61,7 @@ def test_values_without_a_known_range_are_refused():
         images.decode(data, 'a.tif', 3)
 
 
+@pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow on odd TIFF tags
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM'])
 def test_half_a_file_is_no_picture(kind):
     data = encoded(Image.fromarray(COLOUR), kind)
@@ -69,7 +70,7 @@ def test_half_a_file_is_no_picture(kind):
             images.decode(data[:length], 'cut', 3)
 
 
-@pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow on odd TIFF tags
+@pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF'])
 def test_no_damaged_file_ends_in_anything_but_a_picture_or_a_users_error(kind):
     try:

@@ -156,7 +156,6 @@ SETTINGS = {
     'unknown source': (['--config.source.name=digit'], ["unknown source 'digit'. Did you mean 'digits'?", 'arrays']),
     'too many images': (['--config.source.train_size=801'], ['801 training images asked, but there are 800']),
     'colour digits': (['--config.source.channels=3'], ['source.channels must be 1, not 3']),
-    'negative seed': (['--config.seeds.poison=-1'], ['seed -1 is out of range', 'choose a whole number from 0 to 4294967295']),
 }
 
 
@@ -185,6 +184,14 @@ WORDS = {
         ['--config.attack.size_px=big: must be of type int, like 3'],
     ),
     'setting that is no number': ([DIGITS, '--config.attack.rate=nan'], ['--config.attack.rate=nan: must be a finite number']),
+    'batch of none': ([DIGITS, '--config.teacher.batch=0'], ['--config.teacher.batch=0: must be 1 or more']),
+    'negative seed': ([f'{DIGITS},seed=-1'], ['seeds', '=-1: must be from 0 to 4294967295']),
+    'no shards': ([DIGITS, '--config.shard_size=0'], ['--config.shard_size=0: must be 1 or more']),
+    'no threads': ([DIGITS, '--config.run.threads=0'], ['--config.run.threads=0: must be 1 or more']),
+    'unknown type of numbers': (
+        [DIGITS, '--config.teacher.network.dtype=float17'],
+        ['float17: choose from bfloat16, float16, float32'],
+    ),
     'unknown flag': ([DIGITS, '--wrkdir=x'], ["unknown argument '--wrkdir=x'. Did you mean --workdir?"]),
     'flag without a value': ([DIGITS, '--config.attack.rate', '0.1'], ["'--config.attack.rate'", '--config.part.name=value']),
     'stray argument': ([DIGITS, 'rate=0.1'], ["unknown argument 'rate=0.1'", '--config.part.name=value']),

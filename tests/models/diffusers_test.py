@@ -1,0 +1,44 @@
+"""What we write, PyTorch diffusers opens; what it computes, we compute. Needs the `parity` extra."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from purify.pipelines.artifacts import EMBEDDED, read_prior
+
+SCRIPT = """
+import sys, numpy, torch
+from diffusers import DDPMPipeline
+pipeline = DDPMPipeline.from_pretrained(sys.argv[1])
+io = numpy.load(sys.argv[2])
+x, t = torch.from_numpy(io['x']), torch.from_numpy(io['t'])
+with torch.no_grad():
+    out = pipeline.unet(x, t).sample
+numpy.savez(sys.argv[3], out=out.numpy(), alphas=pipeline.scheduler.alphas_cumprod.numpy())
+"""
+
+
+@pytest.mark.skipif(not (find_spec('torch') and find_spec('diffusers')), reason='the parity extra (torch, diffusers) is not installed')
+def test_the_embedded_prior_opens_in_diffusers_and_agrees(tmp_path):
+    compare(sys.executable, tmp_path)
+
+
+def compare(python, tmp_path):
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(2, 1, 16, 16)).astype(np.float32), np.array([3, 700])
+    np.savez(tmp_path / 'io.npz', x=x, t=t)
+    folder = EMBEDDED['digits']
+    subprocess.run([python, '-c', SCRIPT, str(folder), str(tmp_path / 'io.npz'), str(tmp_path / 'out.npz')], check=True)
+    theirs = np.load(tmp_path / 'out.npz')
+    prior = read_prior(folder, 'float32')
+    network = nnx.merge(prior.graph, prior.weights['params'], prior.weights['stats'])
+    ours = np.asarray(jax.jit(network)(x.transpose(0, 2, 3, 1), t)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours, theirs['out'], atol=1e-4)
+    np.testing.assert_allclose(prior.schedule.alphas_cumprod, theirs['alphas'], rtol=1e-4)
+    assert json.loads((folder / 'model_index.json').read_text())['_class_name'] == 'DDPMPipeline'
