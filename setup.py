@@ -42,6 +42,7 @@ setup(
         'rich>=13',
     ],
     extras_require={
+        'cuda': ['jax[cuda12]'],
         'cuda12': ['jax[cuda12]'],
         'cuda13': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

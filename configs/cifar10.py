@@ -35,7 +35,8 @@ def get_config(arg=None):
         return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
         return _on_cpu(config, words, images=5000, reference=5000, epochs=15, prior_steps=2000, start=200, steps=10)
-    config.source = parts.source(words.source, size_px=32)
+    apart = {'reference': 'held_out', 'reference_size': 10_000} if words.prior == 'train' else {}
+    config.source = parts.source(words.source, size_px=32, **apart)
     network = parts.network('preact_resnet18', mean=MEAN, std=STD, dtype='bfloat16')
     recipe = {'optim': parts.optim('sgd', lr=0.01), 'epochs': 100, 'batch': 128}
     augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
@@ -43,11 +44,8 @@ def get_config(arg=None):
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
     config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
     if words.prior == 'train':
-        config.source.update(reference='held_out', reference_size=10_000)
-        options = {'attention_levels': 1, 'layers_per_block': 2, 'norm_num_groups': 32, 'dropout': 0.1, 'dtype': 'bfloat16'}
-        config.prior = parts.trained_prior(channels=(128, 256, 256, 256), steps=100_000, batch=128, lr=2e-4, size_px=32)
-        config.prior.network.update(options)
-        config.prior.update(ema_decay=0.9999, augment={'flip': {'p': 0.5}})
+        wide = {'channels': (128, 256, 256, 256), 'attention_levels': 1}
+        config.prior = parts.wide_prior(**wide, steps=100_000, batch=128, lr=2e-4, size_px=32)
     else:
         config.prior = parts.loaded_prior(words.prior)
     return config
@@ -62,9 +60,9 @@ def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, ste
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
     config.defense = parts.variations(start=start, steps=steps)
-    config.prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32)
-    config.prior.augment = {'flip': {'p': 0.5}}
-    config.run.update(inference_batch=128, save_every=200)
+    flips = {'flip': {'p': 0.5}}
+    config.prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32, augment=flips)
+    config.run = parts.run(inference_batch=128, save_every=200)
     config.shard_size = 250
     return config
 

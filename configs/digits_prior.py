@@ -15,6 +15,7 @@ def get_config(arg=None):
     config = parts.run_config('digits_prior', words.seed, save_every=250)
     config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
     config.attack = parts.attack('none', rate=0.0)
-    config.prior = parts.trained_prior(channels=(24, 48, 64), steps=words.steps, batch=64, lr=2e-3, size_px=16)
-    config.prior.stored_dtype = 'float16'
+    config.prior = parts.trained_prior(
+        channels=(24, 48, 64), steps=words.steps, batch=64, lr=2e-3, size_px=16, stored_dtype='float16'
+    )
     return config

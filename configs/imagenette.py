@@ -17,35 +17,19 @@ from purify.config.arguments import parse_words
 def get_config(arg=None):
     words = parse_words(arg, attack='patch', rate=0.1, seed=0, source='tfds:imagenette/full-size-v2', prior='train')
     config = parts.run_config('imagenette', words.seed, shard_size=500, inference_batch=256)
-    config.source = parts.source(words.source, size_px=224)
-    config.attack = paper_attack(words.attack, words.rate)
-    config.teacher = paper_classifier(parts.classify())
-    config.student = paper_classifier(parts.distill(alpha=0.5, tau=5.0))
+    apart = {'reference': 'held_out', 'reference_size': 1000} if words.prior == 'train' else {}
+    config.source = parts.source(words.source, size_px=224, **apart)
+    own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
+    config.attack = parts.attack(words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
+    config.teacher = parts.struppek_classifier(parts.classify())
+    config.student = parts.struppek_classifier(parts.distill(alpha=0.5, tau=5.0))
     config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
     if words.prior == 'train':
-        config.source.update(reference='held_out', reference_size=1000)
-        config.prior = stand_in_prior()
+        wide = {'channels': (128, 256, 256, 512), 'attention_levels': 2}
+        config.prior = parts.wide_prior(**wide, steps=100_000, batch=128, lr=1e-4, size_px=64)
     else:
         config.prior = parts.loaded_prior(words.prior)
     return config
-
-
-def paper_attack(name, rate):
-    own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
-    return parts.attack(name, rate=rate, base='nontarget', **own.get(name, {}))
-
-
-def paper_classifier(objective):
-    network = parts.network('resnet101', stem='imagenet', dtype='bfloat16')
-    optim = parts.optim('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    return parts.classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}}, objective=objective)
-
-
-def stand_in_prior():
-    prior = parts.trained_prior(channels=(128, 256, 256, 512), steps=100_000, batch=128, lr=1e-4, size_px=64)
-    prior.network.update(attention_levels=2, layers_per_block=2, norm_num_groups=32, dropout=0.1, dtype='bfloat16')
-    prior.update(ema_decay=0.9999, augment={'flip': {'p': 0.5}})
-    return prior
 
 
 def sweep_trigger():

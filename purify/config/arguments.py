@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
-def parse_words(arg: str | None, **spec: Any) -> ConfigDict:
+def parse_words(arg: str | None, **spec: Any) -> Any:
     """`'attack=blended,rate=0.05'` with defaults `spec` -> a ConfigDict; types come from the defaults.
 
     A bare word sets a boolean (`smoke` is `smoke=True`). Raises ValueError for an unknown word, with the nearest one,

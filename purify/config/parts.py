@@ -125,7 +125,16 @@ def loaded_prior(load: str, revision: str = '') -> ConfigDict:
     return ConfigDict({'load': load, 'revision': revision})
 
 
-def trained_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: float, size_px: int, **changes: Any) -> ConfigDict:
+def trained_prior(
+    *,
+    channels: tuple[int, ...],
+    steps: int,
+    batch: int,
+    lr: float,
+    size_px: int,
+    network: dict[str, Any] | None = None,
+    **changes: Any,
+) -> ConfigDict:
     """A pixel DDPM trained in the same run, on 'reference' or 'poisoned' images; `channels` of the UNet's levels."""
     return ConfigDict(
         {
@@ -138,7 +147,8 @@ def trained_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: floa
                 'norm_num_groups': 8,
                 'dropout': 0.0,
                 'dtype': 'float32',
-            },
+            }
+            | (network or {}),
             'schedule': {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'},
             'optim': optim('adam', lr=lr),
             'epochs': 0.0,
@@ -152,6 +162,26 @@ def trained_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: floa
         }
         | changes
     )
+
+
+def wide_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: float, size_px: int, attention_levels: int) -> ConfigDict:
+    """A `trained_prior` with the settings of Ho et al. 2020 for photographs: two blocks a level, dropout, EMA .9999, flips."""
+    network = {
+        'attention_levels': attention_levels,
+        'layers_per_block': 2,
+        'norm_num_groups': 32,
+        'dropout': 0.1,
+        'dtype': 'bfloat16',
+    }
+    changes = {'network': network, 'ema_decay': 0.9999, 'augment': {'flip': {'p': 0.5}}}
+    return trained_prior(channels=channels, steps=steps, batch=batch, lr=lr, size_px=size_px, **changes)
+
+
+def struppek_classifier(objective: ConfigDict) -> ConfigDict:
+    """ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128, flips (Struppek 2023, appendix A)."""
+    schedule = optim('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
+    network_ = network('resnet101', stem='imagenet', dtype='bfloat16')
+    return classifier(network_, schedule, epochs=100, batch=128, augment={'flip': {'p': 0.5}}, objective=objective)
 
 
 def variations(*, start: int, steps: int, **changes: Any) -> ConfigDict:

@@ -213,24 +213,25 @@ def open_source(
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
-    order = stream_rng(split_seed, 'train').permutation(len(train))
+    own = _unlabelled(source.reference) if classes and source.reference else source.reference
     held = reference_size if reference == 'held_out' else 0
     if held + train_size > len(train):
         raise UserError(f'source {name}: {held} reference + {train_size} training images asked, but there are {len(train)}.')
-    own = _unlabelled(source.reference) if classes else source.reference
+    order = stream_rng(split_seed, 'train').permutation(len(train))
+    keep = order[held : held + train_size] if train_size else order[held:]
     pools = {'own': own, 'none': None, 'other_classes': spare, 'held_out': train.take(np.sort(order[:held]))}
-    if reference not in pools:
-        raise UserError(f'source.reference={reference!r}: choose from {", ".join(sorted(pools))}.')
-    apart = pools[reference]
-    if reference != 'none' and not apart:
-        raise UserError(f'source {name} has no reference images of the kind {reference!r}; choose another source.reference.')
-    keep = order[held:] if not train_size else order[held : held + train_size]
-    result = {
-        'train': train.take(np.sort(keep)),
-        'test': test.take(_draw(test, test_size, split_seed, 'test')),
-        'reference': apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None,
-    }
-    return _checked(name, Source(names, **result), size_px, resample)
+    apart = _reference(name, pools, reference)
+    apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
+    test = test.take(_draw(test, test_size, split_seed, 'test'))
+    return _checked(name, Source(names, train.take(np.sort(keep)), test, apart), size_px, resample)
+
+
+def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | None:
+    if kind not in pools:
+        raise UserError(f'source.reference={kind!r}: choose from {", ".join(sorted(pools))}.')
+    if kind != 'none' and not pools[kind]:
+        raise UserError(f'source {name} has no reference images of the kind {kind!r}; choose another source.reference.')
+    return pools[kind]
 
 
 def _draw(pool: Pool, count: int, seed: int, stream: str) -> np.ndarray:

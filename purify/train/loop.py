@@ -147,11 +147,7 @@ def fit(
       Preempted: after saving, when SIGTERM came.
       UserError: when the numbers stop being finite, or the batch does not split over devices.
     """
-    if plan.batch % (mesh.size * plan.accumulate):
-        raise UserError(
-            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x accumulate={plan.accumulate}; '
-            'choose a multiple.'
-        )
+    _check_batch(plan, mesh)
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
     start, totals = 0, plan.folder / 'cost.json'
     if checkpoints.latest() is not None:
@@ -164,9 +160,8 @@ def fit(
             write_json(totals, cost.totals())
         checkpoints.save(step, state)
 
-    shown = devices.is_lead()
     try:
-        with Bar(plan.name, plan.steps * plan.batch, shown=shown) as bar:
+        with Bar(plan.name, plan.steps * plan.batch, shown=devices.is_lead()) as bar:
             bar.skip(start * plan.batch)
             stream = batches(start) if start < plan.steps else iter(())
             program, flops = None, 0.0
@@ -194,6 +189,14 @@ def fit(
         checkpoints.close()
         log.close()
     return state
+
+
+def _check_batch(plan: Plan, mesh: Mesh) -> None:
+    if plan.batch % (mesh.size * plan.accumulate):
+        raise UserError(
+            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x accumulate={plan.accumulate}; '
+            'choose a multiple.'
+        )
 
 
 def _must_stop(step: int, every: int) -> bool:

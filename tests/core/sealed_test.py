@@ -19,6 +19,7 @@ def truth(tmp_path):
     (folder / 'deep' / 'file').write_text('x')
     np.savez(folder / 'manifest.npz', ids=np.arange(3))
     Image.new('RGB', (4, 4)).save(folder / 'picture.png')
+    (tmp_path / 'prepare' / 'note').write_text('hello')
     (tmp_path / 'outside').symlink_to(folder / 'manifest.json')
     (tmp_path / 'shortcut').symlink_to(folder, target_is_directory=True)
     return folder
@@ -73,6 +74,7 @@ DETOURS = {
     'new symlink': lambda truth: (truth.parent.parent / 'fresh').symlink_to(truth / 'manifest.json'),
     'hard link': lambda truth: os.link(truth / 'manifest.json', truth.parent / 'hard'),
     'rename': lambda truth: os.rename(truth, truth.parent / 'mine'),
+    'rename into it': lambda truth: os.rename(truth.parent / 'note', truth / 'note'),
     'move': lambda truth: shutil.move(truth / 'manifest.json', truth.parent / 'mine'),
     'copy': lambda truth: shutil.copyfile(truth / 'manifest.json', truth.parent / 'mine'),
     'copytree': lambda truth: shutil.copytree(truth, truth.parent / 'tree'),
@@ -102,7 +104,7 @@ def test_neighbours_stay_open(truth):
     with sealed(truth):
         (beside / 'file').write_text('x')
         assert os.listdir(beside) == ['file']
-        assert sorted(os.listdir(truth.parent)) == ['truth', 'truthful']
+        assert sorted(os.listdir(truth.parent)) == ['note', 'truth', 'truthful']
 
 
 def test_a_seal_ends_with_its_block_even_on_an_error_and_nests(truth):

@@ -122,7 +122,8 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch, width, heig
         images.decode(bomb(width, height), 'b.png', 3)
 
 
-def test_formats_that_start_other_programs_are_not_opened():
+def test_formats_that_start_other_programs_are_not_opened(monkeypatch):
+    monkeypatch.setattr('PIL.EpsImagePlugin.Ghostscript', lambda *args, **options: pytest.fail('started a program'))
     eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n'
     assert Image.open(io.BytesIO(eps)).format == 'EPS'  # Pillow by itself would
     with pytest.raises(UserError, match='not a readable picture'):

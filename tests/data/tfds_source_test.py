@@ -113,6 +113,12 @@ def test_through_the_one_door_for_sources(data_dir):
     assert source.train.fetch(0).shape == (16, 16, 3)
 
 
+def test_splits_with_other_texts_are_refused(tmp_path):
+    lay_down(tmp_path, lfw, {'train': [31], 'test': [25]})
+    with pytest.raises(UserError, match=r"tfds:lfw: splits 'train' and 'test' have different classes"):
+        read('lfw', 3, data_dir=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ('dataset', 'options', 'expected'),
     [

@@ -29,7 +29,8 @@ class Fake:
 
 
 def defense(**changes):
-    return Variations(**({'copies': 1, 'vary': {'strength': 0.5}, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': 'float32'} | changes))
+    settings = {'copies': 1, 'vary': {'strength': 0.5}, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': 'float32'}
+    return Variations(**(settings | changes))
 
 
 def rows(images=IMAGES, variation=0):

@@ -48,7 +48,19 @@ def test_two_hosts_of_two_devices_run_everything(reference, tmp_path):
         'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
         'PYTHONPATH': str(ROOT),
     }
-    line = [sys.executable, '-m', 'purify', 'run', '--config', 'configs/quickstart.py', '--workdir', str(tmp_path), *TINY, '--config.run.save_every=50', *flags]
+    line = [
+        sys.executable,
+        '-m',
+        'purify',
+        'run',
+        '--config',
+        'configs/quickstart.py',
+        '--workdir',
+        str(tmp_path),
+        *TINY,
+        '--config.run.save_every=50',
+        *flags,
+    ]
     hosts = [
         subprocess.Popen(
             [*line, '--host-id', str(k)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

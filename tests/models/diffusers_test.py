@@ -24,7 +24,10 @@ numpy.savez(sys.argv[3], out=out.numpy(), alphas=pipeline.scheduler.alphas_cumpr
 """
 
 
-@pytest.mark.skipif(not (find_spec('torch') and find_spec('diffusers')), reason='the parity extra (torch, diffusers) is not installed')
+PARITY = bool(find_spec('torch') and find_spec('diffusers'))
+
+
+@pytest.mark.skipif(not PARITY, reason='the parity extra (torch, diffusers) is not installed')
 def test_the_embedded_prior_opens_in_diffusers_and_agrees(tmp_path):
     compare(sys.executable, tmp_path)
 

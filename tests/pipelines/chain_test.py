@@ -117,7 +117,8 @@ def test_only_evaluation_and_the_attackers_own_training_ask_for_secrets():
         config = quickstart(words)
         config['attack']['random_poisoning'] = True
         asked = {(stage.name, source.sub) for stage in make_stages(config) for source in stage.inputs.values()}
-        assert {(name, sub) for name, sub in asked if sub in ('truth', 'attacker')} == {('evaluate', 'truth'), ('teacher', 'attacker')}
+        secrets = {pair for pair in asked if pair[1] in ('truth', 'attacker')}
+        assert secrets == {('evaluate', 'truth'), ('teacher', 'attacker')}
 
 
 def test_stages_of_equal_runs_share_a_store(tmp_path):

@@ -21,7 +21,7 @@ class Watched(dict):
         self.path, self.seen = path, seen
 
     def _saw(self, name):
-        if name in self.keys() and not isinstance(dict.__getitem__(self, name), dict):
+        if dict.__contains__(self, name) and not isinstance(dict.__getitem__(self, name), dict):
             self.seen.add(f'{self.path}.{name}')
 
     def __getitem__(self, name):
@@ -32,10 +32,10 @@ class Watched(dict):
         return iter(list(super().keys()))
 
     def get(self, name, default=None):
-        return self[name] if name in self.keys() else default
+        return self[name] if dict.__contains__(self, name) else default
 
     def items(self):
-        return [(name, self[name]) for name in super().keys()]
+        return [(name, self[name]) for name in self]
 
 
 def read_leaves(config, folder):

@@ -83,7 +83,12 @@ def test_facts_in_the_manifest(tmp_path):
 
 @pytest.mark.parametrize(
     ('change', 'word'),
-    [({'target': 10}, 'choose 0 to 9'), ({'size_px': 20}, 'size_px=20'), ({'rate': 0.99}, 'Lower the rate'), ({'rate': 2.0}, 'rate=2.0')],
+    [
+        ({'target': 10}, 'choose 0 to 9'),
+        ({'size_px': 20}, 'size_px=20'),
+        ({'rate': 0.99}, 'Lower the rate'),
+        ({'rate': 2.0}, 'rate=2.0'),
+    ],
 )
 def test_bad_attacks_are_refused_before_anything_is_written(tmp_path, change, word):
     with pytest.raises(UserError, match=word):

@@ -17,7 +17,11 @@ def run(count, batch, n=70):
         return {'y': rows['x'] * weight, 'sum': rows['x'].sum(-1)}
 
     cost, got, where = Cost(), [], []
-    for positions, out in map_images(apply, jnp.float32(3), lambda i: {'x': np.full(2, i, np.float32)}, range(n), batch=batch, mesh=mesh, cost=cost):
+
+    def fetch(i):
+        return {'x': np.full(2, i, np.float32)}
+
+    for positions, out in map_images(apply, jnp.float32(3), fetch, range(n), batch=batch, mesh=mesh, cost=cost):
         got.append(out)
         where.append(positions)
     return np.concatenate(where), {name: np.concatenate([o[name] for o in got]) for name in got[0]}, shapes, cost

@@ -53,7 +53,16 @@ def batches(start):
 
 
 def plan(folder, steps=12, **changes):
-    settings = {'name': 'x', 'folder': folder, 'batch': 16, 'steps': steps, 'accumulate': 1, 'seed': 3, 'save_every': 5, 'log_every': 4}
+    settings = {
+        'name': 'x',
+        'folder': folder,
+        'batch': 16,
+        'steps': steps,
+        'accumulate': 1,
+        'seed': 3,
+        'save_every': 5,
+        'log_every': 4,
+    }
     return Plan(**(settings | changes))
 
 

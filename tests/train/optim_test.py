@@ -49,13 +49,15 @@ def test_sgd_is_pytorchs():
 def test_clip_bounds_the_gradient():
     kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}
     optimizer = make_optimizer(1, name='sgd', clip=1.0, **kwargs)
-    updates, _ = optimizer.update(np.array([3.0, 4.0], np.float32), optimizer.init(np.zeros(2, np.float32)), np.zeros(2, np.float32))
+    updates, _ = optimizer.update(
+        np.array([3.0, 4.0], np.float32), optimizer.init(np.zeros(2, np.float32)), np.zeros(2, np.float32)
+    )
     assert np.asarray(updates) == pytest.approx([-0.6, -0.8])
 
 
 @pytest.mark.parametrize('bad', [{'lr': 0.0}, {'lr': -1.0}, {'warmup': 1.0}])
 def test_bad_numbers_are_named(bad):
-    with pytest.raises(UserError, match='optim.lr'):
+    with pytest.raises(UserError, match=r'optim\.lr'):
         make_optimizer(10, **(ADAM | {'lr': 0.1, 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0} | bad))
 
 
