@@ -40,6 +40,8 @@ def start(coordinator: str | None = None, hosts: int | None = None, host_id: int
         )
     if explicit and not 0 <= (host_id or 0) < (hosts or 0):
         raise UserError(f'--host-id={host_id} with --hosts={hosts}: hosts are numbered 0 to {(hosts or 0) - 1}.')
+    if coordinator:  # jax's own preemption service would take SIGTERM away from `core.preemption`
+        jax.config.update('jax_enable_preemption_service', False)
     if coordinator == 'auto':
         jax.distributed.initialize()
     elif coordinator:
