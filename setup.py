@@ -28,6 +28,7 @@ setup(
         'grain>=0.2.15,<0.3',
         'array_record>=0.8.1',
         'tensorflow-datasets>=4.9.10,<5',
+        'importlib_resources>=6',  # which it imports without asking for it
         'ml_collections>=1',
         'absl-py>=2',
         'numpy>=2',
@@ -49,6 +50,6 @@ setup(
         'tensorboard': ['tensorboardX>=2.6'],
         'wandb': ['wandb>=0.19'],
         'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
-        'dev': ['pytest>=8', 'hypothesis>=6.100', 'ruff>=0.14', 'pyright[nodejs]>=1.1.400'],
+        'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.14', 'pyright[nodejs]>=1.1.400'],
     },
 )

@@ -109,7 +109,7 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:
     """(classes, training images) of a TFDS dataset as its code declares them."""
     try:
-        builder = tfds.builder(dataset, data_dir=part['data_dir'] or None)
+        builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f'tfds:{dataset}: TFDS knows no such dataset.') from error
     here = dict(builder.info.splits)

@@ -139,4 +139,4 @@ def report(workdir: Path) -> int:
 def _settle_absl() -> None:
     """Grain's workers read absl flags, which this program does not parse; TFDS warns through absl of what does not matter."""
     flags.FLAGS.mark_as_parsed()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)

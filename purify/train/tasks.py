@@ -93,6 +93,10 @@ class Classify:
     ema_decay: float = 0.0
     frozen: Any = ()
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f'classify: label_smoothing={self.label_smoothing} must be in [0, 1).')
+
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         del frozen, key
