@@ -34,7 +34,7 @@ def get_config(arg=None):
     if words.smoke:
         return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
-        return _on_cpu(config, words, images=5000, reference=5000, epochs=15, prior_steps=2000, start=200, steps=10)
+        return _on_cpu(config, words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8)
     apart = {'reference': 'held_out', 'reference_size': 10_000} if words.prior == 'train' else {}
     config.source = parts.source(words.source, size_px=32, **apart)
     network = parts.network('preact_resnet18', mean=MEAN, std=STD, dtype='bfloat16')

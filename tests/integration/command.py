@@ -1,6 +1,7 @@
 """The command line as a user has it: a fresh process per call."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,23 @@ def start(command: str, *args: object, devices: int = 1, config: str = 'configs/
     flags = f'--xla_force_host_platform_device_count={devices}'
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
     line = [sys.executable, '-m', 'purify', command, '--config', config, *map(str, args)]
-    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_hosts(*args: object, hosts: int = 2, devices: int = 2) -> list[subprocess.Popen[str]]:
+    """One run on several processes, joined through a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        port = probe.getsockname()[1]
+    joined = ('--coordinator', f'localhost:{port}', '--hosts', hosts)
+    return [start('run', *args, *joined, '--host-id', k, devices=devices) for k in range(hosts)]
 
 
 def call(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> tuple[int, str]:
     """Waits; -> exit code, everything printed."""
     process = start(command, *args, devices=devices, config=config)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out + err
+    text, _ = process.communicate(timeout=600)
+    return process.returncode, text
 
 
 def dataset_bytes(folder: Path) -> dict[str, bytes]:

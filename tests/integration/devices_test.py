@@ -1,14 +1,10 @@
 """The same pixels on 1, 4 and 8 devices, on two hosts, whatever the batch."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from integration.command import ROOT, TINY, call, dataset_bytes, weights
+from integration.command import TINY, call, dataset_bytes, start_hosts, weights
 
 from purify.data.loader import Split
 
@@ -39,34 +35,8 @@ def test_purified_images_do_not_depend_on_devices_or_batch(reference, tmp_path, 
 
 
 def test_two_hosts_of_two_devices_run_everything(reference, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('localhost', 0))
-        port = probe.getsockname()[1]
-    flags = ('--config.run.inference_batch=32', '--coordinator', f'localhost:{port}', '--hosts', '2')
-    environment = os.environ | {
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-        'PYTHONPATH': str(ROOT),
-    }
-    line = [
-        sys.executable,
-        '-m',
-        'purify',
-        'run',
-        '--config',
-        'configs/quickstart.py',
-        '--workdir',
-        str(tmp_path),
-        *TINY,
-        '--config.run.save_every=50',
-        *flags,
-    ]
-    hosts = [
-        subprocess.Popen(
-            [*line, '--host-id', str(k)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for k in range(2)
-    ]
+    flags = (*TINY, '--config.run.inference_batch=32', '--config.run.save_every=50')
+    hosts = start_hosts('--workdir', tmp_path, *flags)
     texts = [host.communicate(timeout=400)[0] for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], texts
     apart = np.abs(pixels(reference) - pixels(tmp_path))

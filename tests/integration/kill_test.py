@@ -5,7 +5,7 @@ import random
 import signal
 import time
 
-from integration.command import TINY, call, dataset_bytes, start, weights
+from integration.command import TINY, call, dataset_bytes, start, start_hosts, weights
 
 KILLS = int(os.environ.get('PURIFY_KILLS', '3'))
 FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead of its tiny twin
@@ -51,9 +51,19 @@ def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.2)
     time.sleep(1)
     process.terminate()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
-    assert 'saved' in err
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, text
+    assert 'saved' in text
     (saved,) = tmp_path.glob('stages/teacher-*/checkpoints/step_*')
     assert int(saved.name.removeprefix('step_')) > 0
     assert not list(tmp_path.glob('stages/teacher-*/DONE'))
+
+
+def test_sigterm_to_one_of_two_hosts_stops_both_with_75(tmp_path):
+    hosts = start_hosts('--workdir', tmp_path, *TINY, '--config.teacher.epochs=2000', devices=1)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob('stages/teacher-*/checkpoints/step_*')) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    hosts[1].terminate()
+    texts = [host.communicate(timeout=120)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [75, 75], texts
