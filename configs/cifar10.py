@@ -5,10 +5,12 @@
     python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR --workdir runs/cifar10_smoke
 
 Words: attack=patch|blended|none, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke.
-The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been
-measured yet. `small` is 5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU;
-`smoke` is a few hundred images and a few steps, to see that everything runs (two minutes on 2 CPU cores). DIR holds
-train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers stand in the README.
+TFDS's own code for CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
+that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32
+(35.7 M parameters, from the hub). It has not been measured yet. `small` is 5,000 training images, a ResNet of width 16
+and a prior trained on 5,000 others, for a CPU (about 20 minutes on 2 cores); `smoke` is a few hundred images and a few
+steps, to see that everything runs (two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]).
+Measured numbers stand in the README.
 """
 
 from purify.config import parts
@@ -28,6 +30,8 @@ def get_config(arg=None):
         small=False,
         smoke=False,
     )
+    if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
+        raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
     config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024)
     own = {'patch': {'pattern': 'solid', 'colours': ('white',)}, 'blended': {'ratio': 0.2, 'pattern': 'cartoon'}}
     config.attack = parts.attack(words.attack, rate=words.rate, **own.get(words.attack, {}))

@@ -2,7 +2,7 @@
 
     python -m purify run --config configs/digits_prior.py --workdir runs/digits_prior
 
-2,500 steps of 64 on 2 CPU cores take about ten minutes. The folder runs/digits_prior/prior is a diffusers pipeline; its
+2,500 steps of 64 on 2 CPU cores take about a quarter of an hour. The folder runs/digits_prior/prior is a diffusers pipeline; its
 unet/, scheduler/ and model_index.json are what lies in purify/models/pretrained/digits_ddpm.
 """
 

@@ -17,7 +17,7 @@ def get_config(arg=None):
     words = parse_words(arg, attack='patch', rate=0.01, seed=0, source='tfds:imagenet2012', prior='train')
     config = parts.run_config('imagenet100', words.seed, shard_size=1000, inference_batch=256)
     apart = {'reference': 'other_classes', 'reference_size': 100_000} if words.prior == 'train' else {}
-    config.source = parts.source(words.source, size_px=224, classes=100, **apart)
+    config.source = parts.source(words.source, size_px=224, classes='100', **apart)
     own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
     config.attack = parts.attack(words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
     config.teacher = parts.struppek_classifier(parts.classify())

@@ -1,11 +1,13 @@
 """The command line: `python -m purify run|check|list|report`. Flags, host start-up, dispatch; nothing else."""
 
 import argparse
+import contextlib
 import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 
 EXIT_USER, EXIT_PREEMPTED = 2, 75
@@ -13,7 +15,9 @@ EXIT_USER, EXIT_PREEMPTED = 2, 75
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Arguments, and the --config.a.b=c flags that are left for the config."""
-    parser = argparse.ArgumentParser('purify', description='Train on data that may be poisoned, and come out clean.')
+    parser = argparse.ArgumentParser(
+        'purify', description='Train on data that may be poisoned, and come out clean.', allow_abbrev=False
+    )
     parser.add_argument('command', choices=['run', 'check', 'list', 'report'])
     parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
     parser.add_argument('--workdir', type=Path, help="the run's folder (run, report)")
@@ -30,6 +34,11 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
     _refuse_unknown(args, overrides)
+    elsewhere = {'sweep': 'list', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
+    for name, command in elsewhere.items():
+        if getattr(args, name) not in (None, '') and args.command != command:
+            hint = ' A seed is a word after the config: configs/quickstart.py:seed=3.' if name == 'seeds' else ''
+            raise UserError(f'--{name.replace("_", "-")} belongs to `purify {command}`, not to `purify {args.command}`.{hint}')
     from purify.config.load import load_config
     from purify.pipelines import commands
 
@@ -68,8 +77,10 @@ def _required(value, flag: str):
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, 2 for bad input, 75 when stopped by SIGTERM with everything saved."""
     args, overrides = parse(argv)
+    watch = preemption.watched() if args.command == 'run' else contextlib.nullcontext()
     try:
-        return dispatch(args, overrides)
+        with watch:  # from here on, so that a SIGTERM during the imports is not lost
+            return dispatch(args, overrides)
     except UserError as error:
         print(f'purify: {error}', file=sys.stderr)
         return EXIT_USER

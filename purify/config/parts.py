@@ -32,7 +32,7 @@ def source(name: str, *, size_px: int, channels: int = 3, **changes: Any) -> Con
             'size_px': size_px,
             'channels': channels,
             'resample': 'bicubic',
-            'classes': 0,
+            'classes': '',
             'train_size': 0,
             'test_size': 0,
             'reference': 'none',

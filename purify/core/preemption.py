@@ -40,5 +40,6 @@ def watched() -> Iterator[None]:
     try:
         yield
     finally:
+        _asked = False
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -83,7 +83,10 @@ class WandB:
             import wandb
         except ImportError as error:
             raise UserError("run.writers has 'wandb': install the extra, pip install 'purify[wandb]'.") from error
-        self.run = wandb.init(project='purify', name=run, dir=str(folder), resume='allow', id=run)
+        mark = folder / 'wandb_id'  # a run of its own for each work folder, the same one after a restart
+        if not mark.exists():
+            write_bytes(mark, wandb.util.generate_id().encode())
+        self.run = wandb.init(project='purify', name=run, dir=str(folder), resume='allow', id=mark.read_text())
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
         """Logs metrics named stage/metric with the stage's own step."""

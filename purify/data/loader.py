@@ -108,7 +108,7 @@ def training_batches(
     """Endless shuffled batches {'image': u8[rows h w c], 'label', 'id'}; rows = batch / processes.
 
     Step s holds the same images with the same augmentation whatever the number of hosts, workers or restarts: the
-    order is shuffle -> repeat -> random transforms -> slice by host -> batch, all by index, so resuming is `[start:]`.
+    order is shuffle -> repeat -> random transforms -> batch -> slice by host, all by index, so resuming is `[start:]`.
     """
     if batch % place.processes:
         raise UserError(f'batch={batch} does not split over {place.processes} hosts; choose a multiple.')
@@ -116,7 +116,7 @@ def training_batches(
     for transform in transforms:
         data = data.random_map(transform.random_map)
     rows = batch // place.processes
-    data = data[place.process :: place.processes].batch(rows)[start_step:]
+    data = data.batch(rows)[place.process :: place.processes][start_step:]  # hosts side by side are the one-host batch
     iterator = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4)))
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))

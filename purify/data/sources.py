@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def open_source(
     size_px: int,
     channels: int,
     resample: str,
-    classes: Sequence[str] | int,
+    classes: str,
     train_size: int,
     test_size: int,
     reference: str,
@@ -189,7 +189,7 @@ def open_source(
       size_px: side of the square images.
       channels: 1 (grey) or 3 (RGB).
       resample: Pillow's filter, one of `images.FILTERS`.
-      classes: names to keep; or how many to draw; 0 or () keeps all.
+      classes: names to keep, separated by commas; or how many to draw; '' keeps all.
       train_size: how many training images to draw; 0 keeps all that are not held out.
       test_size: how many test images to draw; 0 keeps all.
       reference: where images for training a prior come from: 'none'; 'own' (the source brings them: digits);
@@ -213,7 +213,7 @@ def open_source(
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
-    own = _unlabelled(source.reference) if classes and source.reference else source.reference
+    own = _unlabelled(source.reference) if classes.strip(', ') and source.reference else source.reference
     held = reference_size if reference == 'held_out' else 0
     if held + train_size > len(train):
         raise UserError(f'source {name}: {held} reference + {train_size} training images asked, but there are {len(train)}.')
@@ -240,20 +240,18 @@ def _draw(pool: Pool, count: int, seed: int, stream: str) -> np.ndarray:
     return np.sort(stream_rng(seed, stream).permutation(len(pool))[: count or None])
 
 
-def _choose_classes(source: Source, classes: Sequence[str] | int, seed: int) -> tuple[Pool, Pool, Pool | None, list[str]]:
-    if not classes:
-        return source.train, source.test, None, source.class_names
-    names = source.class_names
-    if isinstance(classes, int):
-        if not 2 <= classes <= len(names):
-            raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, which is all, or 0 for all.')
-        chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[:classes])
+def _choose_classes(source: Source, classes: str, seed: int) -> tuple[Pool, Pool, Pool | None, list[str]]:
+    names, wanted = source.class_names, [name.strip() for name in classes.split(',') if name.strip()]
+    if not wanted:
+        return source.train, source.test, None, names
+    if classes.lstrip('-').isdecimal():
+        if not 2 <= int(classes) <= len(names):
+            raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, or names separated by commas.')
+        chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[: int(classes)])
     else:
-        if unknown := [name for name in classes if name not in names]:
+        if unknown := [name for name in wanted if name not in names]:
             raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
-        if len(set(classes)) < len(classes):
-            raise UserError(f'source.classes={list(classes)}: a class is named twice; name each once.')
-        chosen = np.array([names.index(name) for name in classes])
+        chosen = np.array([names.index(name) for name in dict.fromkeys(wanted)])
     number = {int(old): new for new, old in enumerate(chosen)}
 
     def kept(pool: Pool) -> Pool:

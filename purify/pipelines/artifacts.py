@@ -20,6 +20,7 @@ from purify.train.state import Build, abstract_network, split_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
 NETWORK_FILE = 'network.json'
+STATE = 'checkpoints'  # of an unfinished or finished training, beside the weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,15 @@ def classifier_builder(settings: dict[str, Any], num_classes: int, channels: int
     return lambda rngs: NETWORKS.make(settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs)
 
 
+def check_classes(model: Classifier, class_names: list[str], channels: int, what: str) -> None:
+    """Raises `UserError` unless the classifier was trained for these very classes and channels."""
+    if model.facts['class_names'] != class_names or model.facts['channels'] != channels:
+        raise UserError(
+            f'{what} was trained for {model.facts["channels"]} channels and classes {", ".join(model.facts["class_names"][:10])}; '
+            f'this dataset has {channels} channels and classes {", ".join(class_names[:10])}. Load a network of the same dataset.'
+        )
+
+
 def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
     """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step."""
     final = Checkpoints(folder / 'weights')
@@ -53,6 +63,9 @@ def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
 def read_classifier(folder: Path) -> Classifier:
     """Opens a finished classifier stage (or any folder with its network.json and weights)."""
     facts = read_json(Path(folder) / NETWORK_FILE)
+    needed = {'network', 'num_classes', 'channels', 'class_names'}
+    if not isinstance(facts, dict) or not needed <= set(facts):
+        raise UserError(f'{folder}: its {NETWORK_FILE} describes no classifier. Give the folder of a finished teacher or student.')
     build = classifier_builder(facts['network'], facts['num_classes'], facts['channels'])
     graph, like = abstract_network(build)
     return Classifier(graph, restore_weights(folder, like), facts)
@@ -84,10 +97,10 @@ def finished_folder(path: str) -> tuple[Path, str]:
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
     """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of its weights)."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
-    weights = sorted(path for path in folder.rglob('*.safetensors'))
-    if not weights:
+    files = [path for path in sorted(folder.rglob('*')) if path.suffix in ('.safetensors', '.json') and STATE not in path.parts]
+    if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; a prior is a folder in diffusers format.')
-    return folder, fingerprint({path.name: sha256_of(path) for path in weights})
+    return folder, fingerprint({str(path.relative_to(folder)): sha256_of(path) for path in files})
 
 
 def read_prior(folder: Path, dtype: str) -> PixelPrior:

@@ -8,11 +8,11 @@ from typing import Any
 
 import purify
 from purify.core import devices, preemption
-from purify.core.errors import UserError
+from purify.core.errors import Preempted, UserError
 from purify.core.files import fingerprint, locked, read_json, sealed, write_json
 from purify.core.progress import say
 from purify.core.writers import Writer
-from purify.train.cost import Cost, summarize
+from purify.train.cost import COST_FILE, Cost, summarize
 
 DONE = 'DONE'
 SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
@@ -103,7 +103,7 @@ class Chain:
         reused = {}
         for stage in (stage for stage in self.stages.values() if stage.name in names):
             if devices.any_host(preemption.asked()):
-                preemption.check()
+                raise Preempted
             reused[stage.name] = self._run_one(stage, run, writers)
         return reused
 
@@ -121,8 +121,15 @@ class Chain:
             folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
             inputs = {role: self.path(source) for role, source in stage.inputs.items()}
-            with sealed(*self._secrets(stage)):
-                stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
+            if (folder / COST_FILE).exists():
+                cost.resume(read_json(folder / COST_FILE))
+            try:
+                with sealed(*self._secrets(stage)):
+                    stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
+            except BaseException:
+                if lead:
+                    write_json(folder / COST_FILE, cost.totals())
+                raise
             devices.barrier(f'{folder.name} finished')
             if lead:
                 self._mark_done(stage, cost)
@@ -130,11 +137,12 @@ class Chain:
         return False
 
     def _secrets(self, stage: Stage) -> list[Path]:
-        """The secret folders this stage did not ask for."""
+        """What this stage did not ask for: the secrets of every `prepare` in the store, and what they were drawn by."""
         allowed = {self.path(source) for source in stage.inputs.values()}
-        if stage.name == 'prepare' or 'prepare' not in self.stages:
+        if stage.name == 'prepare':
             return []
-        return [path for path in (self.folder('prepare') / secret for secret in SECRETS) if path not in allowed]
+        secrets = [folder / secret for folder in self.store.glob('prepare-*/') for secret in (*SECRETS, DONE)]
+        return [path for path in secrets if path not in allowed]
 
     def _mark_done(self, stage: Stage, cost: Cost) -> None:
         totals = summarize(cost.totals())

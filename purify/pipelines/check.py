@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.writers import WRITERS
-from purify.data.sources import open_source
+from purify.data.sources import Source, open_source
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import EMBEDDED, classifier_builder, finished_folder, prior_folder, read_classifier, read_prior
@@ -93,11 +93,12 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
         shape = Shape(shape.size_px, shape.channels, *size)
     elif kind != 'tfds' and (source := found.attempt('source', lambda: open_source(**part))):
         shape = Shape(shape.size_px, shape.channels, len(source.class_names), len(source.train))
-        chosen = found.attempt('attack', lambda: choose_poisoned(source.train, rule, config['seeds']['poison']))
-        if chosen is not None:
-            found.notes.append(
-                f'source: {len(source.train):,} training and {len(source.test):,} test images, {len(chosen):,} poisoned'
-            )
+        if (
+            rule['target'] < shape.classes
+            and (chosen := found.attempt('attack', lambda: _count_poisoned(source, config))) is not None
+        ):
+            counts = f'{len(source.train):,} training and {len(source.test):,} test images'
+            found.notes.append(f'source: {counts}, {chosen:,} poisoned')
     if attack := found.attempt('attack', lambda: make_attack(rule, config['seeds']['poison'])):
         blank = np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8)
         found.attempt('attack', lambda: attack.stamp(blank, 0))
@@ -106,20 +107,25 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
     return shape
 
 
+def _count_poisoned(source: Source, config: dict[str, Any]) -> int:
+    return len(choose_poisoned(source.train, config['attack'], config['seeds']['poison']))
+
+
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:
     """(classes, training images) of a TFDS dataset as its code declares them."""
     try:
         builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
     except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f'tfds:{dataset}: TFDS knows no such dataset.') from error
+        raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
     here = dict(builder.info.splits)
     if not here:
         found.notes.append(f'source: tfds:{dataset} is not on this machine; the run downloads it to {builder.data_dir}')
     features: Any = builder.info.features
     name = part.get('label', 'label')
     label = dict(features.items()).get(name)
-    classes = part['classes'] if isinstance(part['classes'], int) else len(part['classes'])
-    classes = classes or getattr(label, 'num_classes', None) or 2
+    chosen = part['classes']
+    count = int(chosen) if chosen.isdecimal() else len([name for name in chosen.split(',') if name])
+    classes = count or getattr(label, 'num_classes', None) or 2
     train = here[part.get('train', 'train')].num_examples if here else NOMINAL_IMAGES
     return classes, part['train_size'] or train
 

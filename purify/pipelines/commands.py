@@ -11,7 +11,7 @@ from absl import flags, logging
 from purify.attacks.registry import ATTACKS
 from purify.config.load import flag_for, load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
-from purify.core import devices, preemption
+from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, read_json
 from purify.data.augment import AUGMENTATIONS
@@ -38,9 +38,8 @@ def run(
     """`run`: joins the other hosts, then runs the stages."""
     _settle_absl()
     devices.use_compilation_cache()
-    with preemption.watched():
-        devices.start(*hosts)
-        running.run(config, overrides, workdir, store, only)
+    devices.start(*hosts)
+    running.run(config, overrides, workdir, store, only)
     return 0
 
 
@@ -129,7 +128,9 @@ def report(workdir: Path) -> int:
         print(collect_runs(workdir))
         return 0
     config = read_json(workdir / 'config.json')
-    chain = Chain(make_stages(config), Path(read_json(workdir / 'environment.json')['store']))
+    environment = read_json(workdir / 'environment.json')
+    chain = Chain(make_stages(config), Path(environment['store']))
+    chain.prints = environment['fingerprints']  # the source may have moved since
     if not chain.finished('evaluate'):
         raise UserError(f'{workdir}: the run is not finished; start its command again: {read_json(workdir / "overrides.json")}')
     conclude(workdir, config, chain, {})

@@ -16,7 +16,7 @@ from purify.data.manifest import Manifest
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import detection_rates, label_accuracy
 from purify.metrics.intervals import Share
-from purify.pipelines.artifacts import Classifier, read_classifier
+from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
 from purify.pipelines.chain import Work
 from purify.pipelines.prepare import make_attack
 from purify.train.inference import map_images
@@ -41,6 +41,7 @@ def evaluate(work: Work) -> None:
     with Bar(work.name, len(present) * views * len(test), shown=devices.is_lead()) as bar:
         for name in present:
             model = read_classifier(work.inputs[name])
+            check_classes(model, test.class_names, test.shape[-1], f'the {name} {work.inputs[name]}')
             clean = _predict(work, model, test, test.__getitem__, f'{name}-clean', bar)
             shares = {'acc': accuracy(clean, test.labels), 'asr': None, 'ra': None}
             if attack:
@@ -92,7 +93,9 @@ def _predict(work: Work, model: Classifier, test: Split, fetch: Callable[[int], 
         rows.append(classes)
         bar.advance(len(classes) * jax.process_count())
         if preemption.asked():
-            raise Preempted
+            break
+    if devices.any_host(preemption.asked()):
+        raise Preempted
     mine = np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32)
     if jax.process_count() == 1:
         return mine

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.core.files import fingerprint
+from purify.core.files import fingerprint, sha256_of
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import finished_folder, prior_folder
@@ -37,7 +37,7 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
     """
     seeds = config['seeds']
     settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
-    signature = {'source': Input(outside=Path(), digest=_signature(config['source']))}
+    signature = {'source': Input(outside=Path(), digest=_signature(config['source'], config['attack']))}
     stages = [Stage('prepare', prepare, settings, signature)]
     where = {'poisoned': Input('prepare', 'poisoned')}
     if 'teacher' in config:
@@ -64,7 +64,16 @@ def _classifier(
         inputs = inputs | {'attacker': Input('prepare', 'attacker')}
     where[name] = Input(name)
     settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': _training_seeds(seeds)}
-    return [Stage(name, train_classifier, settings, inputs)]
+    return [Stage(name, train_classifier, settings, inputs | _start(part))]
+
+
+def _start(part: Config) -> dict[str, Input]:
+    """The checkpoint a training starts from, as an input: its digest is part of the fingerprint."""
+    if not part['init_from']:
+        return {}
+    folder = Path(part['init_from']).expanduser().absolute()
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    return {'init': Input(outside=folder, digest=fingerprint({str(p.relative_to(folder)): p.stat().st_size for p in files}))}
 
 
 def _training_seeds(seeds: Config) -> Config:
@@ -80,7 +89,7 @@ def _prior(where: dict[str, Input], part: Config, seeds: Config, find: Callable[
         raise UserError(f"prior.data={part['data']!r}: choose 'reference' or 'poisoned'.")
     where['prior'] = Input('prior')
     settings = part | {'seeds': _training_seeds(seeds)}
-    return [Stage('prior', train_prior, settings, {'data': Input('prepare', part['data'])})]
+    return [Stage('prior', train_prior, settings, {'data': Input('prepare', part['data'])} | _start(part))]
 
 
 def _step(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
@@ -105,10 +114,20 @@ def _evaluation(where: dict[str, Input], method: Method) -> Stage:
     return Stage('evaluate', evaluate, {}, inputs)
 
 
-def _signature(source: Config) -> str:
-    """Tells one folder of images from another by names and sizes, so that changed data are not taken for the old."""
-    if 'path' not in source:
-        return ''
-    root = Path(source['path']).expanduser()
-    files = sorted(path for path in root.rglob('*') if path.is_file()) if root.is_dir() else []
-    return fingerprint({'files': [[str(path.relative_to(root)), path.stat().st_size] for path in files]})
+def _signature(source: Config, attack: Config) -> str:
+    """Tells data on disk from other data of the same name, so that changed files are not taken for the old ones."""
+    files = {'picture': _file_mark(Path(attack['path']).expanduser())} if attack.get('path') else {}
+    if 'path' in source:
+        root = Path(source['path']).expanduser()
+        found = sorted(path for path in root.rglob('*') if path.is_file()) if root.is_dir() else []
+        files |= {str(path.relative_to(root)): _file_mark(path) for path in found}
+    return fingerprint(files) if files else ''
+
+
+def _file_mark(path: Path) -> str:
+    """The hash of an archive or picture of the attack; size and time of the many small files of a folder."""
+    if not path.is_file():
+        return 'missing'
+    if path.suffix == '.npz' or path.stat().st_size < 2**16:
+        return sha256_of(path)
+    return f'{path.stat().st_size} {path.stat().st_mtime_ns}'

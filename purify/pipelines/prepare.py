@@ -28,6 +28,8 @@ MODE = ('poison_first', 'random_poisoning')
 
 def make_attack(settings: dict[str, Any], seed: int) -> Attack:
     """The `attack` part of a config -> the attack; its own randomness comes from the stream 'trigger' of `seed`."""
+    if settings['name'] == 'none' and settings['rate']:
+        raise UserError(f"attack.rate={settings['rate']}: the attack 'none' poisons nobody; set rate to 0 or choose an attack.")
     own = {name: value for name, value in settings.items() if name not in (*SELECTION, *MODE, 'name')}
     own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
     return ATTACKS.make(settings['name'], seed=stream_seed(seed, 'trigger'), **own)
@@ -75,7 +77,9 @@ def prepare(work: Work) -> None:
 def _open(settings: dict[str, Any]) -> Source:
     """Opens the source, process 0 first: it downloads, the others find it there."""
     if devices.is_lead():
-        open_source(**settings['source']) if jax.process_count() > 1 else None
+        source = open_source(**settings['source'])
+        devices.barrier('source')
+        return source
     devices.barrier('source')
     return open_source(**settings['source'])
 

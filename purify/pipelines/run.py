@@ -14,9 +14,10 @@ import jax
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, write_bytes, write_json
+from purify.core.files import explain_os_errors, read_json, write_bytes, write_json
 from purify.core.writers import WRITERS, Writer
 from purify.pipelines.chain import Chain
+from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import conclude
 
@@ -39,14 +40,22 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
       Preempted: when SIGTERM came and everything is saved.
     """
     workdir = workdir.expanduser().absolute()
-    chain = Chain(make_stages(config), store or workdir / 'stages')
+    chain = Chain(make_stages(config), store.expanduser() if store else workdir / 'stages')
     names = list(chain.stages)
     if unknown := [name for name in only if name not in names]:
         raise UserError(f'--stages: no stage {", ".join(unknown)} in this config. Its stages: {", ".join(names)}.')
+    wanted = [name for name in names if name in (only or names)]
+    if not all(chain.finished(name) for name in wanted):
+        _check_first(config)
     if devices.is_lead():
-        _record(workdir, config, overrides, chain.store)
+        _record(workdir, config, overrides, chain)
     devices.barrier('run recorded')
-    reused = chain.run(only or names, config['run'], _writers(config['run'], workdir))
+    writers = _writers(config['run'], workdir)
+    try:
+        reused = chain.run(wanted, config['run'], writers)
+    finally:
+        for writer in writers:
+            writer.close()
     if devices.is_lead():
         _link(workdir, chain)
         if chain.finished('evaluate'):
@@ -54,14 +63,24 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
     devices.barrier('run concluded')
 
 
-def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], store: Path) -> None:
+def _check_first(config: dict[str, Any]) -> None:
+    """A mistake in the last stage is known before the first one runs."""
+    found = check(config)
+    if found.problems:
+        raise UserError('\n        '.join(found.problems))
+
+
+def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], chain: Chain) -> None:
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
             raise PermissionError(13, 'no permission', str(workdir))
+    if (workdir / 'config.json').exists() and read_json(workdir / 'config.json') != config:
+        for name in ('results.json', 'report/index.html'):  # those of other settings
+            (workdir / name).unlink(missing_ok=True)
     write_json(workdir / 'config.json', config)
     write_json(workdir / 'overrides.json', list(overrides))
-    write_json(workdir / 'environment.json', environment() | {'store': str(store)})
+    write_json(workdir / 'environment.json', environment() | {'store': str(chain.store), 'fingerprints': chain.prints})
 
 
 def environment() -> dict[str, Any]:

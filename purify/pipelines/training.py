@@ -16,7 +16,7 @@ from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.diffusion.schedules import Schedule, make_schedule, schedule_to_diffusers
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import write_folder
-from purify.pipelines.artifacts import classifier_builder, read_classifier, restore_weights, write_network
+from purify.pipelines.artifacts import check_classes, classifier_builder, read_classifier, restore_weights, write_network
 from purify.pipelines.chain import Work
 from purify.pipelines.prepare import read_poisoner
 from purify.train.loop import Plan, fit
@@ -43,8 +43,9 @@ def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | 
     return Distill(graph, *teacher, **options)
 
 
-def _read_teacher(folder: Path) -> tuple[Any, Any]:
+def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
     model = read_classifier(folder)
+    check_classes(model, split.class_names, split.shape[-1], f'the teacher {folder}')
     return model.graph, devices.put_copy(model.weights, devices.global_mesh())
 
 
@@ -59,7 +60,7 @@ def train_classifier(work: Work) -> None:
         transforms = [poisoner, *transforms] if first else [*transforms, poisoner]
     build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
     graph, like = abstract_network(build)
-    teacher = _read_teacher(work.inputs['teacher']) if 'teacher' in work.inputs else None
+    teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None
     task = make_task(settings['objective'], graph, teacher)
     state = _fit(work, task, build, like, split, transforms)
     facts = {
@@ -128,7 +129,7 @@ def _fit(work: Work, task: Task, build: Build, like: Any, split: Split, transfor
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
     optimizer = make_optimizer(steps, **settings['optim'])
-    init = restore_weights(Path(settings['init_from']), like) if settings['init_from'] else None
+    init = restore_weights(work.inputs['init'], like) if 'init' in work.inputs else None
     seed = settings['seeds']
     keep_ema = task.ema_decay > 0
     state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init)

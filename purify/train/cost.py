@@ -10,6 +10,8 @@ import jax
 
 from purify.core.devices import peak_flops
 
+COST_FILE = 'cost.json'  # in a stage's folder, until it is done
+
 
 @dataclass
 class Cost:

@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from purify.core import devices, preemption
 from purify.core.checkpoint import Checkpoints
 from purify.core.errors import Preempted, UserError
-from purify.core.files import read_json, write_json
+from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.core.randomness import stream_key
 from purify.core.writers import JsonLines, Writer
-from purify.train.cost import Cost, program_flops
+from purify.train.cost import COST_FILE, Cost, program_flops
 from purify.train.state import TrainState
 from purify.train.tasks import Batch, Task
 
@@ -97,8 +97,8 @@ class _Log:
     """Rows of metrics, read from the device one interval late so that reading never holds it up."""
 
     def __init__(self, plan: Plan, start: int, lead: bool):
-        record = [JsonLines(plan.folder / 'metrics.jsonl', start)] if lead else []
-        self.plan, self.writers = plan, [*record, *(plan.writers if lead else ())]
+        self.own = [JsonLines(plan.folder / 'metrics.jsonl', start)] if lead else []
+        self.plan, self.writers = plan, [*self.own, *(plan.writers if lead else ())]
         self.waiting: tuple[int, dict[str, jax.Array]] | None = None
         self.note = ''
 
@@ -124,7 +124,7 @@ class _Log:
 
     def close(self) -> None:
         self.flush()
-        for writer in self.writers:
+        for writer in self.own:  # the copies serve the stages after this one too
             writer.close()
 
 
@@ -149,10 +149,9 @@ def fit(
     """
     _check_batch(plan, mesh)
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
-    start, totals = 0, plan.folder / 'cost.json'
+    start, totals = 0, plan.folder / COST_FILE
     if checkpoints.latest() is not None:
         start, state = checkpoints.restore(state)
-        cost.resume(read_json(totals)) if totals.exists() else None
     log = _Log(plan, start, devices.is_lead())
 
     def save(step: int) -> None:

@@ -30,7 +30,7 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
-    """`lr` times `factor` at each of `drops` (shares of the whole run; Struppek 2023: .3 and .5, factor .1)."""
+    """`lr` times `factor` at each of `drops` (shares of what follows the warm-up; Struppek 2023: .3 and .5, factor .1)."""
     return optax.piecewise_constant_schedule(lr, {round(share * total): factor for share in drops})
 
 
@@ -87,10 +87,17 @@ def make_optimizer(
       schedule: 'constant', 'cosine' or 'step'.
       warmup: share of the run that warms up.
       clip: largest global gradient norm; 0 does not clip.
-      drops: for 'step': shares of the run at which the rate falls.
+      drops: for 'step': shares of the run after its warm-up at which the rate falls.
       factor: for 'step': what it is multiplied by.
       **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov).
     """
+    limits = {'b1': (0, 1), 'b2': (0, 1), 'momentum': (0, 1), 'weight_decay': (0, 1e6)}
+    for key, value in {'clip': clip, **options}.items():
+        low, high = limits.get(key, (0, float('inf')))
+        if not low <= value <= high or (key in ('b1', 'b2') and value == 1):
+            raise UserError(f'optim.{key}={value} is out of range; choose {low} to {high}.')
+    if schedule == 'step' and not drops:
+        raise UserError("optim.schedule='step' needs optim.drops, the shares of the run at which the rate falls.")
     rate = make_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
     optimizer = OPTIMIZERS.make(name, rate, **options)
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer

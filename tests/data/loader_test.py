@@ -127,7 +127,7 @@ class TestTrainingBatches:
         shares = [batches(split, place=(host, hosts)) for host in range(hosts)]
         assert {len(share[0]['id']) for share in shares} == {BATCH // hosts}
         together = [
-            {name: np.stack([part[name] for part in step], 1).reshape(BATCH, *step[0][name].shape[1:]) for name in step[0]}
+            {name: np.concatenate([part[name] for part in step]) for name in step[0]}  # as `put_batch` lays them side by side
             for step in zip(*shares, strict=True)
         ]
         assert_equal(together, alone)

@@ -67,7 +67,7 @@ class TestDigits:
             open_digits(channels=3)
 
     def test_reference_of_chosen_classes_carries_no_foreign_label(self):
-        source = open_digits(reference='own', classes=2)
+        source = open_digits(reference='own', classes='2')
         assert len(source.class_names) == 2
         assert source.reference.labels.max() == 0
         assert set(source.train.labels) == {0, 1}
@@ -175,7 +175,7 @@ class TestChoosing:
         np.testing.assert_array_equal(smaller.reference.ids, source.reference.ids)
 
     def test_reference_of_other_classes_holds_none_that_was_chosen(self, arrays):
-        source = open_arrays(arrays, classes=('dog', 'bee'), reference='other_classes', reference_size=10)
+        source = open_arrays(arrays, classes='dog,bee', reference='other_classes', reference_size=10)
         assert source.class_names == ['dog', 'bee']
         assert set(source.train.ids % 4) == {1, 3}
         np.testing.assert_array_equal(source.train.labels, np.where(source.train.ids % 4 == 3, 0, 1))
@@ -184,11 +184,11 @@ class TestChoosing:
         np.testing.assert_array_equal(images_of(source.reference)[:, 0, 0, 0], source.reference.ids)
 
     def test_classes_by_number_are_drawn_and_renumbered(self, arrays):
-        drawn = {tuple(open_arrays(arrays, classes=2, split_seed=seed).class_names) for seed in range(12)}
+        drawn = {tuple(open_arrays(arrays, classes='2', split_seed=seed).class_names) for seed in range(12)}
         assert len(drawn) > 1
         for names in drawn:
             assert len(set(names)) == 2
-        source = open_arrays(arrays, classes=3)
+        source = open_arrays(arrays, classes='3')
         for position in range(len(source.train)):
             assert CLASSES[source.train.ids[position] % 4] == source.class_names[source.train.labels[position]]
 
@@ -213,9 +213,9 @@ class TestChoosing:
             ({'test_size': 25}, r'25 test images asked, but the source has 24'),
             ({'train_size': -1}, r'source\.train_size=-1: choose 0 \(all\) or more'),
             ({'reference_size': -1}, r'source\.reference_size=-1'),
-            ({'classes': 5}, r'source\.classes=5: choose 2 to 4'),
-            ({'classes': 1}, r'source\.classes=1: choose 2 to 4'),
-            ({'classes': -2}, r'source\.classes=-2: choose 2 to 4'),
+            ({'classes': '5'}, r'source\.classes=5: choose 2 to 4'),
+            ({'classes': '1'}, r'source\.classes=1: choose 2 to 4'),
+            ({'classes': '-2'}, r'source\.classes=-2: choose 2 to 4'),
             ({'classes': ('ant', 'emu')}, r'no class emu. Choose from: ant, bee, cat, dog'),
             ({'classes': ('ant', 'ant')}, r'named twice'),
             ({'reference': 'own'}, r"no reference images of the kind 'own'"),

@@ -12,7 +12,7 @@ import pytest
 from purify.diffusion.samplers import SAMPLERS, sampler_from_diffusers
 from purify.diffusion.schedules import make_schedule
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[3] / 'shared/golden')) / 'schedulers'
+GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'schedulers'
 NAMES = ('ddim', 'ddim_eta1_clip', 'pndm_skip_prk', 'dpmpp_2m', 'euler', 'ddim_v')
 
 

@@ -169,7 +169,7 @@ def test_bad_settings_are_refused_by_run_and_by_check(case, tmp_path, call):
 
 def test_an_unknown_dataset_of_tfds(tmp_path, call):
     config = f'{DIGITS},source=tfds:cifar1O'
-    assert_refused(call('run', config, *APART, f'--workdir={tmp_path}'), 'purify: tfds:cifar1O: TFDS knows no such dataset')
+    assert_refused(call('run', config, *APART, f'--workdir={tmp_path}'), 'purify: source: tfds:cifar1O: TFDS knows no such dataset')
     assert_refused(call('check', config, *APART), 'problem: source: tfds:cifar1O: TFDS knows no such dataset')
 
 

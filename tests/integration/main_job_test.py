@@ -51,7 +51,7 @@ def test_plain_tfds_opens_the_datasets_without_tensorflow(finished):
         'assert "tensorflow" not in sys.modules\n'
     )
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
-    assert out.split('\n')[:2] == ['poisoned 96 (16, 16, 1) uint8', 'purified 96 (16, 16, 1) uint8']
+    assert out.split('\n')[:2] == ['poisoned 96 (16, 16, 1) uint8', 'purified 288 (16, 16, 1) uint8']
 
 
 def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
@@ -74,9 +74,12 @@ def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
 
 def test_purified_images_keep_labels_and_ids_and_are_new_images(finished):
     given, purified = Split(finished / 'poisoned', 'train'), Split(finished / 'purified', 'train')
-    assert (given.ids == purified.ids).all()
-    assert (given.labels == purified.labels).all()
-    assert (given.images(range(96)) != purified.images(range(96))).any((1, 2, 3)).all()
+    assert (given.ids.repeat(3) == purified.ids).all()
+    assert (given.labels.repeat(3) == purified.labels).all()
+    assert (purified.variations == np.tile(range(3), 96)).all()
+    images = purified.images(range(288))
+    assert (given.images(range(96)).repeat(3, 0) != images).any((1, 2, 3)).all()
+    assert (images[0] != images[1]).any()
 
 
 def test_the_same_command_again_runs_nothing(finished, capfd):

@@ -12,7 +12,7 @@ from purify.models import blocks
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import export_tensors, load_model
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[3] / 'shared/golden')) / 'unet2d_ddpm'
+GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'unet2d_ddpm'
 TINY = {
     'block_out_channels': [8, 16],
     'down_block_types': ['DownBlock2D', 'AttnDownBlock2D'],

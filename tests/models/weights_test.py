@@ -16,7 +16,7 @@ from purify.core.errors import UserError
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import FILE, export_tensors, load_into, load_model, read_folder, resolve, write_folder
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[3] / 'shared/golden')) / 'unet2d_ddpm'
+GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'unet2d_ddpm'
 
 
 class Zoo(nnx.Module):

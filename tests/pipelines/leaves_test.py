@@ -56,8 +56,9 @@ def read_leaves(config, folder):
     return {name.removeprefix('prepare.') for name in seen}, chain
 
 
-OUTSIDE = {  # read where stages are made or concluded, each proven by a test of its own
+OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
+    'teacher.init_from', 'student.init_from', 'prior.init_from',
     'prior.data', 'run.writers', 'run.report_images',
 }  # fmt: skip
 
