@@ -251,7 +251,9 @@ def _choose_classes(source: Source, classes: str, seed: int) -> tuple[Pool, Pool
     else:
         if unknown := [name for name in wanted if name not in names]:
             raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
-        chosen = np.array([names.index(name) for name in dict.fromkeys(wanted)])
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f'source.classes={classes}: a class is named twice; name each once.')
+        chosen = np.array([names.index(name) for name in wanted])
     number = {int(old): new for new, old in enumerate(chosen)}
 
     def kept(pool: Pool) -> Pool:

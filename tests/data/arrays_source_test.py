@@ -17,7 +17,7 @@ GOOD = {'images': PIXELS, 'labels': LABELS}
 def open_with(folder, train, test=GOOD, channels=3):
     for name, arrays in (('train', train), ('test', test)):
         np.savez(folder / f'{name}.npz', **arrays)
-    options = {'resample': 'nearest', 'classes': 0, 'train_size': 0, 'test_size': 0, 'reference': 'none', 'reference_size': 0}
+    options = {'resample': 'nearest', 'classes': '', 'train_size': 0, 'test_size': 0, 'reference': 'none', 'reference_size': 0}
     return sources.open_source('arrays', size_px=8, channels=channels, split_seed=0, path=str(folder), **options)
 
 

@@ -107,7 +107,7 @@ def test_rare_classes_are_left_out_and_the_rest_renumbered(data_dir):
 
 def test_through_the_one_door_for_sources(data_dir):
     options = {'resample': 'bicubic', 'train_size': 0, 'test_size': 0, 'reference': 'held_out', 'reference_size': 10}
-    source = open_source('tfds:cifar10', size_px=16, channels=3, classes=0, split_seed=1, data_dir=data_dir, **options)
+    source = open_source('tfds:cifar10', size_px=16, channels=3, classes='', split_seed=1, data_dir=data_dir, **options)
     assert (len(source.train), len(source.test), len(source.reference)) == (65, 40, 10)
     assert not set(source.train.ids) & set(source.reference.ids)
     assert source.train.fetch(0).shape == (16, 16, 3)
