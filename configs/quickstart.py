@@ -11,7 +11,7 @@ a prior is trained on training images kept apart).
 width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises every image to step 300 of 1,000 and back in
 20 steps, three times. Measured numbers stand in the README.
 
-Three settings differ from Struppek 2023, all chosen on seeds 10 to 12, which no reported number uses. No colour transfer:
+Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (README, Measured). No colour transfer:
 eq. (1) gives the variation the brightness of its original, and with it the grey that blended noise leaves on a black
 ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels hand the blended backdoor on (ASR .18 and
 more). Three variations instead of one: they carry the student's ACC.

@@ -73,6 +73,9 @@ class Run:
         results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
         if not results.exists() or not settings.exists() or results.stat().st_mtime < settings.stat().st_mtime:
             return False
+        config = Path(self.arguments[1].partition(':')[0])
+        if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
+            return False  # edited since: the run is started again, and does again what has changed
         return json.loads(settings.read_text()) == self.arguments[1:]
 
     def prepare(self) -> None:
