@@ -15,20 +15,8 @@ from purify.config.arguments import parse_words
 
 def get_config(arg=None):
     words = parse_words(arg, attack='patch', rate=0.01, seed=0, source='tfds:imagenet2012', prior='train')
-    config = parts.run_config('imagenet100', words.seed, shard_size=1000, inference_batch=256)
-    apart = {'reference': 'other_classes', 'reference_size': 100_000} if words.prior == 'train' else {}
-    config.source = parts.source(words.source, size_px=224, classes='100', **apart)
-    own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
-    config.attack = parts.attack(words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
-    config.teacher = parts.struppek_classifier(parts.classify())
-    config.student = parts.struppek_classifier(parts.distill(alpha=0.5, tau=5.0))
-    config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
-    if words.prior == 'train':
-        wide = {'channels': (128, 256, 256, 512), 'attention_levels': 2}
-        config.prior = parts.wide_prior(**wide, steps=400_000, batch=256, lr=1e-4, size_px=64)
-    else:
-        config.prior = parts.loaded_prior(words.prior)
-    return config
+    sizes = {'prior_steps': 400_000, 'prior_batch': 256, 'shard_size': 1000}
+    return parts.struppek_config('imagenet100', words, **sizes, classes='100', reference='other_classes', reference_size=100_000)
 
 
 def sweep_attack():

@@ -222,3 +222,24 @@ def run(*, inference_batch: int = 128, save_every: int = 500, log_every: int = 2
 def run_config(name: str, seed: int, *, shard_size: int = 1000, **run_changes: int) -> ConfigDict:
     """A config with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds."""
     return ConfigDict({'name': name, 'seeds': seeds(seed), 'shard_size': shard_size, 'run': run(**run_changes)})
+
+
+def struppek_config(name: str, words: Any, *, prior_steps: int, prior_batch: int, shard_size: int, **source_: Any) -> ConfigDict:
+    """The experiments of Struppek 2023, table 1, at 224 px.
+
+    `words` are the config's attack, rate, seed, source and prior; `source_` goes to `source`, its `reference` images only
+    where the prior is trained in the run.
+    """
+    config = run_config(name, words.seed, shard_size=shard_size, inference_batch=256)
+    if words.prior != 'train':
+        source_ = {key: value for key, value in source_.items() if not key.startswith('reference')}
+    config.source = source(words.source, size_px=224, **source_)
+    own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
+    config.attack = attack(words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
+    config.teacher = struppek_classifier(classify())
+    config.student = struppek_classifier(distill(alpha=0.5, tau=5.0))
+    config.defense = variations(start=300, steps=50, dtype='bfloat16')
+    wide = {'channels': (128, 256, 256, 512), 'attention_levels': 2, 'lr': 1e-4, 'size_px': 64}
+    trained = words.prior == 'train'
+    config.prior = wide_prior(**wide, steps=prior_steps, batch=prior_batch) if trained else loaded_prior(words.prior)
+    return config
