@@ -1,12 +1,16 @@
 """Settings of the whole suite: eight fake CPU devices, no accelerator, one compilation cache, derandomised hypothesis."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parents[1] / '.pytest_cache' / 'xla'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: its children would be deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from absl import flags
 from hypothesis import HealthCheck, settings
