@@ -21,7 +21,7 @@ FLAGS = [*SMALL, *STUDENT, *VARY]
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('run')
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'  # a folder of its own above it: one test collects all runs there
     assert main(['run', '--config', QUICKSTART, '--workdir', str(folder), *FLAGS]) == 0
     return folder
 
