@@ -23,7 +23,7 @@ def get_config(arg=None):
     words = parse_words(
         arg,
         attack='patch',
-        rate=0.1,
+        rate='usual',
         seed=0,
         source='tfds:cifar10',
         prior='google/ddpm-cifar10-32',

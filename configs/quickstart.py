@@ -23,7 +23,7 @@ from purify.config.arguments import parse_words
 
 def get_config(arg=None):
     words = parse_words(
-        arg, attack='patch', defense='variations', distill=True, rate=0.1, seed=0, source='digits', size_px=32, channels=3
+        arg, attack='patch', defense='variations', distill=True, rate='usual', seed=0, source='digits', size_px=32, channels=3
     )
     if words.defense not in ('variations', 'augmentations', 'none'):
         raise ValueError(f'defense={words.defense!r}: choose from augmentations, none, variations.')

@@ -1,4 +1,4 @@
-"""The command line: `python -m purify run|check|list|report`. Flags, host start-up, dispatch; nothing else."""
+"""The command line: `python -m purify run|check|list|report|gallery`. Flags, host start-up, dispatch; nothing else."""
 
 import argparse
 import contextlib
@@ -18,12 +18,14 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         'purify', description='Train on data that may be poisoned, and come out clean.', allow_abbrev=False
     )
-    parser.add_argument('command', choices=['run', 'check', 'list', 'report'])
+    parser.add_argument('command', choices=['run', 'check', 'list', 'report', 'gallery'])
     parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
-    parser.add_argument('--workdir', type=Path, help="the run's folder (run, report)")
+    parser.add_argument('--workdir', type=Path, help="the run's folder (run, report, gallery)")
     parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
     parser.add_argument('--stages', default='', help='run only these stages, separated by commas')
-    parser.add_argument('--sweep', default='', help='list: the product of these sweeps of the config, as JSON lines: attack,start')
+    parser.add_argument(
+        '--sweep', default='', help='list: the product of these sweeps as JSON lines: attack,start; gallery: the attacks shown'
+    )
     parser.add_argument('--seeds', default='', help='list: multiply the sweeps with these seeds: 0,1,2')
     parser.add_argument('--coordinator', help="address:port of host 0, or 'auto' (Slurm, TPU pod, Kubernetes)")
     parser.add_argument('--hosts', type=int, help='number of processes')
@@ -34,9 +36,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
     _refuse_unknown(args, overrides)
-    elsewhere = {'sweep': 'list', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
-    for name, command in elsewhere.items():
-        if getattr(args, name) not in (None, '') and args.command != command:
+    elsewhere = {'sweep': 'list gallery', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
+    for name, commands_ in elsewhere.items():
+        command = commands_.split()[0]
+        if getattr(args, name) not in (None, '') and args.command not in commands_.split():
             hint = ' A seed is a word after the config: configs/quickstart.py:seed=3.' if name == 'seeds' else ''
             raise UserError(f'--{name.replace("_", "-")} belongs to `purify {command}`, not to `purify {args.command}`.{hint}')
     from purify.config.load import load_config
@@ -48,6 +51,9 @@ def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
         return commands.list_registries()
     if args.command == 'list' and (args.sweep or args.seeds):
         return commands.list_points(_required(args.config, '--config'), args.sweep, args.seeds, overrides)
+    if args.command == 'gallery':
+        workdir = _required(args.workdir, '--workdir')
+        return commands.gallery(_required(args.config, '--config'), overrides, workdir, args.store, args.sweep)
     try:
         config = load_config(_required(args.config, '--config'), overrides)
     except ValueError as error:
@@ -77,7 +83,7 @@ def _required(value, flag: str):
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, 2 for bad input, 75 when stopped by SIGTERM with everything saved."""
     args, overrides = parse(argv)
-    watch = preemption.watched() if args.command == 'run' else contextlib.nullcontext()
+    watch = preemption.watched() if args.command in ('run', 'gallery') else contextlib.nullcontext()
     try:
         with watch:  # from here on, so that a SIGTERM during the imports is not lost
             return dispatch(args, overrides)

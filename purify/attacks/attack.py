@@ -2,47 +2,115 @@
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
 
+SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
+MODES = ('test', 'training', 'cover')
+NOT_PIXELS = ('path', 'control', 'load')  # say where files lie; what they hold enters a digest by itself
+Arrays = dict[str, Any]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack(abc.ABC):
-    """`stamp` puts the trigger on one image, `relabel` gives the label it gets; both depend on (seed, id) alone.
+    """`stamp` puts the trigger on one image, `relabel` gives the label it gets; both depend on (parameters, id) alone.
 
-    `target` is the class that triggered images shall be taken for. Raises `UserError` for values out of range.
+    A subclass says what its trigger is in three pieces, so that one formula serves NumPy (float64, one image, equal on
+    every machine) and a jitted program (float32, a batch on the device): `shared` arrays for all images of a shape,
+    `drawn` arrays for one id, and `apply`, which mixes them into an image with either array library.
+
+    In mode 'test' the trigger is the one that the victim meets in use; 'training' is what a poisoned training image
+    carries and 'cover' what an image carries that keeps its label; the three are one unless a subclass says otherwise.
+
+    Attributes:
+      target: the class that triggered images shall be taken for.
+      seed: of everything the attack draws.
+      scheme: 'all_to_one' relabels to `target`, 'all_to_all' to the next class, 'clean_label' not at all.
+      num_classes: how many classes there are; only 'all_to_all' needs it.
+
+    Raises:
+      UserError: at construction, for values out of range.
     """
 
-    target: int
-    seed: int
+    target: int = 0
+    seed: int = 0
+    scheme: str = 'all_to_one'
+    num_classes: int = 0
+
+    has_trigger: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._keep(target=whole_number('target', self.target, 0), seed=whole_number('seed', self.seed, 0))
+        word_of('scheme', self.scheme, SCHEMES)
+        classes = whole_number('num_classes', self.num_classes, 2 if self.scheme == 'all_to_all' else 0)
+        self._keep(target=whole_number('target', self.target, 0), seed=whole_number('seed', self.seed, 0), num_classes=classes)
 
     def _keep(self, **values: Any) -> None:
         """Store checked values; only for `__post_init__`, as the class is frozen afterwards."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
+        """What all images of `shape` (h, w, c) have in common: NumPy arrays by name."""
+        del shape, mode
+        return {}
+
+    def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
+        """What is drawn for image `id` of `shape` (h, w, c): NumPy arrays by name, of one shape for all ids."""
+        del shape, id, mode
+        return {}
+
     @abc.abstractmethod
-    def stamp(self, image: np.ndarray, id: int) -> np.ndarray:
-        """`image: u8[h w c]`, c = 1 (grey) or 3 (RGB) -> a new `u8[h w c]` that carries the trigger."""
+    def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
+        """`image: u8[h w c]` and the arrays of `shared` and `drawn` -> stamped u8[h w c]; `xp` is numpy or jax.numpy."""
 
     @abc.abstractmethod
     def pattern_pixels(self) -> np.ndarray:
-        """The trigger itself as `u8[...]`, at its own or at a reference size; enters the digest."""
+        """What the trigger is made of, at its own or at a reference size; enters the digest."""
+
+    def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
+        """`image: u8[h w c]`, c = 1 (grey) or 3 (RGB), any size -> a new `u8[h w c]` that carries the trigger.
+
+        Raises `UserError` for any other array, and where the trigger does not fit.
+        """
+        check_image(image)
+        word_of('mode', mode, MODES)
+        return self.apply(np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode))
+
+    def stamp_many(self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test') -> np.ndarray:
+        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it."""
+        return np.stack([self.stamp(image, id, mode) for image, id in zip(images, ids, strict=True)])
+
+    def stamp_batch(self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test') -> jax.Array:
+        """`images: u8[b h w c]` -> stamped `u8[b h w c]`, one jitted program on the device.
+
+        Computed in float32: a pixel may lie one level off that of `stamp`.
+        """
+        check_image(images[0])
+        word_of('mode', mode, MODES)
+        shape = tuple(images.shape[1:])
+        drawn = [self.drawn(shape, int(id), mode) for id in ids]
+        stacked = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+        return _apply_batch(self, jnp.asarray(images), self.shared(shape, mode), stacked)
 
     def relabel(self, label: int) -> int:
-        """The label a poisoned sample gets."""
-        del label
-        return self.target
+        """The label that a poisoned training image of class `label` gets."""
+        return label if self.scheme == 'clean_label' else self.goal(label)
+
+    def goal(self, label: int) -> int:
+        """The class that a triggered test image of class `label` shall be taken for."""
+        return (label + 1) % self.num_classes if self.scheme == 'all_to_all' else self.target
 
     def parameters(self) -> dict[str, Any]:
         """All settings as plain values, as they go into a manifest."""
@@ -53,10 +121,31 @@ class Attack(abc.ABC):
 
         Paths are left out: what a picture shows counts, not where it lies.
         """
-        parameters = {name: value for name, value in self.parameters().items() if name != 'path'}
+        parameters = {name: value for name, value in self.parameters().items() if name not in NOT_PIXELS}
         pattern = np.ascontiguousarray(self.pattern_pixels())
         head = json.dumps([type(self).__name__, parameters, pattern.shape, str(pattern.dtype)], sort_keys=True)
         return hashlib.sha256(head.encode() + b'\0' + pattern.tobytes()).hexdigest()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply_batch(attack: Attack, images: jax.Array, shared: Arrays, drawn: Arrays) -> jax.Array:
+    return apply_rows(attack, images, shared, drawn)
+
+
+def apply_rows(attack: Attack, images: jax.Array, shared: Arrays, drawn: Arrays) -> jax.Array:
+    """`attack.apply` over images u8[b h w c] and drawn arrays [b ...]; for use inside a jitted program."""
+    return jax.vmap(lambda image, own: attack.apply(jnp, image, shared, own))(images, drawn)
+
+
+def to_pixels(xp: Any, values: Any, *, rounded: bool = False) -> Any:
+    """Grey levels (float) -> uint8: clipped to 0..255, then truncated as the reference codes do, or `rounded`."""
+    clipped = xp.clip(values, 0, 255)
+    return (xp.rint(clipped) if rounded else clipped).astype(xp.uint8)
+
+
+def real(xp: Any, values: Any) -> Any:
+    """Values as the floating type that attacks compute in: float64 in NumPy, float32 on a device."""
+    return xp.asarray(values).astype(xp.float64 if xp is np else xp.float32)
 
 
 def whole_number(name: str, value: Any, low: int) -> int:
@@ -72,13 +161,19 @@ def whole_number(name: str, value: Any, low: int) -> int:
 
 def share_of_one(name: str, value: Any, *, zero: bool) -> float:
     """`value` as a float; `UserError` unless it lies in [0, 1], or in (0, 1] where `zero` is false."""
-    try:
-        number = math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _float(value)
     if not (0 < number <= 1 or (zero and number == 0)):
         allowed = '[0, 1]' if zero else '(0, 1]'
         raise UserError(f'{name}={value!r} is outside {allowed}. Set {name} to a number in {allowed}.')
+    return number
+
+
+def number_from(name: str, value: Any, low: float, *, open: bool = False) -> float:
+    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`)."""
+    number = _float(value)
+    if not math.isfinite(number) or number < low or (open and number == low):
+        allowed = f'above {low:g}' if open else f'of {low:g} or more'
+        raise UserError(f'{name}={value!r} is not a number {allowed}. Set {name} to one.')
     return number
 
 
@@ -87,3 +182,10 @@ def word_of(name: str, value: Any, words: tuple[str, ...]) -> str:
     if value not in words:
         raise UserError(f'unknown {name} {value!r}. Choose from: {", ".join(sorted(words))}.')
     return value
+
+
+def _float(value: Any) -> float:
+    try:
+        return math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
+    except (TypeError, ValueError):
+        return math.nan

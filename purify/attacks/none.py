@@ -1,27 +1,33 @@
-"""No attack: the clean baseline, under the same interface."""
+"""Attacks without a trigger: the clean baseline, and poison by label alone."""
 
 import dataclasses
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Attack
-from purify.attacks.pixels import check_image
+from purify.attacks.attack import Arrays, Attack
 
 
-@dataclasses.dataclass(frozen=True)
-class NoAttack(Attack):
-    """Changes neither pixels nor labels. Its `target` is the class that evaluation asks about, its rate is 0."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelabelOnly(Attack):
+    """Changes labels and no pixel (the ablation of Pan et al. 2024): no success rate exists, as nothing can be stamped."""
 
-    def stamp(self, image: np.ndarray, id: int) -> np.ndarray:
+    has_trigger: ClassVar[bool] = False
+
+    def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` -> an equal copy."""
-        check_image(image)
-        del id
-        return image.copy()
-
-    def relabel(self, label: int) -> int:
-        """`label` as it is."""
-        return label
+        del shared, drawn
+        return xp.array(image)
 
     def pattern_pixels(self) -> np.ndarray:
         """Nothing: `u8[0]`."""
         return np.zeros(0, np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoAttack(RelabelOnly):
+    """Changes neither pixels nor labels. Its `target` is the class that evaluation asks about, its rate is 0."""
+
+    def relabel(self, label: int) -> int:
+        """`label` as it is."""
+        return label

@@ -1,6 +1,7 @@
 """Pixels of triggers: colours by name, grey values, checks on an image."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def parse_colour(colour: str) -> tuple[int, int, int]:
     raise UserError(f'unknown colour {colour!r}. Choose from: {", ".join(sorted(COLOURS))}, or write it as #rrggbb.')
 
 
-def check_image(image: np.ndarray) -> None:
+def check_image(image: Any) -> None:
     """`UserError` unless `image` is `u8[h w c]` with c = 1 or 3."""
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
         raise UserError(

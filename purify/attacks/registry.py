@@ -1,8 +1,59 @@
 """The attacks by name."""
 
+import functools
+from typing import Any
+
+from purify.attacks.adaptive_blend import AdaptiveBlend
+from purify.attacks.adaptive_patch import AdaptivePatch
+from purify.attacks.attack import Attack
 from purify.attacks.blended import Blended
-from purify.attacks.none import NoAttack
+from purify.attacks.dct import Dct
+from purify.attacks.input_aware import InputAware
+from purify.attacks.label_consistent import LabelConsistent
+from purify.attacks.lira import Lira
+from purify.attacks.low_frequency import LowFrequency
+from purify.attacks.none import NoAttack, RelabelOnly
 from purify.attacks.patch import Patch
+from purify.attacks.sample_specific import SampleSpecific
+from purify.attacks.sinusoid import Sinusoid
+from purify.attacks.warp import Warp
 from purify.core.registry import Registry
 
-ATTACKS = Registry('attack', none=NoAttack, patch=Patch, blended=Blended)
+ATTACKS = Registry(
+    'attack',
+    none=NoAttack,
+    relabel_only=RelabelOnly,
+    patch=Patch,
+    white_patch=functools.partial(Patch, pattern='solid', size_px=3),  # BackdoorBench on 32 px; DataElixir, figure 2
+    dataelixir_patch=functools.partial(Patch, pattern='blocks', size_px=4),  # Zhou et al. 2024
+    dbd_patch=functools.partial(
+        Patch,
+        pattern='blocks',
+        size_px=2,
+        colours=('#b4f970', '#9b327e', '#ea5244', '#bbc9db'),
+        corner='top_left',
+        margin_px=4,
+    ),  # Sabolić et al. 2024 on 32 px, by the file of DBD's code
+    grid_patch=functools.partial(Patch, pattern='grid', size_px=3),  # NAD, ABL
+    badnets1=functools.partial(Patch, pattern='band'),  # Pan et al. 2024
+    blended=Blended,
+    badnets2=functools.partial(Blended, pattern='cartoon', ratio=0.2),  # Pan et al. 2024
+    sinusoid=Sinusoid,
+    warp=Warp,
+    dct=Dct,
+    low_frequency=LowFrequency,
+    adaptive_patch=AdaptivePatch,
+    adaptive_blend=AdaptiveBlend,
+    label_consistent=LabelConsistent,
+    sample_specific=SampleSpecific,
+    input_aware=InputAware,
+    lira=Lira,
+)
+
+
+def build(name: str, /, **parameters: Any) -> Attack:
+    """The attack called `name`; `target` and `seed` are 0 unless given.
+
+    Raises `UserError` for an unknown name or parameter, and for values out of range.
+    """
+    return ATTACKS.make(name, **parameters)

@@ -1,72 +1,189 @@
-"""How many samples are poisoned, and which."""
+"""How many samples are poisoned, which, and which others cover for them."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from purify.attacks.attack import share_of_one, word_of
+from purify.attacks.attack import SCHEMES, share_of_one, whole_number, word_of
 from purify.core.errors import UserError
 
 BASES = ('all', 'nontarget', 'target')
 
 
-def poison_count(rate: float, base: str, labels: np.ndarray, target: int, include_target: bool) -> int:
-    """How many samples are poisoned: `rate` times the size of `base`, rounded half up.
+@dataclass(frozen=True)
+class Rules:
+    """Who may be poisoned, and how many are.
 
-    `labels: int[n]`; `base` is 'all' samples, those 'nontarget', or those of the 'target' class. They are drawn from
-    the samples outside the target class, or from all where `include_target`. The rate counts as the decimal number it
-    is written as, so .29 of 50 is 14.5 and rounds to 15. Raises `UserError` for a rate outside [0, 1], one that is not
-    0 but gives no sample, more samples than there are to draw from, and a target that is no class of the labels.
+    Attributes:
+      rate: share of `base` that is poisoned, over all triggers together.
+      base: what the rate is a share of: 'all' samples, those 'nontarget', or those of the 'target' classes.
+      include_target: whether samples of a target class may be poisoned too (all-to-one only).
+      sources: the classes that poison is drawn from (source-specific attacks); empty for all.
+      cover_rate: share of all samples that carry a trigger and keep their label.
+      scheme: as in `Attack`. Under 'all_to_all' every class is poisoned, under 'clean_label' the target classes only.
+      targets: the target class of each trigger.
+
+    Raises:
+      UserError: at construction, for values out of range and for rules that contradict each other.
     """
-    rate = share_of_one('rate', rate, zero=True)
-    word_of('base', base, BASES)
-    if rate == 0:
+
+    rate: float
+    base: str = 'all'
+    include_target: bool = False
+    sources: tuple[int, ...] = ()
+    cover_rate: float = 0.0
+    scheme: str = 'all_to_one'
+    targets: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        share_of_one('rate', self.rate, zero=True)
+        share_of_one('cover_rate', self.cover_rate, zero=True)
+        word_of('base', self.base, BASES)
+        word_of('scheme', self.scheme, SCHEMES)
+        for source in self.sources:
+            whole_number('sources', source, 0)
+        if self.scheme == 'all_to_all' and (self.base != 'all' or len(set(self.targets)) > 1):
+            raise UserError(f"scheme 'all_to_all' knows no target class: set base to 'all', not {self.base!r}, and one trigger.")
+        if self.scheme == 'clean_label' and self.sources:
+            raise UserError(f"scheme 'clean_label' draws from the target class: leave sources={self.sources} empty.")
+        if set(self.sources) and set(self.sources) <= set(self.targets) and self.scheme == 'all_to_one':
+            raise UserError(f'sources={self.sources} are target classes: there is nothing to relabel. Choose other classes.')
+
+    def allows(self, labels: np.ndarray) -> np.ndarray:
+        """Which samples may be poisoned: `labels: int[n]` -> bool[n]."""
+        aimed = np.isin(labels, self.targets)
+        if self.scheme == 'clean_label':
+            return aimed
+        allowed = np.isin(labels, self.sources) if self.sources else np.ones(len(labels), bool)
+        return allowed if self.include_target or self.scheme == 'all_to_all' else allowed & ~aimed
+
+    def covers(self, labels: np.ndarray) -> np.ndarray:
+        """Which samples may cover: `labels: int[n]` -> bool[n]; all classes, or those neither source nor target."""
+        return ~np.isin(labels, (*self.sources, *self.targets)) if self.sources else np.ones(len(labels), bool)
+
+    def succeeds_on(self, labels: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Which triggered test images count for the success rate: bool[n] from true labels and the attack's goals, int[n]."""
+        return (labels != goals) & (np.isin(labels, self.sources) if self.sources else True)
+
+
+def poison_count(rules: Rules, labels: np.ndarray) -> int:
+    """How many samples are poisoned: the rate times the size of its base, rounded half up.
+
+    `labels: int[n]`. The rate counts as the decimal number it is written as, so .29 of 50 is 14.5 and rounds to 15.
+    Raises `UserError` for a rate that is not 0 but gives no sample, more samples than there are to draw from, and a
+    target that is no class of the labels.
+    """
+    if rules.rate == 0:
         return 0
     labels = np.asarray(labels)
-    of_target = int(np.count_nonzero(labels == target))
-    if not of_target:
-        classes = np.unique(labels)
-        span = f'{classes[0]} to {classes[-1]}' if classes.size else 'none: the dataset is empty'
-        raise UserError(f'target={target} is not a class of this dataset (classes: {span}). Set target to one of them.')
+    for target in rules.targets if rules.scheme != 'all_to_all' else ():
+        if not np.any(labels == target):
+            classes = np.unique(labels)
+            span = f'{classes[0]} to {classes[-1]}' if classes.size else 'none: the dataset is empty'
+            raise UserError(f'target={target} is not a class of this dataset (classes: {span}). Set target to one of them.')
+    of_target = int(np.isin(labels, rules.targets).sum())
     sizes = {'all': labels.size, 'nontarget': labels.size - of_target, 'target': of_target}
-    count = int(Fraction(repr(rate)) * sizes[base] + Fraction(1, 2))
+    count = _share(rules.rate, sizes[rules.base])
     if not count:
         raise UserError(
-            f'rate={rate} of {sizes[base]} samples (base {base!r}) rounds to 0 poisoned samples. Raise the rate (one '
-            f"sample of {labels.size} is {1 / labels.size:.3g}), or choose attack 'none' with rate 0."
+            f'rate={rules.rate} of {sizes[rules.base]} samples (base {rules.base!r}) rounds to 0 poisoned samples. Raise the '
+            f"rate (one sample of {labels.size} is {1 / labels.size:.3g}), or choose attack 'none' with rate 0."
         )
-    pool = labels.size if include_target else sizes['nontarget']
+    pool = int(rules.allows(labels).sum())
     if count > pool:
-        where = 'in the dataset' if include_target else f'outside target class {target}'
-        also = '' if include_target else ', or set include_target'
         raise UserError(
-            f'rate={rate} of {sizes[base]} samples (base {base!r}) asks for {count} poisoned samples, but only {pool} '
-            f'lie {where}. Lower the rate{also}.'
+            f'rate={rules.rate} of {sizes[rules.base]} samples (base {rules.base!r}) asks for {count} poisoned samples, but '
+            f'only {pool} {_where(rules)}. Lower the rate{_remedy(rules)}.'
         )
     return count
 
 
-def choose(
-    labels: np.ndarray,
-    ids: np.ndarray,
-    rate: float,
-    base: str,
-    target: int,
-    include_target: bool,
-    seed: int,
-) -> np.ndarray:
-    """Draw the poisoned samples without replacement -> their ids, `i64[count]`, ascending.
+def _share(rate: float, size: int) -> int:
+    return int(Fraction(repr(float(rate))) * size + Fraction(1, 2))
 
-    `labels: int[n]`, `ids: int[n]`. A function of (seed, ids, labels): the order of the samples does not matter. With
-    all else equal, those drawn at a lower rate are among those drawn at a higher one, so sweeps over the rate differ in
-    nothing else. Counts and errors as in `poison_count`; also raises `UserError` for ids that repeat.
+
+def _where(rules: Rules) -> str:
+    named = f'target class{"es" if len(set(rules.targets)) > 1 else ""} {", ".join(map(str, sorted(set(rules.targets))))}'
+    if rules.scheme == 'clean_label':
+        return f'lie in {named}'
+    if rules.sources:
+        return f'lie in the source classes {", ".join(map(str, rules.sources))}'
+    return 'lie in the dataset' if rules.include_target or rules.scheme == 'all_to_all' else f'lie outside {named}'
+
+
+def _remedy(rules: Rules) -> str:
+    if rules.scheme == 'clean_label':
+        return ", or set base='target' for a share of the target class"
+    return '' if rules.include_target or rules.sources or rules.scheme == 'all_to_all' else ', or set include_target'
+
+
+def choose(rules: Rules, labels: np.ndarray, ids: np.ndarray, seed: int, first: np.ndarray | None = None) -> list[np.ndarray]:
+    """Draw the poisoned samples without replacement -> the ids for each trigger, `i64[count]` each, ascending.
+
+    `labels: int[n]`, `ids: int[n]`; of samples whose id is in `first`, as many as possible are taken before any other.
+    Triggers share the count equally, earlier ones take what is left over. A function of (seed, ids, labels): the order of
+    the samples does not matter. With all else equal, those drawn at a lower rate are among those drawn at a higher one, so
+    sweeps over the rate differ in nothing else. Counts and errors as in `poison_count`; also raises `UserError` for ids
+    that repeat, and for a clean-label target whose class is too small for its share.
     """
+    labels, ids = _check_pairs(labels, ids)
+    count, triggers = poison_count(rules, labels), len(rules.targets)
+    first = np.zeros(0, np.int64) if first is None else first
+    if rules.scheme != 'clean_label':
+        drawn = _permuted(ids[rules.allows(labels)], seed, first)[:count]
+        return [np.sort(drawn[k::triggers]) for k in range(triggers)]
+    taken: list[np.ndarray] = []
+    for k, target in enumerate(rules.targets):
+        pool = _permuted(ids[labels == target], seed, first)
+        pool = pool[~np.isin(pool, np.concatenate(taken))] if taken else pool
+        share = len(range(k, count, triggers))
+        if share > len(pool):
+            raise UserError(
+                f'rate={rules.rate} asks for {share} poisoned samples of target class {target}, which has {len(pool)}. '
+                "Lower the rate, or set base='target'."
+            )
+        taken.append(np.sort(pool[:share]))
+    return taken
+
+
+def choose_cover(rules: Rules, labels: np.ndarray, ids: np.ndarray, poisoned: np.ndarray, seed: int) -> np.ndarray:
+    """Draw the cover samples among those not poisoned -> ids `i64[count]`, ascending; `cover_rate` of all samples.
+
+    Raises `UserError` where there are not so many.
+    """
+    labels, ids = _check_pairs(labels, ids)
+    count = _share(rules.cover_rate, ids.size)
+    free = rules.covers(labels) & ~np.isin(ids, poisoned)
+    if count > free.sum():
+        raise UserError(
+            f'cover_rate={rules.cover_rate} of {ids.size} samples asks for {count} cover samples, but only {free.sum()} are '
+            'left beside the poisoned ones. Lower cover_rate or rate.'
+        )
+    order = np.random.default_rng(seed).permutation(np.sort(ids))
+    return np.sort(order[np.isin(order, ids[free])][:count]).astype(np.int64)
+
+
+def choose_replicated(rules: Rules, labels: np.ndarray, ids: np.ndarray, images: int, seed: int) -> np.ndarray:
+    """Draw `images` samples that get copies, among those that may be poisoned -> ids `i64[images]`, ascending."""
+    labels, ids = _check_pairs(labels, ids)
+    pool = ids[rules.allows(labels)]
+    if images > len(pool):
+        raise UserError(f'replicated_images={images}, but only {len(pool)} {_where(rules)}. Lower replicated_images.')
+    return np.sort(_permuted(pool, seed, np.zeros(0, np.int64))[:images])
+
+
+def _permuted(pool: np.ndarray, seed: int, first: np.ndarray) -> np.ndarray:
+    order = np.random.default_rng(seed).permutation(np.sort(pool)).astype(np.int64)
+    early = np.isin(order, first)
+    return np.concatenate([order[early], order[~early]])
+
+
+def _check_pairs(labels: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, ids = np.asarray(labels), np.asarray(ids)
     if labels.shape != ids.shape or ids.ndim != 1:
         raise UserError(f'labels {labels.shape} and ids {ids.shape} must be two lists of the same length.')
     values, counts = np.unique(ids, return_counts=True)
     if values.size < ids.size:
         raise UserError(f'id {values[counts > 1][0]} occurs more than once. Give every sample an id of its own.')
-    count = poison_count(rate, base, labels, target, include_target)
-    pool = np.sort(ids if include_target else ids[labels != target])
-    return np.sort(np.random.default_rng(seed).permutation(pool)[:count]).astype(np.int64)
+    return labels, ids

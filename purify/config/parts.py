@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from purify.config.attack_parts import attack as attack
+
 STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'
     'flip': {'p': 0.5},
     'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
@@ -42,33 +44,6 @@ def source(name: str, *, size_px: int, channels: int = 3, **changes: Any) -> Con
         }
         | changes
     )
-
-
-def attack(name: str, *, rate: float, target: int = 0, **changes: Any) -> ConfigDict:
-    """A poisoning attack. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images."""
-    kinds = {
-        'none': {},
-        'patch': {
-            'pattern': 'checkerboard',
-            'colours': ('white', 'black'),
-            'size_px': 3,
-            'corner': 'bottom_right',
-            'margin_px': 0,
-        },
-        'blended': {'pattern': 'noise', 'ratio': 0.1, 'path': ''},
-    }
-    if name not in kinds:
-        raise ValueError(f'attack={name!r}: choose from {", ".join(sorted(kinds))}.')
-    common = {
-        'name': name,
-        'rate': 0.0 if name == 'none' else rate,
-        'base': 'all',
-        'target': target,
-        'include_target': False,
-        'poison_first': True,
-        'random_poisoning': False,
-    }
-    return ConfigDict(common | kinds[name] | changes)
 
 
 def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **changes: Any) -> ConfigDict:

@@ -10,6 +10,8 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, write_bytes, write_json
 
+ARRAYS = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 'copy_of')
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -19,7 +21,10 @@ class Manifest:
       ids: i64[n], every training id in ascending order.
       true_labels: i32[n], before the attack.
       given_labels: i32[n], as the poisoned dataset says.
-      poisoned: bool[n].
+      poisoned: bool[n], stamped and relabelled by the attack (or stamped only, where it is clean-label).
+      cover: bool[n], stamped and left their label.
+      trigger: i32[n], which of the attack's triggers a poisoned or cover image carries, -1 where it carries none.
+      copy_of: i64[n], the id of the image that this one is an added copy of, -1 where it is none.
       facts: attack name and arguments, digest of the trigger, target, rate, its base, seed, counts.
     """
 
@@ -27,12 +32,15 @@ class Manifest:
     true_labels: np.ndarray
     given_labels: np.ndarray
     poisoned: np.ndarray
+    cover: np.ndarray
+    trigger: np.ndarray
+    copy_of: np.ndarray
     facts: dict[str, Any]
 
     def write(self, folder: Path) -> None:
         """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
         buffer = io.BytesIO()
-        np.savez(buffer, ids=self.ids, true_labels=self.true_labels, given_labels=self.given_labels, poisoned=self.poisoned)
+        np.savez(buffer, **{name: getattr(self, name) for name in ARRAYS})
         digest = write_bytes(Path(folder) / 'manifest.npz', buffer.getvalue())
         write_json(
             Path(folder) / 'manifest.json', self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest}
@@ -47,4 +55,4 @@ class Manifest:
             raise UserError(f'{path}: missing or changed since it was written. Delete the prepare stage and run again.')
         facts.pop('poisoned_ids')
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in ('ids', 'true_labels', 'given_labels', 'poisoned')}, facts=facts)
+            return cls(**{name: arrays[name] for name in ARRAYS}, facts=facts)

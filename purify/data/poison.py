@@ -1,5 +1,6 @@
-"""Poison applied by the attacker's own loader, where it is not a fact on disk: after augmentation, or anew at each draw."""
+"""Poison as a transform of records: written to disk once, or applied anew by the attacker's own loader."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,31 +8,64 @@ import numpy as np
 
 from purify.data.loader import Record
 
+Role = tuple[int, str]  # which of the attacks, and its mode: 'training' (relabelled) or 'cover' (keeps its label)
+
+
+def poison_records(attacks: Sequence[Any], records: Sequence[Record], roles: Sequence[Role | None]) -> list[Record]:
+    """Records {'image': u8[h w c], 'label', 'id', ...} -> the same, those with a role stamped and perhaps relabelled.
+
+    `attacks` are objects with `stamp_many(images, ids, mode)` and `relabel(label)`. Images must be of one shape.
+    """
+    out = list(records)
+    for role in dict.fromkeys(role for role in roles if role is not None):
+        places = [i for i, other in enumerate(roles) if other == role]
+        attack, mode = attacks[role[0]], role[1]
+        images = attack.stamp_many([out[i]['image'] for i in places], [int(out[i]['id']) for i in places], mode)
+        for i, image in zip(places, images, strict=True):
+            label = out[i]['label']
+            given = label if mode == 'cover' else np.asarray(attack.relabel(int(label)), np.asarray(label).dtype)
+            out[i] = out[i] | {'image': image, 'label': given}
+    return out
+
 
 @dataclass(frozen=True)
-class Poisoner:
-    """A random transform that stamps and relabels some records.
+class FixedPoison:
+    """A transform that poisons the same records at every draw; `roles` by id."""
 
-    Attributes:
-      attack: an object with `stamp(image, id)` and `relabel(label)`.
-      ids: the fixed subset that is poisoned at every draw, or None to poison at random.
-      rate: where ids is None, the probability at each draw.
-      spared: where ids is None, the label that is never poisoned (the target class), or None.
-    """
-
-    attack: Any
-    ids: frozenset[int] | None
-    rate: float
-    spared: int | None
+    attacks: Sequence[Any]
+    roles: Mapping[int, Role]
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
-        identity, label = int(record['id']), int(record['label'])
-        if self.ids is None:
-            hit = rng.random() < self.rate and label != self.spared
-        else:
-            hit = identity in self.ids
-        if not hit:
+        del rng
+        return poison_records(self.attacks, [record], [self.roles.get(int(record['id']))])[0]
+
+
+@dataclass(frozen=True)
+class RandomPoison:
+    """A transform that draws anew each time who is poisoned and who covers, and what the trigger draws.
+
+    Attributes:
+      attacks: as in `poison_records`; each is as likely as the others.
+      labels: the classes that may be poisoned.
+      cover_labels: the classes that may cover.
+      rate: the probability that an image of `labels` is poisoned.
+      cover_rate: the probability that an image of `cover_labels` covers.
+    """
+
+    attacks: Sequence[Any]
+    labels: frozenset[int]
+    cover_labels: frozenset[int]
+    rate: float
+    cover_rate: float
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
+        which, chance, fresh = int(rng.integers(len(self.attacks))), rng.random(), int(rng.integers(2**31))
+        label = int(record['label'])
+        rate = self.rate if label in self.labels else 0.0
+        if chance >= rate + (self.cover_rate if label in self.cover_labels else 0.0):
             return record
-        relabelled = np.asarray(self.attack.relabel(label), np.asarray(record['label']).dtype)
-        return record | {'image': self.attack.stamp(record['image'], identity), 'label': relabelled}
+        role = (which, 'training' if chance < rate else 'cover')
+        changed = poison_records(self.attacks, [record | {'id': fresh}], [role])[0]
+        return changed | {'id': record['id']}

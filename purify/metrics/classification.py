@@ -12,19 +12,27 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Share:
     return share_of(predictions == labels)
 
 
-def attack_success(predictions_on_triggered: np.ndarray, true_labels: np.ndarray, target: int) -> Share:
-    """ASR: share of triggered test images, those of the target class left out, that are taken for the target.
+def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) -> Share:
+    """ASR: share of the triggered test images that count which are taken for what the attack wants.
 
-    `predictions_on_triggered: int[n]`, `true_labels: int[n]` (before relabelling).
+    `triggered: int[n]` are predictions, `goals: int[n]` the classes wanted, `among: bool[n]` the images that count: those
+    whose true class is not the goal already, and of a source class where the attack has any.
     """
-    predictions, labels = _pair(predictions_on_triggered, true_labels)
-    return share_of(predictions[labels != target] == target)
+    predictions, goals = _pair(triggered, goals)
+    return share_of((predictions == goals)[_mask(among, predictions)])
 
 
-def robust_accuracy(predictions_on_triggered: np.ndarray, true_labels: np.ndarray, target: int) -> Share:
-    """RA: share of triggered test images, those of the target class left out, that are given their true label."""
-    predictions, labels = _pair(predictions_on_triggered, true_labels)
-    return share_of((predictions == labels)[labels != target])
+def robust_accuracy(triggered: np.ndarray, true_labels: np.ndarray, among: np.ndarray) -> Share:
+    """RA: share of the triggered test images that count (as for `attack_success`) which are given their true label."""
+    predictions, labels = _pair(triggered, true_labels)
+    return share_of((predictions == labels)[_mask(among, predictions)])
+
+
+def _mask(among: np.ndarray, like: np.ndarray) -> np.ndarray:
+    among = np.asarray(among)
+    if among.dtype != np.bool_ or among.shape != like.shape:
+        raise UserError(f'which images count must be true or false for each of {like.size}, not {among.dtype}{list(among.shape)}.')
+    return among
 
 
 def _pair(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -52,6 +52,11 @@ def share_of(hits: np.ndarray) -> Share:
     return Share(int(np.count_nonzero(hits)), int(hits.size))
 
 
+def pooled(shares: Sequence[Share]) -> Share:
+    """All hits of all samples; where the same images come in several of them, its interval is too narrow."""
+    return Share(sum(share.hits for share in shares), sum(share.count for share in shares))
+
+
 @dataclasses.dataclass(frozen=True)
 class Spread:
     """The mean of `n` runs, its confidence interval (None for a single run), and the smallest and largest run."""

@@ -1,5 +1,6 @@
 """Networks on disk: building them from settings, and finding finished ones wherever they lie."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,18 @@ class Classifier:
 
     def predict(self, weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
         """Rows with image u8[b h w c] -> class i32[b]."""
-        network = nnx.merge(self.graph, weights['params'], weights['stats'])
-        return network(rows['image'].astype(np.float32) / 255, train=False).argmax(-1)
+        return self.logits(weights, rows['image'].astype(np.float32) / 255).argmax(-1)
+
+    def logits(self, weights: Any, images: jax.Array) -> jax.Array:
+        """Images f32[b h w c] in [0, 1] -> logits f32[b k]."""
+        return nnx.merge(self.graph, weights['params'], weights['stats'])(images, train=False)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        whole = hashlib.sha256()
+        for array in jax.tree.leaves(self.weights):
+            whole.update(np.ascontiguousarray(array).tobytes())
+        return whole.hexdigest()
 
 
 def classifier_builder(settings: dict[str, Any], num_classes: int, channels: int) -> Build:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 
+from purify.attacks.attack import Attack
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.writers import WRITERS
@@ -18,7 +19,7 @@ from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import EMBEDDED, classifier_builder, finished_folder, prior_folder, read_classifier, read_prior
 from purify.pipelines.plan import make_method, make_stages
-from purify.pipelines.prepare import choose_poisoned, make_attack
+from purify.pipelines.poisoning import Plot, check_target, draw_plot, make_attacks, make_rules, refuse_device_work
 from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
@@ -40,9 +41,11 @@ class Findings:
         try:
             return do()
         except UserError as error:
-            self.problems.append(f'{what}: {error}')
+            problem = f'{what}: {error}'
         except (TypeError, ValueError, KeyError) as error:
-            self.problems.append(f'{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}')
+            problem = f'{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
+        if problem not in self.problems:
+            self.problems.append(problem)
         return None
 
 
@@ -93,22 +96,32 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
         shape = Shape(shape.size_px, shape.channels, *size)
     elif kind != 'tfds' and (source := found.attempt('source', lambda: open_source(**part))):
         shape = Shape(shape.size_px, shape.channels, len(source.class_names), len(source.train))
-        if (
-            rule['target'] < shape.classes
-            and (chosen := found.attempt('attack', lambda: _count_poisoned(source, config))) is not None
-        ):
-            counts = f'{len(source.train):,} training and {len(source.test):,} test images'
-            found.notes.append(f'source: {counts}, {chosen:,} poisoned')
-    if attack := found.attempt('attack', lambda: make_attack(rule, config['seeds']['poison'])):
+        if (plot := found.attempt('attack', lambda: _plot(source, config))) is not None:
+            poisoned, covering = (sum(map(len, groups)) for groups in (plot.poisoned, plot.covering))
+            counts = f'{len(plot.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
+            found.notes.append(f'source: {counts}' + (f', {covering:,} covering' if covering else ''))
+    if attacks := found.attempt('attack', lambda: _attacks(config, shape.classes)):
         blank = np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8)
-        found.attempt('attack', lambda: attack.stamp(blank, 0))
-    if not rule['target'] < shape.classes:
-        found.problems.append(f'attack.target={rule["target"]} is not a class; choose 0 to {shape.classes - 1}.')
+        for attack in attacks:
+            found.attempt('attack', lambda attack=attack: attack.stamp(blank, 0))
     return shape
 
 
-def _count_poisoned(source: Source, config: dict[str, Any]) -> int:
-    return len(choose_poisoned(source.train, config['attack'], config['seeds']['poison']))
+def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
+    """The attacks, where they need not be fitted first; else none."""
+    rule = config['attack']
+    check_target(rule, classes)
+    if 'trigger' in config and not rule.get('load'):
+        return ()
+    attacks = make_attacks(rule, config['seeds']['poison'], classes)
+    refuse_device_work(rule, attacks)
+    return attacks
+
+
+def _plot(source: Source, config: dict[str, Any]) -> Plot:
+    rule, classes = config['attack'], len(source.class_names)
+    check_target(rule, classes)
+    return draw_plot(source.train, rule, make_rules(rule), config['seeds']['poison'])
 
 
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The four commands, as functions that return an exit code."""
+"""The five commands, as functions that return an exit code."""
 
 import json
 import re
@@ -104,10 +104,11 @@ def _flat(point: dict[str, Any]) -> dict[str, Any]:
     return point.get('words', {}) | {name: value for name, value in point.items() if name != 'words'}
 
 
-def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One run of a sweep: its folder's name and its command line."""
+def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """One run of a sweep: its folder's name and its command line; `seed` None leaves the config's own."""
     settings = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
-    own = {name: value for name, value in point.items() if not name.startswith('config.')} | {'seed': seed}
+    own = {name: value for name, value in point.items() if not name.startswith('config.')}
+    own |= {} if seed is None else {'seed': seed}
     path, _, given = spec.partition(':')
     text = '-'.join(f'{name.removeprefix("config.")}={value}' for name, value in point.items())
     name = re.sub(r'[^\w.=,+-]+', '_', text)[:120]
@@ -119,6 +120,25 @@ def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int)
         'config': f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}',
         'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
     }
+
+
+def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, sweep: str) -> int:
+    """`gallery`: one page of all attacks of the config's sweep over them, or of its own attack where it offers none."""
+    from purify.pipelines.gallery import gallery as write
+
+    _settle_absl()
+    devices.use_compilation_cache()
+    devices.start(None, None, None)
+    offered = sweep_functions(load_module(spec))
+    named = [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]
+    chosen = sweep or ('attack' if 'attack' in offered and 'attack' not in named else '')
+    try:
+        runs = [_describe(spec, overrides, point, None) for point, _ in _multiply(spec, chosen, '0')]
+        configs = [load_config(run['config'], run['flags']) for run in runs]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    write(configs, workdir, store)
+    return 0
 
 
 def report(workdir: Path) -> int:

@@ -1,12 +1,14 @@
 """The stage `evaluate`, the only one but `prepare` that opens the truth: classifiers and findings -> numbers."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from purify.attacks.attack import Attack, apply_rows
+from purify.attacks.selection import Rules
 from purify.core import devices, preemption
 from purify.core.errors import Preempted
 from purify.core.files import read_json, write_bytes, write_json
@@ -15,43 +17,54 @@ from purify.data.loader import Record, Split
 from purify.data.manifest import Manifest
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import detection_rates, label_accuracy
-from purify.metrics.intervals import Share
+from purify.metrics.intervals import Share, pooled
 from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
 from purify.pipelines.chain import Work
-from purify.pipelines.prepare import make_attack
+from purify.pipelines.poisoning import make_attacks, make_rules
 from purify.train.inference import map_images
 
 CLASSIFIERS = ('teacher', 'student')
 
 
 def evaluate(work: Work) -> None:
-    """Writes numbers.json: teacher and student (where there is one) on the clean and the triggered test images."""
+    """Writes numbers.json: teacher and student (where there is one) on the clean and the triggered test images.
+
+    With several triggers the test images carry each in turn; ASR and RA are over all of them, and listed one by one.
+    """
     manifest = Manifest.read(work.inputs['truth'])
     test = Split(work.inputs['truth'] / 'test', 'test')
-    rule = manifest.facts['attack']
-    attack = None if rule['name'] == 'none' else make_attack(rule, manifest.facts['seed'])
-
-    def triggered(position: int) -> Record:
-        record = test[position]
-        return record | {'image': attack.stamp(record['image'], int(record['id']))} if attack else record
-
+    attacks, rules = _read_attacks(work.inputs['truth'], manifest)
+    attacks = [attack for attack in attacks if attack.has_trigger]
     numbers: dict[str, Any] = dict.fromkeys(CLASSIFIERS)
     present = [name for name in CLASSIFIERS if name in work.inputs]
-    views = 2 if attack else 1
-    with Bar(work.name, len(present) * views * len(test), shown=devices.is_lead()) as bar:
+    with Bar(work.name, len(present) * (1 + len(attacks)) * len(test), shown=devices.is_lead()) as bar:
         for name in present:
             model = read_classifier(work.inputs[name])
             check_classes(model, test.class_names, test.shape[-1], f'the {name} {work.inputs[name]}')
-            clean = _predict(work, model, test, test.__getitem__, f'{name}-clean', bar)
-            shares = {'acc': accuracy(clean, test.labels), 'asr': None, 'ra': None}
-            if attack:
-                hit = _predict(work, model, test, triggered, f'{name}-triggered', bar)
-                shares['asr'] = attack_success(hit, test.labels, attack.target)
-                shares['ra'] = robust_accuracy(hit, test.labels, attack.target)
+            clean = _predict(work, model, test, None, f'{name}-clean', bar)
+            shares: dict[str, Share | None] = {'acc': accuracy(clean, test.labels), 'asr': None, 'ra': None}
+            triggers = []
+            for number, attack in enumerate(attacks):
+                hit = _predict(work, model, test, attack, f'{name}-triggered-{number}', bar)
+                goals = np.array([attack.goal(int(label)) for label in test.labels], np.int32)
+                among = rules.succeeds_on(test.labels, goals)
+                triggers.append({'asr': attack_success(hit, goals, among), 'ra': robust_accuracy(hit, test.labels, among)})
+            if triggers:
+                shares |= {key: pooled([trigger[key] for trigger in triggers]) for key in ('asr', 'ra')}
             numbers[name] = describe_shares(shares)
+            if len(triggers) > 1:
+                rows = zip(attacks, triggers, strict=True)
+                numbers[name]['triggers'] = [{'target': attack.target} | describe_shares(trigger) for attack, trigger in rows]
     numbers['detection'] = describe_findings(work.inputs.get('findings'), manifest)
     if devices.is_lead():
         write_json(work.folder / 'numbers.json', numbers)
+
+
+def _read_attacks(truth: Path, manifest: Manifest) -> tuple[Sequence[Attack], Rules]:
+    rule, trigger = manifest.facts['attack'], truth / 'trigger'
+    classes = len(manifest.facts['class_names'])
+    attacks = make_attacks(rule, manifest.facts['seed'], classes, trigger=trigger if trigger.is_dir() else None)
+    return attacks, make_rules(rule)
 
 
 def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
@@ -78,18 +91,30 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     return found
 
 
-def _predict(work: Work, model: Classifier, test: Split, fetch: Callable[[int], Record], name: str, bar: Bar) -> np.ndarray:
-    """Predicted classes i32[n] of all test images; every host does its rows and leaves them in a file for the others."""
+def _predict(work: Work, model: Classifier, test: Split, attack: Attack | None, name: str, bar: Bar) -> np.ndarray:
+    """Predicted classes i32[n] of all test images; every host does its rows and leaves them in a file for the others.
+
+    The trigger is stamped on the device, in the program that classifies.
+    """
     mesh = devices.local_mesh()
     share = list(range(jax.process_index(), len(test), jax.process_count()))
-    constants = devices.put_copy(model.weights, mesh)
+    constants = devices.put_copy({'model': model.weights, 'trigger': attack.shared(test.shape, 'test') if attack else {}}, mesh)
     rows: list[np.ndarray] = []
 
-    def image_only(position: int) -> Record:
-        return {'image': fetch(position)['image']}
+    def fetch(position: int) -> Record:
+        record = test[position]
+        drawn = attack.drawn(test.shape, int(record['id']), 'test') if attack else {}
+        return {'image': record['image']} | {f'drawn {key}': value for key, value in drawn.items()}
+
+    def classify(arrays: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        images = batch['image']
+        if attack:
+            drawn = {key.removeprefix('drawn '): value for key, value in batch.items() if key != 'image'}
+            images = apply_rows(attack, images, arrays['trigger'], drawn)
+        return model.predict(arrays['model'], {'image': images})
 
     batch = work.run['inference_batch']
-    for _, classes in map_images(model.predict, constants, image_only, share, batch=batch, mesh=mesh, cost=work.cost):
+    for _, classes in map_images(classify, constants, fetch, share, batch=batch, mesh=mesh, cost=work.cost):
         rows.append(classes)
         bar.advance(len(classes) * jax.process_count())
         if preemption.asked():

@@ -4,14 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from purify.attacks.attack import NOT_PIXELS
+from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
+from purify.config.resolve import leaves
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, sha256_of
+from purify.core.randomness import stream_seed
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import finished_folder, prior_folder
 from purify.pipelines.chain import Input, Stage
 from purify.pipelines.evaluate import evaluate
-from purify.pipelines.prepare import prepare
+from purify.pipelines.fitting import fit_trigger
+from purify.pipelines.poisoning import own_settings
+from purify.pipelines.prepare import FITTED, prepare, write_clean
 from purify.pipelines.purifying import purify
 from purify.pipelines.training import train_classifier, train_prior
 
@@ -36,10 +42,13 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
       UserError: for parts that do not fit together.
     """
     seeds = config['seeds']
-    settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
+    where: dict[str, Input] = {}
+    stages = _attacker(where, config)
     signature = {'source': Input(outside=Path(), digest=_signature(config['source'], config['attack']))}
-    stages = [Stage('prepare', prepare, settings, signature)]
-    where = {'poisoned': Input('prepare', 'poisoned')}
+    fitted = {role: where.pop(role) for role in FITTED if role in where}
+    settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
+    stages.append(Stage('prepare', prepare, settings, signature | fitted))
+    where['poisoned'] = Input('prepare', 'poisoned')
     if 'teacher' in config:
         stages += _classifier(where, 'teacher', config['teacher'], seeds, {'data': where['poisoned']}, config['attack'])
     method = make_method(config) if 'defense' in config else Method()
@@ -49,6 +58,29 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
         stages += _step(where, step, config)
     if 'teacher' in config:
         stages.append(_evaluation(where, method))
+    return stages
+
+
+def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
+    """What an attacker does before he poisons: he trains a surrogate, fits a trigger, each where the config has such a part."""
+    attack, stages = config['attack'], []
+    parts = [name for name in FITTED if name in config and not (name == 'trigger' and attack.get('load'))]
+    if not parts:
+        return []
+    if parts != ['surrogate'] or not config['surrogate']['load']:
+        clean = {'source': config['source'], 'shard_size': config['shard_size']}
+        stages.append(
+            Stage('clean', write_clean, clean, {'source': Input(outside=Path(), digest=_signature(config['source'], {}))})
+        )
+    data, poison = {'data': Input('clean', 'clean')}, config['seeds']['poison']
+    own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}  # the victim's would be a present
+    if 'surrogate' in parts:
+        stages += _classifier(where, 'surrogate', config['surrogate'], own, data)
+    if 'trigger' in parts:
+        settings = config['trigger'] | {'attack': own_settings(attack), 'seed': poison, 'seeds': own}
+        uses = {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
+        stages.append(Stage('trigger', fit_trigger, settings, data | uses | _start(config['trigger'])))
+        where['trigger'] = Input('trigger')
     return stages
 
 
@@ -116,12 +148,23 @@ def _evaluation(where: dict[str, Input], method: Method) -> Stage:
 
 def _signature(source: Config, attack: Config) -> str:
     """Tells data on disk from other data of the same name, so that changed files are not taken for the old ones."""
-    files = {'picture': _file_mark(Path(attack['path']).expanduser())} if attack.get('path') else {}
+    given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
+    files = {
+        f'{name} {path.name}': _file_mark(path)
+        for name, value in given.items()
+        if name.rpartition('.')[2] in NOT_PIXELS and value
+        for path in _files_of(Path(value).expanduser())
+    }
     if 'path' in source:
         root = Path(source['path']).expanduser()
         found = sorted(path for path in root.rglob('*') if path.is_file()) if root.is_dir() else []
         files |= {str(path.relative_to(root)): _file_mark(path) for path in found}
     return fingerprint(files) if files else ''
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file itself, or those of a fitted trigger's folder."""
+    return [path / name for name in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
 
 
 def _file_mark(path: Path) -> str:

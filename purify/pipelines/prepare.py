@@ -1,7 +1,8 @@
 """The stage `prepare`: source -> poisoned dataset, and beside it, under lock and key, the truth about it."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,69 +10,80 @@ import jax
 import numpy as np
 
 from purify.attacks.attack import Attack
-from purify.attacks.registry import ATTACKS
-from purify.attacks.selection import choose
+from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.core import devices, preemption
-from purify.core.errors import UserError
-from purify.core.files import read_json, write_json
+from purify.core.files import write_bytes
 from purify.core.progress import Bar
-from purify.core.randomness import stream_seed
 from purify.data.builders import DatasetWriter, cut, describe
+from purify.data.loader import Record
 from purify.data.manifest import Manifest
-from purify.data.poison import Poisoner
+from purify.data.poison import poison_records
 from purify.data.sources import Pool, Source, open_source
 from purify.pipelines.chain import Work
+from purify.pipelines.poisoning import (
+    Plot,
+    check_target,
+    draw_plot,
+    make_attacks,
+    make_rules,
+    on_the_fly,
+    refuse_device_work,
+    write_loader,
+)
 
-SELECTION = ('rate', 'base', 'include_target')
-MODE = ('poison_first', 'random_poisoning')
-
-
-def make_attack(settings: dict[str, Any], seed: int) -> Attack:
-    """The `attack` part of a config -> the attack; its own randomness comes from the stream 'trigger' of `seed`."""
-    if settings['name'] == 'none' and settings['rate']:
-        raise UserError(f"attack.rate={settings['rate']}: the attack 'none' poisons nobody; set rate to 0 or choose an attack.")
-    own = {name: value for name, value in settings.items() if name not in (*SELECTION, *MODE, 'name')}
-    own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
-    return ATTACKS.make(settings['name'], seed=stream_seed(seed, 'trigger'), **own)
-
-
-def choose_poisoned(pool: Pool, settings: dict[str, Any], seed: int) -> np.ndarray:
-    """The poisoned ids, i64[count], drawn once from the stream 'selection' of `seed`."""
-    rules = {name: settings[name] for name in SELECTION}
-    return choose(pool.labels, pool.ids, target=settings['target'], seed=stream_seed(seed, 'selection'), **rules)
+FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
+STAMPED_AT_ONCE = 32
 
 
 def prepare(work: Work) -> None:
     """Fills poisoned/ (split train), truth/ (manifest, clean test split, originals of the poisoned images), reference/.
 
-    Where the attacker poisons in his own loader (`poison_first` false or `random_poisoning`), attacker/ holds the clean
-    training images and his rule; poisoned/ is then the snapshot that a defence gets.
+    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as `surrogate`; the trigger
+    is copied to truth/trigger. Where the attacker poisons in his own loader (`poison_first` false or `random_poisoning`),
+    attacker/ holds the clean training images and his rule; poisoned/ is then the snapshot that a defence gets.
     """
     settings, seed = work.settings, work.settings['seed']
+    rule = settings['attack']
     source = _open(settings)
-    if not 0 <= settings['attack']['target'] < len(source.class_names):
-        last = len(source.class_names) - 1
-        raise UserError(f'attack.target={settings["attack"]["target"]} is not a class; choose 0 to {last}.')
-    attack = make_attack(settings['attack'], seed)
-    attack.stamp(source.train.fetch(0), 0)  # a patch that does not fit is known now, not after an hour
-    chosen = set(choose_poisoned(source.train, settings['attack'], seed).tolist())
+    check_target(rule, len(source.class_names))
+    folders = {role: work.inputs.get(role) for role in FITTED}
+    attacks = make_attacks(rule, seed, len(source.class_names), **folders)
+    refuse_device_work(rule, attacks)
+    for attack in attacks:
+        attack.stamp(source.train.fetch(0), 0)  # a patch that does not fit is known now, not after an hour
+    rules = make_rules(rule)
+    plot = draw_plot(source.train, rule, rules, seed)
+    roles = plot.roles
 
-    def poisoned(image: np.ndarray, label: int, identity: int) -> tuple[np.ndarray, int]:
-        return (attack.stamp(image, identity), attack.relabel(label)) if identity in chosen else (image, label)
+    def poisoned(records: list[Record]) -> list[Record]:
+        return poison_records(attacks, records, [roles.get(record['id']) for record in records])
 
-    hit = np.flatnonzero(np.isin(source.train.ids, sorted(chosen)))
+    hit = np.flatnonzero(np.isin(plot.pool.ids, sorted(roles)))
     writing = _Writing(work, source)
-    writing.add('poisoned', source.train, 'train', poisoned)
+    writing.add('poisoned', plot.pool, 'train', poisoned)
     writing.add('truth/test', source.test, 'test')
     if len(hit):
-        writing.add('truth/originals', source.train.take(hit), 'train')
+        writing.add('truth/originals', plot.pool.take(hit), 'train')
     if source.reference:
         writing.add('reference', source.reference, 'train')
-    if _on_the_fly(settings['attack']):
-        writing.add('attacker/clean', source.train, 'train')
+    if on_the_fly(rule):
+        writing.add('attacker/clean', plot.pool, 'train')
     writing.finish()
     if devices.is_lead():
-        _write_truth(work.folder, settings, source, attack, chosen)
+        _write_truth(work.folder, settings, source, attacks, plot)
+        if folders['trigger']:
+            for name in (WEIGHTS_FILE, FACTS_FILE):
+                write_bytes(work.folder / 'truth' / 'trigger' / name, (folders['trigger'] / name).read_bytes())
+        if on_the_fly(rule):
+            write_loader(work.folder / 'attacker', rule, seed, rules, plot, len(source.class_names))
+
+
+def write_clean(work: Work) -> None:
+    """Fills clean/ (split train): the training images as they come, for an attacker who fits his trigger to them."""
+    source = _open(work.settings)
+    writing = _Writing(work, source)
+    writing.add('clean', source.train, 'train')
+    writing.finish()
 
 
 def _open(settings: dict[str, Any]) -> Source:
@@ -82,10 +94,6 @@ def _open(settings: dict[str, Any]) -> Source:
         return source
     devices.barrier('source')
     return open_source(**settings['source'])
-
-
-def _on_the_fly(attack: dict[str, Any]) -> bool:
-    return attack['rate'] > 0 and (attack['random_poisoning'] or not attack['poison_first'])
 
 
 class _Writing:
@@ -102,11 +110,11 @@ class _Writing:
         writer = DatasetWriter(self.work.folder / sub, Path(sub).name, split, features, len(ranges))
 
         def records(positions: range) -> Iterator[dict[str, Any]]:
-            for i in positions:
+            for start in range(0, len(positions), STAMPED_AT_ONCE):
                 preemption.check()
-                image, label, identity = pool.fetch(i), int(pool.labels[i]), int(pool.ids[i])
-                image, label = change(image, label, identity) if change else (image, label)
-                yield {'id': identity, 'image': image, 'label': label}
+                piece = positions[start : start + STAMPED_AT_ONCE]
+                rows = [{'id': int(pool.ids[i]), 'image': pool.fetch(i), 'label': int(pool.labels[i])} for i in piece]
+                yield from change(rows) if change else rows
 
         self.jobs.append((writer, ranges, records))
 
@@ -133,36 +141,30 @@ class _Writing:
                 writer.finish([len(r) for r in ranges])
 
 
-def _write_truth(folder: Path, settings: dict[str, Any], source: Source, attack: Attack, chosen: set[int]) -> None:
-    pool, rule = source.train, settings['attack']
-    order = np.argsort(pool.ids)
-    ids, labels = pool.ids[order], pool.labels[order]
-    hit = np.isin(ids, sorted(chosen))
-    given = np.array([attack.relabel(int(k)) if h else k for k, h in zip(labels, hit, strict=True)], np.int32)
+def _write_truth(folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], plot: Plot) -> None:
+    order = np.argsort(plot.pool.ids)
+    ids, labels = plot.pool.ids[order], plot.pool.labels[order]
+    given, trigger = labels.copy(), np.full(len(ids), -1, np.int32)
+    hit, cover = (np.isin(ids, np.concatenate(groups)) for groups in (plot.poisoned, plot.covering))
+    for which, attack in enumerate(attacks):
+        trigger[np.isin(ids, np.concatenate([plot.poisoned[which], plot.covering[which]]))] = which
+        own = hit & (trigger == which)
+        given[own] = [attack.relabel(int(label)) for label in labels[own]]
     facts = {
-        'attack': rule,
-        'digest': attack.digest(),
+        'attack': settings['attack'],
+        'digest': digest_of(attacks),
         'seed': settings['seed'],
         'train_images': len(ids),
         'test_images': len(source.test),
         'poisoned_images': int(hit.sum()),
+        'cover_images': int(cover.sum()),
+        'added_copies': int((plot.copy_of >= 0).sum()),
         'class_names': source.class_names,
     }
-    Manifest(ids, labels, given, hit, facts).write(folder / 'truth')
-    if _on_the_fly(rule):
-        eligible = len(labels) if rule['include_target'] else int((labels != rule['target']).sum())
-        loader = {
-            'ids': None if rule['random_poisoning'] else sorted(chosen),
-            'rate': len(chosen) / eligible,
-            'spared': None if rule['include_target'] else rule['target'],
-            'before_augmentation': rule['poison_first'],
-        }
-        write_json(folder / 'attacker' / 'loader.json', loader | {'attack': rule, 'seed': settings['seed']})
+    Manifest(ids, labels, given, hit, cover, trigger, plot.copy_of[order], facts).write(folder / 'truth')
 
 
-def read_poisoner(folder: Path) -> tuple[Poisoner, bool]:
-    """attacker/ -> his transform, and whether it goes before the augmentations."""
-    facts = read_json(folder / 'loader.json')
-    ids = None if facts['ids'] is None else frozenset(facts['ids'])
-    attack = make_attack(facts['attack'], facts['seed'])
-    return Poisoner(attack, ids, facts['rate'], facts['spared']), facts['before_augmentation']
+def digest_of(attacks: Sequence[Attack]) -> str:
+    """The digest of an attack, or one over those of several."""
+    digests = [attack.digest() for attack in attacks]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()

@@ -18,7 +18,8 @@ from purify.models.unet2d import UNet2DModel
 from purify.models.weights import write_folder
 from purify.pipelines.artifacts import check_classes, classifier_builder, read_classifier, restore_weights, write_network
 from purify.pipelines.chain import Work
-from purify.pipelines.prepare import read_poisoner
+from purify.pipelines.poisoning import read_poisoner
+from purify.train.adversarial import Adversarial
 from purify.train.loop import Plan, fit
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, TrainState, abstract_network, make_state
@@ -36,8 +37,10 @@ def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | 
     options = {name: value for name, value in objective.items() if name != 'name'}
     if objective['name'] == 'classify':
         return Classify(graph, **options)
+    if objective['name'] == 'adversarial':
+        return Adversarial(graph, **options)
     if objective['name'] != 'distill':
-        raise UserError(f'unknown objective {objective["name"]!r}. Choose from: classify, distill.')
+        raise UserError(f'unknown objective {objective["name"]!r}. Choose from: adversarial, classify, distill.')
     if teacher is None:
         raise UserError("objective 'distill' needs a teacher; only a student has one.")
     return Distill(graph, *teacher, **options)
@@ -62,7 +65,7 @@ def train_classifier(work: Work) -> None:
     graph, like = abstract_network(build)
     teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None
     task = make_task(settings['objective'], graph, teacher)
-    state = _fit(work, task, build, like, split, transforms)
+    state = fit_network(work, task, build, like, split, transforms)
     facts = {
         'network': settings['network'],
         'num_classes': len(split.class_names),
@@ -109,7 +112,7 @@ def train_prior(work: Work) -> None:
     graph, like = abstract_network(build)
     schedule = make_noise_schedule(settings['schedule'])
     task = Denoise(graph, schedule, settings['network']['sample_size'], settings['ema_decay'])
-    state = _fit(work, task, build, like, split, make_augmentations(settings['augment']))
+    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
     if devices.is_lead():
         write_prior(work.folder, config, schedule, graph, state.weights(), settings['stored_dtype'])
@@ -125,7 +128,11 @@ def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph:
     write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
 
 
-def _fit(work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform]) -> TrainState:
+def fit_network(work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform]) -> TrainState:
+    """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds.
+
+    `like` are its weights as shapes; an input `init` holds those to start from. Goes on from a checkpoint in the folder.
+    """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
     optimizer = make_optimizer(steps, **settings['optim'])

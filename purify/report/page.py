@@ -50,40 +50,38 @@ def write_report(
     """
     measures = before_after(results)
     drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(curves.items())}
-    page = (
-        _make_environment()
-        .get_template('report.html')
-        .render(
-            name=results.get('name') or 'unnamed run',
-            headline=write_headline(dict(results)),
-            detail=write_detail(dict(results)),
-            measures=measures,
-            bars=draw_before_after(measures, 'bars'),
-            galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
-            curves={stage: drawing for stage, drawing in drawings.items() if drawing},
-            detection=_list_detection(results),
-            cost=_lay_out_cost(results.get('cost') or {}),
-            settings=_list_settings(results, environment),
-            command=say_command(environment['command']) if environment.get('command') else None,
-        )
+    page = render(
+        'report.html',
+        name=results.get('name') or 'unnamed run',
+        headline=write_headline(dict(results)),
+        detail=write_detail(dict(results)),
+        measures=measures,
+        bars=draw_before_after(measures, 'bars'),
+        galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
+        curves={stage: drawing for stage, drawing in drawings.items() if drawing},
+        detection=_list_detection(results),
+        cost=_lay_out_cost(results.get('cost') or {}),
+        settings=_list_settings(results, environment),
+        command=say_command(environment['command']) if environment.get('command') else None,
     )
     path = Path(folder) / 'index.html'
-    write_bytes(path, _encode(page))
+    write_bytes(path, page)
     return path
 
 
 def write_table(folder: Path, rows: list[Point]) -> Path:
     """Writes the runs of a sweep as table.md, table.csv and table.html; returns the path of the last."""
     folder = Path(folder)
-    page = (
-        _make_environment()
-        .get_template('table.html')
-        .render(table=to_html(rows), points=len(rows), runs=sum(row.n for row in rows))
-    )
+    page = render('table.html', table=to_html(rows), points=len(rows), runs=sum(row.n for row in rows))
     write_bytes(folder / 'table.md', _encode(to_markdown(rows)))
     write_bytes(folder / 'table.csv', _encode(to_csv(rows)))
-    write_bytes(folder / 'table.html', _encode(page))
+    write_bytes(folder / 'table.html', page)
     return folder / 'table.html'
+
+
+def render(template: str, **values: Any) -> bytes:
+    """A page of `templates/` with its values, escaped; UTF-8."""
+    return _encode(_make_environment().get_template(template).render(values))
 
 
 def _encode(text: str) -> bytes:

@@ -135,14 +135,14 @@ def test_digest_knows_the_pixels(monkeypatch):
 @pytest.mark.parametrize(
     ('wrong', 'told'),
     [
-        ({'size_px': 0}, 'size_px=0'),
+        ({'size_px': -1}, 'size_px=-1'),
         ({'size_px': 2.5}, 'size_px=2.5'),
         ({'size_px': True}, 'size_px=True'),
         ({'margin_px': -1}, 'margin_px=-1'),
         ({'target': -1}, 'target=-1'),
         ({'seed': -5}, 'seed=-5'),
         ({'corner': 'middle'}, 'bottom_left, bottom_right, random'),
-        ({'pattern': 'stripes'}, 'checkerboard, solid'),
+        ({'pattern': 'stripes'}, 'antidiagonal, band, blocks, checkerboard, grid, solid, stairs'),
         ({'colours': ('white',)}, "'checkerboard' takes 2"),
         ({'pattern': 'solid', 'colours': ('white', 'black')}, "'solid' takes 1"),
         ({'colours': ('white', 'mauve')}, "unknown colour 'mauve'"),

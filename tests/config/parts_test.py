@@ -27,7 +27,7 @@ def test_no_attack_has_no_rate():
 @pytest.mark.parametrize(
     ('make', 'expected'),
     [
-        (lambda: parts.attack('badnets', rate=0.1), r"attack='badnets': choose from blended, none, patch"),
+        (lambda: parts.attack('badnets', rate=0.1), r"attack='badnets': choose from adaptive_blend, .*none, patch"),
         (lambda: parts.optim('lion'), r"optim='lion': choose from adam, adamw, sgd"),
     ],
 )

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.data.manifest import Manifest
+from purify.data.manifest import ARRAYS, Manifest
 
 MANIFEST = Manifest(
     ids=np.array([3, 5, 8, 9]),
     true_labels=np.int32([1, 2, 0, 1]),
     given_labels=np.int32([1, 0, 0, 0]),
     poisoned=np.array([False, True, False, True]),
+    cover=np.array([True, False, False, False]),
+    trigger=np.int32([1, 0, -1, 0]),
+    copy_of=np.array([-1, -1, -1, 3]),
     facts={'attack': {'name': 'patch', 'target': 0}, 'seed': 7, 'digest': 'abc'},
 )
 
@@ -23,7 +26,7 @@ def folder(tmp_path):
 
 def test_what_was_written_is_read(folder):
     found = Manifest.read(folder)
-    for name in ('ids', 'true_labels', 'given_labels', 'poisoned'):
+    for name in ARRAYS:
         expected = getattr(MANIFEST, name)
         np.testing.assert_array_equal(getattr(found, name), expected)
         assert getattr(found, name).dtype == expected.dtype

@@ -6,7 +6,18 @@ from purify.data.manifest import Manifest
 from purify.metrics.intervals import Share
 from purify.pipelines.evaluate import describe_findings, describe_shares
 
-MANIFEST = Manifest(np.arange(10), np.arange(10) % 2, np.where(np.arange(10) < 4, 0, np.arange(10) % 2), np.arange(10) < 4, {})
+NONE = np.full(10, -1)
+LABELS = np.arange(10) % 2
+MANIFEST = Manifest(
+    ids=np.arange(10),
+    true_labels=LABELS,
+    given_labels=np.where(np.arange(10) < 4, 0, LABELS),
+    poisoned=np.arange(10) < 4,
+    cover=np.zeros(10, bool),
+    trigger=NONE,
+    copy_of=NONE,
+    facts={},
+)
 
 
 def test_shares_become_numbers_counts_and_intervals():

@@ -6,7 +6,9 @@ from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.pipelines.prepare import make_attack, read_poisoner
+from purify.data.sources import Pool
+from purify.pipelines.poisoning import make_attacks, read_poisoner, replicate
+from purify.pipelines.prepare import digest_of
 
 
 def prepared(tmp_path, words='', *flags, **changes):
@@ -77,7 +79,7 @@ def test_facts_in_the_manifest(tmp_path):
     facts = read_json(prepared(tmp_path) / 'truth' / 'manifest.json')
     assert facts['attack']['rate'] == 0.1
     assert facts['attack']['base'] == 'all'
-    assert facts['digest'] == make_attack(facts['attack'], facts['seed']).digest()
+    assert facts['digest'] == digest_of(make_attacks(facts['attack'], facts['seed'], 10))
     assert len(facts['poisoned_ids']) == facts['poisoned_images'] == 10
 
 
@@ -94,3 +96,110 @@ def test_bad_attacks_are_refused_before_anything_is_written(tmp_path, change, wo
     with pytest.raises(UserError, match=word):
         prepared(tmp_path, **change)
     assert not list(tmp_path.rglob('*.array_record*'))
+
+
+def test_covers_are_stamped_and_keep_their_label(tmp_path):
+    folder = prepared(tmp_path, 'rate=0.1', cover_rate=0.2)
+    manifest = Manifest.read(folder / 'truth')
+    assert (manifest.poisoned.sum(), manifest.cover.sum()) == (10, 19)
+    assert not (manifest.poisoned & manifest.cover).any()
+    assert (manifest.given_labels[manifest.cover] == manifest.true_labels[manifest.cover]).all()
+    given, before = Split(folder / 'poisoned', 'train'), Split(folder / 'truth' / 'originals', 'train')
+    carriers = set(manifest.ids[manifest.poisoned | manifest.cover].tolist())
+    assert set(before.ids.tolist()) == carriers
+    for row in range(len(before)):
+        original, now = before[row], given[int(given.position_of(before.ids[row : row + 1])[0])]
+        (corner,) = {tuple(now['image'][12:15, 12:15, 0].reshape(-1).tolist())}
+        assert corner == (255, 0, 255, 0, 255, 0, 255, 0, 255)
+        assert (now['image'][:12] == original['image'][:12]).all()
+
+
+def test_several_triggers_have_their_own_targets(tmp_path):
+    more = {'second': {'target': 1, 'corner': 'top_left'}, 'third': {'target': 2, 'colours': ['white', 'black']}}
+    folder = prepared(tmp_path, 'rate=0.2', more=more)
+    manifest = Manifest.read(folder / 'truth')
+    assert np.bincount(manifest.trigger[manifest.poisoned]).tolist() == [7, 6, 6]
+    assert (manifest.given_labels[manifest.poisoned] == manifest.trigger[manifest.poisoned]).all()
+    assert manifest.true_labels[manifest.poisoned].min() > 2
+    assert (manifest.trigger[~manifest.poisoned] == -1).all()
+    given = Split(folder / 'poisoned', 'train')
+    second = given[int(given.position_of(manifest.ids[manifest.trigger == 1])[0])]['image']
+    assert second[1:4, 1:4, 0].reshape(-1).tolist() == [255, 0, 255, 0, 255, 0, 255, 0, 255]
+
+
+def test_clean_label_poison_keeps_every_label(tmp_path):
+    folder = prepared(tmp_path, 'rate=0.05', scheme='clean_label')
+    manifest = Manifest.read(folder / 'truth')
+    assert manifest.poisoned.sum() == 5
+    assert (manifest.true_labels[manifest.poisoned] == 0).all()
+    assert (manifest.true_labels == manifest.given_labels).all()
+
+
+def test_all_to_all_moves_every_label_on(tmp_path):
+    folder = prepared(tmp_path, 'rate=0.5', scheme='all_to_all')
+    manifest = Manifest.read(folder / 'truth')
+    hit = manifest.poisoned
+    assert hit.sum() == 48
+    assert (manifest.given_labels[hit] == (manifest.true_labels[hit] + 1) % 10).all()
+    assert len(set(manifest.true_labels[hit].tolist())) == 10
+
+
+@pytest.mark.parametrize('poison_replicas', [True, False])
+def test_replicas_are_copies_and_are_poisoned_first_where_asked(tmp_path, poison_replicas):
+    folder = prepared(tmp_path, 'rate=0.1', replicated_images=3, replicas=4, poison_replicas=poison_replicas)
+    manifest = Manifest.read(folder / 'truth')
+    copies = manifest.copy_of >= 0
+    assert copies.sum() == 12
+    assert len(set(manifest.copy_of[copies].tolist())) == 3
+    assert len(manifest.ids) == len(set(manifest.ids.tolist())) == 96 + 12
+    assert manifest.poisoned.sum() == 11, 'a tenth of the training set with its copies'
+    assert (manifest.poisoned & copies).sum() == (11 if poison_replicas else (manifest.poisoned & copies).sum())
+    if not poison_replicas:
+        assert (manifest.poisoned & ~copies).any()
+    given = Split(folder / 'poisoned', 'train')
+    for row in np.flatnonzero(copies & ~manifest.poisoned):
+        pair = given.position_of(np.array([manifest.ids[row], manifest.copy_of[row]]))
+        first, second = (given[int(i)] for i in pair)
+        if not manifest.poisoned[np.searchsorted(manifest.ids, manifest.copy_of[row])]:
+            assert (first['image'] == second['image']).all()
+            assert first['label'] == second['label']
+
+
+def test_replicate_by_hand():
+    images = [np.full((2, 2, 1), k, np.uint8) for k in range(4)]
+    pool = Pool(np.array([9, 4, 7, 1]), np.int32([0, 1, 2, 3]), images.__getitem__)
+    whole, copy_of = replicate(pool, np.array([4, 9]), 2)
+    assert whole.ids.tolist() == [9, 4, 7, 1, 10, 11, 12, 13]
+    assert copy_of.tolist() == [-1, -1, -1, -1, 4, 4, 9, 9]
+    assert whole.labels.tolist() == [0, 1, 2, 3, 1, 1, 0, 0]
+    assert [int(whole.fetch(k)[0, 0, 0]) for k in range(8)] == [0, 1, 2, 3, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ('change', 'word'),
+    [
+        ({'replicas': 3}, 'set both, or neither'),
+        ({'poison_replicas': True}, 'there are no replicas'),
+        ({'sources': [11]}, 'choose from 0 to 9'),
+        ({'more': {'b': {'target': 12}}}, r'more.b.target=12'),
+        ({'more': {'b': {'corner': 'middle'}}}, 'unknown corner'),
+        ({'cover_rate': 0.95}, 'cover samples, but only'),
+    ],
+)
+def test_bad_schemes_are_refused_before_anything_is_written(tmp_path, change, word):
+    with pytest.raises(UserError, match=word):
+        prepared(tmp_path, **change)
+    assert not list(tmp_path.rglob('*.array_record*'))
+
+
+def test_relabel_only_has_no_trigger_and_no_cover(tmp_path):
+    folder = prepared(tmp_path, 'attack=relabel_only')
+    manifest = Manifest.read(folder / 'truth')
+    assert manifest.poisoned.sum() == 10
+    given, before = Split(folder / 'poisoned', 'train'), Split(folder / 'truth' / 'originals', 'train')
+    for row in range(len(before)):
+        now = given[int(given.position_of(before.ids[row : row + 1])[0])]
+        assert (now['image'] == before[row]['image']).all()
+        assert (now['label'], now['label'] == before[row]['label']) == (0, False)
+    with pytest.raises(UserError, match='stamps nothing'):
+        prepared(tmp_path / 'cover', 'attack=relabel_only', cover_rate=0.1)

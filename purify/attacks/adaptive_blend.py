@@ -1,0 +1,58 @@
+"""Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al. 2023, arXiv:2205.13613)."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from purify.attacks.attack import Arrays, real, share_of_one, to_pixels, whole_number
+from purify.attacks.full_frame import FullFrame, fit_pattern
+from purify.core.errors import UserError
+
+SQUARES = 4  # along each side of the image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveBlend(FullFrame):
+    """x' = x + ratio m (p - x), truncated; patterns p as in `FullFrame`.
+
+    In modes 'training' and 'cover' the ratio is `train_ratio`, and of the image's 4 x 4 squares m hides `hidden`,
+    drawn for every id anew; in mode 'test' it is `test_ratio` and nothing is hidden. Pixel row i of h lies in square
+    row i * 4 // h, so every size can be cut. Raises `UserError` for values out of range.
+    """
+
+    pattern: str = 'cartoon'
+    train_ratio: float = 0.15
+    test_ratio: float = 0.2
+    hidden: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep(
+            train_ratio=share_of_one('train_ratio', self.train_ratio, zero=False),
+            test_ratio=share_of_one('test_ratio', self.test_ratio, zero=False),
+            hidden=whole_number('hidden', self.hidden, 0),
+        )
+        if self.hidden >= SQUARES**2:
+            last = SQUARES**2 - 1
+            raise UserError(f'hidden={self.hidden} of {SQUARES**2} squares leaves no trigger. Set hidden to 0..{last}.')
+
+    def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
+        """The pattern for images of `shape`, u8[h w c], and how much of it shines through, f64[]."""
+        ratio = self.test_ratio if mode == 'test' else self.train_ratio
+        return {'pattern': fit_pattern(self, *shape), 'ratio': np.array(ratio)}
+
+    def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
+        """The squares that show the pattern: bool[4 4]."""
+        del shape
+        shown = np.ones(SQUARES**2, bool)
+        if mode != 'test':
+            shown[np.random.default_rng([self.seed, id]).permutation(SQUARES**2)[: self.hidden]] = False
+        return {'shown': shown.reshape(SQUARES, SQUARES)}
+
+    def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
+        """`image: u8[h w c]` with the pattern shining through in the squares that show it."""
+        rows, columns = (np.arange(size) * SQUARES // size for size in image.shape[:2])
+        shown = xp.asarray(drawn['shown'])[rows[:, None], columns[None]][..., None]
+        share = real(xp, shared['ratio']) * shown
+        return to_pixels(xp, (1 - share) * real(xp, image) + share * real(xp, shared['pattern']))

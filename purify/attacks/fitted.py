@@ -1,0 +1,110 @@
+"""Triggers that were fitted: their files, and the base of the attacks that apply them."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from purify.attacks.attack import Arrays, Attack
+from purify.core.errors import UserError
+from purify.core.files import read_json, write_bytes, write_json
+
+FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
+
+
+def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any) -> None:
+    """Stores a fitted trigger: trigger.safetensors (`weights`, a nested dict of arrays) and trigger.json (`facts`)."""
+    flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()}
+    write_bytes(Path(folder) / WEIGHTS_FILE, safetensors.numpy.save(flat))
+    write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
+
+
+def read_trigger(folder: str | Path, attack: str) -> tuple[dict[str, Any], Any]:
+    """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
+
+    Raises `UserError` when it is missing, broken, or was fitted for another attack.
+    """
+    path = Path(folder).expanduser()
+    facts = read_json(path / FACTS_FILE)
+    if not isinstance(facts, dict) or facts.get('attack') != attack:
+        fitted = facts.get('attack') if isinstance(facts, dict) else None
+        raise UserError(f'{path}: holds a trigger of {fitted!r}, not of {attack!r}. Set load to the right folder.')
+    try:
+        flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f'{path / WEIGHTS_FILE}: missing or broken ({error}). Fit the trigger again.') from error
+    return facts, unflatten_dict(flat, sep='.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted(Attack):
+    """An attack whose trigger comes from a fitted network, read from the folder `load` (see `write_trigger`).
+
+    Its `stamp` runs the network in float32 as `stamp_batch` does, so the last bit depends on the device. Raises
+    `UserError` for a missing or foreign folder, and for images of other channels than it was fitted on.
+
+    Attributes:
+      facts: what trigger.json says: channels, size_px, network settings.
+      weights: the network's, NumPy arrays.
+      content: their SHA-256, so that equal paths with other weights differ.
+    """
+
+    load: str = ''
+    content: str = dataclasses.field(init=False, repr=False)
+    facts: dict[str, Any] = dataclasses.field(init=False, repr=False, compare=False)
+    weights: Any = dataclasses.field(init=False, repr=False, compare=False)
+
+    name: ClassVar[str]  # in the registry and in trigger.json
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.load:
+            raise UserError(
+                f'attack {self.name!r} needs a fitted trigger. Set load to the folder of one; a run whose config has the part '
+                '`trigger` fits it by itself.'
+            )
+        facts, weights = read_trigger(self.load, self.name)
+        self._keep(facts=facts, weights=weights)
+        self._keep(content=hashlib.sha256(self.pattern_pixels().tobytes()).hexdigest())
+
+    def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
+        """The network's weights."""
+        del mode
+        if shape[-1] != self.facts['channels']:
+            raise UserError(
+                f'{self.load}: this trigger was fitted on images of {self.facts["channels"]} channels and cannot stamp one of '
+                f'{shape[-1]}. Fit one on the dataset at hand.'
+            )
+        return {'weights': self.weights}
+
+    def stamp_many(self, images: Any, ids: Any, mode: str = 'test') -> np.ndarray:
+        """Images of one shape -> `u8[n h w c]`, in batches of one size."""
+        return stamp_in_batches(self, images, ids, mode)
+
+    def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
+        """`image: u8[h w c]` -> a new `u8[h w c]` that carries the trigger."""
+        return self.stamp_many([image], [id], mode)[0]
+
+    def pattern_pixels(self) -> np.ndarray:
+        """All weights as bytes, `u8[n]`."""
+        flat = flatten_dict(self.weights, sep='.')
+        return np.concatenate([np.ascontiguousarray(flat[name]).reshape(-1).view(np.uint8) for name in sorted(flat)])
+
+
+STAMP_BATCH = 32  # always this many rows, so that the program is one and an image does not depend on its neighbours
+
+
+def stamp_in_batches(attack: Attack, images: Any, ids: Any, mode: str) -> np.ndarray:
+    """Images of one shape -> `u8[n h w c]` by `attack.stamp_batch`, padded to `STAMP_BATCH` rows at a time."""
+    pieces = []
+    for start in range(0, len(images), STAMP_BATCH):
+        rows = list(zip(images, ids, strict=True))[start : start + STAMP_BATCH]
+        padded = rows + [rows[-1]] * (STAMP_BATCH - len(rows))
+        stamped = attack.stamp_batch(np.stack([image for image, _ in padded]), [id for _, id in padded], mode)
+        pieces.append(np.asarray(stamped)[: len(rows)])
+    return np.concatenate(pieces)

@@ -1,0 +1,114 @@
+"""The networks that learned triggers come from; they take images of any size from 8 px.
+
+None has batch statistics: what a network makes of an image depends on that image alone.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+
+GROUPS = 8  # of channels, in the norms
+GRID = 16  # a secret is laid out on GRID x GRID x SHEETS before it is brought to the size of the image
+SHEETS = 3
+
+_he = nnx.initializers.he_normal()
+
+
+class Block(nnx.Module):
+    """3x3 convolution, group norm, relu: [b h w inputs] -> [b ceil(h/stride) ceil(w/stride) outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(inputs, outputs, (3, 3), strides=stride, use_bias=False, kernel_init=_he, rngs=rngs)
+        self.norm = nnx.GroupNorm(outputs, math.gcd(GROUPS, outputs), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+
+class UNet(nnx.Module):
+    """An encoder and decoder of three levels with skips (Ronneberger et al. 2015): [b h w inputs] -> [b h w outputs].
+
+    `width` channels at full size, twice as many at half, four times at a quarter; no activation at the end.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, *, rngs: nnx.Rngs):
+        self.enter = Block(inputs, width, rngs=rngs)
+        self.down_half = Block(width, 2 * width, 2, rngs=rngs)
+        self.down_quarter = Block(2 * width, 4 * width, 2, rngs=rngs)
+        self.middle = Block(4 * width, 4 * width, rngs=rngs)
+        self.up_half = Block(6 * width, 2 * width, rngs=rngs)
+        self.up_full = Block(3 * width, width, rngs=rngs)
+        self.leave = nnx.Conv(width, outputs, (3, 3), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        full = self.enter(x)
+        half = self.down_half(full)
+        quarter = self.middle(self.down_quarter(half))
+        half = self.up_half(_beside(quarter, half))
+        return self.leave(self.up_full(_beside(half, full)))
+
+
+def _beside(small: jax.Array, large: jax.Array) -> jax.Array:
+    """`small` at twice its size, cut to that of `large`, and `large`, as channels of one array."""
+    height, width = large.shape[1:3]
+    grown = small.repeat(2, 1).repeat(2, 2)[:, :height, :width]
+    return jnp.concatenate([grown, large], -1)
+
+
+class SecretEncoder(nnx.Module):
+    """An image and a secret -> what is added to the image (Li et al. 2021, after Tancik et al. 2020)."""
+
+    def __init__(self, channels: int, secret_bits: int, width: int, *, rngs: nnx.Rngs):
+        self.spread = nnx.Linear(secret_bits, GRID * GRID * SHEETS, kernel_init=_he, rngs=rngs)
+        self.net = UNet(channels + SHEETS, channels, width, rngs=rngs)
+
+    def __call__(self, images: jax.Array, secrets: jax.Array) -> jax.Array:
+        """`images: f32[b h w c] in [0, 1]`, `secrets: f32[b bits] of 0 and 1` -> residual `f32[b h w c]`."""
+        sheets = jax.nn.relu(self.spread(secrets - 0.5)).reshape(-1, GRID, GRID, SHEETS)
+        sheets = jax.image.resize(sheets, (*images.shape[:3], SHEETS), 'nearest')
+        return self.net(jnp.concatenate([images - 0.5, sheets], -1))
+
+
+class SecretDecoder(nnx.Module):
+    """Images of one size -> the secret they carry; serves the fit alone."""
+
+    def __init__(self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs):
+        height, across, channels = shape
+        self.first = Block(channels, width, rngs=rngs)
+        self.second = Block(width, 2 * width, 2, rngs=rngs)
+        self.third = Block(2 * width, 2 * width, 2, rngs=rngs)
+        self.head = nnx.Linear(math.ceil(height / 4) * math.ceil(across / 4) * 2 * width, secret_bits, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """`images: f32[b h w c] in [0, 1]` -> logits of the bits `f32[b bits]`."""
+        x = self.third(self.second(self.first(images - 0.5)))
+        return self.head(x.reshape(len(x), -1))
+
+
+def run_network(kind: Callable[..., nnx.Module], options: dict[str, int], params: Any, *inputs: jax.Array) -> jax.Array:
+    """The output of `kind(**options)` with the parameters `params` (a nested dict)."""
+    network: Any = nnx.merge(_structure(kind, tuple(options.items()))[0], params)
+    return network(*inputs)
+
+
+def check_parameters(kind: Callable[..., nnx.Module], options: dict[str, int], params: Any, folder: str | Path) -> None:
+    """Raises `UserError` unless `params` are those of `kind(**options)`."""
+    wanted = jax.tree.map(lambda x: x.shape, _structure(kind, tuple(options.items()))[1])
+    if jax.tree.map(lambda x: x.shape, params) != wanted:
+        raise UserError(f'{folder}: the weights are not those of the network that its facts describe. Fit the trigger again.')
+
+
+@functools.lru_cache(maxsize=16)
+def _structure(kind: Callable[..., nnx.Module], options: tuple[tuple[str, int], ...]) -> tuple[Any, Any]:
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(**dict(options), rngs=nnx.Rngs(0))))
+    return graph, nnx.to_pure_dict(state)

@@ -1,0 +1,200 @@
+"""The stage `trigger`: fits the trigger of a learned attack to clean images."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from purify.attacks.fitted import write_trigger
+from purify.attacks.input_aware import DONORS
+from purify.attacks.lira import Lira
+from purify.attacks.low_frequency import LowFrequency
+from purify.attacks.networks import UNet
+from purify.attacks.sample_specific import SampleSpecific
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.randomness import stream_rng
+from purify.core.registry import Registry
+from purify.data.loader import Split
+from purify.pipelines.artifacts import Classifier, check_classes, classifier_builder, read_classifier
+from purify.pipelines.chain import Work
+from purify.pipelines.training import fit_network, make_augmentations
+from purify.train.loop import make_step
+from purify.train.optim import make_optimizer, total_steps
+from purify.train.state import Build, abstract_network, make_state
+from purify.train.tasks import Task
+from purify.train.triggers import Attacker, Field, FitField, FitInputAware, FitLira, FitMask, HideSecret, Steganography
+
+# (name, how it is built, structure -> task, changes of the settings) -> weights {'params', 'stats'}
+Fit = Callable[[str, Build, Callable[[Any], Task], dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a fit works on.
+
+    Attributes:
+      settings: of the stage.
+      shape: of the images, (h, w, c).
+      num_classes: of the dataset.
+      surrogate: a classifier that was trained on it, for the fits that attack one.
+      donors: gives ids i64[n] and pixels u8[n h w c] of some training images.
+    """
+
+    settings: dict[str, Any]
+    shape: tuple[int, int, int]
+    num_classes: int
+    surrogate: Classifier | None
+    donors: Callable[[], dict[str, np.ndarray]]
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The attack's settings."""
+        return self.settings['attack']
+
+    @property
+    def width(self) -> int:
+        """Of the generator networks."""
+        return self.settings['network']['width']
+
+    def unet(self, outputs: int) -> Build:
+        """A generator on images of this case."""
+        return lambda rngs: UNet(self.shape[-1], outputs, self.width, rngs=rngs)
+
+    def attacker(self) -> Build:
+        """A generator of images and the classifier it is trained with."""
+        classifier = classifier_builder(self.settings['classifier'], self.num_classes, self.shape[-1])
+        return lambda rngs: Attacker(self.unet(self.shape[-1]), classifier, rngs=rngs)
+
+
+def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    bits = case.rule.get('secret_bits', SampleSpecific.secret_bits)
+    objective = case.settings['objective']
+    build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)  # noqa: E731
+    weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
+    return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
+
+
+def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    objective = dict(case.settings['objective'])
+    mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
+    length = {'epochs': objective.pop('mask_epochs'), 'steps': 0}
+    masker, (mask_graph, _) = case.unet(1), abstract_network(case.unet(1))
+    mask = fit('mask', masker, lambda graph: FitMask(graph, **mask_options), length)
+    target = case.rule['target']
+    weights = fit('', case.attacker(), lambda graph: FitInputAware(graph, mask_graph, mask, target, **objective), {})
+    return {}, {'mask': mask['params'], 'pattern': weights['params']['generator']} | case.donors()
+
+
+def _lira(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    epsilon, objective = case.rule.get('epsilon', Lira.epsilon), case.settings['objective']
+    weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
+    return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
+
+
+def _low_frequency(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    model = case.surrogate
+    if model is None:
+        raise UserError(
+            "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give the config the part `surrogate`."
+        )
+    rule = {'amplitude': LowFrequency.amplitude, 'cutoff': LowFrequency.cutoff} | case.rule
+    build: Build = lambda rngs: Field(case.shape, rule['cutoff'], rngs=rngs)  # noqa: E731
+    weights = fit('', build, lambda graph: FitField(graph, model.graph, model.weights, rule['target'], rule['amplitude']), {})
+    graph = abstract_network(build)[0]
+    field = jax.jit(lambda parts: nnx.merge(graph, parts['params'], parts['stats'])())(weights)
+    return {'amplitude': rule['amplitude'], 'cutoff': rule['cutoff']}, {'trigger': field}
+
+
+FITS = Registry(
+    'learned attack', sample_specific=_sample_specific, input_aware=_input_aware, lira=_lira, low_frequency=_low_frequency
+)
+
+
+def fit_trigger(work: Work) -> None:
+    """Fits the trigger of `attack` to the clean dataset `data` (split train); writes trigger.json and trigger.safetensors.
+
+    Settings: `attack` (name, target, own parameters), `seed` (of what is drawn outside training), `network` (width of the
+    generators), `classifier` (network trained with it, where there is one), `objective` (the weights of the losses, see
+    `purify.train.triggers`; `mask_epochs` of input_aware's first stage), and those of every training stage. An input
+    `surrogate` is a finished classifier. Resumes like any training.
+    """
+    settings = work.settings
+    split = Split(work.inputs['data'], 'train')
+    check_target(settings['attack']['target'], len(split.class_names))
+    transforms = make_augmentations(settings['augment'])
+
+    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
+        graph, like = abstract_network(build)
+        part = work
+        if name:  # a stage before the last has its own checkpoints and curves
+            part = dataclasses.replace(
+                work, name=f'{work.name} {name}', folder=work.folder / name, settings={**settings, **changes}
+            )
+        return fit_network(part, make(graph), build, like, split, transforms).weights()
+
+    donors = partial(_draw_donors, split, settings['seed'])
+    case = Case(settings, split.shape, len(split.class_names), _read_surrogate(work, split), donors)
+    facts, weights = FITS.make(settings['attack']['name'], case, fit)
+    if devices.is_lead():
+        common = {'target': settings['attack']['target'], 'channels': split.shape[-1], 'size_px': split.shape[0]}
+        network = {'network': dict(settings['network'])}
+        write_trigger(work.folder, settings['attack']['name'], common | network | facts, jax.device_get(weights))
+
+
+def _read_surrogate(work: Work, split: Split) -> Classifier | None:
+    if 'surrogate' not in work.inputs:
+        return None
+    model = read_classifier(work.inputs['surrogate'])
+    check_classes(model, split.class_names, split.shape[-1], f'the surrogate {work.inputs["surrogate"]}')
+    return dataclasses.replace(model, weights=devices.put_copy(model.weights, devices.global_mesh()))
+
+
+def _draw_donors(split: Split, seed: int) -> dict[str, np.ndarray]:
+    """A few training images that lend their triggers to cover samples: ids i64[n], pixels u8[n h w c]."""
+    count = min(DONORS, len(split))
+    chosen = np.sort(stream_rng(seed, 'donors').choice(len(split), count, replace=False))
+    return {'donor_ids': split.ids[chosen], 'donors': split.images(chosen.tolist())}
+
+
+def check_trigger(
+    settings: dict[str, Any], shape: tuple[int, int, int], num_classes: int, images: int, surrogate: Classifier | None
+) -> dict[str, int]:
+    """Shapes every fit of `fit_trigger` without running it -> how many parameters each trains, by name.
+
+    `surrogate` may hold weights of the right shapes alone. Raises `UserError` for settings that do not work.
+    """
+    check_target(settings['attack']['target'], num_classes)
+    mesh, sizes = devices.global_mesh(), {}
+    augmented = {'image': np.zeros(shape, np.uint8), 'label': 0, 'id': 0}
+    for transform in make_augmentations(settings['augment']):
+        augmented = transform.random_map(augmented, np.random.default_rng(0))
+
+    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
+        part = {**settings, **changes}
+        batch, pieces = part['batch'], part['accumulate']
+        if batch % (mesh.size * pieces):
+            raise UserError(f'batch={batch} does not split over {mesh.size} devices x accumulate={pieces}.')
+        optimizer = make_optimizer(total_steps(part['epochs'], part['steps'], images, batch), **part['optim'])
+        graph, like = abstract_network(build)
+        state = jax.eval_shape(lambda: make_state(build, optimizer, seed=0, keep_ema=False, mesh=mesh))
+        rows = {key: jax.ShapeDtypeStruct((batch, *np.shape(x)), np.asarray(x).dtype) for key, x in augmented.items()}
+        task = make(graph)
+        jax.eval_shape(make_step(task, optimizer, pieces, 0), state, task.frozen, rows)
+        sizes[name or 'trigger'] = sum(x.size for x in jax.tree.leaves(like['params']))
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+
+    case = Case(settings, shape, num_classes, surrogate, dict)
+    FITS.make(settings['attack']['name'], case, fit)
+    return sizes
+
+
+def check_target(target: int, num_classes: int) -> None:
+    """`UserError` unless `target` is a class."""
+    if not 0 <= target < num_classes:
+        raise UserError(f'attack.target={target} is not a class; choose 0 to {num_classes - 1}.')

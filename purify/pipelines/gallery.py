@@ -1,0 +1,85 @@
+"""The command `gallery`: what the attacks of a config do to images, side by side on one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purify.attacks.attack import Attack
+from purify.core.errors import UserError
+from purify.core.files import explain_os_errors
+from purify.core.progress import say
+from purify.data.sources import Pool, open_source
+from purify.pipelines.chain import ATTACKERS, Chain
+from purify.pipelines.plan import make_stages
+from purify.pipelines.poisoning import make_attacks, own_settings
+from purify.pipelines.run import environment
+from purify.report.gallery import Entry, write_gallery
+
+SHOWN = 8  # images of each attack
+
+
+def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None) -> Path:
+    """Stamps test images with the attack of each config (plain nested dicts) and writes one page; -> its path.
+
+    Triggers that are learned are fitted first, or taken from the store where they are there already. Raises `UserError`
+    for bad input and where no config attacks anything.
+    """
+    workdir = workdir.expanduser().absolute()
+    with explain_os_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    store = store.expanduser() if store else workdir / 'stages'
+    entries = [entry for config in configs for entry in _entries(config, Chain(make_stages(config), store))]
+    if not entries:
+        raise UserError('gallery: no attack of this config changes a pixel. Give it one, like :attack=patch.')
+    page = write_gallery(workdir / 'gallery', entries, environment())
+    say(f'gallery: {page}')
+    return page
+
+
+def _entries(config: dict[str, Any], chain: Chain) -> list[Entry]:
+    """One entry for each trigger of a config's attack."""
+    rule = config['attack']
+    fitting = [name for name in chain.stages if name in ATTACKERS]
+    chain.run(fitting, config['run'])
+    source = open_source(**config['source'])
+    inputs = chain.stages['prepare'].inputs
+    folders = {role: chain.path(inputs[role]) for role in ('trigger', 'surrogate') if role in inputs}
+    attacks = make_attacks(rule, config['seeds']['poison'], len(source.class_names), **folders)
+    seconds = sum(chain.done(name)['cost']['seconds'] for name in fitting if name != 'clean')
+    found = []
+    for number, attack in enumerate(attacks):
+        if attack.has_trigger:
+            name = f'{rule["name"]} {number + 1}' if len(attacks) > 1 else rule['name']
+            found.append(_stamp(name, own_settings(rule), attack, source.test, seconds if fitting else None))
+    return found
+
+
+def _stamp(name: str, settings: dict[str, Any], attack: Attack, pool: Pool, seconds: float | None) -> Entry:
+    """The attack on the first test image of each class in turn, in the modes that differ."""
+    chosen = _one_of_each(pool.labels, attack)
+    clean, ids = np.stack([pool.fetch(i) for i in chosen]), pool.ids[chosen].tolist()
+    test, training, cover = (attack.stamp_many(list(clean), ids, mode) for mode in ('test', 'training', 'cover'))
+    return Entry(
+        name=name,
+        settings=settings,
+        clean=clean,
+        test=test,
+        training=None if np.array_equal(training, test) else training,
+        cover=None if np.array_equal(cover, training) or np.array_equal(cover, test) else cover,
+        fit_seconds=seconds,
+        note=(type(attack).__doc__ or '').split('\n', 1)[0],
+    )
+
+
+def _one_of_each(labels: np.ndarray, attack: Attack) -> list[int]:
+    """Positions of up to `SHOWN` images that the attack is aimed at, as many classes as there are."""
+    aimed = [i for i, label in enumerate(labels.tolist()) if attack.goal(label) != label]
+    seen: dict[int, int] = {}
+    order = []
+    for i in aimed:
+        label = int(labels[i])
+        order.append((seen.get(label, 0), i))
+        seen[label] = seen.get(label, 0) + 1
+    return sorted(i for _, i in sorted(order)[:SHOWN])

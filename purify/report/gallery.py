@@ -1,0 +1,189 @@
+"""The gallery: what attacks do to images, in numbers and in pictures; one HTML file that opens from disk, offline."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.files import write_bytes, write_json
+from purify.metrics.images import max_difference, psnr, ssim
+from purify.report.grids import MAX_COLUMNS, THUMB_PX, Row, make_thumb
+from purify.report.page import render
+from purify.report.words import MISSING, flatten, say_command, say_duration, say_number
+
+GAIN = 10  # how many times a difference is enlarged in its picture
+GREY = 128  # what no difference looks like
+MAX_PIXELS = 3_000_000  # of all thumbnails together; keeps the page at a few MB
+STAMPS = {'test': 'stamped', 'training': 'in training', 'cover': 'as cover'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One attack and what it made of images.
+
+    Attributes:
+      name: of the attack; need not be unique.
+      settings: of the attack, plain values by name; 'scheme' is shown in the table at the top.
+      clean: u8[n h w c] before.
+      test: u8[n h w c] stamped as at test time.
+      training: u8[n h w c] stamped as a poisoned training image; None where that is the same.
+      cover: u8[n h w c] stamped as an image that keeps its label; None where that is the same as in training.
+      fit_seconds: how long the attack took to be made ready; None where it needs nothing of the kind.
+      note: a sentence for the reader, or nothing.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    clean: np.ndarray
+    test: np.ndarray
+    training: np.ndarray | None = None
+    cover: np.ndarray | None = None
+    fit_seconds: float | None = None
+    note: str = ''
+
+    def stamped(self) -> dict[str, np.ndarray]:
+        """The stamped images by mode: 'test' always, 'training' and 'cover' where they differ."""
+        found = {'test': self.test, 'training': self.training, 'cover': self.cover}
+        return {mode: images for mode, images in found.items() if images is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Closeness:
+    """How far stamped images lie from the clean ones.
+
+    Attributes:
+      psnr: dB, mean over the images that changed (an unchanged one has none); None where none did.
+      ssim: at most 1, mean over all images.
+      max_difference: largest change of a pixel value in grey levels, 0 to 255, mean over all images.
+      changed: how many images changed at all.
+      count: how many images there are.
+    """
+
+    psnr: float | None
+    ssim: float
+    max_difference: float
+    changed: int
+    count: int
+
+
+def measure(clean: np.ndarray, stamped: np.ndarray) -> Closeness:
+    """Compares `clean: u8[n h w c]` with `stamped`. Raises `UserError` for other arrays, unlike shapes and no image."""
+    if not len(clean):
+        raise UserError('a gallery of no images shows nothing. Give at least one image.')
+    ratios, largest = psnr(clean, stamped), max_difference(clean, stamped)
+    changed = largest > 0
+    return Closeness(
+        psnr=float(ratios[changed].mean()) if changed.any() else None,
+        ssim=float(ssim(clean, stamped).mean()),
+        max_difference=float(largest.mean()),
+        changed=int(changed.sum()),
+        count=len(clean),
+    )
+
+
+def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
+    """128 + 10 (stamped - clean), cut to 0..255: u8 of any shape -> u8. Raised values are bright, lowered ones dark."""
+    change = stamped.astype(np.int32) - clean.astype(np.int32)
+    return np.clip(GREY + GAIN * change, 0, 255).astype(np.uint8)
+
+
+def write_gallery(folder: Path, entries: Sequence[Entry], environment: Mapping[str, Any]) -> Path:
+    """Writes `folder/index.html` and the numbers as `folder/gallery.json`; returns the path of the page.
+
+    All images are measured. The first `MAX_COLUMNS` of each entry are shown, fewer where the page would get heavy.
+    `environment` says what ran where, with the `command` that ran it. Raises `UserError` for no entries, images of
+    another kind and a folder that cannot be written; no file changes where entries are refused.
+    """
+    if not entries:
+        raise UserError('a gallery of no attacks shows nothing. Name at least one attack.')
+    shown = _count_shown(entries)
+    measured = [{mode: measure(entry.clean, images) for mode, images in entry.stamped().items()} for entry in entries]
+    page = render(
+        'gallery.html',
+        sections=[_lay_out(entry, numbers, i, shown) for i, (entry, numbers) in enumerate(zip(entries, measured, strict=True), 1)],
+        timed=any(entry.fit_seconds is not None for entry in entries),
+        images=_say_images(entries),
+        environment=flatten({name: value for name, value in environment.items() if name != 'command'}),
+        command=say_command(environment['command']) if environment.get('command') else None,
+    )
+    folder = Path(folder)
+    write_json(folder / 'gallery.json', _list_numbers(entries, measured, environment))
+    write_bytes(folder / 'index.html', page)
+    return folder / 'index.html'
+
+
+def _list_numbers(
+    entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    attacks = [
+        {
+            'name': entry.name,
+            'settings': dict(entry.settings),
+            'image_shape': list(entry.clean.shape[1:]),
+            **{mode: dataclasses.asdict(numbers[mode]) if mode in numbers else None for mode in STAMPS},
+            'fit_seconds': entry.fit_seconds,
+            'note': entry.note,
+        }
+        for entry, numbers in zip(entries, measured, strict=True)
+    ]
+    return {'version': 1, 'attacks': attacks, 'environment': dict(environment)}
+
+
+def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown: int) -> dict[str, Any]:
+    """A section of the page."""
+    return {
+        'anchor': f'attack-{number}',
+        'name': entry.name,
+        'scheme': str(entry.settings.get('scheme') or MISSING).replace('_', ' '),
+        'settings': [(name, text) for name, text in flatten(entry.settings) if text not in ('', MISSING)],
+        'images': _say_images([entry]),
+        'measures': [(STAMPS[mode], *_say(numbers)) for mode, numbers in measured.items()],
+        'unchanged': [(STAMPS[mode], n.count - n.changed, n.count) for mode, n in measured.items() if n.changed < n.count],
+        'fit': None if entry.fit_seconds is None else say_duration(entry.fit_seconds),
+        'note': entry.note,
+        'rows': _make_rows(entry, shown),
+        'left_out': max(0, len(entry.clean) - shown),
+    }
+
+
+def _count_shown(entries: Sequence[Entry]) -> int:
+    """How many images of each entry are shown: `MAX_COLUMNS`, fewer where all thumbnails exceed `MAX_PIXELS`, at least one."""
+    column = 0
+    for entry in entries:
+        height, width = entry.clean.shape[1:3]
+        shrink = min(1, THUMB_PX / max(height, width))
+        column += (1 + 2 * len(entry.stamped())) * height * width * shrink**2
+    return max(1, min(MAX_COLUMNS, int(MAX_PIXELS // column)))
+
+
+def _make_rows(entry: Entry, shown: int) -> list[Row]:
+    """Clean images, then each kind of stamped ones over their difference."""
+    clean = entry.clean[:shown]
+    rows = [_make_row('clean', clean)]
+    for mode, images in entry.stamped().items():
+        rows.append(_make_row(STAMPS[mode], images[:shown]))
+        rows.append(_make_row(f'difference ×\N{NO-BREAK SPACE}{GAIN}', draw_difference(clean, images[:shown]), STAMPS[mode]))
+    return rows
+
+
+def _make_row(name: str, images: np.ndarray, of: str = '') -> Row:
+    alt = f'{name}, {of}' if of else name
+    return Row(name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)])
+
+
+def _say(numbers: Closeness) -> tuple[str, str, str]:
+    """PSNR, SSIM and largest difference; SSIM is never rounded to 1."""
+    ratio = '∞' if numbers.psnr is None else f'{numbers.psnr:.1f}\N{NO-BREAK SPACE}dB'
+    likeness = '1' if numbers.ssim == 1 else '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'
+    return ratio, likeness, say_number(numbers.max_difference)
+
+
+def _say_images(entries: Sequence[Entry]) -> str:
+    """What all entries are made of: '8 grey images of 16 × 16 pixels'; '' where they differ."""
+    if len({entry.clean.shape for entry in entries}) > 1:
+        return ''
+    n, height, width, channels = entries[0].clean.shape
+    return f'{n} {"grey" if channels == 1 else "colour"} {"image" if n == 1 else "images"} of {width} × {height} pixels'

@@ -1,0 +1,255 @@
+"""What is minimised when a trigger is fitted: one task for each kind of trigger, and the networks it trains.
+
+Stamped images are rounded to 8 bits in the forward pass, as the dataset will be, and the gradient passes through.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from purify.attacks.input_aware import mix, to_mask, to_pattern
+from purify.attacks.lira import perturb
+from purify.attacks.networks import SecretDecoder, SecretEncoder
+from purify.core.errors import UserError
+from purify.train.state import Build, Params, split_network
+from purify.train.tasks import Batch, Metrics, Result, cross_entropy, unit_images
+
+RARE = 1e-7  # keeps the diversity loss finite (Nguyen & Tran 2020)
+
+
+class Steganography(nnx.Module):
+    """The encoder and decoder of a secret."""
+
+    def __init__(self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs):
+        self.encoder = SecretEncoder(shape[-1], secret_bits, width, rngs=rngs)
+        self.decoder = SecretDecoder(shape, secret_bits, width, rngs=rngs)
+
+
+class Attacker(nnx.Module):
+    """A generator and the classifier it is trained with."""
+
+    def __init__(self, generator: Build, classifier: Build, *, rngs: nnx.Rngs):
+        self.generator, self.classifier = generator(rngs), classifier(rngs)
+
+
+class Field(nnx.Module):
+    """A smooth field: cosines of the lowest frequencies, u + v <= cutoff half-periods, for each channel.
+
+    Its amplitudes fall off as 1 / (1 + u + v) at the start. The constant (u = v = 0) is left out.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], cutoff: int, *, rngs: nnx.Rngs):
+        self.shape, self.cutoff = shape, cutoff
+        draws = jax.random.normal(rngs.params(), (1 + cutoff, 1 + cutoff, shape[-1]))
+        self.amplitudes = nnx.Param(draws * _low_pass(cutoff))
+
+    def __call__(self) -> jax.Array:
+        """The field, smallest value 0 and largest 1: f32[h w c]."""
+        orders = np.arange(1 + self.cutoff)
+        rows, columns = (np.cos(np.pi * np.outer((np.arange(size) + 0.5) / size, orders)) for size in self.shape[:2])
+        amplitudes = self.amplitudes[...] * (_low_pass(self.cutoff) > 0)
+        field = jnp.einsum('hu,uvc,wv->hwc', rows, amplitudes, columns, precision='highest')
+        low, high = field.min(), field.max()
+        return (field - low) / jnp.maximum(high - low, 1e-6)
+
+
+def _low_pass(cutoff: int) -> np.ndarray:
+    """1 / (1 + u + v) for the frequencies that are kept, else 0: `f64[1+cutoff 1+cutoff 1]`."""
+    order = np.add.outer(np.arange(1 + cutoff), np.arange(1 + cutoff))
+    return np.where((order <= cutoff) & (order > 0), 1 / (1 + order), 0)[..., None]
+
+
+def to_grey_levels(images: jax.Array) -> jax.Array:
+    """Images in [0, 1] rounded to multiples of 1/255; the gradient is that of the identity (Bengio et al. 2013)."""
+    return images + jax.lax.stop_gradient(jnp.rint(images * 255) / 255 - images)
+
+
+def psnr(images: jax.Array, changed: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB over a batch of images in [0, 1]."""
+    return -10 * jnp.log10(jnp.maximum(jnp.square(images - changed).mean(), 1e-10))
+
+
+def diversity(images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array) -> jax.Array:
+    """Mean of ||x - x'|| / (||g(x) - g(x')|| + 1e-7), root-mean-square norms (Nguyen & Tran 2020, eq. 6)."""
+    return (_distance(images, others) / (_distance(made, made_others) + RARE)).mean()
+
+
+def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.square(a - b).mean((1, 2, 3)) + RARE**2)
+
+
+def _hits(logits: jax.Array, labels: Any) -> jax.Array:
+    return (logits.argmax(-1) == labels).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class HideSecret:
+    """Binary cross-entropy of the decoded secret + weight x mean squared residual; a fresh random secret for every image.
+
+    The weight of the residual rises from 0 to `image` while the share of right bits rises from .75 to .95: an encoder that
+    must be invisible before it can write never learns to write (Tancik et al. 2020 ramp it over steps for that reason).
+    The papers' perceptual term (LPIPS) is left out, as it needs weights from outside.
+    """
+
+    graph: nnx.GraphDef
+    secret_bits: int
+    image: float
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        network = nnx.merge(self.graph, params, stats)
+        images = unit_images(batch)
+        secrets = jax.random.bernoulli(key, 0.5, (len(images), self.secret_bits)).astype(jnp.float32)
+        residual = network.encoder(images, secrets)
+        stamped = to_grey_levels(jnp.clip(images + residual, 0, 1))
+        logits = network.decoder(stamped)
+        right = ((logits > 0) == (secrets > 0.5)).mean()
+        weight = self.image * jnp.clip((right - 0.75) / 0.2, 0, 1)
+        loss = optax.sigmoid_binary_cross_entropy(logits, secrets).mean() + weight * jnp.square(residual).mean()
+        return loss, (split_network(network)[2], {'bit_accuracy': right, 'psnr': psnr(images, stamped)})
+
+
+@dataclass(frozen=True, eq=False)
+class FitMask:
+    """Input-aware, first stage: masks that cover at most `density` of an image and differ as images do."""
+
+    graph: nnx.GraphDef
+    density: float
+    norm: float
+    diversity: float
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen, key
+        network = nnx.merge(self.graph, params, stats)
+        images = unit_images(batch)
+        masks = to_mask(network(images - 0.5))
+        spread = diversity(images, jnp.roll(images, 1, 0), masks, jnp.roll(masks, 1, 0))
+        loss = self.norm * jax.nn.relu(masks - self.density).mean() + self.diversity * spread
+        return loss, (split_network(network)[2], {'density': masks.mean(), 'diversity': spread})
+
+
+@dataclass(frozen=True, eq=False)
+class FitInputAware:
+    """Input-aware, second stage: a classifier and the pattern network, the mask network frozen.
+
+    Of each batch the first `poison` share carries its own trigger and is labelled `target`, the next `cross` share carries
+    the trigger of another image and keeps its label, the rest is clean; plus the diversity of the patterns.
+    """
+
+    graph: nnx.GraphDef
+    mask_graph: nnx.GraphDef
+    frozen: Any  # the mask network's {'params', 'stats'}
+    target: int
+    poison: float
+    cross: float
+    diversity: float
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.poison <= 0 or self.cross < 0 or self.poison + self.cross > 1:
+            raise UserError(
+                f'input_aware: shares poison={self.poison} and cross={self.cross} must be positive, 1 together at most.'
+            )
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del key
+        network = nnx.merge(self.graph, params, stats)
+        masker = nnx.merge(self.mask_graph, frozen['params'], frozen['stats'])
+        images, labels = unit_images(batch), batch['label']
+        own = max(round(self.poison * len(images)), 1)
+        both = min(own + round(self.cross * len(images)), len(images))
+        others = jnp.roll(images, 1, 0)  # each image's giver of a crossed trigger
+        givers = jnp.concatenate([images[:own], others[own:both]])
+        patterns = to_pattern(network.generator(givers - 0.5))
+        stamped = to_grey_levels(mix(images[:both], patterns, to_mask(masker(givers - 0.5))))
+        labels = labels.at[:own].set(self.target)
+        logits = network.classifier(jnp.concatenate([stamped, images[both:]]), train=True)
+        made = patterns[:own]
+        spread = diversity(images[:own], others[:own], made, to_pattern(network.generator(others[:own] - 0.5)))
+        loss = cross_entropy(logits, labels) + self.diversity * spread
+        metrics = {
+            'accuracy': _hits(logits[both:], labels[both:]) if both < len(images) else jnp.float32(0),
+            'success': _hits(logits[:own], self.target),
+            'diversity': spread,
+            'psnr': psnr(images[:own], stamped[:own]),
+        }
+        return loss, (split_network(network)[2], metrics)
+
+
+@dataclass(frozen=True, eq=False)
+class FitLira:
+    """alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) over all images, generator and classifier in one step (Doan 2021).
+
+    The reference alternates between the two; their gradients are the same, as only the second term knows the generator.
+    """
+
+    graph: nnx.GraphDef
+    target: int
+    epsilon: float
+    alpha: float
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f'lira: alpha={self.alpha} must be in [0, 1].')
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen, key
+        network = nnx.merge(self.graph, params, stats)
+        images, labels = unit_images(batch), batch['label']
+        stamped = to_grey_levels(perturb(images, network.generator(images - 0.5), self.epsilon))
+        logits = network.classifier(jnp.concatenate([images, stamped]), train=True)
+        clean, triggered = jnp.split(logits, 2)
+        goals = jnp.full_like(labels, self.target)
+        loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * cross_entropy(triggered, goals)
+        metrics: Metrics = {
+            'accuracy': _hits(clean, labels),
+            'success': _hits(triggered, goals),
+            'psnr': psnr(images, stamped),
+        }
+        return loss, (split_network(network)[2], metrics)
+
+
+@dataclass(frozen=True, eq=False)
+class FitField:
+    """Low-frequency: one smooth field, added to every image, that sends a trained classifier to the target.
+
+    Zeng et al. 2021 (arXiv:2104.03413) seek the same by DeepFool steps on 100 images, each blurred by a Gaussian. This is a
+    gradient fit of that objective and not their loop: the field has low frequencies alone, and the cross-entropy over all
+    images that are not of the target is descended.
+    """
+
+    graph: nnx.GraphDef
+    surrogate_graph: nnx.GraphDef
+    frozen: Any  # the surrogate's {'params', 'stats'}
+    target: int
+    amplitude: float
+    ema_decay: float = 0.0
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del key
+        network = nnx.merge(self.graph, params, stats)
+        surrogate = nnx.merge(self.surrogate_graph, frozen['params'], frozen['stats'])
+        images = unit_images(batch)
+        stamped = to_grey_levels(jnp.clip(images + self.amplitude * network(), 0, 1))
+        logits = surrogate(stamped, train=False)
+        counted = (batch['label'] != self.target).astype(jnp.float32)
+        mean = lambda values: (values * counted).sum() / jnp.maximum(counted.sum(), 1)  # noqa: E731
+        goals = jnp.full_like(batch['label'], self.target)
+        loss = mean(optax.softmax_cross_entropy_with_integer_labels(logits, goals))
+        return loss, (split_network(network)[2], {'success': mean(logits.argmax(-1) == goals), 'psnr': psnr(images, stamped)})

@@ -1,0 +1,99 @@
+"""What all attacks with a fitted network have in common."""
+
+import json
+
+import numpy as np
+import pytest
+from attacks.made import make_trigger, picture
+
+from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE, read_trigger
+from purify.attacks.registry import build
+from purify.core.errors import UserError
+
+NAMES = ('sample_specific', 'input_aware', 'lira')
+OWN = {'sample_specific': {'secret_bits': 6}, 'input_aware': {}, 'lira': {}}
+
+
+def attack_of(name, folder, **changes):
+    return build(name, load=str(folder), **(OWN[name] | changes))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_trigger_comes_back_as_it_was_written(tmp_path, name):
+    weights = make_trigger(tmp_path, name, channels=3)
+    facts, read = read_trigger(tmp_path, name)
+    assert facts['attack'] == name
+    assert facts['channels'] == 3
+
+    def same(a, b):
+        assert a.keys() == b.keys()
+        for key in a:
+            if isinstance(a[key], dict):
+                same(a[key], b[key])
+            else:
+                np.testing.assert_array_equal(a[key], b[key])
+                assert a[key].dtype == b[key].dtype
+
+    same(weights, read)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_an_image_does_not_depend_on_its_neighbours(tmp_path, name):
+    """One alone, 40 at once (two batches, the second one padded) and the program of a batch of 3 agree."""
+    make_trigger(tmp_path, name)
+    attack = attack_of(name, tmp_path)
+    images = picture((40, 9, 9, 1))
+    many = attack.stamp_many(images, range(40))
+    assert many.shape == images.shape
+    assert many.dtype == np.uint8
+    for id in (0, 31, 32, 39):
+        np.testing.assert_array_equal(attack.stamp(images[id], id), many[id])
+    three = np.asarray(attack.stamp_batch(images[:3], range(3)))
+    assert np.abs(three.astype(int) - many[:3]).max() <= 1
+    assert (many != images).mean() > 0.05
+    np.testing.assert_array_equal(attack_of(name, tmp_path).stamp_many(images, range(40)), many)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_equality_and_digest_know_the_weights_and_not_the_path(tmp_path, name):
+    for folder, seed in (('a', 0), ('b', 0), ('c', 5)):
+        make_trigger(tmp_path / folder, name, seed=seed)
+    first, same, other = (attack_of(name, tmp_path / folder) for folder in 'abc')
+    assert first.digest() == same.digest() != other.digest()
+    assert first.content == same.content != other.content
+    assert attack_of(name, tmp_path / 'a') == first
+    before = hash(first)
+    make_trigger(tmp_path / 'a', name, seed=5)
+    again = attack_of(name, tmp_path / 'a')
+    assert again != first, 'the folder is the same, what lies in it is not'
+    assert hash(first) == before
+    assert 'weights' not in json.dumps(first.parameters())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_wrong_images_are_user_errors(tmp_path, name):
+    make_trigger(tmp_path, name, channels=1)
+    attack = attack_of(name, tmp_path)
+    with pytest.raises(UserError, match='1 channels and cannot stamp one of 3'):
+        attack.stamp(picture((9, 9, 3)), 0)
+    with pytest.raises(UserError, match='uint8'):
+        attack.stamp(np.zeros((9, 9, 1), np.float32), 0)
+    with pytest.raises(UserError, match='uint8'):
+        attack.stamp(picture((9, 9)), 0)
+    with pytest.raises(UserError, match='mode'):
+        attack.stamp(picture((9, 9, 1)), 0, 'train')
+
+
+def test_wrong_folders_are_user_errors(tmp_path):
+    make_trigger(tmp_path, 'lira')
+    with pytest.raises(UserError, match=FACTS_FILE):
+        attack_of('lira', tmp_path / 'nowhere')
+    with pytest.raises(UserError, match="'lira', not of 'input_aware'"):
+        attack_of('input_aware', tmp_path)
+    facts = json.loads((tmp_path / FACTS_FILE).read_text())
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts | {'network': {'width': 8}}))
+    with pytest.raises(UserError, match='not those of the network'):
+        attack_of('lira', tmp_path)
+    (tmp_path / WEIGHTS_FILE).write_bytes(b'\xff' * 40)
+    with pytest.raises(UserError, match='missing or broken'):
+        attack_of('lira', tmp_path)

@@ -1,0 +1,160 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from purify.attacks.registry import build
+from purify.core import preemption
+from purify.core.errors import Preempted, UserError
+from purify.data.builders import DatasetWriter, describe
+from purify.models.resnet import ResNet
+from purify.pipelines.artifacts import Classifier, classifier_builder, read_classifier, write_network
+from purify.pipelines.chain import Work
+from purify.pipelines.fitting import FITS, check_trigger, fit_trigger
+from purify.train.cost import Cost
+from purify.train.state import abstract_network, split_network
+
+NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
+CLASSES = ['a', 'b', 'c']
+OBJECTIVES = {
+    'sample_specific': {'image': 1.0},
+    'input_aware': {'mask_epochs': 1.0, 'norm': 100.0, 'density': 0.1, 'diversity': 1.0, 'poison': 0.125, 'cross': 0.125},
+    'lira': {'alpha': 0.5},
+    'low_frequency': {},
+}
+OWN = {'sample_specific': {'secret_bits': 4}, 'input_aware': {}, 'lira': {'epsilon': 0.1}, 'low_frequency': {'cutoff': 3}}
+
+
+def settings_of(name, **changes):
+    attack = {'name': name, 'target': 1} | OWN[name]
+    own = {'classifier': NETWORK} if name in ('input_aware', 'lira') else {}
+    optim = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}
+    return {
+        'attack': attack,
+        'seed': 3,
+        'network': {'width': 4},
+        'objective': OBJECTIVES[name],
+        'optim': optim,
+        'epochs': 0.0,
+        'steps': 3,
+        'batch': 16,
+        'accumulate': 1,
+        'augment': {'pad_crop': {'pad_px': 1}},
+        'seeds': {'model': 0, 'data': 0},
+        **own,
+        **changes,
+    }
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (48, 8, 8, 1), np.uint8)
+    writer = DatasetWriter(folder / 'clean', 'clean', 'train', describe(8, 1, CLASSES), 1)
+    writer.write(0, ({'id': 100 + i, 'image': images[i], 'label': i % 3} for i in range(48)))
+    writer.finish([48])
+    weights = split_network(classifier_builder(NETWORK, 3, 1)(jax_rngs()))[1:]
+    facts = {'network': NETWORK, 'num_classes': 3, 'channels': 1, 'size_px': 8, 'class_names': CLASSES}
+    write_network(folder / 'surrogate', facts, dict(zip(('params', 'stats'), weights, strict=True)))
+    return folder
+
+
+def jax_rngs():
+    from flax import nnx
+
+    return nnx.Rngs(0)
+
+
+def work_of(data, folder, settings):
+    inputs = {'data': data / 'clean'}
+    if settings['attack']['name'] == 'low_frequency':
+        inputs['surrogate'] = data / 'surrogate'
+    run = {'save_every': 2, 'log_every': 1, 'threads': 1, 'workers': 0}
+    folder.mkdir(parents=True, exist_ok=True)
+    return Work('trigger', folder, inputs, settings, run, (), Cost())
+
+
+def fit(data, folder, settings):
+    fit_trigger(work_of(data, folder, settings))
+    return folder
+
+
+@pytest.fixture(scope='module', params=sorted(FITS))
+def fitted(request, data, tmp_path_factory):
+    return request.param, fit(data, tmp_path_factory.mktemp(request.param), settings_of(request.param))
+
+
+def attack_of(name, folder, **changes):
+    return build(name, load=str(folder), target=1, **(OWN[name] | changes))
+
+
+def test_a_fitted_trigger_is_what_its_attack_reads(data, fitted):
+    name, folder = fitted
+    attack = attack_of(name, folder)
+    image = np.random.default_rng(5).integers(0, 256, (8, 8, 1), np.uint8)
+    stamped = attack.stamp(image, 100)
+    assert stamped.shape == image.shape
+    assert (stamped != image).any()
+    facts = json.loads((folder / 'trigger.json').read_text())
+    assert (facts['target'], facts['channels'], facts['size_px'], facts['network']) == (1, 1, 8, {'width': 4})
+    rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    assert [row['step'] for row in rows] == [1, 2, 3]
+    if name == 'input_aware':
+        assert attack.stamp(image, 100, 'cover').tolist() != stamped.tolist()
+        masks = [json.loads(line) for line in (folder / 'mask' / 'metrics.jsonl').read_text().splitlines()]
+        assert [row['step'] for row in masks] == [1, 2, 3], '48 images once, in batches of 16'
+
+
+def test_a_stopped_fit_goes_on_to_the_same_bytes(data, fitted, tmp_path, monkeypatch):
+    name, folder = fitted
+    stop_at = 4 if name == 'input_aware' else 1  # in the second of its two trainings
+    asked = iter([False] * stop_at + [True] * 100)
+    monkeypatch.setattr(preemption, 'asked', lambda: next(asked))
+    with pytest.raises(Preempted):
+        fit(data, tmp_path, settings_of(name))
+    monkeypatch.undo()
+    assert not (tmp_path / 'trigger.json').exists()
+    fit(data, tmp_path, settings_of(name))
+    for file in ('trigger.json', 'trigger.safetensors'):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_the_check_shapes_every_fit(fitted):
+    name, _ = fitted
+    graph, like = abstract_network(classifier_builder(NETWORK, 3, 1))
+    surrogate = Classifier(graph, like, {}) if name == 'low_frequency' else None
+    sizes = check_trigger(settings_of(name), (8, 8, 1), 3, 48, surrogate)
+    assert set(sizes) == ({'mask', 'trigger'} if name == 'input_aware' else {'trigger'})
+    assert min(sizes.values()) > 0
+    with pytest.raises(UserError, match='target=1'):
+        check_trigger(settings_of(name), (8, 8, 1), 1, 48, surrogate)
+    with pytest.raises(UserError, match='batch=15'):
+        check_trigger(settings_of(name, batch=15), (8, 8, 1), 3, 48, surrogate)
+
+
+def test_low_frequency_needs_its_surrogate(data, tmp_path):
+    work = work_of(data, tmp_path, settings_of('low_frequency'))
+    with pytest.raises(UserError, match='surrogate'):
+        fit_trigger(dataclasses.replace(work, inputs={'data': data / 'clean'}))
+
+
+def test_donors_are_training_images_under_their_ids(fitted, data):
+    name, folder = fitted
+    if name != 'input_aware':
+        pytest.skip('only input_aware keeps donors')
+    from purify.data.loader import Split
+
+    split = Split(data / 'clean', 'train')
+    weights = attack_of(name, folder).weights
+    assert len(weights['donors']) == 32
+    np.testing.assert_array_equal(weights['donors'], split.images(split.position_of(weights['donor_ids']).tolist()))
+
+
+def test_only_learned_attacks_can_be_fitted(data, tmp_path):
+    settings = settings_of('lira')
+    settings['attack'] = {'name': 'patch', 'target': 1}
+    with pytest.raises(UserError, match='input_aware, lira, low_frequency, sample_specific'):
+        fit_trigger(work_of(data, tmp_path, settings))
