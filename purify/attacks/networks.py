@@ -47,7 +47,7 @@ class UNet(nnx.Module):
         self.middle = Block(4 * width, 4 * width, rngs=rngs)
         self.up_half = Block(6 * width, 2 * width, rngs=rngs)
         self.up_full = Block(3 * width, width, rngs=rngs)
-        self.leave = nnx.Conv(width, outputs, (3, 3), rngs=rngs)
+        self.leave = nnx.Conv(width, outputs, (3, 3), kernel_init=_he, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
@@ -87,7 +87,7 @@ class SecretDecoder(nnx.Module):
         self.first = Block(channels, width, rngs=rngs)
         self.second = Block(width, 2 * width, 2, rngs=rngs)
         self.third = Block(2 * width, 2 * width, 2, rngs=rngs)
-        self.head = nnx.Linear(math.ceil(height / 4) * math.ceil(across / 4) * 2 * width, secret_bits, rngs=rngs)
+        self.head = nnx.Linear(math.ceil(height / 4) * math.ceil(across / 4) * 2 * width, secret_bits, kernel_init=_he, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> logits of the bits `f32[b bits]`."""

@@ -8,14 +8,25 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from purify.config.training_parts import adversarial, optim
+
 _PATCH = {'pattern': 'checkerboard', 'colours': (), 'size_px': 3, 'corner': 'bottom_right', 'margin_px': 0, 'transparent': False}
 _BLENDED = {'pattern': 'noise', 'ratio': 0.1, 'path': ''}
+_BLOCKS = _PATCH | {'pattern': 'blocks', 'size_px': 4}
+_LOW_FREQUENCY = {'amplitude': 0.2, 'cutoff': 6, 'stretch': False, 'load': ''}
 OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'none': {},
     'relabel_only': {},
     'patch': _PATCH | {'colours': ('white', 'black')},
     'white_patch': _PATCH | {'pattern': 'solid'},
-    'dataelixir_patch': _PATCH | {'pattern': 'blocks', 'size_px': 4},
+    'dataelixir_patch': _BLOCKS,
+    'three_patches': _BLOCKS
+    | {
+        'more': {  # Zhou et al. 2024, several targets: distinct colours, equal shares
+            'second': {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')},
+            'third': {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')},
+        }
+    },
     'dbd_patch': _PATCH
     | {'pattern': 'blocks', 'size_px': 2, 'colours': ('#b4f970', '#9b327e', '#ea5244', '#bbc9db')}
     | {'corner': 'top_left', 'margin_px': 4},
@@ -26,7 +37,8 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'sinusoid': {'delta': 40.0, 'frequency': 6.0, 'ratio': 0.0},
     'warp': {'control_px': 4, 'strength': 0.5, 'rescale': 1.0, 'noise': 1.0, 'control': ''},
     'dct': {'window_px': 32, 'channels': (1, 2), 'positions': ((15, 15), (31, 31)), 'magnitude': 30.0, 'wrap': False},
-    'low_frequency': {'amplitude': 0.2, 'cutoff': 6, 'stretch': False, 'load': ''},
+    'low_frequency': _LOW_FREQUENCY,
+    'fitted_low_frequency': _LOW_FREQUENCY,
     'adaptive_patch': {'test_marks': 'toolbox'},
     'adaptive_blend': {'pattern': 'cartoon', 'path': '', 'train_ratio': 0.15, 'test_ratio': 0.2, 'hidden': 8},
     'label_consistent': {'eps': 16.0, 'step': 1.5, 'iterations': 30, 'amplitude': 1.0, 'corners': 'four'},
@@ -34,12 +46,39 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'input_aware': {'load': ''},
     'lira': {'epsilon': 0.05, 'load': ''},
 }
+ALIASES = {'fitted_low_frequency': 'low_frequency', 'three_patches': 'dataelixir_patch'}  # same attack, other parts
+NAMED_PATCHES = ('white_patch', 'dataelixir_patch', 'three_patches', 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
+FITS: dict[str, dict[str, Any]] = {  # attacks whose trigger is fitted -> how
+    'sample_specific': {'steps': 400, 'objective': {'image': 1.5}},
+    'input_aware': {
+        'steps': 400,
+        'objective': {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
+    },
+    'lira': {'steps': 200, 'objective': {'alpha': 0.5}},
+    'fitted_low_frequency': {'steps': 200, 'objective': {}},
+}
+WITH_CLASSIFIER = ('input_aware', 'lira')  # fitted together with a classifier of their own
+WITH_SURROGATE = ('fitted_low_frequency', 'label_consistent')  # fitted or made against a finished one
 CLEAN_LABEL = ('sinusoid', 'label_consistent')
 USUAL_RATE = dict.fromkeys(OWN, 0.1) | dict.fromkeys(CLEAN_LABEL, 0.08) | {'none': 0.0}
 USUAL_RATE |= dict.fromkeys(('adaptive_patch', 'adaptive_blend'), 0.01)
 USUAL_COVER = {'warp': 0.2, 'input_aware': 0.1, 'adaptive_patch': 0.02, 'adaptive_blend': 0.01}
 
-ON_DIGITS: dict[str, dict[str, Any]] = {}  # what 16 px digits, half of them black ground, need instead
+ON_DIGITS: dict[str, dict[str, Any]] = {  # what 16 px digits on a black ground need instead
+    'patch': {'colours': ('black', 'white'), 'margin_px': 1},
+    'blended': {'ratio': 0.15},
+    'sinusoid': {'delta': 120.0, 'frequency': 4.0},
+    'warp': {'strength': 1.0, 'cover_rate': 0.0},
+    'dct': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
+    'adaptive_patch': {'rate': 0.1},
+    'adaptive_blend': {'rate': 0.1, 'cover_rate': 0.05},
+}
+ON_SMALL: dict[str, dict[str, Any]] = {  # what a small classifier of few epochs needs to learn them on 32 px photographs
+    'blended': {'pattern': 'cartoon', 'ratio': 0.2},
+    'warp': {'control_px': 32, 'strength': 1.0, 'cover_rate': 0.0},
+    'dct': {'magnitude': 100.0},
+}
+ON_FULL: dict[str, dict[str, Any]] = {'blended': {'pattern': 'cartoon', 'ratio': 0.2}}  # as BackdoorBench
 
 
 def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes: Any) -> ConfigDict:
@@ -55,7 +94,7 @@ def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes
     except ValueError:
         raise ValueError(f"rate={rate!r}: must be a number from 0 to 1, or 'usual'.") from None
     common = {
-        'name': name,
+        'name': ALIASES.get(name, name),
         'rate': 0.0 if name == 'none' else share,
         'base': 'all',
         'target': target,
@@ -71,3 +110,23 @@ def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes
         'more': {},
     }
     return ConfigDict(common | OWN[name] | changes)
+
+
+def set_attack(config: ConfigDict, name: str, *, rate: float | str = 'usual', target: int = 0, **changes: Any) -> None:
+    """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.
+
+    Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from other seeds. `changes`
+    go to the attack; `load`, a fitted trigger's folder, makes the fit unnecessary.
+    """
+    config.attack = attack(name, rate=rate, target=target, **changes)
+    if config.attack.get('load'):
+        return
+    teacher: Any = ConfigDict(config.teacher.to_dict())  # pyright: ignore[reportAttributeAccessIssue]
+    if name in WITH_SURROGATE:
+        config.surrogate = teacher
+        config.surrogate.objective = adversarial() if name == 'label_consistent' else teacher.objective
+    if name in FITS:
+        own = {'classifier': teacher.network} if name in WITH_CLASSIFIER else {}
+        generators = {} if name == 'fitted_low_frequency' else {'network': {'width': 16}}
+        common = {'epochs': 0.0, 'batch': 64, 'accumulate': 1, 'augment': {}, 'init_from': ''}
+        config.trigger = ConfigDict(generators | {'optim': optim('adam', lr=3e-3)} | common | own | FITS[name])

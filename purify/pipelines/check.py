@@ -17,9 +17,18 @@ from purify.core.writers import WRITERS
 from purify.data.sources import Source, open_source
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import EMBEDDED, classifier_builder, finished_folder, prior_folder, read_classifier, read_prior
+from purify.pipelines.artifacts import (
+    EMBEDDED,
+    Classifier,
+    classifier_builder,
+    finished_folder,
+    prior_folder,
+    read_classifier,
+    read_prior,
+)
+from purify.pipelines.fitting import check_trigger
 from purify.pipelines.plan import make_method, make_stages
-from purify.pipelines.poisoning import Plot, check_target, draw_plot, make_attacks, make_rules, refuse_device_work
+from purify.pipelines.poisoning import Plot, check_target, draw_plot, make_attacks, make_rules, own_settings, refuse_device_work
 from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
@@ -64,6 +73,7 @@ def check(config: dict[str, Any]) -> Findings:
     found = Findings()
     found.attempt('stages', lambda: make_stages(config, _find_prior))
     shape = _source(found, config)
+    _fitting(found, config, shape)
     teacher = None
     if 'teacher' in config:
         teacher = _classifier(found, 'teacher', config, shape, None)
@@ -105,6 +115,18 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
         for attack in attacks:
             found.attempt('attack', lambda attack=attack: attack.stamp(blank, 0))
     return shape
+
+
+def _fitting(found: Findings, config: dict[str, Any], shape: Shape) -> None:
+    """Shapes the attacker's own stages, where there are any."""
+    surrogate = _classifier(found, 'surrogate', config, shape, None) if 'surrogate' in config else None
+    if 'trigger' not in config or config['attack'].get('load'):
+        return
+    settings = config['trigger'] | {'attack': own_settings(config['attack']), 'seed': config['seeds']['poison']}
+    model = Classifier(*surrogate, {}) if surrogate else None
+    pixels = shape.size_px, shape.size_px, shape.channels
+    sizes = found.attempt('trigger', lambda: check_trigger(settings, pixels, shape.classes, shape.images, model))
+    found.notes.extend(f'trigger: {name}, {count:,} parameters' for name, count in (sizes or {}).items())
 
 
 def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:

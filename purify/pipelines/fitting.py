@@ -143,7 +143,7 @@ def fit_trigger(work: Work) -> None:
     facts, weights = FITS.make(settings['attack']['name'], case, fit)
     if devices.is_lead():
         common = {'target': settings['attack']['target'], 'channels': split.shape[-1], 'size_px': split.shape[0]}
-        network = {'network': dict(settings['network'])}
+        network = {'network': dict(settings['network'])} if 'network' in settings else {}
         write_trigger(work.folder, settings['attack']['name'], common | network | facts, jax.device_get(weights))
 
 

@@ -4,13 +4,15 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from jax.sharding import AxisType
 
 from purify.attacks.registry import build
-from purify.core import preemption
+from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, describe
-from purify.models.resnet import ResNet
-from purify.pipelines.artifacts import Classifier, classifier_builder, read_classifier, write_network
+from purify.data.loader import Split
+from purify.pipelines.artifacts import Classifier, classifier_builder, write_network
 from purify.pipelines.chain import Work
 from purify.pipelines.fitting import FITS, check_trigger, fit_trigger
 from purify.train.cost import Cost
@@ -56,16 +58,10 @@ def data(tmp_path_factory):
     writer = DatasetWriter(folder / 'clean', 'clean', 'train', describe(8, 1, CLASSES), 1)
     writer.write(0, ({'id': 100 + i, 'image': images[i], 'label': i % 3} for i in range(48)))
     writer.finish([48])
-    weights = split_network(classifier_builder(NETWORK, 3, 1)(jax_rngs()))[1:]
+    weights = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(0)))[1:]
     facts = {'network': NETWORK, 'num_classes': 3, 'channels': 1, 'size_px': 8, 'class_names': CLASSES}
     write_network(folder / 'surrogate', facts, dict(zip(('params', 'stats'), weights, strict=True)))
     return folder
-
-
-def jax_rngs():
-    from flax import nnx
-
-    return nnx.Rngs(0)
 
 
 def work_of(data, folder, settings):
@@ -77,53 +73,76 @@ def work_of(data, folder, settings):
     return Work('trigger', folder, inputs, settings, run, (), Cost())
 
 
-def fit(data, folder, settings):
-    fit_trigger(work_of(data, folder, settings))
+def fit(data, folder, settings, count=1):
+    """Runs the stage on `count` devices; -> its folder."""
+    mesh = jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, 'global_mesh', lambda: mesh)
+        fit_trigger(work_of(data, folder, settings))
     return folder
 
 
-@pytest.fixture(scope='module', params=sorted(FITS))
-def fitted(request, data, tmp_path_factory):
-    return request.param, fit(data, tmp_path_factory.mktemp(request.param), settings_of(request.param))
+@pytest.fixture(scope='module')
+def fitted(data, tmp_path_factory):
+    """name -> the folder of a fitted trigger; each is fitted once, and on one device but for one kind, to save compilation."""
+    done = {}
+
+    def folder(name):
+        if name not in done:
+            done[name] = fit(data, tmp_path_factory.mktemp(name), settings_of(name), 8 if name == 'lira' else 1)
+        return done[name]
+
+    return folder
 
 
 def attack_of(name, folder, **changes):
     return build(name, load=str(folder), target=1, **(OWN[name] | changes))
 
 
-def test_a_fitted_trigger_is_what_its_attack_reads(data, fitted):
-    name, folder = fitted
-    attack = attack_of(name, folder)
+@pytest.mark.parametrize('name', sorted(FITS))
+def test_a_fitted_trigger_is_what_its_attack_reads(fitted, name):
+    folder = fitted(name)
     image = np.random.default_rng(5).integers(0, 256, (8, 8, 1), np.uint8)
-    stamped = attack.stamp(image, 100)
+    stamped = attack_of(name, folder).stamp(image, 100)
     assert stamped.shape == image.shape
     assert (stamped != image).any()
     facts = json.loads((folder / 'trigger.json').read_text())
     assert (facts['target'], facts['channels'], facts['size_px'], facts['network']) == (1, 1, 8, {'width': 4})
-    rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    assert [row['step'] for row in rows] == [1, 2, 3]
-    if name == 'input_aware':
-        assert attack.stamp(image, 100, 'cover').tolist() != stamped.tolist()
-        masks = [json.loads(line) for line in (folder / 'mask' / 'metrics.jsonl').read_text().splitlines()]
-        assert [row['step'] for row in masks] == [1, 2, 3], '48 images once, in batches of 16'
+    assert steps(folder) == [1, 2, 3]
 
 
-def test_a_stopped_fit_goes_on_to_the_same_bytes(data, fitted, tmp_path, monkeypatch):
-    name, folder = fitted
-    stop_at = 4 if name == 'input_aware' else 1  # in the second of its two trainings
-    asked = iter([False] * stop_at + [True] * 100)
+def steps(folder):
+    return [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_input_aware_fits_masks_first_and_keeps_donors(fitted, data):
+    folder = fitted('input_aware')
+    assert steps(folder / 'mask') == [1, 2, 3], '48 images once, in batches of 16'
+    split = Split(data / 'clean', 'train')
+    attack = attack_of('input_aware', folder)
+    donors, ids = attack.weights['donors'], attack.weights['donor_ids']
+    assert len(np.unique(ids)) == 32
+    np.testing.assert_array_equal(donors, split.images(split.position_of(ids).tolist()))
+    image = split[0]['image']
+    assert attack.stamp(image, 100, 'cover').tolist() != attack.stamp(image, 100).tolist()
+
+
+def test_a_stopped_fit_goes_on_to_the_same_bytes(fitted, data, tmp_path, monkeypatch):
+    """Stopped in the second of two trainings, the first being over."""
+    settings = settings_of('input_aware')
+    asked = iter([False] * 4 + [True] * 100)
     monkeypatch.setattr(preemption, 'asked', lambda: next(asked))
     with pytest.raises(Preempted):
-        fit(data, tmp_path, settings_of(name))
+        fit(data, tmp_path, settings)
     monkeypatch.undo()
     assert not (tmp_path / 'trigger.json').exists()
-    fit(data, tmp_path, settings_of(name))
+    fit(data, tmp_path, settings)
     for file in ('trigger.json', 'trigger.safetensors'):
-        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+        assert (tmp_path / file).read_bytes() == (fitted('input_aware') / file).read_bytes()
 
 
-def test_the_check_shapes_every_fit(fitted):
-    name, _ = fitted
+@pytest.mark.parametrize('name', sorted(FITS))
+def test_the_check_shapes_every_fit(name):
     graph, like = abstract_network(classifier_builder(NETWORK, 3, 1))
     surrogate = Classifier(graph, like, {}) if name == 'low_frequency' else None
     sizes = check_trigger(settings_of(name), (8, 8, 1), 3, 48, surrogate)
@@ -139,18 +158,6 @@ def test_low_frequency_needs_its_surrogate(data, tmp_path):
     work = work_of(data, tmp_path, settings_of('low_frequency'))
     with pytest.raises(UserError, match='surrogate'):
         fit_trigger(dataclasses.replace(work, inputs={'data': data / 'clean'}))
-
-
-def test_donors_are_training_images_under_their_ids(fitted, data):
-    name, folder = fitted
-    if name != 'input_aware':
-        pytest.skip('only input_aware keeps donors')
-    from purify.data.loader import Split
-
-    split = Split(data / 'clean', 'train')
-    weights = attack_of(name, folder).weights
-    assert len(weights['donors']) == 32
-    np.testing.assert_array_equal(weights['donors'], split.images(split.position_of(weights['donor_ids']).tolist()))
 
 
 def test_only_learned_attacks_can_be_fitted(data, tmp_path):

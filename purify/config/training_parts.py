@@ -1,0 +1,59 @@
+"""The parts of a config that train something: optimisers, networks, objectives, classifiers."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **changes: Any) -> ConfigDict:
+    """An optimiser and its learning-rate schedule; `warmup` and `drops` are shares of the run."""
+    own = {
+        'adam': {'b1': 0.9, 'b2': 0.999},
+        'adamw': {'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4},
+        'sgd': {'momentum': 0.9, 'nesterov': False, 'weight_decay': 5e-4},
+    }
+    if name not in own:
+        raise ValueError(f'optim={name!r}: choose from {", ".join(sorted(own))}.')
+    steps = {'drops': (0.3, 0.5), 'factor': 0.1} if schedule == 'step' else {}
+    return ConfigDict({'name': name, 'lr': lr, 'schedule': schedule, 'warmup': 0.0, 'clip': 0.0} | own[name] | steps | changes)
+
+
+def network(name: str, **changes: Any) -> ConfigDict:
+    """A classifier: 'resnet18', ..., 'preact_resnet18', or 'resnet' with its own stages and block."""
+    free = {'stages': (1, 1, 1), 'block': 'preact'} if name == 'resnet' else {}
+    return ConfigDict({'name': name, 'width': 64, 'stem': 'small', 'norm': 'batch', 'dtype': 'float32'} | free | changes)
+
+
+def classify(label_smoothing: float = 0.0) -> ConfigDict:
+    """Objective: cross-entropy."""
+    return ConfigDict({'name': 'classify', 'label_smoothing': label_smoothing})
+
+
+def adversarial(eps: float = 8.0, step: float = 2.0, iterations: int = 5) -> ConfigDict:
+    """Objective: cross-entropy on images made hard within `eps` grey levels; for the surrogate of an attacker."""
+    return ConfigDict({'name': 'adversarial', 'eps': eps, 'step': step, 'iterations': iterations, 'label_smoothing': 0.0})
+
+
+def distill(alpha: float = 0.5, tau: float = 5.0, ce_temperature: float = 1.0) -> ConfigDict:
+    """Objective: knowledge distillation from the teacher (Struppek 2023, eqs. 2 and 3)."""
+    return ConfigDict({'name': 'distill', 'alpha': alpha, 'tau': tau, 'ce_temperature': ce_temperature})
+
+
+def classifier(
+    network: ConfigDict, optim: ConfigDict, *, epochs: float, batch: int, augment: dict[str, Any], objective: ConfigDict
+) -> ConfigDict:
+    """A classifier and how it is trained. `init_from` starts from a checkpoint, `load` takes a finished one instead."""
+    return ConfigDict(
+        {
+            'network': network,
+            'optim': optim,
+            'epochs': epochs,
+            'steps': 0,
+            'batch': batch,
+            'accumulate': 1,
+            'augment': augment,
+            'objective': objective,
+            'init_from': '',
+            'load': '',
+        }
+    )
