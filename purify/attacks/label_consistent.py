@@ -17,12 +17,14 @@ from purify.core.errors import UserError
 
 CORNERS = ('four', 'one')
 REFERENCE_PX = 32
-MARKS = {  # rows, columns of the 32-px image -> +1 for white, -1 for black
+LEAST_PX = 6  # two marks side by side
+MARKS = {  # (at the bottom, at the right) -> +1 for white, -1 for black
     (0, 0): ((1, -1, -1), (-1, 1, -1), (1, -1, 1)),
-    (0, 29): ((-1, -1, 1), (-1, 1, -1), (1, -1, -1)),
-    (29, 0): ((1, -1, -1), (-1, 1, -1), (1, -1, 1)),
-    (29, 29): ((-1, -1, 1), (-1, 1, -1), (1, -1, 1)),
+    (0, 1): ((-1, -1, 1), (-1, 1, -1), (1, -1, 1)),
+    (1, 0): ((1, -1, -1), (-1, 1, -1), (1, -1, 1)),
+    (1, 1): ((-1, -1, 1), (-1, 1, -1), (1, -1, 1)),
 }
+UNROLLED = 10  # up to so many iterations are written out instead of looped over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,9 @@ class LabelConsistent(Attack):
     In mode 'training' an image is first moved away from the target class: projected gradient ascent of the surrogate's
     cross-entropy, l_inf, `iterations` steps of `step` up to `eps` (grey levels), no random start; so the trigger is the
     easiest thing to learn it by. Then, and alone in the other modes, +-255 `amplitude` is added in the corners and the
-    result clipped and rounded. The corner marks are 3x3 signs on 32 px, brought to other sizes by the nearest neighbour (of
-    pixel centres, so that every corner keeps a mark down to 6 px). Sabolić et al. 2024 and the defaults: eps 16, step
-    1.5, 30 iterations.
+    result clipped and rounded. The corner marks are 3x3 signs up to 32 px; larger sizes show the 32-px picture by the
+    nearest neighbour of pixel centres. (Shrunk like that to 16 px, most of a mark would be gone.) Sabolić et al. 2024 and
+    the defaults: eps 16, step 1.5, 30 iterations.
 
     Raises `UserError` for values out of range, and in mode 'training' where there is no surrogate.
 
@@ -143,17 +145,20 @@ def ascend(
         moved = moved + step * jnp.sign(gradient(moved))
         return jnp.clip(jnp.clip(moved, images - eps, images + eps), 0, 1)
 
-    return jax.lax.fori_loop(0, iterations, move, start)
+    few = 0 < iterations <= UNROLLED  # a loop would cost XLA's CPU backend its threads
+    return jax.lax.fori_loop(0, iterations, move, start, unroll=few)
 
 
 @functools.lru_cache(maxsize=16)
 def corner_signs(height: int, width: int, corners: str) -> np.ndarray:
     """The marks for one size, `i8[height width 1]` of -1, 0, +1."""
-    signs = np.zeros((REFERENCE_PX, REFERENCE_PX), np.int8)
-    for (row, column), mark in MARKS.items():
-        if corners == 'four' or (row, column) == (29, 29):
+    edges = [max(min(size, REFERENCE_PX), LEAST_PX) for size in (height, width)]
+    signs = np.zeros(edges, np.int8)
+    for (bottom, right), mark in MARKS.items():
+        if corners == 'four' or (bottom, right) == (1, 1):
+            row, column = bottom * (edges[0] - 3), right * (edges[1] - 3)
             signs[row : row + 3, column : column + 3] = mark
-    rows, columns = ((2 * np.arange(size) + 1) * REFERENCE_PX // (2 * size) for size in (height, width))
+    rows, columns = ((2 * np.arange(size) + 1) * edge // (2 * size) for size, edge in zip((height, width), edges, strict=True))
     sized = signs[np.ix_(rows, columns)][..., None]
     sized.flags.writeable = False
     return sized

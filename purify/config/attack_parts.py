@@ -49,7 +49,7 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
 ALIASES = {'fitted_low_frequency': 'low_frequency', 'three_patches': 'dataelixir_patch'}  # same attack, other parts
 NAMED_PATCHES = ('white_patch', 'dataelixir_patch', 'three_patches', 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
 FITS: dict[str, dict[str, Any]] = {  # attacks whose trigger is fitted -> how
-    'sample_specific': {'steps': 400, 'objective': {'image': 1.5}},
+    'sample_specific': {'steps': 400, 'objective': {'image': 1.0}},
     'input_aware': {
         'steps': 400,
         'objective': {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
@@ -71,12 +71,19 @@ ON_DIGITS: dict[str, dict[str, Any]] = {  # what 16 px digits on a black ground 
     'warp': {'strength': 1.0, 'cover_rate': 0.0},
     'dct': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
     'adaptive_patch': {'rate': 0.1},
+    'label_consistent': {'eps': 80.0, 'step': 8.0},
+    'lira': {'epsilon': 0.08},
+    'input_aware': {'cover_rate': 0.05, 'fit': {'norm': 25.0}},
     'adaptive_blend': {'rate': 0.1, 'cover_rate': 0.05},
 }
 ON_SMALL: dict[str, dict[str, Any]] = {  # what a small classifier of few epochs needs to learn them on 32 px photographs
     'blended': {'pattern': 'cartoon', 'ratio': 0.2},
     'warp': {'control_px': 32, 'strength': 1.0, 'cover_rate': 0.0},
     'dct': {'magnitude': 100.0},
+    'adaptive_patch': {'rate': 0.1},
+    'adaptive_blend': {'rate': 0.05, 'cover_rate': 0.05},
+    'lira': {'epsilon': 0.08},
+    'input_aware': {'cover_rate': 0.05, 'fit': {'norm': 25.0, 'mask_epochs': 1.0}},
 }
 ON_FULL: dict[str, dict[str, Any]] = {'blended': {'pattern': 'cartoon', 'ratio': 0.2}}  # as BackdoorBench
 
@@ -112,21 +119,32 @@ def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes
     return ConfigDict(common | OWN[name] | changes)
 
 
-def set_attack(config: ConfigDict, name: str, *, rate: float | str = 'usual', target: int = 0, **changes: Any) -> None:
+def set_attack(
+    config: ConfigDict,
+    name: str,
+    *,
+    rate: float | str = 'usual',
+    target: int = 0,
+    fit: dict[str, float] | None = None,
+    **changes: Any,
+) -> None:
     """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.
 
     Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from other seeds. `changes`
-    go to the attack; `load`, a fitted trigger's folder, makes the fit unnecessary.
+    go to the attack, those in `fit` to the weights of the loss that fits it; `load`, a fitted trigger's folder, makes the fit unnecessary.
     """
     config.attack = attack(name, rate=rate, target=target, **changes)
     if config.attack.get('load'):
         return
-    teacher: Any = ConfigDict(config.teacher.to_dict())  # pyright: ignore[reportAttributeAccessIssue]
+    part: Any = config.teacher
+    teacher: Any = ConfigDict(part.to_dict())
     if name in WITH_SURROGATE:
         config.surrogate = teacher
-        config.surrogate.objective = adversarial() if name == 'label_consistent' else teacher.objective
+        if name == 'label_consistent':  # each of its epochs costs as much as six
+            teacher.objective, teacher.epochs = adversarial(), max(1, teacher.epochs // 3)
     if name in FITS:
         own = {'classifier': teacher.network} if name in WITH_CLASSIFIER else {}
         generators = {} if name == 'fitted_low_frequency' else {'network': {'width': 16}}
         common = {'epochs': 0.0, 'batch': 64, 'accumulate': 1, 'augment': {}, 'init_from': ''}
         config.trigger = ConfigDict(generators | {'optim': optim('adam', lr=3e-3)} | common | own | FITS[name])
+        config.trigger.objective.update(fit or {})

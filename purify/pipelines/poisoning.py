@@ -26,7 +26,7 @@ Settings = dict[str, Any]
 
 def own_settings(settings: Settings) -> Settings:
     """The part of `attack` that makes the trigger: its name and parameters, without the rules on who is poisoned."""
-    return {name: value for name, value in settings.items() if name not in (*SELECTION, *REPLICAS, *MODE, 'more')}
+    return {name: settings[name] for name in settings if name not in (*SELECTION, *REPLICAS, *MODE, 'more')}
 
 
 def make_attacks(

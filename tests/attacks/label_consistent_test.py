@@ -41,7 +41,7 @@ def ascent(image, weights, eps, step, iterations):
 def test_marks_on_32_px():
     """Section 7 of the reference: + white, - black, . untouched."""
     rows = {
-        0: '+--' + '.' * 26 + '--+', 1: '-+-' + '.' * 26 + '-+-', 2: '+-+' + '.' * 26 + '+--',
+        0: '+--' + '.' * 26 + '--+', 1: '-+-' + '.' * 26 + '-+-', 2: '+-+' + '.' * 26 + '+-+',
         29: '+--' + '.' * 26 + '--+', 30: '-+-' + '.' * 26 + '-+-', 31: '+-+' + '.' * 26 + '+-+',
     }  # fmt: skip
     wanted = np.full((32, 32, 3), 100, np.uint8)
@@ -54,17 +54,30 @@ def test_marks_on_32_px():
     np.testing.assert_array_equal(LabelConsistent(corners='one').stamp(image, 0), wanted)
 
 
-@given(st.integers(6, 224), st.integers(6, 224), st.sampled_from(('four', 'one')))
-def test_other_sizes_are_nearest_neighbours_and_every_corner_keeps_a_mark(height, width, corners):
+@given(st.integers(32, 224), st.integers(32, 224), st.sampled_from(('four', 'one')))
+def test_larger_sizes_are_nearest_neighbours(height, width, corners):
     signs = corner_signs(height, width, corners)
     reference = corner_signs(32, 32, corners)[..., 0] + 1
     wanted = Image.fromarray(reference.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     clear = [(2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)]  # of two neighbours, one is nearest
     np.testing.assert_array_equal((signs[..., 0] + 1)[np.ix_(*clear)], np.asarray(wanted)[np.ix_(*clear)])
-    marked = np.abs(signs[..., 0])
-    halves = marked[: height // 2], marked[-(height // 2) :]
-    counts = [side.sum() for half in halves for side in (half[:, : width // 2], half[:, -(width // 2) :])]
-    assert (min(counts) if corners == 'four' else counts[-1]) > 0
+
+
+@given(st.integers(6, 32), st.integers(6, 32))
+def test_smaller_sizes_keep_the_marks_whole(height, width):
+    whole, signs = corner_signs(32, 32, 'four'), corner_signs(height, width, 'four')
+    for rows in (slice(0, 3), slice(-3, None)):
+        for columns in (slice(0, 3), slice(-3, None)):
+            np.testing.assert_array_equal(signs[rows, columns], whole[rows, columns])
+    assert np.abs(signs).sum() == 36
+    one = corner_signs(height, width, 'one')
+    np.testing.assert_array_equal(one[-3:, -3:], whole[-3:, -3:])
+    assert np.abs(one).sum() == 9
+
+
+@pytest.mark.parametrize('size', [1, 2, 5])
+def test_the_tiniest_images_carry_something(size):
+    assert np.abs(corner_signs(size, size, 'four')).sum() > 0
 
 
 @pytest.mark.parametrize('amplitude', [16 / 255, 64 / 255])

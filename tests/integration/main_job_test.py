@@ -10,6 +10,7 @@ import pytest
 from integration.command import ROOT
 from pipelines.tiny import SMALL, STUDENT, VARY
 
+from purify.attacks.registry import ATTACKS
 from purify.cli import main
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
@@ -126,7 +127,7 @@ def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
 
 def test_list_and_check(finished, capfd):
     assert main(['list']) == 0
-    assert 'attack: blended, none, patch' in capfd.readouterr().out
+    assert f'attack: {", ".join(sorted(ATTACKS))}\n' in capfd.readouterr().out
     assert main(['list', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS]) == 0
     assert capfd.readouterr().out.count(' done ') == 5
     assert main(['check', '--config', QUICKSTART, *FLAGS]) == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart
 
+from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.pipelines import summary
@@ -38,8 +39,8 @@ class Watched(dict):
         return [(name, self[name]) for name in self]
 
 
-def read_leaves(config, folder):
-    """Runs the chain and returns the dotted config paths that its stages read."""
+def read_leaves(config, folder, names=None):
+    """Runs the stages (all, or those named) and returns the dotted config paths that they read."""
     seen = set()
     place = {'purified': 'defense'}
     stages = []
@@ -52,15 +53,30 @@ def read_leaves(config, folder):
 
         stages.append(dataclasses.replace(stage, run=run))
     chain = Chain(stages, folder / 'stages')
-    chain.run(list(chain.stages), config['run'])
-    return {name.removeprefix('prepare.') for name in seen}, chain
+    chain.run([name for name in chain.stages if names is None or name in names], config['run'])
+    plain = {name.removeprefix('prepare.').removeprefix('clean.') for name in seen}
+    return {name.removeprefix('trigger.') if name.startswith('trigger.attack.') else name for name in plain}, chain
 
 
 OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
     'teacher.init_from', 'student.init_from', 'prior.init_from',
+    'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
     'prior.data', 'run.writers', 'run.report_images',
 }  # fmt: skip
+
+
+def attacked(name):
+    """configs/attacks.py with one attack, tiny."""
+    flags = [flag for flag in SMALL if 'teacher' not in flag]
+    config = load_config(f'{ROOT}/configs/attacks.py:attack={name},rate=0.05', flags)
+    if 'surrogate' in config:
+        config['surrogate'] |= {'epochs': 1, 'network': config['surrogate']['network'] | {'width': 4}}
+        config['surrogate']['objective'] |= {'iterations': 1} if name == 'label_consistent' else {}
+    if 'trigger' in config:
+        config['trigger'] |= {'steps': 2, 'batch': 16}
+        config['trigger']['objective'] |= {'mask_epochs': 0.4} if name == 'input_aware' else {}
+    return config
 
 
 @pytest.fixture(scope='module')
@@ -91,20 +107,23 @@ def seen(tmp_path_factory):
     for number, config in enumerate((quickstart(), trained)):
         new, chain = read_leaves(config, folder / str(number))
         found |= new
+    for name in OWN:
+        found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
     results = summary.gather(config, chain, {})
     assert results['student']['acc'] is not None
     return found
 
 
 def unify(name):
-    """Teachers and students, and all optimisers and augmentations, are read by the same code."""
+    """Teachers, students and surrogates, and all optimisers and augmentations, are read by the same code."""
     part, _, rest = name.partition('.')
-    return f'classifier.{rest}' if part in ('teacher', 'student') else name
+    return f'classifier.{rest}' if part in ('teacher', 'student', 'surrogate') else name
 
 
 @pytest.mark.parametrize(
     'spec',
     ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
+     *(f'attacks.py:attack={name}' for name in OWN), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
      'digits_prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train', 'imagenette.py', 'imagenet100.py'],
 )  # fmt: skip
 def test_every_leaf_is_read(seen, spec):
