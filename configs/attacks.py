@@ -40,9 +40,8 @@ def get_config(arg=None):
         recipe = {'optim': parts.optim('adamw', lr=5e-3), 'epochs': 12, 'batch': 64, 'augment': {'flip': {'p': 0.5}}}
         config.shard_size, changes = 1000, attack_parts.ON_SMALL
     config.teacher = parts.classifier(network, **recipe, objective=parts.classify())
-    own = {'rate': words.rate, 'target': words.target}
     usual = changes.get(words.attack, {})
-    parts.set_attack(config, words.attack, **usual | {name: value for name, value in own.items() if value != 'usual'})
+    parts.set_attack(config, words.attack, target=words.target, **usual | parts.given(rate=words.rate))
     return config
 
 

@@ -4,7 +4,7 @@
     python -m purify run --config configs/cifar10.py:small,source=arrays:DIR --workdir runs/cifar10_small
     python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR --workdir runs/cifar10_smoke
 
-Words: attack=patch|blended|none, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke.
+Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke.
 TFDS's own code for CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
 that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32
 (35.7 M parameters, from the hub). It has not been measured yet. `small` is 5,000 training images, a ResNet of width 16
@@ -13,7 +13,7 @@ steps, to see that everything runs (two minutes). DIR holds train.npz and test.n
 Measured numbers stand in the README.
 """
 
-from purify.config import parts
+from purify.config import attack_parts, parts
 from purify.config.arguments import parse_words
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
@@ -33,8 +33,6 @@ def get_config(arg=None):
     if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
         raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
     config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024)
-    own = {'patch': {'pattern': 'solid', 'colours': ('white',)}, 'blended': {'ratio': 0.2, 'pattern': 'cartoon'}}
-    config.attack = parts.attack(words.attack, rate=words.rate, **own.get(words.attack, {}))
     if words.smoke:
         return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
@@ -45,6 +43,7 @@ def get_config(arg=None):
     recipe = {'optim': parts.optim('sgd', lr=0.01), 'epochs': 100, 'batch': 128}
     augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
+    _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
     config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
     if words.prior == 'train':
@@ -55,6 +54,11 @@ def get_config(arg=None):
     return config
 
 
+def _attack(config, words):
+    white = {'pattern': 'solid', 'colours': ('white',)} if words.attack == 'patch' else {}
+    parts.set_attack(config, words.attack, **attack_parts.ON_FULL.get(words.attack, white) | parts.given(rate=words.rate))
+
+
 def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, steps):
     sizes = {'train_size': images, 'test_size': min(images, 1000), 'reference': 'held_out', 'reference_size': reference}
     config.source = parts.source(words.source, size_px=32, **sizes)
@@ -62,6 +66,7 @@ def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, ste
     recipe = {'optim': parts.optim('adamw', lr=3e-3), 'epochs': epochs, 'batch': 64}
     augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
+    _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
     config.defense = parts.variations(start=start, steps=steps)
     flips = {'flip': {'p': 0.5}}

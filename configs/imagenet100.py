@@ -2,7 +2,7 @@
 
     python -m purify run --config configs/imagenet100.py --workdir runs/imagenet100 --config.source.data_dir=DIR
 
-Words: attack=patch|blended|none, rate, seed, source, prior=train|<diffusers folder or hub id>.
+Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=train|<diffusers folder or hub id>.
 Hardware: several GPUs or a TPU host; not measured yet. TFDS needs ILSVRC2012_img_train.tar and _val.tar in
 DIR/downloads/manual. The paper reports, for the checkerboard, ACC 74.32 and ASR 99.90 % before, 71.52 and 0.40 % after.
 The classes are drawn with source.split_seed (the paper does not name its own). `prior=train` trains a pixel DDPM of 64 px

@@ -3,7 +3,7 @@
     python -m purify run --config configs/imagenette.py --workdir runs/imagenette
     python -m purify run --config configs/imagenette.py:attack=blended --workdir runs/imagenette_blended
 
-Words: attack=patch|blended|none, rate, seed, source, prior=train|<diffusers folder or hub id>.
+Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=train|<diffusers folder or hub id>.
 Hardware: a GPU or TPU; not measured yet. The paper (one A100, just under a second per variation) reports, for the
 checkerboard, ACC 80.31 and ASR 99.89 % before, 79.11 and 1.05 % after. Its variations come from Versatile Diffusion; until
 the latent priors are in, `prior=train` trains a pixel DDPM of 64 px on 1,000 training images kept apart, which blurs what

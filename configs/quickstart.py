@@ -3,7 +3,7 @@
     python -m purify run --config configs/quickstart.py --workdir runs/quickstart
     python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 --workdir runs/blended
 
-Words: attack=patch|blended|none, defense=variations|augmentations|none, distill=True|False, rate, seed,
+Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none, distill=True|False, rate, seed,
 source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then say how its images are brought to size;
 a prior is trained on training images kept apart).
 
@@ -17,7 +17,7 @@ ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels h
 more). Three variations instead of one: they carry the student's ACC.
 """
 
-from purify.config import parts
+from purify.config import attack_parts, parts
 from purify.config.arguments import parse_words
 
 
@@ -35,10 +35,10 @@ def get_config(arg=None):
         apart = {'reference': 'held_out', 'reference_size': 1000}
         config.source = parts.source(words.source, size_px=words.size_px, channels=words.channels, **apart)
         prior = parts.trained_prior(channels=(32, 64, 96), steps=2000, batch=64, lr=1e-3, size_px=words.size_px)
-    own = {'patch': {'colours': ('black', 'white'), 'margin_px': 1}, 'blended': {'ratio': 0.15}}
-    config.attack = parts.attack(words.attack, rate=words.rate, **own.get(words.attack, {}))
     shift = {'pad_crop': {'pad_px': 1}}
     config.teacher = small_classifier(shift, parts.classify(), epochs=30)
+    stronger = attack_parts.ON_DIGITS if words.source == 'digits' else attack_parts.ON_SMALL
+    parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
     if words.defense == 'none':
         return config
     if words.defense == 'augmentations':  # the strong ones of the paper, but no flip: digits have a right way round

@@ -119,6 +119,11 @@ def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes
     return ConfigDict(common | OWN[name] | changes)
 
 
+def given(**words: Any) -> dict[str, Any]:
+    """The words that were given, not left at 'usual'."""
+    return {name: value for name, value in words.items() if value != 'usual'}
+
+
 def set_attack(
     config: ConfigDict,
     name: str,
@@ -131,7 +136,8 @@ def set_attack(
     """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.
 
     Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from other seeds. `changes`
-    go to the attack, those in `fit` to the weights of the loss that fits it; `load`, a fitted trigger's folder, makes the fit unnecessary.
+    go to the attack, those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger, makes
+    the fit unnecessary.
     """
     config.attack = attack(name, rate=rate, target=target, **changes)
     if config.attack.get('load'):
@@ -146,5 +152,5 @@ def set_attack(
         own = {'classifier': teacher.network} if name in WITH_CLASSIFIER else {}
         generators = {} if name == 'fitted_low_frequency' else {'network': {'width': 16}}
         common = {'epochs': 0.0, 'batch': 64, 'accumulate': 1, 'augment': {}, 'init_from': ''}
-        config.trigger = ConfigDict(generators | {'optim': optim('adam', lr=3e-3)} | common | own | FITS[name])
-        config.trigger.objective.update(fit or {})
+        weights = {'objective': FITS[name]['objective'] | (fit or {})}
+        config.trigger = ConfigDict(generators | {'optim': optim('adam', lr=3e-3)} | common | own | FITS[name] | weights)

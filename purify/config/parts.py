@@ -8,10 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from purify.config.attack_parts import attack, set_attack
+from purify.config.attack_parts import attack, given, set_attack
 from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim
 
-__all__ = ['adversarial', 'attack', 'classifier', 'classify', 'distill', 'network', 'optim', 'set_attack']
+__all__ = ['adversarial', 'attack', 'classifier', 'classify', 'distill', 'given', 'network', 'optim', 'set_attack']
 
 STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'
     'flip': {'p': 0.5},
@@ -163,9 +163,14 @@ def struppek_config(name: str, words: Any, *, prior_steps: int, prior_batch: int
     if words.prior != 'train':
         source_ = {key: value for key, value in source_.items() if not key.startswith('reference')}
     config.source = source(words.source, size_px=224, **source_)
-    own = {'patch': {'size_px': 9}, 'blended': {'ratio': 0.1}}
-    config.attack = attack(words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
     config.teacher = struppek_classifier(classify())
+    own = {
+        'patch': {'size_px': 9},
+        'blended': {'ratio': 0.1},
+        'warp': {'control_px': 224, 'strength': 1.0},
+        'dct': {'magnitude': 50.0},
+    }
+    set_attack(config, words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
     config.student = struppek_classifier(distill(alpha=0.5, tau=5.0))
     config.defense = variations(start=300, steps=50, dtype='bfloat16')
     wide = {'channels': (128, 256, 256, 512), 'attention_levels': 2, 'lr': 1e-4, 'size_px': 64}

@@ -1,6 +1,5 @@
 """The stage `evaluate`, the only one but `prepare` that opens the truth: classifiers and findings -> numbers."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import jax
 import numpy as np
 
 from purify.attacks.attack import Attack, apply_rows
-from purify.attacks.selection import Rules
 from purify.core import devices, preemption
 from purify.core.errors import Preempted
 from purify.core.files import read_json, write_bytes, write_json
@@ -20,7 +18,7 @@ from purify.metrics.detection import detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
 from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
 from purify.pipelines.chain import Work
-from purify.pipelines.poisoning import make_attacks, make_rules
+from purify.pipelines.poisoning import make_rules, read_attacks
 from purify.train.inference import map_images
 
 CLASSIFIERS = ('teacher', 'student')
@@ -33,8 +31,8 @@ def evaluate(work: Work) -> None:
     """
     manifest = Manifest.read(work.inputs['truth'])
     test = Split(work.inputs['truth'] / 'test', 'test')
-    attacks, rules = _read_attacks(work.inputs['truth'], manifest)
-    attacks = [attack for attack in attacks if attack.has_trigger]
+    attacks = [attack for attack in read_attacks(work.inputs['truth'], manifest) if attack.has_trigger]
+    rules = make_rules(manifest.facts['attack'])
     numbers: dict[str, Any] = dict.fromkeys(CLASSIFIERS)
     present = [name for name in CLASSIFIERS if name in work.inputs]
     with Bar(work.name, len(present) * (1 + len(attacks)) * len(test), shown=devices.is_lead()) as bar:
@@ -58,13 +56,6 @@ def evaluate(work: Work) -> None:
     numbers['detection'] = describe_findings(work.inputs.get('findings'), manifest)
     if devices.is_lead():
         write_json(work.folder / 'numbers.json', numbers)
-
-
-def _read_attacks(truth: Path, manifest: Manifest) -> tuple[Sequence[Attack], Rules]:
-    rule, trigger = manifest.facts['attack'], truth / 'trigger'
-    classes = len(manifest.facts['class_names'])
-    attacks = make_attacks(rule, manifest.facts['seed'], classes, trigger=trigger if trigger.is_dir() else None)
-    return attacks, make_rules(rule)
 
 
 def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:

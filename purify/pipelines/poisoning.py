@@ -14,6 +14,7 @@ from purify.attacks.selection import Rules, choose, choose_cover, choose_replica
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_seed
+from purify.data.manifest import Manifest
 from purify.data.poison import FixedPoison, RandomPoison, Role
 from purify.data.sources import Pool
 from purify.pipelines.artifacts import read_classifier
@@ -64,6 +65,13 @@ def read_surrogate(folder: Path) -> Surrogate:
     """A finished classifier as the surrogate of an attack."""
     model = read_classifier(folder)
     return Surrogate(model.logits, model.weights, model.digest())
+
+
+def read_attacks(truth: Path, manifest: Manifest | None = None) -> tuple[Attack, ...]:
+    """The attacks of a finished `prepare`, from its folder truth/, as they stamp test images."""
+    facts, trigger = (manifest or Manifest.read(truth)).facts, truth / 'trigger'
+    classes = len(facts['class_names'])
+    return make_attacks(facts['attack'], facts['seed'], classes, trigger=trigger if trigger.is_dir() else None)
 
 
 def make_rules(settings: Settings) -> Rules:

@@ -74,6 +74,16 @@ def psnr(images: jax.Array, changed: jax.Array) -> jax.Array:
     return -10 * jnp.log10(jnp.maximum(jnp.square(images - changed).mean(), 1e-10))
 
 
+def shift(images: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
+    """Each of f32[b h w c] moved by up to `pixels` down and right, or up and left; what opens is black."""
+    if not pixels:
+        return images
+    padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    starts = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
+    cut = lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])  # noqa: E731
+    return jax.vmap(cut)(padded, starts)
+
+
 def diversity(images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array) -> jax.Array:
     """Mean of ||x - x'|| / (||g(x) - g(x')|| + 1e-7), root-mean-square norms (Nguyen & Tran 2020, eq. 6)."""
     return (_distance(images, others) / (_distance(made, made_others) + RARE)).mean()
@@ -94,23 +104,34 @@ class HideSecret:
     The weight of the residual rises from 0 to `image` while the share of right bits rises from .75 to .95: an encoder that
     must be invisible before it can write never learns to write (Tancik et al. 2020 ramp it over steps for that reason).
     The papers' perceptual term (LPIPS) is left out, as it needs weights from outside.
+
+    Attributes:
+      image: weight of the residual.
+      shift_px: the decoder sees each image shifted by up to so many pixels, as a victim's augmentation does (Li et al. 2021
+        put a spatial transformer there); 0 leaves it in place.
     """
 
     graph: nnx.GraphDef
     secret_bits: int
     image: float
+    shift_px: int = 0
     ema_decay: float = 0.0
     frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        if self.image < 0 or self.shift_px < 0:
+            raise UserError(f'sample_specific: image={self.image} and shift_px={self.shift_px} must be 0 or more.')
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         del frozen
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
-        secrets = jax.random.bernoulli(key, 0.5, (len(images), self.secret_bits)).astype(jnp.float32)
+        bit_key, shift_key = jax.random.split(key)
+        secrets = jax.random.bernoulli(bit_key, 0.5, (len(images), self.secret_bits)).astype(jnp.float32)
         residual = network.encoder(images, secrets)
         stamped = to_grey_levels(jnp.clip(images + residual, 0, 1))
-        logits = network.decoder(stamped)
+        logits = network.decoder(shift(stamped, self.shift_px, shift_key))
         right = ((logits > 0) == (secrets > 0.5)).mean()
         weight = self.image * jnp.clip((right - 0.75) / 0.2, 0, 1)
         loss = optax.sigmoid_binary_cross_entropy(logits, secrets).mean() + weight * jnp.square(residual).mean()

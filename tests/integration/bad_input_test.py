@@ -152,7 +152,10 @@ SETTINGS = {
     'rate too low': (['--config.attack.rate=0.0001'], ['rate=0.0001 of 800 samples', 'rounds to 0', 'Raise the rate']),
     'patch too large': (['--config.attack.size_px=17'], ['size_px=17', '16 x 16', 'Lower size_px or margin_px']),
     'unknown colour': (["--config.attack.colours=('blak','white')"], ["unknown colour 'blak'", 'Choose from: black']),
-    'unknown attack': (['--config.attack.name=pach'], ["unknown attack 'pach'. Did you mean 'patch'?", 'Choose from: adaptive_blend']),
+    'unknown attack': (
+        ['--config.attack.name=pach'],
+        ["unknown attack 'pach'. Did you mean 'patch'?", 'Choose from: adaptive_blend'],
+    ),
     'unknown source': (['--config.source.name=digit'], ["unknown source 'digit'. Did you mean 'digits'?", 'arrays']),
     'too many images': (['--config.source.train_size=801'], ['801 training images asked, but there are 800']),
     'colour digits': (['--config.source.channels=3'], ['source.channels must be 1, not 3']),

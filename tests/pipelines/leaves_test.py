@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart
+from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit
 
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
@@ -70,12 +70,7 @@ def attacked(name):
     """configs/attacks.py with one attack, tiny."""
     flags = [flag for flag in SMALL if 'teacher' not in flag]
     config = load_config(f'{ROOT}/configs/attacks.py:attack={name},rate=0.05', flags)
-    if 'surrogate' in config:
-        config['surrogate'] |= {'epochs': 1, 'network': config['surrogate']['network'] | {'width': 4}}
-        config['surrogate']['objective'] |= {'iterations': 1} if name == 'label_consistent' else {}
-    if 'trigger' in config:
-        config['trigger'] |= {'steps': 2, 'batch': 16}
-        config['trigger']['objective'] |= {'mask_epochs': 0.4} if name == 'input_aware' else {}
+    shrink_fit(config)
     return config
 
 

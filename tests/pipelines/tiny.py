@@ -31,3 +31,19 @@ def run_chain(config, folder, names=None):
     chain = Chain(make_stages(config), folder)
     chain.run(names or list(chain.stages), config['run'])
     return chain
+
+
+def shrink_fit(config):
+    """The attacker's stages of a config, if it has any, in a few steps of the smallest networks."""
+    small = {'width': 4, 'stages': [1]}
+    if 'surrogate' in config:
+        config['surrogate'] |= {'epochs': 1, 'network': config['surrogate']['network'] | small}
+        if config['surrogate']['objective']['name'] == 'adversarial':
+            config['surrogate']['objective'] |= {'iterations': 1}
+    if 'trigger' in config:
+        part = config['trigger']
+        part |= {'steps': 2, 'batch': 16}
+        for name in {'network', 'classifier'} & set(part):
+            part[name] |= {'width': 4} | ({'stages': [1]} if name == 'classifier' else {})
+        if 'mask_epochs' in part['objective']:
+            part['objective']['mask_epochs'] = 0.4
