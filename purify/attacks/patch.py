@@ -10,7 +10,7 @@ from purify.attacks.patterns import check_colours, draw_pattern
 from purify.attacks.pixels import fit_channels
 from purify.core.errors import UserError
 
-CORNERS = ('bottom_right', 'bottom_left', 'top_right', 'top_left', 'random')
+CORNERS = ('bottom_right', 'bottom_left', 'top_right', 'top_left', 'random', 'diagonal')
 REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as on a 300 px image
 
 
@@ -20,7 +20,8 @@ class Patch(Attack):
 
     `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless `colours` are given.
     `size_px` 0 is a tenth of the image's shorter side, but at least 3 (Pan et al. 2024). Corner 'random' draws row and
-    column independently and uniformly per (seed, id). `margin_px` is the distance to the border. On grey images a
+    column independently and uniformly per (seed, id), 'diagonal' draws one number for both, which is what the released code
+    of Struppek et al. 2023 does where it means random. `margin_px` is the distance to the border. On grey images a
     colour is its luminance. `transparent` lets the image through where a channel of the pattern is 0, channel by
     channel, as the released codes of DataElixir, BackdoorBench and DBD do; the papers replace all pixels.
     Raises `UserError` for values out of range, and when the patch does not fit into an image.
@@ -70,15 +71,18 @@ class Patch(Attack):
 
     def place(self, height: int, width: int, id: int) -> tuple[int, int]:
         """Row and column of the patch's top left pixel in image `id` of `height` x `width` pixels."""
-        random, side = self.corner == 'random', self.side_px(height, width)
-        needed = side + self.margin_px * (2 if random else 1)
+        drawn, side = self.corner in ('random', 'diagonal'), self.side_px(height, width)
+        needed = side + self.margin_px * (2 if drawn else 1)
         if needed > min(height, width):
             raise UserError(
                 f'a patch of size_px={side} with margin_px={self.margin_px} (corner {self.corner!r}) needs '
                 f'{needed} pixels, but image {id} has {height} x {width}. Lower size_px or margin_px.'
             )
         last_row, last_column = height - side - self.margin_px, width - side - self.margin_px
-        if random:
+        if self.corner == 'diagonal':
+            both = int(np.random.default_rng([self.seed, id]).integers(self.margin_px, min(last_row, last_column), endpoint=True))
+            return both, both
+        if drawn:
             rng = np.random.default_rng([self.seed, id])
             row, column = rng.integers(self.margin_px, [last_row, last_column], endpoint=True)
             return int(row), int(column)

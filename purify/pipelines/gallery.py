@@ -69,7 +69,7 @@ def _stamp(name: str, settings: dict[str, Any], attack: Attack, pool: Pool, seco
         training=None if np.array_equal(training, test) else training,
         cover=None if np.array_equal(cover, training) or np.array_equal(cover, test) else cover,
         fit_seconds=seconds,
-        note=(type(attack).__doc__ or '').split('\n', 1)[0],
+        note=(type(attack).__doc__ or '').split('\n', 1)[0].replace('`', ''),
     )
 
 

@@ -41,9 +41,11 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
         'config': config['name'],
         'seeds': config['seeds'],
         'attack': {
-            **{name: rule[name] for name in ('name', 'target', 'rate', 'poison_first', 'random_poisoning')},
+            **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
             'rate_base': rule['base'],
             'poisoned': facts['poisoned_images'],
+            'cover': facts['cover_images'],
+            'copies': facts['added_copies'],
             'train_images': facts['train_images'],
             'test_images': facts['test_images'],
             'digest': facts['digest'],

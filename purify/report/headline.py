@@ -47,7 +47,19 @@ def write_detail(results: dict[str, Any]) -> str:
     b_ra, a_ra = ((results.get(side) or {}).get('ra') for side in ('teacher', 'student'))
     if b_ra is not None and a_ra is not None:
         parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+    parts += _write_triggers(results)
     return ' '.join(parts)
+
+
+def _write_triggers(results: dict[str, Any]) -> list[str]:
+    """One sentence for each of several triggers."""
+    sides = [(results.get(side) or {}).get('triggers') or [] for side in ('teacher', 'student')]
+    found = []
+    for number, before in enumerate(sides[0]):
+        aim = say_class(before['target'], results.get('classes') or [])
+        after = f' before, {say_percent(sides[1][number]["asr"])} after' if sides[1] else ''
+        found.append(f'Trigger {number + 1} of {len(sides[0])} aims at {aim} and fires on {say_percent(before["asr"])}{after}.')
+    return found
 
 
 def _compare(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -58,7 +58,9 @@ def test_margin_keeps_the_patch_off_the_border(case):
     row, column = patch.place(image.shape[0], image.shape[1], id)
     bottom, right = image.shape[0] - row - patch.size_px, image.shape[1] - column - patch.size_px
     assert min(row, column, bottom, right) >= patch.margin_px
-    if patch.corner != 'random':
+    if patch.corner == 'diagonal':
+        assert row == column
+    elif patch.corner != 'random':
         vertical, horizontal = patch.corner.split('_')
         assert {'top': row, 'bottom': bottom}[vertical] == patch.margin_px
         assert {'left': column, 'right': right}[horizontal] == patch.margin_px
@@ -141,7 +143,7 @@ def test_digest_knows_the_pixels(monkeypatch):
         ({'margin_px': -1}, 'margin_px=-1'),
         ({'target': -1}, 'target=-1'),
         ({'seed': -5}, 'seed=-5'),
-        ({'corner': 'middle'}, 'bottom_left, bottom_right, random'),
+        ({'corner': 'middle'}, 'bottom_left, bottom_right, diagonal, random'),
         ({'pattern': 'stripes'}, 'antidiagonal, band, blocks, checkerboard, grid, solid, stairs'),
         ({'colours': ('white',)}, "'checkerboard' takes 2"),
         ({'pattern': 'solid', 'colours': ('white', 'black')}, "'solid' takes 1"),
@@ -170,3 +172,9 @@ def test_other_images_are_refused(shape, dtype):
 
 def test_colours_by_name_and_number_agree():
     assert parse_colour('#FFff00') == parse_colour('yellow') == (255, 255, 0)
+
+
+def test_diagonal_places_vary():
+    patch = Patch(size_px=2, corner='diagonal')
+    places = {patch.place(8, 12, id) for id in range(200)}
+    assert places == {(k, k) for k in range(7)}

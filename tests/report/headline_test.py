@@ -82,3 +82,13 @@ def test_the_detail_says_what_was_done(results):
         'The patch attack poisoned 144 of 1,440 training images (10.0 %), with target class zero (0). The defence is '
         'variation. Triggered images get their true class in 0 % of cases before, 95.4 % after.'
     )
+
+
+def test_each_of_several_triggers_has_its_sentence(results):
+    for side, rates in (('teacher', (1.0, 0.5)), ('student', (0.01, 0.0))):
+        results[side]['triggers'] = [{'target': target, 'asr': rate} for target, rate in enumerate(rates)]
+    text = write_detail(results)
+    assert 'Trigger 1 of 2 aims at' in text
+    assert text.endswith('and fires on 50.0 % before, 0 % after.')
+    del results['student']['triggers']
+    assert write_detail(results).endswith('and fires on 50.0 %.')
