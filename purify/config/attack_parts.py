@@ -49,7 +49,7 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
 ALIASES = {'fitted_low_frequency': 'low_frequency', 'three_patches': 'dataelixir_patch'}  # same attack, other parts
 NAMED_PATCHES = ('white_patch', 'dataelixir_patch', 'three_patches', 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
 FITS: dict[str, dict[str, Any]] = {  # attacks whose trigger is fitted -> how
-    'sample_specific': {'steps': 400, 'objective': {'image': 1.0}},
+    'sample_specific': {'steps': 400, 'objective': {'image': 1.0, 'shift_px': 0}},
     'input_aware': {
         'steps': 400,
         'objective': {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
@@ -71,7 +71,8 @@ ON_DIGITS: dict[str, dict[str, Any]] = {  # what 16 px digits on a black ground 
     'warp': {'strength': 1.0, 'cover_rate': 0.0},
     'dct': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
     'adaptive_patch': {'rate': 0.1},
-    'label_consistent': {'eps': 80.0, 'step': 8.0},
+    'label_consistent': {'eps': 64.0, 'step': 6.0},
+    'sample_specific': {'fit': {'image': 15.0, 'shift_px': 1}},  # the classifier's shifts would undo a trigger fitted in place
     'lira': {'epsilon': 0.08},
     'input_aware': {'cover_rate': 0.05, 'fit': {'norm': 25.0}},
     'adaptive_blend': {'rate': 0.1, 'cover_rate': 0.05},
@@ -130,7 +131,7 @@ def set_attack(
     *,
     rate: float | str = 'usual',
     target: int = 0,
-    fit: dict[str, float] | None = None,
+    fit: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
     """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.

@@ -23,6 +23,7 @@ from purify.train.triggers import (
     Steganography,
     diversity,
     psnr,
+    shift,
     to_grey_levels,
 )
 
@@ -96,6 +97,17 @@ def test_rounding_to_grey_levels_lets_the_gradient_pass():
     np.testing.assert_array_equal(jax.grad(lambda v: (3 * to_grey_levels(v)).sum())(x), 3 * np.ones(3))
 
 
+def test_a_shift_moves_each_image_by_itself_and_opens_black():
+    images = np.random.default_rng(0).random((60, 5, 6, 1)).astype(np.float32) + 0.1
+    moved, seen = np.asarray(shift(images, 2, KEY)), set()
+    for image, result in zip(np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))), moved, strict=True):
+        places = [(i, j) for i in range(5) for j in range(5) if np.array_equal(image[i : i + 5, j : j + 6], result)]
+        assert len(places) == 1
+        seen |= set(places)
+    assert len(seen) > 15
+    np.testing.assert_array_equal(shift(images, 0, KEY), images)
+
+
 def test_psnr_and_diversity_are_what_they_are_called():
     a, b, c, d = np.random.default_rng(0).random((4, 5, 6, 6, 3)).astype(np.float32)
     assert float(psnr(a, b)) == pytest.approx(10 * np.log10(1 / np.mean((a - b) ** 2)), rel=1e-5)
@@ -114,7 +126,7 @@ def test_a_secret_is_written_before_it_is_hidden():
     easy['decoder']['head']['bias'] = jnp.full(5, 20.0)  # says 1, whatever it is shown
     blank = BATCH | {'image': np.zeros_like(BATCH['image'])}
     loss, metrics, _ = call(HideSecret(graph, 5, image=100.0), easy, stats, batch=blank)
-    secrets = np.asarray(jax.random.bernoulli(KEY, 0.5, (ROWS, 5)), np.float64)
+    secrets = np.asarray(jax.random.bernoulli(jax.random.split(KEY)[0], 0.5, (ROWS, 5)), np.float64)
     residual = forward(graph, easy, stats, lambda net, x, bits: net.encoder(x, bits), np.zeros((ROWS, 8, 8, 1)), secrets)
     right = secrets.mean()
     weight = 100 * np.clip((right - 0.75) / 0.2, 0, 1)
