@@ -7,6 +7,7 @@ import numpy as np
 
 from purify.attacks.attack import Arrays, Attack, whole_number, word_of
 from purify.attacks.patterns import check_colours, draw_pattern
+from purify.attacks.pictures import content_of, picture_of, resize_picture
 from purify.attacks.pixels import fit_channels
 from purify.core.errors import UserError
 
@@ -18,7 +19,8 @@ REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as o
 class Patch(Attack):
     """Replace `size_px` x `size_px` pixels; all others stay as they are.
 
-    `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless `colours` are given.
+    `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless `colours` are given, or
+    'picture': the image file `path`, brought to size bilinearly (BackdoorBench; DBD's 32 px picture on 224 px images).
     `size_px` 0 is a tenth of the image's shorter side, but at least 3 (Pan et al. 2024). Corner 'random' draws row and
     column independently and uniformly per (seed, id), 'diagonal' draws one number for both, which is what the released code
     of Struppek et al. 2023 does where it means random. `margin_px` is the distance to the border. On grey images a
@@ -33,11 +35,17 @@ class Patch(Attack):
     corner: str = 'bottom_right'
     margin_px: int = 0
     transparent: bool = False
+    path: str = ''
+    content: str = dataclasses.field(init=False, repr=False)  # so that equal paths with other pixels differ
+    picture: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         word_of('corner', self.corner, CORNERS)
+        picture = picture_of(self.pattern, self.path)
         self._keep(
+            picture=picture,
+            content=content_of(picture),
             size_px=whole_number('size_px', self.size_px, 0),
             margin_px=whole_number('margin_px', self.margin_px, 0),
             colours=check_colours(self.pattern, self.colours),
@@ -51,7 +59,7 @@ class Patch(Attack):
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The patch u8[s s c] and where it covers what lies below, bool[s s c]."""
         del mode
-        pattern = fit_channels(draw_pattern(self.pattern, self.side_px(*shape[:2]), self.colours), shape[-1])
+        pattern = fit_channels(self._draw(self.side_px(*shape[:2])), shape[-1])
         return {'pattern': pattern, 'opaque': (pattern > 0) | (not self.transparent)}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
@@ -92,4 +100,9 @@ class Patch(Attack):
 
     def pattern_pixels(self) -> np.ndarray:
         """The patch: `u8[s s 3]`."""
-        return draw_pattern(self.pattern, self.size_px or REFERENCE_PX, self.colours)
+        return self._draw(self.size_px or REFERENCE_PX)
+
+    def _draw(self, side_px: int) -> np.ndarray:
+        if self.picture is not None:
+            return resize_picture(self.picture, side_px, side_px)
+        return draw_pattern(self.pattern, side_px, self.colours)

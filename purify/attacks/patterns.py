@@ -60,7 +60,11 @@ def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarra
 
 def check_colours(name: str, colours: tuple[str, ...] | str) -> tuple[str, ...]:
     """The colours of a pattern, its own where none are given. Raises `UserError` for a wrong number and unknown colours."""
-    word_of('pattern', name, tuple(PATTERNS))
+    word_of('pattern', name, (*PATTERNS, 'picture'))
+    if name == 'picture':
+        if colours:
+            raise UserError(f"colours={colours!r}: pattern 'picture' has its own. Leave them empty.")
+        return ()
     defaults = PATTERNS[name][0]
     chosen = (colours,) if isinstance(colours, str) else tuple(colours) or defaults
     if len(chosen) != len(defaults):

@@ -10,7 +10,15 @@ from ml_collections import ConfigDict
 
 from purify.config.training_parts import adversarial, optim
 
-_PATCH = {'pattern': 'checkerboard', 'colours': (), 'size_px': 3, 'corner': 'bottom_right', 'margin_px': 0, 'transparent': False}
+_PATCH = {
+    'pattern': 'checkerboard',
+    'colours': (),
+    'size_px': 3,
+    'corner': 'bottom_right',
+    'margin_px': 0,
+    'transparent': False,
+    'path': '',
+}
 _BLENDED = {'pattern': 'noise', 'ratio': 0.1, 'path': ''}
 _BLOCKS = _PATCH | {'pattern': 'blocks', 'size_px': 4}
 _LOW_FREQUENCY = {'amplitude': 0.2, 'cutoff': 6, 'stretch': False, 'load': ''}
@@ -74,7 +82,7 @@ ON_DIGITS: dict[str, dict[str, Any]] = {  # what 16 px digits on a black ground 
     'label_consistent': {'eps': 64.0, 'step': 6.0},
     'sample_specific': {'fit': {'image': 15.0, 'shift_px': 1}},  # the classifier's shifts would undo a trigger fitted in place
     'lira': {'epsilon': 0.08},
-    'input_aware': {'cover_rate': 0.05, 'fit': {'norm': 25.0}},
+    'input_aware': {'cover_rate': 0.0, 'fit': {'norm': 25.0}},
     'adaptive_blend': {'rate': 0.1, 'cover_rate': 0.05},
 }
 ON_SMALL: dict[str, dict[str, Any]] = {  # what a small classifier of few epochs needs to learn them on 32 px photographs

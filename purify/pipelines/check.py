@@ -179,7 +179,7 @@ def _classifier(
     if network is None:
         return None
     graph, weights = network
-    if part['objective']['name'] == 'classify' or teacher is not None:  # a teacher that is wrong is a problem of its own
+    if part['objective']['name'] != 'distill' or teacher is not None:  # a teacher that is wrong is a problem of its own
         found.attempt(name, lambda: _step(name, part, make_task(part['objective'], graph, teacher), build, shape, config))
     found.notes.append(f'{name}: {part["network"]["name"]}, {_count(weights["params"]):,} parameters')
     return graph, weights

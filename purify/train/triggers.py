@@ -107,8 +107,8 @@ class HideSecret:
 
     Attributes:
       image: weight of the residual.
-      shift_px: the decoder sees each image shifted by up to so many pixels, as a victim's augmentation does (Li et al. 2021
-        put a spatial transformer there); 0 leaves it in place.
+      shift_px: the decoder sees each image shifted by up to so many pixels, as a victim's augmentation does (BackdoorBox's
+        may have a spatial transformer there); 0 leaves it in place.
     """
 
     graph: nnx.GraphDef

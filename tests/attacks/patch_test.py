@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from purify.attacks.patch import CORNERS, Patch
 from purify.attacks.pixels import COLOURS, parse_colour
@@ -144,7 +145,7 @@ def test_digest_knows_the_pixels(monkeypatch):
         ({'target': -1}, 'target=-1'),
         ({'seed': -5}, 'seed=-5'),
         ({'corner': 'middle'}, 'bottom_left, bottom_right, diagonal, random'),
-        ({'pattern': 'stripes'}, 'antidiagonal, band, blocks, checkerboard, grid, solid, stairs'),
+        ({'pattern': 'stripes'}, 'antidiagonal, band, blocks, checkerboard, grid, picture, solid, stairs'),
         ({'colours': ('white',)}, "'checkerboard' takes 2"),
         ({'pattern': 'solid', 'colours': ('white', 'black')}, "'solid' takes 1"),
         ({'colours': ('white', 'mauve')}, "unknown colour 'mauve'"),
@@ -178,3 +179,23 @@ def test_diagonal_places_vary():
     patch = Patch(size_px=2, corner='diagonal')
     places = {patch.place(8, 12, id) for id in range(200)}
     assert places == {(k, k) for k in range(7)}
+
+
+def test_a_picture_replaces_the_corner(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / 'mark.png')
+    patch = Patch(size_px=4, pattern='picture', path=str(tmp_path / 'mark.png'))
+    stamped = patch.stamp(np.full((9, 9, 3), 7, np.uint8), 0)
+    np.testing.assert_array_equal(stamped[5:, 5:], picture)
+    assert (stamped[:5] == 7).all()
+    before = patch.digest()
+    Image.fromarray(255 - picture).save(tmp_path / 'mark.png')
+    again = Patch(size_px=4, pattern='picture', path=str(tmp_path / 'mark.png'))
+    assert again.digest() != before
+    assert again != patch
+    with pytest.raises(UserError, match="'picture' has its own"):
+        Patch(pattern='picture', path=str(tmp_path / 'mark.png'), colours=('white',))
+    with pytest.raises(UserError, match='Drop it'):
+        Patch(path=str(tmp_path / 'mark.png'))
+    with pytest.raises(UserError, match='does not exist'):
+        Patch(pattern='picture', path=str(tmp_path / 'none.png'))
