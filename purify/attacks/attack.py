@@ -82,25 +82,30 @@ class Attack(abc.ABC):
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
         """`image: u8[h w c]`, c = 1 (grey) or 3 (RGB), any size -> a new `u8[h w c]` that carries the trigger.
 
-        Raises `UserError` for any other array, and where the trigger does not fit.
+        Raises `UserError` for any other array, an id that is no whole number from 0, and where the trigger does not fit.
         """
         check_image(image)
+        id = whole_number('id', id, 0)
         word_of('mode', mode, MODES)
         return self.apply(np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode))
 
     def stamp_many(self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test') -> np.ndarray:
-        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it."""
+        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it. Raises `UserError` as `stamp` and `check_rows` do."""
+        check_rows(images, ids)
         return np.stack([self.stamp(image, id, mode) for image, id in zip(images, ids, strict=True)])
 
     def stamp_batch(self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test') -> jax.Array:
         """`images: u8[b h w c]` -> stamped `u8[b h w c]`, one jitted program on the device.
 
-        Computed in float32: a pixel may lie one level off that of `stamp`.
+        Computed in float32: a pixel may lie one level off that of `stamp`. Raises `UserError` as `stamp_many` does.
         """
+        check_rows(images, ids)
+        if not hasattr(images, 'shape'):
+            raise UserError(f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack the images first.')
         check_image(images[0])
         word_of('mode', mode, MODES)
         shape = tuple(images.shape[1:])
-        drawn = [self.drawn(shape, int(id), mode) for id in ids]
+        drawn = [self.drawn(shape, whole_number('id', id, 0), mode) for id in ids]
         stacked = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
         return _apply_batch(self, jnp.asarray(images), self.shared(shape, mode), stacked)
 
@@ -148,15 +153,37 @@ def real(xp: Any, values: Any) -> Any:
     return xp.asarray(values).astype(xp.float64 if xp is np else xp.float32)
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
-    """`value` as an int; `UserError` unless it is a whole number of at least `low`."""
+def check_rows(images: Any, ids: Any) -> None:
+    """`UserError` unless there is at least one image, all of one shape, and one id for each."""
+    try:
+        counts = len(images), len(ids)
+        shapes = {getattr(image, 'shape', None) for image in images}
+    except TypeError:
+        raise UserError('images and ids must be sequences of one length. Give an array u8[n h w c] and a list of n ids.') from None
+    if not counts[0] or counts[0] != counts[1]:
+        raise UserError(f'{counts[0]} images and {counts[1]} ids: give at least one image, and one id for each.')
+    if len(shapes) > 1:
+        raise UserError(f'images of different shapes: {", ".join(sorted(map(str, shapes))[:5])}. Stamp them one by one.')
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int; `UserError` unless it is a whole number of at least `low` (and at most `high`, where given)."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool | np.bool_) or number < low:
-        raise UserError(f'{name}={value!r} is not a whole number of at least {low}. Set {name} to {low} or more.')
+        raise UserError(f'{name}={short(value)} is not a whole number of at least {low}. Set {name} to {low} or more.')
+    if high is not None and number > high:
+        raise UserError(f'{name}={short(number)} is above {high}. Set {name} to a whole number from {low} to {high}.')
     return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool; `UserError` for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise UserError(f'{name}={short(value)} is neither True nor False. Set {name} to one of these.')
+    return bool(value)
 
 
 def share_of_one(name: str, value: Any, *, zero: bool) -> float:
@@ -164,28 +191,38 @@ def share_of_one(name: str, value: Any, *, zero: bool) -> float:
     number = _float(value)
     if not (0 < number <= 1 or (zero and number == 0)):
         allowed = '[0, 1]' if zero else '(0, 1]'
-        raise UserError(f'{name}={value!r} is outside {allowed}. Set {name} to a number in {allowed}.')
+        raise UserError(f'{name}={short(value)} is outside {allowed}. Set {name} to a number in {allowed}.')
     return number
 
 
-def number_from(name: str, value: Any, low: float, *, open: bool = False) -> float:
-    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`)."""
+def number_from(name: str, value: Any, low: float, high: float = math.inf, *, open: bool = False) -> float:
+    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`) and at most `high`."""
     number = _float(value)
-    if not math.isfinite(number) or number < low or (open and number == low):
+    if not math.isfinite(number) or not low <= number <= high or (open and number == low):
         allowed = f'above {low:g}' if open else f'of {low:g} or more'
-        raise UserError(f'{name}={value!r} is not a number {allowed}. Set {name} to one.')
+        allowed += f', {high:g} at most' if math.isfinite(high) else ''
+        raise UserError(f'{name}={short(value)} is not a number {allowed}. Set {name} to one.')
     return number
 
 
 def word_of(name: str, value: Any, words: tuple[str, ...]) -> str:
     """`value`; `UserError` unless it is one of `words`."""
-    if value not in words:
-        raise UserError(f'unknown {name} {value!r}. Choose from: {", ".join(sorted(words))}.')
+    if not isinstance(value, str) or value not in words:
+        raise UserError(f'unknown {name} {short(value)}. Choose from: {", ".join(sorted(words))}.')
     return value
 
 
 def _float(value: Any) -> float:
     try:
         return math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def short(value: Any) -> str:
+    """`value` as it is written, cut where it would fill a page."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return '(a very large number)'
+    return text if len(text) <= 200 else f'{text[:200]}...'

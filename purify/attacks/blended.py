@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from purify.attacks.attack import Arrays, real, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, flag, real, share_of_one, to_pixels
 from purify.attacks.full_frame import FullFrame, fit_pattern
 
 
@@ -12,14 +12,16 @@ class Blended(FullFrame):
     """x' = (1 - ratio) x + ratio p, the same p for all images of one size; patterns as in `FullFrame`.
 
     The mix is computed in float64 and truncated (not rounded) to uint8, as the reference codes do: the mean drops by
-    about half a grey level. Raises `UserError` for a ratio outside (0, 1] and a missing or broken picture.
+    about half a grey level. With `additive`, x' = x + ratio p, clipped and truncated, instead (the text of Pan et al. 2024
+    on BadNets-2; their code mixes). Raises `UserError` for a ratio outside (0, 1], an `additive` that is no bool, and a missing or broken picture.
     """
 
     ratio: float = 0.1
+    additive: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep(ratio=share_of_one('ratio', self.ratio, zero=False))
+        self._keep(ratio=share_of_one('ratio', self.ratio, zero=False), additive=flag('additive', self.additive))
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The pattern for images of `shape`: u8[h w c]."""
@@ -29,4 +31,5 @@ class Blended(FullFrame):
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the pattern shining through."""
         del drawn
-        return to_pixels(xp, (1 - self.ratio) * real(xp, image) + self.ratio * real(xp, shared['pattern']))
+        kept = 1 if self.additive else 1 - self.ratio
+        return to_pixels(xp, kept * real(xp, image) + self.ratio * real(xp, shared['pattern']))

@@ -2,15 +2,20 @@
 
 import dataclasses
 import functools
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
 import scipy.fft
 
-from purify.attacks.attack import Arrays, Attack, number_from, real, whole_number
+from purify.attacks.attack import Arrays, Attack, flag, number_from, real, whole_number
 from purify.attacks.levels import settle
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
+
+
+MOST_PX = 1024  # of a window
+MOST_LEVELS = 1e6  # of `magnitude`: what it adds stays a whole number of 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +40,14 @@ class Dct(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep(
-            window_px=whole_number('window_px', self.window_px, 1),
+            window_px=whole_number('window_px', self.window_px, 1, MOST_PX),
             channels=_whole_numbers('channels', self.channels, 3),
-            magnitude=number_from('magnitude', self.magnitude, 0, open=True),
+            magnitude=number_from('magnitude', self.magnitude, 0, MOST_LEVELS, open=True),
+            wrap=flag('wrap', self.wrap),
         )
         flat = _whole_numbers('positions', self.positions, self.window_px)
-        if len(flat) % 2:
+        nested = [len(pair) for pair in self.positions if isinstance(pair, Sized)]
+        if len(flat) % 2 or (nested and nested != [2] * len(self.positions)):
             raise UserError(f'positions={self.positions!r}: give pairs of row and column, for example (15, 15, 31, 31).')
         self._keep(positions=tuple(zip(flat[::2], flat[1::2], strict=True)))
 
@@ -55,8 +62,9 @@ class Dct(Attack):
         del drawn
         grey = image.shape[-1] == 1
         planes, raised = (image, np.array([True])) if grey else (rgb_to_ycrcb(xp, image), np.isin(range(3), self.channels))
-        levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised).astype(xp.int32)
-        levels = levels & 255 if self.wrap else xp.clip(levels, 0, 255)
+        levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised)
+        # clipped as floats: a level beyond 32 bits would turn its sign
+        levels = levels.astype(xp.int32) & 255 if self.wrap else xp.clip(levels, 0, 255).astype(xp.int32)
         stamped = levels.astype(xp.uint8) if grey else ycrcb_to_rgb(xp, levels)
         return xp.where(xp.asarray(shared['inside']), stamped, image)
 

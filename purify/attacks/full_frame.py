@@ -10,7 +10,8 @@ from purify.attacks.cartoon import draw_cartoon
 from purify.attacks.pictures import content_of, picture_of, resize_picture
 from purify.attacks.pixels import fit_channels
 
-PATTERNS = ('noise', 'picture', 'cartoon')
+PATTERNS = ('noise', 'gaussian', 'picture', 'cartoon')
+MEAN, DEVIATION = 127.5, 63.75  # of pattern 'gaussian', in grey levels
 REFERENCE_PX = 64  # patterns without a size of their own enter the digest at this one
 
 
@@ -18,8 +19,9 @@ REFERENCE_PX = 64  # patterns without a size of their own enter the digest at th
 class FullFrame(Attack):
     """An attack that mixes a full-frame pattern into the image; a subclass says how.
 
-    Pattern 'noise' is uniform over 0..254 per pixel and channel (Struppek et al. 2023 say Gaussian, their code draws
-    this), 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and fits it to the image bilinearly.
+    Pattern 'noise' is uniform over 0..254 per pixel and channel; 'gaussian' is normal with mean 127.5 and standard
+    deviation 63.75, clipped to 0..255 and rounded (Struppek et al. 2023 say Gaussian noise without its parameters;
+    their code draws the uniform one); 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and fits it to the image bilinearly.
     Raises `UserError` for an unknown pattern and a missing or broken picture.
     """
 
@@ -48,6 +50,9 @@ def fit_pattern(attack: FullFrame, height: int, width: int, channels: int) -> np
         pattern = fit_channels(resize_picture(attack.picture, height, width), channels)
     elif attack.pattern == 'cartoon':
         pattern = fit_channels(draw_cartoon(attack.seed, height, width), channels)
+    elif attack.pattern == 'gaussian':
+        normal = np.random.default_rng(attack.seed).normal(MEAN, DEVIATION, (height, width, channels))
+        pattern = np.rint(np.clip(normal, 0, 255)).astype(np.uint8)
     else:
         pattern = np.random.default_rng(attack.seed).integers(0, 255, (height, width, channels), np.uint8)
     pattern.flags.writeable = False

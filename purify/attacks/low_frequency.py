@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from purify.attacks.attack import Arrays, Attack, real, share_of_one, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Attack, flag, real, share_of_one, to_pixels, whole_number
 from purify.attacks.fitted import read_trigger
 from purify.core.errors import UserError
 
 NAME = 'low_frequency'  # in the registry and in trigger.json
 REFERENCE_PX = 64  # a drawn trigger enters the digest at this size
+
+
+MOST_WAVES = 256  # of `cutoff`: the field is a sum over its square
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class LowFrequency(Attack):
         trigger = _read(self.load) if self.load else None
         self._keep(
             amplitude=share_of_one('amplitude', self.amplitude, zero=False),
-            cutoff=whole_number('cutoff', self.cutoff, 1),
+            cutoff=whole_number('cutoff', self.cutoff, 1, MOST_WAVES),
+            stretch=flag('stretch', self.stretch),
             trigger=trigger,
             content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest(),
         )

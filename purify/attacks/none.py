@@ -6,13 +6,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.attacks.attack import Arrays, Attack
+from purify.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelabelOnly(Attack):
-    """Changes labels and no pixel (the ablation of Pan et al. 2024): no success rate exists, as nothing can be stamped."""
+    """Changes labels and no pixel (the ablation of Pan et al. 2024): no success rate exists, as nothing can be stamped.
+
+    Raises `UserError` for the scheme 'clean_label', as neither would change then.
+    """
 
     has_trigger: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scheme == 'clean_label' and not isinstance(self, NoAttack):
+            raise UserError("relabel_only with scheme='clean_label' changes nothing. Choose another scheme, or the attack 'none'.")
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` -> an equal copy."""

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, whole_number, word_of
+from purify.attacks.attack import Arrays, Attack, flag, whole_number, word_of
 from purify.attacks.patterns import check_colours, draw_pattern
 from purify.attacks.pictures import content_of, picture_of, resize_picture
 from purify.attacks.pixels import fit_channels
 from purify.core.errors import UserError
 
 CORNERS = ('bottom_right', 'bottom_left', 'top_right', 'top_left', 'random', 'diagonal')
+MOST_PX = 4096  # of a patch and of its distance to the border
 REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as on a 300 px image
 
 
@@ -46,8 +47,9 @@ class Patch(Attack):
         self._keep(
             picture=picture,
             content=content_of(picture),
-            size_px=whole_number('size_px', self.size_px, 0),
-            margin_px=whole_number('margin_px', self.margin_px, 0),
+            size_px=whole_number('size_px', self.size_px, 0, MOST_PX),
+            margin_px=whole_number('margin_px', self.margin_px, 0, MOST_PX),
+            transparent=flag('transparent', self.transparent),
             colours=check_colours(self.pattern, self.colours),
         )
         self.pattern_pixels()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -58,9 +59,11 @@ def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarra
     return palette[which(size_px, *np.indices((size_px, size_px)))]
 
 
-def check_colours(name: str, colours: tuple[str, ...] | str) -> tuple[str, ...]:
+def check_colours(name: str, colours: Any) -> tuple[str, ...]:
     """The colours of a pattern, its own where none are given. Raises `UserError` for a wrong number and unknown colours."""
     word_of('pattern', name, (*PATTERNS, 'picture'))
+    if not isinstance(colours, str | list | tuple):
+        raise UserError(f'colours={colours!r} are no list of colours. Give them as in {PATTERNS["checkerboard"][0]!r}, or leave them empty.')
     if name == 'picture':
         if colours:
             raise UserError(f"colours={colours!r}: pattern 'picture' has its own. Leave them empty.")

@@ -1,6 +1,7 @@
 """Pictures from files as triggers."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ def picture_of(pattern: str, path: str) -> np.ndarray | None:
 
     Raises `UserError` for a path that no pattern reads, and for a picture that is missing or broken.
     """
+    if not isinstance(path, str):
+        raise UserError(f'path={path!r} is no path. Set path to an image file, or leave it empty.')
     if pattern == 'picture':
         return read_picture(path)
     if path:
@@ -35,9 +38,9 @@ def read_picture(path: str) -> np.ndarray:
     if not path:
         raise UserError("pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or 'noise'.")
     try:
-        with Image.open(path) as file:
+        with Image.open(Path(path).expanduser()) as file:
             return np.asarray(file.convert('RGB'))
     except FileNotFoundError:
         raise UserError(f'the picture path={path!r} does not exist. Set path to an image file.') from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f'the picture path={path!r} is broken ({error}). Set path to a whole image file.') from error

@@ -43,8 +43,14 @@ class Rules:
         word_of('scheme', self.scheme, SCHEMES)
         for source in self.sources:
             whole_number('sources', source, 0)
-        if self.scheme == 'all_to_all' and (self.base != 'all' or len(set(self.targets)) > 1):
-            raise UserError(f"scheme 'all_to_all' knows no target class: set base to 'all', not {self.base!r}, and one trigger.")
+        if self.scheme == 'all_to_all' and len(self.targets) > 1:
+            raise UserError(f"scheme 'all_to_all' takes one trigger, not {len(self.targets)}: leave `more` empty.")
+        if self.scheme == 'all_to_all' and self.base != 'all':
+            raise UserError(f"scheme 'all_to_all' knows no target class: set base to 'all', not {self.base!r}.")
+        if self.include_target and self.scheme != 'all_to_one':
+            raise UserError(
+                f"include_target is for scheme 'all_to_one'; with {self.scheme!r} the scheme says who. Set it to False."
+            )
         if self.scheme == 'clean_label' and self.sources:
             raise UserError(f"scheme 'clean_label' draws from the target class: leave sources={self.sources} empty.")
         if set(self.sources) and set(self.sources) <= set(self.targets) and self.scheme == 'all_to_one':
@@ -59,8 +65,13 @@ class Rules:
         return allowed if self.include_target or self.scheme == 'all_to_all' else allowed & ~aimed
 
     def covers(self, labels: np.ndarray) -> np.ndarray:
-        """Which samples may cover: `labels: int[n]` -> bool[n]; all classes, or those neither source nor target."""
-        return ~np.isin(labels, (*self.sources, *self.targets)) if self.sources else np.ones(len(labels), bool)
+        """Which samples may cover: `labels: int[n]` -> bool[n].
+
+        All classes, as in the authors' codes: a cover of the target class then looks as poison does. For source-specific
+        attacks those that are neither source nor target, for clean-label ones (where it would be poison) not the target's.
+        """
+        barred = (*self.sources, *self.targets) if self.sources or self.scheme == 'clean_label' else ()
+        return ~np.isin(labels, barred)
 
     def succeeds_on(self, labels: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Which triggered test images count for the success rate: bool[n] from true labels and the attack's goals, int[n]."""

@@ -12,6 +12,8 @@ import numpy as np
 from purify.attacks.attack import Arrays, Attack, number_from, real, to_pixels, whole_number
 from purify.core.errors import UserError
 
+MOST_POINTS = 1024  # along each side; the field is made in memory
+MOST = 1000  # half image widths: far beyond every image, far below where numbers overflow
 BICUBIC = -0.75  # the free parameter of cubic convolution, as PyTorch and OpenCV set it
 REFERENCE_PX = 32  # a field whose control points follow the image enters the digest as on an image of this size
 
@@ -49,10 +51,10 @@ class Warp(Attack):
         super().__post_init__()
         points = None if isinstance(self.control, str) and not self.control else _read_control(self.control)
         self._keep(
-            control_px=whole_number('control_px', self.control_px, 0) if points is None else points.shape[-1],
-            strength=number_from('strength', self.strength, 0, open=True),
-            rescale=number_from('rescale', self.rescale, 0, open=True),
-            noise=number_from('noise', self.noise, 0),
+            control_px=whole_number('control_px', self.control_px, 0, MOST_POINTS) if points is None else points.shape[-1],
+            strength=number_from('strength', self.strength, 0, MOST, open=True),
+            rescale=number_from('rescale', self.rescale, 0, MOST, open=True),
+            noise=number_from('noise', self.noise, 0, MOST),
             points=points,
             content='' if points is None else hashlib.sha256(points.tobytes()).hexdigest(),
         )

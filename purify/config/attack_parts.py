@@ -19,7 +19,7 @@ _PATCH = {
     'transparent': False,
     'path': '',
 }
-_BLENDED = {'pattern': 'noise', 'ratio': 0.1, 'path': ''}
+_BLENDED = {'pattern': 'noise', 'ratio': 0.1, 'path': '', 'additive': False}
 _BLOCKS = _PATCH | {'pattern': 'blocks', 'size_px': 4}
 _LOW_FREQUENCY = {'amplitude': 0.2, 'cutoff': 6, 'stretch': False, 'load': ''}
 OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
@@ -70,38 +70,39 @@ WITH_SURROGATE = ('fitted_low_frequency', 'label_consistent')  # fitted or made 
 CLEAN_LABEL = ('sinusoid', 'label_consistent')
 USUAL_RATE = dict.fromkeys(OWN, 0.1) | dict.fromkeys(CLEAN_LABEL, 0.08) | {'none': 0.0}
 USUAL_RATE |= dict.fromkeys(('adaptive_patch', 'adaptive_blend'), 0.01)
-USUAL_COVER = {'warp': 0.2, 'input_aware': 0.1, 'adaptive_patch': 0.02, 'adaptive_blend': 0.01}
+COVERS = {'warp': 2.0, 'input_aware': 1.0, 'adaptive_patch': 2.0, 'adaptive_blend': 1.0}  # for each poisoned image
 
 ON_DIGITS: dict[str, dict[str, Any]] = {  # what 16 px digits on a black ground need instead
     'patch': {'colours': ('black', 'white'), 'margin_px': 1},
     'blended': {'ratio': 0.15},
     'sinusoid': {'delta': 120.0, 'frequency': 4.0},
-    'warp': {'strength': 1.0, 'cover_rate': 0.0},
+    'warp': {'strength': 1.0, 'covers': 0.0},
     'dct': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
-    'adaptive_patch': {'rate': 0.1},
+    'adaptive_patch': {'rate': 0.1, 'covers': 0.2},
     'label_consistent': {'eps': 64.0, 'step': 6.0},
     'sample_specific': {'fit': {'image': 15.0, 'shift_px': 1}},  # the classifier's shifts would undo a trigger fitted in place
     'lira': {'epsilon': 0.08},
-    'input_aware': {'cover_rate': 0.0, 'fit': {'norm': 25.0}},
-    'adaptive_blend': {'rate': 0.1, 'cover_rate': 0.05},
+    'input_aware': {'covers': 0.0, 'fit': {'norm': 25.0}},
+    'adaptive_blend': {'rate': 0.1, 'covers': 0.5},
 }
 ON_SMALL: dict[str, dict[str, Any]] = {  # what a small classifier of few epochs needs to learn them on 32 px photographs
     'blended': {'pattern': 'cartoon', 'ratio': 0.2},
-    'warp': {'control_px': 32, 'strength': 1.0, 'cover_rate': 0.0},
+    'warp': {'control_px': 32, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 100.0},
-    'adaptive_patch': {'rate': 0.1},
-    'adaptive_blend': {'rate': 0.05, 'cover_rate': 0.05},
+    'adaptive_patch': {'rate': 0.1, 'covers': 0.2},
+    'adaptive_blend': {'rate': 0.05, 'covers': 1.0},
     'lira': {'epsilon': 0.08},
-    'input_aware': {'cover_rate': 0.05, 'fit': {'norm': 25.0, 'mask_epochs': 1.0}},
+    'input_aware': {'covers': 0.5, 'fit': {'norm': 25.0, 'mask_epochs': 1.0}},
 }
 ON_FULL: dict[str, dict[str, Any]] = {'blended': {'pattern': 'cartoon', 'ratio': 0.2}}  # as BackdoorBench
 
 
-def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes: Any) -> ConfigDict:
+def attack(name: str, *, rate: float | str = 'usual', target: int = 0, covers: float | None = None, **changes: Any) -> ConfigDict:
     """A poisoning attack. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images.
 
     The usual rate is 10 %; 8 % for clean-label attacks, which is most of one class out of ten; 1 % for the adaptive ones.
-    With `rate` 0 nothing covers either. `more` holds further triggers as {name: changed settings}.
+    `covers` is how many images cover for each poisoned one, by the attack's authors unless given. `more`
+    holds further triggers as {name: changed settings}.
     """
     if name not in OWN:
         raise ValueError(f'attack={name!r}: choose from {", ".join(sorted(OWN))}.')
@@ -117,7 +118,7 @@ def attack(name: str, *, rate: float | str = 'usual', target: int = 0, **changes
         'scheme': 'clean_label' if name in CLEAN_LABEL else 'all_to_one',
         'sources': (),
         'include_target': False,
-        'cover_rate': USUAL_COVER.get(name, 0.0) if share else 0.0,
+        'cover_rate': round(share * (COVERS.get(name, 0.0) if covers is None else covers), 10),
         'replicated_images': 0,
         'replicas': 0,
         'poison_replicas': False,

@@ -166,8 +166,8 @@ def struppek_config(name: str, words: Any, *, prior_steps: int, prior_batch: int
     config.teacher = struppek_classifier(classify())
     own = {
         'patch': {'size_px': 9},
-        'blended': {'ratio': 0.1},
-        'warp': {'control_px': 224, 'strength': 1.0},
+        'white_patch': {'size_px': 21},  # the others' sizes at 224 px
+        'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
         'dct': {'magnitude': 50.0},
     }
     set_attack(config, words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))

@@ -28,7 +28,17 @@ from purify.pipelines.artifacts import (
 )
 from purify.pipelines.fitting import check_trigger
 from purify.pipelines.plan import make_method, make_stages
-from purify.pipelines.poisoning import Plot, check_target, draw_plot, make_attacks, make_rules, own_settings, refuse_device_work
+from purify.pipelines.poisoning import (
+    Plot,
+    check_target,
+    draw_plot,
+    loader_facts,
+    make_attacks,
+    make_rules,
+    on_the_fly,
+    own_settings,
+    refuse_loader,
+)
 from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
@@ -51,7 +61,7 @@ class Findings:
             return do()
         except UserError as error:
             problem = f'{what}: {error}'
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
             problem = f'{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
         if problem not in self.problems:
             self.problems.append(problem)
@@ -119,8 +129,10 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
 
 def _fitting(found: Findings, config: dict[str, Any], shape: Shape) -> None:
     """Shapes the attacker's own stages, where there are any."""
+    if config['attack'].get('load'):
+        return
     surrogate = _classifier(found, 'surrogate', config, shape, None) if 'surrogate' in config else None
-    if 'trigger' not in config or config['attack'].get('load'):
+    if 'trigger' not in config:
         return
     settings = config['trigger'] | {'attack': own_settings(config['attack']), 'seed': config['seeds']['poison']}
     model = Classifier(*surrogate, {}) if surrogate else None
@@ -133,17 +145,20 @@ def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
     """The attacks, where they need not be fitted first; else none."""
     rule = config['attack']
     check_target(rule, classes)
+    refuse_loader(rule, fitted='trigger' in config or bool(rule.get('load')))
     if 'trigger' in config and not rule.get('load'):
         return ()
-    attacks = make_attacks(rule, config['seeds']['poison'], classes)
-    refuse_device_work(rule, attacks)
-    return attacks
+    return make_attacks(rule, config['seeds']['poison'], classes)
 
 
 def _plot(source: Source, config: dict[str, Any]) -> Plot:
     rule, classes = config['attack'], len(source.class_names)
     check_target(rule, classes)
-    return draw_plot(source.train, rule, make_rules(rule), config['seeds']['poison'])
+    rules, seed = make_rules(rule), config['seeds']['poison']
+    plot = draw_plot(source.train, rule, rules, seed)
+    if on_the_fly(rule):
+        loader_facts(rule, seed, rules, plot, classes)
+    return plot
 
 
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:

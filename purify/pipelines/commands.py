@@ -123,7 +123,7 @@ def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int 
 
 
 def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, sweep: str) -> int:
-    """`gallery`: one page of all attacks of the config's sweep over them, or of its own attack where it offers none."""
+    """`gallery`: one page of all attacks of the config's sweeps (one after another), or of the attack in its words."""
     from purify.pipelines.gallery import gallery as write
 
     _settle_absl()
@@ -131,9 +131,10 @@ def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, 
     devices.start(None, None, None)
     offered = sweep_functions(load_module(spec))
     named = [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]
-    chosen = sweep or ('attack' if 'attack' in offered and 'attack' not in named else '')
+    shown = sweep.split(',') if sweep else [name for name in ('attack', 'patch') if name in offered and 'attack' not in named]
     try:
-        runs = [_describe(spec, overrides, point, None) for point, _ in _multiply(spec, chosen, '0')]
+        points = [point for name in shown or [''] for point, _ in _multiply(spec, name, '0')]
+        runs = [_describe(spec, overrides, point, None) for point in points]
         configs = [load_config(run['config'], run['flags']) for run in runs]
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from purify.attacks.attack import Attack
+from purify.attacks.selection import Rules
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 from purify.core.progress import say
 from purify.data.sources import Pool, open_source
 from purify.pipelines.chain import ATTACKERS, Chain
 from purify.pipelines.plan import make_stages
-from purify.pipelines.poisoning import make_attacks, own_settings
+from purify.pipelines.poisoning import check_target, make_attacks, make_rules, own_settings
 from purify.pipelines.run import environment
 from purify.report.gallery import Entry, write_gallery
 
@@ -44,6 +45,8 @@ def _entries(config: dict[str, Any], chain: Chain) -> list[Entry]:
     fitting = [name for name in chain.stages if name in ATTACKERS]
     chain.run(fitting, config['run'])
     source = open_source(**config['source'])
+    check_target(rule, len(source.class_names))
+    rules = make_rules(rule)
     inputs = chain.stages['prepare'].inputs
     folders = {role: chain.path(inputs[role]) for role in ('trigger', 'surrogate') if role in inputs}
     attacks = make_attacks(rule, config['seeds']['poison'], len(source.class_names), **folders)
@@ -52,13 +55,13 @@ def _entries(config: dict[str, Any], chain: Chain) -> list[Entry]:
     for number, attack in enumerate(attacks):
         if attack.has_trigger:
             name = f'{rule["name"]} {number + 1}' if len(attacks) > 1 else rule['name']
-            found.append(_stamp(name, own_settings(rule), attack, source.test, seconds if fitting else None))
+            found.append(_stamp(name, own_settings(rule), attack, rules, source.test, seconds if fitting else None))
     return found
 
 
-def _stamp(name: str, settings: dict[str, Any], attack: Attack, pool: Pool, seconds: float | None) -> Entry:
-    """The attack on the first test image of each class in turn, in the modes that differ."""
-    chosen = _one_of_each(pool.labels, attack)
+def _stamp(name: str, settings: dict[str, Any], attack: Attack, rules: Rules, pool: Pool, seconds: float | None) -> Entry:
+    """The attack on test images of the kind that it poisons, in the modes that differ."""
+    chosen = _one_of_each(pool.labels, attack, rules)
     clean, ids = np.stack([pool.fetch(i) for i in chosen]), pool.ids[chosen].tolist()
     test, training, cover = (attack.stamp_many(list(clean), ids, mode) for mode in ('test', 'training', 'cover'))
     return Entry(
@@ -73,13 +76,15 @@ def _stamp(name: str, settings: dict[str, Any], attack: Attack, pool: Pool, seco
     )
 
 
-def _one_of_each(labels: np.ndarray, attack: Attack) -> list[int]:
-    """Positions of up to `SHOWN` images that the attack is aimed at, as many classes as there are."""
-    aimed = [i for i, label in enumerate(labels.tolist()) if attack.goal(label) != label]
+def _one_of_each(labels: np.ndarray, attack: Attack, rules: Rules) -> list[int]:
+    """Positions of up to `SHOWN` images such as the attack poisons, of as many classes as there are."""
+    own = labels == attack.target if rules.scheme == 'clean_label' else rules.allows(labels)
     seen: dict[int, int] = {}
     order = []
-    for i in aimed:
+    for i in np.flatnonzero(own).tolist():
         label = int(labels[i])
         order.append((seen.get(label, 0), i))
         seen[label] = seen.get(label, 0) + 1
+    if not order:
+        raise UserError(f'gallery: the test images have none that {type(attack).__name__} would poison.')
     return sorted(i for _, i in sorted(order)[:SHOWN])

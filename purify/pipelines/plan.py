@@ -16,7 +16,7 @@ from purify.pipelines.artifacts import finished_folder, prior_folder
 from purify.pipelines.chain import Input, Stage
 from purify.pipelines.evaluate import evaluate
 from purify.pipelines.fitting import fit_trigger
-from purify.pipelines.poisoning import own_settings
+from purify.pipelines.poisoning import on_the_fly, own_settings
 from purify.pipelines.prepare import FITTED, prepare, write_clean
 from purify.pipelines.purifying import purify
 from purify.pipelines.training import train_classifier, train_prior
@@ -64,7 +64,7 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
 def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
     """What an attacker does before he poisons: he trains a surrogate, fits a trigger, each where the config has such a part."""
     attack, stages = config['attack'], []
-    parts = [name for name in FITTED if name in config and not (name == 'trigger' and attack.get('load'))]
+    parts = [name for name in FITTED if name in config and not attack.get('load')]
     if not parts:
         return []
     if parts != ['surrogate'] or not config['surrogate']['load']:
@@ -92,7 +92,7 @@ def _classifier(
         folder, digest = finished_folder(part['load'])
         where[name] = Input(outside=folder, digest=digest)
         return []
-    if attack and attack['rate'] > 0 and (attack['random_poisoning'] or not attack['poison_first']):
+    if attack and on_the_fly(attack):
         inputs = inputs | {'attacker': Input('prepare', 'attacker')}
     where[name] = Input(name)
     settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': _training_seeds(seeds)}
@@ -150,9 +150,9 @@ def _signature(source: Config, attack: Config) -> str:
     """Tells data on disk from other data of the same name, so that changed files are not taken for the old ones."""
     given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
     files = {
-        f'{name} {path.name}': _file_mark(path)
+        f'{name} {path.name}': sha256_of(path) if path.is_file() else 'missing'
         for name, value in given.items()
-        if name.rpartition('.')[2] in NOT_PIXELS and value
+        if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str)
         for path in _files_of(Path(value).expanduser())
     }
     if 'path' in source:
@@ -168,7 +168,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _file_mark(path: Path) -> str:
-    """The hash of an archive or picture of the attack; size and time of the many small files of a folder."""
+    """The hash of an archive or a small file; size and time of the many pictures of a folder."""
     if not path.is_file():
         return 'missing'
     if path.suffix == '.npz' or path.stat().st_size < 2**16:

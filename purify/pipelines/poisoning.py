@@ -1,18 +1,20 @@
 """From the `attack` part of a config to attacks, and to who gets poisoned."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from purify.attacks.attack import Attack, whole_number
-from purify.attacks.fitted import Fitted
-from purify.attacks.label_consistent import LabelConsistent, Surrogate
+from purify.attacks.attack import NOT_PIXELS, Attack, whole_number
+from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
+from purify.attacks.label_consistent import Surrogate
 from purify.attacks.registry import ATTACKS
 from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_json
+from purify.core.files import read_json, write_bytes
 from purify.core.randomness import stream_seed
 from purify.data.manifest import Manifest
 from purify.data.poison import FixedPoison, RandomPoison, Role
@@ -22,6 +24,8 @@ from purify.pipelines.artifacts import read_classifier
 SELECTION = ('rate', 'base', 'include_target', 'sources', 'cover_rate')
 REPLICAS = ('replicated_images', 'replicas', 'poison_replicas')
 MODE = ('poison_first', 'random_poisoning')
+MOST_COPIES = 10_000_000
+FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
 Settings = dict[str, Any]
 
 
@@ -31,13 +35,20 @@ def own_settings(settings: Settings) -> Settings:
 
 
 def make_attacks(
-    settings: Settings, seed: int, classes: int, *, trigger: Path | None = None, surrogate: Path | None = None
+    settings: Settings,
+    seed: int,
+    classes: int,
+    *,
+    trigger: Path | None = None,
+    surrogate: Path | None = None,
+    kept: Path | None = None,
 ) -> tuple[Attack, ...]:
     """The `attack` part of a config -> its attacks: the one it describes, then one for each entry of `more`.
 
     An entry of `more` is the same attack with some settings changed. What an attack draws comes from the stream 'trigger'
     of `seed`, a stream of its own for each. `trigger` is the folder of a trigger fitted in this run, `surrogate` that of a
-    finished classifier. Raises `UserError` for unknown names and values out of range.
+    finished classifier, `kept` where `keep_files` left the files of these attacks. Raises `UserError` for unknown names and
+    values out of range.
     """
     if settings['name'] == 'none' and settings['rate']:
         raise UserError(f"attack.rate={settings['rate']}: the attack 'none' poisons nobody; set rate to 0 or choose an attack.")
@@ -48,6 +59,8 @@ def make_attacks(
             if number:
                 raise UserError("attack.more: a fitted trigger serves one target; give each further one its own folder as 'load'.")
             own['load'] = str(trigger)
+        if kept is not None:
+            own |= {leaf: str(path) for leaf in NOT_PIXELS if leaf in own and (path := kept / f'{number}-{leaf}').exists()}
         if surrogate is not None and own['name'] == 'label_consistent':
             own['surrogate'] = read_surrogate(surrogate)
         own['num_classes'] = classes if own.get('scheme') == 'all_to_all' else 0
@@ -55,6 +68,19 @@ def make_attacks(
         stream = 'trigger' if not number else f'trigger {number}'
         attacks.append(ATTACKS.make(name, seed=stream_seed(seed, stream), **{key: _tuples(value) for key, value in own.items()}))
     return tuple(attacks)
+
+
+def keep_files(attacks: Sequence[Attack], folder: Path) -> None:
+    """Copies the files that attacks were made from (pictures, control points, fitted triggers), so that nothing from outside
+    is needed to make them again."""
+    for number, attack in enumerate(attacks):
+        for leaf in NOT_PIXELS:
+            place = getattr(attack, leaf, '')
+            if not isinstance(place, str) or not place:
+                continue
+            path, copy = Path(place).expanduser(), folder / f'{number}-{leaf}'
+            for file in [path] if path.is_file() else [path / name for name in (WEIGHTS_FILE, FACTS_FILE)]:
+                write_bytes(copy if path.is_file() else copy / file.name, file.read_bytes())
 
 
 def _tuples(value: Any) -> Any:
@@ -68,10 +94,21 @@ def read_surrogate(folder: Path) -> Surrogate:
 
 
 def read_attacks(truth: Path, manifest: Manifest | None = None) -> tuple[Attack, ...]:
-    """The attacks of a finished `prepare`, from its folder truth/, as they stamp test images."""
-    facts, trigger = (manifest or Manifest.read(truth)).facts, truth / 'trigger'
-    classes = len(facts['class_names'])
-    return make_attacks(facts['attack'], facts['seed'], classes, trigger=trigger if trigger.is_dir() else None)
+    """The attacks of a finished `prepare`, from its folder truth/, as they stamp test images.
+
+    Raises `UserError` where they are no longer those that poisoned the dataset.
+    """
+    facts = (manifest or Manifest.read(truth)).facts
+    attacks = make_attacks(facts['attack'], facts['seed'], len(facts['class_names']), kept=truth / FILES)
+    if facts['attack']['name'] != 'label_consistent' and digest_of(attacks) != facts['digest']:  # its surrogate is left behind
+        raise UserError(f'{truth}: the trigger is not the one that poisoned the dataset. Delete the prepare stage and run again.')
+    return attacks
+
+
+def digest_of(attacks: Sequence[Attack]) -> str:
+    """The digest of an attack, or one over those of several."""
+    digests = [attack.digest() for attack in attacks]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()
 
 
 def make_rules(settings: Settings) -> Rules:
@@ -85,12 +122,15 @@ def make_rules(settings: Settings) -> Rules:
 
 def check_target(settings: Settings, classes: int) -> None:
     """Raises `UserError` for a target or source that is no class."""
-    for name, changes in {'': settings, **settings['more']}.items():
-        target = changes.get('target', 0)
-        if not 0 <= target < classes:
-            where = f'more.{name}.target' if name else 'target'
+    own = set(own_settings(settings)) - {'name', 'scheme'}
+    for name, changes in settings['more'].items():
+        if wrong := sorted(set(changes) - own):
+            raise UserError(f'attack.more.{name}: {", ".join(wrong)} cannot differ; choose from {", ".join(sorted(own))}.')
+    named = {'target': settings['target']} | {f'more.{name}.target': m.get('target', 0) for name, m in settings['more'].items()}
+    for where, target in named.items():
+        if whole_number(f'attack.{where}', target, 0) >= classes:
             raise UserError(f'attack.{where}={target} is not a class; choose 0 to {classes - 1}.')
-    if wrong := [k for k in settings['sources'] if not 0 <= k < classes]:
+    if wrong := [k for k in settings['sources'] if whole_number('attack.sources', k, 0) >= classes]:
         raise UserError(f'attack.sources={wrong} are no classes; choose from 0 to {classes - 1}.')
 
 
@@ -113,10 +153,14 @@ class Plot:
     @property
     def roles(self) -> dict[int, Role]:
         """Everybody who carries a trigger: id -> (which one, mode)."""
-        found = {}
-        for mode, groups in (('training', self.poisoned), ('cover', self.covering)):
-            found |= {int(identity): (which, mode) for which, ids in enumerate(groups) for identity in ids}
-        return found
+        return _roles(self.poisoned, self.covering)
+
+
+def _roles(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role]:
+    found = {}
+    for mode, groups in (('training', poisoned), ('cover', covering)):
+        found |= {int(identity): (which, mode) for which, ids in enumerate(groups) for identity in ids}
+    return found
 
 
 def draw_plot(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Plot:
@@ -125,6 +169,8 @@ def draw_plot(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Plot:
     Raises `UserError` for counts that the dataset cannot give.
     """
     images, replicas = (whole_number(f'attack.{name}', settings[name], 0) for name in REPLICAS[:2])
+    if images * replicas > MOST_COPIES:
+        raise UserError(f'attack.replicas={replicas} of {images} images are more than {MOST_COPIES:,} copies. Lower replicas.')
     if bool(images) != bool(replicas):
         raise UserError(f'attack.replicated_images={images} and attack.replicas={replicas}: set both, or neither.')
     if settings['poison_replicas'] and not images:
@@ -153,45 +199,56 @@ def on_the_fly(settings: Settings) -> bool:
     return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
 
 
-def write_loader(folder: Path, settings: Settings, seed: int, rules: Rules, plot: Plot, classes: int) -> None:
-    """The attacker's own loader as facts: loader.json."""
-    eligible = int(rules.allows(plot.pool.labels).sum())
+def loader_facts(settings: Settings, seed: int, rules: Rules, plot: Plot, classes: int) -> dict[str, Any]:
+    """The attacker's own loader as facts, for loader.json. Raises `UserError` for chances that add up to more than 1."""
+    eligible, coverable = (int(allowed(plot.pool.labels).sum()) for allowed in (rules.allows, rules.covers))
     count, covers = (sum(map(len, groups)) for groups in (plot.poisoned, plot.covering))
-    facts = {
+    rate, cover_rate = count / eligible, covers / coverable if covers else 0.0
+    if settings['random_poisoning'] and rate + cover_rate > 1:
+        raise UserError(
+            f'random_poisoning would poison {rate:.0%} and let cover {cover_rate:.0%} of a class at every draw. Lower rate or '
+            'cover_rate.'
+        )
+    return {
         'attack': settings,
         'seed': seed,
         'classes': classes,
         'poisoned': [ids.tolist() for ids in plot.poisoned],
         'covering': [ids.tolist() for ids in plot.covering],
         'labels': [k for k in range(classes) if rules.allows(np.array([k]))[0]],
-        'rate': count / eligible,
+        'rate': rate,
         'cover_labels': [k for k in range(classes) if rules.covers(np.array([k]))[0]],
-        'cover_rate': covers / int(rules.covers(plot.pool.labels).sum()) if covers else 0.0,
+        'cover_rate': cover_rate,
     }
-    write_json(folder / 'loader.json', facts)
 
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
     """attacker/ -> his transform, and whether it goes before the augmentations."""
     facts = read_json(folder / 'loader.json')
     rule = facts['attack']
-    attacks = make_attacks(rule, facts['seed'], facts['classes'])
+    attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)
     if rule['random_poisoning']:
         poison: FixedPoison | RandomPoison = RandomPoison(
             attacks, frozenset(facts['labels']), frozenset(facts['cover_labels']), facts['rate'], facts['cover_rate']
         )
     else:
-        roles = {}
-        for mode, groups in (('training', facts['poisoned']), ('cover', facts['covering'])):
-            roles |= {identity: (which, mode) for which, ids in enumerate(groups) for identity in ids}
-        poison = FixedPoison(attacks, roles)
+        poison = FixedPoison(attacks, _roles(facts['poisoned'], facts['covering']))
     return poison, rule['poison_first']
 
 
-def refuse_device_work(settings: Settings, attacks: tuple[Attack, ...]) -> None:
-    """Raises `UserError` where an attack that runs a network would have to run in a loader's workers."""
-    if on_the_fly(settings) and any(isinstance(attack, Fitted | LabelConsistent) for attack in attacks):
+def refuse_loader(settings: Settings, *, fitted: bool) -> None:
+    """Raises `UserError` where an attack cannot poison in the attacker's own loader.
+
+    `fitted` is whether its trigger comes from a network.
+    """
+    if not on_the_fly(settings):
+        return
+    if fitted or settings['name'] == 'label_consistent':
         raise UserError(
             f'attack {settings["name"]!r} runs a network and is applied once, to a dataset on disk: set poison_first to True '
             'and random_poisoning to False.'
+        )
+    if settings['random_poisoning'] and settings['scheme'] == 'clean_label' and settings['more']:
+        raise UserError(
+            'random_poisoning draws a trigger for any image, so clean-label triggers of several targets would mix: set it to False.'
         )

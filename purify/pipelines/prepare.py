@@ -1,7 +1,6 @@
 """The stage `prepare`: source -> poisoned dataset, and beside it, under lock and key, the truth about it."""
 
 import concurrent.futures
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import jax
 import numpy as np
 
 from purify.attacks.attack import Attack
-from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.core import devices, preemption
-from purify.core.files import write_bytes
+from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record
@@ -21,14 +19,17 @@ from purify.data.poison import poison_records
 from purify.data.sources import Pool, Source, open_source
 from purify.pipelines.chain import Work
 from purify.pipelines.poisoning import (
+    FILES,
     Plot,
     check_target,
+    digest_of,
     draw_plot,
+    keep_files,
+    loader_facts,
     make_attacks,
     make_rules,
     on_the_fly,
-    refuse_device_work,
-    write_loader,
+    refuse_loader,
 )
 
 FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
@@ -38,9 +39,10 @@ STAMPED_AT_ONCE = 32
 def prepare(work: Work) -> None:
     """Fills poisoned/ (split train), truth/ (manifest, clean test split, originals of the poisoned images), reference/.
 
-    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as `surrogate`; the trigger
-    is copied to truth/trigger. Where the attacker poisons in his own loader (`poison_first` false or `random_poisoning`),
-    attacker/ holds the clean training images and his rule; poisoned/ is then the snapshot that a defence gets.
+    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as `surrogate`; what the
+    attack was made from is copied to truth/files. Where the attacker poisons in his own loader (`poison_first` false or
+    `random_poisoning`), attacker/ holds the clean training images and his rule; poisoned/ is then the snapshot that a
+    defence gets.
     """
     settings, seed = work.settings, work.settings['seed']
     rule = settings['attack']
@@ -48,12 +50,14 @@ def prepare(work: Work) -> None:
     check_target(rule, len(source.class_names))
     folders = {role: work.inputs.get(role) for role in FITTED}
     attacks = make_attacks(rule, seed, len(source.class_names), **folders)
-    refuse_device_work(rule, attacks)
+    refuse_loader(rule, fitted=any(getattr(attack, 'load', '') for attack in attacks))
     for attack in attacks:
         attack.stamp(source.train.fetch(0), 0)  # a patch that does not fit is known now, not after an hour
+    digest = digest_of(attacks)
     rules = make_rules(rule)
     plot = draw_plot(source.train, rule, rules, seed)
-    roles = plot.roles
+    roles, classes = plot.roles, len(source.class_names)
+    loader = loader_facts(rule, seed, rules, plot, classes) if on_the_fly(rule) else None
 
     def poisoned(records: list[Record]) -> list[Record]:
         return poison_records(attacks, records, [roles.get(record['id']) for record in records])
@@ -66,16 +70,15 @@ def prepare(work: Work) -> None:
         writing.add('truth/originals', plot.pool.take(hit), 'train')
     if source.reference:
         writing.add('reference', source.reference, 'train')
-    if on_the_fly(rule):
+    if loader:
         writing.add('attacker/clean', plot.pool, 'train')
     writing.finish()
     if devices.is_lead():
-        _write_truth(work.folder, settings, source, attacks, plot)
-        if folders['trigger']:
-            for name in (WEIGHTS_FILE, FACTS_FILE):
-                write_bytes(work.folder / 'truth' / 'trigger' / name, (folders['trigger'] / name).read_bytes())
-        if on_the_fly(rule):
-            write_loader(work.folder / 'attacker', rule, seed, rules, plot, len(source.class_names))
+        _write_truth(work.folder, settings, source, attacks, plot, digest)
+        keep_files(attacks, work.folder / 'truth' / FILES)
+        if loader:
+            write_json(work.folder / 'attacker' / 'loader.json', loader)
+            keep_files(attacks, work.folder / 'attacker' / FILES)
 
 
 def write_clean(work: Work) -> None:
@@ -141,7 +144,9 @@ class _Writing:
                 writer.finish([len(r) for r in ranges])
 
 
-def _write_truth(folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], plot: Plot) -> None:
+def _write_truth(
+    folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], plot: Plot, digest: str
+) -> None:
     order = np.argsort(plot.pool.ids)
     ids, labels = plot.pool.ids[order], plot.pool.labels[order]
     given, trigger = labels.copy(), np.full(len(ids), -1, np.int32)
@@ -152,7 +157,7 @@ def _write_truth(folder: Path, settings: dict[str, Any], source: Source, attacks
         given[own] = [attack.relabel(int(label)) for label in labels[own]]
     facts = {
         'attack': settings['attack'],
-        'digest': digest_of(attacks),
+        'digest': digest,
         'seed': settings['seed'],
         'train_images': len(ids),
         'test_images': len(source.test),
@@ -162,9 +167,3 @@ def _write_truth(folder: Path, settings: dict[str, Any], source: Source, attacks
         'class_names': source.class_names,
     }
     Manifest(ids, labels, given, hit, cover, trigger, plot.copy_of[order], facts).write(folder / 'truth')
-
-
-def digest_of(attacks: Sequence[Attack]) -> str:
-    """The digest of an attack, or one over those of several."""
-    digests = [attack.digest() for attack in attacks]
-    return digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()

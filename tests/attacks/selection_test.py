@@ -179,6 +179,13 @@ def test_cover_is_exact_and_disjoint_from_poison(rate, cover, scheme, seed):
     assert not set(covers) & set(chosen)
 
 
+def test_clean_label_covers_are_never_of_the_target_class():
+    rules = Rules(0.1, scheme='clean_label', targets=(1,), cover_rate=0.3)
+    covers = choose_cover(rules, LABELS, IDS, choose(rules, LABELS, IDS, 0)[0], 0)
+    assert len(covers) == 30
+    assert 1 not in LABELS[covers]
+
+
 def test_more_cover_than_is_left_is_refused():
     rules = Rules(0.5, cover_rate=0.6)
     with pytest.raises(UserError, match='60 cover samples, but only 50 are left'):
@@ -207,6 +214,8 @@ def test_replicated_images_may_be_poisoned():
     [
         ({'scheme': 'all_to_all', 'base': 'target'}, "'all_to_all' knows no target class"),
         ({'scheme': 'all_to_all', 'targets': (0, 1)}, 'one trigger'),
+        ({'scheme': 'all_to_all', 'include_target': True}, 'Set it to False'),
+        ({'scheme': 'clean_label', 'include_target': True}, 'Set it to False'),
         ({'scheme': 'clean_label', 'sources': (1,)}, r'leave sources=\(1,\) empty'),
         ({'scheme': 'dirty'}, 'all_to_all, all_to_one, clean_label'),
         ({'sources': (0,)}, 'nothing to relabel'),

@@ -7,6 +7,7 @@ from purify.core.files import read_json
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.data.sources import Pool
+from purify.pipelines.check import check
 from purify.pipelines.poisoning import make_attacks, read_poisoner, replicate
 from purify.pipelines.prepare import digest_of
 
@@ -183,13 +184,25 @@ def test_replicate_by_hand():
         ({'sources': [11]}, 'choose from 0 to 9'),
         ({'more': {'b': {'target': 12}}}, r'more.b.target=12'),
         ({'more': {'b': {'corner': 'middle'}}}, 'unknown corner'),
+        ({'more': {'b': {'scheme': 'clean_label'}}}, 'scheme cannot differ; choose from colours'),
+        ({'more': {'b': {'target': 'x'}}}, 'more.b.target='),
         ({'cover_rate': 0.95}, 'cover samples, but only'),
+        ({'replicated_images': 5, 'replicas': 10**12}, 'Lower replicas'),
+        ({'random_poisoning': True, 'scheme': 'clean_label', 'more': {'b': {'target': 1}}}, 'would mix'),
+        ({'random_poisoning': True, 'rate': 0.8, 'cover_rate': 0.18}, 'at every draw'),
     ],
 )
 def test_bad_schemes_are_refused_before_anything_is_written(tmp_path, change, word):
     with pytest.raises(UserError, match=word):
         prepared(tmp_path, **change)
     assert not list(tmp_path.rglob('*.array_record*'))
+
+
+@pytest.mark.parametrize('attack', ['label_consistent', 'lira'])
+def test_a_loader_that_would_run_a_network_is_refused(attack):
+    config = quickstart(f'attack={attack},rate=0.05')
+    config['attack'] |= {'random_poisoning': True}
+    assert any('set poison_first to True' in problem for problem in check(config).problems)
 
 
 def test_relabel_only_has_no_trigger_and_no_cover(tmp_path):

@@ -1,11 +1,14 @@
 """Poisoning schemes and learned triggers from the config to the numbers."""
 
+import shutil
+
 import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL, run_chain, shrink_fit
 
 from purify.config.load import load_config
-from purify.core.files import read_json, sealed
+from purify.core.errors import UserError
+from purify.core.files import read_json, sealed, write_json
 from purify.data.loader import Split
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
@@ -79,15 +82,31 @@ def test_the_rate_does_not_fit_the_trigger_again(lira):
     assert other.prints['prepare'] != chain.prints['prepare']
 
 
-def test_a_finished_trigger_is_taken_by_load(lira, tmp_path):
+def test_a_finished_trigger_is_taken_by_load_from_the_same_store(lira):
     config, chain = lira
     loaded = config | {'attack': config['attack'] | {'load': str(chain.folder('trigger'))}}
-    again = run_chain(loaded, tmp_path, ['prepare'])
-    assert next(iter(again.stages)) == 'prepare'
-    assert (
-        read_json(again.folder('prepare') / 'truth' / 'manifest.json')['digest']
-        == read_attacks(chain.folder('prepare') / 'truth')[0].digest()
-    )
+    again = run_chain(loaded, chain.store)
+    assert list(again.stages) == ['prepare', 'teacher', 'evaluate']
+    first, second = (read_json(run.folder('prepare') / 'truth' / 'manifest.json')['digest'] for run in (chain, again))
+    assert first == second
+
+
+def test_a_trigger_that_changed_since_is_refused(lira, tmp_path):
+    _, chain = lira
+    truth = shutil.copytree(chain.folder('prepare') / 'truth', tmp_path / 'truth')
+    facts = read_json(truth / 'manifest.json')
+    write_json(truth / 'manifest.json', facts | {'digest': facts['digest'][::-1]})
+    with pytest.raises(UserError, match='not the one that poisoned'):
+        read_attacks(truth)
+
+
+def test_pictures_and_control_points_are_kept_with_the_truth(tmp_path):
+    points = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4))
+    np.save(tmp_path / 'field.npy', points)
+    chain = run_chain(attacked('attack=warp', control=str(tmp_path / 'field.npy')), tmp_path / 'stages', ['prepare'])
+    (tmp_path / 'field.npy').unlink()
+    (attack,) = read_attacks(chain.folder('prepare') / 'truth')
+    np.testing.assert_allclose(attack.pattern_pixels(), points)
 
 
 def test_what_the_attacker_made_is_shut_to_the_victim(lira):
