@@ -50,6 +50,13 @@ setup(
         'tensorboard': ['tensorboardX>=2.6'],
         'wandb': ['wandb>=0.19'],
         'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
-        'dev': ['opencv-python-headless>=4.10', 'pytest>=8', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.14', 'pyright[nodejs]>=1.1.400'],
+        'dev': [
+            'opencv-python-headless>=4.10',
+            'pytest>=8',
+            'pytest-xdist>=3.6',
+            'hypothesis>=6.100',
+            'ruff>=0.14',
+            'pyright[nodejs]>=1.1.400',
+        ],
     },
 )

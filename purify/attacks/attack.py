@@ -157,7 +157,7 @@ def check_rows(images: Any, ids: Any) -> None:
     """`UserError` unless there is at least one image, all of one shape, and one id for each."""
     try:
         counts = len(images), len(ids)
-        shapes = {getattr(image, 'shape', None) for image in images}
+        shapes = {images.shape[1:]} if hasattr(images, 'shape') else {getattr(image, 'shape', None) for image in images}
     except TypeError:
         raise UserError('images and ids must be sequences of one length. Give an array u8[n h w c] and a list of n ids.') from None
     if not counts[0] or counts[0] != counts[1]:

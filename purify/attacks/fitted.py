@@ -10,11 +10,13 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purify.attacks.attack import Arrays, Attack
+from purify.attacks.attack import Arrays, Attack, check_rows, whole_number
+from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_bytes, write_json
 
 FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
+MOST_WIDTH = 1024  # of a generator
 
 
 def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any) -> None:
@@ -24,21 +26,52 @@ def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any
     write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
 
 
-def read_trigger(folder: str | Path, attack: str) -> tuple[dict[str, Any], Any]:
+def read_trigger(folder: str | Path, attack: str, *, network: bool = False) -> tuple[dict[str, Any], Any]:
     """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
 
-    Raises `UserError` when it is missing, broken, or was fitted for another attack.
+    Its facts hold the channels and the target, with `network` also the width of that. Raises `UserError` when it is missing,
+    broken, incomplete, not finite, or was fitted for another attack.
     """
-    path = Path(folder).expanduser()
+    if not isinstance(folder, str | Path):
+        raise UserError(f'load={folder!r} is no folder. Set load to the path of one that holds a fitted trigger.')
+    try:
+        path = Path(folder).expanduser()
+    except RuntimeError as error:
+        raise UserError(f'load={folder!r}: {error} Set load to a whole path.') from error
     facts = read_json(path / FACTS_FILE)
     if not isinstance(facts, dict) or facts.get('attack') != attack:
         fitted = facts.get('attack') if isinstance(facts, dict) else None
         raise UserError(f'{path}: holds a trigger of {fitted!r}, not of {attack!r}. Set load to the right folder.')
+    _check_facts(facts, path, network)
     try:
         flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
-    except (OSError, safetensors.SafetensorError) as error:
+        weights = unflatten_dict(flat, sep='.')
+    except (OSError, safetensors.SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f'{path / WEIGHTS_FILE}: missing or broken ({error}). Fit the trigger again.') from error
-    return facts, unflatten_dict(flat, sep='.')
+    if wrong := [name for name, value in flat.items() if not np.isfinite(value.astype(np.float64)).all()]:
+        raise UserError(f'{path}: the weights {", ".join(wrong[:3])} hold values that are not finite. Fit the trigger again.')
+    return facts, weights
+
+
+def _check_facts(facts: dict[str, Any], path: Path, network: bool) -> None:
+    try:
+        if whole_number('channels', facts.get('channels'), 1, 3) == 2:
+            raise UserError('channels=2 is neither 1 nor 3.')
+        whole_number('target', facts.get('target'), 0)
+        if network:
+            described = facts.get('network')
+            whole_number('width', described.get('width') if isinstance(described, dict) else None, 1, MOST_WIDTH)
+    except UserError as error:
+        raise UserError(f'{path / FACTS_FILE}: {error} Fit the trigger again.') from error
+
+
+def check_fitted_target(facts: dict[str, Any], target: int, folder: str) -> None:
+    """Raises `UserError` unless the trigger was fitted for the class `target`."""
+    if facts['target'] != target:
+        raise UserError(
+            f'target={target}: the trigger in {folder} was fitted for target {facts["target"]}. Set target to that, or fit a '
+            f'trigger for {target}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +79,8 @@ class Fitted(Attack):
     """An attack whose trigger comes from a fitted network, read from the folder `load` (see `write_trigger`).
 
     Its `stamp` runs the network in float32 as `stamp_batch` does, so the last bit depends on the device. Raises
-    `UserError` for a missing or foreign folder, and for images of other channels than it was fitted on.
+    `UserError` for a missing or foreign folder, for another target than it was fitted for (where `needs_target`), and for
+    images of other channels than it was fitted on.
 
     Attributes:
       facts: what trigger.json says: channels, size_px, network settings.
@@ -60,15 +94,22 @@ class Fitted(Attack):
     weights: Any = dataclasses.field(init=False, repr=False, compare=False)
 
     name: ClassVar[str]  # in the registry and in trigger.json
+    parts: ClassVar[tuple[str, ...]]  # what `weights` hold
+    needs_target: ClassVar[bool] = True  # whether the fit depended on the target
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.load:
+        if self.load == '':
             raise UserError(
                 f'attack {self.name!r} needs a fitted trigger. Set load to the folder of one; a run whose config has the part '
                 '`trigger` fits it by itself.'
             )
-        facts, weights = read_trigger(self.load, self.name)
+        facts, weights = read_trigger(self.load, self.name, network=True)
+        if set(weights) != set(self.parts):
+            held, needed = ', '.join(sorted(weights)) or 'nothing', ', '.join(sorted(self.parts))
+            raise UserError(f'{self.load}: its weights hold {held}, not {needed}. Fit the trigger again.')
+        if self.needs_target:
+            check_fitted_target(facts, self.target, self.load)
         self._keep(facts=facts, weights=weights)
         self._keep(content=hashlib.sha256(self.pattern_pixels().tobytes()).hexdigest())
 
@@ -100,7 +141,9 @@ STAMP_BATCH = 32  # always this many rows, so that the program is one and an ima
 
 
 def stamp_in_batches(attack: Attack, images: Any, ids: Any, mode: str) -> np.ndarray:
-    """Images of one shape -> `u8[n h w c]` by `attack.stamp_batch`, padded to `STAMP_BATCH` rows at a time."""
+    """Images of one shape -> `u8[n h w c]` by `attack.stamp_batch`, padded to `STAMP_BATCH` rows; `UserError` as there."""
+    check_rows(images, ids)
+    check_image(images[0])
     pieces = []
     for start in range(0, len(images), STAMP_BATCH):
         rows = list(zip(images, ids, strict=True))[start : start + STAMP_BATCH]

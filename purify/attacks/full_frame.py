@@ -21,7 +21,8 @@ class FullFrame(Attack):
 
     Pattern 'noise' is uniform over 0..254 per pixel and channel; 'gaussian' is normal with mean 127.5 and standard
     deviation 63.75, clipped to 0..255 and rounded (Struppek et al. 2023 say Gaussian noise without its parameters;
-    their code draws the uniform one); 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and fits it to the image bilinearly.
+    their code draws the uniform one); 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and
+    fits it to the image bilinearly.
     Raises `UserError` for an unknown pattern and a missing or broken picture.
     """
 

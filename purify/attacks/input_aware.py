@@ -12,6 +12,7 @@ from PIL import Image
 from purify.attacks.attack import Arrays, to_pixels
 from purify.attacks.fitted import Fitted
 from purify.attacks.networks import UNet, check_parameters, run_network
+from purify.core.errors import UserError
 
 DONORS = 32  # images kept with a fitted trigger, for cover samples
 
@@ -22,15 +23,27 @@ class InputAware(Fitted):
 
     M = tanh of one U-Net on x (one channel), G = tanh of another. In mode 'cover' mask and pattern come from another
     image, a donor drawn from (seed, id) out of those stored with the trigger: the paper's cross-trigger samples, which
-    keep their label and tie each trigger to its image.
+    keep their label and tie each trigger to its image. Raises `UserError` where the only donor is the image itself.
     """
 
     name: ClassVar[str] = 'input_aware'
+    parts: ClassVar[tuple[str, ...]] = ('mask', 'pattern', 'donors', 'donor_ids')
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for part in ('mask', 'pattern'):
             check_parameters(UNet, self._options(part), self.weights.get(part), self.load)
+        self._check_donors()
+
+    def _check_donors(self) -> None:
+        donors, ids = self.weights['donors'], self.weights['donor_ids']
+        shape, kind = getattr(donors, 'shape', ()), getattr(donors, 'dtype', None)
+        fits = kind == np.uint8 and len(shape) == 4 and all(shape) and shape[-1] == self.facts['channels']
+        if not fits or getattr(ids, 'shape', None) != shape[:1] or ids.dtype.kind not in 'iu':
+            raise UserError(
+                f'{self.load}: its donors must be uint8 [n, height, width, {self.facts["channels"]}] with n >= 1 and one whole '
+                'number each in donor_ids. Fit the trigger again.'
+            )
 
     def _options(self, part: str) -> dict[str, int]:
         channels = self.facts['channels']
@@ -47,6 +60,11 @@ class InputAware(Fitted):
         if mode != 'cover':
             return {}
         others = np.flatnonzero(self.weights['donor_ids'] != id)
+        if not len(others):
+            raise UserError(
+                f'{self.load}: the only donor is image {id} itself, so it cannot cover. Fit the trigger on more images, or set '
+                'cover_rate to 0.'
+            )
         return {'donor': others[np.random.default_rng([self.seed, id]).integers(len(others))].astype(np.int32)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:

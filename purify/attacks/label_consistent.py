@@ -76,7 +76,7 @@ class LabelConsistent(Attack):
         super().__post_init__()
         word_of('corners', self.corners, CORNERS)
         if not (self.surrogate is None or isinstance(self.surrogate, Surrogate)):
-            raise UserError(f'surrogate={self.surrogate!r} is no Surrogate. Give one, or leave it out for the modes test and cover.')
+            raise UserError(f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes test and cover.')
         self._keep(eps=number_from('eps', self.eps, 0), step=number_from('step', self.step, 0, open=True))
         self._keep(iterations=whole_number('iterations', self.iterations, 0))
         self._keep(amplitude=share_of_one('amplitude', self.amplitude, zero=False))

@@ -24,6 +24,7 @@ class Lira(Fitted):
     epsilon: float = 0.05
 
     name: ClassVar[str] = 'lira'
+    parts: ClassVar[tuple[str, ...]] = ('generator',)
 
     def __post_init__(self) -> None:
         super().__post_init__()

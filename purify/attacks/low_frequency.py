@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from purify.attacks.attack import Arrays, Attack, flag, real, share_of_one, to_pixels, whole_number
-from purify.attacks.fitted import read_trigger
+from purify.attacks.fitted import check_fitted_target, read_trigger
 from purify.core.errors import UserError
 
 NAME = 'low_frequency'  # in the registry and in trigger.json
@@ -40,7 +40,7 @@ class LowFrequency(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        trigger = _read(self.load) if self.load else None
+        trigger = None if self.load == '' else _read(self.load, self.target)
         self._keep(
             amplitude=share_of_one('amplitude', self.amplitude, zero=False),
             cutoff=whole_number('cutoff', self.cutoff, 1, MOST_WAVES),
@@ -107,14 +107,18 @@ def _cosine(frequency: int, size: int) -> np.ndarray:
     return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * (1 if frequency else 0.5**0.5)
 
 
-def _read(folder: str) -> np.ndarray:
-    """The trigger in `folder`: `f32[h w c]` in 0..1. Raises `UserError` when it is missing, broken or no such array."""
-    weights = read_trigger(folder, NAME)[1]
-    trigger = np.asarray(weights.get('trigger', ()))
-    fits = trigger.ndim == 3 and trigger.shape[-1] in (1, 3) and trigger.size > 0 and trigger.dtype.kind == 'f'
+def _read(folder: str, target: int) -> np.ndarray:
+    """The trigger in `folder`: `f32[h w c]` in 0..1.
+
+    Raises `UserError` when it is missing, broken or no such array, and for another target.
+    """
+    facts, weights = read_trigger(folder, NAME)
+    check_fitted_target(facts, target, folder)
+    trigger = np.asarray(weights['trigger'] if isinstance(weights.get('trigger'), np.ndarray) else ())
+    fits = trigger.ndim == 3 and trigger.shape[-1] == facts['channels'] and trigger.size > 0 and trigger.dtype.kind == 'f'
     if not fits or not (trigger.min() >= 0 and trigger.max() <= 1):
         raise UserError(
             f'{folder}: its trigger has shape {list(trigger.shape)} and type {trigger.dtype}; it must be float [height, width, '
-            'channels] with 1 or 3 channels and values in 0..1. Fit the trigger again.'
+            f'channels] with {facts["channels"]} channels and values in 0..1. Fit the trigger again.'
         )
     return np.ascontiguousarray(trigger, np.float32)

@@ -103,8 +103,8 @@ def run_network(kind: Callable[..., nnx.Module], options: dict[str, int], params
 
 def check_parameters(kind: Callable[..., nnx.Module], options: dict[str, int], params: Any, folder: str | Path) -> None:
     """Raises `UserError` unless `params` are those of `kind(**options)`."""
-    wanted = jax.tree.map(lambda x: x.shape, _structure(kind, tuple(options.items()))[1])
-    if jax.tree.map(lambda x: x.shape, params) != wanted:
+    describe = lambda x: (x.shape, x.dtype.kind)  # noqa: E731
+    if jax.tree.map(describe, params) != jax.tree.map(describe, _structure(kind, tuple(options.items()))[1]):
         raise UserError(f'{folder}: the weights are not those of the network that its facts describe. Fit the trigger again.')
 
 

@@ -63,7 +63,7 @@ def check_colours(name: str, colours: Any) -> tuple[str, ...]:
     """The colours of a pattern, its own where none are given. Raises `UserError` for a wrong number and unknown colours."""
     word_of('pattern', name, (*PATTERNS, 'picture'))
     if not isinstance(colours, str | list | tuple):
-        raise UserError(f'colours={colours!r} are no list of colours. Give them as in {PATTERNS["checkerboard"][0]!r}, or leave them empty.')
+        raise UserError(f"colours={colours!r} are no list of colours. Give names as in ('white', 'black'), or leave them empty.")
     if name == 'picture':
         if colours:
             raise UserError(f"colours={colours!r}: pattern 'picture' has its own. Leave them empty.")

@@ -33,7 +33,7 @@ def check_image(image: Any) -> None:
     shape, kind = getattr(image, 'shape', None), getattr(image, 'dtype', type(image).__name__)
     if shape is None or len(shape) != 3 or shape[-1] not in (1, 3) or not all(shape) or kind != np.uint8:
         raise UserError(
-            f'an attack cannot stamp an image of shape {shape} and type {kind}: it takes a uint8 array [height, '
+            f'an attack cannot stamp an image of shape {shape} and type {kind}: it takes uint8 [height, '
             'width, channels] with 1 channel (grey) or 3 (RGB) and at least one pixel. Convert the dataset first.'
         )
 

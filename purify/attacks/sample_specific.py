@@ -11,6 +11,8 @@ from purify.attacks.fitted import Fitted
 from purify.attacks.networks import SecretEncoder, check_parameters, run_network
 from purify.core.errors import UserError
 
+MOST_BITS = 4096  # of a secret
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleSpecific(Fitted):
@@ -24,14 +26,16 @@ class SampleSpecific(Fitted):
     secret_bits: int = 20
 
     name: ClassVar[str] = 'sample_specific'
+    parts: ClassVar[tuple[str, ...]] = ('encoder',)
+    needs_target: ClassVar[bool] = False  # the secret says nothing of the class
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bits = whole_number('secret_bits', self.secret_bits, 1)
-        if bits != self.facts['secret_bits']:
+        bits = whole_number('secret_bits', self.secret_bits, 1, MOST_BITS)
+        if bits != self.facts.get('secret_bits'):
             raise UserError(
-                f'secret_bits={bits}: the trigger in {self.load} hides {self.facts["secret_bits"]}. Set secret_bits to that, or '
-                'fit a trigger for it.'
+                f'secret_bits={bits}: the trigger in {self.load} hides {self.facts.get("secret_bits")}. Set secret_bits to that, '
+                'or fit a trigger for it.'
             )
         self._keep(secret_bits=bits)
         check_parameters(SecretEncoder, self._options(), self.weights.get('encoder'), self.load)

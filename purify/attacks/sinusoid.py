@@ -8,6 +8,7 @@ import numpy as np
 from purify.attacks.attack import Arrays, Attack, number_from, real, share_of_one, to_pixels
 from purify.attacks.levels import settle
 
+MOST = 1e6  # of delta and frequency: beyond any use, far below where the sine loses its meaning
 REFERENCE_PX = 64  # the wave enters the digest as on an image of this width
 
 
@@ -29,8 +30,8 @@ class Sinusoid(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep(
-            delta=number_from('delta', self.delta, 0, open=True),
-            frequency=number_from('frequency', self.frequency, 0, open=True),
+            delta=number_from('delta', self.delta, 0, MOST, open=True),
+            frequency=number_from('frequency', self.frequency, 0, MOST, open=True),
             ratio=share_of_one('ratio', self.ratio, zero=True),
         )
 

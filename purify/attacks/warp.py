@@ -13,7 +13,8 @@ from purify.attacks.attack import Arrays, Attack, number_from, real, to_pixels, 
 from purify.core.errors import UserError
 
 MOST_POINTS = 1024  # along each side; the field is made in memory
-MOST = 1000  # half image widths: far beyond every image, far below where numbers overflow
+MOST = 1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
+MOST_CONTROL = 1e6  # of a given control point, for the same reason
 BICUBIC = -0.75  # the free parameter of cubic convolution, as PyTorch and OpenCV set it
 REFERENCE_PX = 32  # a field whose control points follow the image enters the digest as on an image of this size
 
@@ -144,6 +145,6 @@ def _read_control(control: Any) -> np.ndarray:
     shape, kind = getattr(points, 'shape', ()), getattr(points, 'dtype', np.dtype(object)).kind
     if kind not in 'fiu' or len(shape) != 3 or shape[0] != 2 or shape[1] != shape[2] or not shape[1]:
         raise UserError(f'{place} holds no numbers of shape [2, k, k] but shape {list(shape)}. Store the field as such.')
-    if not np.isfinite(points).all():
-        raise UserError(f'{place} holds values that are not finite. Mend or replace the field.')
+    if not np.isfinite(points).all() or np.abs(points.astype(np.float64)).max() > MOST_CONTROL:
+        raise UserError(f'{place} holds values that are not finite or beyond {MOST_CONTROL:g}. Mend or replace the field.')
     return np.asarray(points, np.float64)

@@ -4,18 +4,20 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from purify.attacks.fitted import write_trigger
+from purify.attacks.attack import number_from, share_of_one, whole_number
+from purify.attacks.fitted import MOST_WIDTH, write_trigger
 from purify.attacks.input_aware import DONORS
 from purify.attacks.lira import Lira
 from purify.attacks.low_frequency import LowFrequency
 from purify.attacks.networks import UNet
-from purify.attacks.sample_specific import SampleSpecific
+from purify.attacks.sample_specific import MOST_BITS, SampleSpecific
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
@@ -28,7 +30,17 @@ from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, abstract_network, make_state
 from purify.train.tasks import Task
-from purify.train.triggers import Attacker, Field, FitField, FitInputAware, FitLira, FitMask, HideSecret, Steganography
+from purify.train.triggers import (
+    Attacker,
+    Field,
+    FitField,
+    FitInputAware,
+    FitLira,
+    FitMask,
+    HideSecret,
+    Steganography,
+    check_shares,
+)
 
 # (name, how it is built, structure -> task, changes of the settings) -> weights {'params', 'stats'}
 Fit = Callable[[str, Build, Callable[[Any], Task], dict[str, Any]], dict[str, Any]]
@@ -60,7 +72,7 @@ class Case:
     @property
     def width(self) -> int:
         """Of the generator networks."""
-        return self.settings['network']['width']
+        return whole_number('network.width', self.settings['network']['width'], 1, MOST_WIDTH)
 
     def unet(self, outputs: int) -> Build:
         """A generator on images of this case."""
@@ -73,8 +85,9 @@ class Case:
 
 
 def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
-    bits = case.rule.get('secret_bits', SampleSpecific.secret_bits)
+    bits = whole_number('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits), 1, MOST_BITS)
     objective = case.settings['objective']
+    whole_number('objective.shift_px', objective.get('shift_px', 0), 0, min(case.shape[:2]) - 1)
     build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)  # noqa: E731
     weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
@@ -83,7 +96,8 @@ def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, An
 def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     objective = dict(case.settings['objective'])
     mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
-    length = {'epochs': objective.pop('mask_epochs'), 'steps': 0}
+    length = {'epochs': number_from('objective.mask_epochs', objective.pop('mask_epochs'), 0, open=True), 'steps': 0}
+    check_shares(objective['poison'], objective['cross'])  # now, not after the masks are fitted
     masker, (mask_graph, _) = case.unet(1), abstract_network(case.unet(1))
     mask = fit('mask', masker, lambda graph: FitMask(graph, **mask_options), length)
     target = case.rule['target']
@@ -92,7 +106,8 @@ def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _lira(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
-    epsilon, objective = case.rule.get('epsilon', Lira.epsilon), case.settings['objective']
+    epsilon = share_of_one('attack.epsilon', case.rule.get('epsilon', Lira.epsilon), zero=False)
+    objective = case.settings['objective']
     weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
@@ -103,12 +118,15 @@ def _low_frequency(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError(
             "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give the config the part `surrogate`."
         )
-    rule = {'amplitude': LowFrequency.amplitude, 'cutoff': LowFrequency.cutoff} | case.rule
-    build: Build = lambda rngs: Field(case.shape, rule['cutoff'], rngs=rngs)  # noqa: E731
-    weights = fit('', build, lambda graph: FitField(graph, model.graph, model.weights, rule['target'], rule['amplitude']), {})
+    given = {name: case.rule[name] for name in ('target', 'amplitude', 'cutoff', 'stretch') if name in case.rule}
+    rule = LowFrequency(**given)
+    if rule.stretch:
+        raise UserError('attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False for a fitted trigger.')
+    build: Build = lambda rngs: Field(case.shape, rule.cutoff, rngs=rngs)  # noqa: E731
+    weights = fit('', build, lambda graph: FitField(graph, model.graph, model.weights, rule.target, rule.amplitude), {})
     graph = abstract_network(build)[0]
     field = jax.jit(lambda parts: nnx.merge(graph, parts['params'], parts['stats'])())(weights)
-    return {'amplitude': rule['amplitude'], 'cutoff': rule['cutoff']}, {'trigger': field}
+    return {'amplitude': rule.amplitude, 'cutoff': rule.cutoff}, {'trigger': field}
 
 
 FITS = Registry(
@@ -125,6 +143,7 @@ def fit_trigger(work: Work) -> None:
     `surrogate` is a finished classifier. Resumes like any training.
     """
     settings = work.settings
+    _check_batch(settings)
     split = Split(work.inputs['data'], 'train')
     check_target(settings['attack']['target'], len(split.class_names))
     transforms = make_augmentations(settings['augment'])
@@ -170,6 +189,9 @@ def check_trigger(
     `surrogate` may hold weights of the right shapes alone. Raises `UserError` for settings that do not work.
     """
     check_target(settings['attack']['target'], num_classes)
+    _check_batch(settings)
+    if (start := settings.get('init_from')) and not Path(start).expanduser().is_dir():
+        raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
     mesh, sizes = devices.global_mesh(), {}
     augmented = {'image': np.zeros(shape, np.uint8), 'label': 0, 'id': 0}
     for transform in make_augmentations(settings['augment']):
@@ -194,7 +216,12 @@ def check_trigger(
     return sizes
 
 
+def _check_batch(settings: dict[str, Any]) -> None:
+    for name in ('batch', 'accumulate'):
+        whole_number(f'trigger.{name}', settings[name], 1)
+
+
 def check_target(target: int, num_classes: int) -> None:
     """`UserError` unless `target` is a class."""
-    if not 0 <= target < num_classes:
+    if not 0 <= whole_number('attack.target', target, 0) < num_classes:
         raise UserError(f'attack.target={target} is not a class; choose 0 to {num_classes - 1}.')

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from purify.attacks.attack import number_from, share_of_one, whole_number
 from purify.attacks.input_aware import mix, to_mask, to_pattern
 from purify.attacks.lira import perturb
 from purify.attacks.networks import SecretDecoder, SecretEncoder
@@ -119,8 +120,8 @@ class HideSecret:
     frozen: Any = ()
 
     def __post_init__(self) -> None:
-        if self.image < 0 or self.shift_px < 0:
-            raise UserError(f'sample_specific: image={self.image} and shift_px={self.shift_px} must be 0 or more.')
+        number_from('objective.image', self.image, 0)
+        whole_number('objective.shift_px', self.shift_px, 0)
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -149,6 +150,11 @@ class FitMask:
     ema_decay: float = 0.0
     frozen: Any = ()
 
+    def __post_init__(self) -> None:
+        share_of_one('objective.density', self.density, zero=False)
+        number_from('objective.norm', self.norm, 0)
+        number_from('objective.diversity', self.diversity, 0)
+
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         del frozen, key
@@ -158,6 +164,13 @@ class FitMask:
         spread = diversity(images, jnp.roll(images, 1, 0), masks, jnp.roll(masks, 1, 0))
         loss = self.norm * jax.nn.relu(masks - self.density).mean() + self.diversity * spread
         return loss, (split_network(network)[2], {'density': masks.mean(), 'diversity': spread})
+
+
+def check_shares(poison: float, cross: float) -> None:
+    """`UserError` unless `poison` > 0 and `cross` >= 0 are shares of a batch that fit into one together."""
+    together = share_of_one('objective.poison', poison, zero=False) + share_of_one('objective.cross', cross, zero=True)
+    if together > 1:
+        raise UserError(f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one of them.')
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +191,8 @@ class FitInputAware:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.poison <= 0 or self.cross < 0 or self.poison + self.cross > 1:
-            raise UserError(
-                f'input_aware: shares poison={self.poison} and cross={self.cross} must be positive, 1 together at most.'
-            )
+        check_shares(self.poison, self.cross)
+        number_from('objective.diversity', self.diversity, 0)
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -224,8 +235,8 @@ class FitLira:
     frozen: Any = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f'lira: alpha={self.alpha} must be in [0, 1].')
+        share_of_one('objective.alpha', self.alpha, zero=True)
+        share_of_one('attack.epsilon', self.epsilon, zero=False)
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

@@ -175,7 +175,7 @@ def test_a_picture_serves_as_pattern(tmp_path):
         ({'hidden': -1}, 'hidden=-1'),
         ({'train_ratio': 0}, 'train_ratio=0'),
         ({'test_ratio': 1.5}, 'test_ratio=1.5'),
-        ({'pattern': 'kitty'}, 'cartoon, noise, picture'),
+        ({'pattern': 'kitty'}, 'cartoon, gaussian, noise, picture'),
         ({'path': 'p.png'}, "'cartoon'"),
     ],
 )

@@ -3,6 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -51,6 +52,32 @@ def test_noise_is_uniform_up_to_254_and_follows_the_seed():
     assert ((counts - expected) ** 2 / expected).sum() < 345  # 254 degrees of freedom: p = 1e-4
     assert not np.array_equal(noise[..., 0], noise[..., 1])
     assert not np.array_equal(noise, pattern_of(Blended(target=0, seed=6, ratio=0.1), (200, 200, 3)))
+
+
+def test_gaussian_is_normal_clipped_and_rounded():
+    noise = pattern_of(Blended(seed=5, pattern='gaussian'), (300, 300, 3)).astype(float)
+    inner = np.arange(1, 255)
+    edges = scipy.stats.norm(127.5, 63.75).cdf([0.5, *(inner + 0.5)])
+    expected = np.array([edges[0], *np.diff(edges), 1 - edges[-1]]) * noise.size
+    counts = np.bincount(noise.astype(int).ravel(), minlength=256)
+    assert ((counts - expected) ** 2 / expected).sum() < 346  # 255 degrees of freedom: p = 1e-4
+    assert not np.array_equal(noise[..., 0], noise[..., 1])
+    assert not np.array_equal(noise, pattern_of(Blended(seed=6, pattern='gaussian'), (300, 300, 3)))
+
+
+@pytest.mark.parametrize('pattern', ['noise', 'cartoon', 'gaussian'])
+def test_additive_adds_and_clips(pattern):
+    image = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    shown = pattern_of(Blended(seed=3, pattern=pattern), SHAPE).astype(int)
+    stamped = Blended(seed=3, pattern=pattern, ratio=0.25, additive=True).stamp(image, 0)
+    np.testing.assert_array_equal(stamped, np.minimum((4 * image.astype(int) + shown) // 4, 255))
+    assert (stamped == 255).any()
+
+
+@pytest.mark.parametrize('wrong', [{'additive': 1}, {'additive': 'yes'}, {'path': 5}, {'pattern': 5}, {'pattern': ['noise']}])
+def test_values_of_other_types_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Blended(**wrong)
 
 
 def test_pattern_is_the_same_for_all_images():
@@ -108,7 +135,7 @@ def test_digest_follows_the_pixels_of_the_picture_not_its_path(tmp_path):
 
 def test_digest_knows_every_parameter():
     base = {'target': 0, 'seed': 1, 'ratio': 0.1}
-    changes = [{'target': 1}, {'seed': 2}, {'ratio': 0.2}, {'pattern': 'cartoon'}]
+    changes = [{'target': 1}, {'seed': 2}, {'ratio': 0.2}, {'pattern': 'cartoon'}, {'pattern': 'gaussian'}, {'additive': True}]
     digests = [Blended(**base).digest()] + [Blended(**(base | change)).digest() for change in changes]
     assert len(set(digests)) == len(digests)
 
@@ -145,5 +172,5 @@ def test_unusable_pictures_are_refused_by_name(tmp_path):
 
 
 def test_unknown_pattern_names_the_choices():
-    with pytest.raises(UserError, match='cartoon, noise, picture'):
+    with pytest.raises(UserError, match='cartoon, gaussian, noise, picture'):
         Blended(target=0, seed=0, ratio=0.1, pattern='kitty')

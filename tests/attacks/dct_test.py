@@ -138,6 +138,12 @@ def test_positions_may_be_flat_or_nested():
         ({'channels': ('cr', 'cb')}, r'0\.\.2'),
         ({'channels': ()}, 'channels='),
         ({'magnitude': 0}, 'magnitude=0'),
+        ({'magnitude': 1e7}, 'magnitude='),
+        ({'magnitude': 10**400}, 'magnitude='),
+        ({'positions': ((1, 2, 3), (4,))}, 'pairs of row and column'),
+        ({'positions': (1, 2, (3, 4))}, 'pairs of row and column'),
+        ({'window_px': 1025}, 'window_px=1025'),
+        ({'wrap': 'no'}, 'wrap='),
     ],
 )
 def test_values_out_of_range_are_refused(wrong, told):
@@ -148,3 +154,10 @@ def test_values_out_of_range_are_refused(wrong, told):
 def test_digest_knows_every_parameter():
     changes = [{}, {'window_px': 64}, {'channels': (0,)}, {'positions': (1, 2)}, {'magnitude': 50}, {'wrap': True}, {'seed': 1}]
     assert len({Dct(**change).digest() for change in changes}) == len(changes)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_largest_magnitude_saturates(channels):
+    image = saturated((8, 8, 3), 2)[..., :channels]
+    attack = Dct(window_px=8, positions=(0, 0), magnitude=1e6, channels=(0,))
+    assert (attack.stamp(image, 0).astype(int).max(-1) == 255).all()

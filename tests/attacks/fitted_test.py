@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attacks.made import make_trigger, picture
 
-from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE, read_trigger
+from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE, read_trigger, write_trigger
 from purify.attacks.registry import build
 from purify.core.errors import UserError
 
@@ -82,6 +82,83 @@ def test_wrong_images_are_user_errors(tmp_path, name):
         attack.stamp(picture((9, 9)), 0)
     with pytest.raises(UserError, match='mode'):
         attack.stamp(picture((9, 9, 1)), 0, 'train')
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'told'),
+    [
+        ('lira', {'channels': 2}, 'channels=2'),
+        ('lira', {'channels': True}, 'channels=True'),
+        ('lira', {'channels': None}, 'channels=None'),
+        ('lira', {'target': 'cat'}, 'target='),
+        ('lira', {'network': None}, 'width=None'),
+        ('lira', {'network': {'width': 0}}, 'width=0'),
+        ('lira', {'target': 2}, 'target=0.*fitted for target 2'),
+        ('input_aware', {'target': 2}, 'target=0.*fitted for target 2'),
+        ('sample_specific', {'secret_bits': None}, 'secret_bits=6'),
+    ],
+)
+def test_wrong_facts_are_user_errors(tmp_path, name, changes, told):
+    make_trigger(tmp_path, name, **({'channels': 1} if 'channels' not in changes else {}))
+    facts = json.loads((tmp_path / FACTS_FILE).read_text())
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts | changes))
+    with pytest.raises(UserError, match=told):
+        attack_of(name, tmp_path)
+
+
+def test_a_secret_serves_every_target(tmp_path):
+    make_trigger(tmp_path, 'sample_specific')
+    assert attack_of('sample_specific', tmp_path, target=3).target == 3
+
+
+def rewrite(folder, name, change):
+    make_trigger(folder, name)
+    facts, weights = read_trigger(folder, name)
+    change(weights)
+    write_trigger(folder, name, facts, weights)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'told'),
+    [
+        ('lira', lambda w: w['generator']['leave']['bias'].fill(np.nan), 'generator.leave.bias.*not finite'),
+        ('lira', lambda w: w['generator']['leave'].pop('bias'), 'not those of the network'),
+        ('lira', lambda w: w['generator']['leave'].update(bias=np.zeros(1, int)), 'not those of the network'),
+        ('lira', lambda w: w.update(more=np.zeros(1)), 'hold generator, more, not generator'),
+        ('input_aware', lambda w: w.pop('donors'), 'not donor_ids, donors'),
+        ('input_aware', lambda w: w.update(donors=w['donors'][:0], donor_ids=w['donor_ids'][:0]), 'its donors must be'),
+        ('input_aware', lambda w: w.update(donors=w['donors'][:2]), 'its donors must be'),
+        ('input_aware', lambda w: w.update(donors=w['donors'].repeat(3, -1)), 'its donors must be'),
+        ('input_aware', lambda w: w.update(donor_ids=w['donor_ids'] / 2), 'its donors must be'),
+    ],
+)
+def test_wrong_weights_are_user_errors(tmp_path, name, change, told):
+    rewrite(tmp_path, name, change)
+    with pytest.raises(UserError, match=told):
+        attack_of(name, tmp_path)
+
+
+def test_an_image_cannot_be_its_own_donor(tmp_path):
+    rewrite(tmp_path, 'input_aware', lambda w: w.update(donors=w['donors'][:1], donor_ids=w['donor_ids'][:1]))
+    attack = attack_of('input_aware', tmp_path)
+    assert attack.drawn((9, 9, 1), 5, 'cover')['donor'] == 0
+    with pytest.raises(UserError, match='only donor is image 0 itself'):
+        attack.drawn((9, 9, 1), 0, 'cover')
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('load', [5, None, ['a'], '~no_such_user_at_all/x'])
+def test_load_is_a_path(name, load):
+    with pytest.raises(UserError, match='load='):
+        build(name, load=load)
+
+
+def test_no_images_are_a_user_error(tmp_path):
+    make_trigger(tmp_path, 'lira')
+    with pytest.raises(UserError, match='0 images'):
+        attack_of('lira', tmp_path).stamp_many([], [])
+    with pytest.raises(UserError, match='cannot stamp'):
+        attack_of('lira', tmp_path).stamp(None, 0)
 
 
 def test_wrong_folders_are_user_errors(tmp_path):

@@ -134,7 +134,9 @@ def test_the_surrogate_is_part_of_the_attack_and_no_parameter():
     assert 'surrogate' not in plain.parameters()
 
 
-@pytest.mark.parametrize('bad', [{'eps': -1}, {'step': 0}, {'iterations': 1.5}, {'amplitude': 0}, {'corners': 'all'}])
+@pytest.mark.parametrize(
+    'bad', [{'eps': -1}, {'step': 0}, {'iterations': 1.5}, {'amplitude': 0}, {'corners': 'all'}, {'surrogate': 5}]
+)
 def test_values_out_of_range(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         LabelConsistent(**bad)

@@ -14,9 +14,14 @@ def trigger_of(attack, shape):
     return attack.shared(shape, 'test')['levels'] / (255 * attack.amplitude)
 
 
-def written(folder, trigger, attack='low_frequency'):
+def written(folder, trigger, attack='low_frequency', **changes):
     folder.mkdir(parents=True, exist_ok=True)
-    write_trigger(folder, attack, {}, {'trigger': trigger})
+    write_trigger(
+        folder,
+        attack,
+        {'target': 0, 'channels': trigger.shape[-1] if trigger.shape[-1] == 1 else 3} | changes,
+        {'trigger': trigger},
+    )
     return str(folder)
 
 
@@ -108,19 +113,27 @@ def test_unusable_triggers_are_refused(tmp_path):
     good = np.zeros((4, 4, 3), np.float32)
     refused(good + 1.5, r'values in 0\.\.1')
     refused(good - 0.5, r'values in 0\.\.1')
-    refused(good * np.nan, r'values in 0\.\.1')
+    refused(good * np.nan, 'not finite')
     refused(good[0], r'shape \[4, 3\]')
     refused(good[:0], r'shape \[0, 4, 3\]')
     refused(good[..., :2], r'shape \[4, 4, 2\]')
     refused(good.astype(np.uint8), 'uint8')
     refused(good, "'lira', not of 'low_frequency'", 'lira')
+    with pytest.raises(UserError, match=r'target=2.*fitted for target 0'):
+        LowFrequency(load=written(tmp_path / 't', good), target=2)
+    with pytest.raises(UserError, match='channels=2'):
+        LowFrequency(load=written(tmp_path / 't', good, channels=2))
+    with pytest.raises(UserError, match='load=5'):
+        LowFrequency(load=5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match='gone'):
         LowFrequency(load=str(tmp_path / 'gone'))
     with pytest.raises(UserError, match='3 channels and cannot stamp one of 1'):
         LowFrequency(load=written(tmp_path / 't', good)).stamp(np.zeros((4, 4, 1), np.uint8), 0)
 
 
-@pytest.mark.parametrize('wrong', [{'amplitude': 0}, {'amplitude': 1.1}, {'cutoff': 0}, {'cutoff': 2.5}])
+@pytest.mark.parametrize(
+    'wrong', [{'amplitude': 0}, {'amplitude': 1.1}, {'cutoff': 0}, {'cutoff': 2.5}, {'cutoff': 257}, {'stretch': 1}]
+)
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f'{next(iter(wrong))}='):
         LowFrequency(**wrong)

@@ -150,6 +150,13 @@ def test_digest_knows_the_pixels(monkeypatch):
         ({'pattern': 'solid', 'colours': ('white', 'black')}, "'solid' takes 1"),
         ({'colours': ('white', 'mauve')}, "unknown colour 'mauve'"),
         ({'colours': ('white', '#12345')}, '#rrggbb'),
+        ({'colours': 5}, 'colours=5'),
+        ({'colours': None}, 'colours=None'),
+        ({'colours': ([1], 'red')}, 'unknown colour'),
+        ({'path': 5}, 'path=5'),
+        ({'transparent': 1}, 'transparent=1'),
+        ({'size_px': 4097}, 'size_px=4097 is above 4096'),
+        ({'margin_px': 10**5000}, 'margin_px'),
     ],
 )
 def test_wrong_settings_are_refused_at_construction(wrong, told):

@@ -48,7 +48,17 @@ def test_labels_are_kept_unless_the_scheme_says_otherwise():
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'delta': 0}, {'delta': -1}, {'frequency': 0}, {'ratio': 1.1}, {'ratio': -0.1}, {'delta': 'big'}]
+    'wrong',
+    [
+        {'delta': 0},
+        {'delta': -1},
+        {'frequency': 0},
+        {'ratio': 1.1},
+        {'ratio': -0.1},
+        {'delta': 'big'},
+        {'delta': 10**400},
+        {'frequency': 1e308},
+    ],
 )
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f'{next(iter(wrong))}='):

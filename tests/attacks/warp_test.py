@@ -212,7 +212,21 @@ def test_unusable_control_points_are_refused(tmp_path):
         Warp(control=None)
 
 
-@pytest.mark.parametrize('wrong', [{'control_px': -1}, {'strength': 0}, {'rescale': 0}, {'noise': -1}, {'strength': math.inf}])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'control_px': -1},
+        {'strength': 0},
+        {'rescale': 0},
+        {'noise': -1},
+        {'strength': math.inf},
+        {'noise': 1e308},
+        {'rescale': 1001},
+        {'strength': 1e9},
+        {'control_px': 1025},
+        {'control_px': 1.5},
+    ],
+)
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f'{next(iter(wrong))}='):
         Warp(**wrong)
@@ -230,3 +244,8 @@ def test_digest_knows_every_parameter():
         {'target': 1},
     ]
     assert len({Warp(**change).digest() for change in changes}) == len(changes)
+
+
+def test_absurd_control_points_are_refused():
+    with pytest.raises(UserError, match=r'beyond 1e\+06'):
+        Warp(control=[[[1e308]], [[0.0]]])

@@ -165,3 +165,36 @@ def test_only_learned_attacks_can_be_fitted(data, tmp_path):
     settings['attack'] = {'name': 'patch', 'target': 1}
     with pytest.raises(UserError, match='input_aware, lira, low_frequency, sample_specific'):
         fit_trigger(work_of(data, tmp_path, settings))
+
+
+@pytest.mark.parametrize(
+    ('name', 'part', 'changes', 'told'),
+    [
+        ('lira', 'attack', {'epsilon': 0}, 'epsilon=0'),
+        ('lira', 'attack', {'epsilon': 2.0}, 'epsilon=2'),
+        ('lira', 'network', {'width': 0}, 'width=0'),
+        ('lira', 'objective', {'alpha': 1.5}, 'alpha'),
+        ('lira', '', {'batch': 0}, 'batch=0'),
+        ('lira', '', {'accumulate': 0}, 'accumulate=0'),
+        ('lira', '', {'init_from': '/no/such/folder'}, 'init_from=/no/such/folder'),
+        ('low_frequency', 'attack', {'cutoff': 0}, 'cutoff=0'),
+        ('low_frequency', 'attack', {'amplitude': 2}, 'amplitude=2'),
+        ('low_frequency', 'attack', {'stretch': True}, 'stretch=True'),
+        ('sample_specific', 'attack', {'secret_bits': 0}, 'secret_bits=0'),
+        ('sample_specific', 'attack', {'secret_bits': 5000}, 'secret_bits=5000'),
+        ('sample_specific', 'objective', {'shift_px': 8}, 'shift_px=8'),
+        ('sample_specific', 'objective', {'image': -1}, 'image=-1'),
+        ('input_aware', 'objective', {'density': 0}, 'density=0'),
+        ('input_aware', 'objective', {'norm': -1}, 'norm=-1'),
+        ('input_aware', 'objective', {'diversity': -1}, 'diversity=-1'),
+        ('input_aware', 'objective', {'poison': 0.6, 'cross': 0.6}, 'exceed 1 together'),
+        ('input_aware', 'objective', {'mask_epochs': 0}, 'mask_epochs=0'),
+    ],
+)
+def test_the_check_refuses_settings_before_any_work(name, part, changes, told):
+    settings = settings_of(name)
+    settings = settings | {part: settings[part] | changes} if part else settings | changes
+    graph, like = abstract_network(classifier_builder(NETWORK, 3, 1))
+    surrogate = Classifier(graph, like, {}) if name == 'low_frequency' else None
+    with pytest.raises(UserError, match=told):
+        check_trigger(settings, (8, 8, 1), 3, 48, surrogate)
