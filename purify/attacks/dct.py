@@ -13,7 +13,6 @@ from purify.attacks.levels import settle
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
 
-
 MOST_PX = 1024  # of a window
 MOST_LEVELS = 1e6  # of `magnitude`: what it adds stays a whole number of 32 bits
 
