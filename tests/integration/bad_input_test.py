@@ -180,7 +180,7 @@ WORDS = {
     'unknown attack word': ([f'{DIGITS},attack=blend'], ["attack='blend': choose from adaptive_blend"]),
     'unknown defence word': ([f'{CONFIG}:defense=variation'], ["defense='variation': choose from augmentations, none, variations"]),
     'unknown word': ([f'{DIGITS},atack=none'], ["unknown word 'atack'", "Did you mean 'attack'?", 'This config takes: attack']),
-    'word of another type': ([f'{DIGITS},rate=high'], ["rate='high' must be of type float, like 0.1"]),
+    'word of another type': ([f'{DIGITS},rate=high'], ["rate='high': must be a number from 0 to 1, or 'usual'"]),
     'unknown setting': ([DIGITS, '--config.atack.rate=0.1'], ['--config.atack.rate', 'Did you mean --config.attack.rate?']),
     'setting of another type': (
         [DIGITS, '--config.attack.size_px=big'],
@@ -359,4 +359,4 @@ def test_the_message_is_all_there_is_in_a_real_process(tmp_path):
     done = subprocess.run(line, cwd=Path(CONFIG).parents[1], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.strip().splitlines() == ['purify: attack.target=12 is not a class; choose 0 to 9.']
+    assert done.stderr.strip().splitlines() == ['purify: attack: attack.target=12 is not a class; choose 0 to 9.']
