@@ -26,11 +26,11 @@ def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any
     write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
 
 
-def read_trigger(folder: str | Path, attack: str, *, network: bool = False) -> tuple[dict[str, Any], Any]:
+def read_trigger(folder: str | Path, attack: str, *, network: bool = False, target: bool = True) -> tuple[dict[str, Any], Any]:
     """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
 
-    Its facts hold the channels and the target, with `network` also the width of that. Raises `UserError` when it is missing,
-    broken, incomplete, not finite, or was fitted for another attack.
+    Its facts hold the channels; with `target` the one it was fitted for, with `network` the width of that. Raises `UserError`
+    when it is missing, broken, incomplete, not finite, or was fitted for another attack.
     """
     if not isinstance(folder, str | Path):
         raise UserError(f'load={folder!r} is no folder. Set load to the path of one that holds a fitted trigger.')
@@ -42,7 +42,7 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False) -> t
     if not isinstance(facts, dict) or facts.get('attack') != attack:
         fitted = facts.get('attack') if isinstance(facts, dict) else None
         raise UserError(f'{path}: holds a trigger of {fitted!r}, not of {attack!r}. Set load to the right folder.')
-    _check_facts(facts, path, network)
+    _check_facts(facts, path, network, target)
     try:
         flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
         weights = unflatten_dict(flat, sep='.')
@@ -53,11 +53,12 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False) -> t
     return facts, weights
 
 
-def _check_facts(facts: dict[str, Any], path: Path, network: bool) -> None:
+def _check_facts(facts: dict[str, Any], path: Path, network: bool, target: bool) -> None:
     try:
         if whole_number('channels', facts.get('channels'), 1, 3) == 2:
             raise UserError('channels=2 is neither 1 nor 3.')
-        whole_number('target', facts.get('target'), 0)
+        if target:
+            whole_number('target', facts.get('target'), 0)
         if network:
             described = facts.get('network')
             whole_number('width', described.get('width') if isinstance(described, dict) else None, 1, MOST_WIDTH)
@@ -104,7 +105,7 @@ class Fitted(Attack):
                 f'attack {self.name!r} needs a fitted trigger. Set load to the folder of one; a run whose config has the part '
                 '`trigger` fits it by itself.'
             )
-        facts, weights = read_trigger(self.load, self.name, network=True)
+        facts, weights = read_trigger(self.load, self.name, network=True, target=self.needs_target)
         if set(weights) != set(self.parts):
             held, needed = ', '.join(sorted(weights)) or 'nothing', ', '.join(sorted(self.parts))
             raise UserError(f'{self.load}: its weights hold {held}, not {needed}. Fit the trigger again.')

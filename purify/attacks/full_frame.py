@@ -5,9 +5,9 @@ import functools
 
 import numpy as np
 
-from purify.attacks.attack import Attack, word_of
+from purify.attacks.attack import word_of
 from purify.attacks.cartoon import draw_cartoon
-from purify.attacks.pictures import content_of, picture_of, resize_picture
+from purify.attacks.pictures import Pictured, resize_picture
 from purify.attacks.pixels import fit_channels
 
 PATTERNS = ('noise', 'gaussian', 'picture', 'cartoon')
@@ -16,7 +16,7 @@ REFERENCE_PX = 64  # patterns without a size of their own enter the digest at th
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FullFrame(Attack):
+class FullFrame(Pictured):
     """An attack that mixes a full-frame pattern into the image; a subclass says how.
 
     Pattern 'noise' is uniform over 0..254 per pixel and channel; 'gaussian' is normal with mean 127.5 and standard
@@ -27,15 +27,10 @@ class FullFrame(Attack):
     """
 
     pattern: str = 'noise'
-    path: str = ''
-    content: str = dataclasses.field(init=False, repr=False)  # so that equal paths with other pixels differ
-    picture: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         word_of('pattern', self.pattern, PATTERNS)
-        picture = picture_of(self.pattern, self.path)
-        self._keep(picture=picture, content=content_of(picture))
+        super().__post_init__()
 
     def pattern_pixels(self) -> np.ndarray:
         """The picture at its own size, other patterns at a reference size: `u8[h w 3]`."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, flag, whole_number, word_of
+from purify.attacks.attack import Arrays, flag, whole_number, word_of
 from purify.attacks.patterns import check_colours, draw_pattern
-from purify.attacks.pictures import content_of, picture_of, resize_picture
+from purify.attacks.pictures import Pictured, resize_picture
 from purify.attacks.pixels import fit_channels
 from purify.core.errors import UserError
 
@@ -17,7 +17,7 @@ REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Patch(Attack):
+class Patch(Pictured):
     """Replace `size_px` x `size_px` pixels; all others stay as they are.
 
     `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless `colours` are given, or
@@ -36,17 +36,11 @@ class Patch(Attack):
     corner: str = 'bottom_right'
     margin_px: int = 0
     transparent: bool = False
-    path: str = ''
-    content: str = dataclasses.field(init=False, repr=False)  # so that equal paths with other pixels differ
-    picture: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         word_of('corner', self.corner, CORNERS)
-        picture = picture_of(self.pattern, self.path)
+        super().__post_init__()
         self._keep(
-            picture=picture,
-            content=content_of(picture),
             size_px=whole_number('size_px', self.size_px, 0, MOST_PX),
             margin_px=whole_number('margin_px', self.margin_px, 0, MOST_PX),
             transparent=flag('transparent', self.transparent),

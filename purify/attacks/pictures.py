@@ -1,19 +1,41 @@
 """Pictures from files as triggers."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from purify.attacks.attack import Attack
 from purify.core.errors import UserError
 
 
-def picture_of(pattern: str, path: str) -> np.ndarray | None:
-    """The picture u8[h w 3] that pattern 'picture' reads from `path`; None for other patterns.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictured(Attack):
+    """An attack whose `pattern` is drawn, or 'picture': the image file `path`.
 
     Raises `UserError` for a path that no pattern reads, and for a picture that is missing or broken.
+
+    Attributes:
+      pattern: its name; a subclass says which there are.
+      path: of the image file, for pattern 'picture' alone.
+      content: SHA-256 of the picture's pixels, so that equal paths with other pixels differ; '' for other patterns.
+      picture: u8[h w 3]; None for other patterns.
     """
+
+    pattern: str
+    path: str = ''
+    content: str = dataclasses.field(init=False, repr=False)
+    picture: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        picture = _picture_of(self.pattern, self.path)
+        self._keep(picture=picture, content='' if picture is None else hashlib.sha256(picture.tobytes()).hexdigest())
+
+
+def _picture_of(pattern: str, path: str) -> np.ndarray | None:
     if not isinstance(path, str):
         raise UserError(f'path={path!r} is no path. Set path to an image file, or leave it empty.')
     if pattern == 'picture':
@@ -21,11 +43,6 @@ def picture_of(pattern: str, path: str) -> np.ndarray | None:
     if path:
         raise UserError(f"path={path!r} is read for pattern 'picture', not for {pattern!r}. Drop it.")
     return None
-
-
-def content_of(picture: np.ndarray | None) -> str:
-    """SHA-256 of its pixels; nothing where there is none."""
-    return '' if picture is None else hashlib.sha256(picture.tobytes()).hexdigest()
 
 
 def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:

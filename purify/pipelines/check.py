@@ -26,17 +26,16 @@ from purify.pipelines.artifacts import (
     read_classifier,
     read_prior,
 )
-from purify.pipelines.fitting import check_trigger
+from purify.pipelines.fitting import check_trigger, fitted_settings
 from purify.pipelines.plan import make_method, make_stages
 from purify.pipelines.poisoning import (
-    Plot,
+    Poisoning,
     check_target,
-    draw_plot,
+    draw_poisoning,
     loader_facts,
     make_attacks,
     make_rules,
     on_the_fly,
-    own_settings,
     refuse_loader,
 )
 from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
@@ -116,9 +115,9 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
         shape = Shape(shape.size_px, shape.channels, *size)
     elif kind != 'tfds' and (source := found.attempt('source', lambda: open_source(**part))):
         shape = Shape(shape.size_px, shape.channels, len(source.class_names), len(source.train))
-        if (plot := found.attempt('attack', lambda: _plot(source, config))) is not None:
-            poisoned, covering = (sum(map(len, groups)) for groups in (plot.poisoned, plot.covering))
-            counts = f'{len(plot.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
+        if (poisoning := found.attempt('attack', lambda: _poisoning(source, config))) is not None:
+            poisoned, covering = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
+            counts = f'{len(poisoning.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
             found.notes.append(f'source: {counts}' + (f', {covering:,} covering' if covering else ''))
     if attacks := found.attempt('attack', lambda: _attacks(config, shape.classes)):
         blank = np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8)
@@ -134,7 +133,7 @@ def _fitting(found: Findings, config: dict[str, Any], shape: Shape) -> None:
     surrogate = _classifier(found, 'surrogate', config, shape, None) if 'surrogate' in config else None
     if 'trigger' not in config:
         return
-    settings = config['trigger'] | {'attack': own_settings(config['attack']), 'seed': config['seeds']['poison']}
+    settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
     model = Classifier(*surrogate, {}) if surrogate else None
     pixels = shape.size_px, shape.size_px, shape.channels
     sizes = found.attempt('trigger', lambda: check_trigger(settings, pixels, shape.classes, shape.images, model))
@@ -151,14 +150,14 @@ def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
     return make_attacks(rule, config['seeds']['poison'], classes)
 
 
-def _plot(source: Source, config: dict[str, Any]) -> Plot:
+def _poisoning(source: Source, config: dict[str, Any]) -> Poisoning:
     rule, classes = config['attack'], len(source.class_names)
     check_target(rule, classes)
     rules, seed = make_rules(rule), config['seeds']['poison']
-    plot = draw_plot(source.train, rule, rules, seed)
+    poisoning = draw_poisoning(source.train, rule, rules, seed)
     if on_the_fly(rule):
-        loader_facts(rule, seed, rules, plot, classes)
-    return plot
+        loader_facts(rule, seed, rules, poisoning, classes)
+    return poisoning
 
 
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from purify.attacks.input_aware import DONORS
 from purify.attacks.lira import Lira
 from purify.attacks.low_frequency import LowFrequency
 from purify.attacks.networks import UNet
+from purify.attacks.registry import ATTACKS
 from purify.attacks.sample_specific import MOST_BITS, SampleSpecific
 from purify.core import devices
 from purify.core.errors import UserError
@@ -25,6 +26,7 @@ from purify.core.registry import Registry
 from purify.data.loader import Split
 from purify.pipelines.artifacts import Classifier, check_classes, classifier_builder, read_classifier
 from purify.pipelines.chain import Work
+from purify.pipelines.poisoning import own_settings
 from purify.pipelines.training import fit_network, make_augmentations
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
@@ -74,6 +76,17 @@ class Case:
         """Of the generator networks."""
         return whole_number('network.width', self.settings['network']['width'], 1, MOST_WIDTH)
 
+    def objective(self, *needed: str, **usual: Any) -> dict[str, Any]:
+        """The weights of the losses by name; `UserError` unless all `needed` are given and none but these and the `usual`."""
+        given, attack = self.settings['objective'], self.rule['name']
+        if unknown := sorted(set(given) - {*needed, *usual}):
+            choices = ', '.join(sorted({*needed, *usual}))
+            hint = f'Choose from: {choices}.' if choices else 'It has none; leave trigger.objective empty.'
+            raise UserError(f'trigger.objective.{unknown[0]}: the fit of {attack!r} knows no such weight. {hint}')
+        if missing := sorted({*needed} - set(given)):
+            raise UserError(f'trigger.objective.{missing[0]} is missing: the fit of {attack!r} needs {", ".join(sorted(needed))}.')
+        return usual | {name: given[name] for name in given}
+
     def unet(self, outputs: int) -> Build:
         """A generator on images of this case."""
         return lambda rngs: UNet(self.shape[-1], outputs, self.width, rngs=rngs)
@@ -86,15 +99,15 @@ class Case:
 
 def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     bits = whole_number('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits), 1, MOST_BITS)
-    objective = case.settings['objective']
-    whole_number('objective.shift_px', objective.get('shift_px', 0), 0, min(case.shape[:2]) - 1)
+    objective = case.objective('image', shift_px=0)
+    whole_number('objective.shift_px', objective['shift_px'], 0, min(case.shape[:2]) - 1)
     build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)  # noqa: E731
     weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
 
 
 def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
-    objective = dict(case.settings['objective'])
+    objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
     mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
     length = {'epochs': number_from('objective.mask_epochs', objective.pop('mask_epochs'), 0, open=True), 'steps': 0}
     check_shares(objective['poison'], objective['cross'])  # now, not after the masks are fitted
@@ -107,12 +120,13 @@ def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _lira(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     epsilon = share_of_one('attack.epsilon', case.rule.get('epsilon', Lira.epsilon), zero=False)
-    objective = case.settings['objective']
+    objective = case.objective('alpha')
     weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
 
 def _low_frequency(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+    case.objective()  # has no weights, and refuses any
     model = case.surrogate
     if model is None:
         raise UserError(
@@ -134,10 +148,20 @@ FITS = Registry(
 )
 
 
+def fitted_settings(attack: dict[str, Any]) -> dict[str, Any]:
+    """What of the `attack` part its fit reads: name, own parameters, and the target where the trigger depends on it.
+
+    Raises `UserError` for an unknown attack.
+    """
+    needs_target = getattr(ATTACKS[attack['name']], 'needs_target', True)
+    unread = {'scheme', 'load'} | (set() if needs_target else {'target'})
+    return {name: value for name, value in own_settings(attack).items() if name not in unread}
+
+
 def fit_trigger(work: Work) -> None:
     """Fits the trigger of `attack` to the clean dataset `data` (split train); writes trigger.json and trigger.safetensors.
 
-    Settings: `attack` (name, target, own parameters), `seed` (of what is drawn outside training), `network` (width of the
+    Settings: `attack` (see `fitted_settings`), `seed` (of what is drawn outside training), `network` (width of the
     generators), `classifier` (network trained with it, where there is one), `objective` (the weights of the losses, see
     `purify.train.triggers`; `mask_epochs` of input_aware's first stage), and those of every training stage. An input
     `surrogate` is a finished classifier. Resumes like any training.
@@ -145,7 +169,7 @@ def fit_trigger(work: Work) -> None:
     settings = work.settings
     _check_batch(settings)
     split = Split(work.inputs['data'], 'train')
-    check_target(settings['attack']['target'], len(split.class_names))
+    check_target(settings['attack'], len(split.class_names))
     transforms = make_augmentations(settings['augment'])
 
     def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +185,8 @@ def fit_trigger(work: Work) -> None:
     case = Case(settings, split.shape, len(split.class_names), _read_surrogate(work, split), donors)
     facts, weights = FITS.make(settings['attack']['name'], case, fit)
     if devices.is_lead():
-        common = {'target': settings['attack']['target'], 'channels': split.shape[-1], 'size_px': split.shape[0]}
+        target = {'target': settings['attack']['target']} if 'target' in settings['attack'] else {}
+        common = target | {'channels': split.shape[-1], 'size_px': split.shape[0]}
         network = {'network': dict(settings['network'])} if 'network' in settings else {}
         write_trigger(work.folder, settings['attack']['name'], common | network | facts, jax.device_get(weights))
 
@@ -188,7 +213,7 @@ def check_trigger(
 
     `surrogate` may hold weights of the right shapes alone. Raises `UserError` for settings that do not work.
     """
-    check_target(settings['attack']['target'], num_classes)
+    check_target(settings['attack'], num_classes)
     _check_batch(settings)
     if (start := settings.get('init_from')) and not Path(start).expanduser().is_dir():
         raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
@@ -221,7 +246,8 @@ def _check_batch(settings: dict[str, Any]) -> None:
         whole_number(f'trigger.{name}', settings[name], 1)
 
 
-def check_target(target: int, num_classes: int) -> None:
-    """`UserError` unless `target` is a class."""
-    if not 0 <= whole_number('attack.target', target, 0) < num_classes:
+def check_target(attack: dict[str, Any], num_classes: int) -> None:
+    """`UserError` unless the target, where the fit reads one, is a class."""
+    target = whole_number('attack.target', attack.get('target', 0), 0)
+    if target >= num_classes:
         raise UserError(f'attack.target={target} is not a class; choose 0 to {num_classes - 1}.')

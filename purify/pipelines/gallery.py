@@ -1,6 +1,6 @@
 """The command `gallery`: what the attacks of a config do to images, side by side on one page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 from purify.attacks.attack import Attack
 from purify.attacks.selection import Rules
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors
+from purify.core.files import explain_os_errors, fingerprint
 from purify.core.progress import say
-from purify.data.sources import Pool, open_source
+from purify.data.sources import Pool, Source, open_source
 from purify.pipelines.chain import ATTACKERS, Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import check_target, make_attacks, make_rules, own_settings
@@ -31,7 +31,8 @@ def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     store = store.expanduser() if store else workdir / 'stages'
-    entries = [entry for config in configs for entry in _entries(config, Chain(make_stages(config), store))]
+    open_once = _opener()
+    entries = [entry for config in configs for entry in _entries(config, Chain(make_stages(config), store), open_once)]
     if not entries:
         raise UserError('gallery: no attack of this config changes a pixel. Give it one, like :attack=patch.')
     page = write_gallery(workdir / 'gallery', entries, environment())
@@ -39,12 +40,25 @@ def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None
     return page
 
 
-def _entries(config: dict[str, Any], chain: Chain) -> list[Entry]:
+def _opener() -> Callable[[dict[str, Any]], Source]:
+    """`open_source` for the `source` part of a config; equal ones are opened once."""
+    opened: dict[str, Source] = {}
+
+    def open_once(settings: dict[str, Any]) -> Source:
+        name = fingerprint(settings)
+        if name not in opened:
+            opened[name] = open_source(**settings)
+        return opened[name]
+
+    return open_once
+
+
+def _entries(config: dict[str, Any], chain: Chain, open_once: Callable[[dict[str, Any]], Source]) -> list[Entry]:
     """One entry for each trigger of a config's attack."""
     rule = config['attack']
     fitting = [name for name in chain.stages if name in ATTACKERS]
     chain.run(fitting, config['run'])
-    source = open_source(**config['source'])
+    source = open_once(config['source'])
     check_target(rule, len(source.class_names))
     rules = make_rules(rule)
     inputs = chain.stages['prepare'].inputs

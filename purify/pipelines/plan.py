@@ -15,8 +15,8 @@ from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import finished_folder, prior_folder
 from purify.pipelines.chain import Input, Stage
 from purify.pipelines.evaluate import evaluate
-from purify.pipelines.fitting import fit_trigger
-from purify.pipelines.poisoning import on_the_fly, own_settings
+from purify.pipelines.fitting import fit_trigger, fitted_settings
+from purify.pipelines.poisoning import on_the_fly
 from purify.pipelines.prepare import FITTED, prepare, write_clean
 from purify.pipelines.purifying import purify
 from purify.pipelines.training import train_classifier, train_prior
@@ -77,7 +77,7 @@ def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
     if 'surrogate' in parts:
         stages += _classifier(where, 'surrogate', config['surrogate'], own, data)
     if 'trigger' in parts:
-        settings = config['trigger'] | {'attack': own_settings(attack), 'seed': poison, 'seeds': own}
+        settings = config['trigger'] | {'attack': fitted_settings(attack), 'seed': poison, 'seeds': own}
         uses = {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
         stages.append(Stage('trigger', fit_trigger, settings, data | uses | _start(config['trigger'])))
         where['trigger'] = Input('trigger')

@@ -115,9 +115,14 @@ def make_rules(settings: Settings) -> Rules:
     """The rules on who is poisoned. Raises `UserError` for a cover rate of an attack that stamps nothing."""
     if settings['cover_rate'] and settings['name'] in ('none', 'relabel_only'):
         raise UserError(f'attack.cover_rate={settings["cover_rate"]}: attack {settings["name"]!r} stamps nothing; set it to 0.')
-    targets = [settings['target'], *(changes.get('target', settings['target']) for changes in settings['more'].values())]
     rules = {name: _tuples(settings[name]) for name in SELECTION}
-    return Rules(**rules, scheme=settings['scheme'], targets=tuple(targets))
+    return Rules(**rules, scheme=settings['scheme'], targets=tuple(targets_of(settings).values()))
+
+
+def targets_of(settings: Settings) -> dict[str, Any]:
+    """The target of every trigger, by the name of its setting; an entry of `more` that names none has that of the attack."""
+    own = {'target': settings['target']}
+    return own | {f'more.{name}.target': changes.get('target', settings['target']) for name, changes in settings['more'].items()}
 
 
 def check_target(settings: Settings, classes: int) -> None:
@@ -126,8 +131,7 @@ def check_target(settings: Settings, classes: int) -> None:
     for name, changes in settings['more'].items():
         if wrong := sorted(set(changes) - own):
             raise UserError(f'attack.more.{name}: {", ".join(wrong)} cannot differ; choose from {", ".join(sorted(own))}.')
-    named = {'target': settings['target']} | {f'more.{name}.target': m.get('target', 0) for name, m in settings['more'].items()}
-    for where, target in named.items():
+    for where, target in targets_of(settings).items():
         if whole_number(f'attack.{where}', target, 0) >= classes:
             raise UserError(f'attack.{where}={target} is not a class; choose 0 to {classes - 1}.')
     if wrong := [k for k in settings['sources'] if whole_number('attack.sources', k, 0) >= classes]:
@@ -135,7 +139,7 @@ def check_target(settings: Settings, classes: int) -> None:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Poisoning:
     """Who is poisoned, drawn once.
 
     Attributes:
@@ -163,7 +167,7 @@ def _roles(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role]:
     return found
 
 
-def draw_plot(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Plot:
+def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Poisoning:
     """Copies some images where asked, then draws who is poisoned (stream 'selection' of `seed`) and who covers ('cover').
 
     Raises `UserError` for counts that the dataset cannot give.
@@ -180,7 +184,7 @@ def draw_plot(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Plot:
     first = pool.ids[copy_of >= 0] if settings['poison_replicas'] else None
     poisoned = choose(rules, pool.labels, pool.ids, stream_seed(seed, 'selection'), first)
     covering = choose_cover(rules, pool.labels, pool.ids, np.concatenate(poisoned), stream_seed(seed, 'cover'))
-    return Plot(pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))])
+    return Poisoning(pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))])
 
 
 def replicate(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
@@ -199,10 +203,10 @@ def on_the_fly(settings: Settings) -> bool:
     return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
 
 
-def loader_facts(settings: Settings, seed: int, rules: Rules, plot: Plot, classes: int) -> dict[str, Any]:
+def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int) -> dict[str, Any]:
     """The attacker's own loader as facts, for loader.json. Raises `UserError` for chances that add up to more than 1."""
-    eligible, coverable = (int(allowed(plot.pool.labels).sum()) for allowed in (rules.allows, rules.covers))
-    count, covers = (sum(map(len, groups)) for groups in (plot.poisoned, plot.covering))
+    eligible, coverable = (int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers))
+    count, covers = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
     rate, cover_rate = count / eligible, covers / coverable if covers else 0.0
     if settings['random_poisoning'] and rate + cover_rate > 1:
         raise UserError(
@@ -213,8 +217,8 @@ def loader_facts(settings: Settings, seed: int, rules: Rules, plot: Plot, classe
         'attack': settings,
         'seed': seed,
         'classes': classes,
-        'poisoned': [ids.tolist() for ids in plot.poisoned],
-        'covering': [ids.tolist() for ids in plot.covering],
+        'poisoned': [ids.tolist() for ids in poisoning.poisoned],
+        'covering': [ids.tolist() for ids in poisoning.covering],
         'labels': [k for k in range(classes) if rules.allows(np.array([k]))[0]],
         'rate': rate,
         'cover_labels': [k for k in range(classes) if rules.covers(np.array([k]))[0]],

@@ -1,7 +1,8 @@
 """The stage `prepare`: source -> poisoned dataset, and beside it, under lock and key, the truth about it."""
 
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,22 @@ import jax
 import numpy as np
 
 from purify.attacks.attack import Attack
+from purify.attacks.fitted import STAMP_BATCH
 from purify.core import devices, preemption
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record
 from purify.data.manifest import Manifest
-from purify.data.poison import poison_records
+from purify.data.poison import Role, poison_records
 from purify.data.sources import Pool, Source, open_source
 from purify.pipelines.chain import Work
 from purify.pipelines.poisoning import (
     FILES,
-    Plot,
+    Poisoning,
     check_target,
     digest_of,
-    draw_plot,
+    draw_poisoning,
     keep_files,
     loader_facts,
     make_attacks,
@@ -33,7 +35,6 @@ from purify.pipelines.poisoning import (
 )
 
 FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
-STAMPED_AT_ONCE = 32
 
 
 def prepare(work: Work) -> None:
@@ -55,26 +56,22 @@ def prepare(work: Work) -> None:
         attack.stamp(source.train.fetch(0), 0)  # a patch that does not fit is known now, not after an hour
     digest = digest_of(attacks)
     rules = make_rules(rule)
-    plot = draw_plot(source.train, rule, rules, seed)
-    roles, classes = plot.roles, len(source.class_names)
-    loader = loader_facts(rule, seed, rules, plot, classes) if on_the_fly(rule) else None
-
-    def poisoned(records: list[Record]) -> list[Record]:
-        return poison_records(attacks, records, [roles.get(record['id']) for record in records])
-
-    hit = np.flatnonzero(np.isin(plot.pool.ids, sorted(roles)))
+    poisoning = draw_poisoning(source.train, rule, rules, seed)
+    roles, classes = poisoning.roles, len(source.class_names)
+    loader = loader_facts(rule, seed, rules, poisoning, classes) if on_the_fly(rule) else None
+    hit = np.flatnonzero(np.isin(poisoning.pool.ids, sorted(roles)))
     writing = _Writing(work, source)
-    writing.add('poisoned', plot.pool, 'train', poisoned)
+    writing.add('poisoned', poisoning.pool, 'train', partial(_stamp, attacks, roles))
     writing.add('truth/test', source.test, 'test')
     if len(hit):
-        writing.add('truth/originals', plot.pool.take(hit), 'train')
+        writing.add('truth/originals', poisoning.pool.take(hit), 'train')
     if source.reference:
         writing.add('reference', source.reference, 'train')
     if loader:
-        writing.add('attacker/clean', plot.pool, 'train')
+        writing.add('attacker/clean', poisoning.pool, 'train')
     writing.finish()
     if devices.is_lead():
-        _write_truth(work.folder, settings, source, attacks, plot, digest)
+        _write_truth(work.folder, settings, source, attacks, poisoning, digest)
         keep_files(attacks, work.folder / 'truth' / FILES)
         if loader:
             write_json(work.folder / 'attacker' / 'loader.json', loader)
@@ -105,19 +102,19 @@ class _Writing:
     def __init__(self, work: Work, source: Source):
         self.work, self.source = work, source
         self.size = work.settings['source']['size_px'], work.settings['source']['channels']
-        self.jobs: list[tuple[DatasetWriter, list[range], Callable[[range], Iterator[dict[str, Any]]]]] = []
+        self.jobs: list[tuple[DatasetWriter, list[range], Callable[[range], Iterator[Record]]]] = []
 
-    def add(self, sub: str, pool: Pool, split: str, change: Callable[..., Any] | None = None) -> None:
+    def add(self, sub: str, pool: Pool, split: str, stamp: Callable[[Pool, range], dict[int, Record]] | None = None) -> None:
+        """One more split; `stamp` gives the records that change, by position."""
         ranges = cut(len(pool), self.work.settings['shard_size'])
         features = describe(*self.size, self.source.class_names)
         writer = DatasetWriter(self.work.folder / sub, Path(sub).name, split, features, len(ranges))
 
-        def records(positions: range) -> Iterator[dict[str, Any]]:
-            for start in range(0, len(positions), STAMPED_AT_ONCE):
+        def records(positions: range) -> Iterator[Record]:
+            changed = stamp(pool, positions) if stamp else {}
+            for i in positions:
                 preemption.check()
-                piece = positions[start : start + STAMPED_AT_ONCE]
-                rows = [{'id': int(pool.ids[i]), 'image': pool.fetch(i), 'label': int(pool.labels[i])} for i in piece]
-                yield from change(rows) if change else rows
+                yield changed.pop(i) if i in changed else _record(pool, i)
 
         self.jobs.append((writer, ranges, records))
 
@@ -144,15 +141,35 @@ class _Writing:
                 writer.finish([len(r) for r in ranges])
 
 
+def _record(pool: Pool, position: int) -> Record:
+    return {'id': int(pool.ids[position]), 'image': pool.fetch(position), 'label': int(pool.labels[position])}
+
+
+def _stamp(attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, positions: range) -> dict[int, Record]:
+    """The images at `positions` whose id has a role, poisoned, by position.
+
+    They are taken together by role, `STAMP_BATCH` at a time: a learned attack computes that many rows however few it is given.
+    """
+    role_at = {i: roles[id] for i in positions if (id := int(pool.ids[i])) in roles}
+    carriers = sorted(role_at, key=role_at.__getitem__)
+    stamped: dict[int, Record] = {}
+    for start in range(0, len(carriers), STAMP_BATCH):
+        preemption.check()
+        piece = carriers[start : start + STAMP_BATCH]
+        records = poison_records(attacks, [_record(pool, i) for i in piece], [role_at[i] for i in piece])
+        stamped.update(zip(piece, records, strict=True))
+    return stamped
+
+
 def _write_truth(
-    folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], plot: Plot, digest: str
+    folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], poisoning: Poisoning, digest: str
 ) -> None:
-    order = np.argsort(plot.pool.ids)
-    ids, labels = plot.pool.ids[order], plot.pool.labels[order]
+    order = np.argsort(poisoning.pool.ids)
+    ids, labels = poisoning.pool.ids[order], poisoning.pool.labels[order]
     given, trigger = labels.copy(), np.full(len(ids), -1, np.int32)
-    hit, cover = (np.isin(ids, np.concatenate(groups)) for groups in (plot.poisoned, plot.covering))
+    hit, cover = (np.isin(ids, np.concatenate(groups)) for groups in (poisoning.poisoned, poisoning.covering))
     for which, attack in enumerate(attacks):
-        trigger[np.isin(ids, np.concatenate([plot.poisoned[which], plot.covering[which]]))] = which
+        trigger[np.isin(ids, np.concatenate([poisoning.poisoned[which], poisoning.covering[which]]))] = which
         own = hit & (trigger == which)
         given[own] = [attack.relabel(int(label)) for label in labels[own]]
     facts = {
@@ -163,7 +180,7 @@ def _write_truth(
         'test_images': len(source.test),
         'poisoned_images': int(hit.sum()),
         'cover_images': int(cover.sum()),
-        'added_copies': int((plot.copy_of >= 0).sum()),
+        'added_copies': int((poisoning.copy_of >= 0).sum()),
         'class_names': source.class_names,
     }
-    Manifest(ids, labels, given, hit, cover, trigger, plot.copy_of[order], facts).write(folder / 'truth')
+    Manifest(ids, labels, given, hit, cover, trigger, poisoning.copy_of[order], facts).write(folder / 'truth')

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from purify.cli import main
+from purify.data.sources import open_source
 
 CONFIG = 'configs/attacks.py'
 
@@ -36,9 +37,12 @@ def test_every_trigger_of_several_is_shown(gallery):
     assert all(f'dataelixir_patch {number}' in text for number in (1, 2, 3))
 
 
-def test_without_an_attack_in_the_words_the_sweep_is_shown(gallery):
+def test_without_an_attack_in_the_words_the_sweep_is_shown(gallery, monkeypatch):
+    opened = []
+    monkeypatch.setattr('purify.pipelines.gallery.open_source', lambda **part: opened.append(part) or open_source(**part))
     code, text = gallery('rate=0.05', '--sweep', 'patch')
     assert code == 0
+    assert len(opened) == 1, 'one source for all'
     assert all(name in text for name in ('white_patch', 'dataelixir_patch 3', 'badnets1', 'badnets2', 'grid_patch', 'dbd_patch'))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType
+from pipelines.tiny import quickstart
 
 from purify.attacks.registry import build
 from purify.core import devices, preemption
@@ -13,8 +14,9 @@ from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
 from purify.pipelines.artifacts import Classifier, classifier_builder, write_network
-from purify.pipelines.chain import Work
-from purify.pipelines.fitting import FITS, check_trigger, fit_trigger
+from purify.pipelines.chain import Chain, Work
+from purify.pipelines.fitting import FITS, check_trigger, fit_trigger, fitted_settings
+from purify.pipelines.plan import make_stages
 from purify.train.cost import Cost
 from purify.train.state import abstract_network, split_network
 
@@ -30,7 +32,7 @@ OWN = {'sample_specific': {'secret_bits': 4}, 'input_aware': {}, 'lira': {'epsil
 
 
 def settings_of(name, **changes):
-    attack = {'name': name, 'target': 1} | OWN[name]
+    attack = fitted_settings({'name': name, 'target': 1, 'scheme': 'all_to_one', 'load': ''} | OWN[name])
     own = {'classifier': NETWORK} if name in ('input_aware', 'lira') else {}
     optim = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}
     return {
@@ -102,12 +104,14 @@ def attack_of(name, folder, **changes):
 @pytest.mark.parametrize('name', sorted(FITS))
 def test_a_fitted_trigger_is_what_its_attack_reads(fitted, name):
     folder = fitted(name)
+    target = {} if name == 'sample_specific' else {'target': 1}
     image = np.random.default_rng(5).integers(0, 256, (8, 8, 1), np.uint8)
     stamped = attack_of(name, folder).stamp(image, 100)
     assert stamped.shape == image.shape
     assert (stamped != image).any()
     facts = json.loads((folder / 'trigger.json').read_text())
-    assert (facts['target'], facts['channels'], facts['size_px'], facts['network']) == (1, 1, 8, {'width': 4})
+    assert (facts['channels'], facts['size_px'], facts['network']) == (1, 8, {'width': 4})
+    assert {name: facts[name] for name in facts if name == 'target'} == target
     assert steps(folder) == [1, 2, 3]
 
 
@@ -148,10 +152,35 @@ def test_the_check_shapes_every_fit(name):
     sizes = check_trigger(settings_of(name), (8, 8, 1), 3, 48, surrogate)
     assert set(sizes) == ({'mask', 'trigger'} if name == 'input_aware' else {'trigger'})
     assert min(sizes.values()) > 0
-    with pytest.raises(UserError, match='target=1'):
-        check_trigger(settings_of(name), (8, 8, 1), 1, 48, surrogate)
+    if name != 'sample_specific':  # serves every target
+        with pytest.raises(UserError, match='target=1'):
+            check_trigger(settings_of(name), (8, 8, 1), 1, 48, surrogate)
     with pytest.raises(UserError, match='batch=15'):
         check_trigger(settings_of(name, batch=15), (8, 8, 1), 3, 48, surrogate)
+
+
+@pytest.mark.parametrize(
+    ('name', 'same', 'other'),
+    [
+        ('sample_specific', [{'scheme': 'all_to_all'}, {'target': 4}], [{'secret_bits': 7}]),
+        ('lira', [{'scheme': 'all_to_all'}], [{'target': 4}, {'epsilon': 0.2}]),
+        ('input_aware', [{'scheme': 'all_to_all'}], [{'target': 4}]),
+        ('fitted_low_frequency', [{'scheme': 'all_to_all'}], [{'target': 4}, {'cutoff': 2}]),
+    ],
+)
+def test_a_trigger_is_fitted_anew_for_what_its_fit_reads_alone(tmp_path, name, same, other):
+    config = quickstart(f'attack={name}')
+
+    def prints(**changes):
+        found = Chain(make_stages(config | {'attack': config['attack'] | changes}), tmp_path).prints
+        return found['trigger'], found['prepare']
+
+    usual = prints()
+    for changes in same:
+        trigger, prepare = prints(**changes)
+        assert trigger == usual[0]
+        assert prepare != usual[1]
+    assert all(prints(**changes)[0] != usual[0] for changes in other)
 
 
 def test_low_frequency_needs_its_surrogate(data, tmp_path):
@@ -189,6 +218,12 @@ def test_only_learned_attacks_can_be_fitted(data, tmp_path):
         ('input_aware', 'objective', {'diversity': -1}, 'diversity=-1'),
         ('input_aware', 'objective', {'poison': 0.6, 'cross': 0.6}, 'exceed 1 together'),
         ('input_aware', 'objective', {'mask_epochs': 0}, 'mask_epochs=0'),
+        ('sample_specific', 'objective', {'imge': 1.0}, r'objective\.imge: .*sample_specific.*Choose from: image, shift_px\.'),
+        ('lira', 'objective', {'frozen': 1}, r'objective\.frozen: .*Choose from: alpha\.'),
+        ('input_aware', 'objective', {'image': 1}, r'objective\.image: .*: cross, density, diversity, mask_epochs, norm, poison\.'),
+        ('low_frequency', 'objective', {'alpha': 1}, r'objective\.alpha: .*low_frequency.*leave trigger\.objective empty'),
+        ('lira', '', {'objective': {}}, r"objective\.alpha is missing: the fit of 'lira' needs alpha"),
+        ('input_aware', '', {'objective': {'norm': 1.0}}, r'objective\.cross is missing'),
     ],
 )
 def test_the_check_refuses_settings_before_any_work(name, part, changes, told):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from pipelines.tiny import quickstart, run_chain
@@ -8,8 +10,8 @@ from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.data.sources import Pool
 from purify.pipelines.check import check
-from purify.pipelines.poisoning import make_attacks, read_poisoner, replicate
-from purify.pipelines.prepare import digest_of
+from purify.pipelines.poisoning import check_target, make_attacks, make_rules, read_poisoner, replicate, targets_of
+from purify.pipelines.prepare import _stamp, digest_of
 
 
 def prepared(tmp_path, words='', *flags, **changes):
@@ -126,6 +128,53 @@ def test_several_triggers_have_their_own_targets(tmp_path):
     given = Split(folder / 'poisoned', 'train')
     second = given[int(given.position_of(manifest.ids[manifest.trigger == 1])[0])]['image']
     assert second[1:4, 1:4, 0].reshape(-1).tolist() == [255, 0, 255, 0, 255, 0, 255, 0, 255]
+
+
+class Spy:
+    """An attack that adds its number and the id, and remembers how many images it was given at once."""
+
+    def __init__(self, number):
+        self.number, self.calls = number, []
+
+    def stamp_many(self, images, ids, mode):
+        self.calls.append((mode, len(images)))
+        return np.stack([image + self.number + id % 7 for image, id in zip(images, ids, strict=True)])
+
+    def relabel(self, label):
+        return label + 10
+
+
+def test_a_shard_is_stamped_in_whole_batches():
+    """Learned attacks compute 32 rows however few they are given: 70 + 40 + 50 images of 1,000 cost 7 calls, not 63."""
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(np.arange(500, 1500))[:160].tolist()
+    kinds = [(0, 'training')] * 70 + [(1, 'training')] * 40 + [(1, 'cover')] * 50
+    roles = dict(zip(chosen, kinds, strict=True)) | {3: (0, 'training')}  # the last one lies in another shard
+    ids = rng.permutation(2000)
+    pool = Pool(ids, np.arange(2000, dtype=np.int32) % 10, lambda i: np.full((1, 1, 1), i % 200, np.uint8))
+    spies: Any = (Spy(1), Spy(20))
+    positions = range(100, 1900)
+    stamped = _stamp(spies, roles, pool, positions)
+    assert sorted(stamped) == [i for i in positions if ids[i] in roles]
+    for i, record in stamped.items():
+        which, mode = roles[int(ids[i])]
+        assert record['id'] == ids[i]
+        assert record['image'].item() == i % 200 + spies[which].number + ids[i] % 7
+        assert record['label'] == i % 10 + (10 if mode == 'training' else 0)
+    calls = [call for spy in spies for call in spy.calls]
+    assert sum(count for _, count in calls) == len(stamped) > 130
+    assert len(calls) <= 7
+    assert max(count for _, count in calls) == 32
+
+
+def test_a_trigger_of_several_that_names_no_target_has_that_of_the_attack():
+    settings = quickstart()['attack'] | {'target': 3, 'more': {'b': {'corner': 'top_left'}, 'c': {'target': 5}}}
+    assert targets_of(settings) == {'target': 3, 'more.b.target': 3, 'more.c.target': 5}
+    assert make_rules(settings).targets == (3, 3, 5)
+    assert [attack.target for attack in make_attacks(settings, 0, 10)] == [3, 3, 5]
+    check_target(settings, 6)
+    with pytest.raises(UserError, match=r'more\.c\.target=5 is not a class; choose 0 to 4'):
+        check_target(settings, 5)
 
 
 def test_clean_label_poison_keeps_every_label(tmp_path):
