@@ -37,6 +37,7 @@ setup(
         'pillow>=11',
         'safetensors>=0.5',
         'huggingface_hub>=0.34',
+        'tokenizers>=0.20',
         'jinja2>=3.1',
         'markupsafe>=2.1',
         'matplotlib>=3.9',

@@ -32,7 +32,7 @@ def get_config(arg=None):
     )
     if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
         raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
-    config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024)
+    config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024, batch_per_device=1024)
     if words.smoke:
         return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
@@ -45,7 +45,7 @@ def get_config(arg=None):
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
     _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    config.defense = parts.variations(start=300, steps=50, dtype='bfloat16')
+    config.defense = parts.variations(parts.vary_pixels(start=300, steps=50), dtype='bfloat16')
     if words.prior == 'train':
         wide = {'channels': (128, 256, 256, 256), 'attention_levels': 1}
         config.prior = parts.wide_prior(**wide, steps=100_000, batch=128, lr=2e-4, size_px=32)
@@ -68,7 +68,7 @@ def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, ste
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
     _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    config.defense = parts.variations(start=start, steps=steps)
+    config.defense = parts.variations(parts.vary_pixels(start=start, steps=steps))
     flips = {'flip': {'p': 0.5}}
     config.prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32, augment=flips)
     config.run = parts.run(inference_batch=128, save_every=200)

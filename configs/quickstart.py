@@ -45,7 +45,7 @@ def get_config(arg=None):
         shift |= {name: value for name, value in parts.STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = parts.augmentations()
     else:
-        config.defense = parts.variations(start=300, steps=20, copies=3, colour_transfer=False)
+        config.defense = parts.variations(parts.vary_pixels(start=300, steps=20), copies=3, colour_transfer=False)
         config.prior = prior
     objective = parts.distill(alpha=0.5, tau=1.0) if words.distill else parts.classify()
     config.student = small_classifier(shift, objective, epochs=30 if words.defense == 'augmentations' else 15)

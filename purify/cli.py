@@ -1,4 +1,4 @@
-"""The command line: `python -m purify run|check|list|report|gallery`. Flags, host start-up, dispatch; nothing else."""
+"""The command line: `python -m purify run|check|list|report|gallery|bench`. Flags, host start-up, dispatch; nothing else."""
 
 import argparse
 import contextlib
@@ -18,9 +18,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         'purify', description='Train on data that may be poisoned, and come out clean.', allow_abbrev=False
     )
-    parser.add_argument('command', choices=['run', 'check', 'list', 'report', 'gallery'])
+    commands_ = ['run', 'check', 'list', 'report', 'gallery', 'bench']
+    parser.add_argument('command', choices=commands_, help='bench is followed by what it measures: bench variations')
     parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
-    parser.add_argument('--workdir', type=Path, help="the run's folder (run, report, gallery)")
+    parser.add_argument('--workdir', type=Path, help="the run's folder (run, report, gallery, bench)")
     parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
     parser.add_argument('--stages', default='', help='run only these stages, separated by commas')
     parser.add_argument(
@@ -35,6 +36,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
+    subject = next((item for item in overrides if args.command == 'bench' and item[:1] != '-'), None)
+    if subject is not None:
+        overrides.remove(subject)
     _refuse_unknown(args, overrides)
     elsewhere = {'sweep': 'list gallery', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
     for name, commands_ in elsewhere.items():
@@ -51,6 +55,8 @@ def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
         return commands.list_registries()
     if args.command == 'list' and (args.sweep or args.seeds):
         return commands.list_points(_required(args.config, '--config'), args.sweep, args.seeds, overrides)
+    if args.command == 'bench':
+        return commands.bench(subject, args.config or 'configs/bench.py', overrides, args.workdir)
     if args.command == 'gallery':
         workdir = _required(args.workdir, '--workdir')
         return commands.gallery(_required(args.config, '--config'), overrides, workdir, args.store, args.sweep)

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict, config_flags
 from purify.config.resolve import leaves, plain
 
 AT_LEAST = {  # by the last part of a leaf's name
-    **dict.fromkeys(('batch', 'accumulate', 'shard_size', 'inference_batch', 'save_every', 'log_every', 'threads'), 1),
-    **dict.fromkeys(('workers', 'report_images'), 0),
+    **dict.fromkeys(('batch', 'accumulate', 'shard_size', 'inference_batch', 'batch_per_device'), 1),
+    **dict.fromkeys(('save_every', 'log_every', 'threads'), 1),
+    **dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0),
 }
 DTYPES = ('bfloat16', 'float16', 'float32')
 

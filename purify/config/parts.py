@@ -106,25 +106,23 @@ def wide_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: float, 
     return trained_prior(channels=channels, steps=steps, batch=batch, lr=lr, size_px=size_px, **changes)
 
 
-def struppek_classifier(objective: ConfigDict) -> ConfigDict:
-    """ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128, flips (Struppek 2023, appendix A)."""
-    schedule = optim('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    network_ = network('resnet101', stem='imagenet', dtype='bfloat16')
-    return classifier(network_, schedule, epochs=100, batch=128, augment={'flip': {'p': 0.5}}, objective=objective)
+def vary_pixels(*, start: int, steps: int, sampler: str = 'ddim', eta: float = 1.0) -> dict[str, Any]:
+    """Variations by a pixel DDPM: noised to `start` and back in `steps`."""
+    return {'model': 'pixel', 'sampler': sampler, 'eta': eta, 'start': start, 'steps': steps}
 
 
-def variations(*, start: int, steps: int, **changes: Any) -> ConfigDict:
-    """The defence of Struppek 2023: `copies` variations of every image by noising to `start` and back in `steps`."""
+def vary_latents(model: str, *, steps: int = 50, guidance: float = 7.5, size_px: int = 0, **own: Any) -> dict[str, Any]:
+    """Variations by latent diffusion: `model` is 'sd_variation', 'versatile', or 'sd_img2img' with its `strength` and `caption`.
+
+    The folder's own sampler, and the size its UNet was made for where `size_px` is 0; steps and guidance of Struppek 2023.
+    """
+    return {'model': model, 'sampler': 'own', 'steps': steps, 'guidance': guidance, 'size_px': size_px} | own
+
+
+def variations(vary: dict[str, Any], **changes: Any) -> ConfigDict:
+    """The defence of Struppek 2023: `copies` variations of every image, made as `vary` says."""
     return ConfigDict(
-        {
-            'name': 'variations',
-            'copies': 1,
-            'vary': {'sampler': 'ddim', 'eta': 1.0, 'start': start, 'steps': steps},
-            'colour_transfer': True,
-            'epsilon': 1e-6,
-            'dtype': 'float32',
-        }
-        | changes
+        {'name': 'variations', 'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': 'float32'} | changes
     )
 
 
@@ -133,11 +131,19 @@ def augmentations() -> ConfigDict:
     return ConfigDict({'name': 'augmentations'})
 
 
-def run(*, inference_batch: int = 128, save_every: int = 500, log_every: int = 20) -> ConfigDict:
-    """How, not what: nothing here changes a result."""
+def run(
+    *, inference_batch: int = 128, batch_per_device: int = 128, vae_slice: int = 0, save_every: int = 500, log_every: int = 20
+) -> ConfigDict:
+    """How, not what: nothing here changes a result.
+
+    A classifier looks at `inference_batch` images at a time on a host, a prior varies `batch_per_device` on a device; of
+    those the VAE of a latent prior takes `vae_slice` at once (0: all), which bounds memory.
+    """
     return ConfigDict(
         {
             'inference_batch': inference_batch,
+            'batch_per_device': batch_per_device,
+            'vae_slice': vae_slice,
             'save_every': save_every,
             'log_every': log_every,
             'threads': 4,
@@ -151,29 +157,3 @@ def run(*, inference_batch: int = 128, save_every: int = 500, log_every: int = 2
 def run_config(name: str, seed: int, *, shard_size: int = 1000, **run_changes: int) -> ConfigDict:
     """A config with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds."""
     return ConfigDict({'name': name, 'seeds': seeds(seed), 'shard_size': shard_size, 'run': run(**run_changes)})
-
-
-def struppek_config(name: str, words: Any, *, prior_steps: int, prior_batch: int, shard_size: int, **source_: Any) -> ConfigDict:
-    """The experiments of Struppek 2023, table 1, at 224 px.
-
-    `words` are the config's attack, rate, seed, source and prior; `source_` goes to `source`, its `reference` images only
-    where the prior is trained in the run.
-    """
-    config = run_config(name, words.seed, shard_size=shard_size, inference_batch=256)
-    if words.prior != 'train':
-        source_ = {key: value for key, value in source_.items() if not key.startswith('reference')}
-    config.source = source(words.source, size_px=224, **source_)
-    config.teacher = struppek_classifier(classify())
-    own = {
-        'patch': {'size_px': 9},
-        'white_patch': {'size_px': 21},  # the others' sizes at 224 px
-        'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
-        'dct': {'magnitude': 50.0},
-    }
-    set_attack(config, words.attack, rate=words.rate, base='nontarget', **own.get(words.attack, {}))
-    config.student = struppek_classifier(distill(alpha=0.5, tau=5.0))
-    config.defense = variations(start=300, steps=50, dtype='bfloat16')
-    wide = {'channels': (128, 256, 256, 512), 'attention_levels': 2, 'lr': 1e-4, 'size_px': 64}
-    trained = words.prior == 'train'
-    config.prior = wide_prior(**wide, steps=prior_steps, batch=prior_batch) if trained else loaded_prior(words.prior)
-    return config

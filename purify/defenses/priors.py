@@ -1,13 +1,17 @@
 """Priors: diffusion models as a function from images to variations of them.
 
-A prior has `size_px`, `channels`, `weights` (a pytree for the device) and `vary(**settings)`, which returns
-`(weights, images f32[b h w c] in [-1, 1], keys key[b]) -> f32[b h w c]`: pure, row-wise and traceable. The defences know
-no more of it, so that a latent model takes a pixel model's place without a change to them.
+A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a pytree for the device) and
+`vary(class_names, **settings)`, which returns
+
+    (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s channels] in [-1, 1]
+
+in whatever size the model works: pure, row-wise and traceable. The defences know no more of it, so that a latent model takes
+a pixel model's place without a change to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import jax
 from flax import nnx
@@ -17,18 +21,27 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.sampling import edit
 from purify.diffusion.schedules import Schedule
 from purify.diffusion.timesteps import edit_timesteps
+from purify.train.tasks import resize_to
 
-Vary = Callable[[Any, jax.Array, jax.Array], jax.Array]
+Vary = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Prior(Protocol):
     """See the top of this file."""
 
-    size_px: int
-    channels: int
-    weights: Any
+    model: ClassVar[str]
 
-    def vary(self, **settings: Any) -> Vary:
+    @property
+    def channels(self) -> int:
+        """Of the images it varies."""
+        ...
+
+    @property
+    def weights(self) -> Any:
+        """Its arrays, NumPy or as shapes."""
+        ...
+
+    def vary(self, class_names: Sequence[str], **settings: Any) -> Vary:
         """The variation function."""
         ...
 
@@ -43,21 +56,28 @@ class PixelPrior:
     size_px: int
     channels: int
 
-    def vary(self, *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
+    model: ClassVar[str] = 'pixel'
+
+    def vary(self, class_names: Sequence[str] = (), *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
         """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.
 
+        Images are resized to the prior's size first.
+
         Args:
+          class_names: not looked at.
           sampler: one of `SAMPLERS`.
           start: how many of the schedule's steps are undone, 1 to its length; more changes more.
           steps: network calls, at most `start`.
           **options: the sampler's own (eta, variance, clip_sample).
         """
+        del class_names
         if not 1 <= start <= self.schedule.steps:
             raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
         chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
 
-        def vary(weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+            del labels
             network = nnx.merge(self.graph, weights['params'], weights['stats'])
-            return cast(jax.Array, edit(chain, network, images, keys))
+            return cast(jax.Array, edit(chain, network, resize_to(images, self.size_px), keys))
 
         return vary

@@ -1,6 +1,6 @@
 """Image variations and knowledge distillation (Struppek 2023, section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,10 @@ from purify.data.colour import colour_transfer
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.priors import Prior
 from purify.defenses.students import student_step
+from purify.defenses.variation_models import VARIATION_MODELS, load_variation_model
 from purify.train.tasks import resize_to, signed_images
+
+__all__ = ['Variations', 'load_variation_model']
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Variations:
 
     Attributes:
       copies: variations per image (k in the paper, there 1).
-      vary: the prior's own settings (for a pixel prior: sampler, start, steps and the sampler's options).
+      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
       colour_transfer: give each variation the channel means and deviations of its original (eq. 1).
       epsilon: kept away from zero in eq. (1), where a channel is constant.
       dtype: what the prior computes in; its chain stays float32.
@@ -37,31 +40,35 @@ class Variations:
     def __post_init__(self) -> None:
         if self.copies < 1 or not self.epsilon > 0:
             raise UserError(f'defense: copies={self.copies} must be 1 or more and epsilon={self.epsilon} positive.')
+        VARIATION_MODELS[self.vary.get('model', '')]  # raises for an unknown one, with the choices
 
     def method(self, student: dict[str, Any]) -> Method:
         """Purified -> student."""
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, {'name': 'variations', **asdict(self)})
         return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
 
-    def rule(self, prior: Prior, shape: tuple[int, int, int], seed: int) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
+    def rule(
+        self, prior: Prior, shape: tuple[int, int, int], seed: int, class_names: Sequence[str]
+    ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
         """(prior's weights, rows) -> variations u8[b h w c].
 
-        Rows: image u8[b h w c] of `shape`, id i32[b], variation i32[b]; row i's noise is a function of (seed, id,
-        variation). Images are resized to the prior's size and its channels and back; the colour transfer comes before
-        the way back, between two images of different size, as in the paper.
+        Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
+        (seed, id, variation). The prior works in its own size and channels; the colour transfer comes before the way
+        back, between two images of different size, as in the paper.
         """
         size_px, _, channels = shape
         if prior.channels == 1 and channels == 3:
             raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
-        vary = prior.vary(**self.vary)
+        if prior.model != self.vary['model']:
+            raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
+        vary = prior.vary(class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
 
         def purify(weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
             key = stream_key(seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])
             x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
-            x = resize_to(x, prior.size_px)
-            x = vary(weights, x, keys)
+            x = vary(weights, x, rows['label'], keys)
             x = x.mean(-1, keepdims=True) if prior.channels > channels else x
             x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
             x = resize_to(x, size_px)

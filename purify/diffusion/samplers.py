@@ -26,8 +26,8 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.core.registry import Registry
 from purify.diffusion.predictions import split_variance, x0_and_eps
-from purify.diffusion.schedules import Schedule, require, schedule_from_diffusers
-from purify.diffusion.timesteps import check_timesteps, make_timesteps
+from purify.diffusion.schedules import Schedule
+from purify.diffusion.timesteps import check_timesteps
 
 Carry = dict[str, jax.Array]
 VARIANCES = ('fixed_small', 'fixed_large', 'learned', 'learned_range')
@@ -39,6 +39,7 @@ class Sampler:
 
     `timesteps`: what the network is told at each call, i32[k] (f32[k] where there are fractions). `tables`: f32[k] each.
     `stochastic`: whether `step` needs noise. `clip`: predictions of x_0 are clipped to [-clip, clip], None for never.
+    `start`: what N(0, 1) is multiplied by to stand for pure noise at `timesteps[0]`.
     """
 
     prediction: str
@@ -46,6 +47,7 @@ class Sampler:
     timesteps: np.ndarray
     stochastic: bool
     tables: Mapping[str, np.ndarray]
+    start: float = 1.0
 
     keeps: ClassVar[tuple[str, ...]] = ()  # what the carry holds besides x
 
@@ -245,46 +247,3 @@ def pndm(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None)
 
 
 SAMPLERS = Registry('sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm)
-
-_OFF = ('use_karras_sigmas', 'use_exponential_sigmas', 'use_beta_sigmas', 'use_lu_lambdas', 'use_flow_sigmas')
-_FIXED = {  # settings that must have the value we implement: {class: {key: allowed}}
-    'DDPMScheduler': {'variance_type': ('fixed_small', 'fixed_small_log', 'fixed_large', 'learned_range')},
-    'DDIMScheduler': {},
-    'PNDMScheduler': {'skip_prk_steps': (True,)},
-    'DPMSolverMultistepScheduler': {
-        'algorithm_type': ('dpmsolver++',),
-        'solver_order': (2,),
-        'solver_type': ('midpoint',),
-        'final_sigmas_type': ('zero',),
-    },
-    'EulerDiscreteScheduler': {
-        'interpolation_type': ('linear',),
-        'timestep_type': ('discrete',),
-        'final_sigmas_type': ('zero',),
-        'sigma_min': (None,),
-        'sigma_max': (None,),
-    },
-}
-_NAMES = dict(zip(_FIXED, ('ddpm', 'ddim', 'pndm', 'dpmpp_2m', 'euler'), strict=True))
-
-
-def sampler_from_diffusers(config: Mapping[str, Any], steps: int) -> Sampler:
-    """The sampler that a diffusers scheduler_config.json describes, on `steps` timesteps in its own spacing.
-
-    Two things differ from diffusers: DDIM and DDPM step to the next timestep of the list where diffusers subtracts a fixed
-    stride (equal for 'leading', and for 'trailing' when `steps` divides T), and Euler's pure noise has the variance of x_t
-    at the first timestep. Raises `UserError` for settings that are not supported, by name.
-    """
-    schedule = schedule_from_diffusers(config)
-    kind = config['_class_name']
-    for key, allowed in (_FIXED[kind] | dict.fromkeys(_OFF, (False, None))).items():
-        require(config, key, *allowed)
-    name, options = _NAMES[kind], {}
-    if name == 'pndm':
-        require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)  # the class's own default is False
-    if name == 'ddpm':
-        options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log')}
-    spacing = config.get('timestep_spacing', 'linspace' if name in ('dpmpp_2m', 'euler') else 'leading')
-    offset = int(config.get('steps_offset', 0))
-    timesteps = make_timesteps(schedule.steps, steps, spacing=spacing, steps_offset=offset, sampler=name)
-    return SAMPLERS.make(name, schedule, timesteps, **options)

@@ -4,9 +4,7 @@
 float64 NumPy arrays; what reaches a device is float32.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,82 +131,3 @@ def add_noise(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array)
     alpha = per_image(np.sqrt(schedule.alphas_cumprod), t, x0)
     sigma = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0)
     return alpha * x0 + sigma * noise
-
-
-# scheduler_config.json of diffusers -------------------------------------------------------------------------------------
-
-_BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}  # theirs -> ours
-_CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads these two at all
-    'DDPMScheduler': ((True, True), (False, True)),
-    'DDIMScheduler': ((True, True), (True, True)),
-    'PNDMScheduler': ((False, False), (True, False)),
-    'DPMSolverMultistepScheduler': ((True, False), (False, False)),
-    'EulerDiscreteScheduler': ((True, False), (False, False)),
-}
-
-
-def require(config: Mapping[str, Any], key: str, *allowed: Any) -> None:
-    """Raises `UserError` when a scheduler_config.json holds a value of `key` that would change the arithmetic unseen."""
-    if key in config and config[key] not in allowed:
-        choices = ' or '.join(repr(value) for value in allowed)
-        raise UserError(f'scheduler_config.json: {key} = {config[key]!r} is not supported; it must be {choices}.')
-
-
-def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
-    """The schedule that a diffusers scheduler_config.json describes, with that class's defaults where it is silent.
-
-    Raises `UserError` for other scheduler classes and for settings that are not supported, by name.
-    """
-    name = config.get('_class_name')
-    if name not in _CLASSES:
-        raise UserError(f'scheduler_config.json: unknown _class_name {name!r}. Choose from: {", ".join(_CLASSES)}.')
-    require(config, 'thresholding', False)
-    require(config, 'rescale_betas_zero_snr', False)
-    require(config, 'prediction_type', *PREDICTIONS)
-    defaults, reads = _CLASSES[name]
-    set_alpha_to_one, clip_sample = (
-        bool(config.get(key, default)) if read else default
-        for key, default, read in zip(('set_alpha_to_one', 'clip_sample'), defaults, reads, strict=True)
-    )
-    if config.get('trained_betas') is not None:
-        betas = np.asarray(config['trained_betas'], np.float64)
-    else:
-        shape = config.get('beta_schedule', 'linear')
-        require(config, 'beta_schedule', *_BETAS_OF)
-        ends = {} if shape == 'squaredcos_cap_v2' else {k: config.get(k, d) for k, d in (('beta_start', 1e-4), ('beta_end', 0.02))}
-        betas = SCHEDULES.make(_BETAS_OF[shape], int(config.get('num_train_timesteps', 1000)), **ends)
-    return Schedule(
-        betas,
-        prediction=config.get('prediction_type', 'epsilon'),
-        set_alpha_to_one=set_alpha_to_one,
-        clip_sample=clip_sample,
-        clip_range=float(config.get('clip_sample_range', 1.0)),
-    )
-
-
-def schedule_to_diffusers(schedule: Schedule) -> dict[str, Any]:
-    """A scheduler_config.json for `schedule`: a DDPMScheduler, or a DDIMScheduler where the last step ends below alpha 1.
-
-    Betas of a known shape are written by name, others one by one (`trained_betas`).
-    """
-    betas = schedule.betas
-    config: dict[str, Any] = {
-        '_class_name': 'DDPMScheduler' if schedule.set_alpha_to_one else 'DDIMScheduler',
-        'num_train_timesteps': schedule.steps,
-        'beta_start': float(betas[0]),
-        'beta_end': float(betas[-1]),
-        'beta_schedule': 'linear',
-        'trained_betas': None,
-        'prediction_type': schedule.prediction,
-        'clip_sample': schedule.clip_sample,
-        'clip_sample_range': schedule.clip_range,
-    }
-    if not schedule.set_alpha_to_one:
-        config['set_alpha_to_one'] = False
-    for theirs, ours in _BETAS_OF.items():
-        same = cosine(schedule.steps) if ours == 'cosine' else None
-        if same is None and betas[0] <= betas[-1]:
-            same = SCHEDULES.make(ours, schedule.steps, beta_start=float(betas[0]), beta_end=float(betas[-1]))
-        if same is not None and np.allclose(same, betas, rtol=1e-9, atol=0):
-            return config | {'beta_schedule': theirs}
-    return config | {'trained_betas': betas.tolist()}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.models.attention import attend
 
 Keys = Iterator[jax.Array | None]
 _zeros = nnx.initializers.zeros_init()
@@ -158,7 +159,7 @@ class Attention(nnx.Module):
         pixels = (self.group_norm(x) if hasattr(self, 'group_norm') else x).reshape(b, h * w, c)
         heads = (b, h * w, self.heads, c // self.heads)
         q, k, v = (project(pixels).reshape(heads) for project in (self.to_q, self.to_k, self.to_v))
-        out = self.to_out[0](jax.nn.dot_product_attention(q, k, v).reshape(b, h * w, c))
+        out = self.to_out[0](attend(q, k, v).reshape(b, h * w, c))
         return (x + out.reshape(x.shape)) / self.scale_factor
 
 

@@ -6,6 +6,7 @@ Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,33 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import explain_os_errors, read_json, write_bytes, write_json
 
-Tensors = dict[str, np.ndarray]
-STEMS = ('diffusion_pytorch_model', 'model')  # file names of diffusers and transformers
+Tensors = Mapping[str, np.ndarray]
+STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
-_HUB_FILES = ('*.json', '*.safetensors', '*.txt')
-_PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
+DTYPES = ('float32', 'float16', 'bfloat16')
+SHARD_BYTES = 5 * 10**9
+PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
 _BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
 _OLD_ATTENTION = re.compile(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.')  # diffusers before 0.15
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
-_PICKLE_HELP = (
-    'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the file: '
-    '`pip install torch safetensors`, then `python -c "import torch, safetensors.torch as s; '
-    "s.save_file(torch.load('IN.bin', map_location='cpu', weights_only=True), 'OUT.safetensors')\"`."
+_TEXT = 'text_model.'  # transformers from 5 on leaves it out
+_CONVERT = (
+    'import pathlib, sys, torch, safetensors.torch as s; [s.save_file({k: v.clone().contiguous() for k, v in '
+    "torch.load(f, map_location='cpu', weights_only=True).items()}, f.with_suffix('.safetensors'), {'format': 'pt'}) "
+    "for f in pathlib.Path(sys.argv[1]).rglob('*model*.bin')]"
 )
+
+
+def conversion(folder: str | Path) -> str:
+    """How to turn every pickled weight file under `folder` into safetensors beside it, offline, as a sentence for an error."""
+    return (
+        'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the files: '
+        f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(folder))}`.'
+    )
 
 
 # names and layouts ------------------------------------------------------------------------------------------------------
@@ -54,31 +65,37 @@ def _axes(path: tuple[Any, ...], ndim: int) -> tuple[int, ...] | None:
     return (ndim - 1, ndim - 2, *range(ndim - 2))  # [spatial ... in out] -> [out in spatial ...]
 
 
-def export_tensors(module_or_state: nnx.Module | nnx.State) -> Tensors:
+def _to_foreign(path: tuple[Any, ...], value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    axes = _axes(path, array.ndim)
+    return array if axes is None else np.ascontiguousarray(array.transpose(axes))
+
+
+def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     """Every parameter and batch statistic under its PyTorch name and in PyTorch's layout, on the host."""
-    tensors = {}
-    for path, name, value in _leaves(module_or_state):
-        array = np.asarray(value)
-        axes = _axes(path, array.ndim)
-        tensors[name] = array if axes is None else np.ascontiguousarray(array.transpose(axes))
-    return tensors
+    return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
 def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     """Puts PyTorch-named tensors into `module`; also fills a module made by `nnx.eval_shape`.
 
-    Raises one `UserError` with all missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of
-    attention are understood; buffers that are not weights are passed over.
+    Tensors are taken one at a time, so a lazy mapping (`read_folder`) is never in memory as a whole beside the network. Raises
+    one `UserError` with all missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of
+    attention, projections stored as 1 x 1 convolutions and transformers 5's names of the text encoder are understood; buffers
+    that are not weights are passed over.
     """
-    given = {_modern(name): value for name, value in tensors.items() if not _BUFFERS.search(name)}
+    expected = {name for _, name, _ in _leaves(module)}
+    given = {_modern(name, expected): name for name in tensors if not _BUFFERS.search(name)}
     faults: dict[str, list[str]] = {'missing': [], 'unexpected': [], 'of the wrong shape': [], 'with NaN or infinity': []}
     flat = []
     for path, name, old in _leaves(module):
         if name not in given:
             faults['missing'].append(name)
             continue
-        array = np.asarray(given.pop(name))
+        array = np.asarray(tensors[given.pop(name)])
         axes = _axes(path, old.ndim)
+        if axes is not None and array.shape[2:] == (1, 1) and old.ndim == 2:
+            array = array[:, :, 0, 0]
         if axes is not None and array.ndim == len(axes):
             array = array.transpose(np.argsort(axes))
         if array.shape != old.shape:
@@ -87,7 +104,7 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
             faults['with NaN or infinity'].append(name)
         else:
             flat.append((path, jnp.asarray(array, old.dtype)))
-    faults['unexpected'] = list(given)
+    faults['unexpected'] = list(given.values())
     if any(faults.values()):
         parts = [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]
         raise UserError(f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.')
@@ -96,8 +113,9 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     nnx.update(module, nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in flat]))
 
 
-def _modern(name: str) -> str:
-    return _OLD_ATTENTION.sub(lambda match: f'{match[1]}.{_NEW_ATTENTION[match[2]]}.', name)
+def _modern(name: str, expected: set[str]) -> str:
+    name = _OLD_ATTENTION.sub(lambda match: f'{match[1]}.{_NEW_ATTENTION[match[2]]}.', name)
+    return _TEXT + name if name not in expected and _TEXT + name in expected else name
 
 
 def _shorten(names: list[str], shown: int = 8) -> str:
@@ -105,14 +123,24 @@ def _shorten(names: list[str], shown: int = 8) -> str:
     return ', '.join(names[:shown]) + more
 
 
+def cast_parameters(params: Any, dtype: Any) -> Any:
+    """A tree of parameters (`nnx.to_pure_dict`) with those of convolutions, projections and embeddings as `dtype`.
+
+    Norms (groups with a `scale`) stay as they are, for they compute in float32.
+    """
+    if not isinstance(params, Mapping):
+        return params.astype(dtype)
+    return params if 'scale' in params else {name: cast_parameters(value, dtype) for name, value in params.items()}
+
+
 # folders ----------------------------------------------------------------------------------------------------------------
 
 
 def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[dict[str, Any], Tensors]:
-    """(config, tensors) of a model folder; floating tensors come back as float32.
+    """(config, tensors) of a model folder; tensors are read when asked for, floating ones as float32.
 
-    Reads `diffusion_pytorch_model` or `model`, whole, sharded (`.safetensors.index.json`) or `.fp16`. Raises `UserError` for
-    missing and broken files and for folders with pickled weights only.
+    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole, sharded (`.safetensors.index.json`) or `.fp16`. Raises
+    `UserError` for missing and broken files and for folders with pickled weights only.
     """
     folder = Path(folder) / subfolder
     if not folder.is_dir():
@@ -120,10 +148,7 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[dict[str, A
     config = read_json(folder / 'config.json')
     if not isinstance(config, dict):
         raise UserError(f'{folder / "config.json"}: must hold a JSON object of settings.')
-    tensors: Tensors = {}
-    for file in _weight_files(folder):
-        tensors |= _read_file(file)
-    return config, tensors
+    return config, _Tensors(_weight_files(folder))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -134,9 +159,10 @@ def _weight_files(folder: Path) -> list[Path]:
         for index in (f'{name}.safetensors.index.json', f'{head}.safetensors.index{dot}{variant}.json'):
             if (folder / index).is_file():
                 return _shards(folder / index)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
-        raise UserError(f'{folder}: holds no safetensors weights, only {", ".join(pickles)}. {_PICKLE_HELP}')
+        whole = folder.parent if (folder.parent / 'model_index.json').is_file() else folder
+        raise UserError(f'{folder}: holds no safetensors weights, only {", ".join(pickles)}. {conversion(whole)}')
     raise UserError(f'{folder}: holds no weights. Put {FILE} beside its config.json.')
 
 
@@ -152,87 +178,118 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _read_file(file: Path) -> Tensors:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+class _Tensors(Tensors):
+    """The tensors of safetensors files, each read when it is asked for."""
 
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
-    return {k: v.astype(np.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tensors.items()}
+    def __init__(self, files: list[Path]):
+        from safetensors import SafetensorError, safe_open
+
+        self._files: dict[str, Any] = {}
+        for file in files:
+            try:
+                opened = safe_open(file, 'np')
+            except (SafetensorError, OSError, ValueError) as error:
+                raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
+            self._files |= dict.fromkeys(opened.keys(), opened)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._files[name].get_tensor(name)
+        return tensor.astype(np.float32, copy=False) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def write_folder(
-    module_or_state: nnx.Module | nnx.State, config: Mapping[str, Any], folder: str | Path, *, dtype: str = 'float32'
+    module_or_state: nnx.Module | nnx.State,
+    config: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    dtype: str = 'float32',
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes config.json and `diffusion_pytorch_model.safetensors`, each whole or not at all, weights first.
+    """Writes config.json and the weights, each file whole or not at all, weights first.
 
-    The folder opens in PyTorch diffusers. `dtype='float16'` halves the size. Raises `UserError` for weights that are not finite
-    (also: too large for float16), a full disk and an unwritable folder.
+    The folder opens in PyTorch diffusers; in transformers where the config names `architectures` (the files are then called
+    `model`). Weights of more than `max_shard_bytes` are cut into shards with an index. `dtype` 'float16' or 'bfloat16' halves
+    the size. Raises `UserError` for weights that are not finite (also: too large for float16), a full disk and an unwritable
+    folder.
     """
     from safetensors.numpy import save
 
-    if dtype not in ('float32', 'float16'):
-        raise UserError(f"unknown dtype {dtype!r} for weights. Choose from: 'float32', 'float16'.")
-    with np.errstate(over='ignore'):  # found below, with the names
-        tensors = {name: value.astype(dtype) for name, value in export_tensors(module_or_state).items()}
-    broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if dtype not in DTYPES:
+        raise UserError(f'unknown dtype {dtype!r} for weights. Choose from: {", ".join(DTYPES)}.')
+    folder, stored = Path(folder), jnp.dtype(dtype)
+    leaves = {name: (path, value) for path, name, value in _leaves(module_or_state)}
+    with np.errstate(over='ignore'):  # found here, with the names
+        broken = [name for name, (_, value) in leaves.items() if not np.isfinite(np.asarray(value).astype(stored)).all()]
     if broken:
         raise UserError(f'{folder}: not written, {len(broken)} weights are not finite in {dtype}: {_shorten(broken)}.')
-    write_bytes(Path(folder) / FILE, save(tensors, metadata={'format': 'pt'}))
-    write_json(Path(folder) / 'config.json', dict(config))
+    stem = STEMS[1] if 'architectures' in config else STEMS[0]
+    shards = _cut({name: value.size * stored.itemsize for name, (_, value) in leaves.items()}, max_shard_bytes)
+    files = [f'{stem}-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
+    files = files if len(files) > 1 else [f'{stem}.safetensors']
+    index = folder / f'{stem}.safetensors.index.json'
+    if len(files) > 1 and index.exists():
+        with explain_os_errors(index):
+            index.unlink()  # so that new and old shards are never read together
+    for file, names in zip(files, shards, strict=True):
+        tensors = {name: _to_foreign(*leaves[name]).astype(stored, copy=False) for name in names}
+        write_bytes(folder / file, save(tensors, metadata={'format': 'pt'}))
+    if len(files) > 1:
+        size = sum(value.size for _, value in leaves.values()) * stored.itemsize
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
+        files.append(index.name)
+    for old in folder.glob(f'{stem}*.safetensors*'):  # what was here before would be read in place of the new
+        if re.fullmatch(rf'{stem}(-\d+-of-\d+)?\.safetensors(\.index\.json)?', old.name) and old.name not in files:
+            with explain_os_errors(old):
+                old.unlink()
+    write_json(folder / 'config.json', dict(config))
+
+
+def _cut(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in their order, cut where a shard would grow over `limit` bytes; a tensor is never cut."""
+    shards, filled = [[]], 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+class _OneKey(nnx.RngStream):
+    """Gives the same key every time: counting while flax traces takes time that grows with the square of the layers."""
+
+    def __call__(self) -> Any:
+        return self.key[...]
+
+
+def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) -> Any:
+    """The network of class `cls` (with `from_config`) with shapes in place of weights; draws and allocates nothing."""
+
+    def build() -> Any:
+        rngs = nnx.Rngs(0)
+        rngs.default = _OneKey(0, tag='default')  # pyright: ignore[reportAttributeAccessIssue]
+        return cls.from_config(config, rngs=rngs, dtype=dtype)
+
+    return nnx.eval_shape(build)
 
 
 def load_model(cls: Any, folder: str | Path, *, subfolder: str = '', dtype: Any = None) -> Any:
-    """The network of class `cls` (with `from_config`) and its weights from a model folder; `dtype` is what it computes in."""
-    config, tensors = read_folder(folder, subfolder=subfolder)
-    module = nnx.eval_shape(lambda: cls.from_config(config, rngs=nnx.Rngs(0), dtype=dtype))  # no weight is drawn
-    load_into(module, tensors)
-    return module
+    """The network of class `cls` (with `from_config`) and its weights from a model folder; `dtype` is what it computes in.
 
-
-# the hub ----------------------------------------------------------------------------------------------------------------
-
-
-def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolder: str = '') -> Path:
-    """The local folder of a model: an existing folder as it is, else a hub id, downloaded (or taken from the hub's cache).
-
-    Only json, safetensors and txt are fetched, and only `subfolder` of them where one is given (the answer is the folder above
-    it; pass `subfolder` to `read_folder` too). Pin `revision` to a commit for results that can be repeated. Raises `UserError`
-    for pickled files, for folders that do not exist, and when the hub cannot be reached or does not know the id.
+    Raises `UserError` naming the folder for what does not fit.
     """
-    name = str(path_or_hub_id)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.suffix in _PICKLES:
-        raise UserError(f'{name}: {_PICKLE_HELP}')
-    if path.is_file():
-        raise UserError(f'{name}: is a file; give the folder that holds it and its config.json.')
-    if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
-        raise UserError(f'{name}: no such folder, and not a hub id (owner/name). Give one of the two.')
-    return Path(_download(name, revision, subfolder))
-
-
-def _download(name: str, revision: str | None, subfolder: str) -> str:
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    patterns = [f'{subfolder}/{pattern}' if subfolder else pattern for pattern in _HUB_FILES]
-    by_hand = f'Download it elsewhere (`hf download {name} --local-dir FOLDER`) and give the path of that folder instead.'
+    config, tensors = read_folder(folder, subfolder=subfolder)
     try:
-        return huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except GatedRepoError as error:
-        raise UserError(f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`). {by_hand}') from error
-    except RevisionNotFoundError as error:
-        raise UserError(f'{name}: the hub has no revision {revision!r} of it. Choose a commit or branch of that page.') from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f'{name}: no folder of that name here, and the hub does not know it (or it is private). {by_hand}'
-        ) from error
-    except Exception as error:  # the hub's client lets its HTTP library's errors through, and that library changes
-        raise UserError(
-            f'{name}: no folder of that name here, and no answer came from the hub ({type(error).__name__}: '
-            f'{str(error).splitlines()[0] if str(error) else "no message"}). {by_hand}'
-        ) from error
+        module = abstract_model(cls, config, dtype=dtype)
+        load_into(module, tensors)
+    except UserError as error:
+        raise UserError(f'{Path(folder) / subfolder}: {error}') from error
+    return module

@@ -12,15 +12,13 @@ from flax import nnx
 from purify.core.checkpoint import Checkpoints
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, read_json, sha256_of, write_json
-from purify.defenses.priors import PixelPrior
-from purify.diffusion.schedules import schedule_from_diffusers
+from purify.models.hub import COMPONENTS, INDEX, read_index, resolve
 from purify.models.resnet import NETWORKS
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import load_into, read_folder, resolve
-from purify.train.state import Build, abstract_network, split_network
+from purify.train.state import Build, abstract_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
 NETWORK_FILE = 'network.json'
+_READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
 STATE = 'checkpoints'  # of an unfinished or finished training, beside the weights
 
 
@@ -106,24 +104,12 @@ def finished_folder(path: str) -> tuple[Path, str]:
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
-    """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of its weights)."""
+    """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of what is read of it)."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
-    files = [path for path in sorted(folder.rglob('*')) if path.suffix in ('.safetensors', '.json') and STATE not in path.parts]
+    files = [path for path in sorted(folder.rglob('*')) if path.suffix in _READ and STATE not in path.parts]
+    if (folder / INDEX).is_file():
+        read = COMPONENTS.get(read_index(folder)['_class_name'])
+        files = [path for path in files if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read]
     if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; a prior is a folder in diffusers format.')
     return folder, fingerprint({str(path.relative_to(folder)): sha256_of(path) for path in files})
-
-
-def read_prior(folder: Path, dtype: str) -> PixelPrior:
-    """Opens a pixel DDPM in diffusers' pipeline format: unet/ and scheduler/, or a bare model folder beside one."""
-    sub = 'unet' if (folder / 'unet').is_dir() else ''
-    config, tensors = read_folder(folder, subfolder=sub)
-    if config.get('_class_name') != 'UNet2DModel':
-        raise UserError(f'{folder}: {config.get("_class_name")} is no pixel prior; choose a folder with a UNet2DModel.')
-    network = UNet2DModel.from_config(config, rngs=nnx.Rngs(0), dtype=dtype)
-    load_into(network, tensors)
-    graph, params, stats = split_network(network)
-    scheduler = folder / 'scheduler' if sub else folder
-    schedule = schedule_from_diffusers(read_json(scheduler / 'scheduler_config.json'))
-    weights = jax.tree.map(np.asarray, {'params': params, 'stats': stats})
-    return PixelPrior(graph, weights, schedule, int(config['sample_size']), int(config['in_channels']))

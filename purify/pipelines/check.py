@@ -17,6 +17,7 @@ from purify.core.writers import WRITERS
 from purify.data.sources import Source, open_source
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import DEFENSES
+from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.artifacts import (
     EMBEDDED,
     Classifier,
@@ -24,7 +25,6 @@ from purify.pipelines.artifacts import (
     finished_folder,
     prior_folder,
     read_classifier,
-    read_prior,
 )
 from purify.pipelines.fitting import check_trigger, fitted_settings
 from purify.pipelines.plan import make_method, make_stages
@@ -224,7 +224,9 @@ def _prior(found: Findings, config: dict[str, Any], shape: Shape) -> Any:
         if not _is_local(part['load']):
             found.notes.append(f'prior: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
             return None
-        return found.attempt('prior', lambda: read_prior(prior_folder(part['load'], part['revision'])[0], 'float32'))
+        return found.attempt(
+            'prior', lambda: load_variation_model(prior_folder(part['load'], part['revision'])[0], **_opened(config))
+        )
     if part['data'] == 'reference' and config['source']['reference'] == 'none':
         found.problems.append("prior.data='reference', but source.reference='none': no images to train the prior on.")
 
@@ -243,13 +245,19 @@ def _prior(found: Findings, config: dict[str, Any], shape: Shape) -> Any:
 def _purify(settings: dict[str, Any], config: dict[str, Any], prior: Any, shape: Shape) -> None:
     """Shapes the program that purifies a batch."""
     defense = DEFENSES.make(settings['name'], **{key: value for key, value in settings.items() if key != 'name'})
-    rule = defense.rule(prior, (shape.size_px, shape.size_px, shape.channels), config['seeds']['model'])
+    names = [str(label) for label in range(shape.classes)]
+    rule = defense.rule(prior, (shape.size_px, shape.size_px, shape.channels), config['seeds']['model'], names)
     rows = {
         'image': jax.ShapeDtypeStruct((2, shape.size_px, shape.size_px, shape.channels), jnp.uint8),
-        'id': jax.ShapeDtypeStruct((2,), jnp.int32),
-        'variation': jax.ShapeDtypeStruct((2,), jnp.int32),
+        **{name: jax.ShapeDtypeStruct((2,), jnp.int32) for name in ('id', 'label', 'variation')},
     }
     jax.eval_shape(rule, prior.weights, rows)
+
+
+def _opened(config: dict[str, Any]) -> dict[str, Any]:
+    """How the configured defence opens its prior."""
+    dtype = config['defense'].get('dtype', 'float32') if 'defense' in config else 'float32'
+    return {'dtype': dtype, 'vae_slice': config['run']['vae_slice']}
 
 
 def _count(params: Any) -> int:

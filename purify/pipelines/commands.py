@@ -1,4 +1,4 @@
-"""The five commands, as functions that return an exit code."""
+"""The commands, as functions that return an exit code."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from purify.core.files import fingerprint, read_json
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources import SOURCES
 from purify.defenses.registry import DEFENSES
+from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.samplers import SAMPLERS
 from purify.models.resnet import NETWORKS
 from purify.pipelines import check as checking
@@ -56,7 +57,7 @@ def check(config: dict[str, Any]) -> int:
 
 def list_registries() -> int:
     """`list`: every name a config can use."""
-    for registry in (SOURCES, ATTACKS, DEFENSES, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, SCHEDULES):
+    for registry in (SOURCES, ATTACKS, DEFENSES, VARIATION_MODELS, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, SCHEDULES):
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
     return 0
 
@@ -139,6 +140,21 @@ def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, 
     except ValueError as error:
         raise UserError(str(error)) from error
     write(configs, workdir, store)
+    return 0
+
+
+def bench(subject: str | None, spec: str, overrides: list[str], workdir: Path | None) -> int:
+    """`bench variations`: what the config's settings cost here, one JSON line for each."""
+    from purify.pipelines.bench import bench as measure
+
+    if subject != 'variations':
+        raise UserError(f'`purify bench {subject or "..."}`: say what is to be measured. Choose from: variations.')
+    try:
+        config = load_config(spec, overrides)
+    except ValueError as error:
+        here = '' if Path(spec.partition(':')[0]).is_file() else ' Start in the folder that holds configs/, or give --config FILE.'
+        raise UserError(f'{error}{here}') from error
+    measure(config, workdir)
     return 0
 
 

@@ -12,7 +12,7 @@ from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut, describe, verify
 from purify.data.loader import Split
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import read_prior
+from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.chain import Work
 from purify.train.inference import map_images
 
@@ -27,8 +27,8 @@ def purify(work: Work) -> None:
     split = Split(work.inputs['poisoned'], 'train')
     settings = {name: value for name, value in work.settings.items() if name not in ('name', 'seed', 'shard_size')}
     defense = DEFENSES.make(work.settings['name'], **settings)
-    prior = read_prior(work.inputs['prior'], work.settings['dtype'])
-    rule = defense.rule(prior, split.shape, work.settings['seed'])
+    prior = load_variation_model(work.inputs['prior'], dtype=work.settings['dtype'], vae_slice=work.run['vae_slice'])
+    rule = defense.rule(prior, split.shape, work.settings['seed'], split.class_names)
     copies = defense.copies
     ranges = cut(len(split) * copies, work.settings['shard_size'])
     features = describe(split.shape[0], split.shape[2], split.class_names, variations=True)
@@ -40,13 +40,15 @@ def purify(work: Work) -> None:
     def fetch(position: int) -> dict[str, Any]:
         image, copy = divmod(position, copies)
         record = split[image]
-        return {'image': record['image'], 'id': np.int32(record['id']), 'variation': np.int32(copy)}
+        numbers = {'id': record['id'], 'label': record['label'], 'variation': copy}
+        return {'image': record['image']} | {name: np.int32(number) for name, number in numbers.items()}
 
     positions = [i for shard in mine for i in ranges[shard]]
     constants = devices.put_copy(prior.weights, mesh := devices.local_mesh())
     with Bar(work.name, len(split) * copies, shown=devices.is_lead()) as bar, _ShardStore(writer, ranges, split, copies) as store:
         bar.skip(len(split) * copies - len(positions) * jax.process_count())
-        batches = map_images(rule, constants, fetch, positions, batch=work.run['inference_batch'], mesh=mesh, cost=work.cost)
+        batch = work.run['batch_per_device'] * mesh.size
+        batches = map_images(rule, constants, fetch, positions, batch=batch, mesh=mesh, cost=work.cost)
         for where, images in batches:
             store.put(where, images)
             bar.advance(len(where) * jax.process_count())

@@ -13,7 +13,8 @@ from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
-from purify.diffusion.schedules import Schedule, make_schedule, schedule_to_diffusers
+from purify.diffusion.scheduler_config import schedule_to_diffusers
+from purify.diffusion.schedules import Schedule, make_schedule
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import write_folder
 from purify.pipelines.artifacts import check_classes, classifier_builder, read_classifier, restore_weights, write_network

@@ -22,7 +22,7 @@ class Cost:
       compile_seconds: of which compiling.
       wait_seconds: of which waiting for data.
       images: images processed, all hosts together.
-      flops: floating-point operations of the compiled programs, one device, or 0 where unknown.
+      flops: floating-point operations of the programs that ran, one device (`purify.train.flops`).
       devices: devices in use.
     """
 
@@ -71,13 +71,3 @@ def summarize(totals: dict[str, Any]) -> dict[str, Any]:
         'mfu': totals['flops'] / (busy * peak) if peak and totals['flops'] and busy > 0 else None,
         'devices': totals['devices'],
     }
-
-
-def program_flops(compiled: Any) -> float:
-    """XLA's own count of a compiled program's floating-point operations on one device; 0 where it gives none."""
-    try:
-        analysis = compiled.cost_analysis()
-    except (NotImplementedError, RuntimeError):
-        return 0.0
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    return float((analysis or {}).get('flops', 0.0))

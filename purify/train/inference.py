@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from purify.core import devices
 from purify.data.loader import Record, ordered_batches
-from purify.train.cost import Cost, program_flops
+from purify.train.cost import Cost
+from purify.train.flops import compile_counted
 
 AHEAD = 2  # batches in flight on the devices while the host fetches and stores others
 
@@ -54,8 +55,7 @@ def map_images(
         placed = jax.device_put(piece[1], devices.batched(mesh))
         if program is None:
             with cost.timing('compile_seconds'):
-                program = _compile(apply, constants, placed, mesh)
-            flops = program_flops(program)
+                program, flops = compile_rows(apply, constants, placed, mesh)
         waiting.append((piece[0], program(constants, placed)))
         cost.images, cost.flops = cost.images + len(piece[0]) * jax.process_count(), cost.flops + flops
         if len(waiting) > AHEAD:
@@ -64,11 +64,16 @@ def map_images(
         yield _fetched(*pair)
 
 
-def _compile(apply: Callable[..., Any], constants: Any, rows: Any, mesh: Mesh) -> Any:
-    jitted = jax.jit(apply, donate_argnums=1, out_shardings=devices.batched(mesh))
+def compile_rows(apply: Callable[..., Any], constants: Any, rows: Any, mesh: Mesh) -> tuple[Any, float]:
+    """The compiled program of `apply` over rows [batch ...] spread over the mesh, and its FLOPs on one device.
+
+    Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could say to each other.
+    """
+    whole, rows_spec = PartitionSpec(), PartitionSpec('data')
+    each = jax.shard_map(apply, mesh=mesh, in_specs=(whole, rows_spec), out_specs=rows_spec, check_vma=False)
     with warnings.catch_warnings():  # rows that no output has the shape of cannot be reused; that is fine
         warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
-        return jitted.lower(constants, rows).compile()
+        return compile_counted(jax.jit(each, donate_argnums=1), constants, rows, devices=mesh.size)
 
 
 def _fetched(positions: np.ndarray, output: Any) -> tuple[np.ndarray, Any]:

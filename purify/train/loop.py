@@ -18,7 +18,8 @@ from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.core.randomness import stream_key
 from purify.core.writers import JsonLines, Writer
-from purify.train.cost import COST_FILE, Cost, program_flops
+from purify.train.cost import COST_FILE, Cost
+from purify.train.flops import compile_counted
 from purify.train.state import TrainState
 from purify.train.tasks import Batch, Task
 
@@ -86,11 +87,11 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: i
     return update
 
 
-def compile_step(step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh) -> Any:
-    """The step as one program for this mesh: state replicated and donated, rows sharded."""
+def compile_step(step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh) -> tuple[Any, float]:
+    """The step as one program for this mesh (state replicated and donated, rows sharded), and its FLOPs on one device."""
     copy = devices.replicated(mesh)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(copy, copy))
-    return jitted.lower(state, task.frozen, batch).compile()
+    return compile_counted(jitted, state, task.frozen, batch, devices=mesh.size)
 
 
 class _Log:
@@ -169,8 +170,8 @@ def fit(
                     rows = devices.put_batch(next(stream), mesh)
                 if program is None:
                     with cost.timing('compile_seconds'):
-                        program = compile_step(make_step(task, optimizer, plan.accumulate, plan.seed), state, task, rows, mesh)
-                    flops = program_flops(program)
+                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed)
+                        program, flops = compile_step(step_function, state, task, rows, mesh)
                 state, metrics = program(state, task.frozen, rows)
                 done = step + 1
                 cost.images, cost.flops = cost.images + plan.batch, cost.flops + flops

@@ -6,8 +6,9 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.defenses.priors import PixelPrior
+from purify.defenses.variation_models import load_variation_model
 from purify.diffusion.schedules import make_schedule
-from purify.pipelines.artifacts import EMBEDDED, read_prior
+from purify.pipelines.artifacts import EMBEDDED
 from purify.train.state import split_network
 
 
@@ -31,7 +32,7 @@ def prior():
 def test_a_perfect_network_gives_the_image_back(sampler):
     model = prior()
     keys = jax.random.split(jax.random.key(0), 3)
-    out = model.vary(sampler=sampler, start=60, steps=12)(model.weights, jnp.zeros((3, 8, 8, 1)), keys)
+    out = model.vary(sampler=sampler, start=60, steps=12)(model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys)
     assert np.abs(np.asarray(out)).max() < 2e-3
 
 
@@ -50,9 +51,9 @@ def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
 
     pool = read_digits(1).test
     clean = jnp.asarray(np.stack([pool.fetch(i) for i in range(16)]) / 127.5 - 1, jnp.float32)
-    model = read_prior(folder, 'float32')
+    model = load_variation_model(folder)
     keys = jax.random.split(jax.random.key(0), 16)
     vary = jax.jit(model.vary(sampler='ddim', eta=0.0, start=200, steps=4))
-    out = vary(model.weights, clean, keys)
+    out = vary(model.weights, clean, jnp.zeros(16, int), keys)
     alpha = model.schedule.alphas_cumprod[199]
     assert float(jnp.square(out - clean).mean()) < 0.25 * (1 - alpha) / alpha

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purify.diffusion.samplers import SAMPLERS, sampler_from_diffusers
+from purify.diffusion.samplers import SAMPLERS
+from purify.diffusion.scheduler_config import sampler_from_diffusers
 from purify.diffusion.schedules import make_schedule
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'schedulers'

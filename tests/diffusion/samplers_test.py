@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.diffusion.samplers import SAMPLERS, VARIANCES, sampler_from_diffusers
+from purify.diffusion.samplers import SAMPLERS, VARIANCES
 from purify.diffusion.schedules import PREDICTIONS, make_schedule
 from purify.diffusion.timesteps import edit_timesteps, make_timesteps
 
@@ -174,36 +174,3 @@ def test_state_stays_float32_under_bfloat16_outputs_and_traced_steps(name):
 def test_refusals(make, words):
     with pytest.raises(UserError, match=words):
         make()
-
-
-def test_samplers_from_scheduler_files():
-    ddpm = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large'}, 10)
-    large = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100), variance='fixed_large')
-    np.testing.assert_array_equal(ddpm.tables['on_noise'], large.tables['on_noise'])
-    np.testing.assert_array_equal(ddpm.timesteps, large.timesteps)
-    log = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_small_log'}, 10)
-    small = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100))
-    np.testing.assert_array_equal(log.tables['on_noise'], small.tables['on_noise'])
-
-
-@pytest.mark.parametrize(
-    ('name', 'change'),
-    [
-        ('DDPMScheduler', {'variance_type': 'learned'}),
-        ('PNDMScheduler', {'skip_prk_steps': False}),
-        ('DPMSolverMultistepScheduler', {'algorithm_type': 'sde-dpmsolver++'}),
-        ('DPMSolverMultistepScheduler', {'solver_order': 3}),
-        ('DPMSolverMultistepScheduler', {'use_karras_sigmas': True}),
-        ('EulerDiscreteScheduler', {'final_sigmas_type': 'sigma_min'}),
-        ('EulerDiscreteScheduler', {'timestep_spacing': 'quadratic'}),
-    ],
-)
-def test_scheduler_files_with_other_arithmetic_are_refused(name, change):
-    key, value = next(iter(change.items()))
-    with pytest.raises(UserError, match=key if key != 'timestep_spacing' else value):
-        sampler_from_diffusers({'_class_name': name} | change, 10)
-
-
-def test_pndm_files_without_the_setting_mean_runge_kutta():
-    with pytest.raises(UserError, match='skip_prk_steps'):
-        sampler_from_diffusers({'_class_name': 'PNDMScheduler'}, 10)

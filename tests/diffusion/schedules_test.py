@@ -1,14 +1,11 @@
-import json
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.diffusion.schedules import Schedule, add_noise, make_schedule, schedule_from_diffusers, schedule_to_diffusers
+from purify.diffusion.schedules import Schedule, add_noise, make_schedule
 
 
 def test_linear_betas_by_hand():
@@ -85,82 +82,3 @@ def test_timesteps_outside_the_schedule_do_not_pass_for_noise():
 def test_builders_refuse(make, named):
     with pytest.raises(UserError, match=named):
         make()
-
-
-def test_a_published_scheduler_file():
-    schedule = schedule_from_diffusers(  # google/ddpm-cifar10-32
-        {
-            '_class_name': 'DDPMScheduler',
-            '_diffusers_version': '0.1.1',
-            'beta_end': 0.02,
-            'beta_schedule': 'linear',
-            'beta_start': 0.0001,
-            'clip_sample': True,
-            'num_train_timesteps': 1000,
-            'trained_betas': None,
-            'variance_type': 'fixed_large',
-        }
-    )
-    np.testing.assert_array_equal(schedule.betas, make_schedule('linear', 1000).betas)
-    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == ('epsilon', True, 1.0)
-
-
-@pytest.mark.parametrize(
-    ('name', 'clips', 'final_is_one'),
-    [
-        ('DDPMScheduler', True, True),
-        ('DDIMScheduler', True, True),
-        ('PNDMScheduler', False, False),
-        ('DPMSolverMultistepScheduler', False, True),
-        ('EulerDiscreteScheduler', False, True),
-    ],
-)
-def test_defaults_of_each_class(name, clips, final_is_one):
-    schedule = schedule_from_diffusers({'_class_name': name})
-    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == (1000, clips, final_is_one)
-
-
-def test_settings_a_class_does_not_read_stay_unread():
-    old = {'clip_sample': True, 'set_alpha_to_one': False}
-    assert not schedule_from_diffusers({'_class_name': 'PNDMScheduler'} | old).clip_sample
-    assert schedule_from_diffusers({'_class_name': 'DDPMScheduler'} | old).set_alpha_to_one
-    assert not schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | old).set_alpha_to_one
-
-
-@pytest.mark.parametrize(
-    'change',
-    [
-        {'_class_name': 'HeunDiscreteScheduler'},
-        {'beta_schedule': 'sigmoid'},
-        {'prediction_type': 'flow'},
-        {'thresholding': True},
-        {'rescale_betas_zero_snr': True},
-    ],
-)
-def test_unsupported_files_are_refused_by_name(change):
-    with pytest.raises(UserError, match=next(iter(change))):
-        schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | change)
-
-
-@given(
-    st.sampled_from(['linear', 'cosine', 'scaled_linear', 'free']),
-    st.integers(2, 60),
-    st.sampled_from(['epsilon', 'sample', 'v_prediction']),
-    st.booleans(),
-    st.booleans(),
-)
-def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip):
-    options = {'prediction': prediction, 'set_alpha_to_one': one, 'clip_sample': clip, 'clip_range': 2.0}
-    if name == 'free':
-        schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
-    else:
-        schedule = make_schedule(name, steps, **options)
-    config = json.loads(json.dumps(schedule_to_diffusers(schedule)))
-    again = schedule_from_diffusers(config)
-    np.testing.assert_allclose(again.betas, schedule.betas, rtol=1e-9)
-    for field in ('prediction', 'set_alpha_to_one', 'clip_sample', 'clip_range'):
-        assert getattr(again, field) == getattr(schedule, field)
-    if steps > 2:  # two betas are a line of any kind
-        expected = {'cosine': 'squaredcos_cap_v2', 'free': 'linear'}.get(name, name)
-        assert config['beta_schedule'] == expected
-        assert (config['trained_betas'] is not None) == (name == 'free')

@@ -24,6 +24,7 @@ TINY = (  # the quickstart's shape, a tenth of its work
     '--config.run.save_every=5',
     '--config.run.log_every=5',
     '--config.run.inference_batch=20',
+    '--config.run.batch_per_device=20',
 )
 
 

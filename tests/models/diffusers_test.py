@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from purify.pipelines.artifacts import EMBEDDED, read_prior
+from purify.defenses.variation_models import load_variation_model
+from purify.pipelines.artifacts import EMBEDDED
 
 SCRIPT = """
 import sys, numpy, torch
@@ -39,7 +40,7 @@ def compare(python, tmp_path):
     folder = EMBEDDED['digits']
     subprocess.run([python, '-c', SCRIPT, str(folder), str(tmp_path / 'io.npz'), str(tmp_path / 'out.npz')], check=True)
     theirs = np.load(tmp_path / 'out.npz')
-    prior = read_prior(folder, 'float32')
+    prior = load_variation_model(folder)
     network = nnx.merge(prior.graph, prior.weights['params'], prior.weights['stats'])
     ours = np.asarray(jax.jit(network)(x.transpose(0, 2, 3, 1), t)).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(ours, theirs['out'], atol=1e-4)

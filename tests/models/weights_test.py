@@ -1,20 +1,31 @@
 import json
 import os
-import shutil
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
 from purify.models.unet2d import UNet2DModel
-from purify.models.weights import FILE, export_tensors, load_into, load_model, read_folder, resolve, write_folder
+from purify.models.weights import (
+    FILE,
+    abstract_model,
+    cast_parameters,
+    conversion,
+    export_tensors,
+    load_into,
+    load_model,
+    read_folder,
+    write_folder,
+)
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'unet2d_ddpm'
 
@@ -75,12 +86,13 @@ def test_names_and_layouts_of_pytorch(zoo):
     assert tensors['layers.0.weight'][2, 1] == zoo.layers[0].kernel.get_value()[1, 2]
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
 def test_written_folders_read_back(zoo, tmp_path, dtype):
     write_folder(zoo, CONFIG, tmp_path / 'new' / 'unet', dtype=dtype)
     assert sorted(p.name for p in (tmp_path / 'new' / 'unet').iterdir()) == ['config.json', FILE]
     config, tensors = read_folder(tmp_path / 'new', subfolder='unet')
     assert config == CONFIG
+    assert {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()} == {dtype}
     expected = export_tensors(zoo)
     assert tensors.keys() == expected.keys()
     for name, value in tensors.items():
@@ -186,7 +198,7 @@ def test_shards_and_their_index(zoo, folder):
         read_folder(folder)
 
 
-@pytest.mark.parametrize('name', ['model.safetensors', 'diffusion_pytorch_model.fp16.safetensors'])
+@pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.safetensors', 'diffusion_pytorch_model.fp16.safetensors'])
 def test_other_file_names(folder, name):
     (folder / FILE).rename(folder / name)
     assert read_folder(folder)[1]
@@ -206,7 +218,7 @@ def test_faults_of_folders(folder):
     with pytest.raises(UserError, match='not a readable safetensors'):
         read_folder(folder)
     (folder / FILE).rename(folder / 'diffusion_pytorch_model.bin')
-    with pytest.raises(UserError, match=r'only diffusion_pytorch_model\.bin.*weights_only=True'):
+    with pytest.raises(UserError, match=rf'only diffusion_pytorch_model\.bin.*weights_only=True.* {folder}`'):
         read_folder(folder)
     (folder / 'diffusion_pytorch_model.bin').unlink()
     with pytest.raises(UserError, match='holds no weights'):
@@ -243,54 +255,138 @@ def test_a_failed_write_leaves_the_old_file(zoo, folder, monkeypatch):
     assert sorted(p.name for p in folder.iterdir()) == ['config.json', FILE]
 
 
-def test_resolve_local(folder, tmp_path):
-    assert resolve(folder) == folder
-    assert resolve(str(folder), subfolder='unet') == folder
-    shutil.copy(folder / FILE, tmp_path / 'weights.safetensors')
-    for name, words in {
-        tmp_path / 'weights.safetensors': 'is a file',
-        'some/model.bin': 'weights_only=True',
-        './nowhere': 'no such folder',
-        '/no/such/place': 'no such folder',
-        'nowhere': 'no such folder',
-    }.items():
-        with pytest.raises(UserError, match=words):
-            resolve(name)
-
-
-def test_resolve_asks_the_hub_for_safe_files_only(monkeypatch, tmp_path):
-    asked = {}
-
-    def snapshot(name, **kwargs):
-        asked.update(kwargs, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
-    assert resolve('google/ddpm-cifar10-32', revision='abc') == tmp_path
-    assert asked == {'name': 'google/ddpm-cifar10-32', 'revision': 'abc', 'allow_patterns': ['*.json', '*.safetensors', '*.txt']}
-    resolve('google/ddpm-cifar10-32', subfolder='unet')
-    assert asked['allow_patterns'] == ['unet/*.json', 'unet/*.safetensors', 'unet/*.txt']
-
-
-@pytest.mark.parametrize('error', [LocalEntryNotFoundError('cannot reach'), ConnectionError('no route'), OSError('odd')])
-def test_resolve_without_an_answer_from_the_hub(monkeypatch, error):
-    def snapshot(*_, **__):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
-    with pytest.raises(UserError, match=r'owner/model: .*no answer came from the hub.*--local-dir'):
-        resolve('owner/model')
-
-
-def test_unknown_ids_are_told_from_silence(monkeypatch):
-    def snapshot(*_, **__):  # past the constructor, which wants an answer of the client's own HTTP library
-        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
-    with pytest.raises(UserError, match='does not know it'):
-        resolve('owner/model')
-
-
 def test_reading_does_not_need_float32_files_to_be_on_a_device(folder):
     _, tensors = read_folder(folder)
     assert not any(isinstance(value, jax.Array) for value in tensors.values())
+
+
+def test_large_networks_are_cut_into_shards(zoo, tmp_path):
+    write_folder(zoo, CONFIG | {'architectures': ['Zoo']}, tmp_path, max_shard_bytes=300)
+    index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
+    files = sorted(tmp_path.glob('*.safetensors'))
+    assert [file.name for file in files] == [f'model-0000{i}-of-0000{len(files)}.safetensors' for i in range(1, len(files) + 1)]
+    found, sizes = {}, []
+    for file in files:
+        part = load_file(file)
+        sizes.append([value.nbytes for value in part.values()])
+        found |= part
+        assert {index['weight_map'][name] for name in part} == {file.name}
+    expected = export_tensors(zoo)
+    assert found.keys() == expected.keys() == index['weight_map'].keys()
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert len(files) > 1
+    assert all(sum(size) <= 300 or len(size) == 1 for size in sizes)
+    assert index['metadata']['total_size'] == sum(map(sum, sizes)) == sum(value.nbytes for value in expected.values())
+    other = Zoo(nnx.Rngs(1))
+    load_into(other, read_folder(tmp_path)[1])
+    np.testing.assert_array_equal(export_tensors(other)['conv.weight'], expected['conv.weight'])
+
+
+def test_new_weights_take_the_place_of_old_ones_however_they_are_cut(zoo, tmp_path):
+    kept = tmp_path / 'diffusion_pytorch_model.non_ema.safetensors'
+    tmp_path.joinpath(kept).write_bytes(b'not ours')
+    for number, limit in enumerate((10**9, 300, 400, 10**9, 300)):
+        zoo.free[...] = jnp.full(4, float(number))
+        write_folder(zoo, CONFIG, tmp_path, max_shard_bytes=limit)
+        np.testing.assert_array_equal(read_folder(tmp_path)[1]['free'], np.full(4, number))
+        assert bool((tmp_path / FILE).exists()) == (limit == 10**9)
+        counts = {file.name.partition('-of-')[2] for file in tmp_path.glob('*-of-*')}
+        assert len(counts) == (limit != 10**9)
+    assert kept.read_bytes() == b'not ours'
+
+
+class Projections(nnx.Module):
+    """Names as in the attention of an autoencoder and in a text encoder."""
+
+    def __init__(self, rngs):
+        self.attentions = nnx.List([nnx.Module()])
+        self.attentions[0].to_q = nnx.Linear(2, 3, rngs=rngs)
+        self.text_model = nnx.Module()
+        self.text_model.fc = nnx.Linear(2, 1, rngs=rngs)
+
+
+def test_projections_stored_as_convolutions_fit():
+    network = Projections(nnx.Rngs(0))
+    tensors = export_tensors(network)
+    weight = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors['attentions.0.query.weight'] = weight[:, :, None, None]
+    tensors['attentions.0.query.bias'] = tensors.pop('attentions.0.to_q.bias')
+    del tensors['attentions.0.to_q.weight']
+    load_into(network, tensors)
+    np.testing.assert_array_equal(network.attentions[0].to_q.kernel[...], weight.T)
+    tensors['attentions.0.query.weight'] = np.zeros((3, 2, 3, 1), np.float32)
+    with pytest.raises(UserError, match=r'attentions\.0\.to_q\.weight .file'):
+        load_into(network, tensors)
+
+
+def test_names_without_text_model():
+    network = Projections(nnx.Rngs(0))
+    tensors = export_tensors(network)
+    tensors['fc.weight'] = tensors.pop('text_model.fc.weight') + 1
+    tensors['fc.bias'] = tensors.pop('text_model.fc.bias')
+    before = np.asarray(network.text_model.fc.kernel[...])
+    load_into(network, tensors)
+    np.testing.assert_array_equal(network.text_model.fc.kernel[...], before + 1)
+    with pytest.raises(UserError, match=r'1 unexpected: fc\.strange'):
+        load_into(network, tensors | {'fc.strange': np.zeros(1)})
+
+
+def test_tensors_are_read_one_at_a_time(folder):
+    file = folder / FILE
+    tensors = read_folder(folder)[1]
+    assert len(tensors) == len(load_file(file))
+    assert tensors['free'] is not tensors['free']
+
+
+def test_cast_parameters_spares_norms(zoo):
+    params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
+    cast = cast_parameters(params, jnp.bfloat16)
+    assert {jax.tree_util.keystr(path): str(x.dtype) for path, x in jax.tree_util.tree_leaves_with_path(cast)} == {
+        "['conv']['kernel']": 'bfloat16',
+        "['conv']['bias']": 'bfloat16',
+        "['layers'][0]['kernel']": 'bfloat16',
+        "['layers'][0]['bias']": 'bfloat16',
+        "['layers'][1]['embedding']": 'bfloat16',
+        "['bn']['scale']": 'float32',
+        "['bn']['bias']": 'float32',
+        "['free']": 'bfloat16',
+    }
+    np.testing.assert_array_equal(cast['conv']['kernel'], np.asarray(zoo.conv.kernel[...]).astype(jnp.bfloat16))
+
+
+def test_abstract_models_have_the_shapes_of_real_ones(zoo):
+    abstract = nnx.state(abstract_model(Zoo, CONFIG), nnx.Param)
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(abstract))
+    real = jax.tree.map(lambda x: (x.shape, x.dtype), nnx.to_pure_dict(nnx.state(zoo, nnx.Param)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), nnx.to_pure_dict(abstract)) == real
+
+
+def test_faults_of_a_model_name_its_folder(folder):
+    change(folder, free=None)
+    with pytest.raises(UserError, match=rf'{folder}: these weights do not fit Zoo: 1 missing: free'):
+        load_model(Zoo, folder)
+
+
+def test_the_pipeline_folder_is_what_is_to_be_converted(folder):
+    (folder / FILE).rename(folder / 'diffusion_pytorch_model.bin')
+    inner = folder.rename(folder.parent / 'pipe line')
+    inner.joinpath('unet').mkdir()
+    for name in ('config.json', 'diffusion_pytorch_model.bin'):
+        (inner / name).rename(inner / 'unet' / name)
+    (inner / 'model_index.json').write_text('{}')
+    with pytest.raises(UserError, match=rf"only diffusion_pytorch_model.bin.* '{inner}'`"):
+        read_folder(inner, subfolder='unet')
+
+
+@pytest.mark.skipif(not find_spec('torch'), reason='the parity extra (torch) is not installed')
+def test_the_conversion_command_converts(zoo, folder):
+    import torch
+
+    weights = {name: torch.from_numpy(value) for name, value in export_tensors(zoo).items()}
+    torch.save(weights, folder / 'pytorch_model.bin')
+    (folder / 'training_args.bin').write_bytes(b'none of ours')
+    (folder / FILE).unlink()
+    command = re.findall('`([^`]*)`', conversion(folder))[-1].replace('python', sys.executable, 1)
+    subprocess.run(['bash', '-c', command], check=True)
+    load_into(Zoo(nnx.Rngs(1)), read_folder(folder)[1])

@@ -15,6 +15,7 @@ SMALL = (
     '--config.teacher.network.width=4',
     '--config.shard_size=40',
     '--config.run.inference_batch=24',
+    '--config.run.batch_per_device=24',
 )
 STUDENT = ('--config.student.epochs=1', '--config.student.network.width=4', '--config.student.batch=16')
 VARY = ('--config.defense.vary.steps=2',)

@@ -1,0 +1,95 @@
+"""The experiments of Struppek 2023: every point of every table can run, and runs at a tiny size from prepare to report."""
+
+import numpy as np
+import pytest
+from pipelines.tiny import ROOT
+
+from purify.config.load import load_config, load_module
+from purify.config.sweeps import multiply, sweep_functions
+from purify.models import save_pretrained
+from purify.models.shapes import random_pipeline
+from purify.pipelines import check as checking
+from purify.pipelines.chain import Chain
+from purify.pipelines.commands import _describe, _flat
+from purify.pipelines.plan import make_stages
+from purify.pipelines.summary import gather
+
+TABLES = {'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'), 'imagenet100': ('table1', 'table3')}
+SMALL = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
+
+
+def points(config, table, **words):
+    """(words, flags) of every run of a table, as `purify list --sweep` gives them."""
+    spec = f'configs/{config}.py' + (':' + ','.join(f'{name}={value}' for name, value in words.items()) if words else '')
+    sweep = sweep_functions(load_module(f'{ROOT}/{spec}'))[table]
+    runs = [_describe(f'{ROOT}/{spec}', [], point, seed) for point, seed in multiply([map(_flat, sweep())], [0])]
+    return [(run['config'], run['flags']) for run in runs]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('struppek')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 60), ('test', 30)):
+        images, labels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8), np.arange(count) % 10
+        np.savez(folder / f'{split}.npz', images=images, labels=labels)
+    for kind in ('sd_variation', 'versatile', 'sd_img2img'):
+        save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
+    return folder
+
+
+def shrink(config):
+    """A config of the table's own shape at a thousandth of the work."""
+    config['source'] |= {'size_px': 32, 'classes': ''}
+    config['shard_size'] = 32
+    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'vae_slice': 2}
+    if 'size_px' in config['attack']:
+        config['attack']['size_px'] = min(config['attack']['size_px'], 25)
+    for name in {'teacher', 'student'} & set(config):
+        config[name] |= {'network': SMALL, 'epochs': 1, 'batch': 16}
+    if config.get('defense', {}).get('name') == 'variations':
+        config['defense']['vary'] |= {'steps': 2, 'size_px': 16}
+        config['defense']['dtype'] = 'float32'
+    return config
+
+
+@pytest.mark.parametrize(('config', 'table'), [(config, table) for config, tables in TABLES.items() for table in tables])
+def test_every_point_of_every_table_loads_and_differs(config, table):
+    configs = [load_config(*run) for run in points(config, table)]
+    assert len({str(one) for one in configs}) == len(configs) >= 5
+    for one in configs:
+        assert one['attack']['base'] == 'nontarget'
+        assert one['attack']['rate'] in (0.0, {'imagenette': 0.1, 'imagenet100': 0.01}[config])
+        assert one['teacher']['network']['name'] == 'resnet101'
+        if one['defense']['name'] == 'variations':
+            assert one['defense']['vary'].items() >= {'model': 'versatile', 'steps': 50, 'guidance': 7.5}.items()
+
+
+RUNS = [
+    ('imagenette', 'table1', 0, 'versatile'),
+    ('imagenette', 'table2', -1, 'sd_variation'),
+    ('imagenette', 'table4', -1, 'versatile'),
+    ('imagenette', 'table5', -1, 'versatile'),
+    ('imagenette', 'table6', 0, 'versatile'),
+    ('imagenet100', 'table3', 2, 'sd_img2img'),
+]
+
+
+@pytest.mark.parametrize(('config', 'table', 'which', 'model'), RUNS)
+def test_a_point_of_each_table_runs_to_its_report(place, config, table, which, model):
+    run, flags = points(config, table, model=model, prior=place / model, source=f'arrays:{place}')[which]
+    settings = shrink(load_config(run, flags))
+    found = checking.check(settings)
+    assert not found.problems
+    chain = Chain(make_stages(settings), place / 'stages')
+    chain.run(list(chain.stages), settings['run'])
+    results = gather(settings, chain, {})
+    for who in ('teacher', 'student'):
+        assert results[who]['acc'] is not None
+    assert (results['teacher']['asr'] is None) == (settings['attack']['name'] == 'none')
+    if settings['defense']['name'] == 'variations':
+        assert results['cost']['stages']['purified']['images_per_s'] > 0
+
+
+def test_the_config_as_it_is_passes_check(place):
+    assert not checking.check(load_config(f'{ROOT}/configs/imagenette.py:source=arrays:{place}')).problems
