@@ -93,10 +93,9 @@ class ImageToImage(LatentPrior):
         chain = self.sampler(sampler, steps, strength=strength, **options)
         keys = keys_for(chain, keys, len(images))
         settings = (steps, guidance, strength, sampler, *sorted(options.items()))
-        program = self.program('generate', lambda: partial(self._chain, chain, guidance), *settings)
         noises = jnp.asarray(latents), jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents))
         ids = jnp.asarray(input_ids), jnp.asarray(negative_input_ids)
-        return program(self.weights, 2 * jnp.asarray(images) - 1, *noises, *ids, keys)
+        return self.run(settings, partial(self._chain, chain, guidance), 2 * jnp.asarray(images) - 1, *noises, *ids, keys)
 
     def _chain(
         self,

@@ -74,8 +74,7 @@ class ImageVariation(LatentPrior):
         chain = self.sampler(sampler, steps, **options)
         keys = keys_for(chain, keys, len(latents))
         settings = (steps, guidance, sampler, *sorted(options.items()))
-        program = self.program('generate', lambda: partial(self._chain, chain, guidance), *settings)
-        return program(self.weights, jnp.asarray(pixel_values), jnp.asarray(latents), keys)
+        return self.run(settings, partial(self._chain, chain, guidance), jnp.asarray(pixel_values), jnp.asarray(latents), keys)
 
     def _chain(
         self, chain: Sampler, guidance: float, weights: Any, pixel_values: jax.Array, latents: jax.Array, keys: jax.Array

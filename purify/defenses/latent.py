@@ -57,7 +57,7 @@ class LatentPrior:
     factor: int
     scaling: float
     vae_slice: int = 0
-    programs: dict[Any, Callable[..., Any]] = field(default_factory=dict, repr=False)
+    programs: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     model: ClassVar[str]
     unet: ClassVar[str] = 'unet'
@@ -141,11 +141,13 @@ class LatentPrior:
         out = jax.lax.map(apply, padded.reshape(-1, piece, *rows.shape[1:]))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
 
-    def program(self, name: str, make: Callable[[], Callable[..., Any]], *settings: Any) -> Callable[..., Any]:
-        """A jitted function, made once for each (name, settings)."""
-        if (name, *settings) not in self.programs:
-            self.programs[name, *settings] = jax.jit(make())
-        return self.programs[name, *settings]
+    def run(self, settings: tuple[Any, ...], chain: Callable[..., Any], *args: Any) -> Any:
+        """`chain(weights, *args)` on the default device, compiled once for each `settings`; the weights are put there once."""
+        if settings not in self.programs:
+            self.programs[settings] = jax.jit(chain)
+        if 'weights' not in self.programs:
+            self.programs['weights'] = jax.device_put(self.weights)
+        return self.programs[settings](self.programs['weights'], *args)
 
 
 def keys_for(chain: Sampler, keys: jax.Array | None, count: int) -> jax.Array:
