@@ -57,7 +57,7 @@ class LatentPrior:
     factor: int
     scaling: float
     vae_slice: int = 0
-    programs: dict[Any, Any] = field(default_factory=dict, repr=False)
+    programs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     model: ClassVar[str]
     unet: ClassVar[str] = 'unet'
