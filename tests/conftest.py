@@ -12,9 +12,13 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background: its children would be deaf to Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import jax
 from absl import flags
 from hypothesis import HealthCheck, settings
 
+# Programs of tests run once or twice: compiling them well takes longer than running them. Commands in processes of their own
+# are compiled as users have them.
+jax.config.update('jax_disable_most_optimizations', True)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its workers
 settings.register_profile('purify', deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('purify')

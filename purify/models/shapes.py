@@ -128,6 +128,19 @@ _SD2_UNET: Config = {
     'upcast_attention': True,
     'use_linear_projection': True,
 }
+_SMALL_UNET: Config = {
+    'block_out_channels': [80, 160, 320, 320],
+    'cross_attention_dim': 192,
+    'norm_num_groups': 16,
+    'sample_size': 16,
+}
+_SMALL_CLIP: Config = {
+    'hidden_size': 256,
+    'intermediate_size': 1024,
+    'num_attention_heads': 4,
+    'num_hidden_layers': 6,
+    'projection_dim': 192,
+}
 _TINY_UNET: Config = {
     'attention_head_dim': 4,
     'block_out_channels': [16, 32],
@@ -153,15 +166,10 @@ _TINY_CLIP: Config = {
     'num_hidden_layers': 2,
     'projection_dim': 32,
 }
-_TINY_TEXT: Config = {
-    'bos_token_id': 512,
-    'eos_token_id': 513,
-    'pad_token_id': 513,
-    'vocab_size': 514,
-    'max_position_embeddings': 16,
-}
+_BYTES: Config = {'bos_token_id': 512, 'eos_token_id': 513, 'pad_token_id': 513, 'vocab_size': 514}
 
-# Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image half, and one for tests.
+# Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image half; the first at a quarter of
+# its width, for measurements on CPUs; and one for tests.
 SHAPES: dict[str, dict[str, Config]] = {
     'sd1': {
         'unet': _UNET,
@@ -184,13 +192,21 @@ SHAPES: dict[str, dict[str, Config]] = {
         'image_encoder': _VISION,
         'feature_extractor': _EXTRACTOR,
     },
+    'small': {
+        'unet': _UNET | _SMALL_UNET,
+        'vae': _VAE | {'block_out_channels': [32, 64, 128, 128], 'sample_size': 128},
+        'scheduler': _DDIM,
+        'image_encoder': _VISION | _SMALL_CLIP,
+        'feature_extractor': _EXTRACTOR,
+        'text_encoder': _TEXT | _SMALL_CLIP | {'hidden_size': 192} | _BYTES,
+    },
     'tiny': {
         'unet': _UNET | _TINY_UNET,
         'vae': _VAE | _TINY_VAE,
         'scheduler': _DDIM,
         'image_encoder': _VISION | _TINY_CLIP | {'image_size': 32, 'patch_size': 8},
         'feature_extractor': _EXTRACTOR | {'size': {'shortest_edge': 32}, 'crop_size': {'height': 32, 'width': 32}},
-        'text_encoder': _TEXT | _TINY_CLIP | _TINY_TEXT,
+        'text_encoder': _TEXT | _TINY_CLIP | _BYTES | {'max_position_embeddings': 16},
     },
 }
 # kind: class in model_index.json, {part's name in the folder: its name above}

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,14 +21,6 @@ VARIATIONS = (
 OTHER = Path(os.environ.get('PURIFY_GOLDEN', GOLDEN))
 OTHERS = ('sd_image_variation', 'versatile_image_variation')
 GUIDANCE = (1.0, 7.5)
-
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)  # a chain is compiled once and called once
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def read(case):

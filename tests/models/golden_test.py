@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,14 +25,6 @@ OWN = (
 )
 OTHER = Path(os.environ.get('PURIFY_GOLDEN', GOLDEN))
 OTHERS = ('unet2d_condition', 'autoencoder_kl', 'clip_vision', 'clip_text')
-
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)  # each network is compiled once and called once
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def ours(network, io):

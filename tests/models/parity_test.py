@@ -1,6 +1,5 @@
 """Ours beside PyTorch's in one process: settings drawn at random, files of each read by the other. Needs the `parity` extra."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
@@ -18,14 +17,6 @@ transformers = pytest.importorskip('transformers', reason='the parity extra (tor
 
 call = nnx.jit(lambda network, *inputs: network(*inputs))
 encode, decode = nnx.jit(lambda vae, images: vae.encode(images)), nnx.jit(lambda vae, latents: vae.decode(latents))
-
-
-@pytest.fixture(autouse=True)
-def quick_compiles():
-    before = jax.config.values['jax_disable_most_optimizations']
-    jax.config.update('jax_disable_most_optimizations', True)  # each network is called once or twice
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def draw_unet(rng):

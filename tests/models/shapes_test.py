@@ -111,8 +111,8 @@ def test_the_tokenizer_spells_any_text_within_the_vocabulary():
     ('kind', 'shapes', 'fragments'),
     [
         ('sd_variations', 'sd1', ["'sd_variations'", 'sd_variation, versatile, sd_img2img']),
-        ('sd_variation', 'sd2', ["'sd2'", 'sd_variation', 'sd1, versatile, tiny']),
-        ('sd_img2img', 'huge', ["'huge'", 'sd1, sd2, tiny']),
+        ('sd_variation', 'sd2', ["'sd2'", 'sd_variation', 'sd1, versatile, small, tiny']),
+        ('sd_img2img', 'huge', ["'huge'", 'sd1, sd2, small, tiny']),
     ],
 )
 def test_what_there_is_not(kind, shapes, fragments):

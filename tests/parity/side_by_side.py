@@ -13,7 +13,6 @@ fastest kernels; `--compile` adds torch.compile in its mode 'max-autotune-no-cud
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import statistics
@@ -101,7 +100,6 @@ def pytorch(args: argparse.Namespace, folder: str, device: str, pixel_values: np
 def purify(args: argparse.Namespace, folder: str, pixel_values: np.ndarray, latents: np.ndarray) -> Run:
     """The chain in purify."""
     model = load_variation_model(folder, dtype=args.dtype)
-    model = dataclasses.replace(model, weights=jax.device_put(model.weights))
     pixels, noise = (jnp.asarray(array.transpose(0, 2, 3, 1)) for array in (pixel_values, latents))
     to_bytes = jax.jit(lambda images: jnp.round(images * 255).astype(jnp.uint8))
 
