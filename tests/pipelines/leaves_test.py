@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit
+from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek
 
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
+from purify.models import save_pretrained
+from purify.models.shapes import random_pipeline
 from purify.pipelines import summary
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
@@ -104,6 +106,10 @@ def seen(tmp_path_factory):
         found |= new
     for name in OWN:
         found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
+    for kind in ('versatile', 'sd_img2img'):
+        save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
+        own = load_config(f'{ROOT}/configs/imagenette.py:model={kind},prior={folder / kind},source=arrays:{folder}')
+        found |= read_leaves(shrink_struppek(own), folder / f'{kind}_run', ('prepare', 'purified'))[0]
     results = summary.gather(config, chain, {})
     assert results['student']['acc'] is not None
     return found
@@ -119,7 +125,9 @@ def unify(name):
     'spec',
     ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
      *(f'attacks.py:attack={name}' for name in OWN), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
-     'digits_prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train', 'imagenette.py', 'imagenet100.py'],
+     'digits_prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
+     'imagenette.py', 'imagenette.py:model=sd_img2img', 'imagenette.py:model=pixel', 'imagenette.py:defense=augmentations',
+     'imagenet100.py'],
 )  # fmt: skip
 def test_every_leaf_is_read(seen, spec):
     config = load_config(f'{ROOT}/configs/{spec}')

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from pipelines.tiny import ROOT
+from pipelines.tiny import ROOT, shrink_struppek
 
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
@@ -16,7 +16,6 @@ from purify.pipelines import run as running
 from purify.pipelines.commands import _describe, _flat
 
 TABLES = {'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'), 'imagenet100': ('table1', 'table3')}
-SMALL = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
 
 
 def points(config, table, **words):
@@ -37,21 +36,6 @@ def place(tmp_path_factory):
     for kind in ('sd_variation', 'versatile', 'sd_img2img'):
         save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
     return folder
-
-
-def shrink(config):
-    """A config of the table's own shape at a thousandth of the work."""
-    config['source'] |= {'size_px': 32, 'classes': ''}
-    config['shard_size'] = 32
-    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'vae_slice': 2}
-    if 'size_px' in config['attack']:
-        config['attack']['size_px'] = min(config['attack']['size_px'], 25)
-    for name in {'teacher', 'student'} & set(config):
-        config[name] |= {'network': SMALL, 'epochs': 1, 'batch': 16}
-    if config.get('defense', {}).get('name') == 'variations':
-        config['defense']['vary'] |= {'steps': 2, 'size_px': 16}
-        config['defense']['dtype'] = 'float32'
-    return config
 
 
 @pytest.mark.parametrize(('config', 'table'), [(config, table) for config, tables in TABLES.items() for table in tables])
@@ -78,7 +62,7 @@ def every_run():
 @pytest.mark.parametrize(('config', 'table', 'which', 'model'), every_run())
 def test_points_of_the_tables_run_to_their_reports(place, tmp_path, config, table, which, model):
     run, flags = points(config, table, model=model, prior=place / model, source=f'arrays:{place}')[which]
-    settings = shrink(load_config(run, flags))
+    settings = shrink_struppek(load_config(run, flags))
     running.run(settings, [run, *flags], tmp_path, place / 'stages', [])
     assert (tmp_path / 'report' / 'index.html').is_file()
     results = json.loads((tmp_path / 'results.json').read_text())

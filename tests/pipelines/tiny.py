@@ -48,3 +48,19 @@ def shrink_fit(config):
             part[name] |= {'width': 4} | ({'stages': [1]} if name == 'classifier' else {})
         if 'mask_epochs' in part['objective']:
             part['objective']['mask_epochs'] = 0.4
+
+
+def shrink_struppek(config):
+    """A config of `purify.config.struppek` at a thousandth of the work."""
+    small = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
+    config['source'] |= {'size_px': 32, 'classes': ''}
+    config['shard_size'] = 32
+    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'vae_slice': 2}
+    if 'size_px' in config['attack']:
+        config['attack']['size_px'] = min(config['attack']['size_px'], 25)
+    for name in {'teacher', 'student'} & set(config):
+        config[name] |= {'network': small, 'epochs': 1, 'batch': 16}
+    if config.get('defense', {}).get('name') == 'variations':
+        config['defense']['vary'] |= {'steps': 2, 'size_px': 16}
+        config['defense']['dtype'] = 'float32'
+    return config
