@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.synsets import readable
 from purify.defenses.latent import LatentPrior, keys_for
 from purify.defenses.priors import Vary
 from purify.diffusion.samplers import Sampler
@@ -36,7 +37,7 @@ class ImageToImage(LatentPrior):
         caption: str = '',
         sampler: str = 'own',
         size_px: int = 0,
-        **options: Any,
+        eta: float | None = None,
     ) -> Vary:
         """The image noised by `strength` and denoised.
 
@@ -46,18 +47,18 @@ class ImageToImage(LatentPrior):
           guidance: scale of classifier-free guidance towards the caption; 1 is without, at half the work.
           strength: how much of the image is given up, 0 (excluded) to 1.
           caption: '{}' in it stands for the name of the image's label, as given (and of a poisoned image, wrong): 'A photo
-            of a {}'. '' gives no caption and needs guidance 1.
+            of a {}'. ImageNet's ids are written out (`purify.data.synsets`). '' gives no caption and needs guidance 1.
           sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
           size_px: the image is resized to it first; 0 for the model's own (512).
-          **options: the sampler's own (eta).
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
         """
         if not caption and guidance != 1:
             raise UserError(
                 f'defense.vary.guidance={guidance}: without a caption there is nothing to guide to; say 1, or a caption.'
             )
-        chain = self.sampler(sampler, steps, strength=strength, **options)
+        chain = self.sampler(sampler, steps, eta, strength)
         size_px = self.output_size(size_px)
-        ids = self.tokens([caption.replace('{}', name.replace('_', ' ')) for name in class_names] if '{}' in caption else [caption])
+        ids = self.tokens([caption.replace('{}', readable(name)) for name in class_names] if '{}' in caption else [caption])
         nothing, named = self.tokens(['']), '{}' in caption
 
         def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
@@ -82,7 +83,7 @@ class ImageToImage(LatentPrior):
         encode_noise: jax.Array | float = 0.0,
         sampler: str = 'own',
         keys: jax.Array | None = None,
-        **options: Any,
+        eta: float | None = None,
     ) -> jax.Array:
         """Variations f32[b s s 3] in [0, 1] of images f32[b s s 3] in [0, 1], noised by latents f32[b h w z] ~ N(0, 1).
 
@@ -90,9 +91,9 @@ class ImageToImage(LatentPrior):
         `encode_noise` like latents draws the images' latents (0: their mean), `keys` key[b] are for samplers that draw noise
         on the way. Other settings are those of `vary`; each is compiled once.
         """
-        chain = self.sampler(sampler, steps, strength=strength, **options)
+        chain = self.sampler(sampler, steps, eta, strength)
         keys = keys_for(chain, keys, len(images))
-        settings = (steps, guidance, strength, sampler, *sorted(options.items()))
+        settings = (steps, guidance, strength, sampler, eta)
         noises = jnp.asarray(latents), jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents))
         ids = jnp.asarray(input_ids), jnp.asarray(negative_input_ids)
         return self.run(settings, partial(self._chain, chain, guidance), 2 * jnp.asarray(images) - 1, *noises, *ids, keys)

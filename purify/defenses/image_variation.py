@@ -33,7 +33,7 @@ class ImageVariation(LatentPrior):
         guidance: float,
         sampler: str = 'own',
         size_px: int = 0,
-        **options: Any,
+        eta: float | None = None,
     ) -> Vary:
         """A new image with the content that CLIP finds in the old one.
 
@@ -43,10 +43,10 @@ class ImageVariation(LatentPrior):
           guidance: scale of classifier-free guidance (7.5 in the paper); 1 is without, at half the work.
           sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
           size_px: of the new image, 0 for the model's own (512).
-          **options: the sampler's own (eta).
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
         """
         del class_names
-        chain, side = self.sampler(sampler, steps, **options), self.output_size(size_px) // self.factor
+        chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
 
         def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             del labels
@@ -65,15 +65,15 @@ class ImageVariation(LatentPrior):
         guidance: float = 7.5,
         sampler: str = 'own',
         keys: jax.Array | None = None,
-        **options: Any,
+        eta: float | None = None,
     ) -> jax.Array:
         """Variations f32[b s s 3] in [0, 1] of pixel_values f32[b h w 3] (see `preprocess`), from noise latents f32[b h w z].
 
         `keys` key[b] are for samplers that draw noise on the way. Settings are those of `vary`; each is compiled once.
         """
-        chain = self.sampler(sampler, steps, **options)
+        chain = self.sampler(sampler, steps, eta)
         keys = keys_for(chain, keys, len(latents))
-        settings = (steps, guidance, sampler, *sorted(options.items()))
+        settings = (steps, guidance, sampler, eta)
         return self.run(settings, partial(self._chain, chain, guidance), jnp.asarray(pixel_values), jnp.asarray(latents), keys)
 
     def _chain(
@@ -89,18 +89,20 @@ class ImageVariation(LatentPrior):
         return jnp.zeros_like(embedding[:1]), embedding
 
     def preprocess(self, images: jax.Array) -> jax.Array:
-        """Square images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3], as preprocessor_config.json says.
+        """Images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3], as preprocessor_config.json says.
 
         The shorter edge is resized as Pillow does it (cubic; rows, then columns, each rounded to 8 bits), the centre cut out,
         and normalised.
         """
         size, crop, mean, std = _processor(self.processor or {})
-        if images.shape[1:3] != (size, size):
-            for shape in ((images.shape[1], size), (size, size)):
+        height, width = images.shape[1:3]
+        if min(height, width) != size:
+            high, wide = (size * edge // min(height, width) for edge in (height, width))
+            for shape in ((height, wide), (high, wide)):
                 images = jax.image.resize(images, (len(images), *shape, 3), 'cubic', antialias=True)
                 images = jnp.round(jnp.clip(images, 0, 1) * 255) / 255
-        edge = (size - crop) // 2
-        return (images[:, edge : edge + crop, edge : edge + crop] - mean) / std
+        top, left = ((edge - crop) // 2 for edge in images.shape[1:3])
+        return (images[:, top : top + crop, left : left + crop] - mean) / std
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,20 +131,40 @@ class Versatile(ImageVariation):
 
 def _processor(config: Mapping[str, Any]) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(shorter edge, crop, mean f32[3], deviation f32[3]) of a preprocessor_config.json, CLIP's own where it is silent."""
-    for step in ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'):
-        if not config.get(step, True):
-            raise UserError(f'preprocessor_config.json: {step} = {config[step]!r} is not supported; it must be true.')
-    edges = []
-    for name, keys in (('size', ('shortest_edge', 'height')), ('crop_size', ('height',))):
-        value = config.get(name, 224)
-        if isinstance(value, Mapping):
-            value = next((value[key] for key in keys if key in value), None)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f'preprocessor_config.json: {name} = {config.get(name)!r} must be a number of pixels.')
-        edges.append(value)
-    if edges[1] > edges[0]:
-        raise UserError(f'preprocessor_config.json: crop_size {edges[1]} is larger than size {edges[0]}.')
-    mean, std = (
-        np.asarray(config.get(name, own), np.float32) for name, own in (('image_mean', CLIP_MEAN), ('image_std', CLIP_STD))
-    )
-    return edges[0], edges[1], mean, std
+    fixed = {'do_resize': True, 'do_center_crop': True, 'do_rescale': True, 'do_normalize': True, 'resample': 3}
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise UserError(f'preprocessor_config.json: {name} = {config[name]!r} is not supported; it must be {value!r}.')
+    if not np.isclose(_number(config, 'rescale_factor', 1 / 255), 1 / 255):
+        raise UserError(f'preprocessor_config.json: rescale_factor = {config["rescale_factor"]!r} must be 1/255, of 8-bit images.')
+    size, crop = (_pixels(config, name) for name in ('size', 'crop_size'))
+    if crop > size:
+        raise UserError(f'preprocessor_config.json: crop_size {crop} is larger than size {size}.')
+    mean, std = _colours(config, 'image_mean', CLIP_MEAN), _colours(config, 'image_std', CLIP_STD)
+    if (std <= 0).any():
+        raise UserError(f'preprocessor_config.json: image_std = {config["image_std"]!r} must be positive.')
+    return size, crop, mean, std
+
+
+def _number(config: Mapping[str, Any], name: str, usual: float) -> float:
+    value = config.get(name, usual)
+    if not isinstance(value, int | float):
+        raise UserError(f'preprocessor_config.json: {name} = {value!r} must be a number.')
+    return value
+
+
+def _pixels(config: Mapping[str, Any], name: str) -> int:
+    """The edge of a square: a number, {'shortest_edge': n}, or {'height': n, 'width': n}."""
+    value = config.get(name, 224)
+    edges = set(value.values()) if isinstance(value, Mapping) else {value}
+    edge = edges.pop() if len(edges) == 1 else None
+    if not isinstance(edge, int) or edge < 1:
+        raise UserError(f'preprocessor_config.json: {name} = {value!r} must be one number of pixels, of a square.')
+    return edge
+
+
+def _colours(config: Mapping[str, Any], name: str, usual: tuple[float, ...]) -> np.ndarray:
+    value = config.get(name, usual)
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
+        raise UserError(f'preprocessor_config.json: {name} = {value!r} must be three numbers, of red, green and blue.')
+    return np.asarray(value, np.float32)

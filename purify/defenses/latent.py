@@ -45,7 +45,8 @@ class LatentPrior:
       latent_shape: (width of the UNet's own latents, their channels).
       factor: pixels per latent, in height and in width.
       scaling: what latents are multiplied by before the UNet sees them.
-      vae_slice: how many images the VAE takes at once on one device, 0 for all; bounds memory, changes no result.
+      stride: pixels of which a size must be a multiple, for the VAE and all levels of the UNet to halve.
+      vae_slice: how many images the VAE takes at once on one device, 0 for all; bounds memory, changes no result but its rounding.
     """
 
     graphs: Networks
@@ -56,6 +57,7 @@ class LatentPrior:
     latent_shape: tuple[int, int]
     factor: int
     scaling: float
+    stride: int
     vae_slice: int = 0
     programs: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -82,6 +84,12 @@ class LatentPrior:
         for name, network in networks.items():
             graphs[name], params, stats = split_network(network)
             weights[name] = {'params': cast_parameters(params, dtype), 'stats': stats}
+        words = parts['text_encoder'].config['vocab_size'] if 'tokenizer' in cls.needs else None
+        if words is not None and parts['tokenizer'].size > words:
+            raise UserError(
+                f'{pipeline.class_name}: its tokenizer knows {parts["tokenizer"].size} tokens, its text_encoder {words} '
+                '(vocab_size). They are of different models; download both again.'
+            )
         vae, unet = networks['vae'].config, networks[cls.unet].config
         size = unet['sample_size'] or 64
         return cls(
@@ -93,6 +101,7 @@ class LatentPrior:
             (size if isinstance(size, int) else size[0], vae['latent_channels']),
             networks['vae'].factor,
             networks['vae'].scaling_factor,
+            networks['vae'].factor * 2 ** (len(unet['block_out_channels']) - 1),
             vae_slice,
         )
 
@@ -102,20 +111,24 @@ class LatentPrior:
         """The networks, from `weights` as they lie on the device."""
         return {name: nnx.merge(graph, weights[name]['params'], weights[name]['stats']) for name, graph in self.graphs.items()}
 
-    def sampler(self, sampler: str, steps: int, **options: Any) -> Sampler:
+    def sampler(self, sampler: str, steps: int, eta: float | None, strength: float = 1.0) -> Sampler:
         """The chain's sampler: 'own' is the folder's scheduler, else one of `SAMPLERS` with the folder's noise."""
         config = self.scheduler if sampler == 'own' else with_sampler(self.scheduler, sampler)
-        return sampler_from_diffusers(config, steps, **options)
+        options = {} if eta is None else {'eta': eta}
+        return sampler_from_diffusers(config, steps, strength=strength, **options)
 
     def output_size(self, size_px: int) -> int:
         """Checked size of the variations; 0 is the size the UNet was made for."""
         size_px = size_px or self.latent_shape[0] * self.factor
-        if size_px < self.factor or size_px % self.factor:
-            raise UserError(f"defense.vary.size_px={size_px} must be a multiple of {self.factor}, or 0 for the model's own.")
+        if size_px < self.stride or size_px % self.stride:
+            raise UserError(f"defense.vary.size_px={size_px} must be a multiple of {self.stride}, or 0 for the model's own.")
         return size_px
 
     def predictor(self, networks: Networks, condition: Condition, guidance: float) -> Any:
-        """The UNet under `condition`, guided: one doubled batch, or a single one where guidance is 1."""
+        """The UNet under `condition`, guided: one doubled batch, or a single one where guidance is 1.
+
+        Below 1 the condition counts for less, at 0 for nothing (diffusers leaves guidance out there).
+        """
         unet, (without, conditioned) = networks[self.unet], condition
         if guidance == 1:
             return lambda x, t: unet(x, t, conditioned)

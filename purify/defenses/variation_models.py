@@ -7,16 +7,16 @@ import jax
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.core.files import read_json
 from purify.core.registry import Registry
 from purify.defenses.image_to_image import ImageToImage
 from purify.defenses.image_variation import ImageVariation, Versatile
 from purify.defenses.priors import PixelPrior
 from purify.diffusion.scheduler_config import schedule_from_diffusers
-from purify.models.hub import resolve
+from purify.models.folders import read_object
+from purify.models.hub import INDEX, read_index, resolve
 from purify.models.loading import from_pretrained
 from purify.models.unet2d import UNet2DModel
-from purify.models.weights import load_model
+from purify.models.weights import check_dtype, load_model
 from purify.train.state import split_network
 
 VARIATION_MODELS = Registry(
@@ -34,7 +34,7 @@ _PIPELINES = {  # class in model_index.json: our name
 
 
 def load_variation_model(
-    path_or_hub_id: str | Path, *, revision: str | None = None, dtype: str = 'float32', vae_slice: int = 0
+    path_or_hub_id: str | Path, *, revision: str | None = None, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
 ) -> Any:
     """The prior in a folder in diffusers' pipeline format, or of a hub id: the class of its model_index.json says which.
 
@@ -43,33 +43,43 @@ def load_variation_model(
       revision: of a hub id.
       dtype: what the networks compute in: 'float32', 'bfloat16' or 'float16'.
       vae_slice: images a latent prior's VAE takes at once on one device, 0 for all.
+      weights: False puts shapes (`jax.ShapeDtypeStruct`) in place of the weights: that the files fit is seen from their headers,
+        and no tensor is read. Such a prior can be traced, not run.
 
     Raises:
-      UserError: for folders that hold no such pipeline, naming the classes that can be read.
+      UserError: for folders that hold no such pipeline, naming the classes that can be read; for broken files.
     """
+    check_dtype(dtype)
+    if not isinstance(vae_slice, int) or vae_slice < 0:
+        raise UserError(f'vae_slice={vae_slice!r} must be a number of images, or 0 for all.')
     folder = resolve(path_or_hub_id, revision)
-    index = folder / 'model_index.json'
     if (folder / 'unet').is_dir() or not (folder / 'config.json').is_file():
-        if not index.is_file():
-            raise UserError(f"{folder}: holds no model_index.json. Give a folder in diffusers' pipeline format.")
-        kind = read_json(index).get('_class_name')
+        if not (folder / INDEX).is_file():
+            raise UserError(f"{folder}: holds no {INDEX}. Give a folder in diffusers' pipeline format.")
+        kind = read_index(folder)['_class_name']
     else:
         kind = 'DDPMPipeline'  # an old layout: the network on top, its scheduler beside it
     if kind not in _PIPELINES:
         raise UserError(f'{folder}: a {kind} makes no variations. Choose a folder with one of {", ".join(_PIPELINES)}.')
     model = _PIPELINES[kind]
     if model == 'pixel':
-        return _pixel(folder, dtype)
-    return VARIATION_MODELS[model].from_pipeline(from_pretrained(folder, dtype=dtype), dtype=dtype, vae_slice=vae_slice)
+        return _pixel(folder, dtype, weights)
+    pipeline = from_pretrained(folder, dtype=dtype, weights=weights)
+    return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
 
 
-def _pixel(folder: Path, dtype: str) -> PixelPrior:
+def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     sub = 'unet' if (folder / 'unet').is_dir() else ''
-    kind = read_json(folder / sub / 'config.json').get('_class_name')
+    config = folder / sub / 'config.json'
+    kind = read_object(config).get('_class_name')
     if kind != 'UNet2DModel':
         raise UserError(f'{folder}: {kind} is no pixel prior; choose a folder with a UNet2DModel.')
-    network = load_model(UNet2DModel, folder, subfolder=sub, dtype=dtype)
+    network = load_model(UNet2DModel, folder, subfolder=sub, dtype=dtype, weights=weights)
+    size = network.config['sample_size']
+    height, width = size if isinstance(size, list) else (size, size)
+    if height is None or height != width:
+        raise UserError(f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as high.')
     graph, params, stats = split_network(network)
-    schedule = schedule_from_diffusers(read_json((folder / 'scheduler' if sub else folder) / 'scheduler_config.json'))
-    weights = jax.tree.map(np.asarray, {'params': params, 'stats': stats})
-    return PixelPrior(graph, weights, schedule, int(network.config['sample_size']), int(network.config['in_channels']))
+    schedule = schedule_from_diffusers(read_object((folder / 'scheduler' if sub else folder) / 'scheduler_config.json'))
+    held = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x), {'params': params, 'stats': stats})
+    return PixelPrior(graph, held, schedule, height, network.config['in_channels'])

@@ -49,8 +49,8 @@ class Variations:
 
     def rule(
         self, prior: Prior, shape: tuple[int, int, int], seed: int, class_names: Sequence[str]
-    ) -> Callable[[Any, dict[str, jax.Array]], jax.Array]:
-        """(prior's weights, rows) -> variations u8[b h w c].
+    ) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
+        """(prior's weights, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
 
         Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
         (seed, id, variation). The prior works in its own size and channels; the colour transfer comes before the way
@@ -63,7 +63,7 @@ class Variations:
             raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
         vary = prior.vary(class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
 
-        def purify(weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
+        def purify(weights: Any, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
             key = stream_key(seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])
@@ -72,6 +72,7 @@ class Variations:
             x = x.mean(-1, keepdims=True) if prior.channels > channels else x
             x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
             x = resize_to(x, size_px)
-            return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+            image = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+            return {'image': image, 'finite': jnp.isfinite(x).all((1, 2, 3))}
 
         return purify

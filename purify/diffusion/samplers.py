@@ -31,6 +31,8 @@ from purify.diffusion.timesteps import check_timesteps
 
 Carry = dict[str, jax.Array]
 VARIANCES = ('fixed_small', 'fixed_large', 'learned', 'learned_range')
+AVERAGES = ('eps', 'output')
+_DDIM_TABLES: tuple[str, ...] = ('alpha', 'sigma', 'on_x0', 'on_eps')  # of a step without noise, in the order of `_levels`
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,9 @@ class SecondOrder(Sampler):
 
 @dataclass(frozen=True, eq=False)
 class LinearMultistep(Sampler):
-    """PNDM without Runge-Kutta calls: eps is averaged with up to three before it, `weights` f32[k 4]."""
+    """PNDM without Runge-Kutta calls: eps, or the `output` itself, is averaged with up to three before it, `weights` f32[k 4]."""
+
+    average: str = 'eps'
 
     keeps: ClassVar[tuple[str, ...]] = ('base', 'last_1', 'last_2', 'last_3')
 
@@ -136,26 +140,35 @@ class LinearMultistep(Sampler):
         """As in `Sampler`, without noise."""
         del noise
         output, _ = split_variance(output, carry['x'].shape[-1])
-        level = (self.at('told_alpha', i), self.at('told_sigma', i))
-        recent = (x0_and_eps(self.prediction, output, carry['x'], *level)[1], *(carry[f'last_{n}'] for n in (1, 2, 3)))
-        mean = sum((w * eps for w, eps in zip(self.at('weights', i), recent, strict=True)), jnp.float32(0))
+        now, kind = output.astype(jnp.float32), self.prediction
+        if self.average == 'eps':
+            level = (self.at('told_alpha', i), self.at('told_sigma', i))
+            now, kind = x0_and_eps(self.prediction, output, carry['x'], *level)[1], 'epsilon'
+        recent = (now, *(carry[f'last_{n}'] for n in (1, 2, 3)))
+        mean = sum((w * part for w, part in zip(self.at('weights', i), recent, strict=True)), jnp.float32(0))
         again = jnp.asarray(i) == 1  # the second call repairs the first step: it starts over and leaves no trace
-        x, _ = self._move(carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), 'epsilon')
+        x, _ = self._move(carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), kind)
         history = {f'last_{n}': jnp.where(again, recent[n], recent[n - 1]) for n in (1, 2, 3)}
         return {'x': x, 'base': carry['base']} | history
 
 
-def _levels(schedule: Schedule, timesteps: Any, final_alpha_cumprod: float, whole: bool = True) -> dict[str, np.ndarray]:
-    """Checked timesteps with alpha and sigma, f64[k], of every entry (`a`, `s`) and of the one after it (`a2`, `s2`)."""
+def _checked(schedule: Schedule, timesteps: Any) -> np.ndarray:
     t = check_timesteps(timesteps, schedule.steps)
-    if whole:
-        if (t != np.round(t)).any():
-            raise UserError(f"only sampler 'euler' takes timesteps between integers, got {t.tolist()}.")
-        t = t.astype(np.int64)
+    if (t != np.round(t)).any():
+        raise UserError(f"only sampler 'euler' takes timesteps between integers, got {t.tolist()}.")
+    return t.astype(np.int64)
+
+
+def _levels(schedule: Schedule, t: np.ndarray, final_alpha_cumprod: float, stride: int | None = None) -> list[np.ndarray]:
+    """Of timesteps t: alpha and sigma, f64[k], of each and of where its step goes: the next one, or `stride` lower."""
     alpha, sigma = schedule.alpha_sigma(t)
-    a2 = np.append(alpha[1:], np.sqrt(final_alpha_cumprod))
-    s2 = np.append(sigma[1:], np.sqrt(1 - final_alpha_cumprod))
-    return {'t': t, 'a': alpha, 's': sigma, 'a2': a2, 's2': s2}
+    end = np.sqrt([final_alpha_cumprod, 1 - final_alpha_cumprod])
+    if stride is None:
+        return [alpha, sigma, np.append(alpha[1:], end[0]), np.append(sigma[1:], end[1])]
+    if not 1 <= stride <= schedule.steps or t.max() > schedule.steps - 1:
+        raise UserError(f'stride={stride} leads out of the {schedule.steps} timesteps of the schedule: choose a smaller one.')
+    goal = schedule.alpha_sigma(np.maximum(t - stride, 0))
+    return [alpha, sigma, *(np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True))]
 
 
 def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None) -> dict[str, Any]:
@@ -168,21 +181,29 @@ def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None) -> dict
     }
 
 
-def ddpm(schedule: Schedule, timesteps: Any, *, variance: str = 'fixed_small', clip_sample: bool | None = None) -> Sampler:
+def ddpm(
+    schedule: Schedule,
+    timesteps: Any,
+    *,
+    variance: str = 'fixed_small',
+    clip_sample: bool | None = None,
+    noise_at_end: bool = False,
+) -> Sampler:
     """Ancestral sampling (Ho et al. 2020, eq. 6 and 7), the posterior taken between neighbours in `timesteps`.
 
     `variance`: 'fixed_small' (posterior), 'fixed_large' (beta), 'learned' (the network gives the log variance) or
-    'learned_range' (it gives the place between the two, -1 ... 1). No noise enters at the last call, which ends at x_0.
+    'learned_range' (it gives the place between the two, -1 ... 1). No noise enters at the last call, which ends at x_0;
+    with `noise_at_end` it does unless that call is at timestep 0, as in diffusers' DDPMScheduler.
     """
     if variance not in VARIANCES:
         raise UserError(f'unknown variance {variance!r}. Choose from: {", ".join(VARIANCES)}.')
-    at = _levels(schedule, timesteps, 1.0)
-    a, s, a2, s2 = at['a'], at['s'], at['a2'], at['s2']
+    t = _checked(schedule, timesteps)
+    a, s, a2, s2 = _levels(schedule, t, 1.0)
     large = 1 - (a / a2) ** 2
     small = np.maximum((s2 / s) ** 2 * large, 1e-20)
-    noisy = np.append(np.ones(len(a) - 1), 0.0)
+    noisy = np.append(np.ones(len(a) - 1), float(noise_at_end and t[-1] > 0))
     tables = {'alpha': a, 'sigma': s, 'on_x': a / a2 * (s2 / s) ** 2, 'on_x0': a2 * large / s**2}
-    common = _common(schedule, at['t'], clip_sample)
+    common = _common(schedule, t, clip_sample)
     if variance.startswith('learned'):
         tables |= {'on_noise': noisy, 'log_small': np.log(small), 'log_large': np.log(large)}
         return LearnedVariance(**common, stochastic=True, tables=tables, is_range=variance == 'learned_range')
@@ -190,15 +211,21 @@ def ddpm(schedule: Schedule, timesteps: Any, *, variance: str = 'fixed_small', c
     return Sampler(**common, stochastic=True, tables=tables)
 
 
-def ddim(schedule: Schedule, timesteps: Any, *, eta: float = 0.0, clip_sample: bool | None = None) -> Sampler:
-    """DDIM (Song et al. 2021, eq. 12 and 16): `eta` 0 draws no noise, 1 draws as much as 'ddpm' with 'fixed_small'."""
+def ddim(
+    schedule: Schedule, timesteps: Any, *, eta: float = 0.0, clip_sample: bool | None = None, stride: int | None = None
+) -> Sampler:
+    """DDIM (Song et al. 2021, eq. 12 and 16): `eta` 0 draws no noise, 1 draws as much as 'ddpm' with 'fixed_small'.
+
+    Each step goes to the next timestep; with `stride` from t to t - stride, and where that is below 0 to
+    `final_alpha_cumprod`, as in diffusers' DDIMScheduler (stride = T // number of timesteps).
+    """
     if not 0 <= eta <= 1:
         raise UserError(f'eta must lie between 0 and 1, got {eta}.')
-    at = _levels(schedule, timesteps, schedule.final_alpha_cumprod)
-    a, s, a2, s2 = at['a'], at['s'], at['a2'], at['s2']
+    t = _checked(schedule, timesteps)
+    a, s, a2, s2 = _levels(schedule, t, schedule.final_alpha_cumprod, stride)
     std = eta * s2 / s * np.sqrt(np.maximum(1 - (a / a2) ** 2, 0))
     tables = {'alpha': a, 'sigma': s, 'on_x0': a2, 'on_eps': np.sqrt(np.maximum(s2**2 - std**2, 0)), 'on_noise': std}
-    return Sampler(**_common(schedule, at['t'], clip_sample), stochastic=eta > 0, tables=tables)
+    return Sampler(**_common(schedule, t, clip_sample), stochastic=eta > 0, tables=tables)
 
 
 def euler(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
@@ -207,15 +234,15 @@ def euler(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None
     In x/alpha and sigma/alpha, dx = eps dsigma; written back to the variance-preserving x_t a step is DDIM's. Timesteps may
     lie between integers; the state of diffusers' EulerDiscreteScheduler is this state over alpha (`tables['alpha']`).
     """
-    at = _levels(schedule, timesteps, 1.0, whole=False)
-    tables = {'alpha': at['a'], 'sigma': at['s'], 'on_x0': at['a2'], 'on_eps': at['s2']}
-    return Sampler(**_common(schedule, at['t'], clip_sample), stochastic=False, tables=tables)
+    t = check_timesteps(timesteps, schedule.steps)
+    tables = dict(zip(_DDIM_TABLES, _levels(schedule, t, 1.0), strict=True))
+    return Sampler(**_common(schedule, t, clip_sample), stochastic=False, tables=tables)
 
 
 def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
     """DPM-Solver++(2M), midpoint (Lu et al. 2022, algorithm 2), down to sigma = 0 with a last step of first order."""
-    at = _levels(schedule, timesteps, 1.0)
-    a, s, a2, s2 = at['a'], at['s'], at['a2'], at['s2']
+    t = _checked(schedule, timesteps)
+    a, s, a2, s2 = _levels(schedule, t, 1.0)
     lam = np.log(a / s)
     h = np.diff(lam)
     on_x0 = np.append(a2[:-1] * -np.expm1(-h), 1.0)  # at the end h is infinite: x_0 itself
@@ -223,27 +250,44 @@ def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = N
     if len(h) > 1:
         on_last[1:-1] = -on_x0[1:-1] * 0.5 * h[1:] / h[:-1]
     tables = {'alpha': a, 'sigma': s, 'on_x': s2 / s, 'on_x0': on_x0 - on_last, 'on_last': on_last}
-    return SecondOrder(**_common(schedule, at['t'], clip_sample), stochastic=False, tables=tables)
+    return SecondOrder(**_common(schedule, t, clip_sample), stochastic=False, tables=tables)
 
 
-def pndm(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
+def pndm(
+    schedule: Schedule,
+    timesteps: Any,
+    *,
+    clip_sample: bool | None = None,
+    average: str = 'eps',
+    stride: int | None = None,
+    skip: int = 0,
+) -> Sampler:
     """Pseudo linear multistep (Liu et al. 2022, eq. 9 and 12) without Runge-Kutta, as Stable Diffusion uses it.
 
-    The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls (1 takes 1). What is
-    averaged is eps, whatever the network predicts; diffusers averages v itself, which is of first order only.
+    The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls (1 takes 1). Averaged is
+    eps, whatever the network predicts, and each step goes to the next timestep. For the arithmetic of diffusers' PNDMScheduler:
+    `average` 'output' averages the network's answers (for v of first order only); `stride` as in 'ddim'; `skip` leaves out the
+    first of the k + 1 calls, after which the first of the rest is the one repaired, by the second.
     """
-    at = _levels(schedule, timesteps, schedule.final_alpha_cumprod)
-    n = len(at['t'])
-    order = np.arange(n) if n == 1 else np.r_[0, 0, 1:n]  # the step that each call takes
-    weights = np.zeros((len(order), 4))
+    if average not in AVERAGES:
+        raise UserError(f'unknown average {average!r}. Choose from: {", ".join(AVERAGES)}.')
+    t = _checked(schedule, timesteps)
+    n, final = len(t), schedule.final_alpha_cumprod
+    if not 0 <= skip < n:
+        raise UserError(f'skip must lie between 0 and {n - 1} for {n} timesteps, got {skip}.')
+    told = np.r_[0, 1 : min(n, 2), 1:n][skip:]  # where the network is asked
+    again = np.arange(len(told)) == 1
+    weights = np.zeros((len(told), 4))
     weights[:] = np.array([55, -59, 37, -9]) / 24
     warm_up = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0]])
-    weights[:4] = warm_up[: len(order)]
-    tables = {'alpha': at['a'], 'sigma': at['s'], 'on_x0': at['a2'], 'on_eps': at['s2']}
-    told = np.arange(n) if n == 1 else np.r_[0, 1, 1:n]  # where the network is asked
-    tables = {name: table[order] for name, table in tables.items()} | {'weights': weights}
-    tables |= {'told_alpha': at['a'][told], 'told_sigma': at['s'][told]}
-    return LinearMultistep(**_common(schedule, at['t'][told], clip_sample), stochastic=False, tables=tables)
+    weights[:4] = warm_up[: len(told)]
+    if stride is None:
+        levels = [level[told - again] for level in _levels(schedule, t, final)]
+    else:
+        levels = _levels(schedule, t[told] + stride * again, final, stride)
+    alpha, sigma = schedule.alpha_sigma(t[told])
+    tables = dict(zip(_DDIM_TABLES, levels, strict=True)) | {'weights': weights, 'told_alpha': alpha, 'told_sigma': sigma}
+    return LinearMultistep(**_common(schedule, t[told], clip_sample), stochastic=False, tables=tables, average=average)
 
 
 SAMPLERS = Registry('sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm)

@@ -1,5 +1,6 @@
 """scheduler_config.json, the file in which diffusers keeps a noise schedule and the sampler that goes with it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS, Sampler
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
-from purify.diffusion.timesteps import make_timesteps
+from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
 _BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}  # theirs -> ours
 _CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads these two at all
@@ -28,35 +29,75 @@ def require(config: Mapping[str, Any], key: str, *allowed: Any) -> None:
         raise UserError(f'scheduler_config.json: {key} = {config[key]!r} is not supported; it must be {choices}.')
 
 
+def _refuse(key: str, value: Any, kind: str) -> UserError:
+    return UserError(f'scheduler_config.json: {key} = {value!r} must be {kind}.')
+
+
+def _number(config: Mapping[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _refuse(key, value, 'a finite number')
+    return value
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = _number(config, key, default)
+    if value != int(value):
+        raise _refuse(key, value, 'a whole number')
+    return int(value)
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise _refuse(key, value, 'true or false')
+    return value
+
+
+def _betas(config: Mapping[str, Any]) -> np.ndarray:
+    steps, given = _whole(config, 'num_train_timesteps', 1000), config.get('trained_betas')
+    if given is not None:
+        if not isinstance(given, list | tuple) or not all(type(beta) in (int, float) for beta in given):
+            raise _refuse('trained_betas', given, 'a list of numbers')
+        if 'num_train_timesteps' in config and len(given) != steps:
+            raise _refuse('num_train_timesteps', steps, f'{len(given)}, the number of trained_betas')
+        return np.asarray(given, np.float64)
+    require(config, 'beta_schedule', *_BETAS_OF)
+    shape = config.get('beta_schedule', 'linear')
+    ends = {key: _number(config, key, default) for key, default in (('beta_start', 1e-4), ('beta_end', 0.02))}
+    if steps < 1:
+        raise _refuse('num_train_timesteps', steps, 'at least 1')
+    return SCHEDULES.make(_BETAS_OF[shape], steps, **({} if shape == 'squaredcos_cap_v2' else ends))
+
+
+def _known_class(config: Mapping[str, Any], otherwise: str = '') -> str:
+    name = config.get('_class_name')
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise UserError(f'scheduler_config.json: unknown _class_name {name!r}. Choose from: {", ".join(_CLASSES)}{otherwise}.')
+    return name
+
+
 def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     """The schedule that a diffusers scheduler_config.json describes, with that class's defaults where it is silent.
 
-    Raises `UserError` for other scheduler classes and for settings that are not supported, by name.
+    Raises `UserError` for other scheduler classes, for settings that are not supported and for values of the wrong type, by
+    name.
     """
-    name = config.get('_class_name')
-    if name not in _CLASSES:
-        raise UserError(f'scheduler_config.json: unknown _class_name {name!r}. Choose from: {", ".join(_CLASSES)}.')
+    name = _known_class(config)
     require(config, 'thresholding', False)
     require(config, 'rescale_betas_zero_snr', False)
     require(config, 'prediction_type', *PREDICTIONS)
     defaults, reads = _CLASSES[name]
     set_alpha_to_one, clip_sample = (
-        bool(config.get(key, default)) if read else default
+        _flag(config, key, default) if read else default
         for key, default, read in zip(('set_alpha_to_one', 'clip_sample'), defaults, reads, strict=True)
     )
-    if config.get('trained_betas') is not None:
-        betas = np.asarray(config['trained_betas'], np.float64)
-    else:
-        shape = config.get('beta_schedule', 'linear')
-        require(config, 'beta_schedule', *_BETAS_OF)
-        ends = {} if shape == 'squaredcos_cap_v2' else {k: config.get(k, d) for k, d in (('beta_start', 1e-4), ('beta_end', 0.02))}
-        betas = SCHEDULES.make(_BETAS_OF[shape], int(config.get('num_train_timesteps', 1000)), **ends)
     return Schedule(
-        betas,
+        _betas(config),
         prediction=config.get('prediction_type', 'epsilon'),
         set_alpha_to_one=set_alpha_to_one,
         clip_sample=clip_sample,
-        clip_range=float(config.get('clip_sample_range', 1.0)),
+        clip_range=_number(config, 'clip_sample_range', 1.0),
     )
 
 
@@ -98,6 +139,7 @@ _FIXED = {  # settings that must have the value we implement: {class: {key: allo
         'solver_order': (2,),
         'solver_type': ('midpoint',),
         'final_sigmas_type': ('zero',),
+        'lambda_min_clipped': (-math.inf,),
     },
     'EulerDiscreteScheduler': {
         'interpolation_type': ('linear',),
@@ -113,46 +155,69 @@ _NAMES = dict(zip(_FIXED, ('ddpm', 'ddim', 'pndm', 'dpmpp_2m', 'euler'), strict=
 _SHARED = (  # what one scheduler class takes over from another's file
     'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'prediction_type',
     'timestep_spacing', 'steps_offset', 'clip_sample', 'clip_sample_range', 'set_alpha_to_one',
+    'thresholding', 'rescale_betas_zero_snr',
 )  # fmt: skip
 
 
 def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The scheduler_config.json `config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
 
-    Where the file does not say whether x_0 is clipped, it is not.
+    Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown names, and for the file of
+    another scheduler class that holds no betas (flow matching).
     """
     if name not in SAMPLERS:
         SAMPLERS[name]  # which raises, with the choices
+    if config.get('_class_name') not in [*_CLASSES] and not {'beta_schedule', 'beta_start', 'trained_betas'} & {*config}:
+        raise UserError(
+            f'scheduler_config.json: _class_name {config.get("_class_name")!r} without betas holds no noise that sampler {name!r} '
+            f'could take. Use a model whose scheduler is one of: {", ".join(_CLASSES)}.'
+        )
     kind = next(theirs for theirs, ours in _NAMES.items() if ours == name)
     extra = {'skip_prk_steps': True} if name == 'pndm' else {}
     return {'clip_sample': False} | {key: config[key] for key in _SHARED if key in config} | extra | {'_class_name': kind}
+
+
+def _kept(steps: int, strength: float) -> int:
+    """How many of `steps` timesteps a chain of this strength visits; raises `UserError` where that is none."""
+    if 0 < strength <= 1 and int(steps * strength) >= 1:
+        return int(steps * strength)
+    if steps == 1:
+        raise UserError(f'strength={strength}: a single step takes strength 1 only; choose 1 or more steps.')
+    least = math.ceil(1000 / steps) / 1000
+    raise UserError(f'strength={strength} of {steps} steps leaves none: choose a strength from {least:g} to 1.')
 
 
 def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: float = 1.0, **options: Any) -> Sampler:
     """The sampler that a diffusers scheduler_config.json describes, on `steps` timesteps in its own spacing.
 
     `strength` below 1 keeps the last `int(steps * strength)` of the timesteps, for editing (as diffusers' image-to-image
-    pipelines do); `options` go to the sampler (eta, variance).
+    pipelines do; of PNDM's calls, one more than timesteps, it leaves out as many as there of the timesteps); `options` go to
+    the sampler (eta, variance).
 
-    One thing differs from diffusers: DDIM and DDPM step to the next timestep of the list where diffusers subtracts a fixed
-    stride (equal for 'leading', and for 'trailing' when `steps` divides T). Raises `UserError` for settings that are not
-    supported, by name.
+    The chain is diffusers' own, to rounding, but for the lengths of 'trailing' that `make_timesteps` names. PNDM with
+    prediction 'sample', which diffusers refuses, averages eps. Raises `UserError` for settings that are not supported, by name.
     """
-    schedule = schedule_from_diffusers(config)
-    kind = config['_class_name']
-    for key, allowed in (_FIXED[kind] | dict.fromkeys(_OFF, (False, None))).items():
+    others = f'; or let another sampler take its noise: defense.vary.sampler=<one of {", ".join(sorted(SAMPLERS))}>'
+    kind, schedule = _known_class(config, others), schedule_from_diffusers(config)
+    for key, allowed in (_FIXED[kind] | dict.fromkeys(_OFF, (False, None)) | {'timestep_spacing': tuple(SPACINGS)}).items():
         require(config, key, *allowed)
     name = _NAMES[kind]
     if name == 'pndm':
         require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)  # the class's own default is False
-    if name == 'ddpm':
-        options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log')} | options
     spacing = config.get('timestep_spacing', 'linspace' if name in ('dpmpp_2m', 'euler') else 'leading')
-    offset = int(config.get('steps_offset', 0))
+    offset = _whole(config, 'steps_offset', 0)
     timesteps = make_timesteps(schedule.steps, steps, spacing=spacing, steps_offset=offset, sampler=name)
-    if not 0 < strength <= 1 or int(steps * strength) < 1:
-        raise UserError(f'strength={strength} of {steps} steps leaves none: choose a strength in [{1 / steps:.3g}, 1].')
-    sampler = SAMPLERS.make(name, schedule, timesteps[steps - int(steps * strength) :], **options)
+    skip = steps - _kept(steps, strength)
+    if name == 'pndm':  # the cut is made in the list of its calls
+        average = 'eps' if schedule.prediction == 'sample' else 'output'
+        options = {'average': average, 'stride': schedule.steps // steps, 'skip': skip} | options
+    else:
+        timesteps = timesteps[skip:]
+    if name == 'ddim':
+        options = {'stride': schedule.steps // steps} | options
+    if name == 'ddpm':
+        options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log'), 'noise_at_end': True} | options
+    sampler = SAMPLERS.make(name, schedule, timesteps, **options)
     if name == 'euler' and spacing != 'leading':  # there diffusers starts a hair below N(0, 1): without what is left of an image
         return replace(sampler, start=float(sampler.tables['sigma'][0]))
     return sampler

@@ -13,12 +13,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     """Scaled dot-product attention (Vaswani et al. 2017): q [b t n d], k and v [b s n d] -> [b t n d] in q's dtype.
 
     `causal` lets token t see keys 0 to t only. The softmax is float32. GPUs take cuDNN's flash attention for bfloat16 and
-    float16 where it accepts the shapes, all else XLA's; the choice follows `jax.default_backend()`.
+    float16 where it accepts the shapes, all else XLA's; the choice follows `jax.default_backend()`. CPUs have no float16 kernel:
+    there float16 is computed in float32.
     """
     if k.shape[1] == 1:  # one key gets all the weight (an image embedding as context): queries and scores need no computing
         return jnp.broadcast_to(v, q.shape).astype(q.dtype)
-    implementation = _implementation(q.shape, k.shape, q.dtype, causal, jax.default_backend())
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+    backend, dtype = jax.default_backend(), q.dtype
+    if backend == 'cpu' and dtype == jnp.float16:
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    implementation = _implementation(q.shape, k.shape, q.dtype, causal, backend)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation).astype(dtype)
 
 
 @functools.cache
@@ -37,5 +41,8 @@ def _implementation(
 
 
 def _compute_capability() -> tuple[int, ...]:
-    """(major, minor) of this process's NVIDIA GPUs."""
-    return tuple(int(part) for part in jax.local_devices()[0].compute_capability.split('.'))
+    """(major, minor) of this process's NVIDIA GPUs; () of other makers' ('gfx90a')."""
+    try:
+        return tuple(int(part) for part in jax.local_devices()[0].compute_capability.split('.'))
+    except (AttributeError, ValueError):
+        return ()

@@ -10,6 +10,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models import blocks
+from purify.models.config_checks import check_switches, check_widths, freeze_lists, is_count, is_positive, is_size
 
 _EPS = 1e-6  # of every norm; no field of config.json holds it
 _LOGVAR_RANGE = (-30.0, 20.0)
@@ -48,31 +49,26 @@ class AutoencoderKLConfig:
     mid_block_add_attention: bool = True
 
     def __post_init__(self):
-        for field in fields(self):  # JSON and ml_collections give lists; a config must be hashable
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+        freeze_lists(self)
+        check_switches('AutoencoderKL', self)
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f'AutoencoderKL: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
         for name in ('in_channels', 'out_channels', 'latent_channels', 'layers_per_block', 'norm_num_groups'):
-            if not _is_count(getattr(self, name)):
+            if not is_count(getattr(self, name)):
                 raise UserError(f'AutoencoderKL: {name} = {getattr(self, name)!r} must be a positive integer.')
         widths = self.block_out_channels
-        if not isinstance(widths, tuple) or not widths or not all(map(_is_count, widths)):
-            raise UserError(f'AutoencoderKL: block_out_channels = {widths!r} must list a positive integer for each level.')
+        check_widths('AutoencoderKL', widths)
         for name, kind in (('down_block_types', 'DownEncoderBlock2D'), ('up_block_types', 'UpDecoderBlock2D')):
             if getattr(self, name) != (kind,) * len(widths):
                 raise UserError(
                     f'AutoencoderKL: {name} = {getattr(self, name)!r} must hold {kind}, the only type supported, for each of '
                     f'the {len(widths)} block_out_channels.'
                 )
-        if not isinstance(self.scaling_factor, int | float) or not self.scaling_factor > 0:
+        if not is_size(self.sample_size):
+            raise UserError(f'AutoencoderKL: sample_size = {self.sample_size!r} must be a positive integer, or two.')
+        if not is_positive(self.scaling_factor):
             raise UserError(f'AutoencoderKL: scaling_factor = {self.scaling_factor!r} must be a positive number.')
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
 
 
 class DownEncoderBlock2D(nnx.Module):

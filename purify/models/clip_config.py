@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from purify.core.errors import UserError
+from purify.models.config_checks import is_count, is_positive
 
 HIDDEN_ACTS = ('quick_gelu', 'gelu')
 _NO_MATTER = {  # what transformers writes into any config.json and what does not change a forward pass
     *('architectures', 'model_type', 'transformers_version', 'dtype', 'torch_dtype', 'return_dict', 'id2label', 'label2id'),
+    'attention_dropout',  # of training
     *('initializer_factor', 'initializer_range', 'tie_word_embeddings'),  # new weights
     *('max_length', 'num_beams', 'num_beam_groups', 'num_return_sequences', 'length_penalty', 'repetition_penalty'),  # generation
     *('temperature', 'top_k', 'top_p', 'typical_p'),
@@ -32,8 +34,10 @@ class CLIPConfig:
 
     def __post_init__(self):
         for name in self._counts():
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if not is_count(getattr(self, name)):
                 raise UserError(f'{self.NETWORK}: {name} = {getattr(self, name)!r} must be a positive integer.')
+        if not is_positive(self.layer_norm_eps):
+            raise UserError(f'{self.NETWORK}: layer_norm_eps = {self.layer_norm_eps!r} must be a positive number.')
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(f'{self.NETWORK}: hidden_act = {self.hidden_act!r} is not supported. Choose from: {HIDDEN_ACTS}.')
         if self.hidden_size % self.num_attention_heads:
@@ -52,6 +56,8 @@ class CLIPConfig:
         Fields that say nothing about the network, or are off (None, False, 0, empty), pass; raises `UserError` for the others.
         """
         config = config[cls.PART] or {} if cls.PART in config else config
+        if not isinstance(config, Mapping):
+            raise UserError(f'{cls.NETWORK}: {cls.PART} = {config!r} must be a JSON object of settings.')
         known = {field.name for field in fields(cls)}
         strange = {k: v for k, v in config.items() if k not in known | _NO_MATTER and k[:1] != '_' and v}
         if strange:

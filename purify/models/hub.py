@@ -7,7 +7,7 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.files import read_json
-from purify.models.weights import PICKLES, STEMS, conversion
+from purify.models.folders import PICKLES, STEMS, conversion
 
 INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
@@ -22,16 +22,21 @@ COMPONENTS = {  # what image variation needs of each kind of pipeline
     'DDPMPipeline': _UNCONDITIONAL,
     'DDIMPipeline': _UNCONDITIONAL,
 }
-_WITH_WEIGHTS = ('image_encoder', 'text_encoder', 'unet', 'image_unet', 'vae')
-_WITHOUT_WEIGHTS = ('scheduler', 'tokenizer', 'feature_extractor', 'image_feature_extractor')
+_SUFFIXES = {  # what is read of a component; of others the three kinds
+    **dict.fromkeys(('image_encoder', 'text_encoder', 'unet', 'image_unet', 'vae'), ('json', 'safetensors')),
+    **dict.fromkeys(('scheduler', 'feature_extractor', 'image_feature_extractor'), ('json',)),
+    'tokenizer': ('json', 'txt'),
+}
+_TOP = (INDEX, 'config.json', 'scheduler_config.json', 'preprocessor_config.json')
 _NON_EMA, _HALF = '*non_ema*', '*.fp16*'  # what training would go on from, and a second copy in half precision
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The model_index.json of a pipeline folder. Raises `UserError` when it is not a JSON object with a `_class_name`."""
     index = read_json(folder / INDEX)
-    if not isinstance(index, dict) or not isinstance(index.get('_class_name'), str):
-        raise UserError(f'{folder / INDEX}: must hold a JSON object with a "_class_name". Download it again.')
+    name = index.get('_class_name') if isinstance(index, dict) else index
+    if not isinstance(index, dict) or not isinstance(name, str):
+        raise UserError(f'{folder / INDEX}: must hold a JSON object with a "_class_name" in text, not {name!r}. Download it again.')
     return index
 
 
@@ -44,11 +49,10 @@ def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
 def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders: Sequence[str] | None = None) -> Path:
     """The local folder of a model: an existing folder as it is, else a hub id, downloaded or taken from the hub's cache.
 
-    Fetches the json and txt files at the top, weights at the top, and json, txt and safetensors of `subfolders`; None takes
-    what image variation needs of the pipeline that its model_index.json names (`COMPONENTS`; of others: all components).
-    Half-precision copies are fetched only where there is nothing else. Pin `revision` to a commit for results that can be
-    repeated. Raises `UserError` for pickled files, for folders that do not exist, for models with pickled weights alone, and
-    when the hub cannot be reached or does not know the id.
+    Fetches settings and weights at the top and in `subfolders`; None takes what image variation needs of the pipeline that its
+    model_index.json names (`COMPONENTS`; of others: all components). Half-precision copies are fetched only where there is
+    nothing else. Pin `revision` to a commit for results that can be repeated. Raises `UserError` for pickled files, for folders
+    that do not exist, for models with pickled weights alone, and when the hub cannot be reached or does not know the id.
     """
     name = str(path_or_hub_id)
     path = Path(name).expanduser()
@@ -64,21 +68,28 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders:
 
 
 def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) -> Path:
-    folder = _download(name, revision, subfolders, ['*.json', '*.txt'], ['*/*'])
-    subfolders = _subfolders(folder) if subfolders is None else subfolders
-    patterns = [path.name for path in sorted(folder.iterdir()) if path.suffix in ('.json', '.txt')]
-    patterns += [f'{stem}*.safetensors' for stem in STEMS]
-    patterns += [f'{subfolder}/*.{suffix}' for subfolder in subfolders for suffix in ('json', 'txt', 'safetensors')]
-    folder = _download(name, revision, subfolders, patterns, [_NON_EMA, _HALF])
-    if _without_weights(folder, subfolders):
-        folder = _download(name, revision, subfolders, patterns, [_NON_EMA])
-    bare = _without_weights(folder, subfolders)
-    if bare:
-        raise UserError(
-            f'{name}: the hub has no safetensors of it ({", ".join(part or "top folder" for part in bare)}). If it has pickled '
-            f'ones, fetch them: `{_command(name, revision, bare, "bin")}`. {conversion("FOLDER")} Then give the path of FOLDER.'
-        )
-    return folder
+    if subfolders is None:
+        everything = _command(name, revision, _patterns(_SUFFIXES))  # the kind of pipeline is not known yet
+        subfolders = _subfolders(_download(name, revision, _TOP, (), everything))
+    patterns = _patterns(subfolders)
+    for ignored in ((_NON_EMA, _HALF), (_NON_EMA,)):
+        folder = _download(name, revision, patterns, ignored, _command(name, revision, patterns, ignored))
+        bare = _without_weights(folder, subfolders)
+        if not bare:
+            return folder
+    pickles = [
+        f'{place}*.bin' for part in bare for place in ([f'{part}/'] if part else ['diffusion_pytorch_model', 'pytorch_model'])
+    ]
+    raise UserError(
+        f'{name}: the hub has no safetensors of it ({", ".join(part or "top folder" for part in bare)}). If it has pickled ones, '
+        f'fetch them:\n{_command(name, revision, [*patterns, *pickles])}\n{conversion("FOLDER")} Then give the path of FOLDER.'
+    )
+
+
+def _patterns(subfolders: Iterable[str]) -> list[str]:
+    """Which files are wanted. Each pattern begins with the name of a file or folder, for * also stands for slashes."""
+    inside = [f'{part}/*.{suffix}' for part in subfolders for suffix in _SUFFIXES.get(part, ('json', 'txt', 'safetensors'))]
+    return [*_TOP, *(f'{stem}[.-]*safetensors*' for stem in STEMS), *inside]
 
 
 def _subfolders(folder: Path) -> Sequence[str]:
@@ -96,36 +107,37 @@ def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:
     return [part for part in described if not any((folder / part).glob('*.safetensors'))]
 
 
-def _command(name: str, revision: str | None, subfolders: Iterable[str] | None, suffix: str = 'safetensors') -> str:
-    """The command that downloads the same by hand; all folders that may hold weights where the pipeline is not known."""
-    parts = ('', *_WITH_WEIGHTS) if subfolders is None else [part for part in subfolders if part not in _WITHOUT_WEIGHTS] or ['']
-    files = [f'{part}/*.{suffix}' if part else f'*model.{suffix}' for part in parts]
-    words = [f'--include "{pattern}"' for pattern in ('*.json', '*.txt', *files)]
-    words += [f'--exclude "{pattern}"' for pattern in (_NON_EMA, _HALF)]
-    return ' '.join(['hf download', name, *([f'--revision {revision}'] if revision else []), *words, '--local-dir FOLDER'])
+def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = (_NON_EMA, _HALF)) -> str:
+    """The command that downloads the same by hand, with any client of the hub that we allow."""
+    pinned = f'revision={revision!r}, ' if revision else ''
+    code = (
+        f'from huggingface_hub import snapshot_download; snapshot_download({name!r}, {pinned}'
+        f"local_dir='FOLDER', allow_patterns={list(patterns)}, ignore_patterns={list(ignored)})"
+    )
+    escaped = re.sub(r'([\\"$`])', r'\\\1', code)
+    return f'python -c "{escaped}"'
 
 
-def _download(name: str, revision: str | None, subfolders: Sequence[str] | None, patterns: list[str], ignored: list[str]) -> Path:
+def _download(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], by_hand: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    by_hand = (
-        f'Download it elsewhere (`{_command(name, revision, subfolders)}`; folders it does not have are passed over) and give '
-        'the path of that folder instead'
-    )
+    by_hand = f'Or download it elsewhere and give the path of FOLDER (what the hub does not have is passed over):\n{by_hand}'
+    fetch = huggingface_hub.snapshot_download
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        return Path(fetch(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignored)))
     except GatedRepoError as error:
-        raise UserError(f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`). {by_hand}.') from error
+        raise UserError(f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`). {by_hand}') from error
     except RevisionNotFoundError as error:
         raise UserError(f'{name}: the hub has no revision {revision!r} of it. Choose a commit or branch of that page.') from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f'{name}: no folder of that name here, and the hub does not know it (or it is private). {by_hand}.'
+            f'{name}: no folder of that name here, and the hub does not know it (or it is private: `hf auth login`). '
+            f'Check the name. {by_hand}'
         ) from error
     except Exception as error:  # the hub's client lets its HTTP library's errors through, and that library changes
         raise UserError(
             f'{name}: no folder of that name here, and no answer came from the hub ({type(error).__name__}: '
-            f'{str(error).splitlines()[0] if str(error) else "no message"}). {by_hand}, or bring a cache of the hub that '
-            'holds it (HF_HOME) and set HF_HUB_OFFLINE=1.'
+            f'{str(error).splitlines()[0] if str(error) else "no message"}). Bring a cache of the hub that holds it (HF_HOME) and '
+            f'set HF_HUB_OFFLINE=1. {by_hand}'
         ) from error

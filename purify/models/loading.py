@@ -8,21 +8,23 @@ pipeline.parts['unet'](latents, timestep, encoder_hidden_states)
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_json
+from purify.core.files import write_json
 from purify.core.registry import Registry
 from purify.models.autoencoder_kl import AutoencoderKL
 from purify.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from purify.models.folders import read_object
 from purify.models.hub import COMPONENTS, INDEX, classes_of, read_index, resolve
 from purify.models.tokenizer import CLIPTokenizer
 from purify.models.unet2d import UNet2DModel
 from purify.models.unet2d_condition import UNet2DConditionModel
-from purify.models.weights import SHARD_BYTES, load_model, write_folder
+from purify.models.weights import SHARD_BYTES, check_dtype, load_model, write_folder
 
 NETWORKS = Registry(
     'network',
@@ -46,6 +48,7 @@ _LEFT_OUT = {  # what PyTorch's pipelines want to see named, though they can do 
 
 Part = nnx.Module | CLIPTokenizer | dict[str, Any]
 _Reader = Callable[[Path], Part]
+_Open = Callable[[Any, Path], nnx.Module]  # class, folder -> network
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,31 +69,36 @@ def from_pretrained(
     subfolder: str = '',
     dtype: Any = None,
     components: Sequence[str] | None = None,
+    weights: bool = True,
 ) -> Any:
     """A network, or a `Pipeline` where the folder has a model_index.json, from a local folder or the hub.
 
     `subfolder` takes one part of it. `dtype` is what networks compute in (parameters are float32; None: computes in float32).
     Of a pipeline, `components` are read; None reads what image variation needs (`purify.models.hub.COMPONENTS`), of pipelines
-    unknown to us all that is readable. Raises `UserError` naming the folder for missing parts, unsupported classes and settings,
-    and weights that do not fit.
+    unknown to us all that is readable. Weights are NumPy arrays, on no device yet. Without `weights`, networks hold shapes
+    (`jax.ShapeDtypeStruct`) in their place: that the files fit is seen from their headers, and no tensor is read. Raises
+    `UserError` naming the folder for missing parts, unsupported classes and settings, and weights that do not fit.
     """
+    check_dtype(dtype)
+    open_network = partial(load_model, dtype=dtype, weights=weights)
     folder = resolve(path_or_hub_id, revision, [subfolder] if subfolder else components)
     if not (folder / subfolder).is_dir():
         there = ', '.join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or 'none'
         raise UserError(f'{folder}: has no subfolder {subfolder!r}. It has: {there}.')
     folder = folder / subfolder
     if (folder / INDEX).is_file():
-        return _read_pipeline(folder, components, dtype)
+        return _read_pipeline(folder, components, open_network)
     if components is not None:
         raise UserError(f'{folder}: components = {list(components)} are of pipelines, and it has no {INDEX}. Leave them out.')
-    return load_model(NETWORKS[_class_of(folder)], folder, dtype=dtype)
+    return open_network(NETWORKS[_class_of(folder)], folder)
 
 
 def _class_of(folder: Path) -> str:
     """The class of a bare model folder, '' where its config.json does not say."""
-    config = read_json(folder / CONFIG)
-    config = config if isinstance(config, dict) else {}
-    architectures = config.get('architectures') or [_MODEL_TYPES.get(config.get('model_type', ''), '')]
+    config = read_object(folder / CONFIG)
+    architectures = config.get('architectures')
+    if not isinstance(architectures, list) or not architectures:
+        architectures = [_MODEL_TYPES.get(str(config.get('model_type')), '')]
     name = str(config.get('_class_name', architectures[0]))
     if name not in NETWORKS:
         raise UserError(f'{folder / CONFIG}: describes {name or "no class"!r}. Supported: {", ".join(sorted(NETWORKS))}.')
@@ -100,11 +108,11 @@ def _class_of(folder: Path) -> str:
 # pipelines --------------------------------------------------------------------------------------------------------------
 
 
-def _read_pipeline(folder: Path, components: Sequence[str] | None, dtype: Any) -> Pipeline:
+def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network: _Open) -> Pipeline:
     index = read_index(folder)
     classes, class_name = classes_of(index), index['_class_name']
     if components is None:
-        readable = [name for name, cls in classes.items() if _reader(cls, dtype) is not None]
+        readable = [name for name, cls in classes.items() if _reader(cls, open_network) is not None]
         components = COMPONENTS.get(class_name) or readable
     parts = {}
     for name in components:
@@ -112,7 +120,7 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, dtype: Any) -
             raise UserError(
                 f'{folder / INDEX}: its {class_name} has no component {name!r}. It has: {", ".join(sorted(classes)) or "none"}.'
             )
-        found = _reader(classes[name], dtype)
+        found = _reader(classes[name], open_network)
         if found is None:
             raise UserError(
                 f'{folder}: its {name} is a {classes[name]}, which is not supported. Supported: {", ".join(sorted(NETWORKS))}, '
@@ -123,14 +131,14 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, dtype: Any) -
     return Pipeline(class_name, parts)
 
 
-def _reader(class_name: str, dtype: Any) -> tuple[str, _Reader] | None:
+def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
     """What reads the folder of a component of this class, and a file that tells such a folder; None for other classes."""
     if class_name in NETWORKS:
-        return CONFIG, lambda folder: load_model(NETWORKS[class_name], folder, dtype=dtype)
+        return CONFIG, lambda folder: open_network(NETWORKS[class_name], folder)
     if class_name.endswith('Scheduler'):
-        return SCHEDULER, lambda folder: {'_class_name': class_name} | _read_object(folder / SCHEDULER)
+        return SCHEDULER, lambda folder: {'_class_name': class_name} | read_object(folder / SCHEDULER)
     if _IMAGE_PROCESSOR.fullmatch(class_name):
-        return PROCESSOR, lambda folder: _read_object(folder / PROCESSOR)
+        return PROCESSOR, lambda folder: read_object(folder / PROCESSOR)
     if _TOKENIZER.fullmatch(class_name):
         return 'vocab.json', CLIPTokenizer.from_folder
     return None
@@ -142,13 +150,6 @@ def _place(folder: Path, name: str, file: str) -> Path:
     if (folder / file).is_file():  # google/ddpm-* keep all parts in one folder
         return folder
     raise UserError(f'{folder}: its {INDEX} names {name}, but there is no folder {name} in it. Download that folder too.')
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    value = read_json(file)
-    if not isinstance(value, dict):
-        raise UserError(f'{file}: must hold a JSON object of settings. Download it again.')
-    return value
 
 
 # writing ----------------------------------------------------------------------------------------------------------------

@@ -102,11 +102,7 @@ _TEXT: Config = {  # of the same CLIP
 _EXTRACTOR: Config = {
     'image_processor_type': 'CLIPImageProcessor',
     'crop_size': {'height': 224, 'width': 224},
-    'do_center_crop': True,
-    'do_convert_rgb': True,
-    'do_normalize': True,
-    'do_rescale': True,
-    'do_resize': True,
+    **dict.fromkeys(('do_center_crop', 'do_convert_rgb', 'do_normalize', 'do_rescale', 'do_resize'), True),
     'image_mean': [0.48145466, 0.4578275, 0.40821073],
     'image_std': [0.26862954, 0.26130258, 0.27577711],
     'resample': 3,
@@ -185,13 +181,7 @@ SHAPES: dict[str, dict[str, Config]] = {
         'scheduler': _DDIM | {'prediction_type': 'v_prediction'},
         'text_encoder': _TEXT | _OPENCLIP,
     },
-    'versatile': {
-        'unet': _UNET,
-        'vae': _VAE,
-        'scheduler': _DDIM,
-        'image_encoder': _VISION,
-        'feature_extractor': _EXTRACTOR,
-    },
+    'versatile': {'unet': _UNET, 'vae': _VAE, 'scheduler': _DDIM, 'image_encoder': _VISION, 'feature_extractor': _EXTRACTOR},
     'small': {
         'unet': _UNET | _SMALL_UNET,
         'vae': _VAE | {'block_out_channels': [32, 64, 128, 128], 'sample_size': 128},
@@ -238,9 +228,17 @@ def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32'
       seed: of the weights.
       dtype: what the networks compute in and their weights are stored in (norms: float32).
 
-    Raises:
-      UserError: for an unknown kind, or shapes that do not have its parts.
+    Raises `UserError` for an unknown kind, or shapes that do not have its parts.
     """
+    pipeline = abstract_pipeline(kind, shapes, dtype=dtype)
+    for name, part in pipeline.parts.items():
+        if isinstance(part, nnx.Module):
+            _draw_weights(part, seed=seed, stream=name, dtype=dtype)
+    return pipeline
+
+
+def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipeline:
+    """The pipeline of `random_pipeline` before its weights are drawn: `jax.ShapeDtypeStruct`s, which cost nothing."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
     class_name, names = PIPELINES[kind]
@@ -248,10 +246,8 @@ def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32'
     if shapes not in able:
         raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.')
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
-    parts: dict[str, Any] = dict(configs)
-    for name, config in configs.items():
-        if _class_of(config) in NETWORKS:
-            parts[name] = random_network(config, seed=seed, stream=name, dtype=dtype)
+    networks = {name: NETWORKS[_class_of(config)] for name, config in configs.items() if _class_of(config) in NETWORKS}
+    parts: dict[str, Any] = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
     return Pipeline(class_name, parts)
@@ -264,6 +260,11 @@ def _class_of(config: Mapping[str, Any]) -> str:
 def random_network(config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32') -> nnx.Module:
     """The network of a config.json with random weights that keep the size of what flows through it; none of them is zero."""
     module = abstract_model(NETWORKS[_class_of(config)], config, dtype=dtype)
+    _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
+    return module
+
+
+def _draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> None:
     flat = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
     norms = {path[:-1] for path in flat if path[-1] == 'scale'}
 
@@ -279,7 +280,6 @@ def random_network(config: Mapping[str, Any], *, seed: int, stream: str, dtype: 
         arrays = list(pool.map(draw, flat))
     filled = [(path, flat[path].replace(array)) for path, array in zip(flat, arrays, strict=True)]
     nnx.update(module, nnx.from_flat_state(filled))
-    return module
 
 
 def byte_tokenizer(config: Mapping[str, Any]) -> CLIPTokenizer:

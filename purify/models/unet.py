@@ -11,6 +11,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models import blocks
+from purify.models.config_checks import check_switches, check_widths, freeze_lists, is_count, is_number, is_positive, is_size
 from purify.models.unet_blocks import DownBlock, Make, MidBlock, UpBlock
 
 
@@ -56,25 +57,29 @@ class UNetConfig:
     PER_LEVEL: ClassVar[tuple[str, ...]] = ()  # fields that may hold one value for each level
 
     def __post_init__(self):
-        for field in fields(self):  # JSON and ml_collections give lists; a config must be hashable
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+        freeze_lists(self)
+        check_switches(self.OWNER, self, but=self.PER_LEVEL)
+        check_widths(self.OWNER, self.block_out_channels)
         for name, allowed in self.ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
         for name, kinds in (('down_block_types', self.DOWN), ('up_block_types', self.UP)):
             given = getattr(self, name)
-            if len(given) != self.levels or not set(given) <= set(kinds):
+            if not isinstance(given, tuple) or len(given) != self.levels or not all(kind in tuple(kinds) for kind in given):
                 raise UserError(
-                    f'{self.OWNER}: {name} = {given} must hold one of {", ".join(kinds)} for each of the '
+                    f'{self.OWNER}: {name} = {given!r} must hold one of {", ".join(kinds)} for each of the '
                     f'{self.levels} block_out_channels.'
                 )
         optional = [name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None]
         for name in (*self.COUNTS, *optional):
-            self._check_values(name, lambda value: isinstance(value, int) and value > 0, 'a positive integer')
-        if not 0 <= self.dropout < 1:
-            raise UserError(f'{self.OWNER}: dropout = {self.dropout!r} must lie in [0, 1).')
+            self._check_values(name, is_count, 'a positive integer')
+        half = max(1, self.block_out_channels[0] // 2)
+        self._check_values('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
+        self._check_values('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
+        self._check_values('norm_eps', is_positive, 'a positive number')
+        self._check_values('mid_block_scale_factor', is_positive, 'a positive number')
+        self._check_values('freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}')
+        self._check_values('dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)')
 
     def _check_values(self, name: str, fits: Callable[[Any], bool], what: str) -> None:
         value = getattr(self, name)

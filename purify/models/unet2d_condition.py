@@ -63,7 +63,14 @@ class UNet2DConditionConfig(UNetConfig):
         'transformer_layers_per_block',
         'attention_head_dim',
     )
-    COUNTS: ClassVar = (*UNetConfig.COUNTS, 'cross_attention_dim', 'transformer_layers_per_block', 'attention_head_dim')
+    COUNTS: ClassVar = (
+        *UNetConfig.COUNTS,
+        'cross_attention_dim',
+        'transformer_layers_per_block',
+        'attention_head_dim',
+        'conv_in_kernel',
+        'conv_out_kernel',
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,44 +6,28 @@ Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, read_json, write_bytes, write_json
+from purify.core.files import explain_os_errors, write_bytes, write_json
+from purify.models.folders import STEMS, Tensors, read_folder
 
-Tensors = Mapping[str, np.ndarray]
-STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
-FILE = f'{STEMS[0]}.safetensors'
 DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
-PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
 _BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
 _OLD_ATTENTION = re.compile(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.')  # diffusers before 0.15
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 _TEXT = 'text_model.'  # transformers from 5 on leaves it out
-_CONVERT = (
-    'import pathlib, sys, torch, safetensors.torch as s; [s.save_file({k: v.clone().contiguous() for k, v in '
-    "torch.load(f, map_location='cpu', weights_only=True).items()}, f.with_suffix('.safetensors'), {'format': 'pt'}) "
-    "for f in pathlib.Path(sys.argv[1]).rglob('*model*.bin')]"
-)
-
-
-def conversion(folder: str | Path) -> str:
-    """How to turn every pickled weight file under `folder` into safetensors beside it, offline, as a sentence for an error."""
-    return (
-        'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the files: '
-        f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(folder))}`.'
-    )
-
 
 # names and layouts ------------------------------------------------------------------------------------------------------
 
@@ -76,41 +60,78 @@ def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndar
     return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
-def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts PyTorch-named tensors into `module`; also fills a module made by `nnx.eval_shape`.
+@dataclass
+class _Fit:
+    """How tensors fit a network: (path, name, name in the file, what the network holds) of those that do, and what is wrong."""
 
-    Tensors are taken one at a time, so a lazy mapping (`read_folder`) is never in memory as a whole beside the network. Raises
-    one `UserError` with all missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of
-    attention, projections stored as 1 x 1 convolutions and transformers 5's names of the text encoder are understood; buffers
-    that are not weights are passed over.
-    """
-    expected = {name for _, name, _ in _leaves(module)}
-    given = {_modern(name, expected): name for name in tensors if not _BUFFERS.search(name)}
-    faults: dict[str, list[str]] = {'missing': [], 'unexpected': [], 'of the wrong shape': [], 'with NaN or infinity': []}
-    flat = []
-    for path, name, old in _leaves(module):
-        if name not in given:
-            faults['missing'].append(name)
-            continue
-        array = np.asarray(tensors[given.pop(name)])
-        axes = _axes(path, old.ndim)
-        if axes is not None and array.shape[2:] == (1, 1) and old.ndim == 2:
-            array = array[:, :, 0, 0]
-        if axes is not None and array.ndim == len(axes):
-            array = array.transpose(np.argsort(axes))
-        if array.shape != old.shape:
-            faults['of the wrong shape'].append(f'{name} (file {array.shape}, network {old.shape}, in our layout)')
-        elif not np.isfinite(array).all():
-            faults['with NaN or infinity'].append(name)
-        else:
-            flat.append((path, jnp.asarray(array, old.dtype)))
-    faults['unexpected'] = list(given.values())
-    if any(faults.values()):
+    fitting: list[tuple[tuple[Any, ...], str, str, Any]]
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+    broken: list[str] = field(default_factory=list)
+
+    def check(self, module: nnx.Module) -> None:
+        """Raises one `UserError` with all that is wrong."""
+        faults = {
+            'missing': self.missing,
+            'unexpected': self.unexpected,
+            'of the wrong shape': self.misshapen,
+            'with NaN or infinity': self.broken,
+        }
         parts = [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]
-        raise UserError(f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.')
+        if parts:
+            raise UserError(
+                f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.'
+            )
+
+
+def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> _Fit:
+    leaves = list(_leaves(module))
+    expected = {name for _, name, _ in leaves}
+    given = {_modern(name, expected): name for name in shapes if not _BUFFERS.search(name)}
+    fit = _Fit([], [], [], [])
+    for path, name, old in leaves:
+        if name not in given:
+            fit.missing.append(name)
+            continue
+        source = given.pop(name)
+        shape, axes = shapes[source], _axes(path, old.ndim)
+        if axes is not None:
+            if old.ndim == 2 and shape[2:] == (1, 1):  # a projection stored as a convolution
+                shape = shape[:2]
+            if len(shape) == len(axes):
+                shape = tuple(shape[axis] for axis in np.argsort(axes))
+        if shape == old.shape:
+            fit.fitting.append((path, name, source, old))
+        else:
+            fit.misshapen.append(f'{name} (file {shape}, network {old.shape}, in our layout)')
+    fit.unexpected = list(given.values())
+    return fit
+
+
+def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
+    """Puts PyTorch-named tensors into `module` as NumPy arrays, on no device; also fills a module made by `nnx.eval_shape`.
+
+    The module may be called as it is; `nnx.jit` puts its arrays on the device at the first call. Tensors are taken one at a
+    time, so a lazy mapping (`read_folder`) is never in memory as a whole beside the network. Raises one `UserError` with all
+    missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of attention, projections stored as
+    1 x 1 convolutions and transformers 5's names of the text encoder are understood; buffers that are not weights are passed
+    over.
+    """
+    shapes = tensors.shapes() if isinstance(tensors, Tensors) else {name: np.shape(value) for name, value in tensors.items()}
+    fit = _fit(module, shapes)
+    filled = []
+    for path, name, source, old in fit.fitting:
+        array, axes = np.asarray(tensors[source]), _axes(path, old.ndim)
+        if not np.isfinite(array).all():
+            fit.broken.append(name)
+        elif axes is not None:
+            array = array.reshape(array.shape[: old.ndim]).transpose(np.argsort(axes))
+        filled.append((path, np.asarray(array, old.dtype, order='C')))
+    fit.check(module)
     state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
     variables = dict(nnx.to_flat_state(state))
-    nnx.update(module, nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in flat]))
+    nnx.update(module, nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in filled]))
 
 
 def _modern(name: str, expected: set[str]) -> str:
@@ -126,81 +147,31 @@ def _shorten(names: list[str], shown: int = 8) -> str:
 def cast_parameters(params: Any, dtype: Any) -> Any:
     """A tree of parameters (`nnx.to_pure_dict`) with those of convolutions, projections and embeddings as `dtype`.
 
-    Norms (groups with a `scale`) stay as they are, for they compute in float32.
+    Norms (groups with a `scale`) stay as they are, for they compute in float32. Shapes (`jax.ShapeDtypeStruct`) are cast too.
+    Raises `UserError` for arrays on the host that hold numbers too large for `dtype`.
     """
-    if not isinstance(params, Mapping):
-        return params.astype(dtype)
-    return params if 'scale' in params else {name: cast_parameters(value, dtype) for name, value in params.items()}
+    if isinstance(params, Mapping):
+        return params if 'scale' in params else {name: cast_parameters(value, dtype) for name, value in params.items()}
+    if isinstance(params, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(params.shape, jnp.dtype(dtype))
+    try:
+        with np.errstate(over='raise'):
+            return params.astype(jnp.dtype(dtype))
+    except FloatingPointError as error:
+        raise UserError(f'weights are too large for dtype={str(dtype)!r}. Choose bfloat16 or float32.') from error
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raises `UserError` unless networks can compute in `dtype` (None: float32)."""
+    try:
+        name = 'float32' if dtype is None else jnp.dtype(dtype).name
+    except TypeError:
+        name = ''
+    if name not in DTYPES:
+        raise UserError(f'dtype={dtype!r}: networks cannot compute in it. Choose from: {", ".join(DTYPES)}.')
 
 
 # folders ----------------------------------------------------------------------------------------------------------------
-
-
-def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[dict[str, Any], Tensors]:
-    """(config, tensors) of a model folder; tensors are read when asked for, floating ones as float32.
-
-    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole, sharded (`.safetensors.index.json`) or `.fp16`. Raises
-    `UserError` for missing and broken files and for folders with pickled weights only.
-    """
-    folder = Path(folder) / subfolder
-    if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder. Give a folder that holds config.json and {FILE}.')
-    config = read_json(folder / 'config.json')
-    if not isinstance(config, dict):
-        raise UserError(f'{folder / "config.json"}: must hold a JSON object of settings.')
-    return config, _Tensors(_weight_files(folder))
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in (f'{stem}{variant}' for variant in ('', '.fp16') for stem in STEMS):
-        if (folder / f'{name}.safetensors').is_file():
-            return [folder / f'{name}.safetensors']
-        head, dot, variant = name.partition('.')
-        for index in (f'{name}.safetensors.index.json', f'{head}.safetensors.index{dot}{variant}.json'):
-            if (folder / index).is_file():
-                return _shards(folder / index)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        whole = folder.parent if (folder.parent / 'model_index.json').is_file() else folder
-        raise UserError(f'{folder}: holds no safetensors weights, only {", ".join(pickles)}. {conversion(whole)}')
-    raise UserError(f'{folder}: holds no weights. Put {FILE} beside its config.json.')
-
-
-def _shards(index: Path) -> list[Path]:
-    weight_map = read_json(index)
-    weight_map = weight_map.get('weight_map') if isinstance(weight_map, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f'{index}: needs a "weight_map" from tensor names to files.')
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:  # an index from the internet must not reach out of its folder, nor name a pickle
-        if name != Path(name).name or not name.endswith('.safetensors') or not (index.parent / name).is_file():
-            raise UserError(f'{index}: names the shard {name!r}, which is not a .safetensors file beside it. Download it again.')
-    return [index.parent / name for name in names]
-
-
-class _Tensors(Tensors):
-    """The tensors of safetensors files, each read when it is asked for."""
-
-    def __init__(self, files: list[Path]):
-        from safetensors import SafetensorError, safe_open
-
-        self._files: dict[str, Any] = {}
-        for file in files:
-            try:
-                opened = safe_open(file, 'np')
-            except (SafetensorError, OSError, ValueError) as error:
-                raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
-            self._files |= dict.fromkeys(opened.keys(), opened)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._files[name].get_tensor(name)
-        return tensor.astype(np.float32, copy=False) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 def write_folder(
@@ -281,15 +252,23 @@ def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) ->
     return nnx.eval_shape(build)
 
 
-def load_model(cls: Any, folder: str | Path, *, subfolder: str = '', dtype: Any = None) -> Any:
-    """The network of class `cls` (with `from_config`) and its weights from a model folder; `dtype` is what it computes in.
+def load_model(cls: Any, folder: str | Path, *, subfolder: str = '', dtype: Any = None, weights: bool = True) -> Any:
+    """The network of class `cls` (with `from_config`) and its weights, on the host, from a model folder.
 
-    Raises `UserError` naming the folder for what does not fit.
+    `dtype` is what it computes in. Without `weights` it holds shapes (`jax.ShapeDtypeStruct`) in their place: the files are
+    checked by their headers, but no tensor is read. Raises `UserError` naming the folder for what does not fit.
     """
-    config, tensors = read_folder(folder, subfolder=subfolder)
+    folder = Path(folder) / subfolder
+    config, tensors = read_folder(folder)
     try:
         module = abstract_model(cls, config, dtype=dtype)
-        load_into(module, tensors)
     except UserError as error:
-        raise UserError(f'{Path(folder) / subfolder}: {error}') from error
+        raise UserError(f'{folder / "config.json"}: {error}') from error
+    try:
+        if weights:
+            load_into(module, tensors)
+        else:
+            _fit(module, tensors.shapes()).check(module)
+    except UserError as error:
+        raise UserError(f'{folder}: {error}') from error
     return module

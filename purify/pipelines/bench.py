@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +23,12 @@ from purify.core.files import explain_os_errors
 from purify.core.randomness import stream_rng
 from purify.defenses.registry import DEFENSES
 from purify.defenses.variation_models import VARIATION_MODELS
-from purify.models.shapes import random_pipeline
+from purify.models.shapes import abstract_pipeline, random_pipeline
 from purify.train.inference import compile_rows
 
 Row = dict[str, Any]
 FILE = 'bench.jsonl'
+LEAST = {'repeats': 1, 'source_px': 1, 'batches': 1, 'steps': 1, 'sizes_px': 0, 'vae_slices': 0}  # of the whole numbers
 UNET_CALLS = 8  # in a row, so that starting one does not count
 IMAGE_TO_IMAGE = {'strength': 0.75, 'caption': 'A photo of a {}'}  # of sd_img2img: three quarters of `steps` are taken
 CLASS_NAMES = ('cat', 'dog')
@@ -51,7 +53,7 @@ def bench(config: dict[str, Any], workdir: Path | None) -> None:
 def measure_all(config: dict[str, Any], mesh: Mesh) -> Iterator[Row]:
     """One row for each combination of the config's lists; the innermost vary fastest.
 
-    Raises `UserError` for settings that no program could be made of.
+    Raises `UserError`, before anything is measured, for settings that no program could be made of.
     """
     _check(config)
     facts = {
@@ -91,16 +93,43 @@ def _measure_dtype(config: dict[str, Any], facts: Row, mesh: Mesh) -> Iterator[R
 
 
 def _check(config: dict[str, Any]) -> None:
-    least = {'batches': 1, 'steps': 1, 'sizes_px': 0, 'vae_slices': 0}
-    for name, lowest in least.items():
-        if not config[name] or min(config[name]) < lowest:
-            raise UserError(f'--config.{name}={config[name]}: give one or more numbers, each {lowest} or more, like 8,16.')
+    """Raises `UserError` for a mistake in any setting; makes every chain, but no weights."""
+    missing = [name for name in (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler') if name not in config]
+    if missing:
+        raise UserError(f'this config has no {", ".join(missing)}: it is none for bench. Give one like configs/bench.py.')
+    least = LEAST | ({'steps': math.ceil(1 / IMAGE_TO_IMAGE['strength'])} if config['kind'] == 'sd_img2img' else {})
     for name in ('repeats', 'source_px'):
-        if config[name] < 1:
-            raise UserError(f'--config.{name}={config[name]}: must be 1 or more.')
-    unknown = [dtype for dtype in _dtypes(config) if dtype not in DTYPES]
-    if unknown:
-        raise UserError(f'--config.dtypes={unknown[0]}: choose from {", ".join(DTYPES)}.')
+        _demand(name, config[name], _is_whole(config[name], least[name]), f'a whole number, {least[name]} or more')
+    for name in ('batches', 'steps', 'sizes_px', 'vae_slices'):
+        fits = _is_list(config[name]) and all(_is_whole(value, least[name]) for value in config[name])
+        _demand(name, config[name], fits, f'one or more whole numbers, each {least[name]} or more, like 8,16')
+    guidances, dtypes = config['guidances'], config['dtypes']
+    fits = _is_list(guidances) and all(type(value) in (int, float) and math.isfinite(value) for value in guidances)
+    _demand('guidances', guidances, fits, 'one or more finite numbers, like 1.0,7.5')
+    fits = _is_list(dtypes) and all(isinstance(item, str) for item in dtypes) and set(_dtypes(config)) <= set(DTYPES)
+    _demand('dtypes', dtypes, fits, f'one or more of {", ".join(DTYPES)}')
+    pipeline = abstract_pipeline(config['kind'], config['shapes'])  # which knows the kinds that can be measured
+    prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline)
+    for size_px, guidance, steps in itertools.product(config['sizes_px'], guidances, config['steps']):
+        row = {name: config[name] for name in ('kind', 'sampler', 'source_px')} | {'dtype': 'float32'}
+        row |= {'steps': steps, 'guidance': guidance, 'size_px': size_px}
+        try:
+            _rule(prior, row)
+        except UserError as error:
+            raise UserError(f'sampler={row["sampler"]}, steps={steps}, guidance={guidance}, size_px={size_px}: {error}') from error
+
+
+def _demand(name: str, value: Any, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise UserError(f'--config.{name}={value}: give {wanted}.')
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least  # True is no number here
 
 
 def _dtypes(config: dict[str, Any]) -> list[str]:
@@ -114,12 +143,8 @@ def _measure(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Ro
     bf16 peak, whatever the dtype; None where it is not known), program_bytes (arguments, outputs and scratch of one device),
     peak_bytes (most ever in use on the first device; None where that was earlier, or is not told).
     """
-    vary = {'model': row['kind']} | {name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')}
-    vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
-    settings = {'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': row['dtype']}
-    defense = DEFENSES.make('variations', **settings)
+    rule = _rule(prior, row)
     size, count = row['source_px'], row['batch'] * mesh.size
-    rule = defense.rule(prior, (size, size, 3), 0, CLASS_NAMES)
     images = stream_rng(0, 'bench').integers(0, 256, (count, size, size, 3), np.uint8)
     numbers = np.arange(count, dtype=np.int32)
     rows = {'image': images, 'id': numbers, 'variation': 0 * numbers, 'label': numbers % len(CLASS_NAMES)}
@@ -143,6 +168,14 @@ def _measure(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Ro
         'program_bytes': _program_bytes(program),
         'peak_bytes': after if after != before else None,
     }
+
+
+def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
+    """(weights, rows of 8-bit images) -> what the defence makes of them; raises `UserError` where there is no such chain."""
+    vary = {'model': row['kind']} | {name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')}
+    vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
+    settings = {'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': row['dtype']}
+    return DEFENSES.make('variations', **settings).rule(prior, (row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
 
 
 def _seconds(run: Callable[[Any], Any], rows: Any) -> float:

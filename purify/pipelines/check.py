@@ -38,6 +38,7 @@ from purify.pipelines.poisoning import (
     on_the_fly,
     refuse_loader,
 )
+from purify.pipelines.stand_ins import stand_in
 from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
@@ -77,16 +78,19 @@ class Shape:
     images: int
 
 
-def check(config: dict[str, Any]) -> Findings:
-    """Shapes all stages of a config (plain nested dicts); reads small files, downloads and trains nothing."""
+def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
+    """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
+
+    A prior on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
+    """
     found = Findings()
-    found.attempt('stages', lambda: make_stages(config, _find_prior))
+    found.attempt('stages', lambda: make_stages(config, prior_folder if fetched else _find_prior))
     shape = _source(found, config)
     _fitting(found, config, shape)
     teacher = None
     if 'teacher' in config:
         teacher = _classifier(found, 'teacher', config, shape, None)
-    prior = _prior(found, config, shape) if 'prior' in config else None
+    prior = _prior(found, config, shape, fetched) if 'prior' in config else None
     method = found.attempt('defense', lambda: make_method(config)) if 'defense' in config else None
     for step in method.steps if method else ():
         if step.kind == 'classifier':
@@ -218,15 +222,15 @@ def _step(name: str, part: dict[str, Any], task: Task, build: Build, shape: Shap
     jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
 
 
-def _prior(found: Findings, config: dict[str, Any], shape: Shape) -> Any:
+def _prior(found: Findings, config: dict[str, Any], shape: Shape, fetched: bool) -> Any:
     part = config['prior']
     if 'load' in part:
-        if not _is_local(part['load']):
-            found.notes.append(f'prior: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
-            return None
-        return found.attempt(
-            'prior', lambda: load_variation_model(prior_folder(part['load'], part['revision'])[0], **_opened(config))
-        )
+        if fetched or _is_local(part['load']):
+            folder = found.attempt('prior', lambda: prior_folder(part['load'], part['revision'])[0])
+            return folder and found.attempt('prior', lambda: load_variation_model(folder, weights=False, **_opened(config)))
+        model = config['defense'].get('vary', {}).get('model', 'pixel') if 'defense' in config else 'pixel'
+        found.notes.append(f'prior: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
+        return found.attempt('prior', lambda: stand_in(model, **_opened(config)))
     if part['data'] == 'reference' and config['source']['reference'] == 'none':
         found.problems.append("prior.data='reference', but source.reference='none': no images to train the prior on.")
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from purify.core import devices, preemption
-from purify.core.errors import Preempted
+from purify.core.errors import Preempted, UserError
 from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut, describe, verify
 from purify.data.loader import Split
@@ -15,6 +15,8 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.chain import Work
 from purify.train.inference import map_images
+
+WRITES = 4  # shards that may wait for being written
 
 
 def purify(work: Work) -> None:
@@ -49,8 +51,9 @@ def purify(work: Work) -> None:
         bar.skip(len(split) * copies - len(positions) * jax.process_count())
         batch = work.run['batch_per_device'] * mesh.size
         batches = map_images(rule, constants, fetch, positions, batch=batch, mesh=mesh, cost=work.cost)
-        for where, images in batches:
-            store.put(where, images)
+        for where, out in batches:
+            _refuse_broken(split, where[~out['finite']] // copies, work.settings['dtype'])
+            store.put(where, out['image'])
             bar.advance(len(where) * jax.process_count())
             if preemption.asked():
                 break
@@ -58,6 +61,16 @@ def purify(work: Work) -> None:
         raise Preempted
     if devices.is_lead():
         writer.finish([len(r) for r in ranges])
+
+
+def _refuse_broken(split: Split, images: np.ndarray, dtype: str) -> None:
+    """`UserError` naming images that the prior could make nothing of; no shard with one of them is written."""
+    if len(images):
+        ids = ', '.join(str(int(split.ids[image])) for image in images[:8])
+        raise UserError(
+            f'the prior gave NaN or infinity for {len(images)} images of a batch (ids {ids}). Computing in {dtype} may overflow: '
+            'try defense.dtype=float32; or the weights of the prior are broken.'
+        )
 
 
 class _ShardStore:
@@ -75,7 +88,8 @@ class _ShardStore:
             if all(i in self.held for i in self.ranges[shard]):
                 records = [self._record(i, self.held.pop(i)) for i in self.ranges[shard]]
                 self.writing.append(self.pool.submit(self.writer.write, shard, records))
-        for future in [future for future in self.writing if future.done()]:
+        behind = len(self.writing) > WRITES  # where encoding is slower than the devices, these wait
+        for future in [future for future in self.writing if behind or future.done()]:
             future.result()  # a full disk is known at once
             self.writing.remove(future)
 

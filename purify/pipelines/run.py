@@ -65,7 +65,7 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
 
 def _check_first(config: dict[str, Any]) -> None:
     """A mistake in the last stage is known before the first one runs."""
-    found = check(config)
+    found = check(config, fetched=True)  # `make_stages` has
     if found.problems:
         raise UserError('\n        '.join(found.problems))
 

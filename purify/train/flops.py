@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 CUDNN_ATTENTION = 'dot_product_attention_'  # + fwd, bwd, and suffixes that change with jax's versions
 
@@ -18,13 +19,17 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
 
     A scan's body counts as often as it runs, of a cond the most costly branch. A while loop whose length only the data know
     (`lax.while_loop`; a `fori_loop` of fixed length is a scan) counts once: such a count is a lower bound. What is computed
-    twice to save memory (`jax.checkpoint`) counts twice. Element-wise work, sums, norms and FFTs count for nothing.
+    twice to save memory (`jax.checkpoint`) counts twice. Element-wise work, sums, norms and FFTs count for nothing, and so does
+    what no output depends on: XLA leaves it out.
 
     Shapes under automatic sharding are those of the whole array; those inside a `shard_map` are one device's, so its body
     counts once for each device. Divide by the number of devices for one device's share.
     """
-    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+    whole = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    # Not in jax.extend, but in jax 0.8.1 to 0.11 without deprecation. Its rules reach into jit, scan, cond, remat and shard_map;
+    # into the rest, like while, it is taken by being called here for every body.
+    alive, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
+    return sum(_equation_flops(equation) for equation in alive.eqns)
 
 
 def compile_counted(jitted: Any, *args: Any, devices: int) -> tuple[Any, float]:

@@ -1,5 +1,6 @@
 """What latent priors promise whatever their weights: rows alone, programs once, no words between devices."""
 
+import dataclasses
 import re
 from typing import ClassVar
 
@@ -34,7 +35,7 @@ class Networks:
     """Stand-ins that are compiled in no time: the real ones are compared with PyTorch elsewhere."""
 
     class UNet(nnx.Module):
-        config: ClassVar = {'sample_size': 6}
+        config: ClassVar = {'sample_size': 6, 'block_out_channels': [4, 4]}
 
         def __init__(self, rngs, dtype):
             self.mix = nnx.Linear(4, 4, dtype=dtype, rngs=rngs)
@@ -72,6 +73,8 @@ class Networks:
             return self.projection(tokens).astype(jnp.float32)
 
     class Ear(nnx.Module):
+        config: ClassVar = {'vocab_size': 64}
+
         def __init__(self, rngs, dtype):
             self.embed = nnx.Embed(64, 8, dtype=dtype, rngs=rngs)
 
@@ -80,15 +83,18 @@ class Networks:
             return state, state[:, -1]
 
 
-def tokenizer(captions):
-    return np.array([[len(word) % 64 for word in (caption.split() + [''] * 6)[:6]] for caption in captions], np.int32)
+class Tokenizer:
+    size = 64
+
+    def __call__(self, captions):
+        return np.array([[len(word) % 64 for word in (caption.split() + [''] * 6)[:6]] for caption in captions], np.int32)
 
 
 def make_pipeline(kind, dtype='float32'):
     rngs = nnx.Rngs(0)
     parts = {'vae': Networks.VAE(rngs, dtype), 'scheduler': SCHEDULER}
     if kind == 'sd_img2img':
-        parts |= {'unet': Networks.UNet(rngs, dtype), 'text_encoder': Networks.Ear(rngs, dtype), 'tokenizer': tokenizer}
+        parts |= {'unet': Networks.UNet(rngs, dtype), 'text_encoder': Networks.Ear(rngs, dtype), 'tokenizer': Tokenizer()}
     else:
         unet = 'image_unet' if kind == 'versatile' else 'unet'
         parts |= {unet: Networks.UNet(rngs, dtype), 'image_encoder': Networks.Eye(rngs, dtype)}
@@ -177,7 +183,7 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
     monkeypatch.setattr(inference, 'compile_rows', compile_rows)
     constants = devices.put_copy(prior.weights, mesh)
     batches = inference.map_images(rule(prior), constants, fetch, range(19), batch=8, mesh=mesh, cost=Cost())
-    out = np.concatenate([images for _, images in batches])
+    out = np.concatenate([made['image'] for _, made in batches])
     assert out.shape == (19, 24, 24, 3)
     assert out.dtype == np.uint8
     assert len(compiled) == 1
@@ -187,7 +193,7 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
     alone = devices.put_copy(prior.weights, one := jax.make_mesh((1,), ('data',), devices=jax.devices()[:1]))
     few = [2, 17]
     (_, same), *_ = inference.map_images(rule(prior), alone, fetch, few, batch=2, mesh=one, cost=Cost())
-    assert np.abs(same.astype(int) - out[few]).max() <= 1
+    assert np.abs(same['image'].astype(int) - out[few]).max() <= 1
 
 
 def test_the_search_for_collectives_can_find_one():
@@ -222,6 +228,7 @@ def test_generate_is_vary_from_given_noise():
     ('kind', 'changes', 'words'),
     [
         ('sd_variation', {'size_px': 15}, 'size_px=15'),
+        ('sd_variation', {'size_px': 20}, 'multiple of 8'),  # five latents cannot be halved
         ('sd_variation', {'sampler': 'heun'}, 'ddim, ddpm'),
         ('sd_variation', {'steps': 0}, 'steps'),
         ('sd_img2img', {'strength': 0.0}, 'strength'),
@@ -238,3 +245,33 @@ def test_a_pipeline_without_a_part_is_refused():
     pipeline = make_pipeline('sd_variation')
     with pytest.raises(UserError, match='text_encoder'):
         VARIATION_MODELS['sd_img2img'].from_pipeline(pipeline)
+    other = make_pipeline('sd_img2img')
+    other.parts['tokenizer'].size = 65
+    with pytest.raises(UserError, match='65 tokens'):
+        VARIATION_MODELS['sd_img2img'].from_pipeline(other)
+
+
+def test_clips_view_of_an_oblong_is_its_middle():
+    prior = open_prior('sd_variation')
+    image = np.zeros((1, 32, 64, 3), np.float32)
+    image[:, :, 16:48] = 1
+    assert np.ptp(np.asarray(prior.preprocess(jnp.asarray(image))), axis=(1, 2)).max() == 0
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'resample': 2},
+        {'rescale_factor': 1.0},
+        {'size': {'height': 32, 'width': 16}},
+        {'crop_size': 40},
+        {'image_std': [0, 0, 0]},
+        {'image_mean': [0.5]},
+        {'do_resize': False},
+    ],
+)
+def test_other_preprocessing_is_refused_by_name(change):
+    prior = open_prior('sd_variation')
+    other = dataclasses.replace(prior, processor=prior.processor | change)
+    with pytest.raises(UserError, match=next(iter(change))):
+        other.preprocess(jnp.zeros((1, 32, 32, 3)))

@@ -55,12 +55,12 @@ def rows(images=IMAGES, variation=0):
 
 
 def test_colour_transfer_undoes_a_change_of_colour():
-    out = defense().rule(Fake(), (8, 8, 3), 0, NAMES)(0.5, rows())
+    out = defense().rule(Fake(), (8, 8, 3), 0, NAMES)(0.5, rows())['image']
     assert np.abs(np.asarray(out).astype(int) - IMAGES).max() <= 1
 
 
 def test_without_it_the_priors_colours_stay():
-    out = defense(colour_transfer=False).rule(Fake(), (8, 8, 3), 0, NAMES)(0.5, rows())
+    out = defense(colour_transfer=False).rule(Fake(), (8, 8, 3), 0, NAMES)(0.5, rows())['image']
     wanted = np.clip(np.round(((IMAGES / 127.5 - 1) * 0.25 + 0.3 + 1) * 127.5), 0, 255)
     assert np.abs(np.asarray(out) - wanted).max() <= 1
 
@@ -68,19 +68,19 @@ def test_without_it_the_priors_colours_stay():
 def test_noise_is_a_function_of_seed_id_and_copy():
     noisy = Fake(noise=0.5)
     rule = defense().rule(noisy, (8, 8, 3), 0, NAMES)
-    whole = np.asarray(rule(0.5, rows()))
+    whole = np.asarray(rule(0.5, rows())['image'])
     part = {name: value[3:5] for name, value in rows().items()}
-    assert (np.asarray(rule(0.5, part)) == whole[3:5]).all()
-    assert (np.asarray(rule(0.5, rows(variation=1))) != whole).any()
-    assert (np.asarray(defense().rule(noisy, (8, 8, 3), 1, NAMES)(0.5, rows())) != whole).any()
+    assert (np.asarray(rule(0.5, part)['image']) == whole[3:5]).all()
+    assert (np.asarray(rule(0.5, rows(variation=1))['image']) != whole).any()
+    assert (np.asarray(defense().rule(noisy, (8, 8, 3), 1, NAMES)(0.5, rows())['image']) != whole).any()
     same = np.repeat(IMAGES[:1], 6, 0)
-    assert len({image.tobytes() for image in np.asarray(rule(0.5, rows(same)))}) == 6
+    assert len({image.tobytes() for image in np.asarray(rule(0.5, rows(same))['image'])}) == 6
 
 
 @pytest.mark.parametrize(('size', 'channels', 'prior_channels'), [(16, 3, 3), (4, 3, 3), (8, 1, 3), (8, 1, 1)])
 def test_priors_of_another_size_and_grey_images_fit(size, channels, prior_channels):
     rule = defense().rule(Fake(size, prior_channels), (8, 8, channels), 0, NAMES)
-    out = rule(0.5, rows(IMAGES[..., :channels]))
+    out = rule(0.5, rows(IMAGES[..., :channels]))['image']
     assert out.shape == (6, 8, 8, channels)
     assert out.dtype == jnp.uint8
 
@@ -93,9 +93,16 @@ def test_a_grey_prior_cannot_vary_colour_images():
 def test_the_given_label_reaches_the_prior():
     rule = defense(colour_transfer=False).rule(Fake(by_label=0.25), (8, 8, 3), 0, NAMES)
     plain = defense(colour_transfer=False).rule(Fake(), (8, 8, 3), 0, NAMES)
-    apart = np.asarray(rule(0.5, rows())).astype(int) - np.asarray(plain(0.5, rows()))
+    apart = np.asarray(rule(0.5, rows())['image']).astype(int) - np.asarray(plain(0.5, rows())['image'])
     assert (apart[0::2] == 0).all()
     assert (apart[1::2] > 20).all()
+
+
+def test_rows_the_prior_breaks_are_told():
+    broken = Fake(by_label=np.nan)
+    out = defense().rule(broken, (8, 8, 3), 0, NAMES)(0.5, rows() | {'label': jnp.array([1, 0, 0, 1, 0, 0])})
+    assert not out['finite'].any()  # 0 x NaN is NaN, too
+    assert defense().rule(Fake(), (8, 8, 3), 0, NAMES)(0.5, rows())['finite'].all()
 
 
 def test_another_model_than_the_config_says_is_refused():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.chains import GOLDEN_CHAINS, error, ours
 
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.scheduler_config import sampler_from_diffusers
@@ -68,3 +69,18 @@ def test_single_ddpm_step_of_diffusers(golden, variance, t):
     # us, and in float32 with its own output
     tolerance = 1e-4 if t == 1 else 1e-5
     np.testing.assert_allclose(sampler.final(carry), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('kind', sorted({chain.kind for chain in GOLDEN_CHAINS}))
+def test_whole_chains_of_diffusers(kind):
+    stored = GOLDEN.parent / 'scheduler_chains.json'
+    if not stored.is_file():
+        pytest.skip('golden files not present')
+    expected = json.loads(stored.read_text())
+    wrong = {}
+    for chain in (chain for chain in GOLDEN_CHAINS if chain.kind == kind):
+        made = ours(chain)
+        difference = error(made, np.reshape(expected[chain.name], made.shape))
+        if not difference < 1e-4:
+            wrong[chain.name] = difference
+    assert wrong == {}

@@ -1,5 +1,7 @@
 import json
+import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,6 +63,7 @@ def test_settings_a_class_does_not_read_stay_unread():
     'change',
     [
         {'_class_name': 'HeunDiscreteScheduler'},
+        {'_class_name': ['DDIMScheduler']},
         {'beta_schedule': 'sigmoid'},
         {'prediction_type': 'flow'},
         {'thresholding': True},
@@ -114,13 +117,14 @@ def test_samplers_from_scheduler_files():
         ('DPMSolverMultistepScheduler', {'algorithm_type': 'sde-dpmsolver++'}),
         ('DPMSolverMultistepScheduler', {'solver_order': 3}),
         ('DPMSolverMultistepScheduler', {'use_karras_sigmas': True}),
+        ('DPMSolverMultistepScheduler', {'lambda_min_clipped': -5.1}),
         ('EulerDiscreteScheduler', {'final_sigmas_type': 'sigma_min'}),
         ('EulerDiscreteScheduler', {'timestep_spacing': 'quadratic'}),
+        ('EulerDiscreteScheduler', {'timestep_spacing': ['leading']}),
     ],
 )
 def test_scheduler_files_with_other_arithmetic_are_refused(name, change):
-    key, value = next(iter(change.items()))
-    with pytest.raises(UserError, match=key if key != 'timestep_spacing' else value):
+    with pytest.raises(UserError, match=next(iter(change))):
         sampler_from_diffusers({'_class_name': name} | change, 10)
 
 
@@ -148,9 +152,144 @@ def test_strength_keeps_the_last_timesteps():
     np.testing.assert_array_equal(part.timesteps, whole.timesteps[4:])
     for name, table in part.tables.items():
         np.testing.assert_array_equal(table, whole.tables[name][4:])
-    for bad in (0.0, 0.05, 1.5):
-        with pytest.raises(UserError, match='strength'):
-            sampler_from_diffusers(SD, 10, strength=bad)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'strength', 'told'),
+    [
+        (10, 0.0, 'from 0.1 to 1'),
+        (10, 0.05, 'from 0.1 to 1'),
+        (10, 1.5, 'from 0.1 to 1'),
+        (10, float('nan'), 'from 0.1 to 1'),
+        (3, 0.333, 'from 0.334 to 1'),
+        (1, 0.5, 'strength=0.5: a single step takes strength 1 only'),
+    ],
+)
+def test_bad_strengths(steps, strength, told):
+    with pytest.raises(UserError, match=told):
+        sampler_from_diffusers(SD, steps, strength=strength)
+    least = float(told.split()[1]) if told.startswith('from') else 1.0
+    assert sampler_from_diffusers(with_sampler(SD, 'ddim'), steps, strength=least).steps == 1
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'beta_start': 'x'},
+        {'beta_end': None},
+        {'beta_end': float('nan')},
+        {'num_train_timesteps': 'x'},
+        {'num_train_timesteps': 10.5},
+        {'num_train_timesteps': True},
+        {'num_train_timesteps': 0},
+        {'steps_offset': '1'},
+        {'clip_sample': 'no'},
+        {'set_alpha_to_one': 1.0},
+        {'clip_sample_range': [1]},
+        {'trained_betas': ['0.1', '0.2']},
+        {'trained_betas': 0.1},
+        {'trained_betas': [[0.1], [0.2]]},
+        {'beta_schedule': ['linear']},
+        {'prediction_type': 3},
+    ],
+)
+def test_values_of_the_wrong_type_are_named(change):
+    key, value = next(iter(change.items()))
+    with pytest.raises(UserError, match=re.escape(f'scheduler_config.json: {key} = {value!r} ')):
+        sampler_from_diffusers({'_class_name': 'DDIMScheduler'} | change, 10)
+
+
+def test_as_many_betas_as_timesteps():
+    betas = {'_class_name': 'DDIMScheduler', 'trained_betas': [0.1, 0.2]}
+    assert schedule_from_diffusers(betas).steps == 2
+    assert schedule_from_diffusers(betas | {'num_train_timesteps': 2}).steps == 2
+    with pytest.raises(UserError, match='num_train_timesteps = 1000 must be 2, the number of trained_betas'):
+        schedule_from_diffusers(betas | {'num_train_timesteps': 1000})
+
+
+def test_unknown_classes_lend_their_noise_to_another_sampler():
+    heun = SD | {'_class_name': 'HeunDiscreteScheduler'}
+    with pytest.raises(UserError, match=r'HeunDiscreteScheduler.*defense.vary.sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm>'):
+        sampler_from_diffusers(heun, 10)
+    for name in SAMPLERS:
+        theirs, own = (sampler_from_diffusers(with_sampler(config, name), 10) for config in (heun, SD))
+        np.testing.assert_array_equal(theirs.tables['alpha'], own.tables['alpha'])
+    flow = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'num_train_timesteps': 1000, 'shift': 3.0}
+    with pytest.raises(UserError, match=r'FlowMatchEulerDiscreteScheduler.*no noise'):
+        with_sampler(flow, 'ddim')
+
+
+def test_noise_that_is_not_supported_stays_so_with_another_sampler():
+    with pytest.raises(UserError, match='rescale_betas_zero_snr'):
+        sampler_from_diffusers(with_sampler(SD | {'rescale_betas_zero_snr': True}, 'ddim'), 10)
+
+
+# where the steps go, from float64 by hand ---------------------------------------------------------------------------------
+
+ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+
+
+def abar(t):
+    return ABAR[t] if t >= 0 else ABAR[0]  # set_alpha_to_one is False in SD
+
+
+def ddim_step(x, output, prediction, t, to):
+    a, b = abar(t) ** 0.5, (1 - abar(t)) ** 0.5
+    eps = a * output + b * x if prediction == 'v_prediction' else output
+    return abar(to) ** 0.5 * (x - b * eps) / a + (1 - abar(to)) ** 0.5 * eps
+
+
+def run(sampler, x, outputs):
+    carry = sampler.init(jnp.full((1, 1, 1, 1), x))
+    for i in range(sampler.steps):
+        carry = sampler.step(carry, i, jnp.full((1, 1, 1, 1), outputs[i]), None)
+    return float(sampler.final(carry).item())
+
+
+@pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction'])
+@pytest.mark.parametrize(
+    ('spacing', 'visited'),
+    [
+        ('leading', [853, 711, 569, 427, 285, 143, 1]),
+        ('linspace', [999, 832, 666, 500, 333, 166, 0]),
+        ('trailing', [999, 856, 713, 570, 428, 285, 142]),
+    ],
+)
+@pytest.mark.parametrize('skip', [0, 1, 3])
+def test_ddim_and_pndm_step_a_stride_of_142(spacing, visited, prediction, skip):
+    outputs, x = np.random.default_rng(skip).normal(size=8), 0.7
+    strength = (7 - skip) / 7 + 1e-9 if skip else 1.0
+    config = SD | {'timestep_spacing': spacing, 'prediction_type': prediction}
+
+    expected = x
+    for output, t in zip(outputs, visited[skip:], strict=False):
+        expected = ddim_step(expected, output, prediction, t, t - 142)
+    ddim = sampler_from_diffusers(with_sampler(config, 'ddim'), 7, strength=strength)
+    np.testing.assert_array_equal(ddim.timesteps, visited[skip:])
+    np.testing.assert_allclose(run(ddim, x, outputs), expected, rtol=1e-4, atol=1e-4)
+
+    calls = [visited[0], *visited[1:2], *visited[1:]][skip:]
+    states, past = [x], []
+    for i, (output, t) in enumerate(zip(outputs, calls, strict=False)):
+        if i == 1:  # the first step again, with the mean of both answers
+            states.append(ddim_step(x, (output + past[0]) / 2, prediction, t + 142, t))
+            continue
+        past = [output, *past]
+        recipe = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12]}.get(len(past), [55 / 24, -59 / 24, 37 / 24, -9 / 24])
+        mean = sum(weight * part for weight, part in zip(recipe, past, strict=False))
+        states.append(ddim_step(states[-1], mean, prediction, t, t - 142))
+    pndm = sampler_from_diffusers(config, 7, strength=strength)
+    np.testing.assert_array_equal(pndm.timesteps, calls)
+    np.testing.assert_allclose(run(pndm, x, outputs), states[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('spacing', 'last'), [('leading', 0), ('trailing', 99)])
+def test_ddpm_draws_noise_at_the_end_unless_at_timestep_0(spacing, last):
+    config = {'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large', 'timestep_spacing': spacing}
+    sampler = sampler_from_diffusers(config, 10)
+    assert sampler.timesteps[-1] == last
+    left = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[last]
+    np.testing.assert_allclose(sampler.tables['on_noise'][-1], (1 - left) ** 0.5 if last else 0)
 
 
 def test_options_go_to_the_sampler():

@@ -3,7 +3,8 @@
     pip install -e .[parity] && cd tests && python -m golden.make_golden --out golden
 
 Deterministic on a CPU; a second run writes the same arrays but for the last digits of other processors and library versions.
-Only JSON files and arrays are written, no weights. Refuses answers that could not tell a right network from a wrong one.
+`--only chains` leaves out the networks. Only JSON files and arrays are written, no weights. Refuses answers that could not
+tell a right network from a wrong one.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from diffusers import (
     UNet2DConditionModel,
     VersatileDiffusionImageVariationPipeline,
 )
+from golden.chains import GOLDEN_CHAINS, theirs
 from golden.filling import GOLDEN, fill
 from golden.settings import PUBLISHED, STABLE_DIFFUSION, TEXT, TEXTS, UNETS, VAE, VAES, VISIONS
 from PIL import Image
@@ -241,12 +243,23 @@ def pipelines() -> Iterable[tuple[str, tuple[Any, Callable[[Any], Arrays]]]]:
     yield 'img2img_ddim', image_to_image(DDIMScheduler(**plain, **PUBLISHED))
 
 
+def write_chains(file: Path) -> None:
+    """The last state of every chain in `GOLDEN_CHAINS`, a line each."""
+    lines = [f'{json.dumps(chain.name)}: [{", ".join(f"{x:.7g}" for x in theirs(chain).flat)}]' for chain in GOLDEN_CHAINS]
+    file.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=GOLDEN, help='where to write; default: beside this script')
-    out = parser.parse_args().out
+    parser.add_argument('--only', choices=['chains'], help='what to make; default: everything')
+    options = parser.parse_args()
+    out = options.out
     torch.set_num_threads(1)
+    write_chains(out / 'scheduler_chains.json')
+    if options.only:
+        return
     with tempfile.TemporaryDirectory() as scratch:
         for case, network, record in networks():
             made = Path(scratch) / case

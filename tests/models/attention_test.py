@@ -46,6 +46,14 @@ def test_one_key_gets_all_the_weight(causal):
     assert attend(q.astype(jnp.bfloat16), k, v).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize('run', [lambda f: f, jax.jit])
+def test_float16_on_cpus(run):
+    q, k, v = draw(dtype=jnp.float16)
+    out = run(attend)(q, k, v)
+    assert out.dtype == jnp.float16
+    np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q, k, v), atol=2e-3)
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8. Holds what was asked of it outside of trials."""
@@ -88,6 +96,26 @@ def test_gpus_before_ampere_take_xla(gpu, monkeypatch):
     monkeypatch.setattr(attention, '_compute_capability', lambda: (7, 5))
     attend(*draw(dtype=jnp.float16))
     assert gpu[-1] == ('xla', False)
+
+
+@pytest.mark.parametrize('capability', ['gfx90a', None])
+def test_gpus_of_other_makers_take_xla(gpu, monkeypatch, capability):
+    monkeypatch.undo()
+    device = type('Device', (), {'compute_capability': capability} if capability else {})()
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    assert attention._compute_capability() == ()
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, 'dot_product_attention', lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal)
+    )  # one that refuses nothing
+    shape = (2, 5, 3, 8)
+    assert attention._implementation(shape, shape, jnp.dtype('float16'), False, 'gpu') == 'xla'
+
+
+def test_the_capability_of_a_gpu_is_read(monkeypatch):
+    device = type('Device', (), {'compute_capability': '9.0'})()
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    assert attention._compute_capability() == (9, 0)
 
 
 def test_without_cudnn_xla_is_taken(monkeypatch):

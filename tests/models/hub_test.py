@@ -1,4 +1,7 @@
+import ast
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import huggingface_hub
@@ -76,7 +79,6 @@ def test_only_what_variation_needs_is_fetched(hub):
     assert resolve('owner/model', revision='abc') == hub.folder
     assert hub.asked == [{'name': 'owner/model', 'revision': 'abc'}] * 2
     assert hub.here() == [
-        'feature_extractor/merges.txt',
         'feature_extractor/preprocessor_config.json',
         'image_encoder/config.json',
         f'image_encoder/{WEIGHTS}',
@@ -104,7 +106,7 @@ def test_all_components_of_an_unknown_pipeline_are_fetched(hub):
 
 @pytest.mark.parametrize('index', [{}, {'model_index.json': '{"_class_name": "DDPMPipeline", "unet": ["a", "b"]}'}])
 def test_models_that_lie_at_the_top(hub, index):
-    top = {'config.json': '{}', WEIGHTS: '', 'scheduler_config.json': '{}', 'vocab.txt': '', 'big.safetensors': ''}
+    top = {'config.json': '{}', WEIGHTS: '', 'scheduler_config.json': '{}', 'big.safetensors': ''}
     hub.files = top | index | repository('other')
     resolve('owner/model')
     assert hub.here() == sorted({*top, *index} - {'big.safetensors'})
@@ -123,22 +125,75 @@ def test_shards_come_with_their_index(hub):
     assert hub.here() == sorted(hub.files)
 
 
+def by_hand(hub, error):
+    """What the command in a message would download of `hub`."""
+    line = next(line for line in str(error.value).splitlines() if line.startswith('python -c '))
+    shell = ['bash', '-c', f'python() {{ printf %s "$2"; }}; {line}']
+    call = ast.parse(subprocess.run(shell, capture_output=True, text=True, check=True).stdout).body[1].value
+    assert ast.unparse(call.func) == 'snapshot_download'
+    options = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    assert ast.literal_eval(call.args[0]) == 'owner/model'
+    assert options.pop('local_dir') == 'FOLDER'
+    hub.revision = options.pop('revision', None)
+    return sorted(filter_repo_objects(hub.files, **options))
+
+
 def test_pickled_models_are_told_how_to_become_safe(hub):
     hub.files = repository('unet', 'vae', weights=('diffusion_pytorch_model.bin',), **{f'vae/{WEIGHTS}': ''})
     with pytest.raises(UserError, match='no safetensors') as error:
         resolve('owner/model', subfolders=['unet', 'vae', 'scheduler'])
-    text = str(error.value)
-    assert 'hf download owner/model --include "*.json" --include "*.txt" --include "unet/*.bin" ' in text
-    assert 'vae/*.bin' not in text
-    assert 'weights_only=True' in text
+    assert by_hand(hub, error) == sorted(set(hub.files) - {'vae/diffusion_pytorch_model.bin'})
+    assert 'vae/*.bin' not in str(error.value)
+    assert 'weights_only=True' in str(error.value)
     assert not any(path.endswith('.bin') for path in hub.here())
 
 
-@pytest.mark.parametrize('index', ['[]', '{"unet": ["a", "b"]}'])
-def test_a_broken_index(hub, index):
+@pytest.mark.parametrize(
+    ('index', 'shown'), [('[]', r'\[\]'), ('{"unet": ["a", "b"]}', 'None'), ('{"_class_name": ["a"]}', r"\['a'\]")]
+)
+def test_a_broken_index(hub, index, shown):
     hub.files = {'model_index.json': index}
-    with pytest.raises(UserError, match=r'model_index\.json: must hold a JSON object with a "_class_name"'):
+    with pytest.raises(UserError, match=rf'model_index\.json: must hold a JSON object with a "_class_name" in text, not {shown}'):
         resolve('owner/model')
+
+
+def crowded():
+    """A repository with gigabytes that are not needed."""
+    copies = [WEIGHTS, 'diffusion_pytorch_model.fp16.safetensors', 'diffusion_pytorch_model.non_ema.safetensors', 'model.bin']
+    return repository('unet', 'vae', 'text_encoder', 'text_unet', 'safety_checker', weights=copies) | {
+        'model_index.json': VARIATION.replace('ImageVariation', ''),
+        'model.ckpt': '',
+        'v1-5-pruned.safetensors': '',
+        'tokenizer/merges.txt': '',
+        'safety_checker/model.safetensors': '',
+    }
+
+
+def test_the_command_downloads_what_we_would(hub, monkeypatch):
+    hub.files = crowded()
+    resolve('owner/model')
+    first = hub.download
+
+    def second_fails(name, **options):
+        if 'unet/*.json' in options['allow_patterns']:
+            raise ConnectionError('gone')
+        return first(name, **options)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', second_fails)
+    with pytest.raises(UserError, match='gone') as error:
+        resolve('owner/model')
+    assert by_hand(hub, error) == hub.here()
+    assert 'tokenizer/merges.txt' in hub.here()
+    assert not re.search('fp16|text_unet|checker|pruned', str(hub.here()))
+
+
+def test_the_command_survives_the_shell(monkeypatch):
+    refusing(monkeypatch, ConnectionError('gone'))
+    hub = type('Files', (), {'files': {}, 'revision': None})()
+    with pytest.raises(UserError) as error:
+        resolve('owner/model', revision='"$HOME`x')
+    by_hand(hub, error)
+    assert hub.revision == '"$HOME`x'
 
 
 def refusing(monkeypatch, error):
@@ -151,28 +206,22 @@ def refusing(monkeypatch, error):
 @pytest.mark.parametrize('error', [LocalEntryNotFoundError('cannot reach'), ConnectionError('no route'), OSError('odd')])
 def test_without_an_answer_from_the_hub(monkeypatch, error):
     refusing(monkeypatch, error)
-    with pytest.raises(UserError, match=r'owner/model: .*no answer came from the hub.*--local-dir') as error:
+    hub = type('Files', (), {'files': crowded(), 'revision': None})()
+    with pytest.raises(UserError, match=r'owner/model: .*no answer came from the hub.*HF_HUB_OFFLINE') as error:
         resolve('owner/model', revision='v2')
-    text = str(error.value)
-    for part in (
-        'hf download owner/model --revision v2 ',
-        '"unet/*.safetensors"',
-        '"image_encoder/*.safetensors"',
-        'HF_HUB_OFFLINE',
-    ):
-        assert part in text
-    with pytest.raises(UserError, match='local-dir') as error:
+    needed = {f'{part}/config.json' for part in ('unet', 'vae', 'text_encoder')} | {'model_index.json', 'tokenizer/merges.txt'}
+    needed |= {f'{part}/{WEIGHTS}' for part in ('unet', 'vae', 'text_encoder')}
+    assert by_hand(hub, error) == sorted(needed)
+    assert hub.revision == 'v2'
+    with pytest.raises(UserError) as error:
         resolve('owner/model', subfolders=['vae', 'scheduler'])
-    text = str(error.value)
-    assert '--include "vae/*.safetensors" --exclude' in text
-    assert 'unet' not in text
-    assert 'scheduler' not in text
+    assert by_hand(hub, error) == ['model_index.json', 'vae/config.json', f'vae/{WEIGHTS}']
 
 
 @pytest.mark.parametrize(
     ('kind', 'words'),
     [
-        (RepositoryNotFoundError, 'does not know it.*--local-dir'),
+        (RepositoryNotFoundError, 'does not know it(.|\n)*local_dir'),
         (GatedRepoError, 'hf auth login'),
         (RevisionNotFoundError, "no revision 'v2'"),
     ],

@@ -156,6 +156,8 @@ def test_bare_networks(variation, saved, tmp_path):
 
 
 def test_dtype_is_what_networks_compute_in(saved):
+    with pytest.raises(UserError, match=r"dtype='foo'.*float32, float16, bfloat16"):
+        from_pretrained(saved, subfolder='vae', dtype='foo')
     vae = from_pretrained(saved, subfolder='vae', dtype=jnp.bfloat16)
     assert vae.encoder.conv_in.dtype == jnp.bfloat16
     assert vae.encoder.conv_in.kernel[...].dtype == jnp.float32
@@ -223,8 +225,40 @@ def test_tensors_that_do_not_fit_are_named_with_their_folder(folder):
     with pytest.raises(UserError, match=words):
         from_pretrained(folder, components=['vae'])
     change_json(folder / 'vae' / 'config.json', odd_field=3)
-    with pytest.raises(UserError, match=r'copy/vae: .*odd_field'):
+    with pytest.raises(UserError, match=r'copy/vae/config.json: .*odd_field'):
         from_pretrained(folder, components=['vae'])
+
+
+def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
+    real = from_pretrained(saved)
+
+    def refuse(*_):
+        raise AssertionError('a tensor was read')
+
+    monkeypatch.setattr('purify.models.folders.Tensors.__getitem__', refuse)
+    with pytest.raises(AssertionError, match='was read'):
+        from_pretrained(saved, subfolder='vae')
+    shapes = from_pretrained(saved, weights=False)
+    assert shapes.parts['scheduler'] == real.parts['scheduler']
+    for name in CLASSES:
+        held, expected = (nnx.state(pipeline.parts[name], nnx.Param) for pipeline in (shapes, real))
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(held))
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), held) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    file = folder / 'vae' / FILES['vae']
+    tensors = load_file(file)
+    save_file(tensors | {'encoder.conv_in.weight': np.zeros((1, 2, 3, 3), np.float32)}, file)
+    with pytest.raises(UserError, match=r'copy/vae: .* 1 of the wrong shape: encoder.conv_in.weight .file \(3, 3, 2, 1\)'):
+        from_pretrained(folder, components=['vae'], weights=False)
+    os.truncate(file, 2000)
+    with pytest.raises(UserError, match='not a readable safetensors'):
+        from_pretrained(folder / 'vae', weights=False)
+
+
+@pytest.mark.parametrize('architectures', ['CLIPTextModel', 3, []])
+def test_odd_architectures_are_refused(folder, architectures):
+    change_json(folder / 'vae' / 'config.json', architectures=architectures, _class_name=..., model_type=['x'])
+    with pytest.raises(UserError, match=r'vae/config.json: describes .no class'):
+        from_pretrained(folder / 'vae')
 
 
 def test_the_hub_is_asked_for_the_parts_that_are_read(monkeypatch, saved):

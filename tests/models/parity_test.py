@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from flax import nnx
+from golden.chains import chains, error, ours, theirs
 from golden.filling import fill
 
 from purify.defenses.variation_models import load_variation_model
@@ -195,3 +196,11 @@ def test_a_pipeline_written_here_makes_the_same_images_there(kind, tmp_path):
 
 def nchw(x):
     return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.mark.parametrize('steps', [1, 10, 20, 50])
+def test_chains_of_every_scheduler_end_where_theirs_do(steps):
+    strengths = (1.0, 0.9, 0.35) if steps > 1 else (1.0,)
+    drawn = np.random.default_rng(steps).permutation(np.array(chains(steps, strengths), object))[: 600 // steps]
+    errors = {chain.name: error(ours(chain), theirs(chain)) for chain in drawn}
+    assert {name: difference for name, difference in errors.items() if not difference < 1e-4} == {}

@@ -14,16 +14,14 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
+from purify.models.folders import FILE, conversion, read_folder
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import (
-    FILE,
     abstract_model,
     cast_parameters,
-    conversion,
     export_tensors,
     load_into,
     load_model,
-    read_folder,
     write_folder,
 )
 
@@ -353,6 +351,28 @@ def test_cast_parameters_spares_norms(zoo):
         "['free']": 'bfloat16',
     }
     np.testing.assert_array_equal(cast['conv']['kernel'], np.asarray(zoo.conv.kernel[...]).astype(jnp.bfloat16))
+
+
+def test_cast_parameters_of_shapes_and_of_numbers_too_large(zoo):
+    params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    cast = cast_parameters(shapes, 'float16')
+    assert cast == jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), cast_parameters(params, 'float16'))
+    large = {'fc': {'kernel': np.full((2, 2), 7e4, np.float32)}}
+    with pytest.raises(UserError, match=r"dtype='float16'.*bfloat16"):
+        cast_parameters(large, 'float16')
+    assert cast_parameters(large, 'bfloat16')['fc']['kernel'].dtype == jnp.bfloat16
+
+
+def test_loaded_networks_are_on_no_device_and_can_be_called(zoo, folder):
+    network = load_model(Zoo, folder)
+    weights = jax.tree.leaves(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat)))
+    assert {type(leaf) for leaf in weights} == {np.ndarray}
+    assert all(leaf.flags.c_contiguous for leaf in weights)
+    x = jnp.ones((1, 6, 6, 2))
+    expected = np.asarray(zoo.conv(x))
+    np.testing.assert_array_equal(network.conv(x), expected)
+    np.testing.assert_allclose(nnx.jit(lambda conv, x: conv(x))(network.conv, x), expected, rtol=1e-6)
 
 
 def test_abstract_models_have_the_shapes_of_real_ones(zoo):

@@ -1,3 +1,4 @@
+import functools
 import json
 from types import SimpleNamespace
 
@@ -12,11 +13,17 @@ from purify import cli
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.models.shapes import random_pipeline
+from purify.models.shapes import SHAPES, abstract_pipeline
 from purify.pipelines import bench
 from purify.train.flops import count_flops
 
 SPEC = f'{ROOT}/configs/bench.py:shapes=tiny'
+LEAST = {  # 'tiny' with one level and one layer of everything, so that it is traced and compiled quickly
+    'unet': {'block_out_channels': [16], 'down_block_types': ['CrossAttnDownBlock2D'], 'up_block_types': ['CrossAttnUpBlock2D']},
+    'vae': {'block_out_channels': [8, 8]},
+    'image_encoder': {'num_hidden_layers': 1},
+    'text_encoder': {'num_hidden_layers': 1},
+}
 SMALL = ['--config.source_px=16', '--config.repeats=2', '--config.dtypes=float32', '--config.batches=2', '--config.guidances=2.0']
 
 
@@ -39,6 +46,12 @@ class Program:
         return None
 
 
+@pytest.fixture(autouse=True)
+def least_shapes(monkeypatch):
+    """Smaller networks under the name of 'tiny'."""
+    monkeypatch.setitem(SHAPES, 'tiny', {name: part | LEAST.get(name, {}) for name, part in SHAPES['tiny'].items()})
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """Programs are neither compiled nor run; what is asked for is written down."""
@@ -53,9 +66,14 @@ def asked(monkeypatch):
     return asked
 
 
+@functools.cache
+def networks():
+    parts = abstract_pipeline('sd_variation', 'tiny').parts
+    return {name: nnx.split(parts[name]) for name in ('unet', 'vae', 'image_encoder')}
+
+
 def unet_flops(batch, tokens):
-    unet = random_pipeline('sd_variation', 'tiny', seed=0).parts['unet']
-    graph, state = nnx.split(unet)
+    graph, state = networks()['unet']
     call = jax.jit(lambda state, *args: nnx.merge(graph, state)(*args))
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, 8, 8, 4), (), (batch, tokens, 32))]
     return count_flops(call.trace(state, *shapes).jaxpr)
@@ -74,7 +92,7 @@ def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
         'kind': 'sd_variation', 'shapes': 'tiny', 'size_px': 16, 'batch': 2, 'devices': 2,
         'dtype': 'float32', 'steps': 1, 'guidance': 2.0,
     }  # fmt: skip
-    assert row['parameters'] == 203_204 + 104_031 + 24_960
+    assert row['parameters'] == sum(array.size for _, state in networks().values() for array in jax.tree.leaves(state)) > 0
     assert 0 < row['images_per_s_min'] <= row['images_per_s'] <= row['images_per_s_max']
     assert row['compile_s'] > 0
     # of the peak of two devices, from the line's own rate
@@ -158,20 +176,71 @@ def test_every_leaf_is_read(asked):
     assert config.seen == set(leaves(dict(config))) - {'name'}
 
 
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Not even weights are drawn."""
+
+    def fail(*_, **__):
+        raise AssertionError('a mistake came to light too late')
+
+    monkeypatch.setattr(bench, 'random_pipeline', fail)
+    monkeypatch.setattr(bench, 'compile_rows', fail)
+
+
+def refused(config, fragments):
+    with pytest.raises(UserError) as error:
+        list(bench.measure_all(config, mesh_of(1)))
+    assert all(fragment in str(error.value) for fragment in fragments), error.value
+
+
 @pytest.mark.parametrize(
     ('flag', 'fragments'),
     [
-        ('--config.batches=8,0', ['--config.batches=[8, 0]', '1 or more']),
-        ('--config.vae_slices=-1', ['--config.vae_slices=[-1]', '0 or more']),
-        ('--config.repeats=0', ['--config.repeats=0', '1 or more']),
-        ('--config.dtypes=float32,float8', ['--config.dtypes=float8', 'bfloat16, float16, float32']),
-        ('--config.sizes_px=15', ['size_px=15', 'multiple of 2']),
+        ('batches=8,0', ['--config.batches=[8, 0]', 'whole numbers, each 1 or more']),
+        ('batches=', ["--config.batches=['']", 'one or more']),
+        ('batches=[]', ['--config.batches=[]', 'one or more']),
+        ('batches=4,x', ["--config.batches=['4,x']", 'whole numbers']),
+        ('steps=0', ['--config.steps=[0]', '1 or more']),
+        ('steps=2.5', ['--config.steps=[2.5]', 'whole numbers']),
+        ('steps=True', ['--config.steps=[True]', 'whole numbers']),
+        ('steps=2,1001', ['steps=1001', 'between 1 and the 1000 timesteps']),
+        ('vae_slices=-1', ['--config.vae_slices=[-1]', '0 or more']),
+        ('repeats=0', ['--config.repeats=0', '1 or more']),
+        ('source_px=0', ['--config.source_px=0', '1 or more']),
+        ('guidances=nan', ["--config.guidances=['nan']", 'finite numbers']),
+        ('guidances=1e400', ['--config.guidances=[inf]', 'finite numbers']),
+        ('guidances=', ["--config.guidances=['']", 'one or more finite numbers']),
+        ('dtypes=float32,float8', ['float8', 'bfloat16, float16, float32']),
+        ('dtypes=', ["--config.dtypes=['']", 'one or more of bfloat16']),
+        ('dtypes=32', ['--config.dtypes=[32]', 'one or more of bfloat16']),
+        ('sizes_px=16,15', ['size_px=15', 'multiple of 2']),
+        ('sampler=heun', ["unknown sampler 'heun'", 'dpmpp_2m']),
     ],
 )
-def test_settings_that_make_no_sense(flag, fragments):
-    with pytest.raises(UserError) as error:
-        list(bench.measure_all(config_of(flag), mesh_of(1)))
-    assert all(fragment in str(error.value) for fragment in fragments), error.value
+def test_settings_that_make_no_sense(flag, fragments, nothing_runs):
+    refused(config_of(f'--config.{flag}'), fragments)
+
+
+def test_a_chain_without_a_step_is_refused(nothing_runs):
+    refused(config_of('--config.steps=4,1', spec=f'{SPEC},kind=sd_img2img'), ['--config.steps=[4, 1]', 'each 2 or more'])
+    assert int(2 * bench.IMAGE_TO_IMAGE['strength']) == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'fragments'),
+    [
+        ({'kind': 'pixel'}, ["unknown kind 'pixel'", 'sd_variation, versatile, sd_img2img']),
+        ({'shapes': 'sd2'}, ["'sd2'", 'sd1, versatile, small, tiny']),
+        ({'batches': 8}, ['--config.batches=8', 'one or more']),
+        ({'repeats': 1.5}, ['--config.repeats=1.5', 'a whole number']),
+    ],
+)
+def test_configs_of_ones_own_with_mistakes(change, fragments, nothing_runs):
+    refused(config_of() | change, fragments)
+
+
+def test_configs_of_other_commands_are_told_apart(nothing_runs):
+    refused({'name': 'quickstart', 'repeats': 1}, ['no source_px, batches', 'dtypes', 'configs/bench.py'])
 
 
 @pytest.mark.parametrize(

@@ -83,3 +83,12 @@ def test_points_of_the_tables_pass_check_as_they_are(place, config, table, which
     settings = load_config(run, flags)
     settings['source']['classes'] = ''  # the images here have ten
     assert not checking.check(settings).problems
+
+
+def test_check_shapes_a_prior_that_the_hub_still_has(place):
+    """Its settings are wrong in a way that only the model itself can tell."""
+    settings = shrink_struppek(load_config(f'{ROOT}/configs/imagenette.py:source=arrays:{place}'))
+    settings['defense']['vary'] |= {'size_px': 13}
+    (problem,) = checking.check(settings).problems
+    assert problem.startswith('purified: ')
+    assert 'size_px=13' in problem

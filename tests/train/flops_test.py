@@ -90,6 +90,47 @@ def test_of_branches_the_most_costly_counts():
     assert counted(lambda i, x: lax.switch(i, branches, x), shaped(dtype=jnp.int32), SQUARE) == 2 * PRODUCT
 
 
+def in_a_scan(body):
+    return lambda x: lax.scan(lambda x, _: (body(x), None), x, None, length=3)[0]
+
+
+def in_a_while_loop(body):
+    return lambda x: lax.while_loop(lambda x: x[0, 0] > 0, body, x)
+
+
+def in_a_cond(body):
+    return lambda x: lax.cond(x[0, 0] > 0, body, lambda x: x, x)
+
+
+def on_four_devices(body):
+    mesh = jax.make_mesh((4,), ('data',), (AxisType.Auto,), devices=jax.devices()[:4])
+    return jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'runs'),
+    [
+        (lambda f: f, 1), (jax.jit, 1), (jax.checkpoint, 1), (in_a_scan, 3), (in_a_while_loop, 1), (in_a_cond, 1),
+        (on_four_devices, 4), (lambda f: on_four_devices(jax.jit(in_a_scan(f))), 12),
+    ],
+)  # fmt: skip
+def test_what_no_output_depends_on_counts_for_nothing(wrap, runs):
+    def body(x):
+        dead = jax.jit(lambda x: (x @ x, x + 1))(x)  # only the sum is asked for
+        return x @ x + dead[1]
+
+    assert counted(wrap(body), SQUARE) == runs * PRODUCT
+
+
+def test_a_dead_product_in_a_scan_is_dropped_with_what_carries_it():
+    def step(carry, _):
+        used, unused = carry
+        return (used @ used, unused @ used), unused @ unused
+
+    assert counted(lambda x: lax.scan(step, (x, x), None, length=5)[0][0], SQUARE) == 5 * PRODUCT
+    assert counted(lambda x: lax.scan(step, (x, x), None, length=5), SQUARE) == 15 * PRODUCT
+
+
 @jax.custom_vjp
 def twice(x):
     return x @ x

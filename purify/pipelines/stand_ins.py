@@ -1,0 +1,27 @@
+"""Priors of the published models' shapes without weights: what `check` shapes where the hub has not been asked."""
+
+from typing import Any
+
+from purify.defenses.priors import PixelPrior
+from purify.defenses.variation_models import VARIATION_MODELS
+from purify.diffusion.schedules import make_schedule
+from purify.models.shapes import abstract_pipeline
+from purify.models.unet2d import UNet2DModel
+from purify.train.state import abstract_network
+
+_SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}
+_PIXEL_PX, _PIXEL_STEPS = 32, 1000  # google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
+
+
+def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
+    """A prior for `model`, one of `VARIATION_MODELS`, with the published networks' shapes in place of their weights.
+
+    Settings are checked against it as against the real one; that the real one's folder is whole, is not. Raises `UserError`
+    for an unknown model.
+    """
+    VARIATION_MODELS[model]
+    if model == 'pixel':
+        graph, weights = abstract_network(lambda rngs: UNet2DModel(block_out_channels=(32, 32, 32, 32), rngs=rngs, dtype=dtype))
+        return PixelPrior(graph, weights, make_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
+    pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)
+    return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
