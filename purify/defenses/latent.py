@@ -83,7 +83,8 @@ class LatentPrior:
         graphs, weights = {}, {}
         for name, network in networks.items():
             graphs[name], params, stats = split_network(network)
-            weights[name] = {'params': cast_parameters(params, dtype), 'stats': stats}
+            upcast = str(jnp.dtype(dtype)) == 'float16' and network.config.get('force_upcast', False)
+            weights[name] = {'params': params if upcast else cast_parameters(params, dtype), 'stats': stats}
         words = parts['text_encoder'].config['vocab_size'] if 'tokenizer' in cls.needs else None
         if words is not None and parts['tokenizer'].size > words:
             raise UserError(

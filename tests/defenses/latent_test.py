@@ -61,6 +61,8 @@ class Networks:
             return jnp.tanh(self.up(z)).astype(jnp.float32)
 
     class Eye(nnx.Module):
+        config: ClassVar = {}
+
         def __init__(self, rngs, dtype):
             self.patch = nnx.Conv(3, 8, (8, 8), strides=8, dtype=dtype, rngs=rngs)
             self.projection = nnx.Linear(8, 8, dtype=dtype, rngs=rngs)
@@ -160,6 +162,14 @@ def test_bfloat16_stays_near():
     error = np.abs(vary(half) - vary(prior))
     assert error.max() > 1e-4
     assert error.mean() < 0.05
+
+
+def test_a_vae_that_overflows_in_float16_keeps_its_float32_weights(monkeypatch):
+    for force, dtype in ((True, 'float32'), (False, 'float16')):
+        monkeypatch.setitem(Networks.VAE.config, 'force_upcast', force)
+        weights = open_prior('sd_variation', 'float16').weights
+        assert weights['vae']['params']['up']['kernel'].dtype == dtype
+        assert weights['unet']['params']['mix']['kernel'].dtype == 'float16'
 
 
 def rule(prior):

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -6,6 +7,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.models.autoencoder_kl import AutoencoderKL
 from purify.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from purify.models.loading import from_pretrained
 from purify.models.unet2d import UNet2DConfig
 from purify.models.unet2d_condition import UNet2DConditionModel
 from purify.models.weights import abstract_model
@@ -83,3 +85,10 @@ def test_dropout_of_attention_in_training_is_passed_over():
     for cls in (CLIPTextModel, CLIPVisionModelWithProjection):
         usual, dropping = (abstract_model(cls, sizes | change).config for change in ({}, {'attention_dropout': 0.1}))
         assert usual == dropping
+
+
+@pytest.mark.parametrize('architectures', ['CLIPTextModel', 3, []])
+def test_odd_architectures_are_refused(tmp_path, architectures):
+    (tmp_path / 'config.json').write_text(json.dumps({'architectures': architectures, 'model_type': ['x']}))
+    with pytest.raises(UserError, match=r'config.json: describes .no class'):
+        from_pretrained(tmp_path)
