@@ -6,7 +6,7 @@
 
 Words: attack=<any of `python -m purify list`>, rate, seed, source, model=versatile|sd_variation|sd_img2img|pixel (who makes
 the variations), prior=<its folder or hub id>|train (a pixel prior, in the run), defense=variations|augmentations|none,
-distill=True|False. The published weights are pickles in part: prior= takes the folder that the error's command made of them.
+distill=True|False. Where published weights are pickles, prior= takes the folder that the error's command makes of them.
 Sweeps: table1, table2, table4, table5, table6 are the paper's; `model` compares the models.
 
 Hardware: a GPU or TPU; not measured yet. The paper (Versatile Diffusion, one A100, just under a second per variation) reports,

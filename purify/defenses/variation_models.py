@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from purify.core.errors import UserError
 from purify.core.registry import Registry
 from purify.defenses.image_to_image import ImageToImage
@@ -81,5 +78,4 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
         raise UserError(f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as high.')
     graph, params, stats = split_network(network)
     schedule = schedule_from_diffusers(read_object((folder / 'scheduler' if sub else folder) / 'scheduler_config.json'))
-    held = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x), {'params': params, 'stats': stats})
-    return PixelPrior(graph, held, schedule, height, network.config['in_channels'])
+    return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels'])

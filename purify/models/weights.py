@@ -6,7 +6,7 @@ Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,15 +241,20 @@ class _OneKey(nnx.RngStream):
         return self.key[...]
 
 
-def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """The network of class `cls` (with `from_config`) with shapes in place of weights; draws and allocates nothing."""
+def abstract(build: Callable[[nnx.Rngs], Any]) -> Any:
+    """The network that `build(rngs)` makes, with shapes in place of weights; draws and allocates nothing."""
 
-    def build() -> Any:
+    def make() -> Any:
         rngs = nnx.Rngs(0)
         rngs.default = _OneKey(0, tag='default')  # pyright: ignore[reportAttributeAccessIssue]
-        return cls.from_config(config, rngs=rngs, dtype=dtype)
+        return build(rngs)
 
-    return nnx.eval_shape(build)
+    return nnx.eval_shape(make)
+
+
+def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) -> Any:
+    """The network of class `cls` (with `from_config`) that a config.json describes, as `abstract` gives it."""
+    return abstract(lambda rngs: cls.from_config(config, rngs=rngs, dtype=dtype))
 
 
 def load_model(cls: Any, folder: str | Path, *, subfolder: str = '', dtype: Any = None, weights: bool = True) -> Any:

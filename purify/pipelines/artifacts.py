@@ -1,5 +1,6 @@
 """Networks on disk: building them from settings, and finding finished ones wherever they lie."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,4 +113,12 @@ def prior_folder(load: str, revision: str) -> tuple[Path, str]:
         files = [path for path in files if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read]
     if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; a prior is a folder in diffusers format.')
-    return folder, fingerprint({str(path.relative_to(folder)): sha256_of(path) for path in files})
+    digests = {str(path.relative_to(folder)): _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    return folder, fingerprint(digests)
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file: gigabytes, which a start would read three times (stages, check, check's prior)."""
+    del size, changed_ns  # a file that changed is another one
+    return sha256_of(path)

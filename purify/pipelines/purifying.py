@@ -68,7 +68,7 @@ def _refuse_broken(split: Split, images: np.ndarray, dtype: str) -> None:
     if len(images):
         ids = ', '.join(str(int(split.ids[image])) for image in images[:8])
         raise UserError(
-            f'the prior gave NaN or infinity for {len(images)} images of a batch (ids {ids}). Computing in {dtype} may overflow: '
+            f'the prior gave NaN for {len(images)} images of a batch (ids {ids}). Computing in {dtype} may overflow: '
             'try defense.dtype=float32; or the weights of the prior are broken.'
         )
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from purify.core.devices import replicated
 from purify.core.randomness import stream_key
+from purify.models.weights import abstract
 
 Params = Any
 Build = Callable[[nnx.Rngs], nnx.Module]
@@ -48,7 +49,7 @@ def split_network(network: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
 
 def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Params]]:
     """Structure and weights {'params', 'stats'} as `ShapeDtypeStruct`s; makes no arrays."""
-    graph, params, stats = split_network(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    graph, params, stats = split_network(abstract(build))
     return graph, {'params': params, 'stats': stats}
 
 
