@@ -9,9 +9,24 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from purify.config.attack_parts import attack, given, set_attack
+from purify.config.defense_parts import (
+    abl,
+    activation_clustering,
+    augmentations,
+    dataelixir,
+    dbd,
+    evaluation,
+    spectral,
+    variations,
+    vary_latents,
+    vary_pixels,
+)
 from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim
 
-__all__ = ['adversarial', 'attack', 'classifier', 'classify', 'distill', 'given', 'network', 'optim', 'set_attack']
+__all__ = [
+    'abl', 'activation_clustering', 'adversarial', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
+    'distill', 'evaluation', 'given', 'network', 'optim', 'set_attack', 'spectral', 'variations', 'vary_latents', 'vary_pixels',
+]  # fmt: skip
 
 STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'
     'flip': {'p': 0.5},
@@ -104,31 +119,6 @@ def wide_prior(*, channels: tuple[int, ...], steps: int, batch: int, lr: float, 
     }
     changes = {'network': network, 'ema_decay': 0.9999, 'augment': {'flip': {'p': 0.5}}}
     return trained_prior(channels=channels, steps=steps, batch=batch, lr=lr, size_px=size_px, **changes)
-
-
-def vary_pixels(*, start: int, steps: int, sampler: str = 'ddim', eta: float = 1.0) -> dict[str, Any]:
-    """Variations by a pixel DDPM: noised to `start` and back in `steps`."""
-    return {'model': 'pixel', 'sampler': sampler, 'eta': eta, 'start': start, 'steps': steps}
-
-
-def vary_latents(model: str, *, steps: int = 50, guidance: float = 7.5, size_px: int = 0, **own: Any) -> dict[str, Any]:
-    """Variations by latent diffusion: `model` is 'sd_variation', 'versatile', or 'sd_img2img' with its `strength` and `caption`.
-
-    The folder's own sampler, and the size its UNet was made for where `size_px` is 0; steps and guidance of Struppek 2023.
-    """
-    return {'model': model, 'sampler': 'own', 'steps': steps, 'guidance': guidance, 'size_px': size_px} | own
-
-
-def variations(vary: dict[str, Any], **changes: Any) -> ConfigDict:
-    """The defence of Struppek 2023: `copies` variations of every image, made as `vary` says."""
-    return ConfigDict(
-        {'name': 'variations', 'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': 'float32'} | changes
-    )
-
-
-def augmentations() -> ConfigDict:
-    """The ablation of Struppek 2023 without a diffusion model: strong augmentations and distillation."""
-    return ConfigDict({'name': 'augmentations'})
 
 
 def run(

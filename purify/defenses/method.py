@@ -1,7 +1,14 @@
 """The vocabulary methods are written in: a method is a short list of steps and one outcome."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+Rows = dict[str, jax.Array]
+Rule = Callable[[Any, Rows], Rows]  # (constants by role, rows [b ...]) -> columns [b ...]; pure, row-wise, traceable
 
 
 @dataclass(frozen=True)
@@ -10,9 +17,12 @@ class Step:
 
     Attributes:
       name: the stage's name, unique in its method.
-      kind: what is done, one of the kinds `purify.pipelines.plan` knows ('purify', 'classifier').
+      kind: what is done (`purify.pipelines.plan.KINDS`): 'classifier' trains one, 'encoder' trains one without labels,
+        'measure' looks at every image and writes numbers, 'decide' draws conclusions from numbers, 'purify' makes images,
+        'rewrite' writes the dataset as it has been decided.
       inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher'.
-      settings: everything that changes the result.
+      settings: everything that changes the result. Of 'measure', 'decide' and 'purify', `name` is the rule's in `MEASURES`,
+        `DECISIONS` or `PURIFIERS` and the rest are the rule's attributes.
     """
 
     name: str
@@ -28,13 +38,17 @@ class Outcome:
     Attributes:
       purified: the step whose folder is a purified dataset.
       classifier: the step whose folder is a classifier without the backdoor.
-      findings: the step whose folder holds findings.npz (ids i64[n], flagged bool[n], and labels i32[n] where the
-        method relabels) and findings.json ({'target_labels': [...]}).
+      benign: the step whose folder is a classifier that the method trained on its way, free of the backdoor too.
+      findings: the step whose table holds `flagged` bool[n], and `labels` i32[n] where the method relabels; its facts hold
+        `target_labels`, a list, where the method looks for them.
+      candidates: the step that measured candidates, from which the report shows how labels change along the rounds.
     """
 
     purified: str | None = None
     classifier: str | None = None
+    benign: str | None = None
     findings: str | None = None
+    candidates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,67 @@ class Method:
 
     steps: tuple[Step, ...] = ()
     outcome: Outcome = field(default_factory=Outcome)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a 'measure' or 'decide' step leaves: columns [n ...] by name, and facts that JSON can hold.
+
+    Every table has the column `ids` i64[n]. Columns that others act on: `keep` bool[n] (in the training set from here on),
+    `labels` i32[n] (trained on), `candidate` i32[n] (which candidate replaces the image; -1: none), `pick` bool[n] (which
+    rows the steps with this table as input 'picked' look at), `flagged` bool[n] (taken for poisoned).
+    """
+
+    columns: dict[str, np.ndarray]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def aligned(self, ids: np.ndarray, name: str, fill: Any) -> np.ndarray:
+        """A column for `ids` [n], `fill` where this table has no such row."""
+        column = self.columns[name]
+        whole = np.full((len(ids), *column.shape[1:]), fill, column.dtype)
+        where = {identity: row for row, identity in enumerate(ids.tolist())}
+        whole[[where[identity] for identity in self.columns['ids'].tolist()]] = column
+        return whole
+
+
+class Measure(Protocol):
+    """Numbers of every image, made on the devices; a 'measure' step's rule."""
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
+
+        `models` by role: 'prior' (`purify.defenses.priors.Prior`), 'classifier' (has `answer(weights, images f32[b h w c] in
+        [0, 1]) -> (logits f32[b k], features f32[b d])`). The constants handed to the rule are their weights, by role. A
+        column `finite` bool[b] says which rows came out as numbers; the stage refuses others and does not keep it.
+        """
+        ...
+
+
+class Purifier(Protocol):
+    """Images for images; a 'purify' step's rule. `copies`: how many of each."""
+
+    @property
+    def copies(self) -> int:
+        """Of every image."""
+        ...
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """As of `Measure`, with 'variation' i32[b] (which copy, or the `candidate` of a picked row) among the rows.
+
+        -> {'image' u8[b h w c], 'finite' bool[b]}.
+        """
+        ...
+
+
+class Decision(Protocol):
+    """Conclusions from tables, on the host, in float64; a 'decide' step's rule."""
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """`ids` i64[n] and given `labels` i32[n] of the poisoned dataset, `tables` by role -> a table of all n ids, in order."""
+        ...
 
 
 class Defense(Protocol):
