@@ -4,7 +4,8 @@
     python -m purify run --config configs/cifar10.py:small,source=arrays:DIR --workdir runs/cifar10_small
     python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR --workdir runs/cifar10_smoke
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke.
+Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke,
+defense=variations|none|dataelixir|activation_clustering|spectral|abl|dbd (`configs/dataelixir.py` says more of the last five).
 TFDS's own code for CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
 that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32
 (35.7 M parameters, from the hub). It has not been measured yet. `small` is 5,000 training images, a ResNet of width 16
@@ -13,7 +14,7 @@ steps, to see that everything runs (two minutes). DIR holds train.npz and test.n
 Measured numbers stand in the README.
 """
 
-from purify.config import attack_parts, parts
+from purify.config import attack_parts, dataelixir, parts
 from purify.config.arguments import parse_words
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
@@ -29,7 +30,10 @@ def get_config(arg=None):
         prior='google/ddpm-cifar10-32',
         small=False,
         smoke=False,
+        defense='variations',
     )
+    if words.defense not in (known := (*dataelixir.METHODS, 'none', 'variations')):
+        raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
     if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
         raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
     config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024, batch_per_device=1024)
@@ -45,13 +49,10 @@ def get_config(arg=None):
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
     _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    config.defense = parts.variations(parts.vary_pixels(start=300, steps=50), dtype='bfloat16')
-    if words.prior == 'train':
-        wide = {'channels': (128, 256, 256, 256), 'attention_levels': 1}
-        config.prior = parts.wide_prior(**wide, steps=100_000, batch=128, lr=2e-4, size_px=32)
-    else:
-        config.prior = parts.loaded_prior(words.prior)
-    return config
+    wide = {'channels': (128, 256, 256, 256), 'attention_levels': 1, 'steps': 100_000, 'batch': 128, 'lr': 2e-4, 'size_px': 32}
+    prior = parts.wide_prior(**wide) if words.prior == 'train' else parts.loaded_prior(words.prior)
+    vary, dbd = parts.vary_pixels(start=300, steps=50), {'encoder_epochs': 1000}
+    return _defended(config, words, vary, prior, dtype='bfloat16', dbd=dbd, semi_steps=194_560)
 
 
 def _attack(config, words):
@@ -68,11 +69,26 @@ def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, ste
     config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
     _attack(config, words)
     config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    config.defense = parts.variations(parts.vary_pixels(start=start, steps=steps))
     flips = {'flip': {'p': 0.5}}
-    config.prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32, augment=flips)
+    prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32, augment=flips)
     config.run = parts.run(inference_batch=128, save_every=200)
     config.shard_size = 250
+    vary, dbd = parts.vary_pixels(start=start, steps=steps), {'encoder_epochs': 6 * epochs, 'batch': 128, 'lr': 0.1}
+    return _defended(config, words, vary, prior, dtype='float32', dbd=dbd, semi_steps=50 * epochs)
+
+
+def _defended(config, words, vary, prior, *, dtype, dbd, semi_steps):
+    """The defence; the prior goes with those that have a use for it, and `config.student` is theirs already if it distils."""
+    if words.defense == 'none':
+        del config.student
+        return config
+    if words.defense == 'variations':
+        config.defense, config.prior = parts.variations(vary, dtype=dtype), prior
+        config.evaluation = parts.evaluation()
+        return config
+    dataelixir.defend(config, words.defense, chain={'dtype': dtype}, dbd=dbd, semi_steps=semi_steps)
+    if words.defense == 'dataelixir':
+        config.prior = prior
     return config
 
 

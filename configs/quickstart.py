@@ -3,8 +3,9 @@
     python -m purify run --config configs/quickstart.py --workdir runs/quickstart
     python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 --workdir runs/blended
 
-Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none, distill=True|False, rate, seed,
-source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then say how its images are brought to size;
+Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none or one of the dataset cleaners dataelixir|
+activation_clustering|spectral|abl|dbd (`configs/dataelixir.py` says more of them), distill=True|False (of the first two), rate,
+seed, source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then say how its images are brought to size;
 a prior is trained on training images kept apart).
 
 800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a 3-stage ResNet of
@@ -17,7 +18,7 @@ ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels h
 more). Three variations instead of one: they carry the student's ACC.
 """
 
-from purify.config import attack_parts, parts
+from purify.config import attack_parts, dataelixir, parts
 from purify.config.arguments import parse_words
 
 
@@ -25,8 +26,8 @@ def get_config(arg=None):
     words = parse_words(
         arg, attack='patch', defense='variations', distill=True, rate='usual', seed=0, source='digits', size_px=32, channels=3
     )
-    if words.defense not in ('variations', 'augmentations', 'none'):
-        raise ValueError(f'defense={words.defense!r}: choose from augmentations, none, variations.')
+    if words.defense not in (known := (*dataelixir.METHODS, 'augmentations', 'none', 'variations')):
+        raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
     config = parts.run_config('quickstart', words.seed, shard_size=100, save_every=100)
     if words.source == 'digits':
         config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
@@ -36,10 +37,15 @@ def get_config(arg=None):
         config.source = parts.source(words.source, size_px=words.size_px, channels=words.channels, **apart)
         prior = parts.trained_prior(channels=(32, 64, 96), steps=2000, batch=64, lr=1e-3, size_px=words.size_px)
     shift = {'pad_crop': {'pad_px': 1}}
-    config.teacher = small_classifier(shift, parts.classify(), epochs=30)
+    config.teacher = parts.small_classifier(shift, parts.classify(), epochs=30)
     stronger = attack_parts.ON_DIGITS if words.source == 'digits' else attack_parts.ON_SMALL
     parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
     if words.defense == 'none':
+        return config
+    if words.defense in dataelixir.METHODS:
+        dataelixir.defend(config, words.defense, dbd=dataelixir.SMALL_DBD, semi_steps=1500)
+        if words.defense == 'dataelixir':
+            config.prior = prior
         return config
     if words.defense == 'augmentations':  # the strong ones of the paper, but no flip: digits have a right way round
         shift |= {name: value for name, value in parts.STRONG_AUGMENTATIONS.items() if name != 'flip'}
@@ -47,14 +53,10 @@ def get_config(arg=None):
     else:
         config.defense = parts.variations(parts.vary_pixels(start=300, steps=20), copies=3, colour_transfer=False)
         config.prior = prior
+        config.evaluation = parts.evaluation()
     objective = parts.distill(alpha=0.5, tau=1.0) if words.distill else parts.classify()
-    config.student = small_classifier(shift, objective, epochs=30 if words.defense == 'augmentations' else 15)
+    config.student = parts.small_classifier(shift, objective, epochs=30 if words.defense == 'augmentations' else 15)
     return config
-
-
-def small_classifier(augment, objective, epochs):
-    network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group')
-    return parts.classifier(network, parts.optim('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment, objective=objective)
 
 
 def sweep_attack():

@@ -1,4 +1,4 @@
-"""The command line: `python -m purify run|check|list|report|gallery|bench`. Flags, host start-up, dispatch; nothing else."""
+"""The command line: `python -m purify run|check|list|report|gallery|bench|convert`: flags, host start-up, dispatch, no more."""
 
 import argparse
 import contextlib
@@ -18,8 +18,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         'purify', description='Train on data that may be poisoned, and come out clean.', allow_abbrev=False
     )
-    commands_ = ['run', 'check', 'list', 'report', 'gallery', 'bench']
-    parser.add_argument('command', choices=commands_, help='bench is followed by what it measures: bench variations')
+    commands_ = ['run', 'check', 'list', 'report', 'gallery', 'bench', 'convert']
+    what = 'bench variations: what it measures; convert improved_ddpm FILE FOLDER: a published prior into a folder for prior.load'
+    parser.add_argument('command', choices=commands_, help=what)
     parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
     parser.add_argument('--workdir', type=Path, help="the run's folder (run, report, gallery, bench)")
     parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
@@ -36,8 +37,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
-    subject = next((item for item in overrides if args.command == 'bench' and item[:1] != '-'), None)
-    if subject is not None:
+    wanted = {'bench': 1, 'convert': 3}.get(args.command, 0)
+    subjects = [item for item in overrides if item[:1] != '-'][:wanted]
+    for subject in subjects:
         overrides.remove(subject)
     _refuse_unknown(args, overrides)
     elsewhere = {'sweep': 'list gallery', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
@@ -49,6 +51,10 @@ def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     from purify.config.load import load_config
     from purify.pipelines import commands
 
+    if args.command == 'convert':
+        if len(subjects) != 3 or overrides or args.config or args.workdir:
+            raise UserError('say what is to be converted, and where to: python -m purify convert improved_ddpm FILE.pt FOLDER')
+        return commands.convert(subjects[0], Path(subjects[1]), Path(subjects[2]))
     if args.command == 'report':
         return commands.report(_required(args.workdir, '--workdir'))
     if args.command == 'list' and not (args.config or args.sweep or args.seeds):
@@ -56,7 +62,7 @@ def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.command == 'list' and (args.sweep or args.seeds):
         return commands.list_points(_required(args.config, '--config'), args.sweep, args.seeds, overrides)
     if args.command == 'bench':
-        return commands.bench(subject, args.config or 'configs/bench.py', overrides, args.workdir)
+        return commands.bench(next(iter(subjects), None), args.config or 'configs/bench.py', overrides, args.workdir)
     if args.command == 'gallery':
         workdir = _required(args.workdir, '--workdir')
         return commands.gallery(_required(args.config, '--config'), overrides, workdir, args.store, args.sweep)

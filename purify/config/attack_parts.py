@@ -21,6 +21,8 @@ _PATCH = {
 }
 _BLENDED = {'pattern': 'noise', 'ratio': 0.1, 'path': '', 'additive': False}
 _BLOCKS = _PATCH | {'pattern': 'blocks', 'size_px': 4}
+_SECOND = {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')}  # Zhou et al. 2024, several targets:
+_THIRD = {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')}  # distinct colours, equal shares
 _LOW_FREQUENCY = {'amplitude': 0.2, 'cutoff': 6, 'stretch': False, 'load': ''}
 OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'none': {},
@@ -28,13 +30,8 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'patch': _PATCH | {'colours': ('white', 'black')},
     'white_patch': _PATCH | {'pattern': 'solid'},
     'dataelixir_patch': _BLOCKS,
-    'three_patches': _BLOCKS
-    | {
-        'more': {  # Zhou et al. 2024, several targets: distinct colours, equal shares
-            'second': {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')},
-            'third': {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')},
-        }
-    },
+    'two_patches': _BLOCKS | {'more': {'second': _SECOND}},
+    'three_patches': _BLOCKS | {'more': {'second': _SECOND, 'third': _THIRD}},
     'dbd_patch': _PATCH
     | {'pattern': 'blocks', 'size_px': 2, 'colours': ('#b4f970', '#9b327e', '#ea5244', '#bbc9db')}
     | {'corner': 'top_left', 'margin_px': 4},
@@ -54,8 +51,9 @@ OWN: dict[str, dict[str, Any]] = {  # attack -> its own settings
     'input_aware': {'load': ''},
     'lira': {'epsilon': 0.05, 'load': ''},
 }
-ALIASES = {'fitted_low_frequency': 'low_frequency', 'three_patches': 'dataelixir_patch'}  # same attack, other parts
-NAMED_PATCHES = ('white_patch', 'dataelixir_patch', 'three_patches', 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
+SEVERAL = ('two_patches', 'three_patches')
+ALIASES = {'fitted_low_frequency': 'low_frequency'} | dict.fromkeys(SEVERAL, 'dataelixir_patch')  # same attack, other parts
+NAMED_PATCHES = ('white_patch', 'dataelixir_patch', *SEVERAL, 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
 FITS: dict[str, dict[str, Any]] = {  # attacks whose trigger is fitted -> how
     'sample_specific': {'steps': 400, 'objective': {'image': 1.0, 'shift_px': 0}},
     'input_aware': {

@@ -30,22 +30,27 @@ def augmentations() -> ConfigDict:
     return ConfigDict({'name': 'augmentations'})
 
 
-def dataelixir(*, exact: bool = False, released: bool = False, **changes: Any) -> ConfigDict:
+def dataelixir(*, exact: bool = False, released: bool = False, start: int = 150, window: int = 10, **changes: Any) -> ConfigDict:
     """DataElixir (Zhou 2024).
 
-    `exact` takes every step of the chain, as published; else a tenth of them. `released` also reads the paper's open points as
-    the released code does. Numbers are the paper's: T = 150, n = 5, m = 10, tau = .1 n m, rank .8; the second stage of the benign
-    model trains for shares of the student's epochs and learning rate.
+    `exact` takes every step of the chain from `start`, as published, and keeps all of the last `window`; else a tenth of
+    them. `released` reads the paper's open points as the released code does. Numbers are the paper's: T = 150, n = 5, m = 10,
+    tau = .1 n m, rank .8; the second stage of the benign model trains for shares of the student's epochs and learning rate.
     """
     fast = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 15, 'kept': 5, 'forward': 'matched'}
-    every = {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}, 'steps': 150, 'kept': 10}
+    every = {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}, 'steps': start, 'kept': window}
     chain = every | {'forward': 'released'} if exact else fast
-    readings = {'benign': 'given', 'count_raw': False, 'choice': 'all', 'targets': {'name': 'significant'}}
+    readings = {
+        'benign': 'given',
+        'count_raw': False,
+        'choice': 'all',
+        'targets': {'name': 'significant', 'score': 1.0, 'level': 1e-3},
+    }
     if released:
         published = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
         readings = {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'targets': published}
     return ConfigDict(
-        {'name': 'dataelixir', 'rounds': 5, 'start': 150, 'window': 10}
+        {'name': 'dataelixir', 'rounds': 5, 'start': start, 'window': window}
         | chain
         | {'state': 'x_t', 'tau': 0.1, 'rank': 0.8, 'labels': 'benign', 'dtype': 'float32'}
         | readings
@@ -66,30 +71,42 @@ def spectral(**changes: Any) -> ConfigDict:
     return ConfigDict({'name': 'spectral', 'remove': 0.15} | changes)
 
 
-def abl(*, isolate_epochs: float, finetune_epochs: float, unlearn_epochs: float, **changes: Any) -> ConfigDict:
-    """Anti-backdoor learning (Li 2021): isolate the samples learned first, train on the others, unlearn the isolated."""
+def abl(*, isolate_epochs: float, finetune_epochs: float, unlearn_epochs: float, lr: float = 0.1, **changes: Any) -> ConfigDict:
+    """Anti-backdoor learning (Li 2021): isolate the samples learned first, train on the others, unlearn the isolated.
+
+    `lr` is the rate of the first two parts; the paper's .1 is SGD's.
+    """
     return ConfigDict(
         {
             'name': 'abl',
-            'isolation': {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': isolate_epochs, 'lr': 0.1},
+            'isolation': {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': isolate_epochs, 'lr': lr},
             'share': 0.01,
-            'finetune': {'epochs': finetune_epochs, 'lr': 0.1},
+            'finetune': {'epochs': finetune_epochs, 'lr': lr},
             'unlearn': {'epochs': unlearn_epochs, 'lr': 5e-4},
         }
         | changes
     )
 
 
-def dbd(*, encoder_epochs: float, head_epochs: float, **changes: Any) -> ConfigDict:
+def dbd(
+    *,
+    encoder_epochs: float,
+    head_epochs: float = 10,
+    batch: int = 512,
+    lr: float = 0.4,
+    views: dict[str, Any] | None = None,
+    **changes: Any,
+) -> ConfigDict:
     """Decoupling (Huang 2022): features without labels, a head on them, then only the half of the labels it believes.
 
-    How long the last part trains is said by `student`.
+    `batch` and `lr` are the encoder's. How long the last part trains is said by `student`.
     """
+    usual = {'crop': (0.2, 1.0), 'flip': 0.5, 'jitter': 0.8, 'strength': 0.4, 'grey': 0.2}
     return ConfigDict(
         {
             'name': 'dbd',
-            'encoder': {'epochs': encoder_epochs, 'batch': 512, 'lr': 0.4, 'temperature': 0.5, 'projection': 128},
-            'views': {'crop': (0.2, 1.0), 'flip': 0.5, 'jitter': 0.8, 'strength': 0.4, 'grey': 0.2},
+            'encoder': {'epochs': encoder_epochs, 'batch': batch, 'lr': lr, 'temperature': 0.5, 'projection': 128},
+            'views': usual | (views or {}),
             'head': {'epochs': head_epochs, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0},
             'credible': 0.5,
             'mixmatch': {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5},

@@ -21,11 +21,12 @@ from purify.config.defense_parts import (
     vary_latents,
     vary_pixels,
 )
-from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim
+from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim, small_classifier
 
 __all__ = [
     'abl', 'activation_clustering', 'adversarial', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
-    'distill', 'evaluation', 'given', 'network', 'optim', 'set_attack', 'spectral', 'variations', 'vary_latents', 'vary_pixels',
+    'distill', 'evaluation', 'given', 'network', 'optim', 'set_attack', 'small_classifier', 'spectral', 'variations',
+    'vary_latents', 'vary_pixels',
 ]  # fmt: skip
 
 STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'

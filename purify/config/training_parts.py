@@ -19,9 +19,10 @@ def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **c
 
 
 def network(name: str, **changes: Any) -> ConfigDict:
-    """A classifier: 'resnet18', ..., 'preact_resnet18', or 'resnet' with its own stages and block."""
+    """A classifier: 'resnet18', ..., 'preact_resnet18', 'resnet' with its own stages and block, or another family's by name."""
     free = {'stages': (1, 1, 1), 'block': 'preact'} if name == 'resnet' else {}
-    return ConfigDict({'name': name, 'width': 64, 'stem': 'small', 'norm': 'batch', 'dtype': 'float32'} | free | changes)
+    family = {'width': 64, 'stem': 'small', 'norm': 'batch'} if 'resnet' in name else {}
+    return ConfigDict({'name': name, 'dtype': 'float32'} | family | free | changes)
 
 
 def classify(label_smoothing: float = 0.0) -> ConfigDict:
@@ -57,3 +58,9 @@ def classifier(
             'load': '',
         }
     )
+
+
+def small_classifier(augment: dict[str, Any], objective: ConfigDict, epochs: float) -> ConfigDict:
+    """A 3-stage ResNet of width 16 with AdamW: the digits' teacher and student, for a CPU."""
+    small = network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group')
+    return classifier(small, optim('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment, objective=objective)

@@ -1,7 +1,39 @@
-"""The defences by name."""
+"""The defences by name, and the rules their steps are made of."""
 
 from purify.core.registry import Registry
+from purify.defenses.abl import AntiBackdoor, LowestLosses
+from purify.defenses.activation_clustering import ActivationClustering
+from purify.defenses.candidates import Candidates, Remake
+from purify.defenses.dataelixir import DataElixir, LabelTransition, LeftOut, TrueLabels
+from purify.defenses.dbd import Credible, Decoupling, Guessed
+from purify.defenses.measures import Features, Predictions
+from purify.defenses.spectral import Spectral
 from purify.defenses.students import Augmentations, NoDefense
 from purify.defenses.variations import Variations
 
-DEFENSES = Registry('defense', none=NoDefense, augmentations=Augmentations, variations=Variations)
+DEFENSES = Registry(
+    'defense',
+    none=NoDefense,
+    augmentations=Augmentations,
+    variations=Variations,
+    dataelixir=DataElixir,
+    abl=AntiBackdoor,
+    activation_clustering=ActivationClustering,
+    spectral=Spectral,
+    dbd=Decoupling,
+)
+
+# The protocols of the three are in `purify.defenses.method`.
+MEASURES = Registry('measure', candidates=Candidates, features=Features, predictions=Predictions)
+DECISIONS = Registry(
+    'decision',
+    label_transition=LabelTransition,
+    left_out=LeftOut,
+    true_labels=TrueLabels,
+    activation_clustering=ActivationClustering,
+    lowest_losses=LowestLosses,
+    spectral=Spectral,
+    credible=Credible,
+    guessed=Guessed,
+)
+PURIFIERS = Registry('purifier', variations=Variations, remade=Remake)

@@ -1,6 +1,6 @@
 """Image variations and knowledge distillation (Struppek 2023, section 3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.data.colour import colour_transfer
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.method import Method, Outcome, Rows, Rule, Step
 from purify.defenses.priors import Prior
 from purify.defenses.students import student_step
 from purify.defenses.variation_models import VARIATION_MODELS, load_variation_model
@@ -47,15 +47,14 @@ class Variations:
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, {'name': 'variations', **asdict(self)})
         return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
 
-    def rule(
-        self, prior: Prior, shape: tuple[int, int, int], seed: int, class_names: Sequence[str]
-    ) -> Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]:
-        """(prior's weights, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
 
         Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
         (seed, id, variation). The prior works in its own size and channels; the colour transfer comes before the way
         back, between two images of different size, as in the paper.
         """
+        prior: Prior = models['prior']
         size_px, _, channels = shape
         if prior.channels == 1 and channels == 3:
             raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
@@ -63,12 +62,12 @@ class Variations:
             raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
         vary = prior.vary(class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
 
-        def purify(weights: Any, rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def purify(weights: Any, rows: Rows) -> Rows:
             key = stream_key(seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])
             x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
-            x = vary(weights, x, rows['label'], keys)
+            x = vary(weights['prior'], x, rows['label'], keys)
             x = x.mean(-1, keepdims=True) if prior.channels > channels else x
             x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
             x = resize_to(x, size_px)

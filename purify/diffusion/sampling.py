@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.diffusion.predictions import split_variance, x0_and_eps
 from purify.diffusion.samplers import Carry, Sampler
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
+STATES = ('x_t', 'x0')
 START = 2**31 - 1  # the stream of the first noise; steps count from 0 and never get there
 
 
@@ -23,26 +25,32 @@ def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def sample(
-    sampler: Sampler, predict: Predict, x: jax.Array, keys: jax.Array, *, record: int = 0
+    sampler: Sampler, predict: Predict, x: jax.Array, keys: jax.Array, *, record: int = 0, state: str = 'x_t'
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Runs the whole chain from x f32[b h w c] (noise, or images noised to `sampler.timesteps[0]`) as one `lax.scan`.
 
     `predict(x, t [b])` is the network. Image b draws its noise at call i from `fold_in(keys[b], i)`; samplers that are not
-    stochastic draw none. Returns f32[b h w c]; with `record` = m also the states after the last m calls f32[m b h w c], oldest
-    first, the last of which is the result. Raises `UserError` when keys and x disagree or the chain is shorter than m.
+    stochastic draw none. Returns f32[b h w c]; with `record` = m also the states of the last m calls f32[m b h w c], oldest
+    first: what the chain is after the call ('x_t'; the last of them is the result), or what the network took the clean image
+    for at it ('x0', clipped as the sampler clips). Raises `UserError` when keys and x disagree, the chain is shorter than m,
+    and for another `state`.
     """
     if keys.shape != x.shape[:1]:
         raise UserError(f'sampling needs one key per image: {x.shape[0]} images, keys of shape {keys.shape}.')
     if not 0 <= record <= sampler.steps:
         raise UserError(f'cannot record {record} states of a chain of {sampler.steps} calls.')
+    if state not in STATES:
+        raise UserError(f'unknown state {state!r} to record. Choose from: {", ".join(STATES)}.')
 
-    def call(state: tuple[Carry, jax.Array], i: jax.Array) -> tuple[tuple[Carry, jax.Array], None]:
-        carry, kept = state
-        output = predict(*sampler.network_input(carry, i))
+    def call(carried: tuple[Carry, jax.Array], i: jax.Array) -> tuple[tuple[Carry, jax.Array], None]:
+        carry, kept = carried
+        x, t = sampler.network_input(carry, i)
+        output = predict(x, t)
         noise = normal_for(keys, i, x.shape[1:]) if sampler.stochastic else None
         carry = sampler.step(carry, i, output, noise)
         if record:  # a ring, so that a long chain holds m states and not all of them
-            kept = jax.lax.dynamic_update_index_in_dim(kept, sampler.final(carry), i % record, 0)
+            now = sampler.final(carry) if state == 'x_t' else _clean_image(sampler, x, i, output)
+            kept = jax.lax.dynamic_update_index_in_dim(kept, now, i % record, 0)
         return (carry, kept), None
 
     start = (sampler.init(x), jnp.zeros((record, *x.shape), jnp.float32))
@@ -53,12 +61,29 @@ def sample(
 
 
 def edit(
-    sampler: Sampler, predict: Predict, images: jax.Array, keys: jax.Array, *, record: int = 0
+    sampler: Sampler,
+    predict: Predict,
+    images: jax.Array,
+    keys: jax.Array,
+    *,
+    level: tuple[float, float] | None = None,
+    record: int = 0,
+    state: str = 'x_t',
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Noises images f32[b h w c] in [-1, 1] to `sampler.timesteps[0]` and denoises them again; returns as `sample` does.
 
     What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir (Zhou et al. 2024) do; build the sampler on
-    `edit_timesteps(start, steps)`. The noise of image b comes from `fold_in(keys[b], START)`.
+    `edit_timesteps(start, steps)`. The noise of image b comes from `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises
+    to another level than the chain starts from, as DataElixir's released code does.
     """
-    noised = sampler.at('alpha', 0) * images + sampler.at('sigma', 0) * start_noise(keys, images.shape[1:])
-    return sample(sampler, predict, noised, keys, record=record)
+    alpha, sigma = level or (sampler.at('alpha', 0), sampler.at('sigma', 0))
+    noised = alpha * images + sigma * start_noise(keys, images.shape[1:])
+    return sample(sampler, predict, noised, keys, record=record, state=state)
+
+
+def _clean_image(sampler: Sampler, x: jax.Array, i: jax.Array, output: jax.Array) -> jax.Array:
+    """x_0 f32[b h w c] that the network's output on x stands for at call i."""
+    output, _ = split_variance(output, x.shape[-1])
+    level = ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')  # PNDM repairs its first step
+    x0, _ = x0_and_eps(sampler.prediction, output, x, *(sampler.at(name, i) for name in level))
+    return x0 if sampler.clip is None else jnp.clip(x0, -sampler.clip, sampler.clip)

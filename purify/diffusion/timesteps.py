@@ -51,6 +51,25 @@ def edit_timesteps(start: int, steps: int) -> np.ndarray:
     return np.floor(np.linspace(start - 1, 0, steps) + 0.5).astype(np.int64)
 
 
+def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarray:
+    """`steps` distinct, descending timesteps i64[steps] below `start`, the last `kept` of them below `window`.
+
+    Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0. So the states that are kept of a
+    short chain come from the same noise levels as those of a long one. start = steps = 150 and window = kept = 10 is every timestep
+    (Zhou et al. 2024). Raises `UserError` for numbers that leave no room for distinct timesteps, or none for the start.
+    """
+    if not 1 <= kept <= window <= start:
+        raise UserError(f'kept={kept}, window={window}, start={start}: choose numbers with 1 <= kept <= window <= start.')
+    least = int(start > window)  # the first call is where the noising ended
+    if not least <= steps - kept <= start - window:
+        raise UserError(
+            f'steps={steps} with kept={kept} leaves {steps - kept} calls for the {start - window} timesteps from window to start: '
+            f'choose steps from {kept + least} to {kept + start - window}.'
+        )
+    parts = [(start - 1, window, steps - kept), (window - 1, 0, kept)]
+    return np.concatenate([np.floor(np.linspace(*part) + 0.5) for part in parts]).astype(np.int64)
+
+
 def check_timesteps(timesteps: np.ndarray, train_steps: int) -> np.ndarray:
     """The same timesteps as an array; raises `UserError` unless they descend strictly within 0 ... train_steps-1."""
     timesteps = np.asarray(timesteps)

@@ -8,6 +8,7 @@ from purify.core.errors import UserError
 
 PEAK = 255  # the range of a pixel value
 SIGMA_PX, WINDOW_PX = 1.5, 11  # of SSIM's Gaussian window
+UNIFORM_PX = 3  # of the uniform window, along each axis
 K1, K2 = 0.01, 0.03
 
 
@@ -54,6 +55,27 @@ def ssim_of(xp: Any, a: Any, b: Any) -> Any:
     return xp.mean(luminance * (2 * covariance + c2) / (variances + c2))
 
 
+def ssim_uniform_of(xp: Any, a: Any, b: Any) -> Any:
+    """SSIM of one pair float[h w c] in 0..255 under a uniform window of 3 along each axis, channels too unless there is one.
+
+    As scikit-image's `structural_similarity(a, b, win_size=3, data_range=255)` of arrays of three axes, or of two: sample
+    covariance, K1 .01, K2 .03, the mean over the windows that lie in the image. It is what DataElixir's released code compares
+    colour images with (Zhou 2024, eq. 5). `xp` is numpy or jax.numpy (jit, vmap). Raises `UserError` where no window fits.
+    """
+    a, b = (a[..., 0], b[..., 0]) if a.shape[-1] == 1 else (a, b)
+    if min(a.shape) < UNIFORM_PX:
+        raise UserError(f'no window of {UNIFORM_PX} along each axis fits into images of {list(a.shape)}. Give larger images.')
+    count = UNIFORM_PX**a.ndim
+    a, b = a - PEAK / 2, b - PEAK / 2  # moments about the middle lose fewer digits in float32
+    mean_a, mean_b = _box(a) / count, _box(b) / count
+    variances = (_box(a * a + b * b) - count * (mean_a * mean_a + mean_b * mean_b)) / (count - 1)
+    covariance = (_box(a * b) - count * mean_a * mean_b) / (count - 1)
+    mean_a, mean_b = mean_a + PEAK / 2, mean_b + PEAK / 2
+    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
+    return xp.mean(luminance * (2 * covariance + c2) / (variances + c2))
+
+
 def gaussian_window(limit_px: int) -> list[float]:
     """Weights of SSIM's window along one axis, of the largest odd length up to `limit_px`; their sum is 1."""
     reach = (limit_px - 1) // 2
@@ -68,6 +90,14 @@ def _blur(image: Any, weights: list[float]) -> Any:
     image = sum(weight * image[i : i + rows] for i, weight in enumerate(weights))
     columns = image.shape[1] - size + 1
     return sum(weight * image[:, i : i + columns] for i, weight in enumerate(weights))
+
+
+def _box(image: Any) -> Any:
+    """Sums over windows of `UNIFORM_PX` along each axis, where they lie inside."""
+    for axis in range(image.ndim):
+        size = image.shape[axis] - UNIFORM_PX + 1
+        image = sum(image[(slice(None),) * axis + (slice(i, i + size),)] for i in range(UNIFORM_PX))
+    return image
 
 
 def _grey_levels(image: np.ndarray) -> np.ndarray:

@@ -1,12 +1,10 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385; pre-activation: He et al. 2016, arXiv:1603.05027).
 
 Layer for layer those of torchvision (bottlenecks stride at their 3x3 convolution) and, for 'preact', that of
-BackdoorBench, which has no norm after the last block. One detail differs from PyTorch: the running variance is the
-biased one (divided by n, not n - 1).
+BackdoorBench, which has no norm after the last block.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,51 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.core.registry import Registry
+from purify.models.classifier import NORMS, ClassifierNetwork, Conv, Norm, symmetric
 
 STEMS = ('small', 'imagenet')
-GROUPS = 8  # of channels, per image, with norm='group'
 
-_conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _head_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
-
-
-class Norm(nnx.Module):
-    """Batch norm over the global batch (momentum .9, epsilon 1e-5), or group norm; computed and kept in f32."""
-
-    def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
-        if kind == 'batch':
-            self.layer = nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
-        else:
-            groups = math.gcd(GROUPS, channels)
-            self.layer = nnx.GroupNorm(channels, groups, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w c]` -> the same shape and type; `train` uses and records the statistics of the batch."""
-        layer = self.layer
-        normed = layer(x, use_running_average=not train) if isinstance(layer, nnx.BatchNorm) else layer(x)
-        return normed.astype(x.dtype)
-
-
-class Conv(nnx.Conv):
-    """A square convolution without bias, padded by the same (size - 1) // 2 on all sides, as PyTorch does.
-
-    'SAME' would pad strided convolutions on the right and below only.
-    """
-
-    def __init__(self, inputs: int, outputs: int, size: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        pad = (size - 1) // 2
-        super().__init__(
-            inputs,
-            outputs,
-            (size, size),
-            strides=(stride, stride),
-            padding=((pad, pad), (pad, pad)),
-            use_bias=False,
-            kernel_init=_conv_init,
-            dtype=dtype,
-            rngs=rngs,
-        )
 
 
 class PostBlock(nnx.Module):
@@ -114,12 +72,11 @@ BLOCKS = {
 }
 
 
-class ResNet(nnx.Module):
+class ResNet(ClassifierNetwork):
     """A residual network for images of any size.
 
     `stages` holds the number of blocks per stage; each stage after the first halves the image and doubles `width`.
-    `channels` are those of the image. Stem 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool.
-    `mean` and `std` normalise the input, one number for all channels or one each. `dtype` is what convolutions compute
+    Stem 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool. `dtype` is what convolutions compute
     in; parameters, norms, pooling and the logits stay f32. Raises `UserError` for settings it does not know.
     """
 
@@ -138,25 +95,17 @@ class ResNet(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, ('batch', 'group'))):
+        for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, NORMS)):
             if word not in words:
                 raise UserError(f'unknown {name} {word!r} of a ResNet. Choose from: {", ".join(sorted(words))}.')
-        if not stages or min(*stages, num_classes, channels, width) < 1:
-            raise UserError(
-                f'a ResNet with stages={stages}, num_classes={num_classes}, channels={channels}, width={width} has no '
-                'layers to build. Set each to 1 or more.'
-            )
-        if {len(mean), len(std)} - {1, channels} or min(std) <= 0:
-            raise UserError(
-                f'mean={mean} and std={std} must hold one number, or one for each of the {channels} channels, and std '
-                'numbers above 0.'
-            )
-        self.channels = channels
-        self.mean, self.std = tuple(mean), tuple(std)
+        if not stages or min(stages) < 1:
+            raise UserError(f'a ResNet with stages={stages} has no layers to build. Set each to 1 or more.')
+        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width)
         size, stride = (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
         self.stem_norm = None if block == 'preact' else Norm(width, norm, rngs=rngs)
         self.pools = stem == 'imagenet'
+        self.stages = tuple(stages)
         blocks, outputs = [], width
         for stage, depth in enumerate(stages):
             for number in range(depth):
@@ -164,47 +113,17 @@ class ResNet(nnx.Module):
                 blocks.append(BLOCKS[block](outputs, width * 2**stage, stride, norm, dtype=dtype, rngs=rngs))
                 outputs = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
-        self.head = nnx.Linear(outputs, num_classes, kernel_init=_head_init, bias_init=_head_bias(outputs), rngs=rngs)
+        bias = symmetric(outputs**-0.5)
+        self.head = nnx.Linear(outputs, num_classes, kernel_init=_head_init, bias_init=bias, rngs=rngs)
 
-    def features(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> the pooled output of the last block, `f32[b d]`."""
-        if images.shape[-1] != self.channels:
-            raise UserError(
-                f'images of shape {images.shape} have {images.shape[-1]} channels, the network was built for '
-                f'{self.channels}. Build it with the channels of the dataset.'
-            )
-        x = (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
-        x = self.stem(x)
+    def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """See `ClassifierNetwork`; nothing is dropped."""
+        del key
+        x = self.stem(self.normalise(images))
         if self.stem_norm is not None:
             x = jax.nn.relu(self.stem_norm(x, train))
         if self.pools:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         for block in self.blocks:
             x = block(x, train)
-        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> logits `f32[b classes]`; `train` updates the running statistics."""
-        return self.head(self.features(images, train=train))
-
-
-def _head_bias(features: int) -> nnx.Initializer:
-    """U(-1/sqrt(features), 1/sqrt(features)), as torch.nn.Linear."""
-    bound = features**-0.5
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-NETWORKS = Registry(
-    'network',
-    resnet=ResNet,
-    resnet18=functools.partial(ResNet, stages=(2, 2, 2, 2), block='basic'),
-    resnet34=functools.partial(ResNet, stages=(3, 4, 6, 3), block='basic'),
-    resnet50=functools.partial(ResNet, stages=(3, 4, 6, 3), block='bottleneck'),
-    resnet101=functools.partial(ResNet, stages=(3, 4, 23, 3), block='bottleneck'),
-    resnet152=functools.partial(ResNet, stages=(3, 8, 36, 3), block='bottleneck'),
-    preact_resnet18=functools.partial(ResNet, stages=(2, 2, 2, 2), block='preact'),
-)
+        return x.astype(jnp.float32)

@@ -190,13 +190,7 @@ class UNet(nnx.Module):
         c = self._config
         self._check(sample, class_labels)
         x = 2 * sample - 1 if c.center_input_sample else sample
-        temb = blocks.sinusoid(
-            jnp.broadcast_to(timestep, sample.shape[:1]),
-            c.block_out_channels[0],
-            flip_sin_to_cos=c.flip_sin_to_cos,
-            freq_shift=c.freq_shift,
-        )
-        temb = self.time_embedding(temb)
+        temb = self.time_embedding(self._tell_time(jnp.broadcast_to(timestep, sample.shape[:1])))
         if class_labels is not None:
             temb = temb + self.class_embedding(class_labels)
 
@@ -211,6 +205,11 @@ class UNet(nnx.Module):
         for up in self.up_blocks:
             x = up(x, skips, temb, keys, *context)
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
+
+    def _tell_time(self, timestep: jax.Array) -> jax.Array:
+        """What the time embedding is given of timesteps [b]: f32[b block_out_channels[0]]."""
+        c = self._config
+        return blocks.sinusoid(timestep, c.block_out_channels[0], flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
 
     def _check(self, sample: jax.Array, class_labels: jax.Array | None) -> None:
         c = self._config

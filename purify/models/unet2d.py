@@ -6,15 +6,22 @@ from functools import partial
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from purify.core.errors import UserError
 from purify.models import blocks
 from purify.models.unet import UNet, UNetConfig
 
 
 @dataclass(frozen=True)
 class UNet2DConfig(UNetConfig):
-    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported."""
+    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
+
+    `attention_head_dim` may also hold one value for each level from the finest to the coarsest, for networks whose number of heads
+    is the same at all widths; diffusers' own class refuses such a list. `num_train_timesteps` is read where the embedding of the
+    time is 'learned': a table with one row for each timestep.
+    """
 
     down_block_types: tuple[str, ...] = ('DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D')
     mid_block_type: str | None = 'UNetMidBlock2D'
@@ -22,7 +29,7 @@ class UNet2DConfig(UNetConfig):
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
     downsample_type: str = 'conv'
     upsample_type: str = 'conv'
-    attention_head_dim: int | None = 8
+    attention_head_dim: int | tuple[int, ...] | None = 8
     attn_norm_num_groups: int | None = None
     add_attention: bool = True
     num_train_timesteps: int | None = None
@@ -32,11 +39,23 @@ class UNet2DConfig(UNetConfig):
     UP: ClassVar = {'UpBlock2D': False, 'AttnUpBlock2D': True}
     ALLOWED: ClassVar = {
         **UNetConfig.ALLOWED,
+        'time_embedding_type': ('positional', 'learned'),
         'downsample_type': ('conv',),
         'upsample_type': ('conv',),
         'mid_block_type': ('UNetMidBlock2D',),
     }
-    OPTIONAL_COUNTS: ClassVar = (*UNetConfig.OPTIONAL_COUNTS, 'attention_head_dim', 'attn_norm_num_groups')
+    OPTIONAL_COUNTS: ClassVar = (
+        *UNetConfig.OPTIONAL_COUNTS,
+        'attention_head_dim',
+        'attn_norm_num_groups',
+        'num_train_timesteps',
+    )
+    PER_LEVEL: ClassVar = ('attention_head_dim',)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.time_embedding_type == 'learned' and self.num_train_timesteps is None:
+            raise UserError(f"{self.OWNER}: num_train_timesteps is missing; time_embedding_type = 'learned' has a row for each.")
 
 
 class UNet2DModel(UNet):
@@ -48,20 +67,23 @@ class UNet2DModel(UNet):
 
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = UNet2DConfig(**config)
-        attention = partial(blocks.Attention, head_dim=c.attention_head_dim, eps=c.norm_eps, dtype=dtype, rngs=rngs)
-        in_level = partial(attention, groups=c.norm_num_groups)
+        attention = partial(blocks.Attention, eps=c.norm_eps, dtype=dtype, rngs=rngs)
+        head_dims = c.per_level('attention_head_dim')
+        levels = [partial(attention, head_dim=head_dim, groups=c.norm_num_groups) for head_dim in head_dims]
         # diffusers leaves the norm of this one out with 'scale_shift', unless told how many groups it has
         default = c.norm_num_groups if c.resnet_time_scale_shift == 'default' else None
         groups = default if c.attn_norm_num_groups is None else c.attn_norm_num_groups
-        in_middle = partial(attention, groups=groups, scale_factor=c.mid_block_scale_factor)
+        in_middle = partial(attention, head_dim=head_dims[-1], groups=groups, scale_factor=c.mid_block_scale_factor)
         super().__init__(
             c,
-            down=[in_level if c.DOWN[kind] else None for kind in c.down_block_types],
+            down=[make if c.DOWN[kind] else None for kind, make in zip(c.down_block_types, levels, strict=True)],
             mid=in_middle if c.add_attention else None,
-            up=[in_level if c.UP[kind] else None for kind in c.up_block_types],
+            up=[make if c.UP[kind] else None for kind, make in zip(c.up_block_types, reversed(levels), strict=True)],
             dtype=dtype,
             rngs=rngs,
         )
+        if c.time_embedding_type == 'learned' and c.num_train_timesteps is not None:
+            self.time_proj = nnx.Embed(c.num_train_timesteps, c.block_out_channels[0], rngs=rngs)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'UNet2DModel':
@@ -85,3 +107,13 @@ class UNet2DModel(UNet):
         that are missing or not wanted.
         """
         return self._predict(sample, timestep, class_labels, key)
+
+    def _tell_time(self, timestep: jax.Array) -> jax.Array:
+        if not hasattr(self, 'time_proj'):
+            return super()._tell_time(timestep)
+        if not jnp.issubdtype(timestep.dtype, jnp.integer):
+            raise UserError(
+                "this UNet2DModel has a row for each whole timestep (time_embedding_type = 'learned') and was asked between them; "
+                'choose another sampler or number of steps.'
+            )
+        return self.time_proj(timestep)

@@ -11,11 +11,16 @@ import numpy as np
 from flax import nnx
 
 from purify.core.checkpoint import Checkpoints
+from purify.core.devices import is_lead
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, read_json, sha256_of, write_json
+from purify.core.progress import say
+from purify.core.randomness import stream_key
+from purify.models.foreign import read_foreign
 from purify.models.hub import COMPONENTS, INDEX, read_index, resolve
-from purify.models.resnet import NETWORKS
-from purify.train.state import Build, abstract_network
+from purify.models.networks import NETWORKS
+from purify.models.weights import abstract
+from purify.train.state import Build, abstract_network, split_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
 NETWORK_FILE = 'network.json'
@@ -38,6 +43,12 @@ class Classifier:
     def logits(self, weights: Any, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1] -> logits f32[b k]."""
         return nnx.merge(self.graph, weights['params'], weights['stats'])(images, train=False)
+
+    def answer(self, weights: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images f32[b h w c] in [0, 1] -> (logits f32[b k], the features f32[b d] that the head reads)."""
+        network = nnx.merge(self.graph, weights['params'], weights['stats'])
+        features = network.features(images, train=False)
+        return network.head(features), features
 
     def digest(self) -> str:
         """SHA-256 of the weights."""
@@ -94,6 +105,24 @@ def restore_weights(folder: Path, like: Any) -> Any:
         return jax.tree.map(np.asarray, checkpoints.restore(target)[1])
     finally:
         checkpoints.close()
+
+
+def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
+    """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
+
+    Where such a file's head is for other classes, ours is as in a fresh network of this `seed`.
+    """
+    if start.is_dir():
+        return restore_weights(start, like)
+    network = abstract(build)
+    fit = read_foreign(network, start)
+    _, params, stats = split_network(network)
+    if fit.headless:
+        key = stream_key(seed, 'init')
+        fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
+        params = params | {'head': jax.tree.map(np.asarray, fresh())}
+        say(f'{start}: its head is for other classes, so ours is a fresh one', shown=is_lead())
+    return {'params': params, 'stats': stats}
 
 
 def finished_folder(path: str) -> tuple[Path, str]:

@@ -21,7 +21,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 from purify.core.randomness import stream_rng
-from purify.defenses.registry import DEFENSES
+from purify.defenses.registry import PURIFIERS
 from purify.defenses.variation_models import VARIATION_MODELS
 from purify.models.shapes import abstract_pipeline, random_pipeline
 from purify.train.inference import compile_rows
@@ -154,9 +154,10 @@ def _measure(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Ro
 
     before = _peak_bytes(mesh)
     begun = time.perf_counter()
-    program, flops = compile_rows(rule, weights, place(), mesh)
+    constants = {'prior': weights}
+    program, flops = compile_rows(rule, constants, place(), mesh)
     compile_s = time.perf_counter() - begun
-    seconds = [_seconds(lambda placed: program(weights, placed), place()) for _ in range(1 + repeats)][1:]  # the first warms up
+    seconds = [_seconds(lambda placed: program(constants, placed), place()) for _ in range(1 + repeats)][1:]  # the first warms up
     middle, after = statistics.median(seconds), _peak_bytes(mesh)
     return {
         'compile_s': round(compile_s, 2),
@@ -171,11 +172,11 @@ def _measure(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Ro
 
 
 def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
-    """(weights, rows of 8-bit images) -> what the defence makes of them; raises `UserError` where there is no such chain."""
+    """({'prior': weights}, rows of 8-bit images) -> what the defence makes of them; `UserError` where there is no such chain."""
     vary = {'model': row['kind']} | {name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')}
     vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
     settings = {'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': row['dtype']}
-    return DEFENSES.make('variations', **settings).rule(prior, (row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
+    return PURIFIERS.make('variations', **settings).rule({'prior': prior}, (row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
 
 
 def _seconds(run: Callable[[Any], Any], rows: Any) -> float:

@@ -17,6 +17,7 @@ from purify.train.cost import COST_FILE, Cost, summarize
 DONE = 'DONE'
 SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
 ATTACKERS = ('clean', 'surrogate', 'trigger')  # stages of the attacker, shut as a whole to all that do not ask for them
+CONCLUSIONS = ('evaluate', 'illustrate')  # stages that have seen the truth, shut likewise
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,12 @@ class Chain:
         return False
 
     def _secrets(self, stage: Stage) -> list[Path]:
-        """What this stage did not ask for: the secrets of every `prepare` in the store, and all of its attackers' stages."""
+        """What this stage did not ask for: every `prepare`'s secrets in the store, its attackers' stages, what others concluded."""
         if stage.name == 'prepare':
             return []
         allowed = {self.folder(stage.name), *(self.path(source) for source in stage.inputs.values())}
         secrets = [folder / secret for folder in self.store.glob('prepare-*/') for secret in (*SECRETS, DONE)]
-        secrets += [folder for name in ATTACKERS for folder in self.store.glob(f'{name}-*/')]
+        secrets += [folder for name in (*ATTACKERS, *CONCLUSIONS) for folder in self.store.glob(f'{name}-*/')]
         return [path for path in secrets if not any(given.is_relative_to(path) for given in allowed)]
 
     def _mark_done(self, stage: Stage, cost: Cost) -> None:

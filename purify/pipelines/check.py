@@ -1,32 +1,24 @@
 """The command `check`: shapes every stage without running it, and lists all that is missing, at once."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 
 from purify.attacks.attack import Attack
-from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.writers import WRITERS
 from purify.data.sources import Source, open_source
+from purify.defenses.method import Method
 from purify.defenses.priors import PixelPrior
-from purify.defenses.registry import DEFENSES
+from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import (
-    EMBEDDED,
-    Classifier,
-    classifier_builder,
-    finished_folder,
-    prior_folder,
-    read_classifier,
-)
+from purify.pipelines.artifacts import EMBEDDED, Classifier, prior_folder
 from purify.pipelines.fitting import check_trigger, fitted_settings
+from purify.pipelines.measuring import rule_settings
 from purify.pipelines.plan import make_method, make_stages
 from purify.pipelines.poisoning import (
     Poisoning,
@@ -38,44 +30,13 @@ from purify.pipelines.poisoning import (
     on_the_fly,
     refuse_loader,
 )
+from purify.pipelines.shaping import Findings, Known, Shape, count_numbers, shape_classifier, shape_rule, shape_step, shape_training
 from purify.pipelines.stand_ins import stand_in
-from purify.pipelines.training import make_augmentations, make_noise_schedule, make_task, prior_builder
-from purify.train.loop import make_step
-from purify.train.optim import make_optimizer, total_steps
-from purify.train.state import Build, abstract_network, make_state
-from purify.train.tasks import Denoise, Task
+from purify.pipelines.training import make_noise_schedule, prior_builder
+from purify.train.state import abstract_network
+from purify.train.tasks import Denoise
 
 NOMINAL_IMAGES = 10_000  # stands for the number of training images where the source is not on this machine yet
-
-
-@dataclass
-class Findings:
-    """What `check` found: problems that would stop a run, and notes."""
-
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def attempt(self, what: str, do: Callable[[], Any]) -> Any:
-        """The result of `do`, or None and a problem."""
-        try:
-            return do()
-        except UserError as error:
-            problem = f'{what}: {error}'
-        except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
-            problem = f'{what}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
-        if problem not in self.problems:
-            self.problems.append(problem)
-        return None
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What stages need to know of the data: image side, channels, classes, training images."""
-
-    size_px: int
-    channels: int
-    classes: int
-    images: int
 
 
 def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
@@ -86,17 +47,17 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
     found = Findings()
     found.attempt('stages', lambda: make_stages(config, prior_folder if fetched else _find_prior))
     shape = _source(found, config)
-    _fitting(found, config, shape)
-    teacher = None
+    known = Known(found, config, shape, {})
+    _fitting(known)
     if 'teacher' in config:
-        teacher = _classifier(found, 'teacher', config, shape, None)
-    prior = _prior(found, config, shape, fetched) if 'prior' in config else None
-    method = found.attempt('defense', lambda: make_method(config)) if 'defense' in config else None
-    for step in method.steps if method else ():
-        if step.kind == 'classifier':
-            _classifier(found, step.name, config, shape, teacher)
-        elif prior is not None:
-            found.attempt(step.name, lambda step=step: _purify(step.settings, config, prior, shape))
+        shape_classifier(known, 'teacher', config['teacher'])
+    if 'prior' in config:
+        known = replace(known, prior=_prior(known, fetched))
+    method = found.attempt('defense', lambda: make_method(config)) if 'defense' in config else Method()
+    for step in (method or Method()).steps:
+        shape_step(known, step)
+    if config.get('evaluation', {}).get('residual') and method:
+        found.attempt('evaluation', lambda: _residual(known, method))
     for name in config['run']['writers']:
         found.attempt('run.writers', lambda name=name: WRITERS[name])
     return found
@@ -130,17 +91,19 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
     return shape
 
 
-def _fitting(found: Findings, config: dict[str, Any], shape: Shape) -> None:
+def _fitting(known: Known) -> None:
     """Shapes the attacker's own stages, where there are any."""
+    found, config, shape = known.found, known.config, known.shape
     if config['attack'].get('load'):
         return
-    surrogate = _classifier(found, 'surrogate', config, shape, None) if 'surrogate' in config else None
+    if 'surrogate' in config:
+        shape_classifier(known, 'surrogate', config['surrogate'])
     if 'trigger' not in config:
         return
     settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
+    surrogate = known.networks.get('surrogate')
     model = Classifier(*surrogate, {}) if surrogate else None
-    pixels = shape.size_px, shape.size_px, shape.channels
-    sizes = found.attempt('trigger', lambda: check_trigger(settings, pixels, shape.classes, shape.images, model))
+    sizes = found.attempt('trigger', lambda: check_trigger(settings, shape.pixels, shape.classes, shape.images, model))
     found.notes.extend(f'trigger: {name}, {count:,} parameters' for name, count in (sizes or {}).items())
 
 
@@ -183,46 +146,9 @@ def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int
     return classes, part['train_size'] or train
 
 
-def _classifier(
-    found: Findings, name: str, config: dict[str, Any], shape: Shape, teacher: tuple[Any, Any] | None
-) -> tuple[Any, Any] | None:
-    """Traces a training step; -> (structure, weights as shapes)."""
-    part = config[name]
-    if part['load']:
-        model = found.attempt(name, lambda: read_classifier(finished_folder(part['load'])[0]))
-        return (model.graph, model.weights) if model else None
-
-    build = classifier_builder(part['network'], shape.classes, shape.channels)
-    network = found.attempt(name, lambda: abstract_network(build))
-    if network is None:
-        return None
-    graph, weights = network
-    if part['objective']['name'] != 'distill' or teacher is not None:  # a teacher that is wrong is a problem of its own
-        found.attempt(name, lambda: _step(name, part, make_task(part['objective'], graph, teacher), build, shape, config))
-    found.notes.append(f'{name}: {part["network"]["name"]}, {_count(weights["params"]):,} parameters')
-    return graph, weights
-
-
-def _step(name: str, part: dict[str, Any], task: Task, build: Build, shape: Shape, config: dict[str, Any]) -> None:
-    """Shapes the state, one update and the augmentations of a training stage."""
-    if part['init_from'] and not Path(part['init_from']).expanduser().is_dir():
-        raise UserError(f'{name}.init_from={part["init_from"]}: no such folder.')
-    mesh = devices.global_mesh()
-    if part['batch'] % (mesh.size * part['accumulate']):
-        raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
-    steps = total_steps(part['epochs'], part['steps'], shape.images, part['batch'])
-    optimizer = make_optimizer(steps, **part['optim'])
-    image = {'image': np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8), 'label': 0, 'id': 0}
-    for transform in make_augmentations(part['augment']):
-        image = transform.random_map(image, np.random.default_rng(0))
-    seed = config['seeds']['model']
-    keep = task.ema_decay > 0
-    state = jax.eval_shape(lambda: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh))
-    rows = {key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype) for key, x in image.items()}
-    jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
-
-
-def _prior(found: Findings, config: dict[str, Any], shape: Shape, fetched: bool) -> Any:
+def _prior(known: Known, fetched: bool) -> Any:
+    """The configured prior as shapes, or None and a problem."""
+    found, config, shape = known.found, known.config, known.shape
     part = config['prior']
     if 'load' in part:
         if fetched or _is_local(part['load']):
@@ -239,30 +165,22 @@ def _prior(found: Findings, config: dict[str, Any], shape: Shape, fetched: bool)
         _, build = prior_builder(part['network'], shape.channels)
         graph, weights = abstract_network(build)
         schedule = make_noise_schedule(part['schedule'])
-        _step('prior', part, Denoise(graph, schedule, size, part['ema_decay']), build, shape, config)
-        found.notes.append(f'prior: UNet2DModel, {_count(weights["params"]):,} parameters')
+        shape_training(known, 'prior', part, Denoise(graph, schedule, size, part['ema_decay']), build)
+        found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
         return PixelPrior(graph, weights, schedule, size, shape.channels)
 
     return found.attempt('prior', trace)
 
 
-def _purify(settings: dict[str, Any], config: dict[str, Any], prior: Any, shape: Shape) -> None:
-    """Shapes the program that purifies a batch."""
-    defense = DEFENSES.make(settings['name'], **{key: value for key, value in settings.items() if key != 'name'})
-    names = [str(label) for label in range(shape.classes)]
-    rule = defense.rule(prior, (shape.size_px, shape.size_px, shape.channels), config['seeds']['model'], names)
-    rows = {
-        'image': jax.ShapeDtypeStruct((2, shape.size_px, shape.size_px, shape.channels), jnp.uint8),
-        **{name: jax.ShapeDtypeStruct((2,), jnp.int32) for name in ('id', 'label', 'variation')},
-    }
-    jax.eval_shape(rule, prior.weights, rows)
+def _residual(known: Known, method: Method) -> None:
+    """Shapes what an attacker makes of a triggered test image who purifies it himself."""
+    step = next((step for step in method.steps if step.name == method.outcome.candidates), None)
+    if step is not None:  # else the stages have said so
+        rank, rule = known.config['defense']['rank'], MEASURES.make(step.settings['name'], **rule_settings(step.settings))
+        shape_rule(known, partial(rule.chosen, rank=rank), step.inputs)
 
 
 def _opened(config: dict[str, Any]) -> dict[str, Any]:
     """How the configured defence opens its prior."""
     dtype = config['defense'].get('dtype', 'float32') if 'defense' in config else 'float32'
     return {'dtype': dtype, 'vae_slice': config['run']['vae_slice']}
-
-
-def _count(params: Any) -> int:
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

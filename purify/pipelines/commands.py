@@ -14,12 +14,13 @@ from purify.config.sweeps import multiply, sweep_functions
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, read_json
+from purify.core.progress import say
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources import SOURCES
 from purify.defenses.registry import DEFENSES
 from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.samplers import SAMPLERS
-from purify.models.resnet import NETWORKS
+from purify.models.networks import NETWORKS
 from purify.pipelines import check as checking
 from purify.pipelines import run as running
 from purify.pipelines.chain import Chain
@@ -155,6 +156,15 @@ def bench(subject: str | None, spec: str, overrides: list[str], workdir: Path | 
         here = '' if Path(spec.partition(':')[0]).is_file() else ' Start in the folder that holds configs/, or give --config FILE.'
         raise UserError(f'{error}{here}') from error
     measure(config, workdir)
+    return 0
+
+
+def convert(kind: str, file: Path, folder: Path) -> int:
+    """`convert`: a prior from its authors' own format into a folder that `prior.load` takes."""
+    from purify.pipelines.converting import convert as rewrite
+
+    rewrite(kind, file, folder)
+    say(f'{folder}: written; use it as --config.prior.load={folder}')
     return 0
 
 

@@ -1,61 +1,63 @@
-"""The stage `evaluate`, the only one but `prepare` that opens the truth: classifiers and findings -> numbers."""
+"""The stage `evaluate`, one of few that open the truth: classifiers, findings and purified images -> numbers."""
 
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from purify.attacks.attack import Attack, apply_rows
-from purify.core import devices, preemption
-from purify.core.errors import Preempted
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core import devices
+from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
-from purify.data.loader import Record, Split
 from purify.data.manifest import Manifest
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
-from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
 from purify.pipelines.chain import Work
-from purify.pipelines.poisoning import make_rules, read_attacks
-from purify.train.inference import map_images
+from purify.pipelines.likeness import describe_likeness
+from purify.pipelines.residual import measure_residual
+from purify.pipelines.triggered import Bench
 
-CLASSIFIERS = ('teacher', 'student')
+CLASSIFIERS = ('teacher', 'benign', 'student')
 
 
 def evaluate(work: Work) -> None:
-    """Writes numbers.json: teacher and student (where there is one) on the clean and the triggered test images.
+    """Writes numbers.json: every classifier there is on the clean and the triggered test images, findings, purified images.
 
     With several triggers the test images carry each in turn; ASR and RA are over all of them, and listed one by one.
     """
     manifest = Manifest.read(work.inputs['truth'])
-    test = Split(work.inputs['truth'] / 'test', 'test')
-    attacks = [attack for attack in read_attacks(work.inputs['truth'], manifest) if attack.has_trigger]
-    rules = make_rules(manifest.facts['attack'])
     numbers: dict[str, Any] = dict.fromkeys(CLASSIFIERS)
+    bench = Bench.open(work, manifest)
     present = [name for name in CLASSIFIERS if name in work.inputs]
-    with Bar(work.name, len(present) * (1 + len(attacks)) * len(test), shown=devices.is_lead()) as bar:
+    with Bar(work.name, len(present) * (1 + len(bench.attacks)) * len(bench.test), shown=devices.is_lead()) as bar:
         for name in present:
-            model = read_classifier(work.inputs[name])
-            check_classes(model, test.class_names, test.shape[-1], f'the {name} {work.inputs[name]}')
-            clean = _predict(work, model, test, None, f'{name}-clean', bar)
-            shares: dict[str, Share | None] = {'acc': accuracy(clean, test.labels), 'asr': None, 'ra': None}
-            triggers = []
-            for number, attack in enumerate(attacks):
-                hit = _predict(work, model, test, attack, f'{name}-triggered-{number}', bar)
-                goals = np.array([attack.goal(int(label)) for label in test.labels], np.int32)
-                among = rules.succeeds_on(test.labels, goals)
-                triggers.append({'asr': attack_success(hit, goals, among), 'ra': robust_accuracy(hit, test.labels, among)})
-            if triggers:
-                shares |= {key: pooled([trigger[key] for trigger in triggers]) for key in ('asr', 'ra')}
-            numbers[name] = describe_shares(shares)
-            if len(triggers) > 1:
-                rows = zip(attacks, triggers, strict=True)
-                numbers[name]['triggers'] = [{'target': attack.target} | describe_shares(trigger) for attack, trigger in rows]
+            numbers[name] = _judge(bench, name, bar)
+    if 'prior' in work.inputs and numbers['student'] is not None:
+        numbers['student'] |= measure_residual(bench)
     numbers['detection'] = describe_findings(work.inputs.get('findings'), manifest)
+    numbers['purified'] = describe_likeness(work, manifest)
     if devices.is_lead():
         write_json(work.folder / 'numbers.json', numbers)
+
+
+def _judge(bench: Bench, name: str, bar: Bar) -> dict[str, Any]:
+    """ACC, ASR and RA of one classifier."""
+    model = bench.classifier(name)
+    labels = bench.test.labels
+    clean = bench.predict(model, f'{name}-clean', bar)
+    shares: dict[str, Share | None] = {'acc': accuracy(clean, labels), 'asr': None, 'ra': None}
+    triggers = []
+    for number, attack in enumerate(bench.attacks):
+        hit = bench.predict(model, f'{name}-triggered-{number}', bar, attack)
+        goals, among = bench.aim(attack)
+        triggers.append({'asr': attack_success(hit, goals, among), 'ra': robust_accuracy(hit, labels, among)})
+    if triggers:
+        shares |= {key: pooled([trigger[key] for trigger in triggers]) for key in ('asr', 'ra')}
+    numbers = describe_shares(shares)
+    if len(triggers) > 1:
+        rows = zip(bench.attacks, triggers, strict=True)
+        numbers['triggers'] = [{'target': attack.target} | describe_shares(trigger) for attack, trigger in rows]
+    return numbers
 
 
 def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
@@ -76,49 +78,7 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
         labels = arrays.get('labels', None)
     rates = detection_rates(ids, flagged, manifest.ids[manifest.poisoned])
     found |= {'tpr': rates.tpr.value, 'fpr': rates.fpr.value}
-    found['target_labels'] = read_json(folder / 'findings.json')['target_labels']
+    found['target_labels'] = read_json(folder / 'findings.json').get('target_labels')
     if labels is not None:
         found['label_accuracy'] = label_accuracy(ids, labels, manifest.ids, manifest.true_labels).value
     return found
-
-
-def _predict(work: Work, model: Classifier, test: Split, attack: Attack | None, name: str, bar: Bar) -> np.ndarray:
-    """Predicted classes i32[n] of all test images; every host does its rows and leaves them in a file for the others.
-
-    The trigger is stamped on the device, in the program that classifies.
-    """
-    mesh = devices.local_mesh()
-    share = list(range(jax.process_index(), len(test), jax.process_count()))
-    constants = devices.put_copy({'model': model.weights, 'trigger': attack.shared(test.shape, 'test') if attack else {}}, mesh)
-    rows: list[np.ndarray] = []
-
-    def fetch(position: int) -> Record:
-        record = test[position]
-        drawn = attack.drawn(test.shape, int(record['id']), 'test') if attack else {}
-        return {'image': record['image']} | {f'drawn {key}': value for key, value in drawn.items()}
-
-    def classify(arrays: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        images = batch['image']
-        if attack:
-            drawn = {key.removeprefix('drawn '): value for key, value in batch.items() if key != 'image'}
-            images = apply_rows(attack, images, arrays['trigger'], drawn)
-        return model.predict(arrays['model'], {'image': images})
-
-    batch = work.run['inference_batch']
-    for _, classes in map_images(classify, constants, fetch, share, batch=batch, mesh=mesh, cost=work.cost):
-        rows.append(classes)
-        bar.advance(len(classes) * jax.process_count())
-        if preemption.asked():
-            break
-    if devices.any_host(preemption.asked()):
-        raise Preempted
-    mine = np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32)
-    if jax.process_count() == 1:
-        return mine
-    file = '{}-{}.i32'.format
-    write_bytes(work.folder / file(name, jax.process_index()), mine.tobytes())
-    devices.barrier(f'predictions {name}')
-    every = np.zeros(len(test), np.int32)
-    for host in range(jax.process_count()):
-        every[host :: jax.process_count()] = np.frombuffer((work.folder / file(name, host)).read_bytes(), np.int32)
-    return every

@@ -13,15 +13,36 @@ from purify.core.randomness import stream_seed
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.artifacts import finished_folder, prior_folder
-from purify.pipelines.chain import Input, Stage
+from purify.pipelines.chain import Input, Stage, Work
+from purify.pipelines.deciding import decide
+from purify.pipelines.encoding import train_encoder
 from purify.pipelines.evaluate import evaluate
 from purify.pipelines.fitting import fit_trigger, fitted_settings
+from purify.pipelines.illustrate import illustrate
+from purify.pipelines.measuring import measure
 from purify.pipelines.poisoning import on_the_fly
 from purify.pipelines.prepare import FITTED, prepare, write_clean
 from purify.pipelines.purifying import purify
+from purify.pipelines.rewriting import rewrite
 from purify.pipelines.training import train_classifier, train_prior
 
 Config = dict[str, Any]
+
+KINDS: dict[str, Callable[[Work], None]] = {  # of `purify.defenses.method.Step`: what runs it
+    'classifier': train_classifier,
+    'encoder': train_encoder,
+    'measure': measure,
+    'decide': decide,
+    'purify': purify,
+    'rewrite': rewrite,
+}
+_USES = {  # what of the config, besides a step's own settings, changes its folder
+    'encoder': ('seeds',),
+    'measure': ('seed', 'shard_size'),
+    'decide': (),
+    'purify': ('seed', 'shard_size'),
+    'rewrite': ('shard_size',),
+}
 
 
 def make_method(config: Config) -> Method:
@@ -53,11 +74,11 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
         stages += _classifier(where, 'teacher', config['teacher'], seeds, {'data': where['poisoned']}, config['attack'])
     method = make_method(config) if 'defense' in config else Method()
     if 'prior' in config:
-        stages += _prior(where, config['prior'], seeds, find_prior)
+        stages += _prior(where, config['prior'], config['source'], seeds, find_prior)
     for step in method.steps:
         stages += _step(where, step, config)
     if 'teacher' in config:
-        stages.append(_evaluation(where, method))
+        stages += _conclusions(where, method, config)
     return stages
 
 
@@ -104,6 +125,8 @@ def _start(part: Config) -> dict[str, Input]:
     if not part['init_from']:
         return {}
     folder = Path(part['init_from']).expanduser().absolute()
+    if folder.is_file():
+        return {'init': Input(outside=folder, digest=sha256_of(folder))}
     files = sorted(path for path in folder.rglob('*') if path.is_file())
     return {'init': Input(outside=folder, digest=fingerprint({str(p.relative_to(folder)): p.stat().st_size for p in files}))}
 
@@ -112,7 +135,9 @@ def _training_seeds(seeds: Config) -> Config:
     return {'model': seeds['model'], 'data': seeds['data']}
 
 
-def _prior(where: dict[str, Input], part: Config, seeds: Config, find: Callable[[str, str], tuple[Path, str]]) -> list[Stage]:
+def _prior(
+    where: dict[str, Input], part: Config, source: Config, seeds: Config, find: Callable[[str, str], tuple[Path, str]]
+) -> list[Stage]:
     if 'load' in part:
         folder, digest = find(part['load'], part['revision'])
         where['prior'] = Input(outside=folder, digest=digest)
@@ -120,7 +145,8 @@ def _prior(where: dict[str, Input], part: Config, seeds: Config, find: Callable[
     if part['data'] not in ('reference', 'poisoned'):
         raise UserError(f"prior.data={part['data']!r}: choose 'reference' or 'poisoned'.")
     where['prior'] = Input('prior')
-    settings = part | {'seeds': _training_seeds(seeds)}
+    name = ':'.join(source[key] for key in ('name', 'path') if key in source)  # for its provenance
+    settings = part | {'source': name, 'seeds': _training_seeds(seeds)}
     return [Stage('prior', train_prior, settings, {'data': Input('prepare', part['data'])} | _start(part))]
 
 
@@ -128,22 +154,45 @@ def _step(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
     missing = [source for source in step.inputs.values() if source not in where]
     if missing:
         raise UserError(f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no such part.')
+    if step.kind not in KINDS:
+        raise UserError(f'step {step.name!r}: unknown kind {step.kind!r}. Choose from: {", ".join(sorted(KINDS))}.')
     inputs = {role: where[source] for role, source in step.inputs.items()}
+    seeds = config['seeds']
     if step.kind == 'classifier':
-        return _classifier(where, step.name, step.settings, config['seeds'], inputs)
-    if step.kind != 'purify':
-        raise UserError(f'step {step.name!r}: unknown kind {step.kind!r}.')
+        return _classifier(where, step.name, step.settings, seeds, inputs)
     where[step.name] = Input(step.name)
-    settings = step.settings | {'seed': config['seeds']['model'], 'shard_size': config['shard_size']}
-    return [Stage(step.name, purify, settings, inputs)]
+    offered = {'seed': seeds['model'], 'seeds': _training_seeds(seeds), 'shard_size': config['shard_size']}
+    settings = step.settings | {name: offered[name] for name in _USES[step.kind]}
+    return [Stage(step.name, KINDS[step.kind], settings, inputs)]
 
 
-def _evaluation(where: dict[str, Input], method: Method) -> Stage:
-    inputs = {'truth': Input('prepare', 'truth')}
-    roles = {'student': method.outcome.classifier, 'findings': method.outcome.findings}
-    inputs |= {'teacher': where['teacher']} if 'teacher' in where else {}
-    inputs |= {role: where[name] for role, name in roles.items() if name}
-    return Stage('evaluate', evaluate, {}, inputs)
+def _conclusions(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+    """The stages that open the truth: numbers, and pictures for the report where the method looks at candidates."""
+    outcome, seed = method.outcome, config['seeds']['model']
+    measured = {step.name: step.settings for step in method.steps}.get(outcome.candidates or '')
+    roles = {
+        'benign': outcome.benign,
+        'student': outcome.classifier,
+        'findings': outcome.findings,
+        'purified': outcome.purified,
+    }
+    shown = {'truth': Input('prepare', 'truth'), 'teacher': where['teacher']}
+    shown |= {role: where[name] for role, name in roles.items() if name}
+    settings: Config = dict(config.get('evaluation') or {'features': 'none', 'residual': False})
+    inputs = shown | ({'poisoned': where['poisoned']} if outcome.purified else {})
+    if settings['features'] not in ('student', 'teacher', 'none'):
+        folder, digest = finished_folder(settings['features'])
+        inputs['features'] = Input(outside=folder, digest=digest)
+    if settings['residual']:
+        if measured is None or not outcome.classifier:
+            raise UserError('evaluation.residual: this defence measures no candidates for an attacker to hand in; set it to False.')
+        inputs['prior'] = where['prior']
+        settings |= {'residual_rule': measured, 'residual_rank': config['defense']['rank'], 'seed': seed}
+    stages = [Stage('evaluate', evaluate, settings, inputs)]
+    if outcome.candidates:
+        pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[outcome.candidates]}
+        stages.append(Stage('illustrate', illustrate, {'remake': measured, 'seed': seed}, pictured))
+    return stages
 
 
 def _signature(source: Config, attack: Config) -> str:

@@ -21,7 +21,7 @@ from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import conclude
 
-LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'purified', 'student')
+LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'purified', 'student')
 PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
 
 

@@ -13,6 +13,9 @@ from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.pipelines.chain import Chain
+from purify.pipelines.illustrate import read_illustration
+from purify.pipelines.provenance import describe
+from purify.pipelines.tables import read_table
 from purify.report.page import write_report, write_table
 from purify.report.tables import collect, print_before_after, to_markdown
 
@@ -24,7 +27,9 @@ def conclude(workdir: Path, config: dict[str, Any], chain: Chain, reused: dict[s
     results = gather(config, chain, reused)
     write_json(workdir / 'results.json', results)
     environment = read_json(workdir / 'environment.json')
-    page = write_report(workdir / 'report', results, curves(workdir), samples(chain, config['run']['report_images']), environment)
+    shown = samples(chain, config['run']['report_images'])
+    pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
+    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, pictures)
     print_before_after(results, Console())
     say(f'report: {page}')
 
@@ -53,12 +58,26 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
         'defense': config.get('defense', {'name': 'none'}),
         'classes': facts['class_names'],
         **numbers,
+        'findings': _facts(chain),
+        'prior': _provenance(config, chain),
         'cost': {
             'stages': stages,
             'seconds': sum(stage['seconds'] for stage in stages.values()),
             'device_seconds': sum(stage['device_seconds'] for stage in stages.values()),
         },
     }
+
+
+def _facts(chain: Chain) -> dict[str, Any] | None:
+    """What the method itself says of its verdicts."""
+    found = chain.stages['evaluate'].inputs.get('findings')
+    return read_table(chain.path(found)).facts if found else None
+
+
+def _provenance(config: dict[str, Any], chain: Chain) -> dict[str, str] | None:
+    """What is known of the prior that a stage of the method used."""
+    uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
+    return describe(chain.path(uses[0]), config) if uses else None
 
 
 def curves(workdir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -73,7 +92,8 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
     manifest = Manifest.read(prepared / 'truth')
     given = Split(prepared / 'poisoned', 'train')
     originals = Split(prepared / 'truth' / 'originals', 'train') if manifest.poisoned.any() else None
-    purified = Split(chain.folder('purified'), 'train') if chain.finished('purified') else None
+    source = chain.stages['evaluate'].inputs.get('purified')
+    purified = Split(chain.path(source), 'train') if source else None
     names, found = given.class_names, []
     hit = manifest.ids[manifest.poisoned]
     clean = manifest.ids[~manifest.poisoned]
@@ -86,7 +106,7 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
                     'kind': kind,
                     'original': _image(originals, identity) if originals and kind == 'poisoned' else image,
                     'poisoned': image,
-                    'purified': _image(purified, identity) if purified else None,
+                    'purified': _image(purified, identity) if purified and identity in purified.ids else None,
                     'true_label': names[manifest.true_labels[row]],
                     'given_label': names[manifest.given_labels[row]],
                 }

@@ -11,20 +11,26 @@ from flax import nnx
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
+from purify.core.registry import Registry
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
+from purify.data.paired import Paired
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.diffusion.schedules import Schedule, make_schedule
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import write_folder
-from purify.pipelines.artifacts import check_classes, classifier_builder, read_classifier, restore_weights, write_network
+from purify.pipelines.artifacts import check_classes, classifier_builder, read_classifier, starting_weights, write_network
 from purify.pipelines.chain import Work
 from purify.pipelines.poisoning import read_poisoner
+from purify.pipelines.provenance import note_training
+from purify.pipelines.tables import edit, read_table
 from purify.train.adversarial import Adversarial
 from purify.train.loop import Plan, fit
 from purify.train.optim import make_optimizer, total_steps
+from purify.train.semi import FitHead, MixMatch, head_only
 from purify.train.state import Build, TrainState, abstract_network, make_state
 from purify.train.tasks import Classify, Denoise, Distill, Task
+from purify.train.unlearning import HoldUp, Unlearn
 
 
 def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
@@ -33,18 +39,25 @@ def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
     return [AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()}) for name, options in settings.items()]
 
 
+OBJECTIVES = Registry(
+    'objective',
+    adversarial=Adversarial,
+    classify=Classify,
+    distill=Distill,
+    flooding=partial(HoldUp, rule='flooding'),
+    head=FitHead,
+    local_ascent=partial(HoldUp, rule='local_ascent'),
+    mixmatch=MixMatch,
+    unlearn=Unlearn,
+)
+
+
 def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | None) -> Task:
     """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
-    options = {name: value for name, value in objective.items() if name != 'name'}
-    if objective['name'] == 'classify':
-        return Classify(graph, **options)
-    if objective['name'] == 'adversarial':
-        return Adversarial(graph, **options)
-    if objective['name'] != 'distill':
-        raise UserError(f'unknown objective {objective["name"]!r}. Choose from: adversarial, classify, distill.')
-    if teacher is None:
+    name, options = objective['name'], {name: value for name, value in objective.items() if name != 'name'}
+    if name == 'distill' and teacher is None:
         raise UserError("objective 'distill' needs a teacher; only a student has one.")
-    return Distill(graph, *teacher, **options)
+    return OBJECTIVES.make(name, graph, *(teacher or () if name == 'distill' else ()), **options)
 
 
 def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
@@ -54,10 +67,13 @@ def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
 
 
 def train_classifier(work: Work) -> None:
-    """Trains a classifier on the dataset `data`; with a `teacher`, or in an `attacker`'s loader, where those are inputs."""
+    """Trains a classifier on the dataset `data`; with a `teacher`, or in an `attacker`'s loader, where those are inputs.
+
+    A table `edits` leaves images out, relabels them, or puts those of the inputs `replaced...` in their place.
+    """
     settings = work.settings
     attacker = work.inputs.get('attacker')
-    split = Split(work.inputs['data'] if attacker is None else attacker / 'clean', 'train')
+    split = edit(Split(work.inputs['data'] if attacker is None else attacker / 'clean', 'train'), work.inputs)
     transforms = make_augmentations(settings['augment'])
     if attacker is not None:
         poisoner, first = read_poisoner(attacker)
@@ -66,15 +82,28 @@ def train_classifier(work: Work) -> None:
     graph, like = abstract_network(build)
     teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None
     task = make_task(settings['objective'], graph, teacher)
+    if isinstance(task, MixMatch):
+        transforms.append(_pair_up(work))
     state = fit_network(work, task, build, like, split, transforms)
-    facts = {
-        'network': settings['network'],
+    write_network(work.folder, classifier_facts(settings['network'], split), state.weights())
+
+
+def classifier_facts(network: dict[str, Any], split: Split) -> dict[str, Any]:
+    """What the folder of a classifier of these classes says of it."""
+    return {
+        'network': network,
         'num_classes': len(split.class_names),
         'channels': split.shape[-1],
         'size_px': split.shape[0],
         'class_names': split.class_names,
     }
-    write_network(work.folder, facts, state.weights())
+
+
+def _pair_up(work: Work) -> Paired:
+    """Gives every record that the table `edits` keeps one that it does not keep."""
+    if 'edits' not in work.inputs:
+        raise UserError("objective 'mixmatch' needs a table of the labels to believe; the student of defense=dbd has one.")
+    return Paired(Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep']))
 
 
 def prior_builder(settings: dict[str, Any], channels: int) -> tuple[dict[str, Any], Build]:
@@ -116,6 +145,7 @@ def train_prior(work: Work) -> None:
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
     if devices.is_lead():
+        note_training(work.folder, settings, len(split), work.inputs.get('init'))
         write_prior(work.folder, config, schedule, graph, state.weights(), settings['stored_dtype'])
 
 
@@ -132,13 +162,14 @@ def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph:
 def fit_network(work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform]) -> TrainState:
     """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds.
 
-    `like` are its weights as shapes; an input `init` holds those to start from. Goes on from a checkpoint in the folder.
+    `like` are its weights as shapes; an input `init` is where those to start from lie. Goes on from a checkpoint in the folder.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
     optimizer = make_optimizer(steps, **settings['optim'])
-    init = restore_weights(work.inputs['init'], like) if 'init' in work.inputs else None
+    optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     seed = settings['seeds']
+    init = starting_weights(work.inputs['init'], build, like, seed['model']) if 'init' in work.inputs else None
     keep_ema = task.ema_decay > 0
     state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init)
     plan = Plan(

@@ -53,7 +53,7 @@ def make_grids(samples: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[Gr
     return grids, len(chosen) - len(shown)
 
 
-def make_thumb(image: np.ndarray, alt: str) -> Thumb:
+def make_thumb(image: np.ndarray, alt: str, limit_px: int = THUMB_PX) -> Thumb:
     """A thumbnail of `image: u8[h w c]` (c 1 or 3). Large images are shrunk; small ones stay small in the file.
 
     Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError` for any other array.
@@ -62,11 +62,11 @@ def make_thumb(image: np.ndarray, alt: str) -> Thumb:
         raise UserError(f'a report shows images u8[h w 1] or u8[h w 3], not {image.dtype}{list(image.shape)}.')
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     side = max(picture.size)
-    if side > THUMB_PX:
-        width, height = (max(1, round(length * THUMB_PX / side)) for length in picture.size)
+    if side > limit_px:
+        width, height = (max(1, round(length * limit_px / side)) for length in picture.size)
         picture, zoom = picture.resize((width, height), Image.Resampling.LANCZOS), 1
     else:
-        zoom = THUMB_PX // side
+        zoom = limit_px // side
     out = io.BytesIO()
     picture.save(out, format='PNG', optimize=True)
     uri = 'data:image/png;base64,' + base64.b64encode(out.getvalue()).decode('ascii')

@@ -11,7 +11,10 @@ from purify.core.files import write_bytes
 from purify.report.grids import make_grids
 from purify.report.headline import write_detail, write_headline
 from purify.report.plots import draw_before_after, draw_curves
+from purify.report.quality import list_extras, list_likeness, say_likeness
+from purify.report.rounds import Pictures, make_heats, make_rounds
 from purify.report.tables import Point, before_after, to_csv, to_html, to_markdown
+from purify.report.targets import draw_targets, list_sets, say_chart
 from purify.report.words import (
     MISSING,
     flatten,
@@ -40,14 +43,17 @@ def write_report(
     curves: Mapping[str, Sequence[Mapping[str, Any]]],
     samples: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
+    pictures: Pictures | None = None,
 ) -> Path:
     """Writes `folder/index.html`, whole or not at all, and returns its path.
 
     `results` is what results.json holds; `curves` the rows of metrics.jsonl by stage; `samples` dicts of id, kind
     ('poisoned' or 'clean'), `original`, `poisoned`, `purified: u8[h w c]` (purified may be None), true_label and
-    given_label; `environment` says what ran where, with the `command` that ran it. Raises `UserError` for a folder that
-    cannot be written and for images of another kind.
+    given_label; `environment` says what ran where, with the `command` that ran it; `pictures` are those that explain a
+    purification (`purify.report.rounds`). Raises `UserError` for a folder that cannot be written and for images of another
+    kind.
     """
+    classes, facts = results.get('classes') or [], results.get('findings') or {}
     measures = before_after(results)
     drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(curves.items())}
     page = render(
@@ -57,9 +63,18 @@ def write_report(
         detail=write_detail(dict(results)),
         measures=measures,
         bars=draw_before_after(measures, 'bars'),
+        extras=list_extras(results),
+        warning=(results.get('prior') or {}).get('warning'),
         galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
         curves={stage: drawing for stage, drawing in drawings.items() if drawing},
         detection=_list_detection(results),
+        targets=draw_targets(facts, classes, 'targets'),
+        targets_note=say_chart(facts),
+        sets=list_sets(facts),
+        rounds=make_rounds(pictures, classes),
+        heats=make_heats(pictures, classes),
+        likeness=list_likeness(results),
+        likeness_note=say_likeness(results),
         cost=_lay_out_cost(results.get('cost') or {}),
         settings=_list_settings(results, environment),
         command=say_command(environment['command']) if environment.get('command') else None,
@@ -146,6 +161,7 @@ def _list_settings(results: Mapping[str, Any], environment: Mapping[str, Any]) -
     groups = {
         'Attack': attack,
         'Defence': results.get('defense') or {},
+        'Prior': {name: value for name, value in (results.get('prior') or {}).items() if name != 'warning'},
         'Run': {'config': results.get('config'), 'seeds': results.get('seeds') or {}},
         'Environment': {name: value for name, value in environment.items() if name != 'command'},
     }

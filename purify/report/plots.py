@@ -1,70 +1,19 @@
 """Figures as inline SVG that follow the page's colours, its font and its dark mode. The same numbers give the same bytes."""
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-from markupsafe import Markup, escape
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
 from purify.report.tables import Measure, Reading
 from purify.report.words import say_number, say_percent
 
-WIDTH_PX = 360  # as wide as a phone; figures are shown at most a little larger, so their text keeps its size
 MAX_POINTS = 300  # per line; more are thinned to the extremes of equal stretches
-_DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
-
-# Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
-_COLOURS = {
-    'paper': '#000001',
-    'ink': '#010101',
-    'quiet': '#020202',
-    'rule': '#030303',
-    'before': '#040404',
-    'after': '#050505',
-    'line-1': '#060606',
-    'line-2': '#070707',
-    'line-3': '#080808',
-    'line-4': '#090909',
-}
-_LINES = [_COLOURS[f'line-{i}'] for i in range(1, 5)]
-_STYLE: dict[Any, Any] = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'purify',
-    'font.size': 11,
-    'axes.linewidth': 0.8,
-    'axes.edgecolor': _COLOURS['rule'],
-    'axes.labelcolor': _COLOURS['quiet'],
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.spines.left': False,
-    'axes.facecolor': 'none',
-    'axes.formatter.useoffset': False,
-    'figure.facecolor': 'none',
-    'grid.color': _COLOURS['rule'],
-    'grid.linewidth': 0.8,
-    'text.color': _COLOURS['ink'],
-    'xtick.color': _COLOURS['rule'],
-    'xtick.labelcolor': _COLOURS['quiet'],
-    'ytick.labelcolor': _COLOURS['quiet'],
-    'ytick.left': False,
-    'xtick.major.size': 3,
-}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """An inline SVG and the sentence that stands for it where it cannot be seen."""
-
-    svg: Markup
-    text: str
+_LINES = [COLOURS[f'line-{i}'] for i in range(1, 5)]
 
 
 def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
@@ -75,14 +24,14 @@ def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
     rows = [row for row in rows if row.before or row.after]
     if not rows:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         height = 26 + 64 * len(rows)
-        figure = _new_figure(height)
+        figure = new_figure(height)
         axes = figure.add_axes((0.11, 22 / height, 0.84, 1 - 26 / height))
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         axes.set_yticks(range(len(rows)), labels=[row.name.upper() for row in rows])
-        axes.tick_params(axis='y', labelcolor=_COLOURS['ink'])
+        axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
         axes.grid(axis='x')
         axes.set_axisbelow(True)
         for y, row in enumerate(rows):
@@ -93,7 +42,7 @@ def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
             f'{say_percent(row.after.value) if row.after else "not measured"} after'
             for row in rows
         )
-        return _finish(figure, prefix, f'Bars. {said}.')
+        return finish(figure, prefix, f'Bars. {said}.')
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], prefix: str) -> Drawing | None:
@@ -106,9 +55,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], prefix: str) -> Drawing | Non
     panels = {word: lines for word, lines in panels.items() if lines}
     if not panels:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         height = 34 + 122 * len(panels)
-        figure = _new_figure(height)
+        figure = new_figure(height)
         for i, (word, lines) in enumerate(panels.items()):
             bottom = 34 + 122 * (len(panels) - 1 - i)
             axes = figure.add_axes((0.13, bottom / height, 0.83, 88 / height))
@@ -118,16 +67,16 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], prefix: str) -> Drawing | Non
             else:
                 axes.set_xlabel('step', labelpad=1)
         said = '; '.join(_say_line(name, line) for lines in panels.values() for name, line in lines.items())
-        return _finish(figure, prefix, f'Curves. {said}.')
+        return finish(figure, prefix, f'Curves. {said}.')
 
 
 def _draw_bar(axes: Axes, y: float, share: Reading | None, side: str) -> None:
     if share is None:
         return
-    axes.barh(y, share.value, height=0.32, color=_COLOURS[side])
+    axes.barh(y, share.value, height=0.32, color=COLOURS[side])
     if share.low is not None and share.high is not None:
         for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
-            whisker = {'color': _COLOURS[colour], 'linewidth': width, 'clip_on': False}
+            whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
             axes.plot([share.low, share.high], [y, y], **whisker)
             for end in (share.low, share.high):
                 axes.plot([end, end], [y - 0.08, y + 0.08], **whisker)
@@ -159,7 +108,7 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, list[tuple[float, float]
     if len(lines) > 1:
         legend = axes.legend(
             loc='lower right', bbox_to_anchor=(1.02, 1.08), ncols=len(lines), frameon=False,
-            handlelength=1, columnspacing=1, borderaxespad=0, labelcolor=_COLOURS['quiet'],
+            handlelength=1, columnspacing=1, borderaxespad=0, labelcolor=COLOURS['quiet'],
         )  # fmt: skip
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -195,29 +144,3 @@ def _say_line(name: str, line: list[tuple[float, float]]) -> str:
     (first, start), (last, end) = (finite := [pair for pair in line if math.isfinite(pair[1])])[0], finite[-1]
     say = say_percent if 'accuracy' in name else say_number
     return f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step {last:,.0f}'
-
-
-def _new_figure(height_px: float) -> Figure:
-    figure = Figure(figsize=(WIDTH_PX / _DOT_PX, height_px / _DOT_PX), dpi=_DOT_PX)
-    FigureCanvasSVG(figure)
-    return figure
-
-
-def _finish(figure: Figure, prefix: str, text: str) -> Drawing:
-    """The figure as one `<svg>` element whose colours and font come from the page around it."""
-    out = io.StringIO()
-    figure.savefig(out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
-    svg = out.getvalue()
-    svg = svg[svg.index('<svg') :].rstrip()
-    svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', svg, flags=re.S)
-    svg = re.sub(r'font: ([\d.]+)px [^;"]*', r'font-size: \1px', svg)
-    for name, colour in _COLOURS.items():
-        svg = svg.replace(colour, f'var(--{name})')
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else '', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf'\g<1>{prefix}-', svg)
-    view = re.search(r'viewBox="[^"]*"', svg)
-    assert view is not None
-    root = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="img" aria-label="{escape(text)}">'
-    svg = root + svg[svg.index('>') + 1 :]
-    return Drawing(Markup(re.sub(r'\n\s*', '\n', svg)), text)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from purify.core.errors import UserError
 from purify.metrics.intervals import over_seeds
-from purify.report.words import MISSING, say_duration, say_interval, say_percent, say_value
+from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
 
 MEASURES = {
     'acc': 'clean test images given their true class',
@@ -22,7 +22,9 @@ MEASURES = {
     'ra': 'triggered test images given their true class',
 }
 QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in ('teacher', 'student') for name in MEASURES}
-QUANTITIES['seconds'] = 'time'
+_FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
+_IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
+QUANTITIES |= _FOUND | {'residual_asr': 'residual ASR'} | _IMAGES | {'seconds': 'time'}
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,16 @@ def _summarise(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
     values: dict[str, list[float]] = {}
     for side in ('teacher', 'student'):
         for name in MEASURES:
-            values[f'{side}_{name}'] = [run[side][name] for run in runs if run.get(side) and run[side].get(name) is not None]
-    costs = [(run.get('cost') or {}).get('seconds') for run in runs]
-    values['seconds'] = [seconds for seconds in costs if seconds is not None]
+            values[f'{side}_{name}'] = _all_of(runs, side, name)
+    values |= {name: _all_of(runs, 'detection', name) for name in _FOUND}
+    values |= {name: _all_of(runs, 'purified', name) for name in _IMAGES}
+    values |= {'residual_asr': _all_of(runs, 'student', 'residual_asr'), 'seconds': _all_of(runs, 'cost', 'seconds')}
     return {name: over_seeds(numbers) if numbers else None for name, numbers in values.items()}
+
+
+def _all_of(runs: list[Mapping[str, Any]], part: str, name: str) -> list[float]:
+    """A number of every run that has it."""
+    return [run[part][name] for run in runs if run.get(part) and run[part].get(name) is not None]
 
 
 def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
@@ -203,7 +211,7 @@ def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
 
 def _say_spread(name: str, row: Point) -> list[str]:
     """['99.0 %', '(98.5 to 99.4 %)', '[97.9 to 100 %]']; one seed is one number; fewer seeds than runs are said."""
-    spread, say = row.spreads[name], say_duration if name == 'seconds' else _say_share_of_one
+    spread, say = row.spreads[name], _SAID.get(name, _say_share_of_one)
     if spread is None:
         return [MISSING]
     parts = [say(spread.mean)]
@@ -218,6 +226,9 @@ def _say_spread(name: str, row: Point) -> list[str]:
 def _say_share_of_one(value: float) -> str:
     """A percentage; Student's t knows no bounds, a share does."""
     return say_percent(min(max(value, 0.0), 1.0))
+
+
+_SAID = {'seconds': say_duration} | dict.fromkeys(_IMAGES, say_number)
 
 
 def _say_point(overrides: Mapping[str, Any]) -> str:

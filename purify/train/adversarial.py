@@ -54,6 +54,6 @@ class Adversarial:
         ball = {'eps': self.eps / 255, 'step': self.step / 255, 'iterations': self.iterations}
         images = jax.lax.stop_gradient(ascend(jax.grad(loss_at), clean, start, **ball))
         network = nnx.merge(self.graph, params, stats)
-        logits = network(images, train=True)
+        logits = network(images, train=True, key=jax.random.fold_in(key, 1))
         loss = cross_entropy(logits, labels, self.label_smoothing)
         return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == labels).mean()})

@@ -53,16 +53,20 @@ class Plan:
     writers: Sequence[Writer] = ()
 
 
-def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int) -> Step:
-    """One update as a pure function; randomness is a function of (seed, step, piece)."""
+def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1) -> Step:
+    """One update, of `steps` in all, as a pure function; randomness is a function of (seed, step, piece).
+
+    Tasks find the share of the run that is done as `batch['progress']` f32[], from 0 to 1.
+    """
     gradient = jax.value_and_grad(task, has_aux=True)
 
     def update(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(stream_key(seed, 'train'), state.step)
+        progress = jnp.minimum(state.step / steps, 1.0)
 
         def piece(carry: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
             stats, total = carry
-            number, rows = part
+            number, rows = part[0], part[1] | {'progress': progress}
             (loss, (stats, metrics)), grads = gradient(state.params, stats, frozen, rows, jax.random.fold_in(key, number))
             return (stats, jax.tree.map(jnp.add, total, grads)), metrics | {'loss': loss}
 
@@ -170,7 +174,7 @@ def fit(
                     rows = devices.put_batch(next(stream), mesh)
                 if program is None:
                     with cost.timing('compile_seconds'):
-                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed)
+                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed, plan.steps)
                         program, flops = compile_step(step_function, state, task, rows, mesh)
                 state, metrics = program(state, task.frozen, rows)
                 done = step + 1

@@ -9,10 +9,13 @@ from purify.core.registry import Registry
 
 
 def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
-    """How many updates: `epochs` passes over `images`, or `steps`; exactly one of the two is given (not 0)."""
+    """How many updates: `epochs` passes over `images`, or `steps`; exactly one of the two is given (not 0).
+
+    A pass over fewer images than a batch is one update, on a batch in which they repeat.
+    """
     if bool(epochs) == bool(steps):
         raise UserError(f'train.epochs={epochs} and train.steps={steps}: give one of them, and 0 for the other.')
-    count = steps or round(epochs * images / batch)
+    count = steps or round(epochs * max(images / batch, 1))
     if count < 1:
         raise UserError(f'train.epochs={epochs} of {images} images in batches of {batch} is no step at all.')
     return int(count)

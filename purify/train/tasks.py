@@ -99,9 +99,9 @@ class Classify:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen, key
+        del frozen
         network = nnx.merge(self.graph, params, stats)
-        logits = network(unit_images(batch), train=True)
+        logits = network(unit_images(batch), train=True, key=key)
         loss = cross_entropy(logits, batch['label'], self.label_smoothing)
         return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
 
@@ -126,10 +126,9 @@ class Distill:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del key
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)
-        logits = network(images, train=True)
+        logits = network(images, train=True, key=key)
         teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])(images, train=False)
         settings = {'alpha': self.alpha, 'tau': self.tau, 'ce_temperature': self.ce_temperature}
         loss = distillation_loss(logits, teacher, batch['label'], **settings)

@@ -196,7 +196,6 @@ class FitInputAware:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del key
         network = nnx.merge(self.graph, params, stats)
         masker = nnx.merge(self.mask_graph, frozen['params'], frozen['stats'])
         images, labels = unit_images(batch), batch['label']
@@ -207,7 +206,7 @@ class FitInputAware:
         patterns = to_pattern(network.generator(givers - 0.5))
         stamped = to_grey_levels(mix(images[:both], patterns, to_mask(masker(givers - 0.5))))
         labels = labels.at[:own].set(self.target)
-        logits = network.classifier(jnp.concatenate([stamped, images[both:]]), train=True)
+        logits = network.classifier(jnp.concatenate([stamped, images[both:]]), train=True, key=key)
         made = patterns[:own]
         spread = diversity(images[:own], others[:own], made, to_pattern(network.generator(others[:own] - 0.5)))
         loss = cross_entropy(logits, labels) + self.diversity * spread
@@ -240,11 +239,11 @@ class FitLira:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen, key
+        del frozen
         network = nnx.merge(self.graph, params, stats)
         images, labels = unit_images(batch), batch['label']
         stamped = to_grey_levels(perturb(images, network.generator(images - 0.5), self.epsilon))
-        logits = network.classifier(jnp.concatenate([images, stamped]), train=True)
+        logits = network.classifier(jnp.concatenate([images, stamped]), train=True, key=key)
         clean, triggered = jnp.split(logits, 2)
         goals = jnp.full_like(labels, self.target)
         loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * cross_entropy(triggered, goals)

@@ -175,7 +175,7 @@ def test_a_vae_that_overflows_in_float16_keeps_its_float32_weights(monkeypatch):
 def rule(prior):
     vary = settings(prior, model=prior.model)
     defense = DEFENSES.make('variations', copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype='float32')
-    return defense.rule(prior, (24, 24, 3), 0, NAMES)
+    return defense.rule({'prior': prior}, (24, 24, 3), 0, NAMES)
 
 
 def fetch(i) -> Record:
@@ -191,7 +191,7 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
 
     inference_compile = inference.compile_rows
     monkeypatch.setattr(inference, 'compile_rows', compile_rows)
-    constants = devices.put_copy(prior.weights, mesh)
+    constants = devices.put_copy({'prior': prior.weights}, mesh)
     batches = inference.map_images(rule(prior), constants, fetch, range(19), batch=8, mesh=mesh, cost=Cost())
     out = np.concatenate([made['image'] for _, made in batches])
     assert out.shape == (19, 24, 24, 3)
@@ -200,7 +200,7 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
     program, flops = compiled[0]
     assert not COLLECTIVES.findall(program.as_text())
     assert flops > 0
-    alone = devices.put_copy(prior.weights, one := jax.make_mesh((1,), ('data',), devices=jax.devices()[:1]))
+    alone = devices.put_copy({'prior': prior.weights}, one := jax.make_mesh((1,), ('data',), devices=jax.devices()[:1]))
     few = [2, 17]
     (_, same), *_ = inference.map_images(rule(prior), alone, fetch, few, batch=2, mesh=one, cost=Cost())
     assert np.abs(same['image'].astype(int) - out[few]).max() <= 1

@@ -110,6 +110,36 @@ def test_record_from_one_state_to_all(record):
     np.testing.assert_array_equal(sample(sampler, wobble, IMAGES, KEYS), out)
 
 
+def clean_by_hand(case, schedule, sampler):
+    """What the network takes the image for at each call: x_0 = (x - sigma eps) / alpha at the call's timestep, clipped."""
+    seen, carry = [], sampler.init(3 * IMAGES)
+    for i in range(sampler.steps):
+        x, t = sampler.network_input(carry, i)
+        bar = schedule.alphas_cumprod[int(t[0])]
+        seen.append(np.clip((np.asarray(x) - np.sqrt(1 - bar) * np.asarray(wobble(x, t))) / np.sqrt(bar), -1, 1))
+        noise = normal(jax.vmap(jax.random.fold_in, (0, None))(KEYS, i)) if sampler.stochastic else None
+        carry = sampler.step(carry, i, wobble(x, t), noise)
+    return seen
+
+
+@pytest.mark.parametrize('case', ALL, ids=str)
+def test_clean_images_can_be_kept_instead_of_states(case):
+    schedule, sampler = build(*case, edit_timesteps(80, 5))
+    out, kept = sample(sampler, wobble, 3 * IMAGES, KEYS, record=sampler.steps, state='x0')
+    np.testing.assert_allclose(kept, clean_by_hand(case, schedule, sampler), atol=1e-5)
+    np.testing.assert_array_equal(out, sample(sampler, wobble, 3 * IMAGES, KEYS))
+    assert np.abs(kept).max() == 1
+
+
+def test_clean_images_of_a_network_with_variance():
+    """Channels for the variance are passed over, and nothing is clipped where the sampler does not clip."""
+    _, sampler = build('ddim', {'clip_sample': False}, [120, 60])
+    _, kept = sample(sampler, lambda x, t: jnp.concatenate([wobble(x, t), 0 * x], -1), 3 * IMAGES, KEYS, record=2, state='x0')
+    _, plain = sample(sampler, wobble, 3 * IMAGES, KEYS, record=2, state='x0')
+    np.testing.assert_array_equal(kept, plain)
+    assert np.abs(kept).max() > 1.5
+
+
 @pytest.mark.parametrize('case', STOCHASTIC, ids=str)
 def test_other_keys_other_noise(case):
     _, sampler = build(*case, edit_timesteps(80, 4))
@@ -141,6 +171,17 @@ def test_edit_noises_to_the_first_timestep():
     np.testing.assert_allclose(seen['x'], expected, atol=1e-6)
 
 
+def test_edit_noises_to_another_level_where_asked():
+    """The released code of DataElixir noises one step further than the chain goes back."""
+    _, sampler = build('ddpm', {'variance': 'fixed_large'}, edit_timesteps(80, 3))
+    noised = 0.6 * np.asarray(IMAGES) + 0.8 * np.asarray(start_noise(KEYS, SHAPE))
+    out, kept = edit(sampler, wobble, IMAGES, KEYS, level=(0.6, 0.8), record=2, state='x0')
+    wanted, states = sample(sampler, wobble, jnp.asarray(noised), KEYS, record=2, state='x0')
+    np.testing.assert_allclose(out, wanted, atol=1e-5)
+    np.testing.assert_allclose(kept, states, atol=1e-5)
+    assert np.abs(out - edit(sampler, wobble, IMAGES, KEYS)).max() > 1e-2
+
+
 def test_sharded_chains_need_no_communication_and_agree():
     mesh = jax.make_mesh((8,), ('data',), (AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec('data'))
@@ -158,3 +199,5 @@ def test_refusals():
         sample(sampler, wobble, IMAGES, KEYS[:3])
     with pytest.raises(UserError, match='cannot record 3 states of a chain of 2'):
         sample(sampler, wobble, IMAGES, KEYS, record=3)
+    with pytest.raises(UserError, match='x_t, x0'):
+        sample(sampler, wobble, IMAGES, KEYS, record=1, state='eps')

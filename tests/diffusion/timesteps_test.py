@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.diffusion.timesteps import check_timesteps, edit_timesteps, make_timesteps
+from purify.diffusion.timesteps import check_timesteps, edit_timesteps, make_timesteps, window_timesteps
 
 
 @pytest.mark.parametrize(  # table 2 of Lin et al. 2024 (0-based), and the spacings of diffusers' classes
@@ -51,6 +51,37 @@ def test_edit_timesteps(start, data):
     np.testing.assert_array_equal(edit_timesteps(start, start), np.arange(start)[::-1])
 
 
+def test_every_timestep_as_published():
+    np.testing.assert_array_equal(window_timesteps(150, 150, 10, 10), np.arange(150)[::-1])
+
+
+def test_a_tenth_of_them():
+    found = window_timesteps(150, 15, 10, 5)
+    np.testing.assert_array_equal(found[:2], [149, 134])
+    np.testing.assert_array_equal(found[-6:], [10, 9, 7, 5, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ('numbers', 'found'),
+    [((1, 1, 1, 1), [0]), ((5, 5, 5, 5), [4, 3, 2, 1, 0]), ((9, 2, 3, 1), [8, 2]), ((6, 3, 2, 2), [5, 1, 0])],
+)
+def test_small_windows(numbers, found):
+    assert window_timesteps(*numbers).tolist() == found
+
+
+@given(st.integers(1, 300), st.data())
+def test_windows_hold_what_is_kept(start, data):
+    window = data.draw(st.integers(1, start))
+    kept = data.draw(st.integers(1, window))
+    rest = data.draw(st.integers(int(start > window), start - window))
+    timesteps = window_timesteps(start, rest + kept, window, kept)
+    check_timesteps(timesteps, start)
+    assert len(timesteps) == rest + kept
+    assert timesteps[0] == start - 1
+    assert (timesteps < window).sum() == kept
+    assert kept == 1 or timesteps[-1] == 0
+
+
 @pytest.mark.parametrize(
     ('make', 'words'),
     [
@@ -61,6 +92,12 @@ def test_edit_timesteps(start, data):
         (lambda: make_timesteps(10, 10, spacing='leading', sampler='dpmpp_2m'), 'Choose fewer steps'),
         (lambda: edit_timesteps(10, 11), 'choose 1 to 10'),
         (lambda: edit_timesteps(0, 0), '0 distinct steps'),
+        (lambda: window_timesteps(150, 15, 10, 11), 'kept=11, window=10'),
+        (lambda: window_timesteps(150, 15, 151, 5), 'window=151, start=150'),
+        (lambda: window_timesteps(150, 15, 10, 0), 'kept=0'),
+        (lambda: window_timesteps(150, 5, 10, 5), 'from 6 to 145'),
+        (lambda: window_timesteps(150, 146, 10, 5), 'from 6 to 145'),
+        (lambda: window_timesteps(10, 6, 10, 5), 'from 5 to 5'),
         (lambda: check_timesteps(np.array([3, 3, 1]), 10), 'descend'),
         (lambda: check_timesteps(np.array([1, 3]), 10), 'descend'),
         (lambda: check_timesteps(np.array([3, np.nan]), 10), 'nan'),

@@ -36,13 +36,15 @@ def start(command: str, *args: object, devices: int = 1, config: str = 'configs/
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def start_hosts(*args: object, hosts: int = 2, devices: int = 2) -> list[subprocess.Popen[str]]:
+def start_hosts(
+    *args: object, hosts: int = 2, devices: int = 2, config: str = 'configs/quickstart.py'
+) -> list[subprocess.Popen[str]]:
     """One run on several processes, joined through a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
     joined = ('--coordinator', f'localhost:{port}', '--hosts', hosts)
-    return [start('run', *args, *joined, '--host-id', k, devices=devices) for k in range(hosts)]
+    return [start('run', *args, *joined, '--host-id', k, devices=devices, config=config) for k in range(hosts)]
 
 
 def call(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> tuple[int, str]:

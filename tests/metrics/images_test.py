@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import convolve2d
+from skimage.metrics import structural_similarity
 
 from purify.core.errors import UserError
-from purify.metrics.images import gaussian_window, max_difference, psnr, ssim, ssim_of
+from purify.metrics.images import gaussian_window, max_difference, psnr, ssim, ssim_of, ssim_uniform_of
 
 
 def draw(shape, seed=0, noise=40):
@@ -104,6 +105,29 @@ def test_the_same_on_a_device():
     a[0], b[0] = 255, 254  # flat and bright: the variance is what rounding leaves
     batch = jax.jit(jax.vmap(lambda x, y: ssim_of(jnp, x, y)))
     assert np.asarray(batch(a.astype(np.float32), b.astype(np.float32))) == pytest.approx(ssim(a, b), abs=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(16, 12, 3), (3, 3, 3), (9, 20, 1), (8, 8, 5)])
+def test_the_uniform_window_is_scikit_images(shape):
+    for noise in (3, 40):
+        a, b = draw(shape, noise=noise)
+        flat = [x[..., 0] if shape[-1] == 1 else x for x in (a, b)]
+        wanted = structural_similarity(*flat, win_size=3, data_range=255)
+        assert ssim_uniform_of(np, a.astype(np.float64), b.astype(np.float64)) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_the_uniform_window_on_a_device():
+    a, b = draw((4, 16, 16, 3))
+    a[0], b[0] = 255, 254
+    wanted = [structural_similarity(x, y, win_size=3, data_range=255) for x, y in zip(a, b, strict=True)]
+    batch = jax.jit(jax.vmap(lambda x, y: ssim_uniform_of(jnp, x, y)))
+    assert np.asarray(batch(a.astype(np.float32), b.astype(np.float32))) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 3), (8, 8, 2), (2, 2, 1)])
+def test_the_uniform_window_must_fit(shape):
+    with pytest.raises(UserError, match='no window of 3'):
+        ssim_uniform_of(np, np.zeros(shape), np.zeros(shape))
 
 
 @pytest.mark.parametrize(

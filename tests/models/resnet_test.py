@@ -8,7 +8,8 @@ from flax import nnx
 from numpy.lib.stride_tricks import sliding_window_view
 
 from purify.core.errors import UserError
-from purify.models.resnet import NETWORKS, ResNet
+from purify.models.networks import NETWORKS
+from purify.models.resnet import ResNet
 
 
 def build(name='resnet', seed=0, **settings):

@@ -107,18 +107,38 @@ def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
     secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(['prepare', 'rogue'], RUN)
 
 
-def test_only_evaluation_and_the_attackers_own_training_ask_for_secrets():
-    """The config-made stages: nobody but `evaluate` has the truth, nobody but `teacher` the attacker's loader."""
-    from pipelines.tiny import quickstart
+@pytest.mark.parametrize('conclusion', ['evaluate', 'illustrate'])
+def test_what_another_run_concluded_is_shut_too(tmp_path, conclusion):
+    """Pictures and numbers made with the truth say who is poisoned."""
+    Chain([Stage(conclusion, writes(conclusion), {})], tmp_path).run([conclusion], RUN)
+    theirs = next(tmp_path.glob(f'{conclusion}-*/')) / 'out'
 
+    def rogue(work):
+        theirs.read_text()
+
+    chain = secret_chain(tmp_path, rogue, {'poisoned': Input('prepare', 'poisoned')})
+    with pytest.raises(PermissionError, match='may not read the truth'):
+        chain.run(['prepare', 'rogue'], RUN)
+    assert theirs.read_text() == conclusion
+
+
+def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():
+    """The config-made stages: the last ones alone have the truth, nobody but `teacher` the attacker's loader."""
+    from pipelines.tiny import ROOT, SMALL, quickstart
+
+    from purify.config.load import load_config
     from purify.pipelines.plan import make_stages
 
-    for words in ('', 'defense=augmentations', 'attack=blended'):
-        config = quickstart(words)
+    elixir = load_config(f'{ROOT}/configs/dataelixir.py:attack=blended', SMALL)
+    drawn = {'evaluate', 'illustrate'}
+    for config, expected in (
+        (elixir, drawn),
+        *((quickstart(w), {'evaluate'}) for w in ('', 'defense=augmentations', 'attack=blended')),
+    ):
         config['attack']['random_poisoning'] = True
         asked = {(stage.name, source.sub) for stage in make_stages(config) for source in stage.inputs.values()}
         secrets = {pair for pair in asked if pair[1] in ('truth', 'attacker')}
-        assert secrets == {('evaluate', 'truth'), ('teacher', 'attacker')}
+        assert secrets == {*((name, 'truth') for name in expected), ('teacher', 'attacker')}
 
 
 def test_stages_of_equal_runs_share_a_store(tmp_path):

@@ -1,10 +1,19 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from pipelines.made_run import MadeRun, WeightsOnly
+from scipy import linalg, special, stats
 
-from purify.core.files import write_json
+from purify.core.errors import UserError
+from purify.core.files import read_json, write_json
 from purify.data.manifest import Manifest
+from purify.defenses.registry import MEASURES
+from purify.metrics.distribution import Answers, Moments
 from purify.metrics.intervals import Share
-from purify.pipelines.evaluate import describe_findings, describe_shares
+from purify.pipelines import likeness, residual
+from purify.pipelines.artifacts import read_classifier
+from purify.pipelines.evaluate import describe_findings, describe_shares, evaluate
+from purify.pipelines.likeness import describe_likeness
 
 NONE = np.full(10, -1)
 LABELS = np.arange(10) % 2
@@ -43,3 +52,137 @@ def test_findings_are_held_against_the_truth(tmp_path):
 
 def test_no_findings_are_no_numbers():
     assert set(describe_findings(None, MANIFEST).values()) == {None}
+
+
+def test_findings_without_target_labels_name_none(tmp_path):
+    np.savez(tmp_path / 'findings.npz', ids=np.arange(10), flagged=np.arange(10) < 5)
+    write_json(tmp_path / 'findings.json', {})
+    found = describe_findings(tmp_path, MANIFEST)
+    assert (found['tpr'], found['target_labels'], found['label_accuracy']) == (1, None, None)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    made = MadeRun(tmp_path_factory.mktemp('made'))
+    made.teacher, made.student = made.classifier('teacher', 1), made.classifier('student', 2)
+    return made
+
+
+def answers(folder, images):
+    """A network's features and class probabilities of images u8, in float64."""
+    model = read_classifier(folder)
+    logits, features = model.answer(model.weights, jnp.asarray(np.stack(images), jnp.float32) / 255)
+    return np.asarray(features, np.float64), special.softmax(np.asarray(logits, np.float64), 1)
+
+
+def score(p):
+    return np.exp(stats.entropy(p, p.mean(0)[None], axis=1).mean())
+
+
+def test_likeness_is_to_the_images_before_the_attack(made):
+    """Against all features at once and SciPy's matrix root; the defence dropped some images."""
+    kept = made.given.ids[::2]
+    inputs = {'poisoned': made.poisoned, 'purified': made.purified(kept), 'student': made.student}
+    found = describe_likeness(made.work('likeness', inputs, {'features': 'student'}), made.manifest)
+    a, p = answers(made.student, [made.original(int(i)) // 2 + 60 for i in kept])
+    b, q = answers(made.student, [made.original(int(i)) for i in made.given.ids])
+    root = linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    want = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert found['fid'] == pytest.approx(want, rel=1e-3)
+    assert found['is'] == pytest.approx(score(p), rel=1e-6)
+    assert found['is_raw'] == pytest.approx(score(q), rel=1e-6)
+    assert (found['images'], found['inception'], found['notes']) == (len(kept), False, [])
+    assert found['features'] == 'student (resnet, 10 classes)'
+    as_poisoned, _ = answers(made.student, made.given.images(range(len(made.given))))
+    assert not np.allclose(as_poisoned.mean(0), b.mean(0), rtol=1e-4)  # the test can tell the two apart
+
+
+def test_a_network_from_elsewhere_gives_the_features(made):
+    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:4]), 'features': made.teacher}
+    found = describe_likeness(made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'}), made.manifest)
+    assert found['features'].startswith('teacher (')
+    assert 'biased' in found['notes'][0]
+
+
+def test_likeness_that_cannot_be_told(made):
+    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:1]), 'student': made.student}
+    work = made.work('few', inputs, {'features': 'student'})
+    found = describe_likeness(work, made.manifest)
+    assert found['fid'] is None
+    assert found['notes'] == ['1 images are too few for FID.']
+    assert describe_likeness(made.work('not', inputs, {'features': 'none'}), made.manifest) is None
+    with pytest.raises(UserError, match="features='teacher': this run has no teacher"):
+        describe_likeness(made.work('missing', inputs, {'features': 'teacher'}), made.manifest)
+
+
+def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    features, logits = rng.normal(size=(40, 3)), rng.normal(size=(40, 5))
+    whole = likeness.Likeness(Moments.of(features), Answers.of(logits))
+    halves = [likeness.Likeness(Moments.of(features[host::2]), Answers.of(logits[host::2])) for host in (0, 1)]
+    monkeypatch.setattr(likeness.jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(likeness.devices, 'barrier', lambda name: None)
+
+    def share(host):
+        monkeypatch.setattr(likeness.jax, 'process_index', lambda: host)
+        return likeness._shared(tmp_path, 'purified', halves[host])
+
+    with pytest.raises(FileNotFoundError):  # nothing waits here for host 1
+        share(0)
+    found = [share(1), share(0)]
+    for one in found:
+        assert (one.moments.count, one.answers.count) == (40, 40)
+        np.testing.assert_allclose(one.moments.covariance, whole.moments.covariance, rtol=1e-12)
+        np.testing.assert_allclose(one.answers.total, whole.answers.total, rtol=1e-12)
+        assert one.answers.certainty == pytest.approx(whole.answers.certainty)
+    np.testing.assert_array_equal(found[0].moments.scatter, found[1].moments.scatter)
+
+
+class Handed:
+    """Stands for the candidates: what the attacker makes of a triggered image."""
+
+    def __init__(self, make, name):
+        self.make, self.name = make, name
+
+    def chosen(self, models, shape, seed, class_names, rank):
+        assert (set(models), shape, rank, len(class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 0.8, 10)
+
+        def rule(constants, rows):
+            assert set(constants) == {'prior', 'classifier'}
+            images = self.make(rows['image'])
+            return {'image': images, 'finite': jnp.full(len(images), self.name != 'broken')}
+
+        return rule
+
+
+@pytest.fixture
+def judge(made, monkeypatch):
+    """Evaluates with a stand-in for the candidates; -> numbers."""
+
+    def judge(name, make=lambda images: images):
+        monkeypatch.setattr(residual, 'load_variation_model', lambda *args, **options: WeightsOnly())
+        monkeypatch.setattr(MEASURES, 'make', lambda rule, **options: Handed(make, name))
+        settings = {'features': 'none', 'residual_rule': {'name': 'candidates', 'dtype': 'float32'}}
+        inputs = {'teacher': made.teacher, 'student': made.student, 'benign': made.teacher, 'prior': made.folder}
+        work = made.work(name, inputs, settings | {'residual_rank': 0.8, 'seed': 0})
+        evaluate(work)
+        return read_json(work.folder / 'numbers.json')
+
+    return judge
+
+
+def test_the_residual_attack_hands_in_purified_triggers(made, judge):
+    """What changes nothing has the ASR itself; black images are all seen as one class."""
+    numbers = judge('same')
+    assert numbers['student']['residual_counts'] == numbers['student']['counts']['asr']
+    assert numbers['student']['residual_asr'] == numbers['student']['asr']
+    assert numbers['benign'] == numbers['teacher'] != numbers['student']
+    assert 'residual_asr' not in numbers['teacher']
+    _, p = answers(made.student, [np.zeros((16, 16, 1), np.uint8)])
+    expected = 1.0 if p.argmax() == made.config['attack']['target'] else 0.0
+    assert judge('black', jnp.zeros_like)['student']['residual_asr'] == expected
+
+
+def test_a_broken_prior_is_no_number(judge):
+    with pytest.raises(UserError, match=r'the prior gave NaN for 4\d triggered test images'):
+        judge('broken')

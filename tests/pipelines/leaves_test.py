@@ -1,6 +1,11 @@
 """Every leaf of every config is read by some stage: no option does nothing."""
 
+import ast
+import copy
 import dataclasses
+import functools
+import inspect
+import textwrap
 
 import numpy as np
 import pytest
@@ -9,11 +14,17 @@ from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, s
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
+from purify.core.errors import UserError
+from purify.defenses.method import Method, Step
+from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
+from purify.defenses.transitions import TARGETS
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.pipelines import summary
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
+from purify.pipelines.training import OBJECTIVES
+from purify.train.views import Views
 
 
 class Watched(dict):
@@ -44,7 +55,7 @@ class Watched(dict):
 def read_leaves(config, folder, names=None):
     """Runs the stages (all, or those named) and returns the dotted config paths that they read."""
     seen = set()
-    place = {'purified': 'defense'}
+    place = {'purified': 'defense', 'evaluate': 'evaluation'}
     stages = []
     for stage in make_stages(config):
         prefix = place.get(stage.name, stage.name)
@@ -64,7 +75,7 @@ OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
     'teacher.init_from', 'student.init_from', 'prior.init_from',
     'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
-    'prior.data', 'run.writers', 'run.report_images',
+    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual',
 }  # fmt: skip
 
 
@@ -100,7 +111,7 @@ def seen(tmp_path_factory):
     strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student']['augment']
     trained['teacher']['augment'] |= strong
     trained['student']['objective'] = quickstart('distill=False')['student']['objective']
-    trained['prior']['augment'] |= load_config(f'{ROOT}/configs/digits_prior.py')['prior']['augment']
+    trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
     for number, config in enumerate((quickstart(), trained)):
         new, chain = read_leaves(config, folder / str(number))
         found |= new
@@ -121,22 +132,116 @@ def unify(name):
     return f'classifier.{rest}' if part in ('teacher', 'student', 'surrogate') else name
 
 
+METHODS = (
+    '',
+    'exact',
+    'released',
+    'exact,released',
+    *(f'defense={name}' for name in ('activation_clustering', 'spectral', 'abl', 'dbd')),
+)
+OTHER_WORDS = {  # what a word may be changed to
+    'fixed_large': 'fixed_small', 'float32': 'bfloat16', 'given': 'predicted', 'predicted': 'given',
+    'all': 'agreeing', 'agreeing': 'all', 'x_t': 'x0', 'matched': 'released', 'released': 'matched', 'benign': 'vote',
+    'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher',
+}  # fmt: skip
+
+
+def change(config, leaf):
+    """The config with another value of one leaf, or None for a leaf that chooses what the others are."""
+    config = copy.deepcopy(config)
+    *path, name = leaf.split('.')
+    part = functools.reduce(lambda part, key: part[key], path, config)
+    value = part[name]
+    if isinstance(value, bool):
+        part[name] = not value
+    elif isinstance(value, str):
+        part[name] = OTHER_WORDS.get(value)
+    elif isinstance(value, (list, tuple)):
+        part[name] = [0.75 * number for number in value]
+    else:
+        part[name] = (
+            value - 1 if isinstance(value, int) and value > 1 else value + 1 if isinstance(value, int) else value * 0.75 + 0.001
+        )
+    return None if part[name] is None else config
+
+
+def reaching(config):
+    """The leaves of the defence and the evaluation that change the settings of some stage, and those that name a part."""
+    prints = Chain(make_stages(config), ROOT).prints
+    found = {name for name in leaves(config) if name.startswith('defense.') and name.endswith('.name')}
+    for leaf in leaves(config):
+        if leaf.startswith(('defense.', 'evaluation.')) and (other := change(config, leaf)):
+            try:
+                found |= {leaf} if Chain(make_stages(other), ROOT).prints != prints else set()
+            except UserError:  # exact chains have room for no other number
+                found.add(leaf)
+    return found
+
+
 @pytest.mark.parametrize(
     'spec',
     ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
      *(f'attacks.py:attack={name}' for name in OWN), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
-     'digits_prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
+     'prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
      'imagenette.py', 'imagenette.py:model=sd_img2img', 'imagenette.py:model=pixel', 'imagenette.py:defense=augmentations',
-     'imagenet100.py'],
+     'imagenet100.py', *(f'dataelixir.py:{words}'.rstrip(':') for words in METHODS)],
 )  # fmt: skip
 def test_every_leaf_is_read(seen, spec):
     config = load_config(f'{ROOT}/configs/{spec}')
-    known = {unify(name) for name in seen | OUTSIDE}
+    known = {unify(name) for name in seen | OUTSIDE | (reaching(config) if spec.startswith('dataelixir') else set())}
     own_source = {'source.data_dir', 'source.path'}  # handed to the source by name: an unknown one is an error there
     unread = [name for name in leaves(config) if unify(name) not in known | own_source]
     assert not unread
 
 
+def rules():
+    """The classes whose attributes the steps' settings become."""
+    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS) for rule in registry.values()]
+    return sorted({getattr(rule, 'func', rule) for rule in made} | {Views}, key=lambda rule: rule.__qualname__)
+
+
+def used_attributes(rule):
+    """What the methods of a class and its bases read of `self`, the checks after its making left out."""
+    found = set()
+    for base in rule.__mro__[:-1]:
+        for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
+            if isinstance(node, ast.FunctionDef) and node.name not in ('__post_init__', 'method'):
+                reads = (n for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+                found |= {read.attr for read in reads if read.value.id == 'self'}
+    return found
+
+
+@pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
+def test_every_attribute_of_a_rule_is_used(rule):
+    whole = {field.name for field in dataclasses.fields(rule)}
+    read_by_the_loop = {'ema_decay', 'frozen', 'copies'}  # of tasks, and of purifiers by their stage
+    read_by_stages = {'dtype', 'vary'} if rule.__qualname__ == 'Variations' else {'dtype'}  # opens the prior
+    assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages
+
+
 def test_the_watch_can_fail(seen):
     assert 'classifier.optim.lr' in {unify(name) for name in seen}
     assert 'defense.unheard_of' not in seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A defence of which one attribute does nothing."""
+
+    busy: int
+    idle: int
+
+    def method(self, student):
+        return Method((Step('step', 'measure', {'poisoned': 'poisoned'}, {'name': 'features', 'busy': self.busy}),))
+
+    def rule(self):
+        return self.busy
+
+
+def test_an_attribute_that_does_nothing_is_found(monkeypatch):
+    monkeypatch.setitem(DEFENSES, 'idle', Idle)
+    config = quickstart()
+    config['defense'] = {'name': 'idle', 'busy': 3, 'idle': 4}
+    found = {name for name in reaching(config) if name.startswith('defense.')}
+    assert found == {'defense.name', 'defense.busy'}
+    assert used_attributes(Idle) == {'busy'}

@@ -65,15 +65,15 @@ def look(chromium, folder, page, *, dark):
 
 
 @pytest.mark.parametrize('dark', [False, True])
-def test_report_in_a_browser(chromium, tmp_path, results, curves, samples, environment, dark):
-    results['classes'] = [environment.setdefault('a_long_setting', 'wordwithoutanyspace' * 12)] * 3
+def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environment, pictures, dark):
+    found['classes'] = [environment.setdefault('a_long_setting', 'wordwithoutanyspace' * 12)] * 3
     samples[0]['true_label'] = samples[0]['given_label'] = 'wordwithoutanyspace' * 12
-    page = write_report(tmp_path / 'report', results, curves, samples, environment)
+    page = write_report(tmp_path / 'report', found, curves, samples, environment, pictures)
     views = look(chromium, tmp_path, page, dark=dark)
     assert [view['inner'] for view in views] == list(WIDTHS)
     for view in views:
         assert view['scroll'] <= view['inner']
-        assert (view['images'], view['broken']) == (17, 0)
+        assert (view['images'], view['broken']) == (80, 0)
         assert view['tall'] == 96
         assert view['texts'] > 100
         assert view['faint'] == []

@@ -64,3 +64,41 @@ def samples():
 @pytest.fixture
 def environment():
     return {'python': '3.12', 'versions': {'jax': '0.8.1'}, 'hosts': 1, 'command': ['python', '-m', 'purify', 'a b']}
+
+
+@pytest.fixture
+def found(results):
+    """`results` with what DataElixir adds."""
+    labels = [
+        {'label': label, 'images': 10, 'anomalous': 3, 'left': label, 'score': score, 'index': index, 'p_value': 0.5, 'target': hit}
+        for label, score, index, hit in ((0, 2.5, 4.0, True), (1, 0.125, -0.5, False), (2, 0.0, 0.0, False))
+    ]
+    results['findings'] = {
+        'target_labels': [0], 'labels': labels, 'chart': {'quantity': 'score', 'threshold': 1.0},
+        'rule': {'name': 'significant', 'score': 1.0, 'level': 0.001}, 'sets': {'benign': 1200, 'poisoned': 130, 'suspicious': 110},
+    }  # fmt: skip
+    results['benign'] = make_side((340, 360), (5, 324), (300, 324))
+    results['student'] |= {'residual_asr': 9 / 324, 'residual_counts': [9, 324], 'residual_interval': [0.0147, 0.0519]}
+    results['purified'] = {
+        'fid': 0.7123, 'is': 9.99, 'is_raw': 10.24, 'images': 1440, 'features': 'student (resnet, 3 classes)', 'inception': False,
+        'notes': ['A note on the number of images.'],
+    }  # fmt: skip
+    results['prior'] = {'kind': 'unknown', 'text': 'A prior of unknown origin.', 'warning': 'Nothing says what it was trained on.'}
+    return results
+
+
+@pytest.fixture
+def pictures():
+    """What the stage `illustrate` writes: 6 poisoned and 2 clean samples, 3 rounds; the last one was dropped."""
+    rng, count, rounds = np.random.default_rng(1), 8, 3
+    images = rng.integers(0, 256, (count, 3 + rounds, 8, 8, 1), np.uint8)
+    heat = np.zeros((count, 3, 8, 8), np.uint8)
+    heat[:, :, 7, 7] = 255
+    return {
+        'ids': 100 + np.arange(count), 'poisoned': np.arange(count) < 6,
+        'original': images[:, 0], 'given': images[:, 1], 'purified': images[:, 2], 'rounds': images[:, 3:],
+        'has_purified': np.arange(count) < count - 1,
+        'true': np.full(count, 2), 'label': np.zeros(count, int), 'new': np.full(count, 2), 'raw_labels': np.zeros(count, int),
+        'round_labels': np.tile([0, 1, 2], (count, 1)), 'heat': heat, 'heat_labels': np.tile([2, 0, 2], (count, 1)),
+        'answer_teacher': np.zeros(count, int), 'answer_student': np.full(count, 2),
+    }  # fmt: skip

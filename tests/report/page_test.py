@@ -7,6 +7,8 @@ from purify.core.errors import UserError
 from purify.report.page import write_report, write_table
 from purify.report.tables import collect
 
+SECTIONS = r'<h2 id="(\w+)"'
+
 
 @pytest.fixture
 def write(tmp_path, results, curves, samples, environment):
@@ -38,6 +40,47 @@ def test_the_page_holds_every_section(write):
     assert re.sub(r'</?span>', '', page).count("python -m purify 'a b'".replace("'", '&#39;')) == 1
 
 
+@pytest.fixture
+def write_found(tmp_path, found, curves, samples, environment, pictures):
+    def write():
+        path = write_report(tmp_path / 'found', found, curves, samples, environment, pictures)
+        return path.read_text('utf-8')
+
+    return write
+
+
+def test_the_page_explains_a_purification(write_found):
+    page = write_found()
+    order = ['result', 'images', 'detection', 'rounds', 'gaze', 'quality', 'curves', 'cost', 'provenance']
+    assert re.findall(SECTIONS, page) == order
+    assert page.count('<img ') == 17 + 4 * 5 + 2 * 5 - 1 + 4 * 6 + 2 * 6 - 2
+    assert page.count('alt="') == page.count('<img ')
+    assert page.count('<caption>') == page.count('<table')
+    assert page.count('<svg ') == 4
+    for text in ('Nothing says what it was trained on.', 'Benign model ASR', 'not of Inception', 'Residual ASR', 'role="note"'):
+        assert text in page
+    assert page == write_found()
+    assert '<script' not in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,|#)', page)
+
+
+def test_a_prior_without_a_warning_gets_none(write_found, found):
+    found['prior']['warning'] = ''
+    page = write_found()
+    assert 'role="note"' not in page
+    assert 'A prior of unknown origin.' in page
+
+
+def test_a_page_of_large_pictures_stays_small(write_found, pictures):
+    rng = np.random.default_rng(0)
+    for name in ('original', 'given', 'purified'):
+        pictures[name] = rng.integers(0, 256, (8, 224, 224, 3), np.uint8)
+    pictures['rounds'] = rng.integers(0, 256, (8, 5, 224, 224, 3), np.uint8)
+    pictures['heat'] = rng.integers(0, 256, (8, 3, 224, 224), np.uint8)
+    pictures['round_labels'] = np.zeros((8, 5), int)
+    assert len(write_found()) < 3_000_000
+
+
 def test_the_page_stands_alone(write):
     page = write()
     assert '<script' not in page
@@ -63,6 +106,12 @@ def test_names_from_strangers_are_escaped(write, results, samples, environment, 
     results |= {'name': evil, 'config': evil, 'classes': [evil] * 3}
     results['defense'] = {'name': evil, evil: evil}
     results['cost']['stages'][evil] = dict(results['cost']['stages']['student'])
+    results['findings'] = {
+        'labels': [{'label': 0, 'score': 2.0, 'target': True}], 'chart': {'quantity': 'score', 'threshold': 1.0},
+        'rule': {'name': evil}, 'sets': {evil: 3},
+    }  # fmt: skip
+    results['prior'] = {'kind': evil, 'text': evil, 'warning': evil}
+    results['purified'] = {'fid': 1.0, 'is': 2.0, 'is_raw': 3.0, 'features': evil, 'inception': False, 'notes': [evil]}
     curves[evil] = [{'step': 1, 'loss': 1.0, f'loss{evil}': 2.0}, {'step': 2, 'loss': 1.0, f'loss{evil}': 2.0}]
     for sample in samples:
         sample |= {'true_label': evil, 'given_label': evil + '2'}

@@ -3,7 +3,8 @@ import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 
-from purify.report.plots import MAX_POINTS, WIDTH_PX, _thin, draw_before_after, draw_curves
+from purify.report.canvas import WIDTH_PX
+from purify.report.plots import MAX_POINTS, _thin, draw_before_after, draw_curves
 from purify.report.tables import before_after
 
 

@@ -103,6 +103,21 @@ def test_csv_keeps_raw_numbers(rows):
     assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == ('', '0.8', '')
 
 
+def test_what_a_defence_finds_has_columns_of_its_own(found):
+    found['detection'] |= {'label_accuracy': 0.981}
+    rows = tables.collect([({'rate': 0.1}, seed, found) for seed in (0, 1)])
+    head, _, line = tables.to_markdown(rows).splitlines()
+    for title in ('TPR', 'FPR', 'label accuracy', 'residual ASR', 'FID', 'IS'):
+        assert f'| {title} |' in head
+    cells = dict(zip(head.split(' | '), line.split(' | '), strict=True))
+    assert cells['TPR'].startswith('98.2 % (98.2 to 98.2 %)')
+    assert cells['FPR'].startswith('0.4 %')
+    assert cells['residual ASR'].startswith('2.8 %')
+    assert cells['FID'] == '0.712 (0.712 to 0.712) [0.712 to 0.712]'
+    (raw,) = csv.DictReader(io.StringIO(tables.to_csv(rows)))
+    assert (float(raw['tpr_mean']), float(raw['label_accuracy_max']), float(raw['is_mean'])) == (0.982, 0.981, 9.99)
+
+
 def test_unmeasured_quantities_take_no_column():
     bare = {'teacher': {'acc': 0.9}, 'student': None, 'cost': {'seconds': None}}
     rows = tables.collect([({}, 0, bare)])

@@ -24,7 +24,7 @@ class Tiny(nnx.Module):
         self.norm = nnx.BatchNorm(64, rngs=rngs)
         self.head = nnx.Linear(64, 3, rngs=rngs)
 
-    def __call__(self, images, *, train):
+    def __call__(self, images, *, train, key=None):
         return self.head(self.norm(images.reshape(len(images), -1), use_running_average=not train))
 
 
@@ -32,7 +32,7 @@ class Plain(nnx.Module):
     def __init__(self, rngs):
         self.head = nnx.Linear(64, 3, rngs=rngs)
 
-    def __call__(self, images, *, train):
+    def __call__(self, images, *, train, key=None):
         return self.head(images.reshape(len(images), -1))
 
 

@@ -11,6 +11,7 @@ ADAM = {'name': 'adam', 'b1': 0.9, 'b2': 0.999}
 def test_total_steps_from_epochs_or_steps():
     assert total_steps(30, 0, 800, 64) == 375
     assert total_steps(0.0, 7, 800, 64) == 7
+    assert total_steps(5, 0, 8, 64) == 5
     for epochs, steps in ((1, 1), (0, 0)):
         with pytest.raises(UserError, match='give one of them'):
             total_steps(epochs, steps, 800, 64)

@@ -1,0 +1,79 @@
+"""A prior: a pixel DDPM trained from scratch on images of any source, in diffusers' format.
+
+    python -m purify run --config configs/prior.py --workdir runs/digits_prior
+    python -m purify run --config configs/prior.py:source=tfds:cifar10 --workdir runs/cifar10_prior
+    python -m purify run --config configs/prior.py:source=arrays:DIR,data=poisoned,attack=patch --workdir runs/poisoned_prior
+
+Words: source, seed, steps, data=reference|poisoned, attack=<any of `python -m purify list`>, rate; of sources other than digits
+also size_px, channels, and held_out, how many training images are kept apart as reference. The folder
+WORKDIR/prior is what another run takes as --config.prior.load=FOLDER; its provenance.json says what it was trained on.
+
+`data=reference`, the default, trains on images that are in no training or test set. `data=poisoned` trains on the training
+images as they come, after the attack if there is one, for the study of Zhou 2024, table 4: a prior that has seen the trigger
+puts it back.
+
+Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2 CPU cores; its unet/,
+scheduler/ and model_index.json are what lies in purify/models/pretrained/digits_ddpm. Other sources get the settings of Ho et
+al. 2020, with attention at the coarsest sizes, and 100,000 steps of 128, which need a GPU or TPU; not measured yet.
+"""
+
+from purify.config import attack_parts, parts
+from purify.config.arguments import parse_words
+
+
+def get_config(arg=None):
+    words = parse_words(
+        arg,
+        source='digits',
+        seed=0,
+        steps=0,
+        size_px=32,
+        channels=3,
+        data='reference',
+        held_out=10_000,
+        attack='none',
+        rate='usual',
+    )
+    if words.data not in ('reference', 'poisoned'):
+        raise ValueError(f'data={words.data!r}: choose from poisoned, reference.')
+    if words.data == 'reference' and words.attack != 'none':
+        raise ValueError(f'attack={words.attack} leaves reference images as they are; it goes with data=poisoned.')
+    if words.source == 'digits':
+        config, stronger = digits(words), attack_parts.ON_DIGITS
+        network, recipe = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group'), ('adamw', 3e-3, 30, 64)
+    else:
+        config, stronger = photographs(words), attack_parts.ON_FULL
+        network, recipe = parts.network('preact_resnet18'), ('sgd', 0.01, 100, 128)
+    config.prior.data = words.data
+    optim, lr, epochs, batch = recipe
+    config.teacher = parts.classifier(  # of an attacker who needs one; nobody else does
+        network, parts.optim(optim, lr=lr), epochs=epochs, batch=batch, augment={}, objective=parts.classify()
+    )
+    parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
+    del config.teacher
+    return config
+
+
+def digits(words):
+    config = parts.run_config('digits_prior', words.seed, save_every=250)
+    config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+    config.prior = parts.trained_prior(
+        channels=(24, 48, 64), steps=words.steps or 2500, batch=64, lr=2e-3, size_px=16, stored_dtype='float16'
+    )
+    return config
+
+
+def photographs(words):
+    config, size_px, large = parts.run_config('prior', words.seed), words.size_px, words.size_px >= 64
+    apart = {'reference': 'held_out', 'reference_size': words.held_out} if words.data == 'reference' else {}
+    config.source = parts.source(words.source, size_px=size_px, channels=words.channels, **apart)
+    levels = next(n for n in (4, 3, 2, 1) if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1)))  # to 4 px or more
+    config.prior = parts.wide_prior(
+        channels=(128, 256, 256, 512 if large else 256)[:levels],
+        attention_levels=min(1 + large, levels),
+        steps=words.steps or 100_000,
+        batch=128,
+        lr=1e-4 if large else 2e-4,
+        size_px=size_px,
+    )
+    return config

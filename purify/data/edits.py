@@ -1,0 +1,82 @@
+"""A split as a table of decisions leaves it: fewer records, other labels, other images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data.loader import Record, Split
+
+
+class Edited(Split):
+    """The kept records of `split`, under new labels, some with a replacement's image; a `Split` in all that readers use.
+
+    Args:
+      split: the records as given, each id once.
+      keep: bool[n], which of them are left.
+      labels: i32[n], what they are called from here on.
+      candidate: i32[n], which candidate replaces the image, -1 where it stays.
+      replacements: splits that hold the images of (id, variation = candidate); where two hold one, the later counts.
+
+    Raises:
+      UserError: if nothing is kept, or a kept record has a candidate that no replacement holds.
+    """
+
+    def __init__(
+        self, split: Split, keep: np.ndarray, labels: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split] = ()
+    ):
+        if not keep.any():
+            raise UserError(f'{split.folder}: none of its {len(split):,} images is kept. The defence is too strict for this data.')
+        self.folder, self.shape, self.class_names = split.folder, split.shape, split.class_names
+        self.positions = np.flatnonzero(keep)
+        self.ids, self.variations = split.ids[keep], split.variations[keep]
+        self.labels = np.asarray(labels, np.int32)[keep]
+        if len(wrong := self.labels[(self.labels < 0) | (self.labels >= len(self.class_names))]):
+            raise UserError(f'{split.folder}: label {wrong[0]} is not a class; choose 0 to {len(self.class_names) - 1}.')
+        self.replaced = _find(self.ids, np.asarray(candidate)[keep], replacements, split)
+        self.source = _Source(split, self.positions, self.labels, self.replaced, replacements)
+
+
+class _Source:
+    """The records by position, edited when they are asked for."""
+
+    def __init__(
+        self,
+        split: Split,
+        positions: np.ndarray,
+        labels: np.ndarray,
+        replaced: dict[int, tuple[int, int]],
+        replacements: Sequence[Split],
+    ):
+        self.split, self.positions, self.labels = split, positions, labels
+        self.replaced, self.replacements = replaced, replacements
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Record:
+        if index in self.replaced:  # the old picture need not be decoded
+            which, position = self.replaced[index]
+            record = self.replacements[which][position]
+            record.pop('variation', None)  # records of one batch hold the same things
+        else:
+            record = self.split[int(self.positions[index])]
+        return record | {'label': np.int64(self.labels[index])}
+
+
+def _find(ids: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split], split: Split) -> dict[int, tuple[int, int]]:
+    """Position -> (which replacement, position in it), for all with a candidate."""
+    offered = {
+        pair: (which, position)
+        for which, other in enumerate(replacements)
+        for position, pair in enumerate(zip(other.ids.tolist(), other.variations.tolist(), strict=True))
+    }
+    if wrong := [other for other in replacements if other.shape != split.shape]:
+        raise UserError(f'{wrong[0].folder}: images of {wrong[0].shape} cannot replace those of {split.folder}, {split.shape}.')
+    wanted = {row: (int(ids[row]), int(candidate[row])) for row in np.flatnonzero(candidate >= 0).tolist()}
+    if missing := [pair for pair in wanted.values() if pair not in offered]:
+        raise UserError(
+            f'{split.folder}: candidate {missing[0][1]} of image {missing[0][0]} is nowhere ({len(missing)} like it). The step '
+            'that makes them must be an input whose name begins with `replaced`.'
+        )
+    return {row: offered[pair] for row, pair in wanted.items()}

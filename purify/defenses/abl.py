@@ -1,0 +1,92 @@
+"""Anti-backdoor learning (Li et al. 2021, arXiv:2110.11571)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.defenses.filters import column_of, verdicts
+from purify.defenses.method import Method, Outcome, Step, Table
+from purify.train.unlearning import HELD
+
+
+@dataclass(frozen=True)
+class AntiBackdoor:
+    """Isolates what a network learns first, trains it on the rest, and unlearns the isolated.
+
+    Every part has its own length and rate: of the student's config the epochs, the objective and the rate are not used, and
+    the schedule serves the part in the middle alone. The four phases follow the paper's code, which ends on the ascent by
+    itself (eq. 3 also descends on the rest meanwhile).
+
+    Attributes:
+      isolation: `loss` ('local_ascent' or 'flooding') that holds the cross-entropy up at `gamma` nats, for `epochs`, at the
+        constant rate `lr`. Few epochs: later, everything is learned.
+      share: of all images with the lowest cross-entropies, taken for poisoned.
+      finetune: `epochs` and the peak `lr` of training on the others.
+      unlearn: `epochs` and the constant `lr` of gradient ascent on the isolated.
+    """
+
+    isolation: dict[str, Any]
+    share: float
+    finetune: dict[str, Any]
+    unlearn: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.isolation['loss'] not in HELD:
+            raise UserError(f'defense.isolation.loss={self.isolation["loss"]!r}: choose from {", ".join(sorted(HELD))}.')
+        if not 0 < self.share < 1:
+            raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Isolation -> losses -> isolated and forgotten (two sides of one decision) -> finetuned -> student."""
+        data, lowest = {'data': 'poisoned'}, {'name': 'lowest_losses', 'share': self.share}
+        measured = {'poisoned': 'poisoned', 'losses': 'losses'}
+        held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
+        first = _training(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
+        middle = _training(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0}, constant=False)
+        last = _training(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
+        steps = (
+            Step('isolation', 'classifier', data, first),
+            Step('losses', 'measure', {'poisoned': 'poisoned', 'classifier': 'isolation'}, {'name': 'predictions'}),
+            Step('isolated', 'decide', measured, lowest | {'keep': 'others'}),
+            Step('forgotten', 'decide', measured, lowest | {'keep': 'lowest'}),
+            Step('finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle),
+            Step('student', 'classifier', data | {'edits': 'forgotten', 'init': 'finetuned'}, last),
+        )
+        return Method(steps, Outcome(classifier='student', findings='isolated'))
+
+
+def _training(student: dict[str, Any], part: dict[str, Any], objective: dict[str, Any], *, constant: bool) -> dict[str, Any]:
+    """The student's config with the length, rate and objective of one part."""
+    optim = student['optim'] | {'lr': part['lr']}
+    if constant:
+        optim = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
+        optim |= {'schedule': 'constant', 'warmup': 0.0}
+    fresh = {'epochs': part['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}
+    return student | fresh | {'optim': optim}
+
+
+@dataclass(frozen=True)
+class LowestLosses:
+    """The `share` of images (one at least) with the lowest losses is flagged; ties by id. Column `loss` f32[n].
+
+    Attributes:
+      share: of all images.
+      keep: who stays in the training set, the 'others' or the 'lowest'.
+    """
+
+    share: float
+    keep: str
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """See `Decision`; reads the table 'losses'."""
+        del num_classes
+        losses = column_of(tables['losses'], ids, 'loss')
+        flagged = np.zeros(len(ids), np.bool_)
+        flagged[np.lexsort((ids, losses))[: max(1, round(self.share * len(ids)))]] = True
+        keep = flagged if self.keep == 'lowest' else ~flagged
+        highest = float(losses[flagged].max())
+        facts = {'share': self.share, 'isolated': int(flagged.sum()), 'highest_loss': highest}
+        return verdicts(ids, labels, flagged, {'keep': keep, 'loss': losses}, facts)

@@ -1,0 +1,213 @@
+"""Candidates: an image noised and denoised in rounds, and its last states of every round (Zhou 2024, section 3.2)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.defenses.method import Rows, Rule
+from purify.defenses.priors import PixelPrior
+from purify.diffusion.samplers import SAMPLERS, Sampler
+from purify.diffusion.sampling import STATES, edit
+from purify.diffusion.timesteps import window_timesteps
+from purify.metrics.images import ssim_uniform_of
+from purify.train.tasks import resize_to, signed_images
+
+FORWARD = ('matched', 'released')
+SMALLEST = 1e-8  # length of a feature vector that cosines divide by
+
+Look = Callable[[jax.Array], Any]  # grey levels f32[m b h w c] of a round's states -> a pytree of arrays
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The way from an image to its candidates: rounds x kept of them, in order of time.
+
+    Attributes:
+      rounds: n, how often the image is noised and denoised, each time from where the last round ended (clipped to [-1, 1],
+        not rounded).
+      start: T, the steps of the prior's schedule that are undone.
+      steps: network calls a round.
+      window: candidates are kept from the calls at the timesteps below it ...
+      kept: ... so many a round, m (`purify.diffusion.timesteps.window_timesteps`).
+      sampler: `name`, one of `SAMPLERS`, and its own settings.
+      forward: noise to the timestep of the first call ('matched'), or to the next noisier one, as the released code does
+        (index 150 forward, then calls at 149 ... 0).
+      state: candidates are the chain's states after those calls ('x_t', as released), with what is left of the noise, or
+        the clean images the network sees in them ('x0').
+      dtype: what the prior computes in; the chain stays float32.
+    """
+
+    rounds: int
+    start: int
+    steps: int
+    window: int
+    kept: int
+    sampler: dict[str, Any]
+    forward: str
+    state: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UserError(f'defense.rounds={self.rounds} must be 1 or more.')
+        window_timesteps(self.start, self.steps, self.window, self.kept)
+        for name, value, choices in (('forward', self.forward, FORWARD), ('state', self.state, STATES)):
+            if value not in choices:
+                raise UserError(f'defense.{name}={value!r}: choose from {", ".join(choices)}.')
+        SAMPLERS[self.sampler.get('name', '')]  # raises for an unknown one, with the choices
+
+    def _sampler(self, prior: PixelPrior) -> tuple[Sampler, tuple[float, float] | None]:
+        """The sampler of a round, and the (alpha, sigma) it noises to where that is not its own."""
+        last = prior.schedule.steps - (self.forward == 'released')
+        if self.start > last:
+            raise UserError(
+                f'defense.start={self.start}: the prior was trained with {prior.schedule.steps} steps; choose 1 to {last}.'
+            )
+        timesteps = window_timesteps(self.start, self.steps, self.window, self.kept)
+        options = {name: value for name, value in self.sampler.items() if name != 'name'}
+        sampler = SAMPLERS.make(self.sampler['name'], prior.schedule, timesteps, **options)
+        if self.forward == 'matched':
+            return sampler, None
+        alpha, sigma = prior.schedule.alpha_sigma(np.array([self.start]))
+        return sampler, (float(alpha[0]), float(sigma[0]))
+
+    def _walk(self, prior: Any, shape: tuple[int, int, int], seed: int) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
+        """(prior's weights, rows, look) -> (what `look` saw [n ...], bool[b]: all states were numbers).
+
+        Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed, id, round) alone. States
+        are looked at in the dataset's size and channels, as 8-bit images.
+        """
+        if prior.model != 'pixel':
+            raise UserError(f'defense.name=dataelixir needs a prior on pixels; this one is {prior.model!r}.')
+        size_px, _, channels = shape
+        if prior.channels == 1 and channels == 3:
+            raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
+        sampler, level = self._sampler(prior)
+
+        def seen(states: jax.Array) -> jax.Array:
+            """States f32[m b s s c'] -> grey levels f32[m b h w c], whole numbers."""
+            flat = states.reshape(-1, *states.shape[2:])
+            flat = flat.mean(-1, keepdims=True) if prior.channels > channels else flat
+            levels = jnp.clip(jnp.round((resize_to(flat, size_px) + 1) * 127.5), 0, 255)
+            return levels.reshape(*states.shape[:2], *levels.shape[1:])
+
+        def walk(weights: Any, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
+            network = nnx.merge(prior.graph, weights['params'], weights['stats'])
+            keys = id_keys(stream_key(seed, 'candidates'), rows['id'])
+            images = signed_images(rows['image'])
+            x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
+
+            def turn(x: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+                own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                edited = edit(sampler, network, x, own, level=level, record=self.kept, state=self.state)
+                x, states = cast(tuple[jax.Array, jax.Array], edited)
+                finite = jnp.isfinite(x).all((1, 2, 3)) & jnp.isfinite(states).all((0, 2, 3, 4))
+                return jnp.clip(x, -1, 1), (look(seen(states)), finite)
+
+            _, (looks, finite) = jax.lax.scan(turn, resize_to(x, prior.size_px), jnp.arange(self.rounds))
+            return looks, finite.all(0)
+
+        return walk
+
+
+@dataclass(frozen=True)
+class Candidates(Chain):
+    """What a classifier says of an image and of its candidates, in one program: no image leaves the device.
+
+    Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the candidates, `distance`
+    f32[b rounds*kept] of each from the image: eq. 5, turned round as in the released code so that more is more different,
+
+        (1 - (SSIM + 1) / 2) / 2 + (1 - (cos + 1) / 2) / 2,
+
+    of 8-bit pixels (`ssim_uniform_of`) and of the classifier's features.
+    """
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """As of `Measure`."""
+        del class_names
+        walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            raw, compare = _comparer(answer, constants['classifier'], rows['image'])
+            (labels, distance), finite = walk(constants['prior'], rows, lambda states: jax.lax.map(compare, states))
+            labels, distance = (column.reshape(-1, len(raw)).T for column in (labels, distance))
+            finite &= jnp.isfinite(distance).all(1)
+            return {'raw': raw, 'candidates': labels, 'distance': distance, 'finite': finite}
+
+        return measure
+
+    def chosen(
+        self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str], rank: float
+    ) -> Rule:
+        """Rows -> {'image' u8[b h w c] the candidate at `rank` of the distance among all, 'finite' bool[b]}.
+
+        For images that were never measured: all candidates of a batch are held until their distances are known.
+        """
+        del class_names
+        walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
+        place = min(int(rank * self.rounds * self.kept), self.rounds * self.kept - 1)
+
+        def choose(constants: Any, rows: Rows) -> Rows:
+            _, compare = _comparer(answer, constants['classifier'], rows['image'])
+
+            def look(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+                return jax.lax.map(compare, states)[1], states.astype(jnp.uint8)
+
+            (distance, images), finite = walk(constants['prior'], rows, look)
+            distance, images = (x.reshape(-1, *x.shape[2:]) for x in (distance, images))
+            which = jnp.argsort(distance, axis=0, stable=True)[place]
+            image = jnp.take_along_axis(images, which[None, :, None, None, None], axis=0)[0]
+            return {'image': image, 'finite': finite & jnp.isfinite(distance).all(0)}
+
+        return choose
+
+
+@dataclass(frozen=True)
+class Remake(Chain):
+    """A candidate once more: the chain is a function of (seed, id, round), so it was not stored."""
+
+    @property
+    def copies(self) -> int:
+        """One of every image."""
+        return 1
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """As of `Purifier`: 'variation' is the candidate's number, from 0; -1 stands for the image itself."""
+        del class_names
+        walk = self._walk(models['prior'], shape, seed)
+
+        def remake(constants: Any, rows: Rows) -> Rows:
+            number = jnp.maximum(rows['variation'], 0)
+            place = jnp.arange(len(number))
+
+            def look(states: jax.Array) -> jax.Array:
+                return states[number % self.kept, place].astype(jnp.uint8)
+
+            images, finite = walk(constants['prior'], rows, look)
+            made = images[number // self.kept, place]
+            image = jnp.where((rows['variation'] < 0)[:, None, None, None], rows['image'], made)
+            return {'image': image, 'finite': finite}
+
+        return remake
+
+
+def _comparer(answer: Callable[..., Any], weights: Any, images: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
+    """(labels i32[b] of images u8[b h w c], grey levels f32[b h w c] of others -> (their labels i32[b], distances f32[b]))."""
+    originals = images.astype(jnp.float32)
+    logits, features = answer(weights, originals / 255)
+
+    def compare(levels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        their_logits, theirs = answer(weights, levels / 255)
+        lengths = jnp.linalg.norm(features, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
+        cosine = (features * theirs).sum(-1) / jnp.maximum(lengths, SMALLEST)
+        similar = jax.vmap(lambda a, b: ssim_uniform_of(jnp, a, b))(originals, levels)
+        return their_logits.argmax(-1).astype(jnp.int32), 0.5 * (1 - (similar + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
+
+    return logits.argmax(-1).astype(jnp.int32), compare

@@ -1,0 +1,48 @@
+"""What filters share: they look at the features of the poisoned classifier, drop samples, and train a student on the rest."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.students import student_step
+
+
+def filter_method(name: str, settings: dict[str, Any], student: dict[str, Any]) -> Method:
+    """Features -> verdicts, by the decision `name` -> purified, the dataset without what is flagged -> student."""
+    steps = (
+        Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, {'name': 'features'}),
+        Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, {'name': name} | settings),
+        Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
+        student_step(student, 'purified'),
+    )
+    return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts'))
+
+
+def class_features(
+    ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(class, positions i64[m] in `ids`, features f64[m d] of those rows) of every class that has rows, found by id."""
+    whole = column_of(tables['features'], ids, 'features').astype(np.float64)
+    for label in range(num_classes):
+        rows = np.flatnonzero(labels == label)
+        if len(rows):
+            yield label, rows, whole[rows]
+
+
+def column_of(table: Table, ids: np.ndarray, name: str) -> np.ndarray:
+    """The rows of a column that belong to `ids`, whatever the table's own order. Raises `UserError` where one has no row."""
+    missing = np.setdiff1d(ids, table['ids'])
+    if missing.size:
+        raise UserError(f'the table of {name} lacks {missing.size} images (such as id {missing[0]}); measure all of them.')
+    return table.aligned(ids, name, 0)
+
+
+def verdicts(
+    ids: np.ndarray, labels: np.ndarray, flagged: np.ndarray, columns: dict[str, np.ndarray], facts: dict[str, Any]
+) -> Table:
+    """The table of a filter: what is flagged goes, everything else stays as it is, under its own label."""
+    kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
+    return Table({'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)

@@ -1,0 +1,72 @@
+"""What a classifier says of every image: its answer, its loss on the given label, its features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.defenses.method import Rows, Rule
+from purify.train.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
+from purify.train.tasks import unit_images
+
+LOSSES = ('ce', 'sce')
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classifier's label and its loss on the label as given -> {'label' i32[b], 'loss' f32[b], 'finite' bool[b]}.
+
+    Images are seen as they are, without augmentation, by the network in evaluation mode.
+
+    Attributes:
+      loss: 'ce', cross-entropy, or 'sce', the symmetric one of `alpha` and `beta`.
+      alpha: weight of the cross-entropy in 'sce'; stays 0 with 'ce', as `beta`.
+      beta: weight of the reverse cross-entropy in 'sce'.
+    """
+
+    loss: str = 'ce'
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UserError(f'predictions: unknown loss {self.loss!r}. Choose from: {", ".join(LOSSES)}.')
+        if self.loss == 'sce':
+            check_symmetric("predictions: loss 'sce'", self.alpha, self.beta)
+        elif self.alpha or self.beta:
+            raise UserError(f"predictions: alpha={self.alpha} and beta={self.beta} are of the loss 'sce'; leave them out of 'ce'.")
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """See `Measure`; needs the model 'classifier'."""
+        del shape, seed, class_names
+        answer = models['classifier'].answer
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            logits, _ = answer(constants['classifier'], unit_images(rows))
+            if self.loss == 'ce':
+                loss = cross_entropies(logits, rows['label'])
+            else:
+                loss = symmetric_cross_entropies(logits, rows['label'], self.alpha, self.beta)
+            finite = jnp.isfinite(logits).all(-1) & jnp.isfinite(loss)
+            return {'label': logits.argmax(-1).astype(jnp.int32), 'loss': loss, 'finite': finite}
+
+        return measure
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the classifier's head reads -> {'features' f32[b d], 'label' i32[b] the classifier's, 'finite' bool[b]}."""
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """See `Measure`; needs the model 'classifier'."""
+        del shape, seed, class_names
+        answer = models['classifier'].answer
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            logits, features = answer(constants['classifier'], unit_images(rows))
+            features = features.astype(jnp.float32)
+            return {'features': features, 'label': logits.argmax(-1).astype(jnp.int32), 'finite': jnp.isfinite(features).all(-1)}
+
+        return measure

@@ -1,0 +1,138 @@
+"""What all classifier networks have in common: the interface, the normalisation of images, and the layers they share."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from purify.core.errors import UserError
+
+GROUPS = 8  # of channels, per image, with norm='group'
+NORMS = ('batch', 'group')
+
+conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+class ClassifierNetwork(nnx.Module):
+    """Images to logits in three steps: `maps`, `pool` to features, `head`.
+
+    `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or one each. Networks that drop
+    units in training need a `key` then; the others pass over it. Raises `UserError` for settings that build nothing.
+    """
+
+    def __init__(self, *, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], **sizes: int):
+        sizes |= {'num_classes': num_classes, 'channels': channels}
+        if min(sizes.values()) < 1:
+            listed = ', '.join(f'{name}={size}' for name, size in sizes.items())
+            raise UserError(f'a {type(self).__name__} with {listed} has no layers to build. Set each to 1 or more.')
+        if {len(mean), len(std)} - {1, channels} or min(std) <= 0:
+            raise UserError(
+                f'mean={mean} and std={std} must hold one number, or one for each of the {channels} channels, and std '
+                'numbers above 0.'
+            )
+        self.channels = channels
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    head: nnx.Linear
+
+    def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """`images: f32[b h w c] in [0, 1]` -> the last feature maps, `f32[b h' w' d]`."""
+        raise NotImplementedError
+
+    def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """`maps` -> what the head reads, `f32[b d]`."""
+        del train, key
+        return maps.mean((1, 2))
+
+    def features(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """`images: f32[b h w c] in [0, 1]` -> what the head reads, `f32[b d]`."""
+        body, neck = (None, None) if key is None else jax.random.split(key)
+        return self.pool(self.maps(images, train=train, key=body), train=train, key=neck)
+
+    def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """`images: f32[b h w c] in [0, 1]` -> logits `f32[b classes]`; `train` updates the running statistics."""
+        return self.head(self.features(images, train=train, key=key))
+
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """(images - mean) / std. Raises `UserError` for images of other channels."""
+        if images.shape[-1] != self.channels:
+            raise UserError(
+                f'images of shape {images.shape} have {images.shape[-1]} channels, the network was built for '
+                f'{self.channels}. Build it with the channels of the dataset.'
+            )
+        return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+
+class Norm(nnx.Module):
+    """Batch norm over the global batch (momentum .9, epsilon 1e-5), or group norm; computed and kept in f32.
+
+    One detail differs from PyTorch: the running variance is the biased one (divided by n, not n - 1).
+    """
+
+    def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
+        if kind == 'batch':
+            self.layer = nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
+        else:
+            groups = math.gcd(GROUPS, channels)
+            self.layer = nnx.GroupNorm(channels, groups, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """`x: [b h w c]` -> the same shape and type; `train` uses and records the statistics of the batch."""
+        layer = self.layer
+        normed = layer(x, use_running_average=not train) if isinstance(layer, nnx.BatchNorm) else layer(x)
+        return normed.astype(x.dtype)
+
+
+class Conv(nnx.Conv):
+    """A square convolution, padded by the same (size - 1) // 2 on all sides, as PyTorch does.
+
+    'SAME' would pad strided convolutions on the right and below only. `groups` cuts the channels into as many convolutions of
+    their own.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        pad = (size - 1) // 2
+        super().__init__(
+            inputs,
+            outputs,
+            (size, size),
+            strides=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            feature_group_count=groups,
+            use_bias=bias,
+            kernel_init=conv_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+def symmetric(bound: float) -> nnx.Initializer:
+    """U(-bound, bound)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def drop(x: jax.Array, rate: float, train: bool, key: jax.Array | None, *, whole: bool = False) -> jax.Array:
+    """Dropout in training (Srivastava 2014): units, or `whole` rows of a batch, are 0 with probability `rate`, others grow."""
+    if not train or not rate:
+        return x
+    if key is None:
+        raise ValueError(f'a network that drops {rate:.0%} of its units in training was called without a key')
+    kept = jax.random.bernoulli(key, 1 - rate, (len(x), *(1,) * (x.ndim - 1)) if whole else x.shape)
+    return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)

@@ -1,0 +1,201 @@
+"""Networks of Improved DDPM (Nichol & Dhariwal 2021) as their authors' checkpoints hold them, in diffusers' names and settings.
+
+The checkpoints number the blocks from the first to the last (input_blocks, middle_block, output_blocks) and pack queries, keys
+and values head by head into one projection. They were told the time as t 1000 / T, which no sinusoid of diffusers is; where T
+is not 1000 a table of these embeddings takes its place (time_embedding_type 'learned'), so that any diffusers-like reader
+computes the same.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+GROUPS = 32  # of every norm
+_NOISES = {'cosine': 'squaredcos_cap_v2', 'linear': 'linear'}
+_TOP = {'input_blocks.0.0': 'conv_in', 'time_embed.0': 'time_embedding.linear_1', 'time_embed.2': 'time_embedding.linear_2',
+        'out.0': 'conv_norm_out', 'out.2': 'conv_out'}  # fmt: skip
+_RESNET = {'in_layers.0': 'norm1', 'in_layers.2': 'conv1', 'emb_layers.1': 'time_emb_proj', 'out_layers.0': 'norm2',
+           'out_layers.3': 'conv2', 'skip_connection': 'conv_shortcut'}  # fmt: skip
+_ATTENTION = {'norm': 'group_norm', 'proj_out': 'to_out.0'}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a checkpoint does not hold of how it was trained: the flags of its training.
+
+    `size_px` of the images; `heads` of every attention; `steps` of the chain (T) and its `noise`, 'cosine' or 'linear'; `rescale`:
+    whether the network is told t 1000 / T in place of t. Raises `UserError` for values that make no network.
+    """
+
+    size_px: int
+    heads: int
+    steps: int
+    noise: str
+    rescale: bool
+
+    def __post_init__(self):
+        for name in ('size_px', 'heads', 'steps'):
+            if getattr(self, name) < 1:
+                raise UserError(f'{name}={getattr(self, name)}: choose 1 or more.')
+        if self.noise not in _NOISES:
+            raise UserError(f'noise={self.noise!r}: choose from {", ".join(_NOISES)}.')
+
+
+_WIDE = Flags(size_px=256, heads=1, steps=1000, noise='linear', rescale=False)
+PUBLISHED = {  # name of the file: its flags, from the list of models that its authors publish
+    **dict.fromkeys(('imagenet64_uncond_100M_1500K', 'imagenet64_uncond_vlb_100M_1500K'), Flags(64, 4, 4000, 'cosine', True)),
+    **dict.fromkeys(('cifar10_uncond_50M_500K', 'cifar10_uncond_vlb_50M_500K'), Flags(32, 4, 4000, 'cosine', True)),
+    **dict.fromkeys(('lsun_uncond_100M_1200K_bs128', 'lsun_uncond_100M_2400K_bs64'), _WIDE),
+}
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One size of the way down: the numbers of its blocks, whether they attend, and its width."""
+
+    blocks: list[int]
+    attends: bool
+    width: int
+
+
+def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+    """A checkpoint's tensors -> (config.json of a UNet2DModel, its tensors, scheduler_config.json).
+
+    Raises `UserError` for networks of other makes (also class-conditional ones and those of guided diffusion), by tensor.
+    """
+    if 'label_emb.weight' in given:
+        raise UserError('this network was trained with class labels, which images to be purified do not have. Take one without.')
+    levels = _levels(given)
+    rename = dict(_TOP) | _down_names(levels) | _middle_names() | _up_names(levels)
+    tensors: Arrays = {}
+    for name, value in given.items():
+        place, _, leaf = name.rpartition('.')
+        if place.endswith('.qkv') and (attention := rename.get(place.removesuffix('.qkv') + '.norm')):
+            tensors |= _split_qkv(attention.removesuffix('.group_norm'), leaf, value, flags.heads)
+        elif place in rename and leaf in ('weight', 'bias'):
+            tensors[f'{rename[place]}.{leaf}'] = value[..., 0] if value.ndim == 3 else value
+        else:
+            raise _stranger(f'it has a tensor {name!r}')
+    config = _config(given, levels, flags)
+    if config['time_embedding_type'] == 'learned':
+        tensors['time_proj.weight'] = _rescaled_times(flags.steps, levels[0].width)
+    return config, tensors, _scheduler(flags, learned=config['out_channels'] == 2 * config['in_channels'])
+
+
+def _stranger(what: str) -> UserError:
+    return UserError(f'these weights are of no network of Improved DDPM: {what}. Give one of {", ".join(PUBLISHED)}, or its like.')
+
+
+def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
+    numbers = {int(match[1]) for name in given if (match := re.match(r'input_blocks\.(\d+)\.', name))}
+    if not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given) or len(numbers) < 2:
+        raise _stranger('it has no input_blocks, attention in its middle or output')
+    cuts = [n for n in sorted(numbers) if f'input_blocks.{n}.0.op.weight' in given]
+    levels = []
+    for start, stop in zip([0, *cuts], [*cuts, max(numbers) + 1], strict=True):
+        blocks = list(range(start + 1, stop))
+        widths = {given[f'input_blocks.{n}.0.out_layers.3.weight'].shape[0] for n in blocks if _has(given, n)}
+        attends = {f'input_blocks.{n}.1.qkv.weight' in given for n in blocks}
+        if not all(_has(given, n) for n in blocks) or len(widths) != 1 or len(attends) != 1:
+            raise _stranger(f'its input_blocks {start + 1} to {stop - 1} are not residual blocks of one width between strided ones')
+        levels.append(_Level(blocks, attends.pop(), widths.pop()))
+    if len({len(level.blocks) for level in levels}) != 1:
+        raise _stranger(f'its levels have {[len(level.blocks) for level in levels]} blocks')
+    return levels
+
+
+def _has(given: Mapping[str, np.ndarray], block: int) -> bool:
+    return f'input_blocks.{block}.0.out_layers.3.weight' in given
+
+
+def _parts(theirs: str, ours: str, parts: Mapping[str, str]) -> dict[str, str]:
+    return {f'{theirs}.{old}': f'{ours}.{new}' for old, new in parts.items()}
+
+
+def _down_names(levels: list[_Level]) -> dict[str, str]:
+    names = {}
+    for number, level in enumerate(levels):
+        for layer, block in enumerate(level.blocks):
+            names |= _parts(f'input_blocks.{block}.0', f'down_blocks.{number}.resnets.{layer}', _RESNET)
+            names |= _parts(f'input_blocks.{block}.1', f'down_blocks.{number}.attentions.{layer}', _ATTENTION)
+        names |= _parts(f'input_blocks.{level.blocks[-1] + 1}.0', f'down_blocks.{number}.downsamplers.0', {'op': 'conv'})
+    return names
+
+
+def _middle_names() -> dict[str, str]:
+    resnets = [_parts(f'middle_block.{2 * n}', f'mid_block.resnets.{n}', _RESNET) for n in range(2)]
+    return resnets[0] | resnets[1] | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
+
+
+def _up_names(levels: list[_Level]) -> dict[str, str]:
+    names, each = {}, len(levels[0].blocks) + 1
+    for number, level in enumerate(reversed(levels)):
+        for layer in range(each):
+            block = f'output_blocks.{number * each + layer}'
+            names |= _parts(f'{block}.0', f'up_blocks.{number}.resnets.{layer}', _RESNET)
+            names |= _parts(f'{block}.1', f'up_blocks.{number}.attentions.{layer}', _ATTENTION) if level.attends else {}
+        last = f'output_blocks.{(number + 1) * each - 1}.{1 + level.attends}'
+        names |= _parts(last, f'up_blocks.{number}.upsamplers.0', {'conv': 'conv'})
+    return names
+
+
+def _split_qkv(place: str, leaf: str, value: np.ndarray, heads: int) -> Arrays:
+    """Rows [head, (q k v), channel of the head] of the one projection -> those of three."""
+    if len(value) % (3 * heads):
+        raise UserError(f'heads={heads} does not divide the {len(value) // 3} channels of {place}. Choose a divisor.')
+    rows = value.reshape(heads, 3, -1, *value.shape[1:2])
+    return {f'{place}.to_{part}.{leaf}': rows[:, k].reshape(len(value) // 3, *value.shape[1:2]) for k, part in enumerate('qkv')}
+
+
+def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags) -> dict[str, Any]:
+    attending = {level.width for level in levels if level.attends} | {levels[-1].width}
+    head_dims = [max(1, level.width // flags.heads) for level in levels]
+    ways = [(f'{"Attn" if level.attends else ""}DownBlock2D', f'{"Attn" if level.attends else ""}UpBlock2D') for level in levels]
+    first = levels[0]
+    told = given[f'input_blocks.{first.blocks[0]}.0.emb_layers.1.weight'].shape[0]
+    return {
+        '_class_name': 'UNet2DModel',
+        'sample_size': flags.size_px,
+        'in_channels': given['input_blocks.0.0.weight'].shape[1],
+        'out_channels': given['out.2.weight'].shape[0],
+        'block_out_channels': [level.width for level in levels],
+        'down_block_types': [down for down, _ in ways],
+        'up_block_types': [up for _, up in reversed(ways)],
+        'layers_per_block': len(first.blocks),
+        'attention_head_dim': head_dims[-1] if len(attending) == 1 else head_dims,
+        'norm_num_groups': GROUPS,
+        'attn_norm_num_groups': GROUPS,
+        'resnet_time_scale_shift': 'scale_shift' if told == 2 * first.width else 'default',
+        'time_embedding_type': 'learned' if flags.rescale and flags.steps != 1000 else 'positional',
+        'num_train_timesteps': flags.steps,
+    }
+
+
+def _rescaled_times(steps: int, width: int) -> np.ndarray:
+    """Cosines and sines f32[steps width] of t 1000 / steps."""
+    half = width // 2
+    angles = np.outer(np.arange(steps) * (1000 / steps), np.exp(-math.log(10000) * np.arange(half) / half))
+    return np.concatenate([np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))], axis=1).astype(np.float32)
+
+
+def _scheduler(flags: Flags, learned: bool) -> dict[str, Any]:
+    """The chain, whose linear betas are those of 1000 steps made finer or coarser."""
+    return {
+        '_class_name': 'DDPMScheduler',
+        'num_train_timesteps': flags.steps,
+        'beta_schedule': _NOISES[flags.noise],
+        'beta_start': 0.1 / flags.steps,
+        'beta_end': 20 / flags.steps,
+        'trained_betas': None,
+        'variance_type': 'learned_range' if learned else 'fixed_large',
+        'prediction_type': 'epsilon',
+        'clip_sample': True,
+        'clip_sample_range': 1.0,
+    }

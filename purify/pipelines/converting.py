@@ -1,0 +1,80 @@
+"""The command `convert`: a checkpoint in its authors' own format -> a prior's folder in diffusers' format."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from purify.config.arguments import parse_words
+from purify.core.errors import UserError
+from purify.core.files import sha256_of
+from purify.core.registry import Registry
+from purify.models.folders import Tensors
+from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
+from purify.models.loading import Pipeline, save_pretrained
+from purify.models.unet2d import UNet2DModel
+from purify.models.weights import abstract_model, load_into
+from purify.pipelines.provenance import note_published
+
+
+def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
+    """Improved DDPM's `.pt` or the same tensors as `.safetensors` -> a DDPMPipeline's folder.
+
+    Words: size_px, heads, steps, noise, rescale, see `purify.models.improved_ddpm.Flags`. Files that go by their published names
+    need none; of others, all must be given, for the weights fit wrong ones too.
+    """
+    tensors, flags = read_tensors(file), _flags(file.stem, words)
+    config, converted, scheduler = to_diffusers(tensors, flags)
+    network = abstract_model(UNet2DModel, config)
+    load_into(network, converted)
+    note_published(folder, 'Improved DDPM (Nichol & Dhariwal 2021)', file.name, sha256_of(file))
+    save_pretrained(Pipeline('DDPMPipeline', {'unet': network, 'scheduler': scheduler}), folder)
+
+
+CONVERTERS = Registry('format to convert', improved_ddpm=convert_improved_ddpm)
+
+
+def convert(kind: str, file: Path, folder: Path) -> None:
+    """Converts `file` by the converter that `kind` names, with its words after a colon, into `folder`."""
+    name, _, words = kind.partition(':')
+    CONVERTERS[name](file.expanduser(), folder.expanduser(), words)
+
+
+def _flags(stem: str, words: str) -> Flags:
+    spec = asdict(PUBLISHED.get(stem) or PUBLISHED['imagenet64_uncond_100M_1500K'])
+    try:
+        chosen = Flags(**parse_words(words, **spec))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    given = {item.partition('=')[0] for item in words.split(',')}
+    if stem not in PUBLISHED and (missing := [name for name in spec if name not in given]):
+        like = ','.join(f'{name}={value}' for name, value in spec.items())
+        raise UserError(
+            f'{stem}: is not the name of a published file ({", ".join(PUBLISHED)}), so say how it was trained: '
+            f'{", ".join(missing)}. For example: convert improved_ddpm:{like} FILE FOLDER.'
+        )
+    return chosen
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, or of a pickled state dict (.pt, .pth, .ckpt, .bin; with PyTorch), as float32.
+
+    Raises `UserError` for missing, broken and unsafe files, and where PyTorch is needed and not there.
+    """
+    if not file.is_file():
+        raise UserError(f'{file}: no such file. Give the checkpoint that is to be converted.')
+    if file.suffix == '.safetensors':
+        return dict(Tensors([file]))
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f'{file}: is read by PyTorch, which is not installed. `pip install torch`, or bring the file as .safetensors.'
+        ) from error
+    try:
+        state = torch.load(file, map_location='cpu', weights_only=True)
+    except Exception as error:  # whatever the formats of zip files and pickles can raise, code that is refused too
+        raise UserError(f'{file}: holds no plain tensors ({type(error).__name__}). Download it again.') from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f'{file}: must hold a state dict, names and tensors alone. Give the one of the averaged weights (ema).')
+    return {str(name): value.float().numpy() for name, value in state.items()}

@@ -1,0 +1,51 @@
+"""The stage that trains a network's features without labels."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from purify.core import devices
+from purify.core.randomness import stream_key
+from purify.data.loader import Split
+from purify.pipelines.artifacts import classifier_builder, write_network
+from purify.pipelines.chain import Work
+from purify.pipelines.training import classifier_facts, fit_network, make_augmentations
+from purify.train.contrast import Contrast, Projected
+from purify.train.state import Build, abstract_network, split_network
+from purify.train.views import Views
+
+
+def encoder_builder(settings: dict[str, Any], num_classes: int, channels: int) -> Build:
+    """Settings of an encoder step -> a function from rngs to the network and its projection."""
+    build = classifier_builder(settings['network'], num_classes, channels)
+    return lambda rngs: Projected(build(rngs), settings['projection'], rngs=rngs)
+
+
+def make_contrast(objective: dict[str, Any], graph: Any) -> Contrast:
+    """The `objective` of an encoder step -> its task."""
+    views = objective['views'] | {'crop': tuple(objective['views']['crop'])}  # JSON has lists
+    return Contrast(graph, Views(**views), objective['temperature'])
+
+
+def train_encoder(work: Work) -> None:
+    """Trains features on the images `data` by contrast; leaves a classifier's folder, whose head is fresh, to start others from."""
+    settings = work.settings
+    split = Split(work.inputs['data'], 'train')
+    build = encoder_builder(settings, len(split.class_names), split.shape[-1])
+    graph, like = abstract_network(build)
+    task = make_contrast(settings['objective'], graph)
+    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
+    facts = classifier_facts(settings['network'], split)
+    weights = state.weights()
+    plain = {name: part.get('network', {}) for name, part in weights.items()}  # no statistics, no entry
+    plain['params'] = plain['params'] | {'head': _fresh_head(settings, facts)}  # the old one knew nothing but weight decay
+    write_network(work.folder, facts, plain)
+
+
+def _fresh_head(settings: dict[str, Any], facts: dict[str, Any]) -> Any:
+    """The head of a new network, a function of the seed; on every device."""
+    build = classifier_builder(settings['network'], facts['num_classes'], facts['channels'])
+    key = stream_key(settings['seeds']['model'], 'head')
+    make = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'], out_shardings=devices.replicated(devices.global_mesh()))
+    return make()

@@ -1,0 +1,181 @@
+"""The stage `illustrate`: pictures that explain a purification, for the report; like `evaluate` it opens the truth."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.files import write_bytes
+from purify.data.loader import Split
+from purify.data.manifest import Manifest
+from purify.defenses.method import Rows, Table
+from purify.defenses.registry import PURIFIERS
+from purify.defenses.variation_models import load_variation_model
+from purify.pipelines.artifacts import Classifier, read_classifier
+from purify.pipelines.chain import Work
+from purify.pipelines.tables import read_table
+from purify.train.inference import map_images
+from purify.train.saliency import grad_cam
+
+FILE = 'illustration.npz'
+MOST = 8  # samples of a kind that a page can hold
+VIEWS = ('original', 'given', 'purified')  # what the victim's gaze is drawn on
+ANSWERING = ('teacher', 'benign', 'student')
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The images to explain: [k ...] of each, as they are described in `illustrate`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    original: np.ndarray
+    given: np.ndarray
+    purified: np.ndarray
+    has_purified: np.ndarray
+
+
+def illustrate(work: Work) -> None:
+    """Writes illustration.npz of k samples: half of `report_images` poisoned ones, as many clean ones, `MOST` of each at most.
+
+    'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h w c]; 'has_purified' bool[k], false where the
+    defence dropped the image (then 'purified' is black); 'true', 'label' (as given) and 'new' i32[k] classes; 'rounds'
+    u8[k r h w c], the last candidate of each round; 'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes of
+    these and of the given image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it sees, 0 to 255) on the
+    three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student' i32[k], of the given image,
+    by the classifiers there are.
+    """
+    if not devices.is_lead():
+        return  # a handful of images: one host makes them
+    manifest = Manifest.read(work.inputs['truth'])
+    findings, candidates = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
+    count = min(work.run['report_images'] // 2, MOST)
+    ids = np.concatenate([choose(manifest, findings, poisoned, count) for poisoned in (True, False)])
+    truth = np.searchsorted(manifest.ids, ids)
+    samples = _collect(work, ids)
+    rounds = work.settings['remake']['rounds']
+    measured = candidates.columns['candidates'][_rows(candidates, ids)]
+    last = np.arange(1, rounds + 1) * (measured.shape[1] // rounds) - 1
+    found = {
+        'ids': ids,
+        'poisoned': manifest.poisoned[truth],
+        **{name: getattr(samples, name) for name in (*VIEWS, 'has_purified')},
+        'true': manifest.true_labels[truth],
+        'label': samples.labels,
+        'new': findings.columns['labels'][_rows(findings, ids)],
+        'rounds': _remake(work, samples, last),
+        'round_labels': measured[:, last],
+        'raw_labels': candidates.columns['raw'][_rows(candidates, ids)],
+    }
+    found['heat'], found['heat_labels'] = _look(work, samples)
+    for role in [role for role in ANSWERING if role in work.inputs]:
+        found[f'answer_{role}'] = _ask(work, read_classifier(work.inputs[role]), samples.given)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
+    write_bytes(work.folder / FILE, buffer.getvalue())
+
+
+def read_illustration(folder: Path) -> dict[str, np.ndarray]:
+    """What `illustrate` wrote."""
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def choose(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:
+    """Ids i64[<= count] of poisoned or of clean images.
+
+    The first poisoned ones as they come: a defence that finds only some must not be shown by these alone. Of the clean ones
+    those flagged first, then those not in the benign set, where the findings tell sets apart.
+    """
+    ids = manifest.ids[manifest.poisoned == poisoned]
+    if poisoned:
+        return ids[:count]
+    flagged = findings.aligned(manifest.ids, 'flagged', False)[manifest.poisoned == poisoned]
+    anomalous = findings.aligned(manifest.ids, 'set', 0)[manifest.poisoned == poisoned] if 'set' in findings.columns else flagged
+    return ids[np.lexsort((ids, anomalous == 0, ~flagged))][:count]
+
+
+def _rows(table: Table, ids: np.ndarray) -> np.ndarray:
+    """Rows of a table that has all of `ids`."""
+    order = np.argsort(table['ids'])
+    return order[np.searchsorted(table['ids'], ids, sorter=order)]
+
+
+def _collect(work: Work, ids: np.ndarray) -> _Samples:
+    """The images; originals where the attack changed them."""
+    given, purified = Split(work.inputs['poisoned'], 'train'), Split(work.inputs['purified'], 'train')
+    rows = given.position_of(ids)
+    images = given.images(rows.tolist()) if len(ids) else np.zeros((0, *given.shape), np.uint8)
+    original, after, has = images.copy(), np.zeros_like(images), np.isin(ids, purified.ids)
+    kept = work.inputs['truth'] / 'originals'
+    before = Split(kept, 'train') if kept.is_dir() else None
+    for row, identity in enumerate(ids.tolist()):
+        if before is not None and identity in before.ids:
+            original[row] = before[int(before.position_of(np.array([identity]))[0])]['image']
+        if has[row]:
+            after[row] = purified[int(purified.position_of(np.array([identity]))[0])]['image']
+    return _Samples(ids, given.labels[rows], original, images, after, has)
+
+
+def _remake(work: Work, samples: _Samples, candidates: np.ndarray) -> np.ndarray:
+    """The candidates of those numbers of every sample, made again as they were measured: u8[k r h w c]."""
+    options, rounds, count = dict(work.settings['remake']), len(candidates), len(samples.ids)
+    options.pop('name')
+    prior = load_variation_model(work.inputs['prior'], dtype=options['dtype'], vae_slice=work.run['vae_slice'])
+    names = Split(work.inputs['poisoned'], 'train').class_names
+    shape = samples.given.shape[1:]
+    rule = PURIFIERS.make('remade', **options).rule({'prior': prior}, shape, work.settings['seed'], names)
+
+    def fetch(position: int) -> dict[str, Any]:
+        row, number = divmod(position, rounds)
+        numbers = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': candidates[number]}
+        return {'image': samples.given[row]} | {name: np.int32(value) for name, value in numbers.items()}
+
+    made = _map(work, rule, {'prior': prior.weights}, fetch, count * rounds, work.run['batch_per_device'])
+    if not made:
+        return np.zeros((0, rounds, *shape), np.uint8)
+    if not made['finite'].all():
+        raise UserError(
+            f'the prior gave NaN for a sample of the report. Computing in {options["dtype"]} may overflow: try float32.'
+        )
+    return made['image'].reshape(count, rounds, *shape)
+
+
+def _look(work: Work, samples: _Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Where the victim looks in each view, u8[k 3 h w], and the classes that it sees there, i32[k 3]."""
+    model = read_classifier(work.inputs['teacher'])
+    views = np.stack([getattr(samples, name) for name in VIEWS], 1)
+    count, height, width = len(views), *views.shape[2:4]
+    flat = views.reshape(-1, *views.shape[2:])
+
+    def look(weights: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        network = nnx.merge(model.graph, weights['params'], weights['stats'])
+        labels = model.predict(weights, rows).astype(jnp.int32)
+        heat = grad_cam(network, rows['image'].astype(jnp.float32) / 255, labels)
+        return jnp.round(heat * 255).astype(jnp.uint8), labels
+
+    made = _map(work, look, model.weights, lambda i: {'image': flat[i]}, len(flat), work.run['inference_batch'])
+    if not made:
+        return np.zeros((0, len(VIEWS), height, width), np.uint8), np.zeros((0, len(VIEWS)), np.int32)
+    return made[0].reshape(count, len(VIEWS), height, width), made[1].reshape(count, len(VIEWS))
+
+
+def _ask(work: Work, model: Classifier, images: np.ndarray) -> np.ndarray:
+    """Predicted classes i32[k]."""
+    made = _map(work, model.predict, model.weights, lambda i: {'image': images[i]}, len(images), work.run['inference_batch'])
+    return made.astype(np.int32) if len(made) else np.zeros(0, np.int32)
+
+
+def _map(work: Work, rule: Any, weights: Any, fetch: Any, count: int, batch: int) -> Any:
+    """A rule's outputs over `count` records as one tree of arrays [count ...]; () for none."""
+    mesh = devices.local_mesh()
+    constants, size = devices.put_copy(weights, mesh), max(1, min(batch * mesh.size, count))
+    parts = [out for _, out in map_images(rule, constants, fetch, range(count), batch=size, mesh=mesh, cost=work.cost)]
+    return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts) if parts else ()

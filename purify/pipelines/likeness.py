@@ -1,0 +1,151 @@
+"""How good purified images are: FID against the images as they were before the attack, and inception scores."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purify.core import devices, preemption
+from purify.core.errors import Preempted, UserError
+from purify.core.files import write_bytes
+from purify.core.progress import Bar
+from purify.data.loader import Record, Split
+from purify.data.manifest import Manifest
+from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
+from purify.pipelines.artifacts import Classifier, read_classifier
+from purify.pipelines.chain import Work
+from purify.train.inference import map_images
+
+NONE = 'none'
+OWN = ('student', 'teacher')  # of a run; any other name is the folder of a finished classifier
+INCEPTION = 'inception_v3'
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What a network makes of a set of images."""
+
+    moments: Moments
+    answers: Answers
+
+
+def describe_likeness(work: Work, manifest: Manifest) -> dict[str, Any] | None:
+    """{'fid', 'is', 'is_raw', 'images', 'features', 'inception', 'notes'} of the purified images; None where not asked for.
+
+    Features and answers are those of the network `features`: the run's student or teacher, or the input of that role. FID
+    compares with the benign originals: the training images as they are given, those that the attack changed as they were.
+    'is_raw' is the score of these. A number is None, with a note, where there are too few images or it is not finite.
+    """
+    chosen = work.settings['features']
+    if chosen == NONE or 'purified' not in work.inputs:
+        return None
+    role = chosen if chosen in OWN else 'features'
+    if role not in work.inputs:
+        raise UserError(f'evaluation.features={chosen!r}: this run has no {role}. Choose {NONE!r}, or another network.')
+    model = read_classifier(work.inputs[role])
+    purified = Split(work.inputs['purified'], 'train')
+    given, originals = Split(work.inputs['poisoned'], 'train'), _originals(work.inputs['truth'])
+    before = _benign(given, originals, set(manifest.ids[manifest.poisoned | manifest.cover].tolist()))
+    with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
+        after = _look(work, model, purified.__getitem__, len(purified), purified.shape, 'purified', bar)
+        raw = _look(work, model, before, len(given), given.shape, 'benign', bar)
+    found = {
+        'fid': frechet_distance(after.moments, raw.moments),
+        'is': inception_score(after.answers),
+        'is_raw': inception_score(raw.answers),
+    }
+    network = model.facts['network']['name']
+    return found | {
+        'images': after.moments.count,
+        'features': f'{role if chosen in OWN else Path(chosen).name} ({network}, {model.facts["num_classes"]} classes)',
+        'inception': network == INCEPTION,
+        'notes': _notes(found, after.moments, raw.moments),
+    }
+
+
+def _notes(found: dict[str, float | None], *sets: Moments) -> list[str]:
+    """What a reader of the numbers has to know."""
+    smallest, width = min(moments.count for moments in sets), sets[0].mean.size
+    if smallest < 2:
+        return [f'{smallest} images are too few for FID.']
+    if None in found.values():
+        return ['The network gave numbers that are not finite for some image.']
+    if smallest <= width:
+        return [f'{smallest:,} images and features of {width:,} numbers: FID is biased upwards; compare equal numbers only.']
+    return []
+
+
+def _originals(truth: Path) -> Split | None:
+    return Split(truth / 'originals', 'train') if (truth / 'originals').is_dir() else None
+
+
+def _benign(given: Split, originals: Split | None, changed: set[int]) -> Callable[[int], Record]:
+    """Position in `given` -> its record before the attack."""
+    positions = {} if originals is None else {identity: row for row, identity in enumerate(originals.ids.tolist())}
+
+    def fetch(position: int) -> Record:
+        identity = int(given.ids[position])
+        return originals[positions[identity]] if originals is not None and identity in changed else given[position]
+
+    return fetch
+
+
+def _look(
+    work: Work,
+    model: Classifier,
+    fetch: Callable[[int], Record],
+    count: int,
+    shape: tuple[int, int, int],
+    name: str,
+    bar: Bar,
+) -> Likeness:
+    """Moments and answers over all images; hosts take every so-many-th one and leave their sums in files for each other."""
+    width, hosts, here = model.facts['channels'], jax.process_count(), jax.process_index()
+    if shape[2] != width and 1 not in (shape[2], width):
+        raise UserError(f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose another.')
+    mesh = devices.local_mesh()
+
+    def see(weights: Any, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        images = rows['image'].astype(jnp.float32) / 255
+        images = images.mean(-1, keepdims=True) if shape[2] > width else images
+        return model.answer(weights, jnp.broadcast_to(images, (*images.shape[:3], width)))
+
+    def batches() -> Iterator[Likeness]:
+        pictures = lambda position: {'image': fetch(position)['image']}  # noqa: E731
+        constants, mine = devices.put_copy(model.weights, mesh), range(here, count, hosts)
+        mapped = map_images(see, constants, pictures, mine, batch=work.run['inference_batch'], mesh=mesh, cost=work.cost)
+        for where, (logits, features) in mapped:
+            yield Likeness(Moments.of(features), Answers.of(logits))
+            bar.advance(len(where) * hosts)
+            if preemption.asked():
+                break
+
+    nothing = jax.eval_shape(see, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)})
+    logits, features = (np.zeros((0, x.shape[1])) for x in nothing)
+    moments, answers = Moments.of(features), Answers.of(logits)
+    for seen in batches():
+        moments, answers = moments + seen.moments, answers + seen.answers
+    if devices.any_host(preemption.asked()):
+        raise Preempted
+    return Likeness(moments, answers) if hosts == 1 else _shared(work.folder, name, Likeness(moments, answers))
+
+
+def _shared(folder: Path, name: str, mine: Likeness) -> Likeness:
+    """The sum over all hosts, added in their order on each of them."""
+    file = '{}-{}.f64'.format
+    moments, answers = mine.moments, mine.answers
+    flat = [[moments.count], moments.mean, moments.scatter.ravel(), [answers.count], answers.total, [answers.certainty]]
+    write_bytes(folder / file(name, jax.process_index()), np.concatenate(flat).astype(np.float64).tobytes())
+    devices.barrier(f'sums {name}')
+    d, k = moments.mean.size, answers.total.size
+    found: list[Likeness] = []
+    for host in range(jax.process_count()):
+        row = np.frombuffer((folder / file(name, host)).read_bytes(), np.float64)
+        n, mean, scatter, m, total, certainty = np.split(row, np.cumsum([1, d, d * d, 1, k]))
+        moments = Moments(int(n[0]), mean, scatter.reshape(d, d))
+        found.append(Likeness(moments, Answers(int(m[0]), total, float(certainty[0]))))
+    return Likeness(merged([one.moments for one in found]), merged([one.answers for one in found]))

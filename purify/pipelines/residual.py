@@ -1,0 +1,55 @@
+"""The residual attack: triggered test images that the attacker has purified himself (Zhou 2024, section 5.1, table 5)."""
+
+from typing import Any
+
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.progress import Bar
+from purify.core.randomness import stream_seed
+from purify.defenses.method import Rule
+from purify.defenses.registry import MEASURES
+from purify.defenses.variation_models import load_variation_model
+from purify.metrics.classification import attack_success
+from purify.metrics.intervals import Share, pooled
+from purify.pipelines.triggered import BROKEN, Bench
+
+
+def measure_residual(bench: Bench) -> dict[str, Any]:
+    """{'residual_asr', 'residual_counts', 'residual_interval'} of the student.
+
+    Each triggered test image that counts for the ASR becomes the candidate that the defence would put in its place, by the
+    prior and the victim's eyes, and goes to the student. Nothing where the attack has no trigger.
+    """
+    shares = []
+    goals_of = [bench.aim(attack) for attack in bench.attacks]
+    with Bar(f'{bench.work.name} residual', sum(int(among.sum()) for _, among in goals_of), shown=devices.is_lead()) as bar:
+        change = _purification(bench) if bench.attacks else None
+        student = bench.classifier('student')
+        for number, (attack, (goals, among)) in enumerate(zip(bench.attacks, goals_of, strict=True)):
+            where, batch = np.flatnonzero(among), bench.work.run['batch_per_device'] * devices.local_mesh().size
+            classes = bench.predict(
+                student, f'residual-{number}', bar, attack, positions=where, change=change, batch=batch
+            )  # fmt: skip
+            if (broken := int((classes == BROKEN).sum())) > 0:
+                raise UserError(f'the prior gave NaN for {broken} triggered test images: try defense.dtype=float32.')
+            shares.append(attack_success(classes, goals[where], np.ones(len(where), bool)))
+    share: Share | None = pooled(shares) if shares else None
+    return {
+        'residual_asr': share.value if share else None,
+        'residual_counts': [share.hits, share.count] if share else None,
+        'residual_interval': list(share.interval()) if share and share.count else None,
+    }
+
+
+def _purification(bench: Bench) -> tuple[Any, Rule]:
+    """(constants, rule) that put the ranked candidate in a test image's place; its noise is of a stream of its own."""
+    work, settings = bench.work, bench.work.settings
+    options = dict(settings['residual_rule'])
+    prior = load_variation_model(work.inputs['prior'], dtype=options['dtype'], vae_slice=work.run['vae_slice'])
+    models = {'prior': prior, 'classifier': bench.classifier('teacher')}
+    measure = MEASURES.make(options.pop('name'), **options)
+    seed = stream_seed(settings['seed'], 'residual')
+    rule = measure.chosen(models, bench.test.shape, seed, bench.test.class_names, settings['residual_rank'])
+    return {role: model.weights for role, model in models.items()}, rule

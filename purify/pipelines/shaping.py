@@ -1,0 +1,181 @@
+"""Shaping stages without running them: every training, rule and network as `jax.eval_shape` sees it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.data.paired import pair
+from purify.defenses.method import Step
+from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
+from purify.models.foreign import check_foreign
+from purify.models.weights import abstract
+from purify.pipelines.artifacts import Classifier, classifier_builder, finished_folder, read_classifier
+from purify.pipelines.encoding import encoder_builder, make_contrast
+from purify.pipelines.measuring import abstract_rows, rule_settings
+from purify.pipelines.training import make_augmentations, make_task
+from purify.train.loop import make_step
+from purify.train.optim import make_optimizer, total_steps
+from purify.train.semi import FitHead, MixMatch, head_only
+from purify.train.state import Build, abstract_network, make_state
+from purify.train.tasks import Task
+
+Config = dict[str, Any]
+Network = tuple[Any, Any]  # structure, and weights as shapes
+
+
+@dataclass
+class Findings:
+    """What `check` found: problems that would stop a run, and notes."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, do: Callable[[], Any]) -> Any:
+        """The result of `do`, or None and a problem; what was said of something else already is not said again."""
+        try:
+            return do()
+        except UserError as error:
+            text = str(error)
+        except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
+            text = f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
+        if text not in [problem.partition(': ')[2] for problem in self.problems]:
+            self.problems.append(f'{what}: {text}')
+        return None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What stages need to know of the data: image side, channels, classes, training images."""
+
+    size_px: int
+    channels: int
+    classes: int
+    images: int
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """Of one image: (h, w, c)."""
+        return self.size_px, self.size_px, self.channels
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known while a method's steps are shaped, one after another.
+
+    Attributes:
+      found: where problems and notes go.
+      config: of the run.
+      shape: of the data.
+      networks: the classifiers so far by name, None for one that could not be shaped.
+      prior: as shapes, or None.
+    """
+
+    found: Findings
+    config: Config
+    shape: Shape
+    networks: dict[str, Network | None]
+    prior: Any = None
+
+
+def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = '', init: str = '') -> None:
+    """Traces a classifier's training, or opens a finished one; puts it among the networks.
+
+    `teacher` and `init` name networks; one that is wrong is a problem of its own.
+    """
+    found, shape = known.found, known.shape
+    known.networks[name] = None
+    if part['load']:
+        model = found.attempt(name, lambda: read_classifier(finished_folder(part['load'])[0]))
+        known.networks[name] = (model.graph, model.weights) if model else None
+        return
+    build = classifier_builder(part['network'], shape.classes, shape.channels)
+    network = found.attempt(name, lambda: abstract_network(build))
+    if network is None:
+        return
+    known.networks[name] = network
+    given = known.networks.get(teacher) if teacher else None
+    if not teacher or given is not None:
+        found.attempt(name, lambda: shape_training(known, name, part, make_task(part['objective'], network[0], given), build))
+    if init and (start := known.networks.get(init)) is not None:
+        found.attempt(name, lambda: _check_start(name, init, start[1], network[1]))
+    found.notes.append(f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters')
+
+
+def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
+    described = [jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree)) for tree in (start, weights)]
+    if described[0] != described[1]:
+        raise UserError(f'{name} starts from the weights of {init}, a network of another build. Give both the same `network`.')
+
+
+def shape_training(known: Known, name: str, part: Config, task: Task, build: Build) -> None:
+    """Shapes the state, one update and the augmentations of a training stage."""
+    start, shape, mesh = part.get('init_from'), known.shape, devices.global_mesh()
+    if start and not Path(start).expanduser().exists():
+        raise UserError(f'{name}.init_from={start}: no such folder or file.')
+    if start and not Path(start).expanduser().is_dir() and check_foreign(abstract(build), Path(start).expanduser()).headless:
+        known.found.notes.append(f'{name}: the head of {start} is for other classes; training starts with a fresh one')
+    if part['batch'] % (mesh.size * part['accumulate']):
+        raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
+    steps = total_steps(part['epochs'], part['steps'], shape.images, part['batch'])
+    optimizer = make_optimizer(steps, **part['optim'])
+    optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
+    image = {'image': np.zeros(shape.pixels, np.uint8), 'label': 0, 'id': 0}
+    for transform in make_augmentations(part['augment']):
+        image = transform.random_map(image, np.random.default_rng(0))
+    image = pair(image, image) if isinstance(task, MixMatch) else image
+    seed, keep = known.config['seeds']['model'], task.ema_decay > 0
+    state = jax.eval_shape(lambda: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh))
+    rows = {key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype) for key, x in image.items()}
+    jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
+
+
+def shape_step(known: Known, step: Step) -> None:
+    """Shapes one step of a method; later steps find what it trains among the networks."""
+    if step.kind == 'classifier':
+        given = {role: step.inputs.get(role, '') for role in ('teacher', 'init')}
+        shape_classifier(known, step.name, step.settings, **given)
+    elif step.kind == 'encoder':
+        known.networks[step.name] = known.found.attempt(step.name, lambda: _shape_encoder(known, step))
+    elif step.kind == 'decide':
+        known.found.attempt(step.name, lambda: DECISIONS.make(step.settings['name'], **rule_settings(step.settings)))
+    elif step.kind in ('measure', 'purify'):
+        registry, numbers = (MEASURES, ()) if step.kind == 'measure' else (PURIFIERS, ('variation',))
+
+        def shape() -> None:
+            made = registry.make(step.settings['name'], **rule_settings(step.settings))
+            shape_rule(known, made.rule, step.inputs, *numbers)
+
+        known.found.attempt(step.name, shape)
+
+
+def _shape_encoder(known: Known, step: Step) -> Network:
+    part, shape = step.settings, known.shape
+    build = encoder_builder(part, shape.classes, shape.channels)
+    task = make_contrast(part['objective'], abstract_network(build)[0])
+    shape_training(known, step.name, part, task, build)
+    return abstract_network(classifier_builder(part['network'], shape.classes, shape.channels))
+
+
+def shape_rule(known: Known, make_rule: Callable[..., Any], inputs: dict[str, str], *numbers: str) -> None:
+    """Shapes the program of `make_rule(models, shape, seed, class_names)` over a batch; skips it where a model is missing."""
+    models: dict[str, Any] = {'prior': known.prior} if 'prior' in inputs else {}
+    if 'classifier' in inputs:
+        network = known.networks.get(inputs['classifier'])
+        models['classifier'] = Classifier(*network, {}) if network else None
+    if None in models.values():
+        return
+    names = [str(label) for label in range(known.shape.classes)]
+    rule = make_rule(models, known.shape.pixels, known.config['seeds']['model'], names)
+    rows = abstract_rows(known.shape.pixels, 'label', 'id', *numbers)
+    jax.eval_shape(rule, {role: model.weights for role, model in models.items()}, rows)
+
+
+def count_numbers(params: Any) -> int:
+    """Parameters of a network."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

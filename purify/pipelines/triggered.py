@@ -1,0 +1,129 @@
+"""The test images of a run, clean and with its triggers, and what a network says of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purify.attacks.attack import Attack, apply_rows
+from purify.attacks.selection import Rules
+from purify.core import devices, preemption
+from purify.core.errors import Preempted
+from purify.core.files import write_bytes
+from purify.core.progress import Bar
+from purify.data.loader import Record, Split
+from purify.data.manifest import Manifest
+from purify.defenses.method import Rows, Rule
+from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
+from purify.pipelines.chain import Work
+from purify.pipelines.poisoning import make_rules, read_attacks
+from purify.train.inference import map_images
+
+BROKEN = -1  # in place of a class, where a change came out as no image
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where classifiers are tested: the test split, the attacks that have a trigger, and who counts as a victim."""
+
+    work: Work
+    test: Split
+    attacks: list[Attack]
+    rules: Rules
+
+    @classmethod
+    def open(cls, work: Work, manifest: Manifest) -> 'Bench':
+        """From the input `truth`, whose manifest this is."""
+        truth = work.inputs['truth']
+        attacks = [attack for attack in read_attacks(truth, manifest) if attack.has_trigger]
+        return cls(work, Split(truth / 'test', 'test'), attacks, make_rules(manifest.facts['attack']))
+
+    def classifier(self, role: str) -> Classifier:
+        """The input of that role; `UserError` where it was made for other classes."""
+        model = read_classifier(self.work.inputs[role])
+        check_classes(model, self.test.class_names, self.test.shape[-1], f'the {role} {self.work.inputs[role]}')
+        return model
+
+    def aim(self, attack: Attack) -> tuple[np.ndarray, np.ndarray]:
+        """The classes that the attack wants for the test images i32[n], and which of them count bool[n]."""
+        goals = np.array([attack.goal(int(label)) for label in self.test.labels], np.int32)
+        return goals, self.rules.succeeds_on(self.test.labels, goals)
+
+    @cached_property
+    def everyone(self) -> np.ndarray:
+        """All positions."""
+        return np.arange(len(self.test))
+
+    def predict(
+        self,
+        model: Classifier,
+        name: str,
+        bar: Bar,
+        attack: Attack | None = None,
+        *,
+        positions: np.ndarray | None = None,
+        change: tuple[Any, Rule] | None = None,
+        batch: int | None = None,
+    ) -> np.ndarray:
+        """Predicted classes i32[m] of the test images at `positions` (all), stamped by `attack` and then changed, if so.
+
+        Stamping and `change`, (its constants, its rule: rows {'image', 'label' that the attack wants, 'id'} -> {'image',
+        'finite'}), happen on the devices in the program that classifies; `BROKEN` where it is not finite. Every host does its
+        rows and leaves them in a file, called after `name`, for the others.
+        """
+        mesh, test = devices.local_mesh(), self.test
+        chosen = self.everyone if positions is None else positions
+        arrays = {'model': model.weights, 'trigger': attack.shared(test.shape, 'test') if attack else {}}
+        constants = devices.put_copy(arrays | {'change': change[0] if change else {}}, mesh)
+
+        def fetch(position: int) -> Record:
+            record = test[position]
+            drawn = attack.drawn(test.shape, int(record['id']), 'test') if attack else {}
+            goal = attack.goal(int(record['label'])) if attack else record['label']
+            numbers = {'id': np.int32(record['id']), 'label': np.int32(goal)}
+            return {'image': record['image']} | numbers | {f'drawn {key}': value for key, value in drawn.items()}
+
+        def classify(arrays: Any, rows: Rows) -> jax.Array:
+            images = rows['image']
+            if attack:
+                drawn = {key.removeprefix('drawn '): value for key, value in rows.items() if key.startswith('drawn ')}
+                images = apply_rows(attack, images, arrays['trigger'], drawn)
+            if change is None:
+                return model.predict(arrays['model'], {'image': images})
+            changed = change[1](arrays['change'], {'image': images, 'label': rows['label'], 'id': rows['id']})
+            return jnp.where(changed['finite'], model.predict(arrays['model'], changed), BROKEN)
+
+        return self._gather(classify, constants, fetch, chosen, name, bar, batch or self.work.run['inference_batch'])
+
+    def _gather(
+        self,
+        apply: Callable[[Any, Rows], jax.Array],
+        constants: Any,
+        fetch: Callable[[int], Record],
+        positions: np.ndarray,
+        name: str,
+        bar: Bar,
+        batch: int,
+    ) -> np.ndarray:
+        hosts, here, rows = jax.process_count(), jax.process_index(), [np.zeros(0, np.int32)]
+        mesh, mine = devices.local_mesh(), positions[here::hosts].tolist()
+        for _, classes in map_images(apply, constants, fetch, mine, batch=batch, mesh=mesh, cost=self.work.cost):
+            rows.append(classes.astype(np.int32))
+            bar.advance(len(classes) * hosts)
+            if preemption.asked():
+                break
+        if devices.any_host(preemption.asked()):
+            raise Preempted
+        if hosts == 1:
+            return np.concatenate(rows)
+        file = '{}-{}.i32'.format
+        write_bytes(self.work.folder / file(name, here), np.concatenate(rows).tobytes())
+        devices.barrier(f'predictions {name}')
+        every = np.zeros(len(positions), np.int32)
+        for host in range(hosts):
+            every[host::hosts] = np.frombuffer((self.work.folder / file(name, host)).read_bytes(), np.int32)
+        return every

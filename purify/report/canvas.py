@@ -1,0 +1,84 @@
+"""Where figures are drawn: inline SVG that follows the page's colours, its font and its dark mode."""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+WIDTH_PX = 360  # as wide as a phone; figures are shown at most a little larger, so their text keeps its size
+_DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
+
+# Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
+COLOURS = {
+    'paper': '#000001',
+    'ink': '#010101',
+    'quiet': '#020202',
+    'rule': '#030303',
+    'before': '#040404',
+    'after': '#050505',
+    'line-1': '#060606',
+    'line-2': '#070707',
+    'line-3': '#080808',
+    'line-4': '#090909',
+}
+STYLE: dict[Any, Any] = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'purify',
+    'font.size': 11,
+    'axes.linewidth': 0.8,
+    'axes.edgecolor': COLOURS['rule'],
+    'axes.labelcolor': COLOURS['quiet'],
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.spines.left': False,
+    'axes.facecolor': 'none',
+    'axes.formatter.useoffset': False,
+    'figure.facecolor': 'none',
+    'grid.color': COLOURS['rule'],
+    'grid.linewidth': 0.8,
+    'text.color': COLOURS['ink'],
+    'xtick.color': COLOURS['rule'],
+    'xtick.labelcolor': COLOURS['quiet'],
+    'ytick.labelcolor': COLOURS['quiet'],
+    'ytick.left': False,
+    'xtick.major.size': 3,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An inline SVG and the sentence that stands for it where it cannot be seen."""
+
+    svg: Markup
+    text: str
+
+
+def new_figure(height_px: float) -> Figure:
+    """An empty figure of `WIDTH_PX`; draw it within `mpl.rc_context(STYLE)`."""
+    figure = Figure(figsize=(WIDTH_PX / _DOT_PX, height_px / _DOT_PX), dpi=_DOT_PX)
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def finish(figure: Figure, prefix: str, text: str) -> Drawing:
+    """The figure as one `<svg>` element whose colours and font come from the page around it."""
+    out = io.StringIO()
+    figure.savefig(out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
+    svg = out.getvalue()
+    svg = svg[svg.index('<svg') :].rstrip()
+    svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', svg, flags=re.S)
+    svg = re.sub(r'font: ([\d.]+)px [^;"]*', r'font-size: \1px', svg)
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f'var(--{name})')
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else '', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf'\g<1>{prefix}-', svg)
+    view = re.search(r'viewBox="[^"]*"', svg)
+    assert view is not None
+    root = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="img" aria-label="{escape(text)}">'
+    svg = root + svg[svg.index('>') + 1 :]
+    return Drawing(Markup(re.sub(r'\n\s*', '\n', svg)), text)

@@ -1,0 +1,46 @@
+"""Numbers that stand beside the before/after table: other classifiers of a run, and how good its purified images are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from purify.report.tables import MEASURES
+from purify.report.words import say_interval, say_number, say_percent
+
+Line = tuple[str, str, str]  # name, value, meaning
+
+
+def list_extras(results: Mapping[str, Any]) -> list[Line]:
+    """The benign model that a defence trained on its way, and the residual attack on the student."""
+    benign, student = results.get('benign') or {}, results.get('student') or {}
+    lines = [
+        (f'Benign model {name.upper()}', say_percent(benign[name]), f'{meaning}, by the model that the defence trained on its way')
+        for name, meaning in MEASURES.items()
+        if benign.get(name) is not None
+    ]
+    if student.get('residual_asr') is not None:
+        hits, count = student.get('residual_counts') or (None, None)
+        counted = f' ({hits:,} of {count:,}; 95 % interval {say_interval(*student["residual_interval"])})' if count else ''
+        meaning = 'of triggered test images that were purified themselves are given the target class'
+        lines.append(('Residual ASR', say_percent(student['residual_asr']), f'{meaning}{counted}'))
+    return lines
+
+
+def list_likeness(results: Mapping[str, Any]) -> list[Line]:
+    """FID and inception scores of the purified images."""
+    found = results.get('purified') or {}
+    entries = [
+        ('FID', 'fid', 'distance of the purified images from the images before the attack; 0 is best'),
+        ('IS', 'is', 'inception score of the purified images; higher is better'),
+        ('IS before', 'is_raw', 'inception score of the images before the attack'),
+    ]
+    return [(name, say_number(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
+
+
+def say_likeness(results: Mapping[str, Any]) -> str:
+    """Which network the numbers come from, what they must not be compared with, and what else to know; '' without numbers."""
+    found = results.get('purified')
+    if not found:
+        return ''
+    network = f'Features and answers of {found["features"]}'
+    text = f'{network}.' if found.get('inception') else f'{network}, not of Inception: compare them with runs of this network only.'
+    return ' '.join([text, *(found.get('notes') or [])])

@@ -1,0 +1,100 @@
+"""What a defence found: the evidence against each label as bars, and into which sets the images fell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import ticker
+
+from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.words import say_class, say_classes, say_number, say_percent, say_value
+
+MAX_BARS = 24  # the labels with the most against them, where there are more
+_NAME_CHARS = 13
+_BAR_PX = 17
+_MEANINGS = {
+    'score': 'Divergence of a label from the labels of its candidates, in nats',
+    'index': 'How many deviations the score of a label lies above the median',
+    'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
+}
+_RULES = {
+    'significant': 'A label beyond it is named where more images leave it than chance allows (level {level}).',
+    'mad': 'A label beyond it is named.',
+}
+_SETS = {
+    'benign': 'images keep their label on nearly all candidates',
+    'poisoned': 'images turn to one other label',
+    'suspicious': 'images change between labels',
+}
+
+
+def read_bars(facts: Mapping[str, Any]) -> tuple[str, float, list[dict[str, Any]]]:
+    """The facts of a method's verdicts -> (quantity, threshold, rows {'label', 'target', the quantity}).
+
+    They hold 'labels' and 'chart', {'quantity', 'threshold'}, where labels are scored; 'classes', {'label', 'share', 'flagged'},
+    and 'size' where classes are clustered. No rows for others.
+    """
+    if facts.get('labels') and facts.get('chart'):
+        return facts['chart']['quantity'], float(facts['chart']['threshold']), list(facts['labels'])
+    if 'size' in facts and facts.get('classes'):
+        return 'share', float(facts['size']), [row | {'target': row['flagged']} for row in facts['classes']]
+    return '', 0.0, []
+
+
+def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> Drawing | None:
+    """Bars of the evidence against each label, the threshold, and 'target' beside those named; None where facts hold none.
+
+    Facts are those of a method's verdicts: see `read_bars`.
+    """
+    name, threshold, rows = read_bars(facts)
+    if not rows:
+        return None
+    worst = sorted(rows, key=lambda row: (not row['target'], -row[name]))[:MAX_BARS]
+    shown = sorted(worst, key=lambda row: row['label'])
+    values = [float(row[name]) for row in shown]
+    with mpl.rc_context(STYLE):
+        height = 44 + _BAR_PX * len(shown)
+        figure = new_figure(height)
+        axes = figure.add_axes((0.27, 36 / height, 0.56, 1 - 42 / height))
+        low, high = min(0.0, *values), max(threshold, *values, 1e-9)
+        axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
+        axes.set_yticks(range(len(shown)), labels=[_short(say_class(row['label'], classes)) for row in shown])
+        for text in axes.get_yticklabels():
+            text.set_parse_math(False)
+        axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        axes.grid(axis='x')
+        axes.set_axisbelow(True)
+        for y, (row, value) in enumerate(zip(shown, values, strict=True)):
+            axes.barh(y, value, height=0.62, color=COLOURS['before' if row['target'] else 'after'])
+            if row['target']:
+                axes.text(1.07 * high, y, 'target', va='center', fontsize=10, fontweight='bold')
+        axes.axvline(threshold, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.set_xlabel(f'{name}; dashed: {say_number(threshold)}', labelpad=1)
+        said = '; '.join(f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown)
+        left_out = f' {len(rows) - len(shown)} labels with less are left out.' if len(rows) > len(shown) else ''
+        named = say_classes([row['label'] for row in rows if row['target']], classes)
+        return finish(
+            figure, prefix, f'Bars. {name} by label: {said}. Threshold {say_number(threshold)}. Targets: {named}.{left_out}'
+        )
+
+
+def say_chart(facts: Mapping[str, Any]) -> str:
+    """The caption below the bars: what they are, and by which rule labels are named."""
+    quantity, rule = read_bars(facts)[0], facts.get('rule') or {}
+    how = _RULES.get(rule.get('name', ''), '').format(**{name: say_value(value) for name, value in rule.items()})
+    both = ' Low ones are named too.' if rule.get('two_sided') else ''
+    return f'{_MEANINGS.get(quantity, quantity)}; dashed: the threshold. {how}{both}'.strip()
+
+
+def list_sets(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, size and meaning of each set of images."""
+    sets = facts.get('sets') or {}
+    whole = sum(sets.values()) or 1
+    return [
+        (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}') for name, count in sets.items()
+    ]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_CHARS else f'{name[: _NAME_CHARS - 1]}…'

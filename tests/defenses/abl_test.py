@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from purify.config import parts
+from purify.core.errors import UserError
+from purify.defenses.abl import AntiBackdoor, LowestLosses
+from purify.defenses.method import Table
+
+RNG = np.random.default_rng(0)
+
+
+def student(**optim):
+    optimizer = parts.optim('sgd', lr=0.3, schedule='step', **optim)
+    network = parts.network('resnet', width=4)
+    part = parts.classifier(network, optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}}, objective=parts.distill())
+    return part.to_dict() | {'init_from': 'pretrained', 'load': 'finished'}
+
+
+def defense(**changes):
+    part = parts.abl(isolate_epochs=2, finetune_epochs=3, unlearn_epochs=1, **changes).to_dict()
+    return AntiBackdoor(**{name: value for name, value in part.items() if name != 'name'})
+
+
+def test_each_phase_trains_with_its_own_numbers():
+    steps = {step.name: step for step in defense().method(student(warmup=0.1)).steps}
+    assert list(steps) == ['isolation', 'losses', 'isolated', 'forgotten', 'finetuned', 'student']
+    first, middle, last = (steps[name].settings for name in ('isolation', 'finetuned', 'student'))
+    assert [part['objective']['name'] for part in (first, middle, last)] == ['local_ascent', 'classify', 'unlearn']
+    assert [part['epochs'] for part in (first, middle, last)] == [2, 3, 1]
+    assert [part['optim']['lr'] for part in (first, middle, last)] == [0.1, 0.1, 5e-4]
+    assert [part['optim']['schedule'] for part in (first, middle, last)] == ['constant', 'step', 'constant']
+    assert [part['optim']['warmup'] for part in (first, middle, last)] == [0.0, 0.1, 0.0]
+    assert [part['init_from'] for part in (first, middle, last)] == ['pretrained', '', '']
+    assert [part['load'] for part in (first, middle, last)] == ['', '', 'finished']
+    assert all(part['network'] == student()['network'] and part['batch'] == 16 for part in (first, middle, last))
+
+
+def test_the_others_are_learned_and_the_isolated_forgotten():
+    steps = {step.name: step for step in defense().method(student()).steps}
+    assert steps['losses'].inputs['classifier'] == 'isolation'
+    assert steps['finetuned'].inputs == {'data': 'poisoned', 'edits': 'isolated', 'init': 'isolation'}
+    assert steps['student'].inputs == {'data': 'poisoned', 'edits': 'forgotten', 'init': 'finetuned'}
+    assert (steps['isolated'].settings['keep'], steps['forgotten'].settings['keep']) == ('others', 'lowest')
+    assert 'teacher' not in {role for step in steps.values() for role in step.inputs}
+
+
+def made(count=50):
+    ids = RNG.permutation(1000)[:count].astype(np.int64)
+    losses = RNG.exponential(size=count).astype(np.float32)
+    order = RNG.permutation(count)
+    table = Table({'ids': ids[order], 'loss': losses[order]})
+    return ids, np.zeros(count, np.int32), {'losses': table}, losses
+
+
+@pytest.mark.parametrize(('share', 'count'), [(0.1, 5), (0.01, 1), (0.5, 25)])
+def test_the_lowest_losses_are_isolated_by_id(share, count):
+    ids, labels, tables, losses = made()
+    others = LowestLosses(share, 'others').decide(ids, labels, tables, 1)
+    lowest = LowestLosses(share, 'lowest').decide(ids, labels, tables, 1)
+    np.testing.assert_array_equal(others['flagged'], losses <= np.sort(losses)[count - 1])
+    np.testing.assert_array_equal(lowest['flagged'], others['flagged'])
+    np.testing.assert_array_equal(others['keep'], ~others['flagged'])
+    np.testing.assert_array_equal(lowest['keep'], others['flagged'])
+    np.testing.assert_array_equal(others['loss'], losses)
+    assert others.facts['isolated'] == count
+    assert others.facts['highest_loss'] == pytest.approx(np.sort(losses)[count - 1])
+    json.dumps(others.facts, allow_nan=False)
+
+
+def test_equal_losses_go_by_id():
+    ids = np.array([40, 10, 30, 20])
+    table = Table({'ids': ids, 'loss': np.zeros(4, np.float32)})
+    found = LowestLosses(0.5, 'others').decide(ids, np.zeros(4, np.int32), {'losses': table}, 1)
+    assert ids[found['flagged']].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    'bad', [{'share': 0.0}, {'share': 1.0}, {'isolation': {'loss': 'hinge', 'gamma': 0.5, 'epochs': 1, 'lr': 0.1}}]
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(UserError, match=r'defense\.(share|isolation\.loss)'):
+        defense(**bad)

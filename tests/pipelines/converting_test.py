@@ -1,0 +1,103 @@
+"""The command `convert`, without PyTorch: the same tensors as safetensors."""
+
+import builtins
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models.improved_ddpm_reference import random_state
+from safetensors.numpy import save_file
+
+from purify import cli
+from purify.core.files import sha256_of
+from purify.defenses.variation_models import load_variation_model
+from purify.pipelines.artifacts import prior_folder
+from purify.pipelines.provenance import describe
+
+WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp('converted')
+    save_file(random_state(mult=(1,), attends=()), root / 'ema.safetensors')
+    assert cli.main(['convert', f'improved_ddpm:{WORDS}', str(root / 'ema.safetensors'), str(root / 'prior')]) == 0
+    return root / 'prior'
+
+
+def test_the_folder_is_a_prior_of_published_weights(folder):
+    assert prior_folder(str(folder), '')[0] == folder
+    assert json.loads((folder / 'model_index.json').read_text())['_class_name'] == 'DDPMPipeline'
+    found = describe(folder, {'prior': {'load': str(folder), 'revision': ''}})
+    assert found['kind'] == 'published'
+    assert sha256_of(folder.parent / 'ema.safetensors')[:12] in found['text']
+    prior = load_variation_model(folder)
+    assert (prior.size_px, prior.channels, prior.schedule.steps) == (8, 3, 40)
+
+
+def varied(prior, **settings):
+    """Weights -> what the prior makes of two images with them; one program."""
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 2)
+    program = jax.jit(prior.vary(start=30, steps=3, **settings))
+    return lambda weights: np.asarray(program(weights, images, jnp.zeros(2, int), keys))
+
+
+def test_its_learned_variance_is_used_by_ddpm_and_passed_over_by_ddim(folder):
+    """The channels of the variance, moved to either end of their range, are the fixed variances; ddim does not see them."""
+    prior = load_variation_model(folder)
+    moved = {}
+    for end in (-1.0, 1.0):
+        weights = jax.tree.map(np.array, prior.weights)
+        last = weights['params']['conv_out']
+        last['kernel'][..., 3:] = 0
+        last['bias'][3:] = end
+        moved[end] = weights
+    ddim = varied(prior, sampler='ddim', eta=0.0)
+    np.testing.assert_array_equal(ddim(moved[-1.0]), ddim(moved[1.0]))
+    learned = varied(prior, sampler='ddpm', variance='learned_range')
+    for end, fixed in ((-1.0, 'fixed_small'), (1.0, 'fixed_large')):
+        other = varied(prior, sampler='ddpm', variance=fixed)
+        np.testing.assert_allclose(learned(moved[end]), other(moved[end]), rtol=0, atol=2e-5)
+    assert np.abs(learned(moved[-1.0]) - learned(moved[1.0])).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ('kind', 'file', 'fragments'),
+    [
+        ('improved_ddpm', 'ema.safetensors', ('size_px, heads, steps, noise, rescale', 'imagenet64_uncond_100M_1500K')),
+        ('improved_ddpm:heads=4', 'ema.safetensors', (': size_px, steps, noise, rescale.',)),
+        ('improved_ddpm:head=4', 'ema.safetensors', ("Did you mean 'heads'",)),
+        (f'improved_ddpm:{WORDS},noise=sqrt', 'ema.safetensors', ("noise='sqrt'", 'cosine')),
+        (f'improved_ddpm:{WORDS}', 'missing.pt', ('missing.pt', 'no such file')),
+        (f'improved_ddpm:{WORDS}', 'broken.safetensors', ('broken.safetensors', 'not a readable')),
+        (f'improved_ddpm:{WORDS}', 'broken.pt', ('broken.pt', 'PyTorch')),
+        ('improvd_ddpm', 'ema.safetensors', ("Did you mean 'improved_ddpm'",)),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(folder, tmp_path, capsys, monkeypatch, kind, file, fragments):
+    for name in ('broken.safetensors', 'broken.pt'):
+        (folder.parent / name).write_bytes(b'no tensors')
+    real = builtins.__import__
+
+    def without_torch(name, *rest):
+        if name == 'torch':
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, '__import__', without_torch)
+    assert cli.main(['convert', kind, str(folder.parent / file), str(tmp_path / 'out')]) == 2
+    text = capsys.readouterr().err
+    assert 'Traceback' not in text
+    for fragment in fragments:
+        assert fragment in text
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('words', [[], ['improved_ddpm'], ['improved_ddpm', 'a.pt', 'b', '--workdir', 'c'], ['a', 'b', 'c', 'd']])
+def test_the_command_says_what_it_takes(capsys, words):
+    assert cli.main(['convert', *words]) == 2
+    text = capsys.readouterr().err
+    assert 'convert improved_ddpm FILE.pt FOLDER' in text or "unknown argument 'd'" in text

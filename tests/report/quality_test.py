@@ -1,0 +1,25 @@
+from purify.report.quality import list_extras, list_likeness, say_likeness
+
+
+def test_the_benign_model_and_the_residual_attack(found):
+    lines = {name: (value, meaning) for name, value, meaning in list_extras(found)}
+    assert list(lines) == ['Benign model ACC', 'Benign model ASR', 'Benign model RA', 'Residual ASR']
+    assert lines['Benign model ASR'][0] == '1.5 %'
+    assert lines['Residual ASR'][0] == '2.8 %'
+    assert '9 of 324; 95 % interval 1.5 to 5.2 %' in lines['Residual ASR'][1]
+
+
+def test_what_was_not_measured_is_left_out(results):
+    assert list_extras(results) == list_likeness(results) == []
+    assert say_likeness(results) == ''
+    assert list_extras(results | {'student': None}) == []
+
+
+def test_image_quality_names_its_network(found):
+    assert [line[:2] for line in list_likeness(found)] == [('FID', '0.712'), ('IS', '9.99'), ('IS before', '10.2')]
+    said = say_likeness(found)
+    assert 'student (resnet, 3 classes), not of Inception' in said
+    assert said.endswith('A note on the number of images.')
+    found['purified'] |= {'fid': None, 'inception': True, 'features': 'inception (inception_v3, 1000 classes)'}
+    assert [name for name, *_ in list_likeness(found)] == ['IS', 'IS before']
+    assert 'not of Inception' not in say_likeness(found)

@@ -1,0 +1,73 @@
+import re
+import xml.etree.ElementTree as ET
+
+from purify.report.canvas import WIDTH_PX
+from purify.report.targets import MAX_BARS, draw_targets, list_sets, read_bars, say_chart
+
+CLASSES = ['zero', 'one', 'two']
+
+
+def parse(drawing):
+    return ET.fromstring(str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+
+
+def words_of(drawing):
+    return [''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')]
+
+
+def test_bars_say_their_numbers_and_the_targets(found):
+    drawing = draw_targets(found['findings'], CLASSES, 'a')
+    assert drawing.text == 'Bars. score by label: zero (0) 2.5; one (1) 0.125; two (2) 0. Threshold 1. Targets: zero (0).'
+    assert parse(drawing).get('aria-label') == drawing.text
+    assert parse(drawing).get('viewBox', '').startswith(f'0 0 {WIDTH_PX} ')
+    words = words_of(drawing)
+    assert {'zero (0)', 'one (1)', 'two (2)', 'score; dashed: 1'} <= set(words)
+    assert words.count('target') == 1  # not told by colour alone
+    fills = re.findall(r'fill: var\(--(before|after)\)', str(drawing.svg))
+    assert (fills.count('before'), fills.count('after')) == (1, 2)
+    assert not re.findall(r'#[0-9a-f]{3,8}\b(?!")', str(drawing.svg).replace('url(#', ''))
+
+
+def test_the_other_quantity_and_negative_bars(found):
+    found['findings']['chart'] = {'quantity': 'index', 'threshold': 2.0}
+    drawing = draw_targets(found['findings'], CLASSES, 'a')
+    assert 'index by label: zero (0) 4; one (1) -0.5; two (2) 0. Threshold 2.' in drawing.text
+
+
+def test_many_labels_leave_the_innocent_out():
+    rows = [{'label': label, 'score': label / 100, 'target': label == 3} for label in range(60)]
+    drawing = draw_targets({'labels': rows, 'chart': {'quantity': 'score', 'threshold': 0.5}}, [], 'a')
+    shown = [int(word) for word in words_of(drawing) if word.isdecimal() and word != '0']
+    assert {3, *range(60 - MAX_BARS + 1, 60)} <= set(shown)
+    assert 36 not in shown
+    assert f'{60 - MAX_BARS} labels with less are left out.' in drawing.text
+
+
+def test_names_are_text_and_short(found):
+    words = words_of(draw_targets(found['findings'], ['$x^2$', '<b>' * 9, 'two'], 'a'))
+    assert '$x^2$ (0)' in words
+    assert '<b><b><b><b>…' in words
+
+
+def test_clusters_are_bars_too():
+    rows = [{'label': 0, 'share': 0.2, 'flagged': True}, {'label': 1, 'share': 0.48, 'flagged': False}]
+    facts = {'target_labels': [0], 'classes': rows, 'size': 0.35}
+    assert read_bars(facts)[:2] == ('share', 0.35)
+    assert 'Targets: zero (0).' in draw_targets(facts, CLASSES, 'a').text
+    assert say_chart(facts).startswith('Share of the smaller of two clusters')
+
+
+def test_facts_of_other_methods_draw_nothing():
+    for facts in ({}, {'classes': [{'label': 0, 'images': 3, 'removed': 1}], 'remove': 0.15}):
+        assert draw_targets(facts, CLASSES, 'a') is None
+        assert list_sets(facts) == []
+
+
+def test_the_rule_is_said(found):
+    assert 'where more images leave it than chance allows (level 0.001)' in say_chart(found['findings'])
+    found['findings']['rule'] = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
+    assert say_chart(found['findings']).endswith('dashed: the threshold. A label beyond it is named. Low ones are named too.')
+
+
+def test_sets_are_counted(found):
+    assert list_sets(found['findings'])[0] == ('Benign', '1,200', '83.3 %: images keep their label on nearly all candidates')
