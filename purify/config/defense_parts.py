@@ -44,7 +44,7 @@ def dataelixir(*, exact: bool = False, released: bool = False, start: int = 150,
         'benign': 'given',
         'count_raw': False,
         'choice': 'all',
-        'targets': {'name': 'significant', 'score': 1.0, 'level': 1e-3},
+        'targets': {'name': 'significant', 'score': 1.0, 'level': 0.01},
     }
     if released:
         published = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}

@@ -11,6 +11,7 @@ from purify.defenses.candidates import Candidates
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.defenses.students import student_step
 from purify.defenses.transitions import (
+    BENIGN,
     POISONED,
     SETS,
     SUSPICIOUS,
@@ -57,7 +58,7 @@ class LabelTransition(Choice):
 
     Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32 (predicted for the raw image),
     `vote` i32. Images of P under a target label get their vote and a candidate; those of S under one are not kept, for they
-    are still to be labelled. `pick`: the images to be made.
+    are still to be labelled, but get a candidate too where its choice does not wait for the label. `pick`: the images to be made.
 
     Attributes:
       tau: of eq. 3, as a share of the candidates.
@@ -92,8 +93,9 @@ class LabelTransition(Choice):
         found = describe(make_target_rule(self.targets), evidence)
         aimed_at = np.isin(labels, found['target_labels'])
         plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
+        replaced = plain if self.choice == 'agreeing' or self.labels == 'vote' else aimed_at & (sets != BENIGN)
         new = np.where(plain, votes, labels).astype(np.int32)
-        candidate = np.where(plain, self.among(measured['distance'], measured['candidates'], new), -1).astype(np.int32)
+        candidate = np.where(replaced, self.among(measured['distance'], measured['candidates'], new), -1).astype(np.int32)
         columns = {
             'set': sets,
             'eta': transition_coefficient(counts).astype(np.int32),
@@ -145,7 +147,7 @@ class TrueLabels(Choice):
         candidate = np.where(settled, chosen, old['candidate']).astype(np.int32)
         columns = {key: old[key] for key in ('set', 'eta', 'given', 'raw', 'vote')} | {'keep': old['keep'] | settled}
         facts = edits.facts | {'settled': int(settled.sum())}
-        return _verdicts(ids, columns, new, candidate, settled & (candidate >= 0), facts)
+        return _verdicts(ids, columns, new, candidate, settled & (candidate >= 0) & (old['candidate'] < 0), facts)
 
 
 def _verdicts(
@@ -205,7 +207,8 @@ class DataElixir:
             datasets, benign = ('replaced',), None
         else:
             middle = (found, *self._two_stages(student))
-            datasets, benign = ('replaced', 'replaced_agreed', 'replaced_rest'), 'finetuned'
+            datasets = tuple(step.name for step in middle if step.name.startswith('replaced'))
+            benign = 'finetuned'
         inputs = {'poisoned': 'poisoned', 'edits': 'verdicts'} | {name: name for name in datasets}
         last = (Step('purified', 'rewrite', inputs, {}), student_step(student, 'purified'))
         outcome = Outcome('purified', 'student', benign, 'verdicts', 'candidates')
@@ -214,16 +217,19 @@ class DataElixir:
     def _two_stages(self, student: dict[str, Any]) -> tuple[Step, ...]:
         """Section 3.5: a model that has not seen S under the target labels labels it; where the vote agrees it learns that too."""
         data = {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
-        more = data | {'edits': 'agreed', 'replaced_agreed': 'replaced_agreed', 'init': 'benign'}
+        waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
+        agreed = (self._remake('replaced_agreed', 'agreed'),) * waits
+        rest = (self._remake('replaced_rest', 'verdicts'),) * waits
+        more = data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
         benign = benign_recipe(student)
         return (
             self._remake('replaced', 'targets'),
             Step('benign', 'classifier', data, benign),
             *self._label('suspects', 'targets', 'benign', 'agreed', agreement=True),
-            self._remake('replaced_agreed', 'agreed'),
+            *agreed,
             Step('finetuned', 'classifier', more, finetuning_recipe(benign, **self.finetune)),
             *self._label('rest', 'agreed', 'finetuned', 'verdicts', agreement=False),
-            self._remake('replaced_rest', 'verdicts'),
+            *rest,
         )
 
     def _label(self, name: str, edits: str, classifier: str, verdicts: str, agreement: bool) -> tuple[Step, ...]:

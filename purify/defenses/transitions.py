@@ -72,12 +72,14 @@ class Evidence:
       anomalous: i64, those of P or S.
       left: i64, those of P, and those with that label on fewer than half of their candidates.
       divergence: f64, KL of one-hot y from the labels of C_y (eq. 4), -ln of the share that is y itself, in nats.
+      scatter: f64, the same with one more image in C_y, all of whose candidates kept y: so that few images say little.
     """
 
     images: np.ndarray
     anomalous: np.ndarray
     left: np.ndarray
     divergence: np.ndarray
+    scatter: np.ndarray
 
 
 def gather_evidence(labels: np.ndarray, counts: np.ndarray, sets: np.ndarray, raw: np.ndarray | None) -> Evidence:
@@ -99,7 +101,9 @@ def gather_evidence(labels: np.ndarray, counts: np.ndarray, sets: np.ndarray, ra
     whole = np.array([pooled[anomalous[:, y]].sum() for y in every])
     same = np.array([pooled[anomalous[:, y], y].sum() for y in every])
     divergence = np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0) + 0.0  # no -0
-    return Evidence(given.sum(0), anomalous.sum(0), (given & left[:, None]).sum(0), divergence)
+    kept = max(1, int(pooled.sum(1).max(initial=0)))
+    scatter = -np.log((same + kept) / (whole + kept)) + 0.0
+    return Evidence(given.sum(0), anomalous.sum(0), (given & left[:, None]).sum(0), divergence, scatter)
 
 
 def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -196,18 +200,19 @@ class Mad:
 
 @dataclass(frozen=True)
 class Significant:
-    """The default: a label whose candidates scatter far, and that more images leave than chance allows.
+    """The default: a label whose candidates scatter far beyond its peers', and that more images leave than chance allows.
 
-    It asks for size and for evidence, where the index asks only how unlike its peers a label is: ten benign labels have an
-    outlier in every other dataset. No truth is needed for its two numbers.
+    The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
+    dataset. This asks for size, in nats, and for evidence. Both hold a label against the lower median of the others, so up to
+    half of the labels may be targets, and two labels are enough. No truth is needed for its two numbers.
 
     Attributes:
-      score: least divergence in nats; 1 says that less than a share 1/e of the pooled candidates kept the label.
+      score: least excess of `Evidence.scatter` over the others' lower median, in nats.
       level: of the test for leavers (`departure_p_values`), for all labels of the dataset together.
     """
 
-    score: float = 1.0
-    level: float = 1e-3
+    score: float
+    level: float
 
     name: ClassVar[str] = 'significant'
 
@@ -219,17 +224,22 @@ class Significant:
 
     @property
     def chart(self) -> tuple[str, float]:
-        """The divergence."""
+        """The excess."""
         return 'score', self.score
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
-        return evidence.divergence
+        present = np.flatnonzero(evidence.images)
+        excess = np.zeros(len(evidence.images))
+        for label in present:
+            others = np.sort(evidence.scatter[present[present != label]])
+            excess[label] = evidence.scatter[label] - others[(len(others) - 1) // 2] if len(others) else 0.0
+        return excess
 
     def targets(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
         level = self.level / max(1, np.count_nonzero(evidence.images))
-        return (evidence.divergence > self.score) & (departure_p_values(evidence) < level)
+        return (self.scores(evidence) > self.score) & (departure_p_values(evidence) < level)
 
 
 TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)

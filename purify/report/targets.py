@@ -13,13 +13,16 @@ MAX_BARS = 24  # the labels with the most against them, where there are more
 _NAME_CHARS = 13
 _BAR_PX = 17
 _MEANINGS = {
-    'score': 'Divergence of a label from the labels of its candidates, in nats',
+    'score': 'How far a label diverges from the labels of its candidates',
     'index': 'How many deviations the score of a label lies above the median',
     'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
 }
 _RULES = {
-    'significant': 'A label beyond it is named where more images leave it than chance allows (level {level}).',
-    'mad': 'A label beyond it is named.',
+    'significant': (
+        'In nats above the lower median of the other labels; a label beyond the threshold is named where more images leave it '
+        'than chance allows (level {level}).'
+    ),
+    'mad': 'A label beyond the threshold is named.',
 }
 _SETS = {
     'benign': 'images keep their label on nearly all candidates',
@@ -84,7 +87,7 @@ def say_chart(facts: Mapping[str, Any]) -> str:
     quantity, rule = read_bars(facts)[0], facts.get('rule') or {}
     how = _RULES.get(rule.get('name', ''), '').format(**{name: say_value(value) for name, value in rule.items()})
     both = ' Low ones are named too.' if rule.get('two_sided') else ''
-    return f'{_MEANINGS.get(quantity, quantity)}; dashed: the threshold. {how}{both}'.strip()
+    return f'{_MEANINGS.get(quantity, quantity)}. Dashed: the threshold. {how}{both}'.strip()
 
 
 def list_sets(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -52,9 +52,10 @@ def test_what_becomes_of_every_image():
     assert found.facts['target_labels'] == [0]
     assert found['set'].tolist() == [BENIGN, POISONED, SUSPICIOUS, SUSPICIOUS, POISONED, SUSPICIOUS, POISONED]
     assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]  # only images under the target label are changed
-    assert found['candidate'].tolist() == [-1, 8, -1, -1, -1, -1, 8]
+    assert found['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]  # of those left out too: the choice does not wait for labels
     assert found['keep'].tolist() == [True, True, False, False, True, True, True]
-    assert found['pick'].tolist() == found['flagged'].tolist() == [False, True, False, False, False, False, True]
+    assert found['flagged'].tolist() == [False, True, False, False, False, False, True]
+    assert found['pick'].tolist() == (found['candidate'] >= 0).tolist()
     assert found.facts['sets'] == {'benign': 1, 'poisoned': 3, 'suspicious': 3}
     assert found['ids'].tolist() == IDS.tolist()
     assert found['given'].dtype == found['labels'].dtype == found['candidate'].dtype == np.int32
@@ -103,12 +104,12 @@ def test_two_stages():
     agreed = relabel(edits, {20: 2, 30: 1}, agreement=True)
     assert agreed['labels'].tolist() == [0, 2, 0, 2, 1, 1, 2]
     assert agreed['keep'].tolist() == [True, True, False, True, True, True, True]
-    assert agreed['ids'][agreed['pick']].tolist() == [20]
-    assert agreed['candidate'].tolist() == [-1, 8, -1, 8, -1, -1, 8]
+    assert not agreed['pick'].any()  # all were made at first
+    assert agreed['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]
     final = relabel(agreed, {30: 1}, agreement=False)
     assert final['keep'].all()
     assert final['labels'].tolist() == [0, 2, 1, 2, 1, 1, 2]
-    assert final['ids'][final['pick']].tolist() == [30]
+    assert final['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]
     assert final['ids'][final['flagged']].tolist() == [10, 30, 20, 40]
     assert final.facts['target_labels'] == [0]
     assert (final.facts['labels'], final.facts['settled']) == (edits.facts['labels'], 1)
@@ -125,10 +126,11 @@ def test_a_false_alarm_gets_its_label_back():
 def test_agreeing_candidates_are_the_benign_classifiers():
     theirs = np.where(np.arange(10) < 4, 2, 1) * np.ones((2, 1), np.int32)
     measured = Table({'ids': np.array([20, 30]), 'raw': np.array([2, 0], np.int32), 'candidates': theirs})
-    tables = {'edits': find(), 'candidates': shuffled(MEASURED), 'measured': measured}
+    tables = {'edits': find(choice='agreeing'), 'candidates': shuffled(MEASURED), 'measured': measured}
     rule = TrueLabels(agreement=False, rank=0.8, count_raw=False, choice='agreeing')
     found = rule.decide(IDS, GIVEN, tables, 3)
     assert found['candidate'][IDS == 20] == [3]  # place 3 of 4
+    assert found['pick'][IDS == 20]
     assert found['candidate'][IDS == 30] == [-1]  # none agrees: the raw image
     assert not found['pick'][IDS == 30]
     assert found['keep'].all()
@@ -188,11 +190,15 @@ def test_the_benign_model_learns_from_all_but_the_open_images():
     assert agreeing['suspects'].inputs['prior'] == 'prior'
 
 
-def test_remade_images_follow_the_chain_that_was_measured():
-    steps = make(exact=True).method(STUDENT).steps
+@pytest.mark.parametrize(('choice', 'count'), [('all', 1), ('agreeing', 3)])
+def test_remade_images_follow_the_chain_that_was_measured(choice, count):
+    """At once where the choice does not wait for labels."""
+    steps = make(exact=True, choice=choice).method(STUDENT).steps
+    made = [step.name for step in steps if step.kind == 'purify']
+    assert [name for name in next(step.inputs for step in steps if step.kind == 'rewrite') if name.startswith('replaced')] == made
     chains = [{k: v for k, v in step.settings.items() if k != 'name'} for step in steps if step.settings.get('name') == 'remade']
     measured = next(step.settings for step in steps if step.name == 'candidates')
-    assert len(chains) == 3
+    assert len(chains) == count
     assert all(chain == {k: v for k, v in measured.items() if k != 'name'} for chain in chains)
 
 

@@ -28,6 +28,7 @@ from purify.defenses.transitions import (
     vote,
 )
 
+SIGNIFICANT = Significant(score=1.0, level=0.01)
 LETTERS = {'B': BENIGN, 'P': POISONED, 'S': SUSPICIOUS}
 
 
@@ -113,7 +114,8 @@ def test_ties_of_distance_go_in_order_of_time():
 
 
 def make_evidence(images, left, divergence):
-    return Evidence(np.array(images), np.array(left), np.array(left), np.array(divergence, float))
+    divergence = np.array(divergence, float)
+    return Evidence(np.array(images), np.array(left), np.array(left), divergence, divergence)
 
 
 def test_scores_stay_numbers():
@@ -125,8 +127,18 @@ def test_scores_stay_numbers():
     assert evidence.divergence.tolist() == [pytest.approx(np.log(20 / 0.5)), 0, 0]
     assert not np.signbit(evidence.divergence).any()
     assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == ([2, 1, 0], [2, 0, 0], [2, 0, 0])
-    for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), Significant()):
+    for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
         json.dumps(describe(rule, evidence), allow_nan=False)
+
+
+def test_few_images_say_little():
+    """With an image in the pool that stayed, one that left for good speaks of half of it, and eighteen of nearly all."""
+    for count in (1, 18):
+        candidates, labels = np.ones((count, 10), int), np.zeros(count, int)
+        counts = count_labels(candidates, 2)
+        evidence = gather_evidence(labels, counts, sort_into_sets(counts, labels, 0.1), None)
+        assert evidence.scatter[0] == pytest.approx(np.log(count + 1))
+        assert evidence.scatter[1] == 0
 
 
 def test_images_leave_when_most_candidates_do():
@@ -172,32 +184,32 @@ def test_p_values_are_binomial_tails():
 
 def test_targets_must_scatter_and_be_left():
     images = [80] * 10
-    for left, divergence, found in [(20, 3.0, [4]), (20, 0.9, []), (5, 3.0, [])]:
+    for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
         evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
-        assert np.flatnonzero(Significant().targets(evidence)).tolist() == found
+        assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
 
 
 @pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])
 def test_one_target_or_half_of_the_labels(targets):
     aimed_at = np.isin(np.arange(10), targets)
     evidence = make_evidence([100] * 10, np.where(aimed_at, 40, 2), np.where(aimed_at, 3.0, 0.6))
-    assert describe(Significant(), evidence)['target_labels'] == targets
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == targets
 
 
 def test_two_labels_one_target():
     evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
-    assert describe(Significant(), evidence)['target_labels'] == [0]
-    assert describe(Significant(), make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == [0]
+    assert describe(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_noise_alone_is_no_target(seed):
-    """Ten labels whose images leave with one probability, however they scatter: a false alarm in a thousand."""
+    """Ten labels whose images leave with one probability, however they scatter: a false alarm in a hundred."""
     rng = np.random.default_rng(seed)
     images = rng.integers(40, 120, 10)
     evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
-    assert describe(Significant(), evidence)['target_labels'] == []
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == []
 
 
 def test_descriptions_hold_the_chart():
@@ -207,7 +219,7 @@ def test_descriptions_hold_the_chart():
     assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
     assert [row['target'] for row in found['labels']] == [False, True, False, False]
     assert found['labels'][1]['left'] == 40
-    assert describe(Significant(), evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
+    assert describe(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
     json.dumps(found, allow_nan=False)
 
 
@@ -218,7 +230,7 @@ def test_descriptions_hold_the_chart():
         ({}, 'mad, significant'),
         ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
         ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
-        ({'name': 'significant', 'level': 1.5}, r'level=1\.5'),
+        ({'name': 'significant', 'score': 1.0, 'level': 1.5}, r'level=1\.5'),
         ({'name': 'significant', 'scores': 2}, 'scores'),
     ],
 )

@@ -66,7 +66,9 @@ def test_facts_of_other_methods_draw_nothing():
 def test_the_rule_is_said(found):
     assert 'where more images leave it than chance allows (level 0.001)' in say_chart(found['findings'])
     found['findings']['rule'] = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
-    assert say_chart(found['findings']).endswith('dashed: the threshold. A label beyond it is named. Low ones are named too.')
+    assert say_chart(found['findings']).endswith(
+        'Dashed: the threshold. A label beyond the threshold is named. Low ones are named too.'
+    )
 
 
 def test_sets_are_counted(found):
