@@ -53,6 +53,7 @@ setup(
         'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
         'dev': [
             'opencv-python-headless>=4.10',
+            'scikit-image>=0.24',
             'pytest>=8',
             'pytest-xdist>=3.6',
             'hypothesis>=6.100',
