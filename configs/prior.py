@@ -17,6 +17,8 @@ scheduler/ and model_index.json are what lies in purify/models/pretrained/digits
 al. 2020, with attention at the coarsest sizes, and 100,000 steps of 128, which need a GPU or TPU; not measured yet.
 """
 
+from typing import Any
+
 from purify.config import attack_parts, parts
 from purify.config.arguments import parse_words
 
@@ -44,7 +46,8 @@ def get_config(arg=None):
     else:
         config, stronger = photographs(words), attack_parts.ON_FULL
         network, recipe = parts.network('preact_resnet18'), ('sgd', 0.01, 100, 128)
-    config.prior.data = words.data
+    part: Any = config.prior
+    part.data = words.data
     optim, lr, epochs, batch = recipe
     config.teacher = parts.classifier(  # of an attacker who needs one; nobody else does
         network, parts.optim(optim, lr=lr), epochs=epochs, batch=batch, augment={}, objective=parts.classify()

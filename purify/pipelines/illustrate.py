@@ -52,8 +52,6 @@ def illustrate(work: Work) -> None:
     three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student' i32[k], of the given image,
     by the classifiers there are.
     """
-    if not devices.is_lead():
-        return  # a handful of images: one host makes them
     manifest = Manifest.read(work.inputs['truth'])
     findings, candidates = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
     count = min(work.run['report_images'] // 2, MOST)
@@ -77,9 +75,10 @@ def illustrate(work: Work) -> None:
     found['heat'], found['heat_labels'] = _look(work, samples)
     for role in [role for role in ANSWERING if role in work.inputs]:
         found[f'answer_{role}'] = _ask(work, read_classifier(work.inputs[role]), samples.given)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
-    write_bytes(work.folder / FILE, buffer.getvalue())
+    if devices.is_lead():  # a handful of images: all hosts make them, for opening a classifier is done together
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
+        write_bytes(work.folder / FILE, buffer.getvalue())
 
 
 def read_illustration(folder: Path) -> dict[str, np.ndarray]:
