@@ -43,7 +43,7 @@ def get_config(arg=None):
     if words.defense == 'none':
         return config
     if words.defense in dataelixir.METHODS:
-        dataelixir.defend(config, words.defense, dbd=dataelixir.SMALL_DBD, semi_steps=1500)
+        dataelixir.defend(config, words.defense, dbd=dataelixir.SMALL_DBD, semi_steps=1500, abl=dataelixir.SMALL_ABL)
         if words.defense == 'dataelixir':
             config.prior = prior
         return config

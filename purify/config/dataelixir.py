@@ -41,7 +41,7 @@ def _digits(words: Any) -> ConfigDict:
     config.teacher = parts.small_classifier({'pad_crop': {'pad_px': 1}}, parts.classify(), epochs=30)
     own = parts.trained_prior(channels=(24, 48, 64), steps=2500, batch=64, lr=2e-3, size_px=16, stored_dtype='float16')
     attack = {'usual': 'patch', 'changes': attack_parts.ON_DIGITS}
-    return _complete(config, words, attack=attack, prior='digits', own_prior=own, dbd=SMALL_DBD, semi_steps=1500)
+    return _complete(config, words, attack=attack, prior='digits', own_prior=own, dbd=SMALL_DBD, semi_steps=1500, abl=SMALL_ABL)
 
 
 def _cifar10(words: Any) -> ConfigDict:
@@ -87,6 +87,8 @@ def _lfw(words: Any) -> ConfigDict:
 
 SETTINGS = {'digits': _digits, 'cifar10': _cifar10, 'tiny': _tiny, 'lfw': _lfw}
 SMALL_DBD = {'encoder_epochs': 60, 'batch': 200, 'lr': 0.1, 'views': {'crop': (0.6, 1.0), 'flip': 0.0, 'grey': 0.0}}
+# A small network learns 800 images in few epochs, and a hundredth of them is eight.
+SMALL_ABL = {'isolate_epochs': 2, 'unlearn_epochs': 5, 'share': 0.05}
 SMALL_DBD |= {'mixmatch': {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 1, 'flip': 0.0}}
 
 
@@ -115,6 +117,7 @@ def _complete(
     held_out: int = 0,
     weights: str = '',
     chain: dict[str, Any] | None = None,
+    abl: dict[str, Any] | None = None,
 ) -> ConfigDict:
     """Weights, attack, defence and prior of a config that has its source and teacher.
 
@@ -131,7 +134,7 @@ def _complete(
         return config
     fast = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
     chain = fast | ((chain or {}) if words.prior == 'usual' else {})
-    defend(config, words.defense, exact=words.exact, released=words.released, chain=chain, dbd=dbd, semi_steps=semi_steps)
+    defend(config, words.defense, exact=words.exact, released=words.released, chain=chain, dbd=dbd, semi_steps=semi_steps, abl=abl)
     if words.defense != 'dataelixir':
         return config
     if words.prior not in ('train', 'poisoned'):
@@ -155,11 +158,12 @@ def defend(
     exact: bool = False,
     released: bool = False,
     chain: dict[str, Any] | None = None,
+    abl: dict[str, Any] | None = None,
 ) -> None:
     """Gives a config that has its teacher one of `METHODS`: the parts `defense`, `student` and `evaluation`.
 
     The student has the teacher's network and recipe. ABL's lengths are the shares 20, 60 and 5 of 100 epochs that its authors
-    give, at the recipe's rate; DBD's last part has Adam and `semi_steps`, as its authors'.
+    give, at the recipe's rate, but for what `abl` says; DBD's last part has Adam and `semi_steps`, as its authors'.
     """
     teacher: Any = config.teacher
     student: Any = ConfigDict(teacher.to_dict() | {'objective': parts.classify(), 'load': ''})
@@ -169,7 +173,7 @@ def defend(
         shares = {
             f'{part}_epochs': share * teacher.epochs for part, share in (('isolate', 0.2), ('finetune', 0.6), ('unlearn', 0.05))
         }
-        config.defense = parts.abl(**shares, lr=teacher.optim.lr)
+        config.defense = parts.abl(**shares | {'lr': teacher.optim.lr} | (abl or {}))
     elif name == 'dbd':
         config.defense = parts.dbd(**dbd)
         student.optim = parts.optim('adam', lr=2e-3, schedule='constant')
