@@ -9,8 +9,10 @@
 Words: setting=digits|cifar10|tiny|lfw, attack=<any of `python -m purify list`; usual is the BadNets of the setting>, rate, seed,
 defense=dataelixir|activation_clustering|spectral|abl|dbd|none, source, weights=<safetensors both classifiers start from>.
 Of DataElixir: exact (every step of the chain, as published, not a tenth of them), released (the paper's open points as its
-code reads them, and its own rule for target labels), prior=<diffusers folder or hub id>|train|poisoned (a prior trained in the
-run, on images kept apart or on the poisoned ones).
+code reads them, and its own rule for target labels), targets=significant|mad (which labels are targets: `mad` is the paper's rule,
+one-sided, KL, threshold 2; the released code's is two-sided), sampler=ddim|dpmpp_2m (of the fast chain; DPM-Solver++ is the
+paper's faster one), start=<T> and kept=2|5|10|20|40 (m) for priors of 1,000 steps, prior=<diffusers folder or hub id>|train|
+poisoned (a prior trained in the run, on images kept apart or on the poisoned ones).
 
 `digits` needs no download and is for 2 CPU cores. The others are for a GPU or TPU, and have not been measured:
 `cifar10`  50,000 images, PreAct-ResNet-18, google/ddpm-cifar10-32.
@@ -21,11 +23,13 @@ run, on images kept apart or on the poisoned ones).
            --config.defense.start=1200 --config.defense.window=80.
 `lfw`      tfds:lfw, the 62 people with 20 images or more, a fifth of them for testing; VGG-16 from VGGFace's weights
            (./weights/vggface.safetensors), google/ddpm-celebahq-256. Its recipe and tiny's are ours; no paper has them.
+           With prior=train or poisoned the prior is of 64 px: images are shrunk to it and enlarged again, and lose what is finer.
 
 Sweeps: attack (for the digits), table1; rates, targets, labels (Figure 8); start, rounds, kept, tau (Figure 3); selection and
 labelling (Figure 10); prior (Table 4's poisoned one; Table 3: give prior= a similar or foreign one); residual (Table 5);
-evaluations (what fewer steps cost). start, kept and evaluations are of the fast chain, start and kept of a prior of 1,000
-steps. For Table 4's other columns train the prior once, with configs/prior.py:data=poisoned, and give prior= its folder.
+evaluations (what fewer steps cost; of the fast chain, and exact once). start and kept are of a prior of 1,000 steps: setting=tiny
+takes them with another prior= only. For Table 4's other columns train the prior once, with configs/prior.py:data=poisoned, and
+give prior= its folder.
 """
 
 from purify.config import dataelixir as study
@@ -63,7 +67,7 @@ def sweep_labels():
 
 def sweep_start():
     """T, how far an image is noised."""
-    return study.setting_each('start', (50, 100, 150, 200, 300))
+    return study.words_each('start', (50, 100, 150, 200, 300))
 
 
 def sweep_rounds():

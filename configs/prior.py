@@ -8,9 +8,9 @@ Words: source, seed, steps, data=reference|poisoned, attack=<any of `python -m p
 also size_px, channels, and held_out, how many training images are kept apart as reference. The folder
 WORKDIR/prior is what another run takes as --config.prior.load=FOLDER; its provenance.json says what it was trained on.
 
-`data=reference`, the default, trains on images that are in no training or test set. `data=poisoned` trains on the training
-images as they come, after the attack if there is one, for the study of Zhou 2024, table 4: a prior that has seen the trigger
-puts it back.
+`data=reference`, the default, trains on images that are in no training or test set; where these are held out of the training
+images of a source that nobody vouches for, a report on this prior warns. `data=poisoned` trains on the training images as they
+come, after the attack if there is one, for the study of Zhou 2024, table 4: a prior that has seen the trigger puts it back.
 
 Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2 CPU cores; its unet/,
 scheduler/ and model_index.json are what lies in purify/models/pretrained/digits_ddpm. Other sources get the settings of Ho et

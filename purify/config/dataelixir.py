@@ -15,23 +15,46 @@ _IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _FACES = {'mean': (0.507, 0.411, 0.367), 'std': (1 / 255, 1 / 255, 1 / 255)}  # VGGFace: 129.2, 104.8, 93.6 off 0 to 255
 _FLIP = {'flip': {'p': 0.5}}
 _LARGE = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}  # at 224 px
+KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}  # m: how many of the chain's last m states the fast chain visits, and keeps
+_TARGETS = {'significant': {}, 'mad': {'targets': {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}}}
+_SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
+_UNSAID = {'prior': 'usual', 'targets': 'usual', 'sampler': 'usual', 'start': 0, 'kept': 0, 'exact': False, 'released': False}
 Points = Iterator[dict[str, Any]]
 
 
 def words_of(arg: str | None) -> Any:
     """The words of `configs/dataelixir.py`. Raises ValueError for those that do not go together."""
-    own = {'setting': 'digits', 'source': 'usual', 'prior': 'usual', 'weights': 'usual'}
-    words = parse_words(arg, attack='usual', rate='usual', seed=0, defense='dataelixir', exact=False, released=False, **own)
-    if words.setting not in SETTINGS:
-        raise ValueError(f'setting={words.setting!r}: choose from {", ".join(sorted(SETTINGS))}.')
-    if words.defense not in (*METHODS, 'none'):
-        raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted((*METHODS, "none")))}.')
-    given = [name for name in ('exact', 'released') if words[name]] + ['prior'] * (words.prior != 'usual')
+    own = {'setting': 'digits', 'source': 'usual', 'weights': 'usual'} | _UNSAID
+    words = parse_words(arg, attack='usual', rate='usual', seed=0, defense='dataelixir', **own)
+    choices: dict[str, Any] = {'setting': SETTINGS, 'defense': (*METHODS, 'none'), 'targets': _TARGETS, 'sampler': _SAMPLERS}
+    for name, offered in (choices | {'kept': KEPT}).items():
+        if words[name] not in offered and words[name] != _UNSAID.get(name):
+            raise ValueError(f'{name}={words[name]!r}: choose from {", ".join(map(str, sorted(offered)))}.')
+    given = [name for name, usual in _UNSAID.items() if words[name] != usual]
     if given and words.defense != 'dataelixir':
         raise ValueError(f'{given[0]} is a word of defense=dataelixir; defense={words.defense} has no use for it.')
+    if words.exact and words.sampler != 'usual':
+        raise ValueError(f'exact takes every step of the prior as DDPM does; leave out sampler={words.sampler}, or exact.')
+    if counted := [name for name in ('start', 'kept') if words[name] and words.setting == 'tiny' and words.prior == 'usual']:
+        raise ValueError(
+            f'{counted[0]} counts steps of a prior that has 1,000 on a line; the one of setting=tiny has 4,000 on a cosine. '
+            'Choose another prior=, or set --config.defense.start, .window and .kept in its own steps.'
+        )
     if words.setting == 'digits' and words.source != 'usual':
         raise ValueError(f'setting=digits brings its images; for source={words.source} choose cifar10, tiny or lfw.')
     return words
+
+
+def _asked(words: Any) -> dict[str, Any]:
+    """What the words targets, sampler, start and kept change of DataElixir's part."""
+    changes: dict[str, Any] = {'start': words.start} if words.start else {}
+    if words.kept:
+        changes |= {'window': words.kept} | ({} if words.exact else {'kept': KEPT[words.kept]})
+    if words.sampler != 'usual':
+        changes['sampler'] = _SAMPLERS[words.sampler]
+    if words.targets == 'significant':
+        changes['targets'] = parts.dataelixir().to_dict()['targets']
+    return changes | _TARGETS.get(words.targets, {})
 
 
 def _digits(words: Any) -> ConfigDict:
@@ -133,7 +156,7 @@ def _complete(
     if words.defense == 'none':
         return config
     fast = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
-    chain = fast | ((chain or {}) if words.prior == 'usual' else {})
+    chain = fast | ((chain or {}) if words.prior == 'usual' else {}) | _asked(words)
     defend(config, words.defense, exact=words.exact, released=words.released, chain=chain, dbd=dbd, semi_steps=semi_steps, abl=abl)
     if words.defense != 'dataelixir':
         return config
@@ -207,9 +230,8 @@ def table1() -> Points:
 
 
 def kept() -> Points:
-    """m, as the share of the chain's end that is looked at; a call for every other step of it."""
-    for window, count in ((2, 1), (5, 3), (10, 5), (20, 8), (40, 10)):
-        yield {'config.defense.window': window, 'config.defense.kept': count}
+    """m, how many of the chain's last states are looked at: all of them under `exact`, else about every other one."""
+    return words_each('kept', tuple(KEPT))
 
 
 def evaluations() -> Points:

@@ -33,22 +33,23 @@ def augmentations() -> ConfigDict:
 def dataelixir(*, exact: bool = False, released: bool = False, start: int = 150, window: int = 10, **changes: Any) -> ConfigDict:
     """DataElixir (Zhou 2024).
 
-    `exact` takes every step of the chain from `start`, as published, and keeps all of the last `window`; else a tenth of
-    them. `released` reads the paper's open points as the released code does. Numbers are the paper's: T = 150, n = 5, m = 10,
+    `exact` takes every step of the chain from `start`, as published, and keeps all of the last `window`, on the
+    levels of the released code; else a tenth of them. `released` reads the paper's open points as the released code does. Numbers are the paper's: T = 150, n = 5, m = 10,
     tau = .1 n m, rank .8; the second stage of the benign model trains for shares of the student's epochs and learning rate.
     """
-    fast = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 15, 'kept': 5, 'forward': 'matched'}
+    fast = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 15, 'kept': 5, 'forward': 'matched', 'levels': 'rounded'}
     every = {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}, 'steps': start, 'kept': window}
-    chain = every | {'forward': 'released'} if exact else fast
+    chain = every | {'forward': 'released', 'levels': 'truncated'} if exact else fast
     readings = {
         'benign': 'given',
         'count_raw': False,
         'choice': 'all',
+        'final': 'rest',
         'targets': {'name': 'significant', 'score': 1.0, 'level': 0.01},
     }
     if released:
         published = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
-        readings = {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'targets': published}
+        readings = {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'final': 'all', 'targets': published}
     return ConfigDict(
         {'name': 'dataelixir', 'rounds': 5, 'start': start, 'window': window}
         | chain

@@ -34,7 +34,8 @@ def read(
       train: split for training.
       test: split for testing; '' takes 'test', else 'validation', else holds out `test_share` of every class.
       test_share: share of each class held out when there is no test split.
-      min_per_class: classes with fewer training images are left out (lfw: 21 gives 62 identities).
+      min_per_class: classes with fewer training images are left out (lfw: 16, which are left where a fifth of 20 is
+        held out, gives the identities with 20 images or more).
 
     Returns:
       class names, and (ids, labels, fetch) of training and test images.

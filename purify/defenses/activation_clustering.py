@@ -12,6 +12,7 @@ from purify.defenses.filters import class_features, filter_method, verdicts
 from purify.defenses.method import Method, Table
 
 REDUCTIONS = ('ica', 'pca')
+MOST = 5000  # points of a silhouette, whose distances grow with their square
 FEWEST = 10  # images of a class; among fewer, two clusters say nothing
 
 
@@ -23,7 +24,8 @@ class ActivationClustering:
       reduction: 'ica' (the paper's) or 'pca', of the features before they are clustered; see `reduce_features`.
       dimensions: how many are left by it.
       size: a cluster below this share of its class is poison (the paper's section on relative size; .35 in its code).
-      silhouette: the mean silhouette coefficient from which on two clusters count as two; 0 does not ask.
+      silhouette: two clusters count as two where their mean silhouette coefficient lies above it; 0 does not ask, and then none
+        is computed (see `clearness`).
     """
 
     reduction: str
@@ -49,14 +51,14 @@ class ActivationClustering:
 
         Column `cluster` i32[n]: 1 in the smaller cluster of a class, 0 in the other and where nothing was split. Facts:
         `target_labels`, the classes with a small cluster, and of every class its images, the smaller cluster's share, the
-        mean silhouette coefficient, and in how many dimensions the clusters were sought.
+        mean silhouette coefficient (None where it is not asked for), and in how many dimensions the clusters were sought.
         """
         cluster, flagged, facts = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.bool_), []
         for label, rows, features in class_features(ids, labels, tables, num_classes):
             reduced = reduce_features(features, self.reduction, self.dimensions if len(rows) >= FEWEST else 0)
-            smaller, silhouette = two_clusters(reduced)
-            share = float(smaller.mean())
-            small = 0 < share < self.size and (not self.silhouette or silhouette > self.silhouette)
+            smaller = two_clusters(reduced)
+            share, silhouette = float(smaller.mean()), clearness(reduced, smaller) if self.silhouette else None
+            small = 0 < share < self.size and (silhouette is None or silhouette > self.silhouette)
             cluster[rows], flagged[rows] = smaller, smaller & small
             facts.append(
                 {'label': label, 'images': len(rows), 'share': share, 'silhouette': silhouette}
@@ -78,16 +80,34 @@ def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np
     return left[:, :count] * (len(features) ** 0.5 if reduction == 'ica' else sizes[:count])
 
 
-def two_clusters(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Points f64[m k] -> (bool[m], true in the smaller of the two clusters of k-means; their mean silhouette coefficient).
+def two_clusters(points: np.ndarray) -> np.ndarray:
+    """Points f64[m k] -> bool[m], true in the smaller of the two clusters of k-means.
 
-    The best of ten starts, the same ten every time: the verdicts are a function of the features. Without dimensions there is but
-    one cluster: false everywhere, and 0.
+    The best of ten starts, the same ten every time, on one thread, since the order of sums is that of the threads: the verdicts
+    are a function of the features, however many cores there are. Without dimensions there is but one cluster: false everywhere.
     """
     from sklearn.cluster import KMeans
-    from sklearn.metrics import silhouette_score
+    from threadpoolctl import threadpool_limits
 
     if not points.shape[1]:
-        return np.zeros(len(points), np.bool_), 0.0
-    second = KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters')).fit_predict(points) == 1  # pyright: ignore[reportArgumentType]
-    return second if second.mean() < 0.5 else ~second, float(silhouette_score(points, second))
+        return np.zeros(len(points), np.bool_)
+    with threadpool_limits(1):
+        second = KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters')).fit_predict(points) == 1  # pyright: ignore[reportArgumentType]
+    return second if second.mean() < 0.5 else ~second
+
+
+def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
+    """The mean silhouette coefficient (Rousseeuw 1987) of the clusters `smaller` bool[m] and the rest of points f64[m k].
+
+    Of `MOST` points at most, drawn from each cluster as its share asks, always the same ones; 0 where a cluster is empty.
+    """
+    from sklearn.metrics import silhouette_score
+
+    if not smaller.any() or smaller.all():
+        return 0.0
+    if len(points) > MOST:
+        order = np.random.default_rng(stream_seed(0, 'silhouette')).permutation(len(points))
+        taken = max(1, round(MOST * smaller.mean()))  # of the smaller one: a plain draw might hold none of it
+        kept = np.sort(np.concatenate([order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]]))
+        points, smaller = points[kept], smaller[kept]
+    return float(silhouette_score(points, smaller))

@@ -1,5 +1,6 @@
 """Candidates: an image noised and denoised in rounds, and its last states of every round (Zhou 2024, section 3.2)."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,13 +14,16 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.defenses.method import Rows, Rule
 from purify.defenses.priors import PixelPrior
+from purify.defenses.transitions import place_of
 from purify.diffusion.samplers import SAMPLERS, Sampler
 from purify.diffusion.sampling import STATES, edit
+from purify.diffusion.schedules import Schedule, make_schedule
 from purify.diffusion.timesteps import window_timesteps
 from purify.metrics.images import ssim_uniform_of
 from purify.train.tasks import resize_to, signed_images
 
 FORWARD = ('matched', 'released')
+LEVELS = ('rounded', 'truncated')
 SMALLEST = 1e-8  # length of a feature vector that cosines divide by
 
 Look = Callable[[jax.Array], Any]  # grey levels f32[m b h w c] of a round's states -> a pytree of arrays
@@ -36,11 +40,15 @@ class Chain:
       steps: network calls a round.
       window: candidates are kept from the calls at the timesteps below it ...
       kept: ... so many a round, m (`purify.diffusion.timesteps.window_timesteps`).
-      sampler: `name`, one of `SAMPLERS`, and its own settings.
+      sampler: `name`, one of `SAMPLERS`, and its own settings. 'pndm' is none of them: it calls once more than it has timesteps,
+        and its averages are for evenly spaced ones.
       forward: noise to the timestep of the first call ('matched'), or to the next noisier one, as the released code does
         (index 150 forward, then calls at 149 ... 0).
       state: candidates are the chain's states after those calls ('x_t', as released), with what is left of the noise, or
         the clean images the network sees in them ('x0').
+      levels: how states become 8-bit images: to the nearest level ('rounded'), or to the one below, as in the released code
+        ('truncated'), where the image they are compared with takes the same way there and back. An image that stays in the
+        dataset stays as it is.
       dtype: what the prior computes in; the chain stays float32.
     """
 
@@ -52,16 +60,26 @@ class Chain:
     sampler: dict[str, Any]
     forward: str
     state: str
+    levels: str
     dtype: str
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise UserError(f'defense.rounds={self.rounds} must be 1 or more.')
-        window_timesteps(self.start, self.steps, self.window, self.kept)
-        for name, value, choices in (('forward', self.forward, FORWARD), ('state', self.state, STATES)):
-            if value not in choices:
+        self._timesteps()
+        for name, choices in (('forward', FORWARD), ('state', STATES), ('levels', LEVELS)):
+            if (value := getattr(self, name)) not in choices:
                 raise UserError(f'defense.{name}={value!r}: choose from {", ".join(choices)}.')
-        SAMPLERS[self.sampler.get('name', '')]  # raises for an unknown one, with the choices
+        likely = make_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
+        _make_sampler(likely, self._timesteps(), self.sampler)
+
+    def network_calls(self, models: Mapping[str, Any]) -> int:
+        """Evaluations of the prior's network for one image."""
+        del models
+        return self.rounds * self.steps
+
+    def _timesteps(self) -> np.ndarray:
+        return window_timesteps(self.start, self.steps, self.window, self.kept)
 
     def _sampler(self, prior: PixelPrior) -> tuple[Sampler, tuple[float, float] | None]:
         """The sampler of a round, and the (alpha, sigma) it noises to where that is not its own."""
@@ -70,13 +88,28 @@ class Chain:
             raise UserError(
                 f'defense.start={self.start}: the prior was trained with {prior.schedule.steps} steps; choose 1 to {last}.'
             )
-        timesteps = window_timesteps(self.start, self.steps, self.window, self.kept)
-        options = {name: value for name, value in self.sampler.items() if name != 'name'}
-        sampler = SAMPLERS.make(self.sampler['name'], prior.schedule, timesteps, **options)
+        sampler = _make_sampler(prior.schedule, self._timesteps(), self.sampler)
         if self.forward == 'matched':
             return sampler, None
         alpha, sigma = prior.schedule.alpha_sigma(np.array([self.start]))
         return sampler, (float(alpha[0]), float(sigma[0]))
+
+    def _grey(self, x: jax.Array) -> jax.Array:
+        """[-1, 1] -> grey levels, whole numbers 0 ... 255, f32."""
+        if self.levels == 'rounded':
+            return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255)
+        return jnp.trunc(jnp.clip((x + 1) * 0.5, 0, 1) * 255)
+
+    def _compared(self, images: jax.Array) -> jax.Array:
+        """Images u8 -> the grey levels f32 that candidates are compared with.
+
+        Truncated, 63 of the 256 come back from [-1, 1] one lower: rounding errors of float32, so they are looked up.
+        """
+        if self.levels == 'rounded':
+            return images.astype(jnp.float32)
+        signed = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+        back = np.trunc((signed + np.float32(1)) * np.float32(0.5) * np.float32(255))
+        return jnp.asarray(back)[images.astype(jnp.int32)]
 
     def _walk(self, prior: Any, shape: tuple[int, int, int], seed: int) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
         """(prior's weights, rows, look) -> (what `look` saw [n ...], bool[b]: all states were numbers).
@@ -95,7 +128,7 @@ class Chain:
             """States f32[m b s s c'] -> grey levels f32[m b h w c], whole numbers."""
             flat = states.reshape(-1, *states.shape[2:])
             flat = flat.mean(-1, keepdims=True) if prior.channels > channels else flat
-            levels = jnp.clip(jnp.round((resize_to(flat, size_px) + 1) * 127.5), 0, 255)
+            levels = self._grey(resize_to(flat, size_px))
             return levels.reshape(*states.shape[:2], *levels.shape[1:])
 
         def walk(weights: Any, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
@@ -135,36 +168,43 @@ class Candidates(Chain):
         walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
-            raw, compare = _comparer(answer, constants['classifier'], rows['image'])
-            (labels, distance), finite = walk(constants['prior'], rows, lambda states: jax.lax.map(compare, states))
-            labels, distance = (column.reshape(-1, len(raw)).T for column in (labels, distance))
-            finite &= jnp.isfinite(distance).all(1)
-            return {'raw': raw, 'candidates': labels, 'distance': distance, 'finite': finite}
+            raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
+            looks, finite = walk(constants['prior'], rows, lambda states: jax.lax.map(compare, states))
+            labels, distance, sound = (column.reshape(-1, len(raw)).T for column in looks)
+            return {'raw': raw, 'candidates': labels, 'distance': distance, 'finite': finite & sound.all(1)}
 
         return measure
 
     def chosen(
-        self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str], rank: float
+        self,
+        models: Mapping[str, Any],
+        shape: tuple[int, int, int],
+        seed: int,
+        class_names: Sequence[str],
+        rank: float,
+        count_raw: bool,
     ) -> Rule:
-        """Rows -> {'image' u8[b h w c] the candidate at `rank` of the distance among all, 'finite' bool[b]}.
+        """Rows -> {'image' u8[b h w c] what `transitions.choose` takes, with every candidate allowed, 'finite' bool[b]}.
 
-        For images that were never measured: all candidates of a batch are held until their distances are known.
+        For images that were never measured: all candidates of a batch are held until their distances are known. Which of them
+        agree with a label is not asked, since an image outside the dataset has no verdict.
         """
         del class_names
         walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
-        place = min(int(rank * self.rounds * self.kept), self.rounds * self.kept - 1)
+        place = int(place_of(rank, np.array(self.rounds * self.kept + count_raw))) - count_raw
 
         def choose(constants: Any, rows: Rows) -> Rows:
-            _, compare = _comparer(answer, constants['classifier'], rows['image'])
+            _, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
 
-            def look(states: jax.Array) -> tuple[jax.Array, jax.Array]:
-                return jax.lax.map(compare, states)[1], states.astype(jnp.uint8)
+            def look(states: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+                _, distance, sound = jax.lax.map(compare, states)
+                return distance, sound, states.astype(jnp.uint8)
 
-            (distance, images), finite = walk(constants['prior'], rows, look)
-            distance, images = (x.reshape(-1, *x.shape[2:]) for x in (distance, images))
-            which = jnp.argsort(distance, axis=0, stable=True)[place]
+            looks, finite = walk(constants['prior'], rows, look)
+            distance, sound, images = (x.reshape(-1, *x.shape[2:]) for x in looks)
+            which = jnp.argsort(distance, axis=0, stable=True)[max(place, 0)]
             image = jnp.take_along_axis(images, which[None, :, None, None, None], axis=0)[0]
-            return {'image': image, 'finite': finite & jnp.isfinite(distance).all(0)}
+            return {'image': image if place >= 0 else rows['image'], 'finite': finite & sound.all(0)}
 
         return choose
 
@@ -198,16 +238,36 @@ class Remake(Chain):
         return remake
 
 
-def _comparer(answer: Callable[..., Any], weights: Any, images: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
-    """(labels i32[b] of images u8[b h w c], grey levels f32[b h w c] of others -> (their labels i32[b], distances f32[b]))."""
-    originals = images.astype(jnp.float32)
+def _make_sampler(schedule: Schedule, timesteps: np.ndarray, settings: Mapping[str, Any]) -> Sampler:
+    """A round's sampler; raises `UserError` for a name or an option that it cannot have."""
+    options = dict(settings)
+    name = options.pop('name', '')
+    make, usable = SAMPLERS[name], sorted(SAMPLERS.keys() - {'pndm'})
+    if name not in usable:
+        raise UserError(f'defense.sampler.name={name!r} needs evenly spaced timesteps: choose from {", ".join(usable)}.')
+    known = list(inspect.signature(make).parameters)[2:]  # after the schedule and the timesteps
+    if unknown := sorted(options.keys() - set(known)):
+        raise UserError(f'defense.sampler.{unknown[0]}: {name!r} has no such option; it has {", ".join(known)}.')
+    try:
+        return make(schedule, timesteps, **options)
+    except TypeError as error:
+        raise UserError(f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).') from error
+
+
+def _comparer(answer: Callable[..., Any], weights: Any, originals: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
+    """Of grey levels f32[b h w c]: (labels i32[b], those of other images -> (labels i32[b], distances f32[b], bool[b])).
+
+    The last says whether the distance and all logits, of both images, are numbers.
+    """
     logits, features = answer(weights, originals / 255)
 
-    def compare(levels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def compare(levels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         their_logits, theirs = answer(weights, levels / 255)
         lengths = jnp.linalg.norm(features, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
         cosine = (features * theirs).sum(-1) / jnp.maximum(lengths, SMALLEST)
         similar = jax.vmap(lambda a, b: ssim_uniform_of(jnp, a, b))(originals, levels)
-        return their_logits.argmax(-1).astype(jnp.int32), 0.5 * (1 - (similar + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
+        distance = 0.5 * (1 - (similar + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
+        sound = jnp.isfinite(distance) & jnp.isfinite(logits).all(-1) & jnp.isfinite(their_logits).all(-1)
+        return their_logits.argmax(-1).astype(jnp.int32), distance, sound
 
     return logits.argmax(-1).astype(jnp.int32), compare

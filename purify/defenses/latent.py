@@ -118,6 +118,13 @@ class LatentPrior:
         options = {} if eta is None else {'eta': eta}
         return sampler_from_diffusers(config, steps, strength=strength, **options)
 
+    def network_calls(
+        self, *, steps: int, guidance: float, strength: float = 1.0, sampler: str = 'own', eta: float | None = None, **other: Any
+    ) -> int:
+        """One for each of the sampler's steps, two where they are guided."""
+        del other
+        return self.sampler(sampler, steps, eta, strength).steps * (1 if guidance == 1 else 2)
+
     def output_size(self, size_px: int) -> int:
         """Checked size of the variations; 0 is the size the UNet was made for."""
         size_px = size_px or self.latent_shape[0] * self.factor

@@ -67,6 +67,7 @@ class Features:
         def measure(constants: Any, rows: Rows) -> Rows:
             logits, features = answer(constants['classifier'], unit_images(rows))
             features = features.astype(jnp.float32)
-            return {'features': features, 'label': logits.argmax(-1).astype(jnp.int32), 'finite': jnp.isfinite(features).all(-1)}
+            finite = jnp.isfinite(features).all(-1) & jnp.isfinite(logits).all(-1)
+            return {'features': features, 'label': logits.argmax(-1).astype(jnp.int32), 'finite': finite}
 
         return measure

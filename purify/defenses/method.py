@@ -84,7 +84,10 @@ class Table:
 
 
 class Measure(Protocol):
-    """Numbers of every image, made on the devices; a 'measure' step's rule."""
+    """Numbers of every image, made on the devices; a 'measure' step's rule.
+
+    One that asks a prior also has `network_calls(models) -> int`, how often for a row; a `Purifier` likewise.
+    """
 
     def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
         """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.

@@ -5,7 +5,8 @@ A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a
 
     (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s channels] in [-1, 1]
 
-in whatever size the model works: pure, row-wise and traceable. The defences know no more of it, so that a latent model takes
+in whatever size the model works: pure, row-wise and traceable. `network_calls(**settings)` says how often its network is asked
+for one of them. The defences know no more of it, so that a latent model takes
 a pixel model's place without a change to them.
 """
 
@@ -45,6 +46,10 @@ class Prior(Protocol):
         """The variation function."""
         ...
 
+    def network_calls(self, **settings: Any) -> int:
+        """Evaluations of its network for one image."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class PixelPrior:
@@ -57,6 +62,10 @@ class PixelPrior:
     channels: int
 
     model: ClassVar[str] = 'pixel'
+
+    def network_calls(self, *, sampler: str, start: int, steps: int, **options: Any) -> int:
+        """One for each of the sampler's steps."""
+        return SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options).steps
 
     def vary(self, class_names: Sequence[str] = (), *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
         """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.

@@ -4,12 +4,13 @@ from purify.core.registry import Registry
 from purify.defenses.abl import AntiBackdoor, LowestLosses
 from purify.defenses.activation_clustering import ActivationClustering
 from purify.defenses.candidates import Candidates, Remake
-from purify.defenses.dataelixir import DataElixir, LabelTransition, LeftOut, TrueLabels
+from purify.defenses.dataelixir import DataElixir
 from purify.defenses.dbd import Credible, Decoupling, Guessed
 from purify.defenses.measures import Features, Predictions
 from purify.defenses.spectral import Spectral
 from purify.defenses.students import Augmentations, NoDefense
 from purify.defenses.variations import Variations
+from purify.defenses.verdicts import LabelTransition, LeftOut, TrueLabels
 
 DEFENSES = Registry(
     'defense',

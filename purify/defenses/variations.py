@@ -47,6 +47,10 @@ class Variations:
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, {'name': 'variations', **asdict(self)})
         return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
 
+    def network_calls(self, models: Mapping[str, Any]) -> int:
+        """Evaluations of the prior's network for one variation; guided ones are two."""
+        return models['prior'].network_calls(**{name: value for name, value in self.vary.items() if name != 'model'})
+
     def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
         """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
 

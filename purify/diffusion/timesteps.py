@@ -54,8 +54,9 @@ def edit_timesteps(start: int, steps: int) -> np.ndarray:
 def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarray:
     """`steps` distinct, descending timesteps i64[steps] below `start`, the last `kept` of them below `window`.
 
-    Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0. So the states that are kept of a
-    short chain come from the same noise levels as those of a long one. start = steps = 150 and window = kept = 10 is every timestep
+    Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0, with kept = 1 at 0 alone (but a
+    single call in all is at start-1, where the noising ended). So the states that are kept of a short chain come from the same
+    noise levels as those of a long one. start = steps = 150 and window = kept = 10 is every timestep
     (Zhou et al. 2024). Raises `UserError` for numbers that leave no room for distinct timesteps, or none for the start.
     """
     if not 1 <= kept <= window <= start:
@@ -66,7 +67,7 @@ def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarr
             f'steps={steps} with kept={kept} leaves {steps - kept} calls for the {start - window} timesteps from window to start: '
             f'choose steps from {kept + least} to {kept + start - window}.'
         )
-    parts = [(start - 1, window, steps - kept), (window - 1, 0, kept)]
+    parts = [(start - 1, window, steps - kept), (0 if kept == 1 < steps else window - 1, 0, kept)]
     return np.concatenate([np.floor(np.linspace(*part) + 0.5) for part in parts]).astype(np.int64)
 
 

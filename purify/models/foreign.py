@@ -1,6 +1,8 @@
 """Weights of classifiers as PyTorch libraries name them: one safetensors file -> one of our networks.
 
-Read are torchvision's layouts, timm's, and of VGG also that of the VGGFace of Oxford. Pickled weights are never opened.
+Read are torchvision's layouts, timm's, and of VGG also that of the VGGFace of Oxford. timm's `efficientnet_b4` and the like are
+PyTorch's own variety; its `tf_*` ones have the same names and shapes, but pad otherwise and have another epsilon, and would be
+read without complaint into a network that they do not fit. Pickled weights are never opened.
 """
 
 import math

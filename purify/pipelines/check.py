@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -16,9 +17,10 @@ from purify.defenses.method import Method
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import EMBEDDED, Classifier, prior_folder
+from purify.pipelines.artifacts import EMBEDDED, Classifier, finished_folder, prior_folder, read_classifier
 from purify.pipelines.fitting import check_trigger, fitted_settings
-from purify.pipelines.measuring import rule_settings
+from purify.pipelines.likeness import NONE, OWN, sight
+from purify.pipelines.measuring import abstract_rows, rule_settings
 from purify.pipelines.plan import make_method, make_stages
 from purify.pipelines.poisoning import (
     Poisoning,
@@ -58,6 +60,8 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
         shape_step(known, step)
     if config.get('evaluation', {}).get('residual') and method:
         found.attempt('evaluation', lambda: _residual(known, method))
+    if method and method.outcome.purified:
+        found.attempt('evaluation.features', lambda: _features(known, method))
     for name in config['run']['writers']:
         found.attempt('run.writers', lambda name=name: WRITERS[name])
     return found
@@ -176,8 +180,20 @@ def _residual(known: Known, method: Method) -> None:
     """Shapes what an attacker makes of a triggered test image who purifies it himself."""
     step = next((step for step in method.steps if step.name == method.outcome.candidates), None)
     if step is not None:  # else the stages have said so
-        rank, rule = known.config['defense']['rank'], MEASURES.make(step.settings['name'], **rule_settings(step.settings))
-        shape_rule(known, partial(rule.chosen, rank=rank), step.inputs)
+        rule = MEASURES.make(step.settings['name'], **rule_settings(step.settings))
+        choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
+        shape_rule(known, partial(rule.chosen, **choice), step.inputs)
+
+
+def _features(known: Known, method: Method) -> None:
+    """Shapes what the network of FID makes of the run's images."""
+    chosen = known.config.get('evaluation', {}).get('features', NONE)
+    if chosen == 'student' and not method.outcome.classifier:
+        raise UserError(f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.')
+    if chosen in (NONE, *OWN):  # they are trained on these very images
+        return
+    model, pixels = read_classifier(finished_folder(chosen)[0]), known.shape.pixels
+    jax.eval_shape(sight(model, pixels), model.weights, abstract_rows(pixels))
 
 
 def _opened(config: dict[str, Any]) -> dict[str, Any]:

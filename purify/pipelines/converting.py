@@ -10,11 +10,12 @@ from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.core.registry import Registry
 from purify.models.folders import Tensors
+from purify.models.hub import INDEX
 from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
 from purify.models.loading import Pipeline, save_pretrained
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import abstract_model, load_into
-from purify.pipelines.provenance import note_published
+from purify.pipelines.provenance import PROVENANCE_FILE, note_published
 
 
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
@@ -27,17 +28,23 @@ def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     config, converted, scheduler = to_diffusers(tensors, flags)
     network = abstract_model(UNet2DModel, config)
     load_into(network, converted)
-    note_published(folder, 'Improved DDPM (Nichol & Dhariwal 2021)', file.name, sha256_of(file))
     save_pretrained(Pipeline('DDPMPipeline', {'unet': network, 'scheduler': scheduler}), folder)
+    note_published(folder, 'Improved DDPM (Nichol & Dhariwal 2021)', file.name, sha256_of(file))
 
 
 CONVERTERS = Registry('format to convert', improved_ddpm=convert_improved_ddpm)
 
 
 def convert(kind: str, file: Path, folder: Path) -> None:
-    """Converts `file` by the converter that `kind` names, with its words after a colon, into `folder`."""
+    """Converts `file` by the converter that `kind` names, with its words after a colon, into `folder`.
+
+    Raises `UserError` where a prior, or a part of one, lies in `folder` already.
+    """
     name, _, words = kind.partition(':')
-    CONVERTERS[name](file.expanduser(), folder.expanduser(), words)
+    converter, folder = CONVERTERS[name], folder.expanduser()
+    if found := next((path for what in (INDEX, PROVENANCE_FILE, '*.safetensors') for path in sorted(folder.rglob(what))), None):
+        raise UserError(f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder, or delete it.')
+    converter(file.expanduser(), folder, words)
 
 
 def _flags(stem: str, words: str) -> Flags:

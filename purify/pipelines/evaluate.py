@@ -69,16 +69,17 @@ def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
 
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]:
-    """A method's findings held against the truth: TPR and FPR of its verdicts, its target labels, its new labels."""
+    """A method's findings held against the truth: TPR and FPR of its verdicts, its target labels, the labels of what it keeps."""
     found: dict[str, Any] = dict.fromkeys(('tpr', 'fpr', 'target_labels', 'label_accuracy'))
     if folder is None:
         return found
     with np.load(folder / 'findings.npz', allow_pickle=False) as arrays:
         ids, flagged = arrays['ids'], arrays['flagged']
         labels = arrays.get('labels', None)
+        keep = arrays.get('keep', np.ones(len(ids), np.bool_))
     rates = detection_rates(ids, flagged, manifest.ids[manifest.poisoned])
     found |= {'tpr': rates.tpr.value, 'fpr': rates.fpr.value}
     found['target_labels'] = read_json(folder / 'findings.json').get('target_labels')
     if labels is not None:
-        found['label_accuracy'] = label_accuracy(ids, labels, manifest.ids, manifest.true_labels).value
+        found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
     return found

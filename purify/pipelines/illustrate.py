@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from purify.core import devices
-from purify.core.errors import UserError
+from purify.core import devices, preemption
+from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
@@ -20,6 +20,7 @@ from purify.defenses.registry import PURIFIERS
 from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.artifacts import Classifier, read_classifier
 from purify.pipelines.chain import Work
+from purify.pipelines.measuring import network_calls
 from purify.pipelines.tables import read_table
 from purify.train.inference import map_images
 from purify.train.saliency import grad_cam
@@ -50,7 +51,7 @@ def illustrate(work: Work) -> None:
     u8[k r h w c], the last candidate of each round; 'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes of
     these and of the given image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it sees, 0 to 255) on the
     three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student' i32[k], of the given image,
-    by the classifiers there are.
+    by the classifiers there are. Raises `Preempted` when SIGTERM came; nothing is kept, the pictures are few.
     """
     manifest = Manifest.read(work.inputs['truth'])
     findings, candidates = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
@@ -130,7 +131,8 @@ def _remake(work: Work, samples: _Samples, candidates: np.ndarray) -> np.ndarray
     prior = load_variation_model(work.inputs['prior'], dtype=options['dtype'], vae_slice=work.run['vae_slice'])
     names = Split(work.inputs['poisoned'], 'train').class_names
     shape = samples.given.shape[1:]
-    rule = PURIFIERS.make('remade', **options).rule({'prior': prior}, shape, work.settings['seed'], names)
+    remaker = PURIFIERS.make('remade', **options)
+    rule = remaker.rule({'prior': prior}, shape, work.settings['seed'], names)
 
     def fetch(position: int) -> dict[str, Any]:
         row, number = divmod(position, rounds)
@@ -138,6 +140,7 @@ def _remake(work: Work, samples: _Samples, candidates: np.ndarray) -> np.ndarray
         return {'image': samples.given[row]} | {name: np.int32(value) for name, value in numbers.items()}
 
     made = _map(work, rule, {'prior': prior.weights}, fetch, count * rounds, work.run['batch_per_device'])
+    work.cost.network_calls += network_calls(remaker, {'prior': prior}) * count * rounds * jax.process_count()
     if not made:
         return np.zeros((0, rounds, *shape), np.uint8)
     if not made['finite'].all():
@@ -176,5 +179,11 @@ def _map(work: Work, rule: Any, weights: Any, fetch: Any, count: int, batch: int
     """A rule's outputs over `count` records as one tree of arrays [count ...]; () for none."""
     mesh = devices.local_mesh()
     constants, size = devices.put_copy(weights, mesh), max(1, min(batch * mesh.size, count))
-    parts = [out for _, out in map_images(rule, constants, fetch, range(count), batch=size, mesh=mesh, cost=work.cost)]
+    parts = []
+    for _, out in map_images(rule, constants, fetch, range(count), batch=size, mesh=mesh, cost=work.cost):
+        parts.append(out)
+        if preemption.asked():
+            break
+    if devices.any_host(preemption.asked()):  # all hosts leave together
+        raise Preempted
     return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts) if parts else ()

@@ -94,6 +94,23 @@ def _benign(given: Split, originals: Split | None, changed: set[int]) -> Callabl
     return fetch
 
 
+def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+    """(weights, rows with image u8[b h w c]) -> (logits f32[b k], features f32[b d]) of images of `shape`, made grey or wider.
+
+    Raises `UserError` where the network looks at other channels.
+    """
+    width = model.facts['channels']
+    if shape[2] != width and 1 not in (shape[2], width):
+        raise UserError(f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose another.')
+
+    def see(weights: Any, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        images = rows['image'].astype(jnp.float32) / 255
+        images = images.mean(-1, keepdims=True) if shape[2] > width else images
+        return model.answer(weights, jnp.broadcast_to(images, (*images.shape[:3], width)))
+
+    return see
+
+
 def _look(
     work: Work,
     model: Classifier,
@@ -104,15 +121,7 @@ def _look(
     bar: Bar,
 ) -> Likeness:
     """Moments and answers over all images; hosts take every so-many-th one and leave their sums in files for each other."""
-    width, hosts, here = model.facts['channels'], jax.process_count(), jax.process_index()
-    if shape[2] != width and 1 not in (shape[2], width):
-        raise UserError(f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose another.')
-    mesh = devices.local_mesh()
-
-    def see(weights: Any, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        images = rows['image'].astype(jnp.float32) / 255
-        images = images.mean(-1, keepdims=True) if shape[2] > width else images
-        return model.answer(weights, jnp.broadcast_to(images, (*images.shape[:3], width)))
+    hosts, here, mesh, see = jax.process_count(), jax.process_index(), devices.local_mesh(), sight(model, shape)
 
     def batches() -> Iterator[Likeness]:
         pictures = lambda position: {'image': fetch(position)['image']}  # noqa: E731

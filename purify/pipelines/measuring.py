@@ -38,7 +38,7 @@ def measure(work: Work) -> None:
     models = open_models(work, split)
     numbers = MEASURES.make(work.settings['name'], **rule_settings(work.settings))
     rule = numbers.rule(models, split.shape, work.settings['seed'], split.class_names)
-    constants = {role: model.weights for role, model in models.items()}
+    constants, calls = {role: model.weights for role, model in models.items()}, network_calls(numbers, models)
     ranges = cut(len(chosen), work.settings['shard_size']) or [range(0)]  # a table of no rows has columns too
     paths = [part_path(work.folder, part, len(ranges)) for part in range(len(ranges))]
     pending = [part for part, path in enumerate(paths) if not path.exists()]
@@ -55,7 +55,7 @@ def measure(work: Work) -> None:
     def fetch(position: int) -> dict[str, Any]:
         return image_row(split, int(chosen[position]))
 
-    run_shards(work, rule, constants, fetch, ranges, pending, write, lambda rows: split.ids[chosen[rows]])
+    run_shards(work, rule, constants, fetch, ranges, pending, write, lambda rows: split.ids[chosen[rows]], calls)
 
 
 def rule_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +73,11 @@ def open_models(work: Work, split: Split) -> dict[str, Any]:
         models['classifier'] = read_classifier(work.inputs['classifier'])
         check_classes(models['classifier'], split.class_names, split.shape[-1], f'the classifier {work.inputs["classifier"]}')
     return models
+
+
+def network_calls(rule: Any, models: Mapping[str, Any]) -> int:
+    """How often a rule asks its prior's network for one row."""
+    return rule.network_calls(models) if 'prior' in models else 0
 
 
 def picked_rows(work: Work, split: Split) -> np.ndarray:
@@ -112,6 +117,7 @@ def run_shards(
     pending: Sequence[int],
     write: Callable[[int, list[dict[str, np.ndarray]]], None],
     ids_of: Callable[[np.ndarray], np.ndarray],
+    calls: int,
 ) -> None:
     """Runs a rule over the rows of the pending shards, this host's share of them, and writes each as soon as it is whole.
 
@@ -124,6 +130,7 @@ def run_shards(
       pending: which shards are not there yet.
       write: shard, outputs of its rows -> a file; called in a thread.
       ids_of: row numbers -> ids, to name the rows that come out broken.
+      calls: of a prior's network for one row, to be counted.
 
     Raises:
       UserError: where `finite` is false.
@@ -141,7 +148,9 @@ def run_shards(
             finite = out.pop('finite', np.ones(len(where), bool))
             _refuse_broken(ids_of(where[~finite]), work.settings.get('dtype', 'float32'))
             store.put(where, out)
-            bar.advance(len(where) * jax.process_count())
+            done = len(where) * jax.process_count()
+            work.cost.network_calls += calls * done
+            bar.advance(done)
             if preemption.asked():
                 break
     if devices.any_host(preemption.asked()):  # all hosts leave together, none waits for one that is gone

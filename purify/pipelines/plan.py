@@ -146,7 +146,8 @@ def _prior(
         raise UserError(f"prior.data={part['data']!r}: choose 'reference' or 'poisoned'.")
     where['prior'] = Input('prior')
     name = ':'.join(source[key] for key in ('name', 'path') if key in source)  # for its provenance
-    settings = part | {'source': name, 'seeds': _training_seeds(seeds)}
+    how = {'reference': source['reference']} if part['data'] == 'reference' else {}
+    settings = part | {'source': name, 'seeds': _training_seeds(seeds)} | how
     return [Stage('prior', train_prior, settings, {'data': Input('prepare', part['data'])} | _start(part))]
 
 
@@ -187,7 +188,8 @@ def _conclusions(where: dict[str, Input], method: Method, config: Config) -> lis
         if measured is None or not outcome.classifier:
             raise UserError('evaluation.residual: this defence measures no candidates for an attacker to hand in; set it to False.')
         inputs['prior'] = where['prior']
-        settings |= {'residual_rule': measured, 'residual_rank': config['defense']['rank'], 'seed': seed}
+        choice = {name: config['defense'][name] for name in ('rank', 'count_raw')}
+        settings |= {'residual_rule': measured, 'residual_choice': choice, 'seed': seed}
     stages = [Stage('evaluate', evaluate, settings, inputs)]
     if outcome.candidates:
         pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[outcome.candidates]}

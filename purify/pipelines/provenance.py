@@ -1,86 +1,153 @@
 """What a prior was made from: noted beside its weights, and said in the report.
 
 A prior that has seen the trigger paints it back (Zhou 2024, table 4), so a report must say where the prior comes from. The note
-holds what a defender knows of himself: whether he trained it on reference images or on the data as they came, never whether
-those are poisoned.
+holds what a defender knows of himself: which images he trained it on, never whether those are poisoned. Images cut from the
+source under suspicion are vouched for by nobody, in whatever way they were cut.
 """
 
 from pathlib import Path
 from typing import Any
 
-from purify.core.files import read_json, write_json
-from purify.pipelines.artifacts import EMBEDDED
+from purify.core.errors import UserError
+from purify.core.files import read_json, sha256_of, write_json
+from purify.pipelines.artifacts import EMBEDDED, STATE
 
 PROVENANCE_FILE = 'provenance.json'
-REFERENCE, POISONED, PUBLISHED = 'trained_on_reference', 'trained_on_poisoned', 'published'
-KINDS = ('embedded', REFERENCE, POISONED, PUBLISHED, 'unknown')
+REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', 'trained_on_poisoned'
+PUBLISHED, UNKNOWN = 'published', 'unknown'
+KINDS = ('embedded', REFERENCE, HELD_OUT, POISONED, PUBLISHED, UNKNOWN)
+_WORST_FIRST = (POISONED, HELD_OUT, UNKNOWN, PUBLISHED, REFERENCE)
+_FIELDS = {
+    **{kind: {'source': str, 'reference': str, 'images': int} for kind in (REFERENCE, HELD_OUT, POISONED)},
+    PUBLISHED: {'model': str, 'file': str, 'sha256': str},
+}
+_TRAINED_ON = {
+    'own': 'reference images of {source}, which are in no training or test set of it',
+    'held_out': 'images of {source} that were held out of the training images',
+    'other_classes': 'images of {source} that are of other classes than the training images',
+    'none': 'training images of {source}, as they came',
+}
 _SAME_TRIGGER = 'A prior that was trained on the same trigger puts it back, and the defence fails (Zhou 2024, table 4).'
 _WARNINGS = {
     POISONED: (
         'The prior was trained on the very data that are under suspicion, or on others that nobody vouched for. '
         f'{_SAME_TRIGGER} Train it on reference images, or load one from a source you trust.'
     ),
+    HELD_OUT: (
+        'The prior was trained on images cut from the same source as training images. Who poisons a source can have poisoned '
+        f'these too. {_SAME_TRIGGER} Train it on images of a source you trust, or load one from there.'
+    ),
     PUBLISHED: f'What a published prior has seen is known from its authors alone. {_SAME_TRIGGER}',
-    'unknown': f'Nothing beside this prior says what it was trained on. {_SAME_TRIGGER} Make sure before you trust the result.',
+    UNKNOWN: (
+        f'Nothing beside this prior that can be believed says what it was trained on. {_SAME_TRIGGER} Make sure before you trust '
+        'the result.'
+    ),
 }
 
 
 def note_training(folder: Path, settings: dict[str, Any], images: int, start: Path | None) -> None:
-    """Writes provenance.json of a prior trained here, by the settings of its stage, on so many images, from a checkpoint."""
-    kind = {'reference': REFERENCE, 'poisoned': POISONED}[settings['data']]
-    note = {'kind': kind, 'source': settings['source'], 'images': images, 'seeds': settings['seeds']}
-    write_json(folder / PROVENANCE_FILE, note | {'started_from': None if start is None else read_note(start)})
+    """Writes provenance.json of a prior trained here, by the settings of its stage, on so many images, from a checkpoint.
+
+    The weights are written already: the note is of these alone. `settings['reference']` says how reference images were got,
+    as `source.reference` does.
+    """
+    how = settings['reference'] if settings['data'] == 'reference' else 'none'
+    note = {
+        'kind': {'none': POISONED, 'own': REFERENCE}.get(how, HELD_OUT),
+        'source': settings['source'],
+        'reference': how,
+        'images': images,
+        'seeds': settings['seeds'],
+        'weights': _weights(folder),
+        'started_from': None if start is None else read_note(start),
+    }
+    write_json(folder / PROVENANCE_FILE, note)
 
 
 def note_published(folder: Path, model: str, file: str, digest: str) -> None:
-    """Writes provenance.json of a prior that others published and that was converted from `file` (SHA-256 `digest`)."""
-    write_json(folder / PROVENANCE_FILE, {'kind': PUBLISHED, 'model': model, 'file': file, 'sha256': digest})
+    """Writes provenance.json of a prior that others published and that was converted from `file` (SHA-256 `digest`).
+
+    The converted weights are written already.
+    """
+    note = {'kind': PUBLISHED, 'model': model, 'file': file, 'sha256': digest, 'weights': _weights(folder)}
+    write_json(folder / PROVENANCE_FILE, note)
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    """SHA-256 of the safetensors in a prior's folder, by path."""
+    files = [path for path in sorted(folder.rglob('*.safetensors')) if STATE not in path.relative_to(folder).parts]
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What the provenance.json in a prior's folder says; {'kind': 'unknown'} where there is none, or none of ours."""
-    file = Path(folder) / PROVENANCE_FILE
-    note = read_json(file) if file.is_file() else None
-    return note if isinstance(note, dict) and note.get('kind') in (REFERENCE, POISONED, PUBLISHED) else {'kind': 'unknown'}
+    """What the provenance.json in a prior's folder says; {'kind': 'unknown', 'why'} where there is none to be believed.
+
+    One that cannot be read, is none of ours, or was written for other weights than lie there is not believed.
+    """
+    folder = Path(folder)
+    file = folder / PROVENANCE_FILE
+    try:
+        if not file.is_file():
+            return _doubt('it has no note')
+        note = read_json(file)
+        if not _is_ours(note):
+            return _doubt('its note cannot be understood')
+        here, noted = _weights(folder), note.get('weights')
+    except (UserError, OSError, RecursionError):
+        return _doubt('its note cannot be read')
+    if not here or not isinstance(noted, dict) or any(noted.get(name) != digest for name, digest in here.items()):
+        return _doubt('its note is not about these weights')
+    return note
+
+
+def _doubt(why: str) -> dict[str, Any]:
+    return {'kind': UNKNOWN, 'why': why}
+
+
+def _is_ours(note: Any) -> bool:
+    """Whether a note is of a kind that is written here, with all that is told of it."""
+    if not isinstance(note, dict) or not isinstance(note.get('kind'), str):
+        return False
+    fields = _FIELDS.get(note['kind'])
+    known = fields is not None and all(isinstance(note.get(name), kind) for name, kind in fields.items())
+    return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
 def describe(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     """{'kind', 'text', 'warning'} for the report on the prior in `folder`, the config's `prior`; `warning` '' where none is due.
 
-    Kinds are `KINDS`.
+    Kinds are `KINDS`. A note that comes with a published prior is told, and does not vouch for it.
     """
-    part = config['prior']
-    load, note = part.get('load', ''), read_note(folder)
+    load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
-        kind, text = (
-            'embedded',
-            f'The prior {load!r} that comes with this program: trained on images that no run trains or tests on.',
-        )
-    elif note['kind'] == 'unknown' and load and not Path(load).expanduser().is_dir():
-        pinned = f'revision {part["revision"]}' if part.get('revision') else 'at no pinned revision'
-        kind, text = PUBLISHED, f'The published prior {load}, {pinned}.'
+        text = f'The prior {load!r} that comes with this program: trained on images that no run trains or tests on.'
+        return {'kind': 'embedded', 'text': text, 'warning': ''}
+    notes = _unfold(read_note(folder))
+    kinds, told = [note['kind'] for note in notes], ' It started from this: '.join(map(_tell, notes))
+    if load and not Path(load).expanduser().is_dir():
+        text = f'The published prior {load}, {f"revision {revision}" if revision else "at no pinned revision"}.'
+        text += '' if kinds[0] == UNKNOWN else f' Its note says: {told}'
+        kinds = [PUBLISHED, *(kinds if kinds[0] != UNKNOWN else [])]
+    elif load:
+        text = f'{told} Loaded from {load}.' if kinds[0] == UNKNOWN else f'Loaded from {load}. Its note says: {told}'
     else:
-        kind, text = _worst(note), _tell(note) + (f' Loaded from {load}.' if load else '')
+        text = told
+    kind = next(kind for kind in _WORST_FIRST if kind in kinds)
     return {'kind': kind, 'text': text, 'warning': _WARNINGS.get(kind, '')}
 
 
-def _worst(note: dict[str, Any]) -> str:
-    """The kind that is to be warned of: what a training started from counts too."""
-    kinds, started = [note['kind']], note.get('started_from')
-    if isinstance(started, dict):
-        kinds.append(_worst({'kind': 'unknown'} | started))
-    return next(kind for kind in (POISONED, 'unknown', PUBLISHED, REFERENCE) if kind in kinds)
+def _unfold(note: dict[str, Any]) -> list[dict[str, Any]]:
+    """The note, then that of what its training started from, and so on; what is not understood ends it, as unknown."""
+    notes = [note]
+    while notes[-1]['kind'] != UNKNOWN and (start := notes[-1].get('started_from')) is not None:
+        notes.append(start if _is_ours(start) else _doubt('nothing is known of its training'))
+    return notes
 
 
 def _tell(note: dict[str, Any]) -> str:
-    if note['kind'] == 'unknown':
-        return 'A prior of unknown origin.'
+    if note['kind'] == UNKNOWN:
+        return f'A prior of unknown origin: {note["why"]}.'
     if note['kind'] == PUBLISHED:
-        return f'{note.get("model")} as published, converted from {note.get("file")} (SHA-256 {str(note.get("sha256"))[:12]}).'
-    which = {
-        REFERENCE: 'reference images of {source}, which are in no training or test set of it',
-        POISONED: 'training images of {source}, as they came',
-    }
-    text = f'A prior trained on {note.get("images")} {which[note["kind"]].format(source=note.get("source"))}.'
-    started = note.get('started_from')
-    return f'{text} It started from this: {_tell({"kind": "unknown"} | started)}' if isinstance(started, dict) else text
+        return f'{note["model"]} as published, converted from {note["file"]} (SHA-256 {note["sha256"][:12]}).'
+    which = _TRAINED_ON[note['reference']].format(source=note['source'])
+    return f'A prior trained on {note["images"]} {which}.'

@@ -10,7 +10,7 @@ from purify.data.builders import DatasetWriter, cut, describe, verify
 from purify.data.loader import Split
 from purify.defenses.registry import PURIFIERS
 from purify.pipelines.chain import Work
-from purify.pipelines.measuring import image_row, open_models, rule_settings, run_shards
+from purify.pipelines.measuring import image_row, network_calls, open_models, rule_settings, run_shards
 from purify.pipelines.tables import check_ids, read_table
 
 
@@ -41,8 +41,8 @@ def purify(work: Work) -> None:
         whole = [image | {name: int(x) for name, x in row.items()} for image, row in zip(made, numbers, strict=True)]
         writer.write(shard, whole)
 
-    constants = {role: model.weights for role, model in models.items()}
-    run_shards(work, rule, constants, fetch, ranges, writer.pending(), write, lambda rows: split.ids[where[rows]])
+    constants, calls = {role: model.weights for role, model in models.items()}, network_calls(purifier, models)
+    run_shards(work, rule, constants, fetch, ranges, writer.pending(), write, lambda rows: split.ids[where[rows]], calls)
     if devices.is_lead():
         writer.finish([len(r) for r in ranges])
 

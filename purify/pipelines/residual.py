@@ -51,5 +51,5 @@ def _purification(bench: Bench) -> tuple[Any, Rule]:
     models = {'prior': prior, 'classifier': bench.classifier('teacher')}
     measure = MEASURES.make(options.pop('name'), **options)
     seed = stream_seed(settings['seed'], 'residual')
-    rule = measure.chosen(models, bench.test.shape, seed, bench.test.class_names, settings['residual_rank'])
+    rule = measure.chosen(models, bench.test.shape, seed, bench.test.class_names, **settings['residual_choice'])
     return {role: model.weights for role, model in models.items()}, rule

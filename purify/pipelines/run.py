@@ -21,7 +21,8 @@ from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import conclude
 
-LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'purified', 'student')
+LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
+OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
 PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
 
 
@@ -115,6 +116,11 @@ def _link(workdir: Path, chain: Chain) -> None:
     places = {name: chain.folder(name) for name in chain.stages if chain.finished(name)}
     if 'prepare' in places:
         places |= {sub: places['prepare'] / sub for sub in ('poisoned', 'reference') if (places['prepare'] / sub).is_dir()}
+    inputs = chain.stages['evaluate'].inputs if 'evaluate' in chain.stages else {}
+    handed = {link: inputs[role].stage for link, role in OUTCOMES.items() if role in inputs}
+    places = {name: place for name, place in places.items() if name not in OUTCOMES} | {
+        link: places[step] for link, step in handed.items() if step in places
+    }
     for name in LINKS:
         link = workdir / name
         if link.is_symlink():

@@ -14,6 +14,7 @@ from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.pipelines.chain import Chain
 from purify.pipelines.illustrate import read_illustration
+from purify.pipelines.poisoning import targets_of
 from purify.pipelines.provenance import describe
 from purify.pipelines.tables import read_table
 from purify.report.page import write_report, write_table
@@ -47,6 +48,7 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
         'seeds': config['seeds'],
         'attack': {
             **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
+            'targets': true_targets(facts),
             'rate_base': rule['base'],
             'poisoned': facts['poisoned_images'],
             'cover': facts['cover_images'],
@@ -64,8 +66,19 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
             'stages': stages,
             'seconds': sum(stage['seconds'] for stage in stages.values()),
             'device_seconds': sum(stage['device_seconds'] for stage in stages.values()),
+            'network_calls': sum(stage.get('network_calls') or 0 for stage in stages.values()) or None,
         },
     }
+
+
+def true_targets(facts: dict[str, Any]) -> list[int]:
+    """The classes that the poison aims at, in order, from the facts of a manifest; none where nothing is poisoned."""
+    rule, classes = facts['attack'], len(facts['class_names'])
+    if not facts['poisoned_images']:
+        return []
+    if rule['scheme'] == 'all_to_all':
+        return sorted({(source + 1) % classes for source in rule['sources'] or range(classes)})
+    return sorted(set(targets_of(rule).values()))
 
 
 def _facts(chain: Chain) -> dict[str, Any] | None:

@@ -145,8 +145,8 @@ def train_prior(work: Work) -> None:
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
     if devices.is_lead():
-        note_training(work.folder, settings, len(split), work.inputs.get('init'))
         write_prior(work.folder, config, schedule, graph, state.weights(), settings['stored_dtype'])
+        note_training(work.folder, settings, len(split), work.inputs.get('init'))
 
 
 def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph: Any, weights: Any, dtype: str) -> None:

@@ -1,8 +1,9 @@
 """What went in and what came out, in two sentences made from the numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from purify.report.words import say_class, say_percent
+from purify.report.words import say_class, say_classes, say_percent
 
 ALARMING_ASR = 0.10  # above it a backdoor counts as working
 DEAR_ACC_DROP = 0.05  # clean accuracy lost, from which on the price is named in the headline
@@ -30,6 +31,14 @@ def write_headline(results: dict[str, Any]) -> str:
     return f'{lead}; {"the price is high: " if dear else ""}{accuracy}.' if accuracy else f'{lead}.'
 
 
+def list_targets(results: Mapping[str, Any]) -> list[int]:
+    """The classes that the poison aims at; those of results of an older version from its first trigger alone."""
+    attack = results.get('attack') or {}
+    if 'targets' in attack:
+        return attack['targets']
+    return [attack['target']] if attack.get('poisoned') and attack.get('target') is not None else []
+
+
 def write_detail(results: dict[str, Any]) -> str:
     """The lines below the headline: what was poisoned and how, who defended, and what became of the triggered images."""
     attack, defense = results.get('attack') or {}, results.get('defense') or {}
@@ -37,8 +46,10 @@ def write_detail(results: dict[str, Any]) -> str:
     if attack.get('poisoned'):
         poisoned, images = attack['poisoned'], attack.get('train_images')
         share = f' of {images:,} training images ({say_percent(poisoned / images)})' if images else ' training images'
-        target = attack.get('target')
-        aim = '' if target is None else f', with target class {say_class(target, results.get("classes") or [])}'
+        targets, classes = list_targets(results), results.get('classes') or []
+        aim = ', with every class a target' if len(targets) == len(classes) > 1 else ''
+        if targets and not aim:
+            aim = f', with target class{"es" if len(targets) > 1 else ""} {say_classes(targets, classes)}'
         parts.append(f'The {attack.get("name", "unnamed")} attack poisoned {poisoned:,}{share}{aim}.')
     else:
         parts.append('No training image was poisoned.')

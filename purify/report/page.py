@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from purify.core.files import write_bytes
 from purify.report.grids import make_grids
-from purify.report.headline import write_detail, write_headline
+from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.plots import draw_before_after, draw_curves
 from purify.report.quality import list_extras, list_likeness, say_likeness
 from purify.report.rounds import Pictures, make_heats, make_rounds
@@ -31,6 +31,8 @@ _COST_COLUMNS = {
     'devices': ('devices', say_number),
     'images_per_s': ('images/s', say_number),
     'images_per_s_per_device': ('images/s per device', say_number),
+    'network_calls': ('network calls', say_number),
+    'network_calls_per_s': ('network calls/s', say_number),
     'compile_seconds': ('compiling', say_duration),
     'wait_share': ('waiting for data', say_percent),
     'mfu': ('MFU', say_percent),
@@ -133,9 +135,11 @@ def _list_detection(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     lines = [(name, say_percent(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
     if found.get('target_labels') is not None:
-        target = (results.get('attack') or {}).get('target')
-        truth = '' if target is None else f'; the attack aims at {say_classes(target, classes)}'
-        lines.append(('Target', say_classes(found['target_labels'], classes), f'named as target of the attack{truth}'))
+        poisoned, targets = (results.get('attack') or {}).get('poisoned'), list_targets(results)
+        truth = f'the attack aims at {say_classes(targets, classes)}' if targets else ''
+        truth = truth if poisoned or truth else 'nothing is aimed at, for no image was poisoned'
+        meaning = f'named as target of the attack{f"; {truth}" if truth else ""}'
+        lines.append(('Target', say_classes(found['target_labels'], classes), meaning))
     return lines
 
 
@@ -156,8 +160,8 @@ def _lay_out_cost(cost: Mapping[str, Any]) -> dict[str, Any] | None:
 def _list_settings(results: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Everything needed to run it again, in four lists of (name, text)."""
     attack = dict(results.get('attack') or {})
-    if attack.get('target') is not None:
-        attack['target'] = say_classes(attack['target'], results.get('classes') or [])
+    for name in {'target', 'targets'} & set(attack):
+        attack[name] = say_classes(attack[name], results.get('classes') or [])
     groups = {
         'Attack': attack,
         'Defence': results.get('defense') or {},

@@ -11,6 +11,7 @@ from purify.report.words import say_class
 
 MAX_ROWS = 4  # samples of a kind in a table
 SMALL_PX = 64  # tables of many columns
+_NOTE = 'No random choice: shown first are clean images that the defence accuses wrongly, then those it doubts, then others.'
 _VIEWS = ('original', 'given', 'purified')
 Pictures = Mapping[str, np.ndarray]
 
@@ -35,9 +36,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Samples of one kind below each other."""
+    """Samples of one kind below each other; `note` says how they were picked, where that is not as they come."""
 
     kind: str
+    note: str
     head: list[str]
     strips: list[Strip]
 
@@ -108,7 +110,7 @@ def _sheets(
     for kind, poisoned in (('poisoned', True), ('clean', False)):
         rows = np.flatnonzero(pictures['poisoned'] == poisoned)[:MAX_ROWS].tolist()
         strips = [Strip(str(int(pictures['ids'][row])), tell(row), cells(row)) for row in rows]
-        sheets += [Sheet(kind, head, strips)] if strips else []
+        sheets += [Sheet(kind, '' if poisoned else _NOTE, head, strips)] if strips else []
     return sheets
 
 

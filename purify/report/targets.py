@@ -9,7 +9,7 @@ from matplotlib import ticker
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
 from purify.report.words import say_class, say_classes, say_number, say_percent, say_value
 
-MAX_BARS = 24  # the labels with the most against them, where there are more
+MAX_BARS = 24  # the targets and the labels nearest to being one, where there are more
 _NAME_CHARS = 13
 _BAR_PX = 17
 _MEANINGS = {
@@ -17,6 +17,8 @@ _MEANINGS = {
     'index': 'How many deviations the score of a label lies above the median',
     'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
 }
+_LOW = ('share',)  # quantities that speak against a label where they are low
+_LEFT_OUT = 'labels that are no targets, with {} than those shown, are left out.'
 _RULES = {
     'significant': (
         'In nats above the lower median of the other labels; a label beyond the threshold is named where more images leave it '
@@ -52,7 +54,8 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
     name, threshold, rows = read_bars(facts)
     if not rows:
         return None
-    worst = sorted(rows, key=lambda row: (not row['target'], -row[name]))[:MAX_BARS]
+    sign = 1 if name in _LOW else -1
+    worst = sorted(rows, key=lambda row: (not row['target'], sign * row[name]))[:MAX_BARS]
     shown = sorted(worst, key=lambda row: row['label'])
     values = [float(row[name]) for row in shown]
     with mpl.rc_context(STYLE):
@@ -75,7 +78,7 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
         axes.axvline(threshold, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlabel(f'{name}; dashed: {say_number(threshold)}', labelpad=1)
         said = '; '.join(f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown)
-        left_out = f' {len(rows) - len(shown)} labels with less are left out.' if len(rows) > len(shown) else ''
+        left_out = f' {len(rows) - len(shown)} {_LEFT_OUT.format("more" if sign > 0 else "less")}' if len(rows) > len(shown) else ''
         named = say_classes([row['label'] for row in rows if row['target']], classes)
         return finish(
             figure, prefix, f'Bars. {name} by label: {said}. Threshold {say_number(threshold)}. Targets: {named}.{left_out}'

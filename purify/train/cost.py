@@ -23,6 +23,7 @@ class Cost:
       wait_seconds: of which waiting for data.
       images: images processed, all hosts together.
       flops: floating-point operations of the programs that ran, one device (`purify.train.flops`).
+      network_calls: evaluations of a prior's network, one for each image and call, all hosts together.
       devices: devices in use.
     """
 
@@ -31,6 +32,7 @@ class Cost:
     wait_seconds: float = 0.0
     images: int = 0
     flops: float = 0.0
+    network_calls: int = 0
     devices: int = field(default_factory=jax.device_count)
     begun: float = field(default_factory=time.monotonic)
 
@@ -45,8 +47,8 @@ class Cost:
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Takes over the totals of an earlier part of the same stage."""
-        for name in ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops'):
-            setattr(self, name, getattr(self, name) + saved[name])
+        for name in ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops', 'network_calls'):
+            setattr(self, name, getattr(self, name) + saved.get(name, 0))  # which an older version did not count
 
     def totals(self) -> dict[str, Any]:
         """Plain numbers, up to now."""
@@ -60,6 +62,7 @@ def summarize(totals: dict[str, Any]) -> dict[str, Any]:
     """Totals -> the rates that results.json holds; None where a number is not known."""
     busy = totals['seconds'] - totals['compile_seconds']
     rate = totals['images'] / busy if totals['images'] and busy > 0 else None
+    calls = totals.get('network_calls') or None
     peak = peak_flops()
     return {
         'seconds': totals['seconds'],
@@ -68,6 +71,8 @@ def summarize(totals: dict[str, Any]) -> dict[str, Any]:
         'wait_share': totals['wait_seconds'] / busy if totals['images'] and busy > 0 else None,
         'images_per_s': rate,
         'images_per_s_per_device': rate / totals['devices'] if rate else None,
+        'network_calls': calls,
+        'network_calls_per_s': calls / busy if calls and busy > 0 else None,
         'mfu': totals['flops'] / (busy * peak) if peak and totals['flops'] and busy > 0 else None,
         'devices': totals['devices'],
     }

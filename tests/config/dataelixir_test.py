@@ -28,7 +28,18 @@ STUDIED = {  # sweep -> how many points, and the leaves (or parts) that may diff
     'labelling': (2, ('defense.labels',)),
     'prior': (3, ('prior', 'source.reference', 'source.reference_size', 'defense.start', 'defense.window')),
     'residual': (5, ('attack', 'surrogate', 'trigger')),
-    'evaluations': (7, ('defense.steps', 'defense.kept', 'defense.window', 'defense.sampler', 'defense.forward', 'defense.dtype')),
+    'evaluations': (
+        7,
+        (
+            'defense.steps',
+            'defense.kept',
+            'defense.window',
+            'defense.sampler',
+            'defense.forward',
+            'defense.dtype',
+            'defense.levels',
+        ),
+    ),
 }
 
 
@@ -44,6 +55,9 @@ def points(sweep, setting='digits'):
     return [load_config(run['config'], run['flags']) for run in runs]
 
 
+OF_A_LINE = ('start', 'kept')  # sweeps in steps of a prior of 1,000, which tiny's is not
+
+
 def test_every_sweep_is_known_here():
     assert set(SWEEPS) == set(STUDIED)
 
@@ -52,6 +66,10 @@ def test_every_sweep_is_known_here():
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_a_study_changes_what_it_studies_and_nothing_else(setting, sweep):
     count, changed = STUDIED[sweep]
+    if setting == 'tiny' and sweep in OF_A_LINE:
+        with pytest.raises(ValueError, match=f'^{sweep} counts steps of a prior that has 1,000 on a line'):
+            points(sweep, setting)
+        setting = 'tiny,prior=train'
     found = [leaves(config) for config in points(sweep, setting)]
     assert len(found) == count
     assert len({str(config) for config in found}) == count, 'two points are one run'
@@ -107,6 +125,36 @@ def test_released_reads_the_open_points_as_the_code_does():
     assert defense['targets'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
 
 
+def test_the_papers_rule_for_target_labels_is_a_word():
+    """Section 3.4: KL, more than two deviations above the median."""
+    rule = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}
+    mine, usual = configured('targets=mad')['defense'], configured()['defense']
+    assert mine == usual | {'targets': rule}
+    assert configured('targets=significant')['defense'] == usual
+    assert configured('released,targets=mad')['defense'] == configured('released')['defense'] | {'targets': rule}
+    assert configured('released,targets=significant')['defense']['targets'] == usual['targets']
+
+
+def test_the_samplers_of_the_fast_chain():
+    usual = configured('setting=tiny')['defense']
+    assert configured('setting=tiny,sampler=dpmpp_2m')['defense'] == usual | {'sampler': {'name': 'dpmpp_2m'}}
+    assert configured('setting=tiny,sampler=ddim')['defense'] == usual
+
+
+def test_start_and_kept_mean_the_same_of_either_chain():
+    fast, exact = (configured(f'{how}start=60,kept=20')['defense'] for how in ('', 'exact,'))
+    assert [fast[name] for name in ('start', 'steps', 'window', 'kept')] == [60, 15, 20, 8]
+    assert [exact[name] for name in ('start', 'steps', 'window', 'kept')] == [60, 60, 20, 20]
+    assert [exact['kept'] for exact in (leaves_of('kept', 'digits,exact'))] == [2, 5, 10, 20, 40]
+    assert all(exact['steps'] == exact['start'] for exact in leaves_of('start', 'digits,exact'))
+    assert [fast['kept'] for fast in leaves_of('kept', 'digits')] == [1, 3, 5, 8, 10]
+
+
+def leaves_of(sweep, setting):
+    """The defence in every point of a sweep."""
+    return [config['defense'] for config in points(sweep, setting)]
+
+
 def test_a_step_on_the_cosine_is_as_noisy_as_its_twin_on_the_line():
     """tiny's prior has 4,000 steps; its start and window stand for 150 and 10 of a linear 1,000."""
     import numpy as np
@@ -149,6 +197,12 @@ def test_the_priors_of_table_4():
         ('defense=ac', r"^defense='ac': choose from abl, activation_clustering, dataelixir, dbd, none, spectral"),
         ('defense=abl,exact', r'^exact is a word of defense=dataelixir; defense=abl has no use for it'),
         ('defense=dbd,prior=train', r'^prior is a word of defense=dataelixir'),
+        ('defense=dbd,targets=mad', r'^targets is a word of defense=dataelixir'),
+        ('targets=mads', r"^targets='mads': choose from mad, significant"),
+        ('sampler=euler', r"^sampler='euler': choose from ddim, dpmpp_2m"),
+        ('exact,sampler=ddim', r'^exact takes every step of the prior'),
+        ('kept=7', r'^kept=7: choose from 2, 5, 10, 20, 40'),
+        ('setting=tiny,exact,start=50', r'^start counts steps of a prior that has 1,000'),
         ('source=arrays:x', r'^setting=digits brings its images; for source=arrays:x choose'),
         ('setting=tiny,attack=pach', r"^attack='pach': choose from"),
         ('ratee=0.1', r"^unknown word 'ratee' after the colon. Did you mean 'rate'"),

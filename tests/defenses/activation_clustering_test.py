@@ -3,11 +3,14 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.cluster
+import sklearn.metrics
 from defenses.filters_made import planted, table_of
 from sklearn.decomposition import FastICA
+from threadpoolctl import threadpool_info
 
 from purify.core.errors import UserError
-from purify.defenses.activation_clustering import ActivationClustering, reduce_features, two_clusters
+from purify.defenses.activation_clustering import MOST, ActivationClustering, clearness, reduce_features, two_clusters
 from purify.defenses.method import Table
 
 USUAL = {'reduction': 'ica', 'dimensions': 4, 'size': 0.35, 'silhouette': 0.0}
@@ -72,15 +75,47 @@ def test_clusters_are_the_best_of_all_splits():
 
     splits = (np.array(bits, np.bool_) for bits in itertools.product((0, 1), repeat=11))
     best = min((split for split in splits if 0 < split.sum() < 5.5), key=spread)
-    smaller, silhouette = two_clusters(points)
-    np.testing.assert_array_equal(smaller, best)
+    np.testing.assert_array_equal(two_clusters(points), best)
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
     widths = []
     for i in range(11):
         same = (best == best[i]) & (np.arange(11) != i)
         near, far = distance[i][same].mean(), distance[i][best != best[i]].mean()
         widths.append((far - near) / max(far, near))
-    assert silhouette == pytest.approx(np.mean(widths))
+    assert clearness(points, best) == pytest.approx(np.mean(widths))
+
+
+def test_a_silhouette_is_of_some_points_only_and_only_when_asked_for(monkeypatch):
+    rng, seen = np.random.default_rng(0), []
+    monkeypatch.setattr(sklearn.metrics, 'silhouette_score', lambda points, sides: seen.append((points, sides)) or 0.5)
+    points, smaller = np.arange(40_000.0)[:, None], rng.random(40_000) < 0.1
+    assert [clearness(points, smaller) for _ in range(2)] == [0.5, 0.5]
+    (first, sides), (second, _) = seen
+    np.testing.assert_array_equal(first, second)
+    assert (len(first), len(np.unique(first))) == (MOST, MOST)
+    assert sides.mean() == pytest.approx(smaller.mean(), abs=1e-3)
+    np.testing.assert_array_equal(sides, smaller[first[:, 0].astype(int)])
+    rare = np.arange(40_000) == 7
+    clearness(points, rare)
+    assert seen[-1][1].sum() == 1
+    assert clearness(points, rare & False) == 0
+    seen.clear()
+    ids, labels, features, _ = planted()
+    facts = ActivationClustering(**USUAL).decide(ids, labels, {'features': features}, 3).facts
+    assert not seen
+    assert {row['silhouette'] for row in facts['classes']} == {None}
+
+
+def test_clusters_are_sought_on_one_thread(monkeypatch):
+    threads, fit = [], sklearn.cluster.KMeans.fit_predict
+
+    def watched(self, points):
+        threads.extend(pool['num_threads'] for pool in threadpool_info())
+        return fit(self, points)
+
+    monkeypatch.setattr(sklearn.cluster.KMeans, 'fit_predict', watched)
+    two_clusters(np.arange(12.0)[:, None])
+    assert set(threads) == {1}
 
 
 def test_classes_that_nothing_can_be_said_of_stay_whole():

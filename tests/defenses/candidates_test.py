@@ -7,112 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from defenses import dataelixir_reference as reference
-from flax import nnx
+from defenses.candidates_made import (
+    CLASSES,
+    CONSTANTS,
+    EVERY,
+    MODELS,
+    PROTOTYPES,
+    ROWS,
+    SCHEDULE,
+    SHAPE,
+    answer,
+    eps_by_hand,
+    features_by_hand,
+    label_by_hand,
+    make_prior,
+    noises,
+)  # fmt: skip
 
 from purify.core.errors import UserError
-from purify.core.randomness import id_keys, stream_key
 from purify.defenses.candidates import Candidates, Remake
-from purify.defenses.dataelixir import LabelTransition
 from purify.defenses.method import Table
-from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import MEASURES, PURIFIERS
 from purify.defenses.transitions import SETS, choose
-from purify.diffusion.sampling import START
-from purify.diffusion.schedules import make_schedule
-
-CLASSES, SIZE, SHAPE = 4, 6, (6, 6, 3)
-SCHEDULE = make_schedule('linear', 20, beta_start=1e-3, beta_end=0.25)
-DDPM = {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}
-EVERY = {'rounds': 3, 'start': 12, 'steps': 12, 'window': 3, 'kept': 3, 'sampler': DDPM, 'forward': 'released'}
-EVERY |= {'state': 'x_t', 'dtype': 'float32'}
-RNG = np.random.default_rng(3)
-PROTOTYPES = RNG.choice([-0.7, 0.7], (CLASSES, SIZE, SIZE, 3))
-FAITH = 0.8
-PROTOTYPES[:, -1, -1] = -0.7  # where the trigger goes
-
-
-class Mixture(nnx.Module):
-    """Draws an image towards those of a few prototypes that it may have come from; keeps some of what it sees, trigger or not."""
-
-    def __init__(self, prototypes):
-        self.prototypes = nnx.Param(jnp.asarray(prototypes, jnp.float32))
-        self.bars = nnx.Param(jnp.asarray(SCHEDULE.alphas_cumprod, jnp.float32))
-
-    def __call__(self, x, t):
-        bar = self.bars[...][t][:, None, None, None]
-        apart = x[:, None] - jnp.sqrt(bar)[:, None] * self.prototypes[...]
-        weights = jax.nn.softmax(-(apart**2).sum((2, 3, 4)) / (2 * (1 - bar[:, :, 0, 0]) + 3), axis=-1)
-        mean = FAITH * x + (1 - FAITH) * jnp.einsum('bk,khwc->bhwc', weights, self.prototypes[...])
-        return (x - jnp.sqrt(bar) * mean) / jnp.sqrt(1 - bar)
-
-
-def eps_by_hand(x, t):
-    bar = SCHEDULE.alphas_cumprod[t]
-    logits = np.array([-((x - np.sqrt(bar) * p) ** 2).sum() / (2 * (1 - bar) + 3) for p in PROTOTYPES])
-    weights = np.exp(logits - logits.max())
-    mean = FAITH * x + (1 - FAITH) * np.tensordot(weights / weights.sum(), PROTOTYPES, 1)
-    return (x - np.sqrt(bar) * mean) / np.sqrt(1 - bar)
-
-
-def make_prior(prototypes=PROTOTYPES):
-    graph, params, rest = nnx.split(Mixture(prototypes), nnx.Param, ...)
-    weights = {'params': params.to_pure_dict(), 'stats': rest.to_pure_dict()}
-    return PixelPrior(graph, weights, SCHEDULE, prototypes.shape[1], prototypes.shape[3])
-
-
-def answer(weights, images):
-    """Matched filters, and one for the trigger that overrides them in favour of class 0."""
-    signed = 2 * images - 1
-    scores = jnp.einsum('bhwc,khwc->bk', signed, weights)
-    features = jnp.concatenate([scores, 10 * jax.nn.relu(signed[:, -1:, -1].sum(-1))], axis=-1)
-    return features[:, :CLASSES] + 100 * features[:, CLASSES:] * (jnp.arange(CLASSES) == 0), features
-
-
-def features_by_hand(levels):
-    signed = 2 * levels / 255 - 1
-    return np.array([*(float((signed * p).sum()) for p in PROTOTYPES), 10 * max(0.0, signed[-1, -1].sum())])
-
-
-def label_by_hand(levels):
-    features = features_by_hand(levels)
-    return int(np.argmax(features[:CLASSES] + np.array([100 * features[CLASSES], 0, 0, 0])))
-
-
-def make_rows(count=20):
-    """Clean images, images between two classes, and images under the trigger with the label 0."""
-    rng = np.random.default_rng(5)
-    true = rng.integers(0, CLASSES, count)
-    images = PROTOTYPES[true] + rng.normal(0, 0.3, (count, *SHAPE))
-    images[::5] = (PROTOTYPES[true[::5]] + PROTOTYPES[(true[::5] + 1) % CLASSES]) / 2 + rng.normal(0, 0.1, (len(true[::5]), *SHAPE))
-    images[:, -1, -1] = -0.7
-    images[3::4, -1, -1] = 1
-    given = np.where(np.arange(count) % 4 == 3, 0, true)
-    levels = reference.grey_levels(images).astype(np.uint8)
-    return {'image': levels, 'label': given.astype(np.int32), 'id': np.arange(100, 100 + count, dtype=np.int32)}
-
-
-ROWS = make_rows()
-MODELS = {'prior': make_prior(), 'classifier': SimpleNamespace(answer=answer)}
-CONSTANTS = {'prior': MODELS['prior'].weights, 'classifier': jnp.asarray(PROTOTYPES, jnp.float32)}
+from purify.defenses.verdicts import LabelTransition
 
 
 @functools.cache
-def noises(seed):
-    """The draws of every image and round: 'forward', and by index of the step, which is the call counted from the start."""
-    streams = [START, *range(12)]
-
-    def draw(key, number):
-        own = jax.random.fold_in(key, number)
-        return jax.vmap(lambda stream: jax.random.normal(jax.random.fold_in(own, stream), SHAPE))(jnp.array(streams))
-
-    keys = id_keys(stream_key(seed, 'candidates'), ROWS['id'])
-    draws = np.asarray(jax.jit(jax.vmap(jax.vmap(draw, (None, 0)), (0, None)))(keys, jnp.arange(3)), np.float64)
-    names = ['forward', *reversed(range(12))]
-    return [[dict(zip(names, turn, strict=True)) for turn in image] for image in draws]
-
-
-@functools.cache
-def walk_by_hand(state='x_t', seed=0):
+def walk_by_hand(state='x_t', seed=0, levels='rounded'):
     """All candidates of all rows as 8-bit images f64[n k h w c]."""
     every = []
     for image, turns in zip(ROWS['image'], noises(seed), strict=True):
@@ -122,28 +43,29 @@ def walk_by_hand(state='x_t', seed=0):
                 x, SCHEDULE.betas, 12, eps_by_hand, draws.__getitem__, released=True, kept=3, state=state
             )
             x = np.clip(x, -1, 1)
-            mine += [reference.grey_levels(s) for s in states]
+            mine += [reference.grey_levels(s, levels) for s in states]
         every.append(mine)
     return np.array(every)
 
 
 @functools.cache
-def program(state='x_t', seed=0):
-    return jax.jit(Candidates(**EVERY | {'state': state}).rule(MODELS, SHAPE, seed, list('abcd')))
+def program(state='x_t', seed=0, levels='rounded'):
+    return jax.jit(Candidates(**EVERY | {'state': state, 'levels': levels}).rule(MODELS, SHAPE, seed, list('abcd')))
 
 
 @functools.cache
-def measured(state='x_t', seed=0):
-    return {name: np.asarray(column) for name, column in program(state, seed)(CONSTANTS, ROWS).items()}
+def measured(state='x_t', seed=0, levels='rounded'):
+    return {name: np.asarray(column) for name, column in program(state, seed, levels)(CONSTANTS, ROWS).items()}
 
 
-@pytest.mark.parametrize(('state', 'seed'), [('x_t', 0), ('x0', 1)])
-def test_labels_and_distances_are_those_of_the_equations(state, seed):
-    out, images = measured(state, seed), walk_by_hand(state, seed)
+@pytest.mark.parametrize(('state', 'seed', 'levels'), [('x_t', 0, 'rounded'), ('x0', 1, 'rounded'), ('x_t', 0, 'truncated')])
+def test_labels_and_distances_are_those_of_the_equations(state, seed, levels):
+    out, images = measured(state, seed, levels), walk_by_hand(state, seed, levels)
+    raw = [reference.there_and_back(image) if levels == 'truncated' else image.astype(float) for image in ROWS['image']]
     labels = [[label_by_hand(candidate) for candidate in mine] for mine in images]
     assert out['candidates'].tolist() == labels
-    assert out['raw'].tolist() == [label_by_hand(image.astype(float)) for image in ROWS['image']]
-    pairs = zip(ROWS['image'].astype(float), images, strict=True)
+    assert out['raw'].tolist() == [label_by_hand(image) for image in raw]
+    pairs = zip(raw, images, strict=True)
     distances = [[reference.distance(image, candidate, features_by_hand) for candidate in mine] for image, mine in pairs]
     np.testing.assert_allclose(out['distance'], distances, atol=2e-3)
     assert out['finite'].all()
@@ -198,12 +120,13 @@ def test_candidates_are_made_again():
     assert np.asarray(out['finite']).all()
 
 
-def test_chosen_is_the_candidate_at_the_rank():
-    rank = 0.8
-    rule = Candidates(**EVERY).chosen(MODELS, SHAPE, 0, [], rank)
-    out = jax.jit(rule)(CONSTANTS, ROWS)
-    which = choose(measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw=False)
-    assert np.abs(np.asarray(out['image']) - walk_by_hand()[np.arange(len(which)), which]).max() <= 1
+@pytest.mark.parametrize(('rank', 'count_raw'), [(0.8, False), (0.0, True)])
+def test_chosen_is_the_candidate_at_the_rank(rank, count_raw):
+    out = jax.jit(Candidates(**EVERY).chosen(MODELS, SHAPE, 0, [], rank=rank, count_raw=count_raw))(CONSTANTS, ROWS)
+    which = choose(measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw)
+    every = np.concatenate([walk_by_hand(), ROWS['image'][:, None]], axis=1)  # -1 is the image itself
+    assert np.abs(np.asarray(out['image']) - every[np.arange(len(which)), which]).max() <= 1
+    assert np.asarray(out['finite']).all()
 
 
 def test_a_row_depends_on_its_image_and_id_alone():
@@ -240,6 +163,49 @@ def test_images_are_made_in_the_size_of_the_dataset(prior_channels):
     assert (image != rows['image']).any((1, 2, 3)).all()
 
 
+def test_levels_are_truncated_as_they_are_in_the_released_code():
+    """Pixel by pixel: of the candidates, of the image they are compared with, and not of the image that stays."""
+    which = np.arange(len(ROWS['id']), dtype=np.int32) % 10 - 1
+    remake = jax.jit(Remake(**EVERY | {'levels': 'truncated'}).rule(MODELS, SHAPE, 0, []))
+    image, made = np.asarray(remake(CONSTANTS, ROWS | {'variation': which})['image']), which >= 0
+    assert (image[~made] == ROWS['image'][~made]).all()
+    wanted, rounded = (walk_by_hand(levels=levels)[np.flatnonzero(made), which[made]] for levels in ('truncated', 'rounded'))
+    assert (image[made] == wanted).mean() > 0.99
+    assert (image[made] == rounded).mean() < 0.7
+
+
+@pytest.mark.parametrize('levels', ['rounded', 'truncated'])
+def test_the_classifier_sees_the_image_itself_on_the_same_levels(levels):
+    """A classifier whose label is the grey level of the first pixel."""
+
+    def read(weights, images):
+        return -jnp.abs(images[:, 0, 0, :1] * 255 - jnp.arange(256)), images.reshape(len(images), -1) + 0.1
+
+    image = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, *SHAPE))
+    rule = Candidates(**SHORT | {'levels': levels, 'rounds': 1}).rule(
+        MODELS | {'classifier': SimpleNamespace(answer=read)}, SHAPE, 0, []
+    )
+    seen = np.asarray(jax.jit(rule)(CONSTANTS, {'image': image, 'id': np.arange(256)})['raw'])
+    wanted = reference.there_and_back(np.arange(256.0)) if levels == 'truncated' else np.arange(256)
+    np.testing.assert_array_equal(seen, wanted)
+    assert (seen != np.arange(256)).sum() == (63 if levels == 'truncated' else 0)
+
+
+@pytest.mark.parametrize('which', ['image', 'candidates'])
+def test_logits_that_are_no_numbers_are_told(which):
+    """With sound features and distances."""
+
+    def crack(weights, images):
+        own = (jnp.abs(images * 255 - ROWS['image'][: len(images)]) < 0.5).all((1, 2, 3))
+        logits, features = answer(weights, images)
+        return jnp.where((own == (which == 'image'))[:, None], jnp.nan, logits), features
+
+    models = MODELS | {'classifier': SimpleNamespace(answer=crack)}
+    assert not jax.jit(Candidates(**SHORT).rule(models, SHAPE, 0, []))(CONSTANTS, ROWS)['finite'].any()
+    chosen = Candidates(**SHORT).chosen(models, SHAPE, 0, [], rank=0.8, count_raw=False)
+    assert not jax.jit(chosen)(CONSTANTS, ROWS)['finite'].any()
+
+
 def test_rows_the_models_break_are_told():
     broken = jax.tree.map(lambda x: x * jnp.nan, CONSTANTS['prior'])
     assert not program()(CONSTANTS | {'prior': broken}, ROWS)['finite'].any()
@@ -263,13 +229,26 @@ def test_the_program_does_not_grow_with_the_chain():
         ({'steps': 13}, 'steps=13'),
         ({'forward': 'both'}, 'matched, released'),
         ({'state': 'x'}, 'x_t, x0'),
+        ({'levels': 'floor'}, 'rounded, truncated'),
         ({'sampler': {'name': 'dddim'}}, "'ddim'"),
+        ({'sampler': {}}, 'ddim'),
+        ({'sampler': {'name': 'pndm'}}, 'ddim, ddpm, dpmpp_2m, euler'),
+        ({'sampler': {'name': 'ddpm', 'eta': 1.0}}, "sampler.eta: 'ddpm' has .* variance, clip_sample, noise_at_end"),
+        ({'sampler': {'name': 'ddim', 'eta': 'x'}}, "'ddim' cannot take that"),
+        ({'sampler': {'name': 'ddim', 'eta': 2.0}}, 'eta must lie'),
+        ({'sampler': {'name': 'ddpm', 'variance': 'huge'}}, 'fixed_large'),
         ({'start': 20, 'steps': 20}, 'choose 1 to 19'),
     ],
 )
 def test_refusals(changes, words):
     with pytest.raises(UserError, match=words):
         Candidates(**EVERY | changes).rule(MODELS, SHAPE, 0, [])
+
+
+def test_samplers_are_refused_before_there_is_a_prior():
+    for sampler in ({'name': 'pndm'}, {'name': 'euler', 'eta': 1.0}, {'name': 'ddim', 'eta': 2.0}):
+        with pytest.raises(UserError):
+            Remake(**EVERY | {'sampler': sampler})
 
 
 def test_priors_it_cannot_use():

@@ -28,9 +28,18 @@ def one_round(x, betas, start, predict, noise, *, released, kept, state='x_t'):
     return x, states
 
 
-def grey_levels(x):
-    """[-1, 1] -> 8-bit."""
+def grey_levels(x, levels='rounded'):
+    """[-1, 1] -> 8-bit; the released code leaves what is behind the point away."""
+    if levels == 'truncated':
+        return np.floor(255 * (np.clip(x, -1, 1) / 2 + 0.5))
     return np.clip(np.rint((x + 1) * 127.5), 0, 255)
+
+
+def there_and_back(image):
+    """8-bit f64[h w c] -> 8-bit: a tensor in [0, 1], to [-1, 1], back, times 255, truncated; number by number in float32."""
+    one = np.float32(1)
+    signed = [np.float32(value) / np.float32(255) * (one + one) - one for value in image.ravel()]
+    return np.array([int((value + one) / (one + one) * np.float32(255)) for value in signed], float).reshape(image.shape)
 
 
 def ssim(a, b):
@@ -52,14 +61,41 @@ def distance(image, candidate, features):
     return 0.5 * (1 - (ssim(image, candidate) + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
 
 
+def most_common(labels, reading):
+    """The vote; of labels as common the last seen, or, as `Counter` has it in the released code, the first."""
+    counted = Counter(labels).most_common()
+    winners = [label for label, count in counted if count == counted[0][1]]
+    return winners[0] if reading == 'predicted' else next(label for label in reversed(labels) if label in winners)
+
+
 def sort_out(candidates, given, raw, tau, reading):
     """Eq. 3 for one image: (set, eta, candidates left after the few others are dropped)."""
-    ranked = Counter(candidates).most_common()
-    eta = ranked[1][1] if len(ranked) > 1 else 0
-    if eta >= tau * len(candidates):
+    ranked = [count for _, count in Counter(candidates).most_common()]
+    eta = ranked[1] if len(ranked) > 1 else 0
+    if eta >= tau * len(candidates) or (reading == 'given' and ranked[0] / len(candidates) <= 0.5):
         return 'S', eta, list(candidates)
-    same = [label for label in candidates if label == ranked[0][0]]
-    return ('B' if same[0] == (given if reading == 'given' else raw) else 'P'), eta, same
+    winner = most_common(candidates, reading)
+    return ('B' if winner == (given if reading == 'given' else raw) else 'P'), eta, [x for x in candidates if x == winner]
+
+
+def final_verdict(image, targets, *, tau, reading, rank, count_raw, choice, final):
+    """Section 3.5 for one image -> (set, label, candidate, -1 for the raw image).
+
+    `image`: {'candidates', 'distance' of each, 'given', 'raw', 'benign' and 'finetuned': (label, labels of the candidates)}, the
+    last two what the benign model says after its first and second stage.
+    """
+    candidates, given = image['candidates'], image['given']
+    letter = sort_out(candidates, given, image['raw'], tau, reading)[0]
+    if letter == 'B' or given not in targets:
+        return letter, given, -1
+    voted = most_common(candidates, reading)
+    if letter == 'P':
+        return letter, voted, choose(image['distance'], rank, count_raw, [x == voted for x in candidates])
+    label, theirs = image['benign']
+    if final == 'all' or label != voted:
+        label, theirs = image['finetuned']
+    allowed = [choice == 'all' or x == label for x in theirs]
+    return letter, label, choose(image['distance'], rank, count_raw, allowed)
 
 
 def divergence(own, pooled):

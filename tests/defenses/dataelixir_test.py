@@ -1,148 +1,10 @@
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.dataelixir import DataElixir, LabelTransition, LeftOut, TrueLabels, benign_recipe, finetuning_recipe
-from purify.defenses.method import Table
+from purify.defenses.dataelixir import DataElixir, benign_recipe, finetuning_recipe
 from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
-from purify.defenses.transitions import BENIGN, POISONED, SUSPICIOUS
-
-IDS = np.array([70, 10, 30, 20, 60, 50, 40])
-GIVEN = np.array([0, 0, 0, 0, 1, 1, 0], np.int32)
-CANDIDATES = np.array(
-    [
-        [0] * 10,  # benign
-        [2] * 10,  # poisoned under the target label
-        [0] * 5 + [1] * 5,  # suspicious under it
-        [0] * 3 + [2] * 7,  # the same
-        [2] * 10,  # poisoned, but not under it
-        [1] * 6 + [2] * 4,  # suspicious, but not under it
-        [2] * 9 + [1],  # poisoned under it, and one candidate is passed over
-    ],
-    np.int32,
-)
-DISTANCE = np.linspace(0, 1, 70, dtype=np.float32).reshape(7, 10)
-MEASURED = {'ids': IDS, 'raw': GIVEN, 'candidates': CANDIDATES, 'distance': DISTANCE}
-CHOICE = {'rank': 0.8, 'count_raw': False, 'choice': 'all'}
-TO_ZERO = {'name': 'mad', 'threshold': 0.5, 'score': 'count', 'two_sided': False}  # label 0 has most anomalous images: the target
-
-
-def shuffled(columns):
-    """A table with its rows in another order: what matters are the ids."""
-    order = np.random.default_rng(1).permutation(len(columns['ids']))
-    return Table({name: column[order] for name, column in columns.items()})
-
-
-def find(**changes):
-    settings = {'tau': 0.2, 'benign': 'given', 'targets': TO_ZERO, 'labels': 'benign', **CHOICE} | changes
-    return LabelTransition(**settings).decide(IDS, GIVEN, {'candidates': shuffled(MEASURED)}, 3)
-
-
-def relabel(edits, label, agreement, **changes):
-    """`label`: id -> the benign classifier's answer."""
-    measured = Table({'ids': np.array(list(label)), 'label': np.array(list(label.values()), np.int32)})
-    tables = {'edits': edits, 'candidates': shuffled(MEASURED), 'measured': measured}
-    return TrueLabels(agreement=agreement, **CHOICE | changes).decide(IDS, GIVEN, tables, 3)
-
-
-def test_what_becomes_of_every_image():
-    found = find()
-    assert found.facts['target_labels'] == [0]
-    assert found['set'].tolist() == [BENIGN, POISONED, SUSPICIOUS, SUSPICIOUS, POISONED, SUSPICIOUS, POISONED]
-    assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]  # only images under the target label are changed
-    assert found['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]  # of those left out too: the choice does not wait for labels
-    assert found['keep'].tolist() == [True, True, False, False, True, True, True]
-    assert found['flagged'].tolist() == [False, True, False, False, False, False, True]
-    assert found['pick'].tolist() == (found['candidate'] >= 0).tolist()
-    assert found.facts['sets'] == {'benign': 1, 'poisoned': 3, 'suspicious': 3}
-    assert found['ids'].tolist() == IDS.tolist()
-    assert found['given'].dtype == found['labels'].dtype == found['candidate'].dtype == np.int32
-
-
-def test_choices_as_released():
-    """The raw image counts, and candidates that were passed over do not."""
-    found = find(choice='agreeing', count_raw=True)
-    assert found['candidate'][IDS == 10] == [7]  # place 8 of 11, the raw image first
-    assert found['candidate'][IDS == 40] == [7]  # place 8 of 10
-    assert find(choice='agreeing')['candidate'][IDS == 40] == [7]  # place 7 of 9
-    assert find(rank=0.0, count_raw=True)['candidate'].tolist() == [-1] * 7
-    assert not find(rank=0.0, count_raw=True)['pick'].any()
-
-
-def test_the_released_benign_set_asks_the_classifier():
-    """An image that the classifier sees as its candidates are is benign whatever its label."""
-    columns = MEASURED | {'raw': np.where(IDS == 10, 2, GIVEN)}
-    settings = {'tau': 0.2, 'benign': 'predicted', 'targets': TO_ZERO, 'labels': 'benign', **CHOICE}
-    found = LabelTransition(**settings).decide(IDS, GIVEN, {'candidates': shuffled(columns)}, 3)
-    assert found['set'][IDS == 10] == [BENIGN]
-    assert find()['set'][IDS == 10] == [POISONED]
-
-
-def test_without_targets_nothing_changes():
-    found = find(targets={'name': 'mad', 'threshold': 50.0, 'score': 'kl', 'two_sided': False})
-    assert found.facts['target_labels'] == []
-    assert found['keep'].all()
-    assert not found['flagged'].any()
-    assert (found['labels'] == GIVEN).all()
-
-
-def test_votes_alone():
-    found = find(labels='vote')
-    assert found['labels'].tolist() == [0, 2, 0, 2, 2, 1, 2]
-    assert (found['pick'] == found['flagged']).all()
-    assert (found['pick'] == (found['candidate'] >= 0)).all()
-    assert found['keep'].all()
-
-
-def test_two_stages():
-    """The one that vote and classifier agree on first, the other by the final model."""
-    edits = find()
-    still_open = LeftOut().decide(IDS, GIVEN, {'edits': edits}, 3)
-    assert still_open['ids'][still_open['pick']].tolist() == [30, 20]
-    agreed = relabel(edits, {20: 2, 30: 1}, agreement=True)
-    assert agreed['labels'].tolist() == [0, 2, 0, 2, 1, 1, 2]
-    assert agreed['keep'].tolist() == [True, True, False, True, True, True, True]
-    assert not agreed['pick'].any()  # all were made at first
-    assert agreed['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]
-    final = relabel(agreed, {30: 1}, agreement=False)
-    assert final['keep'].all()
-    assert final['labels'].tolist() == [0, 2, 1, 2, 1, 1, 2]
-    assert final['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 8]
-    assert final['ids'][final['flagged']].tolist() == [10, 30, 20, 40]
-    assert final.facts['target_labels'] == [0]
-    assert (final.facts['labels'], final.facts['settled']) == (edits.facts['labels'], 1)
-    assert set(final.columns) == set(edits.columns)
-
-
-def test_a_false_alarm_gets_its_label_back():
-    """Its image is one of its candidates all the same, for the classifier may be wrong."""
-    final = relabel(find(), {20: 2, 30: 0}, agreement=False)
-    assert not final['flagged'][IDS == 30]
-    assert final['candidate'][IDS == 30] == [8]
-
-
-def test_agreeing_candidates_are_the_benign_classifiers():
-    theirs = np.where(np.arange(10) < 4, 2, 1) * np.ones((2, 1), np.int32)
-    measured = Table({'ids': np.array([20, 30]), 'raw': np.array([2, 0], np.int32), 'candidates': theirs})
-    tables = {'edits': find(choice='agreeing'), 'candidates': shuffled(MEASURED), 'measured': measured}
-    rule = TrueLabels(agreement=False, rank=0.8, count_raw=False, choice='agreeing')
-    found = rule.decide(IDS, GIVEN, tables, 3)
-    assert found['candidate'][IDS == 20] == [3]  # place 3 of 4
-    assert found['pick'][IDS == 20]
-    assert found['candidate'][IDS == 30] == [-1]  # none agrees: the raw image
-    assert not found['pick'][IDS == 30]
-    assert found['keep'].all()
-
-
-def test_nothing_left_to_label():
-    edits = find(targets={'name': 'mad', 'threshold': 50.0, 'score': 'kl', 'two_sided': False})
-    empty = Table({'ids': np.zeros(0, np.int64), 'label': np.zeros(0, np.int32)})
-    tables = {'edits': edits, 'candidates': shuffled(MEASURED), 'measured': empty}
-    found = TrueLabels(agreement=True, **CHOICE).decide(IDS, GIVEN, tables, 3)
-    assert not found['pick'].any()
-    assert (found['labels'] == GIVEN).all()
 
 
 def make(**words):
@@ -202,6 +64,20 @@ def test_remade_images_follow_the_chain_that_was_measured(choice, count):
     assert all(chain == {k: v for k, v in measured.items() if k != 'name'} for chain in chains)
 
 
+def test_the_final_model_labels_the_rest_or_all():
+    """All as released; then its images are chosen and made anew, and the decision and what it looks at agree on which."""
+    for words, again in (({}, False), ({'released': True}, True), ({'final': 'all'}, True)):
+        steps = {step.name: step.settings for step in make(**words).method(STUDENT).steps}
+        assert [steps[name]['again'] for name in ('open_suspects', 'agreed')] == [False, False]
+        assert [steps[name]['again'] for name in ('open_rest', 'verdicts')] == [again, again]
+
+
+def test_votes_ask_no_benign_model():
+    plainly = make(labels='vote').method(STUDENT)
+    assert make(labels='vote', final='all', finetune={'epochs_share': 0.5, 'lr_share': 0.1}).method(STUDENT) == plainly
+    assert make(final='all').method(STUDENT) != make().method(STUDENT)
+
+
 def test_recipes():
     benign = benign_recipe(STUDENT)
     assert benign['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
@@ -227,6 +103,7 @@ def test_recipes():
         ({'kept': 11}, 'kept=11'),
         ({'finetune': {'epochs_share': 1.0, 'lr_share': 0.0}}, 'both positive'),
         ({'finetune': {'epochs_share': 1.0}}, 'lr_share'),
+        ({'final': 'none'}, "'rest' or 'all'"),
     ],
 )
 def test_refusals(changes, words):

@@ -60,6 +60,11 @@ def test_broken_weights_are_told(measure):
     assert not measured(measure, weights={'body': np.full((48, 6), np.nan), 'head': WEIGHTS['head']})['finite'].any()
 
 
+@pytest.mark.parametrize('measure', [Predictions(), Features()])
+def test_a_broken_head_is_told_though_the_features_are_numbers(measure):
+    assert not measured(measure, weights={'body': WEIGHTS['body'], 'head': np.full((6, 5), np.nan)})['finite'].any()
+
+
 @pytest.mark.parametrize('bad', [{'loss': 'mse'}, {'alpha': 0.5}, {'loss': 'sce'}, {'loss': 'sce', 'alpha': -1.0, 'beta': 2.0}])
 def test_settings_that_say_nothing_are_refused(bad):
     with pytest.raises(UserError, match='predictions'):

@@ -1,34 +1,24 @@
-import json
-from collections import Counter
+import tracemalloc
 
 import numpy as np
 import pytest
 from defenses import dataelixir_reference as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
 
-from purify.core.errors import UserError
+from purify.defenses.targets import Mad, gather_evidence, outlier_index
 from purify.defenses.transitions import (
     BENIGN,
     POISONED,
     SUSPICIOUS,
-    Evidence,
-    Mad,
-    Significant,
     choose,
     count_labels,
-    departure_p_values,
-    describe,
-    gather_evidence,
-    make_target_rule,
-    outlier_index,
+    place_of,
     sort_into_sets,
     transition_coefficient,
     vote,
 )
 
-SIGNIFICANT = Significant(score=1.0, level=0.01)
 LETTERS = {'B': BENIGN, 'P': POISONED, 'S': SUSPICIOUS}
 
 
@@ -48,13 +38,14 @@ def draw(seed, count=60, classes=5, k=10):
 def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     candidates, labels, raw = draw(seed)
     counts = count_labels(candidates, 5)
-    sets = sort_into_sets(counts, labels if reading == 'given' else raw, 0.1)
+    votes = vote(candidates, counts, first=reading == 'predicted')
+    sets = sort_into_sets(counts, votes, labels if reading == 'given' else raw, 0.1, majority=reading == 'given')
     rows = zip(candidates.tolist(), labels.tolist(), raw.tolist(), strict=True)
     theirs = [reference.sort_out(c, y, r, 0.1, reading) for c, y, r in rows]
     assert sets.tolist() == [LETTERS[letter] for letter, _, _ in theirs]
     assert transition_coefficient(counts).tolist() == [eta for _, eta, _ in theirs]
     assert len(set(sets.tolist())) == 3
-    evidence = gather_evidence(labels, counts, sets, raw if reading == 'predicted' else None)
+    evidence = gather_evidence(labels, counts, votes, sets, raw if reading == 'predicted' else None)
     scores = []
     for y in range(5):
         mine = [row for row in range(len(labels)) if labels[row] == y and theirs[row][0] != 'B']
@@ -68,24 +59,80 @@ def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     np.testing.assert_allclose(np.abs(outlier_index(np.array(scores), np.ones(5, bool))), indices, rtol=1e-4)
 
 
-def test_votes_are_the_most_common_labels():
-    candidates, _, _ = draw(9)
-    winners = vote(count_labels(candidates, 5))
-    for row, winner in zip(candidates.tolist(), winners.tolist(), strict=True):
-        counted = Counter(row)
-        assert winner == min(label for label in counted if counted[label] == max(counted.values()))
+@pytest.mark.parametrize('reading', ['given', 'predicted'])
+def test_votes_are_the_most_common_labels(reading):
+    candidates = np.random.default_rng(9).integers(0, 4, (200, 6)).astype(np.int32)
+    winners = vote(candidates, count_labels(candidates, 4), first=reading == 'predicted')
+    assert winners.tolist() == [reference.most_common(row, reading) for row in candidates.tolist()]
+
+
+def test_ties_of_votes_go_by_time():
+    candidates = np.array([[2, 0, 0, 2, 1], [0, 2, 2, 0, 1], [1, 1, 1, 1, 0]], np.int32)
+    counts = count_labels(candidates, 3)
+    assert vote(candidates, counts, first=True).tolist() == [2, 0, 1]
+    assert vote(candidates, counts, first=False).tolist() == [2, 0, 1]
+    assert vote(candidates[:2, ::-1], counts[:2], first=True).tolist() == [2, 0]
+    once = np.array([[2, 0, 1]], np.int32)
+    assert [vote(once, count_labels(once, 3), first).tolist() for first in (True, False)] == [[2], [1]]
+
+
+def sort_by_own(candidates, own, tau, majority=True, classes=3):
+    candidates = np.asarray(candidates, np.int32)
+    counts = count_labels(candidates, classes)
+    return sort_into_sets(counts, vote(candidates, counts, not majority), np.array(own), tau, majority).tolist()
 
 
 @pytest.mark.parametrize(('k', 'eta', 'suspicious'), [(50, 4, False), (50, 5, True), (25, 2, False), (25, 3, True), (70, 7, True)])
 def test_tau_is_a_share_and_reaching_it_counts(k, eta, suspicious):
-    candidates = np.array([[1] * (k - eta) + [0] * eta])
-    sets = sort_into_sets(count_labels(candidates, 3), np.array([1]), 0.1)
-    assert sets.tolist() == [SUSPICIOUS if suspicious else BENIGN]
+    assert sort_by_own([[1] * (k - eta) + [0] * eta], [1], 0.1) == [SUSPICIOUS if suspicious else BENIGN]
+
+
+def test_a_small_eta_alone_is_no_majority():
+    """Fifty candidates scattered over thirteen labels, none of which holds five: eta is small, and nothing dominates."""
+    scattered = [[*(np.arange(48) % 12), 12, 12]]
+    assert sort_by_own(scattered, [11], 0.1, classes=13) == [SUSPICIOUS]
+    assert sort_by_own(scattered, [0], 0.1, majority=False, classes=13) == [BENIGN]  # the first seen
+    assert sort_by_own(scattered, [11], 0.1, majority=False, classes=13) == [POISONED]
+    half, more = [1] * 5 + [0] * 3 + [2] * 2, [1] * 6 + [0] * 2 + [2] * 2
+    assert sort_by_own([half, more], [1, 1], 0.8) == [SUSPICIOUS, BENIGN]
+    assert sort_by_own([half, more], [1, 1], 0.8, majority=False) == [BENIGN, BENIGN]
 
 
 def test_one_class_and_no_images():
     assert transition_coefficient(count_labels(np.zeros((2, 4), int), 1)).tolist() == [0, 0]
-    assert sort_into_sets(count_labels(np.zeros((0, 4), int), 3), np.zeros(0, int), 0.1).shape == (0,)
+    assert sort_by_own(np.zeros((0, 4)), [], 0.1) == []
+
+
+@pytest.mark.parametrize(('k', 'dtype'), [(50, np.uint8), (255, np.uint8), (256, np.uint16)])
+def test_counts_are_small_numbers(k, dtype):
+    """Of the smallest type that holds them, and nothing is lost in arithmetic with them; slices of rows change nothing."""
+    candidates = np.random.default_rng(0).integers(0, 2000, (1100, k))
+    candidates[:3] = 1999
+    counts = count_labels(candidates, 2000)
+    assert counts.dtype == dtype
+    assert counts[:3, 1999].tolist() == [k] * 3
+    for row in (0, 5, 523, 524, 525, 1048, 1049, 1099):  # around the ends of the slices
+        assert (counts[row] == np.bincount(candidates[row], minlength=2000)).all()
+    labels = np.full(1100, 1999, np.int32)
+    votes = vote(candidates, counts, first=False)
+    sets = sort_into_sets(counts, votes, labels, 0.1, majority=True)
+    assert sets[:3].tolist() == [BENIGN] * 3
+    evidence = gather_evidence(labels, counts, votes, np.full(1100, SUSPICIOUS, np.uint8), None)
+    assert evidence.divergence[1999] == pytest.approx(-np.log((candidates == 1999).mean()))
+
+
+def test_a_thousand_labels_fit_in_memory():
+    """All of it in little more than the counts themselves and a copy: 10 MB each; of int64 they would be 80 MB."""
+    rng = np.random.default_rng(0)
+    candidates = rng.integers(0, 1000, (10000, 10)).astype(np.int32)
+    labels = candidates[:, 0]
+    tracemalloc.start()
+    counts = count_labels(candidates, 1000)
+    votes = vote(candidates, counts, first=False)
+    gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize('with_raw', [False, True])
@@ -113,127 +160,6 @@ def test_ties_of_distance_go_in_order_of_time():
     assert choose(np.zeros((1, 4)), np.array([[False, True, True, True]]), 0.5, count_raw=False).tolist() == [2]
 
 
-def make_evidence(images, left, divergence):
-    divergence = np.array(divergence, float)
-    return Evidence(np.array(images), np.array(left), np.array(left), divergence, divergence)
-
-
-def test_scores_stay_numbers():
-    """A label none of whose candidates stayed, one without anomalous images, one without images."""
-    candidates = np.array([[1] * 10, [1] * 10, [1] * 10])
-    labels = np.array([0, 0, 1])
-    counts = count_labels(candidates, 3)
-    evidence = gather_evidence(labels, counts, sort_into_sets(counts, labels, 0.1), None)
-    assert evidence.divergence.tolist() == [pytest.approx(np.log(20 / 0.5)), 0, 0]
-    assert not np.signbit(evidence.divergence).any()
-    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == ([2, 1, 0], [2, 0, 0], [2, 0, 0])
-    for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
-        json.dumps(describe(rule, evidence), allow_nan=False)
-
-
-def test_few_images_say_little():
-    """With an image in the pool that stayed, one that left for good speaks of half of it, and eighteen of nearly all."""
-    for count in (1, 18):
-        candidates, labels = np.ones((count, 10), int), np.zeros(count, int)
-        counts = count_labels(candidates, 2)
-        evidence = gather_evidence(labels, counts, sort_into_sets(counts, labels, 0.1), None)
-        assert evidence.scatter[0] == pytest.approx(np.log(count + 1))
-        assert evidence.scatter[1] == 0
-
-
-def test_images_leave_when_most_candidates_do():
-    candidates = np.array([[0] * 5 + [1] * 5, [0] * 4 + [1] * 6, [1] * 10, [0] * 10])
-    labels = np.zeros(4, int)
-    counts = count_labels(candidates, 2)
-    evidence = gather_evidence(labels, counts, sort_into_sets(counts, labels, 0.1), None)
-    assert (evidence.left.tolist(), evidence.anomalous.tolist()) == ([2, 0], [3, 0])
-
-
-def test_index_without_spread():
-    """More than half of the scores equal: no median deviation, but no miracle either."""
-    present = np.ones(5, bool)
-    index = outlier_index(np.array([0, 0, 0, 0, 3.0]), present)
-    assert index[:4].tolist() == [0] * 4
-    assert index[4] == pytest.approx(3 / (1.253314 * 0.6), rel=1e-5)
-    assert (outlier_index(np.full(5, 2.0), present) == 0).all()
-    assert (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
-    assert (outlier_index(np.zeros(3), np.zeros(3, bool)) == 0).all()
-    assert np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7  # two labels: never an outlier
-
-
-def test_clean_labels_are_targets_to_two_sides_only():
-    evidence = make_evidence([50] * 6, [5] * 6, [0.01, 0.95, 1, 1.02, 1.04, 1.05])
-    assert Mad(2.0, 'kl', two_sided=True).targets(evidence)[0]
-    assert not Mad(2.0, 'kl', two_sided=False).targets(evidence).any()
-
-
-def test_counts_can_be_the_score():
-    evidence = make_evidence([50] * 5, [5, 6, 30, 5, 4], [1, 1, 0.5, 1, 1.01])
-    assert np.flatnonzero(Mad(2.0, 'count', two_sided=False).targets(evidence)).tolist() == [2]
-
-
-def test_p_values_are_binomial_tails():
-    evidence = make_evidence([80, 70, 0, 60, 90], [40, 3, 0, 4, 2], [3, 1, 0, 1, 1])
-    p_values = departure_p_values(evidence)
-    # label 0 among shares 3/70, 4/60, 2/90 without the absent one: 3/70 is the median
-    assert p_values[0] == pytest.approx(binom.sf(39, 80, 4 / 71), rel=1e-9)
-    # label 4 among 1/2, 3/70, 4/60: 4/60
-    assert p_values[4] == pytest.approx(binom.sf(1, 90, 5 / 61), rel=1e-9)
-    assert p_values[2] == 1
-
-
-def test_targets_must_scatter_and_be_left():
-    images = [80] * 10
-    for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
-        evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
-        assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
-
-
-@pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])
-def test_one_target_or_half_of_the_labels(targets):
-    aimed_at = np.isin(np.arange(10), targets)
-    evidence = make_evidence([100] * 10, np.where(aimed_at, 40, 2), np.where(aimed_at, 3.0, 0.6))
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == targets
-
-
-def test_two_labels_one_target():
-    evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == [0]
-    assert describe(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 10**6))
-def test_noise_alone_is_no_target(seed):
-    """Ten labels whose images leave with one probability, however they scatter: a false alarm in a hundred."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(40, 120, 10)
-    evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == []
-
-
-def test_descriptions_hold_the_chart():
-    evidence = make_evidence([80] * 4, [1, 40, 2, 1], [0.5, 3, 0.6, 0.7])
-    found = describe(Mad(2.0, 'kl', two_sided=False), evidence)
-    assert found['rule'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}
-    assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
-    assert [row['target'] for row in found['labels']] == [False, True, False, False]
-    assert found['labels'][1]['left'] == 40
-    assert describe(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
-    json.dumps(found, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ('part', 'words'),
-    [
-        ({'name': 'madd'}, 'mad, significant'),
-        ({}, 'mad, significant'),
-        ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
-        ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
-        ({'name': 'significant', 'score': 1.0, 'level': 1.5}, r'level=1\.5'),
-        ({'name': 'significant', 'scores': 2}, 'scores'),
-    ],
-)
-def test_rules_refuse(part, words):
-    with pytest.raises(UserError, match=words):
-        make_target_rule(part)
+def test_places_by_rank():
+    assert [int(place_of(rank, np.array(10))) for rank in (0, 0.79, 0.8, 1)] == [0, 7, 8, 9]
+    assert place_of(0.5, np.array([0, 1, 2, 3])).tolist() == [-1, 0, 1, 1]

@@ -63,7 +63,7 @@ def test_a_tenth_of_them():
 
 @pytest.mark.parametrize(
     ('numbers', 'found'),
-    [((1, 1, 1, 1), [0]), ((5, 5, 5, 5), [4, 3, 2, 1, 0]), ((9, 2, 3, 1), [8, 2]), ((6, 3, 2, 2), [5, 1, 0])],
+    [((1, 1, 1, 1), [0]), ((5, 5, 5, 5), [4, 3, 2, 1, 0]), ((9, 2, 3, 1), [8, 0]), ((9, 1, 9, 1), [8]), ((6, 3, 2, 2), [5, 1, 0])],
 )
 def test_small_windows(numbers, found):
     assert window_timesteps(*numbers).tolist() == found
@@ -79,7 +79,7 @@ def test_windows_hold_what_is_kept(start, data):
     assert len(timesteps) == rest + kept
     assert timesteps[0] == start - 1
     assert (timesteps < window).sum() == kept
-    assert kept == 1 or timesteps[-1] == 0
+    assert timesteps[-1] == 0 or len(timesteps) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from purify.core.errors import UserError
 from purify.models import efficientnet
 from purify.models.efficientnet import EfficientNet
 from purify.models.foreign import NAMES, check_foreign, read_foreign
+from purify.models.networks import NETWORKS
 from purify.models.resnet import ResNet
 from purify.models.vgg import VGG
 from purify.models.weights import abstract
@@ -69,6 +70,58 @@ def test_every_value_finds_its_place(tmp_path, kind, layout):
     assert wanted.keys() == got.keys()
     for path, value in wanted.items():
         np.testing.assert_array_equal(got[path], value, err_msg=str(path))
+
+
+# (network, layout): our layers -> names copied from state_dict() of torchvision 0.28 and timm 1.0, and from Oxford's list of layers
+REAL = {
+    ('resnet18', 'torchvision'): {
+        'stem': 'conv1', 'stem_norm.layer': 'bn1', 'blocks.0.convs.0': 'layer1.0.conv1', 'blocks.0.norms.1.layer': 'layer1.0.bn2',
+        'blocks.2.shortcut': 'layer2.0.downsample.0', 'blocks.2.shortcut_norm.layer': 'layer2.0.downsample.1',
+        'blocks.7.convs.1': 'layer4.1.conv2', 'head': 'fc',
+    },
+    ('resnet50', 'torchvision'): {
+        'blocks.0.convs.2': 'layer1.0.conv3', 'blocks.0.shortcut': 'layer1.0.downsample.0', 'blocks.3.convs.0': 'layer2.0.conv1',
+        'blocks.15.norms.2.layer': 'layer4.2.bn3', 'head': 'fc',
+    },
+    ('efficientnet_b0', 'torchvision'): {
+        'stem': 'features.0.0', 'stem_norm.layer': 'features.0.1', 'blocks.0.depthwise': 'features.1.0.block.0.0',
+        'blocks.0.gate.squeeze': 'features.1.0.block.1.fc1', 'blocks.0.project': 'features.1.0.block.2.0',
+        'blocks.1.widen.0': 'features.2.0.block.0.0', 'blocks.1.depthwise_norm.layer': 'features.2.0.block.1.1',
+        'blocks.1.gate.excite': 'features.2.0.block.2.fc2', 'blocks.1.project_norm.layer': 'features.2.0.block.3.1',
+        'blocks.15.project': 'features.7.0.block.3.0', 'last': 'features.8.0', 'last_norm.layer': 'features.8.1',
+        'head': 'classifier.1',
+    },
+    ('efficientnet_b0', 'timm'): {
+        'stem': 'conv_stem', 'stem_norm.layer': 'bn1', 'blocks.0.depthwise': 'blocks.0.0.conv_dw',
+        'blocks.0.depthwise_norm.layer': 'blocks.0.0.bn1', 'blocks.0.gate.squeeze': 'blocks.0.0.se.conv_reduce',
+        'blocks.0.project': 'blocks.0.0.conv_pw', 'blocks.0.project_norm.layer': 'blocks.0.0.bn2',
+        'blocks.1.widen.0': 'blocks.1.0.conv_pw', 'blocks.1.depthwise_norm.layer': 'blocks.1.0.bn2',
+        'blocks.1.gate.excite': 'blocks.1.0.se.conv_expand', 'blocks.1.project': 'blocks.1.0.conv_pwl',
+        'blocks.1.project_norm.layer': 'blocks.1.0.bn3', 'last': 'conv_head', 'last_norm.layer': 'bn2', 'head': 'classifier',
+    },
+    ('vgg16', 'torchvision'): {
+        'convs.0': 'features.0', 'convs.1': 'features.2', 'convs.2': 'features.5', 'convs.12': 'features.28',
+        'hiddens.0': 'classifier.0', 'hiddens.1': 'classifier.3', 'head': 'classifier.6',
+    },
+    ('vgg16_bn', 'torchvision'): {
+        'convs.0': 'features.0', 'norms.0.layer': 'features.1', 'convs.2': 'features.7', 'convs.12': 'features.40',
+        'norms.12.layer': 'features.41', 'head': 'classifier.6',
+    },
+    ('vgg16', 'timm'): {
+        'convs.12': 'features.28', 'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', 'head': 'head.fc',
+    },
+    ('vgg16', 'Oxford'): {
+        'convs.0': 'conv1_1', 'convs.3': 'conv2_2', 'convs.12': 'conv5_3', 'hiddens.0': 'fc6', 'hiddens.1': 'fc7', 'head': 'fc8',
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('name', 'layout'), REAL)
+def test_names_are_those_of_the_libraries(monkeypatch, name, layout):
+    monkeypatch.undo()  # all seven stages
+    network = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, rngs=rngs))
+    names = NAMES[type(network)](network)[layout]
+    assert REAL[name, layout].items() <= names.items()
 
 
 @pytest.mark.parametrize('kind', ['basic', 'efficientnet', 'vgg'])

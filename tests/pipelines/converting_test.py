@@ -64,6 +64,19 @@ def test_its_learned_variance_is_used_by_ddpm_and_passed_over_by_ddim(folder):
     assert np.abs(learned(moved[-1.0]) - learned(moved[1.0])).max() > 1e-2
 
 
+@pytest.mark.parametrize('name', ['model_index.json', 'provenance.json', 'unet/diffusion_pytorch_model.safetensors'])
+def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, name):
+    there = tmp_path / 'prior' / name
+    there.parent.mkdir(parents=True)
+    there.write_text('another')
+    words = ['convert', f'improved_ddpm:{WORDS}', str(folder.parent / 'ema.safetensors'), str(tmp_path / 'prior')]
+    assert cli.main(words) == 2
+    assert f'holds a prior already ({name})' in capsys.readouterr().err
+    assert [path for path in (tmp_path / 'prior').rglob('*') if path.is_file()] == [there]
+    there.rename(there.with_name('notes.txt'))  # whatever else lies there is no prior
+    assert cli.main(words) == 0
+
+
 @pytest.mark.parametrize(
     ('kind', 'file', 'fragments'),
     [

@@ -50,6 +50,18 @@ def test_findings_are_held_against_the_truth(tmp_path):
     assert found['fpr'] == pytest.approx(1 / 6)
 
 
+def test_dropped_images_have_no_label_afterwards(tmp_path):
+    """8 of 10 labels right, one of the wrong ones and two of the right ones dropped."""
+    labels, keep = np.arange(10) % 2, ~np.isin(np.arange(10), [5, 6, 7])
+    labels[[4, 5]] = 1 - labels[[4, 5]]
+    columns = {'ids': np.arange(10), 'flagged': ~keep, 'labels': labels}
+    np.savez(tmp_path / 'findings.npz', **columns, keep=keep)
+    write_json(tmp_path / 'findings.json', {})
+    assert describe_findings(tmp_path, MANIFEST)['label_accuracy'] == pytest.approx(6 / 7)
+    np.savez(tmp_path / 'findings.npz', **columns, keep=np.zeros(10, bool))
+    assert describe_findings(tmp_path, MANIFEST)['label_accuracy'] is None
+
+
 def test_no_findings_are_no_numbers():
     assert set(describe_findings(None, MANIFEST).values()) == {None}
 
@@ -144,8 +156,9 @@ class Handed:
     def __init__(self, make, name):
         self.make, self.name = make, name
 
-    def chosen(self, models, shape, seed, class_names, rank):
-        assert (set(models), shape, rank, len(class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 0.8, 10)
+    def chosen(self, models, shape, seed, class_names, rank, count_raw):
+        assert (set(models), shape, len(class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 10)
+        assert (rank, count_raw) == (0.8, False)
 
         def rule(constants, rows):
             assert set(constants) == {'prior', 'classifier'}
@@ -164,7 +177,7 @@ def judge(made, monkeypatch):
         monkeypatch.setattr(MEASURES, 'make', lambda rule, **options: Handed(make, name))
         settings = {'features': 'none', 'residual_rule': {'name': 'candidates', 'dtype': 'float32'}}
         inputs = {'teacher': made.teacher, 'student': made.student, 'benign': made.teacher, 'prior': made.folder}
-        work = made.work(name, inputs, settings | {'residual_rank': 0.8, 'seed': 0})
+        work = made.work(name, inputs, settings | {'residual_choice': {'rank': 0.8, 'count_raw': False}, 'seed': 0})
         evaluate(work)
         return read_json(work.folder / 'numbers.json')
 

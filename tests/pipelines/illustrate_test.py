@@ -4,7 +4,8 @@ import pytest
 from flax import nnx
 from pipelines.made_run import MadeRun, WeightsOnly
 
-from purify.core.errors import UserError
+from purify.core import preemption
+from purify.core.errors import Preempted, UserError
 from purify.defenses.method import Table
 from purify.defenses.registry import PURIFIERS
 from purify.pipelines import illustrate as stage
@@ -19,6 +20,9 @@ class Numbered:
 
     def __init__(self, finite=True):
         self.finite = finite
+
+    def network_calls(self, models):
+        return 7
 
     def rule(self, models, shape, seed, class_names):
         assert (set(models), shape, seed) == ({'prior'}, (16, 16, 1), 7)
@@ -62,6 +66,7 @@ def illustrate(made, monkeypatch):
         work = made.work(name, made.inputs, settings)
         work.run.update({'report_images': 10} | run)
         stage.illustrate(work)
+        assert work.cost.network_calls == 7 * ROUNDS * 2 * (work.run['report_images'] // 2)
         return stage.read_illustration(work.folder)
 
     return run
@@ -103,6 +108,15 @@ def test_accused_clean_images_come_first(made):
     del findings.columns['set']
     flagged = {i: (first, i) for i, (first, *_) in rank.items()}
     assert stage.choose(made.manifest, findings, False, 20).tolist() == sorted(clean.tolist(), key=flagged.get)[:20]
+
+
+def test_a_stop_is_heard_before_anything_is_written(made, illustrate, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, 'asked', lambda: True)
+        with pytest.raises(Preempted):
+            illustrate('stopped')
+    assert not (made.folder / 'stopped' / stage.FILE).exists()
+    assert illustrate('stopped').keys() == illustrate('not-stopped').keys()
 
 
 def test_no_pictures_and_no_numbers(illustrate):

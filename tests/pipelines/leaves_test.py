@@ -17,7 +17,7 @@ from purify.config.resolve import leaves
 from purify.core.errors import UserError
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
-from purify.defenses.transitions import TARGETS
+from purify.defenses.targets import TARGETS
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.pipelines import summary
@@ -142,6 +142,7 @@ METHODS = (
 OTHER_WORDS = {  # what a word may be changed to
     'fixed_large': 'fixed_small', 'float32': 'bfloat16', 'given': 'predicted', 'predicted': 'given',
     'all': 'agreeing', 'agreeing': 'all', 'x_t': 'x0', 'matched': 'released', 'released': 'matched', 'benign': 'vote',
+    'rounded': 'truncated', 'truncated': 'rounded', 'rest': 'all',
     'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher',
 }  # fmt: skip
 

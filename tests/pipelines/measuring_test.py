@@ -5,13 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pipelines.made_run import WeightsOnly
 from pipelines.stages import COUNT, IDS, IMAGES, LABELS, SHARD, bytes_of, work, write_poisoned
 
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.defenses.method import Table
 from purify.defenses.registry import MEASURES
-from purify.pipelines import tables
+from purify.pipelines import measuring, tables
 from purify.pipelines.measuring import measure
 from purify.pipelines.tables import read_table, write_table
 
@@ -34,9 +35,23 @@ class Colours:
         return rule
 
 
+@dataclass(frozen=True)
+class Asking(Colours):
+    """One that asks a prior's network seven times."""
+
+    def rule(self, models, shape, seed, class_names):
+        assert set(models) == {'prior'}
+        return super().rule({}, shape, seed, class_names)
+
+    def network_calls(self, models):
+        assert set(models) == {'prior'}
+        return 7
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(MEASURES, 'colours', Colours)
+    monkeypatch.setitem(MEASURES, 'asking', Asking)
 
 
 @pytest.fixture(scope='module')
@@ -102,6 +117,18 @@ def test_a_stop_leaves_whole_shards_and_the_next_run_ends_the_same(run, monkeypa
     assert 0 < len(left) < len(whole)
     assert left.items() <= whole.items()
     assert bytes_of(run('stopped')) == whole
+
+
+def test_network_calls_are_counted_over_restarts(poisoned, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, 'load_variation_model', lambda *args, **options: WeightsOnly())
+    counted = []
+    for missing in (None, 1):
+        given = work(tmp_path / 'asks', {'poisoned': poisoned, 'prior': tmp_path}, name='asking', seed=3, shard_size=SHARD)
+        if missing is not None:
+            sorted(given.folder.iterdir())[missing].unlink()
+        measure(given)
+        counted.append(given.cost.network_calls)
+    assert counted == [7 * COUNT, 7 * SHARD]
 
 
 def test_hosts_take_shards_in_turn(run, monkeypatch, tmp_path):

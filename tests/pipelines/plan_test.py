@@ -67,7 +67,7 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
     made, config = stages(evaluation={'residual': True})
     assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']
     settings = made['evaluate'].settings
-    assert settings['residual_rank'] == config['defense']['rank']
+    assert settings['residual_choice'] == {'rank': config['defense']['rank'], 'count_raw': config['defense']['count_raw']}
     assert settings['residual_rule'].items() <= made['candidates'].settings.items()
     with pytest.raises(UserError, match='residual'):
         make_stages(quickstart() | {'evaluation': {'features': 'none', 'residual': True}})

@@ -1,16 +1,21 @@
 """What `check` sees of a method's steps without running them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL
 
 from purify.config.load import load_config
 from purify.defenses.method import Step
 from purify.defenses.registry import MEASURES
+from purify.pipelines import check as checking
+from purify.pipelines.artifacts import classifier_builder, write_network
 from purify.pipelines.check import check
 from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
+from purify.train.state import abstract_network
 
 
 def small(words=''):
@@ -82,6 +87,49 @@ def test_a_decision_with_a_wrong_setting_is_a_problem(known):
     shape_step(known, Step('isolated', 'decide', {}, {'name': 'lowest_losses', 'share': 0.1, 'kept': 'others'}))
     (problem,) = known.found.problems
     assert "'kept'" in problem
+
+
+VGG = {'name': 'vgg', 'stages': [1] * 5, 'width': 2, 'hidden': 4}  # for images of 32 px and more
+
+
+def network_of(folder, settings, channels):
+    """The folder of a finished classifier with weights of nought."""
+    _, like = abstract_network(classifier_builder(settings, 2, channels))
+    facts = {'network': settings, 'num_classes': 2, 'channels': channels, 'class_names': ['a', 'b']}
+    write_network(folder, facts, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
+    return str(folder)
+
+
+def test_the_network_of_fid_sees_the_images_before_anything_runs(tmp_path):
+    config = small()
+    resnet = config['teacher']['network'] | {'stages': [1], 'width': 4}
+    config['evaluation']['features'] = network_of(tmp_path / 'rgb', resnet, 3)
+    assert not check(config).problems  # grey images are seen in colour
+    config['evaluation']['features'] = network_of(tmp_path / 'four', resnet, 4)
+    config['source'] |= {'name': 'imagefolder', 'path': str(tmp_path), 'channels': 3}
+    assert any('looks at 4 channels' in problem for problem in check(config).problems)
+
+
+def test_a_network_that_is_too_deep_for_the_images_is_a_problem(tmp_path):
+    config = small()
+    config['evaluation']['features'] = network_of(tmp_path / 'vgg', VGG, 3)
+    (problem,) = check(config).problems
+    assert problem.startswith('evaluation.features: ')
+
+
+def test_features_of_a_student_that_is_not_trained_are_a_problem(monkeypatch):
+    config = small()
+    config['evaluation']['features'] = 'student'
+    assert not check(config).problems
+    real = checking.make_method
+
+    def unfinished(config):
+        method = real(config)
+        return replace(method, outcome=replace(method.outcome, classifier=None))
+
+    monkeypatch.setattr(checking, 'make_method', unfinished)
+    (problem,) = check(config).problems
+    assert 'this run has no student' in problem
 
 
 def test_all_problems_come_at_once(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from purify.report.headline import write_detail, write_headline
+from purify.report.headline import list_targets, write_detail, write_headline
 
 
 def test_success_names_both_numbers(results):
@@ -82,6 +82,30 @@ def test_the_detail_says_what_was_done(results):
         'The patch attack poisoned 144 of 1,440 training images (10.0 %), with target class zero (0). The defence is '
         'variation. Triggered images get their true class in 0 % of cases before, 95.4 % after.'
     )
+
+
+@pytest.mark.parametrize(
+    ('targets', 'aim'),
+    [
+        ([2], ', with target class two (2).'),
+        ([0, 2], ', with target classes zero (0), two (2).'),
+        ([0, 1, 2], ', with every class a target.'),
+        ([], '.'),
+    ],
+)
+def test_the_detail_names_every_true_target(results, targets, aim):
+    results['attack']['targets'] = targets
+    assert f'images (10.0 %){aim} The defence' in write_detail(results)
+
+
+def test_clean_data_is_aimed_at_by_nobody(results):
+    results['attack'] |= {'poisoned': 0, 'targets': []}
+    assert list_targets(results) == []
+    assert write_detail(results).startswith('No training image was poisoned. ')
+    del results['attack']['targets']  # of an older version; its `target` is the class that was asked about
+    assert list_targets(results) == []
+    results['attack'] |= {'poisoned': 3}
+    assert list_targets(results) == [0]
 
 
 def test_each_of_several_triggers_has_its_sentence(results):

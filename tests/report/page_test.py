@@ -18,6 +18,22 @@ def write(tmp_path, results, curves, samples, environment):
     return write
 
 
+def test_network_calls_are_a_column_with_a_sum_where_a_stage_made_some(write, results):
+    assert 'network calls' not in write()
+    stages = results['cost']['stages']
+    stages['purified'] = stages['student'] | {'network_calls': 107_250, 'network_calls_per_s': 1234.0}
+    results['cost']['network_calls'] = 107_250
+    page = write()
+    assert '<th scope="col">network calls</th><th scope="col">network calls/s</th>' in page
+    assert page.count('<td>107,250</td>') == 2
+    assert '<td>1,234</td>' in page
+
+
+def test_how_clean_samples_were_picked_is_said(tmp_path, results, curves, samples, environment, pictures):
+    page = write_report(tmp_path, results, curves, samples, environment, pictures).read_text('utf-8')
+    assert page.count('clean images that the defence accuses wrongly') == 2  # of rounds, and of the gaze
+
+
 def test_the_page_holds_every_section(write):
     page = write()
     assert re.findall(r'<h2 id="(\w+)"', page) == ['result', 'images', 'detection', 'curves', 'cost', 'provenance']
@@ -69,6 +85,23 @@ def test_a_prior_without_a_warning_gets_none(write_found, found):
     page = write_found()
     assert 'role="note"' not in page
     assert 'A prior of unknown origin.' in page
+
+
+@pytest.mark.parametrize(
+    ('attack', 'text'),
+    [
+        ({'targets': [0, 2]}, 'the attack aims at zero (0), two (2)'),
+        ({'targets': [1]}, 'the attack aims at one (1)'),
+        ({'targets': [], 'poisoned': 0}, 'nothing is aimed at, for no image was poisoned'),
+        ({'poisoned': 0}, 'nothing is aimed at, for no image was poisoned'),
+        ({}, 'the attack aims at zero (0)'),
+    ],
+)
+def test_named_targets_stand_beside_the_true_ones(write, results, attack, text):
+    results['attack'] |= attack
+    page = write()
+    assert f'named as target of the attack; {text}' in page
+    assert page.count('aims at') == (not text.startswith('nothing'))
 
 
 def test_a_page_of_large_pictures_stays_small(write_found, pictures):

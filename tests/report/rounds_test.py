@@ -16,6 +16,8 @@ def pixels(thumb):
 def test_labels_are_followed_along_the_rounds(pictures):
     poisoned, clean = make_rounds(pictures, CLASSES)
     assert (poisoned.kind, len(poisoned.strips), clean.kind, len(clean.strips)) == ('poisoned', MAX_ROWS, 'clean', 2)
+    assert poisoned.note == ''
+    assert 'the defence accuses wrongly, then those it doubts' in clean.note
     assert poisoned.head == ['as given', 'round 1', 'round 2', 'round 3', 'purified']
     strip = poisoned.strips[1]
     assert strip.title == '101'

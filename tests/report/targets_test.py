@@ -40,7 +40,7 @@ def test_many_labels_leave_the_innocent_out():
     shown = [int(word) for word in words_of(drawing) if word.isdecimal() and word != '0']
     assert {3, *range(60 - MAX_BARS + 1, 60)} <= set(shown)
     assert 36 not in shown
-    assert f'{60 - MAX_BARS} labels with less are left out.' in drawing.text
+    assert f'{60 - MAX_BARS} labels that are no targets, with less than those shown, are left out.' in drawing.text
 
 
 def test_names_are_text_and_short(found):
@@ -55,6 +55,14 @@ def test_clusters_are_bars_too():
     assert read_bars(facts)[:2] == ('share', 0.35)
     assert 'Targets: zero (0).' in draw_targets(facts, CLASSES, 'a').text
     assert say_chart(facts).startswith('Share of the smaller of two clusters')
+
+
+def test_of_many_clusters_the_smallest_are_shown():
+    rows = [{'label': label, 'share': 0.5 - label / 200, 'flagged': label == 3} for label in range(60)]
+    drawing = draw_targets({'classes': rows, 'size': 0.35}, [], 'a')
+    labels = {int(said.split()[0]) for said in drawing.text.partition('label: ')[2].partition('. Threshold')[0].split('; ')}
+    assert labels == {3, *range(60 - MAX_BARS + 1, 60)}
+    assert f'{60 - MAX_BARS} labels that are no targets, with more than those shown, are left out.' in drawing.text
 
 
 def test_facts_of_other_methods_draw_nothing():

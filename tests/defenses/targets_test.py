@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from purify.core.errors import UserError
+from purify.defenses.targets import (
+    Evidence,
+    Mad,
+    Significant,
+    departure_p_values,
+    describe,
+    gather_evidence,
+    make_target_rule,
+    outlier_index,
+)
+from purify.defenses.transitions import count_labels, sort_into_sets, vote
+
+SIGNIFICANT = Significant(score=1.0, level=0.01)
+
+
+def gather(candidates, labels, counts):
+    """By the paper's readings."""
+    votes = vote(candidates, counts, first=False)
+    return gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), None)
+
+
+def make_evidence(images, left, divergence):
+    divergence = np.array(divergence, float)
+    return Evidence(np.array(images), np.array(left), np.array(left), divergence, divergence)
+
+
+def test_scores_stay_numbers():
+    """A label none of whose candidates stayed, one without anomalous images, one without images."""
+    candidates = np.array([[1] * 10, [1] * 10, [1] * 10])
+    labels = np.array([0, 0, 1])
+    counts = count_labels(candidates, 3)
+    evidence = gather(candidates, labels, counts)
+    assert evidence.divergence.tolist() == [pytest.approx(np.log(20 / 0.5)), 0, 0]
+    assert not np.signbit(evidence.divergence).any()
+    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == ([2, 1, 0], [2, 0, 0], [2, 0, 0])
+    for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
+        json.dumps(describe(rule, evidence), allow_nan=False)
+
+
+def test_few_images_say_little():
+    """With an image in the pool that stayed, one that left for good speaks of half of it, and eighteen of nearly all."""
+    for count in (1, 18):
+        candidates, labels = np.ones((count, 10), int), np.zeros(count, int)
+        counts = count_labels(candidates, 2)
+        evidence = gather(candidates, labels, counts)
+        assert evidence.scatter[0] == pytest.approx(np.log(count + 1))
+        assert evidence.scatter[1] == 0
+
+
+def test_images_leave_when_most_candidates_do():
+    candidates = np.array([[0] * 5 + [1] * 5, [0] * 4 + [1] * 6, [1] * 10, [0] * 10])
+    labels = np.zeros(4, int)
+    counts = count_labels(candidates, 2)
+    evidence = gather(candidates, labels, counts)
+    assert (evidence.left.tolist(), evidence.anomalous.tolist()) == ([2, 0], [3, 0])
+
+
+def test_index_without_spread():
+    """More than half of the scores equal: no median deviation, but no miracle either."""
+    present = np.ones(5, bool)
+    index = outlier_index(np.array([0, 0, 0, 0, 3.0]), present)
+    assert index[:4].tolist() == [0] * 4
+    assert index[4] == pytest.approx(3 / (1.253314 * 0.6), rel=1e-5)
+    assert (outlier_index(np.full(5, 2.0), present) == 0).all()
+    assert (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
+    assert (outlier_index(np.zeros(3), np.zeros(3, bool)) == 0).all()
+    assert np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7  # two labels: never an outlier
+
+
+def test_clean_labels_are_targets_to_two_sides_only():
+    evidence = make_evidence([50] * 6, [5] * 6, [0.01, 0.95, 1, 1.02, 1.04, 1.05])
+    assert Mad(2.0, 'kl', two_sided=True).targets(evidence)[0]
+    assert not Mad(2.0, 'kl', two_sided=False).targets(evidence).any()
+
+
+def test_counts_can_be_the_score():
+    evidence = make_evidence([50] * 5, [5, 6, 30, 5, 4], [1, 1, 0.5, 1, 1.01])
+    assert np.flatnonzero(Mad(2.0, 'count', two_sided=False).targets(evidence)).tolist() == [2]
+
+
+def test_p_values_are_binomial_tails():
+    evidence = make_evidence([80, 70, 0, 60, 90], [40, 3, 0, 4, 2], [3, 1, 0, 1, 1])
+    p_values = departure_p_values(evidence)
+    # label 0 among shares 3/70, 4/60, 2/90 without the absent one: 3/70 is the median
+    assert p_values[0] == pytest.approx(binom.sf(39, 80, 4 / 71), rel=1e-9)
+    # label 4 among 1/2, 3/70, 4/60: 4/60
+    assert p_values[4] == pytest.approx(binom.sf(1, 90, 5 / 61), rel=1e-9)
+    assert p_values[2] == 1
+
+
+def test_targets_must_scatter_and_be_left():
+    images = [80] * 10
+    for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
+        evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
+        assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
+
+
+@pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])
+def test_one_target_or_half_of_the_labels(targets):
+    aimed_at = np.isin(np.arange(10), targets)
+    evidence = make_evidence([100] * 10, np.where(aimed_at, 40, 2), np.where(aimed_at, 3.0, 0.6))
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == targets
+
+
+def test_two_labels_one_target():
+    evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == [0]
+    assert describe(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6))
+def test_noise_alone_is_no_target(seed):
+    """Ten labels whose images leave with one probability, however they scatter: a false alarm in a hundred."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(40, 120, 10)
+    evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == []
+
+
+def test_descriptions_hold_the_chart():
+    evidence = make_evidence([80] * 4, [1, 40, 2, 1], [0.5, 3, 0.6, 0.7])
+    found = describe(Mad(2.0, 'kl', two_sided=False), evidence)
+    assert found['rule'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}
+    assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
+    assert [row['target'] for row in found['labels']] == [False, True, False, False]
+    assert found['labels'][1]['left'] == 40
+    assert describe(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ('part', 'words'),
+    [
+        ({'name': 'madd'}, 'mad, significant'),
+        ({}, 'mad, significant'),
+        ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
+        ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
+        ({'name': 'significant', 'score': 1.0, 'level': 1.5}, r'level=1\.5'),
+        ({'name': 'significant', 'scores': 2}, 'scores'),
+    ],
+)
+def test_rules_refuse(part, words):
+    with pytest.raises(UserError, match=words):
+        make_target_rule(part)
+
+
+def test_labels_without_anomalous_images_are_no_targets():
+    """However clean they are beside the others: neither by their divergence nor by their count."""
+    evidence = make_evidence([50] * 6, [0, 20, 21, 22, 23, 24], [0, 0.95, 1, 1.02, 1.04, 1.05])
+    for score in ('kl', 'count'):
+        rule = Mad(2.0, score, two_sided=True)
+        assert outlier_index(rule.scores(evidence), np.ones(6, bool))[0] < -2
+        assert not rule.targets(evidence).any()
+    assert not SIGNIFICANT.targets(evidence)[0]
+
+
+def test_of_equal_shares_of_leavers_the_number_of_the_label_decides_nothing():
+    """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in whatever order they come."""
+    images, left = np.array([60, 40, 80]), np.array([20, 2, 4])
+    for order in ([0, 1, 2], [0, 2, 1]):
+        p_values = departure_p_values(make_evidence(images[order], left[order], [1] * 3))
+        assert p_values[0] == pytest.approx(binom.sf(19, 60, 3 / 41), rel=1e-9)
