@@ -33,9 +33,10 @@ def augmentations() -> ConfigDict:
 def dataelixir(*, exact: bool = False, released: bool = False, start: int = 150, window: int = 10, **changes: Any) -> ConfigDict:
     """DataElixir (Zhou 2024).
 
-    `exact` takes every step of the chain from `start`, as published, and keeps all of the last `window`, on the
-    levels of the released code; else a tenth of them. `released` reads the paper's open points as the released code does. Numbers are the paper's: T = 150, n = 5, m = 10,
-    tau = .1 n m, rank .8; the second stage of the benign model trains for shares of the student's epochs and learning rate.
+    `exact` takes every step of the chain from `start`, as published, and keeps all of the last `window`, on the levels of the
+    released code; else a tenth of them. `released` reads the paper's open points as the released code does. Numbers are the
+    paper's: T = 150, n = 5, m = 10, tau = .1 n m, rank .8; the second stage of the benign model trains for shares of the
+    student's epochs and learning rate.
     """
     fast = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 15, 'kept': 5, 'forward': 'matched', 'levels': 'rounded'}
     every = {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}, 'steps': start, 'kept': window}
