@@ -81,10 +81,10 @@ def abl(*, isolate_epochs: float, finetune_epochs: float, unlearn_epochs: float,
     return ConfigDict(
         {
             'name': 'abl',
-            'isolation': {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': isolate_epochs, 'lr': lr},
+            'isolation': {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': float(isolate_epochs), 'lr': lr},
             'share': 0.01,
-            'finetune': {'epochs': finetune_epochs, 'lr': lr},
-            'unlearn': {'epochs': unlearn_epochs, 'lr': 5e-4},
+            'finetune': {'epochs': float(finetune_epochs), 'lr': lr},
+            'unlearn': {'epochs': float(unlearn_epochs), 'lr': 5e-4},
         }
         | changes
     )
@@ -107,9 +107,9 @@ def dbd(
     return ConfigDict(
         {
             'name': 'dbd',
-            'encoder': {'epochs': encoder_epochs, 'batch': batch, 'lr': lr, 'temperature': 0.5, 'projection': 128},
+            'encoder': {'epochs': float(encoder_epochs), 'batch': batch, 'lr': lr, 'temperature': 0.5, 'projection': 128},
             'views': usual | (views or {}),
-            'head': {'epochs': head_epochs, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0},
+            'head': {'epochs': float(head_epochs), 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0},
             'credible': 0.5,
             'mixmatch': {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5},
         }
