@@ -46,7 +46,7 @@ def dataelixir(*, exact: bool = False, released: bool = False, start: int = 150,
         'count_raw': False,
         'choice': 'all',
         'final': 'rest',
-        'targets': {'name': 'significant', 'score': 1.0, 'level': 0.01},
+        'targets': {'name': 'significant', 'score': 1.0, 'level': 0.05},
     }
     if released:
         published = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
