@@ -24,7 +24,7 @@ check 'ruff check' ruff check
 check 'ruff format' ruff format --check
 check pyright pyright --pythonpath "$(command -v "$python")"
 code=0
-"$python" -m pytest -n 2 --dist loadfile "$@" || code=$?
+"$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || code=$?
 if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise
   say "the tests passed, but not: $failed (see above)"
   code=1

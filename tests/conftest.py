@@ -22,3 +22,14 @@ jax.config.update('jax_disable_most_optimizations', True)
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its workers
 settings.register_profile('purify', deadline=None, max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('purify')
+
+
+LONGEST = (
+    'pipelines/leaves_test.py', 'integration/dataelixir_test.py', 'integration/kill_test.py', 'integration/quickstart_test.py',
+    'integration/devices_test.py', 'integration/main_job_test.py', 'pipelines/struppek_test.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take a minute or more come first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))

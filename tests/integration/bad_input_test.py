@@ -178,7 +178,7 @@ def test_an_unknown_dataset_of_tfds(tmp_path, call):
 
 WORDS = {
     'unknown attack word': ([f'{DIGITS},attack=blend'], ["attack='blend': choose from adaptive_blend"]),
-    'unknown defence word': ([f'{CONFIG}:defense=variation'], ["defense='variation': choose from augmentations, none, variations"]),
+    'unknown defence word': ([f'{CONFIG}:defense=variation'], ["defense='variation': choose from abl,", 'variations.']),
     'unknown word': ([f'{DIGITS},atack=none'], ["unknown word 'atack'", "Did you mean 'attack'?", 'This config takes: attack']),
     'word of another type': ([f'{DIGITS},rate=high'], ["rate='high': must be a number from 0 to 1, or 'usual'"]),
     'unknown setting': ([DIGITS, '--config.atack.rate=0.1'], ['--config.atack.rate', 'Did you mean --config.attack.rate?']),
