@@ -255,11 +255,11 @@ def test_the_test_script_runs_everything_and_fails_if_anything_does(bench):
     bench.stand_in_python()
     tools = ['-m ruff check', '-m ruff format --check', f'-m pyright --pythonpath {os.environ["PURIFY_PYTHON"]}']
     assert bench.run('test.sh', '--no-venv', '-k', 'x')[1] == 0
-    assert bench.noted() == [*tools, '-m pytest -n 2 --dist loadfile -k x']
+    assert bench.noted() == [*tools, '-m pytest -n 2 --dist loadfile --no-loadscope-reorder -k x']
     bench.set(FAILS='pytest')
     assert bench.run('test.sh', '--no-venv')[1] == 3
     bench.set(FAILS='pyright')
     said, code = bench.run('test.sh', '--no-venv')
     assert code == 1
     assert said.splitlines()[-1] == 'the tests passed, but not: pyright (see above)'
-    assert bench.noted()[-1] == '-m pytest -n 2 --dist loadfile'
+    assert bench.noted()[-1] == '-m pytest -n 2 --dist loadfile --no-loadscope-reorder'
