@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.filters import column_of, verdicts
+from purify.defenses.filters import verdicts
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.train.unlearning import HELD
 
@@ -83,7 +83,7 @@ class LowestLosses:
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'losses'."""
         del num_classes
-        losses = column_of(tables['losses'], ids, 'loss')
+        losses = tables['losses'].of(ids, 'loss')
         flagged = np.zeros(len(ids), np.bool_)
         flagged[np.lexsort((ids, losses))[: max(1, round(self.share * len(ids)))]] = True
         keep = flagged if self.keep == 'lowest' else ~flagged

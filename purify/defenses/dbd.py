@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.filters import column_of
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.train.losses import check_symmetric
 
@@ -88,7 +87,7 @@ class Credible:
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'losses'."""
         del num_classes
-        losses = column_of(tables['losses'], ids, 'loss')
+        losses = tables['losses'].of(ids, 'loss')
         keep = np.zeros(len(ids), np.bool_)
         keep[np.lexsort((ids, losses))[: max(1, round(self.share * len(ids)))]] = True
         facts = {'share': self.share, 'credible': int(keep.sum()), 'highest_loss': float(losses[keep].max())}
@@ -103,8 +102,8 @@ class Guessed:
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the tables 'split' and 'guesses'."""
         del num_classes
-        believed = column_of(tables['split'], ids, 'keep')
-        guesses = np.where(believed, labels, column_of(tables['guesses'], ids, 'label')).astype(np.int32)
+        believed = tables['split'].of(ids, 'keep')
+        guesses = np.where(believed, labels, tables['guesses'].of(ids, 'label')).astype(np.int32)
         flagged = guesses != labels
         columns = {'ids': ids, 'flagged': flagged, 'keep': np.ones(len(ids), np.bool_), 'labels': guesses}
         unchanged = {'candidate': np.full(len(ids), -1, np.int32), 'credible': believed}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from purify.core.errors import UserError
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.defenses.students import student_step
 
@@ -25,19 +24,11 @@ def class_features(
     ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(class, positions i64[m] in `ids`, features f64[m d] of those rows) of every class that has rows, found by id."""
-    whole = column_of(tables['features'], ids, 'features').astype(np.float64)
+    whole = tables['features'].of(ids, 'features').astype(np.float64)
     for label in range(num_classes):
         rows = np.flatnonzero(labels == label)
         if len(rows):
             yield label, rows, whole[rows]
-
-
-def column_of(table: Table, ids: np.ndarray, name: str) -> np.ndarray:
-    """The rows of a column that belong to `ids`, whatever the table's own order. Raises `UserError` where one has no row."""
-    missing = np.setdiff1d(ids, table['ids'])
-    if missing.size:
-        raise UserError(f'the table of {name} lacks {missing.size} images (such as id {missing[0]}); measure all of them.')
-    return table.aligned(ids, name, 0)
 
 
 def verdicts(

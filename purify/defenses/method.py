@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from purify.core.errors import UserError
+
 Rows = dict[str, jax.Array]
 Rule = Callable[[Any, Rows], Rows]  # (constants by role, rows [b ...]) -> columns [b ...]; pure, row-wise, traceable
 
@@ -18,9 +20,10 @@ class Step:
     Attributes:
       name: the stage's name, unique in its method.
       kind: what is done (`purify.pipelines.plan.KINDS`): 'classifier' trains one, 'encoder' trains one without labels,
-        'measure' looks at every image and writes numbers, 'decide' draws conclusions from numbers, 'purify' makes images,
-        'rewrite' writes the dataset as it has been decided.
-      inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher'.
+        'measure' looks at every image and writes numbers, 'densities' fits one to the features of each class, 'decide' draws
+        conclusions from numbers, 'purify' makes images, 'rewrite' writes the dataset as it has been decided.
+      inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher', 'encoder' (a finished one from outside),
+        'trusted' (a table that keeps the few images which the defender knows to be clean).
       settings: everything that changes the result. Of 'measure', 'decide' and 'purify', `name` is the rule's in `MEASURES`,
         `DECISIONS` or `PURIFIERS` and the rest are the rule's attributes.
     """
@@ -42,6 +45,7 @@ class Outcome:
       findings: the step whose table holds `flagged` bool[n], and `labels` i32[n] where the method relabels; its facts hold
         `target_labels`, a list, where the method looks for them.
       candidates: the step that measured candidates, from which the report shows how labels change along the rounds.
+      features: the step that measured the features by which it decides, of which the report draws a map.
     """
 
     purified: str | None = None
@@ -49,6 +53,7 @@ class Outcome:
     benign: str | None = None
     findings: str | None = None
     candidates: str | None = None
+    features: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,21 @@ class Table:
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]
 
-    def aligned(self, ids: np.ndarray, name: str, fill: Any) -> np.ndarray:
-        """A column for `ids` [n], `fill` where this table has no such row."""
-        column = self.columns[name]
-        whole = np.full((len(ids), *column.shape[1:]), fill, column.dtype)
-        where = {identity: row for row, identity in enumerate(ids.tolist())}
-        whole[[where[identity] for identity in self.columns['ids'].tolist()]] = column
+    def of(self, ids: np.ndarray, name: str, fill: Any = None) -> np.ndarray:
+        """A column for `ids` [n], whatever the table's own order.
+
+        An id that the table lacks gets `fill`; without one it is a `UserError`.
+        """
+        own, column = self.columns['ids'], self.columns[name]
+        order = np.argsort(own, kind='stable')
+        place = np.searchsorted(own, ids, sorter=order)
+        rows = order[np.minimum(place, len(own) - 1)] if len(own) else np.zeros(len(ids), np.int64)
+        found = own[rows] == ids if len(own) else np.zeros(len(ids), np.bool_)
+        if fill is None and not found.all():
+            missing = ids[~found]
+            raise UserError(f'the table of {name} lacks {missing.size} images (such as id {missing[0]}); measure all of them.')
+        whole = np.full((len(ids), *column.shape[1:]), 0 if fill is None else fill, column.dtype)
+        whole[found] = column[rows[found]]
         return whole
 
 

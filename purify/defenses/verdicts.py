@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.filters import column_of
 from purify.defenses.method import Table
 from purify.defenses.targets import describe, gather_evidence, make_target_rule
 from purify.defenses.transitions import (
@@ -86,7 +85,7 @@ class LabelTransition(Choice):
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """As of `Decision`."""
         names = ('candidates', 'distance', 'raw')
-        candidates, distance, raw = (column_of(tables['candidates'], ids, name) for name in names)
+        candidates, distance, raw = (tables['candidates'].of(ids, name) for name in names)
         given = self.benign == 'given'
         counts = count_labels(candidates, num_classes)
         votes = vote(candidates, counts, first=not given)
@@ -146,16 +145,16 @@ class TrueLabels(Choice):
         """As of `Decision`."""
         del labels, num_classes
         edits, measured = tables['edits'], tables['measured']
-        old = {key: column_of(edits, ids, key) for key in edits.columns if key not in ('ids', 'pick', 'flagged')}
+        old = {key: edits.of(ids, key) for key in edits.columns if key not in ('ids', 'pick', 'flagged')}
         rows = np.flatnonzero(_open(ids, edits, self.again))
-        predicted = column_of(measured, ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
+        predicted = measured.of(ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
         sure = (predicted == old['vote'][rows]) | (not self.agreement)
         settled, predicted = rows[sure], predicted[sure]
         if self.choice == 'agreeing':
-            theirs = column_of(measured, ids[rows], 'candidates')[sure]
+            theirs = measured.of(ids[rows], 'candidates')[sure]
         else:
-            theirs = column_of(tables['candidates'], ids, 'candidates')[settled]
-        distance = column_of(tables['candidates'], ids, 'distance')[settled]
+            theirs = tables['candidates'].of(ids, 'candidates')[settled]
+        distance = tables['candidates'].of(ids, 'distance')[settled]
         new, candidate, keep = old['labels'].copy(), old['candidate'].copy(), old['keep'].copy()
         new[settled], keep[settled] = predicted, True
         candidate[settled] = self.among(distance, theirs, predicted, old['set'][settled])
@@ -166,11 +165,11 @@ class TrueLabels(Choice):
 
 def _open(ids: np.ndarray, edits: Table, again: bool) -> np.ndarray:
     """bool[n]: what `edits` left out, and `again` also what was of S under a target label and has been labelled since."""
-    left = ~column_of(edits, ids, 'keep')
+    left = ~edits.of(ids, 'keep')
     if not again:
         return left
-    aimed_at = np.isin(column_of(edits, ids, 'given'), edits.facts['target_labels'])
-    return left | (aimed_at & (column_of(edits, ids, 'set') == SUSPICIOUS))
+    aimed_at = np.isin(edits.of(ids, 'given'), edits.facts['target_labels'])
+    return left | (aimed_at & (edits.of(ids, 'set') == SUSPICIOUS))
 
 
 def _verdicts(

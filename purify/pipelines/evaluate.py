@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from purify.core import devices
-from purify.core.files import read_json, write_json
+from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.manifest import Manifest
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
@@ -15,6 +15,7 @@ from purify.metrics.intervals import Share, pooled
 from purify.pipelines.chain import Work
 from purify.pipelines.likeness import describe_likeness
 from purify.pipelines.residual import measure_residual
+from purify.pipelines.tables import read_table
 from purify.pipelines.triggered import Bench
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
@@ -73,13 +74,13 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     found: dict[str, Any] = dict.fromkeys(('tpr', 'fpr', 'target_labels', 'label_accuracy'))
     if folder is None:
         return found
-    with np.load(folder / 'findings.npz', allow_pickle=False) as arrays:
-        ids, flagged = arrays['ids'], arrays['flagged']
-        labels = arrays.get('labels', None)
-        keep = arrays.get('keep', np.ones(len(ids), np.bool_))
+    table = read_table(folder)
+    ids, flagged = table['ids'], table['flagged']
+    labels = table.columns.get('labels')
+    keep = table.columns.get('keep', np.ones(len(ids), np.bool_))
     rates = detection_rates(ids, flagged, manifest.ids[manifest.poisoned])
     found |= {'tpr': rates.tpr.value, 'fpr': rates.fpr.value}
-    found['target_labels'] = read_json(folder / 'findings.json').get('target_labels')
+    found['target_labels'] = table.facts.get('target_labels')
     if labels is not None:
         found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
     return found

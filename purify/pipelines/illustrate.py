@@ -60,7 +60,7 @@ def illustrate(work: Work) -> None:
     truth = np.searchsorted(manifest.ids, ids)
     samples = _collect(work, ids)
     rounds = work.settings['remake']['rounds']
-    measured = candidates.columns['candidates'][_rows(candidates, ids)]
+    measured = candidates.of(ids, 'candidates')
     last = np.arange(1, rounds + 1) * (measured.shape[1] // rounds) - 1
     found = {
         'ids': ids,
@@ -68,10 +68,10 @@ def illustrate(work: Work) -> None:
         **{name: getattr(samples, name) for name in (*VIEWS, 'has_purified')},
         'true': manifest.true_labels[truth],
         'label': samples.labels,
-        'new': findings.columns['labels'][_rows(findings, ids)],
+        'new': findings.of(ids, 'labels'),
         'rounds': _remake(work, samples, last),
         'round_labels': measured[:, last],
-        'raw_labels': candidates.columns['raw'][_rows(candidates, ids)],
+        'raw_labels': candidates.of(ids, 'raw'),
     }
     found['heat'], found['heat_labels'] = _look(work, samples)
     for role in [role for role in ANSWERING if role in work.inputs]:
@@ -97,15 +97,9 @@ def choose(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> n
     ids = manifest.ids[manifest.poisoned == poisoned]
     if poisoned:
         return ids[:count]
-    flagged = findings.aligned(manifest.ids, 'flagged', False)[manifest.poisoned == poisoned]
-    anomalous = findings.aligned(manifest.ids, 'set', 0)[manifest.poisoned == poisoned] if 'set' in findings.columns else flagged
+    flagged = findings.of(manifest.ids, 'flagged', False)[manifest.poisoned == poisoned]
+    anomalous = findings.of(manifest.ids, 'set', 0)[manifest.poisoned == poisoned] if 'set' in findings.columns else flagged
     return ids[np.lexsort((ids, anomalous == 0, ~flagged))][:count]
-
-
-def _rows(table: Table, ids: np.ndarray) -> np.ndarray:
-    """Rows of a table that has all of `ids`."""
-    order = np.argsort(table['ids'])
-    return order[np.searchsorted(table['ids'], ids, sorter=order)]
 
 
 def _collect(work: Work, ids: np.ndarray) -> _Samples:

@@ -30,7 +30,7 @@ for run in runs:
     }  # fmt: skip
 last = found[runs[-1].name][0]
 for table, row in found.values():
-    flags, labels = table.aligned(last['ids'], 'flagged', False), table.aligned(last['ids'], 'labels', 0)
+    flags, labels = table.of(last['ids'], 'flagged', False), table.of(last['ids'], 'labels', 0)
     row['same_verdict'] = float(np.mean(flags == last['flagged']))
     row['same_label'] = float(np.mean(labels == last['labels']))
     print(json.dumps(row))

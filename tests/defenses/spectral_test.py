@@ -28,7 +28,7 @@ def test_the_planted_group_is_found_by_id():
     ids, labels, features, bad = planted(shift=20.0)
     found = Spectral(remove=9 / 60).decide(ids, labels, {'features': features}, 3)
     np.testing.assert_array_equal(found['flagged'][labels == 1], bad[labels == 1])
-    in_order = features.aligned(ids, 'features', 0)
+    in_order = features.of(ids, 'features')
     for label in range(3):
         rows = labels == label
         scores = by_hand(in_order[rows])
