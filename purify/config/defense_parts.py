@@ -103,18 +103,81 @@ def dbd(
 
     `batch` and `lr` are the encoder's. How long the last part trains is said by `student`.
     """
-    usual = {'crop': (0.2, 1.0), 'flip': 0.5, 'jitter': 0.8, 'strength': 0.4, 'grey': 0.2}
     return ConfigDict(
         {
             'name': 'dbd',
             'encoder': {'epochs': float(encoder_epochs), 'batch': batch, 'lr': lr, 'temperature': 0.5, 'projection': 128},
-            'views': usual | (views or {}),
+            'views': random_views(**(views or {})),
             'head': {'epochs': float(head_epochs), 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0},
             'credible': 0.5,
             'mixmatch': {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5},
         }
         | changes
     )
+
+
+def random_views(**changes: Any) -> dict[str, Any]:
+    """What contrast sees of an image: SimCLR's views as its authors make them on CIFAR-10; `blur` .5 is theirs for large images."""
+    usual = {
+        'crop': (0.2, 1.0),
+        'flip': 0.5,
+        'jitter': 0.8,
+        'strength': 0.4,
+        'grey': 0.2,
+        'rotation': 0.0,
+        'blur': 0.0,
+        'noise': 0.0,
+    }
+    return usual | changes
+
+
+def simclr(network: ConfigDict, optim: ConfigDict, *, epochs: float, batch: int = 256, **changes: Any) -> dict[str, Any]:
+    """An encoder trained by contrast on the images, labels unseen (Chen 2020); `views` is of `random_views`."""
+    own = {'temperature': 0.5, 'projection': 128, 'views': random_views()}
+    return {'network': network, 'optim': optim, 'epochs': float(epochs), 'batch': batch} | own | changes
+
+
+def relabel(encoder: dict[str, Any] | None = None, *, features: str = 'simclr', **changes: Any) -> ConfigDict:
+    """Generative relabelling (Sabolić 2024): a density for the features of each class, the classes that poison bends, new labels.
+
+    `features` are those of an `encoder` trained in the run ('simclr'), of the 'teacher', or of a finished 'encoder', which is a
+    part of the config. Numbers are the paper's: beta_ND .6, beta_D .05, lambda .75, alpha .15, 30 bins, 50 epochs of Adam.
+    """
+    flows = {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
+    fit = {'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1}
+    own = {'features': features} | ({'encoder': encoder} if features == 'simclr' else {})
+    tests = {'nondisruptive': 0.6, 'disruptive': 0.05, 'valley': 0.75, 'bins': 30, 'alpha': 0.15}
+    return ConfigDict({'name': 'relabel'} | own | {'flows': flows, 'fit': fit} | tests | changes)
+
+
+def nad(*, finetune_epochs: float = 10, epochs: float = 20, lr: float = 0.01, **changes: Any) -> ConfigDict:
+    """Neural attention distillation (Li 2021): the poisoned network, tuned on clean images, teaches itself where to look.
+
+    Both parts train on the `trusted` images alone, at the peak rate `lr`.
+    """
+    part = {'epochs': float(finetune_epochs), 'lr': lr}
+    return ConfigDict(
+        {'name': 'nad', 'finetune': part, 'epochs': float(epochs), 'lr': lr, 'beta': (1000.0,), 'power': 2.0} | changes
+    )
+
+
+def asd(*, rounds: tuple[int, int, int] = (12, 6, 6), **changes: Any) -> ConfigDict:
+    """Adaptive splitting (Gao 2023): trains on the images it believes, and chooses them anew in every round.
+
+    Rounds are of its three phases (by class; over all; by how fast a copy learns), of equal lengths, which together are those of
+    the student; the authors' phases have 60, 30 and 30 epochs, with a new choice every 5 (1 in the last two).
+    """
+    copy = {'epochs': 1.0, 'lr': 0.015, 'groups': 2}
+    mixmatch = {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
+    loss = {'alpha': 0.1, 'beta': 1.0}
+    return ConfigDict(
+        {'name': 'asd', 'rounds': rounds, 'add': 10, 'share': 0.5, 'loss': loss, 'copy': copy, 'mixmatch': mixmatch} | changes
+    )
+
+
+def trusted(*, per_class: int = 0, share: float = 0.0) -> ConfigDict:
+    """Training images that the defender knows to be clean: so many of each class, or a share of all. Few defences need them."""
+    return ConfigDict({'per_class': per_class, 'share': share})
 
 
 def evaluation(features: str = 'student', residual: bool = False) -> ConfigDict:

@@ -12,11 +12,17 @@ from purify.config.attack_parts import attack, given, set_attack
 from purify.config.defense_parts import (
     abl,
     activation_clustering,
+    asd,
     augmentations,
     dataelixir,
     dbd,
     evaluation,
+    nad,
+    random_views,
+    relabel,
+    simclr,
     spectral,
+    trusted,
     variations,
     vary_latents,
     vary_pixels,
@@ -24,9 +30,9 @@ from purify.config.defense_parts import (
 from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim, small_classifier
 
 __all__ = [
-    'abl', 'activation_clustering', 'adversarial', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
-    'distill', 'evaluation', 'given', 'network', 'optim', 'set_attack', 'small_classifier', 'spectral', 'variations',
-    'vary_latents', 'vary_pixels',
+    'abl', 'activation_clustering', 'adversarial', 'asd', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
+    'distill', 'evaluation', 'given', 'nad', 'network', 'optim', 'random_views', 'relabel', 'set_attack', 'simclr',
+    'small_classifier', 'spectral', 'trusted', 'variations', 'vary_latents', 'vary_pixels',
 ]  # fmt: skip
 
 STRONG_AUGMENTATIONS = {  # Struppek 2023, ablation 'augmentations'
@@ -67,6 +73,11 @@ def source(name: str, *, size_px: int, channels: int = 3, **changes: Any) -> Con
 
 def loaded_prior(load: str, revision: str = '') -> ConfigDict:
     """A finished prior: 'digits' (embedded), a folder in diffusers format, a finished stage, or a hub id."""
+    return ConfigDict({'load': load, 'revision': revision})
+
+
+def loaded_encoder(load: str, revision: str = '') -> ConfigDict:
+    """A finished encoder: a CLIP folder or hub id ('openai/clip-vit-base-patch32'), or the folder of an encoder or classifier."""
     return ConfigDict({'load': load, 'revision': revision})
 
 
