@@ -50,6 +50,7 @@ setup(
         'tpu': ['jax[tpu]'],
         'tensorboard': ['tensorboardX>=2.6'],
         'wandb': ['wandb>=0.19'],
+        'umap': ['umap-learn>=0.5.7'],  # the report's map of features; principal components else
         'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
         'dev': [
             'opencv-python-headless>=4.10',

@@ -14,7 +14,7 @@ steps, to see that everything runs (two minutes). DIR holds train.npz and test.n
 Measured numbers stand in the README.
 """
 
-from purify.config import attack_parts, dataelixir, parts
+from purify.config import attack_parts, cleaners, parts
 from purify.config.arguments import parse_words
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
@@ -32,7 +32,7 @@ def get_config(arg=None):
         smoke=False,
         defense='variations',
     )
-    if words.defense not in (known := (*dataelixir.METHODS, 'none', 'variations')):
+    if words.defense not in (known := (*cleaners.METHODS, 'none', 'variations')):
         raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
     if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
         raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
@@ -86,7 +86,7 @@ def _defended(config, words, vary, prior, *, dtype, dbd, semi_steps):
         config.defense, config.prior = parts.variations(vary, dtype=dtype), prior
         config.evaluation = parts.evaluation()
         return config
-    dataelixir.defend(config, words.defense, chain={'dtype': dtype}, dbd=dbd, semi_steps=semi_steps)
+    cleaners.defend(config, words.defense, {'dataelixir': {'dtype': dtype}, 'dbd': dbd}, semi_steps=semi_steps)
     if words.defense == 'dataelixir':
         config.prior = prior
     return config

@@ -18,7 +18,7 @@ ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels h
 more). Three variations instead of one: they carry the student's ACC.
 """
 
-from purify.config import attack_parts, dataelixir, parts
+from purify.config import attack_parts, cleaners, parts
 from purify.config.arguments import parse_words
 
 
@@ -26,7 +26,7 @@ def get_config(arg=None):
     words = parse_words(
         arg, attack='patch', defense='variations', distill=True, rate='usual', seed=0, source='digits', size_px=32, channels=3
     )
-    if words.defense not in (known := (*dataelixir.METHODS, 'augmentations', 'none', 'variations')):
+    if words.defense not in (known := (*cleaners.METHODS, 'augmentations', 'none', 'variations')):
         raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
     config = parts.run_config('quickstart', words.seed, shard_size=100, save_every=100)
     if words.source == 'digits':
@@ -42,8 +42,8 @@ def get_config(arg=None):
     parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
     if words.defense == 'none':
         return config
-    if words.defense in dataelixir.METHODS:
-        dataelixir.defend(config, words.defense, dbd=dataelixir.SMALL_DBD, semi_steps=1500, abl=dataelixir.SMALL_ABL)
+    if words.defense in cleaners.METHODS:
+        cleaners.defend(config, words.defense, cleaners.SMALL, semi_steps=1500)
         if words.defense == 'dataelixir':
             config.prior = prior
         return config

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from purify.config import attack_parts, parts
+from purify.config import attack_parts, cleaners, parts
 from purify.config.arguments import parse_words
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
@@ -64,7 +64,7 @@ def _digits(words: Any) -> ConfigDict:
     config.teacher = parts.small_classifier({'pad_crop': {'pad_px': 1}}, parts.classify(), epochs=30)
     own = parts.trained_prior(channels=(24, 48, 64), steps=2500, batch=64, lr=2e-3, size_px=16, stored_dtype='float16')
     attack = {'usual': 'patch', 'changes': attack_parts.ON_DIGITS}
-    return _complete(config, words, attack=attack, prior='digits', own_prior=own, dbd=SMALL_DBD, semi_steps=1500, abl=SMALL_ABL)
+    return _complete(config, words, attack=attack, prior='digits', own_prior=own, recipes=cleaners.SMALL, semi_steps=1500)
 
 
 def _cifar10(words: Any) -> ConfigDict:
@@ -74,7 +74,7 @@ def _cifar10(words: Any) -> ConfigDict:
     config.teacher = _victim('preact_resnet18', lr=0.01, epochs=100, batch=128, augment=augment, **_CIFAR)
     own = parts.wide_prior(channels=(128, 256, 256, 256), attention_levels=1, steps=100_000, batch=128, lr=2e-4, size_px=32)
     attack = {'usual': 'dataelixir_patch', 'changes': attack_parts.ON_FULL}
-    rest: Any = {'dbd': {'encoder_epochs': 1000}, 'semi_steps': 194_560}
+    rest: Any = {'recipes': {'dbd': {'encoder_epochs': 1000}}, 'semi_steps': 194_560}
     return _complete(config, words, attack=attack, prior='google/ddpm-cifar10-32', own_prior=own, held_out=10_000, **rest)
 
 
@@ -92,7 +92,7 @@ def _tiny(words: Any) -> ConfigDict:
         chain = {'start': 1200, 'sampler': {'name': 'ddpm', 'variance': 'learned_range', 'clip_sample': True}}
     attack = {'usual': 'dataelixir_patch', 'changes': attack_parts.ON_FULL, 'size_px': 8}
     places = {'prior': './priors/imagenet64', 'weights': './weights/efficientnet_b4.safetensors'}
-    rest: Any = {'dbd': {'encoder_epochs': 1000, 'batch': 256}, 'semi_steps': 194_560} | places
+    rest: Any = {'recipes': {'dbd': {'encoder_epochs': 1000, 'batch': 256}}, 'semi_steps': 194_560} | places
     return _complete(config, words, attack=attack, own_prior=own, held_out=20_000, chain=chain, **rest)
 
 
@@ -104,15 +104,11 @@ def _lfw(words: Any) -> ConfigDict:
     own = parts.wide_prior(channels=(128, 256, 256, 512), attention_levels=2, steps=50_000, batch=64, lr=1e-4, size_px=64)
     attack = {'usual': 'dataelixir_patch', 'changes': attack_parts.ON_FULL | _LARGE, 'size_px': 28}
     places = {'prior': 'google/ddpm-celebahq-256', 'weights': './weights/vggface.safetensors'}
-    rest: Any = {'dbd': {'encoder_epochs': 1000, 'batch': 64, 'lr': 0.05}, 'semi_steps': 20_000} | places
+    rest: Any = {'recipes': {'dbd': {'encoder_epochs': 1000, 'batch': 64, 'lr': 0.05}}, 'semi_steps': 20_000} | places
     return _complete(config, words, attack=attack, own_prior=own, held_out=500, **rest)
 
 
 SETTINGS = {'digits': _digits, 'cifar10': _cifar10, 'tiny': _tiny, 'lfw': _lfw}
-SMALL_DBD = {'encoder_epochs': 60, 'batch': 200, 'lr': 0.1, 'views': {'crop': (0.6, 1.0), 'flip': 0.0, 'grey': 0.0}}
-# A small network learns 800 images in few epochs, and a hundredth of them is eight.
-SMALL_ABL = {'isolate_epochs': 2, 'unlearn_epochs': 5, 'share': 0.05}
-SMALL_DBD |= {'mixmatch': {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 1, 'flip': 0.0}}
 
 
 def _config(words: Any, source: str, *, size_px: int, batch_per_device: int, shard_size: int = 1000, **data: Any) -> ConfigDict:
@@ -135,12 +131,11 @@ def _complete(
     attack: dict[str, Any],
     prior: str,
     own_prior: ConfigDict,
-    dbd: dict[str, Any],
+    recipes: dict[str, dict[str, Any]],
     semi_steps: int,
     held_out: int = 0,
     weights: str = '',
     chain: dict[str, Any] | None = None,
-    abl: dict[str, Any] | None = None,
 ) -> ConfigDict:
     """Weights, attack, defence and prior of a config that has its source and teacher.
 
@@ -157,7 +152,8 @@ def _complete(
         return config
     fast = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
     chain = fast | ((chain or {}) if words.prior == 'usual' else {}) | _asked(words)
-    defend(config, words.defense, exact=words.exact, released=words.released, chain=chain, dbd=dbd, semi_steps=semi_steps, abl=abl)
+    own = {'dataelixir': {'exact': words.exact, 'released': words.released} | chain}
+    cleaners.defend(config, words.defense, recipes | own, semi_steps=semi_steps)
     if words.defense != 'dataelixir':
         return config
     if words.prior not in ('train', 'poisoned'):
@@ -172,45 +168,9 @@ def _complete(
     return config
 
 
-def defend(
-    config: ConfigDict,
-    name: str,
-    *,
-    dbd: dict[str, Any],
-    semi_steps: int,
-    exact: bool = False,
-    released: bool = False,
-    chain: dict[str, Any] | None = None,
-    abl: dict[str, Any] | None = None,
-) -> None:
-    """Gives a config that has its teacher one of `METHODS`: the parts `defense`, `student` and `evaluation`.
-
-    The student has the teacher's network and recipe. ABL's lengths are the shares 20, 60 and 5 of 100 epochs that its authors
-    give, at the recipe's rate, but for what `abl` says; DBD's last part has Adam and `semi_steps`, as its authors'.
-    """
-    teacher: Any = config.teacher
-    student: Any = ConfigDict(teacher.to_dict() | {'objective': parts.classify(), 'load': ''})
-    if name == 'dataelixir':
-        config.defense = parts.dataelixir(exact=exact, released=released, **(chain or {}))
-    elif name == 'abl':
-        shares = {
-            f'{part}_epochs': share * teacher.epochs for part, share in (('isolate', 0.2), ('finetune', 0.6), ('unlearn', 0.05))
-        }
-        config.defense = parts.abl(**shares | {'lr': teacher.optim.lr} | (abl or {}))
-    elif name == 'dbd':
-        config.defense = parts.dbd(**dbd)
-        student.optim = parts.optim('adam', lr=2e-3, schedule='constant')
-        student.epochs, student.steps, student.batch, student.init_from = 0, semi_steps, 64, ''
-    else:
-        config.defense = parts.activation_clustering() if name == 'activation_clustering' else parts.spectral()
-    config.student = student
-    if name not in ('abl', 'dbd'):  # which purify no dataset
-        config.evaluation = parts.evaluation()
-
-
 # the tables: every point is one run, whose teacher is the column 'no defense' ----------------------------------------------
 
-FOUND = ('blended', 'sample_specific', 'fitted_low_frequency', 'label_consistent', 'dct', 'warp', 'input_aware', 'lira')
+OTHER_ATTACKS = ('blended', 'sample_specific', 'fitted_low_frequency', 'label_consistent', 'dct', 'warp', 'input_aware', 'lira')
 
 
 def words_each(name: str, values: tuple[Any, ...]) -> Points:
@@ -225,7 +185,7 @@ def setting_each(name: str, values: tuple[Any, ...]) -> Points:
 
 def table1() -> Points:
     """The nine attacks, each against the four baselines and DataElixir."""
-    for attack in ('usual', *FOUND):
+    for attack in ('usual', *OTHER_ATTACKS):
         yield from ({'words': {'attack': attack, 'defense': defense}} for defense in (*BASELINES, 'dataelixir'))
 
 

@@ -141,13 +141,20 @@ def relabel(encoder: dict[str, Any] | None = None, *, features: str = 'simclr', 
     """Generative relabelling (Sabolić 2024): a density for the features of each class, the classes that poison bends, new labels.
 
     `features` are those of an `encoder` trained in the run ('simclr'), of the 'teacher', or of a finished 'encoder', which is a
-    part of the config. Numbers are the paper's: beta_ND .6, beta_D .05, lambda .75, alpha .15, 30 bins, 50 epochs of Adam.
+    part of the config. Numbers are the paper's: beta_ND .6, beta_D .05, alpha .15, 50 epochs of Adam; `paper_valley` is its test
+    for disruptive poison.
     """
     flows = {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
     fit = {'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1}
     own = {'features': features} | ({'encoder': encoder} if features == 'simclr' else {})
-    tests = {'nondisruptive': 0.6, 'disruptive': 0.05, 'valley': 0.75, 'bins': 30, 'alpha': 0.15}
+    outlying = {'name': 'outlying', 'share': 0.05, 'quantile': 0.01, 'level': 0.05, 'score': 'outside'}
+    tests = {'nondisruptive': 0.6, 'disruptive': outlying, 'alpha': 0.15}
     return ConfigDict({'name': 'relabel'} | own | {'flows': flows, 'fit': fit} | tests | changes)
+
+
+def paper_valley() -> dict[str, Any]:
+    """Sabolić's test for disruptive poison: beta_D .05, lambda .75, 30 bins."""
+    return {'name': 'valley', 'share': 0.05, 'limit': 0.75, 'bins': 30, 'score': 'ratio'}
 
 
 def nad(*, finetune_epochs: float = 10, epochs: float = 20, lr: float = 0.01, **changes: Any) -> ConfigDict:

@@ -18,6 +18,7 @@ from purify.config.defense_parts import (
     dbd,
     evaluation,
     nad,
+    paper_valley,
     random_views,
     relabel,
     simclr,
@@ -31,7 +32,7 @@ from purify.config.training_parts import adversarial, classifier, classify, dist
 
 __all__ = [
     'abl', 'activation_clustering', 'adversarial', 'asd', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
-    'distill', 'evaluation', 'given', 'nad', 'network', 'optim', 'random_views', 'relabel', 'set_attack', 'simclr',
+    'distill', 'evaluation', 'given', 'nad', 'network', 'optim', 'paper_valley', 'random_views', 'relabel', 'set_attack', 'simclr',
     'small_classifier', 'spectral', 'trusted', 'variations', 'vary_latents', 'vary_pixels',
 ]  # fmt: skip
 

@@ -10,6 +10,7 @@ def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **c
     own = {
         'adam': {'b1': 0.9, 'b2': 0.999},
         'adamw': {'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4},
+        'lars': {'momentum': 0.9, 'weight_decay': 1e-6, 'trust_coefficient': 1e-3},
         'sgd': {'momentum': 0.9, 'nesterov': False, 'weight_decay': 5e-4},
     }
     if name not in own:

@@ -84,6 +84,31 @@ class PadCrop(Augmentation):
 
 
 @dataclasses.dataclass(frozen=True)
+class ResizedCrop(Augmentation):
+    """Cut out a random box and bring it to the image's size, bilinear and antialiased (Szegedy et al. 2015).
+
+    The box has a share of the area from `scale`, and a width to height from 3/4 to 4/3, evenly on a logarithm; sides longer than
+    the image's are cut to it.
+    """
+
+    scale: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f'scale={self.scale} is no range of shares of the area. Set it to (low, high), 0 < low <= high <= 1.')
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """`image: u8[h w c]` -> the enlarged cut."""
+        height, width, _ = image.shape
+        area = rng.uniform(*self.scale) * height * width
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        across, down = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+        left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
+        box = (left, top, left + across, top + down)
+        return _to_array(_to_pillow(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+@dataclasses.dataclass(frozen=True)
 class ColourJitter(Augmentation):
     """Brightness, contrast and saturation by factors from [1 - s, 1 + s], hue by a shift from [-s, s], in random order.
 
@@ -188,6 +213,7 @@ AUGMENTATIONS = Registry(
     'augmentation',
     flip=Flip,
     pad_crop=PadCrop,
+    resized_crop=ResizedCrop,
     colour_jitter=ColourJitter,
     rotation=Rotation,
     affine=Affine,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.filters import verdicts
+from purify.defenses.filters import lowest, verdicts
 from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.students import train_part
 from purify.train.unlearning import HELD
 
 
@@ -44,9 +45,9 @@ class AntiBackdoor:
         data, lowest = {'data': 'poisoned'}, {'name': 'lowest_losses', 'share': self.share}
         measured = {'poisoned': 'poisoned', 'losses': 'losses'}
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
-        first = _training(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
-        middle = _training(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0}, constant=False)
-        last = _training(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
+        first = train_part(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
+        middle = train_part(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0})
+        last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
         steps = (
             Step('isolation', 'classifier', data, first),
             Step('losses', 'measure', {'poisoned': 'poisoned', 'classifier': 'isolation'}, {'name': 'predictions'}),
@@ -56,16 +57,6 @@ class AntiBackdoor:
             Step('student', 'classifier', data | {'edits': 'forgotten', 'init': 'finetuned'}, last),
         )
         return Method(steps, Outcome(classifier='student', findings='isolated'))
-
-
-def _training(student: dict[str, Any], part: dict[str, Any], objective: dict[str, Any], *, constant: bool) -> dict[str, Any]:
-    """The student's config with the length, rate and objective of one part."""
-    optim = student['optim'] | {'lr': part['lr']}
-    if constant:
-        optim = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
-        optim |= {'schedule': 'constant', 'warmup': 0.0}
-    fresh = {'epochs': part['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}
-    return student | fresh | {'optim': optim}
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,7 @@ class LowestLosses:
         """See `Decision`; reads the table 'losses'."""
         del num_classes
         losses = tables['losses'].of(ids, 'loss')
-        flagged = np.zeros(len(ids), np.bool_)
-        flagged[np.lexsort((ids, losses))[: max(1, round(self.share * len(ids)))]] = True
+        flagged = lowest(losses, ids, max(1, round(self.share * len(ids))))
         keep = flagged if self.keep == 'lowest' else ~flagged
         highest = float(losses[flagged].max())
         facts = {'share': self.share, 'isolated': int(flagged.sum()), 'highest_loss': highest}

@@ -1,20 +1,20 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.defenses.candidates import Candidates
+from purify.defenses.candidates import Chain
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.students import student_step
 from purify.defenses.verdicts import LabelTransition
 
 
 @dataclass(frozen=True)
-class DataElixir:
+class DataElixir(Chain):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
 
-    Attributes: those of `Candidates` (the chain), `LabelTransition` and `Choice` (the readings), and
+    Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
       final: whether the model of the second stage labels the 'rest' of S under the target labels (section 3.5), or 'all' of
         it, what vote and model agreed on before included, and chooses their candidates anew (the released code).
       finetune: of the benign model's second stage, `epochs_share` and `lr_share` of the student's epochs and learning rate.
@@ -22,16 +22,6 @@ class DataElixir:
     With labels='vote' there is no benign model: `final` and `finetune` have no effect.
     """
 
-    rounds: int
-    start: int
-    steps: int
-    window: int
-    kept: int
-    sampler: dict[str, Any]
-    forward: str
-    state: str
-    levels: str
-    dtype: str
     tau: float
     rank: float
     benign: str
@@ -43,7 +33,7 @@ class DataElixir:
     finetune: dict[str, float]
 
     def __post_init__(self) -> None:
-        Candidates(**self._chain())
+        super().__post_init__()
         LabelTransition(**self._readings())
         if self.final not in ('rest', 'all'):
             raise UserError(f"defense.final={self.final!r}: choose 'rest' or 'all'.")
@@ -107,8 +97,7 @@ class DataElixir:
         return Step(name, 'purify', inputs, {'name': 'remade', **self._chain()})
 
     def _chain(self) -> dict[str, Any]:
-        names = ('rounds', 'start', 'steps', 'window', 'kept', 'sampler', 'forward', 'state', 'levels', 'dtype')
-        return {name: getattr(self, name) for name in names}
+        return {field.name: getattr(self, field.name) for field in fields(Chain)}
 
     def _choice(self) -> dict[str, Any]:
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}

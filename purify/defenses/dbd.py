@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.defenses.encoders import encoder_step
+from purify.defenses.filters import lowest
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.train.losses import check_symmetric
 
@@ -50,7 +52,7 @@ class Decoupling:
         last = student | {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}}
         look = {'poisoned': 'poisoned'}
         steps = (
-            Step('encoder', 'encoder', {'data': 'poisoned'}, self._encoder(student)),
+            self._encoder(student),
             Step('head', 'classifier', {'data': 'poisoned', 'init': 'encoder'}, self._head(student)),
             Step('losses', 'measure', look | {'classifier': 'head'}, {'name': 'predictions', 'loss': 'sce'} | losses),
             Step('split', 'decide', look | {'losses': 'losses'}, believed),
@@ -60,16 +62,10 @@ class Decoupling:
         )
         return Method(steps, Outcome(classifier='student', findings='verdicts'))
 
-    def _encoder(self, student: dict[str, Any]) -> dict[str, Any]:
+    def _encoder(self, student: dict[str, Any]) -> Step:
         rate = {'lr': self.encoder['lr'], 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0}
-        own = {'epochs': self.encoder['epochs'], 'steps': 0, 'batch': self.encoder['batch'], 'accumulate': 1}
-        return own | {
-            'network': student['network'],
-            'optim': {'name': 'sgd', 'momentum': MOMENTUM, 'nesterov': False, 'weight_decay': DECAY} | rate,
-            'augment': {},
-            'objective': {'name': 'contrast', 'temperature': self.encoder['temperature'], 'views': self.views},
-            'projection': self.encoder['projection'],
-        }
+        optim = {'name': 'sgd', 'momentum': MOMENTUM, 'nesterov': False, 'weight_decay': DECAY} | rate
+        return encoder_step(self.encoder | {'network': student['network'], 'optim': optim, 'views': self.views})
 
     def _head(self, student: dict[str, Any]) -> dict[str, Any]:
         rate = {'lr': self.head['lr'], 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0}
@@ -88,8 +84,7 @@ class Credible:
         """See `Decision`; reads the table 'losses'."""
         del num_classes
         losses = tables['losses'].of(ids, 'loss')
-        keep = np.zeros(len(ids), np.bool_)
-        keep[np.lexsort((ids, losses))[: max(1, round(self.share * len(ids)))]] = True
+        keep = lowest(losses, ids, max(1, round(self.share * len(ids))))
         facts = {'share': self.share, 'credible': int(keep.sum()), 'highest_loss': float(losses[keep].max())}
         columns = {'ids': ids, 'keep': keep, 'labels': labels.astype(np.int32), 'candidate': np.full(len(ids), -1, np.int32)}
         return Table(columns | {'loss': losses}, facts)

@@ -17,7 +17,7 @@ def filter_method(name: str, settings: dict[str, Any], student: dict[str, Any]) 
         Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
         student_step(student, 'purified'),
     )
-    return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts'))
+    return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts', features='features'))
 
 
 def class_features(
@@ -29,6 +29,13 @@ def class_features(
         rows = np.flatnonzero(labels == label)
         if len(rows):
             yield label, rows, whole[rows]
+
+
+def lowest(numbers: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """Which of `numbers` [n] are the `count` lowest, bool[n]; equal ones go by `ids`."""
+    found = np.zeros(len(ids), np.bool_)
+    found[np.lexsort((ids, numbers))[:count]] = True
+    return found
 
 
 def verdicts(

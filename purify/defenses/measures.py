@@ -1,4 +1,4 @@
-"""What a classifier says of every image: its answer, its loss on the given label, its features."""
+"""What a network says of every image: a classifier its answer, its loss on the given label, its features; an encoder a point."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,5 +69,21 @@ class Features:
             features = features.astype(jnp.float32)
             finite = jnp.isfinite(features).all(-1) & jnp.isfinite(logits).all(-1)
             return {'features': features, 'label': logits.argmax(-1).astype(jnp.int32), 'finite': finite}
+
+        return measure
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What an encoder makes of every image -> {'features' f32[b d], 'finite' bool[b]}."""
+
+    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+        """See `Measure`; needs the model 'encoder'."""
+        del shape, seed, class_names
+        embed = models['encoder'].embed
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            features = embed(constants['encoder'], unit_images(rows))
+            return {'features': features, 'finite': jnp.isfinite(features).all(-1)}
 
         return measure

@@ -107,8 +107,9 @@ class Measure(Protocol):
         """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
 
         `models` by role: 'prior' (`purify.defenses.priors.Prior`), 'classifier' (has `answer(weights, images f32[b h w c] in
-        [0, 1]) -> (logits f32[b k], features f32[b d])`). The constants handed to the rule are their weights, by role. A
-        column `finite` bool[b] says which rows came out as numbers; the stage refuses others and does not keep it.
+        [0, 1]) -> (logits f32[b k], features f32[b d])`), 'encoder' (has `embed(weights, images) -> f32[b d]`). The
+        constants handed to the rule are their weights, by role. A column `finite` bool[b] says which rows came out as numbers;
+        the stage refuses others and does not keep it.
         """
         ...
 

@@ -3,10 +3,13 @@
 from purify.core.registry import Registry
 from purify.defenses.abl import AntiBackdoor, LowestLosses
 from purify.defenses.activation_clustering import ActivationClustering
+from purify.defenses.asd import AdaptiveSplitting, EasiestByClass, EasiestOfAll
 from purify.defenses.candidates import Candidates, Remake
 from purify.defenses.dataelixir import DataElixir
 from purify.defenses.dbd import Credible, Decoupling, Guessed
-from purify.defenses.measures import Features, Predictions
+from purify.defenses.measures import Embeddings, Features, Predictions
+from purify.defenses.nad import AttentionDistillation
+from purify.defenses.relabel import Relabel, Relabelling
 from purify.defenses.spectral import Spectral
 from purify.defenses.students import Augmentations, NoDefense
 from purify.defenses.variations import Variations
@@ -18,14 +21,17 @@ DEFENSES = Registry(
     augmentations=Augmentations,
     variations=Variations,
     dataelixir=DataElixir,
+    relabel=Relabelling,
     abl=AntiBackdoor,
     activation_clustering=ActivationClustering,
     spectral=Spectral,
     dbd=Decoupling,
+    asd=AdaptiveSplitting,
+    nad=AttentionDistillation,
 )
 
 # The protocols of the three are in `purify.defenses.method`.
-MEASURES = Registry('measure', candidates=Candidates, features=Features, predictions=Predictions)
+MEASURES = Registry('measure', candidates=Candidates, embeddings=Embeddings, features=Features, predictions=Predictions)
 DECISIONS = Registry(
     'decision',
     label_transition=LabelTransition,
@@ -33,8 +39,11 @@ DECISIONS = Registry(
     true_labels=TrueLabels,
     activation_clustering=ActivationClustering,
     lowest_losses=LowestLosses,
+    relabel=Relabel,
     spectral=Spectral,
     credible=Credible,
     guessed=Guessed,
+    easiest_by_class=EasiestByClass,
+    easiest_of_all=EasiestOfAll,
 )
 PURIFIERS = Registry('purifier', variations=Variations, remade=Remake)

@@ -13,6 +13,22 @@ def student_step(student: dict[str, Any], data: str) -> Step:
     return Step('student', 'classifier', inputs, student)
 
 
+def at_constant_rate(optim: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser without its schedule."""
+    kept = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
+    return kept | {'schedule': 'constant', 'warmup': 0.0}
+
+
+def train_part(
+    student: dict[str, Any], part: dict[str, Any], objective: dict[str, Any], *, constant: bool = False
+) -> dict[str, Any]:
+    """The student's config with the `epochs`, `lr` and objective of one part of a defence; the rate may be `constant`."""
+    optim = student['optim'] | {'lr': part['lr']}
+    optim = at_constant_rate(optim) if constant else optim
+    fresh = {'epochs': part['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}
+    return student | fresh | {'optim': optim}
+
+
 @dataclass(frozen=True)
 class NoDefense:
     """Nothing but the teacher: what training on the poisoned dataset does."""

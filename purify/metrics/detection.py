@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from scipy import stats
 
 from purify.core.errors import UserError
 from purify.metrics.intervals import Share, share_of
@@ -55,6 +56,31 @@ def label_accuracy(ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, tr
     order = np.argsort(true_ids)
     places = order[np.searchsorted(true_ids, ids, sorter=order)]
     return share_of(labels == true_labels[places])
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray | None = None) -> float | None:
+    """The chance that a positive sample scores higher than a negative one of its own group; a tie counts half.
+
+    `scores: f[n]`, `positive: bool[n]`, `groups: int[n]` (None: all are one group). Scores are never compared across groups:
+    the pairs of each are counted and added up, so a group weighs as many pairs as it has. None where there is no pair. Raises
+    `UserError` for scores that are NaN and for lists of unlike lengths.
+    """
+    scores, positive = np.asarray(scores, np.float64), np.asarray(positive)
+    groups = np.zeros(scores.shape, np.int64) if groups is None else np.asarray(groups)
+    if scores.ndim != 1 or positive.shape != scores.shape or groups.shape != scores.shape or positive.dtype != np.bool_:
+        raise UserError(
+            f'{scores.shape} scores, {positive.dtype}{list(positive.shape)} positives and groups {groups.shape} do not fit. '
+            'Give one of each per sample.'
+        )
+    if np.isnan(scores).any():
+        raise UserError(f'{np.count_nonzero(np.isnan(scores))} scores are NaN. Give each sample a number.')
+    wins, pairs = 0.0, 0
+    for group in np.unique(groups):
+        own = groups == group
+        hits = int(positive[own].sum())
+        wins += float(stats.rankdata(scores[own])[positive[own]].sum()) - hits * (hits + 1) / 2
+        pairs += hits * int((~positive[own]).sum())
+    return wins / pairs if pairs else None
 
 
 def _unique(ids: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from purify.core.errors import UserError
 
 GROUPS = 8  # of channels, per image, with norm='group'
 NORMS = ('batch', 'group')
+STEMS = ('small', 'imagenet')  # a 3x3 convolution; a 7x7 of stride 2 and a max pool
 
 conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -20,6 +21,8 @@ class ClassifierNetwork(nnx.Module):
 
     `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or one each. Networks that drop
     units in training need a `key` then; the others pass over it. Raises `UserError` for settings that build nothing.
+
+    The maps come of `enter` and one `group` of layers after the other; `stages` holds how many blocks are in each group.
     """
 
     def __init__(self, *, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], **sizes: int):
@@ -36,10 +39,42 @@ class ClassifierNetwork(nnx.Module):
         self.mean, self.std = tuple(mean), tuple(std)
 
     head: nnx.Linear
+    stages: tuple[int, ...]
+
+    def enter(self, images: jax.Array, train: bool) -> jax.Array:
+        """Normalised images -> what the first group reads."""
+        raise NotImplementedError
+
+    def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+        """What group `number` (from 0) makes of what the one before it gave, both [b h w d], of any size and float type."""
+        raise NotImplementedError
+
+    def groups(self, images: jax.Array, *, train: bool, key: jax.Array | None = None, still: int = 0) -> tuple[jax.Array, ...]:
+        """`images: f32[b h w c] in [0, 1]` -> the feature maps after each group, `f32[b h' w' d]`; the last are `maps`.
+
+        No gradient reaches the first `still` groups and what is before them; their running statistics move all the same. Raises
+        `UserError` where there are fewer groups.
+        """
+        if not 0 <= still <= len(self.stages):
+            raise UserError(
+                f'the first {still} groups of layers were to stay as they are, but this {type(self).__name__} has '
+                f'{len(self.stages)}. Choose from 0 to {len(self.stages)}.'
+            )
+        x, maps = self.enter(self.normalise(images), train), []
+        for number in range(len(self.stages)):
+            x = self.group(number, x, train, key)
+            x = jax.lax.stop_gradient(x) if number < still else x
+            maps.append(x.astype(jnp.float32))
+        return tuple(maps)
+
+    def members(self, number: int) -> range:
+        """The places of the blocks of group `number` among all."""
+        first = sum(self.stages[:number])
+        return range(first, first + self.stages[number])
 
     def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> the last feature maps, `f32[b h' w' d]`."""
-        raise NotImplementedError
+        return self.groups(images, train=train, key=key)[-1]
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """`maps` -> what the head reads, `f32[b d]`."""
@@ -50,6 +85,14 @@ class ClassifierNetwork(nnx.Module):
         """`images: f32[b h w c] in [0, 1]` -> what the head reads, `f32[b d]`."""
         body, neck = (None, None) if key is None else jax.random.split(key)
         return self.pool(self.maps(images, train=train, key=body), train=train, key=neck)
+
+    def answer(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None, still: int = 0
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """One pass: the maps of all `groups`, and the logits that a call gives."""
+        body, neck = (None, None) if key is None else jax.random.split(key)
+        groups = self.groups(images, train=train, key=body, still=still)
+        return groups, self.head(self.pool(groups[-1], train=train, key=neck))
 
     def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> logits `f32[b classes]`; `train` updates the running statistics."""
@@ -89,7 +132,7 @@ class Conv(nnx.Conv):
     """A square convolution, padded by the same (size - 1) // 2 on all sides, as PyTorch does.
 
     'SAME' would pad strided convolutions on the right and below only. `groups` cuts the channels into as many convolutions of
-    their own.
+    their own. Kernels start as He's normal ones with the fan out, where `kernel_init` is not given.
     """
 
     def __init__(
@@ -101,6 +144,7 @@ class Conv(nnx.Conv):
         *,
         groups: int = 1,
         bias: bool = False,
+        kernel_init: nnx.Initializer = conv_init,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -113,7 +157,7 @@ class Conv(nnx.Conv):
             padding=((pad, pad), (pad, pad)),
             feature_group_count=groups,
             use_bias=bias,
-            kernel_init=conv_init,
+            kernel_init=kernel_init,
             dtype=dtype,
             rngs=rngs,
         )

@@ -115,19 +115,24 @@ class EfficientNet(ClassifierNetwork):
                 shape = {'expand': expand, 'size': size, 'stride': 1 if number else stride}
                 rate = drop_path * len(blocks) / sum(depths)
                 blocks.append(Inverted(inputs, outputs, **shape, rate=rate, dtype=dtype, rngs=rngs))
-        self.depths = depths
+        self.stages = depths
         self.blocks = nnx.List(blocks)
         self.last = Conv(outputs, LAST * outputs, 1, 1, dtype=dtype, rngs=rngs)
         self.last_norm = Norm(LAST * outputs, 'batch', rngs=rngs)
         self.dropout = dropout
         self.head = nnx.Linear(LAST * outputs, num_classes, kernel_init=symmetric(num_classes**-0.5), rngs=rngs)
 
-    def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """See `ClassifierNetwork`: a 32nd of the image's side, rounded up."""
-        x = jax.nn.silu(self.stem_norm(self.stem(self.normalise(images)), train))
-        for number, block in enumerate(self.blocks):
-            x = block(x, train, None if key is None else jax.random.fold_in(key, number))
-        return jax.nn.silu(self.last_norm(self.last(x), train)).astype(jnp.float32)
+    def enter(self, images: jax.Array, train: bool) -> jax.Array:
+        """See `ClassifierNetwork`."""
+        return jax.nn.silu(self.stem_norm(self.stem(images), train))
+
+    def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+        """See `ClassifierNetwork`: a stage, the last with the last convolution; a 32nd of the image's side there, rounded up."""
+        for place in self.members(number):
+            x = self.blocks[place](x, train, None if key is None else jax.random.fold_in(key, place))
+        if number == len(self.stages) - 1:
+            x = jax.nn.silu(self.last_norm(self.last(x), train))
+        return x
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """Means over the image, some of them dropped in training."""

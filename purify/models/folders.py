@@ -3,6 +3,7 @@
 Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
+import copy
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,6 +93,12 @@ class Tensors(Mapping[str, np.ndarray]):
             except (SafetensorError, OSError, ValueError) as error:
                 raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
             self._files |= dict.fromkeys(opened.keys(), opened)
+
+    def within(self, prefixes: tuple[str, ...]) -> 'Tensors':
+        """Those alone whose names begin with one of `prefixes`."""
+        part = copy.copy(self)
+        part._files = {name: opened for name, opened in self._files.items() if name.startswith(prefixes)}
+        return part
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._files[name].get_tensor(name)

@@ -16,6 +16,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models.classifier import ClassifierNetwork
+from purify.models.densenet import DenseNet
 from purify.models.efficientnet import EfficientNet
 from purify.models.folders import PICKLES, Tensors
 from purify.models.resnet import ResNet
@@ -50,13 +51,31 @@ def resnet_names(network: ResNet) -> dict[str, Names]:
     return {'torchvision': names}
 
 
+def densenet_names(network: DenseNet) -> dict[str, Names]:
+    """Of torchvision, which timm shares, and of the files that torchvision publishes: they are older and it renames as it loads."""
+    theirs = {'stem': 'features.conv0', 'last_norm.layer': 'features.norm5', HEAD: 'classifier'}
+    if network.stem_norm is not None:
+        theirs['stem_norm.layer'] = 'features.norm0'
+    for number in range(len(network.transitions)):
+        step = f'features.transition{number + 1}.'
+        theirs |= {f'transitions.{number}.norm.layer': step + 'norm', f'transitions.{number}.conv': step + 'conv'}
+    published = dict(theirs)
+    for index, (stage, number) in enumerate(_places(network.stages)):
+        step = f'features.denseblock{stage + 1}.denselayer{number + 1}.'
+        for part in range(2):
+            convolution, norm = f'blocks.{index}.convs.{part}', f'blocks.{index}.norms.{part}.layer'
+            theirs |= {convolution: f'{step}conv{part + 1}', norm: f'{step}norm{part + 1}'}
+            published |= {convolution: f'{step}conv.{part + 1}', norm: f'{step}norm.{part + 1}'}
+    return {'torchvision': theirs, 'published': published}
+
+
 def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
     """Of torchvision, and of timm."""
-    last = len(network.depths) + 1
+    last = len(network.stages) + 1
     theirs = {'stem': 'features.0.0', 'last': f'features.{last}.0', HEAD: 'classifier.1'}
     theirs |= {'stem_norm.layer': 'features.0.1', 'last_norm.layer': f'features.{last}.1'}
     timm = {'stem': 'conv_stem', 'stem_norm.layer': 'bn1', 'last': 'conv_head', 'last_norm.layer': 'bn2', HEAD: 'classifier'}
-    for index, (stage, number) in enumerate(_places(network.depths)):
+    for index, (stage, number) in enumerate(_places(network.stages)):
         wide = len(network.blocks[index].widen)
         parts = [('widen.0', 'widen_norms.0', 'conv_pw')] if wide else []
         parts += [('depthwise', 'depthwise_norm', 'conv_dw'), ('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw')]
@@ -89,7 +108,12 @@ def vgg_names(network: VGG) -> dict[str, Names]:
     }
 
 
-NAMES: dict[type, Callable[[Any], dict[str, Names]]] = {ResNet: resnet_names, EfficientNet: efficientnet_names, VGG: vgg_names}
+NAMES: dict[type, Callable[[Any], dict[str, Names]]] = {
+    ResNet: resnet_names,
+    DenseNet: densenet_names,
+    EfficientNet: efficientnet_names,
+    VGG: vgg_names,
+}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import functools
 
 from purify.core.registry import Registry
+from purify.models.densenet import DenseNet
 from purify.models.efficientnet import EfficientNet
 from purify.models.resnet import ResNet
 from purify.models.vgg import VGG
@@ -16,6 +17,8 @@ NETWORKS = Registry(
     resnet101=functools.partial(ResNet, stages=(3, 4, 23, 3), block='bottleneck'),
     resnet152=functools.partial(ResNet, stages=(3, 8, 36, 3), block='bottleneck'),
     preact_resnet18=functools.partial(ResNet, stages=(2, 2, 2, 2), block='preact'),
+    densenet=DenseNet,
+    densenet121=functools.partial(DenseNet, stages=(6, 12, 24, 16), growth=32),
     efficientnet=EfficientNet,
     efficientnet_b0=functools.partial(EfficientNet, width=1.0, depth=1.0, dropout=0.2),
     efficientnet_b4=functools.partial(EfficientNet, width=1.4, depth=1.8, dropout=0.4),

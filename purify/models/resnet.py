@@ -12,9 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifier import NORMS, ClassifierNetwork, Conv, Norm, symmetric
-
-STEMS = ('small', 'imagenet')
+from purify.models.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, symmetric
 
 _head_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
 
@@ -116,14 +114,18 @@ class ResNet(ClassifierNetwork):
         bias = symmetric(outputs**-0.5)
         self.head = nnx.Linear(outputs, num_classes, kernel_init=_head_init, bias_init=bias, rngs=rngs)
 
-    def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """See `ClassifierNetwork`; nothing is dropped."""
-        del key
-        x = self.stem(self.normalise(images))
+    def enter(self, images: jax.Array, train: bool) -> jax.Array:
+        """See `ClassifierNetwork`."""
+        x = self.stem(images)
         if self.stem_norm is not None:
             x = jax.nn.relu(self.stem_norm(x, train))
         if self.pools:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
-        for block in self.blocks:
-            x = block(x, train)
-        return x.astype(jnp.float32)
+        return x
+
+    def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+        """See `ClassifierNetwork`: a stage; nothing is dropped."""
+        del key
+        for place in self.members(number):
+            x = self.blocks[place](x, train)
+        return x

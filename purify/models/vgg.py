@@ -62,23 +62,25 @@ class VGG(ClassifierNetwork):
         self.hiddens = nnx.List([nnx.Linear(*pair, dtype=dtype, **linear) for pair in itertools.pairwise(sizes)])
         self.head = nnx.Linear(hidden, num_classes, **linear)
 
-    def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """See `ClassifierNetwork`: what the last convolution gives, before the last max pool; nothing is dropped."""
-        del key
+    def enter(self, images: jax.Array, train: bool) -> jax.Array:
+        """See `ClassifierNetwork`."""
+        del train
         smallest = 2 ** len(self.stages)
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f'images of {images.shape[1]} x {images.shape[2]} px are too small for a VGG of {len(self.stages)} stages. '
                 f'Use images of {smallest} px or more, or another network.'
             )
-        x = self.normalise(images)
-        ends = np.cumsum(self.stages)[:-1]  # the last stage's pool is in `pool`
-        for number, conv in enumerate(self.convs):
-            if number in ends:
-                x = _halved(x)
-            x = conv(x)
-            x = jax.nn.relu(self.norms[number](x, train) if self.norms else x)
-        return x.astype(jnp.float32)
+        return images
+
+    def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+        """See `ClassifierNetwork`: a stage up to its max pool, which the next begins with (the last's is in `pool`)."""
+        del key
+        x = _halved(x) if number else x
+        for place in self.members(number):
+            x = self.convs[place](x)
+            x = jax.nn.relu(self.norms[place](x, train) if self.norms else x)
+        return x
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """The last max pool, means on a grid, and the hidden layers."""

@@ -257,14 +257,24 @@ def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) ->
     return abstract(lambda rngs: cls.from_config(config, rngs=rngs, dtype=dtype))
 
 
-def load_model(cls: Any, folder: str | Path, *, subfolder: str = '', dtype: Any = None, weights: bool = True) -> Any:
+def load_model(
+    cls: Any,
+    folder: str | Path,
+    *,
+    subfolder: str = '',
+    dtype: Any = None,
+    weights: bool = True,
+    within: tuple[str, ...] = (),
+) -> Any:
     """The network of class `cls` (with `from_config`) and its weights, on the host, from a model folder.
 
     `dtype` is what it computes in. Without `weights` it holds shapes (`jax.ShapeDtypeStruct`) in their place: the files are
-    checked by their headers, but no tensor is read. Raises `UserError` naming the folder for what does not fit.
+    checked by their headers, but no tensor is read. Of a larger model's file, only tensors `within` these prefixes are looked
+    at. Raises `UserError` naming the folder for what does not fit.
     """
     folder = Path(folder) / subfolder
     config, tensors = read_folder(folder)
+    tensors = tensors.within(within) if within else tensors
     try:
         module = abstract_model(cls, config, dtype=dtype)
     except UserError as error:

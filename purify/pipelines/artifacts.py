@@ -50,6 +50,11 @@ class Classifier:
         features = network.features(images, train=False)
         return network.head(features), features
 
+    def embed(self, weights: Any, images: jax.Array) -> jax.Array:
+        """Images f32[b h w c] in [0, 1] -> the features f32[b d] that the head reads."""
+        features = nnx.merge(self.graph, weights['params'], weights['stats']).features(images, train=False)
+        return features.astype(np.float32)
+
     def digest(self) -> str:
         """SHA-256 of the weights."""
         whole = hashlib.sha256()
@@ -136,14 +141,26 @@ def finished_folder(path: str) -> tuple[Path, str]:
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
     """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of what is read of it)."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
+    return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')
+
+
+def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
+    """A folder or hub id of CLIP, or the folder of an encoder or a classifier -> (local folder, digest of what is read of it)."""
+    if (Path(load).expanduser() / NETWORK_FILE).is_file():
+        return finished_folder(load)
+    folder = resolve(load, revision=revision or None)
+    return folder, _folder_digest(folder, "an encoder is a folder of CLIP in transformers' format, or a finished classifier's")
+
+
+def _folder_digest(folder: Path, expected: str) -> str:
     files = [path for path in sorted(folder.rglob('*')) if path.suffix in _READ and STATE not in path.parts]
     if (folder / INDEX).is_file():
         read = COMPONENTS.get(read_index(folder)['_class_name'])
         files = [path for path in files if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read]
     if not any(path.suffix == '.safetensors' for path in files):
-        raise UserError(f'{folder}: holds no *.safetensors; a prior is a folder in diffusers format.')
+        raise UserError(f'{folder}: holds no *.safetensors; {expected}.')
     digests = {str(path.relative_to(folder)): _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    return folder, fingerprint(digests)
+    return fingerprint(digests)
 
 
 @functools.cache

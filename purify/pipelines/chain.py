@@ -17,7 +17,8 @@ from purify.train.cost import COST_FILE, Cost, summarize
 DONE = 'DONE'
 SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
 ATTACKERS = ('clean', 'surrogate', 'trigger')  # stages of the attacker, shut as a whole to all that do not ask for them
-CONCLUSIONS = ('evaluate', 'illustrate')  # stages that have seen the truth, shut likewise
+CONCLUSIONS = ('evaluate', 'illustrate', 'atlas')  # stages that have seen the truth, shut likewise
+HANDED = ('trusted',)  # what a defence is told of the truth, for those alone that ask for it
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Chain:
             return []
         allowed = {self.folder(stage.name), *(self.path(source) for source in stage.inputs.values())}
         secrets = [folder / secret for folder in self.store.glob('prepare-*/') for secret in (*SECRETS, DONE)]
-        secrets += [folder for name in (*ATTACKERS, *CONCLUSIONS) for folder in self.store.glob(f'{name}-*/')]
+        secrets += [folder for name in (*ATTACKERS, *CONCLUSIONS, *HANDED) for folder in self.store.glob(f'{name}-*/')]
         return [path for path in secrets if not any(given.is_relative_to(path) for given in allowed)]
 
     def _mark_done(self, stage: Stage, cost: Cost) -> None:

@@ -17,11 +17,12 @@ from purify.defenses.method import Method
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import EMBEDDED, Classifier, finished_folder, prior_folder, read_classifier
+from purify.pipelines.artifacts import EMBEDDED, Classifier, encoder_folder, finished_folder, prior_folder, read_classifier
+from purify.pipelines.encoding import open_encoder
 from purify.pipelines.fitting import check_trigger, fitted_settings
 from purify.pipelines.likeness import NONE, OWN, sight
 from purify.pipelines.measuring import abstract_rows, rule_settings
-from purify.pipelines.plan import make_method, make_stages
+from purify.pipelines.plan import Find, make_method, make_stages
 from purify.pipelines.poisoning import (
     Poisoning,
     check_target,
@@ -33,8 +34,9 @@ from purify.pipelines.poisoning import (
     refuse_loader,
 )
 from purify.pipelines.shaping import Findings, Known, Shape, count_numbers, shape_classifier, shape_rule, shape_step, shape_training
-from purify.pipelines.stand_ins import stand_in
+from purify.pipelines.stand_ins import stand_in, stand_in_encoder
 from purify.pipelines.training import make_noise_schedule, prior_builder
+from purify.pipelines.trusting import share_out
 from purify.train.state import abstract_network
 from purify.train.tasks import Denoise
 
@@ -44,10 +46,11 @@ NOMINAL_IMAGES = 10_000  # stands for the number of training images where the so
 def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
     """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
 
-    A prior on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
+    A prior or encoder on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
     """
     found = Findings()
-    found.attempt('stages', lambda: make_stages(config, prior_folder if fetched else _find_prior))
+    find = (prior_folder, encoder_folder) if fetched else (partial(_find, prior_folder), partial(_find, encoder_folder))
+    found.attempt('stages', lambda: make_stages(config, *find))
     shape = _source(found, config)
     known = Known(found, config, shape, {})
     _fitting(known)
@@ -55,6 +58,8 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
         shape_classifier(known, 'teacher', config['teacher'])
     if 'prior' in config:
         known = replace(known, prior=_prior(known, fetched))
+    if 'encoder' in config:
+        known = replace(known, encoder=_encoder(found, config['encoder'], fetched))
     method = found.attempt('defense', lambda: make_method(config)) if 'defense' in config else Method()
     for step in (method or Method()).steps:
         shape_step(known, step)
@@ -67,9 +72,9 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
     return found
 
 
-def _find_prior(load: str, revision: str) -> tuple[Path, str]:
-    """Like `prior_folder`, but leaves the hub alone."""
-    return prior_folder(load, revision) if _is_local(load) else (Path(load), 'on the hub')
+def _find(find: Find, load: str, revision: str) -> tuple[Path, str]:
+    """Like `find`, but leaves the hub alone."""
+    return find(load, revision) if _is_local(load) else (Path(load), 'on the hub')
 
 
 def _is_local(load: str) -> bool:
@@ -88,6 +93,8 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
             poisoned, covering = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
             counts = f'{len(poisoning.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
             found.notes.append(f'source: {counts}' + (f', {covering:,} covering' if covering else ''))
+            if 'trusted' in config:
+                found.attempt('trusted', lambda: found.notes.append(_count_trusted(source, poisoning, config['trusted'])))
     if attacks := found.attempt('attack', lambda: _attacks(config, shape.classes)):
         blank = np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8)
         for attack in attacks:
@@ -129,6 +136,14 @@ def _poisoning(source: Source, config: dict[str, Any]) -> Poisoning:
     if on_the_fly(rule):
         loader_facts(rule, seed, rules, poisoning, classes)
     return poisoning
+
+
+def _count_trusted(source: Source, poisoning: Poisoning, part: dict[str, Any]) -> str:
+    """A note on how many images the defender is told to be clean. Raises `UserError` where a class has too few."""
+    pool, touched = poisoning.pool, np.concatenate([*poisoning.poisoned, *poisoning.covering])
+    left = np.bincount(pool.labels[~np.isin(pool.ids, touched)], minlength=len(source.class_names))
+    counts = share_out(dict(zip(source.class_names, left.tolist(), strict=True)), len(pool), **part)
+    return f'trusted: {sum(counts):,} clean images'
 
 
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:
@@ -174,6 +189,14 @@ def _prior(known: Known, fetched: bool) -> Any:
         return PixelPrior(graph, weights, schedule, size, shape.channels)
 
     return found.attempt('prior', trace)
+
+
+def _encoder(found: Findings, part: dict[str, Any], fetched: bool) -> Any:
+    """The configured finished encoder as shapes, or None and a problem."""
+    if fetched or _is_local(part['load']):
+        return found.attempt('encoder', lambda: open_encoder(encoder_folder(part['load'], part['revision'])[0], weights=False))
+    found.notes.append(f'encoder: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
+    return stand_in_encoder()
 
 
 def _residual(known: Known, method: Method) -> None:

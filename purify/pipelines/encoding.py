@@ -1,5 +1,6 @@
-"""The stage that trains a network's features without labels."""
+"""The stage that trains a network's features without labels, and opening finished encoders."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ from flax import nnx
 from purify.core import devices
 from purify.core.randomness import stream_key
 from purify.data.loader import Split
-from purify.pipelines.artifacts import classifier_builder, write_network
+from purify.defenses.encoders import ClipEncoder
+from purify.pipelines.artifacts import NETWORK_FILE, Classifier, classifier_builder, read_classifier, write_network
 from purify.pipelines.chain import Work
 from purify.pipelines.training import classifier_facts, fit_network, make_augmentations
 from purify.train.contrast import Contrast, Projected
@@ -49,3 +51,13 @@ def _fresh_head(settings: dict[str, Any], facts: dict[str, Any]) -> Any:
     key = stream_key(settings['seeds']['model'], 'head')
     make = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'], out_shardings=devices.replicated(devices.global_mesh()))
     return make()
+
+
+def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEncoder:
+    """What embeds images: a finished classifier or encoder by its features, or CLIP's image encoder.
+
+    Without `weights`, CLIP holds shapes. Raises `UserError` for folders that hold none of these.
+    """
+    if (folder / NETWORK_FILE).is_file():
+        return read_classifier(folder)
+    return ClipEncoder.from_folder(folder, weights=weights)

@@ -9,8 +9,9 @@ from purify.core import devices
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.manifest import Manifest
+from purify.defenses.method import Table
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
-from purify.metrics.detection import detection_rates, label_accuracy
+from purify.metrics.detection import auroc, detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
 from purify.pipelines.chain import Work
 from purify.pipelines.likeness import describe_likeness
@@ -36,7 +37,7 @@ def evaluate(work: Work) -> None:
     if 'prior' in work.inputs and numbers['student'] is not None:
         numbers['student'] |= measure_residual(bench)
     numbers['detection'] = describe_findings(work.inputs.get('findings'), manifest)
-    numbers['purified'] = describe_likeness(work, manifest)
+    numbers['purified'] = describe_likeness(work)
     if devices.is_lead():
         write_json(work.folder / 'numbers.json', numbers)
 
@@ -70,17 +71,53 @@ def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
 
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]:
-    """A method's findings held against the truth: TPR and FPR of its verdicts, its target labels, the labels of what it keeps."""
-    found: dict[str, Any] = dict.fromkeys(('tpr', 'fpr', 'target_labels', 'label_accuracy'))
+    """A method's findings held against the truth; None for what it does not claim, or where nothing was counted.
+
+    'tpr' and 'fpr' of its verdicts, its 'target_labels', 'label_accuracy' of what it keeps. 'removed': {'tpr', 'fpr'} of the
+    images that do not stay under the label they were given, dropped or relabelled. 'relabel_accuracy': the share of the images
+    taken for poisoned and kept under another label whose new label is the true one; 'relabel_accuracy_poisoned' the same among
+    those that are poisoned; 'counts' of both. 'auroc' of the score (bigger: likelier poisoned) inside the classes it names.
+    """
+    parts = ('tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
+    found: dict[str, Any] = dict.fromkeys((*parts, 'counts', 'auroc'))
     if folder is None:
         return found
     table = read_table(folder)
     ids, flagged = table['ids'], table['flagged']
     labels = table.columns.get('labels')
     keep = table.columns.get('keep', np.ones(len(ids), np.bool_))
-    rates = detection_rates(ids, flagged, manifest.ids[manifest.poisoned])
-    found |= {'tpr': rates.tpr.value, 'fpr': rates.fpr.value}
+    poisoned = manifest.ids[manifest.poisoned]
+    found |= _rates(ids, flagged, poisoned)
     found['target_labels'] = table.facts.get('target_labels')
-    if labels is not None:
-        found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
-    return found
+    found['auroc'] = _separation(table, manifest)
+    if labels is None:
+        return found
+    found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
+    moved = labels != _of(manifest, manifest.given_labels, ids)
+    found['removed'] = _rates(ids, ~keep | moved, poisoned)
+    shares = {}
+    for name, among in (('relabel_accuracy', moved), ('relabel_accuracy_poisoned', moved & np.isin(ids, poisoned))):
+        new = flagged & keep & among
+        shares[name] = label_accuracy(ids[new], labels[new], manifest.ids, manifest.true_labels)
+    counts = {name: [share.hits, share.count] for name, share in shares.items()}
+    return found | {name: share.value for name, share in shares.items()} | {'counts': counts}
+
+
+def _rates(ids: np.ndarray, verdicts: np.ndarray, poisoned: np.ndarray) -> dict[str, float | None]:
+    rates = detection_rates(ids, verdicts, poisoned)
+    return {'tpr': rates.tpr.value, 'fpr': rates.fpr.value}
+
+
+def _separation(table: Table, manifest: Manifest) -> float | None:
+    """AUROC of the column `poison_score`, or else `score`, over the pairs within each class that the method names."""
+    name = next((name for name in ('poison_score', 'score') if name in table.columns), None)
+    if name is None or not table.facts.get('target_labels'):
+        return None
+    given, poisoned = (_of(manifest, column, table['ids']) for column in (manifest.given_labels, manifest.poisoned))
+    rows = np.isin(given, table.facts['target_labels'])
+    return auroc(table[name][rows], poisoned[rows], given[rows])
+
+
+def _of(manifest: Manifest, column: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """A column of the manifest for those ids, all of which it has."""
+    return column[np.searchsorted(manifest.ids, ids)]

@@ -21,6 +21,7 @@ from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.artifacts import Classifier, read_classifier
 from purify.pipelines.chain import Work
 from purify.pipelines.measuring import network_calls
+from purify.pipelines.originals import Originals
 from purify.pipelines.tables import read_table
 from purify.train.inference import map_images
 from purify.train.saliency import grad_cam
@@ -103,18 +104,14 @@ def choose(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> n
 
 
 def _collect(work: Work, ids: np.ndarray) -> _Samples:
-    """The images; originals where the attack changed them."""
+    """The images of those ids, before the attack, as given, and purified."""
     given, purified = Split(work.inputs['poisoned'], 'train'), Split(work.inputs['purified'], 'train')
-    rows = given.position_of(ids)
-    images = given.images(rows.tolist()) if len(ids) else np.zeros((0, *given.shape), np.uint8)
-    original, after, has = images.copy(), np.zeros_like(images), np.isin(ids, purified.ids)
-    kept = work.inputs['truth'] / 'originals'
-    before = Split(kept, 'train') if kept.is_dir() else None
-    for row, identity in enumerate(ids.tolist()):
-        if before is not None and identity in before.ids:
-            original[row] = before[int(before.position_of(np.array([identity]))[0])]['image']
-        if has[row]:
-            after[row] = purified[int(purified.position_of(np.array([identity]))[0])]['image']
+    before, rows, has = Originals(given, work.inputs['truth']), given.position_of(ids), np.isin(ids, purified.ids)
+    original, images, after = (np.zeros((len(ids), *given.shape), np.uint8) for _ in VIEWS)
+    for number, row in enumerate(rows):
+        original[number], images[number] = before[row], given[row]['image']
+    for number, row in zip(np.flatnonzero(has), purified.position_of(ids[has]), strict=True):
+        after[number] = purified[row]['image']
     return _Samples(ids, given.labels[rows], original, images, after, has)
 
 

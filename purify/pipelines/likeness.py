@@ -13,16 +13,15 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.core.progress import Bar
-from purify.data.loader import Record, Split
-from purify.data.manifest import Manifest
+from purify.data.loader import Split
 from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
 from purify.pipelines.artifacts import Classifier, read_classifier
 from purify.pipelines.chain import Work
+from purify.pipelines.originals import Originals
 from purify.train.inference import map_images
 
 NONE = 'none'
 OWN = ('student', 'teacher')  # of a run; any other name is the folder of a finished classifier
-INCEPTION = 'inception_v3'
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,12 @@ class Likeness:
     answers: Answers
 
 
-def describe_likeness(work: Work, manifest: Manifest) -> dict[str, Any] | None:
-    """{'fid', 'is', 'is_raw', 'images', 'features', 'inception', 'notes'} of the purified images; None where not asked for.
+def describe_likeness(work: Work) -> dict[str, Any] | None:
+    """{'fid', 'is', 'is_raw', 'images', 'features', 'notes'} of the purified images; None where not asked for.
 
-    Features and answers are those of the network `features`: the run's student or teacher, or the input of that role. FID
-    compares with the benign originals: the training images as they are given, those that the attack changed as they were.
-    'is_raw' is the score of these. A number is None, with a note, where there are too few images or it is not finite.
+    Features and answers are those of the network `features`, which no Inception is: the run's student or teacher, or the
+    input of that role. FID compares with the training images as they were before the attack; 'is_raw' is the score of these.
+    A number is None, with a note, where there are too few images or it is not finite.
     """
     chosen = work.settings['features']
     if chosen == NONE or 'purified' not in work.inputs:
@@ -48,21 +47,20 @@ def describe_likeness(work: Work, manifest: Manifest) -> dict[str, Any] | None:
         raise UserError(f'evaluation.features={chosen!r}: this run has no {role}. Choose {NONE!r}, or another network.')
     model = read_classifier(work.inputs[role])
     purified = Split(work.inputs['purified'], 'train')
-    given, originals = Split(work.inputs['poisoned'], 'train'), _originals(work.inputs['truth'])
-    before = _benign(given, originals, set(manifest.ids[manifest.poisoned | manifest.cover].tolist()))
+    given = Split(work.inputs['poisoned'], 'train')
+    before = Originals(given, work.inputs['truth'])
     with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
-        after = _look(work, model, purified.__getitem__, len(purified), purified.shape, 'purified', bar)
-        raw = _look(work, model, before, len(given), given.shape, 'benign', bar)
+        after = _look(work, model, lambda i: purified[i]['image'], len(purified), purified.shape, 'purified', bar)
+        raw = _look(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
     found = {
         'fid': frechet_distance(after.moments, raw.moments),
         'is': inception_score(after.answers),
         'is_raw': inception_score(raw.answers),
     }
-    network = model.facts['network']['name']
+    network = f'{model.facts["network"]["name"]}, {model.facts["num_classes"]} classes'
     return found | {
         'images': after.moments.count,
-        'features': f'{role if chosen in OWN else Path(chosen).name} ({network}, {model.facts["num_classes"]} classes)',
-        'inception': network == INCEPTION,
+        'features': f'{role if chosen in OWN else Path(chosen).name} ({network})',
         'notes': _notes(found, after.moments, raw.moments),
     }
 
@@ -77,21 +75,6 @@ def _notes(found: dict[str, float | None], *sets: Moments) -> list[str]:
     if smallest <= width:
         return [f'{smallest:,} images and features of {width:,} numbers: FID is biased upwards; compare equal numbers only.']
     return []
-
-
-def _originals(truth: Path) -> Split | None:
-    return Split(truth / 'originals', 'train') if (truth / 'originals').is_dir() else None
-
-
-def _benign(given: Split, originals: Split | None, changed: set[int]) -> Callable[[int], Record]:
-    """Position in `given` -> its record before the attack."""
-    positions = {} if originals is None else {identity: row for row, identity in enumerate(originals.ids.tolist())}
-
-    def fetch(position: int) -> Record:
-        identity = int(given.ids[position])
-        return originals[positions[identity]] if originals is not None and identity in changed else given[position]
-
-    return fetch
 
 
 def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
@@ -114,7 +97,7 @@ def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict
 def _look(
     work: Work,
     model: Classifier,
-    fetch: Callable[[int], Record],
+    fetch: Callable[[int], np.ndarray],
     count: int,
     shape: tuple[int, int, int],
     name: str,
@@ -124,7 +107,7 @@ def _look(
     hosts, here, mesh, see = jax.process_count(), jax.process_index(), devices.local_mesh(), sight(model, shape)
 
     def batches() -> Iterator[Likeness]:
-        pictures = lambda position: {'image': fetch(position)['image']}  # noqa: E731
+        pictures = lambda position: {'image': fetch(position)}  # noqa: E731
         constants, mine = devices.put_copy(model.weights, mesh), range(here, count, hosts)
         mapped = map_images(see, constants, pictures, mine, batch=work.run['inference_batch'], mesh=mesh, cost=work.cost)
         for where, (logits, features) in mapped:

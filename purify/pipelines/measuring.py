@@ -19,6 +19,7 @@ from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.artifacts import check_classes, read_classifier
 from purify.pipelines.chain import Work
+from purify.pipelines.encoding import open_encoder
 from purify.pipelines.tables import check_ids, part_path, read_table, write_columns
 from purify.train.inference import map_images
 
@@ -64,7 +65,7 @@ def rule_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_models(work: Work, split: Split) -> dict[str, Any]:
-    """The models among a stage's inputs, by role: 'prior' and 'classifier'."""
+    """The models among a stage's inputs, by role: 'prior', 'classifier' and 'encoder'."""
     models: dict[str, Any] = {}
     if 'prior' in work.inputs:
         dtype = work.settings.get('dtype', 'float32')
@@ -72,6 +73,8 @@ def open_models(work: Work, split: Split) -> dict[str, Any]:
     if 'classifier' in work.inputs:
         models['classifier'] = read_classifier(work.inputs['classifier'])
         check_classes(models['classifier'], split.class_names, split.shape[-1], f'the classifier {work.inputs["classifier"]}')
+    if 'encoder' in work.inputs:
+        models['encoder'] = open_encoder(work.inputs['encoder'])
     return models
 
 

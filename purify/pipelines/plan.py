@@ -12,9 +12,11 @@ from purify.core.files import fingerprint, sha256_of
 from purify.core.randomness import stream_seed
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import finished_folder, prior_folder
+from purify.pipelines.artifacts import encoder_folder, finished_folder, prior_folder
+from purify.pipelines.atlas import draw_map
 from purify.pipelines.chain import Input, Stage, Work
 from purify.pipelines.deciding import decide
+from purify.pipelines.densities import fit_densities
 from purify.pipelines.encoding import train_encoder
 from purify.pipelines.evaluate import evaluate
 from purify.pipelines.fitting import fit_trigger, fitted_settings
@@ -25,13 +27,16 @@ from purify.pipelines.prepare import FITTED, prepare, write_clean
 from purify.pipelines.purifying import purify
 from purify.pipelines.rewriting import rewrite
 from purify.pipelines.training import train_classifier, train_prior
+from purify.pipelines.trusting import check_trusted, trust
 
 Config = dict[str, Any]
+Find = Callable[[str, str], tuple[Path, str]]
 
 KINDS: dict[str, Callable[[Work], None]] = {  # of `purify.defenses.method.Step`: what runs it
     'classifier': train_classifier,
     'encoder': train_encoder,
     'measure': measure,
+    'densities': fit_densities,
     'decide': decide,
     'purify': purify,
     'rewrite': rewrite,
@@ -39,6 +44,7 @@ KINDS: dict[str, Callable[[Work], None]] = {  # of `purify.defenses.method.Step`
 _USES = {  # what of the config, besides a step's own settings, changes its folder
     'encoder': ('seeds',),
     'measure': ('seed', 'shard_size'),
+    'densities': ('seed',),
     'decide': (),
     'purify': ('seed', 'shard_size'),
     'rewrite': ('shard_size',),
@@ -54,10 +60,11 @@ def make_method(config: Config) -> Method:
     return DEFENSES.make(config['defense']['name'], **options).method(student or {})
 
 
-def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str]] = prior_folder) -> list[Stage]:
+def make_stages(config: Config, find_prior: Find = prior_folder, find_encoder: Find = encoder_folder) -> list[Stage]:
     """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
 
-    `find_prior(load, revision) -> (folder, digest)` locates a finished prior; the default may download it.
+    `find_prior(load, revision) -> (folder, digest)` locates a finished prior, `find_encoder` an encoder; the defaults may
+    download them.
 
     Raises:
       UserError: for parts that do not fit together.
@@ -70,16 +77,28 @@ def make_stages(config: Config, find_prior: Callable[[str, str], tuple[Path, str
     settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
     stages.append(Stage('prepare', prepare, settings, signature | fitted))
     where['poisoned'] = Input('prepare', 'poisoned')
+    if 'trusted' in config:
+        stages.append(_trusted(where, config))
     if 'teacher' in config:
         stages += _classifier(where, 'teacher', config['teacher'], seeds, {'data': where['poisoned']}, config['attack'])
     method = make_method(config) if 'defense' in config else Method()
     if 'prior' in config:
         stages += _prior(where, config['prior'], config['source'], seeds, find_prior)
+    if 'encoder' in config:
+        where['encoder'] = _finished_encoder(config, method, find_encoder)
     for step in method.steps:
         stages += _step(where, step, config)
     if 'teacher' in config:
         stages += _conclusions(where, method, config)
     return stages
+
+
+def _trusted(where: dict[str, Input], config: Config) -> Stage:
+    """Clean images for a defence that needs some; drawn with the truth at hand, of which it hands on nothing else."""
+    check_trusted(config['trusted'])
+    where['trusted'] = Input('trusted')
+    inputs = {'poisoned': where['poisoned'], 'truth': Input('prepare', 'truth')}
+    return Stage('trusted', trust, config['trusted'] | {'seed': config['seeds']['data']}, inputs)
 
 
 def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
@@ -135,9 +154,17 @@ def _training_seeds(seeds: Config) -> Config:
     return {'model': seeds['model'], 'data': seeds['data']}
 
 
-def _prior(
-    where: dict[str, Input], part: Config, source: Config, seeds: Config, find: Callable[[str, str], tuple[Path, str]]
-) -> list[Stage]:
+def _finished_encoder(config: Config, method: Method, find: Find) -> Input:
+    """The config's part `encoder`, for a method that looks through it."""
+    wanted = any('encoder' in step.inputs.values() for step in method.steps)
+    if not wanted or any(step.name == 'encoder' for step in method.steps):
+        name = config['defense']['name'] if 'defense' in config else 'none'
+        raise UserError(f"defense {name!r} does not look through a finished encoder; leave the config's part `encoder` out.")
+    folder, digest = find(config['encoder']['load'], config['encoder']['revision'])
+    return Input(outside=folder, digest=digest)
+
+
+def _prior(where: dict[str, Input], part: Config, source: Config, seeds: Config, find: Find) -> list[Stage]:
     if 'load' in part:
         folder, digest = find(part['load'], part['revision'])
         where['prior'] = Input(outside=folder, digest=digest)
@@ -168,7 +195,7 @@ def _step(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
 
 
 def _conclusions(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
-    """The stages that open the truth: numbers, and pictures for the report where the method looks at candidates."""
+    """The stages that open the truth: numbers, pictures where the method looks at candidates, a map where it looks at features."""
     outcome, seed = method.outcome, config['seeds']['model']
     measured = {step.name: step.settings for step in method.steps}.get(outcome.candidates or '')
     roles = {
@@ -194,6 +221,9 @@ def _conclusions(where: dict[str, Input], method: Method, config: Config) -> lis
     if outcome.candidates:
         pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[outcome.candidates]}
         stages.append(Stage('illustrate', illustrate, {'remake': measured, 'seed': seed}, pictured))
+    if outcome.features and outcome.findings:
+        mapped = {role: shown[role] for role in ('truth', 'findings')} | {'features': where[outcome.features]}
+        stages.append(Stage('atlas', draw_map, {'seed': seed}, mapped))
     return stages
 
 

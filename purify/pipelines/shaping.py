@@ -16,6 +16,7 @@ from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
 from purify.models.foreign import check_foreign
 from purify.models.weights import abstract
 from purify.pipelines.artifacts import Classifier, classifier_builder, finished_folder, read_classifier
+from purify.pipelines.densities import check_flow
 from purify.pipelines.encoding import encoder_builder, make_contrast
 from purify.pipelines.measuring import abstract_rows, rule_settings
 from purify.pipelines.training import make_augmentations, make_task
@@ -74,6 +75,8 @@ class Known:
       shape: of the data.
       networks: the classifiers so far by name, None for one that could not be shaped.
       prior: as shapes, or None.
+      encoder: a finished one from outside the run, as shapes, or None.
+      widths: of the features that steps measure, by step.
     """
 
     found: Findings
@@ -81,6 +84,8 @@ class Known:
     shape: Shape
     networks: dict[str, Network | None]
     prior: Any = None
+    encoder: Any = None
+    widths: dict[str, int] = field(default_factory=dict)
 
 
 def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = '', init: str = '') -> None:
@@ -144,12 +149,16 @@ def shape_step(known: Known, step: Step) -> None:
         known.networks[step.name] = known.found.attempt(step.name, lambda: _shape_encoder(known, step))
     elif step.kind == 'decide':
         known.found.attempt(step.name, lambda: DECISIONS.make(step.settings['name'], **rule_settings(step.settings)))
+    elif step.kind == 'densities':
+        known.found.attempt(step.name, lambda: _shape_densities(known, step))
     elif step.kind in ('measure', 'purify'):
         registry, numbers = (MEASURES, ()) if step.kind == 'measure' else (PURIFIERS, ('variation',))
 
         def shape() -> None:
             made = registry.make(step.settings['name'], **rule_settings(step.settings))
-            shape_rule(known, made.rule, step.inputs, *numbers)
+            columns = shape_rule(known, made.rule, step.inputs, *numbers) or {}
+            if 'features' in columns:
+                known.widths[step.name] = columns['features'].shape[-1]
 
         known.found.attempt(step.name, shape)
 
@@ -162,18 +171,29 @@ def _shape_encoder(known: Known, step: Step) -> Network:
     return abstract_network(classifier_builder(part['network'], shape.classes, shape.channels))
 
 
-def shape_rule(known: Known, make_rule: Callable[..., Any], inputs: dict[str, str], *numbers: str) -> None:
-    """Shapes the program of `make_rule(models, shape, seed, class_names)` over a batch; skips it where a model is missing."""
+def _shape_densities(known: Known, step: Step) -> None:
+    width = known.widths.get(step.inputs['features'])
+    if width is not None:  # else the step that measures them has said why
+        count = check_flow(step.settings['flows'], step.settings['fit'], width)
+        known.found.notes.append(f'{step.name}: {known.shape.classes} flows of {count:,} parameters on {width} features')
+
+
+def shape_rule(known: Known, make_rule: Callable[..., Any], inputs: dict[str, str], *numbers: str) -> Any:
+    """The columns, as shapes, of `make_rule(models, shape, seed, class_names)` over a batch; None where a model is missing."""
     models: dict[str, Any] = {'prior': known.prior} if 'prior' in inputs else {}
     if 'classifier' in inputs:
         network = known.networks.get(inputs['classifier'])
         models['classifier'] = Classifier(*network, {}) if network else None
+    if 'encoder' in inputs:
+        name = inputs['encoder']
+        network = known.networks.get(name)
+        models['encoder'] = Classifier(*network, {}) if network else None if name in known.networks else known.encoder
     if None in models.values():
-        return
+        return None
     names = [str(label) for label in range(known.shape.classes)]
     rule = make_rule(models, known.shape.pixels, known.config['seeds']['model'], names)
     rows = abstract_rows(known.shape.pixels, 'label', 'id', *numbers)
-    jax.eval_shape(rule, {role: model.weights for role, model in models.items()}, rows)
+    return jax.eval_shape(rule, {role: model.weights for role, model in models.items()}, rows)
 
 
 def count_numbers(params: Any) -> int:

@@ -1,12 +1,15 @@
-"""Priors of the published models' shapes without weights: what `check` shapes where the hub has not been asked."""
+"""Priors and encoders of the published models' shapes without weights: what `check` shapes where the hub has not been asked."""
 
 from typing import Any
 
+from purify.defenses.encoders import ClipEncoder
 from purify.defenses.priors import PixelPrior
 from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.schedules import make_schedule
+from purify.models.clip import CLIPVisionModelWithProjection
 from purify.models.shapes import abstract_pipeline
 from purify.models.unet2d import UNet2DModel
+from purify.models.weights import abstract_model
 from purify.train.state import abstract_network
 
 _SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}
@@ -25,3 +28,8 @@ def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
         return PixelPrior(graph, weights, make_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
     pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)
     return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
+
+
+def stand_in_encoder() -> ClipEncoder:
+    """An encoder with the shapes of CLIP's ViT-B/32; all that is published takes the same images."""
+    return ClipEncoder.of(abstract_model(CLIPVisionModelWithProjection, {}))

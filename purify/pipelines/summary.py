@@ -12,8 +12,10 @@ from purify.core.progress import say
 from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
+from purify.pipelines.atlas import read_atlas
 from purify.pipelines.chain import Chain
 from purify.pipelines.illustrate import read_illustration
+from purify.pipelines.originals import Originals
 from purify.pipelines.poisoning import targets_of
 from purify.pipelines.provenance import describe
 from purify.pipelines.tables import read_table
@@ -30,7 +32,8 @@ def conclude(workdir: Path, config: dict[str, Any], chain: Chain, reused: dict[s
     environment = read_json(workdir / 'environment.json')
     shown = samples(chain, config['run']['report_images'])
     pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
-    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, pictures)
+    atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
+    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, pictures, atlas)
     print_before_after(results, Console())
     say(f'report: {page}')
 
@@ -58,6 +61,7 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
             'digest': facts['digest'],
         },
         'defense': config.get('defense', {'name': 'none'}),
+        'trusted': _trusted(chain),
         'classes': facts['class_names'],
         **numbers,
         'findings': _facts(chain),
@@ -79,6 +83,13 @@ def true_targets(facts: dict[str, Any]) -> list[int]:
     if rule['scheme'] == 'all_to_all':
         return sorted({(source + 1) % classes for source in rule['sources'] or range(classes)})
     return sorted(set(targets_of(rule).values()))
+
+
+def _trusted(chain: Chain) -> dict[str, int] | None:
+    """How many clean images the defence was handed; None where no stage asked for any."""
+    if not any('trusted' in (source.stage for source in stage.inputs.values()) for stage in chain.stages.values()):
+        return None
+    return {'images': read_table(chain.folder('trusted')).facts['images']}
 
 
 def _facts(chain: Chain) -> dict[str, Any] | None:
@@ -104,7 +115,7 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
     prepared = chain.folder('prepare')
     manifest = Manifest.read(prepared / 'truth')
     given = Split(prepared / 'poisoned', 'train')
-    originals = Split(prepared / 'truth' / 'originals', 'train') if manifest.poisoned.any() else None
+    before = Originals(given, prepared / 'truth')
     source = chain.stages['evaluate'].inputs.get('purified')
     purified = Split(chain.path(source), 'train') if source else None
     names, found = given.class_names, []
@@ -112,13 +123,13 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
     clean = manifest.ids[~manifest.poisoned]
     for kind, ids in (('poisoned', hit[: (count + 1) // 2]), ('clean', clean[: count // 2])):
         for identity, row in zip(ids.tolist(), np.searchsorted(manifest.ids, ids).tolist(), strict=True):
-            image = _image(given, identity)
+            position = int(given.position_of(np.array([identity]))[0])
             found.append(
                 {
                     'id': identity,
                     'kind': kind,
-                    'original': _image(originals, identity) if originals and kind == 'poisoned' else image,
-                    'poisoned': image,
+                    'original': before[position],
+                    'poisoned': given[position]['image'],
                     'purified': _image(purified, identity) if purified and identity in purified.ids else None,
                     'true_label': names[manifest.true_labels[row]],
                     'given_label': names[manifest.given_labels[row]],

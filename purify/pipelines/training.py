@@ -25,9 +25,10 @@ from purify.pipelines.poisoning import read_poisoner
 from purify.pipelines.provenance import note_training
 from purify.pipelines.tables import edit, read_table
 from purify.train.adversarial import Adversarial
+from purify.train.attention import AlignAttention
 from purify.train.loop import Plan, fit
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.semi import FitHead, MixMatch, head_only
+from purify.train.semi import FitHead, FitTail, MixMatch, head_only
 from purify.train.state import Build, TrainState, abstract_network, make_state
 from purify.train.tasks import Classify, Denoise, Distill, Task
 from purify.train.unlearning import HoldUp, Unlearn
@@ -42,22 +43,25 @@ def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
 OBJECTIVES = Registry(
     'objective',
     adversarial=Adversarial,
+    attention=AlignAttention,
     classify=Classify,
     distill=Distill,
     flooding=partial(HoldUp, rule='flooding'),
     head=FitHead,
     local_ascent=partial(HoldUp, rule='local_ascent'),
     mixmatch=MixMatch,
+    tail=FitTail,
     unlearn=Unlearn,
 )
+TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 
 def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | None) -> Task:
     """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
     name, options = objective['name'], {name: value for name, value in objective.items() if name != 'name'}
-    if name == 'distill' and teacher is None:
-        raise UserError("objective 'distill' needs a teacher; only a student has one.")
-    return OBJECTIVES.make(name, graph, *(teacher or () if name == 'distill' else ()), **options)
+    if name in TAUGHT and teacher is None:
+        raise UserError(f'objective {name!r} needs a teacher; only a student has one.')
+    return OBJECTIVES.make(name, graph, *(teacher or () if name in TAUGHT else ()), **options)
 
 
 def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
@@ -102,7 +106,7 @@ def classifier_facts(network: dict[str, Any], split: Split) -> dict[str, Any]:
 def _pair_up(work: Work) -> Paired:
     """Gives every record that the table `edits` keeps one that it does not keep."""
     if 'edits' not in work.inputs:
-        raise UserError("objective 'mixmatch' needs a table of the labels to believe; the student of defense=dbd has one.")
+        raise UserError("objective 'mixmatch' needs a table of the labels to believe; the students of dbd and asd have one.")
     return Paired(Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep']))
 
 
@@ -160,7 +164,8 @@ def write_prior(folder: Path, config: dict[str, Any], schedule: Schedule, graph:
 
 
 def fit_network(work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform]) -> TrainState:
-    """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds.
+    """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds; where it is `part`
+    (first, last) of a longer run, it does these updates of it, with an optimiser of its own.
 
     `like` are its weights as shapes; an input `init` is where those to start from lie. Goes on from a checkpoint in the folder.
     """
@@ -168,20 +173,23 @@ def fit_network(work: Work, task: Task, build: Build, like: Any, split: Split, t
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
     optimizer = make_optimizer(steps, **settings['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
+    first, last = settings.get('part', (0, steps))
     seed = settings['seeds']
     init = starting_weights(work.inputs['init'], build, like, seed['model']) if 'init' in work.inputs else None
     keep_ema = task.ema_decay > 0
-    state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init)
+    state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init, step=first)
     plan = Plan(
         name=work.name,
         folder=work.folder,
         batch=settings['batch'],
-        steps=steps,
+        steps=last,
         accumulate=settings['accumulate'],
         seed=seed['model'],
         save_every=run['save_every'],
         log_every=run['log_every'],
         writers=work.writers,
+        first=first,
+        of=steps,
     )
     place = Place(jax.process_index(), jax.process_count())
     batches: Any = partial(_batches, split, settings['batch'], seed['data'], transforms, run, place)

@@ -54,12 +54,40 @@ def write_detail(results: dict[str, Any]) -> str:
     else:
         parts.append('No training image was poisoned.')
     if defense.get('name') and defense['name'] != 'none':
-        parts.append(f'The defence is {defense["name"]}.')
+        parts.append(f'The defence is {defense["name"]}{_write_trusted(results)}.')
     b_ra, a_ra = ((results.get(side) or {}).get('ra') for side in ('teacher', 'student'))
     if b_ra is not None and a_ra is not None:
         parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+    parts += _write_relabelled(results.get('detection') or {})
     parts += _write_triggers(results)
     return ' '.join(parts)
+
+
+def list_relabelled(detection: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of what became of the images that a defence took for poisoned and kept under another label."""
+    counts, lines = detection.get('counts') or {}, []
+    for key, name, what in (
+        ('relabel_accuracy', 'Relabelling accuracy', 'relabelled images'),
+        ('relabel_accuracy_poisoned', 'Of those poisoned', 'relabelled images that are poisoned'),
+    ):
+        hits, count = counts.get(key) or (0, 0)
+        if count:
+            lines.append((name, say_percent(detection[key]), f'{hits:,} of {count:,} {what} got their true class'))
+    removed = detection.get('removed')
+    if lines and removed and removed['tpr'] is not None:
+        meaning = f'of the poisoned images left the label they were given, dropped or relabelled; {say_percent(removed["fpr"])} of '
+        lines.append(('Removed', say_percent(removed['tpr']), f'{meaning}the clean ones did'))
+    return lines
+
+
+def _write_relabelled(detection: Mapping[str, Any]) -> list[str]:
+    hits, count = (detection.get('counts') or {}).get('relabel_accuracy') or (0, 0)
+    return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.'] if count else []
+
+
+def _write_trusted(results: Mapping[str, Any]) -> str:
+    images = (results.get('trusted') or {}).get('images')
+    return f', which was handed {images:,} training image{"" if images == 1 else "s"} known to be clean' if images else ''
 
 
 def _write_triggers(results: dict[str, Any]) -> list[str]:

@@ -8,8 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from purify.core.files import write_bytes
+from purify.report.atlas import Atlas, draw_map, say_map
+from purify.report.densities import draw_foreign, draw_scores, list_tests
 from purify.report.grids import make_grids
-from purify.report.headline import list_targets, write_detail, write_headline
+from purify.report.headline import list_relabelled, list_targets, write_detail, write_headline
 from purify.report.plots import draw_before_after, draw_curves
 from purify.report.quality import list_extras, list_likeness, say_likeness
 from purify.report.rounds import Pictures, make_heats, make_rounds
@@ -46,14 +48,15 @@ def write_report(
     samples: Sequence[Mapping[str, Any]],
     environment: Mapping[str, Any],
     pictures: Pictures | None = None,
+    atlas: Atlas | None = None,
 ) -> Path:
     """Writes `folder/index.html`, whole or not at all, and returns its path.
 
     `results` is what results.json holds; `curves` the rows of metrics.jsonl by stage; `samples` dicts of id, kind
     ('poisoned' or 'clean'), `original`, `poisoned`, `purified: u8[h w c]` (purified may be None), true_label and
     given_label; `environment` says what ran where, with the `command` that ran it; `pictures` are those that explain a
-    purification (`purify.report.rounds`). Raises `UserError` for a folder that cannot be written and for images of another
-    kind.
+    purification (`purify.report.rounds`), `atlas` maps its features (`purify.report.atlas`). Raises `UserError` for a folder
+    that cannot be written and for images of another kind.
     """
     classes, facts = results.get('classes') or [], results.get('findings') or {}
     measures = before_after(results)
@@ -73,6 +76,11 @@ def write_report(
         targets=draw_targets(facts, classes, 'targets'),
         targets_note=say_chart(facts),
         sets=list_sets(facts),
+        map=draw_map(atlas, classes, 'map'),
+        map_note=say_map(atlas, classes) if atlas else '',
+        tests=list_tests(facts, list_targets(results), classes),
+        foreign=draw_foreign(atlas, facts, classes, 'foreign'),
+        scores=draw_scores(atlas, facts, classes, 'scores'),
         rounds=make_rounds(pictures, classes),
         heats=make_heats(pictures, classes),
         likeness=list_likeness(results),
@@ -132,8 +140,10 @@ def _list_detection(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ('TPR', 'tpr', 'of the poisoned training images were flagged'),
         ('FPR', 'fpr', 'of the clean training images were flagged'),
         ('Label accuracy', 'label_accuracy', 'of the labels after the defence are the true class'),
+        ('AUROC', 'auroc', 'chance that in a class it names a poisoned image scores as likelier poisoned than a clean one'),
     ]
     lines = [(name, say_percent(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
+    lines += list_relabelled(found)
     if found.get('target_labels') is not None:
         poisoned, targets = (results.get('attack') or {}).get('poisoned'), list_targets(results)
         truth = f'the attack aims at {say_classes(targets, classes)}' if targets else ''
@@ -164,7 +174,7 @@ def _list_settings(results: Mapping[str, Any], environment: Mapping[str, Any]) -
         attack[name] = say_classes(attack[name], results.get('classes') or [])
     groups = {
         'Attack': attack,
-        'Defence': results.get('defense') or {},
+        'Defence': (results.get('defense') or {}) | ({'trusted': results['trusted']} if results.get('trusted') else {}),
         'Prior': {name: value for name, value in (results.get('prior') or {}).items() if name != 'warning'},
         'Run': {'config': results.get('config'), 'seeds': results.get('seeds') or {}},
         'Environment': {name: value for name, value in environment.items() if name != 'command'},

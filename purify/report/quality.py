@@ -41,6 +41,5 @@ def say_likeness(results: Mapping[str, Any]) -> str:
     found = results.get('purified')
     if not found:
         return ''
-    network = f'Features and answers of {found["features"]}'
-    text = f'{network}.' if found.get('inception') else f'{network}, not of Inception: compare them with runs of this network only.'
+    text = f'Features and answers of {found["features"]}, not of Inception: compare them with runs of this network only.'
     return ' '.join([text, *(found.get('notes') or [])])

@@ -23,6 +23,7 @@ MEASURES = {
 }
 QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in ('teacher', 'student') for name in MEASURES}
 _FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
+_FOUND |= {'relabel_accuracy': 'relabel accuracy', 'auroc': 'AUROC'}
 _IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
 QUANTITIES |= _FOUND | {'residual_asr': 'residual ASR'} | _IMAGES | {'seconds': 'time'}
 
@@ -62,11 +63,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class Point:
-    """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None."""
+    """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None.
+
+    `trusted`: how many clean images `defense` was handed; such rows get a star, for the others got none.
+    """
 
     overrides: dict[str, Any]
     seeds: list[Any]
     spreads: dict[str, Any]
+    defense: str = 'none'
+    trusted: int = 0
 
     @property
     def n(self) -> int:
@@ -117,7 +123,13 @@ def collect(runs: Iterable[tuple[Mapping[str, Any], Any, Mapping[str, Any]]]) ->
             raise UserError(f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs out.')
         by_seed[key] = results
         seeds.append(seed)
-    return [Point(overrides, seeds, _summarise(list(by_seed.values()))) for overrides, by_seed, seeds in groups.values()]
+    return [_make_point(overrides, seeds, list(by_seed.values())) for overrides, by_seed, seeds in groups.values()]
+
+
+def _make_point(overrides: dict[str, Any], seeds: list[Any], runs: list[Mapping[str, Any]]) -> Point:
+    defense = (runs[0].get('defense') or {}).get('name', 'none')
+    trusted = max(_all_of(runs, 'trusted', 'images'), default=0)
+    return Point(overrides, seeds, _summarise(runs), defense, int(trusted))
 
 
 def to_markdown(rows: list[Point]) -> str:
@@ -125,7 +137,9 @@ def to_markdown(rows: list[Point]) -> str:
     head, body, texts = _lay_out(rows)
     lines = [head, [':--' if i < texts else '--:' for i in range(len(head))]]
     lines += [[' '.join(cell) for cell in line] for line in body]
-    return ''.join('| ' + ' | '.join(map(_escape_markdown, line)) + ' |\n' for line in lines)
+    note = _say_trusted(rows)
+    table = ''.join('| ' + ' | '.join(map(_escape_markdown, line)) + ' |\n' for line in lines)
+    return f'{table}\n\\{note}.\n' if note else table
 
 
 def to_csv(rows: list[Point]) -> str:
@@ -134,9 +148,9 @@ def to_csv(rows: list[Point]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
     fields = ['n', 'mean', 'min', 'max', 'low', 'high']
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow([*names, 'runs', 'seeds', *(f'{quantity}_{field}' for quantity in QUANTITIES for field in fields)])
+    writer.writerow([*names, 'runs', 'seeds', 'trusted', *(f'{quantity}_{field}' for quantity in QUANTITIES for field in fields)])
     for row in rows:
-        cells = [row.overrides.get(name, '') for name in names] + [row.n, ' '.join(map(str, row.seeds))]
+        cells = [row.overrides.get(name, '') for name in names] + [row.n, ' '.join(map(str, row.seeds)), row.trusted]
         for quantity in QUANTITIES:
             spread = row.spreads[quantity]
             cells += [getattr(spread, field, None) for field in fields]  # csv writes None as nothing
@@ -156,7 +170,8 @@ def to_html(rows: list[Point]) -> Markup:
             small = Markup('').join(Markup('<small>{}</small>').format(other) for other in others)
             cells.append(Markup('<td class="{}">{}{}</td>').format(name, first, small))
         lines.append(Markup('<tr>{}</tr>').format(Markup('').join(cells)))
-    caption = 'Mean over seeds, (smallest to largest seed), [95 % Student-t interval of the mean]'
+    said = ['Mean over seeds, (smallest to largest seed), [95 % Student-t interval of the mean]', _say_trusted(rows)]
+    caption = '; '.join(filter(None, said))
     return Markup('<table class="runs"><caption><span>{}</span></caption>{}</tbody></table>').format(
         caption, Markup('\n').join(lines)
     )
@@ -205,6 +220,8 @@ def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
     for row in rows:
         cells = [[say_value(row.overrides[name]) if name in row.overrides else MISSING] for name in names]
         cells += [[str(row.n)], *(_say_spread(name, row) for name in shown)]
+        if row.trusted:  # at the name of the defence, or where the row begins
+            cells[next((i for i, cell in enumerate(cells[: len(names)]) if row.defense in cell[0]), 0)][0] += '*'
         body.append(cells)
     return [*names, 'runs', *shown.values()], body, len(names)
 
@@ -229,6 +246,12 @@ def _say_share_of_one(value: float) -> str:
 
 
 _SAID = {'seconds': say_duration} | dict.fromkeys(_IMAGES, say_number)
+
+
+def _say_trusted(rows: list[Point]) -> str:
+    """What the star means: the counts of clean images that defences were handed; '' where none was."""
+    counts = {(row.defense, row.trusted): f'{row.trusted:,} ({row.defense})' for row in rows if row.trusted}
+    return f'* was handed training images known to be clean: {", ".join(counts.values())}' if counts else ''
 
 
 def _say_point(overrides: Mapping[str, Any]) -> str:

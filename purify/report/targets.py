@@ -15,9 +15,13 @@ _BAR_PX = 17
 _MEANINGS = {
     'score': 'How far a label diverges from the labels of its candidates',
     'index': 'How many deviations the score of a label lies above the median',
+    'nd': (
+        'S_ND: how much worse the density of a class fits the images of others than its own, 1 for the median class; a low one is '
+        'suspect. S_D may name a class too: see the table of tests'
+    ),
     'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
 }
-_LOW = ('share',)  # quantities that speak against a label where they are low
+_LOW = ('share', 'nd')  # quantities that speak against a label where they are low
 _LEFT_OUT = 'labels that are no targets, with {} than those shown, are left out.'
 _RULES = {
     'significant': (
@@ -40,7 +44,8 @@ def read_bars(facts: Mapping[str, Any]) -> tuple[str, float, list[dict[str, Any]
     and 'size' where classes are clustered. No rows for others.
     """
     if facts.get('labels') and facts.get('chart'):
-        return facts['chart']['quantity'], float(facts['chart']['threshold']), list(facts['labels'])
+        name = facts['chart']['quantity']
+        return name, float(facts['chart']['threshold']), [row for row in facts['labels'] if row[name] is not None]
     if 'size' in facts and facts.get('classes'):
         return 'share', float(facts['size']), [row | {'target': row['flagged']} for row in facts['classes']]
     return '', 0.0, []

@@ -28,18 +28,20 @@ Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training stage runs; nothing here but `batch`, `steps`, `accumulate` and `seed` changes its result.
+    """How a training stage runs; nothing here but `batch`, `steps`, `accumulate`, `seed`, `first` and `of` changes its result.
 
     Attributes:
       name: the stage's, for bars and logs.
       folder: where its checkpoints and metrics go.
       batch: images per step, over all hosts.
-      steps: updates in all.
+      steps: updates in all; of a part of a longer run, those that are done after it.
       accumulate: pieces a batch is worked through in, their gradients averaged (memory for time).
       seed: of dropout, diffusion steps and noise.
       save_every: steps between checkpoints.
       log_every: steps between metric rows.
       writers: copies of the metrics (TensorBoard, W&B).
+      first: updates that the parts before this one have done; the state begins with as many.
+      of: updates of the longer run, of which tasks are told the share that is done; 0: `steps`.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Plan:
     save_every: int
     log_every: int
     writers: Sequence[Writer] = ()
+    first: int = 0
+    of: int = 0
 
 
 def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1) -> Step:
@@ -154,7 +158,7 @@ def fit(
     """
     _check_batch(plan, mesh)
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
-    start, totals = 0, plan.folder / COST_FILE
+    start, totals = plan.first, plan.folder / COST_FILE
     if checkpoints.latest() is not None:
         start, state = checkpoints.restore(state)
     log = _Log(plan, start, devices.is_lead())
@@ -165,8 +169,8 @@ def fit(
         checkpoints.save(step, state)
 
     try:
-        with Bar(plan.name, plan.steps * plan.batch, shown=devices.is_lead()) as bar:
-            bar.skip(start * plan.batch)
+        with Bar(plan.name, (plan.steps - plan.first) * plan.batch, shown=devices.is_lead()) as bar:
+            bar.skip((start - plan.first) * plan.batch)
             stream = batches(start) if start < plan.steps else iter(())
             program, flops = None, 0.0
             for step in range(start, plan.steps):
@@ -174,7 +178,7 @@ def fit(
                     rows = devices.put_batch(next(stream), mesh)
                 if program is None:
                     with cost.timing('compile_seconds'):
-                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed, plan.steps)
+                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
                         program, flops = compile_step(step_function, state, task, rows, mesh)
                 state, metrics = program(state, task.frozen, rows)
                 done = step + 1

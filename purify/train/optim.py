@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import optax
 
 from purify.core.errors import UserError
@@ -54,7 +55,19 @@ def _sgd(rate: optax.ScalarOrSchedule, *, momentum: float, nesterov: bool, weigh
     return optax.chain(decay, optax.sgd(rate, momentum, nesterov))
 
 
-OPTIMIZERS = Registry('optimizer', adam=_adam, adamw=_adamw, sgd=_sgd)
+def _lars(
+    rate: optax.ScalarOrSchedule, *, momentum: float, weight_decay: float, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """Layer-wise rates (You et al. 2017), as SimCLR trains with large batches: biases and norms neither decay nor are scaled."""
+    return optax.lars(rate, weight_decay, _is_matrix, trust_coefficient, trust_ratio_mask=_is_matrix, momentum=momentum)
+
+
+def _is_matrix(params: optax.Params) -> optax.Params:
+    """Which arrays are a layer's own weights; biases and the scales of norms have one axis."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+OPTIMIZERS = Registry('optimizer', adam=_adam, adamw=_adamw, lars=_lars, sgd=_sgd)
 
 
 def make_schedule(
@@ -85,14 +98,14 @@ def make_optimizer(
 
     Args:
       total: steps of the whole run.
-      name: 'adam', 'adamw' or 'sgd'.
+      name: 'adam', 'adamw', 'lars' or 'sgd'.
       lr: peak learning rate.
       schedule: 'constant', 'cosine' or 'step'.
       warmup: share of the run that warms up.
       clip: largest global gradient norm; 0 does not clip.
       drops: for 'step': shares of the run after its warm-up at which the rate falls.
       factor: for 'step': what it is multiplied by.
-      **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov).
+      **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov, trust_coefficient).
     """
     limits = {'b1': (0, 1), 'b2': (0, 1), 'momentum': (0, 1), 'weight_decay': (0, 1e6)}
     for key, value in {'clip': clip, **options}.items():

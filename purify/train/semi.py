@@ -1,4 +1,4 @@
-"""Training on labels that are only partly believed: a head on features that stay, and MixMatch."""
+"""Training on labels that are only partly believed: a head on features that stay, a tail of layers, and MixMatch."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys
 from purify.train.losses import check_symmetric, symmetric_cross_entropies
 from purify.train.state import Params, split_network
-from purify.train.tasks import Batch, Result, unit_images
+from purify.train.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.views import Shifts
 
 
@@ -52,6 +52,34 @@ def head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     """`optimizer` on the params' entry 'head'; all others stay."""
     parts: dict[Hashable, optax.GradientTransformation] = {'head': optimizer, 'rest': optax.set_to_zero()}
     return optax.multi_transform(parts, lambda params: {name: 'head' if name == 'head' else 'rest' for name in params})
+
+
+@dataclass(frozen=True, eq=False)
+class FitTail:
+    """Cross-entropy of a network of which only the last `groups` groups of layers and the head learn (Gao 2023, section 3.3).
+
+    The network is in training mode: the running statistics of all groups move. No gradient reaches the others, which plain Adam
+    or SGD therefore leaves as they are; weight decay would not.
+
+    Attributes:
+      groups: how many of `ClassifierNetwork.groups`, from the head on; of all of them, the stem learns too.
+    """
+
+    graph: nnx.GraphDef
+    groups: int
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`. Raises `UserError` for a network with fewer groups."""
+        del frozen
+        network = nnx.merge(self.graph, params, stats)
+        there = len(network.stages)
+        if not 1 <= self.groups <= there:
+            raise UserError(f'tail: groups={self.groups}, but the network has {there} groups of layers. Choose from 1 to {there}.')
+        _, logits = network.answer(unit_images(batch), train=True, key=key, still=there - self.groups)
+        loss = cross_entropy(logits, batch['label'])
+        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
 
 
 def sharpen(p: jax.Array, temperature: float) -> jax.Array:

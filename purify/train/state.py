@@ -54,9 +54,9 @@ def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Params]]:
 
 
 def make_state(
-    build: Build, optimizer: optax.GradientTransformation, *, seed: int, keep_ema: bool, mesh: Mesh, init: Any = None
+    build: Build, optimizer: optax.GradientTransformation, *, seed: int, keep_ema: bool, mesh: Mesh, init: Any = None, step: int = 0
 ) -> TrainState:
-    """A fresh state on every device of `mesh`.
+    """A fresh state on every device of `mesh`, after `step` updates that others have done.
 
     The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'} (another run's weights).
     """
@@ -67,6 +67,6 @@ def make_state(
         else:
             params, stats = weights['params'], weights['stats']
         ema = jax.tree.map(jnp.copy, params) if keep_ema else None
-        return TrainState(jnp.int32(0), params, stats, optimizer.init(params), ema)
+        return TrainState(jnp.int32(step), params, stats, optimizer.init(params), ema)
 
     return jax.jit(make, out_shardings=replicated(mesh))(init)

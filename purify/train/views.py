@@ -3,24 +3,28 @@
 Images are f32[b h w c] in [0, 1] with 1 channel (grey) or 3 (RGB) and keep their shape.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.randomness import stream_number
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RATIOS = (3 / 4, 4 / 3)  # width to height of a crop
+SIGMAS = (0.1, 2.0)  # of a blur, in pixels
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of SimCLR (Chen et al. 2020, appendix A), without the blur, as there for small images.
+    """The views of SimCLR (Chen et al. 2020, appendix A), its blur included, and two more: rotation and noise.
 
-    Light changes in a fixed order (brightness, contrast, saturation, hue), where torchvision draws one. Saturation, hue and
-    grey leave images of one channel as they are.
+    Changes come in the order of the attributes, but that an image turns before it is mirrored. Light changes in a fixed order
+    (brightness, contrast, saturation, hue), where torchvision draws one. Saturation, hue and grey leave images of one channel
+    as they are. What is 0 draws nothing: without the last three, views are what they were before there were such.
 
     Attributes:
       crop: (low, high), between which the share lies of the image's area that is cut out and brought to full size, bilinear;
@@ -30,6 +34,9 @@ class Views:
       strength: s; brightness, contrast and saturation change by factors from [1 - s, 1 + s], the hue by up to s/4 of a turn.
         SimCLR's strength 1/2 on CIFAR-10, and DBD's jitter, is s = .4.
       grey: chance of losing the colour.
+      rotation: degrees by which an image turns about its centre at most, either way; bilinear, black coming in.
+      blur: chance of being blurred by a Gaussian of .1 to 2 pixels. SimCLR's .5 is for large images; it has none on CIFAR-10.
+      noise: highest deviation of Gaussian noise; each image has a share of it, drawn uniformly. Cut to [0, 1].
     """
 
     crop: tuple[float, float]
@@ -37,14 +44,21 @@ class Views:
     jitter: float
     strength: float
     grey: float
+    rotation: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UserError(f'views: crop={self.crop} is no range of shares. Set it to (low, high), 0 < low <= high <= 1.')
-        for name in ('flip', 'jitter', 'grey'):
+        for name in ('flip', 'jitter', 'grey', 'blur'):
             _check_share(f'views: {name}', getattr(self, name))
         if not 0 <= self.strength <= 1:
             raise UserError(f'views: strength={self.strength} must be from 0 to 1.')
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f'views: rotation={self.rotation} must be an angle from 0 to 180 degrees.')
+        if not 0 <= self.noise <= 1:
+            raise UserError(f'views: noise={self.noise} must be a deviation from 0 to 1, where 1 is white.')
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images, key[b] -> one view of each."""
@@ -53,11 +67,22 @@ class Views:
     def _one(self, image: jax.Array, key: jax.Array) -> jax.Array:
         place, side, chance, light, colour = jax.random.split(key, 5)
         image = crop_resize(image, *draw_box(place, image.shape[:2], self.crop))
-        image = _sometimes(side, self.flip, image[:, ::-1], image)
-        image = _sometimes(chance, self.jitter, self._relight(image, light), image)
-        if image.shape[-1] == 1:
-            return image
-        return _sometimes(colour, self.grey, jnp.broadcast_to(to_grey(image), image.shape), image)
+        if self.rotation:
+            angle = jax.random.uniform(_own(key, 'rotation'), minval=-self.rotation, maxval=self.rotation)
+            image = rotate(image, jnp.deg2rad(angle))
+        image = _sometimes(side, self.flip, mirror, image)
+        image = _sometimes(chance, self.jitter, lambda image: self._relight(image, light), image)
+        if image.shape[-1] > 1:
+            image = _sometimes(colour, self.grey, lambda image: jnp.broadcast_to(to_grey(image), image.shape), image)
+        if self.blur:
+            chance, width = jax.random.split(_own(key, 'blur'))
+            sigma = jax.random.uniform(width, minval=SIGMAS[0], maxval=SIGMAS[1])
+            image = _sometimes(chance, self.blur, lambda image: soften(image, sigma), image)
+        if self.noise:
+            size, grain = jax.random.split(_own(key, 'noise'))
+            deviation = jax.random.uniform(size, maxval=self.noise)
+            image = jnp.clip(image + deviation * jax.random.normal(grain, image.shape), 0, 1)
+        return image
 
     def _relight(self, image: jax.Array, key: jax.Array) -> jax.Array:
         factors_key, hue_key = jax.random.split(key)
@@ -92,7 +117,7 @@ class Shifts:
         row, column = jax.random.randint(place, (2,), 0, 2 * pad + 1)
         padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
-        return _sometimes(side, self.flip, image[:, ::-1], image)
+        return _sometimes(side, self.flip, mirror, image)
 
 
 def draw_box(key: jax.Array, size: Sequence[int], areas: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
@@ -110,6 +135,36 @@ def crop_resize(image: jax.Array, corner: jax.Array, sides: jax.Array) -> jax.Ar
     """What lies in the box at `corner` with `sides` (pixels, fractions too), brought to the image's own size; bilinear."""
     scale = jnp.array(image.shape[:2]) / sides
     return jax.image.scale_and_translate(image, image.shape, (0, 1), scale, -corner * scale, 'linear', antialias=True)
+
+
+def mirror(image: jax.Array) -> jax.Array:
+    """f32[h w c], left to right."""
+    return image[:, ::-1]
+
+
+def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
+    """f32[h w c] turned about its centre by `angle` (radians, from the first axis towards the second), bilinear; black comes in."""
+    centre = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
+    down, right = (x - c for x, c in zip(jnp.indices(image.shape[:2]), centre, strict=True))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    places = [centre[0] + cos * down + sin * right, centre[1] - sin * down + cos * right]  # where each pixel comes from
+    read = functools.partial(jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='constant')
+    return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
+
+
+def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
+    """f32[h w c] under a Gaussian of `sigma` pixels, cut off beyond a twentieth of the shorter side; mirrored at the edges.
+
+    Even the smallest image is blurred over its nearest neighbours, where SimCLR's code leaves sides under 20 pixels alone.
+    """
+    radius = max(1, min(image.shape[:2]) // 20)
+    weights = jax.nn.softmax(-jnp.square(jnp.arange(-radius, radius + 1) / sigma) / 2)
+    for axis in (0, 1):
+        size, wide = image.shape[axis], [(radius, radius) if k == axis else (0, 0) for k in range(3)]
+        padded = jnp.pad(image, wide, 'reflect')
+        shifted = [w * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, w in enumerate(weights)]
+        image = functools.reduce(jnp.add, shifted)
+    return image
 
 
 def to_grey(image: jax.Array) -> jax.Array:
@@ -138,8 +193,13 @@ def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
 
-def _sometimes(key: jax.Array, chance: float, changed: jax.Array, image: jax.Array) -> jax.Array:
-    return jnp.where(jax.random.bernoulli(key, chance), changed, image)
+def _own(key: jax.Array, name: str) -> jax.Array:
+    """A key beside those that `split` makes of the same one: small numbers would give these again."""
+    return jax.random.fold_in(key, stream_number(name))
+
+
+def _sometimes(key: jax.Array, chance: float, change: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
+    return jnp.where(jax.random.bernoulli(key, chance), change(image), image) if chance else image
 
 
 def _check_share(what: str, value: float) -> None:

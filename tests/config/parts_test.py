@@ -28,7 +28,7 @@ def test_no_attack_has_no_rate():
     ('make', 'expected'),
     [
         (lambda: parts.attack('badnets', rate=0.1), r"attack='badnets': choose from adaptive_blend, .*none, patch"),
-        (lambda: parts.optim('lion'), r"optim='lion': choose from adam, adamw, sgd"),
+        (lambda: parts.optim('lion'), r"optim='lion': choose from adam, adamw, lars, sgd"),
     ],
 )
 def test_unknown_names_are_answered_with_the_choices(make, expected):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.defenses.measures import Features, Predictions
+from purify.defenses.measures import Embeddings, Features, Predictions
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (7, 4, 4, 3), np.uint8)
@@ -19,11 +19,15 @@ class Linear:
         features = jnp.maximum(images.reshape(len(images), -1) @ weights['body'], 0)
         return features @ weights['head'], features
 
+    def embed(self, weights, images):
+        return self.answer(weights, images)[1]
+
 
 def measured(measure, images=IMAGES, weights=WEIGHTS):
-    rule = measure.rule({'classifier': Linear()}, (4, 4, 3), 0, [str(k) for k in range(5)])
+    rule = measure.rule({'classifier': Linear(), 'encoder': Linear()}, (4, 4, 3), 0, [str(k) for k in range(5)])
     rows = {'image': jnp.array(images), 'label': jnp.array(LABELS), 'id': jnp.arange(7)}
-    out = jax.jit(rule)({'classifier': jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)}, rows)
+    placed = jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)
+    out = jax.jit(rule)({'classifier': placed, 'encoder': placed}, rows)
     return {name: np.asarray(column) for name, column in out.items()}
 
 
@@ -55,7 +59,14 @@ def test_features_are_what_the_head_reads():
     assert found['features'].shape == (7, 6)
 
 
-@pytest.mark.parametrize('measure', [Predictions(), Predictions(loss='sce', alpha=1.0, beta=1.0), Features()])
+def test_embeddings_are_what_the_encoder_makes_of_unit_images():
+    found, (features, _) = measured(Embeddings()), by_hand()
+    np.testing.assert_allclose(found['features'], features, rtol=1e-4, atol=1e-5)
+    assert set(found) == {'features', 'finite'}
+    assert found['finite'].all()
+
+
+@pytest.mark.parametrize('measure', [Predictions(), Predictions(loss='sce', alpha=1.0, beta=1.0), Features(), Embeddings()])
 def test_broken_weights_are_told(measure):
     assert not measured(measure, weights={'body': np.full((48, 6), np.nan), 'head': WEIGHTS['head']})['finite'].any()
 

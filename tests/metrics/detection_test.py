@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from purify.core.errors import UserError
-from purify.metrics.detection import detection_rates, label_accuracy
+from purify.metrics.detection import auroc, detection_rates, label_accuracy
 from purify.metrics.intervals import Share
 
 IDS = np.array([10, 4, 7, 1, 8])
@@ -61,3 +62,32 @@ def test_labels_must_fit():
         label_accuracy(IDS, np.zeros(4, int), IDS, np.zeros(5, int))
     with pytest.raises(UserError, match='id 1 occurs'):
         label_accuracy(np.array([1, 1]), np.zeros(2, int), IDS, np.zeros(5, int))
+
+
+@given(seed=st.integers(0, 9999))
+def test_auroc_is_the_share_of_pairs_in_order(seed):
+    """Against all pairs one by one, and scikit-learn where there is one group."""
+    rng = np.random.default_rng(seed)
+    scores, positive, groups = rng.integers(0, 6, 30) / 2, rng.random(30) < 0.4, rng.integers(0, 3, 30)
+    pairs = [(a, b) for a in range(30) for b in range(30) if positive[a] and not positive[b] and groups[a] == groups[b]]
+    wins = sum(1.0 if scores[a] > scores[b] else 0.5 * (scores[a] == scores[b]) for a, b in pairs)
+    assert auroc(scores, positive, groups) == (pytest.approx(wins / len(pairs)) if pairs else None)
+    if 0 < positive.sum() < 30:
+        assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_auroc_of_one_kind_is_not_defined_and_infinite_scores_have_ranks():
+    scores = np.array([-np.inf, 0.0, np.inf])
+    assert auroc(scores, np.array([True, False, True])) == 0.5
+    assert auroc(scores, np.zeros(3, bool)) is None
+    assert auroc(scores, np.array([True, False, False]), np.array([0, 1, 1])) is None
+    assert auroc(np.zeros(0), np.zeros(0, bool)) is None
+
+
+@pytest.mark.parametrize(
+    ('scores', 'positive', 'message'),
+    [([0.0, np.nan], [True, False], '1 scores are NaN'), ([0.0], [True, False], 'do not fit'), ([0.0, 1.0], [1, 0], 'int64')],
+)
+def test_scores_must_fit(scores, positive, message):
+    with pytest.raises(UserError, match=message):
+        auroc(np.array(scores), np.array(positive))

@@ -25,9 +25,9 @@ def small(seed=0, **settings):
 
 
 def evaluate(network, x, train=False):
-    return nnx.jit(lambda network, x: (network.maps(x, train=train), network.features(x, train=train), network(x, train=train)))(
-        network, x
-    )
+    run = nnx.jit(lambda network, x: (network.groups(x, train=train), network.features(x, train=train), network(x, train=train)))
+    groups, features, logits = run(network, x)
+    return *groups, features, logits
 
 
 # A second opinion in float64, written from the papers.
@@ -53,6 +53,7 @@ def gate64(x, gate):
 
 def forward64(network, x, strides, train=False):
     x = silu64(norm64(conv64(x.astype(np.float64), network.stem, 2), network.stem_norm, train))
+    blocks = []
     for block, stride in zip(network.blocks, strides, strict=True):
         y = x
         if len(block.widen):
@@ -60,9 +61,15 @@ def forward64(network, x, strides, train=False):
         y = silu64(norm64(depthwise64(y, block.depthwise, stride), block.depthwise_norm, train))
         y = norm64(conv64(gate64(y, block.gate), block.project, 1), block.project_norm, train)
         x = x + y if stride == 1 and x.shape == y.shape else y
+        blocks.append(x)
     maps = silu64(norm64(conv64(x, network.last, 1), network.last_norm, train))
     features = maps.mean((1, 2))
-    return maps, features, features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
+    return (
+        blocks[0],
+        maps,
+        features,
+        features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...]),
+    )
 
 
 @pytest.mark.usefixtures('short')
@@ -72,7 +79,7 @@ def test_forward_agrees_with_float64(train):
     shuffle_values(network)
     x = images(5, 18)
     wanted = forward64(network, x, (1, 2, 1), train)
-    assert wanted[0].shape == (5, 5, 5, 4 * 16)
+    assert wanted[1].shape == (5, 5, 5, 4 * 16)
     for got, value in zip(evaluate(network, x, train), wanted, strict=True):
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
@@ -97,7 +104,7 @@ def test_training_drops_and_evaluation_does_not():
     with pytest.raises(ValueError, match='without a key'):
         network(x, train=True)
     run = nnx.jit(lambda network, key: network.features(x, train=False, key=key))
-    np.testing.assert_allclose(run(network, jax.random.key(0)), evaluate(network, x)[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(network, jax.random.key(0)), evaluate(network, x)[2], rtol=1e-5, atol=1e-6)
     run = nnx.jit(lambda key: nnx.clone(network).features(x, train=True, key=key))
     one, same, other = (np.asarray(run(jax.random.key(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)

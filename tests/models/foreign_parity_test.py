@@ -38,11 +38,13 @@ def shuffle_values(network, seed=0):
     [
         ('torchvision', 'resnet18', (64, 48)),
         ('torchvision', 'resnet50', (64, 64)),
+        ('torchvision', 'densenet121', (64, 75)),
         ('torchvision', 'efficientnet_b0', (64, 75)),
         ('torchvision', 'efficientnet_b4', (64, 64)),
         ('torchvision', 'vgg16', (64, 70)),  # 2 x 2 maps on a grid of 7 x 7
         ('torchvision', 'vgg16_bn', (288, 256)),
         ('timm', 'resnet34', (64, 64)),
+        ('timm', 'densenet121', (96, 64)),
         ('timm', 'efficientnet_b0', (64, 64)),
         ('timm', 'efficientnet_b4', (75, 64)),
         ('timm', 'vgg16', (224, 224)),
@@ -54,7 +56,7 @@ def test_logits_and_features_agree(tmp_path, library, name, size):
     theirs = theirs_of(library, name).eval()
     shuffle_values(theirs)
     save_file(theirs.state_dict(), tmp_path / 'weights.safetensors')
-    stem = {'stem': 'imagenet'} if name.startswith('resnet') else {}
+    stem = {'stem': 'imagenet'} if name.startswith(('resnet', 'densenet')) else {}
     ours = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, **stem, rngs=rngs))
     assert not read_foreign(ours, tmp_path / 'weights.safetensors').headless
     head = [module for module in theirs.modules() if isinstance(module, torch.nn.Linear)][-1]

@@ -6,6 +6,7 @@ from safetensors.numpy import save_file
 
 from purify.core.errors import UserError
 from purify.models import efficientnet
+from purify.models.densenet import DenseNet
 from purify.models.efficientnet import EfficientNet
 from purify.models.foreign import NAMES, check_foreign, read_foreign
 from purify.models.networks import NETWORKS
@@ -16,6 +17,7 @@ from purify.models.weights import abstract
 BUILDS = {
     'basic': lambda rngs, k=5: ResNet(stages=(1, 2), block='basic', stem='imagenet', width=4, num_classes=k, channels=3, rngs=rngs),
     'bottleneck': lambda rngs, k=5: ResNet(stages=(1, 1), block='bottleneck', width=4, num_classes=k, channels=3, rngs=rngs),
+    'densenet': lambda rngs, k=5: DenseNet(stages=(1, 1), growth=4, stem='imagenet', num_classes=k, channels=3, rngs=rngs),
     'efficientnet': lambda rngs, k=5: EfficientNet(width=0.25, num_classes=k, channels=3, rngs=rngs),
     'vgg': lambda rngs, k=5: VGG(stages=(1, 2), width=4, hidden=6, num_classes=k, channels=3, rngs=rngs),
     'vgg_bn': lambda rngs, k=5: VGG(stages=(1, 2), width=4, hidden=6, norm='batch', num_classes=k, channels=3, rngs=rngs),
@@ -30,8 +32,9 @@ def short(monkeypatch):
 
 LAYOUTS = [
     ('basic', 'torchvision'), ('bottleneck', 'torchvision'), ('efficientnet', 'torchvision'), ('efficientnet', 'timm'),
-    ('vgg', 'torchvision'), ('vgg_bn', 'timm'), ('vgg', 'Oxford'),
+    ('vgg', 'torchvision'), ('vgg_bn', 'timm'), ('vgg', 'Oxford'), ('densenet', 'torchvision'), ('densenet', 'published'),
 ]  # fmt: skip
+HEADS = {'basic': 'fc.', 'densenet': 'classifier.', 'efficientnet': 'classifier.1.', 'vgg': 'classifier.6.'}
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
 
@@ -72,7 +75,8 @@ def test_every_value_finds_its_place(tmp_path, kind, layout):
         np.testing.assert_array_equal(got[path], value, err_msg=str(path))
 
 
-# (network, layout): our layers -> names copied from state_dict() of torchvision 0.28 and timm 1.0, and from Oxford's list of layers
+# (network, layout): our layers -> names copied from state_dict() of torchvision 0.28 and timm 1.0, from Oxford's list of layers,
+# and ('published') from the keys that torchvision's densenet.py renames.
 REAL = {
     ('resnet18', 'torchvision'): {
         'stem': 'conv1', 'stem_norm.layer': 'bn1', 'blocks.0.convs.0': 'layer1.0.conv1', 'blocks.0.norms.1.layer': 'layer1.0.bn2',
@@ -82,6 +86,17 @@ REAL = {
     ('resnet50', 'torchvision'): {
         'blocks.0.convs.2': 'layer1.0.conv3', 'blocks.0.shortcut': 'layer1.0.downsample.0', 'blocks.3.convs.0': 'layer2.0.conv1',
         'blocks.15.norms.2.layer': 'layer4.2.bn3', 'head': 'fc',
+    },
+    ('densenet121', 'torchvision'): {
+        'stem': 'features.conv0', 'stem_norm.layer': 'features.norm0', 'last_norm.layer': 'features.norm5', 'head': 'classifier',
+        'blocks.0.norms.0.layer': 'features.denseblock1.denselayer1.norm1',
+        'blocks.0.convs.1': 'features.denseblock1.denselayer1.conv2', 'transitions.0.norm.layer': 'features.transition1.norm',
+        'blocks.6.convs.0': 'features.denseblock2.denselayer1.conv1', 'transitions.2.conv': 'features.transition3.conv',
+        'blocks.57.norms.1.layer': 'features.denseblock4.denselayer16.norm2',
+    },
+    ('densenet121', 'published'): {
+        'blocks.0.norms.0.layer': 'features.denseblock1.denselayer1.norm.1', 'stem': 'features.conv0',
+        'blocks.0.convs.1': 'features.denseblock1.denselayer1.conv.2', 'transitions.0.norm.layer': 'features.transition1.norm',
     },
     ('efficientnet_b0', 'torchvision'): {
         'stem': 'features.0.0', 'stem_norm.layer': 'features.0.1', 'blocks.0.depthwise': 'features.1.0.block.0.0',
@@ -119,12 +134,13 @@ REAL = {
 @pytest.mark.parametrize(('name', 'layout'), REAL)
 def test_names_are_those_of_the_libraries(monkeypatch, name, layout):
     monkeypatch.undo()  # all seven stages
-    network = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, rngs=rngs))
+    stem = {'stem': 'imagenet'} if name == 'densenet121' else {}
+    network = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, **stem, rngs=rngs))
     names = NAMES[type(network)](network)[layout]
     assert REAL[name, layout].items() <= names.items()
 
 
-@pytest.mark.parametrize('kind', ['basic', 'efficientnet', 'vgg'])
+@pytest.mark.parametrize('kind', ['basic', 'densenet', 'efficientnet', 'vgg'])
 def test_a_head_for_other_classes_stays_as_it_is(tmp_path, kind):
     network, tensors = made(kind, 'torchvision')
     save_file(tensors, tmp_path / 'weights.safetensors')
@@ -133,7 +149,7 @@ def test_a_head_for_other_classes_stays_as_it_is(tmp_path, kind):
     assert read_foreign(read, tmp_path / 'weights.safetensors').headless
     for path, value in leaves(read).items():
         np.testing.assert_array_equal(value, before[path] if path[0] == 'head' else leaves(network)[path])
-    headless = {name: value for name, value in tensors.items() if not name.startswith(('fc.', 'classifier.1.', 'classifier.6.'))}
+    headless = {name: value for name, value in tensors.items() if not name.startswith(HEADS[kind])}
     save_file(headless, tmp_path / 'headless.safetensors')
     assert check_foreign(read, tmp_path / 'headless.safetensors').headless
 

@@ -87,10 +87,12 @@ def forward64(network, x, kind, stem, strides, mean, std, train=False):
     if stem == 'imagenet':
         x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
         x = sliding_window_view(x, (3, 3), (1, 2))[:, ::2, ::2].max((-1, -2))
+    blocks = []
     for block, stride in zip(network.blocks, strides, strict=True):
         x = block64(x, block, kind, stride, train)
+        blocks.append(x)
     features = x.mean((1, 2))
-    return features, features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
+    return blocks, features, features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -110,8 +112,10 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
     network = build(block=kind, stem=stem, norm=norm, stages=(1, 2), mean=mean, std=std)
     shuffle_values(network)
     x = images(3, 16 if stem == 'imagenet' else 8)  # even sizes tell symmetric from one-sided padding
-    features, logits = forward64(network, x, kind, stem, (1, 2, 1), mean, std, train)
+    blocks, features, logits = forward64(network, x, kind, stem, (1, 2, 1), mean, std, train)
     np.testing.assert_allclose(network.features(x, train=train), features, rtol=2e-5, atol=2e-5)
+    for got, wanted in zip(network.groups(x, train=train), (blocks[0], blocks[2]), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
     np.testing.assert_allclose(network(x, train=train), logits, rtol=2e-5, atol=2e-5)
 
 

@@ -107,7 +107,7 @@ def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
     secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(['prepare', 'rogue'], RUN)
 
 
-@pytest.mark.parametrize('conclusion', ['evaluate', 'illustrate'])
+@pytest.mark.parametrize('conclusion', ['evaluate', 'illustrate', 'atlas'])
 def test_what_another_run_concluded_is_shut_too(tmp_path, conclusion):
     """Pictures and numbers made with the truth say who is poisoned."""
     Chain([Stage(conclusion, writes(conclusion), {})], tmp_path).run([conclusion], RUN)

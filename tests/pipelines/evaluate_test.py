@@ -62,6 +62,48 @@ def test_dropped_images_have_no_label_afterwards(tmp_path):
     assert describe_findings(tmp_path, MANIFEST)['label_accuracy'] is None
 
 
+def write_findings(folder, facts, **columns):
+    np.savez(folder / 'findings.npz', ids=np.arange(10), **columns)
+    write_json(folder / 'findings.json', facts)
+    return folder
+
+
+def test_relabelled_images_are_held_against_the_true_labels(tmp_path):
+    """Ids 0 to 3 are poisoned, given 0, truly 0 1 0 1; of class 0 are also 4, 6, 8."""
+    labels = np.array([0, 1, 1, 1, 1, 1, 0, 1, 0, 1])  # 1, 2, 3 and 4 are moved; 2 and 4 wrongly
+    flagged = np.isin(np.arange(10), [0, 1, 2, 4, 6])  # 3 is moved without being taken for poisoned
+    keep = ~np.isin(np.arange(10), [6, 7])
+    folder = write_findings(tmp_path, {'target_labels': [0]}, flagged=flagged, labels=labels, keep=keep)
+    found = describe_findings(folder, MANIFEST)
+    assert found['counts'] == {'relabel_accuracy': [1, 3], 'relabel_accuracy_poisoned': [1, 2]}
+    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == (pytest.approx(1 / 3), 0.5)
+    assert found['removed'] == {'tpr': 3 / 4, 'fpr': pytest.approx(3 / 6)}  # 1, 2, 3; and 4, 6, 7
+    assert found['auroc'] is None
+
+
+def test_scores_are_held_against_the_truth_inside_the_named_classes(tmp_path):
+    """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, all clean, whatever they score."""
+    columns = {'flagged': np.zeros(10, bool), 'score': -np.array([5.0, 4, 3, 0, 2, 9, 1, 9, 0, 9])}
+    columns['poison_score'] = -columns['score']
+    pairs = [3, 3, 3, 0.5]  # clean ones below each poisoned one, ties half
+    found = describe_findings(write_findings(tmp_path, {'target_labels': [0, 1]}, **columns), MANIFEST)
+    assert found['auroc'] == pytest.approx(sum(pairs) / 12)
+    del columns['poison_score']
+    found = describe_findings(write_findings(tmp_path, {'target_labels': [0]}, **columns), MANIFEST)
+    assert found['auroc'] == pytest.approx(1 - sum(pairs) / 12)
+    for named in ([], [1], None):
+        assert describe_findings(write_findings(tmp_path, {'target_labels': named}, **columns), MANIFEST)['auroc'] is None
+
+
+def test_filters_relabel_nothing(tmp_path):
+    flagged = np.arange(10) < 5
+    columns = {'flagged': flagged, 'keep': ~flagged, 'labels': MANIFEST.given_labels}
+    found = describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)
+    assert found['counts'] == {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}
+    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == (None, None)
+    assert found['removed'] == {name: found[name] for name in ('tpr', 'fpr')}
+
+
 def test_no_findings_are_no_numbers():
     assert set(describe_findings(None, MANIFEST).values()) == {None}
 
@@ -95,7 +137,7 @@ def test_likeness_is_to_the_images_before_the_attack(made):
     """Against all features at once and SciPy's matrix root; the defence dropped some images."""
     kept = made.given.ids[::2]
     inputs = {'poisoned': made.poisoned, 'purified': made.purified(kept), 'student': made.student}
-    found = describe_likeness(made.work('likeness', inputs, {'features': 'student'}), made.manifest)
+    found = describe_likeness(made.work('likeness', inputs, {'features': 'student'}))
     a, p = answers(made.student, [made.original(int(i)) // 2 + 60 for i in kept])
     b, q = answers(made.student, [made.original(int(i)) for i in made.given.ids])
     root = linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
@@ -103,7 +145,7 @@ def test_likeness_is_to_the_images_before_the_attack(made):
     assert found['fid'] == pytest.approx(want, rel=1e-3)
     assert found['is'] == pytest.approx(score(p), rel=1e-6)
     assert found['is_raw'] == pytest.approx(score(q), rel=1e-6)
-    assert (found['images'], found['inception'], found['notes']) == (len(kept), False, [])
+    assert (found['images'], found['notes']) == (len(kept), [])
     assert found['features'] == 'student (resnet, 10 classes)'
     as_poisoned, _ = answers(made.student, made.given.images(range(len(made.given))))
     assert not np.allclose(as_poisoned.mean(0), b.mean(0), rtol=1e-4)  # the test can tell the two apart
@@ -111,7 +153,7 @@ def test_likeness_is_to_the_images_before_the_attack(made):
 
 def test_a_network_from_elsewhere_gives_the_features(made):
     inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:4]), 'features': made.teacher}
-    found = describe_likeness(made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'}), made.manifest)
+    found = describe_likeness(made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'}))
     assert found['features'].startswith('teacher (')
     assert 'biased' in found['notes'][0]
 
@@ -119,12 +161,12 @@ def test_a_network_from_elsewhere_gives_the_features(made):
 def test_likeness_that_cannot_be_told(made):
     inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:1]), 'student': made.student}
     work = made.work('few', inputs, {'features': 'student'})
-    found = describe_likeness(work, made.manifest)
+    found = describe_likeness(work)
     assert found['fid'] is None
     assert found['notes'] == ['1 images are too few for FID.']
-    assert describe_likeness(made.work('not', inputs, {'features': 'none'}), made.manifest) is None
+    assert describe_likeness(made.work('not', inputs, {'features': 'none'})) is None
     with pytest.raises(UserError, match="features='teacher': this run has no teacher"):
-        describe_likeness(made.work('missing', inputs, {'features': 'teacher'}), made.manifest)
+        describe_likeness(made.work('missing', inputs, {'features': 'teacher'}))
 
 
 def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek
 
+from purify.config import parts
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
@@ -24,6 +25,7 @@ from purify.pipelines import summary
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.training import OBJECTIVES
+from purify.train import inference
 from purify.train.views import Views
 
 
@@ -52,9 +54,9 @@ class Watched(dict):
         return [(name, self[name]) for name in self]
 
 
-def read_leaves(config, folder, names=None):
+def read_leaves(config, folder, names=None, seen=None):
     """Runs the stages (all, or those named) and returns the dotted config paths that they read."""
-    seen = set()
+    seen = set() if seen is None else seen
     place = {'purified': 'defense', 'evaluate': 'evaluation'}
     stages = []
     for stage in make_stages(config):
@@ -67,8 +69,32 @@ def read_leaves(config, folder, names=None):
         stages.append(dataclasses.replace(stage, run=run))
     chain = Chain(stages, folder / 'stages')
     chain.run([name for name in chain.stages if names is None or name in names], config['run'])
-    plain = {name.removeprefix('prepare.').removeprefix('clean.') for name in seen}
-    return {name.removeprefix('trigger.') if name.startswith('trigger.attack.') else name for name in plain}, chain
+    return plain(seen), chain
+
+
+def plain(seen):
+    """What the stages of an attacker read, under the names that configs have for it."""
+    names = {name.removeprefix('prepare.').removeprefix('clean.') for name in seen}
+    return {name.removeprefix('trigger.') if name.startswith('trigger.attack.') else name for name in names}
+
+
+class Traced(Exception):
+    """A stage has its program, of which only compiling and running are left."""
+
+
+def traced_leaves(config, folder, name):
+    """The same for a stage that nothing comes after, up to where its first program would be compiled."""
+
+    def stop(jitted, *args, devices):
+        jitted.trace(*args)
+        raise Traced
+
+    seen = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, 'compile_counted', stop)
+        with pytest.raises(Traced):
+            read_leaves(config, folder, ('prepare', name), seen)
+    return plain(seen)
 
 
 OUTSIDE = {  # read where stages are made or concluded
@@ -89,7 +115,7 @@ def attacked(name):
 
 @pytest.fixture(scope='module')
 def seen(tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp('leaves'), set()
+    folder = tmp_path_factory.mktemp('leaves')
     rng = np.random.default_rng(0)
     for split, count in (('train', 400), ('test', 100)):
         images, labels = rng.integers(0, 256, (count, 16, 16, 3), np.uint8), np.arange(count) % 10
@@ -101,7 +127,8 @@ def seen(tmp_path_factory):
             '--config.source.size_px=16',
             '--config.source.reference_size=64',
             '--config.prior.network.sample_size=16',
-            '--config.prior.network.block_out_channels=(8, 16)',
+            '--config.prior.network.block_out_channels=(8,)',
+            '--config.prior.network.layers_per_block=1',
             '--config.prior.steps=2',
         ],
     )  # fmt: skip
@@ -110,19 +137,15 @@ def seen(tmp_path_factory):
     trained['teacher']['optim'], trained['student']['optim'] = sgd, drops
     strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student']['augment']
     trained['teacher']['augment'] |= strong
-    trained['student']['objective'] = quickstart('distill=False')['student']['objective']
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
-    for number, config in enumerate((quickstart(), trained)):
-        new, chain = read_leaves(config, folder / str(number))
-        found |= new
+    found, chain = read_leaves(trained, folder / 'trained')
+    assert summary.gather(trained, chain, {})['student']['acc'] is not None
     for name in OWN:
         found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
     for kind in ('versatile', 'sd_img2img'):
         save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
         own = load_config(f'{ROOT}/configs/imagenette.py:model={kind},prior={folder / kind},source=arrays:{folder}')
-        found |= read_leaves(shrink_struppek(own), folder / f'{kind}_run', ('prepare', 'purified'))[0]
-    results = summary.gather(config, chain, {})
-    assert results['student']['acc'] is not None
+        found |= traced_leaves(shrink_struppek(own), folder / f'{kind}_run', 'purified')
     return found
 
 
@@ -158,7 +181,7 @@ def change(config, leaf):
     elif isinstance(value, str):
         part[name] = OTHER_WORDS.get(value)
     elif isinstance(value, (list, tuple)):
-        part[name] = [0.75 * number for number in value]
+        part[name] = [number + 1 if isinstance(number, int) else 0.75 * number for number in value]
     else:
         part[name] = (
             value - 1 if isinstance(value, int) and value > 1 else value + 1 if isinstance(value, int) else value * 0.75 + 0.001
@@ -171,7 +194,7 @@ def reaching(config):
     prints = Chain(make_stages(config), ROOT).prints
     found = {name for name in leaves(config) if name.startswith('defense.') and name.endswith('.name')}
     for leaf in leaves(config):
-        if leaf.startswith(('defense.', 'evaluation.')) and (other := change(config, leaf)):
+        if leaf.startswith(('defense.', 'evaluation.', 'trusted.')) and (other := change(config, leaf)):
             try:
                 found |= {leaf} if Chain(make_stages(other), ROOT).prints != prints else set()
             except UserError:  # exact chains have room for no other number
@@ -193,6 +216,20 @@ def test_every_leaf_is_read(seen, spec):
     own_source = {'source.data_dir', 'source.path'}  # handed to the source by name: an unknown one is an error there
     unread = [name for name in leaves(config) if unify(name) not in known | own_source]
     assert not unread
+
+
+TOLD = {'nad': parts.nad(), 'asd': parts.asd()}  # defences that are handed clean images
+
+
+@pytest.mark.parametrize('name', TOLD)
+def test_every_leaf_of_a_defence_that_is_told_something_reaches_a_stage(name):
+    config = quickstart('defense=augmentations') | {
+        'defense': TOLD[name].to_dict(),
+        'trusted': parts.trusted(per_class=2).to_dict(),
+    }
+    config['student'] |= {'epochs': 0, 'steps': 100}
+    wanted = {leaf for leaf in leaves(config) if leaf.startswith(('defense.', 'trusted.'))}
+    assert wanted <= reaching(config)
 
 
 def rules():

@@ -63,6 +63,17 @@ def test_the_evaluation_gets_what_the_outcome_names():
     assert list(made)[-2:] == ['evaluate', 'illustrate']
 
 
+@pytest.mark.parametrize('defense', ['spectral', 'activation_clustering'])
+def test_a_method_that_looks_at_features_gets_a_map(defense):
+    made, config = stages(f'defense={defense}')
+    assert list(made)[-1] == 'atlas'
+    assert {role: source.stage for role, source in made['atlas'].inputs.items()} == {
+        'truth': 'prepare', 'features': 'features', 'findings': 'verdicts',
+    }  # fmt: skip
+    assert made['atlas'].settings == {'seed': config['seeds']['model']}
+    assert 'atlas' not in stages('defense=abl')[0]
+
+
 def test_the_residual_attack_needs_a_prior_and_candidates():
     made, config = stages(evaluation={'residual': True})
     assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']

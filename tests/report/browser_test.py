@@ -80,6 +80,15 @@ def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environ
         assert view['dark'] is dark
 
 
+@pytest.mark.parametrize('dark', [False, True])
+def test_features_in_a_browser(chromium, tmp_path, relabelled, curves, samples, environment, atlas, dark):
+    relabelled['classes'] = ['wordwithoutanyspace' * 12] * 3
+    page = write_report(tmp_path / 'report', relabelled, curves, samples, environment, None, atlas)
+    for view in look(chromium, tmp_path, page, dark=dark):
+        assert view['scroll'] <= view['inner']
+        assert view['faint'] == []
+
+
 def test_sweep_table_in_a_browser(chromium, tmp_path, results):
     page = write_table(tmp_path / 'sweep', collect([({'attack': 'patch'}, seed, results) for seed in (0, 1)]))
     for view in look(chromium, tmp_path, page, dark=False):

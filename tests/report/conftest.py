@@ -80,7 +80,7 @@ def found(results):
     results['benign'] = make_side((340, 360), (5, 324), (300, 324))
     results['student'] |= {'residual_asr': 9 / 324, 'residual_counts': [9, 324], 'residual_interval': [0.0147, 0.0519]}
     results['purified'] = {
-        'fid': 0.7123, 'is': 9.99, 'is_raw': 10.24, 'images': 1440, 'features': 'student (resnet, 3 classes)', 'inception': False,
+        'fid': 0.7123, 'is': 9.99, 'is_raw': 10.24, 'images': 1440, 'features': 'student (resnet, 3 classes)',
         'notes': ['A note on the number of images.'],
     }  # fmt: skip
     results['prior'] = {'kind': 'unknown', 'text': 'A prior of unknown origin.', 'warning': 'Nothing says what it was trained on.'}
@@ -101,4 +101,45 @@ def pictures():
         'true': np.full(count, 2), 'label': np.zeros(count, int), 'new': np.full(count, 2), 'raw_labels': np.zeros(count, int),
         'round_labels': np.tile([0, 1, 2], (count, 1)), 'heat': heat, 'heat_labels': np.tile([2, 0, 2], (count, 1)),
         'answer_teacher': np.zeros(count, int), 'answer_student': np.full(count, 2),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def relabelled(results):
+    """`results` of a relabelling that names class 0 rightly and misses class 2."""
+    rows = [
+        {'label': 0, 'images': 40, 'nd': 0.2, 'disruptive': 0.01, 'mu': None, 'target': True, 'type': 'non-disruptive'},
+        {'label': 1, 'images': 30, 'nd': 1.0, 'disruptive': 0.0, 'mu': -3.0, 'target': False, 'type': ''},
+        {'label': 2, 'images': 30, 'nd': 1.5, 'disruptive': 0.3, 'mu': -7.0, 'target': False, 'type': ''},
+    ]
+    limits = {'nondisruptive': 0.6, 'disruptive': 0.05, 'alpha': 0.2}
+    results['findings'] = {
+        'target_labels': [0], 'labels': [row | {'low': -10.0, 'high': 0.0} for row in rows], 'thresholds': limits,
+        'chart': {'quantity': 'nd', 'threshold': 0.6}, 'types': {'0': 'non-disruptive'},
+        'rule': {'name': 'valley', 'share': 0.05, 'limit': 0.75, 'bins': 10, 'score': 'ratio'},
+    }  # fmt: skip
+    results['attack']['targets'] = [0, 2]
+    results['detection'] |= {
+        'relabel_accuracy': 0.75, 'relabel_accuracy_poisoned': 5 / 6, 'auroc': 0.984, 'removed': {'tpr': 0.9, 'fpr': 0.05},
+        'counts': {'relabel_accuracy': [6, 8], 'relabel_accuracy_poisoned': [5, 6]},
+    }  # fmt: skip
+    return results
+
+
+@pytest.fixture
+def atlas():
+    """What the stage `atlas` writes of 100 images: classes 0 (its first 10 poisoned, truly 1), 1 and 2 (its first 5 poisoned)."""
+    ids = np.arange(100)
+    label = np.repeat([0, 1, 2], [40, 30, 30])
+    poisoned = (ids < 10) | ((ids >= 70) & (ids < 75))
+    true = np.where(poisoned, 1, label)
+    rng = np.random.default_rng(5)
+    points = (10 * true[:, None] * [1, 0.5] + rng.normal(0, 1, (100, 2))).astype(np.float32)
+    score = np.where(label == 0, np.where(poisoned, -5.0, 5.0) + ids / 100, 0)
+    verdict = np.where(label == 0, np.where(ids < 8, 3, np.where(ids < 32, 2, 1)), 0).astype(np.uint8)
+    return {
+        'ids': ids, 'points': points, 'label': label, 'true': true, 'poisoned': poisoned, 'named': label == 0,
+        'close_ids': ids, 'close_label': label, 'close_poisoned': poisoned, 'close_verdict': verdict, 'close_score': score,
+        'close_foreign': -rng.random(100) * 10,
+        'facts': {'method': 'pca', 'images': 250, 'classes': [0, 2, 1], 'named': [0], 'aims': [0, 2]},
     }  # fmt: skip

@@ -1,6 +1,6 @@
 import pytest
 
-from purify.report.headline import list_targets, write_detail, write_headline
+from purify.report.headline import list_relabelled, list_targets, write_detail, write_headline
 
 
 def test_success_names_both_numbers(results):
@@ -116,3 +116,13 @@ def test_each_of_several_triggers_has_its_sentence(results):
     assert text.endswith('and fires on 50.0 % before, 0 % after.')
     del results['student']['triggers']
     assert write_detail(results).endswith('and fires on 50.0 %.')
+
+
+def test_relabelled_images_are_counted_below_the_headline(relabelled):
+    assert 'Of 8 relabelled images 75.0 % got their true class.' in write_detail(relabelled)
+    assert [line[:2] for line in list_relabelled(relabelled['detection'])] == [
+        ('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %'), ('Removed', '90.0 %'),
+    ]  # fmt: skip
+    relabelled['detection'] |= {'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}}
+    assert 'relabelled' not in write_detail(relabelled)
+    assert list_relabelled(relabelled['detection']) == []

@@ -144,7 +144,7 @@ def test_names_from_strangers_are_escaped(write, results, samples, environment, 
         'rule': {'name': evil}, 'sets': {evil: 3},
     }  # fmt: skip
     results['prior'] = {'kind': evil, 'text': evil, 'warning': evil}
-    results['purified'] = {'fid': 1.0, 'is': 2.0, 'is_raw': 3.0, 'features': evil, 'inception': False, 'notes': [evil]}
+    results['purified'] = {'fid': 1.0, 'is': 2.0, 'is_raw': 3.0, 'features': evil, 'notes': [evil]}
     curves[evil] = [{'step': 1, 'loss': 1.0, f'loss{evil}': 2.0}, {'step': 2, 'loss': 1.0, f'loss{evil}': 2.0}]
     for sample in samples:
         sample |= {'true_label': evil, 'given_label': evil + '2'}
@@ -193,3 +193,24 @@ def test_the_sweep_is_written_three_times(tmp_path, results):
     assert '2 runs at 1 point.' in page
     assert '&lt;b&gt;' in page
     assert '<b>' not in page
+
+
+def test_the_page_shows_what_densities_say(tmp_path, relabelled, curves, samples, environment, atlas):
+    page = write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
+    assert re.findall(SECTIONS, page) == ['result', 'images', 'detection', 'features', 'curves', 'cost', 'provenance']
+    assert page.count('<svg ') == 3 + 1 + 1 + 3 + 2  # as always; evidence; map; histograms; scores
+    assert page.count('<caption>') == page.count('<table')
+    for text in ('Of 8 relabelled images 75.0', '5 of 6 relabelled images that are poisoned', 'zero (0): non-disruptive', '98.4'):
+        assert text in page
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])  # all colours are the page's own
+    assert page == write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
+
+
+def test_a_map_of_thousands_of_images_stays_small(tmp_path, results, curves, samples, environment, atlas):
+    before = len(write_report(tmp_path, results, curves, samples, environment).read_bytes())
+    rng = np.random.default_rng(0)
+    atlas |= {'points': rng.normal(0, 1, (4000, 2)).astype(np.float32)}
+    atlas |= {name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')}
+    assert len(write_report(tmp_path, results, curves, samples, environment, None, atlas).read_bytes()) - before < 250_000

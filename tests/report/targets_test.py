@@ -65,6 +65,13 @@ def test_of_many_clusters_the_smallest_are_shown():
     assert f'{60 - MAX_BARS} labels that are no targets, with more than those shown, are left out.' in drawing.text
 
 
+def test_a_low_density_score_speaks_against_a_label(relabelled):
+    relabelled['findings']['labels'][2]['nd'] = None  # not known: no bar
+    drawing = draw_targets(relabelled['findings'], CLASSES, 'a')
+    assert drawing.text == 'Bars. nd by label: zero (0) 0.2; one (1) 1. Threshold 0.6. Targets: zero (0).'
+    assert say_chart(relabelled['findings']).startswith('S_ND: how much worse')
+
+
 def test_facts_of_other_methods_draw_nothing():
     for facts in ({}, {'classes': [{'label': 0, 'images': 3, 'removed': 1}], 'remove': 0.15}):
         assert draw_targets(facts, CLASSES, 'a') is None

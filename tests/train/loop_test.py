@@ -95,6 +95,31 @@ def test_resumed_training_equals_uninterrupted_training_byte_for_byte(tmp_path):
     assert [row['step'] for row in rows[0]] == [4, 8, 12]
 
 
+class Told(Classify):
+    """Notes what the task is told: the share of the run that is done."""
+
+    def __call__(self, params, stats, frozen, batch, key):
+        loss, (stats, metrics) = super().__call__(params, stats, frozen, batch, key)
+        return loss, (stats, metrics | {'progress': batch['progress'], 'draw': jax.random.uniform(key)})
+
+
+def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_path):
+    graph, _ = abstract_network(build)
+    optimizer = optax.sgd(0.1)
+
+    def part(name, first, last, init=None):
+        state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh(1), init=init, step=first)
+        own = plan(tmp_path / name, last, first=first, of=7, log_every=1)
+        return fit(Told(graph), optimizer, state, batches, own, mesh(1), Cost()).weights()
+
+    whole = part('whole', 0, 7)
+    cut = part('second', 3, 7, part('first', 0, 3))
+    assert all((a == b).all() for a, b in zip(leaves(whole), leaves(cut), strict=True))
+    rows = {name: read_rows(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'first', 'second')}
+    assert rows['whole'] == rows['first'] + rows['second']
+    np.testing.assert_allclose([row['progress'] for row in rows['whole']], np.arange(7) / 7, rtol=1e-6)
+
+
 def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
     whole = train(tmp_path / 'whole')
     train(tmp_path / 'moved', steps=5)

@@ -47,6 +47,28 @@ def test_sgd_is_pytorchs():
         assert float(params) == pytest.approx(w, rel=1e-6)
 
 
+def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
+    """You et al. 2017, by hand in float64: v <- .9 v + lr r (g + wd w), w <- w - v, r = trust |w| / |g + wd w|."""
+    optimizer = make_optimizer(
+        10, name='lars', lr=0.3, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9, weight_decay=0.1, trust_coefficient=0.02
+    )
+    rng = np.random.default_rng(0)
+    start = {'kernel': rng.normal(size=(3, 4)), 'bias': rng.normal(size=4)}
+    params = {name: value.astype(np.float32) for name, value in start.items()}
+    state, speed = optimizer.init(params), {name: np.zeros_like(value) for name, value in start.items()}
+    for _ in range(3):
+        slopes = {name: rng.normal(size=value.shape) for name, value in start.items()}
+        for name, slope in slopes.items():
+            pull = slope + 0.1 * start[name] if name == 'kernel' else slope
+            trust = 0.02 * np.linalg.norm(start[name]) / np.linalg.norm(pull) if name == 'kernel' else 1.0
+            speed[name] = 0.9 * speed[name] + 0.3 * trust * pull
+            start[name] = start[name] - speed[name]
+        updates, state = optimizer.update({name: slope.astype(np.float32) for name, slope in slopes.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, value in start.items():
+            np.testing.assert_allclose(params[name], value, rtol=1e-5, atol=1e-6)
+
+
 def test_clip_bounds_the_gradient():
     kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}
     optimizer = make_optimizer(1, name='sgd', clip=1.0, **kwargs)

@@ -11,9 +11,11 @@ from scipy.special import log_softmax, softmax
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.models.resnet import ResNet
 from purify.train.loop import make_step
-from purify.train.semi import FitHead, MixMatch, head_only, sharpen
+from purify.train.semi import FitHead, FitTail, MixMatch, head_only, sharpen
 from purify.train.state import abstract_network, make_state
+from purify.train.tasks import Classify
 
 RNG = np.random.default_rng(0)
 STILL = {'pad_px': 0, 'flip': 0.0}  # views that are the images
@@ -98,6 +100,39 @@ def test_weight_decay_leaves_all_but_the_head():
     after, _ = step(step(state, (), rows(4))[0], (), rows(4))
     np.testing.assert_array_equal(after.params['body']['kernel'], state.params['body']['kernel'])
     assert np.abs(after.params['head']['kernel'] - state.params['head']['kernel']).min() > 1e-4
+
+
+def build_residual(rngs):
+    return ResNet(stages=(1, 1), block='preact', num_classes=3, channels=3, width=4, rngs=rngs)
+
+
+def test_the_tails_gradient_is_that_of_plain_training_and_nothing_before_it_moves():
+    graph, params, stats = fresh(build_residual, scale=1.0)
+    batch = rows(3)
+
+    @jax.jit
+    def both(params, stats):
+        value = lambda task: jax.value_and_grad(task, has_aux=True)(params, stats, (), batch, jax.random.key(0))  # noqa: E731
+        return value(FitTail(graph, 1)), value(Classify(graph))
+
+    ((loss, (after, _)), slopes), ((plain, (moved, _)), whole) = both(params, stats)
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    for a, b, before in zip(*map(jax.tree.leaves, (after, moved, stats)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+        assert np.abs(a - before).max() > 0  # the statistics of all groups
+    learn = ([grads['blocks'][1], grads['head']] for grads in (slopes, whole))
+    for a, b in zip(*map(jax.tree.leaves, learn), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for part in (lambda grads: grads['stem'], lambda grads: grads['blocks'][0]):
+        assert any(slope.any() for slope in jax.tree.leaves(part(whole)))
+        assert not any(slope.any() for slope in jax.tree.leaves(part(slopes)))
+
+
+@pytest.mark.parametrize('groups', [0, 3])
+def test_a_tail_of_no_groups_or_too_many_is_refused(groups):
+    graph, like = abstract_network(build_residual)
+    with pytest.raises(UserError, match=rf'groups={groups}.* from 1 to 2'):
+        jax.eval_shape(FitTail(graph, groups), like['params'], like['stats'], (), rows(2), jax.random.key(0))
 
 
 def mixmatch(graph, **changes):

@@ -1,0 +1,187 @@
+"""Which classes poison bends, by densities of their features (Sabolić 2024, section 4.4). NumPy in float64, on the host."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from scipy.special import bdtrc
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+
+SCORES = ('outside', 'ratio')
+
+
+def own_and_foreign(log_density: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log densities f64[n c] and given labels i32[n] -> of each image under its own class f64[n], and its best foreign one.
+
+    That is log v of eq. 4, f64[n], and the class it belongs to, i32[n]; -inf and -1 where there is no other class. A class
+    without a density has -inf throughout.
+    """
+    rows = np.arange(len(labels))
+    foreign = log_density.copy()
+    foreign[rows, labels] = -np.inf
+    best = foreign.argmax(1).astype(np.int32) if len(labels) else np.zeros(0, np.int32)
+    highest = foreign.max(1, initial=-np.inf)
+    return log_density[rows, labels], highest, np.where(np.isfinite(highest), best, -1).astype(np.int32)
+
+
+def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Eq. 3 as it stands: of each class, the mean negative log-likelihood of all images of others, f64[c], in nats; else NaN."""
+    sums = [-log_density[labels != label, label] for label in range(log_density.shape[1])]
+    return np.array([values.mean() if len(values) else np.nan for values in sums])
+
+
+def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """S_ND of each class, f64[c]: how far its density is from the images of other classes; 1 is usual, inf where unknown.
+
+    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, so the paper's threshold .6 cannot be
+    meant for them. Here each foreign image counts by how much less likely it is than the median of the class's own, and by the root of that, as of a squared distance: else the few farthest images would decide. The mean over the foreign images is
+    divided by its median over the classes. A density that was fitted to images of all classes is near to them all. Up to half
+    of the classes may be poisoned; with two classes, one.
+    """
+    scores = np.full(log_density.shape[1], np.inf)
+    for label in np.unique(labels):
+        own = labels == label
+        if not own.all():
+            apart = np.median(log_density[own, label]) - log_density[~own, label]
+            scores[label] = np.sqrt(np.maximum(apart, 0)).mean()
+    known = np.isfinite(scores)
+    middle = np.median(scores[known]) if known.any() else 0.0
+    return np.where(known, scores / middle, np.inf) if middle > 0 else np.full(len(scores), np.inf)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The images of a class that foreign densities come least near.
+
+    Attributes:
+      place: mu, the foreign log density below which they lie, in nats; NaN where no place was found.
+      share: S_D of eq. 5, of the class; 0 where no place was found.
+      suspect: whether the rule takes them for disruptive poison.
+    """
+
+    place: float
+    share: float
+    suspect: bool
+
+
+def check_score(score: str) -> None:
+    """By what the images of a class with disruptive poison are ranked; raises `UserError` for a word that says nothing.
+
+    'ratio' is eq. 6, of which the paper says that poison has the highest: its own class's density was fitted to it, no other was.
+    'outside' is how unlikely an image is under all densities, its own class's too, which the paper says it looks for.
+    """
+    if score not in SCORES:
+        raise UserError(f'defense.disruptive: score={score!r}. Choose from: {", ".join(SCORES)}.')
+
+
+NO_TAIL = Tail(math.nan, 0.0, False)
+
+
+class DisruptionRule(Protocol):
+    """Says where the tail of a class begins, and whether it is poison."""
+
+    name: ClassVar[str]
+    share: float
+    score: str
+
+    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
+        """Foreign log densities f64[m] of the images of one class, m > 0, and of all others f64[r] -> its tail."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outlying:
+    """The default: images that lie farther out than nearly all of the rest of the dataset does.
+
+    mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
+    for two hills, which a class of a hundred images does not show and has by chance; this asks how many lie outside, as the
+    paper's introduction does. Up to `level`, for all classes together, clean classes are not taken for poisoned by chance
+    (binomial test, exact, one-sided) where `share` is what they may have.
+
+    Attributes:
+      share: beta_D, the least share of a class that is poison.
+      quantile: of the others.
+      level: of the test.
+      score: see `check_score`.
+    """
+
+    share: float
+    quantile: float
+    level: float
+    score: str
+
+    name: ClassVar[str] = 'outlying'
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= self.share < 1 or not 0 < self.level < 1:
+            raise UserError(
+                f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that and '
+                f'level={self.level} below 1.'
+            )
+        check_score(self.score)
+
+    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
+        """See `DisruptionRule`."""
+        if not len(others):
+            return NO_TAIL
+        place = float(np.quantile(others, self.quantile))
+        count = int((own < place).sum())
+        chance = float(bdtrc(count - 1, len(own), self.share)) if count else 1.0
+        return Tail(place, count / len(own), chance < self.level / classes)
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The paper's rule: the images left of the minimum of the class's histogram, if they are more than `share`.
+
+    Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms are counted here, and 0 and 1
+    of `limit` are the class's lowest and highest. mu is the centre of the lowest bin left of it; of equal ones the right-most,
+    and there are images on its left. In small classes bins are empty by chance, and the rule finds poison where there is none.
+
+    Attributes:
+      share: beta_D. (The paper says "less" than it once, and calls it the least share of poisoned images.)
+      limit: lambda.
+      bins: of equal widths.
+      score: see `check_score`.
+    """
+
+    share: float
+    limit: float
+    bins: int
+    score: str
+
+    name: ClassVar[str] = 'valley'
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1 or not 0 < self.limit < 1 or self.bins < 3:
+            raise UserError(
+                f'defense.disruptive: share={self.share} and limit={self.limit} must be shares below 1, bins={self.bins} 3 or more.'
+            )
+        check_score(self.score)
+
+    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
+        """See `DisruptionRule`."""
+        del others, classes
+        low, high = own.min(), own.max()
+        if not high > low:
+            return NO_TAIL
+        counts, edges = np.histogram(own, self.bins, (low, high))
+        centres = (edges[:-1] + edges[1:]) / 2
+        left = [number for number in range(1, self.bins) if centres[number] < low + self.limit * (high - low)]
+        if not left:
+            return NO_TAIL
+        place = float(centres[min(left, key=lambda number: (counts[number], -number))])
+        share = float((own < place).mean())
+        return Tail(place, share, share > self.share)
+
+
+DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)
+
+
+def make_disruption_rule(settings: Mapping[str, Any]) -> DisruptionRule:
+    """`{'name': 'outlying', ...}` -> the rule."""
+    return DISRUPTIONS.make(settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'})

@@ -1,0 +1,196 @@
+"""Normalising flows: bijections u = g(z) of vectors that make their density a Gaussian's (Dinh et al. 2017, Durkan et al. 2019)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+
+LOG_SCALE = 5.0  # a class in which a feature hardly varies would else scale it without end
+BINS, TAIL = 8, 5.0  # of a spline; features have unit variance, so few lie beyond the tail
+LEAST_BIN, LEAST_SLOPE = 1e-3, 1e-3  # of a spline: width and height of a bin as shares of all, derivative at a knot
+MIXINGS = ('swap', 'permute')
+
+
+class Transform(Protocol):
+    """Bijections of numbers, each by its own parameters; all zero, they are the identity."""
+
+    @property
+    def numbers(self) -> int:
+        """How many parameters one has."""
+        ...
+
+    def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of z f32[...] and parameters f32[... numbers] -> (u f32[...], ln |du/dz| f32[...])."""
+        ...
+
+    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
+        """The z f32[...] of u f32[...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Affine:
+    """u = exp(s) z + t, with s held within +-5 by a tanh (Dinh et al. 2017, eq. 8)."""
+
+    numbers: int = 2
+
+    def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Transform`."""
+        scale = _bounded(raw[..., 0])
+        return z * jnp.exp(scale) + raw[..., 1], scale
+
+    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
+        """See `Transform`."""
+        return (u - raw[..., 1]) * jnp.exp(-_bounded(raw[..., 0]))
+
+
+def _bounded(raw: jax.Array) -> jax.Array:
+    return LOG_SCALE * jnp.tanh(raw / LOG_SCALE)
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside (Durkan et al. 2019, eqs. 4 to 8, 29)."""
+
+    numbers: int = 3 * BINS - 1
+
+    def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Transform`."""
+        inside = jnp.abs(z) < TAIL
+        held = jnp.where(inside, z, 0.0)  # what lies outside must not make the derivatives infinite
+        x, y, slopes = _knots(raw)
+        left, low, width, height, first, last = _bin(held, x, x, y, slopes)
+        share, slope = (held - left) / width, height / width
+        both = share * (1 - share)
+        below = slope + (first + last - 2 * slope) * both
+        u = low + height * (slope * share**2 + first * both) / below
+        above = last * share**2 + 2 * slope * both + first * (1 - share) ** 2
+        log_slope = 2 * jnp.log(slope) + jnp.log(above) - 2 * jnp.log(below)
+        return jnp.where(inside, u, z), jnp.where(inside, log_slope, 0.0)
+
+    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
+        """See `Transform`: the root in [0, 1] of a quadratic, written so that nothing cancels."""
+        inside = jnp.abs(u) < TAIL
+        held = jnp.where(inside, u, 0.0)
+        x, y, slopes = _knots(raw)
+        left, low, width, height, first, last = _bin(held, y, x, y, slopes)
+        slope, rise = height / width, held - low
+        bend = rise * (first + last - 2 * slope)
+        a, b, c = height * (slope - first) + bend, height * first - bend, -slope * rise
+        share = 2 * c / (-b - jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0)))
+        return jnp.where(inside, left + share * width, u)
+
+
+def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parameters f32[... 3K-1] -> knots' x, y and slopes, f32[... K+1] each; slopes at both ends are 1, that of the tails."""
+    widths, heights, inner = jnp.split(raw, [BINS, 2 * BINS], -1)
+    ends = [(0, 0)] * (raw.ndim - 1)
+
+    def corners(sizes: jax.Array) -> jax.Array:
+        shares = LEAST_BIN + (1 - LEAST_BIN * BINS) * jax.nn.softmax(sizes, -1)
+        inside = 2 * TAIL * jnp.cumsum(shares[..., :-1], -1) - TAIL
+        return jnp.concatenate([jnp.full_like(inside[..., :1], -TAIL), inside, jnp.full_like(inside[..., :1], TAIL)], -1)
+
+    slopes = LEAST_SLOPE + jax.nn.softplus(inner + math.log(math.expm1(1 - LEAST_SLOPE)))
+    return corners(widths), corners(heights), jnp.pad(slopes, [*ends, (1, 1)], constant_values=1.0)
+
+
+def _bin(value: jax.Array, edges: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
+    """Of the bin between `edges` [... K+1] that holds value [...]: left, low, width, height, slopes at its two ends."""
+    place = (value[..., None] >= edges[..., 1:-1]).sum(-1, keepdims=True)
+    at = lambda knots, shift: jnp.take_along_axis(knots, place + shift, -1)[..., 0]  # noqa: E731
+    left, low = at(x, 0), at(y, 0)
+    return left, low, at(x, 1) - left, at(y, 1) - low, at(slopes, 0), at(slopes, 1)
+
+
+TRANSFORMS = Registry('flow transform', affine=Affine, spline=Spline)
+
+
+class Coupling(nnx.Module):
+    """Changes some numbers of a vector by what the others say: affine, ReLU, affine -> the parameters of a `Transform`."""
+
+    def __init__(self, given: int, changed: int, hidden: int, transform: Transform, *, rngs: nnx.Rngs):
+        self.changed, self.transform = changed, transform
+        # Zero weights at the end begin with the identity. Densities are compared to fractions of a nat: no bf16, no TF32.
+        zeros, exact = nnx.initializers.zeros_init(), jax.lax.Precision.HIGHEST
+        self.hidden = nnx.Linear(given, hidden, precision=exact, rngs=rngs)
+        self.out = nnx.Linear(hidden, changed * transform.numbers, kernel_init=zeros, precision=exact, rngs=rngs)
+
+    def _raw(self, given: jax.Array) -> jax.Array:
+        raw = self.out(jax.nn.relu(self.hidden(given)))
+        return raw.reshape(*given.shape[:-1], self.changed, self.transform.numbers)
+
+    def forward(self, given: jax.Array, changed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """f32[b m] and f32[b k] -> (changed f32[b k], log determinant f32[b])."""
+        changed, log_slopes = self.transform.forward(changed, self._raw(given))
+        return changed, log_slopes.sum(-1)
+
+    def invert(self, given: jax.Array, changed: jax.Array) -> jax.Array:
+        """Takes the change back."""
+        return self.transform.invert(changed, self._raw(given))
+
+
+class CouplingFlow(nnx.Module):
+    """Couplings in which two halves of a vector take turns; of an odd width the second half is the longer one.
+
+    Every coupling changes one half by what the other says, the second half first. A fresh flow is the identity (up to order).
+
+    Args:
+      width: of the vectors, 2 or more.
+      couplings: how many.
+      hidden: units between the two affine maps of each; 0: `width`.
+      transform: 'affine' or 'spline', of each changed number.
+      mixing: 'swap': always the same halves; 'permute': a random order, fixed from the start, before every two couplings.
+      rngs: stream `params`.
+
+    Raises `UserError` for other values.
+    """
+
+    def __init__(
+        self, width: int, couplings: int = 2, hidden: int = 0, transform: str = 'affine', mixing: str = 'swap', *, rngs: nnx.Rngs
+    ):
+        if width < 2:
+            raise UserError(f'a coupling flow of {width} dimensions has no halves; give it features of 2 or more.')
+        if couplings < 1 or hidden < 0:
+            raise UserError(f'flows.couplings={couplings} must be 1 or more and flows.hidden={hidden} 0 or more.')
+        if mixing not in MIXINGS:
+            raise UserError(f'flows.mixing={mixing!r}: choose from {", ".join(map(repr, MIXINGS))}.')
+        self.width, self.half = width, width // 2
+        made, sizes = TRANSFORMS.make(transform), (self.half, width - self.half)
+        self.couplings = nnx.List(
+            Coupling(sizes[k % 2], sizes[1 - k % 2], hidden or width, made, rngs=rngs) for k in range(couplings)
+        )
+        pairs = (couplings + 1) // 2 if mixing == 'permute' else 0
+        self.orders = nnx.List(nnx.Variable(jax.random.permutation(rngs.params(), width)) for _ in range(pairs))
+
+    def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """f32[b width] -> (u f32[b width], ln |det du/dz| f32[b])."""
+        total: Any = jnp.zeros(z.shape[:-1])
+        for k, coupling in enumerate(self.couplings):
+            if self.orders and k % 2 == 0:
+                z = z[..., self.orders[k // 2][...]]
+            halves = [z[..., : self.half], z[..., self.half :]]
+            halves[1 - k % 2], log_det = coupling.forward(halves[k % 2], halves[1 - k % 2])
+            z, total = jnp.concatenate(halves, -1), total + log_det
+        return z, total
+
+    def invert(self, u: jax.Array) -> jax.Array:
+        """The z f32[b width] of u f32[b width]."""
+        for k, coupling in reversed(list(enumerate(self.couplings))):
+            halves = [u[..., : self.half], u[..., self.half :]]
+            halves[1 - k % 2] = coupling.invert(halves[k % 2], halves[1 - k % 2])
+            u = jnp.concatenate(halves, -1)
+            if self.orders and k % 2 == 0:
+                u = u[..., jnp.argsort(self.orders[k // 2][...])]
+        return u
+
+    def log_density(self, z: jax.Array) -> jax.Array:
+        """Of f32[b width], in nats: f32[b]."""
+        u, log_det = self(z)
+        return log_det - 0.5 * (jnp.square(u).sum(-1) + self.width * math.log(2 * math.pi))

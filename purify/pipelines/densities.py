@@ -1,0 +1,120 @@
+"""The stage that fits a density to the features of each class, and says how likely every image is under each of them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.data.loader import Split
+from purify.defenses.method import Table
+from purify.models.flow import CouplingFlow
+from purify.pipelines.chain import Work
+from purify.pipelines.tables import read_table, write_table
+from purify.train.class_batches import Fit
+from purify.train.density import Densities, fit_flows
+from purify.train.state import abstract_network
+
+FLAT = 1e-12  # of the largest variance: below it a direction holds rounding, not features
+
+
+def fit_densities(work: Work) -> None:
+    """Fits a flow to the `features` of each class as labelled in `poisoned`; leaves a table.
+
+    Columns: `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them, and `held` bool[n], which images
+    their class's flow was not trained on. Settings: `flows` (`purify.models.flow.CouplingFlow`, and `reduce`), `fit`
+    (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, and of the fit of every class.
+    """
+    settings = work.settings
+    split = Split(work.inputs['poisoned'], 'train')
+    flow, reduce = split_flow(settings['flows'])
+    features, facts = prepare_features(read_table(work.inputs['features']).of(split.ids, 'features'), reduce)
+    found = fit_flows(
+        features,
+        split.labels,
+        split.ids,
+        len(split.class_names),
+        flow,
+        Fit(**settings['fit']),
+        settings['seed'],
+        cost=work.cost,
+        folder=work.folder,
+        name=work.name,
+        save_every=work.run['save_every'],
+        writers=work.writers,
+    )
+    if devices.is_lead():
+        columns = {'ids': split.ids, 'log_density': found.log_density, 'held': found.held}
+        write_table(work.folder, Table(columns, facts | {'labels': describe_classes(found, split.labels)}))
+    devices.barrier(f'{work.name} written')
+
+
+def check_flow(flows: dict[str, Any], fit: dict[str, Any], width: int) -> int:
+    """How many parameters the flow of a class has on `width` features. Raises `UserError` for settings that do not fit."""
+    flow, reduce = split_flow(flows)
+    Fit(**fit)
+    if reduce and not 2 <= reduce <= width:
+        raise UserError(f'flows.reduce={reduce}: there are {width} features. Choose 2 to {width}, or 0 for all of them.')
+    _, weights = abstract_network(lambda rngs: CouplingFlow(reduce or width, **flow, rngs=rngs))
+    return sum(x.size for x in jax.tree.leaves(weights['params']))
+
+
+def split_flow(flows: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The settings `flows` -> those of the flow itself, and to how many dimensions features are reduced."""
+    return {name: flows[name] for name in flows if name != 'reduce'}, flows['reduce']
+
+
+def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray, dict[str, Any]]:
+    """Features [n d] with mean 0 and variance 1 over all images in every dimension -> (f32[n k], facts); in float64.
+
+    Dimensions that never vary are left out: they say nothing, and a flow would make any density of them. With `reduce`, the
+    first so many principal components of what is left, of variance 1 too.
+
+    Raises `UserError` for features that are not finite, all alike, or of fewer than `reduce` dimensions.
+    """
+    whole = features.astype(np.float64)
+    if not np.isfinite(whole).all():
+        bad = np.flatnonzero(~np.isfinite(whole).all(1))
+        raise UserError(f'the features of {len(bad)} images (row {bad[0]} is the first) are not finite; train the encoder anew.')
+    whole -= whole.mean(0)
+    spread = whole.std(0)
+    kept = spread > np.sqrt(FLAT) * spread.max(initial=0)
+    if kept.sum() < 2:
+        raise UserError(
+            f'of {len(spread)} features {int(kept.sum())} vary over the images; a density needs 2. Train the encoder anew.'
+        )
+    whole = whole[:, kept] / spread[kept]
+    facts = {'features': len(spread), 'dimensions': int(kept.sum()), 'explained': 1.0}
+    if not reduce:
+        return whole.astype(np.float32), facts
+    variances, axes = np.linalg.eigh(whole.T @ whole / len(whole))
+    variances, axes = variances[::-1], axes[:, ::-1]
+    rank = int((variances > FLAT * variances[0]).sum())
+    if not 2 <= reduce <= rank:
+        raise UserError(
+            f'flows.reduce={reduce}: these features vary in {rank} directions. Choose 2 to {rank}, or 0 for all of them.'
+        )
+    axes, share = axes[:, :reduce], float(variances[:reduce].sum() / variances.sum())
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(reduce)])  # either sign is an eigenvector: take one
+    return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts | {'dimensions': reduce, 'explained': share}
+
+
+def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any]]:
+    """How the fit of each class went: images, updates, epoch kept, mean negative log density of its own images in nats."""
+    own = -np.take_along_axis(found.log_density.astype(np.float64), labels[:, None].astype(np.int64), 1)[:, 0]
+
+    def mean(rows: np.ndarray) -> float | None:
+        return float(own[rows].mean()) if rows.any() else None
+
+    return [
+        {
+            'label': label,
+            'images': int((labels == label).sum()),
+            'updates': int(found.updates[label]),
+            'epoch': int(found.best_epoch[label]),
+            'nll_train': mean((labels == label) & ~found.held),
+            'nll_held': mean((labels == label) & found.held),
+        }
+        for label in range(found.log_density.shape[1])
+    ]

@@ -1,0 +1,76 @@
+"""The stage `trusted`: a few training images that the defender is told are clean; some defences cannot do without."""
+
+from typing import Any
+
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.randomness import stream_rng
+from purify.data.loader import Split
+from purify.data.manifest import Manifest
+from purify.defenses.method import Table
+from purify.pipelines.chain import Work
+from purify.pipelines.tables import write_table
+
+
+def check_trusted(settings: dict[str, Any]) -> None:
+    """Raises `UserError` unless exactly one of `per_class` and `share` says how many images are trusted."""
+    per_class, share = settings['per_class'], settings['share']
+    if per_class < 0 or not 0 <= share < 1 or bool(per_class) == bool(share):
+        raise UserError(
+            f'trusted.per_class={per_class} and trusted.share={share}: give one of them, a number of images of each class or a '
+            'share of all images below 1, and 0 for the other.'
+        )
+
+
+def trust(work: Work) -> None:
+    """Writes the table of all training images, with `keep` for the trusted; facts: how many `images`, and of each class.
+
+    They are drawn for the defender by one who knows the truth: among images that the attack did not touch, so many of each
+    class. It is the only thing of the truth that a defence is told.
+    """
+    if devices.is_lead():
+        split = Split(work.inputs['poisoned'], 'train')
+        manifest, settings = Manifest.read(work.inputs['truth']), work.settings
+        keep = np.isin(split.ids, draw_trusted(manifest, split.class_names, **settings))
+        columns = {'keep': keep, 'labels': split.labels, 'candidate': np.full(len(split), -1, np.int32)}
+        counts = np.bincount(split.labels[keep], minlength=len(split.class_names)).tolist()
+        write_table(work.folder, Table({'ids': split.ids} | columns, {'images': int(keep.sum()), 'of_each_class': counts}))
+    devices.barrier(f'{work.name} drawn')
+
+
+def draw_trusted(manifest: Manifest, class_names: list[str], *, per_class: int, share: float, seed: int) -> np.ndarray:
+    """Ids i64[m] of images with their true label and without a trigger, drawn by `seed` from the stream 'trusted'.
+
+    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer, and none depends on other classes.
+    """
+    clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == manifest.true_labels)
+    groups = [np.sort(manifest.ids[clean & (manifest.true_labels == label)]) for label in range(len(class_names))]
+    counts = share_out(dict(zip(class_names, map(len, groups), strict=True)), len(clean), per_class=per_class, share=share)
+    drawn = [stream_rng(seed, 'trusted', label).permutation(ids) for label, ids in enumerate(groups)]
+    return np.concatenate([ids[:count] for ids, count in zip(drawn, counts, strict=True)])
+
+
+def share_out(clean: dict[str, int], images: int, *, per_class: int, share: float) -> list[int]:
+    """How many images of each class are trusted.
+
+    Args:
+      clean: how many images of each class, by its name, the attack left alone.
+      images: of the whole training set.
+      per_class: so many of each class, or
+      share: so many of all images, over the classes as the clean ones are; one of each at least.
+
+    Raises:
+      UserError: for a class that has too few, or if not exactly one of the two numbers is given.
+    """
+    check_trusted({'per_class': per_class, 'share': share})
+    total = max(1, sum(clean.values()))
+    counts = [per_class or max(1, round(share * images * own / total)) for own in clean.values()]
+    for (name, own), count in zip(clean.items(), counts, strict=True):
+        if count > own:
+            raise UserError(
+                f'trusted: class {name!r} has {own} images that the attack left alone, and {count} are to be trusted. '
+                'Lower trusted.per_class or trusted.share.'
+            )
+    return counts

@@ -1,0 +1,100 @@
+"""A map of features: every class in a quiet colour, those accused or aimed at in a strong one, poisoned images in ink."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from scipy.spatial import KDTree
+
+from purify.report.canvas import COLOURS, STYLE, WIDTH_PX, Drawing, draw_dots, finish, new_figure
+from purify.report.words import say_class, say_classes, say_percent
+
+_HEIGHT_PX, _MARGIN_PX = 340, 6
+_QUIET = [name for name in COLOURS if name.startswith('map-')]
+_MOST_NAMES = 12  # of quiet classes; more would hide the map
+_NAME_CHARS, _NAME_PX, _LINE_PX = 14, 70, 13
+_METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
+Atlas = Mapping[str, Any]  # what the stage `atlas` wrote: see `purify.pipelines.atlas.draw_map`
+
+
+def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
+    """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it."""
+    if atlas is None or not len(atlas['ids']):
+        return None
+    points, labels, poisoned = atlas['points'], atlas['label'], atlas['poisoned']
+    strong = suspects(atlas)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(_HEIGHT_PX)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis('off')
+        low, high = points.min(0), points.max(0)
+        room = np.maximum(high - low, 1e-9) * _MARGIN_PX / (np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX)
+        axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        quiet = [label for label in np.unique(labels).tolist() if label not in strong]
+        for number, label in enumerate(quiet):
+            draw_dots(axes, points[(labels == label) & ~poisoned], _QUIET[number % len(_QUIET)], 3)
+        draw_dots(axes, points[np.isin(labels, strong) & ~poisoned], 'before', 3)
+        draw_dots(axes, points[poisoned], 'ink', 3)
+        shown = [*strong, *(quiet if len(quiet) <= _MOST_NAMES else [])]
+        middles = [(label, np.median(points[own], 0)) for label in shown if (own := (labels == label) & ~poisoned).any()]
+        places = spread(axes.transData.transform([middle for _, middle in middles]) if middles else np.zeros((0, 2)))
+        for (label, _), (x, y) in zip(middles, places, strict=True):
+            text = axes.text(
+                x / WIDTH_PX, y / _HEIGHT_PX, _short(say_class(label, classes)), transform=axes.transAxes, ha='center', va='center',
+                fontweight='bold' if label in strong else 'normal',
+            )  # fmt: skip
+            text.set_parse_math(False)
+        return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')
+
+
+def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
+    """What the map is of, by which method, and beside whom the poisoned images lie."""
+    facts, count = atlas['facts'], len(atlas['ids'])
+    what = f'all {count:,}' if count == facts['images'] else f'{count:,} of {facts["images"]:,}'
+    parts = [f'The features of {what} images, by {_METHODS[facts["method"]]}.']
+    if strong := suspects(atlas):
+        parts.append(f'Strong: {say_classes(strong, classes)}, as named by the defence or aimed at by the attack.')
+    if neighbours := count_neighbours(atlas):
+        true, given, whole = neighbours
+        parts.append(
+            f'Of {whole:,} poisoned images under a label that is not their own, {say_percent(true / whole)} lie nearest to a clean '
+            f'image of their true class, {say_percent(given / whole)} to one of the class that they were given.'
+        )
+    return ' '.join(parts)
+
+
+def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
+    """Of the mislabelled poisoned images on the map: nearest a clean one of their true class, of their given class, and all.
+
+    None where there is no such image, or no clean one.
+    """
+    poisoned, clean = atlas['poisoned'] & (atlas['label'] != atlas['true']), ~atlas['poisoned']
+    if not poisoned.any() or not clean.any():
+        return None
+    _, nearest = KDTree(atlas['points'][clean]).query(atlas['points'][poisoned])
+    beside = atlas['label'][clean][nearest]
+    true, given = (int((beside == atlas[name][poisoned]).sum()) for name in ('true', 'label'))
+    return true, given, int(poisoned.sum())
+
+
+def suspects(atlas: Atlas) -> list[int]:
+    """The classes named by the defence, and those the attack aims at; none where these are most of all classes."""
+    found = sorted({*atlas['facts']['named'], *atlas['facts']['aims']})
+    return found if 2 * len(found) <= len(np.unique(atlas['label'])) + 1 else sorted(atlas['facts']['named'])
+
+
+def spread(places: np.ndarray) -> np.ndarray:
+    """Where names go, in pixels f[n 2], moved up or down until no two overlap; the first stay where they are."""
+    found: list[np.ndarray] = []
+    for place in places:
+        x = np.clip(place[0], 40, WIDTH_PX - 40)
+        tries = [place[1] + sign * number * _LINE_PX for number in range(len(places) + 1) for sign in (1, -1)]
+        inside = [y for y in tries if _LINE_PX / 2 <= y <= _HEIGHT_PX - _LINE_PX / 2]
+        free = (y for y in inside if all(abs(y - other[1]) >= _LINE_PX or abs(x - other[0]) >= _NAME_PX for other in found))
+        found.append(np.array([x, next(free, place[1])]))
+    return np.array(found).reshape(-1, 2)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_CHARS else f'{name[: _NAME_CHARS - 1]}…'

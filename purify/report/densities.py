@@ -1,0 +1,199 @@
+"""What class densities say: each class's tests, how likely other classes make its images, and the score of every image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from purify.report.atlas import Atlas
+from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
+from purify.report.words import MISSING, say_class, say_number
+
+MOST_ROWS = 24  # of the table; the named classes and those nearest to being named, where there are more
+BINS = 30  # of a histogram, where no rule counts them
+MOST_DOTS = 1500  # in a lane
+_CLEAR, _DOUBTED, _ACCUSED = 1, 2, 3  # verdicts
+_SAID = {_CLEAR: 'clean', _DOUBTED: 'dropped', _ACCUSED: 'poisoned'}
+_EDGE = 0.005  # share of a class's scores beyond either end of the axis
+Figure = tuple[str, Drawing]
+
+
+def list_tests(facts: Mapping[str, Any], aims: Sequence[int], classes: Sequence[str]) -> dict[str, Any] | None:
+    """Head and lines of the table of S_ND and S_D; None for findings of methods without them.
+
+    A line is (class, [(cell, beyond its threshold)], whether the class is named). `aims` are the attack's targets.
+    """
+    limits, rows = facts.get('thresholds') or {}, facts.get('labels') or []
+    if 'nondisruptive' not in limits or not rows:
+        return None
+    rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in aims, _order(row['nd']), row['label']))
+    shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
+    lines = []
+    for row in shown:
+        nd, disruptive = row['nd'], row['disruptive']
+        cells = [
+            (f'{row["images"]:,}', False),
+            (say_number(nd), nd is not None and nd < limits['nondisruptive']),
+            (say_number(disruptive), disruptive is not None and disruptive > limits['disruptive']),
+            (say_number(row['mu']), False),
+            (row['type'] or MISSING, row['target']),
+            ('yes' if row['label'] in aims else MISSING, False),
+        ]
+        lines.append((say_class(row['label'], classes), cells, bool(row['target'])))
+    tests = f'S_ND (below {limits["nondisruptive"]:g})', f'S_D (above {limits["disruptive"]:g})'
+    head = ['images', *tests, 'μ (nats)', 'named', 'aimed at']
+    return {'head': head, 'lines': lines, 'left_out': len(rows) - len(shown)}
+
+
+def draw_foreign(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> list[Figure]:
+    """Of each class looked at closely, the histogram of its images' highest foreign log-density (Figure 3 of Sabolić 2024).
+
+    From the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images stand on those of clean ones. Of the valley
+    rule the bins are those in which it looks for one, left of λ.
+    """
+    rule, rows = facts.get('rule') or {}, {row['label']: row for row in facts.get('labels') or []}
+    if atlas is None or 'close_foreign' not in atlas:
+        return []
+    found = []
+    for label in atlas['facts']['classes']:
+        own, row = atlas['close_label'] == label, rows.get(label)
+        if row is None or not own.any() or not row['high'] > row['low']:
+            continue
+        ends = [row['low'], row['high'], *([] if row['mu'] is None else [row['mu']])]
+        low, high = min(ends), max(ends)
+        counts = count_bins(atlas['close_foreign'][own], atlas['close_poisoned'][own], (low, high), rule.get('bins', BINS))
+        mu = None if row['mu'] is None else (row['mu'] - low) / (high - low)
+        colour = 'before' if label in _strong(atlas) else 'after'
+        name = say_class(label, classes)
+        found.append((_title(atlas, row, name), _draw_bins(counts, mu, rule.get('limit'), colour, f'{prefix}{label}', name)))
+    return found
+
+
+def draw_scores(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> list[Figure]:
+    """Of each class named or aimed at, the score of every image, clean and poisoned ones in a lane each (Figure 4).
+
+    Dashed: where the defence divides them. Scores beyond the axis, a half per cent at either end, are drawn on its edge.
+    """
+    if atlas is None or 'close_score' not in atlas:
+        return []
+    found, types = [], facts.get('types') or {}
+    outside = (facts.get('rule') or {}).get('score') == 'outside'
+    for label in [label for label in atlas['facts']['classes'] if label in _strong(atlas)]:
+        own = (atlas['close_label'] == label) & np.isfinite(atlas['close_score'])
+        if not own.any():
+            continue
+        score, poisoned, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'poisoned', 'verdict'))
+        name = say_class(label, classes)
+        kind = 'log s, in nats' if 'close_foreign' in atlas else 'score'
+        kind = 'highest log-density, in nats' if outside and types.get(str(label)) == 'disruptive' else kind
+        found.append((name, _draw_lanes(score, poisoned, find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
+    return found
+
+
+def count_bins(values: np.ndarray, poisoned: np.ndarray, ends: tuple[float, float], bins: int) -> np.ndarray:
+    """Values f[n] -> counts i64[2 bins] of clean and of poisoned images in bins of equal widths between `ends`."""
+    return np.stack([np.histogram(values[poisoned == kind], bins, ends)[0] for kind in (False, True)])
+
+
+def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, int]]:
+    """Where the verdicts of a class change along its scores f[n]: (between which, verdict u8 below, verdict above).
+
+    Half-way between neighbours; none where verdicts are mixed along the scores.
+    """
+    order = np.argsort(score, kind='stable')
+    ranked, sizes = verdict[order], score[order]
+    changes = np.flatnonzero(np.diff(ranked)).tolist()
+    if len(changes) != len(np.unique(verdict)) - 1:
+        return []
+    return [(float(sizes[i] + sizes[i + 1]) / 2, int(ranked[i]), int(ranked[i + 1])) for i in changes]
+
+
+def _draw_bins(counts: np.ndarray, mu: float | None, limit: float | None, colour: str, prefix: str, name: str) -> Drawing:
+    bins, both = counts.shape[1], counts.sum(0)
+    edges = np.linspace(0, 1, bins + 1)
+    with mpl.rc_context(STYLE):
+        height = 150
+        figure = new_figure(height)
+        axes = figure.add_axes((0.13, 36 / height, 0.83, 1 - 54 / height))
+        axes.set(xlim=(0, 1), ylim=(0, 1.04 * max(1, both.max())))
+        axes.stairs(counts[0], edges, fill=True, color=COLOURS[colour])
+        axes.stairs(both, edges, baseline=counts[0], fill=True, color=COLOURS['ink'])
+        if limit is not None:
+            _mark(axes, limit, 'λ', 'left')
+        if mu is not None:
+            _mark(axes, mu, 'μ', 'right')
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
+        axes.grid(axis='y')
+        axes.set_axisbelow(True)
+        axes.set_xlabel('highest foreign log-density, scaled', labelpad=1)
+        clean, poisoned = counts.sum(1)
+        said = f'Histogram of {name}: {clean:,} clean and {poisoned:,} poisoned images; '
+        said += '' if limit is None else f'λ = {limit:g}, '
+        if mu is None:
+            said += 'no place μ.'
+        else:
+            below = counts[:, (edges[:-1] + edges[1:]) / 2 < mu - 1e-9].sum(1)
+            said += f'μ = {say_number(mu)}; in the bins left of that one are {below[0]:,} clean and {below[1]:,} poisoned images.'
+        return finish(figure, prefix, said)
+
+
+def _draw_lanes(
+    score: np.ndarray, poisoned: np.ndarray, cuts: Sequence[tuple[float, int, int]], kind: str, prefix: str, name: str
+) -> Drawing:
+    lanes = {'clean': (~poisoned, 0, 'before'), 'poisoned': (poisoned, 1, 'ink')}
+    with mpl.rc_context(STYLE):
+        height = 168
+        figure = new_figure(height)
+        axes = figure.add_axes((0.17, 36 / height, 0.79, 1 - 58 / height))
+        places = [cut for cut, *_ in cuts]
+        low, high = min(np.quantile(score, _EDGE), *places, np.inf), max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
+        room = 0.04 * max(high - low, 1e-9)
+        axes.set(xlim=(low - room, high + room), ylim=(1.5, -0.5))
+        axes.set_yticks([0, 1], labels=list(lanes))
+        axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+        for rows, lane, colour in lanes.values():
+            values = _thin(np.clip(score[rows], low, high))
+            jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5  # the golden ratio: neighbours never meet
+            draw_dots(axes, np.stack([values, lane + 0.72 * jitter], -1), colour, 2.2)
+        for cut in places:
+            _mark(axes, cut)
+        borders = [low - room, *places, high + room]
+        verdicts = [below for _, below, _ in cuts[:1]] + [above for *_, above in cuts]
+        for left, right, verdict in zip(borders, borders[1:], verdicts, strict=False):
+            if (right - left) / (high - low + 2 * room) > 0.16:  # else its name has no room
+                axes.text((left + right) / 2, -0.56, f'as {_SAID[verdict]}', ha='center', va='bottom', fontsize=10)
+        axes.set_xlabel(kind, labelpad=1)
+        medians = (f'{lane} {say_number(float(np.median(score[rows])))}' for lane, (rows, *_) in lanes.items() if rows.any())
+        said = ', '.join(f'{say_number(cut)} (below: as {_SAID[below]}, above: as {_SAID[above]})' for cut, below, above in cuts)
+        return finish(figure, prefix, f'Scores of {name}. Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.')
+
+
+def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None:
+    """A dashed line from bottom to top; its name stands above, on the side where no other line's does."""
+    axes.axvline(place, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
+    if name:
+        axes.text(place, 1.02, name, transform=axes.get_xaxis_transform(), ha=side, va='bottom')
+
+
+def _title(atlas: Atlas, row: Mapping[str, Any], name: str) -> str:
+    if row['target']:
+        return f'{name}: {row["type"]}' + ('' if row['label'] in atlas['facts']['aims'] else ', wrongly')
+    return f'{name}: missed' if row['label'] in atlas['facts']['aims'] else f'{name}: not named'
+
+
+def _strong(atlas: Atlas) -> set[int]:
+    return {*atlas['facts']['named'], *atlas['facts']['aims']}
+
+
+def _thin(values: np.ndarray) -> np.ndarray:
+    """Sorted, and of many every so-manieth, the ends among them."""
+    ranked = np.sort(values)
+    return ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)] if len(ranked) > MOST_DOTS else ranked
+
+
+def _order(value: float | None) -> float:
+    return np.inf if value is None else value

@@ -1,0 +1,119 @@
+"""The rows of each class in batches of its own, drawn on the host: what is fitted to every class by itself trains on them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.randomness import stream_rng
+from purify.train.optim import total_steps
+
+LEAST_IMAGES = 8  # of a class; from fewer nobody learns a density
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How flows are fitted.
+
+    Attributes:
+      epochs: passes over the images of each class, fractions too; a class of fewer images than a batch has one update in each.
+      batch: images of one update; where a class has fewer, they repeat.
+      lr: of Adam, constant.
+      b1: of Adam.
+      b2: of Adam.
+      hold_out: share of each class that is not trained on; a class keeps the parameters of the epoch under which these images
+        were likeliest. 0: those of the last epoch.
+    """
+
+    epochs: float = 50.0
+    batch: int = 16
+    lr: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.99
+    hold_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.epochs > 0 or self.batch < 1 or not self.lr > 0:
+            raise UserError(f'fit.epochs={self.epochs}, fit.batch={self.batch} and fit.lr={self.lr} must be positive.')
+        for name, value, most in (('b1', self.b1, 1), ('b2', self.b2, 1), ('hold_out', self.hold_out, 0.9)):
+            if not 0 <= value <= most or value == 1:
+                raise UserError(f'fit.{name}={value} is out of range; choose {"0 to .9" if most < 1 else "0 to less than 1"}.')
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The rows of each class, by id, and which of them are trained on when.
+
+    Attributes:
+      train: positions i64[m] of each class's training rows.
+      held: positions of those held out.
+      fit: how they are fitted.
+      seed: of the batches.
+    """
+
+    train: Sequence[np.ndarray]
+    held: Sequence[np.ndarray]
+    fit: Fit
+    seed: int
+
+    @property
+    def rounds(self) -> int:
+        """Epochs, the last one perhaps cut short."""
+        return math.ceil(self.fit.epochs)
+
+    def until(self, epoch: int) -> np.ndarray:
+        """Updates of each class before `epoch` i64[C]."""
+        if epoch >= self.fit.epochs:
+            return np.array([total_steps(self.fit.epochs, 0, len(rows), self.fit.batch) for rows in self.train])
+        return np.array([round(epoch * max(len(rows) / self.fit.batch, 1)) for rows in self.train])
+
+    def longest(self) -> int:
+        """Most updates that any class has in an epoch."""
+        return max(int((self.until(k + 1) - self.until(k)).max()) for k in range(self.rounds))
+
+    def picks(self, epoch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's batches: places among a class's training rows i32[C length batch], and which are updates bool[C length].
+
+        A class goes through its rows in an order drawn anew for each pass; a batch may end one pass and begin the next.
+        """
+        first, last, batch = self.until(epoch), self.until(epoch + 1), self.fit.batch
+        picks = np.zeros((len(self.train), length * batch), np.int32)
+        for label, rows in enumerate(self.train):
+            places = np.arange(first[label] * batch, last[label] * batch)
+            passes, steps = places // len(rows), places % len(rows)
+            for number in np.unique(passes):
+                now = passes == number
+                order = stream_rng(self.seed, 'flow batches', label, int(number)).permutation(len(rows))
+                picks[label, : len(places)][now] = order[steps[now]]
+        return picks.reshape(len(self.train), length, batch), np.arange(length) < (last - first)[:, None]
+
+
+def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed: int) -> Classes:
+    """Labels i32[n] and ids i64[n] -> each class's rows for training and apart from it, whatever the order of the rows.
+
+    Raises `UserError` for a class of fewer than 8 images.
+    """
+    train, held = [], []
+    for label in range(num_classes):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < LEAST_IMAGES:
+            raise UserError(
+                f'class {label} has {len(rows)} images; the density of its features needs {LEAST_IMAGES} or more. '
+                'Take a larger part of the dataset, or leave the class out of it.'
+            )
+        rows = rows[np.argsort(ids[rows])]
+        apart = max(round(fit.hold_out * len(rows)), 1) if fit.hold_out else 0
+        order = stream_rng(seed, 'held out', label).permutation(len(rows))
+        held.append(rows[np.sort(order[:apart])])
+        train.append(rows[np.sort(order[apart:])])
+    return Classes(train, held, fit, seed)
+
+
+def padded(features: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The features of each class's rows, f32[C m d] with zeros after those of a small class; m is 1 at least."""
+    whole = np.zeros((len(rows), max(1, *map(len, rows)), features.shape[1]), np.float32)
+    for label, own in enumerate(rows):
+        whole[label, : len(own)] = features[own]
+    return whole

@@ -1,0 +1,229 @@
+"""Densities of features, one normalising flow for each class, all fitted at once."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from purify.core import devices, preemption
+from purify.core.checkpoint import Checkpoints
+from purify.core.errors import Preempted, UserError
+from purify.core.files import write_json
+from purify.core.progress import Bar
+from purify.core.randomness import stream_key
+from purify.core.writers import JsonLines, Writer
+from purify.models.flow import CouplingFlow
+from purify.train.class_batches import Classes, Fit, divide, padded
+from purify.train.cost import COST_FILE, Cost
+from purify.train.flops import compile_counted
+from purify.train.flows import ROWS, Flows, Place
+from purify.train.state import abstract_network
+
+MOST_UPDATES = 128  # in one program's run, so that a stop is heeded soon
+
+
+@dataclass(frozen=True)
+class Densities:
+    """What `fit_flows` found.
+
+    Attributes:
+      log_density: f32[n C], of every row under the flow of every class, in nats.
+      held: bool[n], rows that their class's flow was not trained on.
+      updates: i64[C], of each flow.
+      best_epoch: i64[C], the epoch whose parameters a class kept.
+    """
+
+    log_density: np.ndarray
+    held: np.ndarray
+    updates: np.ndarray
+    best_epoch: np.ndarray
+
+
+def fit_flows(
+    features: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int, flow: Mapping[str, Any], fit: Fit, seed: int, *,
+    mesh: Mesh | None = None, cost: Cost | None = None, folder: Path | None = None, name: str = 'densities',
+    save_every: int = 500, writers: Sequence[Writer] = (),
+) -> Densities:  # fmt: skip
+    """Fits one flow to the features of each class, all side by side, and looks at every row under every flow.
+
+    Which rows are held out, the order of batches and the flows' beginnings are functions of (seed, class, ids); how many
+    devices there are, and the order of the rows, change nothing but rounding.
+
+    Args:
+      features: f32[n d], standardised, on every host.
+      labels: i32[n], as given.
+      ids: i64[n].
+      num_classes: C.
+      flow: couplings, hidden, transform, mixing of `CouplingFlow`.
+      fit: how.
+      seed: of all that is drawn.
+      mesh: all devices, over which the classes are spread; without one those of `global_mesh`.
+      cost: running totals.
+      folder: where checkpoints and metrics go; without one nothing is written.
+      name: of the stage, for the bar and messages.
+      save_every: updates between checkpoints.
+      writers: copies of the metrics.
+
+    Raises:
+      UserError: for a class of fewer than 8 images, or when numbers stop being finite.
+      Preempted: when SIGTERM came; after saving, if there is a folder.
+    """
+    place, cost = Place(mesh or devices.global_mesh(), num_classes), cost or Cost()
+    classes = divide(labels, ids, num_classes, fit, seed)
+    run = _Run(name, classes, place, dict(flow), features.astype(np.float32), cost)
+    checkpoints = Checkpoints(folder / 'checkpoints') if folder else None
+    try:
+        done = run.restore(checkpoints) if checkpoints else 0
+        _train(run, done, checkpoints, folder, save_every, writers)
+    finally:
+        if checkpoints:
+            checkpoints.close()
+    held = np.zeros(len(labels), bool)
+    held[np.concatenate(classes.held)] = True
+    return Densities(run.log_density(), held, classes.until(classes.rounds), run.best_epochs())
+
+
+def _train(
+    run: '_Run', done: int, checkpoints: Checkpoints | None, folder: Path | None, save_every: int, writers: Sequence[Writer]
+) -> None:
+    """All updates after the first `done` pieces."""
+    classes, cost, total = run.classes, run.cost, run.classes.rounds * run.pieces
+    own, since = [JsonLines(folder / 'metrics.jsonl', done // run.pieces)] if folder and devices.is_lead() else [], 0
+    try:
+        with Bar(run.name, int(classes.until(classes.rounds).sum()) * classes.fit.batch, shown=devices.is_lead()) as bar:
+            bar.skip(int(classes.until(done // run.pieces).sum()) * classes.fit.batch)
+            for picks, live in run.batches(done):
+                done += 1
+                run.advance(picks, live)
+                epoch, since, note = done // run.pieces, since + live.shape[1], ''
+                if done % run.pieces == 0:
+                    row = run.judge(epoch)
+                    note = '  '.join(f'{key} {value:.3f}' for key, value in row.items())
+                    for writer in [*own, *(writers if own else ())]:
+                        writer.write(run.name, epoch, row)
+                bar.advance(int(live.sum()) * classes.fit.batch, note)
+                asked = devices.any_host(preemption.asked())
+                if checkpoints and folder and (asked or since >= save_every or done == total):
+                    state = run.narrow()
+                    run.check(state['nll'], epoch)  # never save one that is not finite
+                    if devices.is_lead():
+                        write_json(folder / COST_FILE, cost.totals())
+                    checkpoints.save(done, state)
+                    since = 0
+                if asked:
+                    raise Preempted
+    finally:
+        for writer in own:
+            writer.close()
+
+
+class _Run:
+    """The state of a fit on the devices, and its programs, each compiled when first wanted.
+
+    An epoch is worked through in `pieces` of `length` updates of every class that has so many.
+    """
+
+    def __init__(self, name: str, classes: Classes, place: Place, flow: dict[str, Any], features: np.ndarray, cost: Cost):
+        self.name, self.classes, self.place, self.features, self.cost = name, classes, place, features, cost
+        self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
+        self.length = math.ceil(classes.longest() / self.pieces)
+        build = lambda rngs: CouplingFlow(features.shape[1], **flow, rngs=rngs)  # noqa: E731
+        fit, spread = classes.fit, place.spread
+        flows = Flows(abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), fit.hold_out > 0)
+        first = lambda labels: jax.vmap(partial(jax.random.fold_in, stream_key(classes.seed, 'flows')))(labels)  # noqa: E731
+        make = jax.jit(lambda labels: flows.start(build, first(labels)), out_shardings=spread)
+        self.stats, self.state = make(place.put(np.arange(place.count)))
+        self.rows, self.held = (place.put(padded(features, rows)) for rows in (classes.train, classes.held))
+        self.counts = place.put(np.array([len(rows) for rows in classes.held], np.int32))
+        copy = devices.replicated(place.mesh)
+        self.functions = {
+            'advance': jax.jit(place.each(flows.advance), donate_argnums=0),
+            'judge': jax.jit(place.each(flows.judge, shared=1), donate_argnums=0, out_shardings=(spread, copy)),
+            'narrow': jax.jit(place.narrow, out_shardings=copy),
+            'widen': jax.jit(place.widen, out_shardings=spread),
+            'everywhere': jax.jit(place.each(flows.everywhere, shared=1), out_shardings=copy),
+        }
+        self.programs: dict[str, tuple[Any, float]] = {}
+
+    def batches(self, done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(picks i32[C length batch], live bool[C length]) of every piece after the first `done`."""
+        for epoch in range(done // self.pieces, self.classes.rounds):
+            picks, live = self.classes.picks(epoch, self.pieces * self.length)
+            first = done % self.pieces if epoch == done // self.pieces else 0
+            for start in range(first * self.length, live.shape[1], self.length):
+                yield picks[:, start : start + self.length], live[:, start : start + self.length]
+
+    def advance(self, picks: np.ndarray, live: np.ndarray) -> None:
+        """One piece."""
+        placed = self.place.put(picks), self.place.put(live, copies=False)
+        self.state = self._call('advance', self.state, self.stats, self.rows, *placed)
+        self.cost.images += int(live.sum()) * self.classes.fit.batch
+
+    def judge(self, epoch: int) -> dict[str, float]:
+        """Ends an epoch; -> its row of metrics, means over the updates and the classes. Raises `UserError` as `check` does."""
+        number = devices.put_copy(np.int32(epoch), self.place.mesh)
+        self.state, found = self._call('judge', self.state, self.stats, self.held, self.counts, number)
+        nll, held = (np.asarray(found[name], np.float64)[: self.place.count] for name in ('nll', 'held'))
+        self.check(nll, epoch)
+        updates = self.classes.until(epoch) - self.classes.until(epoch - 1)
+        row = {'loss': float(nll.sum() / updates.sum())}
+        return row | ({'held_out': float(held.mean())} if self.classes.fit.hold_out else {})
+
+    def check(self, nll: Any, epoch: int) -> None:
+        """Raises `UserError` where the likelihood [C] of a class stopped being finite."""
+        if not (finite := np.isfinite(np.asarray(nll))).all():
+            raise UserError(
+                f'{self.name}: the density of class {int(np.argmin(finite))} stopped being finite after {epoch} epochs. '
+                'Lower fit.lr, or reduce the features to fewer dimensions by flows.reduce.'
+            )
+
+    def narrow(self) -> Any:
+        """The state with one entry for each class, whatever the devices."""
+        return self.functions['narrow'](self.state)
+
+    def restore(self, checkpoints: Checkpoints) -> int:
+        """Takes the newest checkpoint, if there is one; -> how many pieces it has done."""
+        if checkpoints.latest() is None:
+            return 0
+        done, state = checkpoints.restore(self.narrow())
+        self.state = self.functions['widen'](state)
+        return done
+
+    def best_epochs(self) -> np.ndarray:
+        """The epoch whose parameters each class kept, i64[C]. Raises `UserError` where there was none."""
+        best = np.asarray(self.narrow()['epoch'], np.int64)
+        if not best.all():
+            raise UserError(
+                f'{self.name}: no epoch gave the images held out of class {int(np.argmin(best))} a finite density. '
+                'Lower fit.lr, or reduce the features to fewer dimensions by flows.reduce.'
+            )
+        return best
+
+    def log_density(self) -> np.ndarray:
+        """Of all rows under the kept flow of each class: f32[n C]. Raises `Preempted` when SIGTERM came."""
+        found = np.empty((len(self.features), self.place.count), np.float32)
+        size = min(ROWS, len(self.features))
+        for start in range(0, len(found), size):
+            rows = self.features[start : start + size]
+            whole = np.pad(rows, ((0, size - len(rows)), (0, 0)))
+            placed = devices.put_copy(whole, self.place.mesh)
+            columns = self._call('everywhere', self.state['best'], self.stats, placed)
+            found[start : start + len(rows)] = np.asarray(columns)[: self.place.count, : len(rows)].T
+            if devices.any_host(preemption.asked()):
+                raise Preempted
+        return found
+
+    def _call(self, name: str, *args: Any) -> Any:
+        if name not in self.programs:
+            with self.cost.timing('compile_seconds'):
+                self.programs[name] = compile_counted(self.functions[name], *args, devices=self.place.mesh.size)
+        program, flops = self.programs[name]
+        self.cost.flops += flops
+        return program(*args)

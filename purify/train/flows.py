@@ -1,0 +1,129 @@
+"""Flows of many classes side by side: how they lie on the devices, and pure functions that update and judge them all."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from purify.train.state import Params, split_network
+
+ROWS = 1024  # at a time under one flow
+
+
+@dataclass(frozen=True)
+class Place:
+    """How the flows of `count` classes lie on the devices: spread over them, so many to each.
+
+    Where the classes do not split evenly, some devices have copies of classes that nobody looks at.
+    """
+
+    mesh: Mesh
+    count: int
+
+    @property
+    def order(self) -> np.ndarray:
+        """Which class each place holds."""
+        return np.arange(math.ceil(self.count / self.mesh.size) * self.mesh.size) % self.count
+
+    @property
+    def spread(self) -> NamedSharding:
+        """The sharding of what has one entry for each class."""
+        return NamedSharding(self.mesh, PartitionSpec('data'))
+
+    def put(self, array: np.ndarray, *, copies: bool = True) -> jax.Array:
+        """Values [C ...] that every host has -> the devices; without `copies` further places hold zeros."""
+        whole = array[self.order]
+        if not copies:
+            whole[self.count :] = 0
+        return jax.make_array_from_callback(whole.shape, self.spread, lambda where: whole[where])
+
+    def widen(self, tree: Any) -> Any:
+        """Arrays [C ...] -> one entry for each place; to be compiled with the outputs `spread`."""
+        return jax.tree.map(lambda x: x[self.order], tree)
+
+    def narrow(self, tree: Any) -> Any:
+        """Takes `widen` back: what is kept on disk does not depend on the devices."""
+        return jax.tree.map(lambda x: x[: self.count], tree)
+
+    def each(self, function: Any, *, shared: int = 0) -> Any:
+        """A function of arrays [C ...] and of `shared` last arguments that all have -> every device runs it on its classes."""
+        spec, whole = PartitionSpec('data'), PartitionSpec()
+
+        def call(*args: Any) -> Any:
+            specs = (spec,) * (len(args) - shared) + (whole,) * shared
+            return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*args)
+
+        return call
+
+
+@dataclass(frozen=True)
+class Flows:
+    """The flows of all classes as pure functions; states hold one entry for each class."""
+
+    graph: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    keep_best: bool
+
+    def start(self, build: Any, keys: jax.Array) -> tuple[Params, dict[str, Any]]:
+        """Keys [C] -> what no update changes (orders), and the state of fresh flows."""
+        params, stats = jax.vmap(lambda key: split_network(build(nnx.Rngs(key)))[1:])(keys)
+        none = {'nll': jnp.zeros(len(keys)), 'held': jnp.full(len(keys), jnp.inf), 'epoch': jnp.zeros(len(keys), jnp.int32)}
+        return stats, {
+            'params': params,
+            'best': jax.tree.map(jnp.copy, params),
+            'opt': jax.vmap(self.optimizer.init)(params),
+        } | none
+
+    def log_density(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
+        """Of rows f32[b d] under one flow: f32[b]."""
+        return nnx.merge(self.graph, params, stats).log_density(rows)
+
+    def advance(self, state: Any, stats: Params, rows: jax.Array, picks: jax.Array, live: jax.Array) -> Any:
+        """Updates of all flows side by side: rows f32[C m d], picks i32[C k batch], live bool[C k]. Adds up `nll` of the live."""
+
+        def loss(params: Params, stats: Params, batch: jax.Array) -> jax.Array:
+            return -self.log_density(params, stats, batch).mean()
+
+        def update(stats: Params, rows: jax.Array, carry: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            (params, opt, total), (chosen, live) = carry, now
+            nll, grads = jax.value_and_grad(loss)(params, stats, rows[chosen])
+            changes, new_opt = self.optimizer.update(grads, opt, params)
+            new = optax.apply_updates(params, changes), new_opt, total + nll
+            return jax.tree.map(partial(jnp.where, live), new, carry), None
+
+        def one(
+            params: Params, opt: Any, total: jax.Array, stats: Params, rows: jax.Array, picks: jax.Array, live: jax.Array
+        ) -> Any:
+            return jax.lax.scan(partial(update, stats, rows), (params, opt, total), (picks, live))[0]
+
+        params, opt, nll = jax.vmap(one)(state['params'], state['opt'], state['nll'], stats, rows, picks, live)
+        return state | {'params': params, 'opt': opt, 'nll': nll}
+
+    def judge(self, state: Any, stats: Params, held: jax.Array, counts: jax.Array, epoch: jax.Array) -> tuple[Any, Any]:
+        """After `epoch` i32[]: each flow is kept if its held-out rows f32[C h d], of which `counts` i32[C], are likelier than ever.
+
+        -> (state with `nll` back at 0, {'nll', 'held'} f32[C] of this epoch, the first a sum over its updates).
+        """
+
+        def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
+            params, stats, rows, count = one
+            found = -jax.lax.map(lambda row: self.log_density(params, stats, row), rows, batch_size=ROWS)
+            return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(count, 1)
+
+        nll = jax.lax.map(mean, (state['params'], stats, held, counts))
+        better = nll < state['held'] if self.keep_best else jnp.ones_like(nll, bool)
+        take = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
+        kept = {'best': jax.tree.map(take, state['params'], state['best']), 'held': take(nll, state['held'])}
+        kept['epoch'] = take(jnp.full_like(state['epoch'], epoch), state['epoch'])
+        return state | kept | {'nll': jnp.zeros_like(state['nll'])}, {'nll': state['nll'], 'held': nll}
+
+    def everywhere(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
+        """Rows f32[b d] under the flows of all classes: f32[C b]. One flow after another, so that memory does not grow with C."""
+        return jax.lax.map(lambda flow: self.log_density(flow[0], flow[1], rows), (params, stats))

@@ -1,0 +1,150 @@
+"""The two tests of classes against transcriptions image by image, and on densities made by hand."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.defenses.class_tests import (
+    Outlying,
+    Valley,
+    foreign_nll,
+    make_disruption_rule,
+    nondisruptive_scores,
+    own_and_foreign,
+)
+
+
+def drawn(n=60, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(-20, 6, (n, classes)), rng.integers(0, classes, n).astype(np.int32)
+
+
+def test_the_best_foreign_class_is_found_image_by_image():
+    log_density, labels = drawn()
+    own, foreign, best = own_and_foreign(log_density, labels)
+    for row, label in enumerate(labels):
+        others = {k: v for k, v in enumerate(log_density[row].tolist()) if k != label}
+        assert own[row] == log_density[row, label]
+        assert foreign[row] == max(others.values())
+        assert best[row] == max(others, key=lambda k: others[k])
+
+
+def test_one_class_has_no_foreign_one():
+    own, foreign, best = own_and_foreign(np.zeros((3, 1)), np.zeros(3, np.int32))
+    assert own.tolist() == [0, 0, 0]
+    assert np.isneginf(foreign).all()
+    assert best.tolist() == [-1] * 3
+
+
+def test_scores_are_those_of_the_sum_over_foreign_images():
+    log_density, labels = drawn()
+    log_density[np.arange(60), labels] += 25
+    raw, nll = [], []
+    for label in range(4):
+        usual = statistics.median(log_density[labels == label, label].tolist())
+        distances = [math.sqrt(max(0.0, usual - row[label])) for row, y in zip(log_density, labels, strict=True) if y != label]
+        raw.append(math.fsum(distances) / len(distances))
+        nll.append(-math.fsum(row[label] for row, y in zip(log_density, labels, strict=True) if y != label) / len(distances))
+    middle = (sorted(raw)[1] + sorted(raw)[2]) / 2
+    np.testing.assert_allclose(nondisruptive_scores(log_density, labels), np.array(raw) / middle, rtol=1e-12)
+    np.testing.assert_allclose(foreign_nll(log_density, labels), nll, rtol=1e-12)
+
+
+def test_scores_do_not_depend_on_units():
+    """Features in other units move all log densities by a constant, and more of them stretch all distances alike."""
+    log_density, labels = drawn()
+    log_density[np.arange(60), labels] += 25
+    np.testing.assert_allclose(
+        nondisruptive_scores(3 * log_density + 70, labels), nondisruptive_scores(log_density, labels), rtol=1e-9
+    )
+
+
+def test_a_density_of_all_images_is_near_to_all():
+    log_density, labels = drawn(400)
+    log_density[np.arange(400), labels] += 40
+    log_density[:, 2] = -10.0  # as likely for its own images as for all others
+    scores = nondisruptive_scores(log_density, labels)
+    assert scores[2] == 0
+    assert scores[[0, 1, 3]].min() > 0.9
+
+
+def test_absent_classes_and_lone_ones_have_no_score():
+    log_density, labels = drawn()
+    labels[labels == 3] = 0
+    assert np.isinf(nondisruptive_scores(log_density, labels)[3])
+    assert np.isinf(nondisruptive_scores(log_density, np.ones(60, np.int32))).all()
+
+
+OUTLYING = Outlying(share=0.05, quantile=0.01, level=0.05, score='outside')
+VALLEY = Valley(share=0.05, limit=0.75, bins=30, score='ratio')
+
+
+def test_images_beyond_the_others_are_counted():
+    rng = np.random.default_rng(0)
+    others, own = rng.normal(-20, 3, 900), np.concatenate([rng.normal(-20, 3, 80), rng.normal(-60, 3, 20)])
+    tail = OUTLYING.judge(own, others, 10)
+    place = sorted(others)[8] + 0.99 * (sorted(others)[9] - sorted(others)[8])  # at .01 of 899 steps
+    assert tail.place == pytest.approx(place, rel=1e-9)
+    assert tail.share == sum(value < place for value in own) / 100
+    assert tail.share >= 0.2
+    assert tail.suspect
+
+
+def test_few_images_beyond_are_chance():
+    """Of 80 images .05 may lie outside; 10 classes at .05 ask for a chance below .005: 11 images or more."""
+    others = np.arange(1000.0)
+    for count, suspect in ((10, False), (11, True)):
+        own = np.concatenate([np.full(count, -5.0), np.full(80 - count, 500.0)])
+        tail = OUTLYING.judge(own, others, 10)
+        chance = 1 - sum(math.comb(80, k) * 0.05**k * 0.95 ** (80 - k) for k in range(count))
+        assert tail.suspect is suspect is bool(chance < 0.005)
+
+
+def test_clean_classes_of_one_kind_are_rarely_suspected():
+    rng = np.random.default_rng(1)
+    suspects = [OUTLYING.judge(rng.gumbel(-20, 4, 80), rng.gumbel(-20, 4, 720), 10).suspect for _ in range(200)]
+    assert sum(suspects) == 0
+
+
+def test_nothing_to_compare_with_is_no_tail():
+    assert not OUTLYING.judge(np.ones(5), np.zeros(0), 1).suspect
+
+
+def test_the_valley_is_the_right_most_lowest_bin_left_of_the_limit():
+    hills = np.concatenate([np.full(10, 1.5), np.full(40, 28.5), [0.0, 30.0]])  # 30 bins of width 1
+    tail = VALLEY.judge(hills, np.zeros(0), 10)
+    assert tail.place == pytest.approx(21.5)  # bin 22 has its centre at .75 of the range: not left of it
+    assert tail.share == 11 / 52
+    assert tail.suspect
+
+
+def test_a_hill_without_a_foot_has_few_images_left_of_its_minimum():
+    values = np.concatenate([np.linspace(20, 30, 99), [0.0]])
+    tail = VALLEY.judge(values, np.zeros(0), 10)
+    assert tail.share == 0.01
+    assert not tail.suspect
+
+
+def test_equal_densities_have_no_valley():
+    tail = VALLEY.judge(np.full(40, -3.0), np.zeros(0), 10)
+    assert math.isnan(tail.place)
+    assert not tail.suspect
+
+
+@pytest.mark.parametrize(
+    ('settings', 'said'),
+    [
+        ({'name': 'outlying', 'share': 0.05, 'quantile': 0.2, 'level': 0.05, 'score': 'ratio'}, 'quantile'),
+        ({'name': 'outlying', 'share': 0.05, 'quantile': 0.01, 'level': 0.0, 'score': 'ratio'}, 'level'),
+        ({'name': 'outlying', 'share': 0.05, 'quantile': 0.01, 'level': 0.1, 'score': 'best'}, 'outside, ratio'),
+        ({'name': 'valley', 'share': 0.05, 'limit': 1.0, 'bins': 30, 'score': 'ratio'}, 'limit'),
+        ({'name': 'valley', 'share': 0.05, 'limit': 0.5, 'bins': 2, 'score': 'ratio'}, 'bins'),
+        ({'name': 'canyon'}, 'outlying, valley'),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        make_disruption_rule(settings)

@@ -1,0 +1,45 @@
+import pytest
+
+from purify.config import parts
+from purify.core.errors import UserError
+from purify.defenses.registry import DEFENSES
+
+
+def student():
+    optimizer = parts.optim('sgd', lr=0.3, schedule='step')
+    network = parts.network('resnet', width=4)
+    part = parts.classifier(network, optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}}, objective=parts.distill())
+    return part.to_dict() | {'init_from': 'pretrained', 'load': 'finished'}
+
+
+def defense(**changes):
+    part = parts.nad(finetune_epochs=3, epochs=5, lr=0.05, **changes).to_dict()
+    return DEFENSES.make(part.pop('name'), **part)
+
+
+def test_both_parts_start_from_the_poisoned_network_and_see_trusted_images_alone():
+    first, last = defense().method(student()).steps
+    seen = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
+    assert (first.name, first.kind, first.inputs) == ('finetuned', 'classifier', seen)
+    assert (last.name, last.kind, last.inputs) == ('student', 'classifier', seen | {'teacher': 'finetuned'})
+    outcome = defense().method(student()).outcome
+    assert (outcome.classifier, outcome.purified, outcome.findings) == ('student', None, None)
+
+
+def test_each_part_trains_with_its_own_numbers():
+    made = defense(finetune={'epochs': 2.0, 'lr': 0.1}, beta=(1.0, 2.0), power=3.0).method(student())
+    first, last = (step.settings for step in made.steps)
+    assert first['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
+    assert last['objective'] == {'name': 'attention', 'beta': (1.0, 2.0), 'power': 3.0}
+    assert [(part['epochs'], part['steps'], part['optim']['lr']) for part in (first, last)] == [(2.0, 0, 0.1), (5.0, 0, 0.05)]
+    assert [(part['init_from'], part['load']) for part in (first, last)] == [('', ''), ('', 'finished')]
+    for part in (first, last):
+        kept = {name: student()[name] for name in ('network', 'batch', 'augment', 'accumulate')}
+        assert kept.items() <= part.items()
+        assert part['optim'] == student()['optim'] | {'lr': part['optim']['lr']}
+
+
+@pytest.mark.parametrize('bad', [{'beta': ()}, {'beta': (-1.0,)}, {'power': 0.0}])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(UserError, match='defense: beta='):
+        defense(**bad)

@@ -1,0 +1,143 @@
+"""Generative relabelling against a transcription of sections 4.4 to 4.6, image by image."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from purify.config.parts import network, optim, paper_valley, relabel, simclr
+from purify.core.errors import UserError
+from purify.defenses.method import Table
+from purify.defenses.registry import DEFENSES
+from purify.defenses.relabel import Relabel
+
+OUTLYING = {'name': 'outlying', 'share': 0.05, 'quantile': 0.01, 'level': 0.05, 'score': 'outside'}
+CLASSES = 4
+
+
+def planted(kind):
+    """(ids, given labels, true ones, log densities) of 4 classes of 100; class 0 has 50 poisoned images more, or among its own.
+
+    A density is -distance^2 / 2 from a class's place on a line; that of class 0 was fitted to its poison too.
+    """
+    rng = np.random.default_rng(3)
+    true = np.repeat(np.arange(CLASSES), 100)
+    labels, z = true.copy(), 10.0 * true + rng.normal(0, 1, len(true))
+    log_density = -0.5 * (z[:, None] - 10.0 * np.arange(CLASSES)) ** 2
+    bad = np.zeros(len(true), bool)
+    if kind == 'non-disruptive':
+        bad[100:400:6] = True
+        labels[bad] = 0
+        log_density[:, 0] = -3 - np.abs(z) / 8
+    elif kind == 'disruptive':
+        bad[:40] = True
+        log_density[bad] = -2000 - rng.normal(0, 20, (40, CLASSES))
+    ids = rng.permutation(1000)[: len(true)].astype(np.int64)
+    return ids, labels.astype(np.int32), true, log_density, bad
+
+
+def decide(kind, shuffle=0, **changes):
+    ids, labels, true, log_density, bad = planted(kind)
+    order = np.random.default_rng(shuffle).permutation(len(ids)) if shuffle else np.arange(len(ids))
+    table = Table({'ids': ids[order], 'log_density': log_density[order].astype(np.float32)})
+    rule = Relabel(**({'nondisruptive': 0.6, 'disruptive': OUTLYING, 'alpha': 0.15} | changes))
+    return rule.decide(ids, labels, {'densities': table}, CLASSES), (ids, labels, true, log_density.astype(np.float32), bad)
+
+
+def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
+    found, (_, labels, true, log_density, bad) = decide('non-disruptive')
+    assert found.facts['target_labels'] == [0]
+    assert found.facts['types'] == {'0': 'non-disruptive'}
+    rows = [row for row in range(len(labels)) if labels[row] == 0]
+    s = {row: float(log_density[row, 0]) - max(float(x) for x in log_density[row, 1:]) for row in rows}
+    ranked = sorted(rows, key=lambda row: s[row])
+    count = round(0.15 * len(rows))
+    poison, clean = ranked[:count], ranked[-count:]
+    assert np.flatnonzero(found['flagged']).tolist() == sorted(poison)
+    assert set(np.flatnonzero(found['verdict'] == 1)) == set(clean)
+    assert set(np.flatnonzero(~found['keep'])) == set(rows) - set(poison) - set(clean)
+    for row in range(len(labels)):
+        if row in poison:
+            assert found['labels'][row] == 1 + max(range(3), key=lambda k: log_density[row, 1 + k]) == true[row]
+        else:
+            assert found['labels'][row] == labels[row]
+    assert bad[poison].all()
+    assert not bad[clean].any()
+    assert found.facts['counts'] == {'relabelled': count, 'dropped': len(rows) - 2 * count, 'kept': count}
+    assert (found['poison_score'][labels != 0] == 0).all()
+    np.testing.assert_allclose(found['poison_score'][rows], [-s[row] for row in rows], rtol=1e-5)
+
+
+@pytest.mark.parametrize(('rule', 'score'), [(OUTLYING, 'outside'), (paper_valley(), 'ratio')])
+def test_disruptive_poison_is_found_and_dropped(rule, score):
+    found, (_, labels, _, log_density, bad) = decide('disruptive', disruptive=rule)
+    assert found.facts['types']['0'] == 'disruptive'
+    assert len(found.facts['types']) == 1 or rule['name'] == 'valley'  # which is not for small classes
+    rows = np.flatnonzero(labels == 0)
+    if score == 'outside':
+        evidence = -log_density[rows].max(1)
+        assert bad[rows[np.argsort(evidence)[-15:]]].all()
+    else:
+        evidence = log_density[rows, 0] - log_density[rows, 1:].max(1)
+    assert set(rows[found['flagged'][rows]]) == set(rows[np.argsort(evidence)[-15:]])
+    assert set(rows[found['verdict'][rows] == 1]) == set(rows[np.argsort(evidence)[:15]])
+    assert set(np.flatnonzero(found['keep'] & (labels == 0))) == set(rows[np.argsort(evidence)[:15]])
+    np.testing.assert_array_equal(found['labels'], labels)
+    assert found.facts['labels'][0]['disruptive'] >= 0.4
+
+
+def test_clean_data_stay_as_they_are():
+    found, (_, labels, *_) = decide('none')
+    assert found.facts['target_labels'] == []
+    assert found['keep'].all()
+    assert not found['flagged'].any()
+    np.testing.assert_array_equal(found['labels'], labels)
+
+
+def test_the_order_of_the_table_does_not_matter():
+    one, other = decide('non-disruptive')[0], decide('non-disruptive', shuffle=5)[0]
+    for name in one.columns:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize('kind', ['none', 'non-disruptive', 'disruptive'])
+def test_facts_are_json_and_name_every_class(kind):
+    found = decide(kind)[0]
+    json.dumps(found.facts, allow_nan=False)
+    assert [row['label'] for row in found.facts['labels']] == [0, 1, 2, 3]
+    assert all(math.isfinite(row['nll']) and row['low'] < row['high'] for row in found.facts['labels'])
+
+
+def test_steps_follow_the_features():
+    student = {'objective': {'name': 'classify'}}
+    encoder = simclr(network('resnet18'), optim('adam'), epochs=1)
+    places = {}
+    for features in ('simclr', 'teacher', 'encoder'):
+        options = relabel(encoder if features == 'simclr' else None, features=features).to_dict()
+        name = options.pop('name')
+        method = DEFENSES.make(name, **options).method(student)
+        steps = {step.name: step for step in method.steps}
+        places[features] = ('encoder' in steps, steps['features'].inputs['encoder'])
+        assert steps['densities'].kind == 'densities'
+        assert method.outcome.findings == 'verdicts'
+        assert method.outcome.features == 'features'
+    assert places == {'simclr': (True, 'encoder'), 'teacher': (False, 'teacher'), 'encoder': (False, 'encoder')}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'alpha': 0.5}, 'alpha'),
+        ({'alpha': 0.0}, 'alpha'),
+        ({'nondisruptive': 0.0}, 'nondisruptive'),
+        ({'features': 'pixels'}, 'encoder, simclr, teacher'),
+        ({'features': 'teacher', 'encoder': {}}, 'encoder'),
+        ({'features': 'simclr'}, 'encoder'),
+        ({'disruptive': {'name': 'canyon'}}, 'outlying, valley'),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes, said):
+    options = relabel(features='teacher').to_dict() | changes
+    with pytest.raises(UserError, match=said):
+        DEFENSES.make(options.pop('name'), **options)

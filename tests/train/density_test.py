@@ -1,0 +1,140 @@
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from purify.core import preemption
+from purify.core.errors import Preempted, UserError
+from purify.core.randomness import stream_key
+from purify.core.writers import read_rows
+from purify.models.flow import CouplingFlow
+from purify.train import density
+from purify.train.class_batches import Fit, divide
+from purify.train.cost import Cost
+from purify.train.density import fit_flows
+
+COUNTS, WIDTH = (40, 12, 25), 4
+FLOW = {'couplings': 2, 'hidden': 6, 'transform': 'affine', 'mixing': 'permute'}
+FIT = Fit(epochs=8.0, batch=5, lr=0.03, hold_out=0.2)
+RNG = np.random.default_rng(0)
+LABELS = RNG.permutation(np.repeat(np.arange(3), COUNTS)).astype(np.int32)
+IDS = 500 + 3 * RNG.permutation(len(LABELS))
+FEATURES = (RNG.normal(size=(3, WIDTH))[LABELS] + RNG.normal(size=(len(LABELS), WIDTH)) * 0.5).astype(np.float32)
+
+
+def mesh(count):
+    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+
+
+def fit(features=FEATURES, labels=LABELS, ids=IDS, changes=FIT, devices=1, **more):
+    return fit_flows(features, labels, ids, 3, FLOW, changes, 0, mesh=mesh(devices), **more)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    folder, cost = tmp_path_factory.mktemp('whole'), Cost()
+    return fit(folder=folder, cost=cost), folder, cost
+
+
+@pytest.fixture(scope='module', autouse=True)
+def pieces():
+    """Epochs of 7 updates in three pieces, so that a fit may stop within one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(density, 'MOST_UPDATES', 3)
+        yield
+
+
+def stop_after(pieces, monkeypatch, **where):
+    """A fit that is asked to leave after so many pieces."""
+    asked = iter([False] * (pieces - 1) + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, 'asked', lambda: next(asked))
+        with pytest.raises(Preempted):
+            fit(**where)
+
+
+@functools.cache
+def one_after_another():
+    """The same fits, each class by itself, update by update -> log densities f32[n 3], epochs kept, held-out NLLs by epoch."""
+    classes = divide(LABELS, IDS, 3, FIT, 0)
+    optimizer = optax.adam(FIT.lr, FIT.b1, FIT.b2)
+    columns, kept, curves = [], [], []
+    for label in range(3):
+        key = jax.random.fold_in(stream_key(0, 'flows'), label)
+        graph, params, rest = nnx.split(CouplingFlow(WIDTH, **FLOW, rngs=nnx.Rngs(key)), nnx.Param, ...)
+        opt = optimizer.init(params)
+
+        def nll(params, rows, graph=graph, rest=rest):
+            return -nnx.merge(graph, params, rest).log_density(rows).mean()
+
+        update = jax.jit(lambda params, opt, rows, nll=nll: optimizer.update(jax.grad(nll)(params, rows), opt, params))
+        judge, curve, best = jax.jit(nll), [], None
+        for epoch in range(8):
+            picks, live = classes.picks(epoch, 7)
+            for chosen in picks[label][live[label]]:
+                changes, opt = update(params, opt, FEATURES[classes.train[label]][chosen])
+                params = optax.apply_updates(params, changes)
+            curve.append(float(judge(params, FEATURES[classes.held[label]])))
+            best = params if curve[-1] == min(curve) else best
+        columns.append(np.asarray(jax.jit(nnx.merge(graph, best, rest).log_density)(FEATURES)))
+        kept.append(1 + int(np.argmin(curve)))
+        curves.append(curve)
+    return np.stack(columns, 1), kept, np.array(curves)
+
+
+def test_side_by_side_is_one_after_another(whole):
+    found, folder, cost = whole
+    columns, kept, curves = one_after_another()
+    np.testing.assert_allclose(found.log_density, columns, rtol=1e-3, atol=2e-3)
+    np.testing.assert_array_equal(found.best_epoch, kept)
+    assert min(kept) < 8  # one class at least stopped early
+    np.testing.assert_array_equal(found.updates, [round(8 * count / 5) for count in (32, 10, 20)])
+    rows = read_rows(folder / 'metrics.jsonl')
+    np.testing.assert_allclose([row['held_out'] for row in rows], curves.mean(0), rtol=1e-3)
+    assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
+    assert cost.images == found.updates.sum() * 5
+    np.testing.assert_array_equal([found.held[label == LABELS].sum() for label in range(3)], [8, 2, 5])
+    assert (found.log_density.argmax(1) == LABELS).mean() > 0.8
+
+
+def test_a_fit_may_move_to_other_devices(whole, tmp_path, monkeypatch):
+    stop_after(10, monkeypatch, folder=tmp_path, devices=8)  # five of the eight have a copy
+    found = fit(folder=tmp_path, devices=1)
+    np.testing.assert_allclose(found.log_density, whole[0].log_density, rtol=1e-3, atol=2e-3)
+    np.testing.assert_array_equal(found.best_epoch, whole[0].best_epoch)
+    np.testing.assert_array_equal(found.held, whole[0].held)
+
+
+def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
+    other, order = FEATURES.copy(), RNG.permutation(len(IDS))
+    other[LABELS == 2] *= 3
+    found = fit(other[order], LABELS[order], IDS[order])
+    mine = LABELS[order] != 2
+    np.testing.assert_allclose(found.log_density[mine, :2], whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found.held, whole[0].held[order])
+
+
+def test_without_images_apart_the_last_epoch_is_kept():
+    found = fit(changes=Fit(epochs=2.0, batch=5, lr=0.03, hold_out=0.0))
+    assert not found.held.any()
+    np.testing.assert_array_equal(found.best_epoch, 2)
+
+
+def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
+    straight, folder, _ = whole
+    stop_after(13, monkeypatch, folder=tmp_path)
+    assert [row['step'] for row in read_rows(tmp_path / 'metrics.jsonl')] == [1, 2, 3, 4]
+    found = fit(folder=tmp_path)
+    np.testing.assert_array_equal(found.log_density, straight.log_density)
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == (folder / 'metrics.jsonl').read_bytes()
+
+
+def test_a_class_that_leaves_the_numbers_is_named():
+    wild = FEATURES.copy()
+    wild[LABELS == 1] = np.inf
+    with pytest.raises(UserError, match='density of class 1 stopped being finite after 1 epochs'):
+        fit(wild, changes=Fit(epochs=1.0, batch=5))
