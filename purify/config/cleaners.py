@@ -31,8 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {  # what a small network needs that learns 8
             'projection': 64,
             'views': parts.random_views(crop=(0.6, 1.0), flip=0.0, grey=0.0),
         },
-        'flows': {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 16},
-        'fit': {'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.0},
+        'flows': {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 18},
+        'fit': {'epochs': 60.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.0, 'members': 5},
     },
     'nad': {'lr': 5e-3, 'finetune_epochs': 20, 'epochs': 60},
     'asd': {

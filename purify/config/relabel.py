@@ -15,7 +15,6 @@ _FEATURES = ('simclr', 'teacher', 'clip', 'encoder')
 _CIFAR = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
 _IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _FLIP = {'flip': {'p': 0.5}}
-_ADAM = {'b1': 0.9, 'b2': 0.99}
 _BOTTOM = {'corner': 'top_left', 'margin_px': 0}
 _ON_CIFAR: dict[str, dict[str, Any]] = {  # appendix B; their picture is not ours to pass on: a drawn one is mixed in
     'blended': {'pattern': 'cartoon', 'ratio': 0.1},
@@ -75,7 +74,7 @@ def _cifar10_small(words: Any) -> ConfigDict:
     network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group', **_CIFAR)
     how, augment = parts.optim('adamw', lr=3e-3), {'pad_crop': {'pad_px': 2}} | _FLIP
     config.teacher = parts.classifier(network, how, epochs=10, batch=64, augment=augment, objective=parts.classify())
-    small = parts.simclr(network, parts.optim('adam', lr=2e-3, **_ADAM), epochs=20, projection=64)
+    small = parts.simclr(network, _adam(2e-3), epochs=20, projection=64)
     recipes = cleaners.SMALL | {'relabel': {'encoder': small}, 'dbd': {'encoder_epochs': 60, 'batch': 128, 'lr': 0.1}}
     return _complete(config, words, 'patch', attack_parts.ON_SMALL, recipes, semi_steps=500)
 
@@ -113,13 +112,18 @@ SETTINGS = {
 def _victim(network: str, epochs: float, scale: dict[str, Any], augment: dict[str, Any], **built: Any) -> ConfigDict:
     """SGD, rate .1, divided by 10 at a half and three quarters (appendix B)."""
     how = parts.optim('sgd', lr=0.1, schedule='step', drops=(0.5, 0.75))
-    built = parts.network(network, dtype='bfloat16', **scale, **built)
-    return parts.classifier(built, how, epochs=epochs, batch=128, augment=augment, objective=parts.classify())
+    whole = parts.network(network, dtype='bfloat16', **scale, **built)
+    return parts.classifier(whole, how, epochs=epochs, batch=128, augment=augment, objective=parts.classify())
+
+
+def _adam(lr: float) -> ConfigDict:
+    """As the paper's, on a cosine."""
+    return parts.optim('adam', lr=lr, b1=0.9, b2=0.99)
 
 
 def _encoder(network: ConfigDict, epochs: float, views: dict[str, Any]) -> dict[str, Any]:
     """SimCLR with the paper's Adam and batch; epochs, temperature and views are not published."""
-    return parts.simclr(network, parts.optim('adam', lr=3e-4, **_ADAM), epochs=epochs, views=views)
+    return parts.simclr(network, _adam(3e-4), epochs=epochs, views=views)
 
 
 def _complete(

@@ -38,9 +38,10 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
     """S_ND of each class, f64[c]: how far its density is from the images of other classes; 1 is usual, inf where unknown.
 
     Eq. 3 counts nats, which depend on the dimensions of the features and on their units, so the paper's threshold .6 cannot be
-    meant for them. Here each foreign image counts by how much less likely it is than the median of the class's own, and by the root of that, as of a squared distance: else the few farthest images would decide. The mean over the foreign images is
-    divided by its median over the classes. A density that was fitted to images of all classes is near to them all. Up to half
-    of the classes may be poisoned; with two classes, one.
+    meant for them. Here each foreign image counts by how much less likely it is than the median of the class's own, and by the
+    root of that, as of a squared distance: else the few farthest images would decide. The mean over the foreign images is divided
+    by its median over the classes. A density that was fitted to images of all classes is near to them all. Up to half of the
+    classes may be poisoned; with two classes, one.
     """
     scores = np.full(log_density.shape[1], np.inf)
     for label in np.unique(labels):

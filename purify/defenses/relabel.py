@@ -96,8 +96,8 @@ class Relabel:
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'densities'.
 
-        Columns: `score` f64[n], log s of eq. 6, or the highest log density in a class that is divided by 'outside'; `foreign` f64[n],
-        log v of eq. 4; `best` i32[n], the foreign class of that; `verdict` u8[n], 0 class not suspected, 1 clean, 2 ambiguous and
+        Columns: `score` f64[n], log s of eq. 6, or in a class divided by 'outside' the highest log density; `foreign` f64[n], log
+        v of eq. 4; `best` i32[n], the foreign class of that; `verdict` u8[n], 0 class not suspected, 1 clean, 2 ambiguous and
         dropped, 3 poisoned; `poison_score` f64[n], higher is likelier poisoned, 0 outside the targets; `given` i32[n]. `flagged` is
         verdict 3: of non-disruptive poison the images with the lowest scores, relabelled as `best` (eq. 7, with the p of each class
         y'); of disruptive poison those with the highest `poison_score`, dropped.

@@ -11,7 +11,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.registry import Registry
 
-LOG_SCALE = 5.0  # a class in which a feature hardly varies would else scale it without end
+LOG_SCALE = 2.0  # of features of unit variance; one that hardly varies in a class would else be scaled without end
 BINS, TAIL = 8, 5.0  # of a spline; features have unit variance, so few lie beyond the tail
 LEAST_BIN, LEAST_SLOPE = 1e-3, 1e-3  # of a spline: width and height of a bin as shares of all, derivative at a knot
 MIXINGS = ('swap', 'permute')
@@ -36,7 +36,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Affine:
-    """u = exp(s) z + t, with s held within +-5 by a tanh (Dinh et al. 2017, eq. 8)."""
+    """u = exp(s) z + t, with s held within +-2 by a tanh (Dinh et al. 2017, eq. 8)."""
 
     numbers: int = 2
 

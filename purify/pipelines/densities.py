@@ -24,7 +24,8 @@ def fit_densities(work: Work) -> None:
 
     Columns: `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them, and `held` bool[n], which images
     their class's flow was not trained on. Settings: `flows` (`purify.models.flow.CouplingFlow`, and `reduce`), `fit`
-    (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, and of the fit of every class.
+    (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, the epoch kept, and of the
+    fit of every class.
     """
     settings = work.settings
     split = Split(work.inputs['poisoned'], 'train')
@@ -46,7 +47,9 @@ def fit_densities(work: Work) -> None:
     )
     if devices.is_lead():
         columns = {'ids': split.ids, 'log_density': found.log_density, 'held': found.held}
-        write_table(work.folder, Table(columns, facts | {'labels': describe_classes(found, split.labels)}))
+        write_table(
+            work.folder, Table(columns, facts | {'epoch': found.best_epoch, 'labels': describe_classes(found, split.labels)})
+        )
     devices.barrier(f'{work.name} written')
 
 
@@ -101,7 +104,7 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
 
 
 def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any]]:
-    """How the fit of each class went: images, updates, epoch kept, mean negative log density of its own images in nats."""
+    """How the fit of each class went: images, updates, mean negative log density of its own images in nats."""
     own = -np.take_along_axis(found.log_density.astype(np.float64), labels[:, None].astype(np.int64), 1)[:, 0]
 
     def mean(rows: np.ndarray) -> float | None:
@@ -112,7 +115,6 @@ def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any
             'label': label,
             'images': int((labels == label).sum()),
             'updates': int(found.updates[label]),
-            'epoch': int(found.best_epoch[label]),
             'nll_train': mean((labels == label) & ~found.held),
             'nll_held': mean((labels == label) & found.held),
         }

@@ -23,8 +23,10 @@ class Fit:
       lr: of Adam, constant.
       b1: of Adam.
       b2: of Adam.
-      hold_out: share of each class that is not trained on; a class keeps the parameters of the epoch under which these images
-        were likeliest. 0: those of the last epoch.
+      hold_out: share of each class that is not trained on; the parameters of the epoch are kept under which these images were
+        likeliest, each class counting alike. 0: those of the last epoch.
+      members: flows of each class, from other beginnings and with other batches; their log densities are averaged, which few
+        images need: what one flow makes of the space between them is chance.
     """
 
     epochs: float = 50.0
@@ -33,10 +35,13 @@ class Fit:
     b1: float = 0.9
     b2: float = 0.99
     hold_out: float = 0.1
+    members: int = 1
 
     def __post_init__(self) -> None:
-        if not self.epochs > 0 or self.batch < 1 or not self.lr > 0:
-            raise UserError(f'fit.epochs={self.epochs}, fit.batch={self.batch} and fit.lr={self.lr} must be positive.')
+        if not self.epochs > 0 or min(self.batch, self.members) < 1 or not self.lr > 0:
+            raise UserError(
+                f'fit.epochs={self.epochs}, batch={self.batch}, lr={self.lr} and members={self.members} must be positive.'
+            )
         for name, value, most in (('b1', self.b1, 1), ('b2', self.b2, 1), ('hold_out', self.hold_out, 0.9)):
             if not 0 <= value <= most or value == 1:
                 raise UserError(f'fit.{name}={value} is out of range; choose {"0 to .9" if most < 1 else "0 to less than 1"}.')
@@ -44,10 +49,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Classes:
-    """The rows of each class, by id, and which of them are trained on when.
+    """The rows of each class, by id, and which of them are trained on when; an entry for each flow, a class's side by side.
 
     Attributes:
-      train: positions i64[m] of each class's training rows.
+      train: positions i64[m] of each flow's training rows.
       held: positions of those held out.
       fit: how they are fitted.
       seed: of the batches.
@@ -64,7 +69,7 @@ class Classes:
         return math.ceil(self.fit.epochs)
 
     def until(self, epoch: int) -> np.ndarray:
-        """Updates of each class before `epoch` i64[C]."""
+        """Updates of each flow before `epoch` i64[C]."""
         if epoch >= self.fit.epochs:
             return np.array([total_steps(self.fit.epochs, 0, len(rows), self.fit.batch) for rows in self.train])
         return np.array([round(epoch * max(len(rows) / self.fit.batch, 1)) for rows in self.train])
@@ -91,7 +96,7 @@ class Classes:
 
 
 def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed: int) -> Classes:
-    """Labels i32[n] and ids i64[n] -> each class's rows for training and apart from it, whatever the order of the rows.
+    """Labels i32[n] and ids i64[n] -> each flow's rows for training and apart from it, whatever the order of the rows.
 
     Raises `UserError` for a class of fewer than 8 images.
     """
@@ -106,8 +111,8 @@ def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed
         rows = rows[np.argsort(ids[rows])]
         apart = max(round(fit.hold_out * len(rows)), 1) if fit.hold_out else 0
         order = stream_rng(seed, 'held out', label).permutation(len(rows))
-        held.append(rows[np.sort(order[:apart])])
-        train.append(rows[np.sort(order[apart:])])
+        held += [rows[np.sort(order[:apart])]] * fit.members
+        train += [rows[np.sort(order[apart:])]] * fit.members
     return Classes(train, held, fit, seed)
 
 

@@ -37,13 +37,13 @@ class Densities:
       log_density: f32[n C], of every row under the flow of every class, in nats.
       held: bool[n], rows that their class's flow was not trained on.
       updates: i64[C], of each flow.
-      best_epoch: i64[C], the epoch whose parameters a class kept.
+      best_epoch: the epoch whose parameters were kept.
     """
 
     log_density: np.ndarray
     held: np.ndarray
     updates: np.ndarray
-    best_epoch: np.ndarray
+    best_epoch: int
 
 
 def fit_flows(
@@ -51,7 +51,7 @@ def fit_flows(
     mesh: Mesh | None = None, cost: Cost | None = None, folder: Path | None = None, name: str = 'densities',
     save_every: int = 500, writers: Sequence[Writer] = (),
 ) -> Densities:  # fmt: skip
-    """Fits one flow to the features of each class, all side by side, and looks at every row under every flow.
+    """Fits flows to the features of each class, all side by side, and looks at every row under every one.
 
     Which rows are held out, the order of batches and the flows' beginnings are functions of (seed, class, ids); how many
     devices there are, and the order of the rows, change nothing but rounding.
@@ -75,7 +75,7 @@ def fit_flows(
       UserError: for a class of fewer than 8 images, or when numbers stop being finite.
       Preempted: when SIGTERM came; after saving, if there is a folder.
     """
-    place, cost = Place(mesh or devices.global_mesh(), num_classes), cost or Cost()
+    place, cost = Place(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
     classes = divide(labels, ids, num_classes, fit, seed)
     run = _Run(name, classes, place, dict(flow), features.astype(np.float32), cost)
     checkpoints = Checkpoints(folder / 'checkpoints') if folder else None
@@ -87,7 +87,8 @@ def fit_flows(
             checkpoints.close()
     held = np.zeros(len(labels), bool)
     held[np.concatenate(classes.held)] = True
-    return Densities(run.log_density(), held, classes.until(classes.rounds), run.best_epochs())
+    whole = run.log_density().reshape(len(labels), num_classes, fit.members)
+    return Densities(whole.mean(-1), held, classes.until(classes.rounds)[:: fit.members], run.best_epoch())
 
 
 def _train(
@@ -145,7 +146,8 @@ class _Run:
         copy = devices.replicated(place.mesh)
         self.functions = {
             'advance': jax.jit(place.each(flows.advance), donate_argnums=0),
-            'judge': jax.jit(place.each(flows.judge, shared=1), donate_argnums=0, out_shardings=(spread, copy)),
+            'judge': jax.jit(place.each(flows.judge), out_shardings=copy),
+            'keep': jax.jit(flows.keep, donate_argnums=0, out_shardings=spread),
             'narrow': jax.jit(place.narrow, out_shardings=copy),
             'widen': jax.jit(place.widen, out_shardings=spread),
             'everywhere': jax.jit(place.each(flows.everywhere, shared=1), out_shardings=copy),
@@ -168,19 +170,22 @@ class _Run:
 
     def judge(self, epoch: int) -> dict[str, float]:
         """Ends an epoch; -> its row of metrics, means over the updates and the classes. Raises `UserError` as `check` does."""
-        number = devices.put_copy(np.int32(epoch), self.place.mesh)
-        self.state, found = self._call('judge', self.state, self.stats, self.held, self.counts, number)
-        nll, held = (np.asarray(found[name], np.float64)[: self.place.count] for name in ('nll', 'held'))
+        held = np.asarray(self._call('judge', self.state['params'], self.stats, self.held, self.counts), np.float64)
+        mean = float(held[: self.place.count].mean())
+        nll = np.asarray(self.narrow()['nll'], np.float64)
         self.check(nll, epoch)
+        numbers = devices.put_copy((np.float32(mean), np.int32(epoch)), self.place.mesh)
+        self.state = self._call('keep', self.state, *numbers)
         updates = self.classes.until(epoch) - self.classes.until(epoch - 1)
         row = {'loss': float(nll.sum() / updates.sum())}
-        return row | ({'held_out': float(held.mean())} if self.classes.fit.hold_out else {})
+        return row | ({'held_out': mean} if self.classes.fit.hold_out else {})
 
     def check(self, nll: Any, epoch: int) -> None:
         """Raises `UserError` where the likelihood [C] of a class stopped being finite."""
         if not (finite := np.isfinite(np.asarray(nll))).all():
             raise UserError(
-                f'{self.name}: the density of class {int(np.argmin(finite))} stopped being finite after {epoch} epochs. '
+                f'{self.name}: the density of class {int(np.argmin(finite)) // self.classes.fit.members} stopped being finite '
+                f'after {epoch} epochs. '
                 'Lower fit.lr, or reduce the features to fewer dimensions by flows.reduce.'
             )
 
@@ -196,18 +201,18 @@ class _Run:
         self.state = self.functions['widen'](state)
         return done
 
-    def best_epochs(self) -> np.ndarray:
-        """The epoch whose parameters each class kept, i64[C]. Raises `UserError` where there was none."""
-        best = np.asarray(self.narrow()['epoch'], np.int64)
-        if not best.all():
+    def best_epoch(self) -> int:
+        """The epoch whose parameters were kept. Raises `UserError` where there was none."""
+        best = int(np.asarray(self.narrow()['epoch'])[0])
+        if not best:
             raise UserError(
-                f'{self.name}: no epoch gave the images held out of class {int(np.argmin(best))} a finite density. '
+                f'{self.name}: no epoch gave the images held out a finite density. '
                 'Lower fit.lr, or reduce the features to fewer dimensions by flows.reduce.'
             )
         return best
 
     def log_density(self) -> np.ndarray:
-        """Of all rows under the kept flow of each class: f32[n C]. Raises `Preempted` when SIGTERM came."""
+        """Of all rows under the kept flow of each class: f32[n C]. Raises `UserError` for NaN, `Preempted` when SIGTERM came."""
         found = np.empty((len(self.features), self.place.count), np.float32)
         size = min(ROWS, len(self.features))
         for start in range(0, len(found), size):
@@ -218,6 +223,12 @@ class _Run:
             found[start : start + len(rows)] = np.asarray(columns)[: self.place.count, : len(rows)].T
             if devices.any_host(preemption.asked()):
                 raise Preempted
+        if not (finite := np.isfinite(found)).all():
+            row, label = np.argwhere(~finite)[0]
+            raise UserError(
+                f'{self.name}: {int((~finite).sum())} log densities are not finite, such as that of row {row} under class {label}. '
+                'Lower fit.lr or flows.couplings, or reduce the features to fewer dimensions by flows.reduce.'
+            )
         return found
 
     def _call(self, name: str, *args: Any) -> Any:

@@ -106,23 +106,32 @@ class Flows:
         params, opt, nll = jax.vmap(one)(state['params'], state['opt'], state['nll'], stats, rows, picks, live)
         return state | {'params': params, 'opt': opt, 'nll': nll}
 
-    def judge(self, state: Any, stats: Params, held: jax.Array, counts: jax.Array, epoch: jax.Array) -> tuple[Any, Any]:
-        """After `epoch` i32[]: each flow is kept if its held-out rows f32[C h d], of which `counts` i32[C], are likelier than ever.
-
-        -> (state with `nll` back at 0, {'nll', 'held'} f32[C] of this epoch, the first a sum over its updates).
-        """
+    def judge(self, params: Params, stats: Params, held: jax.Array, counts: jax.Array) -> jax.Array:
+        """Mean negative log-likelihoods f32[C] of held-out rows f32[C h d], of which the first `counts` i32[C] are there."""
 
         def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
             params, stats, rows, count = one
             found = -jax.lax.map(lambda row: self.log_density(params, stats, row), rows, batch_size=ROWS)
             return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(count, 1)
 
-        nll = jax.lax.map(mean, (state['params'], stats, held, counts))
-        better = nll < state['held'] if self.keep_best else jnp.ones_like(nll, bool)
-        take = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
-        kept = {'best': jax.tree.map(take, state['params'], state['best']), 'held': take(nll, state['held'])}
-        kept['epoch'] = take(jnp.full_like(state['epoch'], epoch), state['epoch'])
-        return state | kept | {'nll': jnp.zeros_like(state['nll'])}, {'nll': state['nll'], 'held': nll}
+        return jax.lax.map(mean, (params, stats, held, counts))
+
+    def keep(self, state: Any, held: jax.Array, epoch: jax.Array) -> Any:
+        """Ends `epoch` i32[]: all flows are kept if the held-out rows, `held` f32[] on average, are likelier than ever.
+
+        All at one epoch: a class that stopped sooner would have a flatter density than the others, and be told from them by that.
+        """
+        better = held < state['held'][0] if self.keep_best else jnp.array(True)
+        take = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        kept = {
+            'best': jax.tree.map(take, state['params'], state['best']),
+            'held': take(jnp.full_like(state['held'], held), state['held']),
+        }
+        return (
+            state
+            | kept
+            | {'epoch': take(jnp.full_like(state['epoch'], epoch), state['epoch']), 'nll': jnp.zeros_like(state['nll'])}
+        )
 
     def everywhere(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
         """Rows f32[b d] under the flows of all classes: f32[C b]. One flow after another, so that memory does not grow with C."""

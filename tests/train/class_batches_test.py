@@ -79,5 +79,5 @@ def test_a_class_of_few_images_is_named():
     [('epochs', 0.0), ('batch', 0), ('lr', -1.0), ('b1', 1.0), ('b2', -0.1), ('hold_out', 0.95), ('hold_out', float('nan'))],
 )
 def test_settings_out_of_range_are_refused(name, value):
-    with pytest.raises(UserError, match=f'fit.{name}={value}'):
+    with pytest.raises(UserError, match=f'{name}={value}'):
         dataclasses.replace(Fit(), **{name: value})
