@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {  # what a small network needs that learns 8
         },
         'flows': {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 18},
         'fit': {'epochs': 60.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.0, 'members': 5},
+        'keep': 0.35,  # .15 of 80 images leave too few of a class to learn it
     },
     'nad': {'lr': 5e-3, 'finetune_epochs': 20, 'epochs': 60},
     'asd': {

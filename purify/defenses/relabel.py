@@ -17,12 +17,12 @@ UNTOUCHED, CLEAN, AMBIGUOUS, POISONED = range(4)  # verdicts
 NON_DISRUPTIVE, DISRUPTIVE = 'non-disruptive', 'disruptive'
 
 
-def check_tests(nondisruptive: float, disruptive: Mapping[str, Any], alpha: float) -> None:
+def check_tests(nondisruptive: float, disruptive: Mapping[str, Any], alpha: float, keep: float) -> None:
     """Raises `UserError` for numbers of `Relabel` that are out of range."""
     if not nondisruptive > 0:
         raise UserError(f'defense.nondisruptive={nondisruptive} must be above 0; clean classes score about 1.')
-    if not 0 < alpha < 0.5:
-        raise UserError(f'defense.alpha={alpha} must be a share of a target class between 0 and .5: twice as many are kept.')
+    if not 0 < alpha < 1 or not 0 < keep < 1 or alpha + keep > 1:
+        raise UserError(f'defense.alpha={alpha} and keep={keep} must be shares of a target class, and together no more than 1.')
     make_disruption_rule(disruptive)
 
 
@@ -45,6 +45,7 @@ class Relabelling:
     nondisruptive: float
     disruptive: dict[str, Any]
     alpha: float
+    keep: float
     encoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -52,13 +53,13 @@ class Relabelling:
             raise UserError(f'defense.features={self.features!r}: choose from {", ".join(FEATURES)}.')
         if (self.features == 'simclr') != (self.encoder is not None):
             raise UserError(f"defense.encoder trains features='simclr' and no others; this is features={self.features!r}.")
-        check_tests(self.nondisruptive, self.disruptive, self.alpha)
+        check_tests(self.nondisruptive, self.disruptive, self.alpha, self.keep)
 
     def method(self, student: dict[str, Any]) -> Method:
         """(Encoder ->) features -> densities -> verdicts -> purified -> student."""
         trained = (encoder_step(self.encoder),) if self.encoder is not None else ()
         source = 'teacher' if self.features == 'teacher' else 'encoder'
-        tests = {name: getattr(self, name) for name in ('nondisruptive', 'disruptive', 'alpha')}
+        tests = {name: getattr(self, name) for name in ('nondisruptive', 'disruptive', 'alpha', 'keep')}
         steps = (
             *trained,
             Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': source}, {'name': 'embeddings'}),
@@ -83,15 +84,17 @@ class Relabel:
     Attributes:
       nondisruptive: beta_ND; a class with a lower score (`nondisruptive_scores`) is a target.
       disruptive: a rule of `DISRUPTIONS`, `name` and its attributes, for the images that no foreign density comes near.
-      alpha: share of a target class that is taken for poisoned, and share that is kept as clean; the rest is dropped.
+      alpha: share of a target class that is taken for poisoned.
+      keep: share of it that is kept as clean, alpha too in the paper; the rest is dropped.
     """
 
     nondisruptive: float
     disruptive: dict[str, Any]
     alpha: float
+    keep: float
 
     def __post_init__(self) -> None:
-        check_tests(self.nondisruptive, self.disruptive, self.alpha)
+        check_tests(self.nondisruptive, self.disruptive, self.alpha, self.keep)
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'densities'.
@@ -115,12 +118,12 @@ class Relabel:
             ratio = kind == DISRUPTIVE and self.disruptive['score'] == 'ratio'
             poison_score[rows] = score[rows] if ratio else -score[rows]
             order = rows[np.lexsort((ids[rows], poison_score[rows]))]  # cleanest first
-            count = max(1, round(self.alpha * len(rows)))
+            clean, poison = (max(1, int(share * len(rows))) for share in (self.keep, self.alpha))
             verdict[order] = AMBIGUOUS
-            verdict[order[:count]], verdict[order[-count:]] = CLEAN, POISONED
-            keep[order[count:]] = False
+            verdict[order[:clean]], verdict[order[-poison:]] = CLEAN, POISONED
+            keep[order[clean:]] = False
             if kind == NON_DISRUPTIVE:
-                new[order[-count:]], keep[order[-count:]] = best[order[-count:]], True
+                new[order[-poison:]], keep[order[-poison:]] = best[order[-poison:]], True
         flagged = verdict == POISONED
         facts['counts'] = {
             'relabelled': int((flagged & keep).sum()),
@@ -154,7 +157,7 @@ class Relabel:
                 'mu': _number(tail.place),
             } | span
             rows.append({'label': label, 'images': int(own.sum())} | found | {'target': bool(kind), 'type': kind})
-        thresholds = {'nondisruptive': self.nondisruptive, 'disruptive': rule.share, 'alpha': self.alpha}
+        thresholds = {'nondisruptive': self.nondisruptive, 'disruptive': rule.share, 'alpha': self.alpha, 'keep': self.keep}
         facts = {'target_labels': sorted(types), 'types': {str(label): kind for label, kind in types.items()}, 'labels': rows}
         facts['rule'] = dict(self.disruptive)
         return types, facts | {'thresholds': thresholds, 'chart': {'quantity': 'nd', 'threshold': self.nondisruptive}}

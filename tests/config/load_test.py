@@ -104,7 +104,9 @@ def test_a_mistake_in_the_words_keeps_its_own_words():
         load_config(f'{QUICKSTART}:atack=none')
     with pytest.raises(ValueError, match=r"^attack='blend': choose from adaptive_blend, .*none, patch"):
         load_config(f'{QUICKSTART}:attack=blend')
-    with pytest.raises(ValueError, match=r"^defense='variation': choose from abl, activation_.*, none, relabel, spectral, variations"):
+    with pytest.raises(
+        ValueError, match=r"^defense='variation': choose from abl, activation_.*, none, relabel, spectral, variations"
+    ):
         load_config(f'{QUICKSTART}:defense=variation')
 
 

@@ -41,7 +41,7 @@ def decide(kind, shuffle=0, **changes):
     ids, labels, true, log_density, bad = planted(kind)
     order = np.random.default_rng(shuffle).permutation(len(ids)) if shuffle else np.arange(len(ids))
     table = Table({'ids': ids[order], 'log_density': log_density[order].astype(np.float32)})
-    rule = Relabel(**({'nondisruptive': 0.6, 'disruptive': OUTLYING, 'alpha': 0.15} | changes))
+    rule = Relabel(**({'nondisruptive': 0.6, 'disruptive': OUTLYING, 'alpha': 0.15, 'keep': 0.15} | changes))
     return rule.decide(ids, labels, {'densities': table}, CLASSES), (ids, labels, true, log_density.astype(np.float32), bad)
 
 
@@ -52,7 +52,7 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
     rows = [row for row in range(len(labels)) if labels[row] == 0]
     s = {row: float(log_density[row, 0]) - max(float(x) for x in log_density[row, 1:]) for row in rows}
     ranked = sorted(rows, key=lambda row: s[row])
-    count = round(0.15 * len(rows))
+    count = int(0.15 * len(rows))
     poison, clean = ranked[:count], ranked[-count:]
     assert np.flatnonzero(found['flagged']).tolist() == sorted(poison)
     assert set(np.flatnonzero(found['verdict'] == 1)) == set(clean)
@@ -128,7 +128,8 @@ def test_steps_follow_the_features():
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [
-        ({'alpha': 0.5}, 'alpha'),
+        ({'alpha': 0.5, 'keep': 0.51}, 'alpha'),
+        ({'keep': 0.0}, 'keep'),
         ({'alpha': 0.0}, 'alpha'),
         ({'nondisruptive': 0.0}, 'nondisruptive'),
         ({'features': 'pixels'}, 'encoder, simclr, teacher'),
@@ -141,3 +142,12 @@ def test_settings_that_mean_nothing_are_refused(changes, said):
     options = relabel(features='teacher').to_dict() | changes
     with pytest.raises(UserError, match=said):
         DEFENSES.make(options.pop('name'), **options)
+
+
+def test_the_shares_kept_and_accused_are_apart():
+    found, (_, labels, *_) = decide('non-disruptive', alpha=0.2, keep=0.5)
+    rows = (labels == 0).sum()
+    assert found.facts['counts'] == {'relabelled': int(0.2 * rows), 'dropped': rows - int(0.2 * rows) - rows // 2, 'kept': rows // 2}
+    highest_poison = found['poison_score'][found['verdict'] == 1].max()
+    assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
+    assert found['poison_score'][found['verdict'] == 2].max() <= found['poison_score'][found['verdict'] == 3].min()

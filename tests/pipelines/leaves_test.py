@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
+from purify.defenses.class_tests import DISRUPTIONS
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
 from purify.defenses.targets import TARGETS
@@ -166,8 +168,17 @@ OTHER_WORDS = {  # what a word may be changed to
     'fixed_large': 'fixed_small', 'float32': 'bfloat16', 'given': 'predicted', 'predicted': 'given',
     'all': 'agreeing', 'agreeing': 'all', 'x_t': 'x0', 'matched': 'released', 'released': 'matched', 'benign': 'vote',
     'rounded': 'truncated', 'truncated': 'rounded', 'rest': 'all',
-    'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher',
+    'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher', 'simclr': 'teacher', 'teacher': 'student',
+    'affine': 'spline', 'swap': 'permute', 'outside': 'ratio', 'ratio': 'outside', 'preact': 'basic', 'small': 'imagenet',
+    'group': 'batch', 'batch': 'group', 'bfloat16': 'float32', 'cosine': 'constant', 'openai/clip-vit-base-patch32': 'other',
+    'folder': 'other', '': 'other',
 }  # fmt: skip
+RELABEL = (
+    '', *(f'features={name}' for name in ('teacher', 'clip')), 'features=encoder,encoder=folder', 'defense=nad', 'defense=asd',
+    'setting=cifar10', 'setting=imagenet30', 'setting=vggface30', 'setting=cifar10_small,source=arrays:x',
+    'setting=cifar10,defense=nad', 'setting=cifar10,defense=asd', 'attack=label_consistent', 'attack=sample_specific',
+)  # fmt: skip
+BUILT = (*(f'dataelixir.py:{words}'.rstrip(':') for words in METHODS), *(f'relabel.py:{words}'.rstrip(':') for words in RELABEL))
 
 
 def change(config, leaf):
@@ -189,14 +200,19 @@ def change(config, leaf):
     return None if part[name] is None else config
 
 
+def prints_of(config):
+    """The stages' fingerprints; nothing is fetched for a finished encoder, whose name stands for its digest."""
+    return Chain(make_stages(config, find_encoder=lambda load, revision: (Path(load), f'{load} {revision}')), ROOT).prints
+
+
 def reaching(config):
-    """The leaves of the defence and the evaluation that change the settings of some stage, and those that name a part."""
-    prints = Chain(make_stages(config), ROOT).prints
+    """The leaves that say what a defence does which change the settings of some stage, and those that name a part."""
+    prints = prints_of(config)
     found = {name for name in leaves(config) if name.startswith('defense.') and name.endswith('.name')}
     for leaf in leaves(config):
-        if leaf.startswith(('defense.', 'evaluation.', 'trusted.')) and (other := change(config, leaf)):
+        if leaf.startswith(('defense.', 'encoder.', 'evaluation.', 'trusted.')) and (other := change(config, leaf)):
             try:
-                found |= {leaf} if Chain(make_stages(other), ROOT).prints != prints else set()
+                found |= {leaf} if prints_of(other) != prints else set()
             except UserError:  # exact chains have room for no other number
                 found.add(leaf)
     return found
@@ -208,11 +224,11 @@ def reaching(config):
      *(f'attacks.py:attack={name}' for name in OWN), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
      'prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
      'imagenette.py', 'imagenette.py:model=sd_img2img', 'imagenette.py:model=pixel', 'imagenette.py:defense=augmentations',
-     'imagenet100.py', *(f'dataelixir.py:{words}'.rstrip(':') for words in METHODS)],
+     'imagenet100.py', *BUILT],
 )  # fmt: skip
 def test_every_leaf_is_read(seen, spec):
     config = load_config(f'{ROOT}/configs/{spec}')
-    known = {unify(name) for name in seen | OUTSIDE | (reaching(config) if spec.startswith('dataelixir') else set())}
+    known = {unify(name) for name in seen | OUTSIDE | (reaching(config) if spec in BUILT else set())}
     own_source = {'source.data_dir', 'source.path'}  # handed to the source by name: an unknown one is an error there
     unread = [name for name in leaves(config) if unify(name) not in known | own_source]
     assert not unread
@@ -234,7 +250,7 @@ def test_every_leaf_of_a_defence_that_is_told_something_reaches_a_stage(name):
 
 def rules():
     """The classes whose attributes the steps' settings become."""
-    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS) for rule in registry.values()]
+    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
     return sorted({getattr(rule, 'func', rule) for rule in made} | {Views}, key=lambda rule: rule.__qualname__)
 
 
