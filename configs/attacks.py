@@ -17,8 +17,6 @@ BackdoorBench with every trigger as published, for a GPU; it has not been measur
 from purify.config import attack_parts, parts
 from purify.config.arguments import parse_words
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)
-
 
 def get_config(arg=None):
     words = parse_words(arg, attack='patch', rate='usual', target=0, seed=0, source='digits', full=False)
@@ -30,13 +28,13 @@ def get_config(arg=None):
         changes = attack_parts.ON_DIGITS
     elif words.full:
         config.source = parts.source(words.source, size_px=32)
-        network = parts.network('preact_resnet18', mean=MEAN, std=STD, dtype='bfloat16')
+        network = parts.network('preact_resnet18', dtype='bfloat16', **parts.CIFAR_SCALE)
         recipe = {'optim': parts.optim('sgd', lr=0.01), 'epochs': 100, 'batch': 128}
         recipe['augment'] = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
         changes = attack_parts.ON_FULL
     else:
         config.source = parts.source(words.source, size_px=32, train_size=10_000, test_size=2000)
-        network = parts.network('resnet', block='preact', width=16, stem='imagenet', mean=MEAN, std=STD)
+        network = parts.network('resnet', block='preact', width=16, stem='imagenet', **parts.CIFAR_SCALE)
         recipe = {'optim': parts.optim('adamw', lr=5e-3), 'epochs': 12, 'batch': 64, 'augment': {'flip': {'p': 0.5}}}
         config.shard_size, changes = 1000, attack_parts.ON_SMALL
     config.teacher = parts.classifier(network, **recipe, objective=parts.classify())

@@ -43,6 +43,11 @@ SMALL: dict[str, dict[str, Any]] = {  # what a small network needs that learns 8
 }
 
 
+def encoder(network: ConfigDict, *, epochs: float, lr: float = 3e-4, **changes: Any) -> dict[str, Any]:
+    """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published."""
+    return parts.simclr(network, parts.optim('adam', lr=lr, b1=0.9, b2=0.99), epochs=epochs, **changes)
+
+
 def defend(config: ConfigDict, name: str, recipes: dict[str, dict[str, Any]], *, semi_steps: int) -> None:
     """Gives a config that has its teacher one of `METHODS`: `defense`, `student`, `evaluation`, and `trusted` where needed.
 

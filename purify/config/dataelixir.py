@@ -10,8 +10,6 @@ from purify.config.arguments import parse_words
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
 METHODS = ('dataelixir', *BASELINES)
-_CIFAR = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
-_IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _FACES = {'mean': (0.507, 0.411, 0.367), 'std': (1 / 255, 1 / 255, 1 / 255)}  # VGGFace: 129.2, 104.8, 93.6 off 0 to 255
 _FLIP = {'flip': {'p': 0.5}}
 _LARGE = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}  # at 224 px
@@ -71,7 +69,7 @@ def _cifar10(words: Any) -> ConfigDict:
     """PreAct-ResNet-18 from scratch, google/ddpm-cifar10-32."""
     config = _config(words, 'tfds:cifar10', size_px=32, batch_per_device=1024)
     augment = {'pad_crop': {'pad_px': 4}} | _FLIP
-    config.teacher = _victim('preact_resnet18', lr=0.01, epochs=100, batch=128, augment=augment, **_CIFAR)
+    config.teacher = _victim('preact_resnet18', lr=0.01, epochs=100, batch=128, augment=augment, **parts.CIFAR_SCALE)
     own = parts.wide_prior(channels=(128, 256, 256, 256), attention_levels=1, steps=100_000, batch=128, lr=2e-4, size_px=32)
     attack = {'usual': 'dataelixir_patch', 'changes': attack_parts.ON_FULL}
     rest: Any = {'recipes': {'dbd': {'encoder_epochs': 1000}}, 'semi_steps': 194_560}
@@ -85,7 +83,7 @@ def _tiny(words: Any) -> ConfigDict:
     """
     config = _config(words, 'imagefolder:tiny-imagenet-200', size_px=64, batch_per_device=256)
     augment = {'pad_crop': {'pad_px': 8}} | _FLIP
-    config.teacher = _victim('efficientnet_b4', lr=0.01, epochs=100, batch=128, augment=augment, **_IMAGENET)
+    config.teacher = _victim('efficientnet_b4', lr=0.01, epochs=100, batch=128, augment=augment, **parts.IMAGENET_SCALE)
     own = parts.wide_prior(channels=(128, 256, 256, 512), attention_levels=2, steps=400_000, batch=128, lr=1e-4, size_px=64)
     chain = {'start': 1200, 'window': 80}
     if words.exact:

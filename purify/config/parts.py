@@ -28,9 +28,20 @@ from purify.config.defense_parts import (
     vary_latents,
     vary_pixels,
 )
-from purify.config.training_parts import adversarial, classifier, classify, distill, network, optim, small_classifier
+from purify.config.training_parts import (
+    CIFAR_SCALE,
+    IMAGENET_SCALE,
+    adversarial,
+    classifier,
+    classify,
+    distill,
+    network,
+    optim,
+    small_classifier,
+)
 
 __all__ = [
+    'CIFAR_SCALE', 'IMAGENET_SCALE',
     'abl', 'activation_clustering', 'adversarial', 'asd', 'attack', 'augmentations', 'classifier', 'classify', 'dataelixir', 'dbd',
     'distill', 'evaluation', 'given', 'nad', 'network', 'optim', 'paper_valley', 'random_views', 'relabel', 'set_attack', 'simclr',
     'small_classifier', 'spectral', 'trusted', 'variations', 'vary_latents', 'vary_pixels',

@@ -12,17 +12,15 @@ BASELINES = ('nad', 'abl', 'dbd', 'asd')
 METHODS = ('relabel', *BASELINES)
 CLIP = 'openai/clip-vit-base-patch32'
 _FEATURES = ('simclr', 'teacher', 'clip', 'encoder')
-_CIFAR = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
-_IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _FLIP = {'flip': {'p': 0.5}}
-_BOTTOM = {'corner': 'top_left', 'margin_px': 0}
+_CORNER = {'corner': 'top_left', 'margin_px': 0}
 _ON_CIFAR: dict[str, dict[str, Any]] = {  # appendix B; their picture is not ours to pass on: a drawn one is mixed in
     'blended': {'pattern': 'cartoon', 'ratio': 0.1},
     'label_consistent': {'rate': 0.25, 'base': 'target'},
     'adaptive_patch': {'covers': 1.0},
 }
 _ON_LARGE: dict[str, dict[str, Any]] = {  # 224 px
-    'patch': {'size_px': 32, 'pattern': 'blocks', 'colours': ()} | _BOTTOM,
+    'patch': {'size_px': 32, 'pattern': 'blocks', 'colours': ()} | _CORNER,
     'blended': {'pattern': 'noise', 'ratio': 0.1},
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
 }
@@ -61,20 +59,23 @@ def _cifar10(words: Any) -> ConfigDict:
     """ResNet-18 for 200 epochs, and another by SimCLR."""
     config = parts.run_config('relabel', words.seed, inference_batch=1024, batch_per_device=1024)
     config.source = parts.source('tfds:cifar10' if words.source == 'usual' else words.source, size_px=32)
-    config.teacher = _victim('resnet18', 200, _CIFAR, {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP)
-    network = parts.network('resnet18', dtype='bfloat16', **_CIFAR)
-    recipes = {'relabel': {'encoder': _encoder(network, 500, parts.random_views())}, 'dbd': {'encoder_epochs': 1000}}
-    return _complete(config, words, 'dbd_patch', _ON_CIFAR, recipes, semi_steps=122_880)
+    config.teacher = _victim('resnet18', 200, parts.CIFAR_SCALE, {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP)
+    network = parts.network('resnet18', dtype='bfloat16', **parts.CIFAR_SCALE)
+    recipes = {
+        'relabel': {'encoder': cleaners.encoder(network, epochs=500, views=parts.random_views())},
+        'dbd': {'encoder_epochs': 1000},
+    }
+    return _complete(config, words, 'dbd_patch', _ON_CIFAR, recipes, semi_steps=_semi_steps(words))
 
 
 def _cifar10_small(words: Any) -> ConfigDict:
     """5,000 images and ResNets of width 16, for a CPU."""
     config = parts.run_config('relabel', words.seed, shard_size=250, save_every=200)
     config.source = parts.source(words.source, size_px=32, train_size=5000, test_size=1000)
-    network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group', **_CIFAR)
+    network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group', **parts.CIFAR_SCALE)
     how, augment = parts.optim('adamw', lr=3e-3), {'pad_crop': {'pad_px': 2}} | _FLIP
     config.teacher = parts.classifier(network, how, epochs=10, batch=64, augment=augment, objective=parts.classify())
-    small = parts.simclr(network, _adam(2e-3), epochs=20, projection=64)
+    small = cleaners.encoder(network, epochs=20, lr=2e-3, projection=64)
     recipes = cleaners.SMALL | {'relabel': {'encoder': small}, 'dbd': {'encoder_epochs': 60, 'batch': 128, 'lr': 0.1}}
     return _complete(config, words, 'patch', attack_parts.ON_SMALL, recipes, semi_steps=500)
 
@@ -93,11 +94,19 @@ def _vggface30(words: Any) -> ConfigDict:
 def _large(words: Any, network: str, source: str, stem: dict[str, Any], sizes: dict[str, Any]) -> ConfigDict:
     config = parts.run_config('relabel', words.seed, inference_batch=256, batch_per_device=256)
     config.source = parts.source(source if words.source == 'usual' else words.source, size_px=224, **sizes)
-    config.teacher = _victim(network, 90, _IMAGENET, {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP, **stem)
-    backbone = parts.network('resnet18', dtype='bfloat16', stem='imagenet', **_IMAGENET)
+    config.teacher = _victim(network, 90, parts.IMAGENET_SCALE, {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP, **stem)
+    backbone = parts.network('resnet18', dtype='bfloat16', stem='imagenet', **parts.IMAGENET_SCALE)
     views = parts.random_views(crop=(0.08, 1.0), strength=0.8, blur=0.5)
-    recipes = {'relabel': {'encoder': _encoder(backbone, 200, views)}, 'dbd': {'encoder_epochs': 500, 'batch': 256}}
-    return _complete(config, words, 'patch', _ON_LARGE, recipes, semi_steps=122_880)
+    usual = parts.relabel(features='teacher').to_dict()
+    few = {
+        'flows': usual['flows'] | {'reduce': 64},
+        'fit': usual['fit'] | {'members': 5},
+    }  # images of a class: 300 of VGGFace2, 1,300 of ImageNet
+    recipes = {
+        'relabel': {'encoder': cleaners.encoder(backbone, epochs=200, views=views)} | few,
+        'dbd': {'encoder_epochs': 500, 'batch': 256},
+    }
+    return _complete(config, words, 'patch', _ON_LARGE, recipes, semi_steps=_semi_steps(words))
 
 
 SETTINGS = {
@@ -109,21 +118,16 @@ SETTINGS = {
 }
 
 
+def _semi_steps(words: Any) -> int:
+    """Of MixMatch, by DBD's authors 190 and by ASD's 120 times 1,024."""
+    return 1024 * (190 if words.defense == 'dbd' else 120)
+
+
 def _victim(network: str, epochs: float, scale: dict[str, Any], augment: dict[str, Any], **built: Any) -> ConfigDict:
     """SGD, rate .1, divided by 10 at a half and three quarters (appendix B)."""
     how = parts.optim('sgd', lr=0.1, schedule='step', drops=(0.5, 0.75))
     whole = parts.network(network, dtype='bfloat16', **scale, **built)
     return parts.classifier(whole, how, epochs=epochs, batch=128, augment=augment, objective=parts.classify())
-
-
-def _adam(lr: float) -> ConfigDict:
-    """As the paper's, on a cosine."""
-    return parts.optim('adam', lr=lr, b1=0.9, b2=0.99)
-
-
-def _encoder(network: ConfigDict, epochs: float, views: dict[str, Any]) -> dict[str, Any]:
-    """SimCLR with the paper's Adam and batch; epochs, temperature and views are not published."""
-    return parts.simclr(network, _adam(3e-4), epochs=epochs, views=views)
 
 
 def _complete(

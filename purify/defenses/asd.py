@@ -51,11 +51,11 @@ class AdaptiveSplitting:
 
     def __post_init__(self) -> None:
         check_symmetric('defense.loss', self.loss['alpha'], self.loss['beta'])
-        whole = all(isinstance(count, int) and count >= 0 for count in self.rounds)
+        whole = all(type(count) is int and count >= 0 for count in self.rounds)  # True is no number
         if len(self.rounds) != PHASES or not whole or self.rounds[0] < 1:
             raise UserError(f'defense.rounds={self.rounds} must be three whole numbers, the first of them 1 or more.')
-        if self.add < 1:
-            raise UserError(f'defense.add={self.add} must be 1 image of each class or more.')
+        if type(self.add) is not int or self.add < 1:
+            raise UserError(f'defense.add={self.add} must be a whole number of images of each class, 1 or more.')
         if not 0 < self.share < 1:
             raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 

@@ -12,6 +12,7 @@ from purify.core.errors import UserError
 from purify.core.registry import Registry
 
 SCORES = ('outside', 'ratio')
+FAR = 10.0  # so far out hardly any image of a clean class lies
 
 
 def own_and_foreign(log_density: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,21 +38,32 @@ def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """S_ND of each class, f64[c]: how far its density is from the images of other classes; 1 is usual, inf where unknown.
 
-    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, so the paper's threshold .6 cannot be
-    meant for them. Here each foreign image counts by how much less likely it is than the median of the class's own, and by the
-    root of that, as of a squared distance: else the few farthest images would decide. The mean over the foreign images is divided
-    by its median over the classes. A density that was fitted to images of all classes is near to them all. Up to half of the
-    classes may be poisoned; with two classes, one.
+    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in many dimensions on how wide a
+    class is; the paper's threshold .6 cannot be meant for them. Here the mean negative log-likelihood of the same foreign images
+    under their own classes is subtracted, which leaves the mean divergence of the other classes from this one, and that is
+    divided by its median over the classes. A density that was fitted to images of all classes diverges little from any. Up to
+    half of the classes may be poisoned; with two classes, one. A clean class in the midst of the others scores lower than they.
     """
-    scores = np.full(log_density.shape[1], np.inf)
+    own, scores = log_density[np.arange(len(labels)), labels], np.full(log_density.shape[1], np.inf)
     for label in np.unique(labels):
-        own = labels == label
-        if not own.all():
-            apart = np.median(log_density[own, label]) - log_density[~own, label]
-            scores[label] = np.sqrt(np.maximum(apart, 0)).mean()
+        foreign = labels != label
+        if foreign.any():
+            scores[label] = (own[foreign] - log_density[foreign, label]).mean()
     known = np.isfinite(scores)
     middle = np.median(scores[known]) if known.any() else 0.0
     return np.where(known, scores / middle, np.inf) if middle > 0 else np.full(len(scores), np.inf)
+
+
+def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which images lie `FAR` deviations and more below the median foreign log density of their class: f64[n], i32[n] -> bool[n].
+
+    The deviation is 1.4826 times the median, over all images, of how far one lies from the median of its class.
+    """
+    middles = np.zeros(len(foreign))
+    for label in np.unique(labels):
+        middles[labels == label] = np.median(foreign[labels == label])
+    below = middles - foreign
+    return below > FAR * 1.4826 * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class DisruptionRule(Protocol):
     score: str
 
     def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
-        """Foreign log densities f64[m] of the images of one class, m > 0, and of all others f64[r] -> its tail."""
+        """Foreign log densities f64[m] of the images of one class, m > 0, and f64[r] of all others, of `classes` -> its tail."""
         ...
 
 
@@ -101,16 +113,20 @@ class Outlying:
     mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
     for two hills, which a class of a hundred images does not show and has by chance; this asks how many lie outside, as the
     paper's introduction does. Up to `level`, for all classes together, clean classes are not taken for poisoned by chance
-    (binomial test, exact, one-sided) where `share` is what they may have.
+    (binomial test, exact, one-sided) where `share` is what they may have. That holds for classes of one kind: one that lies apart
+    from all others has images outside too. Where they are more than `most` of it, the class is taken to lie apart; where they
+    are fewer, nothing here tells it from a poisoned one. With fewer than three classes there is nothing to compare with.
 
     Attributes:
       share: beta_D, the least share of a class that is poison.
+      most: the greatest share of a class that is poison.
       quantile: of the others.
       level: of the test.
       score: see `check_score`.
     """
 
     share: float
+    most: float
     quantile: float
     level: float
     score: str
@@ -118,21 +134,22 @@ class Outlying:
     name: ClassVar[str] = 'outlying'
 
     def __post_init__(self) -> None:
-        if not 0 < self.quantile <= self.share < 1 or not 0 < self.level < 1:
+        if not 0 < self.quantile <= self.share < self.most <= 1 or not 0 < self.level < 1:
             raise UserError(
-                f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that and '
-                f'level={self.level} below 1.'
+                f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that below '
+                f'most={self.most}, which is 1 at most, and level={self.level} between 0 and 1.'
             )
         check_score(self.score)
 
     def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
         """See `DisruptionRule`."""
-        if not len(others):
+        if not len(others) or classes < 3:
             return NO_TAIL
         place = float(np.quantile(others, self.quantile))
         count = int((own < place).sum())
         chance = float(bdtrc(count - 1, len(own), self.share)) if count else 1.0
-        return Tail(place, count / len(own), chance < self.level / classes)
+        share = count / len(own)
+        return Tail(place, share, chance < self.level / classes and share <= self.most)
 
 
 @dataclass(frozen=True)
@@ -158,9 +175,10 @@ class Valley:
     name: ClassVar[str] = 'valley'
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not 0 < self.limit < 1 or self.bins < 3:
+        if not 0 <= self.share < 1 or not 0 < self.limit < 1 or self.bins != int(self.bins) or self.bins < 3:
             raise UserError(
-                f'defense.disruptive: share={self.share} and limit={self.limit} must be shares below 1, bins={self.bins} 3 or more.'
+                f'defense.disruptive: share={self.share} and limit={self.limit} must be shares below 1, and bins={self.bins} '
+                'a whole number, 3 or more.'
             )
         check_score(self.score)
 

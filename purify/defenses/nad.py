@@ -1,9 +1,11 @@
 """Neural attention distillation (Li et al. 2021, arXiv:2101.05930)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from purify.core.errors import UserError
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.students import train_part
 from purify.train.attention import check_attention
@@ -32,6 +34,10 @@ class AttentionDistillation:
 
     def __post_init__(self) -> None:
         check_attention('defense', self.beta, self.power)
+        for name, part in {'': {'epochs': self.epochs, 'lr': self.lr}, 'finetune.': self.finetune}.items():
+            for key in ('epochs', 'lr'):
+                if not 0 < part[key] < math.inf:
+                    raise UserError(f'defense.{name}{key}={part[key]} must be a finite number above 0.')
 
     def method(self, student: dict[str, Any]) -> Method:
         """Finetuned, its teacher, -> student."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.class_tests import foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
+from purify.defenses.class_tests import Tail, far_outside, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
 from purify.defenses.encoders import encoder_step
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.defenses.students import student_step
@@ -19,7 +19,7 @@ NON_DISRUPTIVE, DISRUPTIVE = 'non-disruptive', 'disruptive'
 
 def check_tests(nondisruptive: float, disruptive: Mapping[str, Any], alpha: float, keep: float) -> None:
     """Raises `UserError` for numbers of `Relabel` that are out of range."""
-    if not nondisruptive > 0:
+    if not 0 < nondisruptive < np.inf:
         raise UserError(f'defense.nondisruptive={nondisruptive} must be above 0; clean classes score about 1.')
     if not 0 < alpha < 1 or not 0 < keep < 1 or alpha + keep > 1:
         raise UserError(f'defense.alpha={alpha} and keep={keep} must be shares of a target class, and together no more than 1.')
@@ -105,10 +105,11 @@ class Relabel:
         verdict 3: of non-disruptive poison the images with the lowest scores, relabelled as `best` (eq. 7, with the p of each class
         y'); of disruptive poison those with the highest `poison_score`, dropped.
         """
+        del num_classes
         log_density = tables['densities'].of(ids, 'log_density').astype(np.float64)
         own, foreign, best = own_and_foreign(log_density, labels)
         score = own - foreign
-        types, facts = self._suspect(log_density, labels, foreign, num_classes)
+        types, facts = self._suspect(log_density, labels, foreign)
         verdict, poison_score = np.zeros(len(ids), np.uint8), np.zeros(len(ids))
         new, keep = labels.astype(np.int32), np.ones(len(ids), np.bool_)
         for label, kind in types.items():
@@ -134,33 +135,41 @@ class Relabel:
         evidence = {'score': score, 'foreign': foreign, 'best': best, 'verdict': verdict, 'poison_score': poison_score}
         return Table(columns | evidence | {'given': labels.astype(np.int32)}, facts)
 
-    def _suspect(
-        self, log_density: np.ndarray, labels: np.ndarray, foreign: np.ndarray, num_classes: int
-    ) -> tuple[dict[int, str], dict[str, Any]]:
+    def _suspect(self, log_density: np.ndarray, labels: np.ndarray, foreign: np.ndarray) -> tuple[dict[int, str], dict[str, Any]]:
         """The targets' types by label, and facts of all classes that have images."""
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
-        rule = make_disruption_rule(self.disruptive)
-        types: dict[int, str] = {}
+        present = np.unique(labels)
+        types = {int(label): NON_DISRUPTIVE for label in present if scores[label] < self.nondisruptive}
+        tails = self._tails(foreign, labels)
+        types |= {label: DISRUPTIVE for label, tail in tails.items() if tail.suspect and label not in types}
         rows = []
-        for label in range(num_classes):
-            own = labels == label
-            if not own.any():
-                continue
-            tail = rule.judge(foreign[own], foreign[~own], num_classes)
-            kind = NON_DISRUPTIVE if scores[label] < self.nondisruptive else DISRUPTIVE if tail.suspect else ''
-            types |= {label: kind} if kind else {}
-            span = {'low': float(foreign[own].min()), 'high': float(foreign[own].max())}
+        for label in present.tolist():
+            own, tail = foreign[labels == label], tails[label]
             found = {
-                'nd': _number(scores[label]),
-                'nll': _number(nll[label]),
+                'nd': _number(float(scores[label])),
+                'nll': _number(float(nll[label])),
                 'disruptive': tail.share,
+                'suspect': tail.suspect,
                 'mu': _number(tail.place),
-            } | span
-            rows.append({'label': label, 'images': int(own.sum())} | found | {'target': bool(kind), 'type': kind})
-        thresholds = {'nondisruptive': self.nondisruptive, 'disruptive': rule.share, 'alpha': self.alpha, 'keep': self.keep}
+                'low': _number(float(own.min())),
+                'high': _number(float(own.max())),
+            }
+            rows.append({'label': label, 'images': len(own)} | found | {'target': label in types, 'type': types.get(label, '')})
+        thresholds = {
+            'nondisruptive': self.nondisruptive,
+            'disruptive': self.disruptive['share'],
+            'alpha': self.alpha,
+            'keep': self.keep,
+        }
         facts = {'target_labels': sorted(types), 'types': {str(label): kind for label, kind in types.items()}, 'labels': rows}
         facts['rule'] = dict(self.disruptive)
         return types, facts | {'thresholds': thresholds, 'chart': {'quantity': 'nd', 'threshold': self.nondisruptive}}
+
+    def _tails(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
+        """Of each class. Rows of the others that lie far outside their own class are left out: poison would hide poison."""
+        rule, present = make_disruption_rule(self.disruptive), np.unique(labels).tolist()
+        usual = ~far_outside(foreign, labels)
+        return {label: rule.judge(foreign[labels == label], foreign[usual & (labels != label)], len(present)) for label in present}
 
 
 def _number(value: float) -> float | None:

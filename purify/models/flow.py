@@ -143,7 +143,7 @@ class CouplingFlow(nnx.Module):
 
     Args:
       width: of the vectors, 2 or more.
-      couplings: how many.
+      couplings: how many, 2 or more: one alone leaves half of the numbers as they are.
       hidden: units between the two affine maps of each; 0: `width`.
       transform: 'affine' or 'spline', of each changed number.
       mixing: 'swap': always the same halves; 'permute': a random order, fixed from the start, before every two couplings.
@@ -157,8 +157,10 @@ class CouplingFlow(nnx.Module):
     ):
         if width < 2:
             raise UserError(f'a coupling flow of {width} dimensions has no halves; give it features of 2 or more.')
-        if couplings < 1 or hidden < 0:
-            raise UserError(f'flows.couplings={couplings} must be 1 or more and flows.hidden={hidden} 0 or more.')
+        if couplings < 2 or hidden < 0:
+            raise UserError(
+                f'flows.couplings={couplings} must be 2 or more, so that both halves change, and flows.hidden={hidden} 0 or more.'
+            )
         if mixing not in MIXINGS:
             raise UserError(f'flows.mixing={mixing!r}: choose from {", ".join(map(repr, MIXINGS))}.')
         self.width, self.half = width, width // 2

@@ -1,5 +1,7 @@
 """The stage that fits a density to the features of each class, and says how likely every image is under each of them."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.data.loader import Split
+from purify.defenses.class_tests import own_and_foreign
 from purify.defenses.method import Table
 from purify.models.flow import CouplingFlow
 from purify.pipelines.chain import Work
@@ -22,34 +25,29 @@ FLAT = 1e-12  # of the largest variance: below it a direction holds rounding, no
 def fit_densities(work: Work) -> None:
     """Fits a flow to the `features` of each class as labelled in `poisoned`; leaves a table.
 
-    Columns: `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them, and `held` bool[n], which images
-    their class's flow was not trained on. Settings: `flows` (`purify.models.flow.CouplingFlow`, and `reduce`), `fit`
-    (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, the epoch kept, and of the
-    fit of every class.
+    With `fit.hold_out` flows are first fitted without these images, to find the epoch under which they are likeliest, and then
+    afresh to all images up to that epoch: what a flow was not fitted to is less likely under it, and would be taken for poison.
+
+    Column `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them. Settings: `flows`
+    (`purify.models.flow.CouplingFlow`, and `reduce`), `fit` (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, the
+    epoch, of the fit of every class, and `apart`, of that without the images held out.
     """
     settings = work.settings
     split = Split(work.inputs['poisoned'], 'train')
     flow, reduce = split_flow(settings['flows'])
     features, facts = prepare_features(read_table(work.inputs['features']).of(split.ids, 'features'), reduce)
-    found = fit_flows(
-        features,
-        split.labels,
-        split.ids,
-        len(split.class_names),
-        flow,
-        Fit(**settings['fit']),
-        settings['seed'],
-        cost=work.cost,
-        folder=work.folder,
-        name=work.name,
-        save_every=work.run['save_every'],
-        writers=work.writers,
-    )
+    fit, shown = Fit(**settings['fit']), {}
+    train = partial(fit_flows, features, split.labels, split.ids, len(split.class_names), flow, seed=settings['seed'])
+    common = {'cost': work.cost, 'save_every': work.run['save_every'], 'writers': work.writers}
+    if fit.hold_out:
+        apart = train(fit=replace(fit, members=1), folder=work.folder / 'apart', name=f'{work.name} apart', **common)
+        shown = {'apart': describe_classes(apart, split.labels)}
+        fit = replace(fit, epochs=float(apart.best_epoch), hold_out=0.0)
+    found = train(fit=fit, folder=work.folder, name=work.name, **common)
     if devices.is_lead():
-        columns = {'ids': split.ids, 'log_density': found.log_density, 'held': found.held}
-        write_table(
-            work.folder, Table(columns, facts | {'epoch': found.best_epoch, 'labels': describe_classes(found, split.labels)})
-        )
+        columns = {'ids': split.ids, 'log_density': found.log_density}
+        shown |= {'epoch': found.best_epoch, 'labels': describe_classes(found, split.labels)}
+        write_table(work.folder, Table(columns, facts | shown))
     devices.barrier(f'{work.name} written')
 
 
@@ -105,7 +103,7 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
 
 def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any]]:
     """How the fit of each class went: images, updates, mean negative log density of its own images in nats."""
-    own = -np.take_along_axis(found.log_density.astype(np.float64), labels[:, None].astype(np.int64), 1)[:, 0]
+    own = -own_and_foreign(found.log_density.astype(np.float64), labels)[0]
 
     def mean(rows: np.ndarray) -> float | None:
         return float(own[rows].mean()) if rows.any() else None

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from purify.core import devices
+from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.data.loader import Split
 from purify.defenses.encoders import ClipEncoder
@@ -24,8 +25,14 @@ def encoder_builder(settings: dict[str, Any], num_classes: int, channels: int) -
     return lambda rngs: Projected(build(rngs), settings['projection'], rngs=rngs)
 
 
-def make_contrast(objective: dict[str, Any], graph: Any) -> Contrast:
-    """The `objective` of an encoder step -> its task."""
+def make_contrast(settings: dict[str, Any], graph: Any, images: int) -> Contrast:
+    """The settings of an encoder step, for so many images -> its task. Raises `UserError` for batches without rivals."""
+    objective, batch = settings['objective'], settings['batch']
+    if not 2 <= batch <= images:
+        raise UserError(
+            f'defense.encoder.batch={batch}: an image is told from the others of its batch, each there once. Choose 2 to {images}, '
+            'the number of images.'
+        )
     views = objective['views'] | {'crop': tuple(objective['views']['crop'])}  # JSON has lists
     return Contrast(graph, Views(**views), objective['temperature'])
 
@@ -36,7 +43,7 @@ def train_encoder(work: Work) -> None:
     split = Split(work.inputs['data'], 'train')
     build = encoder_builder(settings, len(split.class_names), split.shape[-1])
     graph, like = abstract_network(build)
-    task = make_contrast(settings['objective'], graph)
+    task = make_contrast(settings, graph, len(split))
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     facts = classifier_facts(settings['network'], split)
     weights = state.weights()

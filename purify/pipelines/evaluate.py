@@ -20,6 +20,7 @@ from purify.pipelines.tables import read_table
 from purify.pipelines.triggered import Bench
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
+FATES = ('kept', 'dropped', 'relabelled')
 
 
 def evaluate(work: Work) -> None:
@@ -77,9 +78,11 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     images that do not stay under the label they were given, dropped or relabelled. 'relabel_accuracy': the share of the images
     taken for poisoned and kept under another label whose new label is the true one; 'relabel_accuracy_poisoned' the same among
     those that are poisoned; 'counts' of both. 'auroc' of the score (bigger: likelier poisoned) inside the classes it names.
+    'fates', of a method that names classes: of each one named or aimed at how many images, clean or poisoned, were kept under
+    their label, dropped, or relabelled and kept.
     """
     parts = ('tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
-    found: dict[str, Any] = dict.fromkeys((*parts, 'counts', 'auroc'))
+    found: dict[str, Any] = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
     if folder is None:
         return found
     table = read_table(folder)
@@ -95,12 +98,25 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
     moved = labels != _of(manifest, manifest.given_labels, ids)
     found['removed'] = _rates(ids, ~keep | moved, poisoned)
+    if found['target_labels'] is not None:
+        found['fates'] = _count_fates(manifest, ids, np.where(~keep, 1, np.where(moved, 2, 0)), found['target_labels'])
     shares = {}
     for name, among in (('relabel_accuracy', moved), ('relabel_accuracy_poisoned', moved & np.isin(ids, poisoned))):
         new = flagged & keep & among
         shares[name] = label_accuracy(ids[new], labels[new], manifest.ids, manifest.true_labels)
     counts = {name: [share.hits, share.count] for name, share in shares.items()}
     return found | {name: share.value for name, share in shares.items()} | {'counts': counts}
+
+
+def _count_fates(manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]) -> list[dict[str, Any]]:
+    """Positions in `FATES` i64[n] of images -> {'label', 'clean': {fate: images}, 'poisoned': ..} of classes named or aimed at."""
+    given, poisoned = (_of(manifest, column, ids) for column in (manifest.given_labels, manifest.poisoned))
+    rows = []
+    for label in sorted({*named, *np.unique(given[poisoned]).tolist()}):
+        kinds = {'clean': (given == label) & ~poisoned, 'poisoned': (given == label) & poisoned}
+        counts = {kind: np.bincount(fate[own], minlength=len(FATES)).tolist() for kind, own in kinds.items()}
+        rows.append({'label': label} | {kind: dict(zip(FATES, count, strict=True)) for kind, count in counts.items()})
+    return rows
 
 
 def _rates(ids: np.ndarray, verdicts: np.ndarray, poisoned: np.ndarray) -> dict[str, float | None]:

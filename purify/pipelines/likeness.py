@@ -18,6 +18,7 @@ from purify.metrics.distribution import Answers, Moments, frechet_distance, ince
 from purify.pipelines.artifacts import Classifier, read_classifier
 from purify.pipelines.chain import Work
 from purify.pipelines.originals import Originals
+from purify.pipelines.tables import read_table
 from purify.train.inference import map_images
 
 NONE = 'none'
@@ -33,10 +34,11 @@ class Likeness:
 
 
 def describe_likeness(work: Work) -> dict[str, Any] | None:
-    """{'fid', 'is', 'is_raw', 'images', 'features', 'notes'} of the purified images; None where not asked for.
+    """{'fid', 'is', 'is_raw', 'images', 'remade', 'features', 'notes'} of the purified images; None where not asked for.
 
     Features and answers are those of the network `features`, which no Inception is: the run's student or teacher, or the
     input of that role. FID compares with the training images as they were before the attack; 'is_raw' is the score of these.
+    'remade': whether the defence made any image anew, or only dropped and relabelled some; then the numbers say nothing of it.
     A number is None, with a note, where there are too few images or it is not finite.
     """
     chosen = work.settings['features']
@@ -60,9 +62,18 @@ def describe_likeness(work: Work) -> dict[str, Any] | None:
     network = f'{model.facts["network"]["name"]}, {model.facts["num_classes"]} classes'
     return found | {
         'images': after.moments.count,
+        'remade': _remade(work),
         'features': f'{role if chosen in OWN else Path(chosen).name} ({network})',
         'notes': _notes(found, after.moments, raw.moments),
     }
+
+
+def _remade(work: Work) -> bool:
+    """Whether a candidate replaced an image that was kept; methods that do not say so make all images anew."""
+    columns = read_table(work.inputs['findings']).columns if 'findings' in work.inputs else {}
+    if 'candidate' not in columns:
+        return True
+    return bool((columns.get('keep', True) & (columns['candidate'] >= 0)).any())
 
 
 def _notes(found: dict[str, float | None], *sets: Moments) -> list[str]:

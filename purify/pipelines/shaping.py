@@ -166,7 +166,7 @@ def shape_step(known: Known, step: Step) -> None:
 def _shape_encoder(known: Known, step: Step) -> Network:
     part, shape = step.settings, known.shape
     build = encoder_builder(part, shape.classes, shape.channels)
-    task = make_contrast(part['objective'], abstract_network(build)[0])
+    task = make_contrast(part, abstract_network(build)[0], shape.images)
     shape_training(known, step.name, part, task, build)
     return abstract_network(classifier_builder(part['network'], shape.classes, shape.channels))
 

@@ -111,14 +111,17 @@ def curves(workdir: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
-    """Up to `count` images for the report, half poisoned and half clean: original, as given, purified."""
+    """Up to `count` images for the report, half poisoned and half clean: original, as given, purified.
+
+    `label_after` is the class's name, 'dropped', or None where the method says nothing of labels.
+    """
     prepared = chain.folder('prepare')
     manifest = Manifest.read(prepared / 'truth')
     given = Split(prepared / 'poisoned', 'train')
     before = Originals(given, prepared / 'truth')
     source = chain.stages['evaluate'].inputs.get('purified')
     purified = Split(chain.path(source), 'train') if source else None
-    names, found = given.class_names, []
+    names, found, after = given.class_names, [], _labels_after(chain, given.class_names)
     hit = manifest.ids[manifest.poisoned]
     clean = manifest.ids[~manifest.poisoned]
     for kind, ids in (('poisoned', hit[: (count + 1) // 2]), ('clean', clean[: count // 2])):
@@ -133,9 +136,21 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
                     'purified': _image(purified, identity) if purified and identity in purified.ids else None,
                     'true_label': names[manifest.true_labels[row]],
                     'given_label': names[manifest.given_labels[row]],
+                    'label_after': after.get(identity),
                 }
             )
     return found
+
+
+def _labels_after(chain: Chain, names: list[str]) -> dict[int, str]:
+    """What label each image has after the method, by id: a class's name or 'dropped'; none where its findings hold no labels."""
+    source = chain.stages['evaluate'].inputs.get('findings')
+    columns = read_table(chain.path(source)).columns if source else {}
+    if 'labels' not in columns:
+        return {}
+    ids, labels = columns['ids'].tolist(), columns['labels'].tolist()
+    keep = columns.get('keep', np.ones(len(ids), np.bool_)).tolist()
+    return {ids[i]: names[labels[i]] if keep[i] else 'dropped' for i in range(len(ids))}
 
 
 def _image(split: Split, identity: int) -> np.ndarray:

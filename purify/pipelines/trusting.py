@@ -43,7 +43,8 @@ def trust(work: Work) -> None:
 def draw_trusted(manifest: Manifest, class_names: list[str], *, per_class: int, share: float, seed: int) -> np.ndarray:
     """Ids i64[m] of images with their true label and without a trigger, drawn by `seed` from the stream 'trusted'.
 
-    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer, and none depends on other classes.
+    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer; which they are, though with `share`
+    not how many, is the same whatever the other classes hold.
     """
     clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == manifest.true_labels)
     groups = [np.sort(manifest.ids[clean & (manifest.true_labels == label)]) for label in range(len(class_names))]

@@ -10,21 +10,26 @@ from matplotlib.axes import Axes
 
 from purify.report.atlas import Atlas
 from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
-from purify.report.words import MISSING, say_class, say_number
+from purify.report.words import MISSING, say_class, say_number, say_percent
 
 MOST_ROWS = 24  # of the table; the named classes and those nearest to being named, where there are more
 BINS = 30  # of a histogram, where no rule counts them
 MOST_DOTS = 1500  # in a lane
 _CLEAR, _DOUBTED, _ACCUSED = 1, 2, 3  # verdicts
 _SAID = {_CLEAR: 'clean', _DOUBTED: 'dropped', _ACCUSED: 'poisoned'}
+_TESTS = (
+    'S_ND is asked first: a class that it names is non-disruptive whatever S_D says. S_D is the share of a class that looks like '
+    'no class: the images to which no other class gives a log-density as high as μ.'
+)
+_BINOMIAL = ' It is bold where such images are also too many to be chance, which in a small class takes more than the threshold.'
 _EDGE = 0.005  # share of a class's scores beyond either end of the axis
 Figure = tuple[str, Drawing]
 
 
 def list_tests(facts: Mapping[str, Any], aims: Sequence[int], classes: Sequence[str]) -> dict[str, Any] | None:
-    """Head and lines of the table of S_ND and S_D; None for findings of methods without them.
+    """Head, lines and note of the table of S_ND and S_D; None for findings of methods without them.
 
-    A line is (class, [(cell, beyond its threshold)], whether the class is named). `aims` are the attack's targets.
+    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets.
     """
     limits, rows = facts.get('thresholds') or {}, facts.get('labels') or []
     if 'nondisruptive' not in limits or not rows:
@@ -35,17 +40,20 @@ def list_tests(facts: Mapping[str, Any], aims: Sequence[int], classes: Sequence[
     for row in shown:
         nd, disruptive = row['nd'], row['disruptive']
         cells = [
+            (row['type'] or MISSING, row['target']),
             (f'{row["images"]:,}', False),
             (say_number(nd), nd is not None and nd < limits['nondisruptive']),
-            (say_number(disruptive), disruptive is not None and disruptive > limits['disruptive']),
+            (say_number(disruptive), row.get('suspect', disruptive is not None and disruptive > limits['disruptive'])),
             (say_number(row['mu']), False),
-            (row['type'] or MISSING, row['target']),
             ('yes' if row['label'] in aims else MISSING, False),
         ]
         lines.append((say_class(row['label'], classes), cells, bool(row['target'])))
     tests = f'S_ND (below {limits["nondisruptive"]:g})', f'S_D (above {limits["disruptive"]:g})'
-    head = ['images', *tests, 'μ (nats)', 'named', 'aimed at']
-    return {'head': head, 'lines': lines, 'left_out': len(rows) - len(shown)}
+    head = ['named', 'images', *tests, 'μ', 'aimed at']
+    rule = facts.get('rule') or {}
+    note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}'
+    note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
+    return {'head': head, 'lines': lines, 'note': note, 'left_out': len(rows) - len(shown)}
 
 
 def draw_foreign(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> list[Figure]:
@@ -87,8 +95,8 @@ def draw_scores(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence
             continue
         score, poisoned, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'poisoned', 'verdict'))
         name = say_class(label, classes)
-        kind = 'log s, in nats' if 'close_foreign' in atlas else 'score'
-        kind = 'highest log-density, in nats' if outside and types.get(str(label)) == 'disruptive' else kind
+        kind = 'log s; low: looks more like another class' if 'close_foreign' in atlas else 'score'
+        kind = 'highest log-density; low: looks like no class' if outside and types.get(str(label)) == 'disruptive' else kind
         found.append((name, _draw_lanes(score, poisoned, find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
     return found
 
@@ -128,7 +136,7 @@ def _draw_bins(counts: np.ndarray, mu: float | None, limit: float | None, colour
         axes.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
         axes.grid(axis='y')
         axes.set_axisbelow(True)
-        axes.set_xlabel('highest foreign log-density, scaled', labelpad=1)
+        axes.set_xlabel('low: looks like no other class', labelpad=1)
         clean, poisoned = counts.sum(1)
         said = f'Histogram of {name}: {clean:,} clean and {poisoned:,} poisoned images; '
         said += '' if limit is None else f'λ = {limit:g}, '
@@ -152,7 +160,7 @@ def _draw_lanes(
         low, high = min(np.quantile(score, _EDGE), *places, np.inf), max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
         room = 0.04 * max(high - low, 1e-9)
         axes.set(xlim=(low - room, high + room), ylim=(1.5, -0.5))
-        axes.set_yticks([0, 1], labels=list(lanes))
+        axes.set_yticks([0, 1], labels=[f'{lane}\nn = {rows.sum():,}' for lane, (rows, *_) in lanes.items()])
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         for rows, lane, colour in lanes.values():

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from purify.core.errors import UserError
+from purify.report.words import MISSING
 
 THUMB_PX = 96  # longest side on screen
 MAX_COLUMNS = 8  # samples in a row of the table, as many as a desktop shows without scrolling
@@ -37,11 +38,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """Samples of one kind, a column each: three rows of images over their labels."""
+    """Samples of one kind, a column each: three rows of images over their labels, the last those after the defence."""
 
     rows: list[Row]
     true_labels: list[str]
     given_labels: list[str]
+    labels_after: list[str] | None
     ids: list[int]
 
 
@@ -78,7 +80,9 @@ def _make_grid(samples: Sequence[Mapping[str, Any]], kind: str) -> Grid:
     rows = [Row(name, [_thumb(sample, field, name) for sample in samples]) for field, name in names.items()]
     rows = [row for row in rows if any(row.thumbs)]
     true, given = ([str(sample[f'{which}_label']) for sample in samples] for which in ('true', 'given'))
-    return Grid(rows, true, given, [int(sample['id']) for sample in samples])
+    after = [sample.get('label_after') for sample in samples]
+    known = None if all(label is None for label in after) else [MISSING if label is None else str(label) for label in after]
+    return Grid(rows, true, given, known, [int(sample['id']) for sample in samples])
 
 
 def _thumb(sample: Mapping[str, Any], field: str, name: str) -> Thumb | None:

@@ -1,6 +1,6 @@
 """What went in and what came out, in two sentences made from the numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purify.report.words import say_class, say_classes, say_percent
@@ -20,7 +20,7 @@ def write_headline(results: dict[str, Any]) -> str:
     accuracy, dear = _write_accuracy(before.get('acc'), after.get('acc'))
     if b_asr is None and a_asr is None:
         attacked = (results.get('attack') or {}).get('poisoned')
-        lead = 'The attack success was not measured' if attacked else 'The data was not attacked'
+        lead = 'The attack success was not measured' if attacked else f'The data was not attacked{_write_alarm(results)}'
     elif a_asr is None:
         lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
         lead += ', and was not measured after' if after else ', and no purified classifier was trained'
@@ -58,6 +58,8 @@ def write_detail(results: dict[str, Any]) -> str:
     b_ra, a_ra = ((results.get(side) or {}).get('ra') for side in ('teacher', 'student'))
     if b_ra is not None and a_ra is not None:
         parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+    parts += _write_accused(results)
+    parts += _write_counts(results)
     parts += _write_relabelled(results.get('detection') or {})
     parts += _write_triggers(results)
     return ' '.join(parts)
@@ -73,16 +75,46 @@ def list_relabelled(detection: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         hits, count = counts.get(key) or (0, 0)
         if count:
             lines.append((name, say_percent(detection[key]), f'{hits:,} of {count:,} {what} got their true class'))
-    removed = detection.get('removed')
-    if lines and removed and removed['tpr'] is not None:
-        meaning = f'of the poisoned images left the label they were given, dropped or relabelled; {say_percent(removed["fpr"])} of '
-        lines.append(('Removed', say_percent(removed['tpr']), f'{meaning}the clean ones did'))
     return lines
 
 
 def _write_relabelled(detection: Mapping[str, Any]) -> list[str]:
     hits, count = (detection.get('counts') or {}).get('relabel_accuracy') or (0, 0)
     return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.'] if count else []
+
+
+def _write_alarm(results: Mapping[str, Any]) -> str:
+    """Of data that was not attacked: whether the defence accused a class all the same."""
+    return ', and the defence raised a false alarm' if (results.get('detection') or {}).get('target_labels') else ''
+
+
+def _write_accused(results: Mapping[str, Any]) -> list[str]:
+    """Whom the defence accused, where the attack aims at others."""
+    named, aims = (results.get('detection') or {}).get('target_labels'), list_targets(results)
+    if named is None or sorted(named) == sorted(aims):
+        return []
+    if not (results.get('attack') or {}).get('poisoned'):
+        return [f'It accused {_name(named, results)}: a false alarm, for nothing is aimed at.']
+    aimed = f'; the attack aims at {_name(aims, results)}' if aims else ''
+    return [f'It accused {_name(named, results)}{aimed}.']
+
+
+def _write_counts(results: Mapping[str, Any]) -> list[str]:
+    """What became of the images of the accused classes, as the defence counts them."""
+    facts = results.get('findings') or {}
+    counts, named = facts.get('counts'), facts.get('target_labels')
+    if not counts or not named:
+        return []
+    whole = sum(counts[fate] for fate in ('dropped', 'relabelled', 'kept'))
+    said = f'{counts["dropped"]:,} were dropped, {counts["relabelled"]:,} relabelled, {counts["kept"]:,} kept'
+    return [f'Of the {whole:,} images of {_name(named, results)}, {said}.']
+
+
+def _name(labels: Sequence[int], results: Mapping[str, Any]) -> str:
+    classes = results.get('classes') or []
+    if len(labels) == len(classes) > 1:
+        return 'every class'
+    return f'class{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}' if labels else 'no class'
 
 
 def _write_trusted(results: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ from markupsafe import Markup, escape
 from purify.core.files import write_bytes
 from purify.report.atlas import Atlas, draw_map, say_map
 from purify.report.densities import draw_foreign, draw_scores, list_tests
+from purify.report.detection import list_detection, list_fates
 from purify.report.grids import make_grids
-from purify.report.headline import list_relabelled, list_targets, write_detail, write_headline
+from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.plots import draw_before_after, draw_curves
 from purify.report.quality import list_extras, list_likeness, say_likeness
 from purify.report.rounds import Pictures, make_heats, make_rounds
@@ -72,7 +73,8 @@ def write_report(
         warning=(results.get('prior') or {}).get('warning'),
         galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
         curves={stage: drawing for stage, drawing in drawings.items() if drawing},
-        detection=_list_detection(results),
+        detection=list_detection(results),
+        fates=list_fates(results),
         targets=draw_targets(facts, classes, 'targets'),
         targets_note=say_chart(facts),
         sets=list_sets(facts),
@@ -131,26 +133,6 @@ def _make_environment() -> Environment:
 def _bind_units(text: str) -> Markup:
     """Keeps '99.0 %' on one line."""
     return Markup(str(escape(text)).replace(' %', '\N{NO-BREAK SPACE}%'))
-
-
-def _list_detection(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of what the defence found; what was not measured is left out."""
-    found, classes = results.get('detection') or {}, results.get('classes') or []
-    entries = [
-        ('TPR', 'tpr', 'of the poisoned training images were flagged'),
-        ('FPR', 'fpr', 'of the clean training images were flagged'),
-        ('Label accuracy', 'label_accuracy', 'of the labels after the defence are the true class'),
-        ('AUROC', 'auroc', 'chance that in a class it names a poisoned image scores as likelier poisoned than a clean one'),
-    ]
-    lines = [(name, say_percent(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
-    lines += list_relabelled(found)
-    if found.get('target_labels') is not None:
-        poisoned, targets = (results.get('attack') or {}).get('poisoned'), list_targets(results)
-        truth = f'the attack aims at {say_classes(targets, classes)}' if targets else ''
-        truth = truth if poisoned or truth else 'nothing is aimed at, for no image was poisoned'
-        meaning = f'named as target of the attack{f"; {truth}" if truth else ""}'
-        lines.append(('Target', say_classes(found['target_labels'], classes), meaning))
-    return lines
 
 
 def _lay_out_cost(cost: Mapping[str, Any]) -> dict[str, Any] | None:

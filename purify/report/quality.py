@@ -7,6 +7,7 @@ from purify.report.tables import MEASURES
 from purify.report.words import say_interval, say_number, say_percent
 
 Line = tuple[str, str, str]  # name, value, meaning
+_ZERO = 0.0005  # numbers nearer to 0 than that are 0
 
 
 def list_extras(results: Mapping[str, Any]) -> list[Line]:
@@ -26,20 +27,31 @@ def list_extras(results: Mapping[str, Any]) -> list[Line]:
 
 
 def list_likeness(results: Mapping[str, Any]) -> list[Line]:
-    """FID and inception scores of the purified images."""
-    found = results.get('purified') or {}
+    """FID and inception scores of the purified images; none where the defence made no image anew."""
+    found = _of_remade(results)
     entries = [
         ('FID', 'fid', 'distance of the purified images from the images before the attack; 0 is best'),
         ('IS', 'is', 'inception score of the purified images; higher is better'),
         ('IS before', 'is_raw', 'inception score of the images before the attack'),
     ]
-    return [(name, say_number(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
+    return [(name, _say(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
 
 
 def say_likeness(results: Mapping[str, Any]) -> str:
-    """Which network the numbers come from, what they must not be compared with, and what else to know; '' without numbers."""
-    found = results.get('purified')
+    """Which network the numbers come from, what they must not be compared with, and what else to know; '' as `list_likeness`."""
+    found = _of_remade(results)
     if not found:
         return ''
     text = f'Features and answers of {found["features"]}, not of Inception: compare them with runs of this network only.'
     return ' '.join([text, *(found.get('notes') or [])])
+
+
+def _of_remade(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers; of images that were only dropped or relabelled they would tell nothing but how many are left."""
+    found = results.get('purified') or {}
+    return found if found.get('remade', True) else {}
+
+
+def _say(value: float) -> str:
+    """A rounding error of the matrix root is no distance."""
+    return '0' if abs(value) < _ZERO else say_number(value)

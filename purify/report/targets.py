@@ -21,6 +21,7 @@ _MEANINGS = {
     ),
     'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
 }
+_SYMBOLS = {'nd': 'S_ND'}
 _LOW = ('share', 'nd')  # quantities that speak against a label where they are low
 _LEFT_OUT = 'labels that are no targets, with {} than those shown, are left out.'
 _RULES = {
@@ -54,19 +55,23 @@ def read_bars(facts: Mapping[str, Any]) -> tuple[str, float, list[dict[str, Any]
 def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> Drawing | None:
     """Bars of the evidence against each label, the threshold, and 'target' beside those named; None where facts hold none.
 
+    Beside a class whose bar does not reach the threshold stands which other test named it.
+
     Facts are those of a method's verdicts: see `read_bars`.
     """
     name, threshold, rows = read_bars(facts)
     if not rows:
         return None
-    sign = 1 if name in _LOW else -1
+    sign, symbol = 1 if name in _LOW else -1, _SYMBOLS.get(name, name)
     worst = sorted(rows, key=lambda row: (not row['target'], sign * row[name]))[:MAX_BARS]
     shown = sorted(worst, key=lambda row: row['label'])
     values = [float(row[name]) for row in shown]
     with mpl.rc_context(STYLE):
         height = 44 + _BAR_PX * len(shown)
         figure = new_figure(height)
-        axes = figure.add_axes((0.27, 36 / height, 0.56, 1 - 42 / height))
+        marks = [_mark(row, name, threshold) for row in shown]
+        room = 0.04 if max(map(len, marks)) <= len('target') else 0.12
+        axes = figure.add_axes((0.27, 36 / height, 0.6 - room, 1 - 42 / height))
         low, high = min(0.0, *values), max(threshold, *values, 1e-9)
         axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
         axes.set_yticks(range(len(shown)), labels=[_short(say_class(row['label'], classes)) for row in shown])
@@ -79,14 +84,14 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
         for y, (row, value) in enumerate(zip(shown, values, strict=True)):
             axes.barh(y, value, height=0.62, color=COLOURS['before' if row['target'] else 'after'])
             if row['target']:
-                axes.text(1.07 * high, y, 'target', va='center', fontsize=10, fontweight='bold')
+                axes.text(1.07 * high, y, marks[y], va='center', fontsize=10, fontweight='bold')
         axes.axvline(threshold, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_xlabel(f'{name}; dashed: {say_number(threshold)}', labelpad=1)
+        axes.set_xlabel(f'{symbol}; dashed: {say_number(threshold)}', labelpad=1)
         said = '; '.join(f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown)
         left_out = f' {len(rows) - len(shown)} {_LEFT_OUT.format("more" if sign > 0 else "less")}' if len(rows) > len(shown) else ''
         named = say_classes([row['label'] for row in rows if row['target']], classes)
         return finish(
-            figure, prefix, f'Bars. {name} by label: {said}. Threshold {say_number(threshold)}. Targets: {named}.{left_out}'
+            figure, prefix, f'Bars. {symbol} by label: {said}. Threshold {say_number(threshold)}. Targets: {named}.{left_out}'
         )
 
 
@@ -105,6 +110,12 @@ def list_sets(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}') for name, count in sets.items()
     ]
+
+
+def _mark(row: Mapping[str, Any], name: str, threshold: float) -> str:
+    if not row['target']:
+        return ''
+    return 'target (S_D)' if name == 'nd' and row[name] >= threshold else 'target'
 
 
 def _short(name: str) -> str:

@@ -1,5 +1,6 @@
 """Attention distillation (Li et al. 2021, arXiv:2101.05930): a student looks where its teacher looks, layer by layer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,14 @@ class AlignAttention:
 
 
 def check_attention(what: str, beta: Sequence[float], power: float) -> None:
-    """Raises `UserError` for weights below 0 or none, and for a power below 1, whose slope at 0 has no bounds."""
-    if not len(beta) or min(beta) < 0 or power < 1:
-        raise UserError(f'{what}: beta={list(beta)} must hold numbers of 0 or more, and power={power} be 1 or more.')
+    """Raises `UserError` unless weights are finite, from 0 on, and the power finite, from 1 on; below, its slope has no bounds."""
+    weights = beta if isinstance(beta, list | tuple) else ()
+    if not weights or not all(_is_from(0, weight) for weight in weights) or not _is_from(1, power):
+        raise UserError(
+            f'{what}: beta={beta} must be a list of finite numbers of 0 or more, one for all groups of layers, as (1000.0,), or '
+            f'one for each; power={power} must be a finite number of 1 or more.'
+        )
+
+
+def _is_from(least: float, value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf

@@ -1,14 +1,12 @@
 """The rows of each class in batches of its own, drawn on the host: what is fitted to every class by itself trains on them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
-from purify.train.optim import total_steps
 
 LEAST_IMAGES = 8  # of a class; from fewer nobody learns a density
 
@@ -38,10 +36,12 @@ class Fit:
     members: int = 1
 
     def __post_init__(self) -> None:
-        if not self.epochs > 0 or min(self.batch, self.members) < 1 or not self.lr > 0:
-            raise UserError(
-                f'fit.epochs={self.epochs}, batch={self.batch}, lr={self.lr} and members={self.members} must be positive.'
-            )
+        for name, count in (('batch', self.batch), ('members', self.members)):
+            if type(count) is not int or count < 1:
+                raise UserError(f'fit.{name}={count} must be a whole number, 1 or more.')
+        for name, value in (('epochs', self.epochs), ('lr', self.lr)):
+            if not 0 < value < math.inf:
+                raise UserError(f'fit.{name}={value} must be positive and finite.')
         for name, value, most in (('b1', self.b1, 1), ('b2', self.b2, 1), ('hold_out', self.hold_out, 0.9)):
             if not 0 <= value <= most or value == 1:
                 raise UserError(f'fit.{name}={value} is out of range; choose {"0 to .9" if most < 1 else "0 to less than 1"}.')
@@ -58,8 +58,8 @@ class Classes:
       seed: of the batches.
     """
 
-    train: Sequence[np.ndarray]
-    held: Sequence[np.ndarray]
+    train: list[np.ndarray]
+    held: list[np.ndarray]
     fit: Fit
     seed: int
 
@@ -70,16 +70,14 @@ class Classes:
 
     def until(self, epoch: int) -> np.ndarray:
         """Updates of each flow before `epoch` i64[C]."""
-        if epoch >= self.fit.epochs:
-            return np.array([total_steps(self.fit.epochs, 0, len(rows), self.fit.batch) for rows in self.train])
-        return np.array([round(epoch * max(len(rows) / self.fit.batch, 1)) for rows in self.train])
+        return np.array([_count_updates(min(epoch, self.fit.epochs), len(rows), self.fit.batch) for rows in self.train])
 
     def longest(self) -> int:
         """Most updates that any class has in an epoch."""
         return max(int((self.until(k + 1) - self.until(k)).max()) for k in range(self.rounds))
 
     def picks(self, epoch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's batches: places among a class's training rows i32[C length batch], and which are updates bool[C length].
+        """An epoch's batches: positions of a flow's own training rows i32[C length batch], and which are updates bool[C length].
 
         A class goes through its rows in an order drawn anew for each pass; a batch may end one pass and begin the next.
         """
@@ -91,14 +89,22 @@ class Classes:
             for number in np.unique(passes):
                 now = passes == number
                 order = stream_rng(self.seed, 'flow batches', label, int(number)).permutation(len(rows))
-                picks[label, : len(places)][now] = order[steps[now]]
+                picks[label, : len(places)][now] = rows[order[steps[now]]]
         return picks.reshape(len(self.train), length, batch), np.arange(length) < (last - first)[:, None]
+
+    def apart(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the rows held out i32[C h], zeros behind those of a small class, and how many there are i32[C]; h >= 1."""
+        counts = np.array([len(rows) for rows in self.held], np.int32)
+        whole = np.zeros((len(counts), max(1, counts.max())), np.int32)
+        for own, rows in zip(whole, self.held, strict=True):
+            own[: len(rows)] = rows
+        return whole, counts
 
 
 def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed: int) -> Classes:
     """Labels i32[n] and ids i64[n] -> each flow's rows for training and apart from it, whatever the order of the rows.
 
-    Raises `UserError` for a class of fewer than 8 images.
+    Raises `UserError` for a class of fewer than 8 images, or for which `fit.epochs` are no update.
     """
     train, held = [], []
     for label in range(num_classes):
@@ -110,15 +116,17 @@ def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed
             )
         rows = rows[np.argsort(ids[rows])]
         apart = max(round(fit.hold_out * len(rows)), 1) if fit.hold_out else 0
+        if not _count_updates(fit.epochs, len(rows) - apart, fit.batch):
+            raise UserError(
+                f'fit.epochs={fit.epochs} of the {len(rows) - apart} images that class {label} is trained on, in batches of '
+                f'{fit.batch}, is no update at all. Raise fit.epochs; 1 is enough for every class.'
+            )
         order = stream_rng(seed, 'held out', label).permutation(len(rows))
         held += [rows[np.sort(order[:apart])]] * fit.members
         train += [rows[np.sort(order[apart:])]] * fit.members
     return Classes(train, held, fit, seed)
 
 
-def padded(features: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The features of each class's rows, f32[C m d] with zeros after those of a small class; m is 1 at least."""
-    whole = np.zeros((len(rows), max(1, *map(len, rows)), features.shape[1]), np.float32)
-    for label, own in enumerate(rows):
-        whole[label, : len(own)] = features[own]
-    return whole
+def _count_updates(epochs: float, images: int, batch: int) -> int:
+    """In so many passes over the images of a class, to the nearest."""
+    return round(epochs * max(images / batch, 1))

@@ -20,7 +20,7 @@ from purify.core.progress import Bar
 from purify.core.randomness import stream_key
 from purify.core.writers import JsonLines, Writer
 from purify.models.flow import CouplingFlow
-from purify.train.class_batches import Classes, Fit, divide, padded
+from purify.train.class_batches import Classes, Fit, divide
 from purify.train.cost import COST_FILE, Cost
 from purify.train.flops import compile_counted
 from purify.train.flows import ROWS, Flows, Place
@@ -72,7 +72,7 @@ def fit_flows(
       writers: copies of the metrics.
 
     Raises:
-      UserError: for a class of fewer than 8 images, or when numbers stop being finite.
+      UserError: for a class of fewer than 8 images or without an update, or when numbers stop being finite.
       Preempted: when SIGTERM came; after saving, if there is a folder.
     """
     place, cost = Place(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
@@ -141,12 +141,12 @@ class _Run:
         first = lambda labels: jax.vmap(partial(jax.random.fold_in, stream_key(classes.seed, 'flows')))(labels)  # noqa: E731
         make = jax.jit(lambda labels: flows.start(build, first(labels)), out_shardings=spread)
         self.stats, self.state = make(place.put(np.arange(place.count)))
-        self.rows, self.held = (place.put(padded(features, rows)) for rows in (classes.train, classes.held))
-        self.counts = place.put(np.array([len(rows) for rows in classes.held], np.int32))
+        self.rows = devices.put_copy(features, place.mesh)  # of all classes: a copy for each would grow with the largest one
+        self.held, self.counts = map(place.put, classes.apart())
         copy = devices.replicated(place.mesh)
         self.functions = {
-            'advance': jax.jit(place.each(flows.advance), donate_argnums=0),
-            'judge': jax.jit(place.each(flows.judge), out_shardings=copy),
+            'advance': jax.jit(place.each(flows.advance, shared=1), donate_argnums=0),
+            'judge': jax.jit(place.each(flows.judge, shared=1), out_shardings=copy),
             'keep': jax.jit(flows.keep, donate_argnums=0, out_shardings=spread),
             'narrow': jax.jit(place.narrow, out_shardings=copy),
             'widen': jax.jit(place.widen, out_shardings=spread),
@@ -165,19 +165,19 @@ class _Run:
     def advance(self, picks: np.ndarray, live: np.ndarray) -> None:
         """One piece."""
         placed = self.place.put(picks), self.place.put(live, copies=False)
-        self.state = self._call('advance', self.state, self.stats, self.rows, *placed)
+        self.state = self._call('advance', self.state, self.stats, *placed, self.rows)
         self.cost.images += int(live.sum()) * self.classes.fit.batch
 
     def judge(self, epoch: int) -> dict[str, float]:
         """Ends an epoch; -> its row of metrics, means over the updates and the classes. Raises `UserError` as `check` does."""
-        held = np.asarray(self._call('judge', self.state['params'], self.stats, self.held, self.counts), np.float64)
+        held = np.asarray(self._call('judge', self.state['params'], self.stats, self.held, self.counts, self.rows), np.float64)
         mean = float(held[: self.place.count].mean())
-        nll = np.asarray(self.narrow()['nll'], np.float64)
+        nll = self._look('nll').astype(np.float64)
         self.check(nll, epoch)
         numbers = devices.put_copy((np.float32(mean), np.int32(epoch)), self.place.mesh)
         self.state = self._call('keep', self.state, *numbers)
         updates = self.classes.until(epoch) - self.classes.until(epoch - 1)
-        row = {'loss': float(nll.sum() / updates.sum())}
+        row = {'loss': float(nll.sum() / max(1, updates.sum()))}  # what is left of an epoch may be less than half an update
         return row | ({'held_out': mean} if self.classes.fit.hold_out else {})
 
     def check(self, nll: Any, epoch: int) -> None:
@@ -203,7 +203,7 @@ class _Run:
 
     def best_epoch(self) -> int:
         """The epoch whose parameters were kept. Raises `UserError` where there was none."""
-        best = int(np.asarray(self.narrow()['epoch'])[0])
+        best = int(self._look('epoch')[0])
         if not best:
             raise UserError(
                 f'{self.name}: no epoch gave the images held out a finite density. '
@@ -230,6 +230,10 @@ class _Run:
                 'Lower fit.lr or flows.couplings, or reduce the features to fewer dimensions by flows.reduce.'
             )
         return found
+
+    def _look(self, leaf: str) -> np.ndarray:
+        """One small leaf of the state [C], without the rest of it."""
+        return np.asarray(self.functions['narrow'](self.state[leaf]))
 
     def _call(self, name: str, *args: Any) -> Any:
         if name not in self.programs:

@@ -85,33 +85,34 @@ class Flows:
         """Of rows f32[b d] under one flow: f32[b]."""
         return nnx.merge(self.graph, params, stats).log_density(rows)
 
-    def advance(self, state: Any, stats: Params, rows: jax.Array, picks: jax.Array, live: jax.Array) -> Any:
-        """Updates of all flows side by side: rows f32[C m d], picks i32[C k batch], live bool[C k]. Adds up `nll` of the live."""
+    def advance(self, state: Any, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array) -> Any:
+        """Updates of all flows side by side, adding up `nll` of the live ones.
+
+        picks i32[C k batch] are rows of `features` f32[n d], which all flows share; live bool[C k].
+        """
 
         def loss(params: Params, stats: Params, batch: jax.Array) -> jax.Array:
             return -self.log_density(params, stats, batch).mean()
 
-        def update(stats: Params, rows: jax.Array, carry: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        def update(stats: Params, carry: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             (params, opt, total), (chosen, live) = carry, now
-            nll, grads = jax.value_and_grad(loss)(params, stats, rows[chosen])
+            nll, grads = jax.value_and_grad(loss)(params, stats, features[chosen])
             changes, new_opt = self.optimizer.update(grads, opt, params)
             new = optax.apply_updates(params, changes), new_opt, total + nll
             return jax.tree.map(partial(jnp.where, live), new, carry), None
 
-        def one(
-            params: Params, opt: Any, total: jax.Array, stats: Params, rows: jax.Array, picks: jax.Array, live: jax.Array
-        ) -> Any:
-            return jax.lax.scan(partial(update, stats, rows), (params, opt, total), (picks, live))[0]
+        def one(params: Params, opt: Any, total: jax.Array, stats: Params, picks: jax.Array, live: jax.Array) -> Any:
+            return jax.lax.scan(partial(update, stats), (params, opt, total), (picks, live))[0]
 
-        params, opt, nll = jax.vmap(one)(state['params'], state['opt'], state['nll'], stats, rows, picks, live)
+        params, opt, nll = jax.vmap(one)(state['params'], state['opt'], state['nll'], stats, picks, live)
         return state | {'params': params, 'opt': opt, 'nll': nll}
 
-    def judge(self, params: Params, stats: Params, held: jax.Array, counts: jax.Array) -> jax.Array:
-        """Mean negative log-likelihoods f32[C] of held-out rows f32[C h d], of which the first `counts` i32[C] are there."""
+    def judge(self, params: Params, stats: Params, held: jax.Array, counts: jax.Array, features: jax.Array) -> jax.Array:
+        """Mean negative log-likelihoods f32[C] of rows `held` i32[C h] of `features` f32[n d], the first `counts` i32[C]."""
 
         def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
             params, stats, rows, count = one
-            found = -jax.lax.map(lambda row: self.log_density(params, stats, row), rows, batch_size=ROWS)
+            found = -jax.lax.map(lambda row: self.log_density(params, stats, features[row]), rows, batch_size=ROWS)
             return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(count, 1)
 
         return jax.lax.map(mean, (params, stats, held, counts))

@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules from optax, by config."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import jax
@@ -35,7 +36,8 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
     """`lr` times `factor` at each of `drops` (shares of what follows the warm-up; Struppek 2023: .3 and .5, factor .1)."""
-    return optax.piecewise_constant_schedule(lr, {round(share * total): factor for share in drops})
+    counts = Counter(round(share * total) for share in drops)  # in a short run several may fall on one step
+    return optax.piecewise_constant_schedule(lr, {at: factor**count for at, count in counts.items()})
 
 
 SCHEDULES = Registry('learning-rate schedule', constant=constant, cosine=cosine, step=step)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from purify.models.flow import CouplingFlow
-from purify.train.class_batches import Fit, divide, padded
+from purify.train.class_batches import Fit, divide
 from purify.train.flows import Flows
 from purify.train.state import abstract_network
 
@@ -29,15 +29,15 @@ def prepare(classes, width, rows, epochs, batch):
     flows = Flows(abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), False)
     start = jax.jit(partial(flows.start, build))
     picks, live = divided.picks(0, divided.longest())
-    data = padded(features, divided.train), picks, live
+    shared = jax.device_put(features)
     advance = jax.jit(flows.advance)
 
     def train(which):
         stats, state = start(jax.vmap(jax.random.key)(which))
-        own = [jax.device_put(array[which]) for array in data]
-        jax.block_until_ready((state, own))
+        own = [jax.device_put(array[which]) for array in (picks, live)]
+        jax.block_until_ready((state, own, shared))
         began = time.perf_counter()
-        jax.block_until_ready(advance(state, stats, *own))
+        jax.block_until_ready(advance(state, stats, *own, shared))
         return time.perf_counter() - began
 
     return train, np.arange(classes), [np.array([label]) for label in range(classes)]

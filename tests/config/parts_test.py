@@ -1,6 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from purify.config import parts
+from purify.config.load import load_config
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -40,3 +46,30 @@ def test_settings_belong_to_their_optimiser_and_schedule():
     assert 'momentum' not in parts.optim('adam')
     assert parts.optim('sgd', schedule='step', lr=0.1).to_dict().items() >= {'momentum': 0.9, 'factor': 0.1, 'lr': 0.1}.items()
     assert 'factor' not in parts.optim('sgd')
+
+
+CIFAR, IMAGENET = [(0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)], [(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)]
+
+
+@pytest.mark.parametrize(
+    ('spec', 'scale'),
+    [
+        ('cifar10.py', CIFAR),
+        ('cifar10.py:small', CIFAR),
+        ('attacks.py:source=arrays:x', CIFAR),
+        ('attacks.py:source=arrays:x,full', CIFAR),
+        ('relabel.py:setting=cifar10', CIFAR),
+        ('relabel.py:setting=vggface30', IMAGENET),
+        ('dataelixir.py:setting=cifar10', CIFAR),
+        ('dataelixir.py:setting=tiny', IMAGENET),
+    ],
+)
+def test_networks_scale_images_as_their_datasets_do(spec, scale):
+    network = load_config(f'{ROOT}/configs/{spec}')['teacher']['network']
+    assert [tuple(network[name]) for name in ('mean', 'std')] == scale
+
+
+def test_scales_stand_in_one_place():
+    files = [path for room in ('configs', 'purify/config') for path in sorted((ROOT / room).glob('*.py'))]
+    for number in ('0.4914', '0.247', '0.485', '0.229'):
+        assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == ['training_parts.py']

@@ -164,7 +164,8 @@ def test_one_round_believes_the_trusted_alone():
 @pytest.mark.parametrize(
     'bad',
     [
-        {'rounds': (0, 1, 1)}, {'rounds': (1, 1)}, {'rounds': (1, -1, 1)}, {'rounds': (1, 0.5, 1)}, {'add': 0},
+        {'rounds': (0, 1, 1)}, {'rounds': (1, 1)}, {'rounds': (1, -1, 1)}, {'rounds': (1, 0.5, 1)},
+        {'rounds': (True, False, False)}, {'add': 0}, {'add': 2.5}, {'add': True}, {'add': float('inf')},
         {'share': 0.0}, {'share': 1.0}, {'loss': {'alpha': 0.0, 'beta': 0.0}},
     ],
 )  # fmt: skip

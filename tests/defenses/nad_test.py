@@ -13,7 +13,7 @@ def student():
 
 
 def defense(**changes):
-    part = parts.nad(finetune_epochs=3, epochs=5, lr=0.05, **changes).to_dict()
+    part = parts.nad(finetune_epochs=3, **{'epochs': 5, 'lr': 0.05} | changes).to_dict()
     return DEFENSES.make(part.pop('name'), **part)
 
 
@@ -39,7 +39,27 @@ def test_each_part_trains_with_its_own_numbers():
         assert part['optim'] == student()['optim'] | {'lr': part['optim']['lr']}
 
 
-@pytest.mark.parametrize('bad', [{'beta': ()}, {'beta': (-1.0,)}, {'power': 0.0}])
+NAN, INF = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        {'beta': ()}, {'beta': (-1.0,)}, {'beta': (NAN,)}, {'beta': (1.0, INF)}, {'beta': 1000.0}, {'beta': (True,)},
+        {'beta': '12'}, {'power': 0.0}, {'power': NAN}, {'power': INF}, {'power': '2'},
+    ],
+)  # fmt: skip
 def test_bad_settings_are_refused(bad):
-    with pytest.raises(UserError, match='defense: beta='):
+    (name, value), *_ = bad.items()
+    with pytest.raises(UserError, match=r'defense: beta=.*one for all groups.*power=') as caught:
         defense(**bad)
+    assert f'{name}={value}' in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['epochs', 'lr'])
+@pytest.mark.parametrize('bad', [-3.0, 0.0, NAN, INF])
+def test_both_parts_have_a_length_and_a_rate(name, bad):
+    with pytest.raises(UserError, match=rf'defense\.{name}={bad} must be'):
+        defense(**{'finetune': {'epochs': 1.0, 'lr': 0.1}, 'epochs': 1.0, 'lr': 0.1} | {name: bad})
+    with pytest.raises(UserError, match=rf'defense\.finetune\.{name}={bad} must be'):
+        defense(finetune={'epochs': 1.0, 'lr': 0.1} | {name: bad})

@@ -12,24 +12,25 @@ from purify.defenses.method import Table
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabel import Relabel
 
-OUTLYING = {'name': 'outlying', 'share': 0.05, 'quantile': 0.01, 'level': 0.05, 'score': 'outside'}
+OUTLYING = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'level': 0.05, 'score': 'outside'}
 CLASSES = 4
 
 
 def planted(kind):
     """(ids, given labels, true ones, log densities) of 4 classes of 100; class 0 has 50 poisoned images more, or among its own.
 
-    A density is -distance^2 / 2 from a class's place on a line; that of class 0 was fitted to its poison too.
+    A density is -distance^2 / 2 from a class's place, all equally far apart; that of class 0 was fitted to its poison too.
     """
     rng = np.random.default_rng(3)
     true = np.repeat(np.arange(CLASSES), 100)
-    labels, z = true.copy(), 10.0 * true + rng.normal(0, 1, len(true))
-    log_density = -0.5 * (z[:, None] - 10.0 * np.arange(CLASSES)) ** 2
+    places = 10.0 * np.eye(CLASSES)
+    labels, z = true.copy(), places[true] + rng.normal(0, 1, (len(true), CLASSES))
+    log_density = -0.5 * ((z[:, None] - places) ** 2).sum(-1)
     bad = np.zeros(len(true), bool)
     if kind == 'non-disruptive':
         bad[100:400:6] = True
         labels[bad] = 0
-        log_density[:, 0] = -3 - np.abs(z) / 8
+        log_density[:, 0] = -3 - np.sqrt(-2 * log_density[:, 0]) / 2
     elif kind == 'disruptive':
         bad[:40] = True
         log_density[bad] = -2000 - rng.normal(0, 20, (40, CLASSES))
@@ -85,6 +86,18 @@ def test_disruptive_poison_is_found_and_dropped(rule, score):
     assert set(np.flatnonzero(found['keep'] & (labels == 0))) == set(rows[np.argsort(evidence)[:15]])
     np.testing.assert_array_equal(found['labels'], labels)
     assert found.facts['labels'][0]['disruptive'] >= 0.4
+
+
+def test_several_targets_of_disruptive_poison_do_not_hide_one_another():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 80).astype(np.int32)
+    log_density = rng.normal(-20, 3, (800, 10))
+    log_density[np.arange(800), labels] = -5
+    for target in (2, 5, 7):
+        log_density[np.flatnonzero(labels == target)[:20]] -= 60
+    table = Table({'ids': np.arange(800), 'log_density': log_density})
+    rule = Relabel(nondisruptive=0.05, disruptive=OUTLYING, alpha=0.15, keep=0.15)
+    assert rule.decide(np.arange(800), labels, {'densities': table}, 10).facts['target_labels'] == [2, 5, 7]
 
 
 def test_clean_data_stay_as_they_are():
@@ -147,7 +160,8 @@ def test_settings_that_mean_nothing_are_refused(changes, said):
 def test_the_shares_kept_and_accused_are_apart():
     found, (_, labels, *_) = decide('non-disruptive', alpha=0.2, keep=0.5)
     rows = (labels == 0).sum()
-    assert found.facts['counts'] == {'relabelled': int(0.2 * rows), 'dropped': rows - int(0.2 * rows) - rows // 2, 'kept': rows // 2}
+    poison, clean = int(0.2 * rows), rows // 2
+    assert found.facts['counts'] == {'relabelled': poison, 'dropped': rows - poison - clean, 'kept': clean}
     highest_poison = found['poison_score'][found['verdict'] == 1].max()
     assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
     assert found['poison_score'][found['verdict'] == 2].max() <= found['poison_score'][found['verdict'] == 3].min()

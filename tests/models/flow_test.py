@@ -145,6 +145,7 @@ def test_a_constant_feature_does_not_scale_without_end_and_far_points_keep_gradi
     [
         ({'width': 1}, 'flow of 1 dimensions'),
         ({'couplings': 0}, 'flows.couplings=0'),
+        ({'couplings': 1}, 'flows.couplings=1 must be 2 or more'),
         ({'hidden': -1}, 'flows.hidden=-1'),
         ({'transform': 'linear'}, "flow transform 'linear'.*affine, spline"),
         ({'mixing': 'roll'}, "flows.mixing='roll'.*'swap', 'permute'"),

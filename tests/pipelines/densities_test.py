@@ -9,10 +9,11 @@ from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data import builders
 from purify.defenses.method import Step, Table
-from purify.pipelines.densities import fit_densities, prepare_features
+from purify.pipelines.densities import describe_classes, fit_densities, prepare_features
 from purify.pipelines.plan import KINDS
 from purify.pipelines.shaping import Findings, Known, Shape, shape_step
 from purify.pipelines.tables import read_table, write_table
+from purify.train.density import Densities
 
 RNG = np.random.default_rng(0)
 COUNT = 36
@@ -50,13 +51,25 @@ def test_every_image_is_judged_under_every_class(run):
     assert (table['log_density'].argmax(1) == LABELS).mean() > 0.7
     facts = read_json(folder / 'findings.json')
     assert (facts['features'], facts['dimensions']) == (5, 3)
-    for label, row in enumerate(facts['labels']):
-        assert (row['label'], row['images'], row['updates']) == (label, 12, 15)  # 6 epochs of 10 in batches of 4
-        for name, held in (('nll_train', False), ('nll_held', True)):
-            rows = (label == LABELS) & (table['held'] == held)
-            assert rows.sum() == (2 if held else 10)
-            assert row[name] == pytest.approx(-table['log_density'][rows, label].mean(), rel=1e-5)
+    assert 1 <= facts['epoch'] <= 6
+    for label, (row, apart) in enumerate(zip(facts['labels'], facts['apart'], strict=True)):
+        assert (row['label'], row['images'], row['nll_held']) == (label, 12, None)
+        assert row['updates'] == round(facts['epoch'] * 12 / 4)  # on all images, up to the epoch that those held out liked
+        assert (apart['images'], apart['updates']) == (12, 15)  # 6 epochs of 10 in batches of 4
+        assert apart['nll_held'] is not None
+        assert row['nll_train'] == pytest.approx(-table['log_density'][label == LABELS, label].mean(), rel=1e-5)
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_class_is_described_by_its_own_density_alone():
+    log_density = RNG.normal(size=(5, 3)).astype(np.float32)
+    labels, held = np.array([2, 0, 2, 0, 2], np.int32), np.array([False, False, True, False, False])
+    first, second, third = describe_classes(Densities(log_density, held, np.array([4, 0, 6]), 1), labels)
+    assert [first['images'], second['images'], third['images']] == [2, 0, 3]
+    assert first['nll_train'] == pytest.approx(-(float(log_density[1, 0]) + float(log_density[3, 0])) / 2)
+    assert third['nll_train'] == pytest.approx(-(float(log_density[0, 2]) + float(log_density[4, 2])) / 2)
+    assert third['nll_held'] == pytest.approx(-float(log_density[2, 2]))
+    assert (first['nll_held'], second['nll_train'], second['nll_held']) == (None, None, None)
 
 
 def test_features_are_standardised_and_whitened():

@@ -81,6 +81,27 @@ def test_relabelled_images_are_held_against_the_true_labels(tmp_path):
     assert found['auroc'] is None
 
 
+def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
+    """Poison carries label 0; named is 1, whose images 5, 7, 9 are all clean. Class 0: 0 to 3 poisoned, 4, 6, 8 clean."""
+    labels = np.array([0, 1, 1, 1, 1, 1, 0, 0, 0, 1])
+    keep = ~np.isin(np.arange(10), [3, 5, 6])
+    columns = {'flagged': ~keep, 'labels': labels, 'keep': keep}
+    found = describe_findings(write_findings(tmp_path, {'target_labels': [1]}, **columns), MANIFEST)
+    assert found['fates'] == [
+        {
+            'label': 0,
+            'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 8; 6; 4
+            'poisoned': {'kept': 1, 'dropped': 1, 'relabelled': 2},  # 0; 3, dropped under whatever label; 1 and 2
+        },
+        {
+            'label': 1,
+            'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 9; 5; 7
+            'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0},
+        },
+    ]
+    assert describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)['fates'] is None  # names no class
+
+
 def test_scores_are_held_against_the_truth_inside_the_named_classes(tmp_path):
     """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, all clean, whatever they score."""
     columns = {'flagged': np.zeros(10, bool), 'score': -np.array([5.0, 4, 3, 0, 2, 9, 1, 9, 0, 9])}
@@ -145,7 +166,7 @@ def test_likeness_is_to_the_images_before_the_attack(made):
     assert found['fid'] == pytest.approx(want, rel=1e-3)
     assert found['is'] == pytest.approx(score(p), rel=1e-6)
     assert found['is_raw'] == pytest.approx(score(q), rel=1e-6)
-    assert (found['images'], found['notes']) == (len(kept), [])
+    assert (found['images'], found['remade'], found['notes']) == (len(kept), True, [])
     assert found['features'] == 'student (resnet, 10 classes)'
     as_poisoned, _ = answers(made.student, made.given.images(range(len(made.given))))
     assert not np.allclose(as_poisoned.mean(0), b.mean(0), rtol=1e-4)  # the test can tell the two apart
@@ -156,6 +177,22 @@ def test_a_network_from_elsewhere_gives_the_features(made):
     found = describe_likeness(made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'}))
     assert found['features'].startswith('teacher (')
     assert 'biased' in found['notes'][0]
+
+
+@pytest.mark.parametrize(
+    ('candidate', 'keep', 'remade'),
+    [(None, None, True), (-1, None, False), (0, None, True), (0, False, False), (2, True, True)],
+)
+def test_images_are_remade_where_a_candidate_took_the_place_of_one_kept(made, candidate, keep, remade):
+    columns, count = {'flagged': np.zeros(len(made.given), bool)}, len(made.given)
+    if candidate is not None:
+        columns['candidate'] = np.where(np.arange(count) == 5, candidate, -1).astype(np.int32)
+    if keep is not None:
+        columns['keep'] = np.where(np.arange(count) == 5, keep, True)
+    name = f'remade-{candidate}-{keep}'
+    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:4]), 'student': made.student}
+    work = made.work(name, inputs | {'findings': made.table(f'{name}-findings', columns)}, {'features': 'student'})
+    assert describe_likeness(work)['remade'] is remade
 
 
 def test_likeness_that_cannot_be_told(made):

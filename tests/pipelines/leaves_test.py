@@ -1,34 +1,26 @@
 """Every leaf of every config is read by some stage: no option does nothing."""
 
-import ast
 import copy
 import dataclasses
 import functools
-import inspect
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek
 
-from purify.config import parts
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.defenses.class_tests import DISRUPTIONS
 from purify.defenses.method import Method, Step
-from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
-from purify.defenses.targets import TARGETS
+from purify.defenses.registry import DEFENSES
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.pipelines import summary
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
-from purify.pipelines.training import OBJECTIVES
 from purify.train import inference
-from purify.train.views import Views
 
 
 class Watched(dict):
@@ -171,7 +163,7 @@ OTHER_WORDS = {  # what a word may be changed to
     'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher', 'simclr': 'teacher', 'teacher': 'student',
     'affine': 'spline', 'swap': 'permute', 'outside': 'ratio', 'ratio': 'outside', 'preact': 'basic', 'small': 'imagenet',
     'group': 'batch', 'batch': 'group', 'bfloat16': 'float32', 'cosine': 'constant', 'openai/clip-vit-base-patch32': 'other',
-    'folder': 'other', '': 'other',
+    'folder': 'other', '': 'other', 'encoder': 'teacher', 'imagenet': 'small',
 }  # fmt: skip
 RELABEL = (
     '', *(f'features={name}' for name in ('teacher', 'clip')), 'features=encoder,encoder=folder', 'defense=nad', 'defense=asd',
@@ -234,43 +226,11 @@ def test_every_leaf_is_read(seen, spec):
     assert not unread
 
 
-TOLD = {'nad': parts.nad(), 'asd': parts.asd()}  # defences that are handed clean images
-
-
-@pytest.mark.parametrize('name', TOLD)
-def test_every_leaf_of_a_defence_that_is_told_something_reaches_a_stage(name):
-    config = quickstart('defense=augmentations') | {
-        'defense': TOLD[name].to_dict(),
-        'trusted': parts.trusted(per_class=2).to_dict(),
-    }
-    config['student'] |= {'epochs': 0, 'steps': 100}
-    wanted = {leaf for leaf in leaves(config) if leaf.startswith(('defense.', 'trusted.'))}
-    assert wanted <= reaching(config)
-
-
-def rules():
-    """The classes whose attributes the steps' settings become."""
-    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
-    return sorted({getattr(rule, 'func', rule) for rule in made} | {Views}, key=lambda rule: rule.__qualname__)
-
-
-def used_attributes(rule):
-    """What the methods of a class and its bases read of `self`, the checks after its making left out."""
-    found = set()
-    for base in rule.__mro__[:-1]:
-        for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
-            if isinstance(node, ast.FunctionDef) and node.name not in ('__post_init__', 'method'):
-                reads = (n for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
-                found |= {read.attr for read in reads if read.value.id == 'self'}
-    return found
-
-
-@pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
-def test_every_attribute_of_a_rule_is_used(rule):
-    whole = {field.name for field in dataclasses.fields(rule)}
-    read_by_the_loop = {'ema_decay', 'frozen', 'copies'}  # of tasks, and of purifiers by their stage
-    read_by_stages = {'dtype', 'vary'} if rule.__qualname__ == 'Variations' else {'dtype'}  # opens the prior
-    assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages
+@pytest.mark.parametrize('words', [words for words in RELABEL if 'defense' not in words and 'features' not in words])
+def test_an_encoder_s_network_and_optimiser_are_read_as_a_classifier_s_are(seen, words):
+    part = load_config(f'{ROOT}/configs/relabel.py:{words}'.rstrip(':'))['defense']['encoder']
+    known = {unify(name) for name in seen}
+    assert {f'classifier.{leaf}' for leaf in leaves({name: part[name] for name in ('network', 'optim')})} <= known
 
 
 def test_the_watch_can_fail(seen):
@@ -288,9 +248,6 @@ class Idle:
     def method(self, student):
         return Method((Step('step', 'measure', {'poisoned': 'poisoned'}, {'name': 'features', 'busy': self.busy}),))
 
-    def rule(self):
-        return self.busy
-
 
 def test_an_attribute_that_does_nothing_is_found(monkeypatch):
     monkeypatch.setitem(DEFENSES, 'idle', Idle)
@@ -298,4 +255,3 @@ def test_an_attribute_that_does_nothing_is_found(monkeypatch):
     config['defense'] = {'name': 'idle', 'busy': 3, 'idle': 4}
     found = {name for name in reaching(config) if name.startswith('defense.')}
     assert found == {'defense.name', 'defense.busy'}
-    assert used_attributes(Idle) == {'busy'}

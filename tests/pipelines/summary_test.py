@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from pipelines.tiny import ROOT, SMALL, run_chain
 
 from purify.config.load import load_config
 from purify.data.manifest import Manifest
-from purify.pipelines.summary import gather, true_targets
+from purify.defenses.method import Table
+from purify.pipelines.summary import gather, samples, true_targets
+from purify.pipelines.tables import write_table
 
 
 def attacked(words, **changes):
@@ -37,3 +41,39 @@ def test_the_targets_are_the_labels_that_poison_carries(tmp_path, words, changes
 def test_results_name_every_true_target(tmp_path, words, targets):
     config = attacked(words)
     assert gather(config, run_chain(config, tmp_path), {})['attack']['targets'] == targets
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    return run_chain(attacked('attack=patch,rate=0.2'), tmp_path_factory.mktemp('prepared'), ['prepare'])
+
+
+def shown_with(prepared, folder, columns):
+    """The samples of a run whose findings hold those columns; None: no findings."""
+    inputs = {} if columns is None else {'findings': folder}
+    if columns is not None:
+        write_table(folder, Table(columns, {}))
+    stages = {'evaluate': SimpleNamespace(inputs=inputs)}
+    return samples(SimpleNamespace(folder=prepared.folder, stages=stages, path=lambda source: source), 8)  # pyright: ignore
+
+
+def test_samples_know_their_label_after_the_defence(prepared, tmp_path):
+    manifest = Manifest.read(prepared.folder('prepare') / 'truth')
+    names = manifest.facts['class_names']
+    order = np.random.default_rng(0).permutation(len(manifest.ids))  # findings stand in their own order
+    ids, labels = manifest.ids[order], (manifest.given_labels[order] + 1) % 10
+    columns = {'ids': ids, 'labels': labels.astype(np.int32), 'keep': ids % 3 != 0}
+    shown = shown_with(prepared, tmp_path / 'a', columns)
+    given = {one['id']: names.index(one['given_label']) for one in shown}
+    expected = {identity: 'dropped' if identity % 3 == 0 else names[(label + 1) % 10] for identity, label in given.items()}
+    assert {one['id']: one['label_after'] for one in shown} == expected
+    assert len({label == 'dropped' for label in expected.values()}) == 2  # both are among them
+    del columns['keep']
+    assert 'dropped' not in [one['label_after'] for one in shown_with(prepared, tmp_path / 'b', columns)]
+
+
+@pytest.mark.parametrize('known', [False, True])
+def test_methods_that_say_nothing_of_labels_leave_them_open(prepared, tmp_path, known):
+    ids = Manifest.read(prepared.folder('prepare') / 'truth').ids
+    shown = shown_with(prepared, tmp_path / 'a', {'ids': ids, 'flagged': ids < 0} if known else None)
+    assert {one['label_after'] for one in shown} == {None}

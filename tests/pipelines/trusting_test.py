@@ -93,6 +93,15 @@ def test_the_draw_is_of_the_seed_and_the_ids_alone():
     np.testing.assert_array_equal(draw(shuffled, per_class=3), few)
 
 
+@pytest.mark.parametrize('how', [{'per_class': 4}, {'share': 0.25}])
+def test_other_classes_change_at_most_how_many_of_a_class_are_trusted(how):
+    manifest = truth()
+    fewer = dataclasses.replace(manifest, poisoned=manifest.poisoned | ((manifest.true_labels == 1) & (manifest.ids > 400)))
+    one, other = ([i for i in draw(made, **how) if manifest.true_labels[rows_of(manifest, [i])] == 0] for made in (manifest, fewer))
+    assert one == other[: len(one)]
+    assert (len(one) < len(other)) == ('share' in how)
+
+
 @pytest.mark.parametrize('how', [{}, {'per_class': 2, 'share': 0.1}, {'per_class': -1}, {'share': 1.0}, {'share': -0.1}], ids=str)
 def test_exactly_one_number_says_how_many(how):
     with pytest.raises(UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'):

@@ -10,18 +10,32 @@ CLASSES = ['zero', 'one', 'two']
 
 def test_the_table_says_what_is_beyond_its_threshold(relabelled):
     table = list_tests(relabelled['findings'], [0, 2], CLASSES)
-    assert table['head'] == ['images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ (nats)', 'named', 'aimed at']
+    assert table['head'] == ['named', 'images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ', 'aimed at']
     assert table['left_out'] == 0
     assert [(name, [cell for cell, _ in cells], named) for name, cells, named in table['lines']] == [
-        ('zero (0)', ['40', '0.2', '0.01', '–', 'non-disruptive', 'yes'], True),
-        ('one (1)', ['30', '1', '0', '-3', '–', '–'], False),
-        ('two (2)', ['30', '1.5', '0.3', '-7', '–', 'yes'], False),
+        ('zero (0)', ['non-disruptive', '40', '0.2', '0.01', '–', 'yes'], True),
+        ('one (1)', ['–', '30', '1', '0', '-3', '–'], False),
+        ('two (2)', ['–', '30', '1.5', '0.3', '-7', 'yes'], False),
     ]
-    assert [[beyond for _, beyond in cells][1:3] for _, cells, _ in table['lines']] == [
-        [True, False],
-        [False, False],
-        [False, True],
-    ]
+    assert bold_of(table) == [[True, False], [False, False], [False, True]]
+    assert table['note'].startswith('S_ND is asked first')
+    assert 'chance' not in table['note']
+
+
+def bold_of(table):
+    """Of each class, whether S_ND and S_D speak for poison."""
+    return [[beyond for _, beyond in cells][2:4] for _, cells, _ in table['lines']]
+
+
+def test_a_share_that_may_be_chance_is_not_bold(relabelled):
+    rows = relabelled['findings']['labels']
+    for row, suspect in zip(rows, (True, False, False), strict=True):
+        row['suspect'] = suspect
+    relabelled['findings']['rule'] = {'name': 'outlying', 'most': 0.5}
+    table = list_tests(relabelled['findings'], [], CLASSES)
+    assert bold_of(table) == [[True, True], [False, False], [False, False]]
+    assert 'too many to be chance' in table['note']
+    assert table['note'].endswith('more than 50.0 % looks so is taken to lie apart.')
 
 
 def test_of_many_classes_the_named_and_the_nearest_are_shown(relabelled):
@@ -123,3 +137,13 @@ def test_nothing_to_draw_draws_nothing(atlas, relabelled):
     assert len(draw_scores(atlas, {}, CLASSES, 'a')) == 2  # a filter's scores
     del atlas['close_score']
     assert draw_scores(atlas, {}, CLASSES, 'a') == []
+
+
+def test_axes_say_in_words_what_is_low_and_how_many_images_are_in_a_lane(atlas):
+    page = str(draw_scores(atlas, {}, CLASSES, 'a')[0][1].svg)
+    words = re.findall(r'>([^<>]+)<', page)
+    assert {'n = 30', 'n = 10', 'log s; low: looks more like another class'} <= {word.strip() for word in words}
+    facts = {'rule': {'score': 'outside'}, 'types': {'0': 'disruptive'}}
+    zero, two = (str(drawing.svg) for _, drawing in draw_scores(atlas, facts, CLASSES, 'a'))
+    assert 'low: looks like no class' in zero
+    assert 'low: looks like no class' not in two

@@ -66,3 +66,10 @@ def test_samples_are_limited_and_the_rest_is_counted(samples):
     assert left_out == 5
     assert [i for grid in grids for i in grid.ids] == list(range(MAX_SAMPLES))
     assert max(len(grid.ids) for grid in grids) == MAX_COLUMNS
+
+
+def test_labels_after_are_a_row_where_any_is_known(samples):
+    assert make_grids(samples, 'poisoned')[0][0].labels_after is None
+    samples[1]['label_after'] = 'dropped'
+    assert make_grids(samples, 'poisoned')[0][0].labels_after == ['–', 'dropped', '–', '–']
+    assert make_grids(samples, 'clean')[0][0].labels_after is None

@@ -39,6 +39,7 @@ def test_a_better_student_rises(results, side):
 
 def test_clean_data(results, side):
     results |= {'attack': None, 'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
+    results['detection']['target_labels'] = []
     assert write_headline(results) == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
     assert write_detail(results) == 'No training image was poisoned. The defence is variation.'
 
@@ -121,8 +122,45 @@ def test_each_of_several_triggers_has_its_sentence(results):
 def test_relabelled_images_are_counted_below_the_headline(relabelled):
     assert 'Of 8 relabelled images 75.0 % got their true class.' in write_detail(relabelled)
     assert [line[:2] for line in list_relabelled(relabelled['detection'])] == [
-        ('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %'), ('Removed', '90.0 %'),
+        ('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %'),
     ]  # fmt: skip
     relabelled['detection'] |= {'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}}
     assert 'relabelled' not in write_detail(relabelled)
     assert list_relabelled(relabelled['detection']) == []
+
+
+def test_a_false_alarm_is_said_to_be_one(results, side):
+    results |= {'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
+    results['attack'] |= {'poisoned': 0, 'targets': []}
+    assert write_headline(results).startswith('The data was not attacked, and the defence raised a false alarm; clean')
+    assert 'It accused class zero (0): a false alarm, for nothing is aimed at.' in write_detail(results)
+    for named in ([], None):
+        results['detection']['target_labels'] = named
+        assert 'false alarm' not in write_headline(results) + write_detail(results)
+
+
+@pytest.mark.parametrize(
+    ('named', 'aims', 'said'),
+    [
+        ([1], [0], 'It accused class one (1); the attack aims at class zero (0).'),
+        ([0, 1], [0], 'It accused classes zero (0), one (1); the attack aims at class zero (0).'),
+        ([0], [0, 1, 2], 'It accused class zero (0); the attack aims at every class.'),
+        ([], [0], 'It accused no class; the attack aims at class zero (0).'),
+        ([2, 0], [0, 2], ''),
+        (None, [0], ''),
+    ],
+)
+def test_whom_it_accused_is_said_where_the_attack_aims_at_others(results, named, aims, said):
+    results['attack']['targets'], results['detection']['target_labels'] = aims, named
+    text = write_detail(results)
+    assert said in text
+    assert ('It accused' in text) == bool(said)
+
+
+def test_what_became_of_the_accused_classes_is_counted(relabelled):
+    assert 'Of the' not in write_detail(relabelled)
+    relabelled['findings']['counts'] = {'relabelled': 24, 'dropped': 1113, 'kept': 24}
+    said = 'Of the 1,161 images of class zero (0), 1,113 were dropped, 24 relabelled, 24 kept.'
+    assert said in write_detail(relabelled)
+    relabelled['findings']['target_labels'] = []
+    assert 'were dropped' not in write_detail(relabelled)

@@ -101,7 +101,8 @@ def test_named_targets_stand_beside_the_true_ones(write, results, attack, text):
     results['attack'] |= attack
     page = write()
     assert f'named as target of the attack; {text}' in page
-    assert page.count('aims at') == (not text.startswith('nothing'))
+    detection = page.partition('<h2 id="detection">')[2]
+    assert detection.count('aims at') == (not text.startswith('nothing'))
 
 
 def test_a_page_of_large_pictures_stays_small(write_found, pictures):
@@ -214,3 +215,33 @@ def test_a_map_of_thousands_of_images_stays_small(tmp_path, results, curves, sam
     atlas |= {'points': rng.normal(0, 1, (4000, 2)).astype(np.float32)}
     atlas |= {name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')}
     assert len(write_report(tmp_path, results, curves, samples, environment, None, atlas).read_bytes()) - before < 250_000
+
+
+def test_the_label_after_the_defence_stands_below_the_one_given(write, samples):
+    assert '>label after<' not in write()
+    for sample, label in zip(samples, ('two', 'dropped', 'one', None, 'two', 'two'), strict=True):
+        sample['label_after'] = label
+    cells = re.findall(r'>label after</th>(.*?)</tr>', write())
+    said = [re.findall(r'<span class="(label[^"]*)" title="[^"]*">([^<]*)<', row) for row in cells]
+    poisoned = [('label', 'two'), ('label', 'dropped'), ('label wrong', 'one'), ('label', '–')]
+    assert said == [poisoned, [('label', 'two')] * 2]  # 'two' is the true class of all
+
+
+def test_quality_of_images_that_were_not_remade_is_left_out(write_found, found):
+    found['purified']['remade'] = True
+    assert 'id="quality"' in write_found()
+    found['purified']['remade'] = False
+    page = write_found()
+    assert 'id="quality"' not in page
+    assert 'not of Inception' not in page
+
+
+def test_the_page_counts_what_became_of_classes(tmp_path, relabelled, curves, samples, environment, atlas):
+    fates = {'clean': {'kept': 28, 'dropped': 1234, 'relabelled': 0}, 'poisoned': {'kept': 1, 'dropped': 2, 'relabelled': 7}}
+    relabelled['detection']['fates'] = [{'label': 0} | fates]
+    page = write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
+    table = page.partition('cost fates')[2].partition('</table>')[0]
+    assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == [
+        'class', 'kept', 'dropped', 'relabelled', 'zero (0), clean', '28', '1,234', '0', 'zero (0), poisoned', '1', '2', '7',
+    ]  # fmt: skip
+    assert page.count('<caption>') == page.count('<table')

@@ -22,3 +22,10 @@ def test_image_quality_names_its_network(found):
     assert said.endswith('A note on the number of images.')
     found['purified'] |= {'fid': None}
     assert [name for name, *_ in list_likeness(found)] == ['IS', 'IS before']
+
+
+def test_numbers_that_round_to_nothing_are_nothing(found):
+    found['purified'] |= {'fid': 2.7e-10, 'is': 0.0006}
+    assert [value for _, value, _ in list_likeness(found)] == ['0', '0.0006', '10.2']
+    found['purified']['fid'] = -3e-9  # of the matrix root
+    assert list_likeness(found)[0][1] == '0'

@@ -68,7 +68,7 @@ def test_of_many_clusters_the_smallest_are_shown():
 def test_a_low_density_score_speaks_against_a_label(relabelled):
     relabelled['findings']['labels'][2]['nd'] = None  # not known: no bar
     drawing = draw_targets(relabelled['findings'], CLASSES, 'a')
-    assert drawing.text == 'Bars. nd by label: zero (0) 0.2; one (1) 1. Threshold 0.6. Targets: zero (0).'
+    assert drawing.text == 'Bars. S_ND by label: zero (0) 0.2; one (1) 1. Threshold 0.6. Targets: zero (0).'
     assert say_chart(relabelled['findings']).startswith('S_ND: how much worse')
 
 
@@ -88,3 +88,15 @@ def test_the_rule_is_said(found):
 
 def test_sets_are_counted(found):
     assert list_sets(found['findings'])[0] == ('Benign', '1,200', '83.3 %: images keep their label on nearly all candidates')
+
+
+def test_a_class_that_another_test_named_says_which(relabelled):
+    rows = relabelled['findings']['labels']
+    words = words_of(draw_targets(relabelled['findings'], CLASSES, 'a'))
+    assert [word for word in words if word.startswith('target')] == ['target']
+    assert 'S_ND; dashed: 0.6' in words
+    rows[2] |= {'target': True, 'type': 'disruptive'}  # its S_ND of 1.5 is beyond suspicion
+    words = words_of(draw_targets(relabelled['findings'], CLASSES, 'a'))
+    assert [word for word in words if word.startswith('target')] == ['target', 'target (S_D)']
+    relabelled['findings']['chart'] = {'quantity': 'disruptive', 'threshold': 0.05}  # no bar but S_ND's is explained so
+    assert 'target (S_D)' not in words_of(draw_targets(relabelled['findings'], CLASSES, 'a'))

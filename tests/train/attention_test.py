@@ -118,7 +118,9 @@ def test_what_does_not_fit_is_refused(beta, teacher, message):
         jax.eval_shape(task, *inputs)
 
 
-@pytest.mark.parametrize('bad', [{'beta': ()}, {'beta': (1.0, -1.0)}, {'power': 0.5}])
+@pytest.mark.parametrize(
+    'bad', [{'beta': ()}, {'beta': (1.0, -1.0)}, {'beta': 1.0}, {'beta': (np.nan,)}, {'power': 0.5}, {'power': np.inf}]
+)
 def test_bad_numbers_are_refused(bad):
     graph, *_ = network()
     with pytest.raises(UserError, match="objective 'attention'"):

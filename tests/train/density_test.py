@@ -16,6 +16,7 @@ from purify.train import density
 from purify.train.class_batches import Fit, divide
 from purify.train.cost import Cost
 from purify.train.density import fit_flows
+from purify.train.flows import Place
 
 COUNTS, WIDTH = (40, 12, 25), 4
 FLOW = {'couplings': 2, 'hidden': 6, 'transform': 'affine', 'mixing': 'permute'}
@@ -76,7 +77,7 @@ def one_after_another(changes=FIT):
         for epoch in range(epochs):
             picks, live = classes.picks(epoch, 7)
             for chosen in picks[number][live[number]]:
-                moves, opt = update(params, opt, FEATURES[classes.train[number]][chosen])
+                moves, opt = update(params, opt, FEATURES[chosen])
                 params = optax.apply_updates(params, moves)
             apart = classes.held[number]
             curve.append(float(judge(params, FEATURES[apart])) if len(apart) else -epoch)
@@ -122,17 +123,22 @@ def test_a_fit_may_move_to_other_devices(whole, tmp_path, monkeypatch):
 
 def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
     other, order = FEATURES.copy(), RNG.permutation(len(IDS))
-    other[LABELS == 2] *= 3
+    other[LABELS == 2] += 0.1  # a little, since all classes are kept at one epoch
     found = fit(other[order], LABELS[order], IDS[order])
     mine = LABELS[order] != 2
+    assert found.best_epoch == whole[0].best_epoch
+    assert np.abs(found.log_density - whole[0].log_density[order])[mine, 2].max() > 0.01
     np.testing.assert_allclose(found.log_density[mine, :2], whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.held, whole[0].held[order])
 
 
-def test_without_images_apart_the_last_epoch_is_kept():
-    found = fit(changes=Fit(epochs=2.0, batch=5, lr=0.03, hold_out=0.0))
+def test_without_images_apart_the_last_epoch_is_kept_even_one_too_short_for_an_update(tmp_path):
+    found = fit(changes=Fit(epochs=2.05, batch=8, lr=0.03, hold_out=0.0), folder=tmp_path)
     assert not found.held.any()
-    assert found.best_epoch == 2
+    assert found.best_epoch == 3
+    np.testing.assert_array_equal(found.updates, [10, 3, 6])
+    losses = [row['loss'] for row in read_rows(tmp_path / 'metrics.jsonl')]
+    assert losses[0] > losses[1] > 0 == losses[2]
 
 
 def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
@@ -142,6 +148,22 @@ def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
     found = fit(folder=tmp_path)
     np.testing.assert_array_equal(found.log_density, straight.log_density)
     assert (tmp_path / 'metrics.jsonl').read_bytes() == (folder / 'metrics.jsonl').read_bytes()
+
+
+def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(monkeypatch):
+    sizes, fetched = [], []
+    put, narrow = Place.put, Place.narrow
+    monkeypatch.setattr(Place, 'put', lambda self, array, **how: sizes.append(array.size) or put(self, array, **how))
+    monkeypatch.setattr(Place, 'narrow', lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree))
+    run = density._Run(
+        'fit', divide(LABELS, IDS, 3, FIT, 0), Place(mesh(8), 3), FLOW, np.zeros((len(LABELS), 1000), np.float32), Cost()
+    )
+    run.advance(*next(run.batches(0)))
+    run.judge(1)
+    run.best_epoch()
+    assert max(sizes) < len(LABELS)  # positions: nothing grows with the width of the features
+    assert {shard.data.shape for shard in run.rows.addressable_shards} == {(len(LABELS), 1000)}
+    assert set(fetched) == {1}
 
 
 def test_a_class_that_leaves_the_numbers_is_named():

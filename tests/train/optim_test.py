@@ -32,6 +32,13 @@ def test_step_schedule_drops_where_the_paper_does():
     assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
 
 
+@pytest.mark.parametrize(('total', 'drops'), [(6, (0.5, 0.55)), (6, (0.5, 0.52, 0.55, 0.9)), (100, (0.5, 0.55))])
+def test_drops_that_fall_on_one_step_all_count(total, drops):
+    schedule = make_schedule(total, lr=0.2, schedule='step', warmup=0.0, drops=drops, factor=0.1)
+    wanted = [0.2 * 0.1 ** sum(step >= round(share * total) for share in drops) for step in range(total)]
+    assert [float(schedule(step)) for step in range(total)] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_sgd_is_pytorchs():
     """w <- w - lr v, v <- .9 v + (g + wd w), by hand in float64."""
     optimizer = make_optimizer(
