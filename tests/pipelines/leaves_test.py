@@ -130,7 +130,8 @@ def seen(tmp_path_factory):
     drops = load_config(f'{ROOT}/configs/imagenette.py')['teacher']['optim']
     trained['teacher']['optim'], trained['student']['optim'] = sgd, drops
     strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student']['augment']
-    trained['teacher']['augment'] |= strong
+    crops = load_config(f'{ROOT}/configs/relabel.py:setting=cifar10')['teacher']['augment']
+    trained['teacher']['augment'] |= strong | crops
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
     found, chain = read_leaves(trained, folder / 'trained')
     assert summary.gather(trained, chain, {})['student']['acc'] is not None
