@@ -10,6 +10,7 @@ import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.core.files import fingerprint
 from purify.data.paired import pair
 from purify.defenses.method import Step
 from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
@@ -77,6 +78,7 @@ class Known:
       prior: as shapes, or None.
       encoder: a finished one from outside the run, as shapes, or None.
       widths: of the features that steps measure, by step.
+      traced: updates that have been, which other trainings of the method make too.
     """
 
     found: Findings
@@ -86,6 +88,7 @@ class Known:
     prior: Any = None
     encoder: Any = None
     widths: dict[str, int] = field(default_factory=dict)
+    traced: set[str] = field(default_factory=set)
 
 
 def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = '', init: str = '') -> None:
@@ -130,6 +133,11 @@ def shape_training(known: Known, name: str, part: Config, task: Task, build: Bui
     steps = total_steps(part['epochs'], part['steps'], shape.images, part['batch'])
     optimizer = make_optimizer(steps, **part['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
+    same = {key: part.get(key) for key in ('network', 'optim', 'augment', 'batch', 'accumulate', 'objective')}
+    given = str(jax.tree.map(np.shape, task.frozen))
+    mark = fingerprint({'task': type(task).__name__, 'given': given, 'projection': part.get('projection')} | same)
+    if mark in known.traced:
+        return
     image = {'image': np.zeros(shape.pixels, np.uint8), 'label': 0, 'id': 0}
     for transform in make_augmentations(part['augment']):
         image = transform.random_map(image, np.random.default_rng(0))
@@ -138,6 +146,7 @@ def shape_training(known: Known, name: str, part: Config, task: Task, build: Bui
     state = jax.eval_shape(lambda: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh))
     rows = {key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype) for key, x in image.items()}
     jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
+    known.traced.add(mark)  # at the end: what failed fails again
 
 
 def shape_step(known: Known, step: Step) -> None:

@@ -12,6 +12,7 @@ from purify.config.load import load_config
 from purify.defenses.method import Step
 from purify.defenses.registry import MEASURES
 from purify.pipelines import check as checking
+from purify.pipelines import shaping
 from purify.pipelines.artifacts import classifier_builder, write_network
 from purify.pipelines.check import check
 from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
@@ -140,3 +141,16 @@ def test_all_problems_come_at_once(tmp_path):
     problems = check(config).problems
     for word in (str(tmp_path), 'carrier_pigeon', 'remove=2.0'):
         assert sum(word in problem for problem in problems) == 1, word
+
+
+def test_equal_trainings_are_traced_once_and_others_again(known, monkeypatch):
+    traced = []
+    real = shaping.make_step
+    monkeypatch.setattr(shaping, 'make_step', lambda *args: traced.append(args[0]) or real(*args))
+    teacher = known.config['teacher']
+    shape_classifier(known, 'again', teacher)
+    assert not traced  # as the teacher's
+    for number, change in enumerate(({'batch': 8}, {'augment': {}}, {'objective': {'name': 'unlearn'}}), 1):
+        shape_classifier(known, f'other{number}', teacher | change)
+        assert len(traced) == number
+    assert not known.found.problems
