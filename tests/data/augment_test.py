@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.data.augment import AUGMENTATIONS, Affine, ColourJitter, Flip, PadCrop, Rotation
+from purify.data.augment import AUGMENTATIONS, Affine, ColourJitter, Flip, PadCrop, ResizedCrop, Rotation
 
-STRONG = (ColourJitter(0.4, 0.4, 0.4, 0.1), Rotation(20), Affine(0.1, (0.9, 1.1)), Flip(0.5), PadCrop(2))
+STRONG = (ColourJitter(0.4, 0.4, 0.4, 0.1), Rotation(20), Affine(0.1, (0.9, 1.1)), Flip(0.5), PadCrop(2), ResizedCrop((0.2, 1.0)))
 IDLE = (ColourJitter(), Rotation(0), Affine(), Flip(0), PadCrop(0), PadCrop(0, 'reflect'))
 CHANNELS = (1, 3)
 
@@ -236,3 +236,33 @@ def test_all_are_frozen_and_named():
     assert {type(augmentation) for augmentation in STRONG} == set(AUGMENTATIONS.values())
     with pytest.raises(dataclasses.FrozenInstanceError):
         Flip(0.5).p = 1
+
+
+@pytest.mark.parametrize('scale', [(0.2, 0.4), (0.5, 0.5), (0.08, 1.0)])
+def test_resized_crops_are_boxes_of_the_share_they_say(scale):
+    """A ramp that is cut and enlarged is a flatter ramp: its slope tells the side of the box, its middle where that lay."""
+    size, areas = 100, []
+    ramp = np.broadcast_to(np.arange(size) + 50, (size, size)).astype(np.uint8)
+    for seed in range(40):
+        sides = []
+        for image in (ramp, ramp.T):
+            out = apply(ResizedCrop(scale), image[..., None], seed)[..., 0].astype(float)
+            line = out.mean(0) if image is ramp else out.mean(1)
+            sides.append((line[80] - line[20]) / 60 * size)
+            assert sides[-1] / 2 - 1.5 <= line[50] - 50 <= size - sides[-1] / 2 + 1.5
+        across, down = sides
+        assert across <= size + 1.5
+        assert down <= size + 1.5
+        areas.append(across * down / size**2)
+        if max(sides) < size - 2:
+            assert 3 / 4 - 0.05 <= across / down <= 4 / 3 + 0.05
+    low, high = scale
+    assert low - 0.03 <= min(areas)
+    assert max(areas) <= high + 0.03
+    assert low == high or max(areas) - min(areas) > 0.5 * (high - low)
+
+
+@pytest.mark.parametrize('scale', [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (0.5,)])
+def test_resized_crops_refuse_what_is_no_range(scale):
+    with pytest.raises(UserError, match='scale'):
+        ResizedCrop(scale)

@@ -110,7 +110,7 @@ def test_every_requirement_is_pinned_once():
     pins = [line.partition('==')[0].lower().replace('_', '-') for line in (ROOT / 'third_party' / 'constraints.txt').open()]
     assert len(set(pins)) == len(pins)
     wanted = re.findall(r"'([a-zA-Z_-]+)(?:\[\w+\])?>=", (ROOT / 'setup.py').read_text())
-    optional = {'tensorboardx', 'wandb', 'torch', 'diffusers', 'transformers'}
+    optional = {'tensorboardx', 'wandb', 'umap-learn', 'torch', 'diffusers', 'transformers'}
     assert {name.lower().replace('_', '-') for name in wanted} - optional <= set(pins)
     assert {'jax', 'pytest', 'pyright'} <= set(pins)
 
