@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
+
+import msgspec
 
 from purify.core import preemption
 from purify.core.errors import UserError
@@ -21,6 +23,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 POLL_S = 0.2
+
+T = TypeVar('T')
 
 
 @contextlib.contextmanager
@@ -82,15 +86,29 @@ def write_json(path: Path, value: Any) -> str:
     return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + '\n').encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file. Raises `UserError` naming the file when it is missing or broken."""
+@overload
+def read_json(path: Path) -> Any: ...
+@overload
+def read_json(path: Path, schema: type[T]) -> T: ...
+def read_json(path: Path, schema: Any = Any) -> Any:
+    """Reads a JSON file and checks that it has the form it should have.
+
+    `schema` is a type of msgspec's language: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
+    Raises `UserError` that names the file, the place in it and what was expected, when the file is missing, broken or of another form.
+    """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        value = json.loads(path.read_text(encoding='utf-8'))
+        return msgspec.convert(value, type=schema)
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file. Is {Path(path).parent} the right folder, and what writes it finished?') from error
+        raise UserError(f'{path}: no such file. Is {path.parent} the right folder, and what writes it finished?') from error
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {Path(path).name}.') from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {path.name}.') from error
+    except msgspec.ValidationError as error:
+        raise UserError(f'{path}: not what this program writes there ({error}). Delete it and run the stage again.') from error
+    except RecursionError as error:
+        raise UserError(f'{path}: nested deeper than any file of this kind. Delete it and run the stage again.') from error
+    except ValueError as error:  # not JSON, not UTF-8, or a number of more digits than Python reads
         raise UserError(f'{path}: not valid JSON ({error}). Delete it and run the stage again.') from error
 
 
