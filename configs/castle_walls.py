@@ -9,17 +9,19 @@ Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15, attack=<any of
 digits, badnets1 elsewhere>, rate, seed, source, defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none,
 objective=ddpm|edm (of the settings in pixels), network=<of the victim and the student, such as vgg16>. Of generation:
 guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable Diffusion is s>,
-sampler=ddim|ddpm|sde, copies=none|simclr|encoder (whose features tell copies of training images; encoder=<an SSCD file, a CLIP
-folder, the folder of a finished encoder>), poison=usual|random|duplicates (a dataset with duplicated images, and whether these
-are poisoned). prior=<folder or hub id of Stable Diffusion>.
+sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell copies of training images; encoder=<an SSCD file,
+a CLIP folder, the folder of a finished encoder>), poison=usual|random|duplicates (a dataset with duplicated images, and whether
+these are poisoned). prior=<folder or hub id of Stable Diffusion>. weights=<a safetensors file or a finished classifier that all
+classifiers, judges too, start from; none: from scratch; usual: ./weights/<network>.safetensors, ImageNet's, for imagenette and
+caltech15, none elsewhere>.
 
 Runs that share a --store (a sweep does) train a generator once for all words that do not change it, such as defense=generation and
 diffusion_classifier, guidance and sampler.
 
 The three detectors drop 15 % of all images. What is usual: guidance 1 and DDIM with eta 1 for digits and cifar10_small
-(sampler=ddim is eta 0), 6 for cifar10 (w = 5), 5 for Stable Diffusion, both DDIM with eta 0, always 50 steps. The diffusion
-classifier asks each of 32 (digits), 8 (cifar10_small, 200 test images) or 100 draws (2,000 test images) under every class, with
-EDM's weights but for the digits, whose draws all count alike.
+(sampler=ddim is eta 0), 6 for cifar10 (w = 5), 5 for Stable Diffusion, both DDIM with eta 0; 50 steps, but for sampler=ddpm,
+which takes all 1,000 with the variance beta. The diffusion classifier asks each of 32 (digits), 8 (cifar10_small, 200 test
+images) or 100 draws (2,000 test images) under every class, with EDM's weights but for the digits, whose draws all count alike.
 
 `digits` needs no download: 2,500 steps of a UNet of .75 M parameters, ten minutes in all on 2 CPU cores; the README holds the
 numbers to expect. `cifar10_small` is 5,000 images for a CPU, source=arrays:DIR. The others are for a GPU or TPU, and have not

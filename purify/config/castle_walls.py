@@ -22,12 +22,15 @@ _WORDS = {
     'copies': 'none',
     'encoder': '',
     'prior': STABLE_DIFFUSION,
+    'weights': 'usual',
 }
-_SAMPLERS: dict[str, dict[str, Any]] = {  # word -> sampler of `parts.sampling`, on 50 timesteps of 1,000
-    'ddim': {'sampler': 'ddim', 'eta': 0.0},
-    'ddpm': {'sampler': 'ddpm', 'variance': 'fixed_small'},
-    'sde': {'sampler': 'sde'},
+_SAMPLERS: dict[str, dict[str, Any]] = {  # word -> what it says to `parts.sampling`, of a generator of 1,000 timesteps
+    'ddim': {'sampler': 'ddim', 'eta': 0.0, 'steps': 50},
+    'ddpm': {'sampler': 'ddpm', 'variance': 'fixed_large', 'steps': 1000},  # every timestep, of variance beta
+    'dpmpp_2m': {'sampler': 'dpmpp_2m', 'steps': 50},
+    'sde': {'sampler': 'sde', 'steps': 50},
 }
+_NOISY_DDIM: dict[str, Any] = {'sampler': 'ddim', 'eta': 1.0, 'steps': 50}
 _ON_LARGE: dict[str, dict[str, Any]] = {  # appendix A.2
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'label_consistent': {'base': 'target', 'rate': 0.5},
@@ -80,7 +83,7 @@ def _digits(words: Any) -> ConfigDict:
     config.teacher = parts.small_classifier({'pad_crop': {'pad_px': 1}}, parts.classify(), epochs=30)
     network = _unet(16, (16, 48, 64), layers_per_block=1, norm_num_groups=8)
     generator = parts.generator_pixels(network, parts.optim('adam', lr=2e-3), objective=_objective(words), steps=2500, batch=64)
-    how = _sampling(words, guidance=1.0, usual={'sampler': 'ddim', 'eta': 1.0})
+    how = _sampling(words, guidance=1.0, usual=_NOISY_DDIM)
     own = {
         'images': 1600,
         'probe': {'labels': (0,), 'images': 200},
@@ -135,7 +138,7 @@ def _cifar10_small(words: Any) -> ConfigDict:
     config.teacher = parts.classifier(network, optim, epochs=10, batch=64, augment=augment, objective=parts.classify())
     unet = _unet(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
     generator = parts.generator_pixels(unet, parts.optim('adam', lr=1e-3), objective=_objective(words), steps=4000, batch=64)
-    how = _sampling(words, guidance=1.0, usual={'sampler': 'ddim', 'eta': 1.0})
+    how = _sampling(words, guidance=1.0, usual=_NOISY_DDIM)
     own = {'probe': {'labels': (4,), 'images': 500}, 'scores': parts.scores(*cleaners.SCORED, **cleaners.SMALL_SCORES)}
     copied = _copies(words, cleaners.encoder(network, epochs=20, lr=2e-3, projection=64))
     return _complete(
@@ -203,21 +206,26 @@ def _unet(size_px: int, widths: tuple[int, ...], **changes: Any) -> dict[str, An
 
 
 def _network(words: Any, usual: str, built: dict[str, Any]) -> ConfigDict:
-    name = usual if words.network == 'usual' else words.network
-    own = built if 'resnet' in name else {key: value for key, value in built.items() if key in ('mean', 'std')}
-    return parts.network(name, dtype='bfloat16', **own)
+    return parts.network(usual if words.network == 'usual' else words.network, dtype='bfloat16', **built)
 
 
 def _victim(words: Any, usual: str, augment: dict[str, Any], built: dict[str, Any], *, epochs: float) -> ConfigDict:
-    """SGD .01 on a cosine, weight decay 5e-4 (appendix A.4); how many epochs is the code's, but for networks from scratch."""
+    """SGD .01 on a cosine, weight decay 5e-4 (appendix A.4); how many epochs is the code's."""
     how = parts.optim('sgd', lr=0.01, weight_decay=5e-4)
     network = _network(words, usual, built)
     return parts.classifier(network, how, epochs=epochs, batch=128, augment=augment, objective=parts.classify())
 
 
+def _weights(words: Any, network: str) -> str:
+    """What classifiers start from: ImageNet's weights for photographs (appendix A.4), nothing for small images, or as told."""
+    usual = f'./weights/{network}.safetensors' if words.setting in ('imagenette', 'caltech15') else 'none'
+    chosen = usual if words.weights == 'usual' else words.weights
+    return '' if chosen == 'none' else chosen
+
+
 def _sampling(words: Any, *, guidance: float, usual: dict[str, Any]) -> dict[str, Any]:
     scale = guidance if words.guidance == 'usual' else float(words.guidance)
-    return parts.sampling(**_SAMPLERS.get(words.sampler, usual), steps=50, guidance=scale)
+    return parts.sampling(**_SAMPLERS.get(words.sampler, usual), guidance=scale)
 
 
 def _copies(words: Any, encoder: dict[str, Any]) -> dict[str, Any]:
@@ -241,13 +249,14 @@ def _complete(
     student_epochs: float = 0,
 ) -> ConfigDict:
     """The attack, the defence and the judges of a config that has its source and teacher."""
+    victim: Any = config.teacher
+    victim.init_from = _weights(words, victim.network.name)  # and so do judges and student, which take after it
     name = usual if words.attack == 'usual' else words.attack
     paper = words.setting != 'digits' and name not in attack_parts.CLEAN_LABEL
     aimed: dict[str, Any] = {'target': target} | ({'base': 'nontarget'} if paper else {})
     parts.set_attack(config, name, **aimed | changes.get(name, {}) | parts.given(rate=words.rate) | _duplicates(words))
     if words.defense == 'none':
         return config
-    victim: Any = config.teacher
     judge = victim.to_dict()
     if words.defense in cleaners.SCORED:  # with the numbers of `own['scores']`
         recipes = {name: value | {'remove': 0.15} for name, value in own['scores'].items()}  # of all images; as spectral

@@ -83,18 +83,19 @@ def _cifar10_small(words: Any) -> ConfigDict:
 def _imagenet30(words: Any) -> ConfigDict:
     """30 classes of ImageNet at 224 px: ResNet-18 for 90 epochs."""
     source = {'classes': '30'} if words.source == 'usual' else {}
-    return _large(words, 'resnet18', 'tfds:imagenet2012', {'stem': 'imagenet'}, source)
+    return _large(words, 'resnet18', 'tfds:imagenet2012', source)
 
 
 def _vggface30(words: Any) -> ConfigDict:
     """30 people of VGGFace2 at 224 px: DenseNet-121 for 90 epochs."""
-    return _large(words, 'densenet121', 'imagefolder:vggface2-30', {}, {})
+    return _large(words, 'densenet121', 'imagefolder:vggface2-30', {})
 
 
-def _large(words: Any, network: str, source: str, stem: dict[str, Any], sizes: dict[str, Any]) -> ConfigDict:
+def _large(words: Any, network: str, source: str, sizes: dict[str, Any]) -> ConfigDict:
     config = parts.run_config('relabel', words.seed, inference_batch=256, batch_per_device=256)
     config.source = parts.source(source if words.source == 'usual' else words.source, size_px=224, **sizes)
-    config.teacher = _victim(network, 90, parts.IMAGENET_SCALE, {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP, **stem)
+    augment = {'resized_crop': {'scale': (0.2, 1.0)}} | _FLIP
+    config.teacher = _victim(network, 90, parts.IMAGENET_SCALE, augment, stem='imagenet')
     backbone = parts.network('resnet18', dtype='bfloat16', stem='imagenet', **parts.IMAGENET_SCALE)
     views = parts.random_views(crop=(0.08, 1.0), strength=0.8, blur=0.5)
     usual = parts.relabel(features='teacher').to_dict()

@@ -23,10 +23,15 @@ def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **c
     return ConfigDict({'name': name, 'lr': lr, 'schedule': schedule, 'warmup': 0.0, 'clip': 0.0} | own[name] | steps | changes)
 
 
-def network(name: str, **changes: Any) -> ConfigDict:
-    """A classifier: 'resnet18', ..., 'preact_resnet18', 'resnet' with its own stages and block, or another family's by name."""
+def network(name: str, *, stem: str = 'small', **changes: Any) -> ConfigDict:
+    """A classifier: 'resnet18', ..., 'preact_resnet18', 'resnet' with its own stages and block, or another family's by name.
+
+    ResNets and DenseNets begin with a `stem` for 'small' images (32 px) or for those of 'imagenet' (224 px); other families have
+    one alone, whatever `stem` says.
+    """
     free = {'stages': (1, 1, 1), 'block': 'preact'} if name == 'resnet' else {}
-    family = {'width': 64, 'stem': 'small', 'norm': 'batch'} if 'resnet' in name else {}
+    family = {'stem': stem} if 'resnet' in name or 'densenet' in name else {}
+    family |= {'width': 64, 'norm': 'batch'} if 'resnet' in name else {}
     return ConfigDict({'name': name, 'dtype': 'float32'} | family | free | changes)
 
 

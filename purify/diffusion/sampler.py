@@ -35,6 +35,8 @@ class Sampler:
 
     `timesteps`: what the network is told at each call, i32[k] (f32[k] where there are fractions). `tables`: f32[k] each.
     `stochastic`: whether `step` needs noise. `clip`: predictions of x_0 are clipped to [-clip, clip], None for never.
+    `use_clipped_model_output`: whether eps is then derived again from the clipped x_0, as it should be (Dhariwal & Nichol 2021's
+    code does); False is diffusers' default, which under guidance drives a chain away from what it is guided to.
     `start`: what N(0, 1) is multiplied by to stand for pure noise at `timesteps[0]`.
     """
 
@@ -44,6 +46,7 @@ class Sampler:
     stochastic: bool
     tables: Mapping[str, np.ndarray]
     start: float = 1.0
+    use_clipped_model_output: bool = True
 
     keeps: ClassVar[tuple[str, ...]] = ()  # what the carry holds besides x
 
@@ -82,6 +85,8 @@ class Sampler:
         x0, eps = x0_and_eps(prediction, output, start, self.at('alpha', i), self.at('sigma', i))
         if self.clip is not None:
             x0 = jnp.clip(x0, -self.clip, self.clip)
+            if self.use_clipped_model_output:  # what lies between x and the clipped x_0; the network's would lead past it
+                eps = (start - self.at('alpha', i) * x0) / self.at('sigma', i)
         parts = {'on_x': start, 'on_x0': x0, 'on_eps': eps, 'on_last': carry.get('x0')}
         moved = sum((self.at(name, i) * part for name, part in parts.items() if name in self.tables), jnp.float32(0))
         return jnp.asarray(moved), x0

@@ -34,12 +34,13 @@ def _levels(schedule: Schedule, t: np.ndarray, final_alpha_cumprod: float, strid
     return [alpha, sigma, *(np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True))]
 
 
-def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None) -> dict[str, Any]:
+def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None, rederived: bool = True) -> dict[str, Any]:
     clip = schedule.clip_sample if clip_sample is None else clip_sample
     whole = t.dtype.kind in 'iu' or bool((t == np.round(t)).all())
     return {
         'prediction': schedule.prediction,
         'clip': schedule.clip_range if clip else None,
+        'use_clipped_model_output': rederived,
         'timesteps': t.astype(np.int32 if whole else np.float32),
     }
 
@@ -75,12 +76,19 @@ def ddpm(
 
 
 def ddim(
-    schedule: Schedule, timesteps: Any, *, eta: float = 0.0, clip_sample: bool | None = None, stride: int | None = None
+    schedule: Schedule,
+    timesteps: Any,
+    *,
+    eta: float = 0.0,
+    clip_sample: bool | None = None,
+    use_clipped_model_output: bool = True,
+    stride: int | None = None,
 ) -> Sampler:
     """DDIM (Song et al. 2021, eq. 12 and 16): `eta` 0 draws no noise, 1 draws as much as 'ddpm' with 'fixed_small'.
 
     Each step goes to the next timestep; with `stride` from t to t - stride, and where that is below 0 to
-    `final_alpha_cumprod`, as in diffusers' DDIMScheduler (stride = T // number of timesteps).
+    `final_alpha_cumprod`, as in diffusers' DDIMScheduler (stride = T // number of timesteps). Where x_0 is clipped eps follows
+    it (see `Sampler`), unless `use_clipped_model_output` is False, the default of diffusers.
     """
     if not 0 <= eta <= 1:
         raise UserError(f'eta must lie between 0 and 1, got {eta}.')
@@ -88,18 +96,19 @@ def ddim(
     a, s, a2, s2 = _levels(schedule, t, schedule.final_alpha_cumprod, stride)
     std = eta * s2 / s * np.sqrt(np.maximum(1 - (a / a2) ** 2, 0))
     tables = {'alpha': a, 'sigma': s, 'on_x0': a2, 'on_eps': np.sqrt(np.maximum(s2**2 - std**2, 0)), 'on_noise': std}
-    return Sampler(**_common(schedule, t, clip_sample), stochastic=eta > 0, tables=tables)
+    return Sampler(**_common(schedule, t, clip_sample, use_clipped_model_output), stochastic=eta > 0, tables=tables)
 
 
-def euler(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
+def euler(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None, use_clipped_model_output: bool = True) -> Sampler:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 1 without churn), down to sigma = 0.
 
     In x/alpha and sigma/alpha, dx = eps dsigma; written back to the variance-preserving x_t a step is DDIM's. Timesteps may
     lie between integers; the state of diffusers' EulerDiscreteScheduler is this state over alpha (`tables['alpha']`).
+    `use_clipped_model_output` as in 'ddim'.
     """
     t = check_timesteps(timesteps, schedule.steps)
     tables = dict(zip(_DDIM_TABLES, _levels(schedule, t, 1.0), strict=True))
-    return Sampler(**_common(schedule, t, clip_sample), stochastic=False, tables=tables)
+    return Sampler(**_common(schedule, t, clip_sample, use_clipped_model_output), stochastic=False, tables=tables)
 
 
 def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
@@ -140,6 +149,7 @@ def pndm(
     timesteps: Any,
     *,
     clip_sample: bool | None = None,
+    use_clipped_model_output: bool = True,
     average: str = 'eps',
     stride: int | None = None,
     skip: int = 0,
@@ -149,7 +159,8 @@ def pndm(
     The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls (1 takes 1). Averaged is
     eps, whatever the network predicts, and each step goes to the next timestep. For the arithmetic of diffusers' PNDMScheduler:
     `average` 'output' averages the network's answers (for v of first order only); `stride` as in 'ddim'; `skip` leaves out the
-    first of the k + 1 calls, after which the first of the rest is the one repaired, by the second.
+    first of the k + 1 calls, after which the first of the rest is the one repaired, by the second. `use_clipped_model_output`
+    as in 'ddim'.
     """
     if average not in AVERAGES:
         raise UserError(f'unknown average {average!r}. Choose from: {", ".join(AVERAGES)}.')
@@ -169,7 +180,8 @@ def pndm(
         levels = _levels(schedule, t[told] + stride * again, final, stride)
     alpha, sigma = schedule.alpha_sigma(t[told])
     tables = dict(zip(_DDIM_TABLES, levels, strict=True)) | {'weights': weights, 'told_alpha': alpha, 'told_sigma': sigma}
-    return LinearMultistep(**_common(schedule, t[told], clip_sample), stochastic=False, tables=tables, average=average)
+    common = _common(schedule, t[told], clip_sample, use_clipped_model_output)
+    return LinearMultistep(**common, stochastic=False, tables=tables, average=average)
 
 
 SAMPLERS = Registry('sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm, sde=sde)

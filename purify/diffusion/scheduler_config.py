@@ -156,7 +156,7 @@ _SDE = {'algorithm_type': 'sde-dpmsolver++'}  # 'dpmpp_2m' with this is 'sde'
 
 _SHARED = (  # what one scheduler class takes over from another's file
     'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'prediction_type',
-    'timestep_spacing', 'steps_offset', 'clip_sample', 'clip_sample_range', 'set_alpha_to_one',
+    'timestep_spacing', 'steps_offset', 'clip_sample', 'clip_sample_range', 'use_clipped_model_output', 'set_alpha_to_one',
     'thresholding', 'rescale_betas_zero_snr',
 )  # fmt: skip
 
@@ -196,8 +196,10 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
     pipelines do; of PNDM's calls, one more than timesteps, it leaves out as many as there of the timesteps); `options` go to
     the sampler (eta, variance).
 
-    The chain is diffusers' own, to rounding, but for the lengths of 'trailing' that `make_timesteps` names. PNDM with
-    prediction 'sample', which diffusers refuses, averages eps. Raises `UserError` for settings that are not supported, by name.
+    The chain is diffusers' own, to rounding, but for the lengths of 'trailing' that `make_timesteps` names, and for clipping:
+    there eps is derived again from the clipped x_0, which diffusers leaves to an argument of its step. Write that argument,
+    `"use_clipped_model_output": false`, into the file for diffusers' default. PNDM with prediction 'sample', which diffusers
+    refuses, averages eps. Raises `UserError` for settings that are not supported, by name.
     """
     others = f'; or let another sampler take its noise: defense.vary.sampler=<one of {", ".join(sorted(SAMPLERS))}>'
     kind, schedule = _known_class(config, others), schedule_from_diffusers(config)
@@ -217,6 +219,8 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
         timesteps = timesteps[skip:]
     if name == 'ddim':
         options = {'stride': schedule.steps // steps} | options
+    if name in ('ddim', 'euler', 'pndm'):
+        options = {'use_clipped_model_output': _flag(config, 'use_clipped_model_output', True)} | options
     if name == 'ddpm':
         options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log'), 'noise_at_end': True} | options
     sampler = SAMPLERS.make(name, schedule, timesteps, **options)

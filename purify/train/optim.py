@@ -75,13 +75,16 @@ OPTIMIZERS = Registry('optimizer', adam=_adam, adamw=_adamw, lars=_lars, sgd=_sg
 def make_schedule(
     total: int, *, lr: float, schedule: str, warmup: float, drops: Sequence[float] = (), factor: float = 0.1
 ) -> optax.Schedule:
-    """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest."""
+    """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest.
+
+    Of n steps of warm-up number k (from 0) has the rate lr (k + 1) / (n + 1): the first one learns too.
+    """
     if not lr > 0 or not 0 <= warmup < 1:
         raise UserError(f'optim.lr={lr} must be positive and optim.warmup={warmup} a share in [0, 1).')
     first = round(warmup * total)
     options = {'drops': tuple(drops), 'factor': factor} if schedule == 'step' else {}
     rest = SCHEDULES.make(schedule, lr, max(total - first, 1), **options)
-    return optax.join_schedules([optax.linear_schedule(0.0, lr, first), rest], [first]) if first else rest
+    return optax.join_schedules([optax.linear_schedule(lr / (first + 1), lr, first), rest], [first]) if first else rest
 
 
 def make_optimizer(

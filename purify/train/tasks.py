@@ -49,10 +49,14 @@ def signed_images(images: jax.Array) -> jax.Array:
 
 
 def resize_to(images: jax.Array, size_px: int) -> jax.Array:
-    """f32[b h w c] -> f32[b size size c], cubic and antialiased; images of that size pass untouched."""
+    """Images f32[b h w c] in [-1, 1] -> f32[b size size c], cubic and antialiased; images of that size pass untouched.
+
+    A cubic filter overshoots at edges, so what it makes is clipped to [-1, 1]: no network has seen brighter than white.
+    """
     if images.shape[1:3] == (size_px, size_px):
         return images
-    return jax.image.resize(images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True)
+    resized = jax.image.resize(images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True)
+    return jnp.clip(resized, -1, 1)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

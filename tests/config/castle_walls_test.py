@@ -51,12 +51,32 @@ def test_generation_takes_the_paper_s_numbers():
         ('network=vgg16', 'setting=digits brings its network'),
         ('setting=cifar10_small', 'needs source'),
         ('prior=folder', 'no use for'),
-        ('sampler=heun', 'ddim, ddpm, sde, usual'),
+        ('sampler=heun', 'ddim, ddpm, dpmpp_2m, sde, usual'),
     ],
 )
 def test_words_that_do_not_go_together_are_named(words, told):
     with pytest.raises(Exception, match=told):
         configured(words)
+
+
+def test_ddpm_takes_every_step_with_the_paper_s_variance():
+    """Ho et al. 2020, section 3.2: 1,000 steps of variance beta; the others go on 50 timesteps."""
+    sampling = {name: configured(f'setting=cifar10,sampler={name}')['defense']['sampling'] for name in ('ddpm', 'ddim', 'sde')}
+    assert sampling['ddpm']['sampler'] == {'name': 'ddpm', 'variance': 'fixed_large'}
+    assert {name: how['steps'] for name, how in sampling.items()} == {'ddpm': 1000, 'ddim': 50, 'sde': 50}
+
+
+@pytest.mark.parametrize('setting', ['imagenette', 'caltech15'])
+def test_photographs_start_from_imagenet_s_weights(setting):
+    """Pan 2024, appendix A.4: labeller, detector and classifiers alike."""
+    told = configured(f'setting={setting}{OWN[setting]},weights=w.safetensors')
+    places = (told['teacher'], told['student'], told['dissection']['labeller'], told['dissection']['detector'])
+    assert [place['init_from'] for place in places] == 4 * ['w.safetensors']
+    usual = configured(f'setting={setting}{OWN[setting]},network=densenet121')
+    assert usual['student']['init_from'] == './weights/densenet121.safetensors'
+    assert usual['teacher']['network']['stem'] == 'imagenet'
+    assert configured(f'setting={setting}{OWN[setting]},weights=none')['student']['init_from'] == ''
+    assert configured('setting=cifar10')['student']['init_from'] == ''
 
 
 @pytest.mark.parametrize('setting', OWN)

@@ -73,3 +73,33 @@ def test_scales_stand_in_one_place():
     files = [path for room in ('configs', 'purify/config') for path in sorted((ROOT / room).glob('*.py'))]
     for number in ('0.4914', '0.247', '0.485', '0.229'):
         assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == ['training_parts.py']
+
+
+def _networks(value):
+    """All classifier networks in a config, wherever they stand."""
+    if isinstance(value, dict):
+        if 'stem' in value or str(value.get('name', '')).startswith(('resnet', 'densenet')):
+            yield value
+        for part in value.values():
+            yield from _networks(part)
+
+
+@pytest.mark.parametrize(
+    'spec',
+    [
+        'imagenette.py',
+        'imagenet100.py',
+        'castle_walls.py:setting=imagenette',
+        'castle_walls.py:setting=imagenette,network=densenet121,copies=simclr',
+        'castle_walls.py:setting=caltech15,source=imagefolder:x,network=vgg16',
+        'relabel.py:setting=imagenet30,features=simclr',
+        'relabel.py:setting=vggface30',
+        'relabel.py:setting=vggface30,defense=dbd',
+    ],
+)
+def test_photographs_meet_the_stem_that_was_published_for_them(spec):
+    """7 x 7 of stride 2 and a max pool (He 2015, table 1; Huang 2016, table 1); a VGG has but one beginning."""
+    config = load_config(f'{ROOT}/configs/{spec}')
+    found = list(_networks(config))
+    assert all(network['stem'] == 'imagenet' for network in found)
+    assert found or config['teacher']['network']['name'] == 'vgg16'

@@ -32,7 +32,7 @@ def build(entry):
     sampler = sampler_from_diffusers(config, entry['num_inference_steps'])
     if entry['step_kwargs']:  # eta is an argument of diffusers' step(), not part of the file
         schedule = make_schedule('linear', 1000)
-        sampler = SAMPLERS.make('ddim', schedule, sampler.timesteps, **entry['step_kwargs'])
+        sampler = SAMPLERS.make('ddim', schedule, sampler.timesteps, use_clipped_model_output=False, **entry['step_kwargs'])
     return sampler
 
 
