@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.stats import binom
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
+from purify.defenses.outliers import UNUSUAL_FEW, departure_p_values, excess
 
 SCORES = ('outside', 'ratio')
 FAR = 10.0  # so far out hardly any image of a clean class lies
+UPPER, TINY = 0.55, 1e-9
 
 
 def own_and_foreign(log_density: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,6 +56,21 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
     return np.where(known, scores / middle, np.inf) if middle > 0 else np.full(len(scores), np.inf)
 
 
+def standings(foreign: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[float, float]]]:
+    """How far out each image lies, by the upper part of its class: (f64[n], label -> (where that begins, its unit, in nats)).
+
+    From f64[n], i32[n]: foreign log densities less the `UPPER` quantile of their class, in units of how far those above it lie
+    above it on average. Nearly half of a class may be poison that lies below.
+    """
+    out, places = np.zeros(len(foreign)), {}
+    for label in np.unique(labels).tolist():
+        own = foreign[labels == label]
+        start = float(np.quantile(own, UPPER))
+        places[label] = start, max(float(own[own >= start].mean()) - start, TINY)
+        out[labels == label] = (own - start) / places[label][1]
+    return out, places
+
+
 def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which images lie `FAR` deviations and more below the median foreign log density of their class: f64[n], i32[n] -> bool[n].
 
@@ -67,17 +84,52 @@ def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Strangers:
+    """Which classes hold more images than usual that look more like another class: those with log s < 0 (eq. 6).
+
+    Non-disruptive poison keeps the features of its true class. A clean class in the midst of the others, or a wide one, comes near
+    to their images, and scores low by `nondisruptive_scores` too; its own images stay its own. So both are asked.
+
+    Attributes:
+      share: least excess of the share of such images over the other classes' lower median.
+      deviations: of the other classes, likewise (`purify.defenses.outliers.excess`).
+      level: of a binomial test, for all classes of the dataset together (`departure_p_values`).
+    """
+
+    share: float
+    deviations: float
+    level: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
+            raise UserError(
+                f'defense.strangers: share={self.share} and level={self.level} must lie between 0 and 1, and '
+                f'deviations={self.deviations} be 0 or more.'
+            )
+
+    def judge(self, strange: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images bool[n], given labels i32[n] -> of each class the excess f64[c], enough beyond 1, and whether it is no chance."""
+        images, counts = (np.bincount(labels[which], minlength=num_classes) for which in (np.ones(len(labels), bool), strange))
+        present = images > 0
+        shares = counts / np.maximum(images, 1)
+        found = excess(shares, present, least=self.share, deviations=self.deviations, of_few=UNUSUAL_FEW)
+        return found, departure_p_values(images, counts) < self.level / max(1, present.sum())
+
+
+@dataclass
 class Tail:
     """The images of a class that foreign densities come least near.
 
     Attributes:
       place: mu, the foreign log density below which they lie, in nats; NaN where no place was found.
       share: S_D of eq. 5, of the class; 0 where no place was found.
-      suspect: whether the rule takes them for disruptive poison.
+      needed: the least share that the rule takes for disruptive poison.
+      suspect: whether the rule takes them for it.
     """
 
     place: float
     share: float
+    needed: float
     suspect: bool
 
 
@@ -91,7 +143,7 @@ def check_score(score: str) -> None:
         raise UserError(f'defense.disruptive: score={score!r}. Choose from: {", ".join(SCORES)}.')
 
 
-NO_TAIL = Tail(math.nan, 0.0, False)
+NO_TAIL = Tail(math.nan, 0.0, 1.0, False)
 
 
 class DisruptionRule(Protocol):
@@ -101,26 +153,28 @@ class DisruptionRule(Protocol):
     share: float
     score: str
 
-    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
-        """Foreign log densities f64[m] of the images of one class, m > 0, and f64[r] of all others, of `classes` -> its tail."""
+    def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
+        """Highest foreign log densities f64[n] and given labels i32[n] -> the tail of every class that has images."""
         ...
 
 
 @dataclass(frozen=True)
 class Outlying:
-    """The default: images that lie farther out than nearly all of the rest of the dataset does.
+    """The default: images that lie farther out from their class than nearly all of the rest of the dataset does.
 
-    mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
-    for two hills, which a class of a hundred images does not show and has by chance; this asks how many lie outside, as the
-    paper's introduction does. Up to `level`, for all classes together, clean classes are not taken for poisoned by chance
-    (binomial test, exact, one-sided) where `share` is what they may have. That holds for classes of one kind: one that lies apart
-    from all others has images outside too. Where they are more than `most` of it, the class is taken to lie apart; where they
-    are fewer, nothing here tells it from a poisoned one. With fewer than three classes there is nothing to compare with.
+    Each class is measured by its own upper part, which poison does not reach (`standings`). So a class that is wide, or lies apart
+    from all others, is like any other. mu is the `quantile` of the other classes' images, so a clean class has about that share
+    below it. The paper's histogram asks for two hills, which a class of a hundred images does not show and has by chance; this
+    asks how many lie outside, as the paper's introduction does. Up to `level`, for all classes together, clean classes are not
+    taken for poisoned by chance (binomial test, exact, one-sided) where `share` is what they may have, nor is one that has little
+    more of them than others (`purify.defenses.outliers.excess`). Where they are more than `most` of it, the class is taken to
+    lie apart. With fewer than three classes there is nothing to compare with.
 
     Attributes:
       share: beta_D, the least share of a class that is poison.
       most: the greatest share of a class that is poison.
       quantile: of the others.
+      deviations: of the other classes' shares, by which one must exceed them.
       level: of the test.
       score: see `check_score`.
     """
@@ -128,28 +182,39 @@ class Outlying:
     share: float
     most: float
     quantile: float
+    deviations: float
     level: float
     score: str
 
     name: ClassVar[str] = 'outlying'
 
     def __post_init__(self) -> None:
-        if not 0 < self.quantile <= self.share < self.most <= 1 or not 0 < self.level < 1:
+        if not (0 < self.quantile <= self.share < self.most <= 1 and 0 < self.level < 1 and self.deviations >= 0):
             raise UserError(
                 f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that below '
-                f'most={self.most}, which is 1 at most, and level={self.level} between 0 and 1.'
+                f'most={self.most}, which is 1 at most, level={self.level} between 0 and 1, and deviations={self.deviations} not '
+                'below 0.'
             )
         check_score(self.score)
 
-    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
-        """See `DisruptionRule`."""
-        if not len(others) or classes < 3:
-            return NO_TAIL
-        place = float(np.quantile(others, self.quantile))
-        count = int((own < place).sum())
-        chance = float(bdtrc(count - 1, len(own), self.share)) if count else 1.0
-        share = count / len(own)
-        return Tail(place, share, chance < self.level / classes and share <= self.most)
+    def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
+        """See `DisruptionRule`. Images far outside their own class are left out of the others': poison would hide poison."""
+        present = np.unique(labels).tolist()
+        if len(present) < 3:
+            return dict.fromkeys(present, NO_TAIL)
+        standing, places = standings(foreign, labels)
+        usual, found = ~far_outside(standing, labels), {}
+        for label in present:
+            own, others = standing[labels == label], standing[usual & (labels != label)]
+            place = float(np.quantile(others, self.quantile)) if len(others) else -np.inf
+            least = float(binom.isf(self.level / len(present), len(own), self.share) + 1) / len(own)
+            start, unit = places[label]
+            found[label] = Tail(start + place * unit, float((own < place).mean()), least, False)
+        shares = np.array([tail.share for tail in found.values()])
+        beyond = excess(shares, shares >= 0, least=self.share, deviations=self.deviations)
+        for tail, far in zip(found.values(), beyond, strict=True):
+            tail.suspect = bool(far > 1 and self.most >= tail.share >= tail.needed)
+        return found
 
 
 @dataclass(frozen=True)
@@ -182,9 +247,11 @@ class Valley:
             )
         check_score(self.score)
 
-    def judge(self, own: np.ndarray, others: np.ndarray, classes: int) -> Tail:
+    def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
         """See `DisruptionRule`."""
-        del others, classes
+        return {label: self._look(foreign[labels == label]) for label in np.unique(labels).tolist()}
+
+    def _look(self, own: np.ndarray) -> Tail:
         low, high = own.min(), own.max()
         if not high > low:
             return NO_TAIL
@@ -195,7 +262,7 @@ class Valley:
             return NO_TAIL
         place = float(centres[min(left, key=lambda number: (counts[number], -number))])
         share = float((own < place).mean())
-        return Tail(place, share, share > self.share)
+        return Tail(place, share, self.share, share > self.share)
 
 
 DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)

@@ -1,28 +1,38 @@
 """Generative relabelling (Sabolić 2024): densities of each class's features find the poison, and its true labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.class_tests import Tail, far_outside, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
+from purify.defenses.class_tests import Strangers, Tail, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
 from purify.defenses.encoders import encoder_step
+from purify.defenses.judgement import judgement
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.defenses.students import student_step
 
 FEATURES = ('encoder', 'simclr', 'teacher')
 UNTOUCHED, CLEAN, AMBIGUOUS, POISONED = range(4)  # verdicts
-NON_DISRUPTIVE, DISRUPTIVE = 'non-disruptive', 'disruptive'
+NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'mislabelled'
+ONE_WAY = 0.8  # of the strangers of a class: when more of them look like one class, labels were confused; a trigger has no such aim
+UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look more like another class
+EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 
 
-def check_tests(nondisruptive: float, disruptive: Mapping[str, Any], alpha: float, keep: float) -> None:
+def check_tests(
+    nondisruptive: float, strangers: Mapping[str, Any], disruptive: Mapping[str, Any], alpha: float, keep: float, narrow: float
+) -> None:
     """Raises `UserError` for numbers of `Relabel` that are out of range."""
     if not 0 < nondisruptive < np.inf:
         raise UserError(f'defense.nondisruptive={nondisruptive} must be above 0; clean classes score about 1.')
     if not 0 < alpha < 1 or not 0 < keep < 1 or alpha + keep > 1:
         raise UserError(f'defense.alpha={alpha} and keep={keep} must be shares of a target class, and together no more than 1.')
+    if not 0 <= narrow < 1:
+        raise UserError(f'defense.narrow={narrow} is a share of a target class: choose 0 or more, below 1.')
+    if strangers:
+        Strangers(**strangers)
     make_disruption_rule(disruptive)
 
 
@@ -43,9 +53,11 @@ class Relabelling:
     flows: dict[str, Any]
     fit: dict[str, Any]
     nondisruptive: float
+    strangers: dict[str, Any]
     disruptive: dict[str, Any]
     alpha: float
     keep: float
+    narrow: float
     encoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -53,20 +65,22 @@ class Relabelling:
             raise UserError(f'defense.features={self.features!r}: choose from {", ".join(FEATURES)}.')
         if (self.features == 'simclr') != (self.encoder is not None):
             raise UserError(f"defense.encoder trains features='simclr' and no others; this is features={self.features!r}.")
-        check_tests(self.nondisruptive, self.disruptive, self.alpha, self.keep)
+        check_tests(**self._tests())
+
+    def _tests(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(Relabel)}
 
     def method(self, student: dict[str, Any]) -> Method:
         """(Encoder ->) features -> densities -> verdicts -> purified -> student."""
         trained = (encoder_step(self.encoder),) if self.encoder is not None else ()
         source = 'teacher' if self.features == 'teacher' else 'encoder'
-        tests = {name: getattr(self, name) for name in ('nondisruptive', 'disruptive', 'alpha', 'keep')}
         steps = (
             *trained,
             Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': source}, {'name': 'embeddings'}),
             Step(
                 'densities', 'densities', {'poisoned': 'poisoned', 'features': 'features'}, {'flows': self.flows, 'fit': self.fit}
             ),
-            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, {'name': 'relabel'} | tests),
+            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, {'name': 'relabel'} | self._tests()),
             Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
             student_step(student, 'purified'),
         )
@@ -79,22 +93,32 @@ class Relabel:
     """Target classes, and which of their images are clean, poisoned or neither (sections 4.4 to 4.6).
 
     A class whose density fits foreign images nearly as well as its own was fitted to some of them: non-disruptive poison. A class
-    with images that no foreign density comes near has disruptive poison. The first test is made first; a class has one type.
+    with images that no foreign density comes near has disruptive poison; this is not asked where most classes hold images of
+    others, for then densities reach everywhere. The first test is made first; a class has one type.
+
+    How much of a target class is touched follows from how many of its images look poisoned: of non-disruptive poison those that
+    look more like another class (log s < 0), of disruptive poison those below mu. Where they are fewer than `narrow`, they alone
+    are relabelled or dropped, and the rest stays: if the alarm is false, it costs little. Else the paper's shares `alpha` and
+    `keep` hold, but no image that looks poisoned is kept, and none is relabelled that looks more like its own class: it is dropped.
 
     Attributes:
-      nondisruptive: beta_ND; a class with a lower score (`nondisruptive_scores`) is a target.
+      nondisruptive: beta_ND; a class with a lower score (`nondisruptive_scores`) may be a target.
+      strangers: of `purify.defenses.class_tests.Strangers`, which must agree; {} does not ask, as in the paper.
       disruptive: a rule of `DISRUPTIONS`, `name` and its attributes, for the images that no foreign density comes near.
       alpha: share of a target class that is taken for poisoned.
       keep: share of it that is kept as clean, alpha too in the paper; the rest is dropped.
+      narrow: share of a target class; 0 treats all alike, as the paper does.
     """
 
     nondisruptive: float
+    strangers: dict[str, Any]
     disruptive: dict[str, Any]
     alpha: float
     keep: float
+    narrow: float
 
     def __post_init__(self) -> None:
-        check_tests(self.nondisruptive, self.disruptive, self.alpha, self.keep)
+        check_tests(**vars(self))
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'densities'.
@@ -103,73 +127,116 @@ class Relabel:
         v of eq. 4; `best` i32[n], the foreign class of that; `verdict` u8[n], 0 class not suspected, 1 clean, 2 ambiguous and
         dropped, 3 poisoned; `poison_score` f64[n], higher is likelier poisoned, 0 outside the targets; `given` i32[n]. `flagged` is
         verdict 3: of non-disruptive poison the images with the lowest scores, relabelled as `best` (eq. 7, with the p of each class
-        y'); of disruptive poison those with the highest `poison_score`, dropped.
+        y') where that is likelier than their own class; of disruptive poison those with the highest `poison_score`, dropped.
         """
-        del num_classes
         log_density = tables['densities'].of(ids, 'log_density').astype(np.float64)
         own, foreign, best = own_and_foreign(log_density, labels)
-        score = own - foreign
-        types, facts = self._suspect(log_density, labels, foreign)
+        score, strange = own - foreign, own < foreign
+        types, facts, tails = self._suspect(log_density, labels, foreign, strange, best, num_classes)
         verdict, poison_score = np.zeros(len(ids), np.uint8), np.zeros(len(ids))
-        new, keep = labels.astype(np.int32), np.ones(len(ids), np.bool_)
+        new, keep, margins = labels.astype(np.int32), np.ones(len(ids), np.bool_), {row['label']: row for row in facts['labels']}
         for label, kind in types.items():
             rows = np.flatnonzero(labels == label)
+            looks = foreign < tails[label].place if kind == DISRUPTIVE else strange
             if kind == DISRUPTIVE and self.disruptive['score'] == 'outside':
                 score[rows] = np.maximum(own, foreign)[rows]
             ratio = kind == DISRUPTIVE and self.disruptive['score'] == 'ratio'
             poison_score[rows] = score[rows] if ratio else -score[rows]
-            order = rows[np.lexsort((ids[rows], poison_score[rows]))]  # cleanest first
-            clean, poison = (max(1, int(share * len(rows))) for share in (self.keep, self.alpha))
-            verdict[order] = AMBIGUOUS
-            verdict[order[:clean]], verdict[order[-poison:]] = CLEAN, POISONED
-            keep[order[clean:]] = False
-            if kind == NON_DISRUPTIVE:
-                new[order[-poison:]], keep[order[-poison:]] = best[order[-poison:]], True
+            verdict[rows] = self._divide(poison_score[rows], looks[rows], ids[rows], kind)
+            keep[rows] = verdict[rows] == CLEAN
+            moved = rows[(verdict[rows] == POISONED) & strange[rows] & (kind != DISRUPTIVE)]
+            new[moved], keep[moved] = best[moved], True
+            margins[label] |= {'looks_poisoned': int(looks[rows].sum()), 'kept': int((verdict[rows] == CLEAN).sum())}
+            margins[label] |= {'relabelled': len(moved), 'dropped': int((~keep[rows]).sum())}
         flagged = verdict == POISONED
         facts['counts'] = {
             'relabelled': int((flagged & keep).sum()),
             'dropped': int((~keep).sum()),
             'kept': int((verdict == CLEAN).sum()),
         }
+        facts['verdict'] = _judge(types, strange, best, labels, num_classes)
         columns = {'ids': ids, 'flagged': flagged, 'keep': keep, 'labels': new, 'candidate': np.full(len(ids), -1, np.int32)}
         evidence = {'score': score, 'foreign': foreign, 'best': best, 'verdict': verdict, 'poison_score': poison_score}
         return Table(columns | evidence | {'given': labels.astype(np.int32)}, facts)
 
-    def _suspect(self, log_density: np.ndarray, labels: np.ndarray, foreign: np.ndarray) -> tuple[dict[int, str], dict[str, Any]]:
-        """The targets' types by label, and facts of all classes that have images."""
+    def _divide(self, poison_score: np.ndarray, looks: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:
+        """Verdicts u8[m] of a class's images, by scores f64[m], whether they look poisoned bool[m], and ids for equal scores."""
+        if kind == MISLABELLED or looks.sum() < self.narrow * len(looks):
+            return np.where(looks, POISONED, CLEAN).astype(np.uint8)
+        clean, poison = (max(1, int(share * len(looks))) for share in (self.keep, self.alpha))
+        order = np.lexsort((ids, poison_score, looks))  # cleanest first, and those that look poisoned after all others
+        verdict = np.full(len(looks), AMBIGUOUS, np.uint8)
+        verdict[order[: min(clean, int((~looks).sum()))]] = CLEAN
+        verdict[np.lexsort((ids, poison_score))[-poison:]] = POISONED
+        return verdict
+
+    def _suspect(
+        self,
+        log_density: np.ndarray,
+        labels: np.ndarray,
+        foreign: np.ndarray,
+        strange: np.ndarray,
+        best: np.ndarray,
+        num_classes: int,
+    ) -> tuple[dict[int, str], dict[str, Any], dict[int, Tail]]:
+        """The types of suspects by label, facts of all classes that have images, and their tails."""
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
-        present = np.unique(labels)
-        types = {int(label): NON_DISRUPTIVE for label in present if scores[label] < self.nondisruptive}
-        tails = self._tails(foreign, labels)
-        types |= {label: DISRUPTIVE for label, tail in tails.items() if tail.suspect and label not in types}
+        present, tails = np.unique(labels).tolist(), make_disruption_rule(self.disruptive).judge(foreign, labels)
+        excess, beyond = np.full(num_classes, np.inf), np.ones(num_classes, np.bool_)
+        if self.strangers:
+            excess, beyond = Strangers(**self.strangers).judge(strange, labels, num_classes)
+        types = {
+            label: NON_DISRUPTIVE for label in present if scores[label] < self.nondisruptive and excess[label] > 1 and beyond[label]
+        }
+        if self.strangers and len(present) > 2:
+            types |= {label: MISLABELLED for label in types if _main(best[strange & (labels == label)]) > ONE_WAY}
+        if np.median([strange[labels == label].mean() for label in present]) <= EVERYWHERE:
+            types |= {label: DISRUPTIVE for label, tail in tails.items() if tail.suspect and label not in types}
         rows = []
-        for label in present.tolist():
-            own, tail = foreign[labels == label], tails[label]
+        for label in present:
+            mine, tail = foreign[labels == label], tails[label]
+            near = min(self.nondisruptive / max(scores[label], 1e-9), max(excess[label], 0.0))
             found = {
                 'nd': _number(float(scores[label])),
                 'nll': _number(float(nll[label])),
+                'strangers': float(strange[labels == label].mean()),
                 'disruptive': tail.share,
+                'margin': round(max(float(near), tail.share / tail.needed if tail.needed else 0.0), 4),
                 'suspect': tail.suspect,
                 'mu': _number(tail.place),
-                'low': _number(float(own.min())),
-                'high': _number(float(own.max())),
+                'low': _number(float(mine.min())),
+                'high': _number(float(mine.max())),
             }
-            rows.append({'label': label, 'images': len(own)} | found | {'target': label in types, 'type': types.get(label, '')})
-        thresholds = {
-            'nondisruptive': self.nondisruptive,
-            'disruptive': self.disruptive['share'],
-            'alpha': self.alpha,
-            'keep': self.keep,
-        }
-        facts = {'target_labels': sorted(types), 'types': {str(label): kind for label, kind in types.items()}, 'labels': rows}
-        facts['rule'] = dict(self.disruptive)
-        return types, facts | {'thresholds': thresholds, 'chart': {'quantity': 'nd', 'threshold': self.nondisruptive}}
+            target = types.get(label) in (NON_DISRUPTIVE, DISRUPTIVE)
+            rows.append({'label': label, 'images': len(mine)} | found | {'target': target, 'type': types.get(label, '')})
+        thresholds = {'nondisruptive': self.nondisruptive, 'disruptive': self.disruptive['share']}
+        thresholds |= {'alpha': self.alpha, 'keep': self.keep, 'narrow': self.narrow}
+        named = sorted(label for label, kind in types.items() if kind != MISLABELLED)
+        facts = {'target_labels': named, 'types': {str(label): kind for label, kind in types.items()}, 'labels': rows}
+        chart = {'quantity': 'nd', 'threshold': self.nondisruptive}
+        return types, facts | {'rule': dict(self.disruptive), 'thresholds': thresholds, 'chart': chart}, tails
 
-    def _tails(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
-        """Of each class. Rows of the others that lie far outside their own class are left out: poison would hide poison."""
-        rule, present = make_disruption_rule(self.disruptive), np.unique(labels).tolist()
-        usual = ~far_outside(foreign, labels)
-        return {label: rule.judge(foreign[labels == label], foreign[usual & (labels != label)], len(present)) for label in present}
+
+def _main(best: np.ndarray) -> float:
+    """The share of the most frequent of labels i32[m], 0 of none."""
+    return float(np.bincount(best).max() / len(best)) if len(best) else 0.0
+
+
+def _judge(types: Mapping[int, str], strange: np.ndarray, best: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """What to call a dataset with these suspects: see `judgement`."""
+    share, named = strange.mean(), sum(kind != MISLABELLED for kind in types.values())
+    if named:
+        text = f"The densities of {named} of {num_classes} classes were bent by images that do not belong there: an attacker's aim."
+        return judgement('attacked', share, text)
+    looks = f'{share:.1%} of all images look more like another class than like their own'
+    present = np.unique(labels)
+    one_way = [_main(best[own & strange]) > ONE_WAY and strange[own].mean() > UNUSUAL / 2 for own in (labels == k for k in present)]
+    if types or (share > UNUSUAL and (len(present) < 3 or 2 * sum(one_way) <= len(present))):
+        return judgement('mislabelled', share, f'{looks}, and no class stands out as a target: wrong labels explain it.')
+    if share > UNUSUAL:
+        text = f'{looks}, those of most classes like one other: an attack from class to class (all-to-all), or labels confused so.'
+        return judgement('unexplained', share, f'{text} No class is named, and nothing was changed.')
+    return judgement('clean', share, f'No class stands out; {looks}, which is usual.')
 
 
 def _number(value: float) -> float | None:

@@ -1,105 +1,18 @@
-"""Which labels an attacker aims at, by how the labels of candidates change (Zhou 2024, section 3.4).
-
-Arithmetic on the host, in NumPy; sets, counts and votes are those of `purify.defenses.transitions`.
-"""
+"""Which labels an attacker aims at, by how the labels of candidates change (Zhou 2024, section 3.4), and what that is called."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from scipy.special import bdtrc
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
-from purify.defenses.transitions import BENIGN, POISONED
+from purify.defenses.evidence import Evidence
+from purify.defenses.judgement import UNUSUAL, judgement
+from purify.defenses.outliers import FEW, UNUSUAL_FEW, departure_p_values, excess, outlier_index
 
-NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median, and over its mean, absolute deviation
-EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of each label: arrays [c].
-
-    Attributes:
-      images: i64, of the dataset with that given label.
-      anomalous: i64, those of P or S.
-      left: i64, those of P, and those with that label on fewer than half of their candidates.
-      divergence: f64, KL of one-hot y from the labels of C_y (eq. 4), -ln of the share that is y itself, in nats.
-      scatter: f64, the same with one more image in C_y, all of whose candidates kept y: so that few images say little.
-    """
-
-    images: np.ndarray
-    anomalous: np.ndarray
-    left: np.ndarray
-    divergence: np.ndarray
-    scatter: np.ndarray
-
-
-def gather_evidence(
-    labels: np.ndarray, counts: np.ndarray, votes: np.ndarray, sets: np.ndarray, raw: np.ndarray | None
-) -> Evidence:
-    """Evidence from given labels i32[n], counts [n c], votes i32[n] and sets u8[n].
-
-    The candidates of eq. 4 that P passed over are left out; `raw` i32[n], predicted labels of the raw images, count as
-    candidates too where given (as in the released code). Where no candidate is y its share is taken for half of one, so that
-    the divergence is a number; where no image is anomalous it is 0.
-    """
-    num_classes = counts.shape[1]
-    size = counts.sum(1, dtype=np.int64)
-    own, most = (np.take_along_axis(counts, of[:, None], axis=1)[:, 0].astype(np.int64) for of in (labels, votes))
-    passed, anomalous = sets == POISONED, sets != BENIGN
-    pool = np.where(passed, most, size)  # of each image, how many of its candidates are in C_y, and how many of them are y
-    stayed = np.where(passed & (votes != labels), 0, own)
-    if raw is not None:
-        pool, stayed = pool + 1, stayed + (raw == labels)
-
-    def sum_up(which: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        """Of each label, over its images among `which`."""
-        weights = None if values is None else values[which]
-        return np.bincount(labels[which], weights, num_classes).astype(np.int64)
-
-    whole, same = sum_up(anomalous, pool), sum_up(anomalous, stayed)
-    divergence = np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0) + 0.0  # no -0
-    kept = max(1, int(pool.max(initial=0)))
-    scatter = -np.log((same + kept) / (whole + kept)) + 0.0
-    left = passed | (2 * own < size)
-    return Evidence(sum_up(np.ones(len(labels), bool)), sum_up(anomalous), sum_up(left), divergence, scatter)
-
-
-def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """How far each score f64[c] lies above the median of the present ones bool[c], over their deviation; f64[c].
-
-    The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0, and the mean absolute
-    deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are not present and where all scores are equal.
-    """
-    if not present.any():
-        return np.zeros(len(scores))
-    median = np.median(scores[present])
-    apart = np.abs(scores[present] - median)
-    deviation = NORMAL_MAD * (np.median(apart) + EPSILON) if np.median(apart) > 0 else NORMAL_MEAN * (apart.mean() + EPSILON)
-    return np.where(present, (scores - median) / deviation, 0.0)
-
-
-def departure_p_values(evidence: Evidence) -> np.ndarray:
-    """For each label, how likely as many of its images leave it, were it like the others; f64[c], 1 for absent ones.
-
-    The others are spoken for by the one whose share of leavers is their lower median (of equal shares, fewer images first): up
-    to half of them may be targets themselves. One-sided, exact: P(Bin(images, p) >= left) with p = (left + 1) / (images + 1) of
-    that reference, so that a reference without leavers does not make one leaver a miracle. 1 where there is no other label to
-    compare with.
-    """
-    present = np.flatnonzero(evidence.images)
-    p_values = np.ones(len(evidence.images))
-    for label in present:
-        others = present[present != label]
-        if not len(others) or not evidence.left[label]:
-            continue
-        shares = evidence.left[others] / evidence.images[others]
-        reference = others[np.lexsort((evidence.images[others], shares))[(len(others) - 1) // 2]]
-        p = min(1.0, (evidence.left[reference] + 1) / (evidence.images[reference] + 1))
-        p_values[label] = bdtrc(float(evidence.left[label] - 1), int(evidence.images[label]), p)
-    return p_values
+HELD = 0.25  # of the images that leave, the least share that a trigger held to their label
+ONE_WAY = 0.8  # of the images that leave: when more of them go to one label, no trigger drew them from all others
 
 
 class TargetRule(Protocol):
@@ -116,8 +29,16 @@ class TargetRule(Protocol):
         """f64[c], higher where more suspect."""
         ...
 
+    def p_values(self, evidence: Evidence) -> np.ndarray:
+        """f64[c]: how likely so many images leave a label by chance."""
+        ...
+
+    def suspects(self, evidence: Evidence) -> np.ndarray:
+        """bool[c]: labels of whose images an unusual part leaves."""
+        ...
+
     def targets(self, evidence: Evidence) -> np.ndarray:
-        """bool[c]."""
+        """bool[c]: those among `suspects` that a trigger explains."""
         ...
 
 
@@ -155,54 +76,119 @@ class Mad:
         """As of `TargetRule`."""
         return evidence.divergence if self.score == 'kl' else evidence.anomalous.astype(np.float64)
 
-    def targets(self, evidence: Evidence) -> np.ndarray:
+    def p_values(self, evidence: Evidence) -> np.ndarray:
+        """As of `TargetRule`; the rule itself does not ask."""
+        return departure_p_values(evidence.images, evidence.left)
+
+    def suspects(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
         index = outlier_index(self.scores(evidence), evidence.images > 0)
         return ((np.abs(index) if self.two_sided else index) > self.threshold) & (evidence.anomalous > 0)
 
+    def targets(self, evidence: Evidence) -> np.ndarray:
+        """All suspects: the paper asks no more."""
+        return self.suspects(evidence)
+
 
 @dataclass(frozen=True)
 class Significant:
-    """The default: a label whose candidates scatter far beyond its peers', and that more images leave than chance allows.
+    """The default: a label that stands out from the others by more than they differ, and that chance does not explain.
 
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
-    dataset. This asks for size, in nats, and for evidence. Both hold a label against the lower median of the others, so up to
-    half of the labels may be targets, and two labels are enough. No truth is needed for its two numbers.
+    dataset. This asks two questions, of which one suffices. Are its candidates scattered (`Evidence.scatter`) farther than usual,
+    by `score` nats and by `deviations` of the other labels', and do more of its images leave than chance allows? Or have its
+    images another label for good (`Evidence.moved`), `share` of them more than usual, by so many deviations and beyond
+    chance? What is usual is the lower median of the others, so up to half of the labels may be targets, and two labels are enough
+    (with fewer than five, whose differences nobody knows, the share must be .1). No truth is needed for its numbers; how
+    often it errs, on made-up datasets, stands in docs/decisions.md.
+
+    A suspect is a target where a trigger explains it: before they are noised, the classifier takes at least a quarter of the
+    images that leave for what they are labelled, and they leave for more than one label (asked where there are three and
+    more). Else its labels are wrong without a trigger.
 
     Attributes:
-      score: least excess of `Evidence.scatter` over the others' lower median, in nats.
-      level: of the test for leavers (`departure_p_values`), for all labels of the dataset together.
+      score: least excess of the scatter, in nats.
+      share: least excess of the share of images that moved.
+      deviations: of the usual labels, for both.
+      level: of the tests (`departure_p_values`), for all labels of the dataset together.
     """
 
     score: float
+    share: float
+    deviations: float
     level: float
 
     name: ClassVar[str] = 'significant'
 
     def __post_init__(self) -> None:
-        if not self.score >= 0 or not 0 < self.level < 1:
+        if not (self.score > 0 and 0 < self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
             raise UserError(
-                f'defense.targets: score={self.score} must be 0 or more nats, and level={self.level} lie between 0 and 1.'
+                f'defense.targets: score={self.score} must be a positive number of nats, share={self.share} and level={self.level} '
+                f'lie between 0 and 1, and deviations={self.deviations} be 0 or more.'
             )
 
     @property
     def chart(self) -> tuple[str, float]:
-        """The excess."""
-        return 'score', self.score
+        """The larger excess, counted in the least that is asked for."""
+        return 'score', 1.0
+
+    def _both(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+        """(excess f64[c], p-value f64[c]) of the question that says more against a label."""
+        present, shares = evidence.images > 0, evidence.moved / np.maximum(evidence.images, 1)
+        scattered = excess(evidence.scatter, present, least=self.score, deviations=self.deviations)
+        gone = excess(shares, present, least=self.share, deviations=self.deviations, of_few=UNUSUAL_FEW)
+        asked = np.stack([scattered, gone])
+        p_values = np.stack([departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved)])
+        better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
+        columns = np.arange(len(shares))
+        return asked[better, columns], p_values[better, columns]
+
+    def _level(self, evidence: Evidence) -> float:
+        return self.level / max(1, np.count_nonzero(evidence.images)) / 2  # two questions
 
     def scores(self, evidence: Evidence) -> np.ndarray:
+        """As of `TargetRule`; beyond 1 is enough."""
+        return self._both(evidence)[0]
+
+    def p_values(self, evidence: Evidence) -> np.ndarray:
+        """As of `TargetRule`; of the question that `scores` answers."""
+        return self._both(evidence)[1]
+
+    def suspects(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
-        present = np.flatnonzero(evidence.images)
-        excess = np.zeros(len(evidence.images))
-        for label in present:
-            others = np.sort(evidence.scatter[present[present != label]])
-            excess[label] = evidence.scatter[label] - others[(len(others) - 1) // 2] if len(others) else 0.0
-        return excess
+        asked, p_values = self._both(evidence)
+        return (asked > 1) & (p_values < self._level(evidence))
 
     def targets(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
-        level = self.level / max(1, np.count_nonzero(evidence.images))
-        return (self.scores(evidence) > self.score) & (departure_p_values(evidence) < level)
+        one_way = (evidence.main > ONE_WAY) & (np.count_nonzero(evidence.images) > 2)
+        return self.suspects(evidence) & (evidence.held >= HELD) & ~one_way
+
+
+def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """What to call a dataset with so many labels bool[c] under suspicion, of which some are targets: see `judgement`."""
+    images, moved = int(evidence.images.sum()), int(evidence.moved.sum())
+    share, labels = moved / max(1, images), np.count_nonzero(evidence.images)
+    everywhere = share > (UNUSUAL if labels > FEW else UNUSUAL_FEW)
+    if targets.any():
+        gone = evidence.left[targets].sum() / evidence.images[targets].sum()
+        text = (
+            f"{targets.sum()} of {labels} labels look like an attacker's aim: {gone:.1%} of their images leave them for other "
+            'labels when they are noised, although the classifier takes the images for what they are labelled.'
+        )
+        return judgement('attacked', share, text)
+    held = np.average(evidence.held, weights=evidence.moved) if moved else 0.0
+    if suspects.any() or (everywhere and held < 0.5):
+        text = f'{share:.1%} of all images belong to other labels than theirs, and no trigger explains it. No attack was found.'
+        return judgement('mislabelled', share, text)
+    if everywhere:
+        text = (
+            f'{share:.1%} of all images leave their label for good, under all labels alike. Labels that are wrong and were learned '
+            'by heart look like this, and so does an attack on most labels at once (all-to-all). No label is named, and nothing '
+            'was changed.'
+        )
+        return judgement('unexplained', share, text)
+    return judgement('clean', share, f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.')
 
 
 TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
@@ -216,22 +202,28 @@ def make_target_rule(settings: dict[str, Any]) -> TargetRule:
 def describe(rule: TargetRule, evidence: Evidence) -> dict[str, Any]:
     """What a rule made of the evidence, for JSON and the report's bar chart.
 
-    {'target_labels': [..], 'rule': {'name', its attributes}, 'chart': {'quantity': 'score' or 'index', 'threshold'},
-    'labels': [{'label', 'images', 'anomalous', 'left', 'score', 'index', 'p_value', 'target'}, ...]}
+    {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong], 'verdict' (`judge`), 'rule':
+    {'name', its attributes}, 'chart': {'quantity': 'score' or 'index', 'threshold'}, 'labels': [{'label', 'images', 'anomalous',
+    'left', 'moved', 'held', 'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
     """
-    scores, targets = rule.scores(evidence), rule.targets(evidence)
+    scores, suspects, targets = rule.scores(evidence), rule.suspects(evidence), rule.targets(evidence)
     columns = {
         'images': evidence.images,
         'anomalous': evidence.anomalous,
         'left': evidence.left,
+        'moved': evidence.moved,
+        'held': evidence.held,
         'score': scores,
         'index': outlier_index(scores, evidence.images > 0),
-        'p_value': departure_p_values(evidence),
+        'p_value': rule.p_values(evidence),
+        'suspect': suspects,
         'target': targets,
     }
     quantity, threshold = rule.chart
     return {
         'target_labels': np.flatnonzero(targets).tolist(),
+        'suspect_labels': np.flatnonzero(suspects).tolist(),
+        'verdict': judge(evidence, suspects, targets),
         'rule': {'name': rule.name} | vars(rule),
         'chart': {'quantity': quantity, 'threshold': threshold},
         'labels': [

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.defenses.evidence import gather_evidence
 from purify.defenses.method import Table
-from purify.defenses.targets import describe, gather_evidence, make_target_rule
+from purify.defenses.targets import describe, make_target_rule
 from purify.defenses.transitions import (
     BENIGN,
     POISONED,
@@ -54,8 +55,9 @@ class LabelTransition(Choice):
     """Table 'candidates' -> sets, target labels, and what becomes of every image whose label is plain by now.
 
     Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32 (predicted for the raw image),
-    `vote` i32. Images of P under a target label get their vote and a candidate; those of S under one are not kept, for they
-    are still to be labelled, but get a candidate too where its choice does not wait for the label. `pick`: the images to be made.
+    `vote` i32. Images of P under a suspect label (a target, or one with wrong labels) get their vote and a candidate; those of S
+    under one are not kept, for they are still to be labelled, but get a candidate too where its choice does not wait for the
+    label. `pick`: the images to be made.
 
     Attributes:
       tau: of eq. 3, as a share of the candidates.
@@ -90,9 +92,9 @@ class LabelTransition(Choice):
         counts = count_labels(candidates, num_classes)
         votes = vote(candidates, counts, first=not given)
         sets = sort_into_sets(counts, votes, labels if given else raw, self.tau, majority=given)
-        evidence = gather_evidence(labels, counts, votes, sets, raw if self.count_raw else None)
+        evidence = gather_evidence(labels, counts, votes, sets, raw, count_raw=self.count_raw)
         found = describe(make_target_rule(self.targets), evidence)
-        aimed_at = np.isin(labels, found['target_labels'])
+        aimed_at = np.isin(labels, found['suspect_labels'])
         plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
         replaced = plain if self.choice == 'agreeing' or self.labels == 'vote' else aimed_at & (sets != BENIGN)
         new = np.where(plain, votes, labels).astype(np.int32)
@@ -114,7 +116,7 @@ class LeftOut:
     """Table 'edits' -> the rows not kept there, as `pick`: what the next measurement looks at.
 
     Attributes:
-      again: also those of S under a target label that have been labelled since.
+      again: also those of S under a suspect label that have been labelled since.
     """
 
     again: bool
@@ -164,11 +166,11 @@ class TrueLabels(Choice):
 
 
 def _open(ids: np.ndarray, edits: Table, again: bool) -> np.ndarray:
-    """bool[n]: what `edits` left out, and `again` also what was of S under a target label and has been labelled since."""
+    """bool[n]: what `edits` left out, and `again` also what was of S under a suspect label and has been labelled since."""
     left = ~edits.of(ids, 'keep')
     if not again:
         return left
-    aimed_at = np.isin(edits.of(ids, 'given'), edits.facts['target_labels'])
+    aimed_at = np.isin(edits.of(ids, 'given'), edits.facts['suspect_labels'])
     return left | (aimed_at & (edits.of(ids, 'set') == SUSPICIOUS))
 
 

@@ -76,5 +76,5 @@ def test_a_file_or_a_folder_of_one_and_nothing_else(tmp_path):
     assert copy_file(tmp_path) is None
     assert copy_file(tmp_path / 'nothing') is None
     (tmp_path / 'sscd_disc_mixup.torchvision.pt').write_bytes(b'pickle')
-    with pytest.raises(UserError, match=r'(?s)not opened.*\.torchvision\.pt.*weights_only=True'):
+    with pytest.raises(UserError, match=r'(?s)take the one called \.torchvision\.pt.*not opened.*weights_only=True'):
         copy_file(tmp_path / 'sscd_disc_mixup.torchvision.pt')

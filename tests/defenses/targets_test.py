@@ -7,30 +7,28 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from purify.core.errors import UserError
-from purify.defenses.targets import (
-    Evidence,
-    Mad,
-    Significant,
-    departure_p_values,
-    describe,
-    gather_evidence,
-    make_target_rule,
-    outlier_index,
-)
+from purify.defenses.evidence import Evidence, gather_evidence
+from purify.defenses.outliers import departure_p_values, outlier_index, usual_and_spread
+from purify.defenses.targets import Mad, Significant, describe, make_target_rule
 from purify.defenses.transitions import count_labels, sort_into_sets, vote
 
-SIGNIFICANT = Significant(score=1.0, level=0.01)
+SIGNIFICANT = Significant(score=1.0, share=0.05, deviations=5.0, level=0.02)
 
 
 def gather(candidates, labels, counts):
     """By the paper's readings."""
     votes = vote(candidates, counts, first=False)
-    return gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), None)
+    return gather_evidence(
+        labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), labels, count_raw=False
+    )
 
 
-def make_evidence(images, left, divergence):
+def make_evidence(images, left, divergence, moved=None, held=1.0, main=0.3):
+    """Scatter and divergence alike; the images that left are held by a trigger and go everywhere, unless told otherwise."""
     divergence = np.array(divergence, float)
-    return Evidence(np.array(images), np.array(left), np.array(left), divergence, divergence)
+    like = np.ones(len(images))
+    moved = 0 * like.astype(int) if moved is None else np.array(moved)
+    return Evidence(np.array(images), np.array(left), np.array(left), moved, held * like, main * like, divergence, divergence)
 
 
 def test_scores_stay_numbers():
@@ -47,13 +45,38 @@ def test_scores_stay_numbers():
 
 
 def test_few_images_say_little():
-    """With an image in the pool that stayed, one that left for good speaks of half of it, and eighteen of nearly all."""
+    """Beside three borrowed images that stay half as often as those of the usual label, one that left for good hardly counts."""
+    usual = np.array([[1] * 5 + [0] * 5] * 8)
     for count in (1, 18):
-        candidates, labels = np.ones((count, 10), int), np.zeros(count, int)
+        candidates, labels = np.concatenate([usual, np.ones((count, 10), int)]), np.repeat([1, 0], [8, count])
         counts = count_labels(candidates, 2)
         evidence = gather(candidates, labels, counts)
-        assert evidence.scatter[0] == pytest.approx(np.log(count + 1))
-        assert evidence.scatter[1] == 0
+        assert evidence.divergence.tolist() == [pytest.approx(np.log(10 * count / 0.5)), pytest.approx(np.log(2))]
+        assert evidence.scatter.tolist() == [pytest.approx(np.log((3 + count) / 1.5)), pytest.approx(np.log(2))]
+
+
+def test_who_left_for_good_and_where_to():
+    """Six images of label 0 that go to 1, 1, 1, 1, 2, 2 for good; one is undecided; the classifier sees three of six as 0."""
+    candidates = np.array([[1] * 10] * 4 + [[2] * 10] * 2 + [[0] * 4 + [1] * 6] + [[0] * 10] * 3)
+    labels, raw = np.zeros(10, int), np.array([0, 0, 0, 1, 2, 2, 0, 0, 0, 0])
+    counts = count_labels(candidates, 3)
+    votes = vote(candidates, counts, first=False)
+    evidence = gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, True), raw, count_raw=False)
+    assert (evidence.moved[0], evidence.left[0], evidence.anomalous[0]) == (6, 7, 7)
+    assert (evidence.held[0], evidence.main[0]) == (pytest.approx(3 / 6), pytest.approx(4 / 6))
+    counts = count_labels(candidates[3:], 3)  # of so few, all that left are looked at
+    votes = vote(candidates[3:], counts, first=False)
+    sets = sort_into_sets(counts, votes, labels[3:], 0.1, True)
+    evidence = gather_evidence(labels[3:], counts, votes, sets, raw[3:], count_raw=False)
+    assert (evidence.moved[0], evidence.held[0], evidence.main[0]) == (3, pytest.approx(1 / 4), pytest.approx(2 / 4))
+
+
+def test_what_is_usual_is_said_by_the_lower_half():
+    assert usual_and_spread(np.array([5.0, 1.0, 3.0, 9.0, 2.0])) == (3.0, pytest.approx(1.4826 * 1.5))
+    assert usual_and_spread(np.array([3.0, 1.0, 2.0, 80.0, 90.0, 99.0])) == (3.0, pytest.approx(1.4826 * 1.5))
+    assert usual_and_spread(np.array([4.0])) == (4.0, 0.0)
+    normal = np.random.default_rng(0).normal(2, 0.3, 10**5)
+    assert usual_and_spread(normal) == (pytest.approx(2, abs=0.01), pytest.approx(0.3, rel=0.02))
 
 
 def test_images_leave_when_most_candidates_do():
@@ -89,7 +112,7 @@ def test_counts_can_be_the_score():
 
 def test_p_values_are_binomial_tails():
     evidence = make_evidence([80, 70, 0, 60, 90], [40, 3, 0, 4, 2], [3, 1, 0, 1, 1])
-    p_values = departure_p_values(evidence)
+    p_values = departure_p_values(evidence.images, evidence.left)
     # label 0 among shares 3/70, 4/60, 2/90 without the absent one: 3/70 is the median
     assert p_values[0] == pytest.approx(binom.sf(39, 80, 4 / 71), rel=1e-9)
     # label 4 among 1/2, 3/70, 4/60: 4/60
@@ -102,6 +125,32 @@ def test_targets_must_scatter_and_be_left():
     for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
         evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
         assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
+
+
+def test_images_that_moved_are_enough():
+    """However little the label scatters: 12 of 80 left for good, of others 1 or 2; of few labels a tenth is asked for."""
+    evidence = make_evidence([80] * 10, [3] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1])
+    assert describe(SIGNIFICANT, evidence)['target_labels'] == [3]
+    assert describe(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx((12 - 1) / 80 / 0.05)
+    for moved, found in ((4, []), (30, [1])):
+        assert describe(SIGNIFICANT, make_evidence([80, 80], [3, 3], [0.6] * 2, moved=[0, moved]))['target_labels'] == found
+
+
+def test_the_spread_of_the_others_is_what_a_label_must_exceed():
+    """Five deviations: the others' lower half lies .0, .1, .2, .3 below the middle, so .15 times 1.4826 is one."""
+    usual = [0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    limit = 1.0 + 5 * 1.4826 * 0.2
+    for scatter, found in ((limit - 0.01, []), (limit + 0.01, [7])):
+        evidence = make_evidence([80] * 8, [2] * 7 + [20], [*usual, scatter])
+        assert describe(SIGNIFICANT, evidence)['suspect_labels'] == found
+
+
+@pytest.mark.parametrize(('held', 'main', 'word'), [(0.9, 0.3, 'attacked'), (0.1, 0.3, 'mislabelled'), (0.9, 0.95, 'mislabelled')])
+def test_a_trigger_holds_images_of_many_classes_to_their_label(held, main, word):
+    evidence = make_evidence([80] * 10, [2] * 9 + [20], [0.6] * 9 + [3.0], held=held, main=main)
+    found = describe(SIGNIFICANT, evidence)
+    assert (found['target_labels'], found['suspect_labels']) == ([9] if word == 'attacked' else [], [9])
+    assert found['verdict']['word'] == word
 
 
 @pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])
@@ -120,7 +169,7 @@ def test_two_labels_one_target():
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_noise_alone_is_no_target(seed):
-    """Ten labels whose images leave with one probability, however they scatter: a false alarm in a hundred."""
+    """Ten labels whose images leave with one probability, however they scatter: a false alarm in fifty."""
     rng = np.random.default_rng(seed)
     images = rng.integers(40, 120, 10)
     evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
@@ -145,7 +194,8 @@ def test_descriptions_hold_the_chart():
         ({}, 'mad, significant'),
         ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
         ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
-        ({'name': 'significant', 'score': 1.0, 'level': 1.5}, r'level=1\.5'),
+        ({'name': 'significant', 'score': 1.0, 'share': 0.1, 'deviations': 5.0, 'level': 1.5}, r'level=1\.5'),
+        ({'name': 'significant', 'score': 1.0, 'share': 0.0, 'deviations': 5.0, 'level': 0.1}, r'share=0\.0'),
         ({'name': 'significant', 'scores': 2}, 'scores'),
     ],
 )
@@ -168,5 +218,5 @@ def test_of_equal_shares_of_leavers_the_number_of_the_label_decides_nothing():
     """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in whatever order they come."""
     images, left = np.array([60, 40, 80]), np.array([20, 2, 4])
     for order in ([0, 1, 2], [0, 2, 1]):
-        p_values = departure_p_values(make_evidence(images[order], left[order], [1] * 3))
+        p_values = departure_p_values(images[order], left[order])
         assert p_values[0] == pytest.approx(binom.sf(19, 60, 3 / 41), rel=1e-9)

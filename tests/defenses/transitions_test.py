@@ -6,7 +6,9 @@ from defenses import dataelixir_reference as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purify.defenses.targets import Mad, gather_evidence, outlier_index
+from purify.defenses.evidence import gather_evidence
+from purify.defenses.outliers import outlier_index
+from purify.defenses.targets import Mad
 from purify.defenses.transitions import (
     BENIGN,
     POISONED,
@@ -45,7 +47,7 @@ def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     assert sets.tolist() == [LETTERS[letter] for letter, _, _ in theirs]
     assert transition_coefficient(counts).tolist() == [eta for _, eta, _ in theirs]
     assert len(set(sets.tolist())) == 3
-    evidence = gather_evidence(labels, counts, votes, sets, raw if reading == 'predicted' else None)
+    evidence = gather_evidence(labels, counts, votes, sets, raw, count_raw=reading == 'predicted')
     scores = []
     for y in range(5):
         mine = [row for row in range(len(labels)) if labels[row] == y and theirs[row][0] != 'B']
@@ -117,7 +119,7 @@ def test_counts_are_small_numbers(k, dtype):
     votes = vote(candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, labels, 0.1, majority=True)
     assert sets[:3].tolist() == [BENIGN] * 3
-    evidence = gather_evidence(labels, counts, votes, np.full(1100, SUSPICIOUS, np.uint8), None)
+    evidence = gather_evidence(labels, counts, votes, np.full(1100, SUSPICIOUS, np.uint8), labels, count_raw=False)
     assert evidence.divergence[1999] == pytest.approx(-np.log((candidates == 1999).mean()))
 
 
@@ -129,7 +131,7 @@ def test_a_thousand_labels_fit_in_memory():
     tracemalloc.start()
     counts = count_labels(candidates, 1000)
     votes = vote(candidates, counts, first=False)
-    gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), None)
+    gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), labels, count_raw=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6

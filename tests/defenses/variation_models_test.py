@@ -43,10 +43,10 @@ def test_pixel_priors_of_shapes_can_be_traced():
     assert out.shape == size
 
 
-@pytest.mark.parametrize(('index', 'shown'), [([], r'\[\]'), ({'_class_name': ['a']}, r"\['a'\]"), ({'unet': ['a', 'b']}, 'None')])
+@pytest.mark.parametrize(('index', 'shown'), [([], 'a list'), ({'_class_name': ['a']}, r"\['a'\]"), ({'unet': ['a', 'b']}, 'None')])
 def test_broken_indices_are_named(tmp_path, index, shown):
     (tmp_path / 'model_index.json').write_text(json.dumps(index))
-    with pytest.raises(UserError, match=rf'model_index\.json: must hold a JSON object with a "_class_name" .*{shown}'):
+    with pytest.raises(UserError, match=rf'model_index\.json: must hold a .*, not {shown}'):
         load_variation_model(tmp_path)
 
 

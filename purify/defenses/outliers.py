@@ -1,0 +1,79 @@
+"""Which labels of a dataset stand out from the others: in NumPy, on the host, with up to half of the labels standing out.
+
+What is usual is said by the lower half of the labels, for attacks raise what is counted here and never lower it.
+"""
+
+import numpy as np
+from scipy.special import bdtrc
+
+NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median, and over its mean, absolute deviation
+EPSILON = 1e-6
+FEW = 4  # of so few other labels nobody can say how much they differ
+UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its images
+
+
+def lower_median(values: np.ndarray) -> float:
+    """The middle one of values f64[n], n > 0, or of two in the middle the lower: half of them may lie far above."""
+    return float(np.sort(values)[(len(values) - 1) // 2])
+
+
+def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """(The lower median of values f64[n], the deviation of those that lie below it) -> of what is usual, both; 0 for one value.
+
+    The deviation is 1.4826 times the median distance of the lower half, which for symmetric values is that of all (Leys 2013), and
+    which nothing changes that lies above: up to half of the values may be no usual ones.
+    """
+    ordered = np.sort(values)
+    middle = (len(ordered) - 1) // 2
+    return float(ordered[middle]), float(NORMAL_MAD * np.median(ordered[middle] - ordered[:middle])) if middle else 0.0
+
+
+def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """How far each score f64[c] lies above the median of the present ones bool[c], over their deviation; f64[c].
+
+    The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0, and the mean absolute
+    deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are not present and where all scores are equal.
+    """
+    if not present.any():
+        return np.zeros(len(scores))
+    median = np.median(scores[present])
+    apart = np.abs(scores[present] - median)
+    deviation = NORMAL_MAD * (np.median(apart) + EPSILON) if np.median(apart) > 0 else NORMAL_MEAN * (apart.mean() + EPSILON)
+    return np.where(present, (scores - median) / deviation, 0.0)
+
+
+def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
+    """For each label, how likely as many of its `images` i64[c] are `leavers` i64[c], were it like the others; f64[c].
+
+    The others are spoken for by the one whose share of leavers is their lower median (of equal shares, fewer images first): up
+    to half of them may be targets themselves. One-sided, exact: P(Bin(images, p) >= leavers) with p = (leavers + 1) / (images + 1)
+    of that reference, so that a reference without leavers does not make one leaver a miracle. 1 for labels without images and
+    where there is no other label to compare with.
+    """
+    present = np.flatnonzero(images)
+    p_values = np.ones(len(images))
+    for label in present:
+        others = present[present != label]
+        if not len(others) or not leavers[label]:
+            continue
+        shares = leavers[others] / images[others]
+        reference = others[np.lexsort((images[others], shares))[(len(others) - 1) // 2]]
+        p = min(1.0, (leavers[reference] + 1) / (images[reference] + 1))
+        p_values[label] = bdtrc(float(leavers[label] - 1), int(images[label]), p)
+    return p_values
+
+
+def excess(values: np.ndarray, present: np.ndarray, *, least: float, deviations: float, of_few: float = 0.0) -> np.ndarray:
+    """How far each label's value f64[c] lies above the usual one of the others, over what is asked for: beyond 1 it stands out.
+
+    Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of fewer than `FEW` others at
+    least `of_few`. `present` bool[c]: labels that have images; 0 for others and where there is nothing to compare with.
+    """
+    found = np.zeros(len(values))
+    for label in np.flatnonzero(present):
+        others = values[present & (np.arange(len(values)) != label)]
+        if len(others):
+            usual, spread = usual_and_spread(others)
+            needed = least if len(others) >= FEW else max(least, of_few)
+            found[label] = (values[label] - usual) / max(needed, deviations * spread)
+    return found

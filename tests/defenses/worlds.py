@@ -1,0 +1,199 @@
+"""Made-up worlds for decision rules: what the measurements of a dataset might look like, without training anything.
+
+DataElixir's are labels of candidates (`label_world`), relabelling's are log densities of features (`density_world`). Rates differ
+between classes and between images, as they do in datasets: classes that are hard, images that nobody could tell.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CANDIDATES = 25  # five rounds, of which five states are kept
+
+
+@dataclass(frozen=True)
+class LabelWorld:
+    """Given labels i32[n], the classifier's of the raw images i32[n], of candidates i32[n k], and who is poisoned bool[n]."""
+
+    labels: np.ndarray
+    raw: np.ndarray
+    candidates: np.ndarray
+    poisoned: np.ndarray
+
+
+def equal(classes, images):
+    """So many classes of so many images."""
+    return np.full(classes, images)
+
+
+def long_tailed(classes, images, ratio=50):
+    """Classes from `images` down to `images / ratio`, but not below 8, each smaller than the one before by the same factor."""
+    return np.maximum(8, images * ratio ** (-np.arange(classes) / max(1, classes - 1))).astype(int)
+
+
+def _logit_normal(rng, mean, spread, size):
+    return 1 / (1 + np.exp(-(np.log(mean / (1 - mean)) + spread * rng.normal(size=size))))
+
+
+def _drawn(rng, own, others, share, evenness, steadiness):
+    """Candidates of images: the `own` label [m] in about the `share` [m] of them, else one of the favourites in `others` [m j]."""
+    share = np.clip(share, 1e-3, 1 - 1e-3)
+    stays = rng.random((len(own), CANDIDATES)) < rng.beta(steadiness * share, steadiness * (1 - share))[:, None]
+    favours = rng.dirichlet(np.full(others.shape[1], evenness), len(own)).cumsum(1)
+    choice = (rng.random((len(own), CANDIDATES, 1)) > favours[:, None, :-1]).sum(-1)
+    return np.where(stays, own[:, None], np.take_along_axis(others, choice, 1))
+
+
+def label_world(
+    rng,
+    sizes,
+    *,
+    h=0.1,
+    q=0.5,
+    spread_h=0.6,
+    spread_q=0.3,
+    poison=None,
+    e=0.05,
+    blur=0.0,
+    learned=0.98,
+    noise=None,
+    memorised=0.5,
+):
+    """A world of DataElixir.
+
+    Args:
+      rng: source of chance.
+      sizes: clean images of each class [c].
+      h: share of honest images that are anomalous, in the middle of the classes; `spread_h` is the deviation of its logarithm.
+      q: share of an anomalous honest image's candidates that keep its label; `spread_q` the deviation of its logit.
+      poison: {target: count} of images from other classes that are given the target; or 'all_to_all', an eleventh of every class.
+      e: share of a poisoned image's candidates that keep the target.
+      blur: share of its other candidates that are not of its true class either.
+      learned: share of the poisoned images that the classifier takes for the target.
+      noise: (share, 'symmetric' or 'asymmetric'): wrong labels without a trigger; asymmetric: of every other class, to the next.
+      memorised: share of wrong labels that the classifier repeats.
+    """
+    classes = len(sizes)
+    true = np.repeat(np.arange(classes), sizes)
+    labels, poisoned, wrong = true.copy(), np.zeros(len(true), bool), np.zeros(len(true), bool)
+    if poison == 'all_to_all':
+        poisoned = rng.random(len(true)) < 1 / 11
+        labels = np.where(poisoned, (true + 1) % classes, true)
+    else:
+        for target, count in (poison or {}).items():
+            free = np.flatnonzero((true != target) & ~poisoned)
+            chosen = rng.choice(free, count, replace=False)
+            labels[chosen], poisoned[chosen] = target, True
+    if noise:
+        share, kind = noise
+        if kind == 'symmetric':
+            wrong = rng.random(len(true)) < share
+            labels = np.where(wrong, (true + rng.integers(1, classes, len(true))) % classes, labels)
+        else:
+            wrong = (rng.random(len(true)) < share) & (true % 2 == 0) & (true + 1 < classes)
+            labels = np.where(wrong, true + 1, labels)
+    honest = ~poisoned & ~wrong
+    rates = np.minimum(0.6, h * np.exp(spread_h * rng.normal(size=classes)))
+    odd = honest & (rng.random(len(true)) < rates[true])
+    candidates = np.repeat(true[:, None], CANDIDATES, 1)
+    stay = _logit_normal(rng, q, spread_q, classes)
+    neighbours = np.array(
+        [rng.permutation(np.delete(np.arange(classes), k))[:6] for k in range(classes)]
+    )  # what a class is taken for
+    candidates[odd] = _drawn(rng, true[odd], neighbours[true[odd]], stay[true[odd]], 0.4, 2.0)
+    moved = poisoned | wrong  # these go where they belong, but for the share e
+    candidates[moved] = _drawn(rng, labels[moved], true[moved, None], np.full(moved.sum(), e), 1.0, 4.0)
+    lost = moved[:, None] & (candidates != labels[:, None]) & (rng.random(candidates.shape) < blur)
+    candidates = np.where(lost, _drawn(rng, true, neighbours[true], np.zeros(len(true)), 0.4, 2.0), candidates)
+    raw = np.where(poisoned & (rng.random(len(true)) < learned), labels, true)
+    raw = np.where(wrong & (rng.random(len(true)) < memorised), labels, raw)
+    astray = odd & (rng.random(len(true)) < 0.15)
+    raw = np.where(astray, candidates[:, 0], raw)
+    return LabelWorld(labels.astype(np.int32), raw.astype(np.int32), candidates.astype(np.int32), poisoned)
+
+
+@dataclass(frozen=True)
+class DensityWorld:
+    """Given labels i32[n], log densities f64[n c] of features under the densities of all classes, and who is poisoned bool[n]."""
+
+    labels: np.ndarray
+    log_density: np.ndarray
+    poisoned: np.ndarray
+
+
+def density_world(
+    rng,
+    sizes,
+    *,
+    dimensions=16,
+    apart=6.0,
+    poison=None,
+    kind='non-disruptive',
+    odd=None,
+    middle=None,
+    wide=None,
+    far=None,
+    noise=None,
+):
+    """A world of relabelling: Gaussian classes, and a Gaussian fitted to the features of all images with a given label.
+
+    Args:
+      rng: source of chance.
+      sizes: clean images of each class [c].
+      dimensions: of the features.
+      apart: how far classes lie from the middle of all, in their deviations.
+      poison: {target: count}, or 'all_to_all', an eleventh of every class to the next.
+      kind: 'non-disruptive' poison keeps the features of its true class; 'disruptive' lies in a place of its own.
+      odd: {label: share} of its clean images that lie far from everything, each in another direction.
+      middle: a label whose class lies in the midst of the others; `wide`: one of twice the width; `far`: of twice the distance.
+      noise: (share, 'symmetric' or 'asymmetric'), as of `label_world`.
+    """
+    classes = len(sizes)
+    true = np.repeat(np.arange(classes), sizes)
+    centres = rng.normal(size=(classes, dimensions))
+    centres *= apart / np.linalg.norm(centres, axis=1, keepdims=True) * np.exp(0.15 * rng.normal(size=(classes, 1)))
+    widths = np.exp(0.15 * rng.normal(size=classes))
+    if middle is not None:
+        centres[middle] *= 0.2
+    if wide is not None:
+        widths[wide] = 2.0
+    if far is not None:
+        centres[far] *= 2.0
+    features = centres[true] + widths[true, None] * rng.normal(size=(len(true), dimensions))
+    for label, share in (odd or {}).items():
+        which = np.flatnonzero((true == label) & (rng.random(len(true)) < share))
+        away = rng.normal(size=(len(which), dimensions))
+        features[which] = 4 * apart * away / np.linalg.norm(away, axis=1, keepdims=True)
+    labels, poisoned = true.copy(), np.zeros(len(true), bool)
+    if poison == 'all_to_all':
+        poisoned = rng.random(len(true)) < 1 / 11
+        labels = np.where(poisoned, (true + 1) % classes, true)
+    else:
+        for target, count in (poison or {}).items():
+            own = kind == 'disruptive'  # as a clean-label attack: images of the target itself
+            free = np.flatnonzero(((true == target) if own else (true != target)) & ~poisoned)
+            chosen = rng.choice(free, count, replace=False)
+            labels[chosen], poisoned[chosen] = target, True
+            if own:
+                place = rng.normal(size=dimensions)
+                features[chosen] = 3 * apart * place / np.linalg.norm(place) + 0.7 * rng.normal(size=(count, dimensions))
+    if noise:
+        share, how = noise
+        if how == 'symmetric':
+            wrong = rng.random(len(true)) < share
+            labels = np.where(wrong, (true + rng.integers(1, classes, len(true))) % classes, labels)
+        else:
+            wrong = (rng.random(len(true)) < share) & (true % 2 == 0) & (true + 1 < classes)
+            labels = np.where(wrong, true + 1, labels)
+    log_density = np.stack([_gaussian(features[labels == label], features) for label in range(classes)], 1)
+    return DensityWorld(labels.astype(np.int32), log_density, poisoned)
+
+
+def _gaussian(seen, features):
+    """Log density f64[n] of a Gaussian fitted to `seen` [m d], its covariance drawn a tenth towards a sphere."""
+    mean, dimensions = seen.mean(0), seen.shape[1]
+    cov = np.atleast_2d(np.cov(seen, rowvar=False)) if len(seen) > 1 else np.eye(dimensions)
+    cov = 0.9 * cov + 0.1 * np.trace(cov) / dimensions * np.eye(dimensions)
+    factor = np.linalg.cholesky(cov + 1e-6 * np.eye(dimensions))
+    white = np.linalg.solve(factor, (features - mean).T)
+    return -0.5 * (white**2).sum(0) - np.log(np.diag(factor)).sum() - dimensions / 2 * np.log(2 * np.pi)
