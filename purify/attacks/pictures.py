@@ -1,6 +1,7 @@
 """Pictures from files as triggers."""
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from purify.attacks.attack import Attack
 from purify.core.errors import UserError
+from purify.data import images
+from purify.data.notes import Notes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +54,19 @@ def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def read_picture(path: str) -> np.ndarray:
-    """The image file at `path` -> `u8[h w 3]`. Raises `UserError` when it is missing, broken or absurdly large."""
+    """The image file at `path` -> `u8[h w 3]`, as `purify.data.images.decode` shows it: upright, and on white where transparent.
+
+    Raises `UserError` when it is missing, broken or absurdly large.
+    """
     if not path:
         raise UserError("pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or 'noise'.")
-    try:
-        with Image.open(Path(path).expanduser()) as file:
-            return np.asarray(file.convert('RGB'))
-    except FileNotFoundError:
-        raise UserError(f'the picture path={path!r} does not exist. Set path to an image file.') from None
-    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'the picture path={path!r} is broken ({error}). Set path to a whole image file.') from error
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise UserError(f'the picture path={path!r} does not exist. Set path to an image file.')
+    return images.read(file, 3, _notes(file))
+
+
+@functools.cache  # what is peculiar to a picture is said once, however often it is read
+def _notes(file: Path) -> Notes:
+    del file
+    return Notes()

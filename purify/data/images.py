@@ -1,12 +1,15 @@
-"""One picture file -> one array, always the same way, with limits against hostile files."""
+"""One picture file -> one array, as a viewer would show it, always the same way, with limits against hostile files."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from purify.core.errors import UserError
+from purify.data.notes import Notes
+from purify.data.profiles import lab_to_srgb, to_srgb
 
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded: decompression bombs
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')  # not those that start programs: EPS
@@ -16,41 +19,159 @@ FILTERS = {
     'bicubic': Image.Resampling.BICUBIC,
     'lanczos': Image.Resampling.LANCZOS,
 }
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF's tags
+SRGB_GAMMA = 1 / 2.2
+ADOBE_RGB = 2  # of EXIF's ColorSpace; cameras write the interoperability index R03 instead
+
+Note = Callable[[str], None]
 
 
-def decode(data: bytes, name: str, channels: int) -> np.ndarray:
-    """Encoded picture -> u8[h w c], grey (c=1) or RGB (c=3). Raises `UserError` naming the file when it is broken."""
+def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) -> np.ndarray:
+    """Encoded picture -> u8[h w c], grey (c=1) or RGB (c=3), as a viewer with a white page shows it.
+
+    What the file says of how it is to be shown is followed: EXIF's orientation, palettes, transparency (on white, like a web
+    page; most loaders show what happens to lie under it), an embedded colour profile (to sRGB), and the depth: of more than
+    8 bits the highest 8 are kept, counted from the depth that the file states (PGM's maximum, TIFF's BitsPerSample; of 16
+    bits, a MaxSampleValue like 4095 states the depth). What cannot be followed is counted in `notes`: see `notes.KINDS`.
+
+    Raises:
+      UserError: naming the file, when it is broken, too large, or has values of no known range.
+    """
+
+    def note(kind: str) -> None:
+        if notes is not None:
+            notes.add(kind, name)
+
     Image.init()
     try:
-        picture = Image.open(io.BytesIO(data), formats=[form for form in FORMATS if form in Image.OPEN])
+        picture = Image.open(io.BytesIO(data), formats=_formats())
         if picture.width * picture.height > MAX_PIXELS:
             raise UserError(
                 f'{name}: {picture.width}x{picture.height} pixels is more than the limit of {MAX_PIXELS:,}. Shrink or remove it.'
             )
-        pixels = np.asarray(_eight_bits(picture, name).convert('L' if channels == 1 else 'RGB'))
+        pixels = np.asarray(_shown(picture, name, note).convert('L' if channels == 1 else 'RGB'))
     except UserError:
         raise
+    except UnidentifiedImageError as error:
+        kinds = ', '.join(FORMATS)
+        raise UserError(f'{name}: not a readable picture (of {kinds}). Repair or remove the file and start again.') from error
     except Exception as error:  # broken files fail in as many ways as there are formats
         raise UserError(f'{name}: not a readable picture ({error}). Repair or remove the file and start again.') from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+def _formats() -> list[str]:
+    return [form for form in FORMATS if form in Image.OPEN]
+
+
+def _shown(picture: Image.Image, name: str, note: Note) -> Image.Image:
+    """The picture upright, opaque and in sRGB, with 8 bits per value: L or RGB, or a mode that Pillow converts to both."""
+    if getattr(picture, 'is_animated', False):
+        note('frames')
+    raw = _raw_mode(picture)
+    picture.load()
+    _turn(picture, note)
+    profile, info = picture.info.get('icc_profile'), picture.info
+    colours, alpha = _split_alpha(_eight_bits(picture, raw, name, note), picture, raw)
+    if ';16' in raw and not picture.mode.startswith('I') and np.asarray(colours).max() < 16:
+        note('dark')  # Pillow has dropped the lower eight bits
+    colours = _in_srgb(colours, profile, note)
+    if not profile and 'srgb' not in info and abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
+        note('colours')
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return colours
+    note('alpha')
+    return Image.composite(colours, Image.new(colours.mode, colours.size, 'white'), alpha)
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How the values lie in the file, in Pillow's words ('L;2', 'RGB;16B'); '' where it does not tell. Gone after loading."""
+    tiles = getattr(picture, 'tile', None)
+    args = tiles[0].args if tiles else ''
+    return args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ''
+
+
+def _turn(picture: Image.Image, note: Note) -> None:
+    """Turns the picture in place as its EXIF data or XMP say; looks at the colour space they name."""
+    try:
+        exif = picture.getexif()
+        if not exif:
+            return
+        named = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+        if (named == ADOBE_RGB or index == 'R03') and 'icc_profile' not in picture.info:
+            note('colours')
+        ImageOps.exif_transpose(picture, in_place=True)
+    except Exception:  # the pixels are whole, and EXIF data break in as many ways as there are cameras
+        note('exif')
+
+
+def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.Image:
     """The picture with 8 bits per value; Pillow's own conversion would cut everything above 255 off."""
+    if picture.mode in ('I', 'F') and (picture.format, picture.mode) != ('PPM', 'I'):  # Pillow stretches a PGM to 16 bits
+        raise UserError(f'{name}: has signed, floating-point or 32-bit values of no known range. Store it with 8 or 16 bits.')
+    if not picture.mode.startswith('I'):
+        return picture
+    values, bits = np.asarray(picture).astype(np.int32), 16
+    if picture.format == 'TIFF':
+        tags = picture.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
+        bits = 12 if raw == 'I;12' else int(np.ravel(tags.get(BITS_PER_SAMPLE, 16))[0])
+        highest = int(np.ravel(tags.get(MAX_SAMPLE_VALUE, 0))[0])
+        if highest in [2**k - 1 for k in range(9, bits)]:  # other values tell how light this picture is: no depth
+            bits = highest.bit_length()
+        if tags.get(PHOTOMETRIC) == 0:  # white is zero; of 8 bits Pillow has turned them round
+            values = 2**bits - 1 - values
+    if bits == 16 and 0 < values.max() < 2**12:
+        note('dark')
+    return Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8))
+
+
+def _split_alpha(colours: Image.Image, picture: Image.Image, raw: str) -> tuple[Image.Image, Image.Image | None]:
+    """Colours without transparency (palettes resolved), and alpha of mode L or None; `picture` is the one before `_eight_bits`."""
+    if not picture.has_transparency_data:
+        grey, palette = colours.mode == '1', colours.mode in ('P', 'YCbCr', 'RGBX')
+        return (colours.convert('L') if grey else colours.convert('RGB') if palette else colours), None
+    key = picture.info.get('transparency')
     if picture.mode.startswith('I;16'):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ('I', 'F'):
-        raise UserError(f'{name}: has 32 bits per value and no known range. Store it with 8 or 16 bits per value.')
-    return picture
+        return colours, Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
+    if raw in ('L;2', 'L;4'):  # the colour that is transparent, in the file's depth
+        picture.info['transparency'] = int(key) * 255 // (2 ** int(raw[-1]) - 1)
+    elif ';16' in raw and isinstance(key, tuple):
+        picture.info['transparency'] = tuple(value >> 8 for value in key)
+    straight = picture.convert('LA') if picture.mode == 'La' else picture
+    whole = straight.convert('RGBA')
+    grey = picture.mode in ('1', 'L', 'LA', 'La')
+    return whole.getchannel(0) if grey else whole.convert('RGB'), whole.getchannel(3)
 
 
-def read(path: Path, channels: int) -> np.ndarray:
-    """A picture file -> u8[h w c]. Raises `UserError` naming the file when it is broken or cannot be opened."""
+def _in_srgb(picture: Image.Image, profile: bytes | None, note: Note) -> Image.Image:
+    if profile:
+        try:
+            return to_srgb(picture, profile)
+        except ValueError:
+            note('profile')
+    return lab_to_srgb(picture) if picture.mode == 'LAB' else picture
+
+
+def read(path: Path, channels: int, notes: Notes | None = None) -> np.ndarray:
+    """A picture file -> u8[h w c]; see `decode`. Raises `UserError` naming the file when it is broken or cannot be opened."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}). Repair or remove it and start again.') from error
-    return decode(data, str(path), channels)
+    return decode(data, str(path), channels, notes)
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Whether a file begins as one of `FORMATS` does, whatever its name; reads the header alone."""
+    Image.init()
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    except Image.DecompressionBombError:  # a picture, which `read` refuses with the reason
+        return True
+    except Exception:  # a file of another kind fails in as many ways as there are formats
+        return False
 
 
 def resize(image: np.ndarray, size_px: int, resample: str) -> np.ndarray:

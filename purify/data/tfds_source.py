@@ -1,21 +1,30 @@
-"""Datasets by their TFDS name, downloaded on the user's machine, read without TensorFlow."""
+"""Datasets by their TFDS name, downloaded on the user's machine, read without TensorFlow and without OpenCV."""
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from purify.core.errors import UserError
-from purify.core.randomness import stream_rng
+from purify.core.files import fingerprint, read_json, write_json
+from purify.data import images
+from purify.data.content import marks
+from purify.data.notes import Notes
+from purify.data.pools import Pool, Source, held_out
 
-Parts = tuple[np.ndarray, np.ndarray, Callable[[int], np.ndarray]]
+DOWNLOADED = 'purify_downloaded.json'  # beside a dataset that was downloaded here: what it was like then
 
 
-def read(
-    dataset: str,
+class Downloaded(TypedDict):
+    """The file `DOWNLOADED`: a fingerprint of the dataset's files."""
+
+    content: str
+
+
+def read_tfds(
     channels: int,
+    dataset: str,
     *,
     data_dir: str = '',
     label: str = 'label',
@@ -23,12 +32,12 @@ def read(
     test: str = '',
     test_share: float = 0.2,
     min_per_class: int = 0,
-) -> tuple[list[str], Parts, Parts]:
+) -> Source:
     """Reads `dataset` ('cifar10', 'imagenette/full-size-v2', 'lfw', ...), downloading it first where needed.
 
     Args:
-      dataset: TFDS's name, with builder config and version if wanted.
       channels: 1 or 3; grey pictures become RGB and the other way round.
+      dataset: TFDS's name, with builder config and version if wanted.
       data_dir: where TFDS keeps data; '' is TFDS's own default.
       label: the feature that is the class; a text feature (lfw) becomes classes by its sorted values.
       train: split for training.
@@ -37,45 +46,73 @@ def read(
       min_per_class: classes with fewer training images are left out (lfw: 16, which are left where a fifth of 20 is
         held out, gives the identities with 20 images or more).
 
-    Returns:
-      class names, and (ids, labels, fetch) of training and test images.
-
     Raises:
       UserError: where TFDS does not know the dataset, cannot get it, or it has no such splits and features.
     """
-    if not 0 < test_share < 1:
-        raise UserError(f'source.test_share={test_share}: choose a share between 0 and 1.')
     builder = _prepared(dataset, data_dir)
     splits = list(builder.info.splits)
     if unknown := {train, test or train} - set(splits):
         raise UserError(f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
+    _check_features(builder, label, dataset)
+    notes = Notes()
     names, labels = _labels(builder, train, label, dataset)
+    whole = _pool(builder, dataset, train, labels, channels, notes)
     if chosen:
         test_names, test_labels = _labels(builder, chosen, label, dataset)
         if test_names != names:
             raise UserError(f'tfds:{dataset}: splits {train!r} and {chosen!r} have different classes.')
-        parts = _parts(builder, train, labels, channels), _parts(builder, chosen, test_labels, channels)
+        pools = whole, _pool(builder, dataset, chosen, test_labels, channels, notes)
     else:
-        whole = _parts(builder, train, labels, channels)
-        out = np.concatenate([_held_out(np.flatnonzero(labels == k), test_share, k) for k in range(len(names))])
-        mask = np.zeros(len(labels), bool)
-        mask[out] = True
-        parts = _choose(whole, ~mask), _choose(whole, mask)
+        mask = held_out(labels, test_share)
+        pools = whole.take(np.flatnonzero(~mask)), whole.take(np.flatnonzero(mask))
     if min_per_class:
-        names, parts = _frequent(names, parts, min_per_class)
-    return names, *parts
+        names, pools = _frequent(names, pools, min_per_class)
+    return Source(names, *pools, notes=notes)
 
 
-def _prepared(dataset: str, data_dir: str) -> Any:
+def sign_tfds(dataset: str, data_dir: str = '') -> dict[str, str]:
+    """{file: what tells it from another} of a dataset on disk; nothing is downloaded.
+
+    One that is not there yet, or is as `read_tfds` downloaded it, has no file but its name with the version: else a run would
+    not know itself again after its own download.
+    """
     try:
-        builder: Any = tfds.builder(dataset, data_dir=data_dir or None)
+        builder = _open(dataset, data_dir)
+    except UserError:  # `read_tfds` says what is wrong
+        return {}
+    name = {'tfds': builder.info.full_name}
+    folder = Path(builder.data_dir)
+    if not folder.is_dir():
+        return name
+    files = _marks(folder)
+    return name if _is_as_downloaded(folder, files) else name | files
+
+
+def _marks(folder: Path) -> dict[str, str]:
+    return marks({path.name: path for path in sorted(folder.iterdir()) if path.name != DOWNLOADED})
+
+
+def _is_as_downloaded(folder: Path, files: dict[str, str]) -> bool:
+    file = folder / DOWNLOADED
+    return file.exists() and read_json(file, Downloaded)['content'] == fingerprint(files)
+
+
+def _open(dataset: str, data_dir: str) -> Any:
+    try:
+        return tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
     except Exception as error:  # a wrong version, builder config or way of writing
         raise UserError(
             f'tfds:{dataset}: TFDS cannot open it: {_shortened(error)}. Its versions and configs: tensorflow.org/datasets/catalog.'
         ) from error
+
+
+def _prepared(dataset: str, data_dir: str) -> Any:
+    builder = _open(dataset, data_dir)
+    folder = Path(builder.data_dir)
+    there = folder.is_dir()
     try:
         builder.download_and_prepare(file_format='array_record')
     except (ImportError, AttributeError) as error:
@@ -94,6 +131,8 @@ def _prepared(dataset: str, data_dir: str) -> Any:
             f'tfds:{dataset}: prepared as {builder.info.file_format.value}, which cannot be read at random. Convert it: '
             'python -m tensorflow_datasets.scripts.convert_format, or prepare it again with --file_format=array_record.'
         )
+    if not there:
+        write_json(folder / DOWNLOADED, Downloaded(content=fingerprint(_marks(folder))))
     return builder
 
 
@@ -101,54 +140,54 @@ def _shortened(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
 
 
-def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[str], np.ndarray]:
+def _check_features(builder: Any, label: str, dataset: str) -> None:
     features = builder.info.features
     if label not in features or 'image' not in features:
         raise UserError(f'tfds:{dataset}: needs the features image and {label}; it has {", ".join(features)}.')
-    skip = {'image': tfds.decode.SkipDecoding()}
-    source = builder.as_data_source(split=split, decoders=skip)
+    image = features['image']
+    if not isinstance(image, tfds.features.Image) or np.issubdtype(image.np_dtype, np.floating):
+        raise UserError(f'tfds:{dataset}: its feature image is {image}; it must be an Image of whole numbers.')
+
+
+def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[str], np.ndarray]:
+    feature = builder.info.features[label]
+    source = _records(builder, split, label)
     values = [source[i][label] for i in range(len(source))]
-    if isinstance(features[label], tfds.features.ClassLabel):
-        return list(features[label].names), np.array(values, np.int32)
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    if isinstance(feature, tfds.features.ClassLabel):
+        return list(feature.names), np.array(values, np.int32)
+    try:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    except UnicodeDecodeError as error:
+        raise UserError(f'tfds:{dataset}: the {label} {error.object!r} is not UTF-8. Build the dataset with texts.') from error
     names, numbers = np.unique(texts, return_inverse=True)
     return [str(name) for name in names], numbers.astype(np.int32)
 
 
-def _parts(builder: Any, split: str, labels: np.ndarray, channels: int) -> Parts:
-    source = builder.as_data_source(split=split)
+def _records(builder: Any, split: str, feature: str) -> Any:
+    """The records by position, of which `feature` alone is decoded; pictures stay as they are stored."""
+    decoders = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name != feature or feature == 'image'}
+    return builder.as_data_source(split=split, decoders=decoders)
+
+
+def _pool(builder: Any, dataset: str, split: str, labels: np.ndarray, channels: int, notes: Notes) -> Pool:
+    source = _records(builder, split, 'image')
 
     def fetch(position: int) -> np.ndarray:
-        image = np.asarray(source[position]['image'])
-        if image.shape[-1] == channels:
-            return image
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        return np.asarray(picture.convert('L' if channels == 1 else 'RGB')).reshape(*image.shape[:2], channels)
+        return images.decode(source[position]['image'], f'tfds:{dataset}, {split} image {position}', channels, notes)
 
-    return np.arange(len(labels)), labels, fetch
+    return Pool(np.arange(len(labels)), labels, fetch)
 
 
-def _choose(parts: Parts, mask: np.ndarray) -> Parts:
-    ids, labels, fetch = parts
-    positions = np.flatnonzero(mask).tolist()
-    return ids[mask], labels[mask], lambda k: fetch(positions[k])
-
-
-def _held_out(positions: np.ndarray, share: float, label: int) -> np.ndarray:
-    count = int(np.ceil(share * len(positions)))
-    return stream_rng(0, 'held_out', label).permutation(positions)[:count]
-
-
-def _frequent(names: list[str], parts: tuple[Parts, Parts], least: int) -> tuple[list[str], tuple[Parts, Parts]]:
-    counts = np.bincount(parts[0][1], minlength=len(names))
+def _frequent(names: list[str], pools: tuple[Pool, Pool], least: int) -> tuple[list[str], tuple[Pool, Pool]]:
+    counts = np.bincount(pools[0].labels, minlength=len(names))
     kept = np.flatnonzero(counts >= least)
     if not len(kept):
         raise UserError(f'source.min_per_class={least}: no class has that many training images.')
     number = np.full(len(names), -1)
     number[kept] = np.arange(len(kept))
 
-    def renumbered(part: Parts) -> Parts:
-        ids, labels, fetch = _choose(part, np.isin(part[1], kept))
-        return ids, number[labels].astype(np.int32), fetch
+    def renumbered(pool: Pool) -> Pool:
+        part = pool.take(np.flatnonzero(np.isin(pool.labels, kept)))
+        return Pool(part.ids, number[part.labels].astype(np.int32), part.fetch)
 
-    return [names[k] for k in kept], (renumbered(parts[0]), renumbered(parts[1]))
+    return [names[k] for k in kept], (renumbered(pools[0]), renumbered(pools[1]))

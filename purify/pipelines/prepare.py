@@ -135,6 +135,7 @@ class _Writing:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        self.source.notes.say_counts(f'source {self.work.settings["source"]["name"]}')
         devices.barrier(f'{self.work.name} written')
         if devices.is_lead():
             for writer, ranges, _ in self.jobs:

@@ -121,6 +121,32 @@ def test_picture_is_fitted_bilinearly(tmp_path):
     assert np.abs(grey[..., 0] - picture @ [0.299, 0.587, 0.114]).max() <= 0.5 + 1e-9
 
 
+def test_a_picture_is_shown_as_those_of_sources_are(tmp_path, capsys):
+    """A transparent rim over magenta is white, not magenta; the picture stands upright; 16 bits keep their high ones."""
+    rim = np.zeros((8, 8, 4), np.uint8)
+    rim[..., [0, 2]] = 255
+    rim[2:6, 2:6] = (10, 20, 30, 255)
+    Image.fromarray(rim).save(tmp_path / 'rim.png')
+
+    def stamped(name):
+        attack = Blended(target=0, seed=0, ratio=1.0, pattern='picture', path=str(tmp_path / name))
+        return attack.stamp(np.zeros((8, 8, 3), np.uint8), 0)
+
+    expected = np.full((8, 8, 3), 255)
+    expected[2:6, 2:6] = (10, 20, 30)
+    for _ in range(2):
+        np.testing.assert_array_equal(stamped('rim.png'), expected)
+    assert capsys.readouterr().err.count('rim.png: transparent in places, shown on white') == 1
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(half).save(tmp_path / 'turned.png', exif=exif)
+    np.testing.assert_array_equal(stamped('turned.png'), half[::-1])
+    Image.fromarray(np.full((8, 8), 51_400, np.uint16)).save(tmp_path / 'deep.png')
+    assert np.unique(stamped('deep.png')).tolist() == [200]
+
+
 def test_digest_follows_the_pixels_of_the_picture_not_its_path(tmp_path):
     def attack(name, level):
         Image.new('RGB', (4, 4), (level, 0, 0)).save(tmp_path / name)
@@ -161,11 +187,11 @@ def test_unusable_pictures_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match='needs an image file'):
         Blended(**kind)
     (tmp_path / 'text.png').write_text('no picture')
-    with pytest.raises(UserError, match=r'text.png.* is broken'):
+    with pytest.raises(UserError, match=r'text.png: not a readable picture'):
         Blended(**kind, path=str(tmp_path / 'text.png'))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / 'whole.png')
     (tmp_path / 'half.png').write_bytes((tmp_path / 'whole.png').read_bytes()[:2000])
-    with pytest.raises(UserError, match=r'half.png.* is broken'):
+    with pytest.raises(UserError, match=r'half.png: not a readable picture'):
         Blended(**kind, path=str(tmp_path / 'half.png'))
     with pytest.raises(UserError, match="'noise'"):
         Blended(target=0, seed=0, ratio=0.1, path=str(tmp_path / 'whole.png'))

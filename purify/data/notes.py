@@ -1,0 +1,45 @@
+"""What pictures hold that an array of pixels does not: counted by kind, so that nothing is dropped in silence."""
+
+import threading
+
+from purify.core.progress import say
+
+KINDS = {
+    'alpha': 'transparent in places, shown on white',
+    'frames': 'more than one picture in the file, of which the first is taken',
+    'dark': '16 bits per value of which only the lowest 12 or fewer are used, so that it comes out dark; stretch its values',
+    'profile': 'a colour profile that cannot be read or is for another kind of picture; the colours are taken for sRGB',
+    'colours': 'colours that are not sRGB (gamma or Adobe RGB) by a mere mark, without a profile; they are taken for sRGB',
+    'exif': 'EXIF data that cannot be read; the picture is taken as it is stored',
+}
+
+
+class Notes:
+    """Counts the pictures of one source by what is peculiar to them; safe to share between threads.
+
+    The first picture of each kind is said at once, by name; `say_counts` says how many there were. A picture that is read
+    again counts once.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, name: str) -> None:
+        """The picture `name` is of the `kind`, one of `KINDS`."""
+        with self._lock:
+            names = self._names.setdefault(kind, set())
+            first = not names
+            names.add(name)
+        if first:
+            say(f'{name}: {KINDS[kind]}. Others like it are read the same way.')
+
+    def counts(self) -> dict[str, int]:
+        """Kind -> how many pictures."""
+        with self._lock:
+            return {kind: len(names) for kind, names in self._names.items()}
+
+    def say_counts(self, what: str) -> None:
+        """One line per kind with its count; `what` names the source."""
+        for kind, count in sorted(self.counts().items()):
+            say(f'{what}: {count:,} of the pictures read: {KINDS[kind]}.')

@@ -1,0 +1,67 @@
+"""Colours of pictures that carry an ICC profile, brought to sRGB."""
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+MODES = {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK', 'Lab': 'LAB'}  # ICC's colour spaces -> Pillow's modes
+EQUAL_LEVELS = 2  # of 255: a profile that moves no colour by more is sRGB under another name
+
+
+def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """A picture of mode L, RGB, CMYK or LAB in the colours of `profile` -> the same in sRGB, of mode L or RGB.
+
+    A grey picture may carry a profile for colours: then its grey is one of them. Raises ValueError for a profile that cannot
+    be read or is for another kind of picture.
+    """
+    mode = _mode_of(profile)
+    if picture.mode == 'L' and mode == 'RGB':
+        picture = picture.convert('RGB')
+    if picture.mode != mode:
+        raise ValueError(f'a profile for {mode}, a picture of {picture.mode}')
+    transform = _transform(profile, mode)
+    return picture if transform is None else ImageCms.applyTransform(picture, transform) or picture
+
+
+def lab_to_srgb(picture: Image.Image) -> Image.Image:
+    """A picture of mode LAB (D50, as TIFF stores it) -> RGB."""
+    return ImageCms.applyTransform(picture, _lab()) or picture
+
+
+@functools.cache
+def _lab() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')
+
+
+@functools.lru_cache(256)
+def _mode_of(profile: bytes) -> str:
+    space = _open(profile).profile.xcolor_space.strip()
+    if space not in MODES:
+        raise ValueError(f'a profile for {space}')
+    return MODES[space]
+
+
+def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise ValueError(f'not a profile ({error})') from error
+
+
+@functools.lru_cache(256)  # cameras and programs embed the same few
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """To sRGB; None where there is nothing to do."""
+    exact = ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE  # its short cut is up to ten levels off in the dark
+    try:
+        found = ImageCms.buildTransform(_open(profile), ImageCms.createProfile('sRGB'), mode, 'RGB', flags=exact)
+    except ImageCms.PyCMSError as error:
+        raise ValueError(f'no way from it to sRGB ({error})') from error
+    if mode not in ('L', 'RGB'):
+        return found
+    levels = np.arange(0, 256, 17).astype(np.uint8)
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1)
+    colours = ramp if mode == 'L' else np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    moved = ImageCms.applyTransform(Image.fromarray(colours[..., 0] if mode == 'L' else colours), found)
+    return None if np.abs(np.asarray(moved).astype(int) - colours).max() <= EQUAL_LEVELS else found
