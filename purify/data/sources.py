@@ -1,10 +1,6 @@
 """Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
 
-import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,48 +8,12 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
-from purify.data import images, tfds_source
-
-ARRAYS = ('images', 'labels', 'ids', 'class_names')
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif'}
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Labelled images by position.
-
-    Attributes:
-      ids: i64[n], what the images are called for good (their index in the source's own order).
-      labels: i32[n].
-      fetch: position -> u8[h w c], decoded and resized on each call.
-    """
-
-    ids: np.ndarray
-    labels: np.ndarray
-    fetch: Callable[[int], np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, positions: np.ndarray) -> 'Pool':
-        """The pool of the given positions, in that order."""
-        fetch, chosen = self.fetch, positions.tolist()
-        return Pool(self.ids[positions], self.labels[positions], lambda k: fetch(chosen[k]))
-
-    def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> 'Pool':
-        """The pool whose images are `change(image)`."""
-        fetch = self.fetch
-        return Pool(self.ids, self.labels, lambda k: change(fetch(k)))
-
-
-@dataclass(frozen=True)
-class Source:
-    """A clean dataset: class names, training and test pools, and reference images no other pool holds (or None)."""
-
-    class_names: list[str]
-    train: Pool
-    test: Pool
-    reference: Pool | None = None
+from purify.data import images
+from purify.data.arrays import make_pool, read_arrays, sign_arrays
+from purify.data.imagefolder import read_imagefolder, sign_imagefolder
+from purify.data.names import check_class_names, normal
+from purify.data.pools import Pool, Source
+from purify.data.tfds_source import read_tfds, sign_tfds
 
 
 def read_digits(channels: int) -> Source:
@@ -68,104 +28,27 @@ def read_digits(channels: int) -> Source:
         raise UserError(f'source digits is grey: source.channels must be 1, not {channels}.')
     digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
-    everything = _pool(pixels, digits.target)
+    everything = make_pool(pixels, digits.target)
     order = np.random.default_rng(0).permutation(len(everything))
     reference, train, test = (everything.take(np.sort(part)) for part in np.split(order, [700, 1500]))
     return Source([str(k) for k in range(10)], train, test, reference)
 
 
-def read_imagefolder(channels: int, path: str, *, train: str = 'train', test: str = 'test') -> Source:
-    """`path/train/<class>/*` and `path/test/<class>/*`, any format Pillow reads; ids follow the sorted file names."""
-    root = Path(path).expanduser()
-    names = [_class_folders(root / split) for split in (train, test)]
-    if names[0] != names[1]:
-        odd = sorted(set(names[0]) ^ set(names[1]))
-        raise UserError(f'{root}: the class folders of {train!r} and {test!r} differ: {", ".join(odd)}. Both need every class.')
-
-    def pool(split: str) -> Pool:
-        files = [(file, k) for k, name in enumerate(names[0]) for file in _pictures(root / split / name)]
-        labels = np.array([k for _, k in files], np.int32)
-        return Pool(np.arange(len(files)), labels, lambda i: images.read(files[i][0], channels))
-
-    return Source(names[0], pool(train), pool(test))
-
-
-def _class_folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder. An imagefolder source needs train/<class>/ and test/<class>/ folders.')
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith('.'))
-    if not files:
-        raise UserError(f'{folder}: no pictures in this class folder (looked for {", ".join(sorted(SUFFIXES))}).')
-    return files
-
-
-def read_arrays(channels: int, path: str, *, train: str = 'train.npz', test: str = 'test.npz') -> Source:
-    """`path/train.npz` and `path/test.npz` with images u8[n h w c] (or [n h w]) and integer labels [n].
-
-    `class_names` and `ids` [n] may be there too. Never unpickles.
-    """
-    root = Path(path).expanduser()
-    pools, found = [], []
-    for file in (root / train, root / test):
-        pixels, labels, ids, names = _read_npz(file, channels)
-        pools.append(_pool(pixels, labels, ids))
-        found.append(names)
-    if all(found) and found[0] != found[1]:
-        raise UserError(f'{root}: class_names differ: {train} has {found[0][:20]}, {test} has {found[1][:20]}. Make them equal.')
-    highest = max(int(pool.labels.max(initial=-1)) for pool in pools)
-    names = found[0] or found[1] or [str(k) for k in range(min(highest + 1, sum(map(len, pools))))]
-    if highest >= len(names):
-        raise UserError(f'{root}: a label is {highest}, but there are only {len(names)} classes; number them from 0.')
-    return Source(names, *pools)
-
-
-def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
-    try:
-        with open(file, 'rb') as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as arrays:
-            data: dict[str, Any] = {name: arrays[name] for name in ARRAYS if name in arrays}
-    except FileNotFoundError as error:
-        raise UserError(f'{file}: no such file. An arrays source needs train.npz and test.npz.') from error
-    except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f'{file}: not a readable npz file without pickles ({error}). Write it again with np.savez.') from error
-    if missing := {'images', 'labels'} - set(data):
-        raise UserError(f'{file}: has no array {", ".join(sorted(missing))}; it needs images u8[n h w c] and labels [n].')
-    pixels, labels, ids = data['images'], data['labels'], data.get('ids')
-    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
-        raise UserError(f'{file}: images hold NaN or infinite values; clean them and store uint8 0..255.')
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or 0 in pixels.shape[1:]:
-        raise UserError(f'{file}: images are {pixels.dtype}{list(pixels.shape)}; they must be uint8 [n h w c], 0..255.')
-    if pixels.shape[-1] != channels:
-        raise UserError(
-            f'{file}: images have {pixels.shape[-1]} channels, but source.channels={channels}. Set it, or convert the images.'
-        )
-    for name, values in {'labels': labels, **({} if ids is None else {'ids': ids})}.items():
-        if not np.issubdtype(values.dtype, np.integer) or values.ndim != 1:
-            raise UserError(f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].')
-        if len(pixels) != len(values):
-            raise UserError(f'{file}: {len(pixels)} images but {len(values)} {name}; the numbers must agree.')
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
-            raise UserError(f'{file}: {name} run from {values.min()} to {values.max()}; they must lie in 0 to {2**31 - 1}.')
-    names = np.atleast_1d(data.get('class_names', np.array([], str))).tolist()
-    return pixels, labels, ids, [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-
-
-def _pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None) -> Pool:
-    ids = np.arange(len(labels)) if ids is None else ids
-    return Pool(ids.astype(np.int64), labels.astype(np.int32), pixels.__getitem__)
-
-
-def read_tfds(channels: int, dataset: str, **options: Any) -> Source:
-    """A TFDS dataset by name; see `tfds_source.read`."""
-    names, train, test = tfds_source.read(dataset, channels, **options)
-    return Source(names, Pool(*train), Pool(*test))
-
-
 SOURCES = Registry('source', digits=read_digits, imagefolder=read_imagefolder, arrays=read_arrays, tfds=read_tfds)
+
+
+def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
+    """The `source` part of a config -> {file: what tells it from another}; empty where it reads no files.
+
+    Whatever changes what `open_source` gives changes this or the part itself, within the limits of `content.marks`. Nothing is
+    downloaded, and what is missing is left to `open_source` to complain about.
+    """
+    kind, _, dataset = source['name'].partition(':')
+    if kind == 'tfds':
+        return sign_tfds(dataset, source.get('data_dir', ''))
+    if kind == 'arrays' and source.get('path'):
+        return sign_arrays(source['path'], **{name: source[name] for name in ('train', 'test') if name in source})
+    return sign_imagefolder(source['path']) if kind == 'imagefolder' and source.get('path') else {}
 
 
 def open_source(
@@ -223,7 +106,7 @@ def open_source(
     apart = _reference(name, pools, reference)
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
-    return _checked(name, Source(names, train.take(np.sort(keep)), test, apart), size_px, resample)
+    return _checked(name, Source(names, train.take(np.sort(keep)), test, apart, source.notes), size_px, resample)
 
 
 def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | None:
@@ -249,11 +132,12 @@ def _choose_classes(source: Source, classes: str, seed: int) -> tuple[Pool, Pool
             raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, or names separated by commas.')
         chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[: int(classes)])
     else:
-        if unknown := [name for name in wanted if name not in names]:
+        forms = [*names, *map(normal, names)]  # however the accents are typed
+        if unknown := [name for name in wanted if normal(name) not in forms]:
             raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
-        if len(set(wanted)) < len(wanted):
+        chosen = np.array([forms.index(name if name in names else normal(name)) % len(names) for name in wanted])
+        if len(set(chosen.tolist())) < len(wanted):
             raise UserError(f'source.classes={classes}: a class is named twice; name each once.')
-        chosen = np.array([names.index(name) for name in wanted])
     number = {int(old): new for new, old in enumerate(chosen)}
 
     def kept(pool: Pool) -> Pool:
@@ -271,8 +155,7 @@ def _unlabelled(pool: Pool | None) -> Pool | None:
 
 def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
     count = len(source.class_names)
-    if odd := [k for k in source.class_names if k != k.strip() or not k or '\n' in k or source.class_names.count(k) > 1]:
-        raise UserError(f'source {name}: class names {odd[:10]}: each must be there once, without space around it. Rename them.')
+    check_class_names(name, source.class_names)
     for split, pool in (('training', source.train), ('test', source.test)):
         if len(pool) == 0:
             raise UserError(f'source {name}: no {split} images.')
@@ -296,4 +179,4 @@ def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
         return pool.mapped(lambda image: images.resize(image, size_px, resample))
 
     reference = resized(source.reference) if source.reference else None
-    return Source(source.class_names, resized(source.train), resized(source.test), reference)
+    return Source(source.class_names, resized(source.train), resized(source.test), reference, source.notes)

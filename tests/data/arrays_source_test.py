@@ -1,6 +1,7 @@
 """What people put into npz files by mistake."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.data import sources
+from purify.data.arrays import sign_arrays
 
 PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -51,6 +53,25 @@ def open_with(folder, train, test=GOOD, channels=3):
         (GOOD | {'class_names': ['a', 'b', 'b']}, r"class names \['b', 'b'\]: each must be there once"),
         (GOOD | {'class_names': ['a', 'b', ' ']}, r"class names \[' '\]: each must be there once, without space"),
         ({'images': PIXELS[:0], 'labels': LABELS[:0]}, r'no training images'),
+        (GOOD | {'labels': LABELS.astype('timedelta64[s]')}, r'labels are timedelta64\[s\]\[6\]; they must be integers'),
+        (GOOD | {'ids': np.arange(6).astype('timedelta64[D]')}, r'ids are timedelta64\[D\]\[6\]; they must be integers'),
+        (GOOD | {'images': PIXELS.astype('timedelta64[s]')}, r'images are timedelta64\[s\]\[6, 8, 8, 3\]; they must be uint8'),
+        (GOOD | {'class_names': np.arange(3.0)}, r'class_names are float64\[3\]'),
+        (GOOD | {'class_names': np.array([['a', 'b', 'c']])}, r'class_names are <U1\[1, 3\]; they must be texts'),
+        (
+            GOOD | {'class_names': np.array([b'a', b'caf\xe9', b'c'])},
+            r"the class name b'caf\\xe9' is not UTF-8. Store class_names as",
+        ),
+        (GOOD | {'class_names': np.array(['a', '\udce9', 'c'])}, r"the class name b'\\xe9' is not UTF-8"),
+        (GOOD | {'class_names': np.array([97, 98, 0x110000], '<u4').view('<U1')}, r'class_names hold what is no text'),
+        (
+            GOOD | {'class_names': np.array(['caf\u00e9', 'cafe\u0301', 'c'])},
+            r'differ in their Unicode form alone: .*U\+00E9.*U\+0301',
+        ),
+        (
+            GOOD | {'images': np.ones_like(PIXELS)},
+            r'no value of images is above 1: they look scaled to 0\.\.1.*np\.round\(255 \* images\)',
+        ),
     ],
 )
 def test_the_mistake_is_named(tmp_path, wrong, expected):
@@ -61,6 +82,32 @@ def test_the_mistake_is_named(tmp_path, wrong, expected):
 def test_class_names_that_differ_between_the_splits(tmp_path):
     with pytest.raises(UserError, match=r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"):
         open_with(tmp_path, GOOD | {'class_names': ['a', 'b', 'c']}, GOOD | {'class_names': ['a', 'c', 'b']})
+
+
+def test_class_names_that_differ_in_their_unicode_form_alone(tmp_path):
+    with pytest.raises(UserError, match=r'class_names differ: .*The first that differ: .*U\+00E9.*U\+0301.*Make them equal'):
+        open_with(tmp_path, GOOD | {'class_names': ['a', 'b', '\u00e9']}, GOOD | {'class_names': ['a', 'b', 'e\u0301']})
+
+
+def test_a_single_pixel_may_be_one_and_black_images_are_images(tmp_path):
+    dark = np.zeros_like(PIXELS)
+    open_with(tmp_path, GOOD | {'images': dark})
+    dark[0, 0, 0, 0] = 2
+    open_with(tmp_path, GOOD | {'images': dark})
+
+
+def test_whatever_changes_in_an_array_changes_the_signature(tmp_path):
+    np.savez(tmp_path / 'train.npz', **GOOD)
+    np.savez(tmp_path / 'test.npz', **GOOD)
+    before, facts = sign_arrays(str(tmp_path)), (tmp_path / 'test.npz').stat()
+    assert set(before) == {'train.npz', 'test.npz'}
+    np.savez(tmp_path / 'test.npz', **(GOOD | {'labels': LABELS[::-1]}))
+    os.utime(tmp_path / 'test.npz', ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert (tmp_path / 'test.npz').stat().st_size == facts.st_size
+    after = sign_arrays(str(tmp_path))
+    assert after['train.npz'] == before['train.npz']
+    assert after['test.npz'] != before['test.npz']
+    assert sign_arrays(str(tmp_path / 'none')) == {'train.npz': 'missing', 'test.npz': 'missing'}
 
 
 def test_class_names_as_bytes_and_in_one_split_alone(tmp_path):

@@ -87,6 +87,20 @@ def class_in_one_split(folder):
     return config
 
 
+def misspelt_test(folder):
+    config = pictures(folder)
+    (folder / 'test').rename(folder / 'tset')
+    return config
+
+
+def alike(folder):
+    return pictures(folder, ('ant', 'caf\u00e9', 'cafe\u0301'))
+
+
+def not_utf8(folder):
+    return pictures(folder, ('ant', os.fsdecode(b'caf\xe9')))
+
+
 def no_files(folder):
     return f'{CONFIG}:defense=none,source=arrays:{folder / "none"},size_px=8'
 
@@ -97,10 +111,13 @@ def names_differ(folder):
 
 IMAGES = {
     'class in training alone': (class_in_one_split, ["'train' and 'test' differ: dog", 'Both need every class']),
+    'test folder by another name': (misspelt_test, ["a folder 'train', but none of test images", 'source.test=']),
+    'names alike': (alike, ['differ in their Unicode form alone', 'c a f e U+0301', 'c a f U+00E9', 'Rename one']),
+    'name not UTF-8': (not_utf8, ["class name b'caf\\xe9' is not UTF-8", 'Rename it']),
     'one class': (lambda folder: pictures(folder, ('ant',)), ['training images have one class', 'needs at least two']),
     'no folder': (
         lambda folder: f'{CONFIG}:defense=none,source=imagefolder:{folder / "none"}',
-        ['none/train: no such folder', 'needs train/<class>/ and test/<class>/'],
+        ['none: no such folder', 'needs train/<class>/ and test/<class>/', 'or <class>/ folders alone'],
     ),
     'missing file': (no_files, ['none/train.npz: no such file', 'needs train.npz and test.npz']),
     'wrong channels': (
@@ -108,6 +125,18 @@ IMAGES = {
         ['train.npz: images have 4 channels, but source.channels=3', 'convert the images'],
     ),
     'disagreeing sizes': (changed(labels=np.arange(29) % 3), ['train.npz: 30 images but 29 labels', 'must agree']),
+    'durations': (
+        changed(labels=(np.arange(30) % 3).astype('timedelta64[s]')),
+        ['labels are timedelta64[s][30]', 'must be integers'],
+    ),
+    'names that are no text': (
+        changed(class_names=np.array([b'a', b'caf\xe9', b'c'])),
+        ["train.npz: the class name b'caf\\xe9' is not UTF-8", 'Store class_names as texts'],
+    ),
+    'scaled to one': (
+        changed(images=np.ones((30, 8, 8, 3), np.uint8)),
+        ['train.npz: no value of images is above 1', 'np.round(255 * images)'],
+    ),
     'duplicate ids': (changed(ids=np.arange(30) // 2), ['training ids occur more than once', 'must be unique']),
     'NaN': (changed(images=np.full((30, 8, 8, 3), np.nan)), ['train.npz: images hold NaN', 'store uint8 0..255']),
     'pickled': (
@@ -140,6 +169,17 @@ def test_a_cut_picture_is_found_before_anything_is_trained(tmp_path, call):
     Image.new('RGB', (10, 9)).save(tmp_path / 'train' / 'bee' / '3.png')
     code, text = call('run', config, *APART, f'--workdir={workdir}', '--stages=prepare')
     assert code == 0, text
+
+
+def test_what_is_peculiar_or_left_out_is_counted_by_the_run(tmp_path, call):
+    config = pictures(tmp_path)
+    for i in range(4):
+        Image.new('RGBA', (10, 9)).save(tmp_path / 'train' / 'bee' / f'{i}.png')
+    (tmp_path / 'test' / 'cat' / 'notes.txt').write_text('no picture')
+    code, text = call('run', config, *APART, f'--workdir={tmp_path / "run"}', '--stages=prepare')
+    assert code == 0, text
+    assert f'{tmp_path}/test: left out 1 files that are no pictures (cat/notes.txt) and 0 hidden ones.' in text
+    assert 'source imagefolder: 4 of the pictures read: transparent in places, shown on white.' in text
 
 
 # ------------------------------------------------------------------ what is wrong with the settings

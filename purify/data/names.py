@@ -1,0 +1,64 @@
+"""Names of classes: which cannot be told apart or stored, and how to show what the eye does not see."""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+
+from purify.core.errors import UserError
+
+
+def normal(name: str) -> str:
+    """The name in Unicode's composed form (NFC): equal for equal texts, however an accent is stored."""
+    return unicodedata.normalize('NFC', name)
+
+
+def check_class_names(source: str, names: Sequence[str]) -> None:
+    """Raises `UserError` that shows the names of `source` that are there twice, look alike, or cannot be stored as text."""
+    if broken := [name for name in names if not _is_text(name)]:
+        raise UserError(
+            f'source {source}: the class name {_bytes_of(broken[0])} is not UTF-8, and the results could not name it '
+            f'({len(broken)} like it). Rename it.'
+        )
+    listed = list(names)
+    if odd := [name for name in names if name != name.strip() or not name or _has_control(name) or listed.count(name) > 1]:
+        raise UserError(
+            f'source {source}: class names {odd[:10]}: each must be there once, without space around it or control characters. '
+            'Rename them.'
+        )
+    alike = defaultdict(list)
+    for name in names:
+        alike[normal(name)].append(name)
+    if twins := next((group for group in alike.values() if len(group) > 1), None):
+        raise UserError(f'source {source}: class names that differ in their Unicode form alone: {tell_apart(twins)}. Rename one.')
+
+
+def tell_apart(names: Sequence[str]) -> str:
+    """The names in one line; those that look like another, or are no text, by their code points or bytes."""
+    forms = [normal(name) for name in names]
+
+    def show(name: str) -> str:
+        if not _is_text(name):
+            return _bytes_of(name)
+        return name if forms.count(normal(name)) == 1 else f'{name} ({_code_points(name)})'
+
+    return ', '.join(map(show, names))
+
+
+def _code_points(name: str) -> str:
+    return ' '.join(letter if ' ' < letter <= '~' else f'U+{ord(letter):04X}' for letter in name)
+
+
+def _is_text(name: str) -> bool:
+    return not any('\ud800' <= letter <= '\udfff' for letter in name)
+
+
+def _has_control(name: str) -> bool:
+    return any(unicodedata.category(letter) == 'Cc' for letter in name)
+
+
+def _bytes_of(name: str) -> str:
+    """The bytes that Python read as `name` from the disk; escapes where it did not come from there."""
+    try:
+        return str(name.encode('utf-8', 'surrogateescape'))
+    except UnicodeEncodeError:
+        return ascii(name)
