@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.data.synsets import readable
+from purify.data.synsets import caption_names
 from purify.defenses.latent import LatentPrior, keys_for
 from purify.defenses.priors import Vary
 from purify.diffusion.sampler import Sampler
@@ -58,7 +58,7 @@ class ImageToImage(LatentPrior):
             )
         chain = self.sampler(sampler, steps, eta, strength)
         size_px = self.output_size(size_px)
-        ids = self.tokens([caption.replace('{}', readable(name)) for name in class_names] if '{}' in caption else [caption])
+        ids = self.tokens([caption.replace('{}', name) for name in caption_names(class_names)] if '{}' in caption else [caption])
         nothing, named = self.tokens(['']), '{}' in caption
 
         def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:

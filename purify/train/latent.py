@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.data.synsets import readable
+from purify.data.synsets import caption_names
 from purify.diffusion import predictions
 from purify.diffusion.schedules import Schedule, add_noise
 from purify.models.hub import INDEX, read_index
@@ -124,7 +124,7 @@ def caption_table(pipeline: Pipeline, class_names: Sequence[str], caption: str) 
     encoder, tokenizer = pipeline.parts['text_encoder'], pipeline.parts['tokenizer']
     if '{}' not in caption:
         raise UserError(f"caption={caption!r} is the same for every class; write '{{}}' where the name of the class belongs.")
-    ids = tokenizer([*(caption.replace('{}', readable(name)) for name in class_names), ''])
+    ids = tokenizer([*(caption.replace('{}', name) for name in caption_names(class_names)), ''])
     if ids.max() >= encoder.config['vocab_size']:
         raise UserError(
             f'the tokenizer gives token {ids.max()}, the text encoder knows {encoder.config["vocab_size"]} (vocab_size). '
