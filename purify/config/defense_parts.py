@@ -198,7 +198,7 @@ def relabel(encoder: dict[str, Any] | None = None, *, features: str = 'simclr', 
     outlying = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'deviations': 5.0, 'level': 0.05}
     outlying |= {'score': 'outside'}
     strangers = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}
-    tests = {'nondisruptive': 0.6, 'strangers': strangers, 'disruptive': outlying, 'alpha': 0.15, 'keep': 0.15, 'narrow': 0.1}
+    tests = {'nondisruptive': 0.6, 'strangers': strangers, 'disruptive': outlying, 'alpha': 0.15, 'keep': 0.15, 'narrow': 0.15}
     return ConfigDict({'name': 'relabel'} | own | {'flows': flows, 'fit': fit} | tests | changes)
 
 

@@ -19,6 +19,7 @@ NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'misla
 ONE_WAY = 0.8  # of the strangers of a class: when more of them look like one class, labels were confused; a trigger has no such aim
 UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look more like another class
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
+MOST = 2 / 3  # of the classes
 
 
 def check_tests(
@@ -154,7 +155,7 @@ class Relabel:
             'dropped': int((~keep).sum()),
             'kept': int((verdict == CLEAN).sum()),
         }
-        facts['verdict'] = _judge(types, strange, best, labels, num_classes)
+        facts['verdict'] = _judge(types, strange, best, labels, any(row['strange'] for row in facts['labels']))
         columns = {'ids': ids, 'flagged': flagged, 'keep': keep, 'labels': new, 'candidate': np.full(len(ids), -1, np.int32)}
         evidence = {'score': score, 'foreign': foreign, 'best': best, 'verdict': verdict, 'poison_score': poison_score}
         return Table(columns | evidence | {'given': labels.astype(np.int32)}, facts)
@@ -200,6 +201,7 @@ class Relabel:
                 'nd': _number(float(scores[label])),
                 'nll': _number(float(nll[label])),
                 'strangers': float(strange[labels == label].mean()),
+                'strange': bool(self.strangers and excess[label] > 1 and beyond[label]),
                 'disruptive': tail.share,
                 'margin': round(max(float(near), tail.share / tail.needed if tail.needed else 0.0), 4),
                 'suspect': tail.suspect,
@@ -222,20 +224,21 @@ def _main(best: np.ndarray) -> float:
     return float(np.bincount(best).max() / len(best)) if len(best) else 0.0
 
 
-def _judge(types: Mapping[int, str], strange: np.ndarray, best: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """What to call a dataset with these suspects: see `judgement`."""
-    share, named = strange.mean(), sum(kind != MISLABELLED for kind in types.values())
+def _judge(types: Mapping[int, str], strange: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> dict[str, Any]:
+    """What to call a dataset with these suspects, of which a class has more strangers than usual or none: see `judgement`."""
+    share, named, present = strange.mean(), sum(kind != MISLABELLED for kind in types.values()), np.unique(labels)
     if named:
-        text = f"The densities of {named} of {num_classes} classes were bent by images that do not belong there: an attacker's aim."
+        text = (
+            f"The densities of {named} of {len(present)} classes were bent by images that do not belong there: an attacker's aim."
+        )
         return judgement('attacked', share, text)
     looks = f'{share:.1%} of all images look more like another class than like their own'
-    present = np.unique(labels)
     one_way = [_main(best[own & strange]) > ONE_WAY and strange[own].mean() > UNUSUAL / 2 for own in (labels == k for k in present)]
-    if types or (share > UNUSUAL and (len(present) < 3 or 2 * sum(one_way) <= len(present))):
-        return judgement('mislabelled', share, f'{looks}, and no class stands out as a target: wrong labels explain it.')
-    if share > UNUSUAL:
+    if share > UNUSUAL and len(present) > 2 and np.mean(one_way) > MOST:
         text = f'{looks}, those of most classes like one other: an attack from class to class (all-to-all), or labels confused so.'
         return judgement('unexplained', share, f'{text} No class is named, and nothing was changed.')
+    if types or beyond or share > UNUSUAL:
+        return judgement('mislabelled', share, f'{looks}, and no class stands out as a target: wrong labels explain it.')
     return judgement('clean', share, f'No class stands out; {looks}, which is usual.')
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.defenses.generators import NOTE, make_pixel_generator, open_generator
+from purify.defenses.generators import NOTE, make_pixel_generator, make_preconditioning, open_generator
 from purify.diffusion.guidance import from_ho_salimans
 from purify.models.unet2d import UNet2DModel
 from purify.pipelines.denoisers import prior_builder, write_denoiser
@@ -107,3 +107,25 @@ def test_the_unet_has_a_row_for_every_class_and_one_for_none(network):
     assert 'num_class_embeds' not in prior_builder(SETTINGS, 1)[0]
     with pytest.raises(UserError, match='class_labels'):
         UNet2DModel.from_config(config, rngs=nnx.Rngs(0))(X, jnp.zeros(4, int))
+
+
+@pytest.mark.parametrize(
+    ('objective', 'told'),
+    [
+        (DDPM | {'drop': 'often'}, r'at `\$\.objective\.drop`'),
+        (DDPM | {'schedule': 'linear'}, r'at `\$\.objective\.schedule`'),
+        (DDPM | {'name': 'gan'}, 'gan'),
+        ({'name': 'ddpm', 'drop': 0.1}, 'says nothing of schedule'),
+        ({'name': 'latent', 'drop': 0.0}, 'says nothing of caption, size_px'),
+        (EDM | {'levels': 'many'}, r'at `\$\.objective\.levels`'),
+    ],
+)
+def test_a_note_that_makes_no_generator_is_named(tmp_path, objective, told):
+    write_json(tmp_path / NOTE, {'objective': objective, 'class_names': list('abc')})
+    with pytest.raises(UserError, match=rf'{NOTE}.*{told}'):
+        open_generator(tmp_path)
+
+
+def test_settings_that_edm_does_not_have_are_named():
+    with pytest.raises(UserError, match=r'edm: .*sigma_middle'):
+        make_preconditioning(EDM | {'sigma_middle': 1.0})

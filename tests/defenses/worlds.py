@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from purify.defenses.evidence import gather_evidence
+from purify.defenses.method import Table
+from purify.defenses.relabel import Relabel
+from purify.defenses.targets import describe, make_target_rule
+from purify.defenses.transitions import count_labels, sort_into_sets, vote
+
 CANDIDATES = 25  # five rounds, of which five states are kept
 
 
@@ -197,3 +203,69 @@ def _gaussian(seen, features):
     factor = np.linalg.cholesky(cov + 1e-6 * np.eye(dimensions))
     white = np.linalg.solve(factor, (features - mean).T)
     return -0.5 * (white**2).sum(0) - np.log(np.diag(factor)).sum() - dimensions / 2 * np.log(2 * np.pi)
+
+
+def classes_of(world):
+    """How many classes there are, where some have no image."""
+    return 1 + int(max(world.labels.max(), getattr(world, 'candidates', world.labels).max()))
+
+
+def decide_labels(world, settings):
+    """What DataElixir concludes from a world of labels by a rule for targets: the facts of `purify.defenses.targets.describe`."""
+    counts = count_labels(world.candidates, classes_of(world))
+    votes = vote(world.candidates, counts, first=False)
+    sets = sort_into_sets(counts, votes, world.labels, 0.1, majority=True)
+    evidence = gather_evidence(world.labels, counts, votes, sets, world.raw, count_raw=False)
+    return describe(make_target_rule(settings), evidence)
+
+
+def decide_densities(world, settings):
+    """What relabelling concludes from a world of densities: its table of verdicts."""
+    ids = np.arange(len(world.labels))
+    table = Table({'ids': ids, 'log_density': world.log_density})
+    return Relabel(**settings).decide(ids, world.labels, {'densities': table}, world.log_density.shape[1])
+
+
+def label_cases(sizes):
+    """Name -> (arguments of `label_world`, the targets) of datasets with clean classes of these sizes."""
+    total, classes = int(sizes.sum()), len(sizes)
+
+    def aimed_at(targets, rate, **more):
+        spare = total - int(sizes[list(targets)].sum())
+        return {'poison': {t: max(2, int(rate * spare / len(targets))) for t in targets}} | more, set(targets)
+
+    half = range(0, classes, 2) if classes % 2 == 0 else range(1, classes, 2)
+    return {
+        'clean': ({}, set()),
+        'clean, many odd images': ({'h': 0.3, 'q': 0.3}, set()),
+        '1 %': aimed_at([0], 0.01),
+        '5 %': aimed_at([0], 0.05),
+        '10 %': aimed_at([0], 0.1),
+        '10 %, half of it stays': aimed_at([0], 0.1, e=0.2, blur=0.3),
+        '10 %, two targets': aimed_at([0, classes - 1] if classes > 3 else [0], 0.1),
+        '10 %, half of the labels': aimed_at(half, 0.1),
+        'all-to-all': ({'poison': 'all_to_all'}, set()),
+        'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),
+        'asymmetric noise 10 %': ({'noise': (0.1, 'asymmetric')}, set()),
+        'asymmetric noise 20 %': ({'noise': (0.2, 'asymmetric')}, set()),
+    }
+
+
+def density_cases(sizes):
+    """Name -> (arguments of `density_world`, the targets)."""
+    total = int(sizes.sum())
+    other = total - int(sizes[0])
+    odd = {'odd': {0: 0.08}}
+    return {
+        'clean': ({}, set()),
+        'a class in the midst': ({'middle': 0}, set()),
+        'a wide class': ({'wide': 0}, set()),
+        'a far class': ({'far': 0}, set()),
+        'a class with 8 % odd images': (odd, set()),
+        **{f'non-disruptive {rate:.0%}': ({'poison': {0: max(2, int(rate * other))}}, {0}) for rate in (0.01, 0.05, 0.1)},
+        'disruptive, half of a class': ({'poison': {0: int(sizes[0]) // 2}, 'kind': 'disruptive'}, {0}),
+        'all-to-all': ({'poison': 'all_to_all'}, set()),
+        'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),
+        'asymmetric noise 10 %': ({'noise': (0.1, 'asymmetric')}, set()),
+        'asymmetric noise 20 %': ({'noise': (0.2, 'asymmetric')}, set()),
+    }

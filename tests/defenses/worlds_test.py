@@ -1,0 +1,167 @@
+"""The decisions on made-up datasets: what must be found, what must not be called an attack, and what a false alarm costs.
+
+The settings are the defaults; they were chosen on other worlds (seeds below 1000) than are asked here. How often both methods
+err over many sizes stands in docs/decisions.md.
+"""
+
+import numpy as np
+import pytest
+from defenses.worlds import (
+    decide_densities,
+    decide_labels,
+    density_cases,
+    density_world,
+    equal,
+    label_cases,
+    label_world,
+    long_tailed,
+)
+
+from purify.config.parts import dataelixir, relabel
+
+TARGETS = dataelixir().to_dict()['targets']
+NAMES = ('nondisruptive', 'strangers', 'disruptive', 'alpha', 'keep', 'narrow')
+RELABEL = {name: relabel(features='teacher').to_dict()[name] for name in NAMES}
+SIZES = {
+    '10 of 80': equal(10, 80),
+    '10 of 1000': equal(10, 1000),
+    '43, long-tailed': long_tailed(43, 500),
+    '100 of 100': equal(100, 100),
+}
+
+
+def label_verdicts(case, sizes, count=6):
+    changes, targets = label_cases(sizes)[case]
+    worlds = (label_world(np.random.default_rng(7000 + seed), sizes, **changes) for seed in range(count))
+    return [decide_labels(world, TARGETS) for world in worlds], targets
+
+
+def density_verdicts(case, sizes, count=6, **changes):
+    own, targets = density_cases(sizes)[case]
+    worlds = [density_world(np.random.default_rng(7000 + seed), sizes, **own | changes) for seed in range(count)]
+    return [(decide_densities(world, RELABEL), world) for world in worlds], targets
+
+
+@pytest.mark.parametrize('sizes', SIZES)
+@pytest.mark.parametrize('case', ['5 %', '10 %', '10 %, two targets'])
+def test_dataelixir_names_targets(case, sizes):
+    found, targets = label_verdicts(case, SIZES[sizes])
+    assert np.mean([set(facts['target_labels']) == targets for facts in found]) >= 5 / 6
+
+
+def test_dataelixir_names_stubborn_poison():
+    """1,000 honest odd images of which .4 of the candidates stay, 5,000 poisoned ones of which .2 do: an excess of half a nat."""
+    for seed in range(4):
+        world = label_world(
+            np.random.default_rng(7000 + seed), equal(10, 10_000), h=0.1, q=0.4, poison={0: 5000}, e=0.2, spread_q=0.1
+        )
+        assert decide_labels(world, TARGETS)['target_labels'] == [0]
+
+
+def test_dataelixir_names_eight_images_of_eighty_eight():
+    """The digits at a rate of .01, where the teacher may know the trigger but by half."""
+    worlds = [
+        label_world(np.random.default_rng(7000 + seed), equal(10, 80), poison={0: 8}, learned=0.6, spread_h=0.8)
+        for seed in range(12)
+    ]
+    assert np.mean([decide_labels(world, TARGETS)['target_labels'] == [0] for world in worlds]) >= 0.75
+
+
+@pytest.mark.parametrize(('case', 'most'), [('clean', 2), ('clean, many odd images', 4)])
+def test_dataelixir_leaves_clean_data_alone(case, most):
+    """Of 32 datasets of four shapes; where a third of the images is odd, classes differ more, and chance has more room."""
+    found = [facts for sizes in SIZES.values() for facts in label_verdicts(case, sizes, count=8)[0]]
+    assert sum(bool(facts['suspect_labels']) for facts in found) <= most
+    assert sum(facts['verdict']['word'] != 'clean' for facts in found) <= most
+
+
+@pytest.mark.parametrize('targets', [[0], [1]])
+def test_two_classes_are_enough_for_dataelixir(targets):
+    world = label_world(np.random.default_rng(7000), equal(2, 300), poison={targets[0]: 90})
+    assert decide_labels(world, TARGETS)['target_labels'] == targets
+
+
+def test_half_of_the_labels_may_be_targets_of_dataelixir():
+    found, targets = label_verdicts('10 %, half of the labels', equal(10, 1000))
+    hits = [len(targets & set(facts['target_labels'])) for facts in found]
+    assert np.mean(hits) >= 3  # of five, each with 2 % of the data
+    assert all(set(facts['target_labels']) <= targets for facts in found)
+
+
+@pytest.mark.parametrize('sizes', ['10 of 1000', '100 of 100'])
+@pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
+def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
+    found, _ = label_verdicts(case, SIZES[sizes])
+    assert not any(facts['target_labels'] for facts in found)
+    words = {facts['verdict']['word'] for facts in found}
+    assert words <= ({'unexplained'} if case == 'all-to-all' else {'mislabelled', 'unexplained'})
+    for facts in found:
+        assert 0.03 < facts['verdict']['share'] < 0.13
+        assert f'{facts["verdict"]["share"]:.1%}' in facts['verdict']['text']
+
+
+@pytest.mark.parametrize('case', ['symmetric noise 10 %', 'asymmetric noise 20 %'])
+def test_wrong_labels_that_no_classifier_repeats_are_mislabelled(case):
+    changes, _ = label_cases(equal(10, 500))[case]
+    world = label_world(np.random.default_rng(7000), equal(10, 500), memorised=0.1, **changes)
+    assert decide_labels(world, TARGETS)['verdict']['word'] == 'mislabelled'
+
+
+@pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
+@pytest.mark.parametrize('case', ['non-disruptive 5%', 'non-disruptive 10%', 'disruptive, half of a class'])
+def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
+    classes, images = map(int, sizes.split(' of '))
+    found, targets = density_verdicts(case, equal(classes, images))
+    assert np.mean([set(table.facts['target_labels']) == targets for table, _ in found]) >= 5 / 6
+    for table, world in found:
+        if not table.facts['target_labels']:
+            continue
+        stays = table['keep'] & (table['labels'] == world.labels) & world.poisoned
+        assert stays.sum() <= 0.3 * world.poisoned.sum()
+
+
+@pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
+@pytest.mark.parametrize('case', ['clean', 'a class in the midst', 'a wide class', 'a far class', 'a class with 8 % odd images'])
+def test_false_alarms_of_relabelling_are_rare_and_cheap(case, sizes):
+    classes, images = map(int, sizes.split(' of '))
+    found, _ = density_verdicts(case, equal(classes, images))
+    changed = [(~table['keep'] | (table['labels'] != world.labels)).sum() / images for table, world in found]
+    assert np.mean(changed) <= 0.12  # of one class
+    if '8 %' not in case:
+        assert sum(bool(table.facts['target_labels']) for table, _ in found) <= 1
+
+
+@pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
+def test_relabelling_calls_no_attack_what_has_no_target(case):
+    found, _ = density_verdicts(case, equal(10, 80))
+    assert not any(table.facts['target_labels'] for table, _ in found)
+    words = [table.facts['verdict']['word'] for table, _ in found]
+    assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= (2 if '10 %' in case else 4)
+
+
+def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_likely_class():
+    found, _ = density_verdicts('non-disruptive 10%', equal(10, 200), count=3)
+    for table, world in found:
+        rows = np.arange(len(world.labels))
+        own = world.log_density[rows, world.labels]
+        rest = world.log_density.copy()
+        rest[rows, world.labels] = -np.inf
+        strange = own < rest.max(1)
+        moved = table['labels'] != world.labels
+        assert not (moved & ~strange).any()
+        target = world.labels == 0
+        assert not (target & strange & table['keep'] & ~moved).any()
+        facts = table.facts['labels'][0]
+        assert facts['looks_poisoned'] == (target & strange).sum()
+        assert facts['kept'] + facts['looks_poisoned'] <= facts['images']
+        assert (facts['kept'], facts['relabelled']) == ((target & table['keep'] & ~moved).sum(), moved.sum())
+
+
+def test_a_narrow_alarm_touches_only_what_looks_poisoned():
+    found, _ = density_verdicts('non-disruptive 1%', equal(10, 500), dimensions=32, apart=8.0)
+    named = [(table, world) for table, world in found if table.facts['target_labels'] == [0]]
+    assert len(named) >= 4
+    for table, world in named:
+        clean = (world.labels == 0) & ~world.poisoned
+        assert (~table['keep'] | (table['labels'] != world.labels))[clean].mean() <= 0.02
+        assert (table['keep'] & (table['labels'] == world.labels))[world.poisoned].mean() <= 0.1
