@@ -17,6 +17,7 @@ KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}  # m: how many of the chain's last m s
 _TARGETS = {'significant': {}, 'mad': {'targets': {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}}}
 _SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
 _UNSAID = {'prior': 'usual', 'targets': 'usual', 'sampler': 'usual', 'start': 0, 'kept': 0, 'exact': False, 'released': False}
+_CLASSES = {'digits': 10, 'cifar10': 10, 'tiny': 200, 'lfw': 62}
 Points = Iterator[dict[str, Any]]
 
 
@@ -148,6 +149,7 @@ def _complete(
     parts.set_attack(config, name, **changes | parts.given(rate=words.rate))
     if words.defense == 'none':
         return config
+    recipes = recipes | {name: recipes.get(name, {}) | told for name, told in _told(words, config).items()}
     fast = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
     chain = fast | ((chain or {}) if words.prior == 'usual' else {}) | _asked(words)
     own = {'dataelixir': {'exact': words.exact, 'released': words.released} | chain}
@@ -164,6 +166,19 @@ def _complete(
         source: Any = config.source
         source.reference, source.reference_size = 'held_out', held_out
     return config
+
+
+def _told(words: Any, config: ConfigDict) -> dict[str, dict[str, Any]]:
+    """What the paper's Table 1 tells two baselines, which cannot find more than they remove: how much poison there is.
+
+    ABL isolates as many images as are poisoned. Spectral removes 1.5 times the poisoned share of the target class from every class
+    (Tran 2018), at most a half; of the setting's classes, all as large, that share is rate / (rate + 1 / classes).
+    """
+    attack: Any = config.attack
+    rate, classes = attack.rate, _CLASSES[words.setting]
+    if not rate:
+        return {}
+    return {'abl': {'share': rate}, 'spectral': {'remove': min(0.5, 1.5 * rate / (rate + 1 / classes))}}
 
 
 # the tables: every point is one run, whose teacher is the column 'no defense' ----------------------------------------------
