@@ -43,8 +43,8 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
     Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in many dimensions on how wide a
     class is; the paper's threshold .6 cannot be meant for them. Here the mean negative log-likelihood of the same foreign images
     under their own classes is subtracted, which leaves the mean divergence of the other classes from this one, and that is
-    divided by its median over the classes. A density that was fitted to images of all classes diverges little from any. Up to
-    half of the classes may be poisoned; with two classes, one. A clean class in the midst of the others scores lower than they.
+    divided by its upper median over the classes. A density that was fitted to images of all classes diverges little from any. Up
+    to half of the classes may be poisoned; with two classes, one. A clean class in the midst of the others scores lower than they.
     """
     own = log_density[np.arange(len(labels)), labels]
     theirs = [own[labels != label].mean() if (labels != label).any() else np.nan for label in range(log_density.shape[1])]
@@ -52,7 +52,7 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
     apart = foreign_nll(log_density, labels) + np.array(theirs)
     scores = np.where(present & np.isfinite(apart), apart, np.inf)
     known = np.isfinite(scores)
-    middle = np.median(scores[known]) if known.any() else 0.0
+    middle = np.sort(scores[known])[known.sum() // 2] if known.any() else 0.0
     return np.where(known, scores / middle, np.inf) if middle > 0 else np.full(len(scores), np.inf)
 
 

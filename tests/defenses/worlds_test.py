@@ -139,6 +139,18 @@ def test_relabelling_calls_no_attack_what_has_no_target(case):
     assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= (2 if '10 %' in case else 4)
 
 
+def test_half_of_the_classes_may_be_targets_of_relabelling():
+    """Five of ten: their low scores must not pass for the usual ones."""
+    targets, hits = {0, 2, 4, 6, 8}, 0
+    for seed in range(6):
+        rng = np.random.default_rng(7000 + seed)
+        world = density_world(rng, equal(10, 500), dimensions=32, apart=8.0, poison=dict.fromkeys(targets, 100))
+        named = set(decide_densities(world, RELABEL).facts['target_labels'])
+        assert named <= targets
+        hits += len(named)
+    assert hits >= 24  # of 30
+
+
 def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_likely_class():
     found, _ = density_verdicts('non-disruptive 10%', equal(10, 200), count=3)
     for table, world in found:
