@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.folders import Tensors
-from purify.models.foreign import CONVERT, SUFFIX, check_foreign, read_foreign
+from purify.models.folders import Tensors, conversion
+from purify.models.foreign import SUFFIX, check_foreign, read_foreign
 from purify.models.sscd import SSCD, sscd_pixels, sscd_sizes
 from purify.models.weights import abstract
 from purify.train.state import split_network
@@ -28,10 +28,7 @@ def copy_file(path: Path) -> Path | None:
         found = [] if (path / CONFIG).is_file() else sorted(path.glob('*' + SUFFIX))
         return found[0] if len(found) == 1 else None
     if path.is_file() and path.suffix in PUBLISHED:
-        raise UserError(
-            f'{path}: pickled weights can run code and are not opened. Of the files that SSCD publishes, take the one called '
-            f'.torchvision.pt. {CONVERT}'
-        )
+        raise UserError(f'{path}: of the files that SSCD publishes, take the one called .torchvision.pt. {conversion(path)}')
     return path if path.is_file() and path.suffix == SUFFIX else None
 
 

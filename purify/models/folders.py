@@ -4,112 +4,237 @@ Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
 import copy
+import functools
+import re
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from purify.core.devices import is_lead
 from purify.core.errors import UserError
 from purify.core.files import read_json
+from purify.core.progress import say
 
 STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
+WEIGHTS = re.compile(  # whole, a shard or the index of shards; '.fp16' marks a copy in half precision
+    rf'({"|".join(STEMS)})(\.fp16)?(?P<shard>-\d+-of-\d+)?(\.fp16)?\.(?P<format>safetensors|bin)(?P<index>\.index(\.fp16)?\.json)?'
+)
+_FLOATS = ('F16', 'BF16', 'F32', 'F64')  # in the words of safetensors
+BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
+_DEEPEST = 50  # levels of JSON in JSON; settings have three or four
+_DAY_S = 24 * 60 * 60  # what a slow download may take from a folder's first file to its last
 _CONVERT = (
-    'import pathlib, sys, torch, safetensors.torch as s; [s.save_file({k: v.clone().contiguous() for k, v in '
+    'import pathlib, sys, torch, safetensors.torch as s; p = pathlib.Path(sys.argv[1]); '
+    '[s.save_file({k: v.clone().contiguous() for k, v in '
     "torch.load(f, map_location='cpu', weights_only=True).items()}, f.with_suffix('.safetensors'), {'format': 'pt'}) "
-    "for f in pathlib.Path(sys.argv[1]).rglob('*model*.bin')]"
+    "for f in ([p] if p.is_file() else p.rglob('*model*.bin'))]; "
+    "[i.with_name(i.name.replace('.bin.', '.safetensors.')).write_text(i.read_text().replace('.bin\\x22', '.safetensors\\x22')) "
+    "for i in p.rglob('*model*.bin.index*.json')]"
 )
 
 
-def conversion(folder: str | Path) -> str:
-    """How to turn every pickled weight file under `folder` into safetensors beside it, offline, as a sentence for an error."""
+def conversion(path: str | Path) -> str:
+    """How to turn pickled weights into safetensors beside them, offline, as a sentence for an error.
+
+    `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut into shards.
+    """
     return (
         'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the files: '
-        f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(folder))}`.'
+        f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(path))}`.'
     )
 
 
+def refuse_pickles(folder: Path, names: list[str]) -> UserError:
+    """The error for a folder whose only weights are these pickled files, with a way out that leads to a readable folder."""
+    told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
+    if any(WEIGHTS.fullmatch(name) for name in names):
+        return UserError(f'{told} {conversion(folder.parent if (folder.parent / "model_index.json").is_file() else folder)}')
+    converted = Path(names[0]).with_suffix('.safetensors').name
+    return UserError(f'{told} {conversion(folder / names[0])} Then rename {converted} to {FILE}.')
+
+
 def read_object(file: Path) -> dict[str, Any]:
-    """The settings in a JSON file. Raises `UserError` when it is missing, broken or no JSON object."""
-    value = read_json(file)
+    """The settings in a JSON file. Raises `UserError` when it is missing, broken, nested without end or no JSON object."""
+    try:
+        value = read_json(file)
+    except UserError as error:
+        raise UserError(f'{error} Where it is a file of a model from elsewhere, download it again.') from error
     if not isinstance(value, dict):
-        raise UserError(f'{file}: must hold a JSON object of settings, not {value!r:.60}. Download it again.')
+        raise UserError(f'{file}: must hold a JSON object of settings, not a {type(value).__name__}. Download it again.')
+    layer: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner = (part.values() if isinstance(part, dict) else part for part in layer if isinstance(part, dict | list))
+        layer = [value for values in inner for value in values]
+    if layer:
+        raise UserError(f'{file}: is nested deeper than {_DEEPEST} levels, which settings of a model are not. Download it again.')
     return value
 
 
 def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[dict[str, Any], Tensors]':
-    """(config, tensors) of a model folder; tensors are read when asked for, floating ones as float32.
+    """(config, tensors) of a model folder; tensors are read when asked for, as float32.
 
-    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole, sharded (`.safetensors.index.json`) or `.fp16`. Raises
-    `UserError` for missing and broken files and for folders with pickled weights only.
+    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded (`.safetensors.index.json`), and its copy in half
+    precision (`.fp16`) where there is nothing else. Raises `UserError` for missing and broken files, for folders with pickled
+    weights only, for two sets of weights side by side, for an index that contradicts its files, and for safetensors that are
+    older by more than a day than pickled weights beside them; of those that are older by less it says so.
     """
     folder = Path(folder) / subfolder
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder. Give a folder that holds config.json and {FILE}.')
-    return read_object(folder / 'config.json'), Tensors(_weight_files(folder))
+    config = read_object(folder / 'config.json')
+    names = sorted(path.name for path in folder.iterdir())
+    matches = {name: match for name in names if (match := WEIGHTS.fullmatch(name))}
+    found = {name: match for name, match in matches.items() if match['format'] == 'safetensors'}
+    if not found:
+        if pickles := [name for name in names if Path(name).suffix in PICKLES]:
+            raise refuse_pickles(folder, pickles)
+        raise UserError(f'{folder}: holds no weights. Put {FILE} beside its config.json.')
+    half = all('.fp16' in name for name in found)
+    tensors = _choose(folder, {name: match for name, match in found.items() if ('.fp16' in name) == half})
+    _check_age(folder, tensors.files, [name for name in matches if name.endswith('.bin') and ('.fp16' in name) == half])
+    return config, tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    for name in (f'{stem}{variant}' for variant in ('', '.fp16') for stem in STEMS):
-        if (folder / f'{name}.safetensors').is_file():
-            return [folder / f'{name}.safetensors']
-        head, dot, variant = name.partition('.')
-        for index in (f'{name}.safetensors.index.json', f'{head}.safetensors.index{dot}{variant}.json'):
-            if (folder / index).is_file():
-                return _shards(folder / index)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        whole = folder.parent if (folder.parent / 'model_index.json').is_file() else folder
-        raise UserError(f'{folder}: holds no safetensors weights, only {", ".join(pickles)}. {conversion(whole)}')
-    raise UserError(f'{folder}: holds no weights. Put {FILE} beside its config.json.')
+def _choose(folder: Path, found: Mapping[str, re.Match[str]]) -> 'Tensors':
+    """The tensors of the one set of weights among these files."""
+    indexes = [name for name, match in found.items() if match['index']]
+    shards = [name for name, match in found.items() if match['shard'] and not match['index']]
+    wholes = [name for name in found if name not in (*indexes, *shards)]
+    if not wholes and not indexes:
+        raise UserError(
+            f'{folder}: holds shards of weights ({", ".join(shards[:3])}), but no .safetensors.index.json that lists them. '
+            'Download that file too.'
+        )
+    if len(indexes) == 1 and not wholes:
+        weight_map = _read_index(folder / indexes[0])
+        strays = sorted(set(shards) - set(weight_map.values()))
+        if not strays:
+            tensors = Tensors([folder / name for name in sorted(set(weight_map.values()))])
+            tensors.check_index(folder / indexes[0], weight_map)
+            return tensors
+        shards = strays
+    if len(wholes) == 1 and not indexes and not shards:
+        return Tensors([folder / wholes[0]])
+    raise UserError(
+        f'{folder}: holds more than one set of weights ({", ".join([*wholes, *indexes, *shards[:3]])}), and nothing says which '
+        'is meant. Delete the others.'
+    )
 
 
-def _shards(index: Path) -> list[Path]:
-    weight_map = read_json(index)
-    weight_map = weight_map.get('weight_map') if isinstance(weight_map, dict) else None
+def _read_index(index: Path) -> dict[str, str]:
+    """Tensor -> the file that holds it."""
+    weight_map = read_object(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f'{index}: needs a "weight_map" from tensor names to files.')
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:  # an index from the internet must not reach out of its folder, nor name a pickle
+        raise UserError(f'{index}: needs a "weight_map" from tensor names to files. Download it again.')
+    for name in sorted(set(map(str, weight_map.values()))):  # one from outside must not reach out of its folder, nor name a pickle
         if name != Path(name).name or not name.endswith('.safetensors') or not (index.parent / name).is_file():
-            raise UserError(f'{index}: names the shard {name!r}, which is not a .safetensors file beside it. Download it again.')
-    return [index.parent / name for name in names]
+            raise UserError(
+                f'{index}: names the shard {name!r:.200}, which is not a .safetensors file beside it. Download both again.'
+            )
+    return {tensor: str(name) for tensor, name in weight_map.items()}
+
+
+def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
+    """Refuses, or says, that pickled weights are newer than those that are read.
+
+    Links are passed over: a cache of the hub consists of them, and when it fetched which says nothing about the weights.
+    """
+    times = {folder / name: (folder / name).stat().st_mtime for name in pickles if not (folder / name).is_symlink()}
+    newest = max(times, key=times.__getitem__, default=None)
+    read = max(files, key=lambda file: file.stat().st_mtime)
+    if newest is None or read.is_symlink() or times[newest] <= read.stat().st_mtime:
+        return
+    old, new = (datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime('%Y-%m-%d %H:%M UTC') for path in (read, newest))
+    if times[newest] - read.stat().st_mtime > _DAY_S:
+        raise UserError(
+            f'{newest}: is of {new}, but {read.name} beside it, which would be read, of {old}. Delete the one that is not meant.'
+        )
+    _say_once(f'{read}: is read, of {old}; {newest.name} beside it, of {new}, is not')
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text, shown=is_lead())
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of safetensors files, each read when it is asked for; floating ones as float32."""
+    """The tensors of safetensors files, each read when it is asked for, as float32; without the buffers that are no weights."""
 
     def __init__(self, files: list[Path]):
         from safetensors import SafetensorError, safe_open
 
-        self._files: dict[str, Any] = {}
+        self.files = files
+        self._sources: dict[str, Path] = {}
+        self._opened: dict[Path, Any] = {}
         for file in files:
+            if file.is_dir():
+                raise UserError(f'{file}: is a folder, where a file of weights should be. Give the safetensors file itself.')
             try:
-                opened = safe_open(file, 'np')
+                self._opened[file] = opened = safe_open(file, 'np')
             except (SafetensorError, OSError, ValueError) as error:
                 raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
-            self._files |= dict.fromkeys(opened.keys(), opened)
+            names = [name for name in opened.keys() if not BUFFERS.search(name)]  # noqa: SIM118
+            if twice := [name for name in names if name in self._sources]:
+                raise UserError(f'{file}: holds {twice[0]}, but so does {self._sources[twice[0]]}. Download both again.')
+            self._sources |= dict.fromkeys(names, file)
+
+    def check_index(self, index: Path, weight_map: Mapping[str, str]) -> None:
+        """Raises `UserError` where an index of shards lists other tensors, or another place of one, than the files hold."""
+        listed = {name: file for name, file in weight_map.items() if not BUFFERS.search(name)}
+        held = {name: file.name for name, file in self._sources.items()}
+        wrong = [
+            f'{name} ({listed.get(name, "nowhere")} there, {held.get(name, "nowhere")} in truth)'
+            for name in sorted(listed.keys() | held.keys())
+            if listed.get(name) != held.get(name)
+        ]
+        if wrong:
+            raise UserError(
+                f'{index}: contradicts the files beside it about {len(wrong)} tensors: {", ".join(wrong[:3])}. Download them again.'
+            )
 
     def within(self, prefixes: tuple[str, ...]) -> 'Tensors':
         """Those alone whose names begin with one of `prefixes`."""
         part = copy.copy(self)
-        part._files = {name: opened for name, opened in self._files.items() if name.startswith(prefixes)}
+        part._sources = {name: file for name, file in self._sources.items() if name.startswith(prefixes)}
         return part
 
     def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._files[name].get_tensor(name)
-        return tensor.astype(np.float32, copy=False) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
+        from safetensors import SafetensorError
+
+        self._check_types([name])
+        try:
+            tensor = self._opened[self._sources[name]].get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f'{self._sources[name]}: {name} cannot be read ({error}). Download or write it again.') from error
+        with np.errstate(over='ignore', invalid='ignore'):  # whoever takes weights refuses infinities and NaN by name
+            return tensor.astype(np.float32, copy=False)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, from the headers of the files; reads no tensor."""
-        return {name: tuple(opened.get_slice(name).get_shape()) for name, opened in self._files.items()}
+        """Name -> shape, from the headers of the files; reads no tensor. Raises `UserError` where one is not of floats."""
+        self._check_types(self._sources)
+        return {name: tuple(self._slice(name).get_shape()) for name in self._sources}
+
+    def _slice(self, name: str) -> Any:
+        return self._opened[self._sources[name]].get_slice(name)
+
+    def _check_types(self, names: Any) -> None:
+        types = {name: str(self._slice(name).get_dtype()) for name in names}
+        strange = [f'{name} ({kind})' for name, kind in types.items() if kind not in _FLOATS]
+        if strange:
+            file = self._sources[next(name for name, kind in types.items() if kind not in _FLOATS)]
+            raise UserError(
+                f'{file}: {len(strange)} tensors are not of float16, bfloat16, float32 or float64: {", ".join(strange[:6])}. What '
+                'is stored in fewer bits is read by the program that wrote it alone: take the weights as one of these types.'
+            )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._sources)

@@ -18,7 +18,7 @@ from purify.core.errors import UserError
 from purify.models.classifier import ClassifierNetwork
 from purify.models.densenet import DenseNet
 from purify.models.efficientnet import EfficientNet
-from purify.models.folders import PICKLES, Tensors
+from purify.models.folders import PICKLES, Tensors, conversion
 from purify.models.resnet import ResNet
 from purify.models.sscd import PREFIX, SSCD
 from purify.models.vgg import GRID, VGG
@@ -27,12 +27,7 @@ SUFFIX = '.safetensors'
 HEAD = 'head'
 Names = dict[str, str]  # our layer -> the file's
 Path_ = tuple[Any, ...]  # of an array in a network
-CONVERT = (
-    'Convert them where you trust the file: `python -c "import sys, torch, safetensors.torch as s; '
-    "s.save_file(torch.load(sys.argv[1], map_location='cpu', weights_only=True), sys.argv[2])\" FILE.pth FILE.safetensors`."
-)
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
-_COUNTER = 'num_batches_tracked'
 
 
 def _places(depths: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -140,8 +135,8 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
     """
     file = Path(file)
     if file.suffix in PICKLES:
-        raise UserError(f'{file}: pickled weights can run code and are not opened. {CONVERT}')
-    shapes = {name: shape for name, shape in Tensors([file]).shapes().items() if not name.endswith(_COUNTER)}
+        raise UserError(f'{file}: {conversion(file)}')
+    shapes = Tensors([file]).shapes()
     try:
         return _fit(network, shapes)
     except UserError as error:
@@ -175,7 +170,7 @@ def _fit(network: ClassifierNetwork, shapes: Mapping[str, tuple[int, ...]]) -> F
     layouts = NAMES[type(network)](network).values()
     layout = max(layouts, key=lambda names: len(layers & set(names.values())))
     classes = network.head.out_features
-    headless = shapes.get(f'{layout[HEAD]}.weight', (0,))[0] != classes
+    headless = shapes.get(f'{layout[HEAD]}.weight', ())[:1] != (classes,)
     names, missing, misshapen, known = {}, [], [], set()
     for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))):
         layer, leaf = '.'.join(map(str, path[:-1])), str(path[-1])

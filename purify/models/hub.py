@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.core.files import read_json
-from purify.models.folders import PICKLES, STEMS, conversion
+from purify.core.files import user_path
+from purify.models.folders import PICKLES, STEMS, conversion, read_object, refuse_pickles
 
 INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
@@ -33,10 +33,10 @@ _NON_EMA, _HALF = '*non_ema*', '*.fp16*'  # what training would go on from, and 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The model_index.json of a pipeline folder. Raises `UserError` when it is not a JSON object with a `_class_name`."""
-    index = read_json(folder / INDEX)
-    name = index.get('_class_name') if isinstance(index, dict) else index
-    if not isinstance(index, dict) or not isinstance(name, str):
-        raise UserError(f'{folder / INDEX}: must hold a JSON object with a "_class_name" in text, not {name!r}. Download it again.')
+    index = read_object(folder / INDEX)
+    name = index.get('_class_name')
+    if not isinstance(name, str):
+        raise UserError(f'{folder / INDEX}: must hold a "_class_name" in text, not {name!r}. Download it again.')
     return index
 
 
@@ -55,11 +55,11 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders:
     that do not exist, for models with pickled weights alone, and when the hub cannot be reached or does not know the id.
     """
     name = str(path_or_hub_id)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return path
     if path.suffix in PICKLES:
-        raise UserError(f'{name}: {conversion(path.parent)} Then give the folder.')
+        raise UserError(f'{refuse_pickles(path.parent, [path.name])} Then give the folder.')
     if path.is_file():
         raise UserError(f'{name}: is a file; give the folder that holds it and its config.json.')
     if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
@@ -78,7 +78,7 @@ def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) ->
         if not bare:
             return folder
     pickles = [
-        f'{place}*.bin' for part in bare for place in ([f'{part}/'] if part else ['diffusion_pytorch_model', 'pytorch_model'])
+        f'{place}*.bin*' for part in bare for place in ([f'{part}/'] if part else ['diffusion_pytorch_model', 'pytorch_model'])
     ]
     raise UserError(
         f'{name}: the hub has no safetensors of it ({", ".join(part or "top folder" for part in bare)}). If it has pickled ones, '

@@ -18,13 +18,12 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
-from purify.models.folders import STEMS, Tensors, read_folder
+from purify.models.folders import BUFFERS, STEMS, WEIGHTS, Tensors, read_folder
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
-_BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
 _OLD_ATTENTION = re.compile(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.')  # diffusers before 0.15
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 _TEXT = 'text_model.'  # transformers from 5 on leaves it out
@@ -88,7 +87,7 @@ class _Fit:
 def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> _Fit:
     leaves = list(_leaves(module))
     expected = {name for _, name, _ in leaves}
-    given = {_modern(name, expected): name for name in shapes if not _BUFFERS.search(name)}
+    given = {_modern(name, expected): name for name in shapes if not BUFFERS.search(name)}
     fit = _Fit([], [], [], [])
     for path, name, old in leaves:
         if name not in given:
@@ -215,8 +214,8 @@ def write_folder(
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
         files.append(index.name)
-    for old in folder.glob(f'{stem}*.safetensors*'):  # what was here before would be read in place of the new
-        if re.fullmatch(rf'{stem}(-\d+-of-\d+)?\.safetensors(\.index\.json)?', old.name) and old.name not in files:
+    for old in folder.glob('*.safetensors*'):  # what was here before would contradict the new
+        if WEIGHTS.fullmatch(old.name) and '.fp16' not in old.name and old.name not in files:
             with explain_os_errors(old):
                 old.unlink()
     write_json(folder / 'config.json', dict(config))
@@ -274,6 +273,11 @@ def load_model(
     """
     folder = Path(folder) / subfolder
     config, tensors = read_folder(folder)
+    if config.get('_class_name', cls.__name__) != cls.__name__:
+        raise UserError(
+            f'{folder / "config.json"}: describes a {config["_class_name"]!r}, but is to be read as a {cls.__name__}. '
+            'Give a folder that holds one.'
+        )
     tensors = tensors.within(within) if within else tensors
     try:
         module = abstract_model(cls, config, dtype=dtype)

@@ -175,7 +175,11 @@ def test_broken_and_pickled_files_and_networks_of_ones_own_are_refused(tmp_path)
     (tmp_path / 'cut.safetensors').write_bytes(b'0123456789')
     with pytest.raises(UserError, match='not a readable safetensors'):
         check_foreign(network, tmp_path / 'cut.safetensors')
-    with pytest.raises(UserError, match='pickled weights can run code'):
+    with pytest.raises(UserError, match=r'Pickled weights can run code.*weights\.pth`'):
         check_foreign(network, tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match='is a folder, where a file of weights should be'):
+        check_foreign(network, tmp_path)
+    save_file(tensors | {'fc.weight': np.array(3, np.float32)}, tmp_path / 'scalar.safetensors')
+    assert check_foreign(network, tmp_path / 'scalar.safetensors').headless
     with pytest.raises(UserError, match='not a Linear'):
         check_foreign(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), tmp_path / 'nan.safetensors')

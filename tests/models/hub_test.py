@@ -55,6 +55,9 @@ def test_local_folders_are_themselves(tmp_path):
     for name, words in {
         tmp_path / 'weights.safetensors': 'is a file',
         'some/model.bin': 'weights_only=True',
+        'some/model.ckpt': 'Then rename model.safetensors to diffusion_pytorch_model.safetensors. Then give the folder',
+        '~nobody-of-this-name/model': r'~nobody-of-this-name/model.: not a usable path \(Could not determine home directory',
+        'x' * 300: 'x.: not a usable path .File name too long',
         './nowhere': 'no such folder',
         '/no/such/place': 'no such folder',
         'nowhere': 'no such folder',
@@ -138,6 +141,14 @@ def by_hand(hub, error):
     return sorted(filter_repo_objects(hub.files, **options))
 
 
+def test_pickled_shards_at_the_top_come_with_their_index(hub):
+    shards = {f'pytorch_model{ending}': '{}' for ending in ('-00001-of-00002.bin', '-00002-of-00002.bin', '.bin.index.json')}
+    hub.files = shards | {'config.json': '{}', 'flax_model.msgpack': ''}
+    with pytest.raises(UserError, match='no safetensors') as error:
+        resolve('owner/model')
+    assert by_hand(hub, error) == sorted([*shards, 'config.json'])
+
+
 def test_pickled_models_are_told_how_to_become_safe(hub):
     hub.files = repository('unet', 'vae', weights=('diffusion_pytorch_model.bin',), **{f'vae/{WEIGHTS}': ''})
     with pytest.raises(UserError, match='no safetensors') as error:
@@ -149,11 +160,16 @@ def test_pickled_models_are_told_how_to_become_safe(hub):
 
 
 @pytest.mark.parametrize(
-    ('index', 'shown'), [('[]', r'\[\]'), ('{"unet": ["a", "b"]}', 'None'), ('{"_class_name": ["a"]}', r"\['a'\]")]
+    ('index', 'told'),
+    [
+        ('[]', 'a JSON object of settings, not a list'),
+        ('{"unet": ["a", "b"]}', 'a "_class_name" in text, not None'),
+        ('{"_class_name": ["a"]}', r'a "_class_name" in text, not \[\'a\'\]'),
+    ],
 )
-def test_a_broken_index(hub, index, shown):
+def test_a_broken_index(hub, index, told):
     hub.files = {'model_index.json': index}
-    with pytest.raises(UserError, match=rf'model_index\.json: must hold a JSON object with a "_class_name" in text, not {shown}'):
+    with pytest.raises(UserError, match=rf'model_index\.json: must hold {told}'):
         resolve('owner/model')
 
 
