@@ -11,7 +11,7 @@ from purify.defenses.priors import PixelPrior
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.models.folders import read_object
 from purify.models.hub import INDEX, read_index, resolve
-from purify.models.loading import from_pretrained
+from purify.models.loading import check_class, from_pretrained
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import check_dtype, load_model
 from purify.train.state import split_network
@@ -68,6 +68,9 @@ def load_variation_model(
 def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     sub = 'unet' if (folder / 'unet').is_dir() else ''
     config = folder / sub / 'config.json'
+    noise = (folder / 'scheduler' if sub else folder) / 'scheduler_config.json'
+    for name, file in (('unet', config), ('scheduler', noise)):
+        check_class(folder, name, file)
     kind = read_object(config).get('_class_name')
     if kind != 'UNet2DModel':
         raise UserError(f'{folder}: {kind} is no pixel prior; choose a folder with a UNet2DModel.')
@@ -77,5 +80,11 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     if height is None or height != width:
         raise UserError(f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as high.')
     graph, params, stats = split_network(network)
-    schedule = schedule_from_diffusers(read_object((folder / 'scheduler' if sub else folder) / 'scheduler_config.json'))
+    schedule = schedule_from_diffusers(read_object(noise))
+    rows = network.config['num_train_timesteps']
+    if network.config['time_embedding_type'] == 'learned' and rows != schedule.steps:
+        raise UserError(
+            f'{config}: num_train_timesteps = {rows}, but that of {noise} is {schedule.steps}, and the network has a row for each '
+            'timestep. Download both again.'
+        )
     return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels'])

@@ -19,6 +19,7 @@ from purify.core.files import write_json
 from purify.core.registry import Registry
 from purify.models.autoencoder_kl import AutoencoderKL
 from purify.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from purify.models.clip_pixels import IMAGE_PROCESSOR
 from purify.models.folders import read_object
 from purify.models.hub import COMPONENTS, INDEX, classes_of, read_index, resolve
 from purify.models.tokenizer import CLIPTokenizer
@@ -36,7 +37,6 @@ NETWORKS = Registry(
 )
 CONFIG, SCHEDULER, PROCESSOR = 'config.json', 'scheduler_config.json', 'preprocessor_config.json'
 _MODEL_TYPES = {'clip_vision_model': 'CLIPVisionModelWithProjection', 'clip_text_model': 'CLIPTextModel'}
-_IMAGE_PROCESSOR = re.compile(r'CLIP(FeatureExtractor|ImageProcessor(Fast|Pil)?)')  # one thing, renamed often
 _TOKENIZER = re.compile(r'CLIPTokenizer(Fast)?')
 _EMPTY = [None, None]
 _NO_CHECKER = {'safety_checker': _EMPTY, 'requires_safety_checker': False}
@@ -96,13 +96,18 @@ def from_pretrained(
 def _class_of(folder: Path) -> str:
     """The class of a bare model folder, '' where its config.json does not say."""
     config = read_object(folder / CONFIG)
-    architectures = config.get('architectures')
-    if not isinstance(architectures, list) or not architectures:
-        architectures = [_MODEL_TYPES.get(str(config.get('model_type')), '')]
-    name = str(config.get('_class_name', architectures[0]))
+    name = _told_class(config)
     if name not in NETWORKS:
         raise UserError(f'{folder / CONFIG}: describes {name or "no class"!r}. Supported: {", ".join(sorted(NETWORKS))}.')
     return name
+
+
+def _told_class(config: Mapping[str, Any]) -> str:
+    """The class that a file of settings names, '' where it names none."""
+    architectures = config.get('architectures')
+    if not isinstance(architectures, list) or not architectures:
+        architectures = [_MODEL_TYPES.get(str(config.get('model_type')), '')]
+    return str(config.get('_class_name', architectures[0]))
 
 
 # pipelines --------------------------------------------------------------------------------------------------------------
@@ -127,8 +132,27 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
                 'schedulers, CLIPImageProcessor and CLIPTokenizer.'
             )
         file, read = found
-        parts[name] = read(_place(folder, name, file))
+        place = _place(folder, name, file)
+        check_class(folder, name, place / file)
+        parts[name] = read(place)
     return Pipeline(class_name, parts)
+
+
+def check_class(folder: Path, name: str, file: Path) -> None:
+    """Raises `UserError` where the settings in `file` name another class than the folder's model_index.json does for part `name`.
+
+    Of the classes of transformers only ours count: an encoder may be read out of the larger model that the file describes.
+    """
+    index = folder / INDEX
+    named = classes_of(read_index(folder)).get(name) if index.is_file() else None
+    if named is None or file.name not in (CONFIG, SCHEDULER):
+        return
+    config = read_object(file)
+    told = _told_class(config)
+    if told != named and ('_class_name' in config or told in NETWORKS):
+        raise UserError(
+            f'{index}: says that {name} is a {named}, but {file} that it is a {told}. Download both again, or correct one.'
+        )
 
 
 def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
@@ -137,7 +161,7 @@ def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
         return CONFIG, lambda folder: open_network(NETWORKS[class_name], folder)
     if class_name.endswith('Scheduler'):
         return SCHEDULER, lambda folder: {'_class_name': class_name} | read_object(folder / SCHEDULER)
-    if _IMAGE_PROCESSOR.fullmatch(class_name):
+    if IMAGE_PROCESSOR.fullmatch(class_name):
         return PROCESSOR, lambda folder: read_object(folder / PROCESSOR)
     if _TOKENIZER.fullmatch(class_name):
         return 'vocab.json', CLIPTokenizer.from_folder

@@ -183,6 +183,30 @@ def test_unsupported_classes_are_refused_with_the_choices(folder):
             from_pretrained(folder, components=components)
 
 
+@pytest.mark.parametrize(
+    ('part', 'file', 'change', 'told'),
+    [
+        (
+            'scheduler',
+            'scheduler_config.json',
+            {'_class_name': 'PNDMScheduler'},
+            'is a DDIMScheduler, but .* that it is a PNDMScheduler',
+        ),
+        ('vae', 'config.json', {'_class_name': 'UNet2DModel'}, 'is a AutoencoderKL, but .* that it is a UNet2DModel'),
+        ('image_encoder', 'config.json', {'architectures': ['CLIPTextModel']}, 'is a CLIPVision.*, but .* it is a CLIPTextModel'),
+    ],
+)
+def test_two_classes_of_one_part_are_named_with_both_places(folder, part, file, change, told):
+    change_json(folder / part / file, **change)
+    with pytest.raises(UserError, match=rf'copy/model_index.json: says that {part} {told}'):
+        from_pretrained(folder, components=[part])
+
+
+def test_an_encoder_is_read_out_of_a_larger_model(folder, variation):
+    change_json(folder / 'image_encoder' / 'config.json', architectures=['CLIPModel'])
+    same_weights(from_pretrained(folder, components=['image_encoder']).parts['image_encoder'], variation.parts['image_encoder'])
+
+
 def test_of_unknown_pipelines_all_that_is_readable_is_read(folder):
     odd = {'vae': ['diffusers', 'VQModel'], 'safety_checker': ['x', 'SafetyChecker'], 'unet': [None, None]}
     odd['feature_extractor'] = ['transformers', 'CLIPImageProcessorPil']
@@ -196,7 +220,7 @@ def test_all_parts_in_one_folder(folder, variation):
     """As google/ddpm-cifar10-32 lies on the hub."""
     flat = folder / 'unet'
     (folder / 'scheduler' / 'scheduler_config.json').rename(flat / 'scheduler_config.json')
-    parts = {'unet': ['diffusers', 'UNet2DConditionModel'], 'scheduler': ['diffusers', 'DDPMScheduler']}
+    parts = {'unet': ['diffusers', 'UNet2DConditionModel'], 'scheduler': ['diffusers', 'DDIMScheduler']}
     (flat / 'model_index.json').write_text(json.dumps({'_class_name': 'DDPMPipeline'} | parts))
     pipeline = from_pretrained(flat)
     same_weights(pipeline.parts['unet'], variation.parts['unet'])
