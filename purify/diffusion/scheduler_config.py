@@ -1,6 +1,7 @@
 """scheduler_config.json, the file in which diffusers keeps a noise schedule and the sampler that goes with it."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
 from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
+MOST_STEPS = 10**6  # of training; published schedules have 1000 to 4000
 _BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}  # theirs -> ours
 _CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads these two at all
     'DDPMScheduler': ((True, True), (False, True)),
@@ -36,15 +38,15 @@ def _refuse(key: str, value: Any, kind: str) -> UserError:
 
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise _refuse(key, value, 'a finite number')
     return value
 
 
 def _whole(config: Mapping[str, Any], key: str, default: int) -> int:
     value = _number(config, key, default)
-    if value != int(value):
-        raise _refuse(key, value, 'a whole number')
+    if value != int(value) or value > MOST_STEPS:
+        raise _refuse(key, value, f'a whole number up to {MOST_STEPS}')
     return int(value)
 
 
@@ -58,8 +60,8 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
 def _betas(config: Mapping[str, Any]) -> np.ndarray:
     steps, given = _whole(config, 'num_train_timesteps', 1000), config.get('trained_betas')
     if given is not None:
-        if not isinstance(given, list | tuple) or not all(type(beta) in (int, float) for beta in given):
-            raise _refuse('trained_betas', given, 'a list of numbers')
+        if not isinstance(given, list | tuple) or not all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in given):
+            raise _refuse('trained_betas', given, 'a list of numbers from 0 to 1')
         if 'num_train_timesteps' in config and len(given) != steps:
             raise _refuse('num_train_timesteps', steps, f'{len(given)}, the number of trained_betas')
         return np.asarray(given, np.float64)
@@ -69,6 +71,21 @@ def _betas(config: Mapping[str, Any]) -> np.ndarray:
     if steps < 1:
         raise _refuse('num_train_timesteps', steps, 'at least 1')
     return SCHEDULES.make(_BETAS_OF[shape], steps, **({} if shape == 'squaredcos_cap_v2' else ends))
+
+
+def _prediction(config: Mapping[str, Any]) -> str:
+    """What the network predicts; old files say it by `predict_epsilon`, where false is 'sample'."""
+    require(config, 'prediction_type', *PREDICTIONS)
+    old = config.get('predict_epsilon')
+    if old is None:
+        return config.get('prediction_type', 'epsilon')
+    meant = 'epsilon' if _flag(config, 'predict_epsilon', True) else 'sample'
+    if config.get('prediction_type', meant) != meant:
+        raise UserError(
+            f'scheduler_config.json: prediction_type = {config["prediction_type"]!r}, but predict_epsilon = {old!r} means '
+            f'{meant!r}. Take out the one that is not meant.'
+        )
+    return meant
 
 
 def _known_class(config: Mapping[str, Any], otherwise: str = '') -> str:
@@ -85,9 +102,11 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     name.
     """
     name = _known_class(config)
+    strange = {k: v for k, v in config.items() if k not in _KNOWN and k[:1] != '_' and v not in (None, False)}
+    if strange:
+        raise UserError(f'scheduler_config.json: settings that are not supported: {strange}. Choose another scheduler.')
     require(config, 'thresholding', False)
     require(config, 'rescale_betas_zero_snr', False)
-    require(config, 'prediction_type', *PREDICTIONS)
     defaults, reads = _CLASSES[name]
     set_alpha_to_one, clip_sample = (
         _flag(config, key, default) if read else default
@@ -95,7 +114,7 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     )
     return Schedule(
         _betas(config),
-        prediction=config.get('prediction_type', 'epsilon'),
+        prediction=_prediction(config),
         set_alpha_to_one=set_alpha_to_one,
         clip_sample=clip_sample,
         clip_range=_number(config, 'clip_sample_range', 1.0),
@@ -141,6 +160,7 @@ _FIXED = {  # settings that must have the value we implement: {class: {key: allo
         'solver_type': ('midpoint',),
         'final_sigmas_type': ('zero',),
         'lambda_min_clipped': (-math.inf,),
+        'variance_type': (None, 'fixed_small', 'fixed_small_log', 'fixed_large'),
     },
     'EulerDiscreteScheduler': {
         'interpolation_type': ('linear',),
@@ -155,17 +175,26 @@ _SDE = {'algorithm_type': 'sde-dpmsolver++'}  # 'dpmpp_2m' with this is 'sde'
 
 
 _SHARED = (  # what one scheduler class takes over from another's file
-    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'prediction_type',
+    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'prediction_type', 'predict_epsilon',
     'timestep_spacing', 'steps_offset', 'clip_sample', 'clip_sample_range', 'use_clipped_model_output', 'set_alpha_to_one',
     'thresholding', 'rescale_betas_zero_snr',
 )  # fmt: skip
 
 
+_SILENT = (  # known to diffusers, and without effect while the settings above have the values that are allowed
+    'sample_max_value', 'dynamic_thresholding_ratio',  # of thresholding
+    'lower_order_final', 'euler_at_final',  # the last step to sigma 0 is of first order anyway
+    'flow_shift', 'use_dynamic_shifting', 'time_shift_type',  # of use_flow_sigmas
+    'tensor_format',  # of diffusers before 0.3
+)  # fmt: skip
+_KNOWN = {*_SHARED, *_OFF, *_SILENT, *(key for keys in _FIXED.values() for key in keys)}
+
+
 def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The scheduler_config.json `config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
 
-    Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown names, and for the file of
-    another scheduler class that holds no betas (flow matching).
+    Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown names, for the file of another
+    scheduler class that holds no betas (flow matching), and for settings that change the noise in a way that is not supported.
     """
     if name not in SAMPLERS:
         SAMPLERS[name]  # which raises, with the choices
@@ -174,6 +203,8 @@ def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
             f'scheduler_config.json: _class_name {config.get("_class_name")!r} without betas holds no noise that sampler {name!r} '
             f'could take. Use a model whose scheduler is one of: {", ".join(_CLASSES)}.'
         )
+    require(config, 'use_flow_sigmas', False, None)  # this and the next change the noise, which no sampler is told
+    require(config, 'snr_shift_scale', 1, None)
     kind = next(theirs for theirs, ours in _NAMES.items() if ours == ('dpmpp_2m' if name == 'sde' else name))
     extra: dict[str, Any] = {'pndm': {'skip_prk_steps': True}, 'sde': _SDE}.get(name, {})
     return {'clip_sample': False} | {key: config[key] for key in _SHARED if key in config} | extra | {'_class_name': kind}

@@ -75,6 +75,32 @@ def test_unsupported_files_are_refused_by_name(change):
         schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | change)
 
 
+@pytest.mark.parametrize(('old', 'meant'), [(True, 'epsilon'), (False, 'sample'), (None, 'epsilon')])
+def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
+    """diffusers 0.9 replaced it by prediction_type, 'sample' for false."""
+    config = {'_class_name': 'DDPMScheduler', 'predict_epsilon': old}
+    assert schedule_from_diffusers(config).prediction == meant
+    assert schedule_from_diffusers(config | {'prediction_type': meant}).prediction == meant
+    for name in SAMPLERS:  # another sampler does not change what the network predicts
+        assert schedule_from_diffusers(with_sampler(config, name)).prediction == meant
+    if old is not None:
+        told = f"prediction_type = 'v_prediction', but predict_epsilon = {old} means '{meant}'"
+        with pytest.raises(UserError, match=told):
+            schedule_from_diffusers(config | {'prediction_type': 'v_prediction'})
+    with pytest.raises(UserError, match="predict_epsilon = 'no' must be true or false"):
+        schedule_from_diffusers({'_class_name': 'DDPMScheduler', 'predict_epsilon': 'no'})
+
+
+def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
+    config = {'_class_name': 'DDIMScheduler'}
+    for off in (None, False):
+        schedule_from_diffusers(config | {'timestep_values': off, '_note': 3})
+    with pytest.raises(UserError, match=r"not supported: \{'sigma_data': 0.5\}"):
+        schedule_from_diffusers(config | {'sigma_data': 0.5})
+    plain = {'lower_order_final': True, 'sample_max_value': 1.0, 'dynamic_thresholding_ratio': 0.995, 'tensor_format': 'pt'}
+    schedule_from_diffusers(config | plain | {'skip_prk_steps': True, 'interpolation_type': 'linear'})
+
+
 @given(
     st.sampled_from(['linear', 'cosine', 'scaled_linear', 'free']),
     st.integers(2, 60),
@@ -118,6 +144,7 @@ def test_samplers_from_scheduler_files():
         ('DPMSolverMultistepScheduler', {'solver_order': 3}),
         ('DPMSolverMultistepScheduler', {'use_karras_sigmas': True}),
         ('DPMSolverMultistepScheduler', {'lambda_min_clipped': -5.1}),
+        ('DPMSolverMultistepScheduler', {'variance_type': 'learned_range'}),
         ('EulerDiscreteScheduler', {'final_sigmas_type': 'sigma_min'}),
         ('EulerDiscreteScheduler', {'timestep_spacing': 'quadratic'}),
         ('EulerDiscreteScheduler', {'timestep_spacing': ['leading']}),
@@ -182,6 +209,10 @@ def test_bad_strengths(steps, strength, told):
         {'num_train_timesteps': 10.5},
         {'num_train_timesteps': True},
         {'num_train_timesteps': 0},
+        {'num_train_timesteps': 10**10},
+        {'beta_start': 10**400},
+        {'clip_sample_range': 10**400},
+        {'trained_betas': [10**400]},
         {'steps_offset': '1'},
         {'clip_sample': 'no'},
         {'set_alpha_to_one': 1.0},
@@ -217,6 +248,12 @@ def test_unknown_classes_lend_their_noise_to_another_sampler():
     flow = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'num_train_timesteps': 1000, 'shift': 3.0}
     with pytest.raises(UserError, match=r'FlowMatchEulerDiscreteScheduler.*no noise'):
         with_sampler(flow, 'ddim')
+
+
+@pytest.mark.parametrize('change', [{'use_flow_sigmas': True}, {'snr_shift_scale': 3.0}])
+def test_settings_that_change_the_noise_are_not_dropped_with_the_sampler(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        with_sampler({'_class_name': 'CogVideoXDDIMScheduler', 'beta_schedule': 'scaled_linear'} | change, 'ddim')
 
 
 def test_noise_that_is_not_supported_stays_so_with_another_sampler():
