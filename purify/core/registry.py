@@ -1,6 +1,7 @@
 """A registry is a plain dict that answers unknown names with the choices."""
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ class Registry(dict[str, Callable[..., Any]]):
         try:
             return entry(*args, **kwargs)
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # raised by the call itself
+            bare = entry.func if isinstance(entry, functools.partial) else entry
+            by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+            if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
                 raise UserError(f'{self.kind} {name!r}: {error}.') from error
             raise

@@ -10,7 +10,17 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models import blocks
-from purify.models.config_checks import check_switches, check_widths, freeze_lists, is_count, is_positive, is_size
+from purify.models.config_checks import (
+    COUNT,
+    DEPTH,
+    check_switches,
+    check_widths,
+    freeze_lists,
+    is_count,
+    is_depth,
+    is_positive,
+    is_size,
+)
 
 _EPS = 1e-6  # of every norm; no field of config.json holds it
 _LOGVAR_RANGE = (-30.0, 20.0)
@@ -54,9 +64,11 @@ class AutoencoderKLConfig:
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f'AutoencoderKL: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
-        for name in ('in_channels', 'out_channels', 'latent_channels', 'layers_per_block', 'norm_num_groups'):
+        for name in ('in_channels', 'out_channels', 'latent_channels', 'norm_num_groups'):
             if not is_count(getattr(self, name)):
-                raise UserError(f'AutoencoderKL: {name} = {getattr(self, name)!r} must be a positive integer.')
+                raise UserError(f'AutoencoderKL: {name} = {getattr(self, name)!r} must be {COUNT}.')
+        if not is_depth(self.layers_per_block):
+            raise UserError(f'AutoencoderKL: layers_per_block = {self.layers_per_block!r} must be {DEPTH}.')
         widths = self.block_out_channels
         check_widths('AutoencoderKL', widths)
         for name, kind in (('down_block_types', 'DownEncoderBlock2D'), ('up_block_types', 'UpDecoderBlock2D')):

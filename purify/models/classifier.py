@@ -1,6 +1,8 @@
 """What all classifier networks have in common: the interface, the normalisation of images, and the layers they share."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
+from purify.models.config_checks import COUNT, DEEPEST, LEVELS, is_count, is_number
 
 GROUPS = 8  # of channels, per image, with norm='group'
 NORMS = ('batch', 'group')
@@ -27,12 +30,13 @@ class ClassifierNetwork(nnx.Module):
 
     def __init__(self, *, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], **sizes: int):
         sizes |= {'num_classes': num_classes, 'channels': channels}
-        if min(sizes.values()) < 1:
-            listed = ', '.join(f'{name}={size}' for name, size in sizes.items())
-            raise UserError(f'a {type(self).__name__} with {listed} has no layers to build. Set each to 1 or more.')
-        if {len(mean), len(std)} - {1, channels} or min(std) <= 0:
+        if not all(map(is_count, sizes.values())):
+            listed = ', '.join(f'{name}={size!r}' for name, size in sizes.items())
+            raise UserError(f'a {type(self).__name__} with {listed} has no layers to build. Set each to {COUNT}.')
+        numbers = all(isinstance(values, tuple | list) and all(map(is_number, values)) for values in (mean, std))
+        if not numbers or {len(mean), len(std)} - {1, channels} or min(std) <= 0:
             raise UserError(
-                f'mean={mean} and std={std} must hold one number, or one for each of the {channels} channels, and std '
+                f'mean={mean!r} and std={std!r} must hold one number, or one for each of the {channels} channels, and std '
                 'numbers above 0.'
             )
         self.channels = channels
@@ -106,6 +110,25 @@ class ClassifierNetwork(nnx.Module):
                 f'{self.channels}. Build it with the channels of the dataset.'
             )
         return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+
+def check_stages(owner: str, stages: Any, **shares: Any) -> None:
+    """Raises `UserError` unless `stages` lists how many layers each stage has, and `shares` are numbers in [0, 1)."""
+    listed = isinstance(stages, tuple | list) and 0 < len(stages) <= LEVELS and all(map(is_count, stages))
+    if not listed or sum(stages) > DEEPEST:
+        raise UserError(
+            f'a {owner} with stages={stages!r} has no layers to build, or too many. List 1 or more for each of 1 to '
+            f'{LEVELS} stages, {DEEPEST} at most in all.'
+        )
+    for name, share in shares.items():
+        if not is_number(share) or not 0 <= share < 1:
+            raise UserError(f'a {owner} with {name}={share!r}: set it in [0, 1).')
+
+
+def check_word(owner: str, name: str, word: Any, words: Iterable[str]) -> None:
+    """Raises `UserError` where a setting that takes one of a few `words` holds anything else."""
+    if word not in (choices := sorted(words)):
+        raise UserError(f'unknown {name} {word!r} of a {owner}. Choose from: {", ".join(choices)}.')
 
 
 class Norm(nnx.Module):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from purify.core.errors import UserError
-from purify.models.config_checks import is_count, is_positive
+from purify.models.config_checks import COUNT, DEPTH, MOST, is_count, is_depth, is_positive
 
 HIDDEN_ACTS = ('quick_gelu', 'gelu')
 _NO_MATTER = {  # what transformers writes into any config.json and what does not change a forward pass
@@ -35,7 +35,9 @@ class CLIPConfig:
     def __post_init__(self):
         for name in self._counts():
             if not is_count(getattr(self, name)):
-                raise UserError(f'{self.NETWORK}: {name} = {getattr(self, name)!r} must be a positive integer.')
+                raise UserError(f'{self.NETWORK}: {name} = {getattr(self, name)!r} must be {COUNT}.')
+        if not is_depth(self.num_hidden_layers):
+            raise UserError(f'{self.NETWORK}: num_hidden_layers = {self.num_hidden_layers!r} must be {DEPTH}.')
         if not is_positive(self.layer_norm_eps):
             raise UserError(f'{self.NETWORK}: layer_norm_eps = {self.layer_norm_eps!r} must be a positive number.')
         if self.hidden_act not in HIDDEN_ACTS:
@@ -47,22 +49,39 @@ class CLIPConfig:
             )
 
     def _counts(self) -> tuple[str, ...]:
-        return ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
+        return ('hidden_size', 'intermediate_size', 'num_attention_heads')
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Self:
         """From a config.json of this encoder or of a whole CLIP. Fields that are missing take transformers' defaults.
 
-        Fields that say nothing about the network, or are off (None, False, 0, empty), pass; raises `UserError` for the others.
+        Old files of a whole CLIP hold a part twice, as `text_config` and `text_config_dict`. Fields that say nothing about the
+        network, or are off (None, False, 0, empty), pass; raises `UserError` for the others, and for two values of one field.
         """
-        config = config[cls.PART] or {} if cls.PART in config else config
-        if not isinstance(config, Mapping):
-            raise UserError(f'{cls.NETWORK}: {cls.PART} = {config!r} must be a JSON object of settings.')
+        if cls.PART in config or f'{cls.PART}_dict' in config:
+            config = cls._part(config)
         known = {field.name for field in fields(cls)}
         strange = {k: v for k, v in config.items() if k not in known | _NO_MATTER and k[:1] != '_' and v}
         if strange:
             raise UserError(f'{cls.NETWORK}: these fields of config.json are not supported: {strange}.')
         return cls(**{k: v for k, v in config.items() if k in known})
+
+    @classmethod
+    def _part(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """This encoder's settings in the config.json of a whole CLIP."""
+        part = {}
+        for place in (cls.PART, f'{cls.PART}_dict'):
+            given = config.get(place) or {}
+            if not isinstance(given, Mapping):
+                raise UserError(f'{cls.NETWORK}: {place} = {given!r} must be a JSON object of settings.')
+            for name, value in given.items():
+                if part.get(name, value) != value:
+                    raise UserError(
+                        f'{cls.NETWORK}: {name} is {part[name]!r} in {cls.PART} and {value!r} in {place} of config.json. '
+                        'Download it again, or make the two equal.'
+                    )
+            part |= given
+        return part
 
     def write(self) -> dict[str, Any]:
         """The fields as config.json holds them, with `architectures` and `model_type`."""
@@ -111,7 +130,7 @@ class CLIPTextConfig(CLIPConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.eos_token_id, int) or self.eos_token_id < 0:
+        if not isinstance(self.eos_token_id, int) or not 0 <= self.eos_token_id <= MOST:
             raise UserError(f'{self.NETWORK}: eos_token_id = {self.eos_token_id!r} must be one token id.')
 
     def _counts(self) -> tuple[str, ...]:

@@ -1,20 +1,29 @@
 """What the values of a config.json may be, whoever wrote it: JSON tells 1 from 1.0, true and "1", and knows infinities."""
 
-import math
+import sys
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from purify.core.errors import UserError
 
+MOST, DEEPEST = 2**20, 1000  # of any axis, and of the layers one behind the other: what is larger would fill or stall any machine
+LEVELS = 16  # of sizes, each half the one before
+COUNT, DEPTH = f'a positive integer up to {MOST}', f'a positive integer up to {DEEPEST}'
 
-def is_count(value: Any) -> bool:
-    """A positive integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """`COUNT`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
+
+
+def is_depth(value: Any) -> bool:
+    """`DEPTH`."""
+    return is_count(value) and value <= DEEPEST
 
 
 def is_number(value: Any) -> bool:
-    """A finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number; integers beyond all floats are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_positive(value: Any) -> bool:
@@ -45,5 +54,5 @@ def check_switches(owner: str, config: Any, *, but: tuple[str, ...] = ()) -> Non
 
 def check_widths(owner: str, widths: Any) -> None:
     """Raises `UserError` unless `block_out_channels` lists a positive integer for each level."""
-    if not isinstance(widths, tuple) or not widths or not all(map(is_count, widths)):
-        raise UserError(f'{owner}: block_out_channels = {widths!r} must list a positive integer for each level.')
+    if not isinstance(widths, tuple) or not 0 < len(widths) <= LEVELS or not all(map(is_count, widths)):
+        raise UserError(f'{owner}: block_out_channels = {widths!r} must list {COUNT} for each of 1 to {LEVELS} levels.')

@@ -6,7 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, symmetric
+from purify.models.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, check_stages, check_word, symmetric
+from purify.models.config_checks import is_number
 
 _kernel_init = nnx.initializers.he_normal()
 
@@ -66,13 +67,10 @@ class DenseNet(ClassifierNetwork):
         rngs: nnx.Rngs,
     ):
         for name, word, words in (('stem', stem, STEMS), ('norm', norm, NORMS)):
-            if word not in words:
-                raise UserError(f'unknown {name} {word!r} of a DenseNet. Choose from: {", ".join(sorted(words))}.')
-        if not stages or min(stages) < 1 or not 0 < compression <= 1:
-            raise UserError(
-                f'a DenseNet with stages={stages}, compression={compression}: set each stage to 1 or more, compression above 0, '
-                'up to 1.'
-            )
+            check_word('DenseNet', name, word, words)
+        check_stages('DenseNet', stages)
+        if not is_number(compression) or not 0 < compression <= 1:
+            raise UserError(f'a DenseNet with compression={compression!r}: set it above 0, up to 1.')
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, growth=growth, bottleneck=bottleneck)
         outputs, (size, stride) = 2 * growth, (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, outputs, size, stride, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)

@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifier import ClassifierNetwork, Conv, Norm, drop, symmetric
+from purify.models.classifier import ClassifierNetwork, Conv, Norm, check_stages, drop, symmetric
+from purify.models.config_checks import is_positive
 
 # Of B0, table 1: how much a block widens inside, kernel size, stride of its first block, channels, blocks.
 STAGES = (
@@ -22,6 +23,7 @@ STAGES = (
 )
 STEM = 32  # channels of B0's first convolution
 LAST = 4  # the last convolution widens the last stage by as much
+WIDEST = 16  # times B0; the widest published network (L2) has 4.3 times its channels
 SQUEEZE = 4  # the gate of a block has its inputs' channels, divided by as much
 
 
@@ -98,11 +100,10 @@ class EfficientNet(ClassifierNetwork):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if min(width, depth) <= 0 or not (0 <= dropout < 1 and 0 <= drop_path < 1):
-            raise UserError(
-                f'an EfficientNet with width={width}, depth={depth}, dropout={dropout}, drop_path={drop_path}: set the first two '
-                'above 0, the others in [0, 1).'
-            )
+        for name, factor in (('width', width), ('depth', depth)):
+            if not is_positive(factor) or factor > WIDEST:
+                raise UserError(f'an EfficientNet with {name}={factor!r}: set it above 0, up to {WIDEST}.')
+        check_stages('EfficientNet', (1,), dropout=dropout, drop_path=drop_path)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std)
         outputs = widened(STEM, width)
         self.stem = Conv(channels, outputs, 3, 2, dtype=dtype, rngs=rngs)

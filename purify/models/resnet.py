@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from purify.core.errors import UserError
-from purify.models.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, symmetric
+from purify.models.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, check_stages, check_word, symmetric
 
 _head_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
 
@@ -94,10 +93,8 @@ class ResNet(ClassifierNetwork):
         rngs: nnx.Rngs,
     ):
         for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, NORMS)):
-            if word not in words:
-                raise UserError(f'unknown {name} {word!r} of a ResNet. Choose from: {", ".join(sorted(words))}.')
-        if not stages or min(stages) < 1:
-            raise UserError(f'a ResNet with stages={stages} has no layers to build. Set each to 1 or more.')
+            check_word('ResNet', name, word, words)
+        check_stages('ResNet', stages)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width)
         size, stride = (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, width, size, stride, dtype=dtype, rngs=rngs)

@@ -50,7 +50,8 @@ def sscd_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     """
     bare = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     blocks = [(int(match[1]), int(match[2])) for match in map(_BLOCK.fullmatch, bare) if match]
-    depths = tuple(sum(stage == number for stage, _ in blocks) for number in range(1, 1 + max([s for s, _ in blocks], default=0)))
+    last = min(max([stage for stage, _ in blocks], default=0), 1 + len(blocks))  # a file may name any number
+    depths = tuple(sum(stage == number for stage, _ in blocks) for number in range(1, 1 + last))
     missing = [name for name in ('conv1.weight', 'fc.weight') if len(bare.get(name, ())) < 2]
     if missing or not depths or 0 in depths:
         raise UserError(

@@ -10,7 +10,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import write_bytes, write_json
+from purify.models.config_checks import COUNT, is_count
+from purify.models.folders import read_object
 
 START, END = '<|startoftext|>', '<|endoftext|>'
 SUFFIX = '</w>'  # marks the last symbol of a word
@@ -20,6 +22,11 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N
 _SPECIAL = {'bos_token': START, 'eos_token': END, 'unk_token': END, 'pad_token': END}
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 _FILES = 'tokenizer.json, or vocab.json and merges.txt'
+_FIXED = {  # of tokenizer_config.json; what is missing is so
+    **dict.fromkeys(('padding_side', 'truncation_side'), ('right',)),
+    'tokenizer_class': ('CLIPTokenizer', 'CLIPTokenizerFast'),
+}
+_OFF = ('dropout', 'continuing_subword_prefix', 'fuse_unk', 'byte_fallback', 'ignore_merges')  # of the model in tokenizer.json
 Merges = Sequence[tuple[str, str]]
 
 
@@ -42,8 +49,8 @@ class CLIPTokenizer:
         special: Mapping[str, str | AddedToken] | None = None,
         added: Iterable[AddedToken] = (),
     ):
-        if not isinstance(max_length, int) or max_length < 2:
-            raise UserError(f'CLIPTokenizer: max_length = {max_length!r} must be an integer of 2 (start and end) or more.')
+        if not is_count(max_length) or max_length < 2:
+            raise UserError(f'CLIPTokenizer: max_length = {max_length!r} must be {COUNT}, and 2 (start and end) or more.')
         self.vocab, self.merges, self.max_length = dict(vocab), list(merges), max_length
         tokens = {role: _added_token(token) for role, token in (_SPECIAL | dict(special or {})).items()}
         self.special = {role: token.content for role, token in tokens.items()}
@@ -89,19 +96,19 @@ class CLIPTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> 'CLIPTokenizer':
-        """The tokenizer of a model's `tokenizer` folder: tokenizer.json, else vocab.json and merges.txt.
+        """The tokenizer of a model's `tokenizer` folder: tokenizer.json, or vocab.json and merges.txt, or both where they agree.
 
         Special tokens and `model_max_length` (77 where it is missing) come from tokenizer_config.json and, unless that lists
         `added_tokens_decoder`, from special_tokens_map.json and added_tokens.json, as in transformers. Raises `UserError`
-        naming the file for what is missing, broken or another kind of tokenizer.
+        naming the file for what is missing, broken or another kind of tokenizer, and both files for what disagrees.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f'{folder}: no such folder. Give a folder that holds {_FILES}.')
         try:
             vocab, merges, settings, ids = _read(folder)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
-            raise UserError(f'{folder}: not the files of a CLIP tokenizer ({error!r}). Download them again.') from error
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:  # JSON of another shape
+            raise UserError(f'{folder}: not the files of a CLIP tokenizer ({error!r:.200}). Download them again.') from error
         tokenizer = cls(vocab, merges, **settings)
         tokenizer._check_ids(ids, folder)
         return tokenizer
@@ -151,12 +158,7 @@ def _flags(token: AddedToken) -> dict[str, Any]:
 
 def _read_object(file: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is no file."""
-    if not file.exists():
-        return {}
-    value = read_json(file)
-    if not isinstance(value, dict):
-        raise UserError(f'{file}: must hold a JSON object. Download it again.')
-    return value
+    return read_object(file) if file.exists() else {}
 
 
 def _read(folder: Path) -> tuple[dict[str, int], Merges, dict[str, Any], dict[str, int]]:
@@ -165,9 +167,9 @@ def _read(folder: Path) -> tuple[dict[str, int], Merges, dict[str, Any], dict[st
     config = _read_object(folder / 'tokenizer_config.json')
     if 'added_tokens_decoder' not in config:
         config |= _read_object(folder / 'special_tokens_map.json')
-    for side in ('padding_side', 'truncation_side'):
-        if config.get(side, 'right') != 'right':
-            raise UserError(f"{folder}: {side} = {config[side]!r} is not supported. Choose from: 'right'.")
+    for name, allowed in _FIXED.items():
+        if (value := config.get(name)) is not None and value not in allowed:
+            raise UserError(f'{folder}: {name} = {value!r} is not supported. Choose from: {allowed}.')
     special = {role: _added_token(config[role]) for role in _SPECIAL if config.get(role)}
     if 'added_tokens_decoder' in config:
         added = {int(index): _added_token(token) for index, token in config['added_tokens_decoder'].items()}
@@ -188,16 +190,29 @@ def _read(folder: Path) -> tuple[dict[str, int], Merges, dict[str, Any], dict[st
 
 
 def _read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToken]]:
-    """(ids of symbols, merges, added tokens by id) of tokenizer.json, else of vocab.json and merges.txt."""
-    file = folder / 'tokenizer.json'
-    if not file.exists():
-        if not (folder / 'vocab.json').exists() or not (folder / 'merges.txt').exists():
-            raise UserError(f'{folder}: holds no tokenizer. Put {_FILES} there.')
-        return _vocab(_read_object(folder / 'vocab.json'), folder / 'vocab.json'), _read_merges(folder / 'merges.txt'), {}
-    whole = _read_object(file)
+    """(ids of symbols, merges, added tokens by id) of tokenizer.json, or of vocab.json and merges.txt; they may not disagree."""
+    file, words, pairs = (folder / name for name in ('tokenizer.json', 'vocab.json', 'merges.txt'))
+    vocab = _vocab(_read_object(words), words) if words.exists() else None
+    merges = _read_merges(pairs) if pairs.exists() else None
+    if file.exists():
+        whole = _read_whole(file)
+        for other, own, same in ((words, whole[0], vocab), (pairs, whole[1], merges)):
+            if same is not None and own != same:
+                raise UserError(f'{file}: contradicts {other}. Download both again, or delete the one that is not meant.')
+        return whole
+    if vocab is None or merges is None:
+        raise UserError(f'{folder}: holds no tokenizer. Put {_FILES} there.')
+    return vocab, merges, {}
+
+
+def _read_whole(file: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToken]]:
+    """The same of a tokenizer.json alone."""
+    whole = read_object(file)
     model = whole.get('model', {})
     if model.get('type', 'BPE') != 'BPE' or model.get('end_of_word_suffix') != SUFFIX:
         raise UserError(f'{file}: not a tokenizer of CLIP (BPE with the end of word {SUFFIX!r}). Give that of a CLIP text encoder.')
+    if strange := {name: model[name] for name in _OFF if model.get(name)}:
+        raise UserError(f'{file}: these settings of its model are not supported: {strange}. Give that of a CLIP text encoder.')
     merges = [merge.split(' ') if isinstance(merge, str) else merge for merge in model.get('merges', [])]
     added = {token['id']: _added_token(token) for token in whole.get('added_tokens', [])}
     return _vocab(model.get('vocab'), file), _pairs(merges, file), added
@@ -221,5 +236,5 @@ def _pairs(merges: Iterable[Any], file: Path) -> Merges:
     pairs = [tuple(merge) for merge in merges]
     wrong = [pair for pair in pairs if len(pair) != 2]
     if wrong:
-        raise UserError(f'{file}: the merge {" ".join(map(str, wrong[0]))!r} is not a pair of symbols. Download it again.')
+        raise UserError(f'{file}: the merge {" ".join(map(str, wrong[0]))!r:.100} is not a pair of symbols. Download it again.')
     return pairs

@@ -11,7 +11,18 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models import blocks
-from purify.models.config_checks import check_switches, check_widths, freeze_lists, is_count, is_number, is_positive, is_size
+from purify.models.config_checks import (
+    COUNT,
+    DEPTH,
+    check_switches,
+    check_widths,
+    freeze_lists,
+    is_count,
+    is_depth,
+    is_number,
+    is_positive,
+    is_size,
+)
 from purify.models.unet_blocks import DownBlock, Make, MidBlock, UpBlock
 
 
@@ -72,7 +83,8 @@ class UNetConfig:
                 )
         optional = [name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None]
         for name in (*self.COUNTS, *optional):
-            self._check_values(name, is_count, 'a positive integer')
+            deep = 'layers' in name
+            self._check_values(name, is_depth if deep else is_count, DEPTH if deep else COUNT)
         half = max(1, self.block_out_channels[0] // 2)
         self._check_values('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
         self._check_values('downsample_padding', lambda value: isinstance(value, int), '0 or 1')

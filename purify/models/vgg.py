@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifier import NORMS, ClassifierNetwork, Conv, Norm, drop
+from purify.models.classifier import NORMS, ClassifierNetwork, Conv, Norm, check_stages, check_word, drop
 
 GRID = 7  # the hidden layers read as many by as many places, whatever the image's size
 WIDEST = 8  # times the first stage's channels
@@ -44,10 +44,8 @@ class VGG(ClassifierNetwork):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if norm not in (*NORMS, 'none'):
-            raise UserError(f'unknown norm {norm!r} of a VGG. Choose from: {", ".join((*NORMS, "none"))}.')
-        if not stages or min(stages) < 1 or not 0 <= dropout < 1:
-            raise UserError(f'a VGG with stages={stages}, dropout={dropout}: set each stage to 1 or more, dropout in [0, 1).')
+        check_word('VGG', 'norm', norm, (*NORMS, 'none'))
+        check_stages('VGG', stages, dropout=dropout)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width, hidden=hidden)
         self.stages, self.dtype, self.dropout = tuple(stages), dtype, dropout
         convs, outputs = [], channels

@@ -124,6 +124,19 @@ def test_sparse_and_nested_configs_take_the_defaults_of_transformers():
     assert CLIPTextConfig.read(text | written).write() == text  # what it writes it reads
 
 
+def test_a_part_that_is_written_twice():
+    """openai/clip-vit-large-patch14 holds text_config and text_config_dict."""
+    whole = {
+        'text_config': {'hidden_size': 768, 'vocab_size': 50},
+        'text_config_dict': {'hidden_size': 768, 'num_attention_heads': 12},
+    }
+    read = CLIPTextConfig.read(whole)
+    assert (read.hidden_size, read.vocab_size, read.num_attention_heads) == (768, 50, 12)
+    whole['text_config_dict']['vocab_size'] = 51
+    with pytest.raises(UserError, match='vocab_size is 50 in text_config and 51 in text_config_dict'):
+        CLIPTextConfig.read(whole)
+
+
 def test_a_network_tells_its_config():
     for cls, config, kind in (
         (CLIPVisionModelWithProjection, VISION, 'clip_vision_model'),
@@ -144,6 +157,9 @@ def test_a_network_tells_its_config():
         (CLIPTextModel, {'classifier_dropout': 0.1}, 'classifier_dropout'),
         (CLIPTextModel, {'layer_norm_eps': 'x'}, "layer_norm_eps = 'x'"),
         (CLIPTextModel, {'num_hidden_layers': True}, 'num_hidden_layers = True'),
+        (CLIPTextModel, {'num_hidden_layers': 10**9}, 'num_hidden_layers = 1000000000 must be a positive integer up to 1000'),
+        (CLIPTextModel, {'vocab_size': 10**9}, 'vocab_size = 1000000000 must be a positive integer up to 1048576'),
+        (CLIPTextModel, {'layer_norm_eps': 10**400}, 'layer_norm_eps'),
         (CLIPTextModel, {'text_config': ['x']}, 'text_config'),
         (CLIPVisionModelWithProjection, {'patch_size': 8}, 'patch_size = 8'),
         (CLIPVisionModelWithProjection, {'image_size': [7, 7]}, 'image_size'),

@@ -36,6 +36,9 @@ UNET = {
         ('dropout', 'x', "'x'"),
         ('norm_eps', 'x', "'x'"),
         ('norm_eps', float('nan'), 'nan'),
+        ('norm_eps', 10**400, str(10**400)),  # beyond all floats
+        ('layers_per_block', 10**9, '1000000000'),
+        ('block_out_channels', [8] * 17, str((8,) * 17)),
         ('freq_shift', 'x', "'x'"),
         ('freq_shift', 4, '4'),  # half the first level's channels: the sinusoid would divide by zero
         ('mid_block_scale_factor', 0, '0'),
@@ -55,6 +58,8 @@ def test_values_of_unets(field, value, shown):
     ('field', 'value'),
     [
         ('scaling_factor', float('inf')),
+        ('scaling_factor', 10**400),
+        ('layers_per_block', 10**9),
         ('scaling_factor', 'x'),
         ('scaling_factor', True),
         ('block_out_channels', [16.0, 32.0]),

@@ -117,6 +117,8 @@ def test_images_that_vanish_are_refused_and_no_larger_ones(stem, smallest):
         ({'stages': (1, 0)}, r'stages=\(1, 0\)'),
         ({'compression': 0.0}, 'compression=0.0'),
         ({'growth': 0}, 'growth=0'),
+        ({'compression': 'x'}, "compression='x'"),
+        ({'stages': 3}, 'stages=3'),
     ],
 )
 def test_wrong_settings_are_refused(wrong, told):

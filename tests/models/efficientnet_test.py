@@ -138,7 +138,8 @@ def test_bfloat16_computes_low_and_answers_in_float32():
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'), [({'width': 0.0}, 'width=0.0'), ({'drop_path': 1.0}, r'\[0, 1\)'), ({'std': (0.0,)}, 'above 0')]
+    ('wrong', 'told'),
+    [({'width': 0.0}, 'width=0.0'), ({'depth': '1'}, "depth='1'"), ({'drop_path': 1.0}, r'\[0, 1\)'), ({'std': (0.0,)}, 'above 0')],
 )
 def test_wrong_settings_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):

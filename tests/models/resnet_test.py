@@ -241,6 +241,17 @@ def test_grey_images_and_one_normalisation_for_all_channels():
         ({'num_classes': 0}, 'num_classes=0'),
         ({'mean': (0.5, 0.5)}, 'each of the 3 channels'),
         ({'std': (0.0,)}, 'above 0'),
+        ({'width': '64'}, "width='64'"),  # a word for a number, as a network.json may hold
+        ({'width': 10**12}, 'width=1000000000000'),
+        ({'num_classes': 2.5}, 'num_classes=2.5'),
+        ({'channels': True}, 'channels=True'),
+        ({'stages': '11'}, "stages='11'"),
+        ({'stages': ('1', 1)}, r"stages=\('1', 1\)"),
+        ({'stages': (10**9,)}, r'stages=\(1000000000,\)'),
+        ({'mean': 'x'}, "mean='x'"),
+        ({'std': (None,)}, r'std=\(None,\)'),
+        ({'block': ['basic']}, 'unknown block'),
+        ({'colour': 3}, "network 'resnet': .*unexpected keyword argument 'colour'"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, told):

@@ -78,6 +78,7 @@ def test_shapes_tell_the_sizes(prefix, sizes):
         ({}, 'conv1.weight, fc.weight missing'),
         ({'conv1.weight': (4, 3, 7, 7), 'fc.weight': (6, 16)}, 'whole layers missing'),
         ({'conv1.weight': (4, 3, 7, 7), 'fc.weight': (6, 16), 'layer2.0.conv1.weight': (1,)}, 'whole layers missing'),
+        ({'conv1.weight': (4, 3, 7, 7), 'fc.weight': (6, 16), 'layer99999999999.0.conv1.weight': (1,)}, 'whole layers missing'),
         ({'vision_model.embeddings.class_embedding': (8,)}, 'torchvision.pt'),
     ],
 )

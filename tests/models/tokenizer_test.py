@@ -122,6 +122,12 @@ def test_unknown_length_is_that_of_clip(tmp_path):
         ({'tokenizer__json': {'model': {'type': 'Unigram'}}}, 'not a tokenizer of CLIP'),
         ({'tokenizer__json': whole(MERGES, end_of_word_suffix=None)}, 'not a tokenizer of CLIP'),
         ({'tokenizer__json': whole(['a b c'])}, 'not a pair'),
+        ({'tokenizer__json': whole(MERGES[1:])}, r'tokenizer.json: contradicts .*merges.txt'),
+        ({'tokenizer__json': whole(MERGES, vocab=VOCAB | {'!': 1})}, r'tokenizer.json: contradicts .*vocab.json'),
+        ({'tokenizer__json': whole(MERGES, dropout=0.1)}, "'dropout': 0.1"),
+        ({'tokenizer_config__json': {'tokenizer_class': 'BertTokenizer'}}, "tokenizer_class = 'BertTokenizer'"),
+        ({'tokenizer_config__json': {'model_max_length': 10**9}}, 'max_length = 1000000000 '),
+        ({'tokenizer_config__json': '[' * 10**5}, 'nested deeper'),
     ],
 )
 def test_broken_folders_end_in_words(tmp_path, files, words):

@@ -92,7 +92,13 @@ def test_images_too_small_for_the_pools_are_refused():
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'), [({'norm': 'layer'}, 'batch, group, none'), ({'stages': (0,)}, 'each stage'), ({'hidden': 0}, 'hidden=0')]
+    ('wrong', 'told'),
+    [
+        ({'norm': 'layer'}, 'batch, group, none'),
+        ({'stages': (0,)}, 'stages='),
+        ({'dropout': 'x'}, r'\[0, 1\)'),
+        ({'hidden': 0}, 'hidden=0'),
+    ],
 )
 def test_wrong_settings_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):
