@@ -18,6 +18,7 @@ from purify.core.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 GROUPS = 32  # of every norm
+_MOST = {'size_px': 2**14, 'heads': 2**10, 'steps': 10**5}  # a table has a row for each step
 _NOISES = {'cosine': 'squaredcos_cap_v2', 'linear': 'linear'}
 _TOP = {'input_blocks.0.0': 'conv_in', 'time_embed.0': 'time_embedding.linear_1', 'time_embed.2': 'time_embedding.linear_2',
         'out.0': 'conv_norm_out', 'out.2': 'conv_out'}  # fmt: skip
@@ -41,11 +42,13 @@ class Flags:
     rescale: bool
 
     def __post_init__(self):
-        for name in ('size_px', 'heads', 'steps'):
-            if getattr(self, name) < 1:
-                raise UserError(f'{name}={getattr(self, name)}: choose 1 or more.')
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f'{name}={getattr(self, name)}: choose 1 to {most}.')
         if self.noise not in _NOISES:
             raise UserError(f'noise={self.noise!r}: choose from {", ".join(_NOISES)}.')
+        if self.noise == 'linear' and self.steps <= 20:  # betas of a thousand steps, made coarser: the last would reach 1
+            raise UserError(f'steps={self.steps} with noise=linear: choose 21 or more.')
 
 
 _WIDE = Flags(size_px=256, heads=1, steps=1000, noise='linear', rescale=False)
@@ -72,6 +75,13 @@ def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[st
     """
     if 'label_emb.weight' in given:
         raise UserError('this network was trained with class labels, which images to be purified do not have. Take one without.')
+    try:
+        return _converted(given, flags)
+    except (IndexError, KeyError, ValueError) as error:  # a tensor that is missing, or of another shape than its place has
+        raise _stranger(f'its tensors have other names or shapes ({error!r:.100})') from error
+
+
+def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
     levels = _levels(given)
     rename = dict(_TOP) | _down_names(levels) | _middle_names() | _up_names(levels)
     tensors: Arrays = {}
@@ -95,7 +105,8 @@ def _stranger(what: str) -> UserError:
 
 def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
     numbers = {int(match[1]) for name in given if (match := re.match(r'input_blocks\.(\d+)\.', name))}
-    if not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given) or len(numbers) < 2:
+    whole = len(numbers) >= 2 and max(numbers) < len(given)
+    if not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given) or not whole:
         raise _stranger('it has no input_blocks, attention in its middle or output')
     cuts = [n for n in sorted(numbers) if f'input_blocks.{n}.0.op.weight' in given]
     levels = []

@@ -2,14 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from purify.config.arguments import parse_words
 from purify.core.errors import UserError
-from purify.core.files import sha256_of
+from purify.core.files import sha256_of, user_path
 from purify.core.registry import Registry
-from purify.models.folders import Tensors
+from purify.diffusion.scheduler_config import schedule_from_diffusers
+from purify.models.folders import BUFFERS, Tensors
 from purify.models.hub import INDEX
 from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
 from purify.models.loading import Pipeline, save_pretrained
@@ -26,6 +28,7 @@ def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     """
     tensors, flags = read_tensors(file), _flags(file.stem, words)
     config, converted, scheduler = to_diffusers(tensors, flags)
+    schedule_from_diffusers(scheduler)  # refuses words that make no schedule
     network = abstract_model(UNet2DModel, config)
     load_into(network, converted)
     save_pretrained(Pipeline('DDPMPipeline', {'unet': network, 'scheduler': scheduler}), folder)
@@ -41,10 +44,10 @@ def convert(kind: str, file: Path, folder: Path) -> None:
     Raises `UserError` where a prior, or a part of one, lies in `folder` already.
     """
     name, _, words = kind.partition(':')
-    converter, folder = CONVERTERS[name], folder.expanduser()
+    converter, folder = CONVERTERS[name], user_path(folder)
     if found := next((path for what in (INDEX, PROVENANCE_FILE, '*.safetensors') for path in sorted(folder.rglob(what))), None):
         raise UserError(f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder, or delete it.')
-    converter(file.expanduser(), folder, words)
+    converter(user_path(file), folder, words)
 
 
 def _flags(stem: str, words: str) -> Flags:
@@ -66,10 +69,12 @@ def _flags(stem: str, words: str) -> Flags:
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, or of a pickled state dict (.pt, .pth, .ckpt, .bin; with PyTorch), as float32.
 
-    Raises `UserError` for missing, broken and unsafe files, and where PyTorch is needed and not there.
+    Raises `UserError` for missing, broken and unsafe files, for tensors that are not plain arrays of floats, and where PyTorch is
+    needed and not there.
     """
     if not file.is_file():
-        raise UserError(f'{file}: no such file. Give the checkpoint that is to be converted.')
+        kind = 'is a folder' if file.is_dir() else 'no such file'
+        raise UserError(f'{file}: {kind}. Give the checkpoint that is to be converted.')
     if file.suffix == '.safetensors':
         return dict(Tensors([file]))
     try:
@@ -84,4 +89,21 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f'{file}: holds no plain tensors ({type(error).__name__}). Download it again.') from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f'{file}: must hold a state dict, names and tensors alone. Give the one of the averaged weights (ema).')
-    return {str(name): value.float().numpy() for name, value in state.items()}
+    state = {str(name): value for name, value in state.items() if not BUFFERS.search(str(name))}
+    if odd := [f'{name} ({told})' for name, value in state.items() if (told := oddity(value))]:
+        raise UserError(
+            f'{file}: {len(odd)} tensors are not plain arrays of floats: {", ".join(odd[:6])}. Write the checkpoint with dense '
+            'tensors of float16, bfloat16, float32 or float64.'
+        )
+    return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
+def oddity(value: Any) -> str:
+    """What keeps a tensor of PyTorch from being a plain array of floats, '' where nothing does."""
+    faults = {
+        'nested': value.is_nested,
+        f'layout {value.layout}': str(value.layout) != 'torch.strided',
+        f'dtype {value.dtype}': str(value.dtype).removeprefix('torch.') not in ('float16', 'bfloat16', 'float32', 'float64'),
+        f'on {value.device.type}': value.device.type != 'cpu',
+    }
+    return ', '.join(fault for fault, found in faults.items() if found)

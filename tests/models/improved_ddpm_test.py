@@ -117,6 +117,9 @@ def without(state, start):
         (without(STATE, 'input_blocks.2.'), 'one width'),
         (without(STATE, 'input_blocks.3.1'), "'output_blocks"),
         ({}, 'input_blocks'),
+        (without(STATE, 'input_blocks.1.0.emb_layers'), 'other names or shapes'),
+        (STATE | {'input_blocks.0.0.weight': np.zeros(())}, 'other names or shapes'),
+        (STATE | {'input_blocks.99999999999.0.x': np.zeros(3)}, 'input_blocks'),
     ],
 )
 def test_networks_of_other_makes_are_refused(state, word):

@@ -2,18 +2,23 @@
 
 import builtins
 import json
+import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from models.improved_ddpm_reference import random_state
 from safetensors.numpy import save_file
 
 from purify import cli
+from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.defenses.variation_models import load_variation_model
 from purify.pipelines.artifacts import prior_folder
+from purify.pipelines.converting import oddity, read_tensors
 from purify.pipelines.provenance import describe
 
 WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
@@ -87,12 +92,22 @@ def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, nam
         (f'improved_ddpm:{WORDS}', 'missing.pt', ('missing.pt', 'no such file')),
         (f'improved_ddpm:{WORDS}', 'broken.safetensors', ('broken.safetensors', 'not a readable')),
         (f'improved_ddpm:{WORDS}', 'broken.pt', ('broken.pt', 'PyTorch')),
+        (f'improved_ddpm:{WORDS}', '.', (': is a folder. Give the checkpoint',)),
+        ('improved_ddpm:size_px=8,heads=4,steps=10000000000,noise=cosine,rescale=True', 'ema.safetensors', ('steps=10000000000',)),
+        ('improved_ddpm:size_px=8,heads=10000000000,steps=40,noise=cosine,rescale=True', 'ema.safetensors', ('heads=10000000000',)),
+        (
+            'improved_ddpm:size_px=8,heads=4,steps=10,noise=linear,rescale=True',
+            'ema.safetensors',
+            ('steps=10 with noise=linear: choose 21 or more',),
+        ),
+        (f'improved_ddpm:{WORDS}', 'float8.safetensors', ('float8.safetensors: 1 tensors are not', 'F8_E4M3')),
         ('improvd_ddpm', 'ema.safetensors', ("Did you mean 'improved_ddpm'",)),
     ],
 )
 def test_what_cannot_be_converted_is_refused(folder, tmp_path, capsys, monkeypatch, kind, file, fragments):
     for name in ('broken.safetensors', 'broken.pt'):
         (folder.parent / name).write_bytes(b'no tensors')
+    save_file({'out.2.weight': np.ones(4, ml_dtypes.float8_e4m3fn)}, folder.parent / 'float8.safetensors')
     real = builtins.__import__
 
     def without_torch(name, *rest):
@@ -114,3 +129,77 @@ def test_the_command_says_what_it_takes(capsys, words):
     assert cli.main(['convert', *words]) == 2
     text = capsys.readouterr().err
     assert 'convert improved_ddpm FILE.pt FOLDER' in text or "unknown argument 'd'" in text
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_the_home_of_nobody_is_refused(folder, tmp_path, capsys, place):
+    paths = [str(folder.parent / 'ema.safetensors'), str(tmp_path / 'out')]
+    paths[place] = '~nobody-of-this-name/x'
+    assert cli.main(['convert', f'improved_ddpm:{WORDS}', *paths]) == 2
+    text = capsys.readouterr().err
+    assert "'~nobody-of-this-name/x': not a usable path" in text
+    assert 'Traceback' not in text
+
+
+def stand_in(**change):
+    """What a tensor of PyTorch tells of itself."""
+    usual = {'layout': 'torch.strided', 'dtype': 'torch.float32', 'device': SimpleNamespace(type='cpu'), 'is_nested': False}
+    return SimpleNamespace(**(usual | change))
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({}, ''),
+        ({'dtype': 'torch.bfloat16'}, ''),
+        ({'layout': 'torch.sparse_coo'}, 'layout torch.sparse_coo'),
+        ({'dtype': 'torch.qint8'}, 'dtype torch.qint8'),
+        ({'dtype': 'torch.complex64'}, 'dtype torch.complex64'),
+        ({'dtype': 'torch.float8_e4m3fn'}, 'dtype torch.float8_e4m3fn'),
+        ({'device': SimpleNamespace(type='meta')}, 'on meta'),
+        ({'is_nested': True, 'dtype': 'torch.int64'}, 'nested, dtype torch.int64'),
+    ],
+)
+def test_tensors_that_are_no_plain_arrays_are_told(change, told):
+    assert oddity(stand_in(**change)) == told
+
+
+def test_pickled_tensors_of_every_kind(tmp_path):
+    torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
+    plain = {'a': torch.nn.Parameter(torch.arange(3.0)), 'b': torch.tensor([1.5], dtype=torch.bfloat16)}
+    torch.save(plain | {'bn.num_batches_tracked': torch.tensor(3)}, tmp_path / 'plain.pt')
+    read = read_tensors(tmp_path / 'plain.pt')
+    assert {name: value.tolist() for name, value in read.items()} == {'a': [0, 1, 2], 'b': [1.5]}
+    assert {value.dtype for value in read.values()} == {np.dtype('float32')}
+    odd = {
+        'sparse': torch.eye(2).to_sparse(),
+        'few bits': torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8),
+        'nowhere': torch.empty(3, device='meta'),
+        'whole': torch.arange(3),
+        'float8': torch.ones(2).to(torch.float8_e4m3fn),
+        'ragged': torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    }
+    for name, value in odd.items():
+        torch.save(plain | {name: value}, tmp_path / 'odd.pt')
+        with pytest.raises(UserError, match=rf'odd.pt: 1 tensors are not plain arrays of floats: {name} \('):
+            read_tensors(tmp_path / 'odd.pt')
+
+
+@pytest.mark.parametrize(
+    ('file', 'change', 'told'),
+    [
+        ('scheduler/scheduler_config.json', {'num_train_timesteps': 41}, r'unet/config.json: num_train_timesteps = 40, .* is 41'),
+        (
+            'scheduler/scheduler_config.json',
+            {'_class_name': 'DDIMScheduler'},
+            r'model_index.json: says that scheduler is a DDPMSch',
+        ),
+        ('unet/config.json', {'_class_name': 'UNet2DConditionModel'}, r'model_index.json: says that unet is a UNet2DModel, but '),
+    ],
+)
+def test_files_of_a_prior_that_disagree_are_both_named(folder, tmp_path, file, change, told):
+    shutil.copytree(folder, tmp_path / 'copy')
+    config = tmp_path / 'copy' / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UserError, match=told):
+        load_variation_model(tmp_path / 'copy')
