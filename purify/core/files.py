@@ -93,13 +93,14 @@ def read_json(path: Path, schema: type[T]) -> T: ...
 def read_json(path: Path, schema: Any = Any) -> Any:
     """Reads a JSON file and checks that it has the form it should have.
 
-    `schema` is a type of msgspec's language: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
-    Raises `UserError` that names the file, the place in it and what was expected, when the file is missing, broken or of another form.
+    `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
+    Raises `UserError` that names the file, the place in it and what was expected, when it is missing, broken or of another form.
     """
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
-        return msgspec.convert(value, type=schema)
+        msgspec.convert(value, type=schema)  # which leaves out of a `TypedDict` what that does not name
+        return value
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file. Is {path.parent} the right folder, and what writes it finished?') from error
     except OSError as error:
@@ -185,3 +186,20 @@ def sealed(*folders: Path) -> Iterator[None]:
     finally:
         for root in roots:
             _sealed.remove(root)
+
+
+def user_path(text: str | Path) -> Path:
+    """The path that a person wrote, with the home folder in place of `~` and `~name`; nothing has to exist there yet.
+
+    Raises `UserError` for an unknown user and for what can name no file here (too long, a NUL, a loop of links, a shut folder).
+    """
+    try:
+        path = Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full, or choose another.'
+        ) from error
+    return path

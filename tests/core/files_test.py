@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import pytest
 
@@ -103,6 +104,36 @@ def test_unreadable_json_is_named_with_the_next_step(tmp_path):
             files.read_json(tmp_path / name)
 
 
+class Form(TypedDict):
+    name: str
+    sizes: list[int]
+    rate: NotRequired[float]
+
+
+def test_json_of_the_right_form_comes_back_whole(tmp_path):
+    for value in ({'name': 'x', 'sizes': [1, 2]}, {'name': 'x', 'sizes': [], 'rate': 3, 'unnamed': {'deep': [None]}}):
+        files.write_json(tmp_path / 'x.json', value)
+        assert files.read_json(tmp_path / 'x.json', Form) == value
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('[]', 'Expected `object`, got `array`'),
+        ('{"name": "x"}', 'missing required field `sizes`'),
+        ('{"name": 3, "sizes": []}', r'Expected `str`, got `int` - at `\$\.name`'),
+        ('{"name": "x", "sizes": ["one"]}', r'Expected `int`, got `str` - at `\$\.sizes\[0\]`'),
+        ('{"name": "x", "sizes": [], "rate": "half"}', r'at `\$\.rate`'),
+        ('[' * 5000, 'nested deeper|not valid JSON'),
+        ('9' * 5000, 'not valid JSON'),
+    ],
+)
+def test_json_of_another_form_is_named_with_the_place(tmp_path, text, told):
+    (tmp_path / 'x.json').write_text(text)
+    with pytest.raises(UserError, match=rf'x\.json: .*({told})'):
+        files.read_json(tmp_path / 'x.json', Form)
+
+
 def test_digest_of_a_file_of_many_blocks(tmp_path):
     data = os.urandom(3_000_001)
     (tmp_path / 'big').write_bytes(data)
@@ -173,3 +204,28 @@ def test_a_lock_that_cannot_be_made_is_explained(tmp_path):
     (tmp_path / 'store').write_text('')
     with pytest.raises(UserError, match='store'), files.locked(tmp_path / 'store' / 'x.lock'):
         pytest.fail('a lock inside a file')
+
+
+def test_paths_that_a_person_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert files.user_path('~/a/b') == tmp_path / 'a' / 'b'
+    assert files.user_path(Path('a')) == Path('a')
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'loop').symlink_to('loop')
+    assert files.user_path(tmp_path / 'file' / 'x') == tmp_path / 'file' / 'x'
+    for wrong, reason in {
+        '~nobody-of-this-name/x': 'Could not determine home directory',
+        'x' * 300: 'File name too long',
+        'a\x00b': 'embedded null byte',
+        str(tmp_path / 'loop'): 'Too many levels of symbolic links',
+    }.items():
+        with pytest.raises(UserError, match=rf'not a usable path \({reason}'):
+            files.user_path(wrong)
+
+
+def test_json_keeps_the_keys_that_its_type_does_not_name(tmp_path):
+    class Named(TypedDict):
+        name: str
+
+    files.write_json(tmp_path / 'a.json', {'name': 'x', 'more': {'a': [1]}})
+    assert files.read_json(tmp_path / 'a.json', Named) == {'name': 'x', 'more': {'a': [1]}}
