@@ -195,7 +195,7 @@ def relabel(encoder: dict[str, Any] | None = None, *, features: str = 'simclr', 
     flows = {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
     fit = {'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1, 'members': 1}
     own = {'features': features} | ({'encoder': encoder} if features == 'simclr' else {})
-    outlying = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'deviations': 5.0, 'level': 0.05}
+    outlying = {'name': 'outlying', 'share': 0.05, 'most': 0.75, 'quantile': 0.01, 'apart': 0.03, 'level': 0.05}
     outlying |= {'score': 'outside'}
     strangers = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}
     tests = {'nondisruptive': 0.6, 'strangers': strangers, 'disruptive': outlying, 'alpha': 0.15, 'keep': 0.15, 'narrow': 0.15}

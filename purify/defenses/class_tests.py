@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from scipy.special import bdtrc
 from scipy.stats import binom
 
 from purify.core.errors import UserError
@@ -56,19 +57,18 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
     return np.where(known, scores / middle, np.inf) if middle > 0 else np.full(len(scores), np.inf)
 
 
-def standings(foreign: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[float, float]]]:
-    """How far out each image lies, by the upper part of its class: (f64[n], label -> (where that begins, its unit, in nats)).
+def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How far out each image lies by the upper part of its class, f64[n] from f64[n], i32[n].
 
-    From f64[n], i32[n]: foreign log densities less the `UPPER` quantile of their class, in units of how far those above it lie
-    above it on average. Nearly half of a class may be poison that lies below.
+    Foreign log densities less the `UPPER` quantile of their class, in units of how far those above it lie above it on average.
+    Nearly half of a class may be poison that lies below.
     """
-    out, places = np.zeros(len(foreign)), {}
+    out = np.zeros(len(foreign))
     for label in np.unique(labels).tolist():
         own = foreign[labels == label]
         start = float(np.quantile(own, UPPER))
-        places[label] = start, max(float(own[own >= start].mean()) - start, TINY)
-        out[labels == label] = (own - start) / places[label][1]
-    return out, places
+        out[labels == label] = (own - start) / max(float(own[own >= start].mean()) - start, TINY)
+    return out
 
 
 def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Strangers:
         return found, departure_p_values(images, counts) < self.level / max(1, present.sum())
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tail:
     """The images of a class that foreign densities come least near.
 
@@ -160,40 +160,41 @@ class DisruptionRule(Protocol):
 
 @dataclass(frozen=True)
 class Outlying:
-    """The default: images that lie farther out from their class than nearly all of the rest of the dataset does.
+    """The default: images that lie farther out than nearly all of the rest of the dataset does.
 
-    Each class is measured by its own upper part, which poison does not reach (`standings`). So a class that is wide, or lies apart
-    from all others, is like any other. mu is the `quantile` of the other classes' images, so a clean class has about that share
-    below it. The paper's histogram asks for two hills, which a class of a hundred images does not show and has by chance; this
-    asks how many lie outside, as the paper's introduction does. Up to `level`, for all classes together, clean classes are not
-    taken for poisoned by chance (binomial test, exact, one-sided) where `share` is what they may have, nor is one that has little
-    more of them than others (`purify.defenses.outliers.excess`). Where they are more than `most` of it, the class is taken to
-    lie apart. With fewer than three classes there is nothing to compare with.
+    mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
+    for two hills, which a class of a hundred images does not show and has by chance; this asks how many lie outside, as the
+    paper's introduction does. Up to `level`, for all classes together, clean classes are not taken for poisoned by chance
+    (binomial test, exact, one-sided) where `share` is what they may have.
+
+    A clean class that is wide, or lies apart from all others, has images outside too. So the same is asked of each class measured
+    by its own upper part, which poison does not reach (`standings`): more than `apart` of it must lie outside there, at `level`.
+    Where they are more than `most` of it, the class is taken to lie apart. With fewer than three classes there is nothing to
+    compare with.
 
     Attributes:
       share: beta_D, the least share of a class that is poison.
       most: the greatest share of a class that is poison.
       quantile: of the others.
-      deviations: of the other classes' shares, by which one must exceed them.
-      level: of the test.
+      apart: the share of a class, measured by its upper part, that a clean one may have outside.
+      level: of the tests.
       score: see `check_score`.
     """
 
     share: float
     most: float
     quantile: float
-    deviations: float
+    apart: float
     level: float
     score: str
 
     name: ClassVar[str] = 'outlying'
 
     def __post_init__(self) -> None:
-        if not (0 < self.quantile <= self.share < self.most <= 1 and 0 < self.level < 1 and self.deviations >= 0):
+        if not (0 < self.quantile <= self.share < self.most <= 1 and 0 < self.apart < 1 and 0 < self.level < 1):
             raise UserError(
                 f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that below '
-                f'most={self.most}, which is 1 at most, level={self.level} between 0 and 1, and deviations={self.deviations} not '
-                'below 0.'
+                f'most={self.most}, which is 1 at most; apart={self.apart} and level={self.level} lie between 0 and 1.'
             )
         check_score(self.score)
 
@@ -202,19 +203,26 @@ class Outlying:
         present = np.unique(labels).tolist()
         if len(present) < 3:
             return dict.fromkeys(present, NO_TAIL)
-        standing, places = standings(foreign, labels)
-        usual, found = ~far_outside(standing, labels), {}
+        standing, found = standings(foreign, labels), {}
         for label in present:
-            own, others = standing[labels == label], standing[usual & (labels != label)]
-            place = float(np.quantile(others, self.quantile)) if len(others) else -np.inf
-            least = float(binom.isf(self.level / len(present), len(own), self.share) + 1) / len(own)
-            start, unit = places[label]
-            found[label] = Tail(start + place * unit, float((own < place).mean()), least, False)
-        shares = np.array([tail.share for tail in found.values()])
-        beyond = excess(shares, shares >= 0, least=self.share, deviations=self.deviations)
-        for tail, far in zip(found.values(), beyond, strict=True):
-            tail.suspect = bool(far > 1 and self.most >= tail.share >= tail.needed)
+            images = int((labels == label).sum())
+            place, below = _below(foreign, labels, label, self.quantile)
+            _, apart = _below(standing, labels, label, self.quantile)
+            chance = bdtrc(float(apart - 1), images, self.apart) if apart else 1.0
+            least = float(binom.isf(self.level / len(present), images, self.share) + 1) / images
+            share = below / images
+            found[label] = Tail(place, share, least, bool(least <= share <= self.most and chance < self.level))
         return found
+
+
+def _below(values: np.ndarray, labels: np.ndarray, label: int, quantile: float) -> tuple[float, int]:
+    """The `quantile` of the other classes' values f64[n], and how many of the class lie below it.
+
+    Those far outside their own class are left out of the others': poison would hide poison.
+    """
+    others = values[(labels != label) & ~far_outside(values, labels)]
+    place = float(np.quantile(others, quantile)) if len(others) else -np.inf
+    return place, int((values[labels == label] < place).sum())
 
 
 @dataclass(frozen=True)

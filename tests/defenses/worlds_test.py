@@ -120,15 +120,25 @@ def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
         assert stays.sum() <= 0.3 * world.poisoned.sum()
 
 
-@pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
-@pytest.mark.parametrize('case', ['clean', 'a class in the midst', 'a wide class', 'a far class', 'a class with 8 % odd images'])
-def test_false_alarms_of_relabelling_are_rare_and_cheap(case, sizes):
-    classes, images = map(int, sizes.split(' of '))
-    found, _ = density_verdicts(case, equal(classes, images))
-    changed = [(~table['keep'] | (table['labels'] != world.labels)).sum() / images for table, world in found]
-    assert np.mean(changed) <= 0.12  # of one class
-    if '8 %' not in case:
-        assert sum(bool(table.facts['target_labels']) for table, _ in found) <= 1
+@pytest.mark.parametrize(
+    ('case', 'most'),
+    [
+        ('clean', 1),
+        ('a class in the midst', 2),
+        ('a wide class', 3),
+        ('a far class', 1),
+        ('a class with 8 % odd images', 10),  # which look like nothing else, as disruptive poison does
+    ],
+)
+def test_false_alarms_of_relabelling_are_rare_and_cheap(case, most):
+    """Of 18 datasets of three shapes, and at what share of a class."""
+    alarms, changed = 0, []
+    for classes, images in ((10, 80), (10, 500), (43, 60)):
+        found, _ = density_verdicts(case, equal(classes, images))
+        alarms += sum(bool(table.facts['target_labels']) for table, _ in found)
+        changed += [(~table['keep'] | (table['labels'] != world.labels)).sum() / images for table, world in found]
+    assert alarms <= most
+    assert sum(changed) <= 0.85 * alarms
 
 
 @pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
