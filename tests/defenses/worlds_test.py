@@ -124,7 +124,7 @@ def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
     ('case', 'most'),
     [
         ('clean', 1),
-        ('a class in the midst', 2),
+        ('a class in the midst', 4),
         ('a wide class', 3),
         ('a far class', 1),
         ('a class with 8 % odd images', 10),  # which look like nothing else, as disruptive poison does
