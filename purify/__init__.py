@@ -1,3 +1,3 @@
 """purify: train on data that may be poisoned, and come out clean."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -1,7 +1,7 @@
 """Stages: functions from finished folders to one finished folder, run once, resumed, shared, locked, and kept blind."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import fingerprint, locked, read_json, sealed, write_json
 from purify.core.progress import say
 from purify.core.writers import Writer
-from purify.train.cost import COST_FILE, Cost, summarize
+from purify.pipelines.finished import DONE, Done, check_files, files_of, hash_files, read_done, remove_parts
+from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
-DONE = 'DONE'
 SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
 ATTACKERS = ('clean', 'surrogate', 'trigger')  # stages of the attacker, shut as a whole to all that do not ask for them
 CONCLUSIONS = (  # stages that have seen the truth or clean images, shut likewise
@@ -74,6 +74,7 @@ class Chain:
         self.stages = {stage.name: stage for stage in stages}
         self.store = Path(store).absolute()
         self.prints: dict[str, str] = {}
+        self._checked: set[str] = set()  # stages whose files this chain has written or looked at
         for stage in stages:
             inputs = {}
             for role, source in stage.inputs.items():
@@ -95,9 +96,33 @@ class Chain:
         """The folder an input stands for."""
         return source.outside if source.outside is not None else self.folder(source.stage) / source.sub
 
-    def done(self, name: str) -> dict[str, Any]:
-        """What a finished stage says of itself: settings, inputs, cost."""
-        return read_json(self.folder(name) / DONE)
+    def done(self, name: str) -> Done:
+        """What a finished stage says of itself: settings, inputs, cost, its files."""
+        return read_done(self.folder(name))
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Makes sure that the files of finished stages are those that were written; to be called before these are read.
+
+        Host 0 hashes every file, once for each stage in the life of this chain; all hosts call this together. `run` does it for
+        the inputs of a stage; who opens the folders of stages afterwards does it for them.
+
+        Args:
+          names: of stages; None for all that are finished.
+
+        Raises:
+          UserError: naming the file and the folder to delete, when one is missing or changed.
+          Preempted: when SIGTERM came meanwhile.
+        """
+        wanted = self.stages if names is None else dict.fromkeys(names)
+
+        def look() -> None:
+            for name in wanted:
+                if name not in self._checked and (names is not None or self.finished(name)):
+                    folder = self.folder(name)
+                    check_files(folder, self.done(name), f'Delete {folder} and run again.')
+                    self._checked.add(name)
+
+        _on_lead(look)
 
     def run(self, names: Sequence[str], run: dict[str, Any], writers: Sequence[Writer] = ()) -> dict[str, bool]:
         """Runs the named stages in order; -> name -> whether it was there already.
@@ -124,22 +149,21 @@ class Chain:
             if devices.lead_says(lead and self.finished(stage.name)):
                 say(f'{stage.name}: done before ({folder.name})', shown=lead)
                 return True
+            self.check(source.stage for source in stage.inputs.values() if source.stage)
             folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
             inputs = {role: self.path(source) for role, source in stage.inputs.items()}
             if (folder / COST_FILE).exists():
-                cost.resume(read_json(folder / COST_FILE))
+                cost.resume(read_json(folder / COST_FILE, Totals))
             try:
                 with sealed(*self._secrets(stage)):
                     stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
+                devices.barrier(f'{folder.name} finished')
+                _on_lead(lambda: self._mark_done(stage, cost))
             except BaseException:
                 if lead:
                     write_json(folder / COST_FILE, cost.totals())
                 raise
-            devices.barrier(f'{folder.name} finished')
-            if lead:
-                self._mark_done(stage, cost)
-            devices.barrier(f'{folder.name} marked')
         return False
 
     def _secrets(self, stage: Stage) -> list[Path]:
@@ -152,11 +176,37 @@ class Chain:
         return [path for path in secrets if not any(given.is_relative_to(path) for given in allowed)]
 
     def _mark_done(self, stage: Stage, cost: Cost) -> None:
+        folder = self.folder(stage.name)
+        remove_parts(folder)
         totals = summarize(cost.totals())
-        facts = {'stage': stage.name, 'fingerprint': self.prints[stage.name], 'settings': stage.settings, 'cost': totals}
         names = {
             role: str(source.outside or f'{self.folder(source.stage).name}/{source.sub}') for role, source in stage.inputs.items()
         }
-        write_json(self.folder(stage.name) / DONE, facts | {'inputs': names})
+        done: Done = {
+            'stage': stage.name,
+            'fingerprint': self.prints[stage.name],
+            'settings': stage.settings,
+            'cost': totals,
+            'inputs': names,
+            'files': hash_files(files_of(folder)),
+        }
+        write_json(folder / DONE, done)
+        (folder / COST_FILE).unlink(missing_ok=True)
+        self._checked.add(stage.name)
         rate = f', {totals["images_per_s"]:,.0f} images/s' if totals['images_per_s'] else ''
         say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}')
+
+
+def _on_lead(act: Callable[[], None]) -> None:
+    """Does something on host 0 while the others wait; where it fails or is stopped there, all leave."""
+    trouble: BaseException | None = None
+    if devices.is_lead():
+        try:
+            act()
+        except (Exception, Preempted) as error:
+            trouble = error
+    verdict = devices.lead_says(0 if trouble is None else 2 if isinstance(trouble, Preempted) else 1)
+    if trouble is not None:
+        raise trouble
+    if verdict:
+        raise Preempted if verdict == 2 else UserError('host 0 could not go on, and says why.')

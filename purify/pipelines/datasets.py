@@ -48,6 +48,7 @@ def poison(spec: str, store: str | Path, overrides: Sequence[str] = ()) -> Poiso
     chain = Chain(make_stages(config), Path(store).expanduser())
     names = list(chain.stages)
     chain.run(names[: names.index('prepare') + 1], config['run'])
+    chain.check(['prepare'])
     folder = chain.folder('prepare')
     manifest = Manifest.read(folder / 'truth')
     train, test = (tfds.builder_from_directory(folder / sub) for sub in ('poisoned', 'truth/test'))

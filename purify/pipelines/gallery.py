@@ -58,6 +58,7 @@ def _entries(config: dict[str, Any], chain: Chain, open_once: Callable[[dict[str
     rule = config['attack']
     fitting = [name for name in chain.stages if name in ATTACKERS]
     chain.run(fitting, config['run'])
+    chain.check(fitting)
     source = open_once(config['source'])
     check_target(rule, len(source.class_names))
     rules = make_rules(rule)

@@ -10,7 +10,8 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, write_json
-from purify.pipelines.artifacts import EMBEDDED, STATE
+from purify.pipelines.artifacts import EMBEDDED
+from purify.pipelines.finished import STATE
 
 PROVENANCE_FILE = 'provenance.json'
 REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', 'trained_on_poisoned'

@@ -4,13 +4,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
 from purify.core.devices import peak_flops
 
 COST_FILE = 'cost.json'  # in a stage's folder, until it is done
+
+
+class Totals(TypedDict):
+    """The file cost.json: plain numbers, named as in `Cost`."""
+
+    seconds: float
+    compile_seconds: float
+    wait_seconds: float
+    images: int
+    flops: float
+    network_calls: NotRequired[int]  # which an older version did not count
+    devices: int
 
 
 @dataclass
@@ -45,20 +57,20 @@ class Cost:
         finally:
             setattr(self, name, getattr(self, name) + time.monotonic() - begun)
 
-    def resume(self, saved: dict[str, Any]) -> None:
+    def resume(self, saved: Totals) -> None:
         """Takes over the totals of an earlier part of the same stage."""
         for name in ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops', 'network_calls'):
-            setattr(self, name, getattr(self, name) + saved.get(name, 0))  # which an older version did not count
+            setattr(self, name, getattr(self, name) + saved.get(name, 0))
 
-    def totals(self) -> dict[str, Any]:
+    def totals(self) -> Totals:
         """Plain numbers, up to now."""
         now = time.monotonic()
-        totals = asdict(self) | {'seconds': self.seconds + now - self.begun}
+        totals: Any = asdict(self) | {'seconds': self.seconds + now - self.begun}
         totals.pop('begun')
         return totals
 
 
-def summarize(totals: dict[str, Any]) -> dict[str, Any]:
+def summarize(totals: Totals) -> dict[str, Any]:
     """Totals -> the rates that results.json holds; None where a number is not known."""
     busy = totals['seconds'] - totals['compile_seconds']
     rate = totals['images'] / busy if totals['images'] and busy > 0 else None
