@@ -12,15 +12,39 @@ import orbax.checkpoint as ocp
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 
+NEXT = (
+    'Build the network the checkpoint was made with (its network.json), or start from another checkpoint; where a training was to '
+    'go on from it, delete this folder to train from the beginning.'
+)
+
+
+def _in_short(error: Exception) -> str:
+    """One line of an error of orbax; files of its five formats, once damaged, fail as anything up to a bare `Exception`."""
+    return ' '.join(str(error).split())[:400]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a tree, by its path."""
+    named, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in named if hasattr(x, 'shape')}
+
 
 class Checkpoints:
-    """The checkpoints of one training stage. `save` returns at once; `close` waits until all is on disk."""
+    """The checkpoints of one training stage. `save` returns at once; `close` waits until all is on disk.
+
+    Raises `UserError` for a folder that cannot be made, or one that holds damaged checkpoints.
+    """
 
     def __init__(self, folder: Path, *, create: bool = True):
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, step_prefix='step', create=create, enable_async_checkpointing=True)
-        with explain_os_errors(self.folder):
-            self.manager = ocp.CheckpointManager(self.folder, options=options)
+        try:
+            with explain_os_errors(self.folder):
+                self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f'{self.folder}: not a folder of checkpoints, or damaged ({_in_short(error)}). {NEXT}') from error
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -45,15 +69,22 @@ class Checkpoints:
             raise UserError(f'{self.folder}: no complete checkpoint here. Give the folder of a finished training stage.')
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
+            self._check_shapes(step, target)
             tree = self.manager.restore(step, args=ocp.args.StandardRestore(target))
             if jax.tree.structure(tree) != jax.tree.structure(like):  # orbax lets None stand for anything
                 raise ValueError('tree structures do not match')
             return step, tree
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:
             raise UserError(
-                f'{self.folder}: step {step} does not fit this network, or is damaged ({" ".join(str(error).split())[:400]}). '
-                'Build the network the checkpoint was made with (its network.json), or start from another checkpoint.'
+                f'{self.folder}: step {step} does not fit this network, or is damaged ({_in_short(error)}). {NEXT}'
             ) from error
+
+    def _check_shapes(self, step: int, target: Any) -> None:
+        """Raises `ValueError` for arrays of another shape; orbax finds out while others are read, with a trace from each."""
+        saved, wanted = _shapes(self.manager.item_metadata(step)), _shapes(target)
+        for name in sorted(saved.keys() & wanted.keys()):
+            if saved[name] != wanted[name]:
+                raise ValueError(f'{name} is of shape {saved[name]} there and {wanted[name]} in the network')
 
     def close(self) -> None:
         """Waits for pending saves."""

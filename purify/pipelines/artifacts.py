@@ -4,7 +4,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -21,12 +21,29 @@ from purify.models.foreign import read_foreign
 from purify.models.hub import COMPONENTS, INDEX, read_index, resolve
 from purify.models.networks import NETWORKS
 from purify.models.weights import abstract
+from purify.pipelines.finished import DONE, STATE, check_files, files_of, read_done
 from purify.train.state import Build, abstract_network, split_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
 NETWORK_FILE = 'network.json'
+GIVE = 'Give the folder of a finished teacher or student.'
 _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
-STATE = 'checkpoints'  # of an unfinished or finished training, beside the weights
+
+
+class Settings(TypedDict):
+    """Of a classifier network: its name in `NETWORKS`, and the options of that."""
+
+    name: str
+
+
+class ClassifierFacts(TypedDict):
+    """The file network.json of a classifier."""
+
+    network: Settings
+    num_classes: int
+    channels: int
+    size_px: NotRequired[int]
+    class_names: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +104,26 @@ def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
     write_json(folder / NETWORK_FILE, facts)
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What network.json in the folder of a classifier says (`ClassifierFacts`). Raises `UserError` where it describes none."""
+    file = Path(folder) / NETWORK_FILE
+    try:
+        facts: Any = read_json(file, ClassifierFacts)
+    except UserError as error:
+        raise UserError(f'{error} {GIVE}') from error
+    if len(facts['class_names']) != facts['num_classes']:
+        raise UserError(f'{file}: names {len(facts["class_names"])} classes and says num_classes={facts["num_classes"]}. {GIVE}')
+    return facts
+
+
 def read_classifier(folder: Path) -> Classifier:
     """Opens a finished classifier stage (or any folder with its network.json and weights)."""
-    facts = read_json(Path(folder) / NETWORK_FILE)
-    needed = {'network', 'num_classes', 'channels', 'class_names'}
-    if not isinstance(facts, dict) or not needed <= set(facts):
-        raise UserError(f'{folder}: its {NETWORK_FILE} describes no classifier. Give the folder of a finished teacher or student.')
+    facts = read_facts(folder)
     build = classifier_builder(facts['network'], facts['num_classes'], facts['channels'])
-    graph, like = abstract_network(build)
+    try:
+        graph, like = abstract_network(build)
+    except Exception as error:  # a word for a number comes to light in whichever layer reckons with it
+        raise UserError(f'{Path(folder) / NETWORK_FILE}: no network can be built from it ({error}). {GIVE}') from error
     return Classifier(graph, restore_weights(folder, like), facts)
 
 
@@ -132,16 +161,37 @@ def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
 
 
 def finished_folder(path: str) -> tuple[Path, str]:
-    """A finished network's folder given by a user -> (its path, a digest of what it is)."""
+    """A finished network's folder given by a user -> (its path, a digest of its files).
+
+    Raises `UserError` where it is none, or its files are not those that its stage wrote.
+    """
     folder = Path(path).expanduser().absolute()
-    facts = read_json(folder / NETWORK_FILE)
-    done = folder / 'DONE'
-    return folder, fingerprint({'network': facts, 'done': read_json(done) if done.exists() else str(folder)})
+    read_facts(folder)
+    return folder, _checked_digest(folder)
+
+
+def start_folder(path: str) -> tuple[Path, str]:
+    """What a training starts from, given by a user: a checkpoint or a file -> (its path, a digest of its files).
+
+    Raises `UserError` where a finished stage's files are not those that it wrote.
+    """
+    start = Path(path).expanduser().absolute()
+    return start, _digest(start) if start.is_file() else _checked_digest(start)
+
+
+def _checked_digest(folder: Path) -> str:
+    """The digest of all files in a folder, which are compared with what its stage says of them, where it is a stage's."""
+    digests = {name: _digest(file) for name, file in files_of(folder).items()}
+    if (folder / DONE).is_file():
+        check_files(folder, read_done(folder), 'Train it again, or give another folder.', digests)
+    return fingerprint(digests)
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
     """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of what is read of it)."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
+    if (folder / DONE).is_file():
+        _checked_digest(folder)
     return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')
 
 
@@ -150,7 +200,7 @@ def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
     if (Path(load).expanduser() / NETWORK_FILE).is_file():
         return finished_folder(load)
     if (file := copy_file(Path(load).expanduser().absolute())) is not None:
-        return file, _digest(file, file.stat().st_size, file.stat().st_mtime_ns)
+        return file, _digest(file)
     if Path(load).suffix in ('.safetensors', *PUBLISHED) or Path(load).expanduser().is_file():
         raise UserError(f"{load}: no such file of SSCD, which is a '.safetensors'; or give the folder of another encoder.")
     folder = resolve(load, revision=revision or None)
@@ -164,12 +214,19 @@ def _folder_digest(folder: Path, expected: str) -> str:
         files = [path for path in files if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read]
     if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; {expected}.')
-    digests = {str(path.relative_to(folder)): _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-    return fingerprint(digests)
+    return fingerprint({str(path.relative_to(folder)): _digest(path) for path in files})
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, read once: gigabytes, which a start would read three times (stages, check, check's prior)."""
+    try:
+        stat = path.stat()
+        return _digest_once(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}). Give another folder.') from error
 
 
 @functools.cache
-def _digest(path: Path, size: int, changed_ns: int) -> str:
-    """SHA-256 of a file: gigabytes, which a start would read three times (stages, check, check's prior)."""
+def _digest_once(path: Path, size: int, changed_ns: int) -> str:
     del size, changed_ns  # a file that changed is another one
     return sha256_of(path)

@@ -26,7 +26,7 @@ from purify.pipelines.fitting import check_trigger, fitted_settings
 from purify.pipelines.likeness import NONE, OWN, sight
 from purify.pipelines.marking import CLASSES, has_trigger
 from purify.pipelines.measuring import abstract_rows, rule_settings
-from purify.pipelines.plan import Find, make_method, make_stages
+from purify.pipelines.plan import Find, check_parts, make_method, make_stages
 from purify.pipelines.poisoning import (
     Poisoning,
     check_target,
@@ -50,7 +50,9 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
     """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
 
     A prior or encoder on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
+    Raises `UserError` for a config that describes no run.
     """
+    check_parts(config)
     found = Findings()
     find = (prior_folder, encoder_folder) if fetched else (partial(_find, prior_folder), partial(_find, encoder_folder))
     found.attempt('stages', lambda: make_stages(config, *find))

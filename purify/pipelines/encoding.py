@@ -8,13 +8,13 @@ from flax import nnx
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import read_json
 from purify.core.randomness import stream_key
 from purify.data.loader import Split
 from purify.defenses.copy_encoder import CopyEncoder, copy_file
 from purify.defenses.encoders import ClipEncoder
-from purify.pipelines.artifacts import NETWORK_FILE, Classifier, classifier_builder, read_classifier, write_network
-from purify.pipelines.chain import DONE, Work
+from purify.pipelines.artifacts import NETWORK_FILE, Classifier, classifier_builder, read_classifier, read_facts, write_network
+from purify.pipelines.chain import Work
+from purify.pipelines.finished import DONE, read_done
 from purify.pipelines.training import classifier_facts, fit_network, make_augmentations
 from purify.train.contrast import Contrast, Projected
 from purify.train.state import Build, abstract_network, split_network
@@ -81,7 +81,9 @@ def describe_encoder(folder: Path) -> dict[str, Any]:
         return {'encoder': f'SSCD ({file.name})', 'copy_detection': True}
     if not (folder / NETWORK_FILE).is_file():
         return {'encoder': f'CLIP ({folder.name})', 'copy_detection': False}
-    network = read_json(folder / NETWORK_FILE)['network']['name']
-    done = read_json(folder / DONE) if (folder / DONE).is_file() else {'stage': folder.name, 'settings': {}}
-    contrast = done['settings'].get('objective', {}).get('name') == 'contrast'
-    return {'encoder': f'{done["stage"]} ({network}{", trained without labels" if contrast else ""})', 'copy_detection': False}
+    network, stage, objective = read_facts(folder)['network']['name'], folder.name, {}
+    if (folder / DONE).is_file():
+        done = read_done(folder)
+        stage, objective = done['stage'], done['settings'].get('objective', {})
+    how = ', trained without labels' if objective.get('name') == 'contrast' else ''
+    return {'encoder': f'{stage} ({network}{how})', 'copy_detection': False}

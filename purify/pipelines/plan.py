@@ -9,11 +9,13 @@ from purify.attacks.attack import NOT_PIXELS
 from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.core.files import fingerprint, sha256_of
+from purify.core.files import fingerprint
 from purify.core.randomness import stream_seed
+from purify.data.content import marks
+from purify.data.sources import sign_source
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import encoder_folder, finished_folder, prior_folder
+from purify.pipelines.artifacts import encoder_folder, finished_folder, prior_folder, start_folder
 from purify.pipelines.atlas import draw_map
 from purify.pipelines.chain import Input, Stage, Work
 from purify.pipelines.deciding import decide
@@ -38,6 +40,7 @@ from purify.pipelines.trusting import check_trusted, trust
 Config = dict[str, Any]
 Find = Callable[[str, str], tuple[Path, str]]
 
+NEEDED = ('name', 'seeds', 'source', 'attack', 'shard_size', 'run')  # parts and settings that every run has
 KINDS: dict[str, Callable[[Work], None]] = {  # of `purify.defenses.method.Step`: what runs it
     'classifier': train_classifier,
     'encoder': train_encoder,
@@ -71,6 +74,12 @@ def make_method(config: Config) -> Method:
     return DEFENSES.make(config['defense']['name'], **options).method(student or {})
 
 
+def check_parts(config: Config) -> None:
+    """Raises `UserError` unless the config has what every run needs."""
+    if missing := [part for part in NEEDED if part not in config]:
+        raise UserError(f'the config has no {", ".join(missing)}: it describes no run. Is it one for `purify bench`?')
+
+
 def make_stages(config: Config, find_prior: Find = prior_folder, find_encoder: Find = encoder_folder) -> list[Stage]:
     """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
 
@@ -80,6 +89,7 @@ def make_stages(config: Config, find_prior: Find = prior_folder, find_encoder: F
     Raises:
       UserError: for parts that do not fit together.
     """
+    check_parts(config)
     seeds = config['seeds']
     where: dict[str, Input] = {}
     stages = _attacker(where, config)
@@ -160,11 +170,8 @@ def _start(part: Config) -> dict[str, Input]:
     """The checkpoint a training starts from, as an input: its digest is part of the fingerprint."""
     if not part.get('init_from'):
         return {}
-    folder = Path(part['init_from']).expanduser().absolute()
-    if folder.is_file():
-        return {'init': Input(outside=folder, digest=sha256_of(folder))}
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
-    return {'init': Input(outside=folder, digest=fingerprint({str(p.relative_to(folder)): p.stat().st_size for p in files}))}
+    start, digest = start_folder(part['init_from'])
+    return {'init': Input(outside=start, digest=digest)}
 
 
 def _training_seeds(seeds: Config) -> Config:
@@ -265,27 +272,15 @@ def _signature(source: Config, attack: Config) -> str:
     """Tells data on disk from other data of the same name, so that changed files are not taken for the old ones."""
     given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
     files = {
-        f'{name} {path.name}': sha256_of(path) if path.is_file() else 'missing'
+        f'attack {name} {path.name}': path
         for name, value in given.items()
         if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str)
         for path in _files_of(Path(value).expanduser())
     }
-    if 'path' in source:
-        root = Path(source['path']).expanduser()
-        found = sorted(path for path in root.rglob('*') if path.is_file()) if root.is_dir() else []
-        files |= {str(path.relative_to(root)): _file_mark(path) for path in found}
-    return fingerprint(files) if files else ''
+    found = marks(files, hashed=True) | {f'source {name}': mark for name, mark in sign_source(source).items()}
+    return fingerprint(found) if found else ''
 
 
 def _files_of(path: Path) -> list[Path]:
     """The file itself, or those of a fitted trigger's folder."""
     return [path / name for name in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
-
-
-def _file_mark(path: Path) -> str:
-    """The hash of an archive or a small file; size and time of the many pictures of a folder."""
-    if not path.is_file():
-        return 'missing'
-    if path.suffix == '.npz' or path.stat().st_size < 2**16:
-        return sha256_of(path)
-    return f'{path.stat().st_size} {path.stat().st_mtime_ns}'

@@ -1,4 +1,8 @@
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +16,7 @@ from purify.core.errors import UserError
 
 # tensorstore may still be at a read when orbax, on a mismatch, has closed the loop that asked for it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+ROOT = Path(__file__).parents[2]
 TREE = {
     'params': {'w': np.arange(12, dtype=np.float32).reshape(3, 4), 'b': np.float32([1, 2, 3])},
     'step': np.int32(5),
@@ -100,7 +105,8 @@ def test_a_damaged_checkpoint_is_the_users_error(tmp_path):
     for file in (tmp_path / 'step_7' / 'default').rglob('*'):
         if file.is_file() and file.parent.name == 'd':
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(UserError, match=r'step 7 does not fit this network, or is damaged \(.+\)'):
+    told = r'step 7 does not fit this network, or is damaged \(.+\).*delete this folder to train from the beginning'
+    with pytest.raises(UserError, match=told):
         restore(tmp_path, blank(1))
 
 
@@ -131,3 +137,63 @@ def test_a_disk_that_fills_while_saving_is_explained_at_the_end(tmp_path, monkey
     monkeypatch.setattr(checkpoints.manager, 'wait_until_finished', fail)
     with pytest.raises(UserError, match='the disk is full'):
         checkpoints.close()
+
+
+LEAVES_NO_TRACE = """
+import sys
+from pathlib import Path
+import numpy as np
+from purify.core.checkpoint import Checkpoints
+from purify.core.errors import UserError
+checkpoints = Checkpoints(Path(sys.argv[1]))
+try:
+    checkpoints.restore({'params': {f'w{k}': np.zeros((4, 5), np.float32) for k in range(20)}})
+except UserError as error:
+    print(error)
+checkpoints.close()
+"""
+
+
+def test_another_shape_is_told_in_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, placed({'params': {f'w{k}': np.ones((4, 5 + (k == 7)), np.float32) for k in range(20)}}, 1))
+    checkpoints.close()
+    environment = {**os.environ, 'XLA_FLAGS': ''}
+    done = subprocess.run(
+        [sys.executable, '-c', LEAVES_NO_TRACE, str(tmp_path)], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert 'params.w7 is of shape (4, 6) there and (4, 5) in the network' in done.stdout
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('harm', ['emptied', 'missing', 'a folder', 'another type', 'zeros'])
+def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path, harm):
+    save(tmp_path / 'whole', 7, count=1)
+    for number, file in enumerate(sorted(path for path in (tmp_path / 'whole').rglob('*') if path.is_file())):
+        folder = shutil.copytree(tmp_path / 'whole', tmp_path / str(number))
+        victim = folder / file.relative_to(tmp_path / 'whole')
+        victim.unlink()
+        if harm == 'a folder':
+            victim.mkdir()
+        elif harm != 'missing':
+            victim.write_bytes({'emptied': b'', 'another type': b'[3]', 'zeros': bytes(file.stat().st_size)}[harm])
+        try:
+            step, tree = restore(folder, blank(1))
+        except UserError as error:
+            assert str(folder) in str(error)  # noqa: PT017
+        else:  # orbax has most things twice
+            assert step == 7
+            jax.tree.map(np.testing.assert_array_equal, tree, TREE | {'step': np.int32(7)})
+
+
+@pytest.mark.parametrize('odd', ['step_9', 'step_x', 'step_-1', 'step_'])
+def test_odd_things_beside_a_checkpoint_are_no_traceback(tmp_path, odd):
+    for kind in ('file', 'folder'):
+        save(tmp_path / kind, 7, count=1)
+    (tmp_path / 'file' / odd).write_text('')
+    (tmp_path / 'folder' / odd).mkdir()
+    for kind in ('file', 'folder'):
+        try:
+            assert restore(tmp_path / kind, blank(1))[0] == 7
+        except UserError as error:
+            assert str(tmp_path / kind) in str(error)  # noqa: PT017

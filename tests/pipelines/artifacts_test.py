@@ -1,3 +1,6 @@
+import hashlib
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -5,11 +8,21 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from purify.core.errors import UserError
+from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_key
 from purify.models.weights import export_tensors
-from purify.pipelines.artifacts import classifier_builder, starting_weights, write_network
+from purify.pipelines.artifacts import (
+    classifier_builder,
+    finished_folder,
+    read_classifier,
+    start_folder,
+    starting_weights,
+    write_network,
+)
 from purify.train.state import abstract_network, split_network
 
+# tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 SETTINGS = {'name': 'resnet', 'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'imagenet', 'mean': [0.5], 'std': [0.25]}
 THEIRS = {'stem': 'conv1', 'stem_norm.layer': 'bn1', 'head': 'fc', 'blocks.0': 'layer1.0', 'blocks.1': 'layer2.0'}
 PARTS = {'convs.0': 'conv1', 'convs.1': 'conv2', 'norms.0.layer': 'bn1', 'norms.1.layer': 'bn2'}
@@ -53,3 +66,89 @@ def test_a_start_that_is_nowhere_is_refused(tmp_path):
     build = classifier_builder(SETTINGS, 3, 1)
     with pytest.raises(UserError, match=r'nothing\.safetensors'):
         starting_weights(tmp_path / 'nothing.safetensors', build, abstract_network(build)[1], 4)
+
+
+FACTS = {'network': SETTINGS, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
+
+
+def write_classifier(folder, seed, facts=FACTS):
+    _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(seed)))
+    write_network(folder, facts, {'params': params, 'stats': stats})
+    return folder
+
+
+def write_done(folder, **changes):
+    """As the stage that wrote the folder would have; the hashes by hashlib."""
+    files = {path: path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for path, name in files.items()}
+    done = {'stage': 'teacher', 'fingerprint': '', 'settings': {}, 'inputs': {}, 'cost': {}, 'files': hashes}
+    write_json(folder / 'DONE', done | changes)
+
+
+@pytest.mark.parametrize('find', [finished_folder, start_folder])
+def test_other_weights_in_the_same_place_are_another_input(tmp_path, find):
+    write_classifier(tmp_path / 'net', 1)
+    place, digest = find(str(tmp_path / 'net'))
+    assert place == tmp_path / 'net'
+    shutil.copytree(tmp_path / 'net', tmp_path / 'moved')
+    assert find(str(tmp_path / 'moved'))[1] == digest == find(str(tmp_path / 'net'))[1]
+    shutil.rmtree(tmp_path / 'net')
+    write_classifier(tmp_path / 'net', 2)
+    assert find(str(tmp_path / 'net'))[1] != digest
+
+
+@pytest.mark.parametrize('find', [finished_folder, start_folder])
+def test_a_finished_stages_folder_must_hold_what_the_stage_wrote(tmp_path, find, capsys):
+    write_done(write_classifier(tmp_path / 'net', 1))
+    find(str(tmp_path / 'net'))
+    shutil.rmtree(tmp_path / 'net' / 'weights')
+    shutil.copytree(write_classifier(tmp_path / 'student', 2) / 'weights', tmp_path / 'net' / 'weights')
+    with pytest.raises(
+        UserError, match=r"net/weights/.* changed since the stage 'teacher' wrote it\. Train it again, or give another"
+    ):
+        find(str(tmp_path / 'net'))
+    done = read_json(tmp_path / 'net' / 'DONE')
+    write_json(tmp_path / 'net' / 'DONE', {name: value for name, value in done.items() if name != 'files'})
+    find(str(tmp_path / 'net'))
+    assert 'an older version wrote it' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'num_classes': 'three'}, r'Expected `int`, got `str` - at `\$\.num_classes`'),
+        ({'num_classes': 4}, 'names 3 classes and says num_classes=4'),
+        ({'channels': None}, r'at `\$\.channels`'),
+        ({'channels': -1}, 'no network can be built from it'),
+        ({'class_names': 'abc'}, r'at `\$\.class_names`'),
+        ({'network': 'resnet'}, r'at `\$\.network`'),
+        ({'network': {'width': 4}}, 'missing required field `name`'),
+        ({'network': SETTINGS | {'width': 'four'}}, 'no network can be built from it'),
+        ({'network': SETTINGS | {'stages': 3}}, 'no network can be built from it'),
+        ({'network': SETTINGS | {'name': 'resnt'}}, "unknown network 'resnt'"),
+        ({'network': SETTINGS | {'width': 8}}, 'does not fit this network'),
+    ],
+)
+def test_facts_that_make_no_classifier_are_the_users_error(tmp_path, change, told):
+    write_classifier(tmp_path, 1, FACTS | change)
+    with pytest.raises(UserError, match=told):
+        read_classifier(tmp_path)
+
+
+def test_a_classifier_comes_back_with_all_its_facts(tmp_path):
+    write_classifier(tmp_path, 1, FACTS | {'more': 5})
+    assert read_classifier(tmp_path).facts == FACTS | {'more': 5}
+
+
+@pytest.mark.parametrize('harm', ['empty', 'cut', 'missing', 'folder'])
+def test_damaged_weights_are_the_users_error(tmp_path, harm):
+    write_classifier(tmp_path, 1)
+    for path in [path for path in (tmp_path / 'weights').rglob('*') if path.is_file()]:
+        data = path.read_bytes()
+        path.unlink()
+        if harm == 'folder':
+            path.mkdir()
+        elif harm != 'missing':
+            path.write_bytes(b'' if harm == 'empty' else data[: len(data) // 2])
+    with pytest.raises(UserError, match='weights: '):
+        read_classifier(tmp_path)

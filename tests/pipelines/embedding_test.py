@@ -140,6 +140,6 @@ def test_check_opens_what_is_here(chain, clip):
     assert any('channels' in problem for problem in check(colour).problems)
     (clip / NETWORK_FILE).write_text('{}')
     try:
-        assert any('describes no classifier' in problem for problem in check(tiny(clip)).problems)
+        assert any('Give the folder of a finished teacher or student' in problem for problem in check(tiny(clip)).problems)
     finally:
         (clip / NETWORK_FILE).unlink()

@@ -1,5 +1,7 @@
 """Which stages a method's steps become, and what each may open."""
 
+import os
+
 import numpy as np
 import pytest
 from pipelines.tiny import ROOT, quickstart
@@ -10,6 +12,7 @@ from purify.core.files import write_json
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.pipelines.chain import ATTACKERS, SECRETS
+from purify.pipelines.check import check
 from purify.pipelines.plan import KINDS, make_method, make_stages
 
 
@@ -85,21 +88,30 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
 
 
 def test_features_of_a_finished_classifier_are_an_input(tmp_path):
-    write_json(tmp_path / 'network.json', {'num_classes': 3})
+    facts = {'network': {'name': 'resnet'}, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
+    write_json(tmp_path / 'network.json', facts)
     made, _ = stages(evaluation={'features': str(tmp_path)})
     assert made['evaluate'].inputs['features'].outside == tmp_path
     with pytest.raises(UserError, match='no such file'):
         stages(evaluation={'features': str(tmp_path / 'nowhere')})
 
 
-def test_weights_in_one_file_are_told_apart_by_what_they_hold(tmp_path):
-    file = tmp_path / 'weights.safetensors'
+@pytest.mark.parametrize('given', ['weights.safetensors', '.'])
+def test_weights_to_start_from_are_told_apart_by_what_they_hold(tmp_path, given):
     digests = []
     for number in (0, 1):
-        file.write_bytes(np.full(64, number, np.uint8).tobytes())
-        made, _ = stages(teacher={'init_from': str(file)})
+        (tmp_path / 'weights.safetensors').write_bytes(np.full(64, number, np.uint8).tobytes())
+        made, _ = stages(teacher={'init_from': str(tmp_path / given)})
         digests.append(made['teacher'].inputs['init'].digest)
     assert len(set(digests)) == 2
+
+
+@pytest.mark.parametrize('look', [make_stages, check])
+@pytest.mark.parametrize('part', ['seeds', 'source', 'attack', 'run', 'shard_size'])
+def test_a_config_that_describes_no_run_is_refused(look, part):
+    config = {name: value for name, value in quickstart().items() if name != part}
+    with pytest.raises(UserError, match=f'the config has no {part}: it describes no run'):
+        look(config)
 
 
 def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
@@ -117,3 +129,38 @@ def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
         monkeypatch.setitem(DEFENSES, 'odd', lambda step=step: Odd(step))
         with pytest.raises(UserError, match=message):
             make_stages(quickstart() | {'defense': {'name': 'odd'}})
+
+
+def prepared(source, attack=None):
+    """The digest of the stage `prepare`, which follows the data on disk."""
+    config = quickstart()
+    config['source'] |= source
+    config['attack'] |= attack or {}
+    return {stage.name: stage for stage in make_stages(config)}['prepare'].inputs['source'].digest
+
+
+def test_what_a_run_reads_is_told_apart_by_what_it_holds(tmp_path):
+    assert prepared({}) == ''
+    for kind in ('arrays', 'imagefolder'):
+        folder = tmp_path / kind
+        for name in ('train', 'test'):
+            (folder / name / 'ant').mkdir(parents=True)
+            (folder / name / 'ant' / '0.png').write_bytes(b'one')
+            (folder / f'{name}.npz').write_bytes(b'one')
+        source = {'name': kind, 'path': str(folder)}
+        found = {prepared(source), prepared(source)}
+        assert len(found) == 1
+        assert '' not in found
+        file = folder / ('train.npz' if kind == 'arrays' else 'train/ant/0.png')
+        file.write_bytes(b'two')
+        assert prepared(source) not in found
+        assert prepared(source | {'path': str(tmp_path / 'nowhere')}) not in found, 'left to the source to complain about'
+
+
+def test_a_trigger_picture_is_told_apart_by_what_it_holds(tmp_path):
+    attack = {'name': 'blended', 'pattern': 'picture', 'path': str(tmp_path / 'p.png')}
+    (tmp_path / 'p.png').write_bytes(b'one')
+    before, facts = prepared({}, attack), (tmp_path / 'p.png').stat()
+    (tmp_path / 'p.png').write_bytes(b'two')
+    os.utime(tmp_path / 'p.png', ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert '' != before != prepared({}, attack)
