@@ -6,11 +6,12 @@ ArrayRecord file, written whole or not at all, so hosts can write different shar
 
 import contextlib
 import io
+import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,10 +20,11 @@ from etils import epath
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, read_json, sha256_of, write_json
+from purify.core.files import explain_os_errors
 from purify.data.images import encode_png
 
-INDEX_FILE = 'shards.json'
+NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
+AGAIN = 'Delete its stage folder and run again.'
 
 
 def describe(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:
@@ -79,10 +81,11 @@ class DatasetWriter:
                 example = serializer.get_tf_example(self.features.encode_example(record | {'image': png}))
                 writer.write(example.SerializeToString(deterministic=True))  # equal records, equal bytes, in every process
             writer.close()
+            _to_disk(part)
             os.replace(part, final)
 
     def finish(self, lengths: Sequence[int]) -> None:
-        """Writes TFDS's metadata and the shards' hashes, once all shards (with `lengths` records each) are there."""
+        """Writes TFDS's metadata, once all shards (with `lengths` records each) are there."""
         if self.pending():
             raise UserError(f'{self.folder}: shards {self.pending()} are missing; run the stage again.')
         template = tfds.core.ShardedFileTemplate(
@@ -92,48 +95,89 @@ class DatasetWriter:
         info = tfds.core.SplitInfo(name=self.split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
         with explain_os_errors(self.folder):
             tfds.folder_dataset.write_metadata(data_dir=self.folder, features=self.features, split_infos=[info], check_data=False)
-        write_json(self.folder / INDEX_FILE, {self.path(shard).name: sha256_of(self.path(shard)) for shard in range(self.shards)})
 
 
-def verify(folder: Path) -> None:
-    """Raises `UserError` if a shard is missing or its bytes are not the ones that were written."""
-    for name, digest in read_json(Path(folder) / INDEX_FILE).items():
-        path = Path(folder) / name
-        if not path.exists() or sha256_of(path) != digest:
-            raise UserError(f'{path}: missing or changed since it was written. Delete its stage folder and run again.')
+def _to_disk(path: Path) -> None:
+    """Waits until a file's bytes are on the disk, so that a machine that fails leaves no empty file under its last name."""
+    with open(path, 'rb') as file:
+        os.fsync(file.fileno())
 
 
-def open_split(folder: Path, split: str, *, decode: bool = True) -> Any:
-    """A random-access data source of records, through plain TFDS. Raises `UserError` if it is no dataset, empty, or not whole.
+class Records:
+    """The records of one split by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
+
+    Without `shape` (h, w, c) pictures stay encoded. Raises `UserError` for a record that cannot be read.
+    """
+
+    def __init__(self, folder: Path, source: Any, shape: tuple[int, int, int] | None):
+        self.folder, self.source, self.shape = folder, source, shape
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        try:
+            record = dict(self.source[index])
+        except Exception as error:  # damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise
+            raise UserError(f'{self.folder}: record {operator.index(index)} cannot be read ({error}). {AGAIN}') from error
+        if self.shape is not None and (shape := record['image'].shape) != self.shape:
+            number = operator.index(index)
+            raise UserError(f'{self.folder}: record {number} is of shape {shape}, not {self.shape} as the dataset says. {AGAIN}')
+        return record
+
+
+def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
+    """The records of a split, read through plain TFDS. Raises `UserError` if it is no dataset, empty, or not whole.
 
     With `decode=False` the pictures stay encoded (a cheap look at ids and labels).
     """
-    decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
+    builder = _open(folder)
+    info = builder.info.splits.get(split)
+    if info is None:
+        raise UserError(f'{folder}: no split {split!r} here. Choose from: {", ".join(builder.info.splits)}.')
+    if not info.num_examples:
+        raise UserError(f'{folder}: the split {split!r} is empty.')
+    if missing := [Path(file).name for file in info.filepaths if not Path(file).is_file()]:
+        raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. {AGAIN}')
     try:
-        builder: Any = tfds.builder_from_directory(folder)
-        if split in builder.info.splits and not builder.info.splits[split].num_examples:
-            raise UserError(f'{folder}: the split {split!r} is empty.')
-        source = builder.as_data_source(split=split, decoders=decoders)
-        files = [Path(file) for file in builder.info.splits[split].filepaths]
-    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
-        raise UserError(f'{folder}: no TFDS dataset with a split {split!r} here ({str(error).splitlines()[0]}).') from error
-    if missing := [file.name for file in files if not file.exists()]:
-        raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. Delete its stage folder and run again.')
-    return source
+        source = builder.as_data_source(split=split, decoders=None if decode else {'image': tfds.decode.SkipDecoding()})
+    except Exception as error:
+        raise UserError(f'{folder}: cannot be read ({error}). {AGAIN}') from error
+    return Records(Path(folder), source, _shape(builder) if decode else None)
 
 
 def class_names(folder: Path) -> list[str]:
-    """The dataset's class names."""
-    return list(_features(folder)['label'].names)
+    """The dataset's class names. Raises `UserError` where there is none of ours."""
+    return list(_open(folder).info.features['label'].names)
 
 
 def image_shape(folder: Path) -> tuple[int, int, int]:
-    """The dataset's image shape (h, w, c)."""
-    return tuple(_features(folder)['image'].shape)
+    """The dataset's image shape (h, w, c). Raises `UserError` where there is none of ours."""
+    return _shape(_open(folder))
 
 
-def _features(folder: Path) -> Any:
-    return tfds.builder_from_directory(folder).info.features
+def _open(folder: Path) -> Any:
+    """TFDS's builder of a dataset that has all that ours have."""
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        label = builder.info.features['label']
+        if not (Path(folder) / NAMES_FILE).stat().st_size or len(label.names) != label.num_classes:
+            raise ValueError(f'{NAMES_FILE} does not name its {label.num_classes} classes')  # TFDS would number them
+        if builder.info.features['id'].np_dtype != np.int64 or not all(_shape(builder)):
+            raise ValueError('it does not say of what size its images are')
+        [info.num_examples for info in builder.info.splits.values()]
+    except Exception as error:  # its four files of metadata are broken in as many ways as TFDS has parsers
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f'{folder}: no TFDS dataset here ({reason}). Give the folder of one, or run its stage again.') from error
+    return builder
+
+
+def _shape(builder: Any) -> tuple[int, int, int]:
+    height, width, channels = builder.info.features['image'].shape
+    return height, width, channels
 
 
 def cut(count: int, shard_size: int) -> list[range]:

@@ -16,7 +16,7 @@ from purify.core import devices, preemption
 from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.core.randomness import stream_rng
-from purify.data.builders import DatasetWriter, cut, describe, verify
+from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record, Split
 from purify.pipelines.chain import Work
 from purify.pipelines.poisoning import read_attacks
@@ -39,7 +39,6 @@ def mark(work: Work) -> None:
     attack's own. A shard is written whole or not at all; a restart writes the missing ones.
     Raises `UserError` for an attack without a trigger.
     """
-    verify(work.inputs['data'])
     attacks = [attack for attack in read_attacks(work.inputs['truth']) if attack.has_trigger]
     if not attacks:
         raise UserError('this attack has no trigger that a network could learn to tell. Choose another, or leave the detector out.')

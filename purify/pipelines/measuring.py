@@ -14,7 +14,7 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.progress import Bar
 from purify.core.randomness import stream_rng
-from purify.data.builders import cut, verify
+from purify.data.builders import cut
 from purify.data.loader import Split
 from purify.defenses.generators import open_generator
 from purify.defenses.method import Rule
@@ -36,7 +36,6 @@ def measure(work: Work) -> None:
     Shards are fixed ranges of images, taken round-robin by the hosts; a restart does the missing ones. A row depends on the
     models, the seed and its image alone.
     """
-    verify(work.inputs['poisoned'])
     split = Split(work.inputs['poisoned'], 'train')
     chosen = picked_rows(work, split)
     numbers = MEASURES.make(work.settings['name'], **rule_settings(work.settings))

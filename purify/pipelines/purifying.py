@@ -6,7 +6,7 @@ import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.data.builders import DatasetWriter, cut, describe, verify
+from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Split
 from purify.defenses.registry import PURIFIERS
 from purify.pipelines.chain import Work
@@ -21,7 +21,6 @@ def purify(work: Work) -> None:
     picks none, no dataset is written. Shards are fixed ranges of (image, copy), taken round-robin by the hosts and written
     while the devices work on; a restart does the missing ones. A pixel depends on (seed, id, copy) alone.
     """
-    verify(work.inputs['poisoned'])
     split = Split(work.inputs['poisoned'], 'train')
     purifier = PURIFIERS.make(work.settings['name'], **rule_settings(work.settings))
     where, labels, variations = _wanted(work, split, purifier.copies)

@@ -7,7 +7,7 @@ import jax
 from purify.core import devices, preemption
 from purify.core.errors import Preempted
 from purify.core.progress import Bar
-from purify.data.builders import DatasetWriter, cut, describe, verify
+from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Split
 from purify.pipelines.chain import Work
 from purify.pipelines.tables import edit
@@ -20,7 +20,6 @@ def rewrite(work: Work) -> None:
 
     Shards are fixed ranges, taken round-robin by the hosts; a restart writes the missing ones.
     """
-    verify(work.inputs['poisoned'])
     split = edit(Split(work.inputs['poisoned'], 'train'), work.inputs)
     ranges = cut(len(split), work.settings['shard_size'])
     features = describe(split.shape[0], split.shape[2], split.class_names)

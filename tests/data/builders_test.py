@@ -136,31 +136,69 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
         make_writer(tmp_path / 'poisoned').write(0, records(range(3)))
 
 
-@pytest.mark.parametrize('harm', ['flip', 'remove', 'swap'])
-def test_verify_finds_a_shard_that_was_tampered_with(tmp_path, harm):
-    writer = write_all(tmp_path)
-    builders.verify(tmp_path)
-    path = writer.path(1)
-    data = path.read_bytes()
-    if harm == 'flip':
-        path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
-    elif harm == 'swap':
-        path.write_bytes(writer.path(0).read_bytes())
-    else:
-        path.unlink()
-    with pytest.raises(UserError, match=rf'{path.name}: missing or changed since it was written. Delete its stage folder'):
-        builders.verify(tmp_path)
-
-
 def test_what_is_no_dataset_is_named(tmp_path):
     writer = write_all(tmp_path / 'good')
     (tmp_path / 'empty').mkdir()
-    for folder, split in ((tmp_path / 'none', 'train'), (tmp_path / 'empty', 'train'), (tmp_path / 'good', 'test')):
-        with pytest.raises(UserError, match=rf"{folder.name}: no TFDS dataset with a split '{split}' here"):
-            builders.open_split(folder, split)
+    for read in (builders.class_names, builders.image_shape, lambda folder: builders.open_split(folder, 'train')):
+        for name in ('none', 'empty'):
+            with pytest.raises(UserError, match=rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'):
+                read(tmp_path / name)
+    with pytest.raises(UserError, match=r"good: no split 'test' here. Choose from: train"):
+        builders.open_split(tmp_path / 'good', 'test')
     writer.path(2).unlink()
     with pytest.raises(UserError, match=r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'):
-        builders.open_split(Path(tmp_path / 'good'), 'train')
+        builders.open_split(tmp_path / 'good', 'train')
+
+
+@pytest.mark.parametrize('shard', [b'', b'short', bytes(131072)], ids=['empty', 'short', 'zeros'])
+def test_a_damaged_shard_is_the_users_error(tmp_path, shard):
+    writer = write_all(tmp_path)
+    writer.path(1).write_bytes(shard)
+    source = builders.open_split(tmp_path, 'train')
+    assert source[0]['id'] == 100
+    with pytest.raises(UserError, match=r'record 3 cannot be read \(.+\). Delete its stage folder and run again'):
+        source[3]
+    with pytest.raises(UserError, match='record 3'):
+        list(source)
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'features.json', 'label.labels.txt'])
+@pytest.mark.parametrize('text', ['', '[]', '3', '"x"', 'null', '{}', '{"splits": 3}', '\x00'])
+def test_damaged_metadata_are_the_users_error(tmp_path, name, text):
+    write_all(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=tmp_path.name):
+        builders.open_split(tmp_path, 'train')
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=tmp_path.name):
+        builders.class_names(tmp_path)
+
+
+def test_a_picture_of_another_size_than_the_datasets_is_found(tmp_path):
+    write_all(tmp_path)
+    features = tmp_path / 'features.json'
+    features.write_text(features.read_text().replace('"6"', '"7"'))
+    with pytest.raises(UserError, match=r'record 0 is of shape \(6, 6, 3\), not \(7, 7, 3\)'):
+        builders.open_split(tmp_path, 'train')[0]
+
+
+WITHOUT_OPENCV = """
+import sys
+from pathlib import Path
+sys.modules['cv2'] = None
+from purify.data.builders import open_split
+records = [r for r in open_split(Path(sys.argv[1]), 'train')]
+print(*[(int(r['id']), int(r['label']), int(r['image'].sum())) for r in records])
+"""
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_it_is_read_without_opencv(tmp_path, channels):
+    write_all(tmp_path, channels)
+    done = subprocess.run([sys.executable, '-c', WITHOUT_OPENCV, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = [(100 + i, i % 3, int(PIXELS[channels][i].astype(int).sum())) for i in range(7)]
+    assert done.stdout.strip() == ' '.join(map(str, expected))
 
 
 def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_written(tmp_path):
@@ -170,3 +208,12 @@ def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_written(tmp_path)
     another.write_bytes(b'half')
     writer.write(0, records(range(3)))
     assert sorted(os.listdir(tmp_path)) == sorted([writer.path(0).name, another.name])
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a machine that fails leaves an empty file that a restart takes for a finished shard."""
+    order, replace = [], os.replace
+    monkeypatch.setattr(os, 'fsync', lambda file: order.append('written'))
+    monkeypatch.setattr(os, 'replace', lambda *paths: (order.append('named'), replace(*paths)))
+    make_writer(tmp_path).write(0, records(range(3)))
+    assert order == ['written', 'named']
