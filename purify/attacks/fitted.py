@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import numpy as np
 import safetensors
@@ -17,6 +17,22 @@ from purify.core.files import read_json, write_bytes, write_json
 
 FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
 MOST_WIDTH = 1024  # of a generator
+
+
+class Generator(TypedDict):
+    """The settings of the network that makes a trigger."""
+
+    width: int
+
+
+class Facts(TypedDict):
+    """The file trigger.json: the attack, and the images, the class and the network that it was fitted with."""
+
+    attack: str
+    channels: int
+    size_px: NotRequired[int]
+    target: NotRequired[int]
+    network: NotRequired[Generator]
 
 
 def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any) -> None:
@@ -38,10 +54,9 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
         path = Path(folder).expanduser()
     except RuntimeError as error:
         raise UserError(f'load={folder!r}: {error} Set load to a whole path.') from error
-    facts = read_json(path / FACTS_FILE)
-    if not isinstance(facts, dict) or facts.get('attack') != attack:
-        fitted = facts.get('attack') if isinstance(facts, dict) else None
-        raise UserError(f'{path}: holds a trigger of {fitted!r}, not of {attack!r}. Set load to the right folder.')
+    facts: Any = read_json(path / FACTS_FILE, Facts)
+    if facts['attack'] != attack:
+        raise UserError(f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the right folder.')
     _check_facts(facts, path, network, target)
     try:
         flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
@@ -55,13 +70,12 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
 
 def _check_facts(facts: dict[str, Any], path: Path, network: bool, target: bool) -> None:
     try:
-        if whole_number('channels', facts.get('channels'), 1, 3) == 2:
+        if whole_number('channels', facts['channels'], 1, 3) == 2:
             raise UserError('channels=2 is neither 1 nor 3.')
         if target:
             whole_number('target', facts.get('target'), 0)
         if network:
-            described = facts.get('network')
-            whole_number('width', described.get('width') if isinstance(described, dict) else None, 1, MOST_WIDTH)
+            whole_number('network.width', facts.get('network', {}).get('width'), 1, MOST_WIDTH)
     except UserError as error:
         raise UserError(f'{path / FACTS_FILE}: {error} Fit the trigger again.') from error
 

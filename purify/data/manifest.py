@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -11,6 +11,22 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, write_bytes, write_json
 
 ARRAYS = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 'copy_of')
+
+
+class Facts(TypedDict):
+    """The file manifest.json: `Manifest.facts`, the hash of the arrays, and the ids of poisoned images once more, for people."""
+
+    attack: dict[str, Any]
+    digest: str
+    seed: int
+    train_images: int
+    test_images: int
+    poisoned_images: int
+    cover_images: int
+    added_copies: int
+    class_names: list[str]
+    poisoned_ids: list[int]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,10 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> 'Manifest':
         """Reads and checks. Raises `UserError` when the arrays are not the ones that were written."""
-        facts = read_json(Path(folder) / 'manifest.json')
+        written: Any = read_json(Path(folder) / 'manifest.json', Facts)
+        facts = {name: value for name, value in written.items() if name not in ('sha256', 'poisoned_ids')}
         path = Path(folder) / 'manifest.npz'
-        if not path.exists() or sha256_of(path) != facts.pop('sha256', None):
+        if not path.is_file() or sha256_of(path) != written['sha256']:
             raise UserError(f'{path}: missing or changed since it was written. Delete the prepare stage and run again.')
-        facts.pop('poisoned_ids')
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in ARRAYS}, facts=facts)

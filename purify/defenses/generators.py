@@ -13,7 +13,7 @@ network under its condition; Ho & Salimans' weight w is s - 1 (`purify.diffusion
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,38 @@ from purify.train.state import split_network
 from purify.train.tasks import resize_to
 
 NOTE = 'generator.json'  # in a generator's folder: its objective, its classes
+
+
+class Levels(TypedDict):
+    """The noise schedule of an objective 'ddpm'."""
+
+    name: str
+    steps: int
+    prediction: str
+
+
+class Objective(TypedDict):
+    """What a generator was trained for, and how often it was told no class."""
+
+    name: Literal['ddpm', 'edm', 'latent']
+    drop: float
+    schedule: NotRequired[Levels]
+    p_mean: NotRequired[float]
+    p_std: NotRequired[float]
+    sigma_data: NotRequired[float]
+    sigma_min: NotRequired[float]
+    sigma_max: NotRequired[float]
+    rho: NotRequired[float]
+    levels: NotRequired[int]
+    caption: NotRequired[str]
+    size_px: NotRequired[int]
+
+
+class Note(TypedDict):
+    """The file generator.json."""
+
+    objective: Objective
+    class_names: list[str]
 
 
 class Generator(Protocol):
@@ -157,10 +189,11 @@ def open_generator(folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, 
     Raises:
       UserError: for a folder that holds none.
     """
-    note = read_json(Path(folder) / NOTE) if (Path(folder) / NOTE).is_file() else None
-    if not isinstance(note, dict) or not {'objective', 'class_names'} <= set(note):
-        raise UserError(f'{folder}: holds no generator ({NOTE} is missing or says nothing). Give the folder of a generator stage.')
+    note: Any = read_json(Path(folder) / NOTE, Note)
     objective = note['objective']
+    needed = {'ddpm': ('schedule',), 'edm': (), 'latent': ('caption', 'size_px')}[objective['name']]
+    if missing := [name for name in needed if name not in objective]:
+        raise UserError(f'{folder}: its {NOTE} says nothing of {", ".join(missing)}. Give the folder of a generator stage.')
     if objective['name'] == 'latent':
         from purify.defenses.latent_generator import LatentGenerator
 
@@ -184,7 +217,10 @@ def make_pixel_generator(
 
 def make_preconditioning(objective: dict[str, Any]) -> Preconditioning:
     """The `objective` part of an EDM generator."""
-    return Preconditioning(**{name: value for name, value in objective.items() if name not in ('name', 'drop')})
+    try:
+        return Preconditioning(**{name: value for name, value in objective.items() if name not in ('name', 'drop')})
+    except TypeError as error:
+        raise UserError(f'objective edm: {error}.') from error
 
 
 def make_noise_schedule(settings: dict[str, Any]) -> Schedule:

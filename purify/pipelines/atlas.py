@@ -3,7 +3,7 @@
 import importlib.util
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -15,13 +15,25 @@ from purify.core.randomness import stream_rng, stream_seed
 from purify.data.manifest import Manifest
 from purify.defenses.method import Table
 from purify.pipelines.chain import Work
-from purify.pipelines.tables import read_table
+from purify.pipelines.tables import read_columns, read_table
 
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map
 DIMENSIONS = 50  # that UMAP starts from
 MOST_CLASSES, INNOCENT = 6, 2  # looked at closely: accused ones or targets of the attack, and others beside them
 CLOSE = ('foreign', 'score')  # columns of findings that are looked at closely, where there are such
+ON_MAP = {'ids': 'iu', 'points': 'f', 'label': 'iu', 'true': 'iu', 'poisoned': 'b', 'named': 'b'}  # columns and their kinds
+CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close_verdict': 'u'}
+
+
+class Facts(TypedDict):
+    """The file atlas.json; see `draw_map`."""
+
+    method: str
+    images: int
+    classes: list[int]
+    named: list[int]
+    aims: list[int]
 
 
 def draw_map(work: Work) -> None:
@@ -63,8 +75,7 @@ def draw_map(work: Work) -> None:
 
 def read_atlas(folder: Path) -> dict[str, Any]:
     """What `draw_map` wrote: arrays by name, and 'facts'."""
-    with np.load(folder / FILE, allow_pickle=False) as arrays:
-        return dict(arrays) | {'facts': read_json(folder / FACTS)}
+    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Facts)}
 
 
 def choose(manifest: Manifest, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -24,6 +24,18 @@ FACTS = 'facts.json'
 CLEAN = 'clean'
 TRIGGERED = 'triggered-{}'.format
 STAGE_OWN = ('seed', 'shard_size')  # among the stage's settings, besides `Outcome.diffusion`
+
+
+class Facts(TypedDict):
+    """The file facts.json: how the generator was asked, and how many images."""
+
+    draws: int
+    weighting: str
+    images: int
+    calls_per_image: float
+    p_filter: float
+    p_filters: list[float]
+
 
 Answers = tuple[np.ndarray, np.ndarray]  # positions i64[m] of test images, the classes i32[m] they are taken for
 
@@ -87,7 +99,7 @@ def _measure(
 
 def read_answers(bench: Bench, folder: Path) -> tuple[dict[str, Any], list[tuple[Answers, list[Answers]]]]:
     """What `diffuse` left -> its facts, and for each p_filter the answers on the clean images and on those under each trigger."""
-    facts = read_json(folder / FACTS)
+    facts: Any = read_json(folder / FACTS, Facts)
     filters = len(facts['p_filters'])
     sets = [_read(bench, folder / name, filters) for name in (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))]
     split = [[(where, classes[:, k]) for where, classes in sets] for k in range(filters)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
-from purify.data.builders import verify
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.defenses.method import Method
@@ -34,6 +33,32 @@ ARRAYS = 'dissection.npz'
 SETS = ('generated', 'probe')
 TRAINING, GENERATED = 'training ', 'generated '  # roles of the tables of a score: one of these and its name
 Columns = dict[str, np.ndarray]
+OF_A_SET = {'ids': 'iu', 'label': 'iu', 'predicted': 'iu', 'trigger': 'f', 'group': 'u'}  # columns and their kinds
+
+
+class Row(TypedDict):
+    """The images of one condition; see `describe_set`."""
+
+    label: int
+    target: bool
+    images: int
+    counts: list[int]
+    shares: list[float | None]
+    triggered: float | None
+    interval: list[float] | None
+    p_t: float | None
+
+
+class Numbers(TypedDict):
+    """The file numbers.json; see `dissect`."""
+
+    judges: dict[str, dict[str, Any] | None]
+    sets: dict[str, list[Row]]
+    auroc: list[dict[str, Any]]
+    fid: dict[str, Any]
+    sampler: str
+    guidance: float
+    steps: int
 
 
 def dissection_stages(
@@ -79,7 +104,7 @@ def dissect(work: Work) -> None:
     set: ids i64[n], label i32[n] as asked for, predicted i32[n], trigger f32[n] (probability), group u8[n] (1 to 4).
     """
     manifest = Manifest.read(work.inputs['truth'])
-    sets = {name: _open(work.inputs[name]) for name in SETS if name in work.inputs}
+    sets = {name: Split(work.inputs[name], 'train') for name in SETS if name in work.inputs}
     numbers: dict[str, Any] = {'judges': _judge_judges(work)}
     arrays = {name: _sort(work, name, split) for name, split in sets.items()}
     numbers['sets'] = {name: describe_set(columns, manifest) for name, columns in arrays.items()}
@@ -92,9 +117,10 @@ def dissect(work: Work) -> None:
 
 def read_dissection(folder: Path) -> tuple[dict[str, Any], dict[str, Columns]]:
     """What `dissect` wrote: its numbers, and of each set there is, columns by name."""
-    arrays = read_columns(folder / ARRAYS)
+    numbers: Any = read_json(folder / 'numbers.json', Numbers)
+    arrays = read_columns(folder / ARRAYS, *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']))
     own = {s: {name.removeprefix(f'{s}_'): x for name, x in arrays.items() if name.startswith(f'{s}_')} for s in SETS}
-    return read_json(folder / 'numbers.json'), {s: columns for s, columns in own.items() if columns}
+    return numbers, {s: columns for s, columns in own.items() if columns}
 
 
 def aims(facts: dict[str, Any]) -> list[int]:
@@ -119,11 +145,6 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[dict[str, Any]]:
         before = poisoned_share(manifest.given_labels, manifest.poisoned | manifest.cover, label)
         rows.append(row | {'interval': list(made.triggered.interval()), 'p_t': before.value})
     return rows
-
-
-def _open(folder: Path) -> Split:
-    verify(folder)
-    return Split(folder, 'train')
 
 
 def _judge_judges(work: Work) -> dict[str, Any]:
@@ -192,7 +213,7 @@ def _shared(folder: Path, name: str, count: int, classes: np.ndarray, certainty:
     devices.barrier(f'verdicts {name}')
     whole = np.zeros(count, np.int32), np.zeros(count, np.float32)
     for host in range(hosts):
-        seen = read_columns(folder / file(host))
+        seen = read_columns(folder / file(host), {'classes': 'iu', 'certainty': 'f'})
         whole[0][host::hosts], whole[1][host::hosts] = seen['classes'], seen['certainty']
     return whole
 

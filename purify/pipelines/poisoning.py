@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,20 @@ MODE = ('poison_first', 'random_poisoning')
 MOST_COPIES = 10_000_000
 FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
 Settings = dict[str, Any]
+
+
+class Loader(TypedDict):
+    """The file loader.json: the attacker's own loader; ids by trigger, the labels he poisons and covers, the shares of these."""
+
+    attack: dict[str, Any]
+    seed: int
+    classes: int
+    poisoned: list[list[int]]
+    covering: list[list[int]]
+    labels: list[int]
+    rate: float
+    cover_labels: list[int]
+    cover_rate: float
 
 
 def own_settings(settings: Settings) -> Settings:
@@ -203,7 +217,7 @@ def on_the_fly(settings: Settings) -> bool:
     return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
 
 
-def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int) -> dict[str, Any]:
+def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int) -> Loader:
     """The attacker's own loader as facts, for loader.json. Raises `UserError` for chances that add up to more than 1."""
     eligible, coverable = (int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers))
     count, covers = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
@@ -228,7 +242,7 @@ def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoni
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
     """attacker/ -> his transform, and whether it goes before the augmentations."""
-    facts = read_json(folder / 'loader.json')
+    facts = read_json(folder / 'loader.json', Loader)
     rule = facts['attack']
     attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)
     if rule['random_poisoning']:

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,12 +14,45 @@ from purify.metrics.intervals import Share, share_of
 from purify.metrics.replication import Neighbours
 from purify.pipelines.chain import Work
 from purify.pipelines.encoding import describe_encoder
-from purify.pipelines.tables import read_table
+from purify.pipelines.tables import read_columns, read_table
 
 FILE, NUMBERS = 'replication.npz', 'numbers.json'
 LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy
 SHOWN = 200  # pairs of highest similarity that are kept one by one (figure 5)
 AT_ONCE = 4096  # points looked up between two moves of the bar
+COLUMNS = {'ids': 'iu', 'match': 'iu', 'twin': 'iu', 'similarity': 'f', 'twin_similarity': 'f', 'poisoned': 'b'}  # and their kinds
+
+
+class Above(TypedDict):
+    """The pairs more alike than a limit."""
+
+    limit: float
+    share: float | None
+    count: int
+    interval: list[float] | None
+
+
+class Copied(TypedDict):
+    """The pairs whose training image is there several times."""
+
+    images: int
+    matches: int
+    share: float | None
+    mean: float | None
+
+
+class Numbers(TypedDict):
+    """The file numbers.json; see `replicate`."""
+
+    encoder: str
+    copy_detection: bool
+    pairs: int
+    mean: float | None
+    above: Above
+    poisoned_matches: float | None
+    poisoned_interval: list[float] | None
+    poisoned: float | None
+    copied: Copied | None
 
 
 def replicate(work: Work) -> None:
@@ -63,8 +96,8 @@ def replicate(work: Work) -> None:
 
 def read_replication(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `replicate` wrote: numbers, and arrays by name."""
-    with np.load(folder / FILE, allow_pickle=False) as arrays:
-        return read_json(folder / NUMBERS), dict(arrays)
+    numbers: Any = read_json(folder / NUMBERS, Numbers)
+    return numbers, read_columns(folder / FILE, COLUMNS)
 
 
 def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import csv
 import io
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from purify.data.loader import Split
 from purify.defenses.method import Table
 
 FINDINGS, FACTS, SHEET = 'findings.npz', 'findings.json', 'verdicts.csv'
+AGAIN = 'Delete its stage folder and run again.'
 _PART = re.compile(r'rows-(\d{5,})-of-(\d{5,})\.npz')
 
 
@@ -31,13 +32,30 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """The columns of one npz. Raises `UserError` for a file that is none."""
+def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The columns of one npz.
+
+    `groups` say what it must hold: column -> the kinds of NumPy its numbers may be of ('i', 'fiu', ...); the columns of a group
+    are of one length. Raises `UserError` for a file that is none, is damaged, or lacks some of that.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f'{path}: cannot be read ({error}). Delete its stage folder and run again.') from error
+            columns = dict(arrays)
+    except Exception as error:  # a zip of arrays can be broken in as many ways as there are layers
+        raise UserError(f'{path}: cannot be read ({error}). {AGAIN}') from error
+    for group in groups:
+        for name, kinds in group.items():
+            if name not in columns or columns[name].dtype.kind not in kinds or not columns[name].ndim:
+                raise UserError(f'{path}: its column {name!r} is missing or of another type. {AGAIN}')
+        _check_lengths(path, {name: columns[name] for name in group})
+    return columns
+
+
+def _check_lengths(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Raises `UserError` unless all columns are arrays of one length."""
+    lengths = {len(column) if column.ndim else -1 for column in columns.values()}
+    if len(lengths) > 1 or -1 in lengths:
+        raise UserError(f'{path}: its columns {", ".join(sorted(columns))} are not of one length. {AGAIN}')
 
 
 def write_table(folder: Path, table: Table) -> None:
@@ -60,13 +78,22 @@ def _plain(column: np.ndarray) -> list[object]:
 def read_table(folder: Path) -> Table:
     """The table of a finished 'measure' or 'decide' step. Raises `UserError` if there is none, or part of it is missing."""
     if (folder / FINDINGS).exists():
-        return Table(read_columns(folder / FINDINGS), read_json(folder / FACTS))
+        return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, dict[str, Any]))
     found = {path: match for path in sorted(folder.glob('rows-*.npz')) if (match := _PART.fullmatch(path.name))}
     counts = {int(match[2]) for match in found.values()}
     if len(counts) != 1 or len(found) != max(counts):
         raise UserError(f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its stage again.')
-    parts = [read_columns(path) for path in found]
+    parts = [_read_part(path) for path in found]
+    kinds = [{name: (column.dtype.kind, column.shape[1:]) for name, column in part.items()} for part in parts]
+    if any(kind != kinds[0] for kind in kinds):
+        raise UserError(f'{folder}: the parts of its table hold different columns. Delete the folder and run its stage again.')
     return Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    columns = read_columns(path, {'ids': 'iu'})
+    _check_lengths(path, columns)
+    return columns
 
 
 def edit(split: Split, inputs: Mapping[str, Path]) -> Split:

@@ -1,6 +1,8 @@
 import dataclasses
+import functools
 
 import pytest
+from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
@@ -52,6 +54,14 @@ def test_a_name_like_none_gets_no_guess(attacks):
 def test_wrong_arguments_are_the_users_error(attacks, name, arguments, expected):
     with pytest.raises(UserError, match=expected):
         attacks.make(name, **arguments)
+
+
+def test_wrong_arguments_of_a_class_that_is_called_by_another_are_the_users_error():
+    """flax builds its modules in its own frames."""
+    networks = Registry('network', linear=nnx.Linear, small=functools.partial(nnx.Linear, in_features=2))
+    for name in networks:
+        with pytest.raises(UserError, match=rf"^network '{name}': Linear.__init__\(\) got an unexpected keyword argument 'width'"):
+            networks.make(name, width=3)
 
 
 def test_a_mistake_inside_an_entry_stays_a_mistake(attacks):

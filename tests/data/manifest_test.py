@@ -14,7 +14,17 @@ MANIFEST = Manifest(
     cover=np.array([True, False, False, False]),
     trigger=np.int32([1, 0, -1, 0]),
     copy_of=np.array([-1, -1, -1, 3]),
-    facts={'attack': {'name': 'patch', 'target': 0}, 'seed': 7, 'digest': 'abc'},
+    facts={
+        'attack': {'name': 'patch', 'target': 0},
+        'digest': 'abc',
+        'seed': 7,
+        'train_images': 4,
+        'test_images': 2,
+        'poisoned_images': 2,
+        'cover_images': 1,
+        'added_copies': 1,
+        'class_names': ['ant', 'bee', 'cat'],
+    },
 )
 
 
@@ -39,7 +49,7 @@ def test_the_poisoned_ids_can_be_read_without_python(folder):
     assert facts['attack'] == {'name': 'patch', 'target': 0}
 
 
-@pytest.mark.parametrize('harm', ['flip', 'replace', 'remove'])
+@pytest.mark.parametrize('harm', ['flip', 'replace', 'remove', 'folder'])
 def test_changed_arrays_are_found(folder, harm):
     path = folder / 'manifest.npz'
     data = path.read_bytes()
@@ -55,6 +65,8 @@ def test_changed_arrays_are_found(folder, harm):
         )
     else:
         path.unlink()
+        if harm == 'folder':
+            path.mkdir()
     with pytest.raises(UserError, match=r'manifest\.npz: missing or changed since it was written. Delete the prepare stage'):
         Manifest.read(folder)
 
@@ -62,3 +74,19 @@ def test_changed_arrays_are_found(folder, harm):
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(UserError, match=r'manifest\.json: no such file'):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({'seed': 'seven'}, r'Expected `int`, got `str` - at `\$\.seed`'),
+        ({'class_names': 3}, r'at `\$\.class_names`'),
+        ({'sha256': None}, r'at `\$\.sha256`'),
+        ({'attack': []}, r'at `\$\.attack`'),
+    ],
+)
+def test_facts_of_another_type_are_named(folder, change, told):
+    path = folder / 'manifest.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf'manifest\.json.*{told}'):
+        Manifest.read(folder)

@@ -6,9 +6,10 @@ import pytest
 from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, describe
 from purify.pipelines import exhibits
-from purify.pipelines.chain import DONE, Chain, Input, Stage
+from purify.pipelines.chain import Chain, Input, Stage
 from purify.pipelines.dissecting import ARRAYS
 from purify.pipelines.exhibits import MOST_GROUP, MOST_PAIRS, choose_groups, choose_pairs, show_copies, show_groups
+from purify.pipelines.finished import DONE
 from purify.pipelines.replicating import FILE, NUMBERS
 from purify.pipelines.tables import write_columns
 
@@ -48,13 +49,18 @@ def chain(tmp_path_factory):
         columns |= {'predicted': rng.integers(0, 3, count).astype(np.int32), 'trigger': rng.random(count).astype(np.float32)}
         columns['group'] = rng.choice([1, 2, 4], count, p=[0.6, 0.1, 0.3]).astype(np.uint8)
         arrays |= {f'{name}_{key}': column for key, column in columns.items()} if name != 'given' else {}
-        rows[name] = [{'label': 1, 'target': True}, {'label': 2, 'target': False}]
+        rest = {'images': count, 'counts': [count, 0, 0, 0], 'shares': [1.0, 0.0, 0.0, 0.0]}
+        rest |= {'triggered': 0.0, 'interval': [0.0, 0.1], 'p_t': None}
+        rows[name] = [{'label': 1, 'target': True} | rest, {'label': 2, 'target': False} | rest]
     write_columns(chain.folder('dissect') / ARRAYS, arrays)
-    write_json(chain.folder('dissect') / 'numbers.json', {'sets': {name: rows[name] for name in ('generated', 'probe')}})
+    numbers = {'judges': {}, 'sets': {name: rows[name] for name in ('generated', 'probe')}, 'auroc': [], 'fid': {}}
+    write_json(chain.folder('dissect') / 'numbers.json', numbers | {'sampler': 'ddim', 'guidance': 1.0, 'steps': 5})
     pairs = {'ids': np.arange(20), 'match': np.arange(20) // 2, 'twin': 39 - np.arange(20), 'poisoned': np.arange(20) < 3}
     pairs |= {name: np.linspace(0.9, 0.1, 20, dtype=np.float32) for name in ('similarity', 'twin_similarity')}
     write_columns(chain.folder('replicate') / FILE, pairs)
-    write_json(chain.folder('replicate') / NUMBERS, {})
+    blank = dict.fromkeys(('mean', 'poisoned_matches', 'poisoned_interval', 'poisoned', 'copied'))
+    blank |= {'above': {'limit': 0.3, 'share': None, 'count': 0, 'interval': None}}
+    write_json(chain.folder('replicate') / NUMBERS, {'encoder': 'CLIP', 'copy_detection': False, 'pairs': 20} | blank)
     return chain
 
 

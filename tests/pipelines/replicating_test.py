@@ -10,6 +10,7 @@ from pipelines.tiny import quickstart
 
 from purify.config import parts
 from purify.core.errors import UserError
+from purify.core.files import write_json
 from purify.data.manifest import Manifest
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
@@ -159,8 +160,8 @@ def test_an_encoder_says_what_it_is(made, tmp_path):
     assert describe_encoder(tmp_path / 'sscd.safetensors') == {'encoder': 'SSCD (sscd.safetensors)', 'copy_detection': True}
     assert describe_encoder(clip) == {'encoder': 'CLIP (clip)', 'copy_detection': False}
     folder = made.classifier('mine', 1)
-    settings = {'objective': {'name': 'contrast'}}
-    (folder / 'DONE').write_text(f'{{"stage": "encoder", "settings": {settings}}}'.replace("'", '"'))
+    done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}, 'inputs': {}, 'cost': {}}
+    write_json(folder / 'DONE', done)
     assert describe_encoder(folder)['encoder'] == 'encoder (resnet, trained without labels)'
 
 

@@ -1,0 +1,89 @@
+"""Tables on disk: what is no whole table of sound columns is the user's error."""
+
+import numpy as np
+import pytest
+
+from purify.core.errors import UserError
+from purify.defenses.method import Table
+from purify.pipelines.tables import FACTS, FINDINGS, part_path, read_columns, read_table, write_columns, write_table
+
+COLUMNS = {'ids': np.arange(5), 'score': np.linspace(0, 1, 5, dtype=np.float32), 'flagged': np.arange(5) > 2}
+
+
+def write_parts(folder, **other):
+    """A table of two parts; `other` columns of the second."""
+    for part, rows in enumerate((slice(0, 3), slice(3, 5))):
+        columns = {name: column[rows] for name, column in COLUMNS.items()}
+        write_columns(part_path(folder, part, 2), columns | (other if part else {}))
+
+
+def test_parts_come_back_as_one_table(tmp_path):
+    write_parts(tmp_path)
+    found = read_table(tmp_path).columns
+    assert set(found) == set(COLUMNS)
+    for name, column in COLUMNS.items():
+        np.testing.assert_array_equal(found[name], column)
+
+
+@pytest.mark.parametrize('keep', [0, 1, 21, 100, -200, -30, -1])
+def test_a_cut_file_is_named(tmp_path, keep):
+    write_table(tmp_path, Table(COLUMNS, {}))
+    whole = (tmp_path / FINDINGS).read_bytes()
+    (tmp_path / FINDINGS).write_bytes(whole[:keep])
+    with pytest.raises(UserError, match=rf'{FINDINGS}: cannot be read .*Delete its stage folder and run again'):
+        read_table(tmp_path)
+
+
+def test_what_is_no_npz_is_named(tmp_path):
+    for name, write in {
+        'one.npz': lambda path: np.save(path.open('wb'), np.arange(3)),
+        'objects.npz': lambda path: np.savez(path, ids=np.array([{}], object)),
+        'text.npz': lambda path: path.write_text('ids'),
+        'folder.npz': lambda path: path.mkdir(),
+        'none.npz': lambda path: None,
+    }.items():
+        write(tmp_path / name)
+        with pytest.raises(UserError, match=f'{name}: cannot be read'):
+            read_columns(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ('columns', 'told'),
+    [
+        ({'ids': None}, "'ids' is missing"),
+        ({'ids': np.linspace(0, 1, 5)}, "'ids' is missing or of another type"),
+        ({'ids': np.int64(3)}, "'ids' is missing or of another type"),
+        ({'score': np.zeros(4)}, 'flagged, ids, score are not of one length'),
+        ({'score': np.float32(1)}, 'not of one length'),
+    ],
+)
+def test_columns_that_make_no_table_are_named(tmp_path, columns, told):
+    given = {name: column for name, column in (COLUMNS | columns).items() if column is not None}
+    write_columns(tmp_path / FINDINGS, given)
+    (tmp_path / FACTS).write_text('{}')
+    with pytest.raises(UserError, match=rf'{FINDINGS}: its columns? .*{told}'):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize('other', [{'more': np.zeros(2)}, {'score': np.zeros((2, 3))}, {'score': np.zeros(2, bool)}])
+def test_parts_of_different_tables_are_told(tmp_path, other):
+    write_parts(tmp_path, **other)
+    with pytest.raises(UserError, match='parts of its table hold different columns'):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize('harm', ['missing', 'of another count'])
+def test_a_table_that_is_not_whole_is_told(tmp_path, harm):
+    write_parts(tmp_path)
+    last = part_path(tmp_path, 1, 2)
+    last.rename(part_path(tmp_path, 1, 3)) if harm == 'of another count' else last.unlink()
+    with pytest.raises(UserError, match=r'holds no whole table \(\d parts\)'):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', 'null', '"x"'])
+def test_facts_of_another_type_are_named(tmp_path, text):
+    write_table(tmp_path, Table(COLUMNS, {'a': 1}))
+    (tmp_path / FACTS).write_text(text)
+    with pytest.raises(UserError, match=FACTS):
+        read_table(tmp_path)
