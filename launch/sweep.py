@@ -42,6 +42,14 @@ def environment() -> dict[str, str]:
     return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where it cannot be read, for then a run is started again and writes it anew."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of the sweep: its name, its point and seed for the table, its arguments, its folder in `sweep`."""
@@ -69,14 +77,14 @@ class Run:
         return [*purify(), 'run', *self.arguments, *places]
 
     def is_done(self) -> bool:
-        """Whether its results are there, and are those of these very settings."""
+        """Whether its results are there, can be read, and are those of these very settings."""
         results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
         if not results.exists() or not settings.exists() or results.stat().st_mtime < settings.stat().st_mtime:
             return False
         config = Path(self.arguments[1].partition(':')[0])
         if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
             return False  # edited since: the run is started again, and does again what has changed
-        return json.loads(settings.read_text()) == self.arguments[1:]
+        return read_json(results) is not None and read_json(settings) == self.arguments[1:]
 
     def prepare(self) -> None:
         """Says beside the run which point it is; `purify report` reads it."""
@@ -183,10 +191,21 @@ def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
 
 
 def run_point(points: Path, number: int) -> None:
-    """Becomes run `number` of a points.jsonl (an array task of Slurm)."""
-    command = json.loads(points.read_text().splitlines()[number])['command']
+    """Becomes run `number` of a points.jsonl (an array task of Slurm). Leaves with a message where there is none."""
+    try:
+        command = json.loads(points.read_text(encoding='utf-8').splitlines()[number])['command']
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        sys.exit(f'sweep: {points}: holds no run {number} ({error!r}). Start the sweep with --slurm again, which writes it.')
     print(shlex.join(command), flush=True)
     os.execvpe(command[0], command, environment())
+
+
+def folder(text: str) -> Path:
+    """A folder as a person writes it, with ~ or ~name."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # no such user
+        raise argparse.ArgumentTypeError(f'{text}: {error} Write the path out in full.') from error
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -195,7 +214,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--config', help='config file and words')
     parser.add_argument('--sweep', default='', help='names of sweeps of the config, to multiply: attack,start')
     parser.add_argument('--seeds', default='0', help='seeds, to multiply with: 0,1,2 (default 0)')
-    parser.add_argument('--workdir', type=lambda text: Path(text).expanduser().absolute(), help='folder of the whole sweep')
+    parser.add_argument('--workdir', type=folder, help='folder of the whole sweep')
     parser.add_argument('--dry-run', action='store_true', help='only print the runs')
     parser.add_argument(
         '-j', type=int, default=0, metavar='N', help='runs at a time (default: one per device of --devices, else 1)'

@@ -1,20 +1,59 @@
 """Where numbers go: metrics.jsonl is the record; TensorBoard and Weights & Biases are optional copies."""
 
+import contextlib
 import json
 import math
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
+
+import msgspec
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes
+from purify.core.progress import say
 from purify.core.registry import Registry
+
+WANDB_ID = 'wandb_id'  # the file in a work folder
+WANDB_NAME = 128  # characters that Weights & Biases allows in the name of a run
+Cell = str | float | None
+_Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
+class Row(TypedDict):
+    """What every row of a metrics.jsonl has; its other keys are numbers, null where one was not finite."""
+
+    stage: str
+    step: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of results by name: the heads of its columns, and rows of as many texts and numbers, None for what is not known."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def to_markdown(self) -> str:
+        """The table as Markdown; numbers with six digits."""
+        lines = [self.columns, ['---'] * len(self.columns), *self.rows]
+        return ''.join(f'| {" | ".join(map(_say_cell, line))} |\n' for line in lines)
 
 
 class Writer(Protocol):
-    """Takes one row of numbers of a stage at a step."""
+    """Takes rows of numbers of a stage at a step, and in the end the results of the run."""
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
         """Writes one row."""
+        ...
+
+    def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
+        """Writes the results of the run in place of those that it wrote before."""
         ...
 
     def close(self) -> None:
@@ -23,13 +62,29 @@ class Writer(Protocol):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut by a kill is left out."""
+    """The rows of a metrics.jsonl; a last line cut by a kill is left out.
+
+    Raises `UserError` that names the line for anything else that is no row: text that is no JSON, a row without stage or step.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b'\n')
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}). Remove it and start again.') from error
     rows = []
-    for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else []:
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            if line:
+                rows.append(msgspec.json.decode(line, type=dict[str, str | _Whole | float | None]))
+                msgspec.convert(rows[-1], Row)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            if number == len(lines) and not isinstance(error, msgspec.ValidationError):
+                break  # the line break is written last
+            raise UserError(
+                f'{path}: line {number} is no row of numbers ({error}). Delete the file and start the same command again: '
+                'the curves of a finished stage are lost with it, and nothing else.'
+            ) from error
     return rows
 
 
@@ -56,45 +111,148 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes event files under `folder` (needs the `tensorboard` extra)."""
+    """Writes event files to `folder/tensorboard/<run>/<stage>` (needs the `tensorboard` extra).
 
-    def __init__(self, folder: Path, run: str):
+    A stage that goes on after a stop writes some steps again: its file begins with the mark that makes TensorBoard forget what
+    it has of these. Events are written at once and by this thread; the one of tensorboardX's `SummaryWriter` dies on a full disk,
+    and whoever hands it the next events waits for ever.
+    """
+
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
+        del config
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
         except ImportError as error:
             raise UserError("run.writers has 'tensorboard': install the extra, pip install 'purify[tensorboard]'.") from error
-        self.writer = SummaryWriter(str(folder / 'tensorboard' / run))
+        self.folder, self.summary, self.events = folder / 'tensorboard' / run, summary, event_pb2
+        self.open_file, self.files = event_file_writer.EventsWriter, {}
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
         """Writes scalars named stage/metric."""
         for name, value in row.items():
-            self.writer.add_scalar(f'{stage}/{name}', value, step)
+            self._add(stage, step, summary=self.summary.scalar(f'{stage}/{name}', value))
+        self.files[stage].flush()
+
+    def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
+        """Writes scalars named results/name at step 0, and every table as a text."""
+        for name, value in numbers.items():
+            self._add('results', 0, summary=self.summary.scalar(f'results/{name}', value))
+        for sheet in sheets:
+            self._add('results', 0, summary=self.summary.text(f'results/{sheet.name}', sheet.to_markdown()))
+
+    def _add(self, stage: str, step: int, **what: Any) -> None:
+        if stage not in self.files:
+            (self.folder / stage).mkdir(parents=True, exist_ok=True)
+            suffix = f'.{time.time_ns()}'  # the name's own clock has whole seconds, and the last file of a second would win
+            self.files[stage] = self.open_file(str(self.folder / stage / 'events'), suffix)
+            self._add(stage, step, session_log=self.events.SessionLog(status=self.events.SessionLog.START))
+        self.files[stage].write_event(self.events.Event(wall_time=time.time(), step=step, **what))
 
     def close(self) -> None:
-        """Closes the event file."""
-        self.writer.close()
+        """Closes the event files."""
+        for file in self.files.values():
+            file.close()
 
 
 class WandB:
     """Logs to Weights & Biases (needs the `wandb` extra; WANDB_MODE=offline works without an account)."""
 
-    def __init__(self, folder: Path, run: str):
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
         try:
             import wandb
         except ImportError as error:
             raise UserError("run.writers has 'wandb': install the extra, pip install 'purify[wandb]'.") from error
-        mark = folder / 'wandb_id'  # a run of its own for each work folder, the same one after a restart
-        if not mark.exists():
-            write_bytes(mark, wandb.util.generate_id().encode())
-        self.run = wandb.init(project='purify', name=run, dir=str(folder), resume='allow', id=mark.read_text())
+        cut = run if len(run) <= WANDB_NAME else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'  # its seed stands last
+        try:
+            self.run = wandb.init(
+                project='purify', name=cut, config=dict(config), dir=str(folder), resume='allow', id=_wandb_id(folder)
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"run.writers has 'wandb', which does not start: {error}. Log in with `wandb login`, or set WANDB_MODE=offline."
+            ) from error
+        self.table, self.stages = wandb.Table, set()
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
-        """Logs metrics named stage/metric with the stage's own step."""
+        """Logs metrics named stage/metric over the stage's own step."""
+        if stage not in self.stages:
+            self.stages.add(stage)
+            self.run.define_metric(f'{stage}/step', hidden=True)
+            self.run.define_metric(f'{stage}/*', step_metric=f'{stage}/step')
         self.run.log({f'{stage}/{name}': value for name, value in row.items()} | {f'{stage}/step': step})
+
+    def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
+        """Sets results/name in the summary, and logs every table."""
+        self.run.summary.update({f'results/{name}': value for name, value in numbers.items()})
+        tables = {sheet.name: self.table(list(sheet.columns), [list(row) for row in sheet.rows]) for sheet in sheets}
+        self.run.log({f'results/{name}': table for name, table in tables.items()})
 
     def close(self) -> None:
         """Ends the W&B run."""
         self.run.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    """The id of the work folder's W&B run, from its file `wandb_id`: a run of its own, the same one after a restart."""
+    mark = folder / WANDB_ID
+    found = mark.read_bytes().strip() if mark.is_file() else None
+    if found is not None and re.fullmatch(rb'[a-z0-9]{4,64}', found):
+        return found.decode()
+    if found is not None:
+        say(f'{mark}: holds no id of a W&B run; a new one is begun.')
+    fresh = secrets.token_hex(4)
+    write_bytes(mark, fresh.encode())
+    return fresh
+
+
+class Copy:
+    """A writer whose failure is said once and stops nothing: it is a copy, and the files of the run hold all numbers."""
+
+    def __init__(self, name: str, writer: Writer):
+        self.name, self.writer, self.failed = name, writer, False
+
+    def write(self, stage: str, step: int, row: dict[str, float]) -> None:
+        """Hands on one row."""
+        self._try(lambda: self.writer.write(stage, step, row))
+
+    def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
+        """Hands on the results."""
+        self._try(lambda: self.writer.conclude(numbers, sheets))
+
+    def close(self) -> None:
+        """Closes it, also one that failed before."""
+        failed, self.failed = self.failed, False
+        self._try(self.writer.close, quiet=failed)
+
+    def _try(self, act: Callable[[], None], *, quiet: bool = False) -> None:
+        if self.failed:
+            return
+        try:
+            act()
+        except Exception as error:  # whatever a library of others raises, on a full disk or without a network
+            self.failed = True
+            what = f'run.writers: {self.name!r} failed and gets no more numbers ({type(error).__name__}: {error}).'
+            say(f'{what} The run goes on; metrics.jsonl and results.json hold them all.', shown=not quiet)
+
+
+@contextlib.contextmanager
+def open_writers(names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any]) -> Iterator[list[Writer]]:
+    """While open, the copies of those names, for the run called `run` in the work folder; closed whatever happens.
+
+    Raises `UserError` for a name that is none, and for one that cannot be started. One that fails later stops nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        opened: list[Writer] = []
+        for name in dict.fromkeys(names):
+            opened.append(Copy(name, WRITERS.make(name, folder, run, config)))
+            stack.callback(opened[-1].close)
+        yield opened
+
+
+def _say_cell(cell: Cell) -> str:
+    text = '–' if cell is None else f'{cell:.6g}' if isinstance(cell, float) else str(cell)
+    return ' '.join(text.split()).replace('|', '\\|')
 
 
 WRITERS = Registry('writer', tensorboard=TensorBoard, wandb=WandB)

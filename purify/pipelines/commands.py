@@ -13,7 +13,7 @@ from purify.config.load import flag_for, load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import fingerprint, read_json
+from purify.core.files import fingerprint, user_path
 from purify.core.progress import say
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources import SOURCES
@@ -170,17 +170,22 @@ def convert(kind: str, file: Path, folder: Path) -> int:
 
 def report(workdir: Path) -> int:
     """`report`: writes a finished run's report again, or one table of all runs below the folder."""
-    workdir = workdir.expanduser().absolute()
+    workdir = user_path(workdir).absolute()
     if not (workdir / 'config.json').exists():
         print(collect_runs(workdir))
         return 0
-    config = read_json(workdir / 'config.json')
-    environment = read_json(workdir / 'environment.json')
-    chain = Chain(make_stages(config), Path(environment['store']))
+    config, environment = running.read_record(workdir)
+    chain = Chain(make_stages(config), user_path(environment['store']))
+    if strange := [name for name in chain.stages if name not in environment['fingerprints']]:
+        raise UserError(
+            f'{workdir / "environment.json"}: knows no stage {", ".join(strange)}, which the config has. Start the run '
+            f'again with its own command: {environment["command"]}'
+        )
     chain.prints = environment['fingerprints']  # the source may have moved since
     if not chain.finished('evaluate'):
-        raise UserError(f'{workdir}: the run is not finished; start its command again: {read_json(workdir / "overrides.json")}')
-    conclude(workdir, config, chain, {})
+        raise UserError(f'{workdir}: the run is not finished. Start its command again: {environment["command"]}')
+    chain.check()
+    conclude(workdir, config, chain, environment)
     return 0
 
 

@@ -94,17 +94,18 @@ def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
 
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]:
-    """A method's findings held against the truth; None for what it does not claim, or where nothing was counted.
+    """A method's findings held against what this run added to the data; None for what it does not claim, or nothing was counted.
 
-    'tpr' and 'fpr' of its verdicts, its 'target_labels', 'label_accuracy' of what it keeps. 'removed': {'tpr', 'fpr'} of the
-    images that do not stay under the label they were given, dropped or relabelled. 'relabel_accuracy': the share of the images
-    taken for poisoned and kept under another label whose new label is the true one; 'relabel_accuracy_poisoned' the same among
-    those that are poisoned; 'counts' of both. 'auroc' of the score (bigger: likelier poisoned) inside the classes it names; over
-    all images, of a method that names none and whose scores are `comparable`.
-    'fates', of a method that names classes: of each one named or aimed at how many images, clean or poisoned, were kept under
-    their label, dropped, or relabelled and kept.
+    'found', whatever the truth: {'images' that it has a verdict on, 'flagged', 'dropped', 'relabelled' and kept}. 'tpr' and 'fpr'
+    of its verdicts, its 'target_labels', 'label_accuracy' of what it keeps. 'removed': {'tpr', 'fpr'} of the images that do not
+    stay under the label they were given, dropped or relabelled. 'relabel_accuracy': the share of the images taken for poisoned
+    and kept under another label whose new label is the true one; 'relabel_accuracy_poisoned' the same among those that are
+    poisoned; 'counts' of both. 'auroc' of the score (bigger: likelier poisoned) inside the classes it names; over all images, of
+    a method that names none and whose scores are `comparable`.
+    'fates', of a method that names classes: of each one named or aimed at how many images, clean, poisoned or 'every', were
+    kept under their label, dropped, or relabelled and kept.
     """
-    parts = ('tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
+    parts = ('found', 'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
     found: dict[str, Any] = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
     if folder is None:
         return found
@@ -116,10 +117,12 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     found |= _rates(ids, flagged, poisoned)
     found['target_labels'] = table.facts.get('target_labels')
     found['auroc'] = _separation(table, manifest)
+    moved = np.zeros(len(ids), np.bool_) if labels is None else labels != _of(manifest, manifest.given_labels, ids)
+    counted = {'flagged': flagged, 'dropped': ~keep, 'relabelled': keep & moved}
+    found['found'] = {'images': len(ids)} | {name: int(column.sum()) for name, column in counted.items()}
     if labels is None:
         return found
     found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
-    moved = labels != _of(manifest, manifest.given_labels, ids)
     found['removed'] = _rates(ids, ~keep | moved, poisoned)
     if found['target_labels'] is not None:
         found['fates'] = _count_fates(manifest, ids, np.where(~keep, 1, np.where(moved, 2, 0)), found['target_labels'])
@@ -132,12 +135,16 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
 
 
 def _count_fates(manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]) -> list[dict[str, Any]]:
-    """Positions in `FATES` i64[n] of images -> {'label', 'clean': {fate: images}, 'poisoned': ..} of classes named or aimed at."""
+    """What became of the images i64[n], positions in `FATES`, of each class named or aimed at.
+
+    {'label', 'every': {fate: images}, 'clean': .., 'poisoned': ..}.
+    """
     given, poisoned = (_of(manifest, column, ids) for column in (manifest.given_labels, manifest.poisoned))
     rows = []
     for label in sorted({*named, *np.unique(given[poisoned]).tolist()}):
-        kinds = {'clean': (given == label) & ~poisoned, 'poisoned': (given == label) & poisoned}
-        counts = {kind: np.bincount(fate[own], minlength=len(FATES)).tolist() for kind, own in kinds.items()}
+        own = given == label
+        kinds = {'every': own, 'clean': own & ~poisoned, 'poisoned': own & poisoned}
+        counts = {kind: np.bincount(fate[rows_of], minlength=len(FATES)).tolist() for kind, rows_of in kinds.items()}
         rows.append({'label': label} | {kind: dict(zip(FATES, count, strict=True)) for kind, count in counts.items()})
     return rows
 

@@ -1,5 +1,6 @@
 """The command `run`: a config and a work folder -> finished stages, results.json and the report."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -8,14 +9,15 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, read_json, write_bytes, write_json
-from purify.core.writers import WRITERS, Writer
+from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
+from purify.core.writers import WANDB_ID, open_writers
 from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
@@ -24,6 +26,15 @@ from purify.pipelines.summary import conclude
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
 PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
+
+
+class Environment(TypedDict):
+    """What environment.json holds beside versions and devices: how to find the stages of the run, and its config's fingerprint."""
+
+    command: str
+    store: str
+    fingerprints: dict[str, Annotated[str, msgspec.Meta(pattern='^[0-9a-f]{12}$')]]
+    settings: NotRequired[str]  # older versions did not write it
 
 
 def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
@@ -40,27 +51,23 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
       UserError: for bad input, an unwritable folder, an unknown stage.
       Preempted: when SIGTERM came and everything is saved.
     """
-    workdir = workdir.expanduser().absolute()
-    chain = Chain(make_stages(config), store.expanduser() if store else workdir / 'stages')
+    workdir = user_path(workdir).absolute()
+    chain = Chain(make_stages(config), user_path(store) if store else workdir / 'stages')
     names = list(chain.stages)
     if unknown := [name for name in only if name not in names]:
         raise UserError(f'--stages: no stage {", ".join(unknown)} in this config. Its stages: {", ".join(names)}.')
     wanted = [name for name in names if name in (only or names)]
     if not all(chain.finished(name) for name in wanted):
         _check_first(config)
-    if devices.is_lead():
-        _record(workdir, config, overrides, chain)
+    recorded = _record(workdir, config, overrides, chain) if devices.is_lead() else None
     devices.barrier('run recorded')
-    writers = _writers(config['run'], workdir)
-    try:
+    with open_writers(config['run']['writers'] if recorded else (), workdir, workdir.name, config) as writers:
         reused = chain.run(wanted, config['run'], writers)
-    finally:
-        for writer in writers:
-            writer.close()
-    if devices.is_lead():
-        _link(workdir, chain)
-        if chain.finished('evaluate'):
-            conclude(workdir, config, chain, reused)
+        chain.check()
+        if recorded:
+            _link(workdir, chain)
+            if chain.finished('evaluate'):
+                conclude(workdir, config, chain, recorded, reused=reused, writers=writers)
     devices.barrier('run concluded')
 
 
@@ -71,17 +78,55 @@ def _check_first(config: dict[str, Any]) -> None:
         raise UserError('\n        '.join(found.problems))
 
 
-def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], chain: Chain) -> None:
+def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], chain: Chain) -> dict[str, Any]:
+    """Writes what runs here, and returns environment.json; what other settings left as their results is removed."""
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
             raise PermissionError(13, 'no permission', str(workdir))
-    if (workdir / 'config.json').exists() and read_json(workdir / 'config.json') != config:
-        for name in ('results.json', 'report/index.html'):  # those of other settings
+        before = _read_old_config(workdir)
+        stale = ('results.json', 'report/index.html') if before not in (None, config) else ()
+        stale += (WANDB_ID,) if before is not None and _without_run(before) != _without_run(config) else ()
+        for name in stale:
             (workdir / name).unlink(missing_ok=True)
+    known = environment() | {'store': str(chain.store), 'fingerprints': chain.prints, 'settings': fingerprint(config)}
     write_json(workdir / 'config.json', config)
     write_json(workdir / 'overrides.json', list(overrides))
-    write_json(workdir / 'environment.json', environment() | {'store': str(chain.store), 'fingerprints': chain.prints})
+    write_json(workdir / 'environment.json', known)
+    return known
+
+
+def _read_old_config(workdir: Path) -> dict[str, Any] | None:
+    """The config that ran here before: None where none did, an empty one where it cannot be read."""
+    if not os.path.lexists(workdir / 'config.json'):
+        return None
+    with contextlib.suppress(UserError):
+        return read_json(workdir / 'config.json', dict[str, Any])
+    return {}
+
+
+def _without_run(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that change a result."""
+    return {name: value for name, value in config.items() if name != 'run'}
+
+
+def read_record(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and environment.json of a work folder, where they are what a run wrote there.
+
+    Raises `UserError` where one is missing, damaged, or of another run than the other.
+    """
+    known: Any = read_json(workdir / 'environment.json', Environment)
+    config = read_json(workdir / 'config.json', dict[str, Any])
+    try:
+        same = known.get('settings') in (None, fingerprint(config))
+    except ValueError:  # a number that is not finite, which no config holds
+        same = False
+    if not same:
+        raise UserError(
+            f'{workdir / "config.json"}: not the config that environment.json is about; one of them was changed. Start the run '
+            'again with its own command, which writes both and keeps what is finished.'
+        )
+    return config, known
 
 
 def environment() -> dict[str, Any]:
@@ -105,12 +150,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _writers(settings: dict[str, Any], workdir: Path) -> list[Writer]:
-    if not devices.is_lead():
-        return []
-    return [WRITERS.make(name, workdir, workdir.name) for name in settings['writers']]
-
-
 def _link(workdir: Path, chain: Chain) -> None:
     """Short names in the work folder for the stage folders; metrics of all stages in one file."""
     places = {name: chain.folder(name) for name in chain.stages if chain.finished(name)}
@@ -121,11 +160,12 @@ def _link(workdir: Path, chain: Chain) -> None:
     places = {name: place for name, place in places.items() if name not in OUTCOMES} | {
         link: places[step] for link, step in handed.items() if step in places
     }
-    for name in LINKS:
-        link = workdir / name
-        if link.is_symlink():
-            link.unlink()
-        if name in places and not link.exists():
-            link.symlink_to(os.path.relpath(places[name], workdir))
-    lines = [path.read_text() for name in places if (path := places[name] / 'metrics.jsonl').exists()]
-    write_bytes(workdir / 'metrics.jsonl', ''.join(lines).encode())
+    with explain_os_errors(workdir):
+        for name in LINKS:
+            link = workdir / name
+            if link.is_symlink():
+                link.unlink()
+            if name in places and not link.exists():
+                link.symlink_to(os.path.relpath(places[name], workdir))
+        lines = [path.read_bytes() for name in places if (path := places[name] / 'metrics.jsonl').exists()]
+        write_bytes(workdir / 'metrics.jsonl', b''.join(lines))

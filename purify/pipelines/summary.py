@@ -1,5 +1,6 @@
 """Finished stages -> results.json, the table in the terminal, the HTML report; many runs -> one table."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.core.progress import say
-from purify.core.writers import read_rows
+from purify.core.writers import Writer, read_rows
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.pipelines.atlas import read_atlas
@@ -21,37 +22,59 @@ from purify.pipelines.originals import Originals
 from purify.pipelines.provenance import describe
 from purify.pipelines.replicating import read_replication
 from purify.pipelines.tables import read_table
+from purify.pipelines.truth import forget, is_known, withhold
 from purify.report.page import write_report, write_table
+from purify.report.results import Numbers, Point, Results
 from purify.report.tables import collect, print_before_after, to_markdown
+from purify.report.tracking import list_numbers, make_sheets
 
 POINT_FILE = 'point.json'
 
 
-def conclude(workdir: Path, config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> None:
-    """Writes results.json and report/, prints the before/after table and where the report is."""
-    results = gather(config, chain, reused)
+def conclude(
+    workdir: Path,
+    config: dict[str, Any],
+    chain: Chain,
+    environment: Mapping[str, Any],
+    *,
+    reused: Mapping[str, bool] | None = None,
+    writers: Sequence[Writer] = (),
+) -> None:
+    """Writes results.json and report/, tells the writers, prints the before/after table and where the report is.
+
+    `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
+    """
+    results = gather(config, chain, reused or {})
     write_json(workdir / 'results.json', results)
-    environment = read_json(workdir / 'environment.json')
-    shown = samples(chain, config['run']['report_images'])
+    for writer in writers:
+        writer.conclude(list_numbers(results), make_sheets(results))
+    known = results['truth_known']
+    shown = samples(chain, config['run']['report_images'], known=known)
     pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
     atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
-    made = show_groups(chain), show_copies(chain)
-    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, pictures, atlas, *made)
+    single = pictures, atlas, show_groups(chain), show_copies(chain)
+    told = single if known else map(forget, single)
+    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, *told)
     print_before_after(results, Console())
     say(f'report: {page}')
 
 
-def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dict[str, Any]:
-    """What results.json holds; its keys are fixed."""
+def gather(config: dict[str, Any], chain: Chain, reused: Mapping[str, bool]) -> dict[str, Any]:
+    """What results.json holds (`purify.report.results`); its keys are fixed.
+
+    Where nobody knows the truth about the data, numbers that need it are None.
+    """
     manifest = Manifest.read(chain.folder('prepare') / 'truth')
     rule, facts = config['attack'], manifest.facts
-    numbers = read_json(chain.folder('evaluate') / 'numbers.json')
+    numbers = read_json(chain.folder('evaluate') / 'numbers.json', Numbers)
+    findings, known = _facts(chain), is_known(config, facts)
     stages = {name: chain.done(name)['cost'] | {'reused': reused.get(name, True)} for name in chain.stages if chain.finished(name)}
-    return {
+    results = {
         'version': 1,
         'name': config['name'],
         'config': config['name'],
         'seeds': config['seeds'],
+        'truth_known': known,
         'attack': {
             **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
             'targets': true_targets(facts),
@@ -66,10 +89,11 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
         'defense': config.get('defense', {'name': 'none'}),
         'trusted': _trusted(chain),
         'classes': facts['class_names'],
+        'verdict': (findings or {}).get('verdict'),
         **numbers,
         'dissection': read_dissection(chain.folder('dissect'))[0] if chain.finished('dissect') else None,
         'replication': read_replication(chain.folder('replicate'))[0] if chain.finished('replicate') else None,
-        'findings': _facts(chain),
+        'findings': findings,
         'prior': _provenance(config, chain),
         'cost': {
             'stages': stages,
@@ -78,6 +102,7 @@ def gather(config: dict[str, Any], chain: Chain, reused: dict[str, bool]) -> dic
             'network_calls': sum(stage.get('network_calls') or 0 for stage in stages.values()) or None,
         },
     }
+    return results if known else withhold(results)
 
 
 def true_targets(facts: dict[str, Any]) -> list[int]:
@@ -110,10 +135,11 @@ def curves(workdir: Path) -> dict[str, list[dict[str, Any]]]:
     return {stage: [row for row in rows if row['stage'] == stage] for stage in dict.fromkeys(row['stage'] for row in rows)}
 
 
-def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
+def samples(chain: Chain, count: int, *, known: bool = True) -> list[dict[str, Any]]:
     """Up to `count` images for the report, half poisoned and half clean: original, as given, purified.
 
-    `label_after` is the class's name, 'dropped', or None where the method says nothing of labels.
+    Where the truth is not `known`, those that the method flagged come first and stand for the poisoned ones, with neither original
+    nor true label. `label_after` is the class's name, 'dropped', or None where the method says nothing of labels.
     """
     prepared = chain.folder('prepare')
     manifest = Manifest.read(prepared / 'truth')
@@ -122,24 +148,31 @@ def samples(chain: Chain, count: int) -> list[dict[str, Any]]:
     source = chain.stages['evaluate'].inputs.get('purified')
     purified = Split(chain.path(source), 'train') if source else None
     names, found, after = given.class_names, [], _labels_after(chain, given.class_names)
-    hit = manifest.ids[manifest.poisoned]
-    clean = manifest.ids[~manifest.poisoned]
-    for kind, ids in (('poisoned', hit[: (count + 1) // 2]), ('clean', clean[: count // 2])):
-        for identity, row in zip(ids.tolist(), np.searchsorted(manifest.ids, ids).tolist(), strict=True):
+    kinds = {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned} if known else _kinds_found(chain, manifest.ids)
+    for (kind, own), most in zip(kinds.items(), ((count + 1) // 2, count // 2), strict=True):
+        for row in np.flatnonzero(own)[:most].tolist():
+            identity = int(manifest.ids[row])
             position = int(given.position_of(np.array([identity]))[0])
             found.append(
                 {
                     'id': identity,
                     'kind': kind,
-                    'original': before[position],
+                    'original': before[position] if known else None,
                     'poisoned': given[position]['image'],
                     'purified': _image(purified, identity) if purified and identity in purified.ids else None,
-                    'true_label': names[manifest.true_labels[row]],
+                    'true_label': names[manifest.true_labels[row]] if known else None,
                     'given_label': names[manifest.given_labels[row]],
                     'label_after': after.get(identity),
                 }
             )
     return found
+
+
+def _kinds_found(chain: Chain, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Which of those images the method flagged, and which are others, bool[n] each."""
+    source = chain.stages['evaluate'].inputs.get('findings')
+    flagged = read_table(chain.path(source)).of(ids, 'flagged', False) if source else np.zeros(len(ids), np.bool_)
+    return {'flagged': flagged, 'other': ~flagged}
 
 
 def _labels_after(chain: Chain, names: list[str]) -> dict[int, str]:
@@ -160,21 +193,27 @@ def _image(split: Split, identity: int) -> np.ndarray:
 def collect_runs(folder: Path) -> Path:
     """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
 
-    A run's point is its point.json where a sweep left one, else its name.
+    A run's point is its point.json where a sweep left one, else its name. A run whose files are damaged is named and left out.
     """
-    runs = []
-    for path in sorted(folder.rglob('results.json')):
-        results = read_json(path)
-        beside = path.parent / POINT_FILE
-        point = (
-            read_json(beside)
-            if beside.exists()
-            else {'point': {'run': str(path.parent.relative_to(folder))}, 'seed': results['seeds']['model']}
-        )
-        runs.append((point['point'], point['seed'], results))
+    runs = list(_read_runs(folder))
     if not runs:
-        raise UserError(f'{folder}: no finished run (results.json) here or below.')
+        raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
     rows = collect(runs)
     write_table(folder, rows)
-    print(to_markdown(rows))
+    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))  # names may hold what is no text
     return folder / 'table.html'
+
+
+def _read_runs(folder: Path) -> Iterator[tuple[dict[str, Any], int, Results]]:
+    """(point, seed, results) of every run below the folder."""
+    for path in sorted(folder.rglob('results.json')):
+        beside = path.parent / POINT_FILE
+        try:
+            results = read_json(path, Results)
+            if beside.exists():
+                point = read_json(beside, Point)
+                yield point['point'], point['seed'], results
+            else:
+                yield {'run': str(path.parent.relative_to(folder))}, results['seeds']['model'], results
+        except UserError as error:
+            say(f'left out: {error}')

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from purify.metrics.intervals import wilson_interval
+from purify.report.results import is_known
 from purify.report.words import say_classes, say_interval, say_number, say_percent
 
 GROUPS = {
@@ -156,7 +157,8 @@ def list_amplification(results: Mapping[str, Any]) -> list[tuple[str, str, str]]
             lines.append(('Amplification', f'×{say_number(found.ratio)}', 'made over in training; above 1 amplifies'))
     judges = dissection.get('judges') or {}
     if labeller := judges.get('labeller'):
-        meaning = 'of clean test images given their true class; it says of which class an image is'
+        given = 'clean test images given their true class' if is_known(results) else 'test images given the class on their label'
+        meaning = f'of {given}; it says of which class an image is'
         lines.append(('Labeller', say_percent(labeller['acc']), meaning))
     if detector := judges.get('detector'):
         faint = f', {say_percent(detector["tpr_faint"])} of faint ones' if detector.get('tpr_faint') is not None else ''
@@ -167,7 +169,8 @@ def list_amplification(results: Mapping[str, Any]) -> list[tuple[str, str, str]]
     fid = dissection.get('fid') or {}
     for key, what in (('all', 'all generations'), ('others', 'those of conditions that are no target')):
         if fid.get(key) is not None:
-            lines.append((f'FID, {key}', say_number(fid[key]), f'distance of {what} from clean training images; 0 is best'))
+            clean = 'clean training images' if is_known(results) else 'the training images'
+            lines.append((f'FID, {key}', say_number(fid[key]), f'distance of {what} from {clean}; 0 is best'))
     return lines
 
 

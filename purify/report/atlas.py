@@ -15,15 +15,17 @@ _QUIET = [name for name in COLOURS if name.startswith('map-')]
 _MOST_NAMES = 12  # of quiet classes; more would hide the map
 _NAME_CHARS, _NAME_PX, _LINE_PX = 14, 70, 13
 _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
-Atlas = Mapping[str, Any]  # what the stage `atlas` wrote: see `purify.pipelines.atlas.draw_map`
+# What the stage `atlas` wrote: see `purify.pipelines.atlas.draw_map`. Without 'poisoned', 'true' and 'close_poisoned' where nobody
+# knows them.
+Atlas = Mapping[str, Any]
 
 
 def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
     """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it."""
     if atlas is None or not len(atlas['ids']):
         return None
-    points, labels, poisoned = atlas['points'], atlas['label'], atlas['poisoned']
-    strong = suspects(atlas)
+    points, labels = atlas['points'], atlas['label']
+    poisoned, strong = atlas.get('poisoned', np.zeros(len(points), np.bool_)), suspects(atlas)
     with mpl.rc_context(STYLE):
         figure = new_figure(_HEIGHT_PX)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -54,7 +56,8 @@ def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
     what = f'all {count:,}' if count == facts['images'] else f'{count:,} of {facts["images"]:,}'
     parts = [f'The features of {what} images, by {_METHODS[facts["method"]]}.']
     if strong := suspects(atlas):
-        parts.append(f'Strong: {say_classes(strong, classes)}, as named by the defence or aimed at by the attack.')
+        aimed = ' or aimed at by the attack' if 'poisoned' in atlas else ''
+        parts.append(f'Strong: {say_classes(strong, classes)}, as named by the defence{aimed}.')
     if neighbours := count_neighbours(atlas):
         true, given, whole = neighbours
         parts.append(
@@ -67,8 +70,10 @@ def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
 def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
     """Of the mislabelled poisoned images on the map: nearest a clean one of their true class, of their given class, and all.
 
-    None where there is no such image, or no clean one.
+    None where there is no such image, or no clean one, or nobody knows.
     """
+    if 'poisoned' not in atlas:
+        return None
     poisoned, clean = atlas['poisoned'] & (atlas['label'] != atlas['true']), ~atlas['poisoned']
     if not poisoned.any() or not clean.any():
         return None

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from purify.report.amplification import GROUPS, SCORES, SIDES, Row, has_detector, measure_amplification
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
 from purify.report.grids import Thumb, make_thumb
+from purify.report.results import is_known
 from purify.report.words import MISSING, say_class, say_number, say_percent
 
 MAX_BARS = 24  # of a set; targets first
@@ -60,8 +61,7 @@ def say_dissection(results: Mapping[str, Any]) -> str:
     if not dissection:
         return ''
     how = f'Made by {dissection["sampler"]} in {dissection["steps"]:,} steps at guidance {say_number(dissection["guidance"])}.'
-    given = (results.get('attack') or {}).get('name') == 'none'
-    data = 'the images as they were given' if given else 'clean data'
+    data = 'clean data' if is_known(results) else 'the images as they were given'
     judged = (
         f'Two classifiers trained on {data} judge: the labeller says what class an image is of, the detector whether it shows '
         'the trigger. Their mistakes count too.'
@@ -75,26 +75,28 @@ def say_dissection(results: Mapping[str, Any]) -> str:
 
 
 def list_auroc(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Head, lines and note of the table of scores on both sets; None where no score was measured.
+    """Head, lines and note of the table of scores on both sets; None where no score was held against anything.
 
     A line is (score, [(cell, whether this set tells better)]).
     """
     rows = (results.get('dissection') or {}).get('auroc') or []
-    if not rows:
+    if all(row[side] is None for row in rows for side in SIDES):
         return None
     lines = []
     for row in rows:
         known = [row[side] for side in SIDES if row[side] is not None]
-        many = min(row['poisoned'], row['triggered']) >= FEW
+        many = min(row['poisoned'] or 0, row['triggered']) >= FEW
         best = max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
         cells = [(_say_auroc(row[side]), best is not None and row[side] == best) for side in SIDES]
         name = SCORES.get(row['score'], row['score'].replace('_', ' '))
-        lines.append((name, [*cells, (f'{row["poisoned"]:,}', False), (f'{row["triggered"]:,}', False)]))
+        poisoned = MISSING if row['poisoned'] is None else f'{row["poisoned"]:,}'
+        lines.append((name, [*cells, (poisoned, False), (f'{row["triggered"]:,}', False)]))
     note = (
         'Chance that an image with the poison scores as likelier poisoned than one without: 0.5 for guesses, below it the wrong '
-        f'way round; bold where it is higher, unless fewer than {FEW} images carry the trigger. Of training images the truth says '
-        'which are poisoned, of generations the detector which show the trigger.'
+        f'way round; bold where it is higher, unless fewer than {FEW} images carry the trigger. '
     )
+    note += 'Of training images the truth says which are poisoned, of' if is_known(results) else 'Of'
+    note += ' generations the detector says which show the trigger.'
     return {'head': ['on training images', 'on generations', 'poisoned', 'with the trigger'], 'lines': lines, 'note': note}
 
 

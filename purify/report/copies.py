@@ -27,13 +27,14 @@ class Triplets:
 def draw_copies(copies: Copies | None, results: Mapping[str, Any], prefix: str) -> Drawing | None:
     """Similarity of A and B across, of B and C upwards, as in Figure 5 of Pan 2024; dots in ink where B is poisoned.
 
-    `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k], 'poisoned' bool[k]. None where
-    there is none.
+    `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k], 'poisoned' bool[k], which is
+    missing where nobody knows. None where there is none.
     """
     found = results.get('replication') or {}
     if copies is None or not len(copies['ids']):
         return None
-    x, y, poisoned = (copies[name] for name in ('similarity', 'twin_similarity', 'poisoned'))
+    x, y = (copies[name] for name in ('similarity', 'twin_similarity'))
+    poisoned = copies.get('poisoned', np.zeros(len(x), np.bool_))
     limit = float((found.get('above') or {}).get('limit', 0.3))
     with mpl.rc_context(STYLE):
         height = 300
@@ -51,7 +52,8 @@ def draw_copies(copies: Copies | None, results: Mapping[str, Any], prefix: str) 
         draw_dots(axes, points[poisoned], 'before', 4.5)
         axes.set_xlabel('similarity of A and B', labelpad=1)
         axes.text(-0.13 / 0.83, 1.03, 'similarity of B and C', transform=axes.transAxes, color=COLOURS['quiet'])
-        counted = (f'{int((own & (x > limit)).sum())} of {int(own.sum())} {name}' for name, own in _kinds(poisoned).items())
+        kinds = {'with a clean B': ~poisoned, 'with a poisoned B': poisoned} if 'poisoned' in copies else {'pairs': ~poisoned}
+        counted = (f'{int((own & (x > limit)).sum())} of {int(own.sum())} {name}' for name, own in kinds.items())
         return finish(figure, prefix, f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(counted)}.')
 
 
@@ -121,13 +123,10 @@ def make_triplets(copies: Copies | None, classes: Sequence[str]) -> Triplets | N
         (f'label of {letter}', [say_class(int(label), classes) for label in copies[f'{key}_label']])
         for letter, key in zip('AB', ROWS, strict=False)
     ]
-    lines.append(('B is', ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs]))
+    if 'poisoned' in copies:
+        lines.append(('B is', ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs]))
     lines += [
         (title, [f'{copies[name][pair]:.3f}' for pair in pairs])
         for title, name in (('A and B', 'similarity'), ('B and C', 'twin_similarity'))
     ]
     return Triplets([int(copies['ids'][pair]) for pair in pairs], rows, lines)
-
-
-def _kinds(poisoned: np.ndarray) -> dict[str, np.ndarray]:
-    return {'with a clean B': ~poisoned, 'with a poisoned B': poisoned}

@@ -22,36 +22,45 @@ _TESTS = (
     'no class: the images to which no other class gives a log-density as high as μ.'
 )
 _BINOMIAL = ' It is bold where such images are also too many to be chance, which in a small class takes more than the threshold.'
+_MARGIN = (
+    ' Strangers look more like another class than like their own; a low S_ND names a class where they are more than usual too, in '
+    'bold. The margin is how far a class has come to being named, by the test that comes nearest: above 1 it is reached.'
+)
 _EDGE = 0.005  # share of a class's scores beyond either end of the axis
 Figure = tuple[str, Drawing]
+Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
 
 
-def list_tests(facts: Mapping[str, Any], aims: Sequence[int], classes: Sequence[str]) -> dict[str, Any] | None:
+def list_tests(facts: Mapping[str, Any], aims: Sequence[int] | None, classes: Sequence[str]) -> dict[str, Any] | None:
     """Head, lines and note of the table of S_ND and S_D; None for findings of methods without them.
 
-    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets.
+    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets, None
+    where nobody knows them.
     """
     limits, rows = facts.get('thresholds') or {}, facts.get('labels') or []
     if 'nondisruptive' not in limits or not rows:
         return None
-    rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in aims, _order(row['nd']), row['label']))
+    rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in (aims or ()), _order(row['nd']), row['label']))
     shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
-    lines = []
+    lines, asked = [], all('margin' in row for row in rows)
     for row in shown:
         nd, disruptive = row['nd'], row['disruptive']
         cells = [
             (row['type'] or MISSING, row['target']),
             (f'{row["images"]:,}', False),
             (say_number(nd), nd is not None and nd < limits['nondisruptive']),
+            *([(say_percent(row['strangers']), row['strange'])] if asked else []),
             (say_number(disruptive), row.get('suspect', disruptive is not None and disruptive > limits['disruptive'])),
             (say_number(row['mu']), False),
-            ('yes' if row['label'] in aims else MISSING, False),
+            *([(say_number(row['margin']), row['margin'] > 1)] if asked else []),
+            *([] if aims is None else [('yes' if row['label'] in aims else MISSING, False)]),
         ]
         lines.append((say_class(row['label'], classes), cells, bool(row['target'])))
     tests = f'S_ND (below {limits["nondisruptive"]:g})', f'S_D (above {limits["disruptive"]:g})'
-    head = ['named', 'images', *tests, 'μ', 'aimed at']
+    head = ['named', 'images', tests[0], *(['strangers'] if asked else []), tests[1], 'μ', *(['margin'] if asked else [])]
+    head += [] if aims is None else ['aimed at']
     rule = facts.get('rule') or {}
-    note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}'
+    note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
     note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
     return {'head': head, 'lines': lines, 'note': note, 'left_out': len(rows) - len(shown)}
 
@@ -72,11 +81,13 @@ def draw_foreign(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequenc
             continue
         ends = [row['low'], row['high'], *([] if row['mu'] is None else [row['mu']])]
         low, high = min(ends), max(ends)
-        counts = count_bins(atlas['close_foreign'][own], atlas['close_poisoned'][own], (low, high), rule.get('bins', BINS))
+        kinds = _kinds(atlas, own)
+        counts = count_bins(atlas['close_foreign'][own], kinds, (low, high), rule.get('bins', BINS))
         mu = None if row['mu'] is None else (row['mu'] - low) / (high - low)
         colour = 'before' if label in _strong(atlas) else 'after'
         name = say_class(label, classes)
-        found.append((_title(atlas, row, name), _draw_bins(counts, mu, rule.get('limit'), colour, f'{prefix}{label}', name)))
+        drawing = _draw_bins(counts, list(kinds), mu, rule.get('limit'), colour, f'{prefix}{label}', name)
+        found.append((_title(atlas, row, name), drawing))
     return found
 
 
@@ -93,17 +104,25 @@ def draw_scores(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence
         own = (atlas['close_label'] == label) & np.isfinite(atlas['close_score'])
         if not own.any():
             continue
-        score, poisoned, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'poisoned', 'verdict'))
+        score, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'verdict'))
         name = say_class(label, classes)
         kind = 'log s; low: looks more like another class' if 'close_foreign' in atlas else 'score'
         kind = 'highest log-density; low: looks like no class' if outside and types.get(str(label)) == 'disruptive' else kind
-        found.append((name, _draw_lanes(score, poisoned, find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
+        found.append((name, _draw_lanes(score, _kinds(atlas, own), find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
     return found
 
 
-def count_bins(values: np.ndarray, poisoned: np.ndarray, ends: tuple[float, float], bins: int) -> np.ndarray:
-    """Values f[n] -> counts i64[2 bins] of clean and of poisoned images in bins of equal widths between `ends`."""
-    return np.stack([np.histogram(values[poisoned == kind], bins, ends)[0] for kind in (False, True)])
+def count_bins(values: np.ndarray, kinds: Kinds, ends: tuple[float, float], bins: int) -> np.ndarray:
+    """Values f[n] -> counts i64[k bins] of the images of each of k kinds in bins of equal widths between `ends`."""
+    return np.stack([np.histogram(values[own], bins, ends)[0] for own in kinds.values()])
+
+
+def _kinds(atlas: Atlas, own: np.ndarray) -> Kinds:
+    """Of the images bool[m] looked at closely, which are clean and which poisoned; all alike where nobody knows."""
+    if 'close_poisoned' not in atlas:
+        return {'': np.ones(int(own.sum()), np.bool_)}
+    poisoned = atlas['close_poisoned'][own]
+    return {'clean': ~poisoned, 'poisoned': poisoned}
 
 
 def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, int]]:
@@ -119,7 +138,9 @@ def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, 
     return [(float(sizes[i] + sizes[i + 1]) / 2, int(ranked[i]), int(ranked[i + 1])) for i in changes]
 
 
-def _draw_bins(counts: np.ndarray, mu: float | None, limit: float | None, colour: str, prefix: str, name: str) -> Drawing:
+def _draw_bins(
+    counts: np.ndarray, kinds: Sequence[str], mu: float | None, limit: float | None, colour: str, prefix: str, name: str
+) -> Drawing:
     bins, both = counts.shape[1], counts.sum(0)
     edges = np.linspace(0, 1, bins + 1)
     with mpl.rc_context(STYLE):
@@ -128,7 +149,8 @@ def _draw_bins(counts: np.ndarray, mu: float | None, limit: float | None, colour
         axes = figure.add_axes((0.13, 36 / height, 0.83, 1 - 54 / height))
         axes.set(xlim=(0, 1), ylim=(0, 1.04 * max(1, both.max())))
         axes.stairs(counts[0], edges, fill=True, color=COLOURS[colour])
-        axes.stairs(both, edges, baseline=counts[0], fill=True, color=COLOURS['ink'])
+        if len(counts) > 1:
+            axes.stairs(both, edges, baseline=counts[0], fill=True, color=COLOURS['ink'])
         if limit is not None:
             _mark(axes, limit, 'λ', 'left')
         if mu is not None:
@@ -137,33 +159,32 @@ def _draw_bins(counts: np.ndarray, mu: float | None, limit: float | None, colour
         axes.grid(axis='y')
         axes.set_axisbelow(True)
         axes.set_xlabel('low: looks like no other class', labelpad=1)
-        clean, poisoned = counts.sum(1)
-        said = f'Histogram of {name}: {clean:,} clean and {poisoned:,} poisoned images; '
+        said = f'Histogram of {name}: {_say_counts(kinds, counts.sum(1))}; '
         said += '' if limit is None else f'λ = {limit:g}, '
         if mu is None:
             said += 'no place μ.'
         else:
             below = counts[:, (edges[:-1] + edges[1:]) / 2 < mu - 1e-9].sum(1)
-            said += f'μ = {say_number(mu)}; in the bins left of that one are {below[0]:,} clean and {below[1]:,} poisoned images.'
+            said += f'μ = {say_number(mu)}; in the bins left of that one are {_say_counts(kinds, below)}.'
         return finish(figure, prefix, said)
 
 
 def _draw_lanes(
-    score: np.ndarray, poisoned: np.ndarray, cuts: Sequence[tuple[float, int, int]], kind: str, prefix: str, name: str
+    score: np.ndarray, kinds: Kinds, cuts: Sequence[tuple[float, int, int]], kind: str, prefix: str, name: str
 ) -> Drawing:
-    lanes = {'clean': (~poisoned, 0, 'before'), 'poisoned': (poisoned, 1, 'ink')}
+    lanes = {kind or 'all': rows for kind, rows in kinds.items()}
     with mpl.rc_context(STYLE):
-        height = 168
+        height = 58 + 55 * len(lanes)
         figure = new_figure(height)
         axes = figure.add_axes((0.17, 36 / height, 0.79, 1 - 58 / height))
         places = [cut for cut, *_ in cuts]
         low, high = min(np.quantile(score, _EDGE), *places, np.inf), max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
         room = 0.04 * max(high - low, 1e-9)
-        axes.set(xlim=(low - room, high + room), ylim=(1.5, -0.5))
-        axes.set_yticks([0, 1], labels=[f'{lane}\nn = {rows.sum():,}' for lane, (rows, *_) in lanes.items()])
+        axes.set(xlim=(low - room, high + room), ylim=(len(lanes) - 0.5, -0.5))
+        axes.set_yticks(range(len(lanes)), labels=[f'{lane}\nn = {rows.sum():,}' for lane, rows in lanes.items()])
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-        for rows, lane, colour in lanes.values():
+        for lane, (rows, colour) in enumerate(zip(lanes.values(), ('before', 'ink'), strict=False)):
             values = _thin(np.clip(score[rows], low, high))
             jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5  # the golden ratio: neighbours never meet
             draw_dots(axes, np.stack([values, lane + 0.72 * jitter], -1), colour, 2.2)
@@ -175,9 +196,13 @@ def _draw_lanes(
             if (right - left) / (high - low + 2 * room) > 0.16:  # else its name has no room
                 axes.text((left + right) / 2, -0.56, f'as {_SAID[verdict]}', ha='center', va='bottom', fontsize=10)
         axes.set_xlabel(kind, labelpad=1)
-        medians = (f'{lane} {say_number(float(np.median(score[rows])))}' for lane, (rows, *_) in lanes.items() if rows.any())
+        medians = (f'{lane} {say_number(float(np.median(score[rows])))}' for lane, rows in lanes.items() if rows.any())
         said = ', '.join(f'{say_number(cut)} (below: as {_SAID[below]}, above: as {_SAID[above]})' for cut, below, above in cuts)
         return finish(figure, prefix, f'Scores of {name}. Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.')
+
+
+def _say_counts(kinds: Sequence[str], counts: np.ndarray) -> str:
+    return ' and '.join(f'{count:,} {kind}'.strip() for kind, count in zip(kinds, counts, strict=True)) + ' images'
 
 
 def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None:
@@ -189,7 +214,8 @@ def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None
 
 def _title(atlas: Atlas, row: Mapping[str, Any], name: str) -> str:
     if row['target']:
-        return f'{name}: {row["type"]}' + ('' if row['label'] in atlas['facts']['aims'] else ', wrongly')
+        wrong = 'close_poisoned' in atlas and row['label'] not in atlas['facts']['aims']
+        return f'{name}: {row["type"]}{", wrongly" if wrong else ""}'
     return f'{name}: missed' if row['label'] in atlas['facts']['aims'] else f'{name}: not named'
 
 

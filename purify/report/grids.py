@@ -38,17 +38,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """Samples of one kind, a column each: three rows of images over their labels, the last those after the defence."""
+    """Samples of one kind, a column each: three rows of images over their labels, the last those after the defence.
+
+    `true_labels` is None where nobody knows them.
+    """
 
     rows: list[Row]
-    true_labels: list[str]
+    true_labels: list[str] | None
     given_labels: list[str]
     labels_after: list[str] | None
     ids: list[int]
 
 
 def make_grids(samples: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[Grid], int]:
-    """The samples of one kind ('poisoned' or 'clean') as grids of at most `MAX_COLUMNS`; how many were left out."""
+    """The samples of one kind as grids of at most `MAX_COLUMNS`; how many were left out."""
     chosen = [sample for sample in samples if sample['kind'] == kind]
     shown = chosen[:MAX_SAMPLES]
     grids = [_make_grid(shown[i : i + MAX_COLUMNS], kind) for i in range(0, len(shown), MAX_COLUMNS)]
@@ -79,14 +82,16 @@ def _make_grid(samples: Sequence[Mapping[str, Any]], kind: str) -> Grid:
     names = {'original': 'original', 'poisoned': 'poisoned' if kind == 'poisoned' else 'as given', 'purified': 'purified'}
     rows = [Row(name, [_thumb(sample, field, name) for sample in samples]) for field, name in names.items()]
     rows = [row for row in rows if any(row.thumbs)]
-    true, given = ([str(sample[f'{which}_label']) for sample in samples] for which in ('true', 'given'))
+    given, true = ([sample[f'{which}_label'] for sample in samples] for which in ('given', 'true'))
     after = [sample.get('label_after') for sample in samples]
     known = None if all(label is None for label in after) else [MISSING if label is None else str(label) for label in after]
-    return Grid(rows, true, given, known, [int(sample['id']) for sample in samples])
+    sure = None if None in true else list(map(str, true))
+    return Grid(rows, sure, list(map(str, given)), known, [int(sample['id']) for sample in samples])
 
 
 def _thumb(sample: Mapping[str, Any], field: str, name: str) -> Thumb | None:
     image = sample[field]
     if image is None:
         return None
-    return make_thumb(np.asarray(image), f'{name} image {sample["id"]}, {sample["true_label"]} labelled {sample["given_label"]}')
+    truth = '' if sample['true_label'] is None else f'{sample["true_label"]} '
+    return make_thumb(np.asarray(image), f'{name} image {sample["id"]}, {truth}labelled {sample["given_label"]}')

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purify.report.amplification import say_amplification, say_groups
+from purify.report.results import is_known
 from purify.report.words import say_class, say_classes, say_percent
 
 ALARMING_ASR = 0.10  # above it a backdoor counts as working
@@ -15,18 +16,27 @@ _WHERE = 'of triggered test images'
 def write_headline(results: dict[str, Any]) -> str:
     """The first sentence of the report. It says so when the defence fails, when it costs much, and when nothing was attacked.
 
-    Where a generator was dissected a second one says whether it amplifies the trigger.
+    Where nobody knows whether anything was, the method's own verdict on the dataset comes first, if it has one. Where a generator
+    was dissected a last sentence says whether it amplifies the trigger.
     """
-    return ' '.join(filter(None, [_write_backdoor(results), say_amplification(results)]))
+    verdict = '' if is_known(results) else say_verdict(results)
+    return ' '.join(filter(None, [verdict, _write_backdoor(results), say_amplification(results)]))
+
+
+def say_verdict(results: Mapping[str, Any]) -> str:
+    """What the method says of the dataset as a whole; '' where it says nothing."""
+    return (results.get('verdict') or {}).get('text', '')
 
 
 def _write_backdoor(results: dict[str, Any]) -> str:
     before, after = results.get('teacher') or {}, results.get('student') or {}
     if not before and not after:
-        return _write_without_classifier(results.get('detection') or {})
+        return _write_without_classifier(results)
     b_asr, a_asr = before.get('asr'), after.get('asr')
-    accuracy, dear = _write_accuracy(before.get('acc'), after.get('acc'))
-    if b_asr is None and a_asr is None:
+    accuracy, dear = _write_accuracy(before.get('acc'), after.get('acc'), 'clean' if is_known(results) else 'test')
+    if not is_known(results) and b_asr is None and a_asr is None:
+        lead = _write_unknown(results)
+    elif b_asr is None and a_asr is None:
         attacked = (results.get('attack') or {}).get('poisoned')
         lead = 'The attack success was not measured' if attacked else f'The data was not attacked{_write_alarm(results)}'
     elif a_asr is None:
@@ -43,7 +53,7 @@ def list_targets(results: Mapping[str, Any]) -> list[int]:
     """The classes that the poison aims at; those of results of an older version from its first trigger alone."""
     attack = results.get('attack') or {}
     if 'targets' in attack:
-        return attack['targets']
+        return attack['targets'] or []
     return [attack['target']] if attack.get('poisoned') and attack.get('target') is not None else []
 
 
@@ -59,13 +69,19 @@ def write_detail(results: dict[str, Any]) -> str:
         if targets and not aim:
             aim = f', with target class{"es" if len(targets) > 1 else ""} {say_classes(targets, classes)}'
         parts.append(f'The {attack.get("name", "unnamed")} attack poisoned {poisoned:,}{share}{aim}.')
-    else:
+    elif is_known(results):
         parts.append('No training image was poisoned.')
+    else:
+        parts.append(
+            'This run added no poison, and nobody vouches for the source. If you know that it is clean, say '
+            '--config.clean_source=True: then flagged images count as false alarms.'
+        )
     if defense.get('name') and defense['name'] != 'none':
         parts.append(f'The defence is {defense["name"]}{_write_trusted(results)}.')
     b_ra, a_ra = ((results.get(side) or {}).get('ra') for side in ('teacher', 'student'))
     if b_ra is not None and a_ra is not None:
         parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+    parts += [said] if is_known(results) and (said := say_verdict(results)) else []
     parts += _write_accused(results)
     parts += _write_counts(results)
     parts += _write_relabelled(results.get('detection') or {})
@@ -87,6 +103,23 @@ def list_relabelled(detection: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
+def list_found(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of what a defence did with the images, for data of which nobody knows the truth."""
+    found = _found(results)
+    if found is None or is_known(results):
+        return []
+    meanings = {
+        'flagged': 'taken for poisoned; verdicts/verdicts.csv names them by id',
+        'dropped': 'left out of the purified dataset',
+        'relabelled': 'kept under another label',
+    }
+    of = f'of {found["images"]:,} training images'
+    return [
+        (name.capitalize(), f'{found[name]:,}', f'{of} ({say_percent(found[name] / found["images"])}): {meaning}')
+        for name, meaning in meanings.items()
+    ]
+
+
 def _write_relabelled(detection: Mapping[str, Any]) -> list[str]:
     hits, count = (detection.get('counts') or {}).get('relabel_accuracy') or (0, 0)
     return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.'] if count else []
@@ -100,7 +133,7 @@ def _write_alarm(results: Mapping[str, Any]) -> str:
 def _write_accused(results: Mapping[str, Any]) -> list[str]:
     """Whom the defence accused, where the attack aims at others."""
     named, aims = (results.get('detection') or {}).get('target_labels'), list_targets(results)
-    if named is None or sorted(named) == sorted(aims):
+    if named is None or not is_known(results) or sorted(named) == sorted(aims):
         return []
     if not (results.get('attack') or {}).get('poisoned'):
         return [f'It accused {_name(named, results)}: a false alarm, for nothing is aimed at.']
@@ -128,7 +161,8 @@ def _name(labels: Sequence[int], results: Mapping[str, Any]) -> str:
 
 def _write_trusted(results: Mapping[str, Any]) -> str:
     images = (results.get('trusted') or {}).get('images')
-    return f', which was handed {images:,} training image{"" if images == 1 else "s"} known to be clean' if images else ''
+    how = 'known to be clean' if is_known(results) else 'that nobody vouches for'
+    return f', which was handed {images:,} training image{"" if images == 1 else "s"} {how}' if images else ''
 
 
 def _write_triggers(results: dict[str, Any]) -> list[str]:
@@ -158,17 +192,38 @@ def _compare(before: dict[str, Any], after: dict[str, Any]) -> str:
     return f'The backdoor {fires}'
 
 
-def _write_accuracy(before: float | None, after: float | None) -> tuple[str, bool]:
-    """How clean accuracy moved, and whether it fell by `DEAR_ACC_DROP` or more."""
+def _write_accuracy(before: float | None, after: float | None, kind: str) -> tuple[str, bool]:
+    """How accuracy on test images of that kind moved, and whether it fell by `DEAR_ACC_DROP` or more."""
     old, new = say_percent(before), say_percent(after)
     if before is None or after is None:
-        return ('' if before is None and after is None else f'clean accuracy is {new if before is None else old}'), False
+        return ('' if before is None and after is None else f'{kind} accuracy is {new if before is None else old}'), False
     if old == new:
-        return f'clean accuracy stays at {new}', False
-    return f'clean accuracy {"falls" if after < before else "rises"} from {old} to {new}', before - after >= DEAR_ACC_DROP
+        return f'{kind} accuracy stays at {new}', False
+    return f'{kind} accuracy {"falls" if after < before else "rises"} from {old} to {new}', before - after >= DEAR_ACC_DROP
 
 
-def _write_without_classifier(detection: dict[str, Any]) -> str:
+def _write_unknown(results: Mapping[str, Any]) -> str:
+    """Of data that nobody vouches for: what the defence found."""
+    found, named = _found(results), (results.get('detection') or {}).get('target_labels')
+    parts = []
+    if found:
+        share = say_percent(found['flagged'] / found['images'])
+        parts.append(f'flags {found["flagged"]:,} of {found["images"]:,} training images ({share})')
+    if named is not None:
+        parts.append(f'names {_name(named, results)} as target')
+    return 'Nobody knows whether the data are poisoned' + (f': the defence {" and ".join(parts)}' if parts else '')
+
+
+def _found(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How many images the defence flagged, dropped and relabelled; None where it has a verdict on none."""
+    found = (results.get('detection') or {}).get('found')
+    return found if found and found['images'] else None
+
+
+def _write_without_classifier(results: Mapping[str, Any]) -> str:
+    detection = results.get('detection') or {}
+    if not is_known(results):
+        return f'{_write_unknown(results)}; no classifier was evaluated.'
     if detection.get('tpr') is None:
         return 'No classifier was evaluated in this run.'
     return (

@@ -1,5 +1,6 @@
 """The report: one HTML file that opens from disk, offline, with everything inside."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from purify.report.grids import make_grids
 from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.plots import draw_before_after, draw_curves
 from purify.report.quality import list_extras, list_likeness, say_likeness
+from purify.report.results import is_known
 from purify.report.rounds import Pictures, make_heats, make_rounds
 from purify.report.sweeps import draw_sweeps
 from purify.report.tables import Point, before_after, to_csv, to_html, to_markdown
@@ -60,18 +62,19 @@ def write_report(
 ) -> Path:
     """Writes `folder/index.html`, whole or not at all, and returns its path.
 
-    `results` is what results.json holds; `curves` the rows of metrics.jsonl by stage; `samples` dicts of id, kind
-    ('poisoned' or 'clean'), `original`, `poisoned`, `purified: u8[h w c]` (purified may be None), true_label and
-    given_label; `environment` says what ran where, with the `command` that ran it; `pictures` are those that explain a
-    purification (`purify.report.rounds`), `atlas` maps its features (`purify.report.atlas`), `shown` are generations
-    (`purify.report.composition.make_groups`), `copies` their likest training images (`purify.report.copies`). Raises `UserError`
-    for a folder that cannot be written and for images of another kind.
+    `results` is what results.json holds (`purify.report.results`); `curves` the rows of metrics.jsonl by stage; `samples` dicts of
+    id, kind ('poisoned', 'clean', or where nobody knows 'flagged', 'other'), `original`, `poisoned`, `purified: u8[h w c]` (all
+    but the second may be None), true_label (or None) and given_label; `environment` says what ran where, with the `command` that
+    ran it; `pictures` are those that explain a purification (`purify.report.rounds`), `atlas` maps its features
+    (`purify.report.atlas`), `shown` are generations (`purify.report.composition.make_groups`), `copies` their likest training
+    images (`purify.report.copies`). Raises `UserError` for a folder that cannot be written and for images of another kind.
     """
-    classes, facts = results.get('classes') or [], results.get('findings') or {}
+    classes, facts, known = results.get('classes') or [], results.get('findings') or {}, is_known(results)
     measures = before_after(results)
     drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(curves.items())}
     page = render(
         'report.html',
+        known=known,
         name=results.get('name') or 'unnamed run',
         headline=write_headline(dict(results)),
         detail=write_detail(dict(results)),
@@ -79,7 +82,7 @@ def write_report(
         bars=draw_before_after(measures, 'bars'),
         extras=list_extras(results),
         warning=(results.get('prior') or {}).get('warning'),
-        galleries=[(kind, *make_grids(samples, kind)) for kind in ('poisoned', 'clean')],
+        galleries=[(kind, *make_grids(samples, kind)) for kind in dict.fromkeys(sample['kind'] for sample in samples)],
         curves={stage: drawing for stage, drawing in drawings.items() if drawing},
         detection=list_detection(results),
         fates=list_fates(results),
@@ -88,7 +91,7 @@ def write_report(
         sets=list_sets(facts),
         map=draw_map(atlas, classes, 'map'),
         map_note=say_map(atlas, classes) if atlas else '',
-        tests=list_tests(facts, list_targets(results), classes),
+        tests=list_tests(facts, list_targets(results) if known else None, classes),
         foreign=draw_foreign(atlas, facts, classes, 'foreign'),
         scores=draw_scores(atlas, facts, classes, 'scores'),
         rounds=make_rounds(pictures, classes),
@@ -127,6 +130,7 @@ def _encode(text: str) -> bytes:
     return text.encode('utf-8', 'replace')
 
 
+@functools.cache  # compiling the templates takes longer than filling them
 def _make_environment() -> Environment:
     """Templates that escape whatever they are given: class names come from folders of strangers."""
     environment = Environment(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from purify.report.results import is_known
 from purify.report.tables import MEASURES
 from purify.report.words import say_interval, say_number, say_percent
 
@@ -28,11 +29,11 @@ def list_extras(results: Mapping[str, Any]) -> list[Line]:
 
 def list_likeness(results: Mapping[str, Any]) -> list[Line]:
     """FID and inception scores of the purified images; none where the defence made no image anew."""
-    found = _of_remade(results)
+    found, before = _of_remade(results), 'before the attack' if is_known(results) else 'as they were given'
     entries = [
-        ('FID', 'fid', 'distance of the purified images from the images before the attack; 0 is best'),
+        ('FID', 'fid', f'distance of the purified images from the images {before}; 0 is best'),
         ('IS', 'is', 'inception score of the purified images; higher is better'),
-        ('IS before', 'is_raw', 'inception score of the images before the attack'),
+        ('IS before', 'is_raw', f'inception score of the images {before}'),
     ]
     return [(name, _say(found[key]), meaning) for name, key, meaning in entries if found.get(key) is not None]
 

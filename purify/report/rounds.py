@@ -11,14 +11,18 @@ from purify.report.words import say_class
 
 MAX_ROWS = 4  # samples of a kind in a table
 SMALL_PX = 64  # tables of many columns
-_NOTE = 'No random choice: shown first are clean images that the defence accuses wrongly, then those it doubts, then others.'
+_ORDER = 'No random choice: shown first are {}, then those it doubts, then others.'
+_NOTES = {
+    'clean': _ORDER.format('clean images that the defence accuses wrongly'),
+    'some': _ORDER.format('images that the defence accuses'),
+}
 _VIEWS = ('original', 'given', 'purified')
 Pictures = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture and the label that the victim gives it; `wrong` where that is not the true class. None: there is none."""
+    """A picture and the label that the victim gives it; `wrong` where that is known not to be true. None: there is none."""
 
     thumb: Thumb | None
     label: str
@@ -47,7 +51,7 @@ class Sheet:
 def make_rounds(pictures: Pictures | None, classes: Sequence[str]) -> list[Sheet]:
     """The given image, the last candidate of every round and the purified image, with the victim's labels.
 
-    `pictures` is what the stage `illustrate` wrote.
+    `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody knows them.
     """
     if pictures is None:
         return []
@@ -107,10 +111,12 @@ def _sheets(
     pictures: Pictures, head: list[str], cells: Callable[[int], list[Cell]], tell: Callable[[int], list[str]]
 ) -> list[Sheet]:
     sheets = []
-    for kind, poisoned in (('poisoned', True), ('clean', False)):
-        rows = np.flatnonzero(pictures['poisoned'] == poisoned)[:MAX_ROWS].tolist()
+    poisoned = pictures.get('poisoned')
+    everyone = {'some': np.ones(len(pictures['ids']), np.bool_)}
+    for kind, own in (everyone if poisoned is None else {'poisoned': poisoned, 'clean': ~poisoned}).items():
+        rows = np.flatnonzero(own)[:MAX_ROWS].tolist()
         strips = [Strip(str(int(pictures['ids'][row])), tell(row), cells(row)) for row in rows]
-        sheets += [Sheet(kind, '' if poisoned else _NOTE, head, strips)] if strips else []
+        sheets += [Sheet(kind, _NOTES.get(kind, ''), head, strips)] if strips else []
     return sheets
 
 
@@ -123,4 +129,4 @@ def _tell(pictures: Pictures, row: int, classes: Sequence[str]) -> list[str]:
 def _cell(pictures: Pictures, row: int, image: np.ndarray, label: int, name: str, classes: Sequence[str]) -> Cell:
     said = say_class(label, classes)
     alt = f'{name}, image {int(pictures["ids"][row])}, seen as {said}'
-    return Cell(make_thumb(image, alt, SMALL_PX), said, label != int(pictures['true'][row]))
+    return Cell(make_thumb(image, alt, SMALL_PX), said, 'true' in pictures and label != int(pictures['true'][row]))

@@ -15,6 +15,7 @@ from rich.text import Text
 from purify.core.errors import UserError
 from purify.metrics.intervals import over_seeds
 from purify.report import amplification
+from purify.report.results import is_known
 from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
 
 MEASURES = {
@@ -85,9 +86,11 @@ class Point:
 
 
 def before_after(results: Mapping[str, Any]) -> list[Measure]:
-    """ACC, ASR and RA of teacher (before) and student (after)."""
-    sides = [results.get(side) for side in ('teacher', 'student')]
-    return [Measure(name, meaning, *(read_share(side, name) for side in sides)) for name, meaning in MEASURES.items()]
+    """ACC, ASR and RA of teacher (before) and student (after); where nobody knows a trigger only those that were measured."""
+    sides, known = [results.get(side) for side in ('teacher', 'student')], is_known(results)
+    meanings = MEASURES if known else MEASURES | {'acc': 'test images given the class on their label'}
+    rows = [Measure(name, meaning, *(read_share(side, name) for side in sides)) for name, meaning in meanings.items()]
+    return [row for row in rows if known or row.before or row.after]
 
 
 def read_share(side: Mapping[str, Any] | None, name: str) -> Reading | None:
@@ -141,7 +144,7 @@ def collect(runs: Iterable[tuple[Mapping[str, Any], Any, Mapping[str, Any]]]) ->
 
 def _make_point(overrides: dict[str, Any], seeds: list[Any], runs: list[Mapping[str, Any]]) -> Point:
     defense = (runs[0].get('defense') or {}).get('name', 'none')
-    trusted = max(_all_of(runs, 'trusted', 'images'), default=0)
+    trusted = max((run['trusted']['images'] for run in runs if run.get('trusted')), default=0)
     attack, dissection = runs[0].get('attack') or {}, runs[0].get('dissection') or {}
     own = (runs[0].get('config'), attack.get('name'), defense, attack.get('rate'), dissection.get('guidance'))
     return Point(overrides, seeds, _summarise(runs), defense, int(trusted), dict(zip(FACTS, own, strict=True)))
@@ -199,23 +202,21 @@ def _say_reading(share: Reading | None) -> tuple[str, ...]:
     return tuple(text.replace(MISSING, '-') for text in (share.say(), share.say_counts(), share.say_interval()))
 
 
+def read_quantities(results: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of `QUANTITIES` that a run measured."""
+    places = {f'{side}_{name}': (side, name) for side in ('teacher', 'student') for name in MEASURES}
+    places |= {name: ('detection', name) for name in _FOUND} | {name: ('purified', name) for name in _IMAGES}
+    places |= {'residual_asr': ('student', 'residual_asr'), 'seconds': ('cost', 'seconds')}
+    values: dict[str, float | None] = {name: (results.get(part) or {}).get(key) for name, (part, key) in places.items()}
+    values |= amplification.read_quantities(results)
+    return {name: value for name in QUANTITIES if (value := values.get(name)) is not None}
+
+
 def _summarise(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
     """`over_seeds` of each quantity over the runs that have it."""
-    values: dict[str, list[float]] = {}
-    for side in ('teacher', 'student'):
-        for name in MEASURES:
-            values[f'{side}_{name}'] = _all_of(runs, side, name)
-    values |= {name: _all_of(runs, 'detection', name) for name in _FOUND}
-    values |= {name: _all_of(runs, 'purified', name) for name in _IMAGES}
-    generations = [amplification.read_quantities(run) for run in runs]
-    values |= {name: [run[name] for run in generations if name in run] for name in amplification.QUANTITIES}
-    values |= {'residual_asr': _all_of(runs, 'student', 'residual_asr'), 'seconds': _all_of(runs, 'cost', 'seconds')}
+    every = [read_quantities(run) for run in runs]
+    values = {name: [run[name] for run in every if name in run] for name in QUANTITIES}
     return {name: over_seeds(numbers) if numbers else None for name, numbers in values.items()}
-
-
-def _all_of(runs: list[Mapping[str, Any]], part: str, name: str) -> list[float]:
-    """A number of every run that has it."""
-    return [run[part][name] for run in runs if run.get(part) and run[part].get(name) is not None]
 
 
 def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:

@@ -13,7 +13,7 @@ MAX_BARS = 24  # the targets and the labels nearest to being one, where there ar
 _NAME_CHARS = 13
 _BAR_PX = 17
 _MEANINGS = {
-    'score': 'How far a label diverges from the labels of its candidates',
+    'score': 'How far a label stands out by the labels of its candidates',
     'index': 'How many deviations the score of a label lies above the median',
     'nd': (
         'S_ND: how much worse the density of a class fits the images of others than its own, 1 for the median class; a low one is '
@@ -26,8 +26,10 @@ _LOW = ('share', 'nd')  # quantities that speak against a label where they are l
 _LEFT_OUT = 'labels that are no targets, with {} than those shown, are left out.'
 _RULES = {
     'significant': (
-        'In nats above the lower median of the other labels; a label beyond the threshold is named where more images leave it '
-        'than chance allows (level {level}).'
+        'Two excesses over the lower half of the other labels: of the scatter, and of the share of images that have another label '
+        'for good; the larger is shown, 1 being the least that is asked for ({score} nats, {share} of the images, or {deviations} '
+        'deviations of the others, whichever is more). A label beyond it is named where so many images leave it not by chance '
+        '(level {level}), and because a trigger held them there.'
     ),
     'mad': 'A label beyond the threshold is named.',
 }

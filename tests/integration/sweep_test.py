@@ -99,6 +99,35 @@ def test_every_run_has_its_folder_and_all_share_one_store(sweep):
     assert call['point'] == {'point': {'config.x': 1}, 'seed': 4}  # written before the run starts
 
 
+@pytest.mark.parametrize('name', ['overrides.json', 'results.json'])
+@pytest.mark.parametrize('damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000])
+def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
+    sweep()
+    damaged = sweep.out / 'points' / 'x=1-seed0'
+    times = {path: path.stat().st_mtime for path in damaged.iterdir()}
+    (damaged / name).write_bytes(damage)
+    for path, when in times.items():
+        os.utime(path, (when, when))  # so that it is not the dates that tell
+    said, code = sweep()
+    assert code == 0
+    assert [line for line in said.splitlines() if line.startswith('started')] == ['started: x=1-seed0']
+
+
+@pytest.mark.parametrize(('text', 'number'), [(b'', '0'), (b'nonsense\n', '0'), (b'{"command": ["true"]}\n', '1'), (b'[1]\n', '0')])
+def test_an_array_task_without_a_run_says_so(sweep, tmp_path, text, number):
+    (tmp_path / 'points.jsonl').write_bytes(text)
+    said, code = sweep('--run-point', str(tmp_path / 'points.jsonl'), number)
+    assert code == 1
+    assert said.startswith(f'sweep: {tmp_path / "points.jsonl"}: holds no run {number}')
+
+
+def test_an_unknown_user_s_folder_is_refused_in_a_sentence(sweep):
+    said, code = sweep('--workdir', '~nobody-of-that-name/x')
+    assert code == 2
+    assert 'Write the path out in full' in said
+    assert 'Traceback' not in said
+
+
 def test_finished_runs_are_skipped_unless_their_settings_changed(sweep):
     sweep()
     said, code = sweep()

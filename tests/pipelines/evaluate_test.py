@@ -87,14 +87,17 @@ def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
     keep = ~np.isin(np.arange(10), [3, 5, 6])
     columns = {'flagged': ~keep, 'labels': labels, 'keep': keep}
     found = describe_findings(write_findings(tmp_path, {'target_labels': [1]}, **columns), MANIFEST)
+    assert found['found'] == {'images': 10, 'flagged': 3, 'dropped': 3, 'relabelled': 4}  # 1, 2, 4 and 7
     assert found['fates'] == [
         {
             'label': 0,
+            'every': {'kept': 2, 'dropped': 2, 'relabelled': 3},
             'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 8; 6; 4
             'poisoned': {'kept': 1, 'dropped': 1, 'relabelled': 2},  # 0; 3, dropped under whatever label; 1 and 2
         },
         {
             'label': 1,
+            'every': {'kept': 1, 'dropped': 1, 'relabelled': 1},
             'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 9; 5; 7
             'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0},
         },

@@ -95,7 +95,7 @@ OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
     'teacher.init_from', 'student.init_from', 'prior.init_from',
     'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
-    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual',
+    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual', 'clean_source',
 }  # fmt: skip
 
 

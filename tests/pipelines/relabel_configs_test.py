@@ -137,7 +137,7 @@ def run_tiny(spec, flags, place, folder):
 
 FOUND = {
     'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc',
-    'fates',
+    'fates', 'found',
 }  # fmt: skip
 
 

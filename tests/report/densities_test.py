@@ -38,6 +38,17 @@ def test_a_share_that_may_be_chance_is_not_bold(relabelled):
     assert table['note'].endswith('more than 50.0 % looks so is taken to lie apart.')
 
 
+def test_strangers_and_the_margin_of_every_class_are_told(relabelled):
+    for row, share, margin in zip(relabelled['findings']['labels'], (0.125, 0.0, 0.01), (1.5, 0.2, 0.9), strict=True):
+        row |= {'strangers': share, 'strange': share > 0.1, 'margin': margin}
+    table = list_tests(relabelled['findings'], None, CLASSES)
+    assert table['head'] == ['named', 'images', 'S_ND (below 0.6)', 'strangers', 'S_D (above 0.05)', 'μ', 'margin']
+    cells = [cells for _, cells, _ in table['lines']]
+    assert [row[3] for row in cells] == [('12.5 %', True), ('0 %', False), ('1.0 %', False)]
+    assert [row[6] for row in cells] == [('1.5', True), ('0.2', False), ('0.9', False)]
+    assert 'The margin is how far a class has come to being named' in table['note']
+
+
 def test_of_many_classes_the_named_and_the_nearest_are_shown(relabelled):
     row = relabelled['findings']['labels'][1]
     rows = [row | {'label': label, 'nd': 1 + label / 100, 'target': label == 50} for label in range(60)]
@@ -57,7 +68,7 @@ def test_bins_hold_what_numbers_say(atlas, relabelled):
     row = relabelled['findings']['labels'][0]
     own = atlas['close_label'] == 0
     foreign, poisoned = atlas['close_foreign'][own], atlas['close_poisoned'][own]
-    counts = count_bins(foreign, poisoned, (row['low'], row['high']), 10)
+    counts = count_bins(foreign, {'clean': ~poisoned, 'poisoned': poisoned}, (row['low'], row['high']), 10)
     for kind in (0, 1):
         assert counts[kind].tolist() == [
             sum(1 for v, p in zip(foreign, poisoned, strict=True) if p == kind and b - 10 <= v < b - 9) for b in range(10)
