@@ -243,7 +243,12 @@ def test_quickstart_and_cifar10_offer_the_same_defences():
 
 @pytest.mark.parametrize(
     ('words', 'share', 'remove'),
-    [('rate=0.1', 0.1, 0.5), ('rate=0.02', 0.02, 1.5 * 0.02 / 0.12), ('rate=0.01,setting=tiny', 0.01, 0.5), ('attack=none', 0.05, 0.15)],
+    [
+        ('rate=0.1', 0.1, 0.5),
+        ('rate=0.02', 0.02, 1.5 * 0.02 / 0.12),
+        ('rate=0.01,setting=tiny', 0.01, 0.5),
+        ('attack=none', 0.05, 0.15),
+    ],
 )
 def test_baselines_may_remove_all_the_poison_there_is(words, share, remove):
     """1,000 of 50,000 images in one class of ten: 1,000 of 6,000 of its images, of which half as many again may go."""

@@ -75,7 +75,8 @@ def found(results):
     ]
     results['findings'] = {
         'target_labels': [0], 'labels': labels, 'chart': {'quantity': 'score', 'threshold': 1.0},
-        'rule': {'name': 'significant', 'score': 0.5, 'share': 0.03, 'deviations': 5.0, 'level': 0.05}, 'sets': {'benign': 1200, 'poisoned': 130, 'suspicious': 110},
+        'rule': {'name': 'significant', 'score': 0.5, 'share': 0.03, 'deviations': 5.0, 'level': 0.05},
+        'sets': {'benign': 1200, 'poisoned': 130, 'suspicious': 110},
     }  # fmt: skip
     results['benign'] = make_side((340, 360), (5, 324), (300, 324))
     results['student'] |= {'residual_asr': 9 / 324, 'residual_counts': [9, 324], 'residual_interval': [0.0147, 0.0519]}
