@@ -5,8 +5,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 # of an image in [0, 1], by channel: what networks subtract and divide by
-CIFAR_SCALE = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
-IMAGENET_SCALE = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+CIFAR_SCALE: dict[str, Any] = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
+IMAGENET_SCALE: dict[str, Any] = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
 
 def optim(name: str = 'adam', *, lr: float = 1e-3, schedule: str = 'cosine', **changes: Any) -> ConfigDict:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -131,7 +132,7 @@ def _split_alpha(colours: Image.Image, picture: Image.Image, raw: str) -> tuple[
     if not picture.has_transparency_data:
         grey, palette = colours.mode == '1', colours.mode in ('P', 'YCbCr', 'RGBX')
         return (colours.convert('L') if grey else colours.convert('RGB') if palette else colours), None
-    key = picture.info.get('transparency')
+    key: Any = picture.info.get('transparency')
     if picture.mode.startswith('I;16'):
         return colours, Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
     if raw in ('L;2', 'L;4'):  # the colour that is transparent, in the file's depth

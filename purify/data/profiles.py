@@ -2,6 +2,7 @@
 
 import functools
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -37,7 +38,8 @@ def _lab() -> ImageCms.ImageCmsTransform:
 
 @functools.lru_cache(256)
 def _mode_of(profile: bytes) -> str:
-    space = _open(profile).profile.xcolor_space.strip()
+    header: Any = _open(profile).profile
+    space = header.xcolor_space.strip()
     if space not in MODES:
         raise ValueError(f'a profile for {space}')
     return MODES[space]

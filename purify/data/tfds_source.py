@@ -1,7 +1,7 @@
 """Datasets by their TFDS name, downloaded on the user's machine, read without TensorFlow and without OpenCV."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -145,7 +145,7 @@ def _check_features(builder: Any, label: str, dataset: str) -> None:
     if label not in features or 'image' not in features:
         raise UserError(f'tfds:{dataset}: needs the features image and {label}; it has {", ".join(features)}.')
     image = features['image']
-    if not isinstance(image, tfds.features.Image) or np.issubdtype(image.np_dtype, np.floating):
+    if not isinstance(image, tfds.features.Image) or np.issubdtype(cast(Any, image.np_dtype), np.floating):
         raise UserError(f'tfds:{dataset}: its feature image is {image}; it must be an Image of whole numbers.')
 
 
