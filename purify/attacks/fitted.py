@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from purify.attacks.attack import Arrays, Attack, check_rows, whole_number
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import read_json, user_path, write_bytes, write_json
 
 FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
 MOST_WIDTH = 1024  # of a generator
@@ -51,7 +51,7 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
     if not isinstance(folder, str | Path):
         raise UserError(f'load={folder!r} is no folder. Set load to the path of one that holds a fitted trigger.')
     try:
-        path = Path(folder).expanduser()
+        path = user_path(folder)
     except RuntimeError as error:
         raise UserError(f'load={folder!r}: {error} Set load to a whole path.') from error
     facts: Any = read_json(path / FACTS_FILE, Facts)

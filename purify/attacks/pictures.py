@@ -10,6 +10,7 @@ from PIL import Image
 
 from purify.attacks.attack import Attack
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.data import images
 from purify.data.notes import Notes
 
@@ -60,7 +61,7 @@ def read_picture(path: str) -> np.ndarray:
     """
     if not path:
         raise UserError("pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or 'noise'.")
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not file.exists():
         raise UserError(f'the picture path={path!r} does not exist. Set path to an image file.')
     return images.read(file, 3, _notes(file))

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from purify.attacks.attack import Arrays, Attack, number_from, real, to_pixels, whole_number
 from purify.core.errors import UserError
+from purify.core.files import user_path
 
 MOST_POINTS = 1024  # along each side; the field is made in memory
 MOST = 1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
@@ -137,7 +137,7 @@ def _read_control(control: Any) -> np.ndarray:
     """Control points from a .npy file or nested sequences -> `f64[2 k k]`. Raises `UserError` for anything else."""
     place = f'control={control!r}' if isinstance(control, str) else 'control'
     try:
-        points = np.load(Path(control).expanduser(), allow_pickle=False) if isinstance(control, str) else np.asarray(control)
+        points = np.load(user_path(control), allow_pickle=False) if isinstance(control, str) else np.asarray(control)
     except FileNotFoundError:
         raise UserError(f'{place} does not exist. Set control to a .npy file of shape [2, k, k].') from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:

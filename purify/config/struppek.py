@@ -19,6 +19,7 @@ _OWN = {  # what attacks need at 224 px
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 50.0},
 }
+CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}  # whose false alarms count
 Points = Iterator[dict[str, Any]]
 
 
@@ -103,7 +104,7 @@ def attacked() -> Points:
 
 def main() -> Points:
     """Table 1: clean, and the five triggers; variations and distillation."""
-    yield {'words': {'attack': 'none', 'rate': 0.0}}
+    yield dict(CLEAN)
     yield from attacked()
 
 
@@ -116,7 +117,7 @@ def without_distillation(points: Points) -> Points:
 
 def colours() -> Points:
     """Table 4: patches of one colour, and checkerboards of two."""
-    yield {'words': {'attack': 'none', 'rate': 0.0}}
+    yield dict(CLEAN)
     yield checkerboard()
     yield from map(solid, ('white', 'black', 'yellow', 'red', 'blue'))
     yield from (checkerboard(*pair) for pair in (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue')))

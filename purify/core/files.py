@@ -87,10 +87,10 @@ def write_json(path: Path, value: Any) -> str:
 
 
 @overload
-def read_json(path: Path) -> Any: ...
+def read_json(path: Path, *, cure: str = ...) -> Any: ...
 @overload
-def read_json(path: Path, schema: type[T]) -> T: ...
-def read_json(path: Path, schema: Any = Any) -> Any:
+def read_json(path: Path, schema: type[T], *, cure: str = ...) -> T: ...
+def read_json(path: Path, schema: Any = Any, *, cure: str = 'Delete it and run the stage again.') -> Any:
     """Reads a JSON file and checks that it has the form it should have.
 
     `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
@@ -106,11 +106,11 @@ def read_json(path: Path, schema: Any = Any) -> Any:
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {path.name}.') from error
     except msgspec.ValidationError as error:
-        raise UserError(f'{path}: not what this program writes there ({error}). Delete it and run the stage again.') from error
+        raise UserError(f'{path}: not what this program writes there ({error}). {cure}') from error
     except RecursionError as error:
-        raise UserError(f'{path}: nested deeper than any file of this kind. Delete it and run the stage again.') from error
+        raise UserError(f'{path}: nested deeper than any file of this kind. {cure}') from error
     except ValueError as error:  # not JSON, not UTF-8, or a number of more digits than Python reads
-        raise UserError(f'{path}: not valid JSON ({error}). Delete it and run the stage again.') from error
+        raise UserError(f'{path}: not valid JSON ({error}). {cure}') from error
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """What every source gives: labelled images by position, cut into training, test and reference."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.data.notes import Notes
 
@@ -58,7 +58,7 @@ def root_of(path: str) -> Path:
     """The folder of a source, '~' written out. Raises `UserError` where none is given."""
     if not path:
         raise UserError('the source has no path; give its folder, like source=imagefolder:FOLDER or source=arrays:FOLDER.')
-    return Path(os.path.expanduser(path))
+    return user_path(path)
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:

@@ -61,10 +61,7 @@ def refuse_pickles(folder: Path, names: list[str]) -> UserError:
 
 def read_object(file: Path) -> dict[str, Any]:
     """The settings in a JSON file. Raises `UserError` when it is missing, broken, nested without end or no JSON object."""
-    try:
-        value = read_json(file)
-    except UserError as error:
-        raise UserError(f'{error} Where it is a file of a model from elsewhere, download it again.') from error
+    value = read_json(file, cure='Where it is a file of a model from elsewhere, download it again; one of a stage: run that again.')
     if not isinstance(value, dict):
         raise UserError(f'{file}: must hold a JSON object of settings, not a {type(value).__name__}. Download it again.')
     layer: list[Any] = [value]

@@ -13,7 +13,7 @@ from flax import nnx
 from purify.core.checkpoint import Checkpoints
 from purify.core.devices import is_lead
 from purify.core.errors import UserError
-from purify.core.files import fingerprint, read_json, sha256_of, write_json
+from purify.core.files import fingerprint, read_json, sha256_of, user_path, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_key
 from purify.defenses.copy_encoder import PUBLISHED, copy_file
@@ -129,7 +129,7 @@ def read_classifier(folder: Path) -> Classifier:
 
 def restore_weights(folder: Path, like: Any) -> Any:
     """Weights {'params', 'stats'} as NumPy arrays shaped as `like`, from a finished stage or a bare orbax checkpoint."""
-    folder = Path(folder).expanduser().absolute()
+    folder = user_path(folder).absolute()
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder. Give the folder of a finished stage or of an orbax checkpoint.')
     inner = folder / 'weights'
@@ -165,7 +165,7 @@ def finished_folder(path: str) -> tuple[Path, str]:
 
     Raises `UserError` where it is none, or its files are not those that its stage wrote.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path).absolute()
     read_facts(folder)
     return folder, _checked_digest(folder)
 
@@ -175,7 +175,7 @@ def start_folder(path: str) -> tuple[Path, str]:
 
     Raises `UserError` where a finished stage's files are not those that it wrote.
     """
-    start = Path(path).expanduser().absolute()
+    start = user_path(path).absolute()
     return start, _digest(start) if start.is_file() else _checked_digest(start)
 
 
@@ -197,11 +197,11 @@ def prior_folder(load: str, revision: str) -> tuple[Path, str]:
 
 def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
     """A folder or hub id of CLIP, a file of SSCD, or the folder of an encoder or a classifier -> (where it is, digest of it)."""
-    if (Path(load).expanduser() / NETWORK_FILE).is_file():
+    if (user_path(load) / NETWORK_FILE).is_file():
         return finished_folder(load)
-    if (file := copy_file(Path(load).expanduser().absolute())) is not None:
+    if (file := copy_file(user_path(load).absolute())) is not None:
         return file, _digest(file)
-    if Path(load).suffix in ('.safetensors', *PUBLISHED) or Path(load).expanduser().is_file():
+    if Path(load).suffix in ('.safetensors', *PUBLISHED) or user_path(load).is_file():
         raise UserError(f"{load}: no such file of SSCD, which is a '.safetensors'; or give the folder of another encoder.")
     folder = resolve(load, revision=revision or None)
     return folder, _folder_digest(folder, "an encoder is a folder of CLIP, a file of SSCD, or a finished classifier's folder")

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from purify.attacks.attack import Attack
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.core.writers import WRITERS
 from purify.data.sources import Source, open_source
 from purify.defenses.diffusion_classifier import errors_rule
@@ -88,7 +89,7 @@ def _find(find: Find, load: str, revision: str) -> tuple[Path, str]:
 
 def _is_local(load: str) -> bool:
     here = load.startswith(('/', './', '../', '~')) or Path(load).suffix in ('.safetensors', '.pt', '.pth')
-    return here or load in EMBEDDED or Path(load).expanduser().exists() or load.count('/') != 1
+    return here or load in EMBEDDED or user_path(load).exists() or load.count('/') != 1
 
 
 def _source(found: Findings, config: dict[str, Any]) -> Shape:

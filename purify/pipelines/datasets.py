@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from purify.attacks.attack import Attack
 from purify.config.load import load_config
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.data.manifest import Manifest
 from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
@@ -45,7 +46,7 @@ def poison(spec: str, store: str | Path, overrides: Sequence[str] = ()) -> Poiso
         config = load_config(spec, overrides)
     except ValueError as error:
         raise UserError(str(error)) from error
-    chain = Chain(make_stages(config), Path(store).expanduser())
+    chain = Chain(make_stages(config), user_path(store))
     names = list(chain.stages)
     chain.run(names[: names.index('prepare') + 1], config['run'])
     chain.check(['prepare'])

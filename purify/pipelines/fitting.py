@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from purify.attacks.registry import ATTACKS
 from purify.attacks.sample_specific import MOST_BITS, SampleSpecific
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data.loader import Split
@@ -215,7 +215,7 @@ def check_trigger(
     """
     check_target(settings['attack'], num_classes)
     _check_batch(settings)
-    if (start := settings.get('init_from')) and not Path(start).expanduser().is_dir():
+    if (start := settings.get('init_from')) and not user_path(start).is_dir():
         raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
     mesh, sizes = devices.global_mesh(), {}
     augmented = {'image': np.zeros(shape, np.uint8), 'label': 0, 'id': 0}

@@ -9,7 +9,7 @@ import numpy as np
 from purify.attacks.attack import Attack
 from purify.attacks.selection import Rules
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, fingerprint
+from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
 from purify.data.sources import Pool, Source, open_source
 from purify.pipelines.chain import ATTACKERS, Chain
@@ -27,10 +27,10 @@ def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None
     Triggers that are learned are fitted first, or taken from the store where they are there already. Raises `UserError`
     for bad input and where no config attacks anything.
     """
-    workdir = workdir.expanduser().absolute()
+    workdir = user_path(workdir).absolute()
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    store = store.expanduser() if store else workdir / 'stages'
+    store = user_path(store) if store else workdir / 'stages'
     open_once = _opener()
     entries = [entry for config in configs for entry in _entries(config, Chain(make_stages(config), store), open_once)]
     if not entries:

@@ -22,7 +22,7 @@ from purify.pipelines.artifacts import Classifier, read_classifier
 from purify.pipelines.chain import Work
 from purify.pipelines.measuring import network_calls
 from purify.pipelines.originals import Originals
-from purify.pipelines.tables import read_table
+from purify.pipelines.tables import read_columns, read_table
 from purify.train.inference import map_images
 from purify.train.saliency import grad_cam
 
@@ -85,8 +85,7 @@ def illustrate(work: Work) -> None:
 
 def read_illustration(folder: Path) -> dict[str, np.ndarray]:
     """What `illustrate` wrote."""
-    with np.load(folder / FILE, allow_pickle=False) as arrays:
-        return dict(arrays)
+    return read_columns(folder / FILE)
 
 
 def choose(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:

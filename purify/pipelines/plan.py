@@ -9,7 +9,7 @@ from purify.attacks.attack import NOT_PIXELS
 from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.core.files import fingerprint
+from purify.core.files import fingerprint, user_path
 from purify.core.randomness import stream_seed
 from purify.data.content import marks
 from purify.data.sources import sign_source
@@ -275,7 +275,7 @@ def _signature(source: Config, attack: Config) -> str:
         f'attack {name} {path.name}': path
         for name, value in given.items()
         if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str)
-        for path in _files_of(Path(value).expanduser())
+        for path in _files_of(user_path(value))
     }
     found = marks(files, hashed=True) | {f'source {name}': mark for name, mark in sign_source(source).items()}
     return fingerprint(found) if found else ''

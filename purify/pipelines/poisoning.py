@@ -14,7 +14,7 @@ from purify.attacks.label_consistent import Surrogate
 from purify.attacks.registry import ATTACKS
 from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_bytes
+from purify.core.files import read_json, user_path, write_bytes
 from purify.core.randomness import stream_seed
 from purify.data.manifest import Manifest
 from purify.data.poison import FixedPoison, RandomPoison, Role
@@ -92,7 +92,7 @@ def keep_files(attacks: Sequence[Attack], folder: Path) -> None:
             place = getattr(attack, leaf, '')
             if not isinstance(place, str) or not place:
                 continue
-            path, copy = Path(place).expanduser(), folder / f'{number}-{leaf}'
+            path, copy = user_path(place), folder / f'{number}-{leaf}'
             for file in [path] if path.is_file() else [path / name for name in (WEIGHTS_FILE, FACTS_FILE)]:
                 write_bytes(copy if path.is_file() else copy / file.name, file.read_bytes())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, sha256_of, write_json
+from purify.core.files import read_json, sha256_of, user_path, write_json
 from purify.pipelines.artifacts import EMBEDDED
 from purify.pipelines.finished import STATE
 
@@ -125,7 +125,7 @@ def describe(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         return {'kind': 'embedded', 'text': text, 'warning': ''}
     notes = _unfold(read_note(folder))
     kinds, told = [note['kind'] for note in notes], ' It started from this: '.join(map(_tell, notes))
-    if load and not Path(load).expanduser().is_dir():
+    if load and not user_path(load).is_dir():
         text = f'The published prior {load}, {f"revision {revision}" if revision else "at no pinned revision"}.'
         text += '' if kinds[0] == UNKNOWN else f' Its note says: {told}'
         kinds = [PUBLISHED, *(kinds if kinds[0] != UNKNOWN else [])]

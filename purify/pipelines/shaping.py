@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import fingerprint
+from purify.core.files import fingerprint, user_path
 from purify.data.paired import pair
 from purify.defenses.generation import Generate
 from purify.defenses.generators import make_pixel_generator
@@ -136,9 +135,9 @@ def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
 def shape_training(known: Known, name: str, part: Config, task: Task, build: Build, weights: Any = None) -> None:
     """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them."""
     start, shape, mesh = part.get('init_from'), known.shape, devices.global_mesh()
-    if start and not Path(start).expanduser().exists():
+    if start and not user_path(start).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
-    if start and not Path(start).expanduser().is_dir() and check_foreign(abstract(build), Path(start).expanduser()).headless:
+    if start and not user_path(start).is_dir() and check_foreign(abstract(build), user_path(start)).headless:
         known.found.notes.append(f'{name}: the head of {start} is for other classes; training starts with a fresh one')
     if part['batch'] % (mesh.size * part['accumulate']):
         raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
