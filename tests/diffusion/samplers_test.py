@@ -45,6 +45,18 @@ def test_clipping_follows_the_schedule_unless_overridden():
         np.testing.assert_allclose(x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True)), np.clip(free, -1, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize('rederived', [True, False])
+@pytest.mark.parametrize('name', ['ddim', 'euler', 'pndm'])
+def test_where_x0_is_clipped_eps_follows_it(name, rederived):
+    """By hand, in float64: the eps between x and the clipped x_0, or the network's own, as diffusers has it by default."""
+    sampler = SAMPLERS.make(name, LINEAR, [700, 300], use_clipped_model_output=rederived)
+    (alpha, alpha2), (sigma, sigma2) = LINEAR.alpha_sigma(np.array([700, 300]))
+    x, eps = np.asarray(X, np.float64), np.asarray(EPS, np.float64)
+    x0 = np.clip((x - sigma * eps) / alpha, -1, 1)
+    expected = alpha2 * x0 + sigma2 * ((x - alpha * x0) / sigma if rederived else eps)
+    np.testing.assert_allclose(step(sampler), expected, atol=2e-5)
+
+
 @given(LISTS, st.integers(0, 11), st.sampled_from(PREDICTIONS))
 def test_ddim_with_eta_one_is_ddpm(timesteps, i, prediction):
     i = min(i, len(timesteps) - 1)

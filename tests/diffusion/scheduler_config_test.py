@@ -334,3 +334,13 @@ def test_options_go_to_the_sampler():
     assert sampler_from_diffusers(with_sampler(SD, 'ddim'), 10, eta=1.0).stochastic
     with pytest.raises(UserError, match='eta'):
         sampler_from_diffusers(SD, 10, eta=1.0)
+
+
+@pytest.mark.parametrize('said', [{}, {'use_clipped_model_output': True}, {'use_clipped_model_output': False}])
+def test_eps_follows_a_clipped_x0_unless_the_file_says_otherwise(said):
+    config = schedule_to_diffusers(LINEAR) | {'_class_name': 'DDIMScheduler'} | said
+    sampler = sampler_from_diffusers(config, 10)
+    assert sampler.use_clipped_model_output is said.get('use_clipped_model_output', True)
+    assert with_sampler(config, 'ddim').items() >= said.items()
+    with pytest.raises(UserError, match='use_clipped_model_output'):
+        sampler_from_diffusers(config | {'use_clipped_model_output': 'no'}, 10)
