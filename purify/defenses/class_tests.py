@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from scipy.special import bdtrc
 from scipy.stats import binom
 
 from purify.core.errors import UserError
@@ -91,7 +90,7 @@ class Strangers:
     to their images, and scores low by `nondisruptive_scores` too; its own images stay its own. So both are asked.
 
     Attributes:
-      share: least excess of the share of such images over the other classes' lower median.
+      share: least excess of the share of such images over the other classes' lower median; 0 does not ask, as the paper.
       deviations: of the other classes, likewise (`purify.defenses.outliers.excess`).
       level: of a binomial test, for all classes of the dataset together (`departure_p_values`).
     """
@@ -101,9 +100,9 @@ class Strangers:
     level: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
+        if not (0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
             raise UserError(
-                f'defense.strangers: share={self.share} and level={self.level} must lie between 0 and 1, and '
+                f'defense.strangers: share={self.share} and level={self.level} must lie between 0 and 1 (share may be 0), and '
                 f'deviations={self.deviations} be 0 or more.'
             )
 
@@ -123,13 +122,15 @@ class Tail:
     Attributes:
       place: mu, the foreign log density below which they lie, in nats; NaN where no place was found.
       share: S_D of eq. 5, of the class; 0 where no place was found.
-      needed: the least share that the rule takes for disruptive poison.
-      suspect: whether the rule takes them for it.
+      apart: the share that lies outside when the class is measured by its own upper part; the same where a rule does not ask.
+      margin: how far the class has come to being suspect: 1 is enough.
+      suspect: whether the rule takes them for disruptive poison.
     """
 
     place: float
     share: float
-    needed: float
+    apart: float
+    margin: float
     suspect: bool
 
 
@@ -143,7 +144,7 @@ def check_score(score: str) -> None:
         raise UserError(f'defense.disruptive: score={score!r}. Choose from: {", ".join(SCORES)}.')
 
 
-NO_TAIL = Tail(math.nan, 0.0, 1.0, False)
+NO_TAIL = Tail(math.nan, 0.0, 0.0, 0.0, False)
 
 
 class DisruptionRule(Protocol):
@@ -204,25 +205,28 @@ class Outlying:
         if len(present) < 3:
             return dict.fromkeys(present, NO_TAIL)
         standing, found = standings(foreign, labels), {}
+        usual, usual_standing = (~far_outside(values, labels) for values in (foreign, standing))
         for label in present:
-            images = int((labels == label).sum())
-            place, below = _below(foreign, labels, label, self.quantile)
-            _, apart = _below(standing, labels, label, self.quantile)
-            chance = bdtrc(float(apart - 1), images, self.apart) if apart else 1.0
-            least = float(binom.isf(self.level / len(present), images, self.share) + 1) / images
+            own = labels == label
+            images = int(own.sum())
+            place, below = _below(foreign, own, usual, self.quantile)
+            _, apart = _below(standing, own, usual_standing, self.quantile)
+            least = float(binom.isf(self.level / len(present), images, self.share) + 1)
+            least_apart = float(binom.isf(self.level, images, self.apart) + 1)
             share = below / images
-            found[label] = Tail(place, share, least, bool(least <= share <= self.most and chance < self.level))
+            margin = min(below / least, apart / least_apart, self.most / share if share > self.most else np.inf)
+            found[label] = Tail(place, share, apart / images, margin, margin >= 1)
         return found
 
 
-def _below(values: np.ndarray, labels: np.ndarray, label: int, quantile: float) -> tuple[float, int]:
-    """The `quantile` of the other classes' values f64[n], and how many of the class lie below it.
+def _below(values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: float) -> tuple[float, int]:
+    """The `quantile` of the other classes' `usual` images by values f64[n], and how many of the class `own` bool[n] lie below it.
 
-    Those far outside their own class are left out of the others': poison would hide poison.
+    Those far outside their own class are no usual ones: poison would hide poison.
     """
-    others = values[(labels != label) & ~far_outside(values, labels)]
+    others = values[usual & ~own]
     place = float(np.quantile(others, quantile)) if len(others) else -np.inf
-    return place, int((values[labels == label] < place).sum())
+    return place, int((values[own] < place).sum())
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,7 @@ class Valley:
             return NO_TAIL
         place = float(centres[min(left, key=lambda number: (counts[number], -number))])
         share = float((own < place).mean())
-        return Tail(place, share, self.share, share > self.share)
+        return Tail(place, share, share, share / self.share if self.share else np.inf, share > self.share)
 
 
 DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)

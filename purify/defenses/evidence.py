@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purify.defenses.outliers import lower_median
+from purify.defenses.outliers import lower_median, one_way
 from purify.defenses.transitions import BENIGN, POISONED
 
 BORROWED = 3  # images of the usual kind that are added to every label's
@@ -25,7 +25,8 @@ class Evidence:
       moved: i64, those of P alone, whose candidates agree on another label.
       held: f64, of those that moved (of those that left, where fewer than `ENOUGH` moved) the share whose raw image the classifier
         gives that label: these leave only when they are noised; 0 where none did.
-      main: f64, the share of the same that has the one label that most of them have by vote.
+      one_way: f64, how far the most of the same go to one label (`purify.defenses.outliers.one_way`): above `ONE_WAY` of there
+        no trigger drew them from all others.
       divergence: f64, KL of one-hot y from the labels of C_y (eq. 4), -ln of the share that is y itself, in nats.
       scatter: f64, the same with `BORROWED` more images in C_y, which keep y as often as those of the usual label (the lower
         median of all that have anomalous images): few images say little.
@@ -36,7 +37,7 @@ class Evidence:
     left: np.ndarray
     moved: np.ndarray
     held: np.ndarray
-    main: np.ndarray
+    one_way: np.ndarray
     divergence: np.ndarray
     scatter: np.ndarray
 
@@ -72,15 +73,13 @@ def gather_evidence(
     left, moved = passed | (2 * own < size), passed & (votes != labels)
     plain = sum_up(moved) >= ENOUGH
     seen = np.where(plain[labels], moved, left)
-    main, number = np.zeros((num_classes, num_classes), np.int64), np.maximum(sum_up(seen), 1)
-    np.add.at(main, (labels[seen], votes[seen]), 1)
     return Evidence(
         images=sum_up(np.ones(len(labels), bool)),
         anomalous=sum_up(anomalous),
         left=sum_up(left),
         moved=sum_up(moved),
-        held=sum_up(seen & (raw == labels)) / number,
-        main=main.max(1, initial=0) / number,
+        held=sum_up(seen & (raw == labels)) / np.maximum(sum_up(seen), 1),
+        one_way=one_way(labels, seen, votes, num_classes),
         divergence=divergence,
         scatter=scatter,
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 WORDS = ('clean', 'attacked', 'mislabelled', 'unexplained')
+HEDGE = ' With two classes wrong labels in one of them look the same.'
 UNUSUAL = 0.03  # of all images: so many of a clean dataset hardly ever leave their label for good
 
 

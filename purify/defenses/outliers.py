@@ -9,6 +9,7 @@ from scipy.special import bdtrc
 NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median, and over its mean, absolute deviation
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
+ONE_WAY = 0.8  # see `one_way`
 UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its images
 
 
@@ -63,6 +64,25 @@ def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
     return p_values
 
 
+def pooled_p_values(counts: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """For each label, how likely as many of its `counts` i64[c] are `events` i64[c], were they as frequent as among the others.
+
+    For counts that may be few: the others speak together, those of lower frequency up to half of all their counts, of which twice
+    the frequency is taken for usual (with one event more, so that none is no miracle). One-sided, exact, f64[c]; 1 for labels
+    without counts and where there is no other.
+    """
+    p_values = np.ones(len(counts))
+    for label in np.flatnonzero(events):
+        others = np.flatnonzero((counts > 0) & (np.arange(len(counts)) != label))
+        if not len(others):
+            continue
+        order = others[np.argsort(events[others] / counts[others], kind='stable')]
+        half = order[: 1 + int(np.searchsorted(np.cumsum(counts[order]), counts[order].sum() / 2))]
+        usual = min(1.0, (2 * events[half].sum() + 1) / (counts[half].sum() + 1))
+        p_values[label] = bdtrc(float(events[label] - 1), int(counts[label]), usual)
+    return p_values
+
+
 def excess(values: np.ndarray, present: np.ndarray, *, least: float, deviations: float, of_few: float = 0.0) -> np.ndarray:
     """How far each label's value f64[c] lies above the usual one of the others, over what is asked for: beyond 1 it stands out.
 
@@ -76,4 +96,23 @@ def excess(values: np.ndarray, present: np.ndarray, *, least: float, deviations:
             usual, spread = usual_and_spread(others)
             needed = least if len(others) >= FEW else max(least, of_few)
             found[label] = (values[label] - usual) / max(needed, deviations * spread)
+    return found
+
+
+def one_way(labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_classes: int) -> np.ndarray:
+    """How far the images that leave a label go to one other: f64[c], 0 where they go as evenly as images come, 1 where all do.
+
+    labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws images from all other classes, as
+    many as each has; labels that were confused have one true class. So of the share that the most frequent goal has, the share
+    is left out that this class has of all images with other labels. 0 where none leaves, and with two labels, where there is but
+    one goal.
+    """
+    images = np.bincount(labels, minlength=num_classes)
+    found = np.zeros(num_classes)
+    for label in np.unique(labels[leaving]).tolist():
+        counts = np.bincount(goals[leaving & (labels == label)], minlength=num_classes)
+        goal = int(counts.argmax())
+        others = images.sum() - images[label]
+        base = images[goal] / others if others and goal != label else 1.0
+        found[label] = max(0.0, (counts[goal] / counts.sum() - base) / (1 - base)) if base < 1 else 0.0
     return found

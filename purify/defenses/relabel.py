@@ -9,17 +9,18 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.defenses.class_tests import Strangers, Tail, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
 from purify.defenses.encoders import encoder_step
-from purify.defenses.judgement import judgement
+from purify.defenses.judgement import HEDGE, judgement
 from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.outliers import ONE_WAY, one_way
 from purify.defenses.students import student_step
 
 FEATURES = ('encoder', 'simclr', 'teacher')
 UNTOUCHED, CLEAN, AMBIGUOUS, POISONED = range(4)  # verdicts
 NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'mislabelled'
-ONE_WAY = 0.8  # of the strangers of a class: when more of them look like one class, labels were confused; a trigger has no such aim
 UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look more like another class
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 MOST = 2 / 3  # of the classes
+DEEP = 0.2  # of how much an image usually looks more like its own class
 
 
 def check_tests(
@@ -32,8 +33,11 @@ def check_tests(
         raise UserError(f'defense.alpha={alpha} and keep={keep} must be shares of a target class, and together no more than 1.')
     if not 0 <= narrow < 1:
         raise UserError(f'defense.narrow={narrow} is a share of a target class: choose 0 or more, below 1.')
-    if strangers:
-        Strangers(**strangers)
+    if set(strangers) != {'share', 'deviations', 'level'}:
+        raise UserError(
+            f'defense.strangers={dict(strangers)}: give share, deviations and level; share=0 does not ask for strangers.'
+        )
+    Strangers(**strangers)
     make_disruption_rule(disruptive)
 
 
@@ -104,7 +108,7 @@ class Relabel:
 
     Attributes:
       nondisruptive: beta_ND; a class with a lower score (`nondisruptive_scores`) may be a target.
-      strangers: of `purify.defenses.class_tests.Strangers`, which must agree; {} does not ask, as in the paper.
+      strangers: of `purify.defenses.class_tests.Strangers`, which must agree; share 0 does not ask, as in the paper.
       disruptive: a rule of `DISRUPTIONS`, `name` and its attributes, for the images that no foreign density comes near.
       alpha: share of a target class that is taken for poisoned.
       keep: share of it that is kept as clean, alpha too in the paper; the rest is dropped.
@@ -134,6 +138,7 @@ class Relabel:
         own, foreign, best = own_and_foreign(log_density, labels)
         score, strange = own - foreign, own < foreign
         types, facts, tails = self._suspect(log_density, labels, foreign, strange, best, num_classes)
+        sizes = np.bincount(labels, minlength=num_classes)
         verdict, poison_score = np.zeros(len(ids), np.uint8), np.zeros(len(ids))
         new, keep, margins = labels.astype(np.int32), np.ones(len(ids), np.bool_), {row['label']: row for row in facts['labels']}
         for label, kind in types.items():
@@ -143,7 +148,11 @@ class Relabel:
                 score[rows] = np.maximum(own, foreign)[rows]
             ratio = kind == DISRUPTIVE and self.disruptive['score'] == 'ratio'
             poison_score[rows] = score[rows] if ratio else -score[rows]
-            verdict[rows] = self._divide(poison_score[rows], looks[rows], ids[rows], kind)
+            apart = tails[label].apart if kind == DISRUPTIVE else looks[rows].mean()
+            usual = int(np.median(np.delete(sizes, label)[np.delete(sizes, label) > 0])) if (sizes > 0).sum() > 1 else len(rows)
+            verdict[rows] = self._divide(
+                poison_score[rows], looks[rows], ids[rows], kind == MISLABELLED or apart < self.narrow, usual
+            )
             keep[rows] = verdict[rows] == CLEAN
             moved = rows[(verdict[rows] == POISONED) & strange[rows] & (kind != DISRUPTIVE)]
             new[moved], keep[moved] = best[moved], True
@@ -155,19 +164,24 @@ class Relabel:
             'dropped': int((~keep).sum()),
             'kept': int((verdict == CLEAN).sum()),
         }
-        facts['verdict'] = _judge(types, strange, best, labels, any(row['strange'] for row in facts['labels']))
+        facts['verdict'] = _judge(types, own - foreign, best, labels, any(row['strange'] for row in facts['labels']))
         columns = {'ids': ids, 'flagged': flagged, 'keep': keep, 'labels': new, 'candidate': np.full(len(ids), -1, np.int32)}
         evidence = {'score': score, 'foreign': foreign, 'best': best, 'verdict': verdict, 'poison_score': poison_score}
         return Table(columns | evidence | {'given': labels.astype(np.int32)}, facts)
 
-    def _divide(self, poison_score: np.ndarray, looks: np.ndarray, ids: np.ndarray, kind: str) -> np.ndarray:
-        """Verdicts u8[m] of a class's images, by scores f64[m], whether they look poisoned bool[m], and ids for equal scores."""
-        if kind == MISLABELLED or looks.sum() < self.narrow * len(looks):
+    def _divide(self, poison_score: np.ndarray, looks: np.ndarray, ids: np.ndarray, narrow: bool, usual: int) -> np.ndarray:
+        """Verdicts u8[m] of a class's images, by scores f64[m], whether they look poisoned bool[m], and ids for equal scores.
+
+        No more are kept than look clean, and no more than `keep` allows of a class that was as large as the others usually are:
+        poison, which adds to a class, does not add to what is kept.
+        """
+        if narrow:
             return np.where(looks, POISONED, CLEAN).astype(np.uint8)
         clean, poison = (max(1, int(share * len(looks))) for share in (self.keep, self.alpha))
+        clean = min(clean, int((~looks).sum()), max(1, usual))
         order = np.lexsort((ids, poison_score, looks))  # cleanest first, and those that look poisoned after all others
         verdict = np.full(len(looks), AMBIGUOUS, np.uint8)
-        verdict[order[: min(clean, int((~looks).sum()))]] = CLEAN
+        verdict[order[:clean]] = CLEAN
         verdict[np.lexsort((ids, poison_score))[-poison:]] = POISONED
         return verdict
 
@@ -184,26 +198,27 @@ class Relabel:
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
         present, tails = np.unique(labels).tolist(), make_disruption_rule(self.disruptive).judge(foreign, labels)
         excess, beyond = np.full(num_classes, np.inf), np.ones(num_classes, np.bool_)
-        if self.strangers:
+        if self.strangers['share']:
             excess, beyond = Strangers(**self.strangers).judge(strange, labels, num_classes)
-        types = {
-            label: NON_DISRUPTIVE for label in present if scores[label] < self.nondisruptive and excess[label] > 1 and beyond[label]
-        }
-        if self.strangers and len(present) > 2:
-            types |= {label: MISLABELLED for label in types if _main(best[strange & (labels == label)]) > ONE_WAY}
-        if np.median([strange[labels == label].mean() for label in present]) <= EVERYWHERE:
+        bent = (scores < self.nondisruptive) & (excess > 1) & beyond
+        types = {label: NON_DISRUPTIVE for label in present if bent[label]}
+        confused = one_way(labels, strange, best, num_classes) > ONE_WAY
+        crowded = float(np.median([strange[labels == label].mean() for label in present])) / EVERYWHERE
+        if self.strangers['share']:
+            types |= {label: MISLABELLED for label in types if confused[label]}
+        if crowded <= 1:
             types |= {label: DISRUPTIVE for label, tail in tails.items() if tail.suspect and label not in types}
         rows = []
         for label in present:
             mine, tail = foreign[labels == label], tails[label]
-            near = min(self.nondisruptive / max(scores[label], 1e-9), max(excess[label], 0.0))
+            near = min(self.nondisruptive / max(scores[label], 1e-9), max(excess[label], 0.0), np.inf if beyond[label] else 1.0)
             found = {
                 'nd': _number(float(scores[label])),
                 'nll': _number(float(nll[label])),
                 'strangers': float(strange[labels == label].mean()),
-                'strange': bool(self.strangers and excess[label] > 1 and beyond[label]),
+                'strange': bool(self.strangers['share'] and excess[label] > 1 and beyond[label]),
                 'disruptive': tail.share,
-                'margin': round(max(float(near), tail.share / tail.needed if tail.needed else 0.0), 4),
+                'margin': _number(round(max(float(near), min(tail.margin, 1 / crowded if crowded else np.inf)), 4)),
                 'suspect': tail.suspect,
                 'mu': _number(tail.place),
                 'low': _number(float(mine.min())),
@@ -219,27 +234,36 @@ class Relabel:
         return types, facts | {'rule': dict(self.disruptive), 'thresholds': thresholds, 'chart': chart}, tails
 
 
-def _main(best: np.ndarray) -> float:
-    """The share of the most frequent of labels i32[m], 0 of none."""
-    return float(np.bincount(best).max() / len(best)) if len(best) else 0.0
+def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> dict[str, Any]:
+    """What to call a dataset with these suspects, of which a class has more strangers than usual or none: see `judgement`.
 
-
-def _judge(types: Mapping[int, str], strange: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> dict[str, Any]:
-    """What to call a dataset with these suspects, of which a class has more strangers than usual or none: see `judgement`."""
-    share, named, present = strange.mean(), sum(kind != MISLABELLED for kind in types.values()), np.unique(labels)
+    Images f64[n] by log s. Where classes are well apart and labels are wrong, images look as much more like the other class as others
+    look like their own; where features do not tell classes apart, strangers hardly do.
+    """
+    strange, present = score < 0, np.unique(labels)
+    share, named = strange.mean(), sum(kind != MISLABELLED for kind in types.values())
     if named:
-        text = (
-            f"The densities of {named} of {len(present)} classes were bent by images that do not belong there: an attacker's aim."
-        )
-        return judgement('attacked', share, text)
+        text = f"Images that do not belong there bent the densities of {named} of {len(present)} classes: an attacker's aim."
+        return judgement('attacked', share, text + (HEDGE if len(present) == 2 else ''))
     looks = f'{share:.1%} of all images look more like another class than like their own'
-    one_way = [_main(best[own & strange]) > ONE_WAY and strange[own].mean() > UNUSUAL / 2 for own in (labels == k for k in present)]
-    if share > UNUSUAL and len(present) > 2 and np.mean(one_way) > MOST:
-        text = f'{looks}, those of most classes like one other: an attack from class to class (all-to-all), or labels confused so.'
-        return judgement('unexplained', share, f'{text} No class is named, and nothing was changed.')
-    if types or beyond or share > UNUSUAL:
-        return judgement('mislabelled', share, f'{looks}, and no class stands out as a target: wrong labels explain it.')
+    deep = strange.any() and np.median(-score[strange]) > DEEP * np.median(score[~strange]) if not strange.all() else False
+    if types or beyond or (share > UNUSUAL and deep and not _confused(strange, best, labels)):
+        text = f'{looks}: their labels are wrong. An attack from one class to one other would look alike.'
+        return judgement('mislabelled', share, text)
+    if share > UNUSUAL:
+        text = (
+            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that do '
+            'not tell the classes apart. No class is named.'
+        )
+        return judgement('unexplained', share, text)
     return judgement('clean', share, f'No class stands out; {looks}, which is usual.')
+
+
+def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether the strangers of most classes look like one other class each."""
+    goals, classes = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1), np.unique(labels)
+    plain = [goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2 for label in classes.tolist()]
+    return bool(np.mean(plain) > MOST)
 
 
 def _number(value: float) -> float | None:

@@ -7,12 +7,20 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
-from purify.defenses.evidence import Evidence
-from purify.defenses.judgement import UNUSUAL, judgement
-from purify.defenses.outliers import FEW, UNUSUAL_FEW, departure_p_values, excess, outlier_index
+from purify.defenses.evidence import ENOUGH, Evidence
+from purify.defenses.judgement import HEDGE, UNUSUAL, judgement
+from purify.defenses.outliers import (
+    FEW,
+    ONE_WAY,
+    UNUSUAL_FEW,
+    departure_p_values,
+    excess,
+    outlier_index,
+    pooled_p_values,
+    usual_and_spread,
+)
 
 HELD = 0.25  # of the images that leave, the least share that a trigger held to their label
-ONE_WAY = 0.8  # of the images that leave: when more of them go to one label, no trigger drew them from all others
 
 
 class TargetRule(Protocol):
@@ -97,14 +105,16 @@ class Significant:
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
     dataset. This asks two questions, of which one suffices. Are its candidates scattered (`Evidence.scatter`) farther than usual,
     by `score` nats and by `deviations` of the other labels', and do more of its images leave than chance allows? Or have its
-    images another label for good (`Evidence.moved`), `share` of them more than usual, by so many deviations and beyond
-    chance? What is usual is the lower median of the others, so up to half of the labels may be targets, and two labels are enough
-    (with fewer than five, whose differences nobody knows, the share must be .1). No truth is needed for its numbers; how
-    often it errs, on made-up datasets, stands in docs/decisions.md.
+    images another label for good (`Evidence.moved`), `share` of them more than usual, by so many deviations and beyond chance,
+    among its images and among its anomalous ones, for a hard class has more of both? What is usual is the lower median of the
+    others, so up to half of the labels may be targets, and two labels are enough (with fewer than five, whose differences nobody
+    knows, the share must be .1). No truth is needed for its numbers; how often it errs, on made-up datasets, stands in
+    docs/decisions.md.
 
-    A suspect is a target where a trigger explains it: before they are noised, the classifier takes at least a quarter of the
-    images that leave for what they are labelled, and they leave for more than one label (asked where there are three and
-    more). Else its labels are wrong without a trigger.
+    A suspect is a target where its images leave for more than one label (asked where there are three and more), as a trigger's do,
+    and labels confused by mistake do not. Where images leave most labels, as in a dataset with wrong labels throughout, the
+    classifier must take at least a quarter of them for what they are labelled before they are noised: a trigger holds them there.
+    Else the labels are wrong without a trigger.
 
     Attributes:
       score: least excess of the scatter, in nats.
@@ -138,7 +148,9 @@ class Significant:
         scattered = excess(evidence.scatter, present, least=self.score, deviations=self.deviations)
         gone = excess(shares, present, least=self.share, deviations=self.deviations, of_few=UNUSUAL_FEW)
         asked = np.stack([scattered, gone])
-        p_values = np.stack([departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved)])
+        left, moved = (departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved))
+        moved = np.maximum(moved, pooled_p_values(evidence.anomalous, evidence.moved))
+        p_values = np.stack([left, moved])
         better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
         columns = np.arange(len(shares))
         return asked[better, columns], p_values[better, columns]
@@ -161,8 +173,13 @@ class Significant:
 
     def targets(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
-        one_way = (evidence.main > ONE_WAY) & (np.count_nonzero(evidence.images) > 2)
-        return self.suspects(evidence) & (evidence.held >= HELD) & ~one_way
+        suspects, present = self.suspects(evidence), evidence.images > 0
+        usual, _ = usual_and_spread(evidence.moved[present] / evidence.images[present]) if present.any() else (0.0, 0.0)
+        held = (evidence.held >= HELD) | (usual <= UNUSUAL)
+        one_way, plain = evidence.one_way > ONE_WAY, suspects & (evidence.moved >= ENOUGH)
+        if plain.any() and one_way[plain].mean() > 0.5:  # then few images of a label do not speak against it
+            one_way = one_way | ~plain
+        return suspects & held & ~one_way
 
 
 def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
@@ -174,18 +191,20 @@ def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> dict
         gone = evidence.left[targets].sum() / evidence.images[targets].sum()
         text = (
             f"{targets.sum()} of {labels} labels look like an attacker's aim: {gone:.1%} of their images leave them for other "
-            'labels when they are noised, although the classifier takes the images for what they are labelled.'
+            f'labels when they are noised.{HEDGE if labels == 2 else ""}'
         )
         return judgement('attacked', share, text)
     held = np.average(evidence.held, weights=evidence.moved) if moved else 0.0
     if suspects.any() or (everywhere and held < 0.5):
-        text = f'{share:.1%} of all images belong to other labels than theirs, and no trigger explains it. No attack was found.'
+        text = (
+            f'{share:.1%} of all images leave their label for good, and most look mislabelled: their labels were confused with '
+            'another, or the classifier does not believe them. An attack from one class to one other would look alike.'
+        )
         return judgement('mislabelled', share, text)
     if everywhere:
         text = (
             f'{share:.1%} of all images leave their label for good, under all labels alike. Labels that are wrong and were learned '
-            'by heart look like this, and so does an attack on most labels at once (all-to-all). No label is named, and nothing '
-            'was changed.'
+            'by heart look like this, and so does an attack on most labels at once (all-to-all). No label is named.'
         )
         return judgement('unexplained', share, text)
     return judgement('clean', share, f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.')

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from purify.core.errors import UserError
 from purify.defenses.evidence import Evidence, gather_evidence
-from purify.defenses.outliers import departure_p_values, outlier_index, usual_and_spread
+from purify.defenses.outliers import departure_p_values, one_way, outlier_index, pooled_p_values, usual_and_spread
 from purify.defenses.targets import Mad, Significant, describe, make_target_rule
 from purify.defenses.transitions import count_labels, sort_into_sets, vote
 
@@ -23,12 +23,12 @@ def gather(candidates, labels, counts):
     )
 
 
-def make_evidence(images, left, divergence, moved=None, held=1.0, main=0.3):
+def make_evidence(images, left, divergence, moved=None, held=1.0, one_way=0.3):
     """Scatter and divergence alike; the images that left are held by a trigger and go everywhere, unless told otherwise."""
     divergence = np.array(divergence, float)
     like = np.ones(len(images))
     moved = 0 * like.astype(int) if moved is None else np.array(moved)
-    return Evidence(np.array(images), np.array(left), np.array(left), moved, held * like, main * like, divergence, divergence)
+    return Evidence(np.array(images), np.array(left), np.array(left), moved, held * like, one_way * like, divergence, divergence)
 
 
 def test_scores_stay_numbers():
@@ -63,12 +63,12 @@ def test_who_left_for_good_and_where_to():
     votes = vote(candidates, counts, first=False)
     evidence = gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, True), raw, count_raw=False)
     assert (evidence.moved[0], evidence.left[0], evidence.anomalous[0]) == (6, 7, 7)
-    assert (evidence.held[0], evidence.main[0]) == (pytest.approx(3 / 6), pytest.approx(4 / 6))
+    assert evidence.held[0] == pytest.approx(3 / 6)
     counts = count_labels(candidates[3:], 3)  # of so few, all that left are looked at
     votes = vote(candidates[3:], counts, first=False)
     sets = sort_into_sets(counts, votes, labels[3:], 0.1, True)
     evidence = gather_evidence(labels[3:], counts, votes, sets, raw[3:], count_raw=False)
-    assert (evidence.moved[0], evidence.held[0], evidence.main[0]) == (3, pytest.approx(1 / 4), pytest.approx(2 / 4))
+    assert (evidence.moved[0], evidence.held[0]) == (3, pytest.approx(1 / 4))
 
 
 def test_what_is_usual_is_said_by_the_lower_half():
@@ -129,11 +129,28 @@ def test_targets_must_scatter_and_be_left():
 
 def test_images_that_moved_are_enough():
     """However little the label scatters: 12 of 80 left for good, of others 1 or 2; of few labels a tenth is asked for."""
-    evidence = make_evidence([80] * 10, [3] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1])
+    evidence = make_evidence([80] * 10, [15] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1])
     assert describe(SIGNIFICANT, evidence)['target_labels'] == [3]
     assert describe(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx((12 - 1) / 80 / 0.05)
     for moved, found in ((4, []), (30, [1])):
-        assert describe(SIGNIFICANT, make_evidence([80, 80], [3, 3], [0.6] * 2, moved=[0, moved]))['target_labels'] == found
+        few = make_evidence([80, 80], [30, 30], [0.6] * 2, moved=[0, moved])
+        assert describe(SIGNIFICANT, few)['target_labels'] == found
+
+
+def test_a_hard_class_has_more_anomalous_images_and_more_that_moved():
+    """10 of 60 anomalous ones, where others have 1 or 2 of 10, are no exception; 10 of 12 are."""
+    others = [1, 2, 1, 2, 1, 1, 2, 1, 1]
+    for anomalous, found in ((60, []), (12, [9])):
+        evidence = make_evidence([80] * 10, [10] * 9 + [anomalous], [0.6] * 10, moved=[*others, 10])
+        assert describe(SIGNIFICANT, evidence)['target_labels'] == found
+
+
+def test_pooled_p_values_by_hand():
+    """Beside 0 of 6, 0 of 9, 1 of 16 and 2 of 18: the first three hold half of the counts, so 2 x 1 + 1 of 31 + 1 is usual."""
+    counts, events = np.array([6, 10, 16, 9, 18]), np.array([0, 7, 1, 0, 2])
+    assert pooled_p_values(counts, events)[1] == pytest.approx(binom.sf(6, 10, 3 / 32), rel=1e-9)
+    assert pooled_p_values(counts, events)[0] == 1
+    assert pooled_p_values(np.array([5, 0]), np.array([3, 0])).tolist() == [1, 1]
 
 
 def test_the_spread_of_the_others_is_what_a_label_must_exceed():
@@ -145,12 +162,32 @@ def test_the_spread_of_the_others_is_what_a_label_must_exceed():
         assert describe(SIGNIFICANT, evidence)['suspect_labels'] == found
 
 
-@pytest.mark.parametrize(('held', 'main', 'word'), [(0.9, 0.3, 'attacked'), (0.1, 0.3, 'mislabelled'), (0.9, 0.95, 'mislabelled')])
-def test_a_trigger_holds_images_of_many_classes_to_their_label(held, main, word):
-    evidence = make_evidence([80] * 10, [2] * 9 + [20], [0.6] * 9 + [3.0], held=held, main=main)
+@pytest.mark.parametrize(
+    ('held', 'one_way', 'everywhere', 'word'),
+    [(0.9, 0.3, 9, 'attacked'), (0.1, 0.3, 0, 'attacked'), (0.1, 0.3, 9, 'mislabelled'), (0.9, 0.95, 0, 'mislabelled')],
+)
+def test_a_trigger_draws_images_of_many_classes_and_holds_them(held, one_way, everywhere, word):
+    """Where images leave all labels (`everywhere`: so many of 80), a classifier that sees their own class obeys no trigger."""
+    moved = [everywhere] * 10
+    evidence = make_evidence([80] * 10, [10] * 9 + [40], [0.6] * 9 + [3.0], moved=moved, held=held, one_way=one_way)
     found = describe(SIGNIFICANT, evidence)
     assert (found['target_labels'], found['suspect_labels']) == ([9] if word == 'attacked' else [], [9])
     assert found['verdict']['word'] == word
+
+
+def test_one_way_is_told_from_where_most_images_are():
+    """30 of 40 to a class that has 900 of 1,000 other images are no sign; 36 of 40 to one of a hundred are."""
+    labels = np.repeat([0, 1, 2], [100, 900, 100])
+    leaving = np.zeros(1100, bool)
+    leaving[:40] = True
+    goals = np.repeat([1, 2], [36, 4])
+    whole = np.r_[goals, labels[40:]]
+    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx(0, abs=1e-9)  # .9 of them, as .9 of the others
+    whole = np.r_[goals[::-1], labels[40:]]
+    whole[:40] = np.repeat([2, 1], [36, 4])
+    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx((0.9 - 0.1) / 0.9)
+    assert one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0  # two labels: no choice
+    assert one_way(labels, np.zeros(1100, bool), whole, 3).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])
