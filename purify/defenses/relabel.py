@@ -237,8 +237,8 @@ class Relabel:
 def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> dict[str, Any]:
     """What to call a dataset with these suspects, of which a class has more strangers than usual or none: see `judgement`.
 
-    Images f64[n] by log s. Where classes are well apart and labels are wrong, images look as much more like the other class as others
-    look like their own; where features do not tell classes apart, strangers hardly do.
+    Images f64[n] by log s. Where classes are well apart and labels are wrong, images look as much more like the other class as
+    others look like their own; where features do not tell classes apart, strangers hardly do.
     """
     strange, present = score < 0, np.unique(labels)
     share, named = strange.mean(), sum(kind != MISLABELLED for kind in types.values())
@@ -252,8 +252,8 @@ def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels
         return judgement('mislabelled', share, text)
     if share > UNUSUAL:
         text = (
-            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that do '
-            'not tell the classes apart. No class is named.'
+            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that '
+            'do not tell the classes apart. No class is named.'
         )
         return judgement('unexplained', share, text)
     return judgement('clean', share, f'No class stands out; {looks}, which is usual.')

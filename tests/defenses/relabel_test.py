@@ -169,3 +169,60 @@ def test_the_shares_kept_and_accused_are_apart():
     highest_poison = found['poison_score'][found['verdict'] == 1].max()
     assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
     assert found['poison_score'][found['verdict'] == 2].max() <= found['poison_score'][found['verdict'] == 3].min()
+
+
+def test_only_images_likelier_under_the_other_class_are_relabelled():
+    """However many are accused: the others are dropped."""
+    found, (_, labels, _, log_density, _) = decide('non-disruptive', alpha=0.6, keep=0.1, narrow=0.0)
+    accused = found['verdict'] == 3
+    own, best = log_density[:, 0], log_density[:, 1:].max(1)
+    assert accused.sum() == int(0.6 * (labels == 0).sum())
+    moved = found['labels'] != labels
+    assert moved.sum() == (accused & (own < best)).sum() < accused.sum()
+    assert not found['keep'][accused & ~moved].any()
+
+
+def test_poison_that_swells_a_class_does_not_swell_what_is_kept():
+    """80 clean and 400 poisoned images, of which the density sees few as strangers: no more stay than a usual class has."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), [480, *[80] * 9]).astype(np.int32)
+    log_density = np.full((len(labels), 10), -90.0) + rng.normal(0, 1, (len(labels), 10))
+    log_density[:, 0] = -20 + rng.normal(0, 1, len(labels))  # fitted to images of all classes
+    log_density[np.arange(len(labels)), labels] = -10 + rng.normal(0, 1, len(labels))
+    log_density[np.arange(100), 1 + np.arange(100) % 9] = -5  # strangers
+    found = Relabel(**(RULE | {'keep': 0.35})).decide(
+        np.arange(len(labels)), labels, {'densities': Table({'ids': np.arange(len(labels)), 'log_density': log_density})}, 10
+    )
+    assert found.facts['target_labels'] == [0]
+    facts = found.facts['labels'][0]
+    assert facts['kept'] == 80 < int(0.35 * 480)
+    assert facts['kept'] + facts['relabelled'] + facts['dropped'] == facts['images'] == 480
+
+
+def test_where_most_classes_hold_strangers_outlying_images_name_none():
+    found, (ids, labels, _, log_density, _) = decide('disruptive')
+    assert found.facts['types'] == {'0': 'disruptive'}
+    for label in range(CLASSES):  # a tenth of every class looks like the next
+        rows = np.flatnonzero(labels == label)[-10:]
+        log_density[rows, (label + 1) % CLASSES], log_density[rows, label] = log_density[rows, label], -400
+    table = Table({'ids': ids, 'log_density': log_density})
+    again = Relabel(**RULE).decide(ids, labels, {'densities': table}, CLASSES)
+    assert again.facts['target_labels'] == []
+    assert max(row['margin'] for row in again.facts['labels']) <= 1
+
+
+@pytest.mark.parametrize('kind', ['none', 'non-disruptive', 'disruptive'])
+def test_margins_are_reached_by_the_named_classes_alone(kind):
+    for row in decide(kind)[0].facts['labels']:
+        assert (row['margin'] > 1 or row['margin'] == pytest.approx(1)) == row['target']
+
+
+@pytest.mark.parametrize('bad', [{}, {'share': 0.03}, {'share': 0.03, 'deviations': 5.0, 'level': 0.05, 'size': 1}])
+def test_strangers_have_three_numbers(bad):
+    with pytest.raises(UserError, match='share, deviations and level'):
+        Relabel(**(RULE | {'strangers': bad}))
+
+
+def test_the_paper_asks_for_no_strangers():
+    found, _ = decide('non-disruptive', strangers=STRANGERS | {'share': 0.0})
+    assert found.facts['target_labels'] == [0]

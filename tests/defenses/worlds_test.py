@@ -88,16 +88,30 @@ def test_half_of_the_labels_may_be_targets_of_dataelixir():
     assert all(set(facts['target_labels']) <= targets for facts in found)
 
 
-@pytest.mark.parametrize('sizes', ['10 of 1000', '100 of 100'])
+@pytest.mark.parametrize('sizes', ['10 of 1000', '100 of 100', '43, long-tailed'])
 @pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
 def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
+    """But for one dataset of six with small classes, of which half may be wrong labels of all other classes."""
     found, _ = label_verdicts(case, SIZES[sizes])
-    assert not any(facts['target_labels'] for facts in found)
+    assert sum(bool(facts['target_labels']) for facts in found) <= ('tailed' in sizes)
+    found = [facts for facts in found if not facts['target_labels']]
     words = {facts['verdict']['word'] for facts in found}
-    assert words <= ({'unexplained'} if case == 'all-to-all' else {'mislabelled', 'unexplained'})
+    assert words <= ({'unexplained', 'mislabelled'} if case != 'all-to-all' or 'tailed' in sizes else {'unexplained'})
     for facts in found:
         assert 0.03 < facts['verdict']['share'] < 0.13
         assert f'{facts["verdict"]["share"]:.1%}' in facts['verdict']['text']
+
+
+@pytest.mark.parametrize('sizes', [(100, 900, 100), (50, 50, 800, 50, 50), (200, 2000, 200, 200)])
+def test_poison_drawn_from_a_dataset_of_one_large_class_is_an_attack(sizes):
+    """Most of it comes from that class, because most images do."""
+    sizes = np.array(sizes)
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(7000 + seed)
+        world = label_world(rng, sizes, poison={0: int(0.1 * sizes[1:].sum())})
+        found.append(decide_labels(world, TARGETS)['target_labels'] == [0])
+    assert np.mean(found) >= 5 / 6
 
 
 @pytest.mark.parametrize('case', ['symmetric noise 10 %', 'asymmetric noise 20 %'])
@@ -138,7 +152,7 @@ def test_false_alarms_of_relabelling_are_rare_and_cheap(case, most):
         alarms += sum(bool(table.facts['target_labels']) for table, _ in found)
         changed += [(~table['keep'] | (table['labels'] != world.labels)).sum() / images for table, world in found]
     assert alarms <= most
-    assert sum(changed) <= 0.85 * alarms
+    assert sum(changed) <= 0.5 * alarms  # where .85 is what a class named for sure loses
 
 
 @pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
