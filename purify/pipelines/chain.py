@@ -1,7 +1,7 @@
 """Stages: functions from finished folders to one finished folder, run once, resumed, shared, locked, and kept blind."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import purify
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
-from purify.core.files import fingerprint, locked, read_json, sealed, write_json
+from purify.core.files import explain_os_errors, fingerprint, locked, read_json, sealed, write_json
 from purify.core.progress import say
 from purify.core.writers import Writer
 from purify.pipelines.finished import DONE, Done, check_files, files_of, hash_files, read_done, remove_parts
@@ -21,6 +21,7 @@ CONCLUSIONS = (  # stages that have seen the truth or clean images, shut likewis
     *('labeller', 'marked', 'detector', 'dissect'),
     *('diffused', 'evaluate', 'illustrate', 'atlas', 'replicate'),
 )
+FORGET = 'Delete it and run again: the stage goes on, and what it cost so far is not counted.'
 HANDED = ('trusted',)  # what a defence is told of the truth, for those alone that ask for it
 
 
@@ -75,6 +76,7 @@ class Chain:
         self.store = Path(store).absolute()
         self.prints: dict[str, str] = {}
         self._checked: set[str] = set()  # stages whose files this chain has written or looked at
+        self._older: set[str] = set()  # stages that another version of this program may have run
         for stage in stages:
             inputs = {}
             for role, source in stage.inputs.items():
@@ -83,6 +85,11 @@ class Chain:
                 inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
             whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs, 'version': purify.__version__}
             self.prints[stage.name] = fingerprint(whole)
+
+    def recall(self, prints: Mapping[str, str]) -> None:
+        """Stands from now on for stages with those fingerprints, which a run recorded: the source may have moved since."""
+        self._older = {name for name in self.stages if prints[name] != self.prints[name]}
+        self.prints = dict(prints)
 
     def folder(self, name: str) -> Path:
         """A stage's folder; its name carries the fingerprint."""
@@ -97,8 +104,15 @@ class Chain:
         return source.outside if source.outside is not None else self.folder(source.stage) / source.sub
 
     def done(self, name: str) -> Done:
-        """What a finished stage says of itself: settings, inputs, cost, its files."""
-        return read_done(self.folder(name))
+        """What a finished stage says of itself: settings, inputs, cost, its files.
+
+        Raises `UserError` where that is damaged or of another stage.
+        """
+        folder = self.folder(name)
+        done = read_done(folder, older=name in self._older)
+        if done['stage'] != name:
+            raise UserError(f'{folder / DONE}: is of the stage {done["stage"]!r}, not of {name!r}. Delete {folder} and run again.')
+        return done
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Makes sure that the files of finished stages are those that were written; to be called before these are read.
@@ -150,11 +164,12 @@ class Chain:
                 say(f'{stage.name}: done before ({folder.name})', shown=lead)
                 return True
             self.check(source.stage for source in stage.inputs.values() if source.stage)
-            folder.mkdir(parents=True, exist_ok=True)
+            with explain_os_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
             inputs = {role: self.path(source) for role, source in stage.inputs.items()}
             if (folder / COST_FILE).exists():
-                cost.resume(read_json(folder / COST_FILE, Totals))
+                cost.resume(read_json(folder / COST_FILE, Totals, cure=FORGET))
             try:
                 with sealed(*self._secrets(stage)):
                     stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))

@@ -4,25 +4,43 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+from msgspec import Meta
 
 from purify.core.devices import peak_flops
 
 COST_FILE = 'cost.json'  # in a stage's folder, until it is done
+Amount = Annotated[float, Meta(ge=0, le=1e15)]  # of seconds, or of anything each second; never NaN
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Totals(TypedDict):
     """The file cost.json: plain numbers, named as in `Cost`."""
 
-    seconds: float
-    compile_seconds: float
-    wait_seconds: float
-    images: int
-    flops: float
-    network_calls: NotRequired[int]  # which an older version did not count
-    devices: int
+    seconds: Amount
+    compile_seconds: Amount
+    wait_seconds: Amount
+    images: Count
+    flops: Annotated[float, Meta(ge=0, le=1e30)]
+    network_calls: NotRequired[Count]  # which an older version did not count
+    devices: Annotated[int, Meta(ge=1, le=2**31)]
+
+
+class Spent(TypedDict):
+    """What a finished stage cost, as results.json tells it: None where a number is not known; older versions noted fewer."""
+
+    seconds: Amount
+    device_seconds: Amount
+    compile_seconds: NotRequired[Amount]
+    wait_share: NotRequired[Amount | None]
+    images_per_s: NotRequired[Amount | None]
+    images_per_s_per_device: NotRequired[Amount | None]
+    network_calls: NotRequired[Count | None]
+    network_calls_per_s: NotRequired[Amount | None]
+    mfu: NotRequired[Amount | None]
+    devices: NotRequired[Count]
 
 
 @dataclass
@@ -70,8 +88,8 @@ class Cost:
         return totals
 
 
-def summarize(totals: Totals) -> dict[str, Any]:
-    """Totals -> the rates that results.json holds; None where a number is not known."""
+def summarize(totals: Totals) -> Spent:
+    """Totals -> the rates that `DONE` and results.json hold."""
     busy = totals['seconds'] - totals['compile_seconds']
     rate = totals['images'] / busy if totals['images'] and busy > 0 else None
     calls = totals.get('network_calls') or None

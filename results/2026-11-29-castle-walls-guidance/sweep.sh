@@ -5,9 +5,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
 stages=prepare,clean,labeller,marked,detector,generator,generated,probe,dissect
-for seed in ${3:-0 1}; do
-  for rate in 0.1 0.02; do
-    for sampler in ddim dpmpp_2m ddpm; do
+for sampler in ddim dpmpp_2m ddpm; do # the last takes 1,000 steps
+  for seed in ${3:-0 1}; do
+    for rate in 0.1 0.02; do
       for scale in 1 2 6; do
         run=$1/$rate-$seed-$sampler-$scale
         [ -s "$here/$(basename "$run").json" ] && continue

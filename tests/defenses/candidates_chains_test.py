@@ -26,7 +26,7 @@ def steps_by_hand(name, x):
         eps = eps_by_hand(x, t)
         clean.append(np.clip((x - sigmas[i] * eps) / alphas[i], -1, 1))
         if name == 'euler':
-            x = alphas[i + 1] * clean[i] + sigmas[i + 1] * eps
+            x = alphas[i + 1] * clean[i] + sigmas[i + 1] * (x - alphas[i] * clean[i]) / sigmas[i]
         elif i == len(CALLS) - 1:
             x = clean[i]
         else:
