@@ -26,7 +26,8 @@ poisoned (a prior trained in the run, on images kept apart or on the poisoned on
            With prior=train or poisoned the prior is of 64 px: images are shrunk to it and enlarged again, and lose what is finer.
 
 Two baselines are told the rate, as for the paper's Table 1, for they cannot find more than they remove: ABL isolates that share of
-all images, Spectral removes 1.5 times the poisoned share of the target class from every class, at most a half.
+all images, Spectral removes 1.5 times the poisoned share of the target class from every class, at most a half. Where a flag sets
+--config.attack.rate, set --config.defense.share or .remove too.
 
 Sweeps: attack (for the digits), table1; rates, targets, labels (Figure 8); start, rounds, kept, tau (Figure 3); selection and
 labelling (Figure 10); prior (Table 4's poisoned one; Table 3: give prior= a similar or foreign one); residual (Table 5);

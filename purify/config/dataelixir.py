@@ -172,13 +172,15 @@ def _told(words: Any, config: ConfigDict) -> dict[str, dict[str, Any]]:
     """What the paper's Table 1 tells two baselines, which cannot find more than they remove: how much poison there is.
 
     ABL isolates as many images as are poisoned. Spectral removes 1.5 times the poisoned share of the target class from every class
-    (Tran 2018), at most a half; of the setting's classes, all as large, that share is rate / (rate + 1 / classes).
+    (Tran 2018), at most a half. Of the setting's classes, all as large, that share is rate / (rate + 1 / classes), and of
+    clean-label poison, which lies in the class already, rate x classes. It is the rate of the words, not one that a flag sets.
     """
     attack: Any = config.attack
     rate, classes = attack.rate, _CLASSES[words.setting]
     if not rate:
         return {}
-    return {'abl': {'share': rate}, 'spectral': {'remove': min(0.5, 1.5 * rate / (rate + 1 / classes))}}
+    poisoned = rate * classes if attack.scheme == 'clean_label' else rate / (rate + 1 / classes)
+    return {'abl': {'share': rate}, 'spectral': {'remove': min(0.5, 1.5 * poisoned)}}
 
 
 # the tables: every point is one run, whose teacher is the column 'no defense' ----------------------------------------------

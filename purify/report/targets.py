@@ -1,5 +1,6 @@
 """What a defence found: the evidence against each label as bars, and into which sets the images fell."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import matplotlib as mpl
 from matplotlib import ticker
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.words import say_class, say_classes, say_number, say_percent, say_value
+from purify.report.words import MISSING, say_class, say_classes, say_number, say_percent, say_value
 
 MAX_BARS = 24  # the targets and the labels nearest to being one, where there are more
 _NAME_CHARS = 13
@@ -28,8 +29,8 @@ _RULES = {
     'significant': (
         'Two excesses over the lower half of the other labels: of the scatter, and of the share of images that have another label '
         'for good; the larger is shown, 1 being the least that is asked for ({score} nats, {share} of the images, or {deviations} '
-        'deviations of the others, whichever is more). A label beyond it is named where so many images leave it not by chance '
-        '(level {level}), and because a trigger held them there.'
+        'deviations of the others, whichever is more). A label beyond it is named where chance does not explain so many (level '
+        '{level}), and its images leave for more than one label.'
     ),
     'mad': 'A label beyond the threshold is named.',
 }
@@ -100,7 +101,8 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
 def say_chart(facts: Mapping[str, Any]) -> str:
     """The caption below the bars: what they are, and by which rule labels are named."""
     quantity, rule = read_bars(facts)[0], facts.get('rule') or {}
-    how = _RULES.get(rule.get('name', ''), '').format(**{name: say_value(value) for name, value in rule.items()})
+    said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})  # older runs name fewer
+    how = _RULES.get(rule.get('name', ''), '').format_map(said)
     both = ' Low ones are named too.' if rule.get('two_sided') else ''
     return f'{_MEANINGS.get(quantity, quantity)}. Dashed: the threshold. {how}{both}'.strip()
 

@@ -247,6 +247,7 @@ def test_quickstart_and_cifar10_offer_the_same_defences():
         ('rate=0.1', 0.1, 0.5),
         ('rate=0.02', 0.02, 1.5 * 0.02 / 0.12),
         ('rate=0.01,setting=tiny', 0.01, 0.5),
+        ('rate=0.01,attack=sinusoid', 0.01, 0.15),  # a tenth of the class
         ('attack=none', 0.05, 0.15),
     ],
 )

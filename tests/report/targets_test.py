@@ -79,7 +79,9 @@ def test_facts_of_other_methods_draw_nothing():
 
 
 def test_the_rule_is_said(found):
-    assert '(0.5 nats, 0.03 of the images, or 5.0 deviations of the others' in say_chart(found['findings'])
+    assert '(0.5 nats, 0.03 of the images, or 5 deviations of the others' in say_chart(found['findings'])
+    found['findings']['rule'] = {'name': 'significant', 'score': 1.0, 'level': 0.001}  # of a run of version 0.1
+    assert '(1 nats, – of the images, or – deviations of the others' in say_chart(found['findings'])
     found['findings']['rule'] = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
     assert say_chart(found['findings']).endswith(
         'Dashed: the threshold. A label beyond the threshold is named. Low ones are named too.'
