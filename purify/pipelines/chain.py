@@ -99,6 +99,10 @@ class Chain:
         """Whether there is such a stage and its folder is complete."""
         return name in self.stages and (self.folder(name) / DONE).exists()
 
+    def unfinished(self) -> list[str]:
+        """Stages whose folders are missing or not complete."""
+        return [name for name in self.stages if not self.finished(name)]
+
     def path(self, source: Input) -> Path:
         """The folder an input stands for."""
         return source.outside if source.outside is not None else self.folder(source.stage) / source.sub
@@ -208,7 +212,8 @@ class Chain:
         write_json(folder / DONE, done)
         (folder / COST_FILE).unlink(missing_ok=True)
         self._checked.add(stage.name)
-        rate = f', {totals["images_per_s"]:,.0f} images/s' if totals['images_per_s'] else ''
+        per_s = totals.get('images_per_s')
+        rate = f', {per_s:,.0f} images/s' if per_s else ''
         say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}')
 
 

@@ -17,7 +17,8 @@ STATE = 'checkpoints'  # folder of an unfinished or finished training, beside th
 PART = '.part'  # the end of the name of a file that is being written
 SHOWN = 3  # files that a message names
 WEIGHTS = 'weights'  # folder of a network's checkpoint, of which a reader takes whatever step is the newest
-_STRAY = re.compile(r'([^/]+\.(txt|md|log)|(.*/)?(\.[^/]*(/.*)?|Thumbs\.db|desktop\.ini))')  # what people and systems leave, and no reader takes
+# What people and systems leave and no reader takes: notes at the top, hidden files anywhere.
+_STRAY = re.compile(r'[^/]+\.(txt|md|log)|(.*/)?(\.[^/]*(/.*)?|Thumbs\.db|desktop\.ini)')
 _PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in the fingerprint
 
 

@@ -77,11 +77,15 @@ def _plain(column: np.ndarray) -> list[object]:
 
 def read_table(folder: Path) -> Table:
     """The table of a finished 'measure' or 'decide' step. Raises `UserError` if there is none, or part of it is missing."""
-    if (folder / FINDINGS).exists():
-        return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, dict[str, Any]))
     found = {path: match for path in sorted(folder.glob('rows-*.npz')) if (match := _PART.fullmatch(path.name))}
+    if (folder / FINDINGS).exists():
+        if found:
+            raise UserError(
+                f'{folder}: holds two tables, {FINDINGS} and {next(iter(found)).name}. Delete the folder and run its stage again.'
+            )
+        return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, dict[str, Any]))
     counts = {int(match[2]) for match in found.values()}
-    if len(counts) != 1 or len(found) != max(counts):
+    if len(counts) != 1 or sorted(int(match[1]) for match in found.values()) != list(range(max(counts))):
         raise UserError(f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its stage again.')
     parts = [_read_part(path) for path in found]
     kinds = [{name: (column.dtype.kind, column.shape[1:]) for name, column in part.items()} for part in parts]

@@ -1,17 +1,14 @@
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from purify.core import devices, files, preemption
-from purify.core.errors import Preempted, UserError
-from purify.core.files import read_json, write_json
+from purify.core.errors import UserError
+from purify.core.files import read_json
 from purify.pipelines import finished
 from purify.pipelines.chain import Chain, Input, Stage
 from purify.pipelines.finished import DONE
-from purify.train.cost import COST_FILE, Cost
 
 RUN = {}
 
@@ -156,145 +153,35 @@ def test_stages_of_equal_runs_share_a_store(tmp_path):
     assert isinstance(other.folder('c'), Path)
 
 
-def files_chain(tmp_path, seen=None):
-    """A stage that leaves files in folders, and one that reads them."""
-
-    def leaves(work):
-        for name in ('top', 'weights/d/a', 'weights/d/b', 'checkpoints/step_3/c'):
-            (work.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (work.folder / name).write_bytes(name.encode())
-        (work.folder / 'top.12.34.part').write_bytes(b'of a process that was killed')
-        (work.folder / 'weights' / 'd' / 'x.part').write_bytes(b'')
-
-    def reads(work):
-        (work.folder / 'out').write_bytes((work.inputs['in'] / 'a').read_bytes())
-        if seen is not None:
-            seen.append(work.name)
-
-    return Chain([Stage('teacher', leaves, {}), Stage('user', reads, {}, {'in': Input('teacher', 'weights/d')})], tmp_path)
-
-
-def test_done_names_every_file_with_its_hash_and_nothing_is_left_over(tmp_path):
-    chain = files_chain(tmp_path)
-    folder = chain.folder('teacher')
-    folder.mkdir()
-    write_json(folder / COST_FILE, Cost(images=3).totals())  # of a part that was stopped
-    chain.run(['teacher'], RUN)
-    handed = ('top', 'weights/d/a', 'weights/d/b')
-    assert chain.done('teacher').get('files') == {name: hashlib.sha256(name.encode()).hexdigest() for name in handed}
-    left = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
-    assert left == {*handed, 'checkpoints/step_3/c', DONE}
-
-
-def damage(folder, how):
-    file, other = folder / 'weights' / 'd' / 'a', folder / 'weights' / 'd' / 'b'
-    data = file.read_bytes()
-    if how == 'a flipped bit':
-        file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    elif how == 'cut':
-        file.write_bytes(data[:-1])
-    elif how == 'swapped':
-        file.write_bytes(other.read_bytes())
-        other.write_bytes(data)
-    else:
-        file.unlink()
-        if how == 'a folder':
-            file.mkdir()
-
-
-@pytest.mark.parametrize('how', ['a flipped bit', 'cut', 'swapped', 'missing', 'a folder'])
-def test_a_stage_whose_files_changed_is_neither_used_nor_handed_out(tmp_path, how):
-    seen = []
-    chain = files_chain(tmp_path, seen)
-    chain.run(['teacher'], RUN)
-    folder = chain.folder('teacher')
-    damage(folder, how)
-    told = rf"{folder}/weights/d/a.*: missing, or changed since the stage 'teacher' wrote it\. Delete {folder} and run again\."
-    with pytest.raises(UserError, match=told):
-        files_chain(tmp_path, seen).run(['user'], RUN)
-    for names in (['teacher'], None):
-        with pytest.raises(UserError, match=told):
-            files_chain(tmp_path).check(names)
-    assert not seen
+@pytest.mark.parametrize('other', ['another stage', 'the same stage by other settings'])
+def test_a_whole_folder_in_anothers_place_is_refused(tmp_path, other):
+    chain, seen = Chain(two([]), tmp_path), []
+    chain.run(['a', 'b'], RUN)
+    theirs = chain.folder('b')
+    if other != 'another stage':
+        changed = Chain(two([], x=2), tmp_path)
+        changed.run(['a'], RUN)
+        theirs = changed.folder('a')
+    folder = chain.folder('a')
     shutil.rmtree(folder)
-    files_chain(tmp_path, seen).run(['teacher', 'user'], RUN)
-    assert seen == ['user']
+    shutil.copytree(theirs, folder)
+    shutil.rmtree(chain.folder('b'))
+    again = Chain(two(seen), tmp_path)
+    told = rf'{folder}/DONE: is of the stage .* and not of the one that the folder {folder.name} is named for\. Delete {folder} and'
+    for act in (lambda: again.run(['a', 'b'], RUN), again.check, lambda: again.done('a')):
+        with pytest.raises(UserError, match=told):
+            act()
+    assert not seen
 
 
-def test_many_changed_files_are_counted(tmp_path):
-    chain = Chain([Stage('a', lambda work: [(work.folder / str(i)).write_bytes(b'x') for i in range(9)], {})], tmp_path)
-    chain.run(['a'], RUN)
-    for path in chain.folder('a').iterdir():
-        if path.name != DONE:
-            path.write_bytes(b'y')
-    with pytest.raises(UserError, match=r'/0, .*/1, .*/2 \(and 6 more files\): missing, or changed'):
-        Chain(list(chain.stages.values()), tmp_path).check()
-
-
-def test_files_that_the_stage_did_not_write_are_told_and_no_error(tmp_path, capsys):
-    files_chain(tmp_path).run(['teacher'], RUN)
-    chain = files_chain(tmp_path)
-    (chain.folder('teacher') / 'weights' / 'note.txt').write_text('mine')
-    (chain.folder('teacher') / 'top.5.6.part').write_text('half')
-    chain.check()
-    assert 'holds 1 files that its stage did not write, such as weights/note.txt' in capsys.readouterr().err
-
-
-def test_a_stage_is_hashed_once_for_each_chain_and_not_again_after_it_was_written(tmp_path, monkeypatch):
-    hashed = []
-    monkeypatch.setattr(finished, 'sha256_of', lambda path: hashed.append(path.name) or files.sha256_of(path))
-    chain = files_chain(tmp_path)
-    chain.run(['teacher', 'user'], RUN)
-    chain.check()
-    assert sorted(hashed) == ['a', 'b', 'out', 'top']
-    again = files_chain(tmp_path)
-    again.run(['teacher', 'user'], RUN)
-    assert len(hashed) == 4  # nobody reads what is done
-    again.check()
-    again.check(['teacher'])
-    assert sorted(hashed[4:]) == ['a', 'b', 'out', 'top']
-
-
-def test_a_stage_that_noted_no_hashes_is_believed_with_a_word(tmp_path, capsys):
-    files_chain(tmp_path).run(['teacher'], RUN)
-    chain = files_chain(tmp_path)
-    done = chain.done('teacher')
-    write_json(chain.folder('teacher') / DONE, {name: value for name, value in done.items() if name != 'files'})
-    chain.run(['user'], RUN)
-    assert 'an older version wrote it and noted no hashes' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"stage": 3}', '\x00'])
-@pytest.mark.parametrize('file', [DONE, COST_FILE])
-def test_a_damaged_file_of_the_chain_itself_is_named(tmp_path, file, text):
-    chain = files_chain(tmp_path)
-    chain.run(['teacher'], RUN)
-    name = 'teacher' if file == DONE else 'user'
-    chain.folder(name).mkdir(exist_ok=True)
-    (chain.folder(name) / file).write_text(text)
-    with pytest.raises(UserError, match=rf'{name}-\w+/{file}: not '):
-        files_chain(tmp_path).run(['user'], RUN)
-
-
-def test_hashing_stops_when_asked_to(tmp_path, monkeypatch):
-    files_chain(tmp_path).run(['teacher'], RUN)
-    chain = files_chain(tmp_path)
-    monkeypatch.setattr(preemption, '_asked', True)
-    with pytest.raises(Preempted):
-        chain.check(['teacher'])
-    monkeypatch.undo()
-    chain.run(['user'], RUN)
-
-
-@pytest.mark.parametrize(('verdict', 'error'), [(1, UserError), (2, Preempted)])
-def test_other_hosts_leave_when_the_first_finds_a_changed_file(tmp_path, monkeypatch, verdict, error):
-    files_chain(tmp_path).run(['teacher'], RUN)
-    chain = files_chain(tmp_path)
-    monkeypatch.setattr(devices, 'is_lead', lambda: False)
-    monkeypatch.setattr(devices, 'lead_says', lambda value: verdict)
-    monkeypatch.setattr(finished, 'sha256_of', lambda path: pytest.fail('only host 0 hashes'))
-    with pytest.raises(error):
-        chain.check(['teacher'])
+def test_a_link_to_a_stage_is_held_to_the_stages_name(tmp_path):
+    chain = Chain(two([]), tmp_path)
+    chain.run(['a', 'b'], RUN)
+    (tmp_path / 'teacher').symlink_to(chain.folder('a'))
+    assert finished.read_done(tmp_path / 'teacher')['stage'] == 'a'
+    shutil.copy(chain.folder('b') / DONE, chain.folder('a') / DONE)
+    with pytest.raises(UserError, match='is named for'):
+        finished.read_done(tmp_path / 'teacher')
 
 
 def test_the_hashes_of_the_truth_are_shut_with_it(tmp_path):

@@ -72,12 +72,21 @@ def test_parts_of_different_tables_are_told(tmp_path, other):
         read_table(tmp_path)
 
 
-@pytest.mark.parametrize('harm', ['missing', 'of another count'])
+@pytest.mark.parametrize('harm', ['missing', 'of another count', 'of another number', 'there twice'])
 def test_a_table_that_is_not_whole_is_told(tmp_path, harm):
     write_parts(tmp_path)
     last = part_path(tmp_path, 1, 2)
-    last.rename(part_path(tmp_path, 1, 3)) if harm == 'of another count' else last.unlink()
+    others = {'of another count': part_path(tmp_path, 1, 3), 'of another number': part_path(tmp_path, 2, 2)}
+    others['there twice'] = tmp_path / 'rows-000000-of-00002.npz'
+    last.rename(others[harm]) if harm in others else last.unlink()
     with pytest.raises(UserError, match=r'holds no whole table \(\d parts\)'):
+        read_table(tmp_path)
+
+
+def test_findings_beside_the_parts_of_a_measured_table_are_two_tables(tmp_path):
+    write_parts(tmp_path)
+    write_table(tmp_path, Table(COLUMNS, {}))
+    with pytest.raises(UserError, match=r'holds two tables, findings\.npz and rows-00000-of-00002\.npz'):
         read_table(tmp_path)
 
 
