@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -11,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from purify.core.checkpoint import Checkpoints
-from purify.core.devices import is_lead
+from purify.core.devices import barrier, is_lead
 from purify.core.errors import UserError
-from purify.core.files import fingerprint, read_json, sha256_of, user_path, write_json
+from purify.core.files import explain_os_errors, fingerprint, read_json, sha256_of, user_path, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_key
 from purify.defenses.copy_encoder import PUBLISHED, copy_file
@@ -21,7 +22,7 @@ from purify.models.foreign import read_foreign
 from purify.models.hub import COMPONENTS, INDEX, read_index, resolve
 from purify.models.networks import NETWORKS
 from purify.models.weights import abstract
-from purify.pipelines.finished import DONE, STATE, check_files, files_of, read_done
+from purify.pipelines.finished import DONE, STATE, WEIGHTS, check_files, files_of, read_done
 from purify.train.state import Build, abstract_network, split_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
@@ -97,8 +98,16 @@ def check_classes(model: Classifier, class_names: list[str], channels: int, what
 
 
 def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
-    """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step."""
-    final = Checkpoints(folder / 'weights')
+    """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step.
+
+    Weights that lie there already are replaced: those of a stage without `DONE` may be anything.
+    """
+    place = folder / WEIGHTS
+    if is_lead() and place.exists():
+        with explain_os_errors(place):
+            shutil.rmtree(place)
+    barrier(f'{place} is free')
+    final = Checkpoints(place)
     final.save(0, weights)
     final.close()
     write_json(folder / NETWORK_FILE, facts)
@@ -132,7 +141,7 @@ def restore_weights(folder: Path, like: Any) -> Any:
     folder = user_path(folder).absolute()
     if not folder.is_dir():
         raise UserError(f'{folder}: no such folder. Give the folder of a finished stage or of an orbax checkpoint.')
-    inner = folder / 'weights'
+    inner = folder / WEIGHTS
     checkpoints = Checkpoints(inner if inner.is_dir() else folder, create=False)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
@@ -176,22 +185,35 @@ def start_folder(path: str) -> tuple[Path, str]:
     Raises `UserError` where a finished stage's files are not those that it wrote.
     """
     start = user_path(path).absolute()
-    return start, _digest(start) if start.is_file() else _checked_digest(start)
+    return start, _checked_digest(start)
 
 
-def _checked_digest(folder: Path) -> str:
-    """The digest of all files in a folder, which are compared with what its stage says of them, where it is a stage's."""
-    digests = {name: _digest(file) for name, file in files_of(folder).items()}
-    if (folder / DONE).is_file():
-        check_files(folder, read_done(folder), 'Train it again, or give another folder.', digests)
-    return fingerprint(digests)
+def _checked_digest(path: Path) -> str:
+    """The digest of a file or of all files in a folder, once `_check_stage` has looked at them."""
+    _check_stage(path)
+    return _digest(path) if path.is_file() else fingerprint(_digests(path))
+
+
+def _check_stage(path: Path) -> None:
+    """Compares what a user gives with what its stage says of it, where it is a finished stage's folder or lies in one.
+
+    A folder of a stage before 0.2, which noted no hashes, is taken without `DONE` as any other folder is.
+    """
+    advice = f'Train it again, give another, or delete {DONE} there where you know that it is whole.'
+    for folder in dict.fromkeys((path, path.parent, path.resolve().parent)):
+        if (folder / DONE).exists():
+            check_files(folder, read_done(folder, advice), advice, _digests(folder))
+            return
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _digest(file) for name, file in files_of(folder).items()}
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
     """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of what is read of it)."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
-    if (folder / DONE).is_file():
-        _checked_digest(folder)
+    _check_stage(folder)
     return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')
 
 
@@ -200,7 +222,7 @@ def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
     if (user_path(load) / NETWORK_FILE).is_file():
         return finished_folder(load)
     if (file := copy_file(user_path(load).absolute())) is not None:
-        return file, _digest(file)
+        return file, _checked_digest(file)
     if Path(load).suffix in ('.safetensors', *PUBLISHED) or user_path(load).is_file():
         raise UserError(f"{load}: no such file of SSCD, which is a '.safetensors'; or give the folder of another encoder.")
     folder = resolve(load, revision=revision or None)
