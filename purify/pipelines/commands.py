@@ -181,9 +181,17 @@ def report(workdir: Path) -> int:
             f'{workdir / "environment.json"}: knows no stage {", ".join(strange)}, which the config has. Start the run '
             f'again with its own command: {environment["command"]}'
         )
-    chain.prints = environment['fingerprints']  # the source may have moved since
-    if not chain.finished('evaluate'):
-        raise UserError(f'{workdir}: the run is not finished. Start its command again: {environment["command"]}')
+    if gone := [name for name in environment['fingerprints'] if name not in chain.stages]:
+        raise UserError(
+            f'{workdir / "environment.json"}: knows the stages {", ".join(gone)}, which this version does not make of the config. '
+            'Write the report with the version that ran it.'
+        )
+    chain.recall(environment['fingerprints'])
+    if missing := chain.unfinished():
+        raise UserError(
+            f'{workdir}: the run is not finished: {chain.store} holds no finished {", ".join(missing)} of it. Start its command '
+            f'again, without --stages: {environment["command"]}'
+        )
     chain.check()
     conclude(workdir, config, chain, environment)
     return 0

@@ -81,9 +81,9 @@ def describe_encoder(folder: Path) -> dict[str, Any]:
         return {'encoder': f'SSCD ({file.name})', 'copy_detection': True}
     if not (folder / NETWORK_FILE).is_file():
         return {'encoder': f'CLIP ({folder.name})', 'copy_detection': False}
-    network, stage, objective = read_facts(folder)['network']['name'], folder.name, {}
+    network, stage, objective = read_facts(folder)['network']['name'], folder.name, None
     if (folder / DONE).is_file():
-        done = read_done(folder)
-        stage, objective = done['stage'], done['settings'].get('objective', {})
-    how = ', trained without labels' if objective.get('name') == 'contrast' else ''
+        done = read_done(folder, older=True)  # this alone is read, and it is but a name
+        stage, objective = done['stage'], done['settings'].get('objective')
+    how = ', trained without labels' if isinstance(objective, dict) and objective.get('name') == 'contrast' else ''
     return {'encoder': f'{stage} ({network}{how})', 'copy_detection': False}

@@ -17,6 +17,7 @@ import msgspec
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
+from purify.core.progress import say
 from purify.core.writers import WANDB_ID, open_writers
 from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
@@ -26,6 +27,8 @@ from purify.pipelines.summary import conclude
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
 PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
+
+AGAIN = 'Start the run again with its own command, which writes it and keeps what is finished.'
 
 
 class Environment(TypedDict):
@@ -66,7 +69,9 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
         chain.check()
         if recorded:
             _link(workdir, chain)
-            if chain.finished('evaluate'):
+            if missing := chain.unfinished():
+                say(f'no results yet: {", ".join(missing)} of this config are not finished')
+            elif chain.finished('evaluate'):
                 conclude(workdir, config, chain, recorded, reused=reused, writers=writers)
     devices.barrier('run concluded')
 
@@ -115,8 +120,8 @@ def read_record(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises `UserError` where one is missing, damaged, or of another run than the other.
     """
-    known: Any = read_json(workdir / 'environment.json', Environment)
-    config = read_json(workdir / 'config.json', dict[str, Any])
+    known: Any = read_json(workdir / 'environment.json', Environment, cure=AGAIN)
+    config = read_json(workdir / 'config.json', dict[str, Any], cure=AGAIN)
     try:
         same = known.get('settings') in (None, fingerprint(config))
     except ValueError:  # a number that is not finite, which no config holds

@@ -27,6 +27,7 @@ from purify.report.page import write_report, write_table
 from purify.report.results import Numbers, Point, Results
 from purify.report.tables import collect, print_before_after, to_markdown
 from purify.report.tracking import list_numbers, make_sheets
+from purify.train.cost import Spent
 
 POINT_FILE = 'point.json'
 
@@ -68,7 +69,6 @@ def gather(config: dict[str, Any], chain: Chain, reused: Mapping[str, bool]) -> 
     rule, facts = config['attack'], manifest.facts
     numbers = read_json(chain.folder('evaluate') / 'numbers.json', Numbers)
     findings, known = _facts(chain), is_known(config, facts)
-    stages = {name: chain.done(name)['cost'] | {'reused': reused.get(name, True)} for name in chain.stages if chain.finished(name)}
     results = {
         'version': 1,
         'name': config['name'],
@@ -95,14 +95,22 @@ def gather(config: dict[str, Any], chain: Chain, reused: Mapping[str, bool]) -> 
         'replication': read_replication(chain.folder('replicate'))[0] if chain.finished('replicate') else None,
         'findings': findings,
         'prior': _provenance(config, chain),
-        'cost': {
-            'stages': stages,
-            'seconds': sum(stage['seconds'] for stage in stages.values()),
-            'device_seconds': sum(stage['device_seconds'] for stage in stages.values()),
-            'network_calls': sum(stage.get('network_calls') or 0 for stage in stages.values()) or None,
-        },
+        'cost': gather_cost(chain, reused),
     }
     return results if known else withhold(results)
+
+
+def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> dict[str, Any]:
+    """What all stages cost, each and together. Raises `UserError` where one is not finished, as the sum would be too small."""
+    if missing := chain.unfinished():
+        raise UserError(f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run costs. Run all stages.')
+    spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
+    return {
+        'stages': {name: {**cost, 'reused': reused.get(name, True)} for name, cost in spent.items()},
+        'seconds': sum(cost['seconds'] for cost in spent.values()),
+        'device_seconds': sum(cost['device_seconds'] for cost in spent.values()),
+        'network_calls': sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
+    }
 
 
 def true_targets(facts: dict[str, Any]) -> list[int]:
@@ -114,7 +122,10 @@ def _trusted(chain: Chain) -> dict[str, int] | None:
     """How many clean images the defence was handed; None where no stage asked for any."""
     if not any('trusted' in (source.stage for source in stage.inputs.values()) for stage in chain.stages.values()):
         return None
-    return {'images': read_table(chain.folder('trusted')).facts['images']}
+    images = read_table(chain.folder('trusted')).facts.get('images')
+    if type(images) is not int:
+        raise UserError(f'{chain.folder("trusted")}: does not say how many images it holds. Delete it and run again.')
+    return {'images': images}
 
 
 def _facts(chain: Chain) -> dict[str, Any] | None:
@@ -209,9 +220,9 @@ def _read_runs(folder: Path) -> Iterator[tuple[dict[str, Any], int, Results]]:
     for path in sorted(folder.rglob('results.json')):
         beside = path.parent / POINT_FILE
         try:
-            results = read_json(path, Results)
+            results = read_json(path, Results, cure=f'Write it again with `purify report --workdir {path.parent}`.')
             if beside.exists():
-                point = read_json(beside, Point)
+                point = read_json(beside, Point, cure='Start the sweep again, which writes it.')
                 yield point['point'], point['seed'], results
             else:
                 yield {'run': str(path.parent.relative_to(folder))}, results['seeds']['model'], results

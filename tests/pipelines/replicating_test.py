@@ -160,8 +160,8 @@ def test_an_encoder_says_what_it_is(made, tmp_path):
     assert describe_encoder(tmp_path / 'sscd.safetensors') == {'encoder': 'SSCD (sscd.safetensors)', 'copy_detection': True}
     assert describe_encoder(clip) == {'encoder': 'CLIP (clip)', 'copy_detection': False}
     folder = made.classifier('mine', 1)
-    done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}, 'inputs': {}, 'cost': {}}
-    write_json(folder / 'DONE', done)
+    done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}, 'inputs': {}}
+    write_json(folder / 'DONE', done | {'cost': {'seconds': 1.0, 'device_seconds': 1.0}})
     assert describe_encoder(folder)['encoder'] == 'encoder (resnet, trained without labels)'
 
 

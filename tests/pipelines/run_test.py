@@ -1,14 +1,17 @@
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from pipelines.tiny import quickstart
 
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
 from purify.pipelines import commands
 from purify.pipelines import run as running
 from purify.pipelines.chain import Chain, Input, Stage
+from purify.pipelines.plan import make_stages
 
 
 def make_chain(folder, **handed):
@@ -129,6 +132,55 @@ def test_records_of_another_form_are_refused(tmp_path, changes, said):
     write_record(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
         running.read_record(tmp_path)
+
+
+def finished_run(workdir):
+    """A run whose stages are all finished and hold nothing."""
+    config, store = quickstart('defense=none'), workdir / 'stages'
+    empty = [Stage(stage.name, lambda work: None, stage.settings, stage.inputs) for stage in make_stages(config)]
+    chain = Chain(empty, store)
+    chain.run(list(chain.stages), {})
+    running._record(workdir, config, [], chain)
+    return chain
+
+
+@pytest.mark.parametrize('how', ['no folder', 'not finished', 'another fingerprint'])
+def test_a_report_of_a_run_that_is_not_whole_is_refused(tmp_path, how):
+    chain = finished_run(tmp_path)
+    if how == 'no folder':
+        shutil.rmtree(chain.folder('teacher'))
+    elif how == 'not finished':
+        (chain.folder('teacher') / 'DONE').unlink()
+    else:
+        environment = json.loads((tmp_path / 'environment.json').read_text())
+        environment['fingerprints']['teacher'] = '0' * 12
+        write_json(tmp_path / 'environment.json', environment)
+    with pytest.raises(
+        UserError, match=r'the run is not finished: .*/stages holds no finished teacher of it\. Start its command again'
+    ):
+        commands.report(tmp_path)
+
+
+def test_a_report_of_a_stage_that_this_version_does_not_make_is_refused(tmp_path):
+    finished_run(tmp_path)
+    environment = json.loads((tmp_path / 'environment.json').read_text())
+    environment['fingerprints']['retired'] = '0' * 12
+    write_json(tmp_path / 'environment.json', environment)
+    with pytest.raises(UserError, match='knows the stages retired, which this version does not make'):
+        commands.report(tmp_path)
+
+
+def test_a_run_concludes_only_when_all_its_stages_are_finished(tmp_path, monkeypatch, capsys):
+    chain = finished_run(tmp_path)
+    concluded = []
+    monkeypatch.setattr(running, 'conclude', lambda *args, **options: concluded.append(1))
+    names = list(chain.stages)
+    running.run(quickstart('defense=none'), [], tmp_path, None, names)
+    assert concluded == [1]
+    shutil.rmtree(chain.folder('teacher'))
+    running.run(quickstart('defense=none'), [], tmp_path, None, ['prepare'])
+    assert concluded == [1]
+    assert 'no results yet: teacher of this config' in capsys.readouterr().err
 
 
 def test_an_unknown_user_s_folder_is_the_user_s_error(tmp_path):

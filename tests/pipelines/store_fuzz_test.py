@@ -25,6 +25,7 @@ from purify.pipelines.encoding import describe_encoder
 from purify.pipelines.finished import DONE
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import read_attacks, read_poisoner
+from purify.pipelines.summary import gather_cost
 from purify.pipelines.tables import part_path, read_table, write_columns, write_table
 from purify.train.state import split_network
 
@@ -204,6 +205,7 @@ def test_a_damaged_file_is_noticed_and_never_a_traceback(stages):
         must = any(at.relative_to(folder).as_posix() in named[name] for at in changed)
         try:
             answers(lambda name=name, folder=folder: readers[name](folder))
+            answers(lambda: gather_cost(Chain(whole[: len(readers)], store), {}))
             used = answers(lambda name=name: Chain(whole, store).run([f'after_{name}'], {}))
             handed = answers(lambda name=name: Chain(whole, store).check([name]))
         except Exception as error:
@@ -215,6 +217,26 @@ def test_a_damaged_file_is_noticed_and_never_a_traceback(stages):
     Chain(whole, store).check(list(readers))
     assert noticed > CASES // 2
     assert all(DONE not in files for files in named.values())
+
+
+def test_what_done_says_is_checked_before_the_report_adds_it_up(stages):
+    whole, store = stages
+    made = Chain([stage for stage in whole if not stage.name.startswith('after_')], store)
+    file = made.folder('teacher') / DONE
+    before = file.read_text()
+    assert gather_cost(made, {'teacher': False})['stages']['teacher'] == json.loads(before)['cost'] | {'reused': False}
+    for place, value in (
+        (place, value) for place in (('cost',), ('cost', 'seconds'), ('settings',), ('files',)) for value in (3, [], None, -1.5)
+    ):
+        done = json.loads(before)
+        part = done if len(place) == 1 else done['cost']
+        part[place[-1]] = value
+        valid = place[-1] == 'seconds' and value == 3
+        file.write_text(json.dumps(done))
+        assert answers(lambda: gather_cost(made, {})) == valid, (place, value)
+    file.write_text(before.replace('"settings": {}', '"settings": {"objective": "contrast"}'))
+    assert describe_encoder(made.folder('teacher'))['encoder'] == 'teacher (resnet)'
+    file.write_text(before)
 
 
 def test_every_field_of_every_file_is_checked(stages):

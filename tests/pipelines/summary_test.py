@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,9 +6,11 @@ import pytest
 from pipelines.tiny import ROOT, SMALL, run_chain
 
 from purify.config.load import load_config
+from purify.core.errors import UserError
 from purify.data.manifest import Manifest
 from purify.defenses.method import Table
-from purify.pipelines.summary import gather, samples, true_targets
+from purify.pipelines.chain import Chain, Stage
+from purify.pipelines.summary import _trusted, gather, gather_cost, samples, true_targets
 from purify.pipelines.tables import write_table
 
 
@@ -46,6 +49,27 @@ def test_results_name_every_true_target(tmp_path, words, targets):
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
     return run_chain(attacked('attack=patch,rate=0.2'), tmp_path_factory.mktemp('prepared'), ['prepare'])
+
+
+def test_costs_of_a_run_that_is_not_whole_are_refused(tmp_path):
+    chain = Chain([Stage(name, lambda work: None, {}) for name in 'abc'], tmp_path)
+    chain.run(['a', 'b', 'c'], {})
+    spent = [chain.done(name)['cost'] for name in 'abc']
+    cost = gather_cost(chain, {})
+    assert cost['seconds'] == pytest.approx(sum(one['seconds'] for one in spent))
+    assert cost['device_seconds'] == pytest.approx(sum(one['device_seconds'] for one in spent))
+    shutil.rmtree(chain.folder('b'))
+    (chain.folder('c') / 'DONE').unlink()
+    with pytest.raises(UserError, match='b, c is not finished'):
+        gather_cost(chain, {})
+
+
+@pytest.mark.parametrize('facts', [{}, {'images': 'five'}, {'images': None}])
+def test_trusted_images_that_nobody_counted_are_the_users_error(tmp_path, facts):
+    write_table(tmp_path, Table({'ids': np.arange(5)}, facts))
+    stages = {'b': SimpleNamespace(inputs={'trusted': SimpleNamespace(stage='trusted')})}
+    with pytest.raises(UserError, match='does not say how many images'):
+        _trusted(SimpleNamespace(stages=stages, folder=lambda name: tmp_path))  # pyright: ignore
 
 
 def shown_with(prepared, folder, columns):
