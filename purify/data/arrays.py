@@ -9,7 +9,7 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.data.content import marks
 from purify.data.names import tell_apart
-from purify.data.pools import Pool, Source, root_of
+from purify.data.pools import Pool, Source, check_apart, root_of
 
 ARRAYS = ('images', 'labels', 'ids', 'class_names')
 
@@ -20,6 +20,7 @@ def read_arrays(channels: int, path: str, *, train: str = 'train.npz', test: str
     `class_names` and `ids` [n] may be there too. Never unpickles. Raises `UserError` that names the file and the array.
     """
     root = root_of(path)
+    check_apart(root / train, root / test)
     pools, found = [], []
     for file in (root / train, root / test):
         pixels, labels, ids, names = _read_npz(file, channels)

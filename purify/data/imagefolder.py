@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.core.progress import say
 from purify.data import images
 from purify.data.content import is_folder, marks, scan, walk
 from purify.data.names import tell_apart
 from purify.data.notes import Notes
-from purify.data.pools import Pool, Source, held_out, root_of
+from purify.data.pools import TEST_SHARE, Pool, Source, check_apart, held_out, root_of, say_share_unused
 
 TRAIN, TEST = ('train', 'training'), ('test', 'val', 'validation')
 PICTURES = r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'  # names that spare a look inside
@@ -23,21 +24,21 @@ NAMED = 5  # files that a message names
 LAYOUT = 'An imagefolder source needs train/<class>/ and test/<class>/ folders, or <class>/ folders alone.'
 
 
-def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '', test_share: float = 0.2) -> Source:
+def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '', test_share: float = TEST_SHARE) -> Source:
     """Reads pictures from a folder per class, of any format in `images.FORMATS`; ids follow the sorted file names.
 
     Every file of a class folder counts, however deep: what begins like a picture is one, whatever its name; what is left out
-    is counted and named. Links are followed.
+    is counted and named, also beside the folders that are read. Links are followed.
 
     Args:
       channels: 1 or 3.
       path: the folder with `train/<class>/` and `test/<class>/`, or with `<class>/` folders alone.
-      train: the folder of training images within `path`; '' takes the first there is of `TRAIN`.
+      train: the folder of training images, seen from `path`; '' takes the first there is of `TRAIN`.
       test: the same for test images, of `TEST`.
       test_share: share of each class that is held out for testing where there is no test folder.
 
     Raises:
-      UserError: for folders that are missing, or do not hold the same classes.
+      UserError: for folders that are missing, do not hold the same classes, or hold the same images.
     """
     root, notes = root_of(path), Notes()
     folders = _split_folders(root, train, test)
@@ -56,25 +57,34 @@ def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '
             f'{root}: no test folder, so {test_share:g} of each class is held out for testing: {len(pools[0]):,} training and '
             f'{len(pools[1]):,} test images.'
         )
+    else:
+        say_share_unused(str(root), test_share)
     return Source(names[0], *pools, notes=notes)
 
 
-def sign_imagefolder(path: str) -> dict[str, str]:
-    """{file: what tells it from another} of all that lies under `path`; see `content.marks`."""
+def sign_imagefolder(path: str, *, train: str = '', test: str = '') -> dict[str, str]:
+    """{file: what tells it from another} of all that lies where `read_imagefolder` looks; see `content.marks`.
+
+    That is under `path`, unless `train` and `test` are both given, and under these, wherever they lie.
+    """
     root = root_of(path)
-    return marks({os.path.relpath(entry.path, root): Path(entry.path) for entry in walk(root)} if root.is_dir() else {})
+    given = [root / user_path(name) for name in (train, test) if name]
+    folders = [folder for folder in (given if len(given) == 2 else [root, *given]) if folder.is_dir()]
+    return marks({os.path.relpath(entry.path, root): Path(entry.path) for folder in folders for entry in walk(folder)})
 
 
 def _split_folders(root: Path, train: str, test: str) -> list[Path]:
     """The folders of training and test images, or one folder that holds both."""
     there = _folders(root)
     first, second = _choose(root, there, train, TRAIN), _choose(root, there, test, TEST)
-    if first and second:
-        return [root / first, root / second]
     if not first and not second:
         return [root]
-    if first and there == [first]:
-        return [root / first]
+    if first and second:
+        check_apart(root / first, root / second)
+    if (first and second) or there == [first]:
+        folders = [root / name for name in (first, second) if name]
+        _say_beside(root, folders)
+        return folders
     lacking = 'test' if first else 'training'
     raise UserError(
         f'{root}: a folder {first or second!r}, but none of {lacking} images ({" or ".join(TEST if first else TRAIN)}); there are: '
@@ -84,13 +94,30 @@ def _split_folders(root: Path, train: str, test: str) -> list[Path]:
 
 def _choose(root: Path, there: Sequence[str], given: str, usual: Sequence[str]) -> str:
     if given:
+        given = str(user_path(given))
         if not (root / given).is_dir():
             raise UserError(f'{root / given}: no such folder. There are: {tell_apart(there) or "none"}. {LAYOUT}')
         return given
-    found = [name for word in usual for name in there if name.casefold() == word]
-    if len(found) > 1:
-        say(f'{root}: takes the folder {found[0]}, and leaves out {", ".join(found[1:])}.')
-    return found[0] if found else ''
+    return next((name for word in usual for name in there if name.casefold() == word), '')
+
+
+def _say_beside(root: Path, folders: Sequence[Path]) -> None:
+    """Says what lies beside the folders that are read."""
+    read = [os.path.realpath(folder) for folder in folders]
+    others, files, hidden = [], [], []
+    for entry in scan(root, LAYOUT):
+        here = os.path.realpath(entry.path)
+        if any(Path(folder).is_relative_to(here) for folder in read):
+            continue
+        (hidden if _is_hidden(entry, root) else others if is_folder(entry) else files).append(entry)
+    kinds = {'folders': others, 'files': files, 'hidden files or folders': hidden}
+    parts = [f'{len(found):,} {kind} ({_shorten([entry.name for entry in found])})' for kind, found in kinds.items() if found]
+    if parts:
+        say(f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out beside them {", ".join(parts)}.')
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ', '.join([*names[:NAMED], *(['...'] if len(names) > NAMED else [])])
 
 
 def _folders(folder: Path) -> list[str]:
@@ -109,6 +136,8 @@ class _LeftOut:
     """What lies in the folders of a split and is not read, or lies where one would not look for it."""
 
     others: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+    hidden_folders: list[str] = field(default_factory=list)
     hidden: int = 0
     deeper: int = 0
 
@@ -119,22 +148,35 @@ class _LeftOut:
         else:
             self.others.append(os.path.join(folder.name, os.path.relpath(entry.path, folder)))
 
+    def count_beside(self, entry: os.DirEntry[str], folder: Path) -> None:
+        """What lies beside the class folders of a split."""
+        if is_folder(entry):
+            self.hidden_folders.append(entry.name)
+        elif not _is_hidden(entry, folder) and _is_picture(entry):
+            self.loose.append(entry.name)
+        else:
+            self.count(entry, folder)
+
     def say_all(self, folder: Path) -> None:
         """The counts, and the names of the first files."""
         if self.deeper:
             say(f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they count as of that class.')
         if self.others or self.hidden:
-            shown = ', '.join([*self.others[:NAMED], *(['...'] if len(self.others) > NAMED else [])])
-            named = f' ({shown})' if shown else ''
+            named = f' ({_shorten(self.others)})' if self.others else ''
             say(f'{folder}: left out {len(self.others):,} files that are no pictures{named} and {self.hidden:,} hidden ones.')
+        if self.loose:
+            say(f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder ({_shorten(self.loose)}).')
+        if self.hidden_folders:
+            count, names = len(self.hidden_folders), _shorten(self.hidden_folders)
+            say(f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename those that are classes.')
 
 
 def _pool(folder: Path, names: Sequence[str], channels: int, notes: Notes) -> Pool:
     left = _LeftOut()
     files = [(file, k) for k, name in enumerate(names) for file in _pictures(folder / name, left)]
     for entry in scan(folder, LAYOUT):
-        if not is_folder(entry):
-            left.count(entry, folder)
+        if entry.name not in names:
+            left.count_beside(entry, folder)
     left.say_all(folder)
     labels = np.array([k for _, k in files], np.int32)
     return Pool(np.arange(len(files)), labels, lambda i: images.read(files[i][0], channels, notes))

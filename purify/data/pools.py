@@ -1,5 +1,6 @@
 """What every source gives: labelled images by position, cut into training, test and reference."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,11 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.progress import say
 from purify.core.randomness import stream_rng
 from purify.data.notes import Notes
+
+TEST_SHARE = 0.2  # of each class, held out where a source has no test images
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,22 @@ def root_of(path: str) -> Path:
     if not path:
         raise UserError('the source has no path; give its folder, like source=imagefolder:FOLDER or source=arrays:FOLDER.')
     return user_path(path)
+
+
+def check_apart(train: Path, test: Path) -> None:
+    """Raises `UserError` where training and test images are the same file or folder, or one lies within the other."""
+    first, second = (Path(os.path.realpath(path)) for path in (train, test))
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise UserError(
+            f'{train} for training and {test} for testing hold the same images: a model would be tested on what it was trained on. '
+            'Give two that lie apart as source.train= and source.test=, or leave both out.'
+        )
+
+
+def say_share_unused(what: str, share: float) -> None:
+    """Says that `source.test_share`, where it was changed, has no effect, for the source `what` has test images of its own."""
+    if share != TEST_SHARE:
+        say(f'{what}: has test images of its own, so source.test_share={share:g} has no effect.')
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.progress import say
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data import images
@@ -46,9 +47,10 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     kind, _, dataset = source['name'].partition(':')
     if kind == 'tfds':
         return sign_tfds(dataset, source.get('data_dir', ''))
-    if kind == 'arrays' and source.get('path'):
-        return sign_arrays(source['path'], **{name: source[name] for name in ('train', 'test') if name in source})
-    return sign_imagefolder(source['path']) if kind == 'imagefolder' and source.get('path') else {}
+    signers = {'arrays': sign_arrays, 'imagefolder': sign_imagefolder}
+    if kind not in signers or not source.get('path'):
+        return {}
+    return signers[kind](source['path'], **{name: source[name] for name in ('train', 'test') if name in source})
 
 
 def open_source(
@@ -93,6 +95,8 @@ def open_source(
     for part, count in {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}.items():
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
+    if reference == 'none' and reference_size:
+        say(f'source {name}: source.reference_size={reference_size} has no effect, for source.reference is none.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)

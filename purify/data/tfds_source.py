@@ -11,7 +11,7 @@ from purify.core.files import fingerprint, read_json, write_json
 from purify.data import images
 from purify.data.content import marks
 from purify.data.notes import Notes
-from purify.data.pools import Pool, Source, held_out
+from purify.data.pools import TEST_SHARE, Pool, Source, held_out, say_share_unused
 
 DOWNLOADED = 'purify_downloaded.json'  # beside a dataset that was downloaded here: what it was like then
 
@@ -30,7 +30,7 @@ def read_tfds(
     label: str = 'label',
     train: str = 'train',
     test: str = '',
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     min_per_class: int = 0,
 ) -> Source:
     """Reads `dataset` ('cifar10', 'imagenette/full-size-v2', 'lfw', ...), downloading it first where needed.
@@ -54,11 +54,17 @@ def read_tfds(
     if unknown := {train, test or train} - set(splits):
         raise UserError(f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
+    if chosen == train:
+        raise UserError(
+            f'tfds:{dataset}: the split {train!r} for training and for testing: a model would be tested on what it was trained on. '
+            f'Choose two with source.train= and source.test=; it has {", ".join(splits)}.'
+        )
     _check_features(builder, label, dataset)
     notes = Notes()
     names, labels = _labels(builder, train, label, dataset)
     whole = _pool(builder, dataset, train, labels, channels, notes)
     if chosen:
+        say_share_unused(f'tfds:{dataset}', test_share)
         test_names, test_labels = _labels(builder, chosen, label, dataset)
         if test_names != names:
             raise UserError(f'tfds:{dataset}: splits {train!r} and {chosen!r} have different classes.')

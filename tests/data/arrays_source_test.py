@@ -169,3 +169,11 @@ def test_files_that_are_no_npz_of_plain_arrays(tmp_path, data):
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match=r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz'):
         sources.read_arrays(3, str(tmp_path))
+
+
+@pytest.mark.parametrize('test', ['train.npz', './train.npz', 'link.npz'])
+def test_one_file_for_training_and_testing(tmp_path, test):
+    np.savez(tmp_path / 'train.npz', **GOOD)
+    (tmp_path / 'link.npz').symlink_to('train.npz')
+    with pytest.raises(UserError, match='hold the same images: a model would be tested on what it was trained on'):
+        sources.read_arrays(3, str(tmp_path), test=test)

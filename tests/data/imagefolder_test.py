@@ -63,8 +63,48 @@ class TestFolders:
     def test_of_several_the_first_is_taken_and_that_is_said(self, folder, capsys):
         shutil.copytree(folder / 'train', folder / 'val')
         assert len(open_source(folder).test) == 15
-        assert capsys.readouterr().err == f'{folder}: takes the folder test, and leaves out val.\n'
+        said = f'{folder}: reads train and test, and leaves out beside them 1 folders (val).\n'
+        assert capsys.readouterr().err == said
         assert len(open_source(folder, test='val').test) == 30
+
+    def test_what_lies_beside_the_folders_that_are_read_is_counted_and_named(self, folder, capsys):
+        for name in ('unlabelled/0.png', 'train2/ant/0.png', '1.png', '.cache/0.png', 'notes.txt'):
+            picture(folder / name)
+        open_source(folder)
+        assert capsys.readouterr().err == (
+            f'{folder}: reads train and test, and leaves out beside them 2 folders (train2, unlabelled), '
+            '2 files (1.png, notes.txt), 1 hidden files or folders (.cache).\n'
+        )
+
+    def test_class_folders_that_are_hidden_and_pictures_outside_of_any_class(self, folder, capsys):
+        picture(folder / 'train' / '.cats' / '0.png')
+        picture(folder / 'train' / 'loose.png')
+        assert len(open_source(folder).train) == 30
+        said = capsys.readouterr().err
+        assert f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n' in said
+        assert f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename those that are classes.\n' in said
+        for name in CLASSES:
+            (folder / 'train' / name).rename(folder / name)
+        picture(folder / '0.png')
+        shutil.rmtree(folder / 'train')
+        shutil.rmtree(folder / 'test')
+        open_source(folder)
+        assert f'{folder}: left out 1 pictures that lie in no class folder (0.png).\n' in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        'given', [{'train': 'train', 'test': 'train'}, {'train': 'test'}, {'test': './train'}, {'test': 'link'}, {'test': '.'}]
+    )
+    def test_the_same_images_for_training_and_testing_are_refused(self, folder, given):
+        (folder / 'link').symlink_to('train')
+        with pytest.raises(UserError, match='hold the same images: a model would be tested on what it was trained on'):
+            open_source(folder, **given)
+
+    def test_a_share_that_has_no_effect_is_said(self, folder, capsys):
+        open_source(folder, test_share=0.2)
+        assert capsys.readouterr().err == ''
+        open_source(folder, test_share=0.5)
+        said = f'{folder}: has test images of its own, so source.test_share=0.5 has no effect.\n'
+        assert capsys.readouterr().err == said
 
     def test_other_names_are_given(self, folder):
         (folder / 'train').rename(folder / 'mine')
@@ -134,8 +174,8 @@ class TestFiles:
         (here / 'link' / 'circle').symlink_to(here)
         source = open_source(folder)
         assert np.bincount(source.train.labels).tolist() == [10, 18, 10]
-        assert levels(source.train).count(200) == 8
         said = capsys.readouterr().err
+        assert levels(source.train).count(200) == 8
         assert said == f'{folder}/train: 3 pictures lie in folders within a class folder; they count as of that class.\n'
 
     def test_what_is_no_picture_is_counted_and_named(self, folder, capsys):
@@ -229,10 +269,28 @@ class TestClassNames:
 
 
 class TestSignature:
-    def changes(self, folder, change):
-        before = sign_imagefolder(str(folder))
+    def changes(self, folder, change, **given):
+        source = {'name': 'imagefolder', 'path': str(folder), **given}
+        before = sources.sign_source(source)
         change()
-        return sign_imagefolder(str(folder)) != before
+        return sources.sign_source(source) != before
+
+    @pytest.mark.parametrize('form', ['absolute', 'above', 'home'])
+    @pytest.mark.parametrize('split', ['train', 'test'])
+    def test_folders_outside_of_the_path_count(self, folder, tmp_path, monkeypatch, form, split):
+        monkeypatch.setenv('HOME', str(tmp_path))
+        (folder / split).rename(tmp_path / 'far')
+        given = {split: {'absolute': str(tmp_path / 'far'), 'above': '../far', 'home': '~/far'}[form]}
+        assert (len(open_source(folder, **given).train), len(open_source(folder, **given).test)) == (30, 15)
+        file = tmp_path / 'far' / 'ant' / '3.png'
+        assert self.changes(folder, lambda: picture(file, 99), **given)
+        assert self.changes(folder, lambda: file.rename(tmp_path / 'far' / 'bee' / 'x.png'), **given)
+        other = 'train' if split == 'test' else 'test'
+        assert self.changes(folder, lambda: picture(folder / other / 'ant' / '3.png', 99), **given), 'the usual folder counts too'
+        both = given | {other: other}
+        assert self.changes(folder, lambda: picture(file, 98), **both)
+        assert self.changes(folder, lambda: picture(folder / other / 'ant' / '3.png', 98), **both)
+        assert not self.changes(folder, lambda: (folder / 'notes').write_text('not read'), **both)
 
     def test_any_change_of_what_is_read_shows(self, folder, tmp_path):
         file = folder / 'train' / 'ant' / '3.png'

@@ -171,6 +171,13 @@ class TestChoosing:
         assert (len(source.train), len(source.test), source.reference) == (30, 12, None)
         assert list(source.train.ids) == sorted(set(source.train.ids))
 
+    def test_a_size_that_has_no_effect_is_said(self, arrays, capsys):
+        open_arrays(arrays, reference='held_out', reference_size=20)
+        assert capsys.readouterr().err == ''
+        open_arrays(arrays, reference_size=20)
+        said = 'source arrays: source.reference_size=20 has no effect, for source.reference is none.\n'
+        assert capsys.readouterr().err == said
+
     def test_one_seed_is_one_split(self, arrays):
         options = {'train_size': 30, 'test_size': 12, 'reference': 'held_out', 'reference_size': 9}
         np.random.seed(0)

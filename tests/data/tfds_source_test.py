@@ -82,6 +82,15 @@ def test_a_dataset_with_a_test_split(data_dir):
         np.testing.assert_array_equal(pool.fetch(count - 1), pixels(count - 1, (32, 32, 3)))
 
 
+def test_a_share_that_has_no_effect_is_said(data_dir, capsys):
+    read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.2)
+    read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.3)
+    said = 'tfds:cifar10: has test images of its own, so source.test_share=0.3 has no effect.\n'
+    assert capsys.readouterr().err.count('test_share') == 1
+    read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.3)
+    assert said in capsys.readouterr().err
+
+
 def test_grey_on_demand(data_dir):
     image = read_tfds(1, 'cifar10', data_dir=data_dir).train.fetch(3)
     np.testing.assert_allclose(image[..., 0], pixels(3, (32, 32, 3)) @ np.array([0.299, 0.587, 0.114]), atol=0.51)
@@ -266,6 +275,8 @@ class TestSignature:
         ('mnist', {}, r'^tfds:mnist: prepared as tfrecord, which cannot be read at random.*--file_format=array_record'),
         ('cifar10', {'train': 'all'}, r'^tfds:cifar10 has no split all; it has train, test'),
         ('cifar10', {'test': 'validation'}, r'^tfds:cifar10 has no split validation; it has train, test'),
+        ('cifar10', {'test': 'train'}, r"^tfds:cifar10: the split 'train' for training and for testing: .*it has train, test"),
+        ('cifar10', {'train': 'test'}, r"^tfds:cifar10: the split 'test' for training and for testing"),
         ('cifar10', {'label': 'class'}, r'^tfds:cifar10: needs the features image and class; it has id, image, label'),
         ('lfw', {'test_share': 1.0}, r'^source\.test_share=1\.0: choose a share between 0 and 1'),
     ],
