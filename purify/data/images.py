@@ -39,7 +39,10 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
       UserError: naming the file, when it is broken, too large, or has values of no known range.
     """
 
+    told = set()
+
     def note(kind: str) -> None:
+        told.add(kind)
         if notes is not None:
             notes.add(kind, name)
 
@@ -50,7 +53,7 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
             raise UserError(
                 f'{name}: {picture.width}x{picture.height} pixels is more than the limit of {MAX_PIXELS:,}. Shrink or remove it.'
             )
-        pixels = np.asarray(_shown(picture, name, note).convert('L' if channels == 1 else 'RGB'))
+        pixels = np.asarray(_shown(picture, data, name, note).convert('L' if channels == 1 else 'RGB'))
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -58,6 +61,8 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
         raise UserError(f'{name}: not a readable picture (of {kinds}). Repair or remove the file and start again.') from error
     except Exception as error:  # broken files fail in as many ways as there are formats
         raise UserError(f'{name}: not a readable picture ({error}). Repair or remove the file and start again.') from error
+    if pixels.max() == 1 and 'dark' not in told:
+        note('scaled')
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -65,12 +70,13 @@ def _formats() -> list[str]:
     return [form for form in FORMATS if form in Image.OPEN]
 
 
-def _shown(picture: Image.Image, name: str, note: Note) -> Image.Image:
+def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Image:
     """The picture upright, opaque and in sRGB, with 8 bits per value: L or RGB, or a mode that Pillow converts to both."""
     if getattr(picture, 'is_animated', False):
         note('frames')
     raw = _raw_mode(picture)
     picture.load()
+    _resolve_deep_key(picture, data, raw)
     _turn(picture, note)
     profile, info = picture.info.get('icc_profile'), picture.info
     colours, alpha = _split_alpha(_eight_bits(picture, raw, name, note), picture, raw)
@@ -90,6 +96,20 @@ def _raw_mode(picture: Image.Image) -> str:
     tiles = getattr(picture, 'tile', None)
     args = tiles[0].args if tiles else ''
     return args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ''
+
+
+def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
+    """Gives a PNG of 16-bit colours alpha in place of the colour that is transparent, which takes all 16 bits to tell from others.
+
+    Pillow keeps the higher eight bits of each value; in the other byte order, it keeps the lower ones.
+    """
+    key: Any = picture.info.get('transparency')
+    if raw != 'RGB;16B' or not isinstance(key, tuple):
+        return
+    lower: Any = Image.open(io.BytesIO(data), formats=['PNG'])
+    lower.tile = [tile._replace(args='RGB;16L') for tile in lower.tile]
+    values = np.asarray(picture).astype(np.uint16) << 8 | np.asarray(lower)
+    picture.putalpha(Image.fromarray(np.where((values == key).all(-1), 0, 255).astype(np.uint8)))
 
 
 def _turn(picture: Image.Image, note: Note) -> None:
@@ -137,8 +157,6 @@ def _split_alpha(colours: Image.Image, picture: Image.Image, raw: str) -> tuple[
         return colours, Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
     if raw in ('L;2', 'L;4'):  # the colour that is transparent, in the file's depth
         picture.info['transparency'] = int(key) * 255 // (2 ** int(raw[-1]) - 1)
-    elif ';16' in raw and isinstance(key, tuple):
-        picture.info['transparency'] = tuple(value >> 8 for value in key)
     straight = picture.convert('LA') if picture.mode == 'La' else picture
     whole = straight.convert('RGBA')
     grey = picture.mode in ('1', 'L', 'LA', 'La')

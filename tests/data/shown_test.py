@@ -159,6 +159,20 @@ def test_the_transparent_colour_of_sixteen_bits():
     assert noted == {'alpha'}
 
 
+def test_the_transparent_colour_of_sixteen_bits_is_told_from_its_neighbours_by_all_bits():
+    key, near = (65535, 0, 0x1234), (65535, 0, 0x1235)  # equal in their higher eight bits
+    row = struct.pack('>6H', *near, *key)
+    rotated = Image.Exif()
+    rotated[ExifTags.Base.Orientation] = 2  # mirrored
+    for chunks in ((), ((b'eXIf', rotated.tobytes()[6:]),)):
+        found, noted = shown(png(2, 1, 16, 2, [row], (b'tRNS', struct.pack('>3H', *key)), *chunks))
+        expected = [[255, 0, 0x12], [255, 255, 255]]
+        np.testing.assert_array_equal(found, [expected[::-1] if chunks else expected])
+        assert noted == {'alpha'}
+    found, noted = shown(png(1, 1, 16, 2, [struct.pack('>3H', *near)], (b'tRNS', struct.pack('>3H', *key))))
+    assert (found.tolist(), noted) == ([[[255, 0, 0x12]]], set())
+
+
 # ------------------------------------------------------------------ depth
 
 
@@ -215,6 +229,20 @@ def test_dark_colours_of_sixteen_bits_are_counted():
     assert (found.tolist(), noted) == ([[[16, 8, 0]]], set())
     assert shown(encoded(Image.fromarray(np.array([[200, 3]], np.uint16))))[1] == {'dark'}
     assert not shown(encoded(Image.fromarray(np.zeros((2, 2), np.uint16))))[1], 'black is black'
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_pictures_scaled_to_one_are_counted(channels):
+    scaled = (COLOUR / 255).round().astype(np.uint8)
+    scaled[0, 0] = 1
+    assert shown(encoded(Image.fromarray(scaled)), channels)[1] == {'scaled'}
+    assert shown(encoded(Image.fromarray(scaled * 2)), channels)[1] == set()
+    bits = Image.fromarray(scaled[..., 0].astype(bool))
+    assert shown(encoded(bits), channels)[1] == set(), 'of one bit, 1 is white'
+    palette = Image.fromarray(scaled[..., 0], 'P')
+    palette.putpalette([0, 0, 0, 200, 10, 30])
+    assert shown(encoded(palette), channels)[1] == set(), 'numbers of colours'
+    assert shown(encoded(Image.new('RGB', (2, 2))), channels)[1] == set(), 'black is black'
 
 
 @pytest.mark.parametrize('kind', [np.float32, np.int32])
