@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -90,19 +91,22 @@ def write_json(path: Path, value: Any) -> str:
 def read_json(path: Path, *, cure: str = ...) -> Any: ...
 @overload
 def read_json(path: Path, schema: type[T], *, cure: str = ...) -> T: ...
-def read_json(path: Path, schema: Any = Any, *, cure: str = 'Delete it and run the stage again.') -> Any:
+def read_json(path: Path, schema: Any = Any, *, cure: str = 'Delete its stage folder and run again.') -> Any:
     """Reads a JSON file and checks that it has the form it should have.
 
     `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
-    Raises `UserError` that names the file, the place in it and what was expected, when it is missing, broken or of another form.
+    Raises `UserError` that names the file, the place in it and what was expected, when it is missing, broken or of another form;
+    `cure` is the next step for the last two. What is not finite (NaN, Infinity) is let through where `schema` sets no bounds.
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding='utf-8'))
+        value = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_without_twins)
         msgspec.convert(value, type=schema)  # which leaves out of a `TypedDict` what that does not name
         return value
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file. Is {path.parent} the right folder, and what writes it finished?') from error
+    except IsADirectoryError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}). {cure}') from error
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {path.name}.') from error
     except msgspec.ValidationError as error:
@@ -111,6 +115,15 @@ def read_json(path: Path, schema: Any = Any, *, cure: str = 'Delete it and run t
         raise UserError(f'{path}: nested deeper than any file of this kind. {cure}') from error
     except ValueError as error:  # not JSON, not UTF-8, or a number of more digits than Python reads
         raise UserError(f'{path}: not valid JSON ({error}). {cure}') from error
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, unless it has two values for one key, of which Python would take the last and others the first."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twin = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f'the key {twin!r:.200} stands twice in one object')
+    return value
 
 
 def sha256_of(path: Path) -> str:

@@ -22,28 +22,37 @@ from purify.core.progress import say
 STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
-WEIGHTS = re.compile(  # whole, a shard or the index of shards; '.fp16' marks a copy in half precision
-    rf'({"|".join(STEMS)})(\.fp16)?(?P<shard>-\d+-of-\d+)?(\.fp16)?\.(?P<format>safetensors|bin)(?P<index>\.index(\.fp16)?\.json)?'
+_HALF = r'\.(?:fp|bf)16'  # marks a copy in half precision
+WEIGHTS = re.compile(  # whole, a shard or the index of shards
+    rf'(?:{"|".join(STEMS)})(?:{_HALF})?(?P<shard>-\d+-of-\d+)?(?:{_HALF})?'
+    rf'\.(?P<format>safetensors|{"|".join(suffix[1:] for suffix in PICKLES)})(?P<index>\.index(?:{_HALF})?\.json)?'
 )
 _FLOATS = ('F16', 'BF16', 'F32', 'F64')  # in the words of safetensors
 BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
 _DEEPEST = 50  # levels of JSON in JSON; settings have three or four
 _DAY_S = 24 * 60 * 60  # what a slow download may take from a folder's first file to its last
 _CONVERT = (
-    'import pathlib, sys, torch, safetensors.torch as s; p = pathlib.Path(sys.argv[1]); '
-    '[s.save_file({k: v.clone().contiguous() for k, v in '
-    "torch.load(f, map_location='cpu', weights_only=True).items()}, f.with_suffix('.safetensors'), {'format': 'pt'}) "
-    "for f in ([p] if p.is_file() else p.rglob('*model*.bin'))]; "
+    'import pathlib, re, sys, torch, safetensors.torch as s; p = pathlib.Path(sys.argv[1]); '
+    f"h = {{f.parent for f in p.rglob('*.safetensors*') if re.fullmatch('({'|'.join(STEMS)})([.](fp|bf)16)?[.]safetensors"
+    "([.]index([.](fp|bf)16)?[.]json)?', f.name)}; "
+    "w = [(f, f.with_suffix('.safetensors')) for f in ([p] if p.is_file() else p.rglob('*model*.bin'))]; "
+    "[print('left as it is:', f) if f.parent in h or t.exists() else s.save_file({k: v.clone().contiguous() for k, v in "
+    "torch.load(f, map_location='cpu', weights_only=True).items()}, t.with_suffix('.part'), {'format': 'pt'}) "
+    "or t.with_suffix('.part').replace(t) for f, t in w]; "
     "[i.with_name(i.name.replace('.bin.', '.safetensors.')).write_text(i.read_text().replace('.bin\\x22', '.safetensors\\x22')) "
-    "for i in p.rglob('*model*.bin.index*.json')]"
+    "for i in p.rglob('*model*.bin.index*.json') if i.parent not in h]"
 )
 
 
 def conversion(path: str | Path) -> str:
     """How to turn pickled weights into safetensors beside them, offline, as a sentence for an error.
 
-    `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut into shards.
+    `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut into shards. The command
+    overwrites no safetensors, and converts nothing in a folder that can be read already.
     """
+    converted = Path(path).with_suffix('.safetensors')
+    if Path(path).suffix in PICKLES and converted.is_file():
+        return f'Pickled weights can run code and are not opened, but {converted} lies beside them: give that file.'
     return (
         'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the files: '
         f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(path))}`.'
@@ -53,10 +62,23 @@ def conversion(path: str | Path) -> str:
 def refuse_pickles(folder: Path, names: list[str]) -> UserError:
     """The error for a folder whose only weights are these pickled files, with a way out that leads to a readable folder."""
     told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
-    if any(WEIGHTS.fullmatch(name) for name in names):
+    if any(name.endswith('.bin') and WEIGHTS.fullmatch(name) for name in names):
         return UserError(f'{told} {conversion(folder.parent if (folder.parent / "model_index.json").is_file() else folder)}')
     converted = Path(names[0]).with_suffix('.safetensors').name
+    if (folder / converted).is_file():
+        return UserError(f'{folder}: holds no weights under a known name. If {converted} is meant, rename it to {FILE}.')
     return UserError(f'{told} {conversion(folder / names[0])} Then rename {converted} to {FILE}.')
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds safetensors under a name that `read_folder` knows."""
+    found = (WEIGHTS.fullmatch(path.name) for path in folder.glob('*.safetensors*'))
+    return any(match['format'] == 'safetensors' for match in found if match)
+
+
+def is_half(name: str) -> bool:
+    """Whether a file of weights is a copy in half precision, by its name."""
+    return re.search(rf'{_HALF}\b', name) is not None
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -77,9 +99,9 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[dict[str, 
     """(config, tensors) of a model folder; tensors are read when asked for, as float32.
 
     Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded (`.safetensors.index.json`), and its copy in half
-    precision (`.fp16`) where there is nothing else. Raises `UserError` for missing and broken files, for folders with pickled
-    weights only, for two sets of weights side by side, for an index that contradicts its files, and for safetensors that are
-    older by more than a day than pickled weights beside them; of those that are older by less it says so.
+    precision (`.fp16`, `.bf16`) where there is nothing else. Raises `UserError` for missing and broken files, for folders with
+    pickled weights only, for two sets of weights side by side, for an index that contradicts its files, and for safetensors that
+    are older by more than a day than pickled weights beside them; of those that are older by less it says so.
     """
     folder = Path(folder) / subfolder
     if not folder.is_dir():
@@ -91,10 +113,12 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[dict[str, 
     if not found:
         if pickles := [name for name in names if Path(name).suffix in PICKLES]:
             raise refuse_pickles(folder, pickles)
-        raise UserError(f'{folder}: holds no weights. Put {FILE} beside its config.json.')
-    half = all('.fp16' in name for name in found)
-    tensors = _choose(folder, {name: match for name, match in found.items() if ('.fp16' in name) == half})
-    _check_age(folder, tensors.files, [name for name in matches if name.endswith('.bin') and ('.fp16' in name) == half])
+        others = [name for name in names if name.endswith('.safetensors')]
+        told = f' under a known name, only {", ".join(others)}' if others else ''
+        raise UserError(f'{folder}: holds no weights{told}. Put {FILE} beside its config.json.')
+    half = all(map(is_half, found))
+    tensors = _choose(folder, {name: match for name, match in found.items() if is_half(name) == half})
+    _check_age(folder, tensors.files, [name for name in names if Path(name).suffix in PICKLES and is_half(name) == half])
     return config, tensors
 
 
@@ -138,17 +162,19 @@ def _read_index(index: Path) -> dict[str, str]:
 
 
 def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
-    """Refuses, or says, that pickled weights are newer than those that are read.
+    """Refuses, or says, that pickled weights are newer than those that are read; of pickles under other names it says so.
 
     Links are passed over: a cache of the hub consists of them, and when it fetched which says nothing about the weights.
     """
     times = {folder / name: (folder / name).stat().st_mtime for name in pickles if not (folder / name).is_symlink()}
-    newest = max(times, key=times.__getitem__, default=None)
     read = max(files, key=lambda file: file.stat().st_mtime)
-    if newest is None or read.is_symlink() or times[newest] <= read.stat().st_mtime:
+    newer = [path for path in times if times[path] > read.stat().st_mtime]
+    if not newer or read.is_symlink():
         return
+    weights = [path for path in newer if WEIGHTS.fullmatch(path.name)]
+    newest = max(weights or newer, key=times.__getitem__)
     old, new = (datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime('%Y-%m-%d %H:%M UTC') for path in (read, newest))
-    if times[newest] - read.stat().st_mtime > _DAY_S:
+    if weights and times[newest] - read.stat().st_mtime > _DAY_S:
         raise UserError(
             f'{newest}: is of {new}, but {read.name} beside it, which would be read, of {old}. Delete the one that is not meant.'
         )

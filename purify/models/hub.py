@@ -7,7 +7,7 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.files import user_path
-from purify.models.folders import PICKLES, STEMS, conversion, read_object, refuse_pickles
+from purify.models.folders import PICKLES, STEMS, conversion, has_weights, read_object, refuse_pickles
 
 INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
@@ -27,8 +27,9 @@ _SUFFIXES = {  # what is read of a component; of others the three kinds
     **dict.fromkeys(('scheduler', 'feature_extractor', 'image_feature_extractor'), ('json',)),
     'tokenizer': ('json', 'txt'),
 }
-_TOP = (INDEX, 'config.json', 'scheduler_config.json', 'preprocessor_config.json')
-_NON_EMA, _HALF = '*non_ema*', '*.fp16*'  # what training would go on from, and a second copy in half precision
+_NON_EMA, _HALF = '*non_ema*', ('*.fp16*', '*.bf16*')  # what training would go on from, and further copies in half precision
+_SHARED = ('scheduler_config.json', 'preprocessor_config.json')  # lie in a component's folder, or at the top of old layouts
+_TOP = (INDEX, 'config.json', *_SHARED)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -52,19 +53,33 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders:
     Fetches settings and weights at the top and in `subfolders`; None takes what image variation needs of the pipeline that its
     model_index.json names (`COMPONENTS`; of others: all components). Half-precision copies are fetched only where there is
     nothing else. Pin `revision` to a commit for results that can be repeated. Raises `UserError` for pickled files, for folders
-    that do not exist, for models with pickled weights alone, and when the hub cannot be reached or does not know the id.
+    that do not exist, for models with pickled weights alone, for two files of the same component's settings that differ, and
+    when the hub cannot be reached or does not know the id.
     """
     name = str(path_or_hub_id)
     path = user_path(name)
     if path.is_dir():
-        return path
+        return _checked(path)
+    if path.suffix in PICKLES and has_weights(path.parent):
+        raise UserError(
+            f'{path}: pickled weights can run code and are not opened. For the safetensors beside it give {path.parent}.'
+        )
     if path.suffix in PICKLES:
         raise UserError(f'{refuse_pickles(path.parent, [path.name])} Then give the folder.')
     if path.is_file():
         raise UserError(f'{name}: is a file; give the folder that holds it and its config.json.')
     if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
         raise UserError(f'{name}: no such folder, and not a hub id (owner/name). Give one of the two.')
-    return _fetch(name, revision, subfolders)
+    return _checked(_fetch(name, revision, subfolders))
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, unless its top and the folder of a component hold other settings under one name."""
+    for top in (folder / name for name in _SHARED):
+        for inner in sorted(folder.glob(f'*/{top.name}')) if top.is_file() else ():
+            if read_object(top) != read_object(inner):
+                raise UserError(f'{inner}: is read, but {top} has other settings. Delete the one that is not meant.')
+    return folder
 
 
 def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) -> Path:
@@ -72,7 +87,7 @@ def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) ->
         everything = _command(name, revision, _patterns(_SUFFIXES))  # the kind of pipeline is not known yet
         subfolders = _subfolders(_download(name, revision, _TOP, (), everything))
     patterns = _patterns(subfolders)
-    for ignored in ((_NON_EMA, _HALF), (_NON_EMA,)):
+    for ignored in ((_NON_EMA, *_HALF), (_NON_EMA,)):
         folder = _download(name, revision, patterns, ignored, _command(name, revision, patterns, ignored))
         bare = _without_weights(folder, subfolders)
         if not bare:
@@ -107,7 +122,7 @@ def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:
     return [part for part in described if not any((folder / part).glob('*.safetensors'))]
 
 
-def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = (_NON_EMA, _HALF)) -> str:
+def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = (_NON_EMA, *_HALF)) -> str:
     """The command that downloads the same by hand, with any client of the hub that we allow."""
     pinned = f'revision={revision!r}, ' if revision else ''
     code = (

@@ -18,7 +18,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
-from purify.models.folders import BUFFERS, STEMS, WEIGHTS, Tensors, read_folder
+from purify.models.folders import BUFFERS, STEMS, WEIGHTS, Tensors, is_half, read_folder
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
@@ -215,7 +215,7 @@ def write_folder(
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
         files.append(index.name)
     for old in folder.glob('*.safetensors*'):  # what was here before would contradict the new
-        if WEIGHTS.fullmatch(old.name) and '.fp16' not in old.name and old.name not in files:
+        if WEIGHTS.fullmatch(old.name) and not is_half(old.name) and old.name not in files:
             with explain_os_errors(old):
                 old.unlink()
     write_json(folder / 'config.json', dict(config))

@@ -94,9 +94,9 @@ def test_unreadable_json_is_named_with_the_next_step(tmp_path):
     (tmp_path / 'binary.json').write_bytes(b'\xff\xfe\x00')
     (tmp_path / 'folder.json').mkdir()
     for name, expected in {
-        'cut.json': 'not valid JSON .*Delete it and run the stage again',
+        'cut.json': 'not valid JSON .*Delete its stage folder and run again',
         'binary.json': 'not valid JSON',
-        'folder.json': 'cannot be read',
+        'folder.json': 'cannot be read .*Delete its stage folder and run again',
         'none.json': 'no such file. Is .* the right folder',
         'cut.json/none.json': 'cannot be read .*Give a folder that holds none.json',
     }.items():

@@ -149,6 +149,57 @@ def test_pickled_weights_that_are_newer(folder, capsys, later_s, kind):
 
 
 @pytest.mark.parametrize(
+    ('name', 'refused'),
+    [
+        ('diffusion_pytorch_model.pth', True),
+        ('model.ckpt', True),
+        ('pytorch_model.pt', True),
+        ('diffusion_pytorch_model-00001-of-00002.pkl', True),
+        ('optimizer.pt', False),  # may be no weights at all
+    ],
+)
+def test_pickles_of_every_ending_that_are_newer(folder, capsys, name, refused):
+    save_file(VALUES, folder / FILE)
+    (folder / name).write_bytes(b'never opened')
+    os.utime(folder / FILE, (1_700_000_000, 1_700_000_000))
+    if refused:
+        with pytest.raises(UserError, match=rf'{name}: is of .*Delete the one that is not meant'):
+            read_folder(folder)
+    else:
+        same(read_folder(folder)[1])
+        assert f'; {name} beside it, of' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
+def test_half_precision_is_read_where_there_is_nothing_else(folder, kind):
+    stored = {name: value.astype(ml_dtypes.bfloat16 if kind == 'bf16' else np.float16) for name, value in VALUES.items()}
+    save_file(stored, folder / f'diffusion_pytorch_model.{kind}.safetensors')
+    same(read_folder(folder)[1])
+    save_file({'a.weight': VALUES['a.weight']}, folder / FILE)
+    assert [*read_folder(folder)[1]] == ['a.weight']
+    (folder / FILE).unlink()
+    other = {'fp16': 'bf16', 'bf16': 'fp16'}[kind]
+    save_file(stored, folder / f'diffusion_pytorch_model.{other}.safetensors')
+    with pytest.raises(UserError, match='more than one set of weights'):
+        read_folder(folder)
+
+
+def test_weights_under_an_unknown_name_are_named(folder):
+    save_file(VALUES, folder / 'diffusion_pytorch_model.fp32.safetensors')
+    with pytest.raises(UserError, match=r'holds no weights under a known name, only diffusion_pytorch_model\.fp32\.safetensors'):
+        read_folder(folder)
+
+
+def test_settings_that_stand_twice_in_one_file(folder):
+    save_file(VALUES, folder / FILE)
+    (folder / 'config.json').write_text('{"b": {"in_channels": 1}, "c": {"in_channels": 3}}')
+    assert read_folder(folder)[0]['c'] == {'in_channels': 3}
+    (folder / 'config.json').write_text('{"a": 1, "b": {"in_channels": 1, "x": 2, "in_channels": 3}}')
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON \(the key 'in_channels' stands twice.*download it again"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
     ('dtype', 'told'),
     [
         (ml_dtypes.float8_e4m3fn, 'F8_E4M3'),
@@ -197,6 +248,7 @@ def test_a_folder_in_the_place_of_a_file(folder):
 def run(command, env):
     done = subprocess.run(['bash', '-c', command.replace('python', sys.executable, 1)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(params=['torch', 'a stand-in'])
@@ -230,6 +282,55 @@ def test_the_command_in_the_error_leads_to_a_folder_that_is_read(library, folder
     run(printed(error), env)
     same(read_folder(folder)[1])
     assert (folder / f'{stem}.safetensors.index.json').exists() == cut
+
+
+def test_the_command_leaves_safetensors_that_are_there(library, folder):
+    """Of a pipeline, one part alone has pickled weights and nothing else; the others have better ones beside theirs."""
+    save, env = library
+    old = {name: value + 7 for name, value in VALUES.items()}
+    (folder.parent / 'model_index.json').write_text('{}')
+    save(VALUES, folder / 'diffusion_pytorch_model.bin')
+    save_file(old, folder / 'diffusion_pytorch_model.non_ema.safetensors')  # not what is read
+    whole, other_name, cut, half = (folder.parent / name for name in ('vae', 'text_encoder', 'image_unet', 'image_encoder'))
+    for part in (whole, other_name, cut, half):
+        part.mkdir()
+        (part / 'config.json').write_text('{}')
+    save(old, whole / 'diffusion_pytorch_model.bin')
+    save_file(VALUES, whole / FILE)
+    save(old, other_name / 'pytorch_model.bin')
+    save_file(VALUES, other_name / 'model.safetensors')
+    write_shards(cut)
+    save(old, cut / 'diffusion_pytorch_model.bin')
+    write_shards(half, 'pytorch_model', 'bin', save=save)
+    save_file(VALUES, half / 'model.bf16.safetensors')
+    before = {path: path.read_bytes() for path in folder.parent.rglob('*.safetensors*')}
+    with pytest.raises(UserError, match='no safetensors weights') as error:
+        read_folder(folder)
+    for _ in range(2):  # and again, as after a stop
+        done = run(printed(error), env)
+    assert done.count('left as it is: ') == 6  # one in each of three parts, two shards, and what the first time converted
+    for part in (folder, whole, other_name, cut, half):
+        same(read_folder(part)[1])
+    after = {path for path in folder.parent.rglob('*') if path.is_file() and '.safetensors' in path.name}
+    assert after == {*before, folder / FILE}
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [*folder.parent.rglob('*.part')]
+
+
+def test_where_the_safetensors_lie_beside_a_pickled_file_they_are_named(library, folder):
+    save, env = library
+    for name in ("it's.pth", 'unet ema.ckpt'):
+        save(VALUES, folder / name)
+    command = re.findall('`([^`]*)`', conversion(folder / "it's.pth"))[-1]
+    run(command, env)
+    converted = folder / "it's.safetensors"
+    assert f'not opened, but {converted} lies beside them: give that file.' in conversion(folder / "it's.pth")
+    save_file({'kept': np.ones(1, np.float32)}, converted)
+    assert 'left as it is' in run(command, env)
+    assert [*load_file(converted)] == ['kept']
+    save_file(VALUES, folder / 'unet ema.safetensors')
+    with pytest.raises(UserError, match=rf'no weights under a known name. If .*\.safetensors is meant, rename it to {FILE}\.'):
+        read_folder(folder)
 
 
 def test_pickles_of_other_names_are_converted_one_by_one(library, folder):

@@ -66,8 +66,32 @@ def test_local_folders_are_themselves(tmp_path):
             resolve(name)
 
 
+def test_a_pickled_file_with_safetensors_beside_it_leads_to_its_folder(tmp_path):
+    for name in (WEIGHTS, 'diffusion_pytorch_model.bin'):
+        (tmp_path / name).write_bytes(b'')
+    with pytest.raises(
+        UserError, match=rf'model\.bin: pickled .*not opened\. For the safetensors beside it give {tmp_path}\.'
+    ) as error:
+        resolve(tmp_path / 'diffusion_pytorch_model.bin')
+    assert 'holds no safetensors' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('part', 'name'), [('scheduler', 'scheduler_config.json'), ('feature_extractor', 'preprocessor_config.json')]
+)
+def test_settings_in_two_places_that_differ_are_refused(tmp_path, part, name):
+    (tmp_path / part).mkdir()
+    (tmp_path / part / name).write_text('{"beta_end": 0.02, "steps": 10}')
+    (tmp_path / name).write_text('{"steps": 10,   "beta_end": 0.02}')
+    assert resolve(tmp_path) == tmp_path  # the same, written in another way
+    (tmp_path / name).write_text('{"beta_end": 0.5, "steps": 10}')
+    with pytest.raises(UserError, match=rf'{part}/{name}: is read, but {tmp_path}/{name} has other settings\. Delete'):
+        resolve(tmp_path)
+
+
 def test_only_what_variation_needs_is_fetched(hub):
-    junk = ('model.bin', 'diffusion_pytorch_model.non_ema.safetensors', 'diffusion_pytorch_model.fp16.safetensors')
+    copies = [f'diffusion_pytorch_model.{kind}.safetensors' for kind in ('non_ema', 'fp16', 'bf16')]
+    junk = ('model.bin', *copies)
     hub.files = repository('unet', 'vae', 'image_encoder', 'safety_checker', weights=(WEIGHTS, *junk))
     hub.files |= {
         'model_index.json': VARIATION,
