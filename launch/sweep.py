@@ -30,6 +30,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 POLL_S = 0.1
+RESULTS = {  # what every results.json has, as `purify.report.results` says
+    'version', 'name', 'config', 'seeds', 'attack', 'defense', 'classes', 'teacher', 'student', 'detection', 'cost',
+}  # fmt: skip
 
 
 def purify() -> list[str]:
@@ -84,7 +87,8 @@ class Run:
         config = Path(self.arguments[1].partition(':')[0])
         if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
             return False  # edited since: the run is started again, and does again what has changed
-        return read_json(results) is not None and read_json(settings) == self.arguments[1:]
+        found = read_json(results)
+        return isinstance(found, dict) and found.keys() >= RESULTS and read_json(settings) == self.arguments[1:]
 
     def prepare(self) -> None:
         """Says beside the run which point it is; `purify report` reads it."""
@@ -140,7 +144,6 @@ class Pool:
         return EXIT_PREEMPTED if self.stopped else EXIT_FAILED if self.failed else 0
 
     def _start(self, slot: int, run: Run) -> None:
-        run.prepare()
         env, where = environment(), ''
         if self.devices:
             device, sharing = self.devices[slot % len(self.devices)], math.ceil(self.size / len(self.devices))
@@ -178,8 +181,6 @@ class Pool:
 def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
     """Writes points.jsonl and prints, or with --submit starts, the sbatch command for the runs that are not done."""
     points = args.workdir / 'points.jsonl'
-    for run in runs:
-        run.prepare()
     points.write_text(''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs))
     array = ','.join(str(i) for i, run in enumerate(runs) if not run.is_done())
     output = f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}'
@@ -245,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'{i:>4}  {"done" if run.is_done() else "open"}  {run.name}')
     if args.dry_run:
         return 0
+    for run in runs:  # also of one that is done: the table rests on it
+        run.prepare()
     left = [run for run in runs if not run.is_done()]
     if left and args.slurm is not None:
         return submit(args, runs)

@@ -110,6 +110,18 @@ class JsonLines:
             self.file.close()
 
 
+@contextlib.contextmanager
+def _starting(name: str, advice: str) -> Iterator[None]:
+    """Turns whatever keeps a library of others from starting into a `UserError`: its own settings, no account, a bad install."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"run.writers has {name!r}: install the extra, pip install 'purify[{name}]' ({error}).") from error
+    except Exception as error:
+        reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
+        raise UserError(f'run.writers has {name!r}, which does not start: {reason}. {advice}') from error
+
+
 class TensorBoard:
     """Writes event files to `folder/tensorboard/<run>/<stage>` (needs the `tensorboard` extra).
 
@@ -120,11 +132,9 @@ class TensorBoard:
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
         del config
-        try:
+        with _starting('tensorboard', 'Install the extra anew, or leave it out of run.writers.'):
             from tensorboardX import event_file_writer, summary
             from tensorboardX.proto import event_pb2
-        except ImportError as error:
-            raise UserError("run.writers has 'tensorboard': install the extra, pip install 'purify[tensorboard]'.") from error
         self.folder, self.summary, self.events = folder / 'tensorboard' / run, summary, event_pb2
         self.open_file, self.files = event_file_writer.EventsWriter, {}
 
@@ -159,19 +169,12 @@ class WandB:
     """Logs to Weights & Biases (needs the `wandb` extra; WANDB_MODE=offline works without an account)."""
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("run.writers has 'wandb': install the extra, pip install 'purify[wandb]'.") from error
+        mark = _wandb_id(folder)
         cut = run if len(run) <= WANDB_NAME else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'  # its seed stands last
-        try:
-            self.run = wandb.init(
-                project='purify', name=cut, config=dict(config), dir=str(folder), resume='allow', id=_wandb_id(folder)
-            )
-        except wandb.Error as error:
-            raise UserError(
-                f"run.writers has 'wandb', which does not start: {error}. Log in with `wandb login`, or set WANDB_MODE=offline."
-            ) from error
+        with _starting('wandb', 'Log in with `wandb login`, or set WANDB_MODE=offline.'):
+            import wandb
+
+            self.run = wandb.init(project='purify', name=cut, config=dict(config), dir=str(folder), resume='allow', id=mark)
         self.table, self.stages = wandb.Table, set()
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:

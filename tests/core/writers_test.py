@@ -1,6 +1,8 @@
 import functools
 import json
+import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -189,6 +191,8 @@ class FakeWandB(types.ModuleType):
         self.error, self.begun, self.Table = error, [], list
 
     def init(self, **options):
+        if isinstance(self.error, Exception):
+            raise self.error
         if self.error:
             raise self.Error(self.error)
         self.begun.append(options)
@@ -209,6 +213,24 @@ def test_wandb_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB('No API key configured.'))
     with pytest.raises(UserError, match=r"run\.writers has 'wandb'.*No API key.*WANDB_MODE=offline"):
         WRITERS.make('wandb', tmp_path, 'run', {})
+
+
+@pytest.mark.parametrize(
+    'error', [ValueError('mode\n  Input should be online'), OSError('no route'), KeyError('x'), RuntimeError()]
+)
+def test_whatever_keeps_wandb_from_starting_is_told_in_a_sentence(tmp_path, monkeypatch, error):
+    monkeypatch.setitem(sys.modules, 'wandb', FakeWandB(error))
+    with pytest.raises(UserError, match=r"run\.writers has 'wandb', which does not start: .+\. Log in with") as caught:
+        WRITERS.make('wandb', tmp_path, 'run', {})
+    assert '\n' not in str(caught.value)
+
+
+def test_a_setting_that_wandb_itself_refuses(tmp_path):
+    pytest.importorskip('wandb', reason='the wandb extra is not installed')
+    code = 'import pathlib, sys; from purify.core.writers import *; WRITERS.make("wandb", pathlib.Path(sys.argv[1]), "run", {})'
+    env = os.environ | {'WANDB_MODE': 'bogus'}  # in a process of its own, for wandb reads its settings once
+    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert re.search(r"UserError: run\.writers has 'wandb', which does not start: .*mode.*bogus", done.stderr.splitlines()[-1])
 
 
 @pytest.mark.parametrize('damage', [b'', b'\xff\x00', b'two words', b'../x'])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,11 +13,16 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.pipelines.commands import list_points
+from purify.report.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
 
-STAND_IN = """
+STAND_IN = (
+    f"""
+KEYS = {sorted(Results.__required_keys__)}
+"""
+    + """
 import json, os, pathlib, signal, sys, time
 command, args = sys.argv[1], sys.argv[2:]
 config = args[args.index('--config') + 1] if '--config' in args else ''
@@ -43,8 +49,9 @@ else:
         sys.exit(behaviour)
     settings = [config, *[a for a in args if a.startswith('--config.')]]
     (workdir / 'overrides.json').write_text(json.dumps(settings))
-    (workdir / 'results.json').write_text('{}')
+    (workdir / 'results.json').write_text(json.dumps(dict.fromkeys(KEYS)))
 """
+)
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def test_every_run_has_its_folder_and_all_share_one_store(sweep):
 
 
 @pytest.mark.parametrize('name', ['overrides.json', 'results.json'])
-@pytest.mark.parametrize('damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000])
+@pytest.mark.parametrize('damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000, b'{}', b'[]', b'5', b'{"teacher": 3}'])
 def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
     sweep()
     damaged = sweep.out / 'points' / 'x=1-seed0'
@@ -111,6 +118,24 @@ def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
     said, code = sweep()
     assert code == 0
     assert [line for line in said.splitlines() if line.startswith('started')] == ['started: x=1-seed0']
+
+
+@pytest.mark.parametrize('damage', [b'[]', b'{"point": {"config.x": 9}, "seed": 0}', None])
+def test_the_point_of_a_finished_run_is_written_again(sweep, damage):
+    sweep()
+    point = sweep.out / 'points' / 'x=1-seed0' / 'point.json'
+    if damage is None:
+        point.unlink()
+    else:
+        point.write_bytes(damage)
+    said, code = sweep()
+    assert (code, 'started' in said) == (0, False)
+    assert json.loads(point.read_text()) == {'point': {'config.x': 1}, 'seed': 0}
+    assert said.splitlines()[-1] == 'table of [0, 1, 2]'
+
+
+def test_a_result_is_known_by_the_keys_that_purify_writes():
+    assert runpy.run_path(str(ROOT / 'launch' / 'sweep.py'))['RESULTS'] == Results.__required_keys__
 
 
 @pytest.mark.parametrize(('text', 'number'), [(b'', '0'), (b'nonsense\n', '0'), (b'{"command": ["true"]}\n', '1'), (b'[1]\n', '0')])
