@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 BLOCK = 2**15  # of LevelDB's log
@@ -38,8 +39,18 @@ def _tfrecords(data: bytes):
         at += 16 + length
 
 
-def read_wandb(folder: Path) -> list[dict]:
-    """Of every offline run below a work folder, in order: 'id', 'name', 'config', 'rows', 'summary', 'axes' and 'tables'."""
+def read_wandb(folder: Path, patience_s: float = 20) -> list[dict]:
+    """Of every offline run below a work folder, in order: 'id', 'name', 'config', 'rows', 'summary', 'axes' and 'tables'.
+
+    W&B writes in a process of its own, which under load is not through when the run is finished: wait until runs have an id.
+    """
+    until = time.monotonic() + patience_s
+    while not all('id' in run for run in (found := _read_runs(folder))) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def _read_runs(folder: Path) -> list[dict]:
     found = []
     for path in sorted(folder.glob('wandb/offline-run-*/*.wandb')):
         run = {'rows': [], 'summary': {}, 'axes': {}, 'tables': {}, 'config': {}}
