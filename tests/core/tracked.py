@@ -44,9 +44,10 @@ def read_wandb(folder: Path, patience_s: float = 20) -> list[dict]:
 
     W&B writes in a process of its own, which under load is not through when the run is finished: wait until runs have an id.
     """
-    until = time.monotonic() + patience_s
-    while not all('id' in run for run in (found := _read_runs(folder))) and time.monotonic() < until:
+    until, found = time.monotonic() + patience_s, _read_runs(folder)
+    while not all('id' in run for run in found) and time.monotonic() < until:
         time.sleep(0.2)
+        found = _read_runs(folder)
     return found
 
 
