@@ -95,7 +95,7 @@ def excess(values: np.ndarray, present: np.ndarray, *, least: float, deviations:
         if len(others):
             usual, spread = usual_and_spread(others)
             needed = least if len(others) >= FEW else max(least, of_few)
-            found[label] = (values[label] - usual) / max(needed, deviations * spread)
+            found[label] = (values[label] - usual) / max(needed, deviations * spread, EPSILON)
     return found
 
 

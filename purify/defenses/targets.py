@@ -131,10 +131,10 @@ class Significant:
     name: ClassVar[str] = 'significant'
 
     def __post_init__(self) -> None:
-        if not (self.score > 0 and 0 < self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
+        if not (self.score >= 0 and 0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
             raise UserError(
-                f'defense.targets: score={self.score} must be a positive number of nats, share={self.share} and level={self.level} '
-                f'lie between 0 and 1, and deviations={self.deviations} be 0 or more.'
+                f'defense.targets: score={self.score} must be 0 or more nats, share={self.share} and level={self.level} lie between '
+                f'0 and 1 (share may be 0), and deviations={self.deviations} be 0 or more.'
             )
 
     @property

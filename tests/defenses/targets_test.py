@@ -232,7 +232,7 @@ def test_descriptions_hold_the_chart():
         ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
         ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
         ({'name': 'significant', 'score': 1.0, 'share': 0.1, 'deviations': 5.0, 'level': 1.5}, r'level=1\.5'),
-        ({'name': 'significant', 'score': 1.0, 'share': 0.0, 'deviations': 5.0, 'level': 0.1}, r'share=0\.0'),
+        ({'name': 'significant', 'score': 1.0, 'share': 1.0, 'deviations': 5.0, 'level': 0.1}, r'share=1\.0'),
         ({'name': 'significant', 'scores': 2}, 'scores'),
     ],
 )

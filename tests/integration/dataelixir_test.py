@@ -23,6 +23,7 @@ TINY = (
     '--config.defense.steps=4',
     '--config.defense.kept=2',
     '--config.defense.targets.score=0.0',  # so few images would show nothing otherwise, and no image would be replaced
+    '--config.defense.targets.deviations=0.0',
     '--config.defense.targets.level=0.9',
     '--config.shard_size=20',
     '--config.run.save_every=5',
