@@ -133,8 +133,8 @@ class Significant:
     def __post_init__(self) -> None:
         if not (self.score >= 0 and 0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
             raise UserError(
-                f'defense.targets: score={self.score} must be 0 or more nats, share={self.share} and level={self.level} lie between '
-                f'0 and 1 (share may be 0), and deviations={self.deviations} be 0 or more.'
+                f'defense.targets: score={self.score} must be 0 or more nats, share={self.share} and level={self.level} lie '
+                f'between 0 and 1 (share may be 0), and deviations={self.deviations} be 0 or more.'
             )
 
     @property
