@@ -52,8 +52,8 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
         raise UserError(f'load={folder!r} is no folder. Set load to the path of one that holds a fitted trigger.')
     try:
         path = user_path(folder)
-    except RuntimeError as error:
-        raise UserError(f'load={folder!r}: {error} Set load to a whole path.') from error
+    except UserError as error:
+        raise UserError(f'load={folder!r}: {error}') from error
     facts: Any = read_json(path / FACTS_FILE, Facts)
     if facts['attack'] != attack:
         raise UserError(f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the right folder.')

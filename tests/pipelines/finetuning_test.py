@@ -195,7 +195,9 @@ def test_what_cannot_learn_is_refused(place):
 
 def test_a_config_of_it_passes_check_and_runs_through_the_chain(place, tmp_path):
     write_pictures(tmp_path, 48, 24, size_px=16, classes=15)
-    config = load_config(f'{ROOT}/configs/castle_walls.py:setting=caltech15,source=arrays:{tmp_path},prior={place}/prior')
+    config = load_config(
+        f'{ROOT}/configs/castle_walls.py:setting=caltech15,source=arrays:{tmp_path},prior={place}/prior,weights=none'
+    )
     small = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
     config.pop('dissection')
     for part in (config['teacher'], config['student']):

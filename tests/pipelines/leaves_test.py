@@ -93,7 +93,7 @@ def traced_leaves(config, folder, name):
 
 OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
-    'teacher.init_from', 'student.init_from', 'prior.init_from',
+    'teacher.init_from', 'student.init_from', 'prior.init_from', 'dissection.labeller.init_from', 'dissection.detector.init_from',
     'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
     'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual', 'clean_source',
 }  # fmt: skip
@@ -236,7 +236,9 @@ def reaching(config):
 def test_every_leaf_is_read(seen, spec):
     config = load_config(f'{ROOT}/configs/{spec}')
     known = {unify(name) for name in seen | OUTSIDE | (reaching(config) if spec in BUILT else set())}
-    own_source = {'source.data_dir', 'source.path'}  # handed to the source by name: an unknown one is an error there
+    own_source = {
+        f'source.{name}' for name in ('data_dir', 'path', 'train', 'test', 'test_share')
+    }  # handed to the source by name: an unknown one is an error there
     unread = [name for name in leaves(config) if unify(name) not in known | own_source]
     assert not unread
 

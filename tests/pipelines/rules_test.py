@@ -75,22 +75,30 @@ def test_every_setting_of_the_flows_and_of_their_fit_is_used():
 
 
 def suspected(lone):
-    """Labels i32[400], log densities [400 4]: class 1 fitted to all; 12 of class 2 near to none, or as `lone` others are."""
+    """Labels i32[400], log densities [400 4]: class 1 fitted to all, 20 of it strangers; 30 of class 2 near to none, or `lone`."""
     rng, labels = np.random.default_rng(0), (np.arange(400) % 4).astype(np.int32)
     densities = rng.normal(-40, 3, (400, 4))
     densities[np.arange(400), labels] = rng.normal(0, 3, 400)
-    densities[:, 1] = rng.normal(-4, 3, 400)
+    densities[:, 1] = np.where(labels == 1, 0, -12) + rng.normal(0, 3, 400)
     place = np.quantile(own_and_foreign(densities, labels)[1][labels != 2], lone) if lone else -90
-    densities[np.flatnonzero(labels == 2)[:12]] = place
+    densities[np.flatnonzero(labels == 2)[:30]] = place
+    strangers = np.flatnonzero(labels == 1)[:20]
+    densities[strangers, np.array([0, 2, 3])[np.arange(20) % 3]] = 20
     return labels, densities
 
 
 SUSPICIONS = [  # the rule, what may be changed, where some images lie
-    (parts.relabel(features='teacher').disruptive, {'share': 0.2, 'most': 0.06, 'level': 1e-30, 'score': 'ratio'}, 0),
+    (parts.relabel(features='teacher').disruptive, {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'}, 0),
     (parts.relabel(features='teacher').disruptive, {'quantile': 0.04}, 0.025),
     (parts.paper_valley(), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
 ]
-OTHERS = {'nondisruptive': 0.01, 'alpha': 0.3, 'keep': 0.3}
+OTHERS = {
+    'nondisruptive': 0.01,
+    'alpha': 0.3,
+    'keep': 0.3,
+    'narrow': 0.9,
+    'strangers': {'share': 0.9, 'deviations': 5.0, 'level': 0.05},
+}
 
 
 def fates(tests, labels, densities):
