@@ -50,6 +50,18 @@ def _drawn(rng, own, others, share, evenness, steadiness):
     return np.where(stays, own[:, None], np.take_along_axis(others, choice, 1))
 
 
+def _confused(rng, true, labels, noise):
+    """(Labels with wrong ones among them, which are wrong bool[n]) for `noise` as of `label_world`."""
+    classes, wrong = 1 + int(true.max()), np.zeros(len(true), bool)
+    if noise and noise[1] == 'symmetric':
+        wrong = rng.random(len(true)) < noise[0]
+        labels = np.where(wrong, (true + rng.integers(1, classes, len(true))) % classes, labels)
+    elif noise:
+        wrong = (rng.random(len(true)) < noise[0]) & (true % 2 == 0) & (true + 1 < classes)
+        labels = np.where(wrong, true + 1, labels)
+    return labels, wrong
+
+
 def label_world(
     rng,
     sizes,
@@ -81,7 +93,7 @@ def label_world(
     """
     classes = len(sizes)
     true = np.repeat(np.arange(classes), sizes)
-    labels, poisoned, wrong = true.copy(), np.zeros(len(true), bool), np.zeros(len(true), bool)
+    labels, poisoned = true.copy(), np.zeros(len(true), bool)
     if poison == 'all_to_all':
         poisoned = rng.random(len(true)) < 1 / 11
         labels = np.where(poisoned, (true + 1) % classes, true)
@@ -90,14 +102,7 @@ def label_world(
             free = np.flatnonzero((true != target) & ~poisoned)
             chosen = rng.choice(free, count, replace=False)
             labels[chosen], poisoned[chosen] = target, True
-    if noise:
-        share, kind = noise
-        if kind == 'symmetric':
-            wrong = rng.random(len(true)) < share
-            labels = np.where(wrong, (true + rng.integers(1, classes, len(true))) % classes, labels)
-        else:
-            wrong = (rng.random(len(true)) < share) & (true % 2 == 0) & (true + 1 < classes)
-            labels = np.where(wrong, true + 1, labels)
+    labels, wrong = _confused(rng, true, labels, noise)
     honest = ~poisoned & ~wrong
     rates = np.minimum(0.6, h * np.exp(spread_h * rng.normal(size=classes)))
     odd = honest & (rng.random(len(true)) < rates[true])
@@ -183,14 +188,7 @@ def density_world(
             if own:
                 place = rng.normal(size=dimensions)
                 features[chosen] = 3 * apart * place / np.linalg.norm(place) + 0.7 * rng.normal(size=(count, dimensions))
-    if noise:
-        share, how = noise
-        if how == 'symmetric':
-            wrong = rng.random(len(true)) < share
-            labels = np.where(wrong, (true + rng.integers(1, classes, len(true))) % classes, labels)
-        else:
-            wrong = (rng.random(len(true)) < share) & (true % 2 == 0) & (true + 1 < classes)
-            labels = np.where(wrong, true + 1, labels)
+    labels, _ = _confused(rng, true, labels, noise)
     log_density = np.stack([_gaussian(features[labels == label], features) for label in range(classes)], 1)
     return DensityWorld(labels.astype(np.int32), log_density, poisoned)
 
