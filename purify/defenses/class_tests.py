@@ -111,7 +111,8 @@ class Strangers:
         images, counts = (np.bincount(labels[which], minlength=num_classes) for which in (np.ones(len(labels), bool), strange))
         present = images > 0
         shares = counts / np.maximum(images, 1)
-        found = excess(shares, present, least=self.share, deviations=self.deviations, of_few=UNUSUAL_FEW)
+        few = {'of_few': UNUSUAL_FEW, 'images': images}
+        found = excess(shares, present, least=self.share, deviations=self.deviations, **few)
         return found, departure_p_values(images, counts) < self.level / max(1, present.sum())
 
 

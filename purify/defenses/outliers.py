@@ -83,17 +83,30 @@ def pooled_p_values(counts: np.ndarray, events: np.ndarray) -> np.ndarray:
     return p_values
 
 
-def excess(values: np.ndarray, present: np.ndarray, *, least: float, deviations: float, of_few: float = 0.0) -> np.ndarray:
+def excess(
+    values: np.ndarray,
+    present: np.ndarray,
+    *,
+    least: float,
+    deviations: float,
+    of_few: float = 0.0,
+    images: np.ndarray | None = None,
+) -> np.ndarray:
     """How far each label's value f64[c] lies above the usual one of the others, over what is asked for: beyond 1 it stands out.
 
     Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of fewer than `FEW` others at
-    least `of_few`. `present` bool[c]: labels that have images; 0 for others and where there is nothing to compare with.
+    least `of_few`. `present` bool[c]: labels that have images; 0 for others and where there is nothing to compare with. With
+    `images` i64[c] the values are shares of so many images: then the deviation that chance alone gives such shares is taken off
+    the others', for chance is what a test of the counts asks about.
     """
     found = np.zeros(len(values))
     for label in np.flatnonzero(present):
         others = values[present & (np.arange(len(values)) != label)]
         if len(others):
             usual, spread = usual_and_spread(others)
+            if images is not None:
+                chance = usual * (1 - usual) / np.median(images[present & (np.arange(len(values)) != label)])
+                spread = max(0.0, spread**2 - chance) ** 0.5
             needed = least if len(others) >= FEW else max(least, of_few)
             found[label] = (values[label] - usual) / max(needed, deviations * spread, EPSILON)
     return found

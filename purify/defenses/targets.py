@@ -146,7 +146,8 @@ class Significant:
         """(excess f64[c], p-value f64[c]) of the question that says more against a label."""
         present, shares = evidence.images > 0, evidence.moved / np.maximum(evidence.images, 1)
         scattered = excess(evidence.scatter, present, least=self.score, deviations=self.deviations)
-        gone = excess(shares, present, least=self.share, deviations=self.deviations, of_few=UNUSUAL_FEW)
+        few = {'of_few': UNUSUAL_FEW, 'images': evidence.images}
+        gone = excess(shares, present, least=self.share, deviations=self.deviations, **few)
         asked = np.stack([scattered, gone])
         left, moved = (departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved))
         moved = np.maximum(moved, pooled_p_values(evidence.anomalous, evidence.moved))

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from purify.core.errors import UserError
 from purify.defenses.evidence import Evidence, gather_evidence
-from purify.defenses.outliers import departure_p_values, one_way, outlier_index, pooled_p_values, usual_and_spread
+from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
 from purify.defenses.targets import Mad, Significant, describe, make_target_rule
 from purify.defenses.transitions import count_labels, sort_into_sets, vote
 
@@ -143,6 +143,19 @@ def test_a_hard_class_has_more_anomalous_images_and_more_that_moved():
     for anomalous, found in ((60, []), (12, [9])):
         evidence = make_evidence([80] * 10, [10] * 9 + [anomalous], [0.6] * 10, moved=[*others, 10])
         assert describe(SIGNIFICANT, evidence)['target_labels'] == found
+
+
+def test_the_chance_in_small_counts_is_no_spread():
+    """Of 80 images each 0 or 1 moved: chance gives as much, so 8 of 89 stand out by the least that is asked for, 3 %."""
+    images = np.array([89, *[80] * 9])
+    shares = np.array([8, 0, 0, 0, 0, 1, 1, 1, 1, 1]) / images
+    few = {'least': 0.03, 'deviations': 5.0}
+    alone = excess(shares, images > 0, **few)[0]
+    spread = 1.4826 / 80
+    assert alone == pytest.approx((8 / 89 - 1 / 80) / (5 * spread))
+    left = np.sqrt(spread**2 - 1 / 80 * 79 / 80 / 80)
+    assert excess(shares, images > 0, images=images, **few)[0] == pytest.approx((8 / 89 - 1 / 80) / max(0.03, 5 * left))
+    assert excess(shares, images > 0, images=10 * images, **few)[0] < alone * 1.1
 
 
 def test_pooled_p_values_by_hand():
