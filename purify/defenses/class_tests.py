@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
-from purify.defenses.outliers import UNUSUAL_FEW, departure_p_values, excess
+from purify.defenses.outliers import NORMAL_MAD, UNUSUAL_FEW, departure_p_values, excess
 
 SCORES = ('outside', 'ratio')
 FAR = 10.0  # so far out hardly any image of a clean class lies
@@ -79,7 +79,7 @@ def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for label in np.unique(labels):
         middles[labels == label] = np.median(foreign[labels == label])
     below = middles - foreign
-    return below > FAR * 1.4826 * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
+    return below > FAR * NORMAL_MAD * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)

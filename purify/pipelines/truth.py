@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 VOUCHED = ('digits',)  # sources that come with this program, and are clean
-_OF_VERDICTS = (*('tpr', 'fpr', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc'),)
+_OF_VERDICTS = ('tpr', 'fpr', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc')
 _OF_IMAGES = ('poisoned', 'true', 'close_poisoned')  # columns of what is shown of single images
 
 

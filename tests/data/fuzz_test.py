@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
+from data.plain import PLAIN
 from PIL import Image, ImageCms
 
 from purify.core.errors import UserError
@@ -21,8 +22,6 @@ from purify.data.sources import sign_source
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 SEED = int(os.environ.get('PURIFY_FUZZ_SEED', '0'))
 PIECES = 10  # tests that share the cases
-CHOICE = {'classes': '', 'train_size': 0, 'test_size': 0, 'reference': 'none', 'reference_size': 0, 'split_seed': 0}
-PLAIN = {'size_px': 8, 'channels': 3, 'resample': 'nearest'} | CHOICE
 NAMES = (
     *(b'ant', b'bee', b'cat', b'caf\xc3\xa9', b'cafe\xcc\x81', b'caf\xe9', b'a\nb', b' x', b'train', b'test', b'.hidden', b'-'),
     *(b'0.png', b'1.JPG', b'2', b'3.txt', b'4.tif', b'5.webp', b'Thumbs.db', b'\xff\xfe.png', b'6.pgm', b'x' * 200),

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from data.plain import PLAIN
 from PIL import Image
 
 from purify.core.errors import UserError
@@ -12,17 +13,6 @@ from purify.data import sources
 from purify.data.imagefolder import read_imagefolder, sign_imagefolder
 
 CLASSES = ('ant', 'bee', 'cat')
-PLAIN = {
-    'size_px': 8,
-    'channels': 3,
-    'resample': 'nearest',
-    'classes': '',
-    'train_size': 0,
-    'test_size': 0,
-    'reference': 'none',
-    'reference_size': 0,
-    'split_seed': 0,
-}
 
 
 def picture(path, level=0):

@@ -2,22 +2,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from data.plain import PLAIN
 from PIL import Image
 
 from purify.core.errors import UserError
 from purify.data import sources
 
-PLAIN = {
-    'size_px': 8,
-    'channels': 3,
-    'resample': 'nearest',
-    'classes': '',
-    'train_size': 0,
-    'test_size': 0,
-    'reference': 'none',
-    'reference_size': 0,
-    'split_seed': 0,
-}
 CLASSES = ('ant', 'bee', 'cat', 'dog')
 
 

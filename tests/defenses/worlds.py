@@ -50,6 +50,19 @@ def _drawn(rng, own, others, share, evenness, steadiness):
     return np.where(stays, own[:, None], np.take_along_axis(others, choice, 1))
 
 
+def _poisoned(rng, true, poison, *, own=False):
+    """(Labels with those of poison among them, which are poisoned bool[n]), of images of other classes or of the target's `own`."""
+    labels, poisoned = true.copy(), np.zeros(len(true), bool)
+    if poison == 'all_to_all':
+        poisoned = rng.random(len(true)) < 1 / 11
+        return np.where(poisoned, (true + 1) % (1 + int(true.max())), true), poisoned
+    for target, count in (poison or {}).items():
+        free = np.flatnonzero(((true == target) if own else (true != target)) & ~poisoned)
+        chosen = rng.choice(free, count, replace=False)
+        labels[chosen], poisoned[chosen] = target, True
+    return labels, poisoned
+
+
 def _confused(rng, true, labels, noise):
     """(Labels with wrong ones among them, which are wrong bool[n]) for `noise` as of `label_world`."""
     classes, wrong = 1 + int(true.max()), np.zeros(len(true), bool)
@@ -93,15 +106,7 @@ def label_world(
     """
     classes = len(sizes)
     true = np.repeat(np.arange(classes), sizes)
-    labels, poisoned = true.copy(), np.zeros(len(true), bool)
-    if poison == 'all_to_all':
-        poisoned = rng.random(len(true)) < 1 / 11
-        labels = np.where(poisoned, (true + 1) % classes, true)
-    else:
-        for target, count in (poison or {}).items():
-            free = np.flatnonzero((true != target) & ~poisoned)
-            chosen = rng.choice(free, count, replace=False)
-            labels[chosen], poisoned[chosen] = target, True
+    labels, poisoned = _poisoned(rng, true, poison)
     labels, wrong = _confused(rng, true, labels, noise)
     honest = ~poisoned & ~wrong
     rates = np.minimum(0.6, h * np.exp(spread_h * rng.normal(size=classes)))
@@ -175,19 +180,12 @@ def density_world(
         which = np.flatnonzero((true == label) & (rng.random(len(true)) < share))
         away = rng.normal(size=(len(which), dimensions))
         features[which] = 4 * apart * away / np.linalg.norm(away, axis=1, keepdims=True)
-    labels, poisoned = true.copy(), np.zeros(len(true), bool)
-    if poison == 'all_to_all':
-        poisoned = rng.random(len(true)) < 1 / 11
-        labels = np.where(poisoned, (true + 1) % classes, true)
-    else:
-        for target, count in (poison or {}).items():
-            own = kind == 'disruptive'  # as a clean-label attack: images of the target itself
-            free = np.flatnonzero(((true == target) if own else (true != target)) & ~poisoned)
-            chosen = rng.choice(free, count, replace=False)
-            labels[chosen], poisoned[chosen] = target, True
-            if own:
-                place = rng.normal(size=dimensions)
-                features[chosen] = 3 * apart * place / np.linalg.norm(place) + 0.7 * rng.normal(size=(count, dimensions))
+    own = kind == 'disruptive'
+    labels, poisoned = _poisoned(rng, true, poison, own=own)
+    for target in (poison or {}) if own else ():
+        chosen, place = poisoned & (labels == target), rng.normal(size=dimensions)
+        near = 0.7 * rng.normal(size=(int(chosen.sum()), dimensions))
+        features[chosen] = 3 * apart * place / np.linalg.norm(place) + near
     labels, _ = _confused(rng, true, labels, noise)
     log_density = np.stack([_gaussian(features[labels == label], features) for label in range(classes)], 1)
     return DensityWorld(labels.astype(np.int32), log_density, poisoned)
