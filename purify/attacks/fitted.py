@@ -54,7 +54,7 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
         path = user_path(folder)
     except UserError as error:
         raise UserError(f'load={folder!r}: {error}') from error
-    facts: Any = read_json(path / FACTS_FILE, Facts)
+    facts: Any = read_json(path / FACTS_FILE, Facts, cure='Fit the trigger again.')
     if facts['attack'] != attack:
         raise UserError(f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the right folder.')
     _check_facts(facts, path, network, target)

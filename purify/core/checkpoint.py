@@ -62,7 +62,8 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any]:
         """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
 
-        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files are damaged.
+        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files are damaged, may not be
+        read or do not fit into memory.
         """
         step = self.latest()
         if step is None:
@@ -75,6 +76,10 @@ class Checkpoints:
                 raise ValueError('tree structures do not match')
             return step, tree
         except Exception as error:
+            if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):  # the files are well
+                raise UserError(f'{self.folder}: there is no memory to read step {step} ({_in_short(error)}).') from error
+            if isinstance(error, PermissionError) or os.strerror(errno.EACCES) in str(error):
+                raise UserError(f'{self.folder}: step {step} may not be read ({_in_short(error)}). Ask for permission.') from error
             raise UserError(
                 f'{self.folder}: step {step} does not fit this network, or is damaged ({_in_short(error)}). {NEXT}'
             ) from error

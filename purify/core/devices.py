@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from purify.core.errors import UserError
+from purify.core.progress import say
 
 # Dense bf16 peak in FLOP/s per device, from the vendors' data sheets; used for MFU only.
 PEAK_FLOPS = {
@@ -103,6 +104,11 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
+def say_once(text: str) -> None:
+    """One line from process 0 alone, for what every host finds out."""
+    say(text, shown=is_lead())
+
+
 def barrier(name: str) -> None:
     """Waits until every host is here."""
     if jax.process_count() > 1:
@@ -114,6 +120,13 @@ def lead_says(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def sum_over_hosts(counts: np.ndarray) -> np.ndarray:
+    """Every host's counts i64[n] -> their sums, on every host; all call this together."""
+    if jax.process_count() == 1:
+        return counts
+    return np.asarray(multihost_utils.process_allgather(counts)).sum(0)
 
 
 def any_host(flag: bool) -> bool:

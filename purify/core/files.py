@@ -20,6 +20,7 @@ import msgspec
 from purify.core import preemption
 from purify.core.errors import UserError
 
+AGAIN = 'Delete its stage folder and run again.'  # the next step where a file of a stage is not as it was written
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -91,7 +92,7 @@ def write_json(path: Path, value: Any) -> str:
 def read_json(path: Path, *, cure: str = ...) -> Any: ...
 @overload
 def read_json(path: Path, schema: type[T], *, cure: str = ...) -> T: ...
-def read_json(path: Path, schema: Any = Any, *, cure: str = 'Delete its stage folder and run again.') -> Any:
+def read_json(path: Path, schema: Any = Any, *, cure: str = AGAIN) -> Any:
     """Reads a JSON file and checks that it has the form it should have.
 
     `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.

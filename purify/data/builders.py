@@ -20,11 +20,10 @@ from etils import epath
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors
+from purify.core.files import AGAIN, explain_os_errors
 from purify.data.images import encode_png
 
 NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
-AGAIN = 'Delete its stage folder and run again.'
 
 
 def describe(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:

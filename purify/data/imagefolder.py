@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.core.files import user_path
-from purify.core.progress import say
 from purify.data import images
 from purify.data.content import is_folder, marks, scan, walk
 from purify.data.names import tell_apart
@@ -53,7 +53,7 @@ def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '
     if len(pools) == 1:
         mask = held_out(pools[0].labels, test_share)
         pools = [pools[0].take(np.flatnonzero(~mask)), pools[0].take(np.flatnonzero(mask))]
-        say(
+        say_once(
             f'{root}: no test folder, so {test_share:g} of each class is held out for testing: {len(pools[0]):,} training and '
             f'{len(pools[1]):,} test images.'
         )
@@ -113,7 +113,7 @@ def _say_beside(root: Path, folders: Sequence[Path]) -> None:
     kinds = {'folders': others, 'files': files, 'hidden files or folders': hidden}
     parts = [f'{len(found):,} {kind} ({_shorten([entry.name for entry in found])})' for kind, found in kinds.items() if found]
     if parts:
-        say(f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out beside them {", ".join(parts)}.')
+        say_once(f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out beside them {", ".join(parts)}.')
 
 
 def _shorten(names: Sequence[str]) -> str:
@@ -160,15 +160,15 @@ class _LeftOut:
     def say_all(self, folder: Path) -> None:
         """The counts, and the names of the first files."""
         if self.deeper:
-            say(f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they count as of that class.')
+            say_once(f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they count as of that class.')
         if self.others or self.hidden:
             named = f' ({_shorten(self.others)})' if self.others else ''
-            say(f'{folder}: left out {len(self.others):,} files that are no pictures{named} and {self.hidden:,} hidden ones.')
+            say_once(f'{folder}: left out {len(self.others):,} files that are no pictures{named} and {self.hidden:,} hidden ones.')
         if self.loose:
-            say(f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder ({_shorten(self.loose)}).')
+            say_once(f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder ({_shorten(self.loose)}).')
         if self.hidden_folders:
             count, names = len(self.hidden_folders), _shorten(self.hidden_folders)
-            say(f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename those that are classes.')
+            say_once(f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename those that are classes.')
 
 
 def _pool(folder: Path, names: Sequence[str], channels: int, notes: Notes) -> Pool:

@@ -1,7 +1,7 @@
 """Names of classes: which cannot be told apart or stored, and how to show what the eye does not see."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from purify.core.errors import UserError
@@ -19,8 +19,8 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
             f'source {source}: the class name {_bytes_of(broken[0])} is not UTF-8, and the results could not name it '
             f'({len(broken)} like it). Rename it.'
         )
-    listed = list(names)
-    if odd := [name for name in names if name != name.strip() or not name or _has_control(name) or listed.count(name) > 1]:
+    times = Counter(names)
+    if odd := [name for name in names if name != name.strip() or not name or _has_control(name) or times[name] > 1]:
         raise UserError(
             f'source {source}: class names {odd[:10]}: each must be there once, without space around it or control characters. '
             'Rename them.'
@@ -34,12 +34,12 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
 
 def tell_apart(names: Sequence[str]) -> str:
     """The names in one line; those that look like another, or are no text, by their code points or bytes."""
-    forms = [normal(name) for name in names]
+    forms = Counter(map(normal, names))
 
     def show(name: str) -> str:
         if not _is_text(name):
             return _bytes_of(name)
-        return name if forms.count(normal(name)) == 1 else f'{name} ({_code_points(name)})'
+        return name if forms[normal(name)] == 1 else f'{name} ({_code_points(name)})'
 
     return ', '.join(map(show, names))
 

@@ -2,6 +2,9 @@
 
 import threading
 
+import numpy as np
+
+from purify.core.devices import say_once, sum_over_hosts
 from purify.core.progress import say
 
 KINDS = {
@@ -41,6 +44,11 @@ class Notes:
             return {kind: len(names) for kind, names in self._names.items()}
 
     def say_counts(self, what: str) -> None:
-        """One line per kind with its count; `what` names the source."""
-        for kind, count in sorted(self.counts().items()):
-            say(f'{what}: {count:,} of the pictures read: {KINDS[kind]}.')
+        """One line per kind with its count on all hosts, which read different pictures; `what` names the source.
+
+        All hosts call this together.
+        """
+        own = self.counts()
+        for kind, count in zip(KINDS, sum_over_hosts(np.array([own.get(kind, 0) for kind in KINDS])).tolist(), strict=True):
+            if count:
+                say_once(f'{what}: {count:,} of the pictures read: {KINDS[kind]}.')

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.core.files import user_path
-from purify.core.progress import say
 from purify.core.randomness import stream_rng
 from purify.data.notes import Notes
 
@@ -78,7 +78,7 @@ def check_apart(train: Path, test: Path) -> None:
 def say_share_unused(what: str, share: float) -> None:
     """Says that `source.test_share`, where it was changed, has no effect, for the source `what` has test images of its own."""
     if share != TEST_SHARE:
-        say(f'{what}: has test images of its own, so source.test_share={share:g} has no effect.')
+        say_once(f'{what}: has test images of its own, so source.test_share={share:g} has no effect.')
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from purify.core.devices import say_once
 from purify.core.errors import UserError
-from purify.core.progress import say
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data import images
@@ -96,7 +96,7 @@ def open_source(
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     if reference == 'none' and reference_size:
-        say(f'source {name}: source.reference_size={reference_size} has no effect, for source.reference is none.')
+        say_once(f'source {name}: source.reference_size={reference_size} has no effect, for source.reference is none.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)

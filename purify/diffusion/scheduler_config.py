@@ -14,6 +14,7 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
 from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
+_CLIPPED = ('ddim', 'euler', 'pndm')  # samplers that reckon with eps beside a clipped x_0
 MOST_STEPS = 10**6  # of training; published schedules have 1000 to 4000
 _BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}  # theirs -> ours
 _CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads these two at all
@@ -60,8 +61,8 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
 def _betas(config: Mapping[str, Any]) -> np.ndarray:
     steps, given = _whole(config, 'num_train_timesteps', 1000), config.get('trained_betas')
     if given is not None:
-        if not isinstance(given, list | tuple) or not all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in given):
-            raise _refuse('trained_betas', given, 'a list of numbers from 0 to 1')
+        if not isinstance(given, list | tuple) or not all(type(beta) in (int, float) and 0 < beta < 1 for beta in given):
+            raise _refuse('trained_betas', given, 'a list of numbers between 0 and 1 (both excluded)')
         if 'num_train_timesteps' in config and len(given) != steps:
             raise _refuse('num_train_timesteps', steps, f'{len(given)}, the number of trained_betas')
         return np.asarray(given, np.float64)
@@ -228,15 +229,18 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
     the sampler (eta, variance).
 
     The chain is diffusers' own, to rounding, but for the lengths of 'trailing' that `make_timesteps` names, and for clipping:
-    there eps is derived again from the clipped x_0, which diffusers leaves to an argument of its step. Write that argument,
-    `"use_clipped_model_output": false`, into the file for diffusers' default. PNDM with prediction 'sample', which diffusers
-    refuses, averages eps. Raises `UserError` for settings that are not supported, by name.
+    in DDIM, Euler and PNDM eps is derived again from the clipped x_0, which diffusers leaves to an argument of its step. Write
+    that argument, `"use_clipped_model_output": false`, into the file for diffusers' default; the other samplers do not reckon
+    with eps, and refuse it. PNDM with prediction 'sample', which diffusers refuses, averages eps. Raises `UserError` for settings
+    that are not supported, by name.
     """
     others = f'; or let another sampler take its noise: defense.vary.sampler=<one of {", ".join(sorted(SAMPLERS))}>'
     kind, schedule = _known_class(config, others), schedule_from_diffusers(config)
     for key, allowed in (_FIXED[kind] | dict.fromkeys(_OFF, (False, None)) | {'timestep_spacing': tuple(SPACINGS)}).items():
         require(config, key, *allowed)
     name = 'sde' if kind == 'DPMSolverMultistepScheduler' and _SDE.items() <= config.items() else _NAMES[kind]
+    if name not in _CLIPPED and not _flag(config, 'use_clipped_model_output', True):
+        raise _refuse('use_clipped_model_output', False, f'true or nothing: {name} has no such choice ({", ".join(_CLIPPED)} have)')
     if name == 'pndm':
         require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)  # the class's own default is False
     spacing = config.get('timestep_spacing', 'linspace' if name in ('dpmpp_2m', 'euler', 'sde') else 'leading')
@@ -250,7 +254,7 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
         timesteps = timesteps[skip:]
     if name == 'ddim':
         options = {'stride': schedule.steps // steps} | options
-    if name in ('ddim', 'euler', 'pndm'):
+    if name in _CLIPPED:
         options = {'use_clipped_model_output': _flag(config, 'use_clipped_model_output', True)} | options
     if name == 'ddpm':
         options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log'), 'noise_at_end': True} | options

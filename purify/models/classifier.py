@@ -112,14 +112,18 @@ class ClassifierNetwork(nnx.Module):
         return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
 
 
-def check_stages(owner: str, stages: Any, **shares: Any) -> None:
-    """Raises `UserError` unless `stages` lists how many layers each stage has, and `shares` are numbers in [0, 1)."""
+def check_stages(owner: str, stages: Any) -> None:
+    """Raises `UserError` unless `stages` lists how many layers each stage has."""
     listed = isinstance(stages, tuple | list) and 0 < len(stages) <= LEVELS and all(map(is_count, stages))
     if not listed or sum(stages) > DEEPEST:
         raise UserError(
             f'a {owner} with stages={stages!r} has no layers to build, or too many. List 1 or more for each of 1 to '
             f'{LEVELS} stages, {DEEPEST} at most in all.'
         )
+
+
+def check_shares(owner: str, **shares: Any) -> None:
+    """Raises `UserError` unless all `shares` are numbers in [0, 1)."""
     for name, share in shares.items():
         if not is_number(share) or not 0 <= share < 1:
             raise UserError(f'a {owner} with {name}={share!r}: set it in [0, 1).')

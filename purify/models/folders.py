@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from purify.core.devices import is_lead
+from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.core.files import read_json
-from purify.core.progress import say
 
 STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
@@ -178,12 +177,10 @@ def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
         raise UserError(
             f'{newest}: is of {new}, but {read.name} beside it, which would be read, of {old}. Delete the one that is not meant.'
         )
-    _say_once(f'{read}: is read, of {old}; {newest.name} beside it, of {new}, is not')
+    _say_first(f'{read}: is read, of {old}; {newest.name} beside it, of {new}, is not')
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    say(text, shown=is_lead())
+_say_first = functools.cache(say_once)  # a start opens a folder several times
 
 
 class Tensors(Mapping[str, np.ndarray]):

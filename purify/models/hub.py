@@ -119,7 +119,7 @@ def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:
     described = [part for part in subfolders if (folder / part / 'config.json').is_file()]
     if not described and (folder / 'config.json').is_file():
         described = ['']
-    return [part for part in described if not any((folder / part).glob('*.safetensors'))]
+    return [part for part in described if not has_weights(folder / part)]
 
 
 def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = (_NON_EMA, *_HALF)) -> str:

@@ -12,10 +12,9 @@ import numpy as np
 from flax import nnx
 
 from purify.core.checkpoint import Checkpoints
-from purify.core.devices import barrier, is_lead
+from purify.core.devices import barrier, is_lead, say_once
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, sha256_of, user_path, write_json
-from purify.core.progress import say
 from purify.core.randomness import stream_key
 from purify.defenses.copy_encoder import PUBLISHED, copy_file
 from purify.models.foreign import read_foreign
@@ -165,7 +164,7 @@ def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
         key = stream_key(seed, 'init')
         fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
         params = params | {'head': jax.tree.map(np.asarray, fresh())}
-        say(f'{start}: its head is for other classes, so ours is a fresh one', shown=is_lead())
+        say_once(f'{start}: its head is for other classes, so ours is a fresh one')
     return {'params': params, 'stats': stats}
 
 

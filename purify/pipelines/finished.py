@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from purify.core import preemption
 from purify.core.errors import UserError
-from purify.core.files import read_json, sha256_of
+from purify.core.files import AGAIN, read_json, sha256_of
 from purify.core.progress import say
 from purify.train.cost import COST_FILE, Spent
 
@@ -82,7 +82,7 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Delete its stage folder and run again.') from error
+        raise UserError(f'{path}: cannot be read ({error.strerror}). {AGAIN}') from error
 
 
 def check_files(folder: Path, done: Done, advice: str, hashes: Mapping[str, str] | None = None) -> None:

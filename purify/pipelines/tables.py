@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import AGAIN, read_json, write_bytes, write_json
 from purify.data.edits import Edited
 from purify.data.loader import Split
 from purify.defenses.method import Table
 
 FINDINGS, FACTS, SHEET = 'findings.npz', 'findings.json', 'verdicts.csv'
-AGAIN = 'Delete its stage folder and run again.'
 _PART = re.compile(r'rows-(\d{5,})-of-(\d{5,})\.npz')
 
 

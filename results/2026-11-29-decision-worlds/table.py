@@ -25,6 +25,7 @@ from defenses.worlds import (
 from purify.config.parts import dataelixir, relabel
 
 HERE = Path(__file__).parent
+TITLES = {'significant': 'the default', 'mad': "the paper's"}
 LABELS = {
     '2 of 500': equal(2, 500),
     '5 of 200': equal(5, 200),
@@ -90,14 +91,14 @@ def main(number, first):
 
 
 def show(rows):
-    """Prints the tables."""
+    """Prints the tables as they stand in docs/decisions.md."""
     for rule, cases in rows['labels'].items():
         names = list(LABELS)
-        print(f'\nDataElixir, `{rule}`\n\n| dataset | {" | ".join(names)} |\n|---|{"--:|" * len(names)}')
+        print(f'\n## DataElixir, rule `{rule}` ({TITLES[rule]})\n\n| dataset | {" | ".join(names)} |\n|---|{"--:|" * len(names)}')
         for case, cells in cases.items():
             print(f'| {case} | {" | ".join(tell(cells[name]) for name in names)} |')
     names = list(DENSITIES)
-    print(f'\nRelabelling\n\n| dataset | {" | ".join(names)} |\n|---|{"--:|" * len(names)}')
+    print(f'\n## Relabelling\n\n| dataset | {" | ".join(names)} |\n|---|{"--:|" * len(names)}')
     for case, cells in rows['densities'].items():
         told = [f'{tell(cells[name])}; {cells[name]["clean_changed"]:.2f}' for name in names]
         print(f'| {case} | {" | ".join(told)} |')

@@ -169,6 +169,7 @@ def test_another_shape_is_told_in_one_line(tmp_path):
 @pytest.mark.parametrize('harm', ['emptied', 'missing', 'a folder', 'another type', 'zeros'])
 def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path, harm):
     save(tmp_path / 'whole', 7, count=1)
+    refused = read = 0
     for number, file in enumerate(sorted(path for path in (tmp_path / 'whole').rglob('*') if path.is_file())):
         folder = shutil.copytree(tmp_path / 'whole', tmp_path / str(number))
         victim = folder / file.relative_to(tmp_path / 'whole')
@@ -181,9 +182,13 @@ def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path, harm):
             step, tree = restore(folder, blank(1))
         except UserError as error:
             assert str(folder) in str(error)  # noqa: PT017
+            refused += 1
         else:  # orbax has most things twice
             assert step == 7
+            read += 1
             jax.tree.map(np.testing.assert_array_equal, tree, TREE | {'step': np.int32(7)})
+    assert refused
+    assert read
 
 
 @pytest.mark.parametrize('odd', ['step_9', 'step_x', 'step_-1', 'step_'])
@@ -195,5 +200,30 @@ def test_odd_things_beside_a_checkpoint_are_no_traceback(tmp_path, odd):
     for kind in ('file', 'folder'):
         try:
             assert restore(tmp_path / kind, blank(1))[0] == 7
+            assert (odd, kind) != ('step_9', 'folder')  # which is the newest, and empty
         except UserError as error:
             assert str(tmp_path / kind) in str(error)  # noqa: PT017
+            assert (odd, kind) == ('step_9', 'folder')
+
+
+@pytest.mark.parametrize(
+    ('error', 'told'),
+    [
+        (PermissionError(13, 'Permission denied'), 'may not be read .*Ask for permission'),
+        (ValueError('PERMISSION_DENIED: Permission denied [OS error 13]'), 'may not be read .*Ask for permission'),
+        (MemoryError('of 9 bytes'), 'there is no memory to read step 7'),
+        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes'), 'there is no memory to read step 7'),
+    ],
+)
+def test_what_is_no_fault_of_the_files_does_not_advise_to_delete_them(tmp_path, monkeypatch, error, told):
+    save(tmp_path, 7, count=1)
+    checkpoints = Checkpoints(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints.manager, 'restore', fail)
+    with pytest.raises(UserError, match=told) as refused:
+        checkpoints.restore(blank(1))
+    assert 'delete' not in str(refused.value)
+    checkpoints.close()

@@ -122,7 +122,7 @@ def test_wrong_labels_that_no_classifier_repeats_are_mislabelled(case):
 
 
 @pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
-@pytest.mark.parametrize('case', ['non-disruptive 5%', 'non-disruptive 10%', 'disruptive, half of a class'])
+@pytest.mark.parametrize('case', ['non-disruptive 5 %', 'non-disruptive 10 %', 'disruptive, half of a class'])
 def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
     classes, images = map(int, sizes.split(' of '))
     found, targets = density_verdicts(case, equal(classes, images))
@@ -176,7 +176,7 @@ def test_half_of_the_classes_may_be_targets_of_relabelling():
 
 
 def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_likely_class():
-    found, _ = density_verdicts('non-disruptive 10%', equal(10, 200), count=3)
+    found, _ = density_verdicts('non-disruptive 10 %', equal(10, 200), count=3)
     for table, world in found:
         rows = np.arange(len(world.labels))
         own = world.log_density[rows, world.labels]
@@ -194,7 +194,7 @@ def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_l
 
 
 def test_a_narrow_alarm_touches_only_what_looks_poisoned():
-    found, _ = density_verdicts('non-disruptive 1%', equal(10, 500), dimensions=32, apart=8.0)
+    found, _ = density_verdicts('non-disruptive 1 %', equal(10, 500), dimensions=32, apart=8.0)
     named = [(table, world) for table, world in found if table.facts['target_labels'] == [0]]
     assert len(named) >= 4
     for table, world in named:

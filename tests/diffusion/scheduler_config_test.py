@@ -344,3 +344,10 @@ def test_eps_follows_a_clipped_x0_unless_the_file_says_otherwise(said):
     assert with_sampler(config, 'ddim').items() >= said.items()
     with pytest.raises(UserError, match='use_clipped_model_output'):
         sampler_from_diffusers(config | {'use_clipped_model_output': 'no'}, 10)
+
+
+@pytest.mark.parametrize('kind', ['DDPMScheduler', 'DPMSolverMultistepScheduler'])
+def test_samplers_without_eps_refuse_the_choice_that_would_do_nothing(kind):
+    assert sampler_from_diffusers({'_class_name': kind, 'use_clipped_model_output': True}, 10)
+    with pytest.raises(UserError, match='use_clipped_model_output = False must be true or nothing'):
+        sampler_from_diffusers({'_class_name': kind, 'use_clipped_model_output': False}, 10)
