@@ -18,7 +18,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
-from purify.models.folders import BUFFERS, STEMS, WEIGHTS, Tensors, is_half, read_folder
+from purify.models.folders import STEMS, WEIGHTS, Tensors, is_half, read_folder
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
@@ -87,7 +87,7 @@ class _Fit:
 def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> _Fit:
     leaves = list(_leaves(module))
     expected = {name for _, name, _ in leaves}
-    given = {_modern(name, expected): name for name in shapes if not BUFFERS.search(name)}
+    given = {_modern(name, expected): name for name in shapes}
     fit = _Fit([], [], [], [])
     for path, name, old in leaves:
         if name not in given:
@@ -114,8 +114,7 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     The module may be called as it is; `nnx.jit` puts its arrays on the device at the first call. Tensors are taken one at a
     time, so a lazy mapping (`read_folder`) is never in memory as a whole beside the network. Raises one `UserError` with all
     missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of attention, projections stored as
-    1 x 1 convolutions and transformers 5's names of the text encoder are understood; buffers that are not weights are passed
-    over.
+    1 x 1 convolutions and transformers 5's names of the text encoder are understood.
     """
     shapes = tensors.shapes() if isinstance(tensors, Tensors) else {name: np.shape(value) for name, value in tensors.items()}
     fit = _fit(module, shapes)

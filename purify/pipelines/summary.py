@@ -55,7 +55,7 @@ def conclude(
     atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
     single = pictures, atlas, show_groups(chain), show_copies(chain)
     told = single if known else map(forget, single)
-    page = write_report(workdir / 'report', results, curves(workdir), shown, environment, *told)
+    page = write_report(workdir / 'report', results, curves(chain), shown, environment, *told)
     print_before_after(results, Console())
     say(f'report: {page}')
 
@@ -140,10 +140,10 @@ def _provenance(config: dict[str, Any], chain: Chain) -> dict[str, str] | None:
     return describe(chain.path(uses[0]), config) if uses else None
 
 
-def curves(workdir: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows of metrics.jsonl by stage."""
-    rows = read_rows(workdir / 'metrics.jsonl')
-    return {stage: [row for row in rows if row['stage'] == stage] for stage in dict.fromkeys(row['stage'] for row in rows)}
+def curves(chain: Chain) -> dict[str, list[dict[str, Any]]]:
+    """Rows of metrics by stage, from the folders of the stages, whose files are checked; those of a work folder are a copy."""
+    found = {name: read_rows(chain.folder(name) / 'metrics.jsonl') for name in chain.stages if chain.finished(name)}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def samples(chain: Chain, count: int, *, known: bool = True) -> list[dict[str, Any]]:

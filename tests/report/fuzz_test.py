@@ -33,7 +33,7 @@ FILES = (
     'results.json',
     'environment.json',
     'point.json',
-    'metrics.jsonl',
+    'stages/teacher-*/metrics.jsonl',
 )
 STORED = Path(__file__).parents[2] / 'results'  # of studies: results of every kind of method
 KINDS = ('castle-walls-digits/generation-0.1-0', 'castle-walls-digits/diffusion-0.1-0', 'relabel-digits/patch-0')
@@ -151,7 +151,7 @@ def test_damaged_files_are_reported_or_refused(number, sweep, single):
         rng = random.Random(case)
         name = FILES[case % len(FILES)]
         many = name in ('results.json', 'point.json')
-        path = sweep / 'points' / str(rng.randrange(len(KINDS))) / name if many else single / name
+        path = sweep / 'points' / str(rng.randrange(len(KINDS))) / name if many else next(single.glob(name))
         data = path.read_bytes()
         begun = time.process_time()
         try:
@@ -219,3 +219,16 @@ def test_stored_results_of_every_study_have_the_form():
     assert len(paths) > 100
     for path in paths:
         read_json(path, Results)
+
+
+def test_curves_are_those_of_the_checked_stages_whatever_became_of_the_copy_in_the_work_folder(single):
+    path = single / 'metrics.jsonl'
+    before = (single / 'report' / 'index.html').read_bytes()
+    data = path.read_bytes()
+    assert b'"loss": ' in data
+    path.write_bytes(data.replace(b'"loss": ', b'"loss": 7'))
+    try:
+        report(single)
+    finally:
+        path.write_bytes(data)
+    assert (single / 'report' / 'index.html').read_bytes() == before
