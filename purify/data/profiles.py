@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MODES = {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK', 'Lab': 'LAB'}  # ICC's colour spaces -> Pillow's modes
-EQUAL_LEVELS = 2  # of 255: a profile that moves no colour by more is sRGB under another name
+EQUAL_LEVELS = 2  # of 255: who moves no colour by more is sRGB (the sRGBs of colord and Ghostscript move by 1, Rec. 709 by 16)
 
 
 def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
