@@ -10,6 +10,7 @@ import numpy as np
 from purify.defenses.outliers import lower_median, one_way
 from purify.defenses.transitions import BENIGN, POISONED
 
+GONE = 0.1  # of an image's candidates: where no more carry its label, it is as good as gone
 BORROWED = 3  # images of the usual kind that are added to every label's
 ENOUGH = 5  # images that moved, to look at these alone
 
@@ -23,6 +24,7 @@ class Evidence:
       anomalous: i64, those of P or S.
       left: i64, those of P, and those with that label on fewer than half of their candidates.
       moved: i64, those of P alone, whose candidates agree on another label.
+      gone: i64, of the anomalous ones those with that label on at most `GONE` of their candidates.
       held: f64, of those that moved (of those that left, where fewer than `ENOUGH` moved) the share whose raw image the classifier
         gives that label: these leave only when they are noised; 0 where none did.
       one_way: f64, how far the most of the same go to one label (`purify.defenses.outliers.one_way`): above `ONE_WAY` of there
@@ -36,6 +38,7 @@ class Evidence:
     anomalous: np.ndarray
     left: np.ndarray
     moved: np.ndarray
+    gone: np.ndarray
     held: np.ndarray
     one_way: np.ndarray
     divergence: np.ndarray
@@ -78,6 +81,7 @@ def gather_evidence(
         anomalous=sum_up(anomalous),
         left=sum_up(left),
         moved=sum_up(moved),
+        gone=sum_up(anomalous & (own <= GONE * size)),
         held=sum_up(seen & (raw == labels)) / np.maximum(sum_up(seen), 1),
         one_way=one_way(labels, seen, votes, num_classes),
         divergence=divergence,

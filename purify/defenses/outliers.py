@@ -9,7 +9,7 @@ from scipy.special import bdtrc
 NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median, and over its mean, absolute deviation
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
-ONE_WAY = 0.8  # see `one_way`
+ONE_WAY = 0.6  # see `one_way`
 UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its images
 
 

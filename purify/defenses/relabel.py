@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from scipy.stats import poisson
 
 from purify.core.errors import UserError
 from purify.defenses.class_tests import Strangers, Tail, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
@@ -20,6 +21,7 @@ NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'misla
 UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look more like another class
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 MOST = 2 / 3  # of the classes
+LEVEL = 0.05
 DEEP = 0.2  # of how much an image usually looks more like its own class
 
 
@@ -247,9 +249,17 @@ def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels
         return judgement('attacked', share, text + (HEDGE if len(present) == 2 else ''))
     looks = f'{share:.1%} of all images look more like another class than like their own'
     deep = strange.any() and np.median(-score[strange]) > DEEP * np.median(score[~strange]) if not strange.all() else False
-    if types or beyond or (share > UNUSUAL and deep and not _confused(strange, best, labels)):
-        text = f'{looks}: their labels are wrong. An attack from one class to one other would look alike.'
-        return judgement('mislabelled', share, text)
+    plain, one_to_one = share > UNUSUAL, _confused(strange, best, labels)
+    crowded = _crowded(strange, best, labels) if not types and (beyond or plain) else 0
+    if crowded:
+        text = (
+            f'{looks}: they come from everywhere and are labelled as {crowded} of {len(present)} classes, which leaves the others '
+            'out. An attack that aims at so many classes looks like this, and so do wrong labels in these alone. No class is named.'
+        )
+        return judgement('unexplained', share, text)
+    if types or beyond or (plain and deep and not one_to_one):
+        alike = 'from one class to one other' if types or one_to_one else 'that aims at most classes'
+        return judgement('mislabelled', share, f'{looks}: their labels are wrong. An attack {alike} would look alike.')
     if share > UNUSUAL:
         text = (
             f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that '
@@ -264,6 +274,22 @@ def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool
     goals, classes = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1), np.unique(labels)
     plain = [goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2 for label in classes.tolist()]
     return bool(np.mean(plain) > MOST)
+
+
+def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
+    """How many classes hold strangers from everywhere while others are spared; 0 where none is, or they look like one class each.
+
+    Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small one, and spare none. A class
+    is spared that has less than a quarter of the usual number, and less than chance allows of half of it (Poisson, at `LEVEL` for
+    all classes together).
+    """
+    classes = np.unique(labels)
+    counts = np.array([strange[labels == label].sum() for label in classes])
+    usual = float(np.median(counts[counts > counts.max() / 4])) if counts.any() else 0.0
+    spared = (counts < usual / 4) & (poisson.cdf(counts, usual / 2) < LEVEL / len(counts))
+    goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[classes]
+    everywhere = spared.any() and np.mean(goals[~spared] > ONE_WAY) <= 0.5
+    return int((~spared).sum()) if everywhere else 0
 
 
 def _number(value: float) -> float | None:

@@ -103,13 +103,18 @@ class Significant:
     """The default: a label that stands out from the others by more than they differ, and that chance does not explain.
 
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
-    dataset. This asks two questions, of which one suffices. Are its candidates scattered (`Evidence.scatter`) farther than usual,
-    by `score` nats and by `deviations` of the other labels', and do more of its images leave than chance allows? Or have its
-    images another label for good (`Evidence.moved`), `share` of them more than usual, by so many deviations and beyond chance,
-    among its images and among its anomalous ones, for a hard class has more of both? What is usual is the lower median of the
-    others, so up to half of the labels may be targets, and two labels are enough (with fewer than five, whose differences nobody
-    knows, the share must be .1). No truth is needed for its numbers; how often it errs, on made-up datasets, stands in
-    docs/decisions.md.
+    dataset. This asks two questions, of which one suffices.
+
+    Are its candidates scattered (`Evidence.scatter`) farther than usual, by `score` nats and by `deviations` of the other labels'?
+    Then chance must explain neither how many of its images leave, nor how many of its anomalous ones are gone for good
+    (`Evidence.gone`, `ENOUGH` at least): of a hard class many images leave, but not so far.
+
+    Have its images another label for good (`Evidence.moved`), `share` of them more than usual, and by so many deviations? Then
+    chance must explain it neither among its images nor among its anomalous ones.
+
+    What is usual is the lower median of the others, so up to half of the labels may be targets where each has images enough (with
+    fewer than five labels, whose differences nobody knows, the share must be .1). No truth is needed for its numbers; how often it
+    errs, on made-up datasets, stands in docs/decisions.md.
 
     A suspect is a target where its images leave for more than one label (asked where there are three and more), as a trigger's do,
     and labels confused by mistake do not. Where images leave most labels, as in a dataset with wrong labels throughout, the
@@ -120,7 +125,7 @@ class Significant:
       score: least excess of the scatter, in nats.
       share: least excess of the share of images that moved.
       deviations: of the usual labels, for both.
-      level: of the tests (`departure_p_values`), for all labels of the dataset together.
+      level: of the three tests (`departure_p_values`, `pooled_p_values`), for all labels of the dataset together.
     """
 
     score: float
@@ -150,14 +155,15 @@ class Significant:
         gone = excess(shares, present, least=self.share, deviations=self.deviations, **few)
         asked = np.stack([scattered, gone])
         left, moved = (departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved))
-        moved = np.maximum(moved, pooled_p_values(evidence.anomalous, evidence.moved))
-        p_values = np.stack([left, moved])
+        gone_of, moved_of = (pooled_p_values(evidence.anomalous, some) for some in (evidence.gone, evidence.moved))
+        gone_of = np.where(evidence.gone >= ENOUGH, gone_of, 1.0)
+        p_values = np.stack([np.minimum(left, gone_of), np.maximum(moved, moved_of)])
         better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
         columns = np.arange(len(shares))
         return asked[better, columns], p_values[better, columns]
 
     def _level(self, evidence: Evidence) -> float:
-        return self.level / max(1, np.count_nonzero(evidence.images)) / 2  # two questions
+        return self.level / max(1, np.count_nonzero(evidence.images)) / 3  # three tests
 
     def scores(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`; beyond 1 is enough."""

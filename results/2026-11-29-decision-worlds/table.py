@@ -28,7 +28,9 @@ HERE = Path(__file__).parent
 TITLES = {'significant': 'the default', 'mad': "the paper's"}
 LABELS = {
     '2 of 500': equal(2, 500),
+    '2 of 5000': equal(2, 5000),
     '5 of 200': equal(5, 200),
+    '10 of 8': equal(10, 8),
     '10 of 80': equal(10, 80),
     '10 of 1000': equal(10, 1000),
     '10, long-tailed': long_tailed(10, 2000),
@@ -105,11 +107,10 @@ def show(rows):
 
 
 def tell(cell):
-    """Targets found / datasets with a false name, and for those without targets the word that was said most."""
-    if cell['found'] is not None:
-        return f'{cell["found"]:.2f} / {cell["false_alarm"]:.2f}'
+    """Targets found / datasets with a false name, and where most were not found the word that was said most."""
     word = max(cell['words'], key=lambda name: cell['words'][name])
-    return f'– / {cell["false_alarm"]:.2f} ({word})'
+    found = '–' if cell['found'] is None else f'{cell["found"]:.2f}'
+    return f'{found} / {cell["false_alarm"]:.2f}' + (f' ({word})' if (cell['found'] or 0) < 0.5 else '')
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from purify.config.parts import dataelixir
 from purify.core.errors import UserError
 from purify.defenses.evidence import Evidence, gather_evidence
 from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
@@ -28,7 +29,17 @@ def make_evidence(images, left, divergence, moved=None, held=1.0, one_way=0.3):
     divergence = np.array(divergence, float)
     like = np.ones(len(images))
     moved = 0 * like.astype(int) if moved is None else np.array(moved)
-    return Evidence(np.array(images), np.array(left), np.array(left), moved, held * like, one_way * like, divergence, divergence)
+    return Evidence(
+        images=np.array(images),
+        anomalous=np.array(left),
+        left=np.array(left),
+        moved=moved,
+        gone=moved,
+        held=held * like,
+        one_way=one_way * like,
+        divergence=divergence,
+        scatter=divergence,
+    )
 
 
 def test_scores_stay_numbers():
@@ -125,6 +136,45 @@ def test_targets_must_scatter_and_be_left():
     for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
         evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
         assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
+
+
+SEEN = {  # on the digits at a rate of .01: label 0 has eight poisoned images, and the prior makes another digit of many an 8
+    'seed 7': {
+        'images': [89, 71, 72, 82, 76, 80, 89, 82, 78, 81],
+        'anomalous': [9, 10, 4, 19, 5, 9, 2, 5, 31, 9],
+        'left': [9, 3, 1, 7, 3, 5, 1, 2, 16, 1],
+        'moved': [6, 0, 0, 2, 1, 2, 0, 0, 6, 1],
+        'gone': [8, 0, 0, 3, 1, 2, 0, 0, 6, 1],
+        'held': [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        'one_way': [0.07, 0.26, 1, 0.36, 0.63, 0.77, 1, 1, 0.82, 1],
+        'scatter': [1.97, 0.61, 0.59, 0.74, 0.78, 0.72, 0.79, 0.7, 0.76, 0.51],
+    },
+    'seed 8': {
+        'images': [89, 72, 71, 83, 77, 80, 88, 82, 78, 80],
+        'anomalous': [9, 8, 9, 21, 7, 14, 3, 10, 40, 15],
+        'left': [9, 1, 3, 11, 2, 5, 0, 4, 21, 10],
+        'moved': [5, 0, 2, 0, 0, 1, 0, 0, 5, 2],
+        'gone': [8, 0, 2, 2, 0, 1, 0, 0, 5, 3],
+        'held': [0.4, 1, 0.67, 1, 1, 1, 0, 1, 0.8, 1],
+        'one_way': [0.33, 1, 0.63, 0.39, 0.44, 0.55, 0, 0.44, 0.78, 0.21],
+        'scatter': [1.93, 0.46, 0.7, 0.75, 0.64, 0.67, 0.42, 0.6, 0.76, 0.93],
+    },
+}
+
+
+@pytest.mark.parametrize('seen', SEEN.values(), ids=SEEN)
+def test_eight_poisoned_images_are_told_from_a_hard_class(seen):
+    columns = {name: np.array(values) for name, values in seen.items()}
+    evidence = Evidence(divergence=columns['scatter'], **columns)
+    rule = make_target_rule(dataelixir().to_dict()['targets'])
+    assert describe(rule, evidence)['suspect_labels'] == [0]
+
+
+def test_images_are_gone_whose_label_hardly_a_candidate_keeps():
+    candidates = np.array([[0] * own + [1, 2] * 4 + [1] * (2 - own) for own in (0, 1, 2)] + [[0] * 10])
+    labels = np.zeros(4, int)
+    evidence = gather(candidates, labels, count_labels(candidates, 3))
+    assert (evidence.anomalous[0], evidence.gone[0], evidence.moved[0]) == (3, 2, 0)
 
 
 def test_images_that_moved_are_enough():

@@ -230,7 +230,7 @@ def label_cases(sizes):
         spare = total - int(sizes[list(targets)].sum())
         return {'poison': {t: max(2, int(rate * spare / len(targets))) for t in targets}} | more, set(targets)
 
-    half = range(0, classes, 2) if classes % 2 == 0 else range(1, classes, 2)
+    half, most = _half_and_most(classes)
     return {
         'clean': ({}, set()),
         'clean, many odd images': ({'h': 0.3, 'q': 0.3}, set()),
@@ -240,6 +240,7 @@ def label_cases(sizes):
         '10 %, a fifth stays': aimed_at([0], 0.1, e=0.2, blur=0.3),
         '10 %, two targets': aimed_at([0, classes - 1] if classes > 3 else [0], 0.1),
         '10 %, half of the labels': aimed_at(half, 0.1),
+        '20 %, most labels': ({'poison': dict.fromkeys(most, int(0.2 * total / len(most)))}, set(most)),
         'all-to-all': ({'poison': 'all_to_all'}, set()),
         'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),
         'asymmetric noise 10 %': ({'noise': (0.1, 'asymmetric')}, set()),
@@ -247,11 +248,20 @@ def label_cases(sizes):
     }
 
 
+def _half_and_most(classes):
+    """Half of the labels, and three quarters (rounded up), as targets."""
+    return range(0, classes, 2) if classes % 2 == 0 else range(1, classes, 2), range(-(-3 * classes // 4))
+
+
 def density_cases(sizes):
     """Name -> (arguments of `density_world`, the targets)."""
-    total = int(sizes.sum())
+    total, (half, most) = int(sizes.sum()), _half_and_most(len(sizes))
     other = total - int(sizes[0])
     odd = {'odd': {0: 0.08}}
+
+    def aimed_at(targets, rate):
+        return {'poison': dict.fromkeys(targets, max(2, int(rate * total / len(targets))))}, set(targets)
+
     return {
         'clean': ({}, set()),
         'a class in the midst': ({'middle': 0}, set()),
@@ -259,6 +269,9 @@ def density_cases(sizes):
         'a far class': ({'far': 0}, set()),
         'a class with 8 % odd images': (odd, set()),
         **{f'non-disruptive {100 * rate:.0f} %': ({'poison': {0: max(2, int(rate * other))}}, {0}) for rate in (0.01, 0.05, 0.1)},
+        'non-disruptive 10 %, two targets': aimed_at([0, 1], 0.1),
+        'non-disruptive 10 %, half of the classes': aimed_at(half, 0.1),
+        'non-disruptive 20 %, most classes': aimed_at(most, 0.2),
         'disruptive, half of a class': ({'poison': {0: int(sizes[0]) // 2}, 'kind': 'disruptive'}, {0}),
         'all-to-all': ({'poison': 'all_to_all'}, set()),
         'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),

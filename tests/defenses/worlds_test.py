@@ -102,6 +102,18 @@ def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
         assert f'{facts["verdict"]["share"]:.1%}' in facts['verdict']['text']
 
 
+def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
+    """Seven of ten: what is usual is then said by targets, so that none stands out; silence would be wrong."""
+    poison = dict.fromkeys(range(7), 71)
+    for seed in range(4):
+        facts = decide_labels(label_world(np.random.default_rng(7000 + seed), equal(10, 500), poison=poison), TARGETS)
+        assert (facts['target_labels'], facts['verdict']['word']) == ([], 'unexplained')
+        world = density_world(np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, poison=poison)
+        facts = decide_densities(world, RELABEL).facts
+        assert (facts['target_labels'], facts['verdict']['word']) == ([], 'unexplained')
+        assert 'labelled as 7 of 10 classes' in facts['verdict']['text']
+
+
 @pytest.mark.parametrize('sizes', [(100, 900, 100), (50, 50, 800, 50, 50), (200, 2000, 200, 200)])
 def test_poison_drawn_from_a_dataset_of_one_large_class_is_an_attack(sizes):
     """Most of it comes from that class, because most images do."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAME = re.compile(r'(patch|blended|dct|warp|none)(?:-(10|02))?-\d')
+NAME = re.compile(r'(patch|blended|dct|warp|none)(?:-(10|02|01))?-\d+')
 runs: dict[tuple[str, str], list] = {}
 for path in sorted(Path(__file__).parent.glob('*.json')):
     if match := NAME.fullmatch(path.stem):
@@ -22,10 +22,12 @@ def say(values, digits=1):
     return f'{np.mean(known):.{digits}f} %{spread}'
 
 
-for rate, attack in sorted(runs, key=lambda key: (['10', '02', ''].index(key[0]), key[1])):
+for rate, attack in sorted(runs, key=lambda key: (['10', '02', '01', ''].index(key[0]), key[1])):
     some = runs[rate, attack]
     found = [run['detection'] for run in some]
-    named = {' '.join(map(str, row['target_labels'])) or 'none' for row in found}
+    named = {
+        ' '.join(map(str, row['target_labels'])) or run['findings']['verdict']['word'] for row, run in zip(found, some, strict=True)
+    }
     columns = [(side, name) for side in ('teacher', 'benign', 'student') for name in ('acc', 'asr')]
     sides = [[run[side] and run[side][name] for run in some] for side, name in columns]
     cells = [f'`{attack}`' + (f', .{rate}' if rate else ''), str(len(some)), ', '.join(sorted(named))]
