@@ -138,15 +138,13 @@ class _LeftOut:
     others: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
     hidden_folders: list[str] = field(default_factory=list)
-    hidden: int = 0
+    hidden: list[str] = field(default_factory=list)
     deeper: int = 0
 
     def count(self, entry: os.DirEntry[str], folder: Path) -> None:
         """One file more that is left out."""
-        if _is_hidden(entry, folder):
-            self.hidden += 1
-        else:
-            self.others.append(os.path.join(folder.name, os.path.relpath(entry.path, folder)))
+        some = self.hidden if _is_hidden(entry, folder) else self.others
+        some.append(os.path.join(folder.name, os.path.relpath(entry.path, folder)))
 
     def count_beside(self, entry: os.DirEntry[str], folder: Path) -> None:
         """What lies beside the class folders of a split."""
@@ -161,9 +159,10 @@ class _LeftOut:
         """The counts, and the names of the first files."""
         if self.deeper:
             say_once(f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they count as of that class.')
-        if self.others or self.hidden:
-            named = f' ({_shorten(self.others)})' if self.others else ''
-            say_once(f'{folder}: left out {len(self.others):,} files that are no pictures{named} and {self.hidden:,} hidden ones.')
+        if self.others:
+            say_once(f'{folder}: left out {len(self.others):,} files that are no pictures ({_shorten(self.others)}).')
+        if self.hidden:
+            say_once(f'{folder}: left out {len(self.hidden):,} hidden files ({_shorten(self.hidden)}).')
         if self.loose:
             say_once(f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder ({_shorten(self.loose)}).')
         if self.hidden_folders:

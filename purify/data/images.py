@@ -1,7 +1,8 @@
 """One picture file -> one array, as a viewer would show it, always the same way, with limits against hostile files."""
 
 import io
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ FILTERS = {
 }
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF's tags
 SRGB_GAMMA = 1 / 2.2
+SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue in xy, as PNG's cHRM has them
+SRGB_CODES, HDR_CURVES = (1, 2), (16, 18)  # BT.709's or not said; PQ and HLG
+CODE_POINTS_WITHIN = 4096  # bytes: before the pixels
 ADOBE_RGB = 2  # of EXIF's ColorSpace; cameras write the interoperability index R03 instead
 
 Note = Callable[[str], None]
@@ -83,12 +87,36 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
     if ';16' in raw and not picture.mode.startswith('I') and np.asarray(colours).max() < 16:
         note('dark')  # Pillow has dropped the lower eight bits
     colours = _in_srgb(colours, profile, note)
-    if not profile and 'srgb' not in info and abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01:
+    if not profile and (_other_colours(info) or _other_code_points(data)):
         note('colours')
     if alpha is None or alpha.getextrema()[0] == 255:
         return colours
     note('alpha')
     return Image.composite(colours, Image.new(colours.mode, colours.size, 'white'), alpha)
+
+
+def _other_colours(info: Mapping[str, Any]) -> bool:
+    """Whether a PNG without a profile marks its colours as others than sRGB's, by gamma or by where its primaries lie."""
+    if 'srgb' in info:
+        return False
+    primaries = np.subtract(info.get('chromaticity', SRGB_PRIMARIES), SRGB_PRIMARIES)
+    return abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01 or bool(np.abs(primaries).max() > 0.01)
+
+
+def _other_code_points(data: bytes) -> bool:
+    """Whether a PNG or AVIF names primaries that are not sRGB's, or the curve of HDR, by their numbers in ITU-T H.273.
+
+    Pillow reads neither a PNG's cICP nor the colr box of an AVIF.
+    """
+    head = data[:CODE_POINTS_WITHIN]
+    at = head.find(b'cICP') if head.startswith(b'\x89PNG') else -1
+    if at >= 0:
+        primaries, curve = head[at + 4 : at + 6].ljust(2, b'\0')
+    elif head[4:8] == b'ftyp' and (at := head.find(b'colrnclx')) >= 0:
+        primaries, curve = struct.unpack('>HH', head[at + 8 : at + 12].ljust(4, b'\0'))
+    else:
+        return False
+    return primaries not in SRGB_CODES or curve in HDR_CURVES
 
 
 def _raw_mode(picture: Image.Image) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from purify.core.errors import UserError
 
 
-def normal(name: str) -> str:
-    """The name in Unicode's composed form (NFC): equal for equal texts, however an accent is stored."""
-    return unicodedata.normalize('NFC', name)
+def looks(name: str) -> str:
+    """What is seen of a name: ligatures and wide letters are those they stand for (NFKC), and what has no width is gone."""
+    return ''.join(letter for letter in unicodedata.normalize('NFKC', name) if unicodedata.category(letter) != 'Cf')
 
 
 def check_class_names(source: str, names: Sequence[str]) -> None:
@@ -27,19 +27,19 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
         )
     alike = defaultdict(list)
     for name in names:
-        alike[normal(name)].append(name)
+        alike[looks(name)].append(name)
     if twins := next((group for group in alike.values() if len(group) > 1), None):
         raise UserError(f'source {source}: class names that differ in their Unicode form alone: {tell_apart(twins)}. Rename one.')
 
 
 def tell_apart(names: Sequence[str]) -> str:
     """The names in one line; those that look like another, or are no text, by their code points or bytes."""
-    forms = Counter(map(normal, names))
+    forms = Counter(map(looks, names))
 
     def show(name: str) -> str:
         if not _is_text(name):
             return _bytes_of(name)
-        return name if forms[normal(name)] == 1 else f'{name} ({_code_points(name)})'
+        return name if forms[looks(name)] == 1 else f'{name} ({_code_points(name)})'
 
     return ', '.join(map(show, names))
 

@@ -13,7 +13,7 @@ KINDS = {
     'dark': '16 bits per value of which only the lowest 12 or fewer are used, so that it comes out dark; stretch its values',
     'scaled': 'no value above 1, as of a picture scaled to [0, 1], so that it comes out black; store 0 to 255',
     'profile': 'a colour profile that cannot be read or is for another kind of picture; the colours are taken for sRGB',
-    'colours': 'colours that are not sRGB (gamma or Adobe RGB) by a mere mark, without a profile; they are taken for sRGB',
+    'colours': 'colours marked as others than sRGB (gamma, primaries, Adobe RGB, HDR) without a profile; they are taken for sRGB',
     'exif': 'EXIF data that cannot be read; the picture is taken as it is stored',
 }
 

@@ -12,7 +12,7 @@ from purify.core.registry import Registry
 from purify.data import images
 from purify.data.arrays import make_pool, read_arrays, sign_arrays
 from purify.data.imagefolder import read_imagefolder, sign_imagefolder
-from purify.data.names import check_class_names, normal
+from purify.data.names import check_class_names, looks
 from purify.data.pools import Pool, Source
 from purify.data.tfds_source import read_tfds, sign_tfds
 
@@ -136,10 +136,10 @@ def _choose_classes(source: Source, classes: str, seed: int) -> tuple[Pool, Pool
             raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, or names separated by commas.')
         chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[: int(classes)])
     else:
-        forms = [*names, *map(normal, names)]  # however the accents are typed
-        if unknown := [name for name in wanted if normal(name) not in forms]:
+        forms = [*names, *map(looks, names)]  # however the accents are typed
+        if unknown := [name for name in wanted if looks(name) not in forms]:
             raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
-        chosen = np.array([forms.index(name if name in names else normal(name)) % len(names) for name in wanted])
+        chosen = np.array([forms.index(name if name in names else looks(name)) % len(names) for name in wanted])
         if len(set(chosen.tolist())) < len(wanted):
             raise UserError(f'source.classes={classes}: a class is named twice; name each once.')
     number = {int(old): new for new, old in enumerate(chosen)}

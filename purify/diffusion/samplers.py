@@ -34,13 +34,13 @@ def _levels(schedule: Schedule, t: np.ndarray, final_alpha_cumprod: float, strid
     return [alpha, sigma, *(np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True))]
 
 
-def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None, rederived: bool = True) -> dict[str, Any]:
+def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None, rederived: bool | None = None) -> dict[str, Any]:
     clip = schedule.clip_sample if clip_sample is None else clip_sample
     whole = t.dtype.kind in 'iu' or bool((t == np.round(t)).all())
     return {
         'prediction': schedule.prediction,
         'clip': schedule.clip_range if clip else None,
-        'use_clipped_model_output': rederived,
+        'use_clipped_model_output': schedule.use_clipped_model_output if rederived is None else rederived,
         'timesteps': t.astype(np.int32 if whole else np.float32),
     }
 
@@ -81,7 +81,7 @@ def ddim(
     *,
     eta: float = 0.0,
     clip_sample: bool | None = None,
-    use_clipped_model_output: bool = True,
+    use_clipped_model_output: bool | None = None,
     stride: int | None = None,
 ) -> Sampler:
     """DDIM (Song et al. 2021, eq. 12 and 16): `eta` 0 draws no noise, 1 draws as much as 'ddpm' with 'fixed_small'.
@@ -99,7 +99,9 @@ def ddim(
     return Sampler(**_common(schedule, t, clip_sample, use_clipped_model_output), stochastic=eta > 0, tables=tables)
 
 
-def euler(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None, use_clipped_model_output: bool = True) -> Sampler:
+def euler(
+    schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None, use_clipped_model_output: bool | None = None
+) -> Sampler:
     """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 1 without churn), down to sigma = 0.
 
     In x/alpha and sigma/alpha, dx = eps dsigma; written back to the variance-preserving x_t a step is DDIM's. Timesteps may
@@ -149,7 +151,7 @@ def pndm(
     timesteps: Any,
     *,
     clip_sample: bool | None = None,
-    use_clipped_model_output: bool = True,
+    use_clipped_model_output: bool | None = None,
     average: str = 'eps',
     stride: int | None = None,
     skip: int = 0,

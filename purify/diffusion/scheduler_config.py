@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.diffusion.sampler import Sampler
 from purify.diffusion.samplers import SAMPLERS
@@ -103,6 +104,9 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     name.
     """
     name = _known_class(config)
+    if unread := _unread(config, name):
+        told = ', '.join(f'{key} = {value!r}' for key, value in unread.items())
+        say_once(f'scheduler_config.json: a {name} has no {told}: as in diffusers, what is not its own changes nothing.')
     strange = {k: v for k, v in config.items() if k not in _KNOWN and k[:1] != '_' and v not in (None, False)}
     if strange:
         raise UserError(f'scheduler_config.json: settings that are not supported: {strange}. Choose another scheduler.')
@@ -113,12 +117,16 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
         _flag(config, key, default) if read else default
         for key, default, read in zip(('set_alpha_to_one', 'clip_sample'), defaults, reads, strict=True)
     )
+    clip_range = _number(config, 'clip_sample_range', 1.0)
+    if clip_range <= 0:
+        raise _refuse('clip_sample_range', clip_range, 'above 0')
     return Schedule(
         _betas(config),
         prediction=_prediction(config),
         set_alpha_to_one=set_alpha_to_one,
         clip_sample=clip_sample,
-        clip_range=_number(config, 'clip_sample_range', 1.0),
+        clip_range=clip_range,
+        use_clipped_model_output=_flag(config, 'use_clipped_model_output', True),
     )
 
 
@@ -141,6 +149,8 @@ def schedule_to_diffusers(schedule: Schedule) -> dict[str, Any]:
     }
     if not schedule.set_alpha_to_one:
         config['set_alpha_to_one'] = False
+    if not schedule.use_clipped_model_output:
+        config['use_clipped_model_output'] = False
     for theirs, ours in _BETAS_OF.items():
         same = cosine(schedule.steps) if ours == 'cosine' else None
         if same is None and betas[0] <= betas[-1]:
@@ -191,6 +201,13 @@ _SILENT = (  # known to diffusers, and without effect while the settings above h
 _KNOWN = {*_SHARED, *_OFF, *_SILENT, *(key for keys in _FIXED.values() for key in keys)}
 
 
+def _unread(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Settings of other classes in the file of scheduler class `kind` that ask for something which it does not do."""
+    usual = {key: allowed[0] for fixed in _FIXED.values() for key, allowed in fixed.items() if key not in _FIXED[kind]}
+    usual |= {} if _CLASSES[kind][1][1] else {'clip_sample': False}
+    return {key: config[key] for key, value in usual.items() if config.get(key) not in (None, False, value)}
+
+
 def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The scheduler_config.json `config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
 
@@ -239,7 +256,7 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
     for key, allowed in (_FIXED[kind] | dict.fromkeys(_OFF, (False, None)) | {'timestep_spacing': tuple(SPACINGS)}).items():
         require(config, key, *allowed)
     name = 'sde' if kind == 'DPMSolverMultistepScheduler' and _SDE.items() <= config.items() else _NAMES[kind]
-    if name not in _CLIPPED and not _flag(config, 'use_clipped_model_output', True):
+    if name not in _CLIPPED and not schedule.use_clipped_model_output:
         raise _refuse('use_clipped_model_output', False, f'true or nothing: {name} has no such choice ({", ".join(_CLIPPED)} have)')
     if name == 'pndm':
         require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)  # the class's own default is False
@@ -254,8 +271,6 @@ def sampler_from_diffusers(config: Mapping[str, Any], steps: int, *, strength: f
         timesteps = timesteps[skip:]
     if name == 'ddim':
         options = {'stride': schedule.steps // steps} | options
-    if name in _CLIPPED:
-        options = {'use_clipped_model_output': _flag(config, 'use_clipped_model_output', True)} | options
     if name == 'ddpm':
         options = {'variance': config.get('variance_type', 'fixed_small').removesuffix('_log'), 'noise_at_end': True} | options
     sampler = SAMPLERS.make(name, schedule, timesteps, **options)

@@ -22,6 +22,7 @@ class Schedule:
 
     `set_alpha_to_one`: what DDIM and PNDM step to after the last timestep, 1 (a clean image) or `alphas_cumprod[0]`.
     `clip_sample`: samplers clip every prediction of x_0 to `[-clip_range, clip_range]`, unless told otherwise.
+    `use_clipped_model_output`: those that reckon with eps derive it again from the clipped x_0 (`Sampler`), likewise.
     Raises `UserError` for betas that are not finite numbers between 0 and 1 and for unknown predictions.
     """
 
@@ -30,6 +31,7 @@ class Schedule:
     set_alpha_to_one: bool = True
     clip_sample: bool = True
     clip_range: float = 1.0
+    use_clipped_model_output: bool = True
     alphas_cumprod: np.ndarray = field(init=False)
 
     def __post_init__(self):

@@ -153,19 +153,43 @@ def restore_weights(folder: Path, like: Any) -> Any:
 def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
     """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
 
-    Where such a file's head is for other classes, ours is as in a fresh network of this `seed`.
+    Where the head there is for other classes, ours is as in a fresh network of this `seed`.
     """
     if start.is_dir():
-        return restore_weights(start, like)
-    network = abstract(build)
-    fit = read_foreign(network, start)
-    _, params, stats = split_network(network)
-    if fit.headless:
-        key = stream_key(seed, 'init')
-        fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
-        params = params | {'head': jax.tree.map(np.asarray, fresh())}
-        say_once(f'{start}: its head is for other classes, so ours is a fresh one')
-    return {'params': params, 'stats': stats}
+        others = other_classes(start, like)
+        weights = restore_weights(start, with_head(like, others) if others else like)
+        if not others:
+            return weights
+        params, stats = weights['params'], weights['stats']
+    else:
+        network = abstract(build)
+        headless = read_foreign(network, start).headless
+        _, params, stats = split_network(network)
+        if not headless:
+            return {'params': params, 'stats': stats}
+    key = stream_key(seed, 'init')
+    fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
+    say_once(f'{start}: its head is for other classes, so ours is a fresh one')
+    return {'params': params | {'head': jax.tree.map(np.asarray, fresh())}, 'stats': stats}
+
+
+def other_classes(start: Path, like: Any) -> int:
+    """How many classes the head in a classifier's folder is for, where that is another number than in `like`; else 0.
+
+    0 too for folders that do not say it, as checkpoints.
+    """
+    if not (start / NETWORK_FILE).is_file() or 'head' not in like['params']:
+        return 0
+    classes = read_json(start / NETWORK_FILE, dict[str, Any]).get('num_classes')
+    if type(classes) is not int:
+        return 0
+    return classes if {x.shape[-1] for x in jax.tree.leaves(like['params']['head'])} != {classes} else 0
+
+
+def with_head(like: Any, classes: int) -> Any:
+    """Weights as shapes, with a head for so many classes."""
+    head = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype), like['params']['head'])
+    return like | {'params': like['params'] | {'head': head}}
 
 
 def finished_folder(path: str) -> tuple[Path, str]:

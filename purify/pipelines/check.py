@@ -154,7 +154,7 @@ def _count_trusted(source: Source, poisoning: Poisoning, part: dict[str, Any]) -
     pool, touched = poisoning.pool, np.concatenate([*poisoning.poisoned, *poisoning.covering])
     left = np.bincount(pool.labels[~np.isin(pool.ids, touched)], minlength=len(source.class_names))
     counts = share_out(dict(zip(source.class_names, left.tolist(), strict=True)), len(pool), **part)
-    return f'trusted: {sum(counts):,} clean images'
+    return f'trusted: {sum(counts):,} images that are handed over as clean'
 
 
 def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from purify.defenses.method import Step
 from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
 from purify.models.foreign import check_foreign
 from purify.models.weights import abstract
-from purify.pipelines.artifacts import Classifier, classifier_builder, finished_folder, read_classifier
+from purify.pipelines.artifacts import Classifier, classifier_builder, finished_folder, other_classes, read_classifier
 from purify.pipelines.denoisers import make_denoiser, prior_builder
 from purify.pipelines.densities import check_flow
 from purify.pipelines.encoding import encoder_builder, make_contrast
@@ -132,12 +133,19 @@ def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
         raise UserError(f'{name} starts from the weights of {init}, a network of another build. Give both the same `network`.')
 
 
+def _headless(start: Path, build: Build) -> bool:
+    """Whether the head of what a training starts from is for other classes."""
+    if start.is_dir():
+        return bool(other_classes(start, abstract_network(build)[1]))
+    return check_foreign(abstract(build), start).headless
+
+
 def shape_training(known: Known, name: str, part: Config, task: Task, build: Build, weights: Any = None) -> None:
     """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them."""
     start, shape, mesh = part.get('init_from'), known.shape, devices.global_mesh()
     if start and not user_path(start).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
-    if start and not user_path(start).is_dir() and check_foreign(abstract(build), user_path(start)).headless:
+    if start and _headless(user_path(start), build):
         known.found.notes.append(f'{name}: the head of {start} is for other classes; training starts with a fresh one')
     if part['batch'] % (mesh.size * part['accumulate']):
         raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')

@@ -261,7 +261,7 @@ _SAID = {'seconds': say_duration} | dict.fromkeys((*_IMAGES, *amplification.NUMB
 def _say_trusted(rows: list[Point]) -> str:
     """What the star means: the counts of clean images that defences were handed; '' where none was."""
     counts = {(row.defense, row.trusted): f'{row.trusted:,} ({row.defense})' for row in rows if row.trusted}
-    return f'* was handed training images known to be clean: {", ".join(counts.values())}' if counts else ''
+    return f'* was handed training images as clean ones: {", ".join(counts.values())}' if counts else ''
 
 
 def _say_point(overrides: Mapping[str, Any]) -> str:

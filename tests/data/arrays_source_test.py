@@ -69,6 +69,14 @@ def open_with(folder, train, test=GOOD, channels=3):
             r'differ in their Unicode form alone: .*U\+00E9.*U\+0301',
         ),
         (
+            GOOD | {'class_names': np.array(['\ufb01sh', 'fish', 'c'])},
+            r'differ in their Unicode form alone: \ufb01sh .U\+FB01 s h., fish .f i s h.',
+        ),
+        (
+            GOOD | {'class_names': np.array(['a', 'cat', '\u200bcat'])},
+            r'differ in their Unicode form alone: cat .c a t., \u200bcat .U\+200B c a t.',
+        ),
+        (
             GOOD | {'images': np.ones_like(PIXELS)},
             r'no value of images is above 1: they look scaled to 0\.\.1.*np\.round\(255 \* images\)',
         ),

@@ -347,6 +347,31 @@ def test_lab_becomes_colours():
     assert np.abs(found.astype(int) - [255, 0, 0]).max() <= 6
 
 
+SRGB_XY, P3_XY = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    ('chunk', 'noted'),
+    [
+        ((b'cHRM', struct.pack('>8I', *SRGB_XY)), set()),
+        ((b'cHRM', struct.pack('>8I', *P3_XY)), {'colours'}),
+        ((b'cICP', bytes([1, 13, 0, 1])), set()),  # H.273: BT.709's primaries, sRGB's curve
+        ((b'cICP', bytes([12, 13, 0, 1])), {'colours'}),  # Display P3
+        ((b'cICP', bytes([1, 16, 0, 1])), {'colours'}),  # PQ
+    ],
+)
+def test_primaries_that_are_not_srgbs_are_counted(chunk, noted):
+    pixels, found = shown(png(1, 1, 8, 2, [b'\1\2\3'], chunk))
+    assert (pixels.tolist(), found) == ([[[1, 2, 3]]], noted)
+
+
+@pytest.mark.parametrize(('primaries', 'noted'), [(1, set()), (12, {'colours'})])
+def test_primaries_of_avif_are_counted(primaries, noted):
+    data = encoded(Image.fromarray(COLOUR), 'AVIF')
+    at = data.index(b'colrnclx') + 8
+    assert shown(data[:at] + struct.pack('>H', primaries) + data[at + 2 :])[1] == noted
+
+
 def test_a_gamma_that_is_not_srgbs_is_counted():
     for gamma, noted in ((45455, set()), (100_000, {'colours'})):
         data = png(1, 1, 8, 2, [b'\1\2\3'], (b'gAMA', struct.pack('>I', gamma)))

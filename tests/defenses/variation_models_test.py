@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.defenses.variation_models import load_variation_model
+from purify.diffusion.samplers import SAMPLERS
 from purify.models.loading import save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.pipelines.artifacts import EMBEDDED
@@ -41,6 +43,25 @@ def test_pixel_priors_of_shapes_can_be_traced():
     keys = jax.random.split(jax.random.key(0), 2)
     out = jax.eval_shape(vary, prior.weights, jax.ShapeDtypeStruct(size, jnp.float32), np.zeros(2, int), keys)
     assert out.shape == size
+
+
+@pytest.mark.parametrize('rederived', [True, False])
+def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
+    """Its chain is that of the samplers themselves, on a network that answers beyond what may be."""
+    shutil.copytree(EMBEDDED['digits'], tmp_path / 'prior')
+    file = next((tmp_path / 'prior').rglob('scheduler_config.json'))
+    index = tmp_path / 'prior' / 'model_index.json'
+    told = json.loads(file.read_text()) | {'_class_name': 'DDIMScheduler', 'use_clipped_model_output': rederived}
+    file.write_text(json.dumps(told))
+    index.write_text(index.read_text().replace('DDPMScheduler', 'DDIMScheduler'))
+    prior = load_variation_model(tmp_path / 'prior')
+    sampler = SAMPLERS.make('ddim', prior.schedule, [500, 100])
+    x, output = (jnp.full((1, 2, 2, 1), value) for value in (0.5, -3.0))
+    alpha, sigma = (np.asarray(sampler.tables[name][0]) for name in ('alpha', 'sigma'))
+    assert (0.5 + 3 * sigma) / alpha > 1
+    eps = (0.5 - alpha) / sigma if rederived else -3.0
+    moved = sampler.step(sampler.init(x), 0, output, None)['x']
+    np.testing.assert_allclose(moved, sampler.tables['on_x0'][0] + sampler.tables['on_eps'][0] * eps, rtol=1e-5)
 
 
 @pytest.mark.parametrize(('index', 'shown'), [([], 'a list'), ({'_class_name': ['a']}, r"\['a'\]"), ({'unet': ['a', 'b']}, 'None')])

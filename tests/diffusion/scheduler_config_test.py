@@ -91,6 +91,28 @@ def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
         schedule_from_diffusers({'_class_name': 'DDPMScheduler', 'predict_epsilon': 'no'})
 
 
+@pytest.mark.parametrize(
+    ('kind', 'unread'),
+    [
+        ('EulerDiscreteScheduler', {'clip_sample': True}),
+        ('PNDMScheduler', {'clip_sample': True, 'solver_order': 3}),
+        ('DDIMScheduler', {'variance_type': 'learned_range', 'algorithm_type': 'sde-dpmsolver++'}),
+    ],
+)
+def test_settings_of_other_classes_are_named(capsys, kind, unread):
+    own = {'_class_name': kind, 'set_alpha_to_one': False, 'skip_prk_steps': True, 'interpolation_type': 'linear'}  # as in SDXL's
+    schedule_from_diffusers(own)
+    assert not capsys.readouterr().err
+    assert schedule_from_diffusers(own | unread).clip_sample is (kind == 'DDIMScheduler')
+    said = capsys.readouterr().err
+    assert all(f'{key} = {value!r}' in said for key, value in unread.items())
+
+
+def test_a_range_of_nothing_is_refused_by_its_name():
+    with pytest.raises(UserError, match='clip_sample_range = 0 must be above 0'):
+        schedule_from_diffusers({'_class_name': 'DDPMScheduler', 'clip_sample_range': 0})
+
+
 def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
     config = {'_class_name': 'DDIMScheduler'}
     for off in (None, False):

@@ -14,6 +14,7 @@ from purify.models.weights import export_tensors
 from purify.pipelines.artifacts import (
     classifier_builder,
     finished_folder,
+    other_classes,
     read_classifier,
     start_folder,
     starting_weights,
@@ -75,6 +76,19 @@ def write_classifier(folder, seed, facts=FACTS):
     _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(seed)))
     write_network(folder, facts, {'params': params, 'stats': stats})
     return folder
+
+
+@pytest.mark.parametrize('classes', [3, 5])
+def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_classes(tmp_path, classes):
+    write_classifier(tmp_path, 9)
+    _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(9)))
+    build = classifier_builder(SETTINGS, classes, 1)
+    _, like = abstract_network(build)
+    assert other_classes(tmp_path, like) == (0 if classes == 3 else 3)
+    _, fresh, _ = split_network(build(nnx.Rngs(stream_key(4, 'init'))))
+    head = params['head'] if classes == 3 else fresh['head']
+    start = starting_weights(tmp_path, build, like, 4)
+    jax.tree.map(np.testing.assert_array_equal, start, {'params': params | {'head': head}, 'stats': stats})
 
 
 def write_done(folder, **changes):

@@ -95,7 +95,7 @@ def test_a_run_without_trusted_images_is_refused():
 def test_check_knows_what_does_not_fit():
     found = check(tiny())
     assert not found.problems
-    assert 'trusted: 20 clean images' in found.notes
+    assert 'trusted: 20 images that are handed over as clean' in found.notes
     wrong = check(tiny(beta=(1.0, 2.0), trusted=60)).problems
     assert any('2 weights, but the network 1 groups' in text for text in wrong)
     assert any('are to be trusted' in text for text in wrong)

@@ -26,7 +26,7 @@ def test_rows_of_such_defences_bear_a_star(results):
     rows = tables.collect(runs)
     markdown = tables.to_markdown(rows)
     assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == ['abl', 'nad*', 'asd*']
-    note = 'was handed training images known to be clean: 40 (nad), 1,100 (asd)'
+    note = 'was handed training images as clean ones: 40 (nad), 1,100 (asd)'
     assert markdown.endswith(f'\n\n\\* {note}.\n')
     html = tables.to_html(rows)
     assert note in html
