@@ -69,7 +69,10 @@ def activation_clustering(**changes: Any) -> ConfigDict:
 
 
 def spectral(**changes: Any) -> ConfigDict:
-    """Spectral signatures (Tran 2018): `remove` is 1.5 times an upper bound of the poisoned share of a class, of each class."""
+    """Spectral signatures (Tran 2018): `remove` is 1.5 times an upper bound of the poisoned share of a class, of each class.
+
+    It bounds what is found: where poison is half of the target class (10 % of ten classes), .15 finds at most 28.5 % of it.
+    """
     return ConfigDict({'name': 'spectral', 'remove': 0.15} | changes)
 
 
@@ -124,7 +127,8 @@ def _scored(name: str, remove: float, changes: dict[str, Any]) -> ConfigDict:
 def abl(*, isolate_epochs: float, finetune_epochs: float, unlearn_epochs: float, lr: float = 0.1, **changes: Any) -> ConfigDict:
     """Anti-backdoor learning (Li 2021): isolate the samples learned first, train on the others, unlearn the isolated.
 
-    `lr` is the rate of the first two parts; the paper's .1 is SGD's.
+    `lr` is the rate of the first two parts; the paper's .1 is SGD's. The authors' `share` of .01 bounds what is found: of 10 %
+    poison at most a tenth, which may do for unlearning, but makes no high TPR.
     """
     return ConfigDict(
         {

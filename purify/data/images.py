@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
     return Image.composite(colours, Image.new(colours.mode, colours.size, 'white'), alpha)
 
 
-def _other_colours(info: Mapping[str, Any]) -> bool:
+def _other_colours(info: dict[Any, Any]) -> bool:
     """Whether a PNG without a profile marks its colours as others than sRGB's, by gamma or by where its primaries lie."""
     if 'srgb' in info:
         return False

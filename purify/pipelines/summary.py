@@ -23,6 +23,7 @@ from purify.pipelines.provenance import describe
 from purify.pipelines.replicating import read_replication
 from purify.pipelines.tables import read_table
 from purify.pipelines.truth import forget, is_known, withhold
+from purify.report.detection import FOUND, list_detection
 from purify.report.page import write_report, write_table
 from purify.report.results import Numbers, Point, Results
 from purify.report.tables import collect, print_before_after, to_markdown
@@ -41,7 +42,7 @@ def conclude(
     reused: Mapping[str, bool] | None = None,
     writers: Sequence[Writer] = (),
 ) -> None:
-    """Writes results.json and report/, tells the writers, prints the before/after table and where the report is.
+    """Writes results.json and report/, tells the writers, prints the before/after table, what was found, and where the report is.
 
     `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
     """
@@ -57,6 +58,9 @@ def conclude(
     told = single if known else map(forget, single)
     page = write_report(workdir / 'report', results, curves(chain), shown, environment, *told)
     print_before_after(results, Console())
+    for name, value, meaning in list_detection(results):
+        if name in FOUND:
+            say(f'{name.lower()}: {value}; {meaning}')
     say(f'report: {page}')
 
 

@@ -8,6 +8,7 @@ from purify.report.results import is_known
 from purify.report.words import say_class, say_classes, say_percent
 
 MOST_FATES = 6  # classes whose images are counted
+FOUND = ('Verdict', 'Target', 'Flagged', 'Dropped', 'Relabelled')  # the lines that say what was found, and not how right it is
 _FATES = ('kept', 'dropped', 'relabelled')
 Line = tuple[str, str, str]  # name, value, meaning
 

@@ -191,7 +191,7 @@ class TestFiles:
         open_source(folder)
         assert 'left out 14 files that are no pictures (ant/' in (said := capsys.readouterr().err)
         assert said.splitlines()[0].count('ant/') == 5
-        assert ', ...) and' in said
+        assert ', ...).' in said
 
     def test_a_picture_that_is_broken_or_gone_is_never_left_out(self, folder):
         (folder / 'train' / 'ant' / '0a.png').symlink_to(folder / 'nowhere')

@@ -81,7 +81,11 @@ def test_the_files_and_the_page_say_it(finished, capsys):
     assert 'Nobody knows whether the data are poisoned: the defence flags' in page
     for said in ('TPR', 'FPR', 'Label accuracy', 'No training image was poisoned', 'not attacked', 'Clean training', 'true class '):
         assert said not in page.partition('ACC is the share of')[0]
-    assert 'ASR' not in capsys.readouterr().out  # the table in the terminal
+    said = capsys.readouterr()
+    assert 'ASR' not in said.out  # the table in the terminal
+    flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
+    assert f'flagged: {flagged.sum()}; of {IMAGES} training images' in said.err
+    assert 'clean' not in said.err
 
 
 def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
