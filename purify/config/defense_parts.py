@@ -71,7 +71,7 @@ def activation_clustering(**changes: Any) -> ConfigDict:
 def spectral(**changes: Any) -> ConfigDict:
     """Spectral signatures (Tran 2018): `remove` is 1.5 times an upper bound of the poisoned share of a class, of each class.
 
-    It bounds what is found: where poison is half of the target class (10 % of ten classes), .15 finds at most 28.5 % of it.
+    It bounds what is found: where poison is 10 of 19 parts of the target class (10 % of ten classes), .15 finds at most 28.5 %.
     """
     return ConfigDict({'name': 'spectral', 'remove': 0.15} | changes)
 

@@ -24,9 +24,11 @@ FILTERS = {
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF's tags
 SRGB_GAMMA = 1 / 2.2
 SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue in xy, as PNG's cHRM has them
-SRGB_CODES, HDR_CURVES = (1, 2), (16, 18)  # BT.709's or not said; PQ and HLG
-CODE_POINTS_WITHIN = 4096  # bytes: before the pixels
+SRGB_CODES = (1, 2)  # H.273: BT.709's, or not said
+SRGB_CURVES = (1, 2, 4, 6, 13, 14, 15)  # sRGB's, the like of BT.709's, gamma 2.2, or not said
+PRIMARIES = 319  # TIFF's tag
 ADOBE_RGB = 2  # of EXIF's ColorSpace; cameras write the interoperability index R03 instead
+
 
 Note = Callable[[str], None]
 
@@ -82,12 +84,13 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
     picture.load()
     _resolve_deep_key(picture, data, raw)
     _turn(picture, note)
-    profile, info = picture.info.get('icc_profile'), picture.info
+    profile = picture.info.get('icc_profile')
+    other_colours = not profile and _other_colours(picture, data)
     colours, alpha = _split_alpha(_eight_bits(picture, raw, name, note), picture, raw)
     if ';16' in raw and not picture.mode.startswith('I') and np.asarray(colours).max() < 16:
         note('dark')  # Pillow has dropped the lower eight bits
     colours = _in_srgb(colours, profile, note)
-    if not profile and (_other_colours(info) or _other_code_points(data)):
+    if other_colours:
         note('colours')
     if alpha is None or alpha.getextrema()[0] == 255:
         return colours
@@ -95,28 +98,36 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
     return Image.composite(colours, Image.new(colours.mode, colours.size, 'white'), alpha)
 
 
-def _other_colours(info: dict[Any, Any]) -> bool:
-    """Whether a PNG without a profile marks its colours as others than sRGB's, by gamma or by where its primaries lie."""
+def _other_colours(picture: Image.Image, data: bytes) -> bool:
+    """Whether a picture without a profile marks its colours as others than sRGB's: by primaries, a gamma, or numbers for both.
+
+    The numbers are those of ITU-T H.273, in the cICP chunk of a PNG, which goes before its other marks, and in the colr box of an
+    AVIF; Pillow reads neither.
+    """
+    info, coloured = picture.info, picture.mode not in ('1', 'L', 'LA', 'La') and not picture.mode.startswith('I')
+    if code_points := _code_points(data):
+        primaries, curve = code_points
+        return curve not in SRGB_CURVES or (primaries not in SRGB_CODES and coloured)
     if 'srgb' in info:
         return False
-    primaries = np.subtract(info.get('chromaticity', SRGB_PRIMARIES), SRGB_PRIMARIES)
-    return abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01 or bool(np.abs(primaries).max() > 0.01)
+    marked = info.get('chromaticity')
+    if picture.format == 'TIFF':
+        marked = picture.tag_v2.get(PRIMARIES)  # pyright: ignore[reportAttributeAccessIssue]
+    moved = marked and coloured and not np.allclose(marked, SRGB_PRIMARIES[-len(marked) :], atol=0.01)
+    return bool(moved) or abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01
 
 
-def _other_code_points(data: bytes) -> bool:
-    """Whether a PNG or AVIF names primaries that are not sRGB's, or the curve of HDR, by their numbers in ITU-T H.273.
-
-    Pillow reads neither a PNG's cICP nor the colr box of an AVIF.
-    """
-    head = data[:CODE_POINTS_WITHIN]
-    at = head.find(b'cICP') if head.startswith(b'\x89PNG') else -1
-    if at >= 0:
-        primaries, curve = head[at + 4 : at + 6].ljust(2, b'\0')
-    elif head[4:8] == b'ftyp' and (at := head.find(b'colrnclx')) >= 0:
-        primaries, curve = struct.unpack('>HH', head[at + 8 : at + 12].ljust(4, b'\0'))
-    else:
-        return False
-    return primaries not in SRGB_CODES or curve in HDR_CURVES
+def _code_points(data: bytes) -> tuple[int, int] | None:
+    """(Primaries, transfer curve) as H.273 numbers them, of a PNG or AVIF that names them."""
+    if data.startswith(b'\x89PNG'):
+        at = 8
+        while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b'IDAT':
+            if kind == b'cICP' and at + 10 <= len(data):
+                return data[at + 8], data[at + 9]
+            at += 12 + int.from_bytes(data[at : at + 4], 'big')
+    elif data[4:8] == b'ftyp' and 0 <= (at := data.find(b'colrnclx')) <= len(data) - 12:
+        return struct.unpack('>HH', data[at + 8 : at + 12])
+    return None
 
 
 def _raw_mode(picture: Image.Image) -> str:

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 from purify.core.errors import UserError
 
+UNSEEN = {0xAD, 0x34F, 0x200B, 0x2060, 0x3164, 0xFEFF, *range(0xFE00, 0xFE10)}  # letters without shape, nor change to another's
+
 
 def looks(name: str) -> str:
-    """What is seen of a name: ligatures and wide letters are those they stand for (NFKC), and what has no width is gone."""
-    return ''.join(letter for letter in unicodedata.normalize('NFKC', name) if unicodedata.category(letter) != 'Cf')
+    """What is seen of a name: composed (NFC), ligatures and wide letters as what they stand for, without what has no shape."""
+    seen = ''.join(letter for letter in name if ord(letter) not in UNSEEN)
+    alike = ''.join(unicodedata.normalize('NFKC', letter) if _is_twin(letter) else letter for letter in seen)
+    return unicodedata.normalize('NFC', alike)
+
+
+def _is_twin(letter: str) -> bool:
+    return unicodedata.decomposition(letter).startswith(('<compat>', '<wide>', '<narrow>'))
 
 
 def check_class_names(source: str, names: Sequence[str]) -> None:
@@ -20,7 +28,7 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
             f'({len(broken)} like it). Rename it.'
         )
     times = Counter(names)
-    if odd := [name for name in names if name != name.strip() or not name or _has_control(name) or times[name] > 1]:
+    if odd := [name for name in names if name != name.strip() or not looks(name) or _has_control(name) or times[name] > 1]:
         raise UserError(
             f'source {source}: class names {odd[:10]}: each must be there once, without space around it or control characters. '
             'Rename them.'

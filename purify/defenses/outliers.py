@@ -10,6 +10,7 @@ NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
 ONE_WAY = 0.6  # see `one_way`
+CHANCE = 0.05
 UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its images
 
 
@@ -117,8 +118,8 @@ def one_way(labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_clas
 
     labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws images from all other classes, as
     many as each has; labels that were confused have one true class. So of the share that the most frequent goal has, the share
-    is left out that this class has of all images with other labels. 0 where none leaves, and with two labels, where there is but
-    one goal.
+    is left out that this class has of all images with other labels. 0 where none leaves, with two labels, where there is but one
+    goal, and where so few leave that chance sends as many to one (binomial, at `CHANCE`).
     """
     images = np.bincount(labels, minlength=num_classes)
     found = np.zeros(num_classes)
@@ -127,5 +128,6 @@ def one_way(labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_clas
         goal = int(counts.argmax())
         others = images.sum() - images[label]
         base = images[goal] / others if others and goal != label else 1.0
-        found[label] = max(0.0, (counts[goal] / counts.sum() - base) / (1 - base)) if base < 1 else 0.0
+        if base < 1 and bdtrc(float(counts[goal] - 1), int(counts.sum()), base) < CHANCE:
+            found[label] = max(0.0, (counts[goal] / counts.sum() - base) / (1 - base))
     return found

@@ -22,7 +22,7 @@ UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look mor
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 MOST = 2 / 3  # of the classes
 LEVEL = 0.05
-DEEP = 0.2  # of how much an image usually looks more like its own class
+DEEP, APART = 0.2, 0.65  # of how much an image usually looks more like its own class
 
 
 def check_tests(
@@ -248,17 +248,18 @@ def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels
         text = f"Images that do not belong there bent the densities of {named} of {len(present)} classes: an attacker's aim."
         return judgement('attacked', share, text + (HEDGE if len(present) == 2 else ''))
     looks = f'{share:.1%} of all images look more like another class than like their own'
-    deep = strange.any() and np.median(-score[strange]) > DEEP * np.median(score[~strange]) if not strange.all() else False
+    depth = np.median(-score[strange]) / np.median(score[~strange]) if strange.any() and not strange.all() else 0.0
     plain, one_to_one = share > UNUSUAL, _confused(strange, best, labels)
-    crowded = _crowded(strange, best, labels) if not types and (beyond or plain) else 0
+    crowded = _crowded(strange, best, labels) if depth > APART and not types and (beyond or plain) else 0
     if crowded:
         text = (
             f'{looks}: they come from everywhere and are labelled as {crowded} of {len(present)} classes, which leaves the others '
             'out. An attack that aims at so many classes looks like this, and so do wrong labels in these alone. No class is named.'
         )
         return judgement('unexplained', share, text)
-    if types or beyond or (plain and deep and not one_to_one):
-        alike = 'from one class to one other' if types or one_to_one else 'that aims at most classes'
+    if types or beyond or (plain and depth > DEEP and not one_to_one):
+        goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[labels[strange]]  # of each stranger's class
+        alike = 'from one class to one other' if np.mean(goals > ONE_WAY) > 0.5 else 'that aims at most classes'
         return judgement('mislabelled', share, f'{looks}: their labels are wrong. An attack {alike} would look alike.')
     if share > UNUSUAL:
         text = (
@@ -277,11 +278,11 @@ def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool
 
 
 def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
-    """How many classes hold strangers from everywhere while others are spared; 0 where none is, or they look like one class each.
+    """How many classes, half or more of at least three, hold strangers from everywhere while others are spared; else 0.
 
     Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small one, and spare none. A class
     is spared that has less than a quarter of the usual number, and less than chance allows of half of it (Poisson, at `LEVEL` for
-    all classes together).
+    all classes together). Not for classes that overlap (`APART`): their strangers lie on the border, and large ones have more.
     """
     classes = np.unique(labels)
     counts = np.array([strange[labels == label].sum() for label in classes])
@@ -289,7 +290,8 @@ def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
     spared = (counts < usual / 4) & (poisson.cdf(counts, usual / 2) < LEVEL / len(counts))
     goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[classes]
     everywhere = spared.any() and np.mean(goals[~spared] > ONE_WAY) <= 0.5
-    return int((~spared).sum()) if everywhere else 0
+    crowded = int((~spared).sum())
+    return crowded if everywhere and len(classes) > 2 and 2 * crowded >= len(classes) else 0
 
 
 def _number(value: float) -> float | None:

@@ -106,11 +106,11 @@ class Significant:
     dataset. This asks two questions, of which one suffices.
 
     Are its candidates scattered (`Evidence.scatter`) farther than usual, by `score` nats and by `deviations` of the other labels'?
-    Then chance must explain neither how many of its images leave, nor how many of its anomalous ones are gone for good
-    (`Evidence.gone`, `ENOUGH` at least): of a hard class many images leave, but not so far.
+    Then more of its images must leave than chance allows, or, among more than `FEW` labels, more of its anomalous ones be gone for
+    good (`Evidence.gone`, `ENOUGH` at least): of a hard class many images leave, but not so far.
 
     Have its images another label for good (`Evidence.moved`), `share` of them more than usual, and by so many deviations? Then
-    chance must explain it neither among its images nor among its anomalous ones.
+    these must be more than chance allows, both of its images and of its anomalous ones.
 
     What is usual is the lower median of the others, so up to half of the labels may be targets where each has images enough (with
     fewer than five labels, whose differences nobody knows, the share must be .1). No truth is needed for its numbers; how often it
@@ -156,7 +156,7 @@ class Significant:
         asked = np.stack([scattered, gone])
         left, moved = (departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved))
         gone_of, moved_of = (pooled_p_values(evidence.anomalous, some) for some in (evidence.gone, evidence.moved))
-        gone_of = np.where(evidence.gone >= ENOUGH, gone_of, 1.0)
+        gone_of = np.where((evidence.gone >= ENOUGH) & (present.sum() > FEW), gone_of, 1.0)
         p_values = np.stack([np.minimum(left, gone_of), np.maximum(moved, moved_of)])
         better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
         columns = np.arange(len(shares))
@@ -230,7 +230,7 @@ def describe(rule: TargetRule, evidence: Evidence) -> dict[str, Any]:
 
     {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong], 'verdict' (`judge`), 'rule':
     {'name', its attributes}, 'chart': {'quantity': 'score' or 'index', 'threshold'}, 'labels': [{'label', 'images', 'anomalous',
-    'left', 'moved', 'held', 'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
+    'left', 'moved', 'gone', 'held', 'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
     """
     scores, suspects, targets = rule.scores(evidence), rule.suspects(evidence), rule.targets(evidence)
     columns = {
@@ -238,6 +238,7 @@ def describe(rule: TargetRule, evidence: Evidence) -> dict[str, Any]:
         'anomalous': evidence.anomalous,
         'left': evidence.left,
         'moved': evidence.moved,
+        'gone': evidence.gone,
         'held': evidence.held,
         'score': scores,
         'index': outlier_index(scores, evidence.images > 0),

@@ -1,5 +1,6 @@
 """scheduler_config.json, the file in which diffusers keeps a noise schedule and the sampler that goes with it."""
 
+import functools
 import math
 import sys
 from collections.abc import Mapping
@@ -105,8 +106,7 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     """
     name = _known_class(config)
     if unread := _unread(config, name):
-        told = ', '.join(f'{key} = {value!r}' for key, value in unread.items())
-        say_once(f'scheduler_config.json: a {name} has no {told}: as in diffusers, what is not its own changes nothing.')
+        _say_unread(name, ', '.join(f'{key} = {value!r}' for key, value in unread.items()))
     strange = {k: v for k, v in config.items() if k not in _KNOWN and k[:1] != '_' and v not in (None, False)}
     if strange:
         raise UserError(f'scheduler_config.json: settings that are not supported: {strange}. Choose another scheduler.')
@@ -126,18 +126,18 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
         set_alpha_to_one=set_alpha_to_one,
         clip_sample=clip_sample,
         clip_range=clip_range,
-        use_clipped_model_output=_flag(config, 'use_clipped_model_output', True),
+        use_clipped_model_output=config.get('use_clipped_model_output') is None or _flag(config, 'use_clipped_model_output', True),
     )
 
 
 def schedule_to_diffusers(schedule: Schedule) -> dict[str, Any]:
-    """A scheduler_config.json for `schedule`: a DDPMScheduler, or a DDIMScheduler where the last step ends below alpha 1.
+    """A scheduler_config.json for `schedule`: a DDPMScheduler, or a DDIMScheduler for what only that class can say.
 
     Betas of a known shape are written by name, others one by one (`trained_betas`).
     """
     betas = schedule.betas
     config: dict[str, Any] = {
-        '_class_name': 'DDPMScheduler' if schedule.set_alpha_to_one else 'DDIMScheduler',
+        '_class_name': 'DDPMScheduler' if schedule.set_alpha_to_one and schedule.use_clipped_model_output else 'DDIMScheduler',
         'num_train_timesteps': schedule.steps,
         'beta_start': float(betas[0]),
         'beta_end': float(betas[-1]),
@@ -203,9 +203,19 @@ _KNOWN = {*_SHARED, *_OFF, *_SILENT, *(key for keys in _FIXED.values() for key i
 
 def _unread(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Settings of other classes in the file of scheduler class `kind` that ask for something which it does not do."""
-    usual = {key: allowed[0] for fixed in _FIXED.values() for key, allowed in fixed.items() if key not in _FIXED[kind]}
-    usual |= {} if _CLASSES[kind][1][1] else {'clip_sample': False}
-    return {key: config[key] for key, value in usual.items() if config.get(key) not in (None, False, value)}
+    foreign = [pair for fixed in _FIXED.values() for pair in fixed.items() if pair[0] not in _FIXED[kind]]
+    plain = {(key, allowed[0]) for key, allowed in foreign}
+    names = {key for key, _ in foreign} | (set() if _reads_clipping(kind) else {'clip_sample'})
+    return {key: config[key] for key in sorted(names) if config.get(key) not in (None, False) and (key, config[key]) not in plain}
+
+
+def _reads_clipping(kind: str) -> bool:
+    return _CLASSES[kind][1][1]
+
+
+@functools.cache
+def _say_unread(kind: str, told: str) -> None:
+    say_once(f'scheduler_config.json: {kind} has no {told}: as in diffusers, what is not its own changes nothing.')
 
 
 def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -225,7 +235,8 @@ def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     require(config, 'snr_shift_scale', 1, None)
     kind = next(theirs for theirs, ours in _NAMES.items() if ours == ('dpmpp_2m' if name == 'sde' else name))
     extra: dict[str, Any] = {'pndm': {'skip_prk_steps': True}, 'sde': _SDE}.get(name, {})
-    return {'clip_sample': False} | {key: config[key] for key in _SHARED if key in config} | extra | {'_class_name': kind}
+    taken = {key: config[key] for key in _SHARED if key in config and (key != 'clip_sample' or _reads_clipping(kind))}
+    return {'clip_sample': False} | taken | extra | {'_class_name': kind}
 
 
 def _kept(steps: int, strength: float) -> int:

@@ -153,7 +153,7 @@ def restore_weights(folder: Path, like: Any) -> Any:
 def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
     """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
 
-    Where the head there is for other classes, ours is as in a fresh network of this `seed`.
+    Where the head there is for another number of classes, ours is as in a fresh network of this `seed`.
     """
     if start.is_dir():
         others = other_classes(start, like)
@@ -169,18 +169,22 @@ def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
             return {'params': params, 'stats': stats}
     key = stream_key(seed, 'init')
     fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
-    say_once(f'{start}: its head is for other classes, so ours is a fresh one')
+    say_once(f'{start}: its head is for another number of classes, so ours is a fresh one')
     return {'params': params | {'head': jax.tree.map(np.asarray, fresh())}, 'stats': stats}
 
 
 def other_classes(start: Path, like: Any) -> int:
     """How many classes the head in a classifier's folder is for, where that is another number than in `like`; else 0.
 
-    0 too for folders that do not say it, as checkpoints.
+    0 too for folders that do not say it, as most checkpoints; that of a classifier's stage lies beside its network.json.
     """
-    if not (start / NETWORK_FILE).is_file() or 'head' not in like['params']:
+    file = (start.parent if start.name == WEIGHTS else start) / NETWORK_FILE
+    if not file.is_file() or 'head' not in like['params']:
         return 0
-    classes = read_json(start / NETWORK_FILE, dict[str, Any]).get('num_classes')
+    try:
+        classes = read_json(file, dict[str, Any]).get('num_classes')
+    except UserError:
+        return 0  # the weights alone are wanted, and whoever restores them sees whether they fit
     if type(classes) is not int:
         return 0
     return classes if {x.shape[-1] for x in jax.tree.leaves(like['params']['head'])} != {classes} else 0

@@ -134,7 +134,7 @@ def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
 
 
 def _headless(start: Path, build: Build) -> bool:
-    """Whether the head of what a training starts from is for other classes."""
+    """Whether the head of what a training starts from is for another number of classes."""
     if start.is_dir():
         return bool(other_classes(start, abstract_network(build)[1]))
     return check_foreign(abstract(build), start).headless
@@ -146,7 +146,7 @@ def shape_training(known: Known, name: str, part: Config, task: Task, build: Bui
     if start and not user_path(start).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
     if start and _headless(user_path(start), build):
-        known.found.notes.append(f'{name}: the head of {start} is for other classes; training starts with a fresh one')
+        known.found.notes.append(f'{name}: the head of {start} is for another number of classes; training starts with a fresh one')
     if part['batch'] % (mesh.size * part['accumulate']):
         raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
     steps = total_steps(part['epochs'], part['steps'], shape.images, part['batch'])

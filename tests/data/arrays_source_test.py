@@ -73,8 +73,8 @@ def open_with(folder, train, test=GOOD, channels=3):
             r'differ in their Unicode form alone: \ufb01sh .U\+FB01 s h., fish .f i s h.',
         ),
         (
-            GOOD | {'class_names': np.array(['a', 'cat', '\u200bcat'])},
-            r'differ in their Unicode form alone: cat .c a t., \u200bcat .U\+200B c a t.',
+            GOOD | {'class_names': np.array(['a', 'cat', 'ca\u200bt'])},
+            r'differ in their Unicode form alone: cat .c a t., ca\u200bt .c a U\+200B t.',
         ),
         (
             GOOD | {'images': np.ones_like(PIXELS)},

@@ -7,7 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from purify.core.errors import UserError
 from purify.data import images
@@ -358,18 +358,33 @@ SRGB_XY, P3_XY = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), (31270
         ((b'cICP', bytes([1, 13, 0, 1])), set()),  # H.273: BT.709's primaries, sRGB's curve
         ((b'cICP', bytes([12, 13, 0, 1])), {'colours'}),  # Display P3
         ((b'cICP', bytes([1, 16, 0, 1])), {'colours'}),  # PQ
+        ((b'cICP', bytes([1, 8, 0, 1])), {'colours'}),  # linear
+        ((b'tEXt', b'a\0cICP\x0c\x10'), set()),
     ],
 )
 def test_primaries_that_are_not_srgbs_are_counted(chunk, noted):
-    pixels, found = shown(png(1, 1, 8, 2, [b'\1\2\3'], chunk))
+    pixels, found = shown(png(1, 1, 8, 2, [b'\1\2\3'], (b'tEXt', b'a\0' + bytes(5000)), chunk))
     assert (pixels.tolist(), found) == ([[[1, 2, 3]]], noted)
+    assert not shown(png(1, 1, 8, 0, [b'\7'], (b'cHRM', struct.pack('>8I', *P3_XY))))[1], 'grey has no primaries'
 
 
-@pytest.mark.parametrize(('primaries', 'noted'), [(1, set()), (12, {'colours'})])
-def test_primaries_of_avif_are_counted(primaries, noted):
+def test_numbers_for_colours_go_before_other_marks():
+    linear = (b'gAMA', struct.pack('>I', 100_000))
+    assert not shown(png(1, 1, 8, 2, [b'\1\2\3'], linear, (b'cICP', bytes([1, 13, 0, 1]))))[1]
+
+
+@pytest.mark.parametrize(('primaries', 'noted'), [(SRGB_XY, set()), (P3_XY, {'colours'})])
+def test_primaries_of_tiff_are_counted(primaries, noted):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[319] = tuple(value / 100_000 for value in primaries[2:])
+    assert shown(encoded(Image.fromarray(COLOUR), 'TIFF', tiffinfo=tags))[1] == noted
+
+
+@pytest.mark.parametrize(('primaries', 'curve', 'noted'), [(1, 13, set()), (12, 13, {'colours'}), (1, 16, {'colours'})])
+def test_primaries_and_curves_of_avif_are_counted(primaries, curve, noted):
     data = encoded(Image.fromarray(COLOUR), 'AVIF')
     at = data.index(b'colrnclx') + 8
-    assert shown(data[:at] + struct.pack('>H', primaries) + data[at + 2 :])[1] == noted
+    assert shown(data[:at] + struct.pack('>HH', primaries, curve) + data[at + 4 :])[1] == noted
 
 
 def test_a_gamma_that_is_not_srgbs_is_counted():

@@ -167,7 +167,27 @@ def test_eight_poisoned_images_are_told_from_a_hard_class(seen):
     columns = {name: np.array(values) for name, values in seen.items()}
     evidence = Evidence(divergence=columns['scatter'], **columns)
     rule = make_target_rule(dataelixir().to_dict()['targets'])
-    assert describe(rule, evidence)['suspect_labels'] == [0]
+    found = describe(rule, evidence)
+    assert found['suspect_labels'] == found['target_labels'] == [0]
+    assert [row['gone'] for row in found['labels']] == seen['gone']
+
+
+@pytest.mark.parametrize(('labels', 'gone', 'found'), [(10, 8, [0]), (10, 4, []), (2, 8, [])])
+def test_images_that_are_gone_count_from_five_on_and_beside_other_labels(labels, gone, found):
+    """All that is anomalous is gone, where others' anomalous images stay half: too few of 80 leave for the other test."""
+    column = np.arange(labels) == 0
+    evidence = Evidence(
+        images=np.full(labels, 80),
+        anomalous=np.where(column, gone, 10),
+        left=np.where(column, gone, 5),
+        moved=np.zeros(labels, int),
+        gone=np.where(column, gone, 0),
+        held=np.ones(labels),
+        one_way=np.zeros(labels),
+        divergence=np.where(column, 3.0, 0.6),
+        scatter=np.where(column, 3.0, 0.6),
+    )
+    assert describe(Significant(score=0.5, share=0.03, deviations=5.0, level=0.05), evidence)['target_labels'] == found
 
 
 def test_images_are_gone_whose_label_hardly_a_candidate_keeps():
@@ -251,6 +271,15 @@ def test_one_way_is_told_from_where_most_images_are():
     assert one_way(labels, leaving, whole, 3)[0] == pytest.approx((0.9 - 0.1) / 0.9)
     assert one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0  # two labels: no choice
     assert one_way(labels, np.zeros(1100, bool), whole, 3).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(('classes', 'goals', 'found'), [(3, [1, 1, 1, 1, 2], 0), (10, [1, 1, 1, 1, 2], (0.8 - 1 / 9) * 9 / 8)])
+def test_so_few_images_that_chance_sends_them_one_way(classes, goals, found):
+    """Four of five to one of two goals: p = .19; to one of nine: p = .0006."""
+    labels = np.repeat(np.arange(classes), 60)
+    leaving, all_goals = np.zeros(len(labels), bool), labels.copy()
+    leaving[:5], all_goals[:5] = True, goals
+    assert one_way(labels, leaving, all_goals, classes)[0] == pytest.approx(found)
 
 
 @pytest.mark.parametrize('targets', [[1], [0, 3, 7], [0, 2, 4, 6, 8]])

@@ -4,6 +4,8 @@ The settings are the defaults; they were chosen on other worlds (seeds below 100
 err over many sizes stands in docs/decisions.md.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from defenses.worlds import (
@@ -112,6 +114,34 @@ def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
         facts = decide_densities(world, RELABEL).facts
         assert (facts['target_labels'], facts['verdict']['word']) == ([], 'unexplained')
         assert 'labelled as 7 of 10 classes' in facts['verdict']['text']
+
+
+@pytest.mark.parametrize('confused', [[0], [0, 2, 4, 6, 8]])
+def test_the_attack_that_would_look_alike_is_named(confused):
+    """Wrong labels of classes, each from one other."""
+    for seed in range(4):
+        world = density_world(np.random.default_rng(7000 + seed), equal(10, 300), dimensions=32, apart=8.0)
+        labels, rng = world.labels.copy(), np.random.default_rng(seed)
+        for label in confused:
+            labels[rng.choice(np.flatnonzero(world.labels == label + 1), 60, replace=False)] = label
+        verdict = decide_densities(replace(world, labels=labels), RELABEL).facts['verdict']
+        assert verdict['word'] == 'mislabelled'
+        assert 'An attack from one class to one other would look alike.' in verdict['text']
+
+
+def test_wrong_labels_of_all_classes_look_like_an_attack_on_most():
+    for seed in range(4):
+        case = density_cases(equal(10, 500))['symmetric noise 10 %'][0]
+        world = density_world(np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, **case)
+        assert 'An attack that aims at most classes would look alike.' in decide_densities(world, RELABEL).facts['verdict']['text']
+
+
+@pytest.mark.parametrize('apart', [2.0, 2.5])
+def test_clean_classes_that_overlap_are_called_no_attack_on_many(apart):
+    for sizes in (long_tailed(10, 1000), np.array([1000, 60])):
+        for seed in range(4):
+            world = density_world(np.random.default_rng(7000 + seed), sizes, apart=apart)
+            assert 'aims at so many' not in decide_densities(world, RELABEL).facts['verdict']['text']
 
 
 @pytest.mark.parametrize('sizes', [(100, 900, 100), (50, 50, 800, 50, 50), (200, 2000, 200, 200)])

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +107,20 @@ def test_settings_of_other_classes_are_named(capsys, kind, unread):
     assert schedule_from_diffusers(own | unread).clip_sample is (kind == 'DDIMScheduler')
     said = capsys.readouterr().err
     assert all(f'{key} = {value!r}' in said for key, value in unread.items())
+    schedule_from_diffusers(own | unread)
+    assert not capsys.readouterr().err, 'said once'
+
+
+def test_what_another_sampler_leaves_behind_is_not_laid_to_the_file(capsys):
+    ddim = {'_class_name': 'DDIMScheduler', 'clip_sample': True, 'variance_type': 'fixed_small'}
+    sampler_from_diffusers(ddim, 10)
+    for name in ('dpmpp_2m', 'euler', 'pndm', 'sde'):
+        assert sampler_from_diffusers(with_sampler(ddim, name), 10).clip is None
+    assert not capsys.readouterr().err
+
+
+def test_null_is_nothing_said():
+    assert schedule_from_diffusers({'_class_name': 'DDIMScheduler', 'use_clipped_model_output': None}).use_clipped_model_output
 
 
 def test_a_range_of_nothing_is_refused_by_its_name():
@@ -129,17 +144,19 @@ def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
     st.sampled_from(['epsilon', 'sample', 'v_prediction']),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip):
+def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip, rederived):
     options = {'prediction': prediction, 'set_alpha_to_one': one, 'clip_sample': clip, 'clip_range': 2.0}
     if name == 'free':
         schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
     else:
         schedule = make_schedule(name, steps, **options)
+    schedule = replace(schedule, use_clipped_model_output=rederived)
     config = json.loads(json.dumps(schedule_to_diffusers(schedule)))
     again = schedule_from_diffusers(config)
     np.testing.assert_allclose(again.betas, schedule.betas, rtol=1e-9)
-    for field in ('prediction', 'set_alpha_to_one', 'clip_sample', 'clip_range'):
+    for field in (*options, 'use_clipped_model_output'):
         assert getattr(again, field) == getattr(schedule, field)
     if steps > 2:  # two betas are a line of any kind
         expected = {'cosine': 'squaredcos_cap_v2', 'free': 'linear'}.get(name, name)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from pipelines.tiny import ROOT, SMALL
 
 from purify.config.load import load_config
@@ -16,7 +17,7 @@ from purify.pipelines import shaping
 from purify.pipelines.artifacts import classifier_builder, write_network
 from purify.pipelines.check import check
 from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
-from purify.train.state import abstract_network
+from purify.train.state import abstract_network, split_network
 
 
 def small(words=''):
@@ -34,6 +35,21 @@ def known():
     shape_classifier(made, 'teacher', config['teacher'])
     assert not made.found.problems
     return made
+
+
+@pytest.mark.parametrize(('classes', 'fresh'), [(10, False), (3, True)])
+def test_a_start_with_a_head_for_another_number_of_classes_is_told(known, tmp_path, classes, fresh):
+    part = known.config['teacher']
+    build = classifier_builder(part['network'], classes, 1)
+    facts = {'network': part['network'], 'num_classes': classes, 'channels': 1, 'class_names': [str(k) for k in range(classes)]}
+    _, params, stats = split_network(build(nnx.Rngs(0)))
+    write_network(tmp_path, facts, {'params': params, 'stats': stats})
+    for start in (tmp_path, tmp_path / 'weights'):
+        known.found.notes.clear()
+        known.traced.clear()
+        shape_classifier(known, 'teacher', part | {'init_from': str(start)})
+        assert not known.found.problems
+        assert any('another number of classes' in note for note in known.found.notes) is fresh
 
 
 @dataclass(frozen=True)
