@@ -1,4 +1,4 @@
-"""The table of the README from the results.json files beside this script: python table.py [seeds, such as 6,7,8]."""
+"""The table of the README from the results.json files beside this script: python table.py [seeds, such as 11,12,13]."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 NAME = re.compile(r'(patch|blended|warp|label_consistent|none)-(\d+)')
-SEEDS = {int(seed) for seed in (sys.argv[1] if len(sys.argv) > 1 else '6,7,8,9,10').split(',')}
+SEEDS = {int(seed) for seed in (sys.argv[1] if len(sys.argv) > 1 else '11,12,13,14,15').split(',')}
 runs: dict[str, dict[int, dict]] = {}
 for path in sorted(Path(__file__).parent.glob('*.json')):
     if (match := NAME.fullmatch(path.stem)) and int(match[2]) in SEEDS:

@@ -37,7 +37,7 @@ FILES = (
     'stages/teacher-*/metrics.jsonl',
 )
 STORED = Path(__file__).parents[2] / 'results'  # of studies: results of every kind of method
-KINDS = ('castle-walls-digits/generation-0.1-0', 'castle-walls-digits/diffusion-0.1-0', 'relabel-digits/patch-0')
+KINDS = ('castle-walls-digits/generation-0.1-0', 'castle-walls-digits/diffusion-0.1-0', 'relabel-digits/patch-11')
 
 
 def nest(depth):
