@@ -99,7 +99,9 @@ class Relabelling:
 class Relabel:
     """Target classes, and which of their images are clean, poisoned or neither (sections 4.4 to 4.6).
 
-    A class whose density fits foreign images nearly as well as its own was fitted to some of them: non-disruptive poison. A class
+    A class whose density fits foreign images nearly as well as its own was fitted to some of them: non-disruptive poison. Where a
+    class holds most of all strangers in the dataset, and twice as many as are asked for, it is enough that its density is nearer to
+    foreign images than is usual (S_ND below 1). A class
     with images that no foreign density comes near has disruptive poison; this is not asked where most classes hold images of
     others, for then densities reach everywhere. The first test is made first; a class has one type.
 
@@ -199,10 +201,14 @@ class Relabel:
         """The types of suspects by label, facts of all classes that have images, and their tails."""
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
         present, tails = np.unique(labels).tolist(), make_disruption_rule(self.disruptive).judge(foreign, labels)
-        excess, beyond = np.full(num_classes, np.inf), np.ones(num_classes, np.bool_)
+        excess, beyond, alone = np.full(num_classes, np.inf), np.ones(num_classes, np.bool_), np.zeros(num_classes)
         if self.strangers['share']:
             excess, beyond = Strangers(**self.strangers).judge(strange, labels, num_classes)
-        bent = (scores < self.nondisruptive) & (excess > 1) & beyond
+            of_all = np.bincount(labels[strange], minlength=num_classes) / max(1, strange.sum())
+            alone = np.minimum(2 * of_all, excess / 2)  # enough beyond 1: most of all strangers, and twice as many as are asked for
+        low, lower = (limit / np.maximum(scores, 1e-9) for limit in (self.nondisruptive, 1.0))
+        near = np.minimum(np.maximum(low, np.minimum(lower, alone)), excess)
+        bent = (near > 1) & beyond
         types = {label: NON_DISRUPTIVE for label in present if bent[label]}
         confused = one_way(labels, strange, best, num_classes) > ONE_WAY
         crowded = float(np.median([strange[labels == label].mean() for label in present])) / EVERYWHERE
@@ -213,14 +219,14 @@ class Relabel:
         rows = []
         for label in present:
             mine, tail = foreign[labels == label], tails[label]
-            near = min(self.nondisruptive / max(scores[label], 1e-9), max(excess[label], 0.0), np.inf if beyond[label] else 1.0)
+            reached = min(max(near[label], 0.0), np.inf if beyond[label] else 1.0)
             found = {
                 'nd': _number(float(scores[label])),
                 'nll': _number(float(nll[label])),
                 'strangers': float(strange[labels == label].mean()),
                 'strange': bool(self.strangers['share'] and excess[label] > 1 and beyond[label]),
                 'disruptive': tail.share,
-                'margin': _number(round(max(float(near), min(tail.margin, 1 / crowded if crowded else np.inf)), 4)),
+                'margin': _number(round(max(float(reached), min(tail.margin, 1 / crowded if crowded else np.inf)), 4)),
                 'suspect': tail.suspect,
                 'mu': _number(tail.place),
                 'low': _number(float(mine.min())),

@@ -116,6 +116,19 @@ def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
         assert 'labelled as 7 of 10 classes' in facts['verdict']['text']
 
 
+@pytest.mark.parametrize('seed', [7005, 7011, 7020])
+def test_a_class_that_holds_most_strangers_is_named_though_its_density_is_not_so_low(seed):
+    """Seven poisoned images of eighty-seven; the paper's limit of .6 is a hair's breadth. Its own rule asks for no strangers."""
+    case = density_cases(equal(10, 80))['non-disruptive 1 %'][0]
+    world = density_world(np.random.default_rng(seed), equal(10, 80), **case)
+    facts = decide_densities(world, RELABEL).facts
+    assert 0.6 < facts['labels'][0]['nd'] < 1
+    assert facts['target_labels'] == [0]
+    assert facts['labels'][0]['margin'] > 1
+    paper = RELABEL | {'strangers': {'share': 0.0, 'deviations': 5.0, 'level': 0.05}}
+    assert decide_densities(world, paper).facts['target_labels'] == []
+
+
 @pytest.mark.parametrize('confused', [[0], [0, 2, 4, 6, 8]])
 def test_the_attack_that_would_look_alike_is_named(confused):
     """Wrong labels of classes, each from one other."""
