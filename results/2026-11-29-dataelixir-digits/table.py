@@ -1,14 +1,15 @@
-"""The table of the README from the results.json files beside this script: python table.py."""
+"""The table of the README from results.json files: python table.py [folder; without, the script's own]."""
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
 NAME = re.compile(r'(patch|blended|dct|warp|none)(?:-(10|02|01))?-\d+')
 runs: dict[tuple[str, str], list] = {}
-for path in sorted(Path(__file__).parent.glob('*.json')):
+for path in sorted(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).glob('*.json')):
     if match := NAME.fullmatch(path.stem):
         runs.setdefault((match[2] or '', match[1]), []).append(json.loads(path.read_text()))
 
@@ -25,9 +26,7 @@ def say(values, digits=1):
 for rate, attack in sorted(runs, key=lambda key: (['10', '02', '01', ''].index(key[0]), key[1])):
     some = runs[rate, attack]
     found = [run['detection'] for run in some]
-    named = {
-        ' '.join(map(str, row['target_labels'])) or run['findings']['verdict']['word'] for row, run in zip(found, some, strict=True)
-    }
+    named = {' '.join(map(str, row['target_labels'])) or 'none' for row in found}
     columns = [(side, name) for side in ('teacher', 'benign', 'student') for name in ('acc', 'asr')]
     sides = [[run[side] and run[side][name] for run in some] for side, name in columns]
     cells = [f'`{attack}`' + (f', .{rate}' if rate else ''), str(len(some)), ', '.join(sorted(named))]
