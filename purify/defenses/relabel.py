@@ -5,24 +5,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from scipy.stats import poisson
 
 from purify.core.errors import UserError
 from purify.defenses.class_tests import Strangers, Tail, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
 from purify.defenses.encoders import encoder_step
-from purify.defenses.judgement import HEDGE, judgement
 from purify.defenses.method import Method, Outcome, Step, Table
 from purify.defenses.outliers import ONE_WAY, one_way
+from purify.defenses.strangers import judge_strangers
 from purify.defenses.students import student_step
 
 FEATURES = ('encoder', 'simclr', 'teacher')
 UNTOUCHED, CLEAN, AMBIGUOUS, POISONED = range(4)  # verdicts
 NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'mislabelled'
-UNUSUAL = 0.05  # of all images: so many of a clean dataset hardly ever look more like another class
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
-MOST = 2 / 3  # of the classes
-LEVEL = 0.05
-DEEP, APART = 0.2, 0.65  # of how much an image usually looks more like its own class
 
 
 def check_tests(
@@ -168,7 +163,8 @@ class Relabel:
             'dropped': int((~keep).sum()),
             'kept': int((verdict == CLEAN).sum()),
         }
-        facts['verdict'] = _judge(types, own - foreign, best, labels, any(row['strange'] for row in facts['labels']))
+        beyond, wrong = any(row['strange'] for row in facts['labels']), len(types) - len(facts['target_labels'])
+        facts['verdict'] = judge_strangers(len(facts['target_labels']), wrong, own - foreign, best, labels, beyond)
         columns = {'ids': ids, 'flagged': flagged, 'keep': keep, 'labels': new, 'candidate': np.full(len(ids), -1, np.int32)}
         evidence = {'score': score, 'foreign': foreign, 'best': best, 'verdict': verdict, 'poison_score': poison_score}
         return Table(columns | evidence | {'given': labels.astype(np.int32)}, facts)
@@ -240,64 +236,6 @@ class Relabel:
         facts = {'target_labels': named, 'types': {str(label): kind for label, kind in types.items()}, 'labels': rows}
         chart = {'quantity': 'nd', 'threshold': self.nondisruptive}
         return types, facts | {'rule': dict(self.disruptive), 'thresholds': thresholds, 'chart': chart}, tails
-
-
-def _judge(types: Mapping[int, str], score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> dict[str, Any]:
-    """What to call a dataset with these suspects, of which a class has more strangers than usual or none: see `judgement`.
-
-    Images f64[n] by log s. Where classes are well apart and labels are wrong, images look as much more like the other class as
-    others look like their own; where features do not tell classes apart, strangers hardly do.
-    """
-    strange, present = score < 0, np.unique(labels)
-    share, named = strange.mean(), sum(kind != MISLABELLED for kind in types.values())
-    if named:
-        text = f"Images that do not belong there bent the densities of {named} of {len(present)} classes: an attacker's aim."
-        return judgement('attacked', share, text + (HEDGE if len(present) == 2 else ''))
-    looks = f'{share:.1%} of all images look more like another class than like their own'
-    depth = np.median(-score[strange]) / np.median(score[~strange]) if strange.any() and not strange.all() else 0.0
-    plain, one_to_one = share > UNUSUAL, _confused(strange, best, labels)
-    crowded = _crowded(strange, best, labels) if depth > APART and not types and (beyond or plain) else 0
-    if crowded:
-        text = (
-            f'{looks}: they come from everywhere and are labelled as {crowded} of {len(present)} classes, which leaves the others '
-            'out. An attack that aims at so many classes looks like this, and so do wrong labels in these alone. No class is named.'
-        )
-        return judgement('unexplained', share, text)
-    if types or beyond or (plain and depth > DEEP and not one_to_one):
-        goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[labels[strange]]  # of each stranger's class
-        alike = 'from one class to one other' if np.mean(goals > ONE_WAY) > 0.5 else 'that aims at most classes'
-        return judgement('mislabelled', share, f'{looks}: their labels are wrong. An attack {alike} would look alike.')
-    if share > UNUSUAL:
-        text = (
-            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that '
-            'do not tell the classes apart. No class is named.'
-        )
-        return judgement('unexplained', share, text)
-    return judgement('clean', share, f'No class stands out; {looks}, which is usual.')
-
-
-def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether the strangers of most classes look like one other class each."""
-    goals, classes = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1), np.unique(labels)
-    plain = [goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2 for label in classes.tolist()]
-    return bool(np.mean(plain) > MOST)
-
-
-def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
-    """How many classes, half or more of at least three, hold strangers from everywhere while others are spared; else 0.
-
-    Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small one, and spare none. A class
-    is spared that has less than a quarter of the usual number, and less than chance allows of half of it (Poisson, at `LEVEL` for
-    all classes together). Not for classes that overlap (`APART`): their strangers lie on the border, and large ones have more.
-    """
-    classes = np.unique(labels)
-    counts = np.array([strange[labels == label].sum() for label in classes])
-    usual = float(np.median(counts[counts > counts.max() / 4])) if counts.any() else 0.0
-    spared = (counts < usual / 4) & (poisson.cdf(counts, usual / 2) < LEVEL / len(counts))
-    goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[classes]
-    everywhere = spared.any() and np.mean(goals[~spared] > ONE_WAY) <= 0.5
-    crowded = int((~spared).sum())
-    return crowded if everywhere and len(classes) > 2 and 2 * crowded >= len(classes) else 0
 
 
 def _number(value: float) -> float | None:

@@ -178,7 +178,7 @@ def test_what_is_peculiar_or_left_out_is_counted_by_the_run(tmp_path, call):
     (tmp_path / 'test' / 'cat' / 'notes.txt').write_text('no picture')
     code, text = call('run', config, *APART, f'--workdir={tmp_path / "run"}', '--stages=prepare')
     assert code == 0, text
-    assert f'{tmp_path}/test: left out 1 files that are no pictures (cat/notes.txt) and 0 hidden ones.' in text
+    assert f'{tmp_path}/test: left out 1 files that are no pictures (cat/notes.txt).' in text
     assert 'source imagefolder: 4 of the pictures read: transparent in places, shown on white.' in text
 
 
