@@ -29,7 +29,6 @@ SRGB_CURVES = (1, 2, 4, 6, 13, 14, 15)  # sRGB's, the like of BT.709's, gamma 2.
 PRIMARIES = 319  # TIFF's tag
 ADOBE_RGB = 2  # of EXIF's ColorSpace; cameras write the interoperability index R03 instead
 
-
 Note = Callable[[str], None]
 
 
