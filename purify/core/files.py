@@ -1,15 +1,12 @@
-"""Files that are either whole or not there, and folders that stay shut."""
+"""Files that are either whole or not there, JSON of a known form, and the paths that people write."""
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,14 +14,12 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from purify.core import preemption
 from purify.core.errors import UserError
 
 AGAIN = 'Delete its stage folder and run again.'  # the next step where a file of a stage is not as it was written
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
-POLL_S = 0.2
 
 T = TypeVar('T')
 
@@ -137,69 +132,6 @@ def fingerprint(value: Mapping[str, Any]) -> str:
     """Twelve hex digits that change whenever anything in the JSON-able `value` does."""
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@contextlib.contextmanager
-def locked(path: Path, on_wait: Any = None) -> Iterator[None]:
-    """Holds an exclusive lock file; the kernel frees it when the process dies, however it dies.
-
-    Where another process holds it, calls `on_wait` once and waits; raises `Preempted` if asked to stop meanwhile.
-    """
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, 'a')  # noqa: SIM115
-    with file:
-        waited = False
-        while not _lock_now(file):
-            if on_wait is not None and not waited:
-                on_wait()
-            waited = True
-            preemption.check()
-            time.sleep(POLL_S)
-        yield
-
-
-def _lock_now(file: Any) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-_sealed: list[str] = []
-_hooked = False
-
-
-def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _sealed or event not in ('open', 'os.listdir', 'os.scandir', 'shutil.copyfile', 'os.rename', 'os.link', 'os.symlink'):
-        return
-    for arg in args[:2]:
-        if isinstance(arg, str | bytes | os.PathLike):
-            real = os.path.realpath(os.fsdecode(arg))
-            if any(real == root or real.startswith(root + os.sep) for root in _sealed):
-                raise PermissionError(f'{real} is sealed: a defence may not read the truth about the poison')
-
-
-@contextlib.contextmanager
-def sealed(*folders: Path) -> Iterator[None]:
-    """While open, no Python code of this process can open, list, link or move anything under `folders`.
-
-    Held by an audit hook, so it also covers libraries and threads; that is what keeps a defence blind even if it
-    guesses where the truth lies. Raises `PermissionError` in whoever tries. Code that opens files from C++ by itself is
-    out of its reach, and so is a path relative to an open folder (`dir_fd`): it stops mistakes, not malice.
-    """
-    global _hooked
-    if not _hooked:
-        sys.addaudithook(_audit)
-        _hooked = True
-    roots = [os.path.realpath(folder) for folder in folders]
-    _sealed.extend(roots)
-    try:
-        yield
-    finally:
-        for root in roots:
-            _sealed.remove(root)
 
 
 def user_path(text: str | Path) -> Path:

@@ -9,40 +9,64 @@ from typing import Any
 import purify
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
-from purify.core.files import explain_os_errors, fingerprint, locked, read_json, sealed, write_json
+from purify.core.files import explain_os_errors, fingerprint, read_json, write_json
+from purify.core.locks import locked
 from purify.core.progress import say
+from purify.core.seal import sealed
 from purify.core.writers import Writer
-from purify.pipelines.finished import DONE, Done, check_files, files_of, hash_files, read_done, remove_parts
+from purify.pipelines.finished import DONE, PRINT, Done, check_files, files_of, hash_files, read_done, remove_parts
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
-SECRETS = ('truth', 'attacker')  # subfolders of `prepare` that only stages which ask for them by name may open
-ATTACKERS = ('clean', 'surrogate', 'trigger')  # stages of the attacker, shut as a whole to all that do not ask for them
-CONCLUSIONS = (  # stages that have seen the truth or clean images, shut likewise
-    *('labeller', 'marked', 'detector', 'dissect'),
-    *('diffused', 'evaluate', 'illustrate', 'atlas', 'replicate'),
-)
 FORGET = 'Delete it and run again: the stage goes on, and what it cost so far is not counted.'
-HANDED = ('trusted',)  # what a defence is told of the truth, for those alone that ask for it
 
 
 @dataclass(frozen=True)
 class Input:
-    """Where a stage finds an input: (a subfolder of) an earlier stage's folder, or a folder from outside the run."""
+    """Where a stage finds an input: (a subfolder of) an earlier stage's folder, or something from outside the run.
+
+    Attributes:
+      stage: the earlier stage; '' for what comes from outside.
+      sub: the subfolder of its folder.
+      outside: a file or folder from outside; None where that is not one place, such as a dataset that is downloaded.
+      digest: identifies what lies outside.
+    """
 
     stage: str = ''
     sub: str = ''
     outside: Path | None = None
-    digest: str = ''  # identifies what lies outside
+    digest: str = ''
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `run(work)` fills `work.folder` from `work.inputs`, by `work.settings`."""
+    """One stage: `run(work)` fills `work.folder` from `work.inputs`, by `work.settings`.
+
+    A defence is blind because a stage can open its inputs alone, and because of the last two attributes.
+
+    Attributes:
+      name: unique in its chain.
+      run: does the work.
+      settings: everything besides the inputs that changes the result.
+      inputs: role -> where that lies.
+      sees: the roles of those inputs that tell more than a defence may know: the source before the attack, the truth about who is
+        poisoned, and whatever was made by stages that see such a thing. Inputs that are not named here must be open to all.
+      shows: subfolders of such a stage's own folder that are open to all nevertheless; '' for the whole of it.
+    """
 
     name: str
     run: Callable[['Work'], None]
     settings: dict[str, Any]
     inputs: dict[str, Input] = field(default_factory=dict)
+    sees: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := [role for role in self.sees if role not in self.inputs]:
+            raise ValueError(f'stage {self.name!r} sees {", ".join(unknown)}, which is none of its inputs.')
+
+    def shuts(self, sub: str) -> bool:
+        """Whether that subfolder of the stage's folder is for those alone whose `sees` says so."""
+        return bool(self.sees) and not any(open_ == '' or Path(sub).is_relative_to(open_) for open_ in self.shows)
 
 
 @dataclass(frozen=True)
@@ -72,19 +96,31 @@ class Chain:
     """A list of stages over one store of stage folders."""
 
     def __init__(self, stages: Sequence[Stage], store: Path):
-        self.stages = {stage.name: stage for stage in stages}
+        self.stages: dict[str, Stage] = {}
         self.store = Path(store).absolute()
         self.prints: dict[str, str] = {}
         self._checked: set[str] = set()  # stages whose files this chain has written or looked at
         self._older: set[str] = set()  # stages that another version of this program may have run
         for stage in stages:
-            inputs = {}
-            for role, source in stage.inputs.items():
-                if source.stage and source.stage not in self.prints:
-                    raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of this run.')
-                inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
-            whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs, 'version': purify.__version__}
-            self.prints[stage.name] = fingerprint(whole)
+            self._add(stage)
+
+    def _add(self, stage: Stage) -> None:
+        """One more stage at the end. Raises `UserError` for a name that is there already, and for inputs that it may not have."""
+        if stage.name in self.stages:
+            raise UserError(f'two stages of this run are called {stage.name!r}. Give the steps of the defence names of their own.')
+        inputs = {}
+        for role, source in stage.inputs.items():
+            if source.stage and source.stage not in self.stages:
+                raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of this run.')
+            if source.stage and self.stages[source.stage].shuts(source.sub) and role not in stage.sees:
+                raise UserError(
+                    f'stage {stage.name!r} may not open {source.stage}/{source.sub}, its input {role!r}: that tells more than a '
+                    'defence may know. A stage of the attacker or of the evaluation says so where it is made: Stage(sees=...).'
+                )
+            inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
+        whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs, 'version': purify.__version__}
+        self.prints[stage.name] = fingerprint(whole)
+        self.stages[stage.name] = stage
 
     def recall(self, prints: Mapping[str, str]) -> None:
         """Stands from now on for stages with those fingerprints, which a run recorded: the source may have moved since."""
@@ -105,7 +141,18 @@ class Chain:
 
     def path(self, source: Input) -> Path:
         """The folder an input stands for."""
-        return source.outside if source.outside is not None else self.folder(source.stage) / source.sub
+        return source.outside or self.folder(source.stage) / source.sub
+
+    def confined(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """While open, of all stages' folders in the store this process can open that stage's own and its inputs alone.
+
+        Those of other runs are shut too, and those of this run that are still to be made.
+        """
+        stage = self.stages[name]
+        there = [folder for folder in self.store.iterdir() if PRINT.fullmatch(folder.name)]
+        still = [folder for folder in map(self.folder, self.stages) if not folder.exists()]
+        given = [self.path(source) for source in stage.inputs.values() if source.stage or source.outside]
+        return sealed(*there, *still, but=[self.folder(name), *given])
 
     def done(self, name: str) -> Done:
         """What a finished stage says of itself: settings, inputs, cost, its files.
@@ -171,11 +218,11 @@ class Chain:
             with explain_os_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
-            inputs = {role: self.path(source) for role, source in stage.inputs.items()}
+            inputs = {role: self.path(source) for role, source in stage.inputs.items() if source.stage or source.outside}
             if (folder / COST_FILE).exists():
                 cost.resume(read_json(folder / COST_FILE, Totals, cure=FORGET))
             try:
-                with sealed(*self._secrets(stage)):
+                with self.confined(stage.name):
                     stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
                 devices.barrier(f'{folder.name} finished')
                 _on_lead(lambda: self._mark_done(stage, cost))
@@ -185,21 +232,13 @@ class Chain:
                 raise
         return False
 
-    def _secrets(self, stage: Stage) -> list[Path]:
-        """What this stage did not ask for: every `prepare`'s secrets in the store, its attackers' stages, what others concluded."""
-        if stage.name == 'prepare':
-            return []
-        allowed = {self.folder(stage.name), *(self.path(source) for source in stage.inputs.values())}
-        secrets = [folder / secret for folder in self.store.glob('prepare-*/') for secret in (*SECRETS, DONE)]
-        secrets += [folder for name in (*ATTACKERS, *CONCLUSIONS, *HANDED) for folder in self.store.glob(f'{name}-*/')]
-        return [path for path in secrets if not any(given.is_relative_to(path) for given in allowed)]
-
     def _mark_done(self, stage: Stage, cost: Cost) -> None:
         folder = self.folder(stage.name)
         remove_parts(folder)
         totals = summarize(cost.totals())
         names = {
-            role: str(source.outside or f'{self.folder(source.stage).name}/{source.sub}') for role, source in stage.inputs.items()
+            role: f'{self.folder(source.stage).name}/{source.sub}' if source.stage else str(source.outside or source.digest)
+            for role, source in stage.inputs.items()
         }
         done: Done = {
             'stage': stage.name,

@@ -70,7 +70,7 @@ def dissection_stages(
       where: the inputs there are by name; the judges are added.
       method: of the defence.
       config: plain nested dicts.
-      train: (name, part, inputs=) -> the stages that train such a classifier, none where it is a finished one.
+      train: (name, part, inputs=, sees=) -> the stages that train such a classifier, none where it is a finished one.
 
     Raises:
       UserError: for a defence that generates no images.
@@ -78,12 +78,12 @@ def dissection_stages(
     part, outcome, truth, clean = config['dissection'], method.outcome, Input('prepare', 'truth'), Input('clean', 'clean')
     if outcome.generated is None:
         raise UserError("the config's part `dissection` looks at generated images, which this defence does not make: leave it out.")
-    stages = train('labeller', part['labeller'], inputs={'data': clean})
+    stages = train('labeller', part['labeller'], inputs={'data': clean}, sees=('data',))
     inputs = {'truth': truth, 'clean': clean, 'labeller': where['labeller']}
     if has_trigger(config['attack']):
         settings = {'seed': config['seeds']['poison'], 'shard_size': config['shard_size'], 'faintest': part['faintest']}
-        stages.append(Stage('marked', mark, settings, {'data': clean, 'truth': truth}))
-        stages += train('detector', part['detector'], inputs={'data': Input('marked', 'train')})
+        stages.append(Stage('marked', mark, settings, {'data': clean, 'truth': truth}, sees=('data', 'truth')))
+        stages += train('detector', part['detector'], inputs={'data': Input('marked', 'train')}, sees=('data',))
         inputs |= {'detector': where['detector'], 'marked': Input('marked', 'test')}
     inputs |= {name: where[step] for name, step in zip(SETS, (outcome.generated, outcome.probe), strict=True) if step}
     for name, steps in outcome.scores.items():
@@ -91,7 +91,8 @@ def dissection_stages(
     drawn = {step.name: step.settings for step in method.steps}[outcome.generated]
     sampler = drawn['sampler']['name'] + ''.join(f', {name} {x}' for name, x in drawn['sampler'].items() if name != 'name')
     how = {'sampler': sampler, 'guidance': drawn['guidance'], 'steps': drawn['steps']}
-    return [*stages, Stage('dissect', dissect, how, inputs)]
+    judges = tuple(role for role in ('truth', 'clean', 'marked', 'labeller', 'detector') if role in inputs)
+    return [*stages, Stage('dissect', dissect, how, inputs, sees=judges)]
 
 
 def dissect(work: Work) -> None:

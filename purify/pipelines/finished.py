@@ -19,7 +19,7 @@ SHOWN = 3  # files that a message names
 WEIGHTS = 'weights'  # folder of a network's checkpoint, of which a reader takes whatever step is the newest
 # What people and systems leave and no reader takes: notes at the top, hidden files anywhere.
 _STRAY = re.compile(r'[^/]+\.(txt|md|log)|(.*/)?(\.[^/]*(/.*)?|Thumbs\.db|desktop\.ini)')
-_PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in the fingerprint
+PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in the fingerprint
 
 
 class Done(TypedDict):
@@ -41,7 +41,7 @@ def read_done(folder: Path, advice: str = '', *, older: bool = False) -> Done:
     """
     advice = advice or f'Delete {folder} and run again.'
     done = read_json(folder / DONE, Done, cure=advice)
-    named = next((name for name in (folder.name, folder.resolve().name) if _PRINT.fullmatch(name)), None)
+    named = next((name for name in (folder.name, folder.resolve().name) if PRINT.fullmatch(name)), None)
     if named is not None and not named.endswith(f'-{done["fingerprint"]}'):
         raise UserError(
             f'{folder / DONE}: is of the stage {done["stage"]!r} with the fingerprint {done["fingerprint"]!r}, and not of the one '

@@ -12,7 +12,7 @@ from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
 from purify.data.sources import Pool, Source, open_source
-from purify.pipelines.chain import ATTACKERS, Chain
+from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import check_target, make_attacks, make_rules, own_settings
 from purify.pipelines.run import environment
@@ -56,7 +56,8 @@ def _opener() -> Callable[[dict[str, Any]], Source]:
 def _entries(config: dict[str, Any], chain: Chain, open_once: Callable[[dict[str, Any]], Source]) -> list[Entry]:
     """One entry for each trigger of a config's attack."""
     rule = config['attack']
-    fitting = [name for name in chain.stages if name in ATTACKERS]
+    names = list(chain.stages)
+    fitting = names[: names.index('prepare')]  # the attacker's own stages
     chain.run(fitting, config['run'])
     chain.check(fitting)
     source = open_once(config['source'])

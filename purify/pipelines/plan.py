@@ -93,10 +93,9 @@ def make_stages(config: Config, find_prior: Find = prior_folder, find_encoder: F
     seeds = config['seeds']
     where: dict[str, Input] = {}
     stages = _attacker(where, config)
-    signature = {'source': Input(outside=Path(), digest=_signature(config['source'], config['attack']))}
-    fitted = {role: where.pop(role) for role in FITTED if role in where}
+    inputs = _source(config) | _files_of(config['attack']) | {role: where.pop(role) for role in FITTED if role in where}
     settings = {'source': config['source'], 'attack': config['attack'], 'seed': seeds['poison'], 'shard_size': config['shard_size']}
-    stages.append(Stage('prepare', prepare, settings, signature | fitted))
+    stages.append(Stage('prepare', prepare, settings, inputs, sees=tuple(inputs), shows=('poisoned', 'reference')))
     where['poisoned'] = Input('prepare', 'poisoned')
     if 'trusted' in config:
         stages.append(_trusted(where, config))
@@ -122,7 +121,7 @@ def _trusted(where: dict[str, Input], config: Config) -> Stage:
     check_trusted(config['trusted'])
     where['trusted'] = Input('trusted')
     inputs = {'poisoned': where['poisoned'], 'truth': Input('prepare', 'truth')}
-    return Stage('trusted', trust, config['trusted'] | {'seed': config['seeds']['data']}, inputs)
+    return Stage('trusted', trust, config['trusted'] | {'seed': config['seeds']['data']}, inputs, sees=('truth',), shows=('',))
 
 
 def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
@@ -136,11 +135,11 @@ def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
     data, poison = {'data': Input('clean', 'clean')}, config['seeds']['poison']
     own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}  # the victim's would be a present
     if 'surrogate' in parts:
-        stages += _classifier(where, 'surrogate', config['surrogate'], own, data)
+        stages += _classifier(where, 'surrogate', config['surrogate'], own, data, sees=('data',))
     if 'trigger' in parts:
         settings = config['trigger'] | {'attack': fitted_settings(attack), 'seed': poison, 'seeds': own}
         uses = {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
-        stages.append(Stage('trigger', fit_trigger, settings, data | uses | _start(config['trigger'])))
+        stages.append(Stage('trigger', fit_trigger, settings, data | uses | _start(config['trigger']), sees=(*data, *uses)))
         where['trigger'] = Input('trigger')
     return stages
 
@@ -148,22 +147,33 @@ def _attacker(where: dict[str, Input], config: Config) -> list[Stage]:
 def _clean(config: Config) -> Stage:
     """The training images as they come, for the attacker, and for those who judge generated images."""
     settings = {'source': config['source'], 'shard_size': config['shard_size']}
-    return Stage('clean', write_clean, settings, {'source': Input(outside=Path(), digest=_signature(config['source'], {}))})
+    return Stage('clean', write_clean, settings, _source(config), sees=('source',))
 
 
 def _classifier(
-    where: dict[str, Input], name: str, part: Config, seeds: Config, inputs: dict[str, Input], attack: Config | None = None
+    where: dict[str, Input],
+    name: str,
+    part: Config,
+    seeds: Config,
+    inputs: dict[str, Input],
+    attack: Config | None = None,
+    sees: tuple[str, ...] = (),
 ) -> list[Stage]:
-    """A training stage, or none where a finished classifier is handed in; `where[name]` is set either way."""
+    """A training stage, or none where a finished classifier is handed in; `where[name]` is set either way.
+
+    One that the `attack` poisons in the attacker's own loader sees that, and is open to all; one that itself `sees` more is not.
+    """
     if part['load']:
         folder, digest = finished_folder(part['load'])
         where[name] = Input(outside=folder, digest=digest)
         return []
     if attack and on_the_fly(attack):
-        inputs = inputs | {'attacker': Input('prepare', 'attacker')}
+        inputs, sees, shows = inputs | {'attacker': Input('prepare', 'attacker')}, ('attacker',), ('',)
+    else:
+        shows = ()
     where[name] = Input(name)
     settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': _training_seeds(seeds)}
-    return [Stage(name, train_classifier, settings, inputs | _start(part))]
+    return [Stage(name, train_classifier, settings, inputs | _start(part), sees, shows)]
 
 
 def _start(part: Config) -> dict[str, Input]:
@@ -246,17 +256,17 @@ def _conclusions(where: dict[str, Input], method: Method, config: Config) -> lis
     if outcome.diffusion:
         own = {'seed': seed, 'shard_size': config['shard_size']}
         asked = {'truth': shown['truth'], 'generator': where[outcome.generator or '']}
-        stages.append(Stage('diffused', diffuse, outcome.diffusion | own, asked))
+        stages.append(Stage('diffused', diffuse, outcome.diffusion | own, asked, sees=('truth',)))
         inputs['diffused'] = Input('diffused')
-    stages.append(Stage('evaluate', evaluate, settings, inputs))
+    stages.append(Stage('evaluate', evaluate, settings, inputs, sees=tuple({'truth', 'diffused'} & set(inputs))))
     if outcome.candidates:
         pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[outcome.candidates]}
-        stages.append(Stage('illustrate', illustrate, {'remake': measured, 'seed': seed}, pictured))
+        stages.append(Stage('illustrate', illustrate, {'remake': measured, 'seed': seed}, pictured, sees=('truth',)))
     if outcome.features and outcome.findings:
         mapped = {role: shown[role] for role in ('truth', 'findings')} | {'features': where[outcome.features]}
-        stages.append(Stage('atlas', draw_map, {'seed': seed}, mapped))
+        stages.append(Stage('atlas', draw_map, {'seed': seed}, mapped, sees=('truth',)))
     if outcome.copies:
-        stages.append(Stage('replicate', replicate, {}, _replication(where, method)))
+        stages.append(Stage('replicate', replicate, {}, _replication(where, method), sees=('truth',)))
     return stages
 
 
@@ -268,19 +278,20 @@ def _replication(where: dict[str, Input], method: Method) -> dict[str, Input]:
     return {role: where[name] for role, name in roles.items()} | {'encoder': where[through], 'truth': Input('prepare', 'truth')}
 
 
-def _signature(source: Config, attack: Config) -> str:
-    """Tells data on disk from other data of the same name, so that changed files are not taken for the old ones."""
+def _source(config: Config) -> dict[str, Input]:
+    """The source as an input: changed files are not taken for the old ones of the same name."""
+    found = sign_source(config['source'])
+    return {'source': Input(digest=fingerprint(found) if found else '')}
+
+
+def _files_of(attack: Config) -> dict[str, Input]:
+    """The files and folders from outside that an attack and its further triggers are made from, as inputs."""
     given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
-    files = {
-        f'attack {name} {path.name}': path
-        for name, value in given.items()
-        if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str)
-        for path in _files_of(user_path(value))
-    }
-    found = marks(files, hashed=True) | {f'source {name}': mark for name, mark in sign_source(source).items()}
-    return fingerprint(found) if found else ''
-
-
-def _files_of(path: Path) -> list[Path]:
-    """The file itself, or those of a fitted trigger's folder."""
-    return [path / name for name in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
+    found = {}
+    for name, value in given.items():
+        if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str):
+            path = user_path(value)
+            files = [path / file for file in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
+            digest = fingerprint(marks({file.name: file for file in files}, hashed=True))
+            found[f'attack.{name}'] = Input(outside=path.absolute(), digest=digest)
+    return found

@@ -1,17 +1,13 @@
 import errno
 import hashlib
 import os
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import pytest
 
-from purify.core import files, preemption
-from purify.core.errors import Preempted, UserError
+from purify.core import files
+from purify.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,57 +149,6 @@ def test_fingerprint_changes_with_anything(other):
 def test_fingerprint_refuses_what_json_cannot_hold():
     with pytest.raises(ValueError, match='not JSON compliant'):
         files.fingerprint({'a': float('inf')})
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from purify.core.files import locked
-with locked(Path(sys.argv[1]), lambda: print('waits', flush=True)):
-    print('has it', flush=True)
-    sys.stdin.read()
-"""
-
-
-def holder(path):
-    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True, 'cwd': ROOT}
-    return subprocess.Popen([sys.executable, '-c', HOLDER, str(path)], **pipes)
-
-
-def test_a_second_process_waits_for_the_lock_and_a_killed_one_frees_it(tmp_path):
-    path = tmp_path / 'deep' / 'x.lock'
-    with files.locked(path):
-        second = holder(path)
-        assert second.stdout.readline() == 'waits\n'
-    assert second.stdout.readline() == 'has it\n'
-    second.send_signal(signal.SIGKILL)
-    second.communicate()
-    waited = []
-    with files.locked(path, lambda: waited.append(1)):
-        assert not waited
-
-
-def test_whoever_waits_for_the_lock_leaves_when_asked_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, 'POLL_S', 0.01)
-    waited = []
-
-    def ask_to_stop():
-        waited.append(1)
-        threading.Timer(0.05, lambda: monkeypatch.setattr(preemption, '_asked', True)).start()
-
-    lock_now, tries = files._lock_now, iter(range(500))
-    monkeypatch.setattr(
-        files, '_lock_now', lambda file: lock_now(file) if next(tries, None) is not None else pytest.fail('waits on')
-    )
-    with files.locked(tmp_path / 'x.lock'), pytest.raises(Preempted), files.locked(tmp_path / 'x.lock', ask_to_stop):
-        pytest.fail('the lock was given twice')
-    assert waited == [1]
-
-
-def test_a_lock_that_cannot_be_made_is_explained(tmp_path):
-    (tmp_path / 'store').write_text('')
-    with pytest.raises(UserError, match='store'), files.locked(tmp_path / 'store' / 'x.lock'):
-        pytest.fail('a lock inside a file')
 
 
 def test_paths_that_a_person_writes(tmp_path, monkeypatch):

@@ -86,7 +86,9 @@ def secret_chain(tmp_path, rogue, inputs):
             (work.folder / sub).mkdir(exist_ok=True)
             (work.folder / sub / 'file').write_text(sub)
 
-    return Chain([Stage('prepare', prepare, {}), Stage('rogue', rogue, {}, inputs)], tmp_path)
+    first = Stage('prepare', prepare, {}, {'source': Input(digest='x')}, sees=('source',), shows=('poisoned',))
+    sees = tuple(role for role in inputs if role == 'truth')
+    return Chain([first, Stage('rogue', rogue, {}, inputs, sees)], tmp_path)
 
 
 @pytest.mark.parametrize('secret', ['truth', 'attacker'])
@@ -110,19 +112,41 @@ def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
     secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(['prepare', 'rogue'], RUN)
 
 
-@pytest.mark.parametrize('conclusion', ['evaluate', 'illustrate', 'atlas'])
-def test_what_another_run_concluded_is_shut_too(tmp_path, conclusion):
-    """Pictures and numbers made with the truth say who is poisoned."""
-    Chain([Stage(conclusion, writes(conclusion), {})], tmp_path).run([conclusion], RUN)
-    theirs = next(tmp_path.glob(f'{conclusion}-*/')) / 'out'
+@pytest.mark.parametrize('theirs', ['evaluate', 'a', 'made_up'])
+def test_what_other_runs_left_in_the_store_is_shut_too(tmp_path, theirs):
+    """Pictures and numbers made with the truth say who is poisoned; whatever a stage is called, it is no input."""
+    Chain([Stage(theirs, writes(theirs), {})], tmp_path).run([theirs], RUN)
+    left = next(tmp_path.glob(f'{theirs}-*/')) / 'out'
 
     def rogue(work):
-        theirs.read_text()
+        left.read_text()
 
     chain = secret_chain(tmp_path, rogue, {'poisoned': Input('prepare', 'poisoned')})
     with pytest.raises(PermissionError, match='may not read the truth'):
         chain.run(['prepare', 'rogue'], RUN)
-    assert theirs.read_text() == conclusion
+    assert left.read_text() == theirs
+
+
+def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):
+    source = {'source': Input(digest='x')}
+    first = Stage('prepare', writes('prepare'), {}, source, sees=('source',), shows=('poisoned',))
+    open_ones = [first, Stage('b', writes('b'), {}, {'in': Input('prepare', 'poisoned/deep')})]
+    assert list(Chain(open_ones, tmp_path).stages) == ['prepare', 'b']
+    for sub in ('truth', '', 'poisoned_too'):
+        with pytest.raises(UserError, match=f"'b' may not open prepare/{sub}, its input 'in'"):
+            Chain([first, Stage('b', writes('b'), {}, {'in': Input('prepare', sub)})], tmp_path)
+    seen = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',))
+    with pytest.raises(UserError, match="'c' may not open b/"):  # what has seen the truth tells it on
+        Chain([first, seen, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path)
+    told = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',), shows=('',))
+    assert list(Chain([first, told, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path).stages) == ['prepare', 'b', 'c']
+    with pytest.raises(ValueError, match='sees truth, which is none of its inputs'):
+        Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('truth',))
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="two stages of this run are called 'a'"):
+        Chain([*two([]), Stage('a', writes('a'), {'x': 5})], tmp_path)
 
 
 def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():

@@ -11,7 +11,7 @@ from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
 from purify.defenses.method import Method, Outcome, Step
 from purify.pipelines.artifacts import classifier_builder, read_classifier, write_network
-from purify.pipelines.chain import CONCLUSIONS, Input, Stage
+from purify.pipelines.chain import Input, Stage
 from purify.pipelines.dissecting import aims, dissect, dissection_stages, read_dissection
 from purify.pipelines.marking import CLASSES, mark
 from purify.pipelines.plan import make_stages
@@ -248,9 +248,9 @@ def planned(config, method):
     names = ['generated', 'probe', 'strip_given', 'strip_made']
     where = {name: Input(name) for name in names}
 
-    def train(name, part, inputs):
+    def train(name, part, inputs, sees):
         where[name] = Input(name)
-        return [Stage(name, print, part, inputs)]
+        return [Stage(name, print, part, inputs, sees)]
 
     return {stage.name: stage for stage in dissection_stages(where, method, config, train)}
 
@@ -263,7 +263,7 @@ def test_the_stages_of_a_dissection():
     assert stages['dissect'].settings == HOW
     assert stages['dissect'].inputs['training strip'] == Input('strip_given')
     assert stages['dissect'].inputs['generated strip'] == Input('strip_made')
-    assert set(stages) <= set(CONCLUSIONS)
+    assert all(stage.shuts('') for stage in stages.values())
 
 
 def test_relabelling_alone_needs_no_detector():

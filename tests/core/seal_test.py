@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purify.core.files import sealed
+from purify.core.seal import sealed
 
 
 @pytest.fixture
@@ -124,3 +124,17 @@ def test_a_seal_covers_a_folder_that_is_made_later(tmp_path):
         (tmp_path / 'later').mkdir()
         with pytest.raises(PermissionError):
             os.listdir(tmp_path / 'later')
+
+
+def test_what_is_left_open_is_open_and_all_beside_it_is_shut(truth):
+    with sealed(truth.parent, but=[truth / 'deep']):
+        assert (truth / 'deep' / 'file').read_text() == 'x'
+        assert os.listdir(truth / 'deep') == ['file']
+        (truth / 'deep' / 'new').write_text('y')
+        for beside in (truth / 'manifest.json', truth.parent / 'note'):
+            with pytest.raises(PermissionError):
+                beside.read_text()
+        with pytest.raises(PermissionError):
+            os.listdir(truth)
+        with sealed(truth / 'deep'), pytest.raises(PermissionError):  # what one seal leaves open another may shut
+            os.listdir(truth / 'deep')
