@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.filters import lowest, verdicts
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.students import train_part
 from purify.train.unlearning import HELD
 
 
 @dataclass(frozen=True)
-class AntiBackdoor:
+class AntiBackdoor(Defense):
     """Isolates what a network learns first, trains it on the rest, and unlearns the isolated.
 
     Every part has its own length and rate: of the student's config the epochs, the objective and the rate are not used, and
@@ -41,42 +43,35 @@ class AntiBackdoor:
             raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 
     def method(self, student: dict[str, Any]) -> Method:
-        """Isolation -> losses -> isolated and forgotten (two sides of one decision) -> finetuned -> student."""
-        data, lowest = {'data': 'poisoned'}, {'name': 'lowest_losses', 'share': self.share}
-        measured = {'poisoned': 'poisoned', 'losses': 'losses'}
+        """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""
+        data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
         first = train_part(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
         middle = train_part(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0})
         last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
         steps = (
             Step('isolation', 'classifier', data, first),
-            Step('losses', 'measure', {'poisoned': 'poisoned', 'classifier': 'isolation'}, {'name': 'predictions'}),
-            Step('isolated', 'decide', measured, lowest | {'keep': 'others'}),
-            Step('forgotten', 'decide', measured, lowest | {'keep': 'lowest'}),
+            Step('isolated', 'look', {'poisoned': 'poisoned', 'classifier': 'isolation'}, by=look),
             Step('finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle),
-            Step('student', 'classifier', data | {'edits': 'forgotten', 'init': 'finetuned'}, last),
+            Step('student', 'classifier', data | {'flagged': 'isolated', 'init': 'finetuned'}, last),
         )
         return Method(steps, Outcome(classifier='student', findings='isolated'))
 
 
 @dataclass(frozen=True)
-class LowestLosses:
+class LowestLosses(Decision):
     """The `share` of images (one at least) with the lowest losses is flagged; ties by id. Column `loss` f32[n].
 
     Attributes:
       share: of all images.
-      keep: who stays in the training set, the 'others' or the 'lowest'.
     """
 
     share: float
-    keep: str
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'losses'."""
-        del num_classes
         losses = tables['losses'].of(ids, 'loss')
         flagged = lowest(losses, ids, max(1, round(self.share * len(ids))))
-        keep = flagged if self.keep == 'lowest' else ~flagged
         highest = float(losses[flagged].max())
         facts = {'share': self.share, 'isolated': int(flagged.sum()), 'highest_loss': highest}
-        return verdicts(ids, labels, flagged, {'keep': keep, 'loss': losses}, facts)
+        return verdicts(ids, labels, flagged, {'loss': losses}, facts)

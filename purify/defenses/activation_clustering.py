@@ -1,15 +1,16 @@
 """Activation clustering (Chen et al. 2019, arXiv:1811.03728)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_seed
+from purify.data.table import Table
 from purify.defenses.filters import class_features, filter_method, verdicts
-from purify.defenses.method import Method, Table
+from purify.defenses.method import Decision, Defense, Method
 
 REDUCTIONS = ('ica', 'pca')
 MOST = 5000  # points of a silhouette, whose distances grow with their square
@@ -17,7 +18,7 @@ FEWEST = 10  # images of a class; among fewer, two clusters say nothing
 
 
 @dataclass(frozen=True)
-class ActivationClustering:
+class ActivationClustering(Decision, Defense):
     """Drops the smaller of two clusters of a class's features, where it is small; then a student is trained.
 
     Attributes:
@@ -44,7 +45,7 @@ class ActivationClustering:
 
     def method(self, student: dict[str, Any]) -> Method:
         """Features -> verdicts -> purified -> student."""
-        return filter_method('activation_clustering', asdict(self), student)
+        return filter_method(self, student)
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'features'.

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
+from purify.defenses.dbd import guesses_step
 from purify.defenses.filters import lowest
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.students import at_constant_rate
 from purify.train.losses import check_symmetric
 
@@ -16,7 +19,7 @@ PHASES = 3
 
 
 @dataclass(frozen=True)
-class AdaptiveSplitting:
+class AdaptiveSplitting(Defense):
     """Trains by MixMatch in rounds; what it believes is chosen anew before each, at first by few clean images it was handed.
 
     Before a round, the network so far looks at every image. Phase 1 believes the lowest losses of every class, more in every
@@ -60,7 +63,7 @@ class AdaptiveSplitting:
             raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 
     def method(self, student: dict[str, Any]) -> Method:
-        """round0 -> (losses1 -> [copy1 -> relearned1 ->] split1 -> round1) -> ... -> student -> guesses -> verdicts."""
+        """round0 -> ([losses1 -> copy1 ->] split1 -> round1) -> ... -> student -> verdicts."""
         count = sum(self.rounds)
         if student['epochs'] or student['steps'] < count:
             raise UserError(
@@ -77,28 +80,23 @@ class AdaptiveSplitting:
             before = f'round{number}' if number + 1 < count else 'student'
             inputs = {'data': 'poisoned', 'edits': believed} | start
             steps.append(Step(before, 'classifier', inputs, self._round(number, student)))
-        look = {'poisoned': 'poisoned'}
-        steps.append(Step('guesses', 'measure', look | {'classifier': 'student'}, {'name': 'predictions'}))
-        steps.append(Step('verdicts', 'decide', look | {'split': believed, 'guesses': 'guesses'}, {'name': 'guessed'}))
-        return Method(tuple(steps), Outcome(classifier='student', findings='verdicts'))
+        return Method((*steps, guesses_step(believed)), Outcome(classifier='student', findings='verdicts'))
 
     def _choose(self, number: int, before: str, student: dict[str, Any]) -> list[Step]:
         """The steps from the network of the round before to the table of what this round believes."""
-        look, losses = {'poisoned': 'poisoned'}, {'name': 'predictions', 'loss': 'sce'} | self.loss
-        tables = look | {'trusted': 'trusted', 'losses': f'losses{number}'}
-        first = Step(f'losses{number}', 'measure', look | {'classifier': before}, losses)
+        losses = Predictions('sce', **self.loss)
+        inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
         if number < self.rounds[0]:
-            rule = {'name': 'easiest_by_class', 'count': self.add * number}
-            return [first, Step(f'split{number}', 'decide', tables, rule)]
-        rule = {'name': 'easiest_of_all', 'share': self.share}
+            return [Step(f'split{number}', 'look', inputs, by=Look(losses, EasiestByClass(self.add * number), 'losses'))]
+        easiest = EasiestOfAll(self.share)
         if number < self.rounds[0] + self.rounds[1]:
-            return [first, Step(f'split{number}', 'decide', tables, rule)]
-        copy, after = f'copy{number}', f'relearned{number}'
+            return [Step(f'split{number}', 'look', inputs, by=Look(losses, easiest, 'losses'))]
+        copy, first = f'copy{number}', f'losses{number}'
+        after = inputs | {'classifier': copy, 'losses': first}
         return [
-            first,
+            Step(first, 'measure', {'poisoned': 'poisoned', 'classifier': before}, by=losses),
             Step(copy, 'classifier', {'data': 'poisoned', 'init': before}, self._copy(student)),
-            Step(after, 'measure', look | {'classifier': copy}, losses),
-            Step(f'split{number}', 'decide', tables | {'relearned': after}, rule),
+            Step(f'split{number}', 'look', after, by=Look(losses, easiest, 'relearned')),
         ]
 
     def _round(self, number: int, student: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +128,7 @@ def _believe(ids: np.ndarray, labels: np.ndarray, believed: np.ndarray, trusted:
 
 
 @dataclass(frozen=True)
-class EasiestByClass:
+class EasiestByClass(Decision):
     """Of every given class the `count` images with the lowest losses are believed, and the trusted, which are not counted.
 
     Ties go by id; of a class that has fewer all are. Columns `keep` bool[n], `score` f64[n], the loss.
@@ -149,7 +147,7 @@ class EasiestByClass:
 
 
 @dataclass(frozen=True)
-class EasiestOfAll:
+class EasiestOfAll(Decision):
     """The `share` of images with the lowest scores is believed, and the trusted; ties go by id.
 
     A score is the loss, or, where there is a table 'relearned', by how much the loss falls until then. Columns `keep` bool[n],
@@ -160,7 +158,6 @@ class EasiestOfAll:
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the tables 'trusted' and 'losses', and 'relearned' if it is there."""
-        del num_classes
         trusted, scores = tables['trusted'].of(ids, 'keep'), tables['losses'].of(ids, 'loss').astype(np.float64)
         if 'relearned' in tables:
             scores = scores - tables['relearned'].of(ids, 'loss')

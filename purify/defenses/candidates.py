@@ -1,7 +1,7 @@
 """Candidates: an image noised and denoised in rounds, and its last states of every round (Zhou 2024, section 3.2)."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
-from purify.defenses.method import Rows, Rule
+from purify.defenses.method import Context, Measure, Models, Purifier
 from purify.defenses.priors import PixelPrior
 from purify.defenses.transitions import place_of
 from purify.diffusion.sampler import Sampler
@@ -21,6 +21,7 @@ from purify.diffusion.sampling import STATES, edit
 from purify.diffusion.schedules import Schedule, make_schedule
 from purify.diffusion.timesteps import window_timesteps
 from purify.metrics.images import ssim_uniform_of
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import resize_to, signed_images
 
 FORWARD = ('matched', 'released')
@@ -74,9 +75,8 @@ class Chain:
         likely = make_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
         _make_sampler(likely, self._timesteps(), self.sampler)
 
-    def network_calls(self, models: Mapping[str, Any]) -> int:
+    def network_calls(self, models: Models) -> int:
         """Evaluations of the prior's network for one image."""
-        del models
         return self.rounds * self.steps
 
     def _timesteps(self) -> np.ndarray:
@@ -152,7 +152,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Candidates(Chain):
+class Candidates(Chain, Measure):
     """What a classifier says of an image and of its candidates, in one program: no image leaves the device.
 
     Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the candidates, `distance`
@@ -163,10 +163,9 @@ class Candidates(Chain):
     of 8-bit pixels (`ssim_uniform_of`) and of the classifier's features.
     """
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """As of `Measure`."""
-        del class_names
-        walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
+        walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
             raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
@@ -178,10 +177,8 @@ class Candidates(Chain):
 
     def chosen(
         self,
-        models: Mapping[str, Any],
-        shape: tuple[int, int, int],
-        seed: int,
-        class_names: Sequence[str],
+        models: Models,
+        context: Context,
         rank: float,
         count_raw: bool,
     ) -> Rule:
@@ -190,8 +187,7 @@ class Candidates(Chain):
         For images that were never measured: all candidates of a batch are held until their distances are known. Which of them
         agree with a label is not asked, since an image outside the dataset has no verdict.
         """
-        del class_names
-        walk, answer = self._walk(models['prior'], shape, seed), models['classifier'].answer
+        walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
         place = int(place_of(rank, np.array(self.rounds * self.kept + count_raw))) - count_raw
 
         def choose(constants: Any, rows: Rows) -> Rows:
@@ -211,18 +207,16 @@ class Candidates(Chain):
 
 
 @dataclass(frozen=True)
-class Remake(Chain):
+class Remake(Chain, Purifier):
     """A candidate once more: the chain is a function of (seed, id, round), so it was not stored."""
 
-    @property
-    def copies(self) -> int:
+    def number(self) -> int:
         """One of every image."""
         return 1
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """As of `Purifier`: 'variation' is the candidate's number, from 0; -1 stands for the image itself."""
-        del class_names
-        walk = self._walk(models['prior'], shape, seed)
+        walk = self._walk(models['prior'], context.shape, context.seed)
 
         def remake(constants: Any, rows: Rows) -> Rows:
             number = jnp.maximum(rows['variation'], 0)

@@ -1,6 +1,6 @@
 """Cognitive distillation (Huang et al. 2023, arXiv:2301.10908): how little of an image the classifier needs for its answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import optax
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
-from purify.defenses.method import Rows, Rule
+from purify.defenses.method import Context, Measure, Models
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import unit_images
 
 OUTPUTS = ('logits', 'features')
@@ -18,7 +19,7 @@ MOMENTS = 0.1  # both of Adam's, in the authors' code
 
 
 @dataclass(frozen=True)
-class CognitiveDistillation:
+class CognitiveDistillation(Measure):
     """Distils every image to a mask that keeps the classifier's answer -> {'score' f32[b], 'finite' bool[b]}.
 
     The mask m [h w 1] in (0, 1) is fitted by Adam from .88 everywhere: what it hides of an image is one random colour, drawn
@@ -51,13 +52,12 @@ class CognitiveDistillation:
         if not (self.gamma > 0 and self.beta >= 0):
             raise UserError(f'cognitive_distillation: gamma={self.gamma} must be above 0 and beta={self.beta} 0 or more.')
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
-        del shape, class_names
         answer = models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
-            keys = id_keys(stream_key(seed, 'cognitive distillation'), rows['id'])
+            keys = id_keys(stream_key(context.seed, 'cognitive distillation'), rows['id'])
 
             def look(images: jax.Array) -> jax.Array:
                 logits, features = answer(constants['classifier'], images)

@@ -4,14 +4,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.defenses.candidates import Chain
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.candidates import Candidates, Chain, Remake
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Defense, Look, Method, Outcome, Step
 from purify.defenses.students import student_step
-from purify.defenses.verdicts import LabelTransition
+from purify.defenses.verdicts import LabelTransition, TrueLabels
 
 
 @dataclass(frozen=True)
-class DataElixir(Chain):
+class DataElixir(Chain, Defense):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
 
     Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
@@ -43,10 +44,10 @@ class DataElixir(Chain):
     def method(self, student: dict[str, Any]) -> Method:
         """Candidates -> targets -> a benign model in two stages -> verdicts -> purified dataset -> student."""
         measured = {'poisoned': 'poisoned', 'prior': 'prior', 'classifier': 'teacher'}
-        candidates = Step('candidates', 'measure', measured, {'name': 'candidates', **self._chain()})
+        candidates = Step('candidates', 'measure', measured, by=Candidates(**self._chain()))
         first = 'verdicts' if self.labels == 'vote' else 'targets'
         inputs = {'poisoned': 'poisoned', 'candidates': 'candidates'}
-        found = Step(first, 'decide', inputs, {'name': 'label_transition', **self._readings()})
+        found = Step(first, 'decide', inputs, by=LabelTransition(**self._readings()))
         if self.labels == 'vote':
             middle = (found, self._remake('replaced', 'verdicts'))
             datasets, benign = ('replaced',), None
@@ -55,8 +56,8 @@ class DataElixir(Chain):
             datasets = tuple(step.name for step in middle if step.name.startswith('replaced'))
             benign = 'finetuned'
         inputs = {'poisoned': 'poisoned', 'edits': 'verdicts'} | {name: name for name in datasets}
-        last = (Step('purified', 'rewrite', inputs, {}), student_step(student, 'purified'))
-        outcome = Outcome('purified', 'student', benign, 'verdicts', 'candidates')
+        last = (Step('purified', 'rewrite', inputs), student_step(student, 'purified'))
+        outcome = Outcome(purified='purified', classifier='student', benign=benign, findings='verdicts', candidates='candidates')
         return Method((candidates, *middle, *last), outcome)
 
     def _two_stages(self, student: dict[str, Any]) -> tuple[Step, ...]:
@@ -70,31 +71,24 @@ class DataElixir(Chain):
         return (
             self._remake('replaced', 'targets'),
             Step('benign', 'classifier', data, benign),
-            *self._label('suspects', 'targets', 'benign', 'agreed', agreement=True, again=False),
+            self._label('agreed', 'targets', 'benign', TrueLabels(**self._choice(), agreement=True, again=self.final == 'all')),
             *agreed,
             Step('finetuned', 'classifier', more, finetuning_recipe(benign, **self.finetune)),
-            *self._label('rest', 'agreed', 'finetuned', 'verdicts', agreement=False, again=self.final == 'all'),
+            self._label('verdicts', 'agreed', 'finetuned', TrueLabels(**self._choice(), agreement=False, again=False)),
             *rest,
         )
 
-    def _label(self, name: str, edits: str, classifier: str, verdicts: str, *, agreement: bool, again: bool) -> tuple[Step, ...]:
-        """What `edits` leaves out, looked at with `classifier`, and what is made of it."""
-        inputs = {'poisoned': 'poisoned', 'classifier': classifier, 'picked': f'open_{name}'}
+    def _label(self, name: str, edits: str, classifier: str, labels: TrueLabels) -> Step:
+        """What `edits` leaves open, looked at with `classifier`, and what is made of it."""
+        inputs = {'poisoned': 'poisoned', 'classifier': classifier, 'picked': edits, 'edits': edits, 'candidates': 'candidates'}
         if self.choice == 'agreeing':
-            look = Step(name, 'measure', inputs | {'prior': 'prior'}, {'name': 'candidates', **self._chain()})
-        else:
-            look = Step(name, 'measure', inputs, {'name': 'predictions', 'loss': 'ce'})
-        tables = {'poisoned': 'poisoned', 'edits': edits, 'candidates': 'candidates', 'measured': name}
-        return (
-            Step(f'open_{name}', 'decide', {'poisoned': 'poisoned', 'edits': edits}, {'name': 'left_out', 'again': again}),
-            look,
-            Step(verdicts, 'decide', tables, {'name': 'true_labels', 'agreement': agreement, 'again': again, **self._choice()}),
-        )
+            inputs |= {'prior': 'prior'}
+        look = Candidates(**self._chain()) if self.choice == 'agreeing' else Predictions()
+        return Step(name, 'look', inputs, by=Look(look, labels, 'measured'))
 
     def _remake(self, name: str, picked: str) -> Step:
         """The images that a table's rows become."""
-        inputs = {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}
-        return Step(name, 'purify', inputs, {'name': 'remade', **self._chain()})
+        return Step(name, 'purify', {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}, by=Remake(**self._chain()))
 
     def _chain(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(Chain)}

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.encoders import encoder_step
 from purify.defenses.filters import lowest
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.train.losses import check_symmetric
 
 DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
 
 
 @dataclass(frozen=True)
-class Decoupling:
+class Decoupling(Defense):
     """Features without labels, a head on them, then a network that believes only the labels the head finds easy.
 
     The labels are divided once, as in the paper's section 4.4, on images as they are; the released code divides them anew in
@@ -44,21 +46,18 @@ class Decoupling:
             raise UserError(f'defense.credible={self.credible} must be a share of the images between 0 and 1.')
 
     def method(self, student: dict[str, Any]) -> Method:
-        """Encoder -> head -> losses -> split -> student -> guesses -> verdicts."""
+        """Encoder -> head -> split, by its losses -> student -> verdicts, by its guesses."""
         if student['init_from']:
             raise UserError(f'student.init_from={student["init_from"]!r}: dbd starts from its own encoder. Leave it empty.')
-        losses = {'alpha': self.head['alpha'], 'beta': self.head['beta']}
-        believed = {'name': 'credible', 'share': self.credible}
+        losses = Predictions('sce', self.head['alpha'], self.head['beta'])
         last = student | {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}}
         look = {'poisoned': 'poisoned'}
         steps = (
             self._encoder(student),
             Step('head', 'classifier', {'data': 'poisoned', 'init': 'encoder'}, self._head(student)),
-            Step('losses', 'measure', look | {'classifier': 'head'}, {'name': 'predictions', 'loss': 'sce'} | losses),
-            Step('split', 'decide', look | {'losses': 'losses'}, believed),
+            Step('split', 'look', look | {'classifier': 'head'}, by=Look(losses, Credible(self.credible), 'losses')),
             Step('student', 'classifier', {'data': 'poisoned', 'edits': 'split', 'init': 'head'}, last),
-            Step('guesses', 'measure', look | {'classifier': 'student'}, {'name': 'predictions'}),
-            Step('verdicts', 'decide', look | {'split': 'split', 'guesses': 'guesses'}, {'name': 'guessed'}),
+            guesses_step('split'),
         )
         return Method(steps, Outcome(classifier='student', findings='verdicts'))
 
@@ -75,14 +74,13 @@ class Decoupling:
 
 
 @dataclass(frozen=True)
-class Credible:
+class Credible(Decision):
     """The `share` of images with the lowest losses keep their labels; ties by id. Columns `keep` bool[n], `loss` f32[n]."""
 
     share: float
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'losses'."""
-        del num_classes
         losses = tables['losses'].of(ids, 'loss')
         keep = lowest(losses, ids, max(1, round(self.share * len(ids))))
         facts = {'share': self.share, 'credible': int(keep.sum()), 'highest_loss': float(losses[keep].max())}
@@ -90,13 +88,18 @@ class Credible:
         return Table(columns | {'loss': losses}, facts)
 
 
+def guesses_step(split: str) -> Step:
+    """The student labels every image that the table `split` does not keep; what it calls something else is flagged."""
+    inputs = {'poisoned': 'poisoned', 'classifier': 'student', 'split': split}
+    return Step('verdicts', 'look', inputs, by=Look(Predictions(), Guessed(), 'guesses'))
+
+
 @dataclass(frozen=True)
-class Guessed:
+class Guessed(Decision):
     """Credible images keep their labels, the others get the student's; those whose label changes are flagged."""
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the tables 'split' and 'guesses'."""
-        del num_classes
         believed = tables['split'].of(ids, 'keep')
         guesses = np.where(believed, labels, tables['guesses'].of(ids, 'label')).astype(np.int32)
         flagged = guesses != labels

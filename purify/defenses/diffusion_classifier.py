@@ -19,9 +19,10 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.defenses.generation import check_generator, generator_step
 from purify.defenses.generators import Generator
-from purify.defenses.method import Method, Outcome, Rows, Rule
+from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome
 from purify.diffusion.predictions import read_output
 from purify.diffusion.schedules import Schedule, add_noise
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import signed_images
 
 WEIGHTINGS = ('edm', 'epsilon', 'none')
@@ -29,7 +30,7 @@ STAGE_SETTINGS = ('images', 'dtype')  # of `DiffusionClassifier`: read by the st
 
 
 @dataclass(frozen=True)
-class DenoisingErrors:
+class DenoisingErrors(Measure):
     """How well a generator denoises an image under each class, and which class it is therefore taken for.
 
     -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters` and class k.
@@ -92,23 +93,23 @@ class DenoisingErrors:
         counts = [*(draws for draws, _ in self.rounds), self._last]
         return sum(draws * kept for draws, kept in zip(counts, stay, strict=True))
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'generator', of the same classes."""
         generator: Generator = models['generator']
-        check_generator(generator, shape, class_names)
-        self.calls(len(class_names))
+        check_generator(generator, context.shape, context.class_names)
+        self.calls(len(context.class_names))
 
         def measure(constants: Any, rows: Rows) -> Rows:
             weights, images = constants['generator'], signed_images(rows['image'])
             images = jnp.broadcast_to(images, (*images.shape[:3], generator.channels))
-            latent_keys = id_keys(stream_key(seed, 'diffusion classifier latents'), rows['id'])
+            latent_keys = id_keys(stream_key(context.seed, 'diffusion classifier latents'), rows['id'])
             x0 = generator.encode(weights, images, latent_keys).astype(jnp.float32)
-            keys = id_keys(stream_key(seed, 'diffusion classifier'), rows['id'])
+            keys = id_keys(stream_key(context.seed, 'diffusion classifier'), rows['id'])
 
             def ask(classes: jax.Array, draw: jax.Array) -> jax.Array:
                 return self._errors_of(generator, weights, x0, keys, classes, draw)
 
-            predictions, errors = self._compare(ask, len(rows['id']), len(class_names))
+            predictions, errors = self._compare(ask, len(rows['id']), len(context.class_names))
             return {'predictions': predictions, 'errors': errors, 'finite': jnp.isfinite(errors).all((1, 2))}
 
         return measure
@@ -172,7 +173,7 @@ def nearest_levels(schedule: Schedule, log_level: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class DiffusionClassifier:
+class DiffusionClassifier(Defense):
     """The defence: a diffusion model trained on the poisoned dataset is the classifier, and no other is trained.
 
     Attributes:
@@ -204,7 +205,6 @@ class DiffusionClassifier:
 
     def method(self, student: dict[str, Any]) -> Method:
         """The generator alone."""
-        del student
         return Method((generator_step(self.generator),), Outcome(generator='generator', diffusion=self._settings()))
 
 

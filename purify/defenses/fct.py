@@ -1,6 +1,6 @@
 """Feature consistency towards transformations (Chen et al. 2022, "Effective backdoor defense by exploiting sensitivity")."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
-from purify.defenses.method import Rows, Rule, Step
+from purify.defenses.method import Context, Measure, Models, Step
 from purify.defenses.students import train_part
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import unit_images
 from purify.train.views import rotate
 
@@ -18,7 +19,7 @@ EARLY, SPREAD = 'fct_early', 'fct_spread'
 
 
 @dataclass(frozen=True)
-class FeatureConsistency:
+class FeatureConsistency(Measure):
     """How far an image's features move when it is turned and shifted -> {'score' f32[b], 'finite' bool[b]}.
 
     The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head reads (eq. 2; the authors
@@ -45,13 +46,12 @@ class FeatureConsistency:
         if type(self.times) is not int or self.times < 1:
             raise UserError(f'fct: times={self.times} must be a whole number of views, 1 or more.')
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
-        del shape, class_names
         answer = models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
-            images, keys = unit_images(rows), id_keys(stream_key(seed, 'feature consistency'), rows['id'])
+            images, keys = unit_images(rows), id_keys(stream_key(context.seed, 'feature consistency'), rows['id'])
 
             def look(images: jax.Array) -> jax.Array:
                 return answer(constants['classifier'], images)[1].astype(jnp.float32)

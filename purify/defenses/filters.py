@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.data.table import Table
+from purify.defenses.measures import Features
+from purify.defenses.method import Decision, Method, Outcome, Step
 from purify.defenses.students import student_step
 
 
-def filter_method(name: str, settings: dict[str, Any], student: dict[str, Any]) -> Method:
-    """Features -> verdicts, by the decision `name` -> purified, the dataset without what is flagged -> student."""
+def filter_method(decision: Decision, student: dict[str, Any]) -> Method:
+    """Features -> verdicts, by the decision -> purified, the dataset without what is flagged -> student."""
     steps = (
-        Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, {'name': 'features'}),
-        Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, {'name': name} | settings),
-        Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
+        Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()),
+        Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, by=decision),
+        Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
         student_step(student, 'purified'),
     )
     return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts', features='features'))

@@ -11,7 +11,8 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.defenses.encoders import encoder_step
 from purify.defenses.generators import Generator
-from purify.defenses.method import Method, Outcome, Rows, Rule, Step
+from purify.defenses.measures import Embeddings
+from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome, Step
 from purify.defenses.scored import score_steps
 from purify.defenses.students import student_step
 from purify.diffusion.sampler import Sampler
@@ -19,13 +20,14 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.sampling import sample, start_noise
 from purify.diffusion.schedules import Schedule
 from purify.diffusion.timesteps import edit_timesteps
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import resize_to
 
 COPIES = ('none', 'simclr', 'encoder')
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(Measure):
     """Images of classes, from pure noise; a 'generate' step's rule.
 
     Attributes:
@@ -48,26 +50,26 @@ class Generate:
         options = {name: value for name, value in self.sampler.items() if name != 'name'}
         return SAMPLERS.make(self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options)
 
-    def network_calls(self, models: Mapping[str, Any]) -> int:
+    def network_calls(self, models: Models) -> int:
         """Evaluations of the generator's network for one image; guided ones are two."""
         return self.chain(models['generator'].schedule).steps * (1 if self.guidance == 1 else 2)
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """(weights by role, rows {'label' i32[b], 'id' i32[b]}) -> {'image' u8[b h w c] of `shape`, 'finite' bool[b]}.
 
         Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of other classes or channels.
         """
         generator: Generator = models['generator']
-        check_generator(generator, shape, class_names)
+        check_generator(generator, context.shape, context.class_names)
         chain = self.chain(generator.schedule)
 
         def generate(weights: Any, rows: Rows) -> Rows:
-            keys = id_keys(stream_key(seed, f'generation {self.stream}'), rows['id'])
+            keys = id_keys(stream_key(context.seed, f'generation {self.stream}'), rows['id'])
             noise = chain.start * start_noise(keys, generator.state_shape)
             predict = generator.predictor(weights['generator'], rows['label'], self.guidance)
             states = cast(jax.Array, sample(chain, predict, noise, keys))
-            x = resize_to(generator.decode(weights['generator'], states), shape[0])
-            x = x.mean(-1, keepdims=True) if generator.channels > shape[2] else x
+            x = resize_to(generator.decode(weights['generator'], states), context.shape[0])
+            x = x.mean(-1, keepdims=True) if generator.channels > context.shape[2] else x
             image = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
             return {'image': image, 'finite': jnp.isfinite(x).all((1, 2, 3))}
 
@@ -95,7 +97,7 @@ def generator_step(part: Mapping[str, Any]) -> Step:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Defense):
     """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
 
     Attributes:
@@ -141,15 +143,13 @@ class Generation:
         return Method((*steps, student_step(student, 'generated')), outcome)
 
     def _generate(self, name: str, images: int, labels: tuple[int, ...]) -> Step:
-        settings = dict(self.sampling) | {'stream': name, 'images': images, 'labels': labels}
-        return Step(name, 'generate', {'poisoned': 'poisoned', 'generator': 'generator'}, settings)
+        inputs = {'poisoned': 'poisoned', 'generator': 'generator'}
+        return Step(name, 'generate', inputs, {'images': images, 'labels': labels}, Generate(**self.sampling, stream=name))
 
     def _look_for_copies(self) -> list[Step]:
         if self.copies == 'none':
             return []
         own = [encoder_step(self.encoder)] if self.copies == 'simclr' else []
         sets = {'generated_features': 'generated', 'given_features': 'poisoned'}
-        measured = [
-            Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, {'name': 'embeddings'}) for name, data in sets.items()
-        ]
+        measured = [Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, by=Embeddings()) for name, data in sets.items()]
         return own + measured

@@ -1,13 +1,13 @@
 """What a network says of every image: a classifier its answer, its loss on the given label, its features; an encoder a point."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
-from purify.defenses.method import Rows, Rule
+from purify.defenses.method import Context, Measure, Models
+from purify.train.inference import Rows, Rule
 from purify.train.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
 from purify.train.tasks import unit_images
 
@@ -15,7 +15,7 @@ LOSSES = ('ce', 'sce')
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Measure):
     """The classifier's label and its loss on the label as given -> {'label' i32[b], 'loss' f32[b], 'finite' bool[b]}.
 
     Images are seen as they are, without augmentation, by the network in evaluation mode.
@@ -38,9 +38,8 @@ class Predictions:
         elif self.alpha or self.beta:
             raise UserError(f"predictions: alpha={self.alpha} and beta={self.beta} are of the loss 'sce'; leave them out of 'ce'.")
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
-        del shape, seed, class_names
         answer = models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
@@ -56,12 +55,11 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Measure):
     """What the classifier's head reads -> {'features' f32[b d], 'label' i32[b] the classifier's, 'finite' bool[b]}."""
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
-        del shape, seed, class_names
         answer = models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:
@@ -74,12 +72,11 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class Embeddings(Measure):
     """What an encoder makes of every image -> {'features' f32[b d], 'finite' bool[b]}."""
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'encoder'."""
-        del shape, seed, class_names
         embed = models['encoder'].embed
 
         def measure(constants: Any, rows: Rows) -> Rows:

@@ -1,16 +1,106 @@
-"""The vocabulary methods are written in: a method is a short list of steps and one outcome."""
+"""The words that defences are written in: a method is a short list of steps and one outcome."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.data.table import Table
+from purify.train.inference import Rule
 
-Rows = dict[str, jax.Array]
-Rule = Callable[[Any, Rows], Rows]  # (constants by role, rows [b ...]) -> columns [b ...]; pure, row-wise, traceable
+Models = Mapping[str, Any]
+"""Models by role.
+
+'prior' (`purify.defenses.priors.Prior`); 'generator' (`purify.defenses.generators.Generator`); 'classifier', which has
+`answer(weights, images f32[b h w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`; 'encoder', which has
+`embed(weights, images) -> f32[b d]`; 'drawn', whose `weights` are images u8[n h w c]. A rule is handed their weights by role.
+"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule is told of the images it looks at, besides its models.
+
+    Attributes:
+      shape: of an image, (h, w, c).
+      seed: of everything the rule draws, together with an image's id.
+      class_names: in the order of labels.
+    """
+
+    shape: tuple[int, int, int]
+    seed: int
+    class_names: Sequence[str]
+
+
+class Measure(Protocol):
+    """Numbers of every image, made on the devices."""
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
+
+        A column `finite` bool[b] says which rows came out as numbers; the stage refuses others and does not keep it. Raises
+        `UserError` for models and settings that do not go together.
+        """
+        ...
+
+    def network_calls(self, models: Models) -> int:
+        """How often a diffusion model is asked for one row."""
+        return 0
+
+    def drawn(self) -> int:
+        """How many images of the measured dataset the rule compares others with: the weights of its model 'drawn'."""
+        return 0
+
+
+class Purifier(Protocol):
+    """Images made of images."""
+
+    def number(self) -> int:
+        """How many are made of each."""
+        ...
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """As of `Measure`, with 'variation' i32[b] (which copy, or the `candidate` of a picked row) among the rows.
+
+        -> {'image' u8[b h w c], 'finite' bool[b]}.
+        """
+        ...
+
+    def network_calls(self, models: Models) -> int:
+        """How often a diffusion model is asked for one image."""
+        return 0
+
+
+class Guard(Protocol):
+    """What is done to an image at test time, before the poisoned classifier looks at it."""
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """Rows {'image' u8[b h w c], 'id' i32[b]} -> {'image' u8[b h w c], 'finite' bool[b]}; nobody tells it a label."""
+        ...
+
+
+class Decision(Protocol):
+    """Conclusions from tables, on the host, in float64."""
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """`ids` i64[n] and given `labels` i32[n] of the poisoned dataset, `tables` by role -> a table of all n ids, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """A measure and what is decided by it at once, for numbers that nobody else needs.
+
+    Attributes:
+      measure: of the images, by the step's models.
+      decision: by the step's tables and by what was measured.
+      role: of what was measured, among the tables.
+    """
+
+    measure: Measure
+    decision: Decision
+    role: str
 
 
 @dataclass(frozen=True)
@@ -19,21 +109,35 @@ class Step:
 
     Attributes:
       name: the stage's name, unique in its method.
-      kind: what is done (`purify.pipelines.plan.KINDS`): 'classifier' trains one, 'encoder' trains one without labels,
+      kind: what is done (`purify.stages.registry.KINDS`): 'classifier' trains one, 'encoder' trains one without labels,
         'generator' trains a class-conditional diffusion model, 'measure' looks at every image and writes numbers, 'densities'
-        fits one to the features of each class, 'decide' draws conclusions from numbers, 'purify' makes images of images,
-        'generate' makes images of classes, 'rewrite' writes the dataset as it has been decided.
+        fits one to the features of each class, 'decide' draws conclusions from numbers, 'look' does both, 'purify' makes images of
+        images, 'generate' makes images of classes, 'rewrite' writes the dataset as it has been decided.
       inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher', 'encoder' (a finished one from outside),
         'trusted' (a table that keeps the few images which the defender knows to be clean). Where numbers are measured, 'poisoned'
         is the dataset that they are of: the poisoned one, or a 'generate' step.
-      settings: everything that changes the result. Of 'measure', 'decide' and 'purify', `name` is the rule's in `MEASURES`,
-        `DECISIONS` or `PURIFIERS` and the rest are the rule's attributes.
+      settings: of a training, and of what is generated.
+      by: what measures, decides or makes images.
     """
 
     name: str
     kind: str
     inputs: dict[str, str]
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    by: Any = None
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that changes the result besides the inputs, as plain values."""
+        return self.settings | ({'by': describe(self.by)} if self.by is not None else {})
+
+
+def describe(rule: Any) -> dict[str, Any]:
+    """A rule as plain values: the name of its class, and its attributes, rules among them likewise."""
+    parts = {name: getattr(rule, name) for name in rule.__dataclass_fields__}
+    plain = asdict(rule)
+    return {'name': type(rule).__name__} | {
+        name: describe(part) if hasattr(part, '__dataclass_fields__') else plain[name] for name, part in parts.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -42,7 +146,10 @@ class Outcome:
 
     Attributes:
       purified: the step whose folder is a purified dataset.
-      classifier: the step whose folder is a classifier without the backdoor.
+      classifier: the step whose folder is a classifier without the backdoor, trained by the method.
+      repaired: the step whose folder is the poisoned classifier, without its backdoor.
+      guard: what is done to the poisoned classifier's inputs at test time: a step of the kind 'guard', which is no stage, with its
+        models as inputs and a `Guard`.
       benign: the step whose folder is a classifier that the method trained on its way, free of the backdoor too.
       findings: the step whose table holds `flagged` bool[n], and `labels` i32[n] where the method relabels; its facts hold
         `target_labels`, a list, where the method looks for them.
@@ -59,6 +166,8 @@ class Outcome:
 
     purified: str | None = None
     classifier: str | None = None
+    repaired: str | None = None
+    guard: Step | None = None
     benign: str | None = None
     findings: str | None = None
     candidates: str | None = None
@@ -78,81 +187,9 @@ class Method:
     steps: tuple[Step, ...] = ()
     outcome: Outcome = field(default_factory=Outcome)
 
-
-@dataclass(frozen=True)
-class Table:
-    """What a 'measure' or 'decide' step leaves: columns [n ...] by name, and facts that JSON can hold.
-
-    Every table has the column `ids` i64[n]. Columns that others act on: `keep` bool[n] (in the training set from here on),
-    `labels` i32[n] (trained on), `candidate` i32[n] (which candidate replaces the image; -1: none), `pick` bool[n] (which
-    rows the steps with this table as input 'picked' look at), `flagged` bool[n] (taken for poisoned).
-    """
-
-    columns: dict[str, np.ndarray]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
-
-    def of(self, ids: np.ndarray, name: str, fill: Any = None) -> np.ndarray:
-        """A column for `ids` [n], whatever the table's own order.
-
-        An id that the table lacks gets `fill`; without one it is a `UserError`.
-        """
-        own, column = self.columns['ids'], self.columns[name]
-        order = np.argsort(own, kind='stable')
-        place = np.searchsorted(own, ids, sorter=order)
-        rows = order[np.minimum(place, len(own) - 1)] if len(own) else np.zeros(len(ids), np.int64)
-        found = own[rows] == ids if len(own) else np.zeros(len(ids), np.bool_)
-        if fill is None and not found.all():
-            missing = ids[~found]
-            raise UserError(f'the table of {name} lacks {missing.size} images (such as id {missing[0]}); measure all of them.')
-        whole = np.full((len(ids), *column.shape[1:]), 0 if fill is None else fill, column.dtype)
-        whole[found] = column[rows[found]]
-        return whole
-
-
-class Measure(Protocol):
-    """Numbers of every image, made on the devices; a 'measure' step's rule.
-
-    One that asks a prior also has `network_calls(models) -> int`, how often for a row; a `Purifier` likewise.
-    """
-
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
-        """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
-
-        `models` by role: 'prior' (`purify.defenses.priors.Prior`), 'classifier' (has `answer(weights, images f32[b h w c] in
-        [0, 1]) -> (logits f32[b k], features f32[b d])`), 'encoder' (has `embed(weights, images) -> f32[b d]`). The
-        'generator' is a `purify.defenses.generators.Generator`. A rule with an attribute `draws` > 0 also gets 'drawn', so many
-        images of the measured dataset as `weights` u8[n h w c]. The
-        constants handed to the rule are their weights, by role. A column `finite` bool[b] says which rows came out as numbers;
-        the stage refuses others and does not keep it.
-        """
-        ...
-
-
-class Purifier(Protocol):
-    """Images for images; a 'purify' step's rule. `copies`: how many of each."""
-
-    @property
-    def copies(self) -> int:
-        """Of every image."""
-        ...
-
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
-        """As of `Measure`, with 'variation' i32[b] (which copy, or the `candidate` of a picked row) among the rows.
-
-        -> {'image' u8[b h w c], 'finite' bool[b]}.
-        """
-        ...
-
-
-class Decision(Protocol):
-    """Conclusions from tables, on the host, in float64; a 'decide' step's rule."""
-
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
-        """`ids` i64[n] and given `labels` i32[n] of the poisoned dataset, `tables` by role -> a table of all n ids, in order."""
-        ...
+    def step(self, name: str | None) -> Step | None:
+        """The step of that name; None where there is none."""
+        return next((step for step in self.steps if step.name == name), None)
 
 
 class Defense(Protocol):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.students import train_part
 from purify.train.attention import check_attention
 
 
 @dataclass(frozen=True)
-class AttentionDistillation:
+class AttentionDistillation(Defense):
     """Tunes the poisoned network on trusted images, then lets the result teach the poisoned network where to look.
 
     Both parts see the trusted images alone, and start from the poisoned network. Each has its own length and peak rate; of the

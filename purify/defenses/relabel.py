@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.class_tests import Strangers, Tail, foreign_nll, make_disruption_rule, nondisruptive_scores, own_and_foreign
 from purify.defenses.encoders import encoder_step
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.measures import Embeddings
+from purify.defenses.method import Decision, Defense, Method, Outcome, Step
 from purify.defenses.outliers import ONE_WAY, one_way
 from purify.defenses.strangers import judge_strangers
 from purify.defenses.students import student_step
@@ -39,7 +41,7 @@ def check_tests(
 
 
 @dataclass(frozen=True)
-class Relabelling:
+class Relabelling(Defense):
     """Features without labels, a flow for each class, the classes that poison bends; then a student on the cleansed dataset.
 
     Attributes:
@@ -78,12 +80,12 @@ class Relabelling:
         source = 'teacher' if self.features == 'teacher' else 'encoder'
         steps = (
             *trained,
-            Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': source}, {'name': 'embeddings'}),
+            Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': source}, by=Embeddings()),
             Step(
                 'densities', 'densities', {'poisoned': 'poisoned', 'features': 'features'}, {'flows': self.flows, 'fit': self.fit}
             ),
-            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, {'name': 'relabel'} | self._tests()),
-            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
+            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, by=Relabel(**self._tests())),
+            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
             student_step(student, 'purified'),
         )
         outcome = Outcome(purified='purified', classifier='student', findings='verdicts', features='features')
@@ -91,7 +93,7 @@ class Relabelling:
 
 
 @dataclass(frozen=True)
-class Relabel:
+class Relabel(Decision):
     """Target classes, and which of their images are clean, poisoned or neither (sections 4.4 to 4.6).
 
     A class whose density fits foreign images nearly as well as its own was fitted to some of them: non-disruptive poison. Where a

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.fct import SPREAD, network_steps
+from purify.core.registry import Registry
+from purify.data.table import Table
+from purify.defenses.cognitive_distillation import CognitiveDistillation
+from purify.defenses.fct import SPREAD, FeatureConsistency, network_steps
 from purify.defenses.filters import lowest, verdicts
-from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.method import Decision, Defense, Method, Outcome, Step
+from purify.defenses.strip import Strip
 from purify.defenses.students import student_step
 
-SCORES = ('cognitive_distillation', 'fct', 'strip')
+SCORES = Registry('score', cognitive_distillation=CognitiveDistillation, fct=FeatureConsistency, strip=Strip)
 
 
 def score_steps(
@@ -36,14 +40,14 @@ def score_steps(
     """
     steps: list[Step] = []
     for name, settings in scores.items():
-        if name not in SCORES:
-            raise UserError(f'unknown score {name!r}. Choose from: {", ".join(SCORES)}.')
+        SCORES[name]  # raises for an unknown one, with the choices
         own, classifier = dict(settings), 'teacher'
         if name == 'fct' and _has_own(own):
             steps += network_steps(own.pop('early'), own.pop('spread'), student)
             classifier = SPREAD
         for word, data in sets.items():
-            steps.append(Step(f'{name}_{word}', 'measure', {'poisoned': data, 'classifier': classifier}, {'name': name} | own))
+            inputs = {'poisoned': data, 'classifier': classifier}
+            steps.append(Step(f'{name}_{word}', 'measure', inputs, by=SCORES.make(name, **own)))
     return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
 
 
@@ -56,7 +60,7 @@ def _has_own(fct: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Defense):
     """Drops the images of the whole dataset that score highest, and trains a student on the rest.
 
     Attributes:
@@ -77,15 +81,15 @@ class Scored:
         steps, names = score_steps({self.measure: self.score}, student, {'given': 'poisoned'})
         looked = {'poisoned': 'poisoned', 'scores': names[self.measure][0]}
         steps += (
-            Step('verdicts', 'decide', looked, {'name': 'highest_scores', 'remove': self.remove}),
-            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}, {}),
+            Step('verdicts', 'decide', looked, by=HighestScores(self.remove)),
+            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
             student_step(student, 'purified'),
         )
         return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts'))
 
 
 @dataclass(frozen=True)
-class HighestScores:
+class HighestScores(Decision):
     """The `remove` share of all images with the highest scores is flagged; ties by id. Column `score` f32[n].
 
     The fact `comparable` says that scores may be held against each other over the whole dataset; no class is named.

@@ -1,18 +1,19 @@
 """Spectral signatures (Tran, Li, Madry 2018, arXiv:1811.00636)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.filters import class_features, filter_method, verdicts
-from purify.defenses.method import Method, Table
+from purify.defenses.method import Decision, Defense, Method
 
 
 @dataclass(frozen=True)
-class Spectral:
+class Spectral(Decision, Defense):
     """Drops the images of every class that lie farthest along its features' main direction; then a student is trained.
 
     Attributes:
@@ -28,7 +29,7 @@ class Spectral:
 
     def method(self, student: dict[str, Any]) -> Method:
         """Features -> verdicts -> purified -> student."""
-        return filter_method('spectral', asdict(self), student)
+        return filter_method(self, student)
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'features'. Column `score` f64[n], bigger = likelier poisoned.

@@ -1,6 +1,5 @@
 """STRIP (Gao et al. 2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a trigger."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
-from purify.defenses.method import Rows, Rule
+from purify.defenses.method import Context, Measure, Models
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import unit_images
 
 
 @dataclass(frozen=True)
-class Strip:
+class Strip(Measure):
     """The mean entropy of the answers to an image under other images -> {'score' f32[b], 'finite' bool[b]}.
 
     Every image is superimposed with each of the same images, drawn from those that are measured, as
@@ -35,9 +35,12 @@ class Strip:
         if not (self.image > 0 and self.overlay > 0):
             raise UserError(f'strip: the weights image={self.image} and overlay={self.overlay} must be above 0.')
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def drawn(self) -> int:
+        """As many as are laid over every image."""
+        return self.draws
+
+    def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the models 'classifier' and 'drawn', whose weights are images u8[draws h w c]."""
-        del shape, seed, class_names
         answer = models['classifier'].answer
 
         def measure(constants: Any, rows: Rows) -> Rows:

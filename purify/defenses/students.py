@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.method import Defense, Method, Outcome, Step
 
 
 def student_step(student: dict[str, Any], data: str) -> Step:
@@ -30,17 +30,16 @@ def train_part(
 
 
 @dataclass(frozen=True)
-class NoDefense:
+class NoDefense(Defense):
     """Nothing but the teacher: what training on the poisoned dataset does."""
 
     def method(self, student: dict[str, Any]) -> Method:
         """No step."""
-        del student
         return Method()
 
 
 @dataclass(frozen=True)
-class Augmentations:
+class Augmentations(Defense):
     """A student on the poisoned images themselves, told from the teacher by its augmentations alone.
 
     The ablation 'augmentations + KD' of Struppek 2023: what is left of the defence without the diffusion model.

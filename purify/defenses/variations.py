@@ -1,7 +1,6 @@
 """Image variations and knowledge distillation (Struppek 2023, section 3)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,17 +9,16 @@ import jax.numpy as jnp
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.data.colour import colour_transfer
-from purify.defenses.method import Method, Outcome, Rows, Rule, Step
+from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
 from purify.defenses.priors import Prior
 from purify.defenses.students import student_step
-from purify.defenses.variation_models import VARIATION_MODELS, load_variation_model
+from purify.defenses.variation_models import VARIATION_MODELS
+from purify.train.inference import Rows, Rule
 from purify.train.tasks import resize_to, signed_images
-
-__all__ = ['Variations', 'load_variation_model']
 
 
 @dataclass(frozen=True)
-class Variations:
+class Variations(Purifier, Defense):
     """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
 
     Attributes:
@@ -44,14 +42,18 @@ class Variations:
 
     def method(self, student: dict[str, Any]) -> Method:
         """Purified -> student."""
-        purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, {'name': 'variations', **asdict(self)})
+        purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
         return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
 
-    def network_calls(self, models: Mapping[str, Any]) -> int:
+    def number(self) -> int:
+        """As many as there are copies."""
+        return self.copies
+
+    def network_calls(self, models: Models) -> int:
         """Evaluations of the prior's network for one variation; guided ones are two."""
         return models['prior'].network_calls(**{name: value for name, value in self.vary.items() if name != 'model'})
 
-    def rule(self, models: Mapping[str, Any], shape: tuple[int, int, int], seed: int, class_names: Sequence[str]) -> Rule:
+    def rule(self, models: Models, context: Context) -> Rule:
         """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
 
         Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
@@ -59,15 +61,15 @@ class Variations:
         back, between two images of different size, as in the paper.
         """
         prior: Prior = models['prior']
-        size_px, _, channels = shape
+        size_px, _, channels = context.shape
         if prior.channels == 1 and channels == 3:
             raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
         if prior.model != self.vary['model']:
             raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
-        vary = prior.vary(class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
+        vary = prior.vary(context.class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
 
         def purify(weights: Any, rows: Rows) -> Rows:
-            key = stream_key(seed, 'variations')
+            key = stream_key(context.seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])
             x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))

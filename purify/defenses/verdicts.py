@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.evidence import gather_evidence
-from purify.defenses.method import Table
+from purify.defenses.method import Decision
 from purify.defenses.targets import describe, make_target_rule
 from purify.defenses.transitions import (
     BENIGN,
@@ -51,13 +52,14 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class LabelTransition(Choice):
+class LabelTransition(Choice, Decision):
     """Table 'candidates' -> sets, target labels, and what becomes of every image whose label is plain by now.
 
     Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32 (predicted for the raw image),
     `vote` i32. Images of P under a suspect label (a target, or one with wrong labels) get their vote and a candidate; those of S
     under one are not kept, for they are still to be labelled, but get a candidate too where its choice does not wait for the
-    label. `pick`: the images to be made.
+    label. `pick`: the images to be made; `open`, where labels are still to come: those left out, at which a benign classifier looks
+    next.
 
     Attributes:
       tau: of eq. 3, as a share of the candidates.
@@ -107,28 +109,13 @@ class LabelTransition(Choice):
             'vote': votes,
             'keep': np.ones(len(ids), bool) if self.labels == 'vote' else ~(aimed_at & (sets == SUSPICIOUS)),
         }
+        columns |= {} if self.labels == 'vote' else {'open': ~columns['keep']}
         facts = found | {'sets': {name: int((sets == number).sum()) for number, name in enumerate(SETS)}}
         return _verdicts(ids, columns, new, candidate, candidate >= 0, facts)
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Table 'edits' -> the rows not kept there, as `pick`: what the next measurement looks at.
-
-    Attributes:
-      again: also those of S under a suspect label that have been labelled since.
-    """
-
-    again: bool
-
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
-        """As of `Decision`."""
-        del labels, num_classes
-        return Table({'ids': ids, 'pick': _open(ids, tables['edits'], self.again)})
-
-
-@dataclass(frozen=True)
-class TrueLabels(Choice):
+class TrueLabels(Choice, Decision):
     """Labels for images that were left out, from a benign classifier (section 3.5, stages one and two).
 
     Tables 'edits' (what was decided before), 'candidates' (for distances) and 'measured', which looked at the images left out:
@@ -136,8 +123,8 @@ class TrueLabels(Choice):
     are those of `LabelTransition`; `pick`: the images to be made now.
 
     Attributes:
-      agreement: only where the classifier's label is the vote too; the others stay left out.
-      again: as of `LeftOut`: those labelled before are labelled anew, and their candidates chosen anew.
+      agreement: only where the classifier's label is the vote too; the others stay left out, and are `open` to the next look.
+      again: whether those labelled here are `open` too: the next look labels them anew, and chooses their candidates anew.
     """
 
     agreement: bool
@@ -145,10 +132,9 @@ class TrueLabels(Choice):
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """As of `Decision`."""
-        del labels, num_classes
         edits, measured = tables['edits'], tables['measured']
         old = {key: edits.of(ids, key) for key in edits.columns if key not in ('ids', 'pick', 'flagged')}
-        rows = np.flatnonzero(_open(ids, edits, self.again))
+        rows = np.flatnonzero(old['open'])
         predicted = measured.of(ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
         sure = (predicted == old['vote'][rows]) | (not self.agreement)
         settled, predicted = rows[sure], predicted[sure]
@@ -161,17 +147,9 @@ class TrueLabels(Choice):
         new[settled], keep[settled] = predicted, True
         candidate[settled] = self.among(distance, theirs, predicted, old['set'][settled])
         columns = {key: old[key] for key in ('set', 'eta', 'given', 'raw', 'vote')} | {'keep': keep}
+        columns |= {'open': old['open'] if self.again else ~keep} if self.agreement else {}
         facts = edits.facts | {'settled': len(settled)}
         return _verdicts(ids, columns, new, candidate, (candidate >= 0) & (candidate != old['candidate']), facts)
-
-
-def _open(ids: np.ndarray, edits: Table, again: bool) -> np.ndarray:
-    """bool[n]: what `edits` left out, and `again` also what was of S under a suspect label and has been labelled since."""
-    left = ~edits.of(ids, 'keep')
-    if not again:
-        return left
-    aimed_at = np.isin(edits.of(ids, 'given'), edits.facts['suspect_labels'])
-    return left | (aimed_at & (edits.of(ids, 'set') == SUSPICIOUS))
 
 
 def _verdicts(

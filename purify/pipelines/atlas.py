@@ -13,9 +13,9 @@ from purify.core.files import read_json, write_bytes, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
 from purify.data.manifest import Manifest
-from purify.defenses.method import Table
-from purify.pipelines.chain import Work
-from purify.pipelines.tables import read_columns, read_table
+from purify.data.table import Table
+from purify.engine.chain import Work
+from purify.engine.tables import read_columns, read_table
 
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map

@@ -20,10 +20,10 @@ from purify.data.sources import SOURCES
 from purify.defenses.registry import DEFENSES
 from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.samplers import SAMPLERS
+from purify.engine.chain import Chain
 from purify.models.networks import NETWORKS
 from purify.pipelines import check as checking
 from purify.pipelines import run as running
-from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import collect_runs, conclude
 from purify.train.optim import OPTIMIZERS, SCHEDULES

@@ -17,7 +17,7 @@ from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
 from purify.models.loading import Pipeline, save_pretrained
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import abstract_model, load_into
-from purify.pipelines.provenance import PROVENANCE_FILE, note_published
+from purify.stages.provenance import PROVENANCE_FILE, note_published
 
 
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:

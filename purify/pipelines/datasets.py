@@ -11,7 +11,7 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.data.manifest import Manifest
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import read_attacks
 

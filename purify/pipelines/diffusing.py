@@ -14,11 +14,11 @@ from purify.data.builders import cut
 from purify.data.manifest import Manifest
 from purify.defenses.diffusion_classifier import errors_rule
 from purify.defenses.generators import open_generator
-from purify.defenses.method import Rows, Rule
-from purify.pipelines.chain import Work
-from purify.pipelines.measuring import run_shards
-from purify.pipelines.tables import part_path, read_table, write_columns
+from purify.engine.chain import Work
+from purify.engine.tables import part_path, read_table, write_columns
 from purify.pipelines.triggered import Bench, stamped
+from purify.stages.measure import run_shards
+from purify.train.inference import Rows, Rule
 
 FACTS = 'facts.json'
 CLEAN = 'clean'

@@ -15,18 +15,18 @@ from purify.core.progress import Bar
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.defenses.method import Method
+from purify.engine.chain import Input, Stage, Work
+from purify.engine.tables import check_ids, read_columns, read_table, write_columns
 from purify.metrics.classification import accuracy
 from purify.metrics.composition import Composition, poisoned_share, sort_out
 from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
 from purify.metrics.intervals import Share, share_of
-from purify.pipelines.artifacts import check_classes, read_classifier
-from purify.pipelines.chain import Input, Stage, Work
 from purify.pipelines.evaluate import describe_shares
 from purify.pipelines.likeness import look, warn
 from purify.pipelines.marking import CLASSES, has_trigger, mark
 from purify.pipelines.poisoning import targets_of
-from purify.pipelines.tables import check_ids, read_columns, read_table, write_columns
+from purify.stages.networks_on_disk import check_classes, read_classifier
 from purify.train.inference import map_images
 
 ARRAYS = 'dissection.npz'

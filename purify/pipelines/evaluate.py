@@ -10,15 +10,15 @@ from purify.core import devices
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.manifest import Manifest
-from purify.defenses.method import Table
+from purify.data.table import Table
+from purify.engine.chain import Work
+from purify.engine.tables import read_table
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import auroc, detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
-from purify.pipelines.chain import Work
 from purify.pipelines.diffusing import Answers, read_answers
 from purify.pipelines.likeness import describe_likeness
 from purify.pipelines.residual import measure_residual
-from purify.pipelines.tables import read_table
 from purify.pipelines.triggered import Bench
 
 CLASSIFIERS = ('teacher', 'benign', 'student')

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from purify.data.loader import Split
-from purify.pipelines.chain import Chain, Input
+from purify.engine.chain import Chain, Input
 from purify.pipelines.dissecting import read_dissection
 from purify.pipelines.replicating import read_replication
 

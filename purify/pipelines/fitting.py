@@ -24,10 +24,10 @@ from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data.loader import Split
-from purify.pipelines.artifacts import Classifier, check_classes, classifier_builder, read_classifier
-from purify.pipelines.chain import Work
+from purify.engine.chain import Work
 from purify.pipelines.poisoning import own_settings
-from purify.pipelines.training import fit_network, make_augmentations
+from purify.stages.networks_on_disk import Classifier, check_classes, classifier_builder, read_classifier
+from purify.stages.train_classifier import fit_network, make_augmentations
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, abstract_network, make_state

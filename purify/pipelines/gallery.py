@@ -12,7 +12,7 @@ from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
 from purify.data.sources import Pool, Source, open_source
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import check_target, make_attacks, make_rules, own_settings
 from purify.pipelines.run import environment

@@ -15,15 +15,15 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.defenses.method import Rows, Table
+from purify.data.table import Table
 from purify.defenses.registry import PURIFIERS
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import Classifier, read_classifier
-from purify.pipelines.chain import Work
-from purify.pipelines.measuring import network_calls
+from purify.engine.chain import Work
+from purify.engine.tables import read_columns, read_table
 from purify.pipelines.originals import Originals
-from purify.pipelines.tables import read_columns, read_table
-from purify.train.inference import map_images
+from purify.stages.measure import network_calls
+from purify.stages.networks_on_disk import Classifier, read_classifier
+from purify.train.inference import Rows, map_images
 from purify.train.saliency import grad_cam
 
 FILE = 'illustration.npz'

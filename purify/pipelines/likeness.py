@@ -14,11 +14,11 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.core.progress import Bar
 from purify.data.loader import Split
+from purify.engine.chain import Work
+from purify.engine.tables import read_table
 from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
-from purify.pipelines.artifacts import Classifier, read_classifier
-from purify.pipelines.chain import Work
 from purify.pipelines.originals import Originals
-from purify.pipelines.tables import read_table
+from purify.stages.networks_on_disk import Classifier, read_classifier
 from purify.train.inference import map_images
 
 NONE = 'none'

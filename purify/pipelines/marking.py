@@ -18,7 +18,7 @@ from purify.core.progress import Bar
 from purify.core.randomness import stream_rng
 from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record, Split
-from purify.pipelines.chain import Work
+from purify.engine.chain import Work
 from purify.pipelines.poisoning import read_attacks
 
 CLASSES: tuple[str, ...] = ('clean', 'triggered')

@@ -15,27 +15,27 @@ from purify.data.content import marks
 from purify.data.sources import sign_source
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import encoder_folder, finished_folder, prior_folder, start_folder
+from purify.engine.chain import Input, Stage, Work
 from purify.pipelines.atlas import draw_map
-from purify.pipelines.chain import Input, Stage, Work
-from purify.pipelines.deciding import decide
-from purify.pipelines.denoisers import train_denoiser, train_prior
-from purify.pipelines.densities import fit_densities
 from purify.pipelines.diffusing import diffuse
 from purify.pipelines.dissecting import dissection_stages
-from purify.pipelines.encoding import train_encoder
 from purify.pipelines.evaluate import evaluate
 from purify.pipelines.fitting import fit_trigger, fitted_settings
-from purify.pipelines.generating import generate
 from purify.pipelines.illustrate import illustrate
-from purify.pipelines.measuring import measure
 from purify.pipelines.poisoning import on_the_fly
 from purify.pipelines.prepare import FITTED, prepare, write_clean
-from purify.pipelines.purifying import purify
 from purify.pipelines.replicating import replicate
-from purify.pipelines.rewriting import rewrite
-from purify.pipelines.training import train_classifier
 from purify.pipelines.trusting import check_trusted, trust
+from purify.stages.decide import decide
+from purify.stages.fit_densities import fit_densities
+from purify.stages.generate_images import generate
+from purify.stages.measure import measure
+from purify.stages.networks_on_disk import encoder_folder, finished_folder, prior_folder, start_folder
+from purify.stages.purify_images import purify
+from purify.stages.train_classifier import train_classifier
+from purify.stages.train_diffusion import train_denoiser, train_prior
+from purify.stages.train_encoder import train_encoder
+from purify.stages.write_dataset import rewrite
 
 Config = dict[str, Any]
 Find = Callable[[str, str], tuple[Path, str]]

@@ -19,7 +19,7 @@ from purify.core.randomness import stream_seed
 from purify.data.manifest import Manifest
 from purify.data.poison import FixedPoison, RandomPoison, Role
 from purify.data.sources import Pool
-from purify.pipelines.artifacts import read_classifier
+from purify.stages.networks_on_disk import read_classifier
 
 SELECTION = ('rate', 'base', 'include_target', 'sources', 'cover_rate')
 REPLICAS = ('replicated_images', 'replicas', 'poison_replicas')

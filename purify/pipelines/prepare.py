@@ -19,7 +19,7 @@ from purify.data.loader import Record
 from purify.data.manifest import Manifest
 from purify.data.poison import Role, poison_records
 from purify.data.sources import Pool, Source, open_source
-from purify.pipelines.chain import Work
+from purify.engine.chain import Work
 from purify.pipelines.poisoning import (
     FILES,
     Poisoning,

@@ -10,11 +10,11 @@ from purify.core import devices
 from purify.core.files import read_json, write_bytes, write_json
 from purify.core.progress import Bar
 from purify.data.manifest import Manifest
+from purify.engine.chain import Work
+from purify.engine.tables import read_columns, read_table
 from purify.metrics.intervals import Share, share_of
 from purify.metrics.replication import Neighbours
-from purify.pipelines.chain import Work
-from purify.pipelines.encoding import describe_encoder
-from purify.pipelines.tables import read_columns, read_table
+from purify.stages.train_encoder import describe_encoder
 
 FILE, NUMBERS = 'replication.npz', 'numbers.json'
 LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy

@@ -8,12 +8,12 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.core.randomness import stream_seed
-from purify.defenses.method import Rule
 from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
 from purify.metrics.classification import attack_success
 from purify.metrics.intervals import Share, pooled
 from purify.pipelines.triggered import BROKEN, Bench
+from purify.train.inference import Rule
 
 
 def measure_residual(bench: Bench) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
 from purify.core.progress import say
 from purify.core.writers import WANDB_ID, open_writers
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import conclude

@@ -18,14 +18,14 @@ from purify.defenses.method import Step
 from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
 from purify.models.foreign import check_foreign
 from purify.models.weights import abstract
-from purify.pipelines.artifacts import Classifier, classifier_builder, finished_folder, other_classes, read_classifier
-from purify.pipelines.denoisers import make_denoiser, prior_builder
-from purify.pipelines.densities import check_flow
-from purify.pipelines.encoding import encoder_builder, make_contrast
-from purify.pipelines.finetuning import shape_latent
-from purify.pipelines.generating import wanted_labels
-from purify.pipelines.measuring import Drawn, abstract_rows, rule_settings
-from purify.pipelines.training import make_augmentations, make_task
+from purify.stages.finetune_latent import shape_latent
+from purify.stages.fit_densities import check_flow
+from purify.stages.generate_images import wanted_labels
+from purify.stages.measure import Drawn, abstract_rows, rule_settings
+from purify.stages.networks_on_disk import Classifier, classifier_builder, finished_folder, other_classes, read_classifier
+from purify.stages.train_classifier import make_augmentations, make_task
+from purify.stages.train_diffusion import make_denoiser, prior_builder
+from purify.stages.train_encoder import encoder_builder, make_contrast
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.semi import FitHead, MixMatch, head_only

@@ -13,21 +13,21 @@ from purify.core.progress import say
 from purify.core.writers import Writer, read_rows
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.pipelines.atlas import read_atlas
-from purify.pipelines.chain import Chain
 from purify.pipelines.dissecting import aims, read_dissection
 from purify.pipelines.exhibits import show_copies, show_groups
 from purify.pipelines.illustrate import read_illustration
 from purify.pipelines.originals import Originals
-from purify.pipelines.provenance import describe
 from purify.pipelines.replicating import read_replication
-from purify.pipelines.tables import read_table
 from purify.pipelines.truth import forget, is_known, withhold
 from purify.report.detection import FOUND, list_detection
 from purify.report.page import write_report, write_table
 from purify.report.results import Numbers, Point, Results
 from purify.report.tables import collect, print_before_after, to_markdown
 from purify.report.tracking import list_numbers, make_sheets
+from purify.stages.provenance import describe
 from purify.train.cost import Spent
 
 POINT_FILE = 'point.json'

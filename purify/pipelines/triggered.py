@@ -17,11 +17,10 @@ from purify.core.files import write_bytes
 from purify.core.progress import Bar
 from purify.data.loader import Record, Split
 from purify.data.manifest import Manifest
-from purify.defenses.method import Rows, Rule
-from purify.pipelines.artifacts import Classifier, check_classes, read_classifier
-from purify.pipelines.chain import Work
+from purify.engine.chain import Work
 from purify.pipelines.poisoning import make_rules, read_attacks
-from purify.train.inference import map_images
+from purify.stages.networks_on_disk import Classifier, check_classes, read_classifier
+from purify.train.inference import Rows, Rule, map_images
 
 BROKEN = -1  # in place of a class, where a change came out as no image
 DRAWN = 'drawn '  # before the names of what an attack draws for an image

@@ -9,9 +9,9 @@ from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.defenses.method import Table
-from purify.pipelines.chain import Work
-from purify.pipelines.tables import write_table
+from purify.data.table import Table
+from purify.engine.chain import Work
+from purify.engine.tables import write_table
 
 
 def check_trusted(settings: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from purify.data.loader import Record, ordered_batches
 from purify.train.cost import Cost
 from purify.train.flops import compile_counted
 
+Rows = dict[str, jax.Array]  # columns [b ...] by name
+Rule = Callable[[Any, Rows], Rows]  # (weights by role, rows) -> columns; pure, row-wise, traceable
 AHEAD = 2  # batches in flight on the devices while the host fetches and stores others
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from purify.core.files import read_json
 from purify.data.manifest import Manifest
+from purify.engine.tables import read_table
 from purify.metrics.detection import detection_rates
-from purify.pipelines.tables import read_table
 
 store, *runs = map(Path, sys.argv[1:])
 found = {}

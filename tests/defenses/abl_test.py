@@ -5,8 +5,8 @@ import pytest
 
 from purify.config import parts
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.abl import AntiBackdoor, LowestLosses
-from purify.defenses.method import Table
 
 RNG = np.random.default_rng(0)
 

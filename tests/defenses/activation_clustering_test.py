@@ -10,8 +10,8 @@ from sklearn.decomposition import FastICA
 from threadpoolctl import threadpool_info
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.activation_clustering import MOST, ActivationClustering, clearness, reduce_features, two_clusters
-from purify.defenses.method import Table
 
 USUAL = {'reduction': 'ica', 'dimensions': 4, 'size': 0.35, 'silhouette': 0.0}
 

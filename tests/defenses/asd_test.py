@@ -6,7 +6,7 @@ import pytest
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import DECISIONS, DEFENSES
 
 RNG = np.random.default_rng(0)

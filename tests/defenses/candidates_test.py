@@ -25,8 +25,8 @@ from defenses.candidates_made import (
 )  # fmt: skip
 
 from purify.core.errors import UserError
+from purify.data.table import Table
 from purify.defenses.candidates import Candidates, Remake
-from purify.defenses.method import Table
 from purify.defenses.registry import MEASURES, PURIFIERS
 from purify.defenses.transitions import SETS, choose
 from purify.defenses.verdicts import LabelTransition

@@ -3,7 +3,7 @@ import pytest
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import DECISIONS, DEFENSES
 
 IDS = np.array([3, 8, 1, 20, 7, 15], np.int64)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from purify.defenses.method import Table
+from purify.data.table import Table
 
 
 def planted(seed=0, classes=3, images=60, poisoned=9, target=1, width=16, shift=6.0):

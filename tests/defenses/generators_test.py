@@ -9,7 +9,7 @@ from purify.core.files import write_json
 from purify.defenses.generators import NOTE, make_pixel_generator, make_preconditioning, open_generator
 from purify.diffusion.guidance import from_ho_salimans
 from purify.models.unet2d import UNet2DModel
-from purify.pipelines.denoisers import prior_builder, write_denoiser
+from purify.stages.train_diffusion import prior_builder, write_denoiser
 from purify.train.state import split_network
 
 DDPM = {'name': 'ddpm', 'drop': 0.1, 'schedule': {'name': 'linear', 'steps': 50, 'prediction': 'epsilon'}}

@@ -8,7 +8,7 @@ from purify.core.errors import UserError
 from purify.defenses.priors import PixelPrior
 from purify.defenses.variation_models import load_variation_model
 from purify.diffusion.schedules import make_schedule
-from purify.pipelines.artifacts import EMBEDDED
+from purify.stages.networks_on_disk import EMBEDDED
 from purify.train.state import split_network
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from purify.config.parts import network, optim, paper_valley, relabel, simclr
 from purify.core.errors import UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabel import Relabel
 

@@ -5,7 +5,7 @@ import pytest
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import DEFENSES, MEASURES
 from purify.defenses.scored import SCORES, HighestScores, score_steps
 

@@ -12,7 +12,7 @@ from purify.defenses.variation_models import load_variation_model
 from purify.diffusion.samplers import SAMPLERS
 from purify.models.loading import save_pretrained
 from purify.models.shapes import random_pipeline
-from purify.pipelines.artifacts import EMBEDDED
+from purify.stages.networks_on_disk import EMBEDDED
 
 
 @pytest.fixture(scope='module')

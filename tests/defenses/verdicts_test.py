@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.transitions import BENIGN, POISONED, SUSPICIOUS
 from purify.defenses.verdicts import LabelTransition, LeftOut, TrueLabels
 

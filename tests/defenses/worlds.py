@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from purify.data.table import Table
 from purify.defenses.evidence import gather_evidence
-from purify.defenses.method import Table
 from purify.defenses.relabel import Relabel
 from purify.defenses.targets import describe, make_target_rule
 from purify.defenses.transitions import count_labels, sort_into_sets, vote

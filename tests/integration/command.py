@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from purify.pipelines.artifacts import read_classifier
+from purify.stages.networks_on_disk import read_classifier
 
 ROOT = Path(__file__).parents[2]
 TINY = (  # the quickstart's shape, a tenth of its work

@@ -9,7 +9,7 @@ import pytest
 from integration.command import call, start, start_hosts, weights
 
 from purify.data.loader import Split
-from purify.pipelines.tables import read_table
+from purify.engine.tables import read_table
 
 CONFIG = 'configs/dataelixir.py'
 TINY = (

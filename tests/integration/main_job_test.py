@@ -14,7 +14,7 @@ from purify.attacks.registry import ATTACKS
 from purify.cli import main
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.pipelines.artifacts import read_classifier
+from purify.stages.networks_on_disk import read_classifier
 
 QUICKSTART = f'{ROOT}/configs/quickstart.py'
 FLAGS = [*SMALL, *STUDENT, *VARY]

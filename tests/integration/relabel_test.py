@@ -9,7 +9,7 @@ import time
 import pytest
 from integration.command import call, dataset_bytes, start, weights
 
-from purify.pipelines.tables import read_table
+from purify.engine.tables import read_table
 
 CONFIG = 'configs/relabel.py'
 TINY = (

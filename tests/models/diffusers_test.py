@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import EMBEDDED
+from purify.stages.networks_on_disk import EMBEDDED
 
 SCRIPT = """
 import sys, numpy, torch

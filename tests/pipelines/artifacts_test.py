@@ -11,7 +11,7 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_key
 from purify.models.weights import export_tensors
-from purify.pipelines.artifacts import (
+from purify.stages.networks_on_disk import (
     classifier_builder,
     finished_folder,
     other_classes,

@@ -13,11 +13,11 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.data.loader import Split
-from purify.pipelines.artifacts import read_classifier
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_method, make_stages
-from purify.pipelines.tables import read_table
+from purify.stages.networks_on_disk import read_classifier
 
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')
 

@@ -6,10 +6,10 @@ from pipelines.tiny import ROOT, SMALL, STUDENT
 
 from purify.config.load import load_config
 from purify.data.loader import Split
-from purify.pipelines.artifacts import read_classifier
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.pipelines.plan import make_stages
-from purify.pipelines.tables import read_table
+from purify.stages.networks_on_disk import read_classifier
 
 SHORT = (
     '--config.defense.share=0.1',

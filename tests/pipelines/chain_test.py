@@ -6,9 +6,9 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.core.files import read_json
-from purify.pipelines import finished
-from purify.pipelines.chain import Chain, Input, Stage
-from purify.pipelines.finished import DONE
+from purify.engine import finished
+from purify.engine.chain import Chain, Input, Stage
+from purify.engine.finished import DONE
 
 RUN = {}
 

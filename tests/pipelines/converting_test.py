@@ -17,9 +17,9 @@ from purify import cli
 from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import prior_folder
 from purify.pipelines.converting import oddity, read_tensors
-from purify.pipelines.provenance import describe
+from purify.stages.networks_on_disk import prior_folder
+from purify.stages.provenance import describe
 
 WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
 

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
+from purify.engine.chain import Chain
 from purify.pipelines import run as running
-from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.commands import _describe, _multiply
 from purify.pipelines.converting import convert

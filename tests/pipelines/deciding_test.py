@@ -7,10 +7,10 @@ from pipelines.stages import COUNT, IDS, LABELS, bytes_of, work, write_poisoned
 
 from purify.core.errors import UserError
 from purify.core.files import read_json
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import DECISIONS
-from purify.pipelines.deciding import decide
-from purify.pipelines.tables import read_table, write_table
+from purify.engine.tables import read_table, write_table
+from purify.stages.decide import decide
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from pipelines.stages import work
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data import builders
-from purify.defenses.method import Step, Table
-from purify.pipelines.densities import describe_classes, fit_densities, prepare_features
+from purify.data.table import Table
+from purify.defenses.method import Step
+from purify.engine.tables import read_table, write_table
 from purify.pipelines.plan import KINDS
 from purify.pipelines.shaping import Findings, Known, Shape, shape_step
-from purify.pipelines.tables import read_table, write_table
+from purify.stages.fit_densities import describe_classes, fit_densities, prepare_features
 from purify.train.density import Densities
 
 RNG = np.random.default_rng(0)

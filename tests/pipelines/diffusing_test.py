@@ -11,15 +11,15 @@ from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.diffusion.schedules import make_schedule
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table, write_columns
 from purify.metrics.intervals import wilson_interval
 from purify.pipelines import diffusing
-from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.diffusing import STAGE_OWN, choose, diffuse
 from purify.pipelines.evaluate import describe_diffusion, evaluate
 from purify.pipelines.plan import make_stages
 from purify.pipelines.summary import gather
-from purify.pipelines.tables import read_table, write_columns
 from purify.pipelines.triggered import Bench
 
 SETTINGS = {

@@ -14,11 +14,11 @@ from purify.data.loader import Split
 from purify.defenses.encoders import ClipEncoder, encoder_step
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.artifacts import NETWORK_FILE, read_classifier
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
-from purify.pipelines.tables import read_table
+from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
 
 SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
 

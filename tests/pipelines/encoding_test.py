@@ -10,10 +10,10 @@ from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.writers import read_rows
 from purify.data.loader import Split
-from purify.pipelines.artifacts import read_classifier
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.pipelines.plan import make_stages
-from purify.pipelines.tables import read_table
+from purify.stages.networks_on_disk import read_classifier
 
 STAGES = ('prepare', 'encoder', 'head', 'losses', 'split', 'student', 'guesses', 'verdicts')
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1,)')

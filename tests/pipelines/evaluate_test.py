@@ -11,9 +11,9 @@ from purify.defenses.registry import MEASURES
 from purify.metrics.distribution import Answers, Moments
 from purify.metrics.intervals import Share
 from purify.pipelines import likeness, residual
-from purify.pipelines.artifacts import read_classifier
 from purify.pipelines.evaluate import describe_findings, describe_shares, evaluate
 from purify.pipelines.likeness import describe_likeness
+from purify.stages.networks_on_disk import read_classifier
 
 NONE = np.full(10, -1)
 LABELS = np.arange(10) % 2

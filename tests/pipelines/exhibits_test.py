@@ -5,13 +5,13 @@ import pytest
 
 from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, describe
+from purify.engine.chain import Chain, Input, Stage
+from purify.engine.finished import DONE
+from purify.engine.tables import write_columns
 from purify.pipelines import exhibits
-from purify.pipelines.chain import Chain, Input, Stage
 from purify.pipelines.dissecting import ARRAYS
 from purify.pipelines.exhibits import MOST_GROUP, MOST_PAIRS, choose_groups, choose_pairs, show_copies, show_groups
-from purify.pipelines.finished import DONE
 from purify.pipelines.replicating import FILE, NUMBERS
-from purify.pipelines.tables import write_columns
 
 NAMES = ['zero', 'one', 'two']
 

@@ -19,10 +19,10 @@ from purify.models.loading import from_pretrained, save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.models.weights import export_tensors
 from purify.pipelines.check import check
-from purify.pipelines.denoisers import train_denoiser
-from purify.pipelines.finetuning import shape_latent
-from purify.pipelines.generating import generate
 from purify.pipelines.stand_ins import stand_in
+from purify.stages.finetune_latent import shape_latent
+from purify.stages.generate_images import generate
+from purify.stages.train_diffusion import train_denoiser
 
 OBJECTIVE = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.2, 'size_px': 8, 'dtype': 'float32'}
 OPTIM = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}

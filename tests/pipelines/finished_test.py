@@ -12,9 +12,9 @@ import purify
 from purify.core import devices, files, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import write_json
-from purify.pipelines import finished
-from purify.pipelines.chain import Chain, Input, Stage
-from purify.pipelines.finished import DONE
+from purify.engine import finished
+from purify.engine.chain import Chain, Input, Stage
+from purify.engine.finished import DONE
 from purify.train.cost import COST_FILE, Cost
 
 RUN = {}

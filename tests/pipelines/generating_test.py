@@ -11,8 +11,8 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
 from purify.diffusion.schedules import make_schedule
-from purify.pipelines import measuring
-from purify.pipelines.generating import generate, wanted_labels
+from purify.stages import measure as measuring
+from purify.stages.generate_images import generate, wanted_labels
 
 SETTINGS = {
     'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 3, 'guidance': 1.0, 'dtype': 'float32', 'stream': 'generated', 'images': 0,

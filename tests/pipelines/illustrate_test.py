@@ -6,10 +6,10 @@ from pipelines.made_run import MadeRun, WeightsOnly
 
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import PURIFIERS
 from purify.pipelines import illustrate as stage
-from purify.pipelines.artifacts import read_classifier
+from purify.stages.networks_on_disk import read_classifier
 from purify.train.saliency import grad_cam
 
 ROUNDS, KEPT = 3, 2

@@ -15,10 +15,10 @@ from purify.core.errors import UserError
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.defenses.scored import SCORES
+from purify.engine.chain import Chain
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.pipelines import summary
-from purify.pipelines.chain import Chain
 from purify.pipelines.plan import make_stages
 from purify.train import inference
 

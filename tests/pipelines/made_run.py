@@ -10,10 +10,10 @@ from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.defenses.method import Table
-from purify.pipelines.artifacts import classifier_builder, write_network
-from purify.pipelines.chain import Work
-from purify.pipelines.tables import write_table
+from purify.data.table import Table
+from purify.engine.chain import Work
+from purify.engine.tables import write_table
+from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.cost import Cost
 from purify.train.state import split_network
 

@@ -10,8 +10,8 @@ from purify.attacks.label_consistent import LabelConsistent
 from purify.core.errors import Preempted, UserError
 from purify.core.preemption import check
 from purify.data.loader import Split
+from purify.engine.chain import Work
 from purify.pipelines import marking
-from purify.pipelines.chain import Work
 from purify.pipelines.marking import CLASSES, check_faintest, draw_half, draw_strength, has_trigger, mark, mode_of
 from purify.pipelines.poisoning import read_attacks
 from purify.pipelines.prepare import write_clean

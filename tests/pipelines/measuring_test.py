@@ -10,11 +10,12 @@ from pipelines.stages import COUNT, IDS, IMAGES, LABELS, SHARD, bytes_of, work, 
 
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import MEASURES
-from purify.pipelines import measuring, tables
-from purify.pipelines.measuring import measure
-from purify.pipelines.tables import read_table, write_table
+from purify.engine import tables
+from purify.engine.tables import read_table, write_table
+from purify.stages import measure as measuring
+from purify.stages.measure import measure
 
 
 @dataclass(frozen=True)

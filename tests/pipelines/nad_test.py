@@ -10,11 +10,11 @@ from pipelines.tiny import quickstart
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
+from purify.engine.chain import Chain
 from purify.pipelines import summary
-from purify.pipelines.artifacts import read_classifier
-from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
+from purify.stages.networks_on_disk import read_classifier
 
 
 def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):

@@ -7,10 +7,10 @@ from pipelines.tiny import ROOT
 from purify.config.load import load_config
 from purify.core.files import sha256_of, write_json
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.artifacts import EMBEDDED
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
 from purify.pipelines.plan import make_stages
-from purify.pipelines.provenance import KINDS, PROVENANCE_FILE, describe, note_published, note_training, read_note
+from purify.stages.networks_on_disk import EMBEDDED
+from purify.stages.provenance import KINDS, PROVENANCE_FILE, describe, note_published, note_training, read_note
 
 SEEDS = {'model': 0, 'data': 0}
 SETTINGS = {'data': 'reference', 'source': 'digits', 'seeds': SEEDS, 'reference': 'own'}

@@ -11,11 +11,11 @@ from pipelines.stages import COUNT, IDS, IMAGES, LABELS, SHARD, bytes_of, work, 
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
-from purify.defenses.method import Table
+from purify.data.table import Table
 from purify.defenses.registry import PURIFIERS
-from purify.pipelines.purifying import purify
-from purify.pipelines.rewriting import rewrite
-from purify.pipelines.tables import edit, write_table
+from purify.engine.tables import edit, write_table
+from purify.stages.purify_images import purify
+from purify.stages.write_dataset import rewrite
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from purify.config import parts
+from purify.data.table import Table
 from purify.defenses.class_tests import DISRUPTIONS, own_and_foreign
-from purify.defenses.method import Table
 from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
 from purify.defenses.relabel import Relabel
 from purify.defenses.targets import TARGETS
 from purify.models.flow import CouplingFlow
-from purify.pipelines.densities import prepare_features
-from purify.pipelines.training import OBJECTIVES
+from purify.stages.fit_densities import prepare_features
+from purify.stages.train_classifier import OBJECTIVES
 from purify.train import class_batches, density
 from purify.train.class_batches import Fit
 from purify.train.views import Views

@@ -11,12 +11,12 @@ from purify.config.resolve import leaves
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
 from purify.defenses.scored import SCORES
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
 from purify.metrics.detection import auroc
 from purify.pipelines import check
-from purify.pipelines.chain import Chain
 from purify.pipelines.evaluate import describe_findings
 from purify.pipelines.plan import make_stages
-from purify.pipelines.tables import read_table
 
 SHORT = {  # changes to the scores
     'cognitive_distillation': {'steps': 2},

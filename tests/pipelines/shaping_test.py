@@ -14,9 +14,9 @@ from purify.defenses.method import Step
 from purify.defenses.registry import MEASURES
 from purify.pipelines import check as checking
 from purify.pipelines import shaping
-from purify.pipelines.artifacts import classifier_builder, write_network
 from purify.pipelines.check import check
 from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
+from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.state import abstract_network, split_network
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from purify.data import builders
-from purify.pipelines.chain import Work
+from purify.engine.chain import Work
 from purify.train.cost import Cost
 
 COUNT, SHARD = 23, 5

@@ -16,17 +16,17 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
+from purify.data.table import Table
 from purify.defenses.generators import NOTE, open_generator
-from purify.defenses.method import Table
+from purify.engine.chain import Chain, Input, Stage
+from purify.engine.finished import DONE
+from purify.engine.tables import part_path, read_table, write_columns, write_table
 from purify.pipelines import atlas, diffusing, dissecting, replicating
-from purify.pipelines.artifacts import classifier_builder, finished_folder, read_classifier, write_network
-from purify.pipelines.chain import Chain, Input, Stage
-from purify.pipelines.encoding import describe_encoder
-from purify.pipelines.finished import DONE
 from purify.pipelines.plan import make_stages
 from purify.pipelines.poisoning import read_attacks, read_poisoner
 from purify.pipelines.summary import gather_cost
-from purify.pipelines.tables import part_path, read_table, write_columns, write_table
+from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
+from purify.stages.train_encoder import describe_encoder
 from purify.train.state import split_network
 
 # tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it

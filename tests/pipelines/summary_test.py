@@ -8,10 +8,10 @@ from pipelines.tiny import ROOT, SMALL, run_chain
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.manifest import Manifest
-from purify.defenses.method import Table
-from purify.pipelines.chain import Chain, Stage
+from purify.data.table import Table
+from purify.engine.chain import Chain, Stage
+from purify.engine.tables import write_table
 from purify.pipelines.summary import _trusted, gather, gather_cost, samples, true_targets
-from purify.pipelines.tables import write_table
 
 
 def attacked(words, **changes):

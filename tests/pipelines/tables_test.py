@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.defenses.method import Table
-from purify.pipelines.tables import FACTS, FINDINGS, part_path, read_columns, read_table, write_columns, write_table
+from purify.data.table import Table
+from purify.engine.tables import FACTS, FINDINGS, part_path, read_columns, read_table, write_columns, write_table
 
 COLUMNS = {'ids': np.arange(5), 'score': np.linspace(0, 1, 5, dtype=np.float32), 'flagged': np.arange(5) > 2}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from purify.config.load import load_config
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
 from purify.pipelines.plan import make_stages
 
 ROOT = Path(__file__).parents[2]

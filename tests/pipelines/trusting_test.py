@@ -14,9 +14,9 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.pipelines.chain import Chain
+from purify.engine.chain import Chain
+from purify.engine.tables import FACTS, edit, read_table
 from purify.pipelines.plan import make_stages
-from purify.pipelines.tables import FACTS, edit, read_table
 from purify.pipelines.trusting import draw_trusted, trust
 
 NAMES = list('abc')

@@ -94,14 +94,27 @@ RUNS = {  # name -> config and words, flags
     'nad': ('quickstart.py:defense=nad', (*SIZES, '--config.student.epochs=2')),
     'strip': ('quickstart.py:defense=strip', (*SIZES, *STUDENT)),
     'input_aware': ('quickstart.py:attack=input_aware', (*SIZES, *VARY, *FIT)),
-    'asd': ('quickstart.py:defense=asd', (*SIZES,)),
+    'asd': (
+        'quickstart.py:defense=asd',
+        (
+            *SIZES,
+            '--config.trusted.per_class=2',
+            '--config.defense.rounds=(2,1,1)',
+            '--config.defense.add=1',
+            '--config.student.steps=24',
+            '--config.student.batch=16',
+        ),
+    ),
     'lira': ('quickstart.py:attack=lira,defense=none', (*SIZES, *FIT)),
     'label_consistent': ('quickstart.py:attack=label_consistent,defense=spectral', (*SIZES, *STUDENT)),
     'two_patches': ('dataelixir.py:attack=two_patches,defense=activation_clustering', (*SIZES, *STUDENT)),
     'abl': ('quickstart.py:defense=abl,attack=blended', (*SIZES,)),
     'augmentations': ('quickstart.py:defense=augmentations,attack=warp', (*SIZES, *STUDENT)),
     'fct': ('quickstart.py:defense=fct,attack=sample_specific', (*SIZES, *STUDENT, *FIT)),
-    'relabel_teacher': ('relabel.py:features=teacher,attack=dct', (*SIZES, '--config.student.epochs=1')),
+    'relabel_teacher': (
+        'relabel.py:features=teacher,attack=dct',
+        (*SIZES, '--config.source.train_size=400', '--config.defense.fit.members=2', '--config.student.epochs=1'),
+    ),
 }
 WEIGHTS = ('*.safetensors', 'state/**', 'weights/**')
 OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command', 'date', 'reused', 'versions')

@@ -14,10 +14,10 @@ from purify.defenses.generators import NOTE
 from purify.defenses.image_to_image import ImageToImage
 from purify.defenses.latent_generator import LatentGenerator
 from purify.diffusion.scheduler_config import schedule_from_diffusers
+from purify.engine.chain import Work
 from purify.models.loading import Pipeline, save_pretrained
 from purify.models.unet2d_condition import UNet2DConditionModel
-from purify.pipelines.chain import Work
-from purify.pipelines.training import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network, make_augmentations
 from purify.train.latent import READABLE, DenoiseLatents, caption_table, image_size, read_stable_diffusion
 from purify.train.state import Build, split_network
 

@@ -12,10 +12,14 @@ from purify.core.randomness import stream_key
 from purify.data.loader import Split
 from purify.defenses.copy_encoder import CopyEncoder, copy_file
 from purify.defenses.encoders import ClipEncoder
-from purify.pipelines.artifacts import NETWORK_FILE, Classifier, classifier_builder, read_classifier, read_facts, write_network
-from purify.pipelines.chain import Work
-from purify.pipelines.finished import DONE, read_done
-from purify.pipelines.training import classifier_facts, fit_network, make_augmentations
+from purify.defenses.method import Step
+from purify.engine.chain import Work
+from purify.engine.finished import DONE, read_done
+from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.kind import Kind
+from purify.stages.known import Known, shape_training
+from purify.stages.networks_on_disk import NETWORK_FILE, Classifier, classifier_builder, read_classifier, read_facts, write_network
+from purify.stages.train_classifier import classifier_facts
 from purify.train.contrast import Contrast, Projected
 from purify.train.state import Build, abstract_network, split_network
 from purify.train.views import Views
@@ -39,7 +43,7 @@ def make_contrast(settings: dict[str, Any], graph: Any, images: int) -> Contrast
     return Contrast(graph, Views(**views), objective['temperature'])
 
 
-def train_encoder(work: Work) -> None:
+def run(work: Work) -> None:
     """Trains features on the images `data` by contrast; leaves a classifier's folder, whose head is fresh, to start others from."""
     settings = work.settings
     split = Split(work.inputs['data'], 'train')
@@ -87,3 +91,16 @@ def describe_encoder(folder: Path) -> dict[str, Any]:
         stage, objective = done['stage'], done['settings'].get('objective')
     how = ', trained without labels' if isinstance(objective, dict) and objective.get('name') == 'contrast' else ''
     return {'encoder': f'{stage} ({network}{how})', 'copy_detection': False}
+
+
+def shape(known: Known, step: Step) -> None:
+    """Traces its training; the classifier that it leaves is known from then on."""
+    part, data = step.settings, known.data
+    known.networks[step.name] = None
+    build = encoder_builder(part, data.classes, data.channels)
+    task = make_contrast(part, abstract_network(build)[0], data.images)
+    shape_training(known, step.name, part, make_augmentations(part['augment']), task, build)
+    known.networks[step.name] = abstract_network(classifier_builder(part['network'], data.classes, data.channels))
+
+
+KIND = Kind(run, shape, ('seeds',))

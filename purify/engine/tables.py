@@ -13,7 +13,7 @@ from purify.core.errors import UserError
 from purify.core.files import AGAIN, read_json, write_bytes, write_json
 from purify.data.edits import Edited
 from purify.data.loader import Split
-from purify.defenses.method import Table
+from purify.data.table import Table
 
 FINDINGS, FACTS, SHEET = 'findings.npz', 'findings.json', 'verdicts.csv'
 _PART = re.compile(r'rows-(\d{5,})-of-(\d{5,})\.npz')
@@ -100,11 +100,17 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
 
 
 def edit(split: Split, inputs: Mapping[str, Path]) -> Split:
-    """`split` as the input `edits` leaves it, with images from the inputs `replaced...`; itself where there is no such input."""
-    if 'edits' not in inputs:
+    """`split` as a table among the inputs leaves it; itself where there is none.
+
+    `edits` says who is kept, under which label, with images from the inputs `replaced...`; of `flagged` the flagged are left alone.
+    """
+    role = next((role for role in ('edits', 'flagged') if role in inputs), None)
+    if role is None:
         return split
-    table = read_table(inputs['edits'])
-    check_ids(table, split, inputs['edits'])
+    table = read_table(inputs[role])
+    check_ids(table, split, inputs[role])
+    if role == 'flagged':
+        return Edited(split, table['flagged'], split.labels, np.full(len(split), -1), [])
     kept = table['candidate'][table['keep']]
     folders = [folder for role, folder in inputs.items() if role.startswith('replaced')] if (kept >= 0).any() else []
     full = [folder for folder in folders if (folder / 'dataset_info.json').exists()]  # where none was picked there is none

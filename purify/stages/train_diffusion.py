@@ -10,15 +10,19 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.data.loader import Split
-from purify.defenses.generators import NOTE, make_noise_schedule, make_preconditioning
+from purify.defenses.generators import NOTE, make_noise_schedule, make_pixel_generator, make_preconditioning
+from purify.defenses.method import Step
+from purify.defenses.priors import PixelPrior
 from purify.diffusion.scheduler_config import schedule_to_diffusers
+from purify.engine.chain import Work
 from purify.models.unet2d import UNet2DModel
 from purify.models.weights import write_folder
-from purify.pipelines.artifacts import write_network
-from purify.pipelines.chain import Work
-from purify.pipelines.finetuning import train_latent
-from purify.pipelines.provenance import note_training
-from purify.pipelines.training import fit_network, make_augmentations
+from purify.stages.finetune_latent import shape_latent, train_latent
+from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.kind import Kind
+from purify.stages.known import Known, count_numbers, shape_training
+from purify.stages.networks_on_disk import write_network
+from purify.stages.provenance import note_training
 from purify.train.denoising import Denoise, DenoisePreconditioned
 from purify.train.state import Build, abstract_network
 from purify.train.tasks import Task
@@ -79,11 +83,11 @@ def train_prior(work: Work) -> None:
         note_training(work.folder, settings, len(split), work.inputs.get('init'))
 
 
-def train_denoiser(work: Work) -> None:
+def run(work: Work) -> None:
     """Trains a class-conditional diffusion model on the dataset `data`; leaves its average as `train_prior` does, with a note.
 
     The note, generator.json, says what `purify.defenses.generators.open_generator` has to know. One in latents is trained on from
-    the input `prior` (`purify.pipelines.finetuning.train_latent`).
+    the input `prior` (`purify.stages.finetune_latent.train_latent`).
     """
     settings = work.settings
     if settings['objective']['name'] == 'latent':
@@ -107,3 +111,38 @@ def write_denoiser(folder: Path, config: dict[str, Any], scheduler: dict[str, An
     write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
     parts = {'scheduler': ['diffusers', scheduler['_class_name']], 'unet': ['diffusers', 'UNet2DModel']}
     write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
+
+
+def shape_prior(known: Known, part: dict[str, Any]) -> PixelPrior:
+    """Traces the training of a prior -> the prior, with shapes for weights."""
+    size, data = part['network']['sample_size'], known.data
+    _, build = prior_builder(part['network'], data.channels)
+    graph, weights = abstract_network(build)
+    schedule = make_noise_schedule(part['schedule'])
+    task = Denoise(graph, schedule, size, part['ema_decay'])
+    shape_training(known, 'prior', part, make_augmentations(part['augment']), task, build)
+    known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
+    return PixelPrior(graph, weights, schedule, size, data.channels)
+
+
+def shape(known: Known, step: Step) -> None:
+    """Traces the training of a generator, which is known from then on."""
+    part, data, augment = step.settings, known.data, make_augmentations(step.settings['augment'])
+    known.generators[step.name] = None
+    if part['objective']['name'] == 'latent':
+        if known.prior is None:  # which the findings say why
+            return
+        task, build, start, generator = shape_latent(known.prior, part, data.names)
+        weights, kind = start, 'UNet2DConditionModel'
+    else:
+        _, build = prior_builder(part['network'], data.channels, data.classes)
+        graph, weights = abstract_network(build)
+        task, _ = make_denoiser(part, graph, data.classes)
+        size_px, start, kind = part['network']['sample_size'], None, 'UNet2DModel'
+        generator = make_pixel_generator(graph, weights, part['objective'], size_px, data.channels, data.names)
+    shape_training(known, step.name, part, augment, task, build, start)
+    known.found.notes.append(f'{step.name}: {kind}, {count_numbers(weights["params"]):,} parameters')
+    known.generators[step.name] = generator
+
+
+KIND = Kind(run, shape, ('seeds',))

@@ -10,11 +10,14 @@ import numpy as np
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.data.loader import Split
+from purify.data.table import Table
 from purify.defenses.class_tests import own_and_foreign
-from purify.defenses.method import Table
+from purify.defenses.method import Step
+from purify.engine.chain import Work
+from purify.engine.tables import read_table, write_table
 from purify.models.flow import CouplingFlow
-from purify.pipelines.chain import Work
-from purify.pipelines.tables import read_table, write_table
+from purify.stages.kind import Kind
+from purify.stages.known import Known
 from purify.train.class_batches import Fit
 from purify.train.density import Densities, fit_flows
 from purify.train.state import abstract_network
@@ -22,7 +25,7 @@ from purify.train.state import abstract_network
 FLAT = 1e-12  # of the largest variance: below it a direction holds rounding, not features
 
 
-def fit_densities(work: Work) -> None:
+def run(work: Work) -> None:
     """Fits a flow to the `features` of each class as labelled in `poisoned`; leaves a table.
 
     With `fit.hold_out` flows are first fitted without these images, to find the epoch under which they are likeliest, and then
@@ -118,3 +121,14 @@ def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any
         }
         for label in range(found.log_density.shape[1])
     ]
+
+
+def shape(known: Known, step: Step) -> None:
+    """Checks the flows against the features that they are to be fitted to."""
+    width = known.widths.get(step.inputs['features'])
+    if width is not None:  # else the step that measures them has said why
+        count = check_flow(step.settings['flows'], step.settings['fit'], width)
+        known.found.notes.append(f'{step.name}: {known.data.classes} flows of {count:,} parameters on {width} features')
+
+
+KIND = Kind(run, shape, ('seed',))

@@ -14,7 +14,7 @@ from purify.core.locks import locked
 from purify.core.progress import say
 from purify.core.seal import sealed
 from purify.core.writers import Writer
-from purify.pipelines.finished import DONE, PRINT, Done, check_files, files_of, hash_files, read_done, remove_parts
+from purify.engine.finished import DONE, PRINT, Done, check_files, files_of, hash_files, read_done, remove_parts
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
 FORGET = 'Delete it and run again: the stage goes on, and what it cost so far is not counted.'

@@ -1,0 +1,215 @@
+"""Work in shards, written once for all stages: fixed ranges of rows, each of them one file that is whole or not there.
+
+Hosts take the shards that are missing in turn, and a restart makes no others. What a row becomes may depend on the row alone, so
+neither batches nor devices, hosts or restarts change a byte.
+"""
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from purify.core import devices, preemption
+from purify.core.errors import Preempted, UserError
+from purify.core.progress import Bar
+from purify.data.builders import DatasetWriter, cut
+from purify.data.loader import Record
+from purify.engine.chain import Work
+from purify.engine.tables import part_path, write_columns
+from purify.train.inference import Rule, map_images
+
+WRITES = 4  # shards that may wait for being written
+Row = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where rows go.
+
+    Attributes:
+      ranges: the numbers of the rows of every shard.
+      pending: the shards that were not there when the sink was made.
+      write: (shard, its rows in order) -> the shard's file.
+      finish: called once, by the lead, when all shards are there.
+    """
+
+    ranges: Sequence[range]
+    pending: Sequence[int]
+    write: Callable[[int, Iterable[Record]], None]
+    finish: Callable[[], None]
+
+
+def table_sink(folder: Path, ids: np.ndarray, shard_size: int) -> Sink:
+    """Rows of columns become a table in parts (`purify.engine.tables.read_table`); `ids` i64[n] are those of the rows.
+
+    A table of no rows is not written: its columns are not known here.
+    """
+    ranges = cut(len(ids), shard_size)
+    paths = [part_path(folder, part, len(ranges)) for part in range(len(ranges))]
+
+    def write(part: int, rows: Iterable[Record]) -> None:
+        whole = list(rows)
+        columns = {name: np.stack([row[name] for row in whole]) for name in whole[0]}
+        write_columns(paths[part], columns | {'ids': ids[ranges[part]]})
+
+    return Sink(ranges, [part for part, path in enumerate(paths) if not path.exists()], write, lambda: None)
+
+
+def dataset_sink(
+    folder: Path,
+    name: str,
+    features: tfds.features.FeaturesDict,
+    count: int,
+    shard_size: int,
+    *,
+    split: str = 'train',
+    numbers: Callable[[int], Mapping[str, int]] = lambda row: {},
+) -> Sink:
+    """Rows become the records of a TFDS dataset of `count` rows; `numbers(row)` are added to each: its id, its label, ..."""
+    ranges = cut(count, shard_size)
+    writer = DatasetWriter(folder, name, split, features, len(ranges))
+
+    def write(shard: int, rows: Iterable[Record]) -> None:
+        writer.write(shard, (record | numbers(row) for row, record in zip(ranges[shard], rows, strict=True)))
+
+    return Sink(ranges, writer.pending(), write, lambda: writer.finish([len(rows) for rows in ranges]))
+
+
+def map_rows(
+    work: Work, rule: Rule, constants: object, fetch: Callable[[int], Record], sink: Sink, ids: np.ndarray, *, calls: int = 0
+) -> None:
+    """Runs a rule over the rows of the pending shards, this host's share of them, and writes each shard as soon as it is whole.
+
+    Args:
+      work: the stage's.
+      rule: see `purify.train.inference.Rule`.
+      constants: its weights by role, NumPy.
+      fetch: row number -> what the rule gets of it.
+      sink: where its outputs go.
+      ids: of the rows, i64[n], to name those that come out broken.
+      calls: how often a diffusion model is asked for one row, to be counted.
+
+    Raises:
+      UserError: where the rule's column `finite` is false.
+      Preempted: when SIGTERM came; what is whole is written.
+    """
+    devices.barrier(f'pending shards of {work.name}')  # all look before any writes
+    mine = sink.pending[jax.process_index() :: jax.process_count()]
+    numbers, total = [row for shard in mine for row in sink.ranges[shard]], sum(map(len, sink.ranges))
+    mesh = devices.local_mesh()
+    batch = work.run['batch_per_device'] * mesh.size
+    with Bar(work.name, total, shown=devices.is_lead()) as bar, _Collector(sink) as collector:
+        bar.skip(total - len(numbers) * jax.process_count())
+        placed = devices.put_copy(constants, mesh) if numbers else None
+        for where, out in map_images(rule, placed, fetch, numbers, batch=batch, mesh=mesh, cost=work.cost):
+            finite = out.pop('finite', np.ones(len(where), bool))
+            _refuse_broken(ids[where[~finite]], work.settings.get('by', work.settings).get('dtype', 'float32'))
+            collector.put(where, out)
+            done = len(where) * jax.process_count()
+            work.cost.network_calls += calls * done
+            bar.advance(done)
+            if preemption.asked():
+                break
+    _leave_together()
+    if devices.is_lead():
+        sink.finish()
+
+
+def write_shards(work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterable[Record]]]]) -> None:
+    """Writes several datasets at once, the pending shards of all of them spread over hosts and over `threads` of each.
+
+    Args:
+      work: the stage's.
+      jobs: of each dataset its sink, and what gives the records of a range of its rows, in order.
+
+    Raises:
+      Preempted: when SIGTERM came; what is whole is written.
+    """
+    devices.barrier(f'pending shards of {work.name}')  # all look before any writes
+    hosts, total = jax.process_count(), sum(len(rows) for sink, _ in jobs for rows in sink.ranges)
+    missing = [(sink, records, shard) for sink, records in jobs for shard in sink.pending]
+    mine = missing[jax.process_index() :: hosts]
+
+    def write(sink: Sink, records: Callable[[range], Iterable[Record]], shard: int) -> int:
+        try:
+            preemption.check()
+            sink.write(shard, _until_asked(records(sink.ranges[shard])))
+        except Preempted:  # all hosts leave together, below
+            return 0
+        return len(sink.ranges[shard])
+
+    threads = concurrent.futures.ThreadPoolExecutor(work.run['threads'])  # encoding lets go of the interpreter lock
+    with Bar(work.name, total, shown=devices.is_lead()) as bar, threads as pool:
+        bar.skip(total - sum(len(sink.ranges[shard]) for sink, _, shard in mine) * hosts)
+        waiting = [pool.submit(write, *job) for job in mine]
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                bar.advance(future.result() * hosts)
+                work.cost.images += future.result() * hosts
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    _leave_together()
+    devices.barrier(f'{work.name} written')
+    if devices.is_lead():
+        for sink, _ in jobs:
+            sink.finish()
+
+
+def _until_asked(records: Iterable[Record]) -> Iterator[Record]:
+    """The records; `Preempted` as soon as SIGTERM came."""
+    for record in records:
+        preemption.check()
+        yield record
+
+
+def _leave_together() -> None:
+    """Raises `Preempted` on all hosts if SIGTERM came to any: none waits for one that is gone."""
+    if devices.any_host(preemption.asked()):
+        raise Preempted
+
+
+def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
+    """`UserError` naming images that the models could make nothing of; no shard with one of them is written."""
+    if len(ids):
+        raise UserError(
+            f'the models gave NaN for {len(ids)} images of a batch (ids {", ".join(map(str, ids[:8].tolist()))}). Computing in '
+            f'{dtype} may overflow: try defense.dtype=float32; or the weights of the prior or the classifier are broken.'
+        )
+
+
+class _Collector:
+    """Collects outputs of rows and writes each shard, in a thread, as soon as its last row is there."""
+
+    def __init__(self, sink: Sink):
+        self.sink = sink
+        self.held: dict[int, Row] = {}
+        self.pool = concurrent.futures.ThreadPoolExecutor(2)
+        self.writing: list[concurrent.futures.Future[None]] = []
+
+    def put(self, numbers: np.ndarray, columns: Row) -> None:
+        rows = [{name: column[k] for name, column in columns.items()} for k in range(len(numbers))]
+        self.held.update(zip(numbers.tolist(), rows, strict=True))
+        for shard in sorted({row // len(self.sink.ranges[0]) for row in numbers.tolist()}):
+            if all(row in self.held for row in self.sink.ranges[shard]):
+                whole = [self.held.pop(row) for row in self.sink.ranges[shard]]
+                self.writing.append(self.pool.submit(partial(self.sink.write, shard, whole)))
+        behind = len(self.writing) > WRITES  # where writing is slower than the devices, these wait
+        for future in [future for future in self.writing if behind or future.done()]:
+            future.result()  # a full disk is known at once
+            self.writing.remove(future)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(wait=True)  # what is complete gets written, whatever happened
+        if error[0] is None:
+            for future in self.writing:
+                future.result()

@@ -1,0 +1,175 @@
+"""What is known of a run before it runs: every stage is shaped as `jax.eval_shape` sees it, one after another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.files import fingerprint, user_path
+from purify.data.loader import RandomTransform
+from purify.data.paired import pair
+from purify.defenses.method import Context
+from purify.models.foreign import check_foreign
+from purify.models.weights import abstract
+from purify.stages.networks_on_disk import Classifier, other_classes
+from purify.train.loop import make_step
+from purify.train.optim import make_optimizer, total_steps
+from purify.train.semi import FitHead, MixMatch, head_only
+from purify.train.state import Build, abstract_network, make_state
+from purify.train.tasks import Task
+
+Config = dict[str, Any]
+Network = tuple[Any, Any]  # structure, and weights as shapes
+
+
+@dataclass
+class Findings:
+    """What `check` found: problems that would stop a run, and notes."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, do: Callable[[], Any]) -> Any:
+        """The result of `do`, or None and a problem; what was said of something else already is not said again."""
+        try:
+            return do()
+        except UserError as error:
+            text = str(error)
+        except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
+            text = f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
+        if text not in [problem.partition(': ')[2] for problem in self.problems]:
+            self.problems.append(f'{what}: {text}')
+        return None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What stages need to know of the data: image side, channels, classes, training images."""
+
+    size_px: int
+    channels: int
+    classes: int
+    images: int
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """Of one image: (h, w, c)."""
+        return self.size_px, self.size_px, self.channels
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes, in place of their own."""
+        return [str(label) for label in range(self.classes)]
+
+    def rows(self, *numbers: str, count: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
+        """Rows of `count` images and of i32 numbers, as shapes."""
+        image = {'image': jax.ShapeDtypeStruct((count, *self.pixels), np.uint8)}
+        return image | {name: jax.ShapeDtypeStruct((count,), np.int32) for name in numbers}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known while the stages of a run are shaped, one after another.
+
+    Attributes:
+      found: where problems and notes go.
+      config: of the run.
+      data: of the dataset.
+      networks: the classifiers so far by name, None for one that could not be shaped.
+      prior: as shapes, or None.
+      encoder: a finished one from outside the run, as shapes, or None.
+      widths: of the features that steps measure, by step.
+      traced: updates that have been, which other trainings of the method make too.
+      generators: those so far by name, as shapes, None for one that could not be shaped.
+    """
+
+    found: Findings
+    config: Config
+    data: Data
+    networks: dict[str, Network | None]
+    prior: Any = None
+    encoder: Any = None
+    widths: dict[str, int] = field(default_factory=dict)
+    traced: set[str] = field(default_factory=set)
+    generators: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def context(self) -> Context:
+        """What a rule is told of the dataset and the run."""
+        return Context(self.data.pixels, self.config['seeds']['model'], self.data.names)
+
+    def classifier(self, name: str) -> Classifier | None:
+        """A classifier so far, with shapes for weights; None for one that could not be shaped."""
+        network = self.networks.get(name)
+        return Classifier(*network, {}) if network else None
+
+    def models(self, inputs: dict[str, str]) -> dict[str, Any]:
+        """The models among a step's inputs by role, with shapes for weights; None for one that could not be shaped."""
+        found: dict[str, Any] = {'prior': self.prior} if 'prior' in inputs else {}
+        if 'generator' in inputs:
+            found['generator'] = self.generators.get(inputs['generator'])
+        if 'classifier' in inputs:
+            found['classifier'] = self.classifier(inputs['classifier'])
+        if 'encoder' in inputs:
+            name = inputs['encoder']
+            found['encoder'] = self.classifier(name) if name in self.networks else self.encoder
+        return found
+
+    def trace(
+        self, make_rule: Callable[[dict[str, Any], Context], Any], models: dict[str, Any], rows: dict[str, jax.ShapeDtypeStruct]
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """The columns of a rule over rows, as shapes; none where a model is missing, of which its own step has said why."""
+        if None in models.values():
+            return {}
+        rule = make_rule(models, self.context)
+        return jax.eval_shape(rule, {role: model.weights for role, model in models.items()}, rows)
+
+
+def shape_training(
+    known: Known, name: str, part: Config, transforms: list[RandomTransform], task: Task, build: Build, weights: Any = None
+) -> None:
+    """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them.
+
+    Raises `UserError` for settings that no training can have.
+    """
+    start, data, mesh = part.get('init_from'), known.data, devices.global_mesh()
+    if start and not user_path(start).exists():
+        raise UserError(f'{name}.init_from={start}: no such folder or file.')
+    if start and _headless(user_path(start), build):
+        known.found.notes.append(f'{name}: the head of {start} is for another number of classes; training starts with a fresh one')
+    if part['batch'] % (mesh.size * part['accumulate']):
+        raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
+    steps = total_steps(part['epochs'], part['steps'], data.images, part['batch'])
+    optimizer = make_optimizer(steps, **part['optim'])
+    optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
+    same = {key: part.get(key) for key in ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')}
+    given = str(jax.tree.map(np.shape, task.frozen))
+    mark = fingerprint({'task': type(task).__name__, 'given': given, 'projection': part.get('projection')} | same)
+    if mark in known.traced:
+        return
+    image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
+    for transform in transforms:
+        image = transform.random_map(image, np.random.default_rng(0))
+    image = pair(image, image) if isinstance(task, MixMatch) else image
+    seed, keep = known.config['seeds']['model'], task.ema_decay > 0
+    state = jax.eval_shape(lambda init: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh, init=init), weights)
+    rows = {key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype) for key, x in image.items()}
+    jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
+    known.traced.add(mark)  # at the end: what failed fails again
+
+
+def _headless(start: Path, build: Build) -> bool:
+    """Whether the head of what a training starts from is for another number of classes."""
+    if start.is_dir():
+        return bool(other_classes(start, abstract_network(build)[1]))
+    return check_foreign(abstract(build), start).headless
+
+
+def count_numbers(params: Any) -> int:
+    """Parameters of a network."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

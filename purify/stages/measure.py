@@ -1,0 +1,83 @@
+"""The stage that looks at every image and writes numbers."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.data.loader import Split
+from purify.defenses.method import Context, Look, Measure, Step
+from purify.engine.chain import Work
+from purify.engine.shards import map_rows, table_sink
+from purify.engine.tables import check_ids, part_path, read_table, write_columns
+from purify.stages.kind import Kind
+from purify.stages.known import Known
+from purify.stages.models import Drawn, draw_images, open_models, weights_of
+from purify.train.inference import Rule
+
+
+def run(work: Work, measure: Measure, sub: str = '') -> None:
+    """Numbers of every image of the poisoned dataset, or of those that the table `picked` leaves open, as a table of shards.
+
+    Shards are fixed ranges of images, taken in turn by the hosts; a restart does the missing ones. A row depends on the models,
+    the seed and its image alone. The table goes into the subfolder `sub` of the stage's.
+    """
+    split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
+    chosen = open_rows(work, split)
+    models = open_models(work, split, dtype=getattr(measure, 'dtype', 'float32'))
+    models |= draw_images(measure, split, work.settings['seed'])
+    rule = measure.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
+    if not len(chosen):
+        if devices.is_lead():  # a table of no rows has columns too
+            write_columns(part_path(folder, 0, 1), _empty_columns(rule, weights_of(models), split.shape))
+        return
+    sink = table_sink(folder, split.ids[chosen], work.settings['shard_size'])
+
+    def fetch(row: int) -> dict[str, Any]:
+        return image_row(split, int(chosen[row]))
+
+    calls = measure.network_calls(models)
+    map_rows(work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls)
+
+
+def open_rows(work: Work, split: Split) -> np.ndarray:
+    """Positions i64[m] of the images to look at, in order: all, or those `open` in the input `picked`."""
+    if 'picked' not in work.inputs:
+        return np.arange(len(split))
+    table = read_table(work.inputs['picked'])
+    check_ids(table, split, work.inputs['picked'])
+    return np.flatnonzero(table['open'])
+
+
+def image_row(split: Split, position: int) -> dict[str, Any]:
+    """What a rule gets of one image."""
+    record = split[position]
+    return {'image': record['image'], 'label': np.int32(record['label']), 'id': np.int32(record['id'])}
+
+
+def _empty_columns(rule: Rule, constants: Any, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """The columns of a rule with no rows: their types and shapes, from tracing it."""
+    rows = {'image': jax.ShapeDtypeStruct((2, *shape), np.uint8)}
+    rows |= {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
+    columns = jax.eval_shape(rule, constants, rows)
+    empty = {name: np.zeros((0, *x.shape[1:]), x.dtype) for name, x in columns.items() if name != 'finite'}
+    return empty | {'ids': np.zeros(0, np.int64)}
+
+
+def shape(known: Known, step: Step) -> None:
+    """Traces the rule over rows of two images; features that it measures are known from then on."""
+    measure: Measure = step.by.measure if isinstance(step.by, Look) else step.by
+    models, count = known.models(step.inputs), measure.drawn()
+    generated = step.inputs['poisoned'] != 'poisoned' and known.config['defense'].get('images')
+    if count > (images := generated or known.data.images):
+        raise UserError(f'draws={count}: the dataset it draws from has {images} images. Choose fewer.')
+    if count:
+        models['drawn'] = Drawn(jax.ShapeDtypeStruct((count, *known.data.pixels), np.uint8))
+    columns = known.trace(measure.rule, models, known.data.rows('label', 'id'))
+    if 'features' in columns:
+        known.widths[step.name] = columns['features'].shape[-1]
+
+
+KIND = Kind(run, shape, ('seed', 'shard_size'))

@@ -1,0 +1,67 @@
+"""The finished models that rules look through, opened from a stage's inputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.randomness import stream_rng
+from purify.data.loader import Split
+from purify.defenses.generators import open_generator
+from purify.defenses.method import Measure
+from purify.defenses.variation_models import load_variation_model
+from purify.engine.chain import Work
+from purify.stages.networks_on_disk import check_classes, read_classifier
+from purify.stages.train_encoder import open_encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Images u8[n h w c] that a rule compares others with, as `weights`, for they go to the devices with those of the models."""
+
+    weights: Any
+
+
+def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str = '') -> dict[str, Any]:
+    """The models among a stage's inputs by role: 'prior', 'generator', 'classifier' and 'encoder'.
+
+    Args:
+      work: the stage's; an input of the role is called `prefix` and the role.
+      split: whose images they look at; a classifier must be of its classes.
+      dtype: what a diffusion model computes in.
+      prefix: of the names of the inputs.
+    """
+    models: dict[str, Any] = {}
+    places = {
+        role: work.inputs[prefix + role] for role in ('prior', 'generator', 'classifier', 'encoder') if prefix + role in work.inputs
+    }
+    if 'prior' in places:
+        models['prior'] = load_variation_model(places['prior'], dtype=dtype, vae_slice=work.run['vae_slice'])
+    if 'generator' in places:
+        models['generator'] = open_generator(places['generator'], dtype=dtype, vae_slice=work.run['vae_slice'])
+    if 'classifier' in places:
+        models['classifier'] = read_classifier(places['classifier'])
+        check_classes(models['classifier'], split.class_names, split.shape[-1], f'the classifier {places["classifier"]}')
+    if 'encoder' in places:
+        models['encoder'] = open_encoder(places['encoder'])
+    return models
+
+
+def weights_of(models: dict[str, Any]) -> dict[str, Any]:
+    """What a rule is handed: the weights of its models by role."""
+    return {role: model.weights for role, model in models.items()}
+
+
+def draw_images(measure: Measure, split: Split, seed: int) -> dict[str, Drawn]:
+    """{'drawn': ..} for a measure that compares with images of `split`: so many, none twice, by the seed; else nothing.
+
+    Raises `UserError` where there are too few.
+    """
+    count = measure.drawn()
+    if not count:
+        return {}
+    if count > len(split):
+        raise UserError(f'draws={count}: the dataset {split.folder} has {len(split)} images. Choose fewer.')
+    chosen = stream_rng(seed, 'drawn').permutation(len(split))[:count]
+    return {'drawn': Drawn(split.images(np.sort(chosen).tolist()))}

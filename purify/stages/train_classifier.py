@@ -1,0 +1,142 @@
+"""The stage that trains a classifier: a teacher, a student, or one on a method's way."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+from purify.data.loader import RandomTransform, Split
+from purify.data.paired import Paired
+from purify.defenses.method import Step
+from purify.engine.chain import Work
+from purify.engine.tables import edit, read_table
+from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.kind import Kind
+from purify.stages.known import Config, Known, count_numbers, shape_training
+from purify.stages.networks_on_disk import check_classes, classifier_builder, finished_folder, read_classifier, write_network
+from purify.train.adversarial import Adversarial
+from purify.train.attention import AlignAttention
+from purify.train.semi import FitHead, FitTail, MixMatch
+from purify.train.spread import Spread
+from purify.train.state import abstract_network
+from purify.train.tasks import Classify, Distill, Task
+from purify.train.unlearning import HoldUp, Unlearn
+
+OBJECTIVES = Registry(
+    'objective',
+    adversarial=Adversarial,
+    attention=AlignAttention,
+    classify=Classify,
+    distill=Distill,
+    flooding=partial(HoldUp, rule='flooding'),
+    head=FitHead,
+    local_ascent=partial(HoldUp, rule='local_ascent'),
+    mixmatch=MixMatch,
+    spread=Spread,
+    tail=FitTail,
+    unlearn=Unlearn,
+)
+TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
+
+
+def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | None) -> Task:
+    """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
+    name, options = objective['name'], {name: value for name, value in objective.items() if name != 'name'}
+    if name in TAUGHT and teacher is None:
+        raise UserError(f'objective {name!r} needs a teacher; only a student has one.')
+    return OBJECTIVES.make(name, graph, *(teacher or () if name in TAUGHT else ()), **options)
+
+
+def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
+    model = read_classifier(folder)
+    check_classes(model, split.class_names, split.shape[-1], f'the teacher {folder}')
+    return model.graph, devices.put_copy(model.weights, devices.global_mesh())
+
+
+def run(work: Work) -> None:
+    """Trains a classifier on the dataset `data`, with a `teacher` where that is an input.
+
+    A table `edits` leaves images out, relabels them, or puts those of the inputs `replaced...` in their place; of a table `flagged`
+    the flagged images alone are left.
+    """
+    train(work, Split(work.inputs['data'], 'train'), make_augmentations(work.settings['augment']))
+
+
+def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
+    """Trains a classifier on the images of `split`, as the stage's inputs leave them, and stores it."""
+    settings = work.settings
+    split = edit(split, work.inputs)
+    build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
+    graph, like = abstract_network(build)
+    teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None
+    task = make_task(settings['objective'], graph, teacher)
+    if isinstance(task, MixMatch):
+        transforms = [*transforms, _pair_up(work)]
+    state = fit_network(work, task, build, like, split, transforms)
+    write_network(work.folder, classifier_facts(settings['network'], split), state.weights())
+
+
+def classifier_facts(network: dict[str, Any], split: Split) -> dict[str, Any]:
+    """What the folder of a classifier of these classes says of it."""
+    return {
+        'network': network,
+        'num_classes': len(split.class_names),
+        'channels': split.shape[-1],
+        'size_px': split.shape[0],
+        'class_names': split.class_names,
+    }
+
+
+def _pair_up(work: Work) -> Paired:
+    """Gives every record that the table `edits` keeps one that it does not keep."""
+    if 'edits' not in work.inputs:
+        raise UserError("objective 'mixmatch' needs a table of the labels to believe; the students of dbd and asd have one.")
+    return Paired(Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep']))
+
+
+def shape(known: Known, step: Step) -> None:
+    """Traces its training, or opens a finished one; puts it among the networks."""
+    given = {role: step.inputs.get(role, '') for role in ('teacher', 'init')}
+    shape_classifier(known, step.name, step.settings, **given)
+
+
+def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = '', init: str = '') -> None:
+    """Traces a classifier's training, or opens a finished one; puts it among the networks.
+
+    `teacher` and `init` name networks; one that is wrong is a problem of its own.
+    """
+    found, data = known.found, known.data
+    known.networks[name] = None
+    if part['load']:
+        model = found.attempt(name, lambda: read_classifier(finished_folder(part['load'])[0]))
+        known.networks[name] = (model.graph, model.weights) if model else None
+        return
+    build = classifier_builder(part['network'], data.classes, data.channels)
+    network = found.attempt(name, lambda: abstract_network(build))
+    if network is None:
+        return
+    known.networks[name] = network
+    given = known.networks.get(teacher) if teacher else None
+
+    def trace() -> None:
+        task = make_task(part['objective'], network[0], given)
+        shape_training(known, name, part, make_augmentations(part['augment']), task, build)
+
+    if not teacher or given is not None:
+        found.attempt(name, trace)
+    if init and (start := known.networks.get(init)) is not None:
+        found.attempt(name, lambda: _check_start(name, init, start[1], network[1]))
+    found.notes.append(f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters')
+
+
+def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
+    described = [jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree)) for tree in (start, weights)]
+    if described[0] != described[1]:
+        raise UserError(f'{name} starts from the weights of {init}, a network of another build. Give both the same `network`.')
+
+
+KIND = Kind(run, shape, ('seeds',))

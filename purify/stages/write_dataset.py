@@ -1,0 +1,33 @@
+"""The stage that writes the dataset as it has been decided: fewer images, other labels, other pictures."""
+
+from collections.abc import Iterator
+
+from purify.data.builders import describe
+from purify.data.loader import Record, Split
+from purify.defenses.method import Step
+from purify.engine.chain import Work
+from purify.engine.shards import dataset_sink, write_shards
+from purify.engine.tables import edit
+from purify.stages.kind import Kind
+from purify.stages.known import Known
+
+
+def run(work: Work) -> None:
+    """The poisoned dataset as the input `edits` leaves it, with images from `replaced...` -> a whole dataset, one image per id.
+
+    Shards are fixed ranges, taken in turn by the hosts; a restart writes the missing ones.
+    """
+    split = edit(Split(work.inputs['poisoned'], 'train'), work.inputs)
+    features = describe(split.shape[0], split.shape[2], split.class_names)
+
+    def records(rows: range) -> Iterator[Record]:
+        return (split[row] for row in rows)
+
+    write_shards(work, [(dataset_sink(work.folder, work.name, features, len(split), work.settings['shard_size']), records)])
+
+
+def shape(known: Known, step: Step) -> None:
+    """There is nothing to trace."""
+
+
+KIND = Kind(run, shape, ('shard_size',))
