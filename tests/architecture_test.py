@@ -82,7 +82,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize('path', sources('purify/defenses', 'purify/report'), ids=ids)
 def test_defences_and_reports_have_no_way_to_the_truth(path):
     found = imports(path)
-    assert 'purify.data.manifest' not in found
+    assert 'purify.attacker.manifest' not in found
     assert not [module for module in found if module.startswith('purify.pipelines')]
 
 

@@ -1,7 +1,7 @@
 """The `attack` part of a config, and the parts that fit a trigger where an attack learns it.
 
 What the leaves mean is documented where they are read: `purify.attacks` (one class per attack, `selection.Rules`),
-`purify.pipelines.poisoning`, `purify.pipelines.fitting`.
+`purify.attacker.poison_plan`, `purify.attacker.fit_trigger`.
 """
 
 from typing import Any

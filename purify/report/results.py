@@ -124,7 +124,7 @@ class Found(TypedDict):
 
 
 class Detection(TypedDict):
-    """The verdicts of a defence, held against the truth; see `purify.pipelines.evaluate.describe_findings`."""
+    """The verdicts of a defence, held against the truth; see `purify.evaluation.evaluate.describe_findings`."""
 
     tpr: Share | None
     fpr: Share | None

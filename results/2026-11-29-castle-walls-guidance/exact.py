@@ -15,7 +15,7 @@ import numpy as np
 from diffusion.exact_denoiser import nearest, predict_pair
 
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.diffusion.guidance import guide
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.sampling import sample, start_noise

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from purify.core.files import read_json
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.engine.tables import read_table
 from purify.metrics.detection import detection_rates
 

@@ -5,8 +5,8 @@ from pipelines.tiny import ROOT
 
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
-from purify.pipelines.check import check
-from purify.pipelines.commands import _describe, _multiply
+from purify.commands.check import check
+from purify.commands.commands import _describe, _multiply
 
 CONFIG = f'{ROOT}/configs/castle_walls.py'
 SWEEPS = sweep_functions(load_module(CONFIG))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.data.manifest import ARRAYS, Manifest
+from purify.attacker.manifest import ARRAYS, Manifest
 
 MANIFEST = Manifest(
     ids=np.array([3, 5, 8, 9]),

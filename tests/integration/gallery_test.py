@@ -39,7 +39,7 @@ def test_every_trigger_of_several_is_shown(gallery):
 
 def test_without_an_attack_in_the_words_the_sweep_is_shown(gallery, monkeypatch):
     opened = []
-    monkeypatch.setattr('purify.pipelines.gallery.open_source', lambda **part: opened.append(part) or open_source(**part))
+    monkeypatch.setattr('purify.commands.gallery.open_source', lambda **part: opened.append(part) or open_source(**part))
     code, text = gallery('rate=0.05', '--sweep', 'patch')
     assert code == 0
     assert len(opened) == 1, 'one source for all'

@@ -13,7 +13,7 @@ from pipelines.tiny import SMALL, STUDENT, VARY
 from purify.attacks.registry import ATTACKS
 from purify.cli import main
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.stages.networks_on_disk import read_classifier
 
 QUICKSTART = f'{ROOT}/configs/quickstart.py'

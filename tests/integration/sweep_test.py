@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from purify.core.errors import UserError
-from purify.pipelines.commands import list_points
+from purify.commands.commands import list_points
 from purify.report.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]

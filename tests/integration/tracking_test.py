@@ -9,7 +9,7 @@ from pipelines.tiny import ROOT, SMALL, STUDENT
 from purify.config.load import load_config
 from purify.core.errors import Preempted
 from purify.core.writers import WRITERS, read_rows
-from purify.pipelines import run as running
+from purify.commands import run as running
 
 WRITING = ('--config.run.writers=("tensorboard","wandb")', '--config.run.log_every=2')
 MEASURES = ('acc', 'asr', 'ra')

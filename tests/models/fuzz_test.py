@@ -23,7 +23,7 @@ from purify.models.loading import NETWORKS, Pipeline, from_pretrained, save_pret
 from purify.models.networks import NETWORKS as CLASSIFIERS
 from purify.models.shapes import SHAPES, byte_tokenizer
 from purify.models.weights import abstract, abstract_model
-from purify.pipelines.converting import read_tensors
+from purify.commands.convert import read_tensors
 
 TINY = SHAPES['tiny']
 ONE_LEVEL = {'block_out_channels': [8], 'norm_num_groups': 4, 'layers_per_block': 1}

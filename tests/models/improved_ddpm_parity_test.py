@@ -6,7 +6,7 @@ from flax import nnx
 from models.improved_ddpm_reference import Numbers, random_state, run
 
 from purify.models.loading import from_pretrained
-from purify.pipelines.converting import convert
+from purify.commands.convert import convert
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers) is not installed')
 diffusers = pytest.importorskip('diffusers', reason='the parity extra (torch, diffusers) is not installed')

@@ -15,8 +15,8 @@ from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.pipelines.check import check
-from purify.pipelines.plan import make_method, make_stages
+from purify.commands.check import check
+from purify.commands.plan import make_method, make_stages
 from purify.stages.networks_on_disk import read_classifier
 
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')

@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from purify.core.randomness import stream_seed
-from purify.data.manifest import Manifest
-from purify.pipelines import atlas as stage
+from purify.attacker.manifest import Manifest
+from purify.evaluation import feature_map as stage
 
 RNG = np.random.default_rng(3)
 FEATURES = (RNG.normal(0, 1, (60, 8)) * np.arange(1, 9) + 5).astype(np.float32)

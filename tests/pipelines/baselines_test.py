@@ -8,7 +8,7 @@ from purify.config.load import load_config
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.pipelines.plan import make_stages
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import read_classifier
 
 SHORT = (

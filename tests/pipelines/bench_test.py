@@ -14,7 +14,7 @@ from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
 from purify.models.shapes import SHAPES, abstract_pipeline
-from purify.pipelines import bench
+from purify.commands import bench
 from purify.train.flops import count_flops
 
 SPEC = f'{ROOT}/configs/bench.py:shapes=tiny'

@@ -154,7 +154,7 @@ def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():
     from pipelines.tiny import ROOT, SMALL, quickstart
 
     from purify.config.load import load_config
-    from purify.pipelines.plan import make_stages
+    from purify.commands.plan import make_stages
 
     elixir = load_config(f'{ROOT}/configs/dataelixir.py:attack=blended', SMALL)
     drawn = {'evaluate', 'illustrate'}

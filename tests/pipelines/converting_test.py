@@ -17,7 +17,7 @@ from purify import cli
 from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.converting import oddity, read_tensors
+from purify.commands.convert import oddity, read_tensors
 from purify.stages.networks_on_disk import prior_folder
 from purify.stages.provenance import describe
 

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.chain import Chain
-from purify.pipelines import run as running
-from purify.pipelines.check import check
-from purify.pipelines.commands import _describe, _multiply
-from purify.pipelines.converting import convert
-from purify.pipelines.plan import make_method, make_stages
+from purify.commands import run as running
+from purify.commands.check import check
+from purify.commands.commands import _describe, _multiply
+from purify.commands.convert import convert
+from purify.commands.plan import make_method, make_stages
 
 CONFIG = f'{ROOT}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')

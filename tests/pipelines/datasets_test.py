@@ -3,7 +3,7 @@ import pytest
 from pipelines.tiny import ROOT, SMALL
 
 from purify.core.errors import UserError
-from purify.pipelines.datasets import poison
+from purify.commands.poison import poison
 
 FLAGS = [flag for flag in SMALL if 'teacher' not in flag]
 

@@ -11,7 +11,7 @@ from purify.data import builders
 from purify.data.table import Table
 from purify.defenses.method import Step
 from purify.engine.tables import read_table, write_table
-from purify.pipelines.plan import KINDS
+from purify.commands.plan import KINDS
 from purify.pipelines.shaping import Findings, Known, Shape, shape_step
 from purify.stages.fit_densities import describe_classes, fit_densities, prepare_features
 from purify.train.density import Densities

@@ -9,18 +9,18 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.diffusion.schedules import make_schedule
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table, write_columns
 from purify.metrics.intervals import wilson_interval
-from purify.pipelines import diffusing
-from purify.pipelines.check import check
-from purify.pipelines.diffusing import STAGE_OWN, choose, diffuse
-from purify.pipelines.evaluate import describe_diffusion, evaluate
-from purify.pipelines.plan import make_stages
-from purify.pipelines.summary import gather
-from purify.pipelines.triggered import Bench
+from purify.evaluation import diffusion_answers as diffusing
+from purify.commands.check import check
+from purify.evaluation.diffusion_answers import STAGE_OWN, choose, diffuse
+from purify.evaluation.evaluate import describe_diffusion, evaluate
+from purify.commands.plan import make_stages
+from purify.commands.results import gather
+from purify.evaluation.testbench import Bench
 
 SETTINGS = {
     'draws': 3,

@@ -12,10 +12,10 @@ from purify.data.loader import Split
 from purify.defenses.method import Method, Outcome, Step
 from purify.engine.chain import Input, Stage
 from purify.engine.tables import part_path, write_columns
-from purify.pipelines.dissecting import aims, dissect, dissection_stages, read_dissection
-from purify.pipelines.marking import CLASSES, mark
-from purify.pipelines.plan import make_stages
-from purify.pipelines.prepare import write_clean
+from purify.evaluation.dissect import aims, dissect, dissection_stages, read_dissection
+from purify.evaluation.trigger_dataset import CLASSES, mark
+from purify.commands.plan import make_stages
+from purify.attacker.poison_dataset import write_clean
 from purify.stages.networks_on_disk import classifier_builder, read_classifier, write_network
 from purify.train.state import split_network
 

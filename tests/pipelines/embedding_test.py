@@ -16,8 +16,8 @@ from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.pipelines.check import check
-from purify.pipelines.plan import make_stages
+from purify.commands.check import check
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
 
 SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}

@@ -12,7 +12,7 @@ from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.pipelines.plan import make_stages
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import read_classifier
 
 STAGES = ('prepare', 'encoder', 'head', 'losses', 'split', 'student', 'guesses', 'verdicts')

@@ -6,13 +6,14 @@ from scipy import linalg, special, stats
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.defenses.registry import MEASURES
 from purify.metrics.distribution import Answers, Moments
 from purify.metrics.intervals import Share
-from purify.pipelines import likeness, residual
-from purify.pipelines.evaluate import describe_findings, describe_shares, evaluate
-from purify.pipelines.likeness import describe_likeness
+from purify.evaluation import image_quality as likeness
+from purify.evaluation import residual_attack as residual
+from purify.evaluation.evaluate import describe_findings, describe_shares, evaluate
+from purify.evaluation.image_quality import describe_likeness
 from purify.stages.networks_on_disk import read_classifier
 
 NONE = np.full(10, -1)

@@ -8,10 +8,10 @@ from purify.data.builders import DatasetWriter, describe
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import write_columns
-from purify.pipelines import exhibits
-from purify.pipelines.dissecting import ARRAYS
-from purify.pipelines.exhibits import MOST_GROUP, MOST_PAIRS, choose_groups, choose_pairs, show_copies, show_groups
-from purify.pipelines.replicating import FILE, NUMBERS
+from purify.evaluation import report_pictures as exhibits
+from purify.evaluation.dissect import ARRAYS
+from purify.evaluation.report_pictures import MOST_GROUP, MOST_PAIRS, choose_groups, choose_pairs, show_copies, show_groups
+from purify.evaluation.copies import FILE, NUMBERS
 
 NAMES = ['zero', 'one', 'two']
 

@@ -18,8 +18,8 @@ from purify.defenses.generators import open_generator
 from purify.models.loading import from_pretrained, save_pretrained
 from purify.models.shapes import random_pipeline
 from purify.models.weights import export_tensors
-from purify.pipelines.check import check
-from purify.pipelines.stand_ins import stand_in
+from purify.commands.check import check
+from purify.commands.published_shapes import stand_in
 from purify.stages.finetune_latent import shape_latent
 from purify.stages.generate_images import generate
 from purify.stages.train_diffusion import train_denoiser

@@ -14,8 +14,8 @@ from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
 from purify.engine.chain import Chain, Work
-from purify.pipelines.fitting import FITS, check_trigger, fit_trigger, fitted_settings
-from purify.pipelines.plan import make_stages
+from purify.attacker.fit_trigger import FITS, check_trigger, fit_trigger, fitted_settings
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import Classifier, classifier_builder, write_network
 from purify.train.cost import Cost
 from purify.train.state import abstract_network, split_network

@@ -8,7 +8,7 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.table import Table
 from purify.defenses.registry import PURIFIERS
-from purify.pipelines import illustrate as stage
+from purify.evaluation import illustrate as stage
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.saliency import grad_cam
 

@@ -18,8 +18,8 @@ from purify.defenses.scored import SCORES
 from purify.engine.chain import Chain
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
-from purify.pipelines import summary
-from purify.pipelines.plan import make_stages
+from purify.commands import results as summary
+from purify.commands.plan import make_stages
 from purify.train import inference
 
 

@@ -9,7 +9,7 @@ from pipelines.tiny import quickstart, run_chain
 from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import write_table

@@ -11,10 +11,10 @@ from purify.core.errors import Preempted, UserError
 from purify.core.preemption import check
 from purify.data.loader import Split
 from purify.engine.chain import Work
-from purify.pipelines import marking
-from purify.pipelines.marking import CLASSES, check_faintest, draw_half, draw_strength, has_trigger, mark, mode_of
-from purify.pipelines.poisoning import read_attacks
-from purify.pipelines.prepare import write_clean
+from purify.evaluation import trigger_dataset as marking
+from purify.evaluation.trigger_dataset import CLASSES, check_faintest, draw_half, draw_strength, has_trigger, mark, mode_of
+from purify.attacker.poison_plan import read_attacks
+from purify.attacker.poison_dataset import write_clean
 from purify.train.cost import Cost
 
 

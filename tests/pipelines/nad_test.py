@@ -11,9 +11,9 @@ from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
 from purify.engine.chain import Chain
-from purify.pipelines import summary
-from purify.pipelines.check import check
-from purify.pipelines.plan import make_stages
+from purify.commands import results as summary
+from purify.commands.check import check
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import read_classifier
 
 

@@ -6,10 +6,10 @@ from pipelines.tiny import ROOT, SMALL, run_chain
 
 from purify.config.load import load_config
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.sources import open_source
-from purify.pipelines.originals import Originals
-from purify.pipelines.summary import samples
+from purify.evaluation.clean_images import Originals
+from purify.commands.results import samples
 
 COVERED = 'attack=adaptive_patch,rate=0.1'
 

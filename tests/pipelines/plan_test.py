@@ -11,8 +11,8 @@ from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
-from purify.pipelines.check import check
-from purify.pipelines.plan import KINDS, make_method, make_stages
+from purify.commands.check import check
+from purify.commands.plan import KINDS, make_method, make_stages
 
 
 def stages(words='', **changes):

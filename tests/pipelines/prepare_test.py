@@ -7,11 +7,11 @@ from pipelines.tiny import quickstart, run_chain
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.sources import Pool
-from purify.pipelines.check import check
-from purify.pipelines.poisoning import check_target, make_attacks, make_rules, read_poisoner, replicate, targets_of
-from purify.pipelines.prepare import _stamp, digest_of
+from purify.commands.check import check
+from purify.attacker.poison_plan import check_target, make_attacks, make_rules, read_poisoner, replicate, targets_of
+from purify.attacker.poison_dataset import _stamp, digest_of
 
 
 def prepared(tmp_path, words='', *flags, **changes):

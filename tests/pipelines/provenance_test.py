@@ -8,7 +8,7 @@ from purify.config.load import load_config
 from purify.core.files import sha256_of, write_json
 from purify.defenses.variation_models import load_variation_model
 from purify.engine.chain import Chain
-from purify.pipelines.plan import make_stages
+from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import EMBEDDED
 from purify.stages.provenance import KINDS, PROVENANCE_FILE, describe, note_published, note_training, read_note
 

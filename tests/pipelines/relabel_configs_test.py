@@ -13,10 +13,10 @@ from pipelines.tiny import ROOT, shrink_fit, write_pictures
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.tables import read_table
-from purify.pipelines import run as running
+from purify.commands import run as running
 from purify.pipelines import shaping
-from purify.pipelines.check import check
-from purify.pipelines.commands import _describe, _multiply
+from purify.commands.check import check
+from purify.commands.commands import _describe, _multiply
 
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')

@@ -11,17 +11,17 @@ from pipelines.tiny import quickstart
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import part_path, read_table, write_columns
 from purify.metrics.intervals import wilson_interval
 from purify.models import sscd
-from purify.pipelines import replicating
-from purify.pipelines.check import check
-from purify.pipelines.plan import make_stages
-from purify.pipelines.replicating import describe_pairs, read_replication, replicate
+from purify.evaluation import copies as replicating
+from purify.commands.check import check
+from purify.commands.plan import make_stages
+from purify.evaluation.copies import describe_pairs, read_replication, replicate
 from purify.stages.networks_on_disk import encoder_folder
 from purify.stages.train_encoder import describe_encoder
 

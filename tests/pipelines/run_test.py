@@ -9,9 +9,9 @@ from pipelines.tiny import quickstart
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
 from purify.engine.chain import Chain, Input, Stage
-from purify.pipelines import commands
-from purify.pipelines import run as running
-from purify.pipelines.plan import make_stages
+from purify.commands import commands
+from purify.commands import run as running
+from purify.commands.plan import make_stages
 
 
 def make_chain(folder, **handed):

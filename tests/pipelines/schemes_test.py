@@ -12,8 +12,8 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.engine.chain import Chain
-from purify.pipelines.plan import make_stages
-from purify.pipelines.poisoning import read_attacks
+from purify.commands.plan import make_stages
+from purify.attacker.poison_plan import read_attacks
 
 
 def attacked(words, **changes):

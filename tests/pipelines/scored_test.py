@@ -9,14 +9,14 @@ from purify.config import parts
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.defenses.scored import SCORES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.metrics.detection import auroc
-from purify.pipelines import check
-from purify.pipelines.evaluate import describe_findings
-from purify.pipelines.plan import make_stages
+from purify.commands import check
+from purify.evaluation.evaluate import describe_findings
+from purify.commands.plan import make_stages
 
 SHORT = {  # changes to the scores
     'cognitive_distillation': {'steps': 2},

@@ -12,9 +12,9 @@ from pipelines.tiny import ROOT, SMALL
 from purify.config.load import load_config
 from purify.defenses.method import Step
 from purify.defenses.registry import MEASURES
-from purify.pipelines import check as checking
+from purify.commands import check as checking
 from purify.pipelines import shaping
-from purify.pipelines.check import check
+from purify.commands.check import check
 from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
 from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.state import abstract_network, split_network

@@ -15,16 +15,19 @@ from purify.attacks.fitted import read_trigger, write_trigger
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.defenses.generators import NOTE, open_generator
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import part_path, read_table, write_columns, write_table
-from purify.pipelines import atlas, diffusing, dissecting, replicating
-from purify.pipelines.plan import make_stages
-from purify.pipelines.poisoning import read_attacks, read_poisoner
-from purify.pipelines.summary import gather_cost
+from purify.evaluation import feature_map as atlas
+from purify.evaluation import diffusion_answers as diffusing
+from purify.evaluation import dissect as dissecting
+from purify.evaluation import copies as replicating
+from purify.commands.plan import make_stages
+from purify.attacker.poison_plan import read_attacks, read_poisoner
+from purify.commands.results import gather_cost
 from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
 from purify.stages.train_encoder import describe_encoder
 from purify.train.state import split_network

@@ -10,9 +10,9 @@ from purify.config.load import load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
 from purify.models.shapes import random_pipeline
-from purify.pipelines import check as checking
-from purify.pipelines import run as running
-from purify.pipelines.commands import _describe, _flat
+from purify.commands import check as checking
+from purify.commands import run as running
+from purify.commands.commands import _describe, _flat
 
 TABLES = {'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'), 'imagenet100': ('table1', 'table3')}
 

@@ -7,11 +7,11 @@ from pipelines.tiny import ROOT, SMALL, run_chain
 
 from purify.config.load import load_config
 from purify.core.errors import UserError
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Chain, Stage
 from purify.engine.tables import write_table
-from purify.pipelines.summary import _trusted, gather, gather_cost, samples, true_targets
+from purify.commands.results import _trusted, gather, gather_cost, samples, true_targets
 
 
 def attacked(words, **changes):

@@ -6,7 +6,7 @@ import numpy as np
 
 from purify.config.load import load_config
 from purify.engine.chain import Chain
-from purify.pipelines.plan import make_stages
+from purify.commands.plan import make_stages
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

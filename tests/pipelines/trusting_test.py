@@ -13,11 +13,11 @@ from purify.config import parts
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.engine.chain import Chain
 from purify.engine.tables import FACTS, edit, read_table
-from purify.pipelines.plan import make_stages
-from purify.pipelines.trusting import draw_trusted, trust
+from purify.commands.plan import make_stages
+from purify.attacker.trusted_images import draw_trusted, trust
 
 NAMES = list('abc')
 COUNT = 120

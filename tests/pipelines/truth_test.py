@@ -10,7 +10,7 @@ from pipelines.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
 from purify.config.load import load_config
 from purify.core.files import read_json
 from purify.engine.tables import read_table
-from purify.pipelines.summary import conclude, gather, samples
+from purify.commands.results import conclude, gather, samples
 from purify.report.results import Results
 
 IMAGES, POISONED = 60, 12

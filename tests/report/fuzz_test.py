@@ -19,8 +19,8 @@ from pipelines.tiny import quickstart
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.writers import read_rows
-from purify.pipelines import commands
-from purify.pipelines import run as running
+from purify.commands import commands
+from purify.commands import run as running
 from purify.report.results import Results
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))

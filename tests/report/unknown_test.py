@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from purify.pipelines.truth import forget, is_known, withhold
+from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.amplification import list_amplification, measure_amplification
 from purify.report.atlas import count_neighbours, draw_map, say_map
 from purify.report.composition import list_auroc, say_dissection

@@ -12,7 +12,7 @@ from purify.models.resnet import ResNet
 from purify.train.adversarial import Adversarial
 from purify.train.state import split_network
 from purify.train.tasks import Classify
-from purify.train.triggers import (
+from purify.attacker.trigger_objectives import (
     Attacker,
     Field,
     FitField,

@@ -17,7 +17,7 @@ from purify.data.loader import Split
 from purify.engine.chain import Work
 from purify.engine.tables import read_table
 from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
-from purify.pipelines.originals import Originals
+from purify.evaluation.clean_images import Originals
 from purify.stages.networks_on_disk import Classifier, read_classifier
 from purify.train.inference import map_images
 

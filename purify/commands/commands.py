@@ -22,10 +22,10 @@ from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.samplers import SAMPLERS
 from purify.engine.chain import Chain
 from purify.models.networks import NETWORKS
-from purify.pipelines import check as checking
-from purify.pipelines import run as running
-from purify.pipelines.plan import make_stages
-from purify.pipelines.summary import collect_runs, conclude
+from purify.commands import check as checking
+from purify.commands import run as running
+from purify.commands.plan import make_stages
+from purify.commands.results import collect_runs, conclude
 from purify.train.optim import OPTIMIZERS, SCHEDULES
 
 
@@ -126,7 +126,7 @@ def _describe(spec: str, overrides: list[str], point: dict[str, Any], seed: int 
 
 def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, sweep: str) -> int:
     """`gallery`: one page of all attacks of the config's sweeps (one after another), or of the attack in its words."""
-    from purify.pipelines.gallery import gallery as write
+    from purify.commands.gallery import gallery as write
 
     _settle_absl()
     devices.use_compilation_cache()
@@ -146,7 +146,7 @@ def gallery(spec: str, overrides: list[str], workdir: Path, store: Path | None, 
 
 def bench(subject: str | None, spec: str, overrides: list[str], workdir: Path | None) -> int:
     """`bench variations`: what the config's settings cost here, one JSON line for each."""
-    from purify.pipelines.bench import bench as measure
+    from purify.commands.bench import bench as measure
 
     if subject != 'variations':
         raise UserError(f'`purify bench {subject or "..."}`: say what is to be measured. Choose from: variations.')
@@ -161,7 +161,7 @@ def bench(subject: str | None, spec: str, overrides: list[str], workdir: Path | 
 
 def convert(kind: str, file: Path, folder: Path) -> int:
     """`convert`: a prior from its authors' own format into a folder that `prior.load` takes."""
-    from purify.pipelines.converting import convert as rewrite
+    from purify.commands.convert import convert as rewrite
 
     rewrite(kind, file, folder)
     say(f'{folder}: written; use it as --config.prior.load={folder}')

@@ -12,7 +12,7 @@ from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
 from purify.metrics.classification import attack_success
 from purify.metrics.intervals import Share, pooled
-from purify.pipelines.triggered import BROKEN, Bench
+from purify.evaluation.testbench import BROKEN, Bench
 from purify.train.inference import Rule
 
 

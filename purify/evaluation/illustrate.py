@@ -14,13 +14,13 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.defenses.registry import PURIFIERS
 from purify.defenses.variation_models import load_variation_model
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table
-from purify.pipelines.originals import Originals
+from purify.evaluation.clean_images import Originals
 from purify.stages.measure import network_calls
 from purify.stages.networks_on_disk import Classifier, read_classifier
 from purify.train.inference import Rows, map_images

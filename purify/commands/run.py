@@ -20,9 +20,9 @@ from purify.core.files import explain_os_errors, fingerprint, read_json, user_pa
 from purify.core.progress import say
 from purify.core.writers import WANDB_ID, open_writers
 from purify.engine.chain import Chain
-from purify.pipelines.check import check
-from purify.pipelines.plan import make_stages
-from purify.pipelines.summary import conclude
+from purify.commands.check import check
+from purify.commands.plan import make_stages
+from purify.commands.results import conclude
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called

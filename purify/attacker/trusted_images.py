@@ -8,7 +8,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import write_table

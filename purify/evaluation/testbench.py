@@ -16,9 +16,9 @@ from purify.core.errors import Preempted
 from purify.core.files import write_bytes
 from purify.core.progress import Bar
 from purify.data.loader import Record, Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.engine.chain import Work
-from purify.pipelines.poisoning import make_rules, read_attacks
+from purify.attacker.poison_plan import make_rules, read_attacks
 from purify.stages.networks_on_disk import Classifier, check_classes, read_classifier
 from purify.train.inference import Rows, Rule, map_images
 

@@ -13,9 +13,9 @@ from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
 from purify.data.sources import Pool, Source, open_source
 from purify.engine.chain import Chain
-from purify.pipelines.plan import make_stages
-from purify.pipelines.poisoning import check_target, make_attacks, make_rules, own_settings
-from purify.pipelines.run import environment
+from purify.commands.plan import make_stages
+from purify.attacker.poison_plan import check_target, make_attacks, make_rules, own_settings
+from purify.commands.run import environment
 from purify.report.gallery import Entry, write_gallery
 
 SHOWN = 8  # images of each attack

@@ -19,7 +19,7 @@ from purify.core.randomness import stream_rng
 from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record, Split
 from purify.engine.chain import Work
-from purify.pipelines.poisoning import read_attacks
+from purify.attacker.poison_plan import read_attacks
 
 CLASSES: tuple[str, ...] = ('clean', 'triggered')
 

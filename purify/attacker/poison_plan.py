@@ -16,7 +16,7 @@ from purify.attacks.selection import Rules, choose, choose_cover, choose_replica
 from purify.core.errors import UserError
 from purify.core.files import read_json, user_path, write_bytes
 from purify.core.randomness import stream_seed
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.poison import FixedPoison, RandomPoison, Role
 from purify.data.sources import Pool
 from purify.stages.networks_on_disk import read_classifier

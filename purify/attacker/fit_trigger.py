@@ -25,14 +25,14 @@ from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data.loader import Split
 from purify.engine.chain import Work
-from purify.pipelines.poisoning import own_settings
+from purify.attacker.poison_plan import own_settings
 from purify.stages.networks_on_disk import Classifier, check_classes, classifier_builder, read_classifier
 from purify.stages.train_classifier import fit_network, make_augmentations
 from purify.train.loop import make_step
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, abstract_network, make_state
 from purify.train.tasks import Task
-from purify.train.triggers import (
+from purify.attacker.trigger_objectives import (
     Attacker,
     Field,
     FitField,
@@ -163,7 +163,7 @@ def fit_trigger(work: Work) -> None:
 
     Settings: `attack` (see `fitted_settings`), `seed` (of what is drawn outside training), `network` (width of the
     generators), `classifier` (network trained with it, where there is one), `objective` (the weights of the losses, see
-    `purify.train.triggers`; `mask_epochs` of input_aware's first stage), and those of every training stage. An input
+    `purify.attacker.trigger_objectives`; `mask_epochs` of input_aware's first stage), and those of every training stage. An input
     `surrogate` is a finished classifier. Resumes like any training.
     """
     settings = work.settings

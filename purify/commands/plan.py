@@ -16,16 +16,16 @@ from purify.data.sources import sign_source
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Input, Stage, Work
-from purify.pipelines.atlas import draw_map
-from purify.pipelines.diffusing import diffuse
-from purify.pipelines.dissecting import dissection_stages
-from purify.pipelines.evaluate import evaluate
-from purify.pipelines.fitting import fit_trigger, fitted_settings
-from purify.pipelines.illustrate import illustrate
-from purify.pipelines.poisoning import on_the_fly
-from purify.pipelines.prepare import FITTED, prepare, write_clean
-from purify.pipelines.replicating import replicate
-from purify.pipelines.trusting import check_trusted, trust
+from purify.evaluation.feature_map import draw_map
+from purify.evaluation.diffusion_answers import diffuse
+from purify.evaluation.dissect import dissection_stages
+from purify.evaluation.evaluate import evaluate
+from purify.attacker.fit_trigger import fit_trigger, fitted_settings
+from purify.evaluation.illustrate import illustrate
+from purify.attacker.poison_plan import on_the_fly
+from purify.attacker.poison_dataset import FITTED, prepare, write_clean
+from purify.evaluation.copies import replicate
+from purify.attacker.trusted_images import check_trusted, trust
 from purify.stages.decide import decide
 from purify.stages.fit_densities import fit_densities
 from purify.stages.generate_images import generate

@@ -11,12 +11,12 @@ from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_rng
 from purify.data.builders import cut
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.defenses.diffusion_classifier import errors_rule
 from purify.defenses.generators import open_generator
 from purify.engine.chain import Work
 from purify.engine.tables import part_path, read_table, write_columns
-from purify.pipelines.triggered import Bench, stamped
+from purify.evaluation.testbench import Bench, stamped
 from purify.stages.measure import run_shards
 from purify.train.inference import Rows, Rule
 

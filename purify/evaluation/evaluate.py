@@ -9,17 +9,17 @@ import numpy as np
 from purify.core import devices
 from purify.core.files import write_json
 from purify.core.progress import Bar
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import read_table
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import auroc, detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
-from purify.pipelines.diffusing import Answers, read_answers
-from purify.pipelines.likeness import describe_likeness
-from purify.pipelines.residual import measure_residual
-from purify.pipelines.triggered import Bench
+from purify.evaluation.diffusion_answers import Answers, read_answers
+from purify.evaluation.image_quality import describe_likeness
+from purify.evaluation.residual_attack import measure_residual
+from purify.evaluation.testbench import Bench
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
 FATES = ('kept', 'dropped', 'relabelled')

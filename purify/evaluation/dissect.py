@@ -13,7 +13,7 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
 from purify.data.loader import Split
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.defenses.method import Method
 from purify.engine.chain import Input, Stage, Work
 from purify.engine.tables import check_ids, read_columns, read_table, write_columns
@@ -22,10 +22,10 @@ from purify.metrics.composition import Composition, poisoned_share, sort_out
 from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
 from purify.metrics.intervals import Share, share_of
-from purify.pipelines.evaluate import describe_shares
-from purify.pipelines.likeness import look, warn
-from purify.pipelines.marking import CLASSES, has_trigger, mark
-from purify.pipelines.poisoning import targets_of
+from purify.evaluation.evaluate import describe_shares
+from purify.evaluation.image_quality import look, warn
+from purify.evaluation.trigger_dataset import CLASSES, has_trigger, mark
+from purify.attacker.poison_plan import targets_of
 from purify.stages.networks_on_disk import check_classes, read_classifier
 from purify.train.inference import map_images
 

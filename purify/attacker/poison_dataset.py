@@ -16,11 +16,11 @@ from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut, describe
 from purify.data.loader import Record
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.poison import Role, poison_records
 from purify.data.sources import Pool, Source, open_source
 from purify.engine.chain import Work
-from purify.pipelines.poisoning import (
+from purify.attacker.poison_plan import (
     FILES,
     Poisoning,
     check_target,

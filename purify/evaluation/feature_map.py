@@ -12,7 +12,7 @@ from purify.core import devices
 from purify.core.files import read_json, write_bytes, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table

@@ -20,11 +20,11 @@ from purify.defenses.method import Method
 from purify.defenses.priors import PixelPrior
 from purify.defenses.registry import MEASURES
 from purify.defenses.variation_models import load_variation_model
-from purify.pipelines.fitting import check_trigger, fitted_settings
-from purify.pipelines.likeness import NONE, OWN, sight
-from purify.pipelines.marking import CLASSES, has_trigger
-from purify.pipelines.plan import Find, check_parts, make_method, make_stages
-from purify.pipelines.poisoning import (
+from purify.attacker.fit_trigger import check_trigger, fitted_settings
+from purify.evaluation.image_quality import NONE, OWN, sight
+from purify.evaluation.trigger_dataset import CLASSES, has_trigger
+from purify.commands.plan import Find, check_parts, make_method, make_stages
+from purify.attacker.poison_plan import (
     Poisoning,
     check_target,
     draw_poisoning,
@@ -35,8 +35,8 @@ from purify.pipelines.poisoning import (
     refuse_loader,
 )
 from purify.pipelines.shaping import Findings, Known, Shape, count_numbers, shape_classifier, shape_rule, shape_step, shape_training
-from purify.pipelines.stand_ins import stand_in, stand_in_encoder
-from purify.pipelines.trusting import share_out
+from purify.commands.published_shapes import stand_in, stand_in_encoder
+from purify.attacker.trusted_images import share_out
 from purify.stages.measure import abstract_rows, rule_settings
 from purify.stages.networks_on_disk import EMBEDDED, Classifier, encoder_folder, finished_folder, prior_folder, read_classifier
 from purify.stages.train_diffusion import prior_builder

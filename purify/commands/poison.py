@@ -10,10 +10,10 @@ from purify.attacks.attack import Attack
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import user_path
-from purify.data.manifest import Manifest
+from purify.attacker.manifest import Manifest
 from purify.engine.chain import Chain
-from purify.pipelines.plan import make_stages
-from purify.pipelines.poisoning import read_attacks
+from purify.commands.plan import make_stages
+from purify.attacker.poison_plan import read_attacks
 
 
 @dataclass(frozen=True)
