@@ -5,7 +5,7 @@
     python -m purify bench variations --config.dtypes=bfloat16,float32 --config.guidances=1.0,7.5 --workdir runs/bench
 
 Words: kind=sd_variation|versatile|sd_img2img, shapes=sd1|sd2|versatile|small|tiny (the networks' sizes,
-`purify.models.shapes`).
+`purify.models.files.shapes`).
 Every combination of the lists is measured: batches (images at a time on a device), dtypes, steps, sizes_px (0: the size the
 UNet was made for), guidances, vae_slices (images the VAE takes at once, 0 for all). sampler: 'own' or one of `python -m
 purify list`. Shapes other than 'small' and 'tiny' want a GPU or TPU. Compile times are those of an empty cache unless

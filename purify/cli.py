@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,13 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 
 EXIT_USER, EXIT_PREEMPTED = 2, 75
+COMMANDS = ('run', 'check', 'list', 'report', 'gallery', 'bench', 'convert')  # each a file of `purify.commands`
+WORDS = {'bench': 1, 'convert': 3}  # how many words a command takes before its flags
+FLAGS = {  # that are not for all commands, and for which they are
+    'sweep': ('list', 'gallery'),
+    'seeds': ('list',),
+    **dict.fromkeys(('stages', 'coordinator', 'hosts', 'host_id'), ('run',)),
+}
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -18,9 +26,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         'purify', description='Train on data that may be poisoned, and come out clean.', allow_abbrev=False
     )
-    commands_ = ['run', 'check', 'list', 'report', 'gallery', 'bench', 'convert']
     what = 'bench variations: what it measures; convert improved_ddpm FILE FOLDER: a published prior into a folder for prior.load'
-    parser.add_argument('command', choices=commands_, help=what)
+    parser.add_argument('command', choices=COMMANDS, help=what)
     parser.add_argument('--config', help='config file and words: configs/quickstart.py:attack=blended,rate=0.05')
     parser.add_argument('--workdir', type=Path, help="the run's folder (run, report, gallery, bench)")
     parser.add_argument('--store', type=Path, help='where stage folders live, to share them between runs (default: workdir/stages)')
@@ -37,45 +44,23 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def dispatch(args: argparse.Namespace, overrides: list[str]) -> int:
     """Runs the command; imports what it needs and no more."""
-    wanted = {'bench': 1, 'convert': 3}.get(args.command, 0)
-    subjects = [item for item in overrides if item[:1] != '-'][:wanted]
-    for subject in subjects:
-        overrides.remove(subject)
+    words = [item for item in overrides if item[:1] != '-'][: WORDS.get(args.command, 0)]
+    for word in words:
+        overrides.remove(word)
     _refuse_unknown(args, overrides)
-    elsewhere = {'sweep': 'list gallery', 'seeds': 'list', 'stages': 'run', 'coordinator': 'run', 'hosts': 'run', 'host_id': 'run'}
-    for name, commands_ in elsewhere.items():
-        command = commands_.split()[0]
-        if getattr(args, name) not in (None, '') and args.command not in commands_.split():
-            hint = ' A seed is a word after the config: configs/quickstart.py:seed=3.' if name == 'seeds' else ''
-            raise UserError(f'--{name.replace("_", "-")} belongs to `purify {command}`, not to `purify {args.command}`.{hint}')
-    from purify.config.load import load_config
-    from purify.pipelines import commands
+    _refuse_misplaced(args)
+    from purify.commands.call import Call
 
-    if args.command == 'convert':
-        if len(subjects) != 3 or overrides or args.config or args.workdir:
-            raise UserError('say what is to be converted, and where to: python -m purify convert improved_ddpm FILE.pt FOLDER')
-        return commands.convert(subjects[0], Path(subjects[1]), Path(subjects[2]))
-    if args.command == 'report':
-        return commands.report(_required(args.workdir, '--workdir'))
-    if args.command == 'list' and not (args.config or args.sweep or args.seeds):
-        return commands.list_registries()
-    if args.command == 'list' and (args.sweep or args.seeds):
-        return commands.list_points(_required(args.config, '--config'), args.sweep, args.seeds, overrides)
-    if args.command == 'bench':
-        return commands.bench(next(iter(subjects), None), args.config or 'configs/bench.py', overrides, args.workdir)
-    if args.command == 'gallery':
-        workdir = _required(args.workdir, '--workdir')
-        return commands.gallery(_required(args.config, '--config'), overrides, workdir, args.store, args.sweep)
-    try:
-        config = load_config(_required(args.config, '--config'), overrides)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if args.command == 'check':
-        return commands.check(config)
-    if args.command == 'list':
-        return commands.list_stages(config, args.workdir, args.store)
-    workdir, only = _required(args.workdir, '--workdir'), [name for name in args.stages.split(',') if name]
-    return commands.run(config, [args.config, *overrides], workdir, args.store, only, (args.coordinator, args.hosts, args.host_id))
+    command = importlib.import_module(f'purify.commands.{args.command}')
+    return command.command(Call(args, overrides, words))
+
+
+def _refuse_misplaced(args: argparse.Namespace) -> None:
+    """Raises `UserError` for a flag that another command has a use for."""
+    for name, commands in FLAGS.items():
+        if getattr(args, name) not in (None, '') and args.command not in commands:
+            hint = ' A seed is a word after the config: configs/quickstart.py:seed=3.' if name == 'seeds' else ''
+            raise UserError(f'--{name.replace("_", "-")} belongs to `purify {commands[0]}`, not to `purify {args.command}`.{hint}')
 
 
 def _refuse_unknown(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -84,12 +69,6 @@ def _refuse_unknown(args: argparse.Namespace, overrides: list[str]) -> None:
             near = difflib.get_close_matches(item.partition('=')[0], [f'--{name.replace("_", "-")}' for name in vars(args)], n=1)
             hint = f' Did you mean {near[0]}?' if near else ''
             raise UserError(f'unknown argument {item!r}.{hint} Settings are given as --config.part.name=value; see --help.')
-
-
-def _required(value, flag: str):
-    if value is None:
-        raise UserError(f'{flag} is missing; see python -m purify --help.')
-    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

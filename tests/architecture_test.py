@@ -45,7 +45,7 @@ def imports(path):
 
 
 def room(module):
-    """purify.data.sources -> data; None for what is no module of a room."""
+    """purify.data.sources.open_source -> data; None for what is no module of a room."""
     parts = module.split('.')
     known = parts[0] == 'purify' and len(parts) > 1 and parts[1] in (*FLOOR, 'config')
     return parts[1] if known else None

@@ -10,28 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from purify.attacks.attack import number_from, share_of_one, whole_number
-from purify.attacks.fitted import MOST_WIDTH, write_trigger
-from purify.attacks.input_aware import DONORS
-from purify.attacks.lira import Lira
-from purify.attacks.low_frequency import LowFrequency
-from purify.attacks.networks import UNet
-from purify.attacks.registry import ATTACKS
-from purify.attacks.sample_specific import MOST_BITS, SampleSpecific
-from purify.core import devices
-from purify.core.errors import UserError
-from purify.core.files import user_path
-from purify.core.randomness import stream_rng
-from purify.core.registry import Registry
-from purify.data.loader import Split
-from purify.engine.chain import Work
 from purify.attacker.poison_plan import own_settings
-from purify.stages.networks_on_disk import Classifier, check_classes, classifier_builder, read_classifier
-from purify.stages.train_classifier import fit_network, make_augmentations
-from purify.train.loop import make_step
-from purify.train.optim import make_optimizer, total_steps
-from purify.train.state import Build, abstract_network, make_state
-from purify.train.tasks import Task
 from purify.attacker.trigger_objectives import (
     Attacker,
     Field,
@@ -43,6 +22,26 @@ from purify.attacker.trigger_objectives import (
     Steganography,
     check_shares,
 )
+from purify.attacks.attack import number_from, share_of_one, whole_number
+from purify.attacks.learned.fitted import MOST_WIDTH, write_trigger
+from purify.attacks.learned.input_aware import DONORS
+from purify.attacks.learned.lira import Lira
+from purify.attacks.learned.low_frequency import LowFrequency
+from purify.attacks.learned.networks import UNet
+from purify.attacks.learned.sample_specific import MOST_BITS, SampleSpecific
+from purify.attacks.registry import ATTACKS
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.files import user_path
+from purify.core.randomness import stream_rng
+from purify.core.registry import Registry
+from purify.data.loader import Split
+from purify.engine.chain import Work
+from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.known import Known, count_numbers, shape_training
+from purify.stages.networks_on_disk import Classifier, check_classes, classifier_builder, read_classifier
+from purify.train.objectives.tasks import Task
+from purify.train.state import Build, abstract_network
 
 # (name, how it is built, structure -> task, changes of the settings) -> weights {'params', 'stats'}
 Fit = Callable[[str, Build, Callable[[Any], Task], dict[str, Any]], dict[str, Any]]
@@ -169,7 +168,7 @@ def fit_trigger(work: Work) -> None:
     settings = work.settings
     _check_batch(settings)
     split = Split(work.inputs['data'], 'train')
-    check_target(settings['attack'], len(split.class_names))
+    check_class(settings['attack'], len(split.class_names))
     transforms = make_augmentations(settings['augment'])
 
     def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
@@ -206,39 +205,27 @@ def _draw_donors(split: Split, seed: int) -> dict[str, np.ndarray]:
     return {'donor_ids': split.ids[chosen], 'donors': split.images(chosen.tolist())}
 
 
-def check_trigger(
-    settings: dict[str, Any], shape: tuple[int, int, int], num_classes: int, images: int, surrogate: Classifier | None
-) -> dict[str, int]:
-    """Shapes every fit of `fit_trigger` without running it -> how many parameters each trains, by name.
+def shape_trigger(known: Known) -> None:
+    """Shapes every fit of the config's trigger without running it, and notes how many parameters each trains.
 
-    `surrogate` may hold weights of the right shapes alone. Raises `UserError` for settings that do not work.
+    Raises `UserError` for settings that do not work.
     """
-    check_target(settings['attack'], num_classes)
+    config, data = known.config, known.data
+    settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
+    check_class(settings['attack'], data.classes)
     _check_batch(settings)
     if (start := settings.get('init_from')) and not user_path(start).is_dir():
         raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
-    mesh, sizes = devices.global_mesh(), {}
-    augmented = {'image': np.zeros(shape, np.uint8), 'label': 0, 'id': 0}
-    for transform in make_augmentations(settings['augment']):
-        augmented = transform.random_map(augmented, np.random.default_rng(0))
+    transforms = make_augmentations(settings['augment'])
 
     def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
-        part = {**settings, **changes}
-        batch, pieces = part['batch'], part['accumulate']
-        if batch % (mesh.size * pieces):
-            raise UserError(f'batch={batch} does not split over {mesh.size} devices x accumulate={pieces}.')
-        optimizer = make_optimizer(total_steps(part['epochs'], part['steps'], images, batch), **part['optim'])
         graph, like = abstract_network(build)
-        state = jax.eval_shape(lambda: make_state(build, optimizer, seed=0, keep_ema=False, mesh=mesh))
-        rows = {key: jax.ShapeDtypeStruct((batch, *np.shape(x)), np.asarray(x).dtype) for key, x in augmented.items()}
-        task = make(graph)
-        jax.eval_shape(make_step(task, optimizer, pieces, 0), state, task.frozen, rows)
-        sizes[name or 'trigger'] = sum(x.size for x in jax.tree.leaves(like['params']))
+        shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
+        known.found.notes.append(f'trigger: {name or "trigger"}, {count_numbers(like["params"]):,} parameters')
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
-    case = Case(settings, shape, num_classes, surrogate, dict)
+    case = Case(settings, data.pixels, data.classes, known.classifier('surrogate'), dict)
     FITS.make(settings['attack']['name'], case, fit)
-    return sizes
 
 
 def _check_batch(settings: dict[str, Any]) -> None:
@@ -246,7 +233,7 @@ def _check_batch(settings: dict[str, Any]) -> None:
         whole_number(f'trigger.{name}', settings[name], 1)
 
 
-def check_target(attack: dict[str, Any], num_classes: int) -> None:
+def check_class(attack: dict[str, Any], num_classes: int) -> None:
     """`UserError` unless the target, where the fit reads one, is a class."""
     target = whole_number('attack.target', attack.get('target', 0), 0)
     if target >= num_classes:

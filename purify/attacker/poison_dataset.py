@@ -1,25 +1,13 @@
 """The stage `prepare`: source -> poisoned dataset, and beside it, under lock and key, the truth about it."""
 
-import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from purify.attacks.attack import Attack
-from purify.attacks.fitted import STAMP_BATCH
-from purify.core import devices, preemption
-from purify.core.files import write_json
-from purify.core.progress import Bar
-from purify.data.builders import DatasetWriter, cut, describe
-from purify.data.loader import Record
 from purify.attacker.manifest import Manifest
-from purify.data.poison import Role, poison_records
-from purify.data.sources import Pool, Source, open_source
-from purify.engine.chain import Work
 from purify.attacker.poison_plan import (
     FILES,
     Poisoning,
@@ -33,11 +21,21 @@ from purify.attacker.poison_plan import (
     on_the_fly,
     refuse_loader,
 )
+from purify.attacker.poison_records import Role, poison_records
+from purify.attacks.attack import Attack
+from purify.attacks.learned.fitted import STAMP_BATCH
+from purify.core import devices, preemption
+from purify.core.files import write_json
+from purify.data.builders import describe
+from purify.data.loader import Record
+from purify.data.sources.open_source import Pool, Source, open_source
+from purify.engine.chain import Work
+from purify.engine.shards import Sink, dataset_sink, write_shards
 
 FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
 
 
-def prepare(work: Work) -> None:
+def poison_dataset(work: Work) -> None:
     """Fills poisoned/ (split train), truth/ (manifest, clean test split, originals of the poisoned images), reference/.
 
     A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as `surrogate`; what the
@@ -60,16 +58,17 @@ def prepare(work: Work) -> None:
     roles, classes = poisoning.roles, len(source.class_names)
     loader = loader_facts(rule, seed, rules, poisoning, classes) if on_the_fly(rule) else None
     hit = np.flatnonzero(np.isin(poisoning.pool.ids, sorted(roles)))
-    writing = _Writing(work, source)
-    writing.add('poisoned', poisoning.pool, 'train', partial(_stamp, attacks, roles))
-    writing.add('truth/test', source.test, 'test')
+    pool = poisoning.pool
+    jobs = [_job(work, source, 'poisoned', pool, 'train', partial(_stamp, attacks, roles, pool))]
+    jobs.append(_job(work, source, 'truth/test', source.test, 'test'))
     if len(hit):
-        writing.add('truth/originals', poisoning.pool.take(hit), 'train')
+        jobs.append(_job(work, source, 'truth/originals', pool.take(hit), 'train'))
     if source.reference:
-        writing.add('reference', source.reference, 'train')
+        jobs.append(_job(work, source, 'reference', source.reference, 'train'))
     if loader:
-        writing.add('attacker/clean', poisoning.pool, 'train')
-    writing.finish()
+        jobs.append(_job(work, source, 'attacker/clean', pool, 'train'))
+    write_shards(work, jobs)
+    source.notes.say_counts(f'source {settings["source"]["name"]}')
     if devices.is_lead():
         _write_truth(work.folder, settings, source, attacks, poisoning, digest)
         keep_files(attacks, work.folder / 'truth' / FILES)
@@ -81,9 +80,8 @@ def prepare(work: Work) -> None:
 def write_clean(work: Work) -> None:
     """Fills clean/ (split train): the training images as they come, for an attacker who fits his trigger to them."""
     source = _open(work.settings)
-    writing = _Writing(work, source)
-    writing.add('clean', source.train, 'train')
-    writing.finish()
+    write_shards(work, [_job(work, source, 'clean', source.train, 'train')])
+    source.notes.say_counts(f'source {work.settings["source"]["name"]}')
 
 
 def _open(settings: dict[str, Any]) -> Source:
@@ -96,50 +94,19 @@ def _open(settings: dict[str, Any]) -> Source:
     return open_source(**settings['source'])
 
 
-class _Writing:
-    """Several splits at once, their shards spread over hosts and threads."""
+def _job(
+    work: Work, source: Source, sub: str, pool: Pool, split: str, stamp: Callable[[range], dict[int, Record]] | None = None
+) -> tuple[Sink, Callable[[range], Iterator[Record]]]:
+    """One split to write, into the subfolder `sub`; `stamp` gives the records that change, by position."""
+    size = work.settings['source']['size_px'], work.settings['source']['channels']
+    features = describe(*size, source.class_names)
+    sink = dataset_sink(work.folder / sub, Path(sub).name, features, len(pool), work.settings['shard_size'], split=split)
 
-    def __init__(self, work: Work, source: Source):
-        self.work, self.source = work, source
-        self.size = work.settings['source']['size_px'], work.settings['source']['channels']
-        self.jobs: list[tuple[DatasetWriter, list[range], Callable[[range], Iterator[Record]]]] = []
+    def records(positions: range) -> Iterator[Record]:
+        changed = stamp(positions) if stamp else {}
+        return (changed.pop(i) if i in changed else _record(pool, i) for i in positions)
 
-    def add(self, sub: str, pool: Pool, split: str, stamp: Callable[[Pool, range], dict[int, Record]] | None = None) -> None:
-        """One more split; `stamp` gives the records that change, by position."""
-        ranges = cut(len(pool), self.work.settings['shard_size'])
-        features = describe(*self.size, self.source.class_names)
-        writer = DatasetWriter(self.work.folder / sub, Path(sub).name, split, features, len(ranges))
-
-        def records(positions: range) -> Iterator[Record]:
-            changed = stamp(pool, positions) if stamp else {}
-            for i in positions:
-                preemption.check()
-                yield changed.pop(i) if i in changed else _record(pool, i)
-
-        self.jobs.append((writer, ranges, records))
-
-    def finish(self) -> None:
-        total = sum(len(r) for _, ranges, _ in self.jobs for r in ranges)
-        mine = range(jax.process_index(), max(len(ranges) for _, ranges, _ in self.jobs), jax.process_count())
-        threads = concurrent.futures.ThreadPoolExecutor(self.work.run['threads'])
-        with Bar(self.work.name, total, shown=devices.is_lead()) as bar, threads as pool:
-            waiting = {}
-            for writer, ranges, records in self.jobs:
-                for shard in set(mine) & set(writer.pending()):
-                    waiting[pool.submit(writer.write, shard, records(ranges[shard]))] = len(ranges[shard])
-            try:
-                for future in concurrent.futures.as_completed(waiting):
-                    future.result()
-                    bar.advance(waiting[future])
-                    self.work.cost.images += waiting[future]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        self.source.notes.say_counts(f'source {self.work.settings["source"]["name"]}')
-        devices.barrier(f'{self.work.name} written')
-        if devices.is_lead():
-            for writer, ranges, _ in self.jobs:
-                writer.finish([len(r) for r in ranges])
+    return sink, records
 
 
 def _record(pool: Pool, position: int) -> Record:

@@ -8,17 +8,17 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from purify.attacker.manifest import Manifest
+from purify.attacker.poison_records import Role
 from purify.attacks.attack import NOT_PIXELS, Attack, whole_number
-from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE
-from purify.attacks.label_consistent import Surrogate
+from purify.attacks.fixed.label_consistent import Surrogate
+from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.attacks.registry import ATTACKS
 from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated
 from purify.core.errors import UserError
-from purify.core.files import read_json, user_path, write_bytes
+from purify.core.files import user_path, write_bytes
 from purify.core.randomness import stream_seed
-from purify.attacker.manifest import Manifest
-from purify.data.poison import FixedPoison, RandomPoison, Role
-from purify.data.sources import Pool
+from purify.data.sources.open_source import Pool
 from purify.stages.networks_on_disk import read_classifier
 
 SELECTION = ('rate', 'base', 'include_target', 'sources', 'cover_rate')
@@ -171,10 +171,11 @@ class Poisoning:
     @property
     def roles(self) -> dict[int, Role]:
         """Everybody who carries a trigger: id -> (which one, mode)."""
-        return _roles(self.poisoned, self.covering)
+        return roles_of(self.poisoned, self.covering)
 
 
-def _roles(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role]:
+def roles_of(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role]:
+    """Who carries which trigger, id -> (which one, mode), from the ids for each trigger."""
     found = {}
     for mode, groups in (('training', poisoned), ('cover', covering)):
         found |= {int(identity): (which, mode) for which, ids in enumerate(groups) for identity in ids}
@@ -238,20 +239,6 @@ def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoni
         'cover_labels': [k for k in range(classes) if rules.covers(np.array([k]))[0]],
         'cover_rate': cover_rate,
     }
-
-
-def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
-    """attacker/ -> his transform, and whether it goes before the augmentations."""
-    facts = read_json(folder / 'loader.json', Loader)
-    rule = facts['attack']
-    attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)
-    if rule['random_poisoning']:
-        poison: FixedPoison | RandomPoison = RandomPoison(
-            attacks, frozenset(facts['labels']), frozenset(facts['cover_labels']), facts['rate'], facts['cover_rate']
-        )
-    else:
-        poison = FixedPoison(attacks, _roles(facts['poisoned'], facts['covering']))
-    return poison, rule['poison_first']
 
 
 def refuse_loader(settings: Settings, *, fitted: bool) -> None:

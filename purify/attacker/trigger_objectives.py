@@ -13,12 +13,12 @@ import optax
 from flax import nnx
 
 from purify.attacks.attack import number_from, share_of_one, whole_number
-from purify.attacks.input_aware import mix, to_mask, to_pattern
-from purify.attacks.lira import perturb
-from purify.attacks.networks import SecretDecoder, SecretEncoder
+from purify.attacks.learned.input_aware import mix, to_mask, to_pattern
+from purify.attacks.learned.lira import perturb
+from purify.attacks.learned.networks import SecretDecoder, SecretEncoder
 from purify.core.errors import UserError
+from purify.train.objectives.tasks import Batch, Metrics, Result, cross_entropy, unit_images
 from purify.train.state import Build, Params, split_network
-from purify.train.tasks import Batch, Metrics, Result, cross_entropy, unit_images
 
 RARE = 1e-7  # keeps the diversity loss finite (Nguyen & Tran 2020)
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from purify.attacker.manifest import Manifest
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.loader import Split
-from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import write_table

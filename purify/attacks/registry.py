@@ -3,20 +3,20 @@
 import functools
 from typing import Any
 
-from purify.attacks.adaptive_blend import AdaptiveBlend
-from purify.attacks.adaptive_patch import AdaptivePatch
 from purify.attacks.attack import Attack
-from purify.attacks.blended import Blended
-from purify.attacks.dct import Dct
-from purify.attacks.input_aware import InputAware
-from purify.attacks.label_consistent import LabelConsistent
-from purify.attacks.lira import Lira
-from purify.attacks.low_frequency import LowFrequency
-from purify.attacks.none import NoAttack, RelabelOnly
-from purify.attacks.patch import Patch
-from purify.attacks.sample_specific import SampleSpecific
-from purify.attacks.sinusoid import Sinusoid
-from purify.attacks.warp import Warp
+from purify.attacks.fixed.adaptive_blend import AdaptiveBlend
+from purify.attacks.fixed.adaptive_patch import AdaptivePatch
+from purify.attacks.fixed.blended import Blended
+from purify.attacks.fixed.dct import Dct
+from purify.attacks.fixed.label_consistent import LabelConsistent
+from purify.attacks.fixed.none import NoAttack, RelabelOnly
+from purify.attacks.fixed.patch import Patch
+from purify.attacks.fixed.sinusoid import Sinusoid
+from purify.attacks.fixed.warp import Warp
+from purify.attacks.learned.input_aware import InputAware
+from purify.attacks.learned.lira import Lira
+from purify.attacks.learned.low_frequency import LowFrequency
+from purify.attacks.learned.sample_specific import SampleSpecific
 from purify.core.registry import Registry
 
 ATTACKS = Registry(

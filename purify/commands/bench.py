@@ -16,14 +16,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from purify.config.load import DTYPES
+from purify.commands.call import Call
+from purify.config.load import DTYPES, load_config
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 from purify.core.randomness import stream_rng
-from purify.defenses.registry import PURIFIERS
-from purify.defenses.variation_models import VARIATION_MODELS
-from purify.models.shapes import abstract_pipeline, random_pipeline
+from purify.defenses.method import Context
+from purify.defenses.purifiers.variations import Variations
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.models.files.shapes import abstract_pipeline, random_pipeline
 from purify.train.inference import compile_rows
 
 Row = dict[str, Any]
@@ -175,8 +177,8 @@ def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
     """({'prior': weights}, rows of 8-bit images) -> what the defence makes of them; `UserError` where there is no such chain."""
     vary = {'model': row['kind']} | {name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')}
     vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
-    settings = {'copies': 1, 'vary': vary, 'colour_transfer': True, 'epsilon': 1e-6, 'dtype': row['dtype']}
-    return PURIFIERS.make('variations', **settings).rule({'prior': prior}, (row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
+    defense = Variations(copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype=row['dtype'])
+    return defense.rule({'prior': prior}, Context((row['source_px'], row['source_px'], 3), 0, CLASS_NAMES))
 
 
 def _seconds(run: Callable[[Any], Any], rows: Any) -> float:
@@ -243,3 +245,17 @@ def _program_bytes(program: Any) -> int | None:
 def _peak_bytes(mesh: Mesh) -> int | None:
     """The most that was ever in use on the first device, where the backend tells."""
     return (mesh.devices.flat[0].memory_stats() or {}).get('peak_bytes_in_use')
+
+
+def command(call: Call) -> int:
+    """`bench variations`: what the config's settings cost here, one JSON line for each."""
+    subject, spec = next(iter(call.words), None), call.args.config or 'configs/bench.py'
+    if subject != 'variations':
+        raise UserError(f'`purify bench {subject or "..."}`: say what is to be measured. Choose from: variations.')
+    try:
+        config = load_config(spec, call.overrides)
+    except ValueError as error:
+        here = '' if Path(spec.partition(':')[0]).is_file() else ' Start in the folder that holds configs/, or give --config FILE.'
+        raise UserError(f'{error}{here}') from error
+    bench(config, call.args.workdir)
+    return 0

@@ -5,25 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from purify.attacks.attack import Attack
-from purify.core.errors import UserError
-from purify.core.files import user_path
-from purify.core.writers import WRITERS
-from purify.data.sources import Source, open_source
-from purify.defenses.diffusion_classifier import errors_rule
-from purify.defenses.generators import make_noise_schedule
-from purify.defenses.method import Method
-from purify.defenses.priors import PixelPrior
-from purify.defenses.registry import MEASURES
-from purify.defenses.variation_models import load_variation_model
-from purify.attacker.fit_trigger import check_trigger, fitted_settings
-from purify.evaluation.image_quality import NONE, OWN, sight
-from purify.evaluation.trigger_dataset import CLASSES, has_trigger
-from purify.commands.plan import Find, check_parts, make_method, make_stages
+from purify.attacker.fit_trigger import shape_trigger
 from purify.attacker.poison_plan import (
     Poisoning,
     check_target,
@@ -34,15 +19,25 @@ from purify.attacker.poison_plan import (
     on_the_fly,
     refuse_loader,
 )
-from purify.pipelines.shaping import Findings, Known, Shape, count_numbers, shape_classifier, shape_rule, shape_step, shape_training
-from purify.commands.published_shapes import stand_in, stand_in_encoder
 from purify.attacker.trusted_images import share_out
-from purify.stages.measure import abstract_rows, rule_settings
-from purify.stages.networks_on_disk import EMBEDDED, Classifier, encoder_folder, finished_folder, prior_folder, read_classifier
-from purify.stages.train_diffusion import prior_builder
+from purify.attacks.attack import Attack
+from purify.commands.call import Call
+from purify.commands.plan import check_parts, make_method, make_stages
+from purify.commands.published_shapes import stand_in, stand_in_encoder
+from purify.core.errors import UserError
+from purify.core.files import user_path
+from purify.core.writers import WRITERS
+from purify.data.sources.open_source import Source, open_source
+from purify.defenses.method import Method
+from purify.evaluation.shape import shape_evaluation
+from purify.generative.open_prior import load_variation_model
+from purify.stages.known import Data, Findings, Known
+from purify.stages.networks_on_disk import EMBEDDED, encoder_folder, prior_folder
+from purify.stages.planning import Find
+from purify.stages.registry import KINDS
+from purify.stages.train_classifier import shape_classifier
+from purify.stages.train_diffusion import shape_prior
 from purify.stages.train_encoder import open_encoder
-from purify.train.denoising import Denoise
-from purify.train.state import abstract_network
 
 NOMINAL_IMAGES = 10_000  # stands for the number of training images where the source is not on this machine yet
 
@@ -57,26 +52,22 @@ def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
     found = Findings()
     find = (prior_folder, encoder_folder) if fetched else (partial(_find, prior_folder), partial(_find, encoder_folder))
     found.attempt('stages', lambda: make_stages(config, *find))
-    shape = _source(found, config)
-    known = Known(found, config, shape, {})
-    _fitting(known)
+    known = Known(found, config, _source(found, config), {})
+    if not config['attack'].get('load'):
+        if 'surrogate' in config:
+            shape_classifier(known, 'surrogate', config['surrogate'])
+        if 'trigger' in config:
+            found.attempt('trigger', lambda: shape_trigger(known))
     if 'teacher' in config:
         shape_classifier(known, 'teacher', config['teacher'])
     if 'prior' in config:
         known = replace(known, prior=_prior(known, fetched))
     if 'encoder' in config:
         known = replace(known, encoder=_encoder(found, config['encoder'], fetched))
-    method = found.attempt('defense', lambda: make_method(config)) if 'defense' in config else Method()
-    for step in (method or Method()).steps:
-        shape_step(known, step)
-    if config.get('evaluation', {}).get('residual') and method:
-        found.attempt('evaluation', lambda: _residual(known, method))
-    if method and method.outcome.purified:
-        found.attempt('evaluation.features', lambda: _features(known, method))
-    if method and method.outcome.diffusion:
-        found.attempt('defense', lambda: _diffused(known, method))
-    if 'dissection' in config:
-        _judges(known)
+    method = found.attempt('defense', lambda: make_method(config)) or Method()
+    for step in method.steps:
+        found.attempt(step.name, lambda step=step: KINDS[step.kind].shape(known, step))
+    shape_evaluation(known, method)
     for name in config['run']['writers']:
         found.attempt('run.writers', lambda name=name: WRITERS[name])
     return found
@@ -92,14 +83,14 @@ def _is_local(load: str) -> bool:
     return here or load in EMBEDDED or user_path(load).exists() or load.count('/') != 1
 
 
-def _source(found: Findings, config: dict[str, Any]) -> Shape:
+def _source(found: Findings, config: dict[str, Any]) -> Data:
     part, rule = config['source'], config['attack']
     kind, _, dataset = part['name'].partition(':')
-    shape = Shape(part['size_px'], part['channels'], max(2, rule['target'] + 1), part['train_size'] or NOMINAL_IMAGES)
+    shape = Data(part['size_px'], part['channels'], max(2, rule['target'] + 1), part['train_size'] or NOMINAL_IMAGES)
     if kind == 'tfds' and (size := found.attempt('source', lambda: _catalogue(found, dataset, part))):
-        shape = Shape(shape.size_px, shape.channels, *size)
+        shape = Data(shape.size_px, shape.channels, *size)
     elif kind != 'tfds' and (source := found.attempt('source', lambda: open_source(**part))):
-        shape = Shape(shape.size_px, shape.channels, len(source.class_names), len(source.train))
+        shape = Data(shape.size_px, shape.channels, len(source.class_names), len(source.train))
         if (poisoning := found.attempt('attack', lambda: _poisoning(source, config))) is not None:
             poisoned, covering = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
             counts = f'{len(poisoning.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
@@ -111,22 +102,6 @@ def _source(found: Findings, config: dict[str, Any]) -> Shape:
         for attack in attacks:
             found.attempt('attack', lambda attack=attack: attack.stamp(blank, 0))
     return shape
-
-
-def _fitting(known: Known) -> None:
-    """Shapes the attacker's own stages, where there are any."""
-    found, config, shape = known.found, known.config, known.shape
-    if config['attack'].get('load'):
-        return
-    if 'surrogate' in config:
-        shape_classifier(known, 'surrogate', config['surrogate'])
-    if 'trigger' not in config:
-        return
-    settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
-    surrogate = known.networks.get('surrogate')
-    model = Classifier(*surrogate, {}) if surrogate else None
-    sizes = found.attempt('trigger', lambda: check_trigger(settings, shape.pixels, shape.classes, shape.images, model))
-    found.notes.extend(f'trigger: {name}, {count:,} parameters' for name, count in (sizes or {}).items())
 
 
 def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
@@ -178,7 +153,7 @@ def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int
 
 def _prior(known: Known, fetched: bool) -> Any:
     """The configured prior as shapes, or None and a problem."""
-    found, config, shape = known.found, known.config, known.shape
+    found, config = known.found, known.config
     part = config['prior']
     if 'load' in part:
         if fetched or _is_local(part['load']):
@@ -190,16 +165,7 @@ def _prior(known: Known, fetched: bool) -> Any:
     if part['data'] == 'reference' and config['source']['reference'] == 'none':
         found.problems.append("prior.data='reference', but source.reference='none': no images to train the prior on.")
 
-    def trace() -> PixelPrior:
-        size = part['network']['sample_size']
-        _, build = prior_builder(part['network'], shape.channels)
-        graph, weights = abstract_network(build)
-        schedule = make_noise_schedule(part['schedule'])
-        shape_training(known, 'prior', part, Denoise(graph, schedule, size, part['ema_decay']), build)
-        found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
-        return PixelPrior(graph, weights, schedule, size, shape.channels)
-
-    return found.attempt('prior', trace)
+    return found.attempt('prior', lambda: shape_prior(known, part))
 
 
 def _wanted_prior(defense: dict[str, Any]) -> str:
@@ -217,46 +183,19 @@ def _encoder(found: Findings, part: dict[str, Any], fetched: bool) -> Any:
     return stand_in_encoder()
 
 
-def _residual(known: Known, method: Method) -> None:
-    """Shapes what an attacker makes of a triggered test image who purifies it himself."""
-    step = next((step for step in method.steps if step.name == method.outcome.candidates), None)
-    if step is not None:  # else the stages have said so
-        rule = MEASURES.make(step.settings['name'], **rule_settings(step.settings))
-        choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
-        shape_rule(known, partial(rule.chosen, **choice), step.inputs)
-
-
-def _features(known: Known, method: Method) -> None:
-    """Shapes what the network of FID makes of the run's images."""
-    chosen = known.config.get('evaluation', {}).get('features', NONE)
-    if chosen == 'student' and not method.outcome.classifier:
-        raise UserError(f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.')
-    if chosen in (NONE, *OWN):  # they are trained on these very images
-        return
-    model, pixels = read_classifier(finished_folder(chosen)[0]), known.shape.pixels
-    jax.eval_shape(sight(model, pixels), model.weights, abstract_rows(pixels))
-
-
-def _diffused(known: Known, method: Method) -> None:
-    """Shapes a generator as a classifier."""
-    generator, shape = known.generators.get(method.outcome.generator or ''), known.shape
-    rule = errors_rule(method.outcome.diffusion or {})
-    known.found.notes.append(f'diffused: {rule.calls(shape.classes):,} network calls for each test image')
-    if generator is not None:  # else the step that trains it has said why
-        measure = rule.rule({'generator': generator}, shape.pixels, known.config['seeds']['model'], shape.names)
-        jax.eval_shape(measure, {'generator': generator.weights}, abstract_rows(shape.pixels, 'label', 'id'))
-
-
-def _judges(known: Known) -> None:
-    """Shapes those who judge generated images; two classes are all that the detector knows."""
-    part = known.config['dissection']
-    shape_classifier(known, 'labeller', part['labeller'])
-    if has_trigger(known.config['attack']):
-        sides = replace(known.shape, classes=len(CLASSES))
-        shape_classifier(replace(known, shape=sides, traced=set()), 'detector', part['detector'])
-
-
 def _opened(config: dict[str, Any]) -> dict[str, Any]:
     """How the configured defence opens its prior."""
     dtype = config['defense'].get('dtype', 'float32') if 'defense' in config else 'float32'
     return {'dtype': dtype, 'vae_slice': config['run']['vae_slice']}
+
+
+def command(call: Call) -> int:
+    """`check`: 0 if every stage can run, 2 with all problems otherwise."""
+    config = call.load()
+    found = check(config)
+    for note in found.notes:
+        print(f'  {note}')
+    for problem in found.problems:
+        print(f'problem: {problem}')
+    print(f'{config["name"]}: ' + (f'{len(found.problems)} problem(s)' if found.problems else 'every stage can run'))
+    return 2 if found.problems else 0

@@ -6,24 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from purify.commands.call import Call
 from purify.config.arguments import parse_words
 from purify.core.errors import UserError
 from purify.core.files import sha256_of, user_path
+from purify.core.progress import say
 from purify.core.registry import Registry
 from purify.diffusion.scheduler_config import schedule_from_diffusers
-from purify.models.folders import BUFFERS, Tensors
-from purify.models.hub import INDEX
-from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
-from purify.models.loading import Pipeline, save_pretrained
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import abstract_model, load_into
+from purify.models.diffusers.improved_ddpm import PUBLISHED, Flags, to_diffusers
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.folders import BUFFERS, Tensors
+from purify.models.files.hub import INDEX
+from purify.models.files.pipelines import Pipeline, save_pretrained
+from purify.models.files.weights import abstract_model, load_into
 from purify.stages.provenance import PROVENANCE_FILE, note_published
 
 
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     """Improved DDPM's `.pt` or the same tensors as `.safetensors` -> a DDPMPipeline's folder.
 
-    Words: size_px, heads, steps, noise, rescale, see `purify.models.improved_ddpm.Flags`. Files that go by their published names
+    Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`. Files that go by their published names
     need none; of others, all must be given, for the weights fit wrong ones too.
     """
     tensors, flags = read_tensors(file), _flags(file.stem, words)
@@ -48,6 +50,7 @@ def convert(kind: str, file: Path, folder: Path) -> None:
     if found := next((path for what in (INDEX, PROVENANCE_FILE, '*.safetensors') for path in sorted(folder.rglob(what))), None):
         raise UserError(f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder, or delete it.')
     converter(user_path(file), folder, words)
+    say(f'{folder}: written; use it as --config.prior.load={folder}')
 
 
 def _flags(stem: str, words: str) -> Flags:
@@ -107,3 +110,11 @@ def oddity(value: Any) -> str:
         f'on {value.device.type}': value.device.type != 'cpu',
     }
     return ', '.join(fault for fault, found in faults.items() if found)
+
+
+def command(call: Call) -> int:
+    """`convert`: a prior from its authors' own format into a folder that `prior.load` takes."""
+    if len(call.words) != 3 or call.overrides or call.args.config or call.args.workdir:
+        raise UserError('say what is to be converted, and where to: python -m purify convert improved_ddpm FILE.pt FOLDER')
+    convert(call.words[0], Path(call.words[1]), Path(call.words[2]))
+    return 0

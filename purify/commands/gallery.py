@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from purify.attacker.poison_plan import check_target, make_attacks, make_rules, own_settings
 from purify.attacks.attack import Attack
 from purify.attacks.selection import Rules
+from purify.commands.call import Call
+from purify.commands.list import describe_run, points_of
+from purify.commands.plan import make_stages
+from purify.commands.run import environment, settle_absl
+from purify.config.load import load_config, load_module
+from purify.config.sweeps import sweep_functions
+from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
-from purify.data.sources import Pool, Source, open_source
+from purify.data.sources.open_source import Pool, Source, open_source
 from purify.engine.chain import Chain
-from purify.commands.plan import make_stages
-from purify.attacker.poison_plan import check_target, make_attacks, make_rules, own_settings
-from purify.commands.run import environment
 from purify.report.gallery import Entry, write_gallery
 
 SHOWN = 8  # images of each attack
@@ -104,3 +109,22 @@ def _one_of_each(labels: np.ndarray, attack: Attack, rules: Rules) -> list[int]:
     if not order:
         raise UserError(f'gallery: the test images have none that {type(attack).__name__} would poison.')
     return sorted(i for _, i in sorted(order)[:SHOWN])
+
+
+def command(call: Call) -> int:
+    """`gallery`: one page of all attacks of the config's sweeps (one after another), or of the attack in its words."""
+    workdir, spec, sweep = call.workdir, call.need('config'), call.args.sweep
+    settle_absl()
+    devices.use_compilation_cache()
+    devices.start(None, None, None)
+    offered = sweep_functions(load_module(spec))
+    named = [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]
+    shown = sweep.split(',') if sweep else [name for name in ('attack', 'patch') if name in offered and 'attack' not in named]
+    try:
+        points = [point for name in shown or [''] for point, _ in points_of(spec, name, '0')]
+        runs = [describe_run(spec, call.overrides, point, None) for point in points]
+        configs = [load_config(run['config'], run['flags']) for run in runs]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    gallery(configs, workdir, call.args.store)
+    return 0

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from purify.attacker.manifest import Manifest
+from purify.attacker.poison_plan import read_attacks
 from purify.attacks.attack import Attack
+from purify.commands.plan import make_stages
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import user_path
-from purify.attacker.manifest import Manifest
 from purify.engine.chain import Chain
-from purify.commands.plan import make_stages
-from purify.attacker.poison_plan import read_attacks
 
 
 @dataclass(frozen=True)

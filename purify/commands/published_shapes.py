@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from purify.defenses.encoders import ClipEncoder
-from purify.defenses.priors import PixelPrior
-from purify.defenses.variation_models import VARIATION_MODELS
 from purify.diffusion.schedules import make_schedule
-from purify.models.clip import CLIPVisionModelWithProjection
-from purify.models.shapes import abstract_pipeline
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import abstract_model
+from purify.generative.clip_encoder import ClipEncoder
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.generative.pixel_prior import PixelPrior
+from purify.models.clip.clip import CLIPVisionModelWithProjection
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.shapes import abstract_pipeline
+from purify.models.files.weights import abstract_model
 from purify.train.state import abstract_network
 
 _SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}

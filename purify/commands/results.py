@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.core.progress import say
 from purify.core.writers import Writer, read_rows
 from purify.data.loader import Split
-from purify.attacker.manifest import Manifest
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.evaluation.feature_map import read_atlas
-from purify.evaluation.dissect import aims, read_dissection
-from purify.evaluation.report_pictures import show_copies, show_groups
-from purify.evaluation.illustrate import read_illustration
 from purify.evaluation.clean_images import Originals
 from purify.evaluation.copies import read_replication
+from purify.evaluation.dissect import aims, read_dissection
+from purify.evaluation.feature_map import read_atlas
+from purify.evaluation.illustrate import read_illustration
+from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.detection import FOUND, list_detection
 from purify.report.page import write_report, write_table

@@ -13,16 +13,18 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
 import msgspec
+from absl import flags, logging
 
+from purify.commands.call import Call
+from purify.commands.check import check
+from purify.commands.plan import make_stages
+from purify.commands.results import conclude
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
 from purify.core.progress import say
 from purify.core.writers import WANDB_ID, open_writers
 from purify.engine.chain import Chain
-from purify.commands.check import check
-from purify.commands.plan import make_stages
-from purify.commands.results import conclude
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
@@ -174,3 +176,21 @@ def _link(workdir: Path, chain: Chain) -> None:
                 link.symlink_to(os.path.relpath(places[name], workdir))
         lines = [path.read_bytes() for name in places if (path := places[name] / 'metrics.jsonl').exists()]
         write_bytes(workdir / 'metrics.jsonl', b''.join(lines))
+
+
+def settle_absl() -> None:
+    """Grain's workers read absl flags, which this program does not parse; TFDS warns through absl of what does not matter."""
+    flags.FLAGS.mark_as_parsed()
+    logging.set_verbosity(logging.FATAL)
+
+
+def command(call: Call) -> int:
+    """`run`: joins the other hosts, then runs the stages."""
+    config, args = call.load(), call.args
+    only = [name for name in args.stages.split(',') if name]
+    workdir = call.workdir
+    settle_absl()
+    devices.use_compilation_cache()
+    devices.start(args.coordinator, args.hosts, args.host_id)
+    run(config, [args.config, *call.overrides], workdir, args.store, only)
+    return 0

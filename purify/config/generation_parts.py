@@ -1,4 +1,4 @@
-"""The parts of a config that train generators and sample from them; the leaves are documented in `purify.defenses.generation`."""
+"""The parts of a config that train generators and sample from them; the leaves are documented in `purify.defenses.castle_walls.generation`."""
 
 from typing import Any
 

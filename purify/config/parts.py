@@ -1,6 +1,6 @@
 """The pieces configs are made of. Each function returns one part as a ConfigDict; its arguments are the defaults to change.
 
-What the leaves mean is documented where they are read: `purify.data.sources.open_source`, `purify.attacks`,
+What the leaves mean is documented where they are read: `purify.data.sources.open_source.open_source`, `purify.attacks`,
 `purify.train.optim`, `purify.data.augment`, `purify.models`, `purify.defenses`.
 """
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from purify.core.errors import UserError
 from purify.defenses.method import Context, Measure, Models
 from purify.train.inference import Rows, Rule
-from purify.train.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
-from purify.train.tasks import unit_images
+from purify.train.objectives.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
+from purify.train.objectives.tasks import unit_images
 
 LOSSES = ('ce', 'sce')
 

@@ -12,7 +12,7 @@ from purify.train.inference import Rule
 Models = Mapping[str, Any]
 """Models by role.
 
-'prior' (`purify.defenses.priors.Prior`); 'generator' (`purify.defenses.generators.Generator`); 'classifier', which has
+'prior' (`purify.generative.pixel_prior.Prior`); 'generator' (`purify.generative.pixel_generator.Generator`); 'classifier', which has
 `answer(weights, images f32[b h w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`; 'encoder', which has
 `embed(weights, images) -> f32[b d]`; 'drawn', whose `weights` are images u8[n h w c]. A rule is handed their weights by role.
 """
@@ -160,7 +160,7 @@ class Outcome:
       probe: the 'generate' step with images of few classes, to be looked at closely.
       scores: name -> the steps that measured it on the poisoned dataset and on `generated`; their column `score` f32[n] is the
         bigger, the likelier an image is poisoned.
-      diffusion: how `generator` is used as a classifier (`purify.defenses.diffusion_classifier.DiffusionClassifier`).
+      diffusion: how `generator` is used as a classifier (`purify.defenses.castle_walls.diffusion_classifier.DiffusionClassifier`).
       copies: the steps that measured `features` of `generated` and of the poisoned dataset, by which copies are looked for.
     """
 

@@ -3,19 +3,20 @@
 from functools import partial
 
 from purify.core.registry import Registry
-from purify.defenses.abl import AntiBackdoor
-from purify.defenses.activation_clustering import ActivationClustering
-from purify.defenses.asd import AdaptiveSplitting
-from purify.defenses.dataelixir import DataElixir
-from purify.defenses.dbd import Decoupling
-from purify.defenses.diffusion_classifier import DiffusionClassifier
-from purify.defenses.generation import Generation
-from purify.defenses.nad import AttentionDistillation
-from purify.defenses.relabel import Relabelling
-from purify.defenses.scored import SCORES, Scored
-from purify.defenses.spectral import Spectral
-from purify.defenses.students import Augmentations, NoDefense
-from purify.defenses.variations import Variations
+from purify.defenses.castle_walls.diffusion_classifier import DiffusionClassifier
+from purify.defenses.castle_walls.generation import Generation
+from purify.defenses.dataelixir.method import DataElixir
+from purify.defenses.filters.activation_clustering import ActivationClustering
+from purify.defenses.filters.score_filter import SCORES, Scored
+from purify.defenses.filters.spectral import Spectral
+from purify.defenses.none import NoDefense
+from purify.defenses.purifiers.variations import Variations
+from purify.defenses.relabelling.method import Relabelling
+from purify.defenses.trainers.abl import AntiBackdoor
+from purify.defenses.trainers.asd import AdaptiveSplitting
+from purify.defenses.trainers.augmentations import Augmentations
+from purify.defenses.trainers.dbd import Decoupling
+from purify.defenses.trainers.nad import AttentionDistillation
 
 DEFENSES = Registry(
     'defense',

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.diffusion.predictions import split_variance
-from purify.diffusion.sampling import Predict
+from purify.diffusion.run_chain import Predict
 
 
 def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
-from purify.diffusion.sampler import LearnedVariance, LinearMultistep, Sampler, SecondOrder
+from purify.diffusion.chain_step import LearnedVariance, LinearMultistep, Sampler, SecondOrder
 from purify.diffusion.schedules import Schedule
 from purify.diffusion.timesteps import check_timesteps
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from purify.core.devices import say_once
 from purify.core.errors import UserError
-from purify.diffusion.sampler import Sampler
+from purify.diffusion.chain_step import Sampler
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
 from purify.diffusion.timesteps import SPACINGS, make_timesteps

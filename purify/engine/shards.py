@@ -5,7 +5,7 @@ neither batches nor devices, hosts or restarts change a byte.
 """
 
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ def dataset_sink(
     shard_size: int,
     *,
     split: str = 'train',
-    numbers: Callable[[int], Mapping[str, int]] = lambda row: {},
+    numbers: Callable[[int], dict[str, int]] = lambda row: {},
 ) -> Sink:
     """Rows become the records of a TFDS dataset of `count` rows; `numbers(row)` are added to each: its id, its label, ..."""
     ranges = cut(count, shard_size)

@@ -6,10 +6,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from purify.attacker.manifest import Manifest
 from purify.core import devices
 from purify.core.files import read_json, write_bytes, write_json
 from purify.core.progress import Bar
-from purify.attacker.manifest import Manifest
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table
 from purify.metrics.intervals import Share, share_of

@@ -6,18 +6,18 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from purify.attacker.manifest import Manifest
 from purify.attacks.attack import Attack
 from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_rng
-from purify.data.builders import cut
-from purify.attacker.manifest import Manifest
-from purify.defenses.diffusion_classifier import errors_rule
-from purify.defenses.generators import open_generator
+from purify.defenses.castle_walls.diffusion_classifier import errors_rule
+from purify.defenses.method import Context
 from purify.engine.chain import Work
-from purify.engine.tables import part_path, read_table, write_columns
+from purify.engine.shards import map_rows, table_sink
+from purify.engine.tables import read_table
 from purify.evaluation.testbench import Bench, stamped
-from purify.stages.measure import run_shards
+from purify.generative.pixel_generator import open_generator
 from purify.train.inference import Rows, Rule
 
 FACTS = 'facts.json'
@@ -47,12 +47,12 @@ def diffuse(work: Work) -> None:
     that count for the ASR. Shards are fixed ranges of images, taken round-robin by the hosts; a restart does the missing ones. A
     row depends on the generator, the seed and its image alone. What was done is said in facts.json.
     """
-    bench = Bench.open(work, Manifest.read(work.inputs['truth']))
+    bench, seed = Bench.open(work, Manifest.read(work.inputs['truth'])), work.settings['seed']
     settings = {name: value for name, value in work.settings.items() if name not in STAGE_OWN}
     rule, names = errors_rule(settings), bench.test.class_names
     generator = open_generator(work.inputs['generator'], dtype=settings['dtype'], vae_slice=work.run['vae_slice'])
-    measure = rule.rule({'generator': generator}, bench.test.shape, work.settings['seed'], names)
-    chosen, calls = choose(len(bench.test), settings['images'], work.settings['seed']), rule.calls(len(names))
+    measure = rule.rule({'generator': generator}, Context(bench.test.shape, seed, names))
+    chosen, calls = choose(len(bench.test), settings['images'], seed), rule.calls(len(names))
     for name, attack in (CLEAN, None), *((TRIGGERED(k), attack) for k, attack in enumerate(bench.attacks)):
         rows = chosen if attack is None else chosen[bench.aim(attack)[1][chosen]]
         _measure(bench, name, attack, rows, measure, generator.weights, calls)
@@ -72,29 +72,21 @@ def _measure(
     bench: Bench, name: str, attack: Attack | None, positions: np.ndarray, measure: Rule, weights: Any, calls: int
 ) -> None:
     """Fills the table `name` with the test images at `positions`, stamped by `attack`."""
-    work, test = bench.work, bench.test
-    folder = work.folder / name
-    ranges = cut(len(positions), work.settings['shard_size'])
-    paths = [part_path(folder, part, len(ranges)) for part in range(len(ranges))]
-    pending = [part for part, path in enumerate(paths) if not path.exists()]
+    work, ids = bench.work, bench.test.ids[positions]
+    if not len(ids):
+        return
 
     def stamp(constants: Any, rows: Rows) -> Rows:
         images = stamped(attack, constants['trigger'], rows)
         return measure(constants, {'image': images, 'label': rows['label'], 'id': rows['id']})
-
-    def ids_of(rows: np.ndarray | range) -> np.ndarray:
-        return test.ids[positions[rows]]
-
-    def write(part: int, rows: list[dict[str, np.ndarray]]) -> None:
-        columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        write_columns(paths[part], columns | {'ids': ids_of(ranges[part])})
 
     def fetch(row: int) -> dict[str, Any]:
         return bench.record(attack, int(positions[row]))
 
     constants = {'generator': weights, 'trigger': bench.shared(attack)}
     named = replace(work, name=f'{work.name} {name}')
-    run_shards(named, stamp, constants, fetch, ranges, pending, write, ids_of, calls)
+    sink = table_sink(work.folder / name, ids, work.settings['shard_size'])
+    map_rows(named, stamp, constants, fetch, sink, ids, calls=calls)
 
 
 def read_answers(bench: Bench, folder: Path) -> tuple[dict[str, Any], list[tuple[Answers, list[Answers]]]]:

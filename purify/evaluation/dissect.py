@@ -1,6 +1,6 @@
 """The stage `dissect`: what generated images are made of, by judges that saw clean images; it opens the truth."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -8,26 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purify.core import devices, preemption
-from purify.core.errors import Preempted, UserError
+from purify.attacker.manifest import Manifest
+from purify.attacker.poison_plan import targets_of
+from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
 from purify.data.loader import Split
-from purify.attacker.manifest import Manifest
-from purify.defenses.method import Method
-from purify.engine.chain import Input, Stage, Work
+from purify.engine.chain import Work
+from purify.engine.gather import look_at_all
 from purify.engine.tables import check_ids, read_columns, read_table, write_columns
+from purify.evaluation.evaluate import describe_shares
+from purify.evaluation.image_quality import look, warn
+from purify.evaluation.trigger_dataset import CLASSES
 from purify.metrics.classification import accuracy
 from purify.metrics.composition import Composition, poisoned_share, sort_out
 from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
 from purify.metrics.intervals import Share, share_of
-from purify.evaluation.evaluate import describe_shares
-from purify.evaluation.image_quality import look, warn
-from purify.evaluation.trigger_dataset import CLASSES, has_trigger, mark
-from purify.attacker.poison_plan import targets_of
 from purify.stages.networks_on_disk import check_classes, read_classifier
-from purify.train.inference import map_images
+from purify.train.inference import Rows
 
 ARRAYS = 'dissection.npz'
 SETS = ('generated', 'probe')
@@ -59,40 +58,6 @@ class Numbers(TypedDict):
     sampler: str
     guidance: float
     steps: int
-
-
-def dissection_stages(
-    where: dict[str, Input], method: Method, config: dict[str, Any], train: Callable[..., list[Stage]]
-) -> list[Stage]:
-    """The stages of the config's part `dissection`: its judges are trained on clean images, then look at generated ones.
-
-    Args:
-      where: the inputs there are by name; the judges are added.
-      method: of the defence.
-      config: plain nested dicts.
-      train: (name, part, inputs=, sees=) -> the stages that train such a classifier, none where it is a finished one.
-
-    Raises:
-      UserError: for a defence that generates no images.
-    """
-    part, outcome, truth, clean = config['dissection'], method.outcome, Input('prepare', 'truth'), Input('clean', 'clean')
-    if outcome.generated is None:
-        raise UserError("the config's part `dissection` looks at generated images, which this defence does not make: leave it out.")
-    stages = train('labeller', part['labeller'], inputs={'data': clean}, sees=('data',))
-    inputs = {'truth': truth, 'clean': clean, 'labeller': where['labeller']}
-    if has_trigger(config['attack']):
-        settings = {'seed': config['seeds']['poison'], 'shard_size': config['shard_size'], 'faintest': part['faintest']}
-        stages.append(Stage('marked', mark, settings, {'data': clean, 'truth': truth}, sees=('data', 'truth')))
-        stages += train('detector', part['detector'], inputs={'data': Input('marked', 'train')}, sees=('data',))
-        inputs |= {'detector': where['detector'], 'marked': Input('marked', 'test')}
-    inputs |= {name: where[step] for name, step in zip(SETS, (outcome.generated, outcome.probe), strict=True) if step}
-    for name, steps in outcome.scores.items():
-        inputs |= {f'{role}{name}': where[step] for role, step in zip((TRAINING, GENERATED), steps, strict=True)}
-    drawn = {step.name: step.settings for step in method.steps}[outcome.generated]
-    sampler = drawn['sampler']['name'] + ''.join(f', {name} {x}' for name, x in drawn['sampler'].items() if name != 'name')
-    how = {'sampler': sampler, 'guidance': drawn['guidance'], 'steps': drawn['steps']}
-    judges = tuple(role for role in ('truth', 'clean', 'marked', 'labeller', 'detector') if role in inputs)
-    return [*stages, Stage('dissect', dissect, how, inputs, sees=judges)]
 
 
 def dissect(work: Work) -> None:
@@ -181,42 +146,18 @@ def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np
     model = read_classifier(work.inputs[role])
     names = split.class_names if role == 'labeller' else list(CLASSES)
     check_classes(model, names, split.shape[-1], f'the {role} {work.inputs[role]}')
-    hosts, here, mesh = jax.process_count(), jax.process_index(), devices.local_mesh()
 
-    def judge(weights: Any, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def judge(weights: Any, rows: Rows) -> Rows:
         logits = model.logits(weights, rows['image'].astype(jnp.float32) / 255)
-        return logits.argmax(-1), jax.nn.softmax(logits.astype(jnp.float32)).max(-1)
+        certainty = jax.nn.softmax(logits.astype(jnp.float32)).max(-1)
+        return {'classes': logits.argmax(-1).astype(jnp.int32), 'certainty': certainty}
 
-    def pictures(position: int) -> dict[str, Any]:
+    def fetch(position: int) -> dict[str, Any]:
         return {'image': split[position]['image']}
 
-    batch, mine = work.run['inference_batch'], range(here, len(split), hosts)
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))]
     with Bar(f'{work.name} {name}', len(split), shown=devices.is_lead()) as bar:
-        placed = devices.put_copy(model.weights, mesh)
-        for where, seen in map_images(judge, placed, pictures, mine, batch=batch, mesh=mesh, cost=work.cost):
-            found.append(seen)
-            bar.advance(len(where) * hosts)
-            if preemption.asked():
-                break
-    if devices.any_host(preemption.asked()):
-        raise Preempted
-    classes, certainty = (np.concatenate(column) for column in zip(*found, strict=True))
-    if hosts > 1:
-        classes, certainty = _shared(work.folder, name, len(split), classes, certainty)
-    return classes.astype(np.int32), certainty.astype(np.float32)
-
-
-def _shared(folder: Path, name: str, count: int, classes: np.ndarray, certainty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What all hosts saw, in order."""
-    file, hosts = f'{name}-{{}}.npz'.format, jax.process_count()
-    write_columns(folder / file(jax.process_index()), {'classes': classes, 'certainty': certainty})
-    devices.barrier(f'verdicts {name}')
-    whole = np.zeros(count, np.int32), np.zeros(count, np.float32)
-    for host in range(hosts):
-        seen = read_columns(folder / file(host), {'classes': 'iu', 'certainty': 'f'})
-        whole[0][host::hosts], whole[1][host::hosts] = seen['classes'], seen['certainty']
-    return whole
+        seen = look_at_all(work, judge, model.weights, fetch, np.arange(len(split)), name, bar)
+    return seen['classes'], seen['certainty']
 
 
 def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndarray) -> list[dict[str, Any]]:

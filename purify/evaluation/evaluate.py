@@ -6,56 +6,92 @@ from typing import Any
 
 import numpy as np
 
+from purify.attacker.manifest import Manifest
+from purify.attacks.attack import Attack
 from purify.core import devices
+from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.core.progress import Bar
-from purify.attacker.manifest import Manifest
+from purify.core.randomness import stream_seed
 from purify.data.table import Table
+from purify.defenses.dataelixir.candidates import Candidates
+from purify.defenses.method import Context, Guard
 from purify.engine.chain import Work
 from purify.engine.tables import read_table
-from purify.metrics.classification import accuracy, attack_success, robust_accuracy
-from purify.metrics.detection import auroc, detection_rates, label_accuracy
-from purify.metrics.intervals import Share, pooled
 from purify.evaluation.diffusion_answers import Answers, read_answers
 from purify.evaluation.image_quality import describe_likeness
 from purify.evaluation.residual_attack import measure_residual
-from purify.evaluation.testbench import Bench
+from purify.evaluation.testbench import BROKEN, Bench
+from purify.metrics.classification import accuracy, attack_success, robust_accuracy
+from purify.metrics.detection import auroc, detection_rates, label_accuracy
+from purify.metrics.intervals import Share, pooled
+from purify.stages.models import open_models, weights_of
+from purify.train.inference import Rows, Rule
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
+REPAIRED, GUARD = 'repaired', 'guard '  # the second before the roles of a guard's models, among the inputs
 FATES = ('kept', 'dropped', 'relabelled')
 
 
-def evaluate(work: Work) -> None:
+def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | None = None) -> None:
     """Writes numbers.json: every classifier there is on the clean and the triggered test images, findings, purified images.
 
     With several triggers the test images carry each in turn; ASR and RA are over all of them, and listed one by one. A generator
     that classifies stands for the student where the method trains none.
+
+    Args:
+      work: the stage's.
+      candidates: what measured the candidates that an attacker may hand in himself, where that is asked for.
+      guard: what is done to the teacher's inputs at test time; its models are the inputs called 'guard ' and the role.
     """
     manifest = Manifest.read(work.inputs['truth'])
     numbers: dict[str, Any] = dict.fromkeys((*CLASSIFIERS, 'diffusion'))
     bench = Bench.open(work, manifest)
-    present = [name for name in CLASSIFIERS if name in work.inputs]
-    with Bar(work.name, len(present) * (1 + len(bench.attacks)) * len(bench.test), shown=devices.is_lead()) as bar:
+    present = [name for name in (*CLASSIFIERS, REPAIRED) if name in work.inputs]
+    looks = (len(present) + (guard is not None)) * (1 + len(bench.attacks))
+    with Bar(work.name, looks * len(bench.test), shown=devices.is_lead()) as bar:
         for name in present:
             numbers[name] = _judge(bench, name, bar)
+        if guard is not None:
+            numbers['guarded'] = _judge(bench, 'teacher', bar, open_guard(bench, guard))
+            numbers['guard'] = work.settings['guard']['by']['name']
     if 'diffused' in work.inputs:
         numbers['diffusion'], headline = describe_diffusion(bench, work.inputs['diffused'])
         numbers['student'] = numbers['student'] or headline
-    if 'prior' in work.inputs and numbers['student'] is not None:
-        numbers['student'] |= measure_residual(bench)
+    if candidates is not None and numbers['student'] is not None:
+        numbers['student'] |= measure_residual(bench, candidates)
     numbers['detection'] = describe_findings(work.inputs.get('findings'), manifest)
     numbers['purified'] = describe_likeness(work)
     if devices.is_lead():
         write_json(work.folder / 'numbers.json', numbers)
 
 
-def _judge(bench: Bench, name: str, bar: Bar) -> dict[str, Any]:
-    """ACC, ASR and RA of one classifier."""
-    model, every = bench.classifier(name), bench.everyone
-    clean = every, bench.predict(model, f'{name}-clean', bar)
-    stamped = enumerate(bench.attacks)
-    hits = [(every, bench.predict(model, f'{name}-triggered-{number}', bar, attack)) for number, attack in stamped]
-    return describe_answers(bench, clean, hits)
+def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = None) -> dict[str, Any]:
+    """ACC, ASR and RA of one classifier, whose inputs are changed before, if so. Raises `UserError` where that makes no images."""
+    model, every, label = bench.classifier(name), bench.everyone, 'guarded' if change else name
+    batch = bench.work.run['batch_per_device'] * devices.local_mesh().size if change else None
+
+    def ask(attack: Attack | None, what: str) -> Answers:
+        classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change, batch=batch)
+        if (broken := int((classes == BROKEN).sum())) > 0:
+            raise UserError(f'the guard gave no image for {broken} test images. Computing in bfloat16 may overflow: try float32.')
+        return every, classes
+
+    clean = ask(None, 'clean')
+    return describe_answers(bench, clean, [ask(attack, f'triggered-{number}') for number, attack in enumerate(bench.attacks)])
+
+
+def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
+    """(constants, rule) of a guard, whose noise is of a stream of its own and which is told no label."""
+    work = bench.work
+    models = open_models(work, bench.test, dtype=getattr(guard, 'dtype', 'float32'), prefix=GUARD)
+    context = Context(bench.test.shape, stream_seed(work.settings['seed'], 'guard'), bench.test.class_names)
+    rule = guard.rule(models, context)
+
+    def change(constants: Any, rows: Rows) -> Rows:
+        return rule(constants, {'image': rows['image'], 'id': rows['id']})
+
+    return weights_of(models), change
 
 
 def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any, TypedDict
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from purify.attacker.manifest import Manifest
 from purify.core import devices
 from purify.core.files import read_json, write_bytes, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
-from purify.attacker.manifest import Manifest
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table

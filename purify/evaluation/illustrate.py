@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from purify.attacker.manifest import Manifest
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import write_bytes
 from purify.data.loader import Split
-from purify.attacker.manifest import Manifest
 from purify.data.table import Table
-from purify.defenses.registry import PURIFIERS
-from purify.defenses.variation_models import load_variation_model
+from purify.defenses.dataelixir.candidates import Candidates
+from purify.defenses.method import Context
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table
 from purify.evaluation.clean_images import Originals
-from purify.stages.measure import network_calls
+from purify.stages.models import open_models, weights_of
 from purify.stages.networks_on_disk import Classifier, read_classifier
 from purify.train.inference import Rows, map_images
 from purify.train.saliency import grad_cam
@@ -44,7 +44,7 @@ class _Samples:
     has_purified: np.ndarray
 
 
-def illustrate(work: Work) -> None:
+def illustrate(work: Work, candidates: Candidates) -> None:
     """Writes illustration.npz of k samples: half of `report_images` poisoned ones, as many clean ones, `MOST` of each at most.
 
     'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h w c]; 'has_purified' bool[k], false where the
@@ -55,14 +55,13 @@ def illustrate(work: Work) -> None:
     by the classifiers there are. Raises `Preempted` when SIGTERM came; nothing is kept, the pictures are few.
     """
     manifest = Manifest.read(work.inputs['truth'])
-    findings, candidates = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
+    findings, table = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
     count = min(work.run['report_images'] // 2, MOST)
     ids = np.concatenate([choose(manifest, findings, poisoned, count) for poisoned in (True, False)])
     truth = np.searchsorted(manifest.ids, ids)
     samples = _collect(work, ids)
-    rounds = work.settings['remake']['rounds']
-    measured = candidates.of(ids, 'candidates')
-    last = np.arange(1, rounds + 1) * (measured.shape[1] // rounds) - 1
+    measured = table.of(ids, 'candidates')
+    last = np.arange(1, candidates.rounds + 1) * (measured.shape[1] // candidates.rounds) - 1
     found = {
         'ids': ids,
         'poisoned': manifest.poisoned[truth],
@@ -70,9 +69,9 @@ def illustrate(work: Work) -> None:
         'true': manifest.true_labels[truth],
         'label': samples.labels,
         'new': findings.of(ids, 'labels'),
-        'rounds': _remake(work, samples, last),
+        'rounds': _remake(work, candidates, samples, last),
         'round_labels': measured[:, last],
-        'raw_labels': candidates.of(ids, 'raw'),
+        'raw_labels': table.of(ids, 'raw'),
     }
     found['heat'], found['heat_labels'] = _look(work, samples)
     for role in [role for role in ANSWERING if role in work.inputs]:
@@ -114,29 +113,25 @@ def _collect(work: Work, ids: np.ndarray) -> _Samples:
     return _Samples(ids, given.labels[rows], original, images, after, has)
 
 
-def _remake(work: Work, samples: _Samples, candidates: np.ndarray) -> np.ndarray:
+def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.ndarray) -> np.ndarray:
     """The candidates of those numbers of every sample, made again as they were measured: u8[k r h w c]."""
-    options, rounds, count = dict(work.settings['remake']), len(candidates), len(samples.ids)
-    options.pop('name')
-    prior = load_variation_model(work.inputs['prior'], dtype=options['dtype'], vae_slice=work.run['vae_slice'])
-    names = Split(work.inputs['poisoned'], 'train').class_names
-    shape = samples.given.shape[1:]
-    remaker = PURIFIERS.make('remade', **options)
-    rule = remaker.rule({'prior': prior}, shape, work.settings['seed'], names)
+    rounds, count, shape = len(numbers), len(samples.ids), samples.given.shape[1:]
+    given = Split(work.inputs['poisoned'], 'train')
+    models = open_models(work, given, dtype=measured.dtype)
+    remake = measured.remake()
+    rule = remake.rule(models, Context(given.shape, work.settings['seed'], given.class_names))
 
     def fetch(position: int) -> dict[str, Any]:
         row, number = divmod(position, rounds)
-        numbers = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': candidates[number]}
-        return {'image': samples.given[row]} | {name: np.int32(value) for name, value in numbers.items()}
+        own = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': numbers[number]}
+        return {'image': samples.given[row]} | {name: np.int32(value) for name, value in own.items()}
 
-    made = _map(work, rule, {'prior': prior.weights}, fetch, count * rounds, work.run['batch_per_device'])
-    work.cost.network_calls += network_calls(remaker, {'prior': prior}) * count * rounds * jax.process_count()
+    made = _map(work, rule, weights_of(models), fetch, count * rounds, work.run['batch_per_device'])
+    work.cost.network_calls += remake.network_calls(models) * count * rounds * jax.process_count()
     if not made:
         return np.zeros((0, rounds, *shape), np.uint8)
     if not made['finite'].all():
-        raise UserError(
-            f'the prior gave NaN for a sample of the report. Computing in {options["dtype"]} may overflow: try float32.'
-        )
+        raise UserError(f'the prior gave NaN for a sample of the report. Computing in {measured.dtype} may overflow: try float32.')
     return made['image'].reshape(count, rounds, *shape)
 
 

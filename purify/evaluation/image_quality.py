@@ -1,6 +1,6 @@
 """How good purified images are: FID against the images as they were before the attack, and inception scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purify.core import devices, preemption
-from purify.core.errors import Preempted, UserError
-from purify.core.files import write_bytes
+from purify.core import devices
+from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.data.loader import Split
 from purify.engine.chain import Work
+from purify.engine.gather import exchange, look_in_turn
 from purify.engine.tables import read_table
-from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
 from purify.evaluation.clean_images import Originals
+from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
 from purify.stages.networks_on_disk import Classifier, read_classifier
-from purify.train.inference import map_images
+from purify.train.inference import Rows
 
 NONE = 'none'
 OWN = ('student', 'teacher')  # of a run; any other name is the folder of a finished classifier
@@ -118,40 +118,28 @@ def look(
 
     Hosts take every so-many-th one and leave their sums in files, called after `name`, for each other.
     """
-    hosts, here, mesh, see = jax.process_count(), jax.process_index(), devices.local_mesh(), sight(model, shape)
+    see = sight(model, shape)
 
-    def batches() -> Iterator[Likeness]:
-        pictures = lambda position: {'image': fetch(position)}  # noqa: E731
-        constants, mine = devices.put_copy(model.weights, mesh), range(here, count, hosts)
-        mapped = map_images(see, constants, pictures, mine, batch=work.run['inference_batch'], mesh=mesh, cost=work.cost)
-        for where, (logits, features) in mapped:
-            yield Likeness(Moments.of(features), Answers.of(logits))
-            bar.advance(len(where) * hosts)
-            if preemption.asked():
-                break
+    def rule(weights: Any, rows: Rows) -> Rows:
+        logits, features = see(weights, rows)
+        return {'logits': logits, 'features': features}
 
-    nothing = jax.eval_shape(see, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)})
-    logits, features = (np.zeros((0, x.shape[1])) for x in nothing)
-    moments, answers = Moments.of(features), Answers.of(logits)
-    for seen in batches():
-        moments, answers = moments + seen.moments, answers + seen.answers
-    if devices.any_host(preemption.asked()):
-        raise Preempted
-    return Likeness(moments, answers) if hosts == 1 else _shared(work.folder, name, Likeness(moments, answers))
+    like = jax.eval_shape(rule, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)})
+    moments = Moments.of(np.zeros((0, like['features'].shape[1])))
+    answers = Answers.of(np.zeros((0, like['logits'].shape[1])))
+    for seen in look_in_turn(work, rule, model.weights, lambda i: {'image': fetch(i)}, np.arange(count), bar):
+        moments, answers = moments + Moments.of(seen['features']), answers + Answers.of(seen['logits'])
+    return _sum_over_hosts(work, name, Likeness(moments, answers))
 
 
-def _shared(folder: Path, name: str, mine: Likeness) -> Likeness:
-    """The sum over all hosts, added in their order on each of them."""
-    file = '{}-{}.f64'.format
+def _sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
+    """The sum over all hosts, added in their order on each of them; through files called after `name`."""
     moments, answers = mine.moments, mine.answers
-    flat = [[moments.count], moments.mean, moments.scatter.ravel(), [answers.count], answers.total, [answers.certainty]]
-    write_bytes(folder / file(name, jax.process_index()), np.concatenate(flat).astype(np.float64).tobytes())
-    devices.barrier(f'sums {name}')
-    d, k = moments.mean.size, answers.total.size
-    found: list[Likeness] = []
-    for host in range(jax.process_count()):
-        row = np.frombuffer((folder / file(name, host)).read_bytes(), np.float64)
-        n, mean, scatter, m, total, certainty = np.split(row, np.cumsum([1, d, d * d, 1, k]))
-        moments = Moments(int(n[0]), mean, scatter.reshape(d, d))
-        found.append(Likeness(moments, Answers(int(m[0]), total, float(certainty[0]))))
-    return Likeness(merged([one.moments for one in found]), merged([one.answers for one in found]))
+    if jax.process_count() == 1:
+        return mine
+    own = {'count': np.float64(moments.count), 'mean': moments.mean, 'scatter': moments.scatter}
+    own |= {'answers': np.float64(answers.count), 'total': answers.total, 'certainty': np.float64(answers.certainty)}
+    hosts = exchange(work, name, {key: np.asarray(value, np.float64) for key, value in own.items()})
+    every = [Moments(int(host['count']), host['mean'], host['scatter']) for host in hosts]
+    said = [Answers(int(host['answers']), host['total'], float(host['certainty'])) for host in hosts]
+    return Likeness(merged(every), merged(said))

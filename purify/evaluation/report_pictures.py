@@ -6,8 +6,8 @@ import numpy as np
 
 from purify.data.loader import Split
 from purify.engine.chain import Chain, Input
-from purify.evaluation.dissect import read_dissection
 from purify.evaluation.copies import read_replication
+from purify.evaluation.dissect import read_dissection
 
 MOST_GROUP = 12  # of each group
 MOST_PAIRS = 8

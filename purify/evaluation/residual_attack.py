@@ -8,15 +8,17 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.core.randomness import stream_seed
-from purify.defenses.registry import MEASURES
-from purify.defenses.variation_models import load_variation_model
+from purify.defenses.dataelixir.candidates import Candidates
+from purify.defenses.method import Context
+from purify.evaluation.testbench import BROKEN, Bench
+from purify.generative.open_prior import load_variation_model
 from purify.metrics.classification import attack_success
 from purify.metrics.intervals import Share, pooled
-from purify.evaluation.testbench import BROKEN, Bench
+from purify.stages.models import weights_of
 from purify.train.inference import Rule
 
 
-def measure_residual(bench: Bench) -> dict[str, Any]:
+def measure_residual(bench: Bench, candidates: Candidates) -> dict[str, Any]:
     """{'residual_asr', 'residual_counts', 'residual_interval'} of the student.
 
     Each triggered test image that counts for the ASR becomes the candidate that the defence would put in its place, by the
@@ -25,7 +27,7 @@ def measure_residual(bench: Bench) -> dict[str, Any]:
     shares = []
     goals_of = [bench.aim(attack) for attack in bench.attacks]
     with Bar(f'{bench.work.name} residual', sum(int(among.sum()) for _, among in goals_of), shown=devices.is_lead()) as bar:
-        change = _purification(bench) if bench.attacks else None
+        change = _purification(bench, candidates) if bench.attacks else None
         student = bench.classifier('student')
         for number, (attack, (goals, among)) in enumerate(zip(bench.attacks, goals_of, strict=True)):
             where, batch = np.flatnonzero(among), bench.work.run['batch_per_device'] * devices.local_mesh().size
@@ -43,13 +45,10 @@ def measure_residual(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _purification(bench: Bench) -> tuple[Any, Rule]:
+def _purification(bench: Bench, candidates: Candidates) -> tuple[Any, Rule]:
     """(constants, rule) that put the ranked candidate in a test image's place; its noise is of a stream of its own."""
     work, settings = bench.work, bench.work.settings
-    options = dict(settings['residual_rule'])
-    prior = load_variation_model(work.inputs['prior'], dtype=options['dtype'], vae_slice=work.run['vae_slice'])
+    prior = load_variation_model(work.inputs['prior'], dtype=candidates.dtype, vae_slice=work.run['vae_slice'])
     models = {'prior': prior, 'classifier': bench.classifier('teacher')}
-    measure = MEASURES.make(options.pop('name'), **options)
-    seed = stream_seed(settings['seed'], 'residual')
-    rule = measure.chosen(models, bench.test.shape, seed, bench.test.class_names, **settings['residual_choice'])
-    return {role: model.weights for role, model in models.items()}, rule
+    context = Context(bench.test.shape, stream_seed(settings['seed'], 'residual'), bench.test.class_names)
+    return weights_of(models), candidates.chosen(models, context, **settings['residual_choice'])

@@ -1,6 +1,5 @@
 """The test images of a run, clean and with its triggers, and what a network says of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -9,18 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from purify.attacker.manifest import Manifest
+from purify.attacker.poison_plan import make_rules, read_attacks
 from purify.attacks.attack import Arrays, Attack, apply_rows
 from purify.attacks.selection import Rules
-from purify.core import devices, preemption
-from purify.core.errors import Preempted
-from purify.core.files import write_bytes
 from purify.core.progress import Bar
 from purify.data.loader import Record, Split
-from purify.attacker.manifest import Manifest
 from purify.engine.chain import Work
-from purify.attacker.poison_plan import make_rules, read_attacks
+from purify.engine.gather import look_at_all
 from purify.stages.networks_on_disk import Classifier, check_classes, read_classifier
-from purify.train.inference import Rows, Rule, map_images
+from purify.train.inference import Rows, Rule
 
 BROKEN = -1  # in place of a class, where a change came out as no image
 DRAWN = 'drawn '  # before the names of what an attack draws for an image
@@ -87,49 +84,18 @@ class Bench:
         'finite'}), happen on the devices in the program that classifies; `BROKEN` where it is not finite. Every host does its
         rows and leaves them in a file, called after `name`, for the others.
         """
-        mesh = devices.local_mesh()
         chosen = self.everyone if positions is None else positions
-        arrays = {'model': model.weights, 'trigger': self.shared(attack), 'change': change[0] if change else {}}
-        constants = devices.put_copy(arrays, mesh)
+        constants = {'model': model.weights, 'trigger': self.shared(attack), 'change': change[0] if change else {}}
 
-        def classify(arrays: Any, rows: Rows) -> jax.Array:
+        def classify(arrays: Any, rows: Rows) -> Rows:
             images = stamped(attack, arrays['trigger'], rows)
             if change is None:
-                return model.predict(arrays['model'], {'image': images})
+                return {'classes': model.predict(arrays['model'], {'image': images})}
             changed = change[1](arrays['change'], {'image': images, 'label': rows['label'], 'id': rows['id']})
-            return jnp.where(changed['finite'], model.predict(arrays['model'], changed), BROKEN)
+            return {'classes': jnp.where(changed['finite'], model.predict(arrays['model'], changed), BROKEN)}
 
-        fetch = partial(self.record, attack)
-        return self._gather(classify, constants, fetch, chosen, name, bar, batch or self.work.run['inference_batch'])
-
-    def _gather(
-        self,
-        apply: Callable[[Any, Rows], jax.Array],
-        constants: Any,
-        fetch: Callable[[int], Record],
-        positions: np.ndarray,
-        name: str,
-        bar: Bar,
-        batch: int,
-    ) -> np.ndarray:
-        hosts, here, rows = jax.process_count(), jax.process_index(), [np.zeros(0, np.int32)]
-        mesh, mine = devices.local_mesh(), positions[here::hosts].tolist()
-        for _, classes in map_images(apply, constants, fetch, mine, batch=batch, mesh=mesh, cost=self.work.cost):
-            rows.append(classes.astype(np.int32))
-            bar.advance(len(classes) * hosts)
-            if preemption.asked():
-                break
-        if devices.any_host(preemption.asked()):
-            raise Preempted
-        if hosts == 1:
-            return np.concatenate(rows)
-        file = '{}-{}.i32'.format
-        write_bytes(self.work.folder / file(name, here), np.concatenate(rows).tobytes())
-        devices.barrier(f'predictions {name}')
-        every = np.zeros(len(positions), np.int32)
-        for host in range(hosts):
-            every[host::hosts] = np.frombuffer((self.work.folder / file(name, host)).read_bytes(), np.int32)
-        return every
+        seen = look_at_all(self.work, classify, constants, partial(self.record, attack), chosen, name, bar, batch=batch or 0)
+        return seen['classes'].astype(np.int32) if seen else np.zeros(0, np.int32)
 
 
 def stamped(attack: Attack | None, shared: Arrays, rows: Rows) -> jax.Array:

@@ -1,25 +1,23 @@
 """The stage `marked`: images with and without the attack's trigger, for a network that learns to tell them apart."""
 
-import concurrent.futures
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
+from purify.attacker.poison_plan import read_attacks
 from purify.attacks.attack import Attack
-from purify.attacks.fitted import STAMP_BATCH
-from purify.attacks.label_consistent import LabelConsistent
+from purify.attacks.fixed.label_consistent import LabelConsistent
+from purify.attacks.learned.fitted import STAMP_BATCH
 from purify.attacks.registry import ATTACKS
-from purify.core import devices, preemption
+from purify.core import preemption
 from purify.core.errors import UserError
-from purify.core.progress import Bar
 from purify.core.randomness import stream_rng
-from purify.data.builders import DatasetWriter, cut, describe
+from purify.data.builders import describe
 from purify.data.loader import Record, Split
 from purify.engine.chain import Work
-from purify.attacker.poison_plan import read_attacks
+from purify.engine.shards import dataset_sink, write_shards
 
 CLASSES: tuple[str, ...] = ('clean', 'triggered')
 
@@ -30,7 +28,7 @@ def has_trigger(settings: Mapping[str, Any]) -> bool:
     return getattr(kind, 'func', kind).has_trigger
 
 
-def mark(work: Work) -> None:
+def write_triggered(work: Work) -> None:
     """Clean training images and the truth -> datasets train/ and test/ of the two classes 'clean' and 'triggered'.
 
     Of the training images one half, drawn by the seed, is stamped; every test image is there three times, as it is (variation 0),
@@ -45,35 +43,17 @@ def mark(work: Work) -> None:
     seed, test = work.settings['seed'], Split(work.inputs['truth'] / 'test', 'test')
     train, faintest = Split(work.inputs['data'], 'train'), work.settings['faintest']
     check_faintest(faintest)
-    jobs = [
-        _Marking(
-            work,
-            'train',
-            train,
-            attacks,
-            np.arange(len(train)),
-            draw_half(train.ids, len(attacks), seed),
-            draw_strength(train.ids, faintest, seed),
-            np.zeros(len(train), np.int32),
-        ),
-        _Marking(work, 'test', test, attacks, *_thrice(test, len(attacks), faintest, seed)),
-    ]
-    total, here, hosts = sum(len(job.which) for job in jobs), jax.process_index(), jax.process_count()
-    with Bar(work.name, total, shown=devices.is_lead()) as bar, concurrent.futures.ThreadPoolExecutor(work.run['threads']) as pool:
-        mine = [(job, shard) for job in jobs for shard in job.writer.pending() if shard % hosts == here]
-        waiting = {pool.submit(job.write, shard): len(job.ranges[shard]) for job, shard in mine}
-        try:
-            for future in concurrent.futures.as_completed(waiting):
-                future.result()
-                bar.advance(waiting[future])
-                work.cost.images += waiting[future]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    devices.barrier(f'{work.name} written')
-    if devices.is_lead():
-        for job in jobs:
-            job.writer.finish([len(rows) for rows in job.ranges])
+    halves = draw_half(train.ids, len(attacks), seed), draw_strength(train.ids, faintest, seed)
+    sets = {
+        'train': _Triggered(train, attacks, np.arange(len(train)), *halves, np.zeros(len(train), np.int32)),
+        'test': _Triggered(test, attacks, *_thrice(test, len(attacks), faintest, seed)),
+    }
+    jobs = []
+    for name, rows in sets.items():
+        features, shard_size = describe(train.shape[0], train.shape[2], CLASSES, variations=True), work.settings['shard_size']
+        sink = dataset_sink(work.folder / name, 'marked', features, len(rows.which), shard_size, split=name)
+        jobs.append((sink, rows.records))
+    write_shards(work, jobs)
 
 
 def draw_half(ids: np.ndarray, triggers: int, seed: int) -> np.ndarray:
@@ -112,14 +92,12 @@ def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.
 
 
 @dataclass(frozen=True)
-class _Marking:
+class _Triggered:
     """One split that is written: row r is the image at `positions[r]` of `split` under trigger `which[r]`, -1 for none.
 
     Of that trigger it has the share `strength[r]`, and in the dataset the number `variations[r]`.
     """
 
-    work: Work
-    name: str
     split: Split
     attacks: Sequence[Attack]
     positions: np.ndarray
@@ -127,22 +105,10 @@ class _Marking:
     strength: np.ndarray
     variations: np.ndarray
 
-    @property
-    def ranges(self) -> list[range]:
-        return cut(len(self.which), self.work.settings['shard_size'])
-
-    @property
-    def writer(self) -> DatasetWriter:
-        features = describe(self.split.shape[0], self.split.shape[2], CLASSES, variations=True)
-        return DatasetWriter(self.work.folder / self.name, 'marked', self.name, features, len(self.ranges))
-
-    def write(self, shard: int) -> None:
-        self.writer.write(shard, self._records(self.ranges[shard]))
-
-    def _records(self, rows: range) -> Iterator[Record]:
+    def records(self, rows: range) -> Iterator[Record]:
+        """What is written of those rows."""
         stamped = self._stamp(rows)
         for row in rows:
-            preemption.check()
             position, triggered = int(self.positions[row]), int(self.which[row] >= 0)
             image = self.split[position]['image']
             image = mix(image, stamped.pop(row), float(self.strength[row])) if triggered else image

@@ -8,7 +8,7 @@ save_pretrained(unet, 'folder')
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purify.models.loading import Pipeline, from_pretrained, save_pretrained
+    from purify.models.files.pipelines import Pipeline, from_pretrained, save_pretrained
 
 __all__ = ['Pipeline', 'from_pretrained', 'save_pretrained']
 

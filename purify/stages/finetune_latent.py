@@ -10,15 +10,15 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.data.loader import Split
-from purify.defenses.generators import NOTE
-from purify.defenses.image_to_image import ImageToImage
-from purify.defenses.latent_generator import LatentGenerator
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.engine.chain import Work
-from purify.models.loading import Pipeline, save_pretrained
-from purify.models.unet2d_condition import UNet2DConditionModel
+from purify.generative.image_to_image import ImageToImage
+from purify.generative.latent_generator import LatentGenerator
+from purify.generative.pixel_generator import NOTE
+from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
+from purify.models.files.pipelines import Pipeline, save_pretrained
 from purify.stages.fit_network import fit_network, make_augmentations
-from purify.train.latent import READABLE, DenoiseLatents, caption_table, image_size, read_stable_diffusion
+from purify.train.objectives.denoise_latents import READABLE, DenoiseLatents, caption_table, image_size, read_stable_diffusion
 from purify.train.state import Build, split_network
 
 CAN_LEARN = ('float32', 'bfloat16')  # float16 would need its loss scaled

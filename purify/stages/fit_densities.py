@@ -11,8 +11,8 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.data.loader import Split
 from purify.data.table import Table
-from purify.defenses.class_tests import own_and_foreign
 from purify.defenses.method import Step
+from purify.defenses.relabelling.poisoned_classes import own_and_foreign
 from purify.engine.chain import Work
 from purify.engine.tables import read_table, write_table
 from purify.models.flow import CouplingFlow

@@ -12,10 +12,10 @@ from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.engine.chain import Work
 from purify.stages.networks_on_disk import starting_weights
 from purify.train.loop import Plan, fit
+from purify.train.objectives.semi_supervised import FitHead, head_only
+from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.semi import FitHead, head_only
 from purify.train.state import Build, TrainState, make_state
-from purify.train.tasks import Task
 
 
 def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:

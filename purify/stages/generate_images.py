@@ -8,7 +8,7 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.data.builders import describe
 from purify.data.loader import Split
-from purify.defenses.generation import Generate
+from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Context, Step
 from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, map_rows

@@ -12,16 +12,16 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, user_path
 from purify.data.loader import RandomTransform
-from purify.data.paired import pair
+from purify.data.with_unlabelled import pair
 from purify.defenses.method import Context
-from purify.models.foreign import check_foreign
-from purify.models.weights import abstract
+from purify.models.classifiers.pytorch_weights import check_foreign
+from purify.models.files.weights import abstract
 from purify.stages.networks_on_disk import Classifier, other_classes
 from purify.train.loop import make_step
+from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
+from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.semi import FitHead, MixMatch, head_only
 from purify.train.state import Build, abstract_network, make_state
-from purify.train.tasks import Task
 
 Config = dict[str, Any]
 Network = tuple[Any, Any]  # structure, and weights as shapes

@@ -8,10 +8,10 @@ import numpy as np
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.loader import Split
-from purify.defenses.generators import open_generator
 from purify.defenses.method import Measure
-from purify.defenses.variation_models import load_variation_model
 from purify.engine.chain import Work
+from purify.generative.open_prior import load_variation_model
+from purify.generative.pixel_generator import open_generator
 from purify.stages.networks_on_disk import check_classes, read_classifier
 from purify.stages.train_encoder import open_encoder
 

@@ -16,12 +16,12 @@ from purify.core.devices import barrier, is_lead, say_once
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, sha256_of, user_path, write_json
 from purify.core.randomness import stream_key
-from purify.defenses.copy_encoder import PUBLISHED, copy_file
 from purify.engine.finished import DONE, STATE, WEIGHTS, check_files, files_of, read_done
-from purify.models.foreign import read_foreign
-from purify.models.hub import COMPONENTS, INDEX, read_index, resolve
-from purify.models.networks import NETWORKS
-from purify.models.weights import abstract
+from purify.generative.sscd_encoder import PUBLISHED, copy_file
+from purify.models.classifiers.pytorch_weights import read_foreign
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.files.hub import COMPONENTS, INDEX, read_index, resolve
+from purify.models.files.weights import abstract
 from purify.train.state import Build, abstract_network, split_network
 
 EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}

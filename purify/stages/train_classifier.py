@@ -10,7 +10,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.registry import Registry
 from purify.data.loader import RandomTransform, Split
-from purify.data.paired import Paired
+from purify.data.with_unlabelled import Paired
 from purify.defenses.method import Step
 from purify.engine.chain import Work
 from purify.engine.tables import edit, read_table
@@ -18,13 +18,13 @@ from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Config, Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import check_classes, classifier_builder, finished_folder, read_classifier, write_network
-from purify.train.adversarial import Adversarial
-from purify.train.attention import AlignAttention
-from purify.train.semi import FitHead, FitTail, MixMatch
-from purify.train.spread import Spread
+from purify.train.objectives.adversarial import Adversarial
+from purify.train.objectives.attention import AlignAttention
+from purify.train.objectives.semi_supervised import FitHead, FitTail, MixMatch
+from purify.train.objectives.spread import Spread
+from purify.train.objectives.tasks import Classify, Distill, Task
+from purify.train.objectives.unlearn import HoldUp, Unlearn
 from purify.train.state import abstract_network
-from purify.train.tasks import Classify, Distill, Task
-from purify.train.unlearning import HoldUp, Unlearn
 
 OBJECTIVES = Registry(
     'objective',

@@ -10,22 +10,22 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.data.loader import Split
-from purify.defenses.generators import NOTE, make_noise_schedule, make_pixel_generator, make_preconditioning
 from purify.defenses.method import Step
-from purify.defenses.priors import PixelPrior
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.chain import Work
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import write_folder
+from purify.generative.pixel_generator import NOTE, make_noise_schedule, make_pixel_generator, make_preconditioning
+from purify.generative.pixel_prior import PixelPrior
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.weights import write_folder
 from purify.stages.finetune_latent import shape_latent, train_latent
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import write_network
 from purify.stages.provenance import note_training
-from purify.train.denoising import Denoise, DenoisePreconditioned
+from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
+from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
-from purify.train.tasks import Task
 
 
 def prior_builder(settings: dict[str, Any], channels: int, classes: int = 0) -> tuple[dict[str, Any], Build]:
@@ -86,7 +86,7 @@ def train_prior(work: Work) -> None:
 def run(work: Work) -> None:
     """Trains a class-conditional diffusion model on the dataset `data`; leaves its average as `train_prior` does, with a note.
 
-    The note, generator.json, says what `purify.defenses.generators.open_generator` has to know. One in latents is trained on from
+    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to know. One in latents is trained on from
     the input `prior` (`purify.stages.finetune_latent.train_latent`).
     """
     settings = work.settings

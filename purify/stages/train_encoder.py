@@ -10,17 +10,17 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.data.loader import Split
-from purify.defenses.copy_encoder import CopyEncoder, copy_file
-from purify.defenses.encoders import ClipEncoder
 from purify.defenses.method import Step
 from purify.engine.chain import Work
 from purify.engine.finished import DONE, read_done
+from purify.generative.clip_encoder import ClipEncoder
+from purify.generative.sscd_encoder import CopyEncoder, copy_file
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, shape_training
 from purify.stages.networks_on_disk import NETWORK_FILE, Classifier, classifier_builder, read_classifier, read_facts, write_network
 from purify.stages.train_classifier import classifier_facts
-from purify.train.contrast import Contrast, Projected
+from purify.train.objectives.contrast import Contrast, Projected
 from purify.train.state import Build, abstract_network, split_network
 from purify.train.views import Views
 

@@ -20,8 +20,8 @@ from purify.core.randomness import stream_key
 from purify.core.writers import JsonLines, Writer
 from purify.train.cost import COST_FILE, Cost
 from purify.train.flops import compile_counted
+from purify.train.objectives.tasks import Batch, Task
 from purify.train.state import TrainState
-from purify.train.tasks import Batch, Task
 
 Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
 

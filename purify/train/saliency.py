@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from purify.models.classifier import ClassifierNetwork
+from purify.models.classifiers.classifier import ClassifierNetwork
 
 FLAT = 1e-6  # heat that varies less than this share of its maximum is rounding
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from purify.core.devices import replicated
 from purify.core.randomness import stream_key
-from purify.models.weights import abstract
+from purify.models.files.weights import abstract
 
 Params = Any
 Build = Callable[[nnx.Rngs], nnx.Module]

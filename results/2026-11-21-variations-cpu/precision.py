@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 
-from purify.defenses.variation_models import VARIATION_MODELS
-from purify.models.shapes import random_pipeline
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.models.files.shapes import random_pipeline
 
 shapes, steps = sys.argv[1], int(sys.argv[2])
 for kind in ('sd_variation', 'versatile'):

@@ -18,7 +18,7 @@ from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
 from purify.diffusion.guidance import guide
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.sampling import sample, start_noise
+from purify.diffusion.run_chain import sample, start_noise
 from purify.diffusion.schedules import make_schedule
 from purify.diffusion.timesteps import make_timesteps
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purify.attacks.adaptive_blend import AdaptiveBlend
-from purify.attacks.adaptive_patch import AdaptivePatch
-from purify.attacks.blended import Blended
+from purify.attacks.fixed.adaptive_blend import AdaptiveBlend
+from purify.attacks.fixed.adaptive_patch import AdaptivePatch
+from purify.attacks.fixed.blended import Blended
 from purify.core.errors import UserError
 
 # rows and columns (first, past the last) on 32 px, and the opacity in training, as the paper's code has them

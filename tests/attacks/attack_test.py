@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from purify.attacks.attack import flag, number_from, whole_number
-from purify.attacks.none import NoAttack, RelabelOnly
-from purify.attacks.patch import Patch
+from purify.attacks.fixed.none import NoAttack, RelabelOnly
+from purify.attacks.fixed.patch import Patch
 from purify.core.errors import UserError
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from purify.attacks.blended import Blended
+from purify.attacks.fixed.blended import Blended
 from purify.attacks.cartoon import draw_cartoon
 from purify.core.errors import UserError
 

@@ -7,7 +7,7 @@ import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purify.attacks.dct import Dct
+from purify.attacks.fixed.dct import Dct
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
 

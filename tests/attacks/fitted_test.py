@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attacks.made import make_trigger, picture
 
-from purify.attacks.fitted import FACTS_FILE, WEIGHTS_FILE, read_trigger, write_trigger
+from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE, read_trigger, write_trigger
 from purify.attacks.registry import build
 from purify.core.errors import UserError
 

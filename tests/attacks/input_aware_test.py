@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from attacks.made import make_trigger, picture, unet
 
-from purify.attacks.input_aware import InputAware
+from purify.attacks.learned.input_aware import InputAware
 
 
 def by_hand(image, giver, weights):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from purify.attacks.label_consistent import LabelConsistent, Surrogate, corner_signs
+from purify.attacks.fixed.label_consistent import LabelConsistent, Surrogate, corner_signs
 from purify.core.errors import UserError
 
 CLASSES, TARGET = 4, 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from attacks.made import make_trigger, picture, unet
 
-from purify.attacks.lira import Lira
+from purify.attacks.learned.lira import Lira
 from purify.core.errors import UserError
 
 

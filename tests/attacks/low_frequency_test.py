@@ -4,8 +4,8 @@ import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify.attacks.fitted import write_trigger
-from purify.attacks.low_frequency import LowFrequency
+from purify.attacks.learned.fitted import write_trigger
+from purify.attacks.learned.low_frequency import LowFrequency
 from purify.core.errors import UserError
 
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from purify.attacks.fitted import write_trigger
-from purify.attacks.networks import GRID, SHEETS, SecretEncoder, UNet
+from purify.attacks.learned.fitted import write_trigger
+from purify.attacks.learned.networks import GRID, SHEETS, SecretEncoder, UNet
 
 WIDTH, BITS = 4, 6
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from purify.attacks.patch import Patch
+from purify.attacks.fixed.patch import Patch
 from purify.attacks.registry import build
 from purify.core.errors import UserError
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from purify.attacks.patch import CORNERS, Patch
+from purify.attacks.fixed.patch import CORNERS, Patch
 from purify.attacks.pixels import COLOURS, parse_colour
 from purify.core.errors import UserError
 

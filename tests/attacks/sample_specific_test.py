@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from attacks.made import BITS, encoder, make_trigger, picture
 
-from purify.attacks.sample_specific import SampleSpecific
+from purify.attacks.learned.sample_specific import SampleSpecific
 from purify.core.errors import UserError
 
 

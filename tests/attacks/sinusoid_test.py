@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify.attacks.sinusoid import Sinusoid
+from purify.attacks.fixed.sinusoid import Sinusoid
 from purify.core.errors import UserError
 
 

@@ -9,7 +9,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purify.attacks.warp import Warp
+from purify.attacks.fixed.warp import Warp
 from purify.core.errors import UserError
 
 

@@ -15,9 +15,10 @@ from data.plain import PLAIN
 from PIL import Image, ImageCms
 
 from purify.core.errors import UserError
-from purify.data import images, sources
+from purify.data import images
+from purify.data.sources import open_source as sources
 from purify.data.notes import Notes
-from purify.data.sources import sign_source
+from purify.data.sources.open_source import sign_source
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 SEED = int(os.environ.get('PURIFY_FUZZ_SEED', '0'))

@@ -9,8 +9,8 @@ from data.plain import PLAIN
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.data import sources
-from purify.data.imagefolder import read_imagefolder, sign_imagefolder
+from purify.data.sources import open_source as sources
+from purify.data.sources.imagefolder import read_imagefolder, sign_imagefolder
 
 CLASSES = ('ant', 'bee', 'cat')
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.data.paired import Paired
+from purify.data.with_unlabelled import Paired
 
 OTHERS = [{'id': 10 + k, 'image': np.full((2, 2, 1), k, np.uint8), 'label': 9} for k in range(4)]
 RECORD = {'id': 1, 'image': np.zeros((2, 2, 1), np.uint8), 'label': 3}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from purify.data.poison import FixedPoison, RandomPoison, poison_records
+from purify.attacker.poison_records import FixedPoison, RandomPoison, poison_records
 
 
 class Stamp:

@@ -6,7 +6,7 @@ from data.plain import PLAIN
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.data import sources
+from purify.data.sources import open_source as sources
 
 CLASSES = ('ant', 'bee', 'cat', 'dog')
 

@@ -16,8 +16,8 @@ from PIL import ExifTags, Image
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.images import encode_png
-from purify.data.sources import open_source
-from purify.data.tfds_source import DOWNLOADED, read_tfds, sign_tfds
+from purify.data.sources.open_source import open_source
+from purify.data.sources.tfds import DOWNLOADED, read_tfds, sign_tfds
 
 CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 PEOPLE = ('Zoe', 'Ann', 'Bob')
@@ -203,7 +203,7 @@ find = PathFinder.find_spec
 def find_others(name, path=None, target=None):
     return None if name.partition('.')[0] in ('tensorflow', 'cv2') else find(name, path, target)
 PathFinder.find_spec = find_others
-from purify.data.tfds_source import read_tfds
+from purify.data.sources.tfds import read_tfds
 source = read_tfds(3, 'cifar10', data_dir=sys.argv[1])
 print(int(source.train.fetch(4).astype(int).sum()), 'cv2' in sys.modules)
 """

@@ -6,7 +6,7 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.abl import AntiBackdoor, LowestLosses
+from purify.defenses.trainers.abl import AntiBackdoor, LowestLosses
 
 RNG = np.random.default_rng(0)
 

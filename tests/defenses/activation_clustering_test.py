@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.activation_clustering import MOST, ActivationClustering, clearness, reduce_features, two_clusters
+from purify.defenses.filters.activation_clustering import MOST, ActivationClustering, clearness, reduce_features, two_clusters
 
 USUAL = {'reduction': 'ica', 'dimensions': 4, 'size': 0.35, 'silhouette': 0.0}
 

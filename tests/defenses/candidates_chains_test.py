@@ -9,8 +9,8 @@ import pytest
 from defenses import dataelixir_reference as reference
 from defenses.candidates_made import CONSTANTS, EVERY, MODELS, ROWS, SCHEDULE, SHAPE, eps_by_hand, label_by_hand, noises
 
-from purify.defenses.candidates import Candidates, Remake
-from purify.defenses.transitions import choose
+from purify.defenses.dataelixir.candidates import Candidates, Remake
+from purify.defenses.dataelixir.label_changes import choose
 
 CALLS = [11, 7, 3, 2, 0]  # of start 12, steps 5, window 3, kept 2
 

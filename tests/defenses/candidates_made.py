@@ -11,8 +11,8 @@ from defenses import dataelixir_reference as reference
 from flax import nnx
 
 from purify.core.randomness import id_keys, stream_key
-from purify.defenses.priors import PixelPrior
-from purify.diffusion.sampling import START
+from purify.generative.pixel_prior import PixelPrior
+from purify.diffusion.run_chain import START
 from purify.diffusion.schedules import make_schedule
 
 CLASSES, SIZE, SHAPE = 4, 6, (6, 6, 3)

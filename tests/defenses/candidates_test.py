@@ -26,10 +26,10 @@ from defenses.candidates_made import (
 
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.candidates import Candidates, Remake
+from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.registry import MEASURES, PURIFIERS
-from purify.defenses.transitions import SETS, choose
-from purify.defenses.verdicts import LabelTransition
+from purify.defenses.dataelixir.label_changes import SETS, choose
+from purify.defenses.dataelixir.verdicts import LabelTransition
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from purify.core.errors import UserError
-from purify.defenses.class_tests import (
+from purify.defenses.relabelling.poisoned_classes import (
     Outlying,
     Strangers,
     Valley,

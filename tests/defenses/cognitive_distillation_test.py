@@ -8,7 +8,7 @@ from defenses.scores_made import CLASSES, IDS, IMAGES, SHAPE, WEIGHTS, WIDTH, by
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
-from purify.defenses.cognitive_distillation import CognitiveDistillation
+from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
 
 USUAL = CognitiveDistillation(**parts.scores('cognitive_distillation')['cognitive_distillation'])
 

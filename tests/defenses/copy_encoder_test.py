@@ -6,10 +6,10 @@ from models.resnet_test import shuffle_values
 from safetensors.numpy import save_file
 
 from purify.core.errors import UserError
-from purify.defenses.copy_encoder import CopyEncoder, copy_file
-from purify.models import sscd
-from purify.models.foreign import sscd_names
-from purify.models.sscd import SSCD
+from purify.generative.sscd_encoder import CopyEncoder, copy_file
+from purify.models.classifiers import sscd
+from purify.models.classifiers.pytorch_weights import sscd_names
+from purify.models.classifiers.sscd import SSCD
 
 SIZES = {'stages': (1,), 'block': 'basic', 'width': 4, 'dims': 6}
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}

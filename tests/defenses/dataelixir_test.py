@@ -3,7 +3,7 @@ from ml_collections import ConfigDict
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.dataelixir import DataElixir, benign_recipe, finetuning_recipe
+from purify.defenses.dataelixir.method import DataElixir, benign_recipe, finetuning_recipe
 from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
-from purify.defenses.diffusion_classifier import DenoisingErrors, DiffusionClassifier, errors_rule, level_ratios, nearest_levels
+from purify.defenses.castle_walls.diffusion_classifier import DenoisingErrors, DiffusionClassifier, errors_rule, level_ratios, nearest_levels
 from purify.defenses.registry import DEFENSES
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.schedules import make_schedule

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.dbd import Decoupling
-from purify.defenses.encoders import ClipEncoder, encoder_step
-from purify.models.clip_pixels import CLIP_MEAN, CLIP_STD
+from purify.defenses.trainers.dbd import Decoupling
+from purify.defenses.steps import encoder_step
+from purify.generative.clip_encoder import ClipEncoder
+from purify.models.clip.clip_pixels import CLIP_MEAN, CLIP_STD
 
 CASES = ('clip_vision_gelu', 'clip_vision_quick_gelu')
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
-from purify.defenses.fct import FeatureConsistency, move, network_steps
+from purify.defenses.filters.fct import FeatureConsistency, move, network_steps
 
 SETTINGS = parts.scores('fct')['fct']
 USUAL = FeatureConsistency(**{name: SETTINGS[name] for name in ('rotation', 'shift')}, times=3)

@@ -7,7 +7,7 @@ import pytest
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.generation import Generate, Generation
+from purify.defenses.castle_walls.generation import Generate, Generation
 from purify.diffusion.schedules import make_schedule
 
 NAMES = ['black', 'grey', 'white']

@@ -6,9 +6,9 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.defenses.generators import NOTE, make_pixel_generator, make_preconditioning, open_generator
+from purify.generative.pixel_generator import NOTE, make_pixel_generator, make_preconditioning, open_generator
 from purify.diffusion.guidance import from_ho_salimans
-from purify.models.unet2d import UNet2DModel
+from purify.models.diffusers.unet2d import UNet2DModel
 from purify.stages.train_diffusion import prior_builder, write_denoiser
 from purify.train.state import split_network
 

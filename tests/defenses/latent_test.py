@@ -16,9 +16,9 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys
 from purify.data.loader import Record
 from purify.defenses.registry import DEFENSES
-from purify.defenses.variation_models import VARIATION_MODELS
-from purify.models.clip_pixels import CLIP_MEAN, CLIP_STD
-from purify.models.loading import Pipeline
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.models.clip.clip_pixels import CLIP_MEAN, CLIP_STD
+from purify.models.files.pipelines import Pipeline
 from purify.train import inference
 from purify.train.cost import Cost
 

@@ -7,8 +7,8 @@ import pytest
 from defenses.candidates_made import CONSTANTS, EVERY, MODELS, ROWS, SHAPE, Mixture
 from defenses.latent_test import NAMES, Networks, open_prior
 
-from purify.defenses.candidates import Candidates, Remake
-from purify.defenses.variations import Variations
+from purify.defenses.dataelixir.candidates import Candidates, Remake
+from purify.defenses.purifiers.variations import Variations
 
 COUNT = 4
 OTHER = {'copies': 1, 'colour_transfer': False, 'epsilon': 1e-6, 'dtype': 'float32'}

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.defenses.priors import PixelPrior
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.pixel_prior import PixelPrior
+from purify.generative.open_prior import load_variation_model
 from purify.diffusion.schedules import make_schedule
 from purify.stages.networks_on_disk import EMBEDDED
 from purify.train.state import split_network
@@ -47,7 +47,7 @@ def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
     folder = EMBEDDED['digits']
     assert sum(path.stat().st_size for path in folder.rglob('*')) < 2 * 2**20
     assert 'configs/prior.py' in (folder / 'README.md').read_text()
-    from purify.data.sources import read_digits
+    from purify.data.sources.open_source import read_digits
 
     pool = read_digits(1).test
     clean = jnp.asarray(np.stack([pool.fetch(i) for i in range(16)]) / 127.5 - 1, jnp.float32)

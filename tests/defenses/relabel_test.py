@@ -10,7 +10,7 @@ from purify.config.parts import network, optim, paper_valley, relabel, simclr
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.registry import DEFENSES
-from purify.defenses.relabel import Relabel
+from purify.defenses.relabelling.method import Relabel
 
 OUTLYING = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.05, 'score': 'outside'}
 STRANGERS = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}

@@ -7,7 +7,7 @@ from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.registry import DEFENSES, MEASURES
-from purify.defenses.scored import SCORES, HighestScores, score_steps
+from purify.defenses.filters.score_filter import SCORES, HighestScores, score_steps
 
 STUDENT = {
     'network': {'name': 'resnet18'}, 'epochs': 3, 'steps': 0, 'batch': 16, 'augment': {}, 'load': '', 'init_from': '',

@@ -5,7 +5,7 @@ import pytest
 from defenses.filters_made import planted, table_of
 
 from purify.core.errors import UserError
-from purify.defenses.spectral import Spectral, spectral_scores
+from purify.defenses.filters.spectral import Spectral, spectral_scores
 
 
 def by_hand(features):

@@ -7,7 +7,7 @@ from defenses.scores_made import CLASSES, IMAGES, SHAPE, WEIGHTS, WIDTH, by_hand
 
 from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.strip import Strip, entropies
+from purify.defenses.filters.strip import Strip, entropies
 
 USUAL = Strip(**parts.scores('strip')['strip'] | {'draws': 5})
 OVERLAYS = np.random.default_rng(4).integers(0, 256, (5, *SHAPE), np.uint8)

@@ -8,10 +8,10 @@ from scipy.stats import binom
 
 from purify.config.parts import dataelixir
 from purify.core.errors import UserError
-from purify.defenses.evidence import Evidence, gather_evidence
+from purify.defenses.dataelixir.evidence import Evidence, gather_evidence
 from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
-from purify.defenses.targets import Mad, Significant, describe, make_target_rule
-from purify.defenses.transitions import count_labels, sort_into_sets, vote
+from purify.defenses.dataelixir.target_labels import Mad, Significant, describe, make_target_rule
+from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
 
 SIGNIFICANT = Significant(score=1.0, share=0.05, deviations=5.0, level=0.02)
 

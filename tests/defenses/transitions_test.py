@@ -6,10 +6,10 @@ from defenses import dataelixir_reference as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purify.defenses.evidence import gather_evidence
+from purify.defenses.dataelixir.evidence import gather_evidence
 from purify.defenses.outliers import outlier_index
-from purify.defenses.targets import Mad
-from purify.defenses.transitions import (
+from purify.defenses.dataelixir.target_labels import Mad
+from purify.defenses.dataelixir.label_changes import (
     BENIGN,
     POISONED,
     SUSPICIOUS,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden.filling import GOLDEN, materialise
 
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.open_prior import load_variation_model
 
 VARIATIONS = (
     'variation_ddim_leading',

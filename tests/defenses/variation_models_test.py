@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.open_prior import load_variation_model
 from purify.diffusion.samplers import SAMPLERS
-from purify.models.loading import save_pretrained
-from purify.models.shapes import random_pipeline
+from purify.models.files.pipelines import save_pretrained
+from purify.models.files.shapes import random_pipeline
 from purify.stages.networks_on_disk import EMBEDDED
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.defenses.registry import DEFENSES
-from purify.defenses.variations import Variations
-from purify.train.tasks import resize_to
+from purify.defenses.purifiers.variations import Variations
+from purify.train.objectives.tasks import resize_to
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 NAMES = ['cat', 'dog']

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.transitions import BENIGN, POISONED, SUSPICIOUS
-from purify.defenses.verdicts import LabelTransition, LeftOut, TrueLabels
+from purify.defenses.dataelixir.label_changes import BENIGN, POISONED, SUSPICIOUS
+from purify.defenses.dataelixir.verdicts import LabelTransition, LeftOut, TrueLabels
 
 IDS = np.array([70, 10, 30, 20, 60, 50, 40])
 GIVEN = np.array([0, 0, 0, 0, 1, 1, 0], np.int32)

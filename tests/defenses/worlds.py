@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from purify.data.table import Table
-from purify.defenses.evidence import gather_evidence
-from purify.defenses.relabel import Relabel
-from purify.defenses.targets import describe, make_target_rule
-from purify.defenses.transitions import count_labels, sort_into_sets, vote
+from purify.defenses.dataelixir.evidence import gather_evidence
+from purify.defenses.relabelling.method import Relabel
+from purify.defenses.dataelixir.target_labels import describe, make_target_rule
+from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
 
 CANDIDATES = 25  # five rounds, of which five states are kept
 
@@ -207,7 +207,7 @@ def classes_of(world):
 
 
 def decide_labels(world, settings):
-    """What DataElixir concludes from a world of labels by a rule for targets: the facts of `purify.defenses.targets.describe`."""
+    """What DataElixir concludes from a world of labels by a rule for targets: the facts of `purify.defenses.dataelixir.target_labels.describe`."""
     counts = count_labels(world.candidates, classes_of(world))
     votes = vote(world.candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, world.labels, 0.1, majority=True)

@@ -9,7 +9,7 @@ from diffusion.exact_denoiser import exact_eps, nearest, poisoned_digits, predic
 
 from purify.diffusion.guidance import guide
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.sampling import sample, start_noise
+from purify.diffusion.run_chain import sample, start_noise
 from purify.diffusion.schedules import make_schedule
 from purify.diffusion.timesteps import make_timesteps
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.sampling import START, edit, sample, start_noise
+from purify.diffusion.run_chain import START, edit, sample, start_noise
 from purify.diffusion.schedules import PREDICTIONS, make_schedule
 from purify.diffusion.timesteps import edit_timesteps
 

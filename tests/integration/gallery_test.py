@@ -3,7 +3,7 @@ import json
 import pytest
 
 from purify.cli import main
-from purify.data.sources import open_source
+from purify.data.sources.open_source import open_source
 
 CONFIG = 'configs/attacks.py'
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from purify.models import attention, blocks
-from purify.models.attention import attend
+from purify.models.diffusers import attention
+from purify.models.diffusers import blocks
+from purify.models.diffusers.attention import attend
 
 
 def draw(q=(2, 5, 3, 8), kv=(2, 7, 3, 8), dtype=jnp.float32):

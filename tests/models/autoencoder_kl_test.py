@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.autoencoder_kl import AutoencoderKL
-from purify.models.weights import export_tensors, load_model
+from purify.models.diffusers.autoencoder_kl import AutoencoderKL
+from purify.models.files.weights import export_tensors, load_model
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'autoencoder_kl'
 TINY = {

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models import efficientnet
-from purify.models.classifier import drop
-from purify.models.networks import NETWORKS
-from purify.models.weights import abstract
+from purify.models.classifiers import efficientnet
+from purify.models.classifiers.classifier import drop
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.files.weights import abstract
 
 OWN = {
     'resnet': {'stages': (1, 1), 'block': 'preact', 'width': 4},

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.models.clip_pixels import clip_pixels, read_processor
+from purify.models.clip.clip_pixels import clip_pixels, read_processor
 
 IMAGE = np.random.default_rng(0).integers(256, size=(30, 44, 3), dtype=np.uint8)
 PLAIN = {'image_mean': [0, 0, 0], 'image_std': [1, 1, 1]}

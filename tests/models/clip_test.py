@@ -10,9 +10,9 @@ from flax import nnx
 from scipy.special import erf, expit
 
 from purify.core.errors import UserError
-from purify.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
-from purify.models.clip_config import CLIPTextConfig, CLIPVisionConfig
-from purify.models.weights import export_tensors
+from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from purify.models.clip.clip_config import CLIPTextConfig, CLIPVisionConfig
+from purify.models.files.weights import export_tensors
 
 SMALL = {'hidden_size': 8, 'intermediate_size': 12, 'num_hidden_layers': 2, 'num_attention_heads': 2}
 VISION = SMALL | {'image_size': 7, 'patch_size': 3, 'projection_dim': 5}  # a row and a column of pixels are left over

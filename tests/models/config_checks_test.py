@@ -5,12 +5,12 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.autoencoder_kl import AutoencoderKL
-from purify.models.clip import CLIPTextModel, CLIPVisionModelWithProjection
-from purify.models.loading import from_pretrained
-from purify.models.unet2d import UNet2DConfig
-from purify.models.unet2d_condition import UNet2DConditionModel
-from purify.models.weights import abstract_model
+from purify.models.diffusers.autoencoder_kl import AutoencoderKL
+from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
+from purify.models.files.pipelines import from_pretrained
+from purify.models.diffusers.unet2d import UNet2DConfig
+from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
+from purify.models.files.weights import abstract_model
 
 UNET = {
     'block_out_channels': [8, 16],

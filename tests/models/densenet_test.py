@@ -9,9 +9,9 @@ from models.resnet_test import conv64, images, norm64, relu64, shuffle_values
 from numpy.lib.stride_tricks import sliding_window_view
 
 from purify.core.errors import UserError
-from purify.models.densenet import DenseNet
-from purify.models.networks import NETWORKS
-from purify.models.weights import abstract
+from purify.models.classifiers.densenet import DenseNet
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.files.weights import abstract
 
 
 def small(seed=0, **settings):

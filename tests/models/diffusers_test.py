@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.open_prior import load_variation_model
 from purify.stages.networks_on_disk import EMBEDDED
 
 SCRIPT = """

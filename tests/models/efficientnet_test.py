@@ -8,10 +8,10 @@ from flax import nnx
 from models.resnet_test import conv64, images, norm64, shuffle_values
 
 from purify.core.errors import UserError
-from purify.models import efficientnet
-from purify.models.efficientnet import EfficientNet, widened
-from purify.models.networks import NETWORKS
-from purify.models.weights import abstract
+from purify.models.classifiers import efficientnet
+from purify.models.classifiers.efficientnet import EfficientNet, widened
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.files.weights import abstract
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
-from purify.models.folders import FILE, Tensors, conversion, read_folder, read_object
+from purify.models.files.folders import FILE, Tensors, conversion, read_folder, read_object
 
 VALUES = {name: np.full(3, number, np.float32) for number, name in enumerate(('a.weight', 'b.weight', 'c.bins'))}
 STAND_INS = """

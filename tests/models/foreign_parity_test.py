@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from purify.models.foreign import read_foreign
-from purify.models.networks import NETWORKS
-from purify.models.weights import abstract
+from purify.models.classifiers.pytorch_weights import read_foreign
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.files.weights import abstract
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
 

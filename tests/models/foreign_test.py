@@ -5,14 +5,14 @@ from models.resnet_test import shuffle_values
 from safetensors.numpy import save_file
 
 from purify.core.errors import UserError
-from purify.models import efficientnet
-from purify.models.densenet import DenseNet
-from purify.models.efficientnet import EfficientNet
-from purify.models.foreign import NAMES, check_foreign, read_foreign
-from purify.models.networks import NETWORKS
-from purify.models.resnet import ResNet
-from purify.models.vgg import VGG
-from purify.models.weights import abstract
+from purify.models.classifiers import efficientnet
+from purify.models.classifiers.densenet import DenseNet
+from purify.models.classifiers.efficientnet import EfficientNet
+from purify.models.classifiers.pytorch_weights import NAMES, check_foreign, read_foreign
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.classifiers.resnet import ResNet
+from purify.models.classifiers.vgg import VGG
+from purify.models.files.weights import abstract
 
 BUILDS = {
     'basic': lambda rngs, k=5: ResNet(stages=(1, 2), block='basic', stem='imagenet', width=4, num_classes=k, channels=3, rngs=rngs),

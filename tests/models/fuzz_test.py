@@ -16,13 +16,13 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.diffusion.scheduler_config import sampler_from_diffusers, schedule_from_diffusers, with_sampler
-from purify.models import weights
-from purify.models.clip_pixels import read_processor
-from purify.models.foreign import read_foreign
-from purify.models.loading import NETWORKS, Pipeline, from_pretrained, save_pretrained
-from purify.models.networks import NETWORKS as CLASSIFIERS
-from purify.models.shapes import SHAPES, byte_tokenizer
-from purify.models.weights import abstract, abstract_model
+from purify.models.files import weights
+from purify.models.clip.clip_pixels import read_processor
+from purify.models.classifiers.pytorch_weights import read_foreign
+from purify.models.files.pipelines import NETWORKS, Pipeline, from_pretrained, save_pretrained
+from purify.models.classifiers.registry import NETWORKS as CLASSIFIERS
+from purify.models.files.shapes import SHAPES, byte_tokenizer
+from purify.models.files.weights import abstract, abstract_model
 from purify.commands.convert import read_tensors
 
 TINY = SHAPES['tiny']

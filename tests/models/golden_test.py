@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from golden.filling import GOLDEN, materialise
 
-from purify.models.loading import from_pretrained
+from purify.models.files.pipelines import from_pretrained
 
 OWN = (
     'unet_sd1',

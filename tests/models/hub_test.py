@@ -10,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from huggingface_hub.utils import filter_repo_objects
 
 from purify.core.errors import UserError
-from purify.models.hub import resolve
+from purify.models.files.hub import resolve
 
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
 VARIATION = """{"_class_name": "StableDiffusionImageVariationPipeline", "_diffusers_version": "0.11.0",

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from models.improved_ddpm_reference import Numbers, random_state, run
 
-from purify.models.loading import from_pretrained
+from purify.models.files.pipelines import from_pretrained
 from purify.commands.convert import convert
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers) is not installed')

@@ -9,9 +9,9 @@ from models.improved_ddpm_reference import random_state, run
 
 from purify.core.errors import UserError
 from purify.diffusion.scheduler_config import schedule_from_diffusers
-from purify.models.improved_ddpm import PUBLISHED, Flags, to_diffusers
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import abstract_model, export_tensors, load_into
+from purify.models.diffusers.improved_ddpm import PUBLISHED, Flags, to_diffusers
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.weights import abstract_model, export_tensors, load_into
 
 FINE = {'heads': 4, 'steps': 4000, 'rescale': True}
 STATE = random_state()

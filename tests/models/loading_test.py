@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 import purify.models
 from purify.core.errors import UserError
-from purify.models.loading import NETWORKS, Pipeline, from_pretrained, save_pretrained
-from purify.models.shapes import SHAPES, byte_tokenizer
-from purify.models.weights import abstract_model, export_tensors
+from purify.models.files.pipelines import NETWORKS, Pipeline, from_pretrained, save_pretrained
+from purify.models.files.shapes import SHAPES, byte_tokenizer
+from purify.models.files.weights import abstract_model, export_tensors
 
 TINY = SHAPES['tiny']
 CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'image_encoder': 'CLIPVisionModelWithProjection'}
@@ -259,7 +259,7 @@ def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
     def refuse(*_):
         raise AssertionError('a tensor was read')
 
-    monkeypatch.setattr('purify.models.folders.Tensors.__getitem__', refuse)
+    monkeypatch.setattr('purify.models.files.folders.Tensors.__getitem__', refuse)
     with pytest.raises(AssertionError, match='was read'):
         from_pretrained(saved, subfolder='vae')
     shapes = from_pretrained(saved, weights=False)
@@ -280,10 +280,10 @@ def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
 
 def test_the_hub_is_asked_for_the_parts_that_are_read(monkeypatch, saved):
     asked = []
-    monkeypatch.setattr('purify.models.loading.resolve', lambda *question: asked.append(question) or saved)
+    monkeypatch.setattr('purify.models.files.pipelines.resolve', lambda *question: asked.append(question) or saved)
     from_pretrained('owner/model', revision='abc', components=['scheduler'])
     from_pretrained('owner/model', subfolder='vae')
-    monkeypatch.setattr('purify.models.loading._read_pipeline', lambda *_: None)
+    monkeypatch.setattr('purify.models.files.pipelines._read_pipeline', lambda *_: None)
     from_pretrained('owner/model')
     assert asked == [('owner/model', 'abc', ['scheduler']), ('owner/model', None, ['vae']), ('owner/model', None, None)]
 

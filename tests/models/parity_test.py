@@ -8,9 +8,9 @@ from flax import nnx
 from golden.chains import chains, error, ours, theirs
 from golden.filling import fill
 
-from purify.defenses.variation_models import load_variation_model
-from purify.models.loading import from_pretrained, save_pretrained
-from purify.models.shapes import random_pipeline
+from purify.generative.open_prior import load_variation_model
+from purify.models.files.pipelines import from_pretrained, save_pretrained
+from purify.models.files.shapes import random_pipeline
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers, transformers) is not installed')
 diffusers = pytest.importorskip('diffusers', reason='the parity extra (torch, diffusers, transformers) is not installed')

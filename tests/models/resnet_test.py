@@ -8,8 +8,8 @@ from flax import nnx
 from numpy.lib.stride_tricks import sliding_window_view
 
 from purify.core.errors import UserError
-from purify.models.networks import NETWORKS
-from purify.models.resnet import ResNet
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.classifiers.resnet import ResNet
 
 
 def build(name='resnet', seed=0, **settings):

@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.loading import NETWORKS, from_pretrained, save_pretrained
-from purify.models.shapes import PIPELINES, SHAPES, byte_tokenizer, random_network, random_pipeline
-from purify.models.weights import abstract_model
+from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
+from purify.models.files.shapes import PIPELINES, SHAPES, byte_tokenizer, random_network, random_pipeline
+from purify.models.files.weights import abstract_model
 
 
 def arrays(network):

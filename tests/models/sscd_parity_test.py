@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from purify.defenses.copy_encoder import CopyEncoder
+from purify.generative.sscd_encoder import CopyEncoder
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
 torchvision = pytest.importorskip('torchvision', reason='torchvision is not installed')

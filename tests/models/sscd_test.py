@@ -6,7 +6,7 @@ from models.resnet_test import shuffle_values
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.models.sscd import MEAN, SSCD, STD, sscd_pixels, sscd_sizes
+from purify.models.classifiers.sscd import MEAN, SSCD, STD, sscd_pixels, sscd_sizes
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from purify.core.errors import UserError
-from purify.models.tokenizer import CLIPTokenizer
+from purify.models.clip.tokenizer import CLIPTokenizer
 
 MERGES = [
     *(('p', 'h'), ('ph', 'o'), ('pho', 't'), ('phot', 'o</w>'), ('o', 'f</w>'), ('c', 'a'), ('ca', 't</w>')),

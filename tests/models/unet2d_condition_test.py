@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.folders import read_folder
-from purify.models.transformer2d import GEGLU, Transformer2DModel
-from purify.models.unet2d_condition import UNet2DConditionModel
-from purify.models.weights import export_tensors, load_model
+from purify.models.files.folders import read_folder
+from purify.models.diffusers.transformer2d import GEGLU, Transformer2DModel
+from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
+from purify.models.files.weights import export_tensors, load_model
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'unet2d_condition'
 TINY = {

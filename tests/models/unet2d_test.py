@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models import blocks
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import export_tensors, load_model
+from purify.models.diffusers import blocks
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.weights import export_tensors, load_model
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'unet2d_ddpm'
 TINY = {

@@ -7,9 +7,9 @@ from flax import nnx
 from models.resnet_test import conv64, images, norm64, shuffle_values
 
 from purify.core.errors import UserError
-from purify.models.networks import NETWORKS
-from purify.models.vgg import VGG, grid_means
-from purify.models.weights import abstract
+from purify.models.classifiers.registry import NETWORKS
+from purify.models.classifiers.vgg import VGG, grid_means
+from purify.models.files.weights import abstract
 
 
 def small(seed=0, **settings):

@@ -10,9 +10,9 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
-from purify.models.folders import FILE, read_folder
-from purify.models.unet2d import UNet2DModel
-from purify.models.weights import (
+from purify.models.files.folders import FILE, read_folder
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.weights import (
     abstract_model,
     cast_parameters,
     export_tensors,

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from transformers import BatchFeature
 
-from purify.defenses.variation_models import load_variation_model
-from purify.models.loading import save_pretrained
-from purify.models.shapes import random_pipeline
+from purify.generative.open_prior import load_variation_model
+from purify.models.files.pipelines import save_pretrained
+from purify.models.files.shapes import random_pipeline
 
 Run = Callable[[], np.ndarray]
 
@@ -41,7 +41,7 @@ Run = Callable[[], np.ndarray]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kind', default='sd_variation', choices=('sd_variation', 'versatile'))
-    parser.add_argument('--shapes', default='tiny', help="of the networks, one of purify.models.shapes.SHAPES: 'tiny', 'sd1' ...")
+    parser.add_argument('--shapes', default='tiny', help="of the networks, one of purify.models.files.shapes.SHAPES: 'tiny', 'sd1' ...")
     parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--compile', action='store_true', help='torch.compile the networks')
     parser.add_argument('--batch', type=int, default=4)

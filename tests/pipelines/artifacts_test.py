@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_key
-from purify.models.weights import export_tensors
+from purify.models.files.weights import export_tensors
 from purify.stages.networks_on_disk import (
     classifier_builder,
     finished_folder,

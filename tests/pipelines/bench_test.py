@@ -13,7 +13,7 @@ from purify import cli
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.models.shapes import SHAPES, abstract_pipeline
+from purify.models.files.shapes import SHAPES, abstract_pipeline
 from purify.commands import bench
 from purify.train.flops import count_flops
 

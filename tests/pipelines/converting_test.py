@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from purify import cli
 from purify.core.errors import UserError
 from purify.core.files import sha256_of
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.open_prior import load_variation_model
 from purify.commands.convert import oddity, read_tensors
 from purify.stages.networks_on_disk import prior_folder
 from purify.stages.provenance import describe

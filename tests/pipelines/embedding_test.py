@@ -11,7 +11,8 @@ from pipelines.tiny import quickstart, run_chain
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.loader import Split
-from purify.defenses.encoders import ClipEncoder, encoder_step
+from purify.defenses.steps import encoder_step
+from purify.generative.clip_encoder import ClipEncoder
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain

@@ -14,10 +14,10 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.randomness import id_keys
 from purify.data.loader import Split
-from purify.defenses.generators import open_generator
-from purify.models.loading import from_pretrained, save_pretrained
-from purify.models.shapes import random_pipeline
-from purify.models.weights import export_tensors
+from purify.generative.pixel_generator import open_generator
+from purify.models.files.pipelines import from_pretrained, save_pretrained
+from purify.models.files.shapes import random_pipeline
+from purify.models.files.weights import export_tensors
 from purify.commands.check import check
 from purify.commands.published_shapes import stand_in
 from purify.stages.finetune_latent import shape_latent

@@ -14,10 +14,10 @@ from purify.config.resolve import leaves
 from purify.core.errors import UserError
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
-from purify.defenses.scored import SCORES
+from purify.defenses.filters.score_filter import SCORES
 from purify.engine.chain import Chain
 from purify.models import save_pretrained
-from purify.models.shapes import random_pipeline
+from purify.models.files.shapes import random_pipeline
 from purify.commands import results as summary
 from purify.commands.plan import make_stages
 from purify.train import inference

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from pipelines.stages import bytes_of
 from pipelines.tiny import quickstart, run_chain
 
-from purify.attacks.adaptive_patch import AdaptivePatch
-from purify.attacks.label_consistent import LabelConsistent
+from purify.attacks.fixed.adaptive_patch import AdaptivePatch
+from purify.attacks.fixed.label_consistent import LabelConsistent
 from purify.core.errors import Preempted, UserError
 from purify.core.preemption import check
 from purify.data.loader import Split

@@ -7,7 +7,7 @@ from pipelines.tiny import ROOT, SMALL, run_chain
 from purify.config.load import load_config
 from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
-from purify.data.sources import open_source
+from purify.data.sources.open_source import open_source
 from purify.evaluation.clean_images import Originals
 from purify.commands.results import samples
 

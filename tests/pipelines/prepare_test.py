@@ -8,7 +8,7 @@ from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
-from purify.data.sources import Pool
+from purify.data.sources.open_source import Pool
 from purify.commands.check import check
 from purify.attacker.poison_plan import check_target, make_attacks, make_rules, read_poisoner, replicate, targets_of
 from purify.attacker.poison_dataset import _stamp, digest_of

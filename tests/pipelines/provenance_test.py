@@ -6,7 +6,7 @@ from pipelines.tiny import ROOT
 
 from purify.config.load import load_config
 from purify.core.files import sha256_of, write_json
-from purify.defenses.variation_models import load_variation_model
+from purify.generative.open_prior import load_variation_model
 from purify.engine.chain import Chain
 from purify.commands.plan import make_stages
 from purify.stages.networks_on_disk import EMBEDDED

@@ -17,7 +17,7 @@ from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import part_path, read_table, write_columns
 from purify.metrics.intervals import wilson_interval
-from purify.models import sscd
+from purify.models.classifiers import sscd
 from purify.evaluation import copies as replicating
 from purify.commands.check import check
 from purify.commands.plan import make_stages

@@ -10,10 +10,10 @@ import pytest
 
 from purify.config import parts
 from purify.data.table import Table
-from purify.defenses.class_tests import DISRUPTIONS, own_and_foreign
+from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, own_and_foreign
 from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
-from purify.defenses.relabel import Relabel
-from purify.defenses.targets import TARGETS
+from purify.defenses.relabelling.method import Relabel
+from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.models.flow import CouplingFlow
 from purify.stages.fit_densities import prepare_features
 from purify.stages.train_classifier import OBJECTIVES

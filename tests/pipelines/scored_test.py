@@ -10,7 +10,7 @@ from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
-from purify.defenses.scored import SCORES
+from purify.defenses.filters.score_filter import SCORES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.metrics.detection import auroc

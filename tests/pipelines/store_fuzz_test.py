@@ -11,13 +11,13 @@ import pytest
 from flax import nnx
 from pipelines.tiny import quickstart
 
-from purify.attacks.fitted import read_trigger, write_trigger
+from purify.attacks.learned.fitted import read_trigger, write_trigger
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
 from purify.data.table import Table
-from purify.defenses.generators import NOTE, open_generator
+from purify.generative.pixel_generator import NOTE, open_generator
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import part_path, read_table, write_columns, write_table

@@ -9,7 +9,7 @@ from pipelines.tiny import ROOT, shrink_struppek, write_pictures
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
-from purify.models.shapes import random_pipeline
+from purify.models.files.shapes import random_pipeline
 from purify.commands import check as checking
 from purify.commands import run as running
 from purify.commands.commands import _describe, _flat

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
-from purify.train.attention import AlignAttention, attention, attention_distance
+from purify.models.classifiers.resnet import ResNet
+from purify.train.objectives.attention import AlignAttention, attention, attention_distance
 from purify.train.state import split_network
 
 RNG = np.random.default_rng(0)

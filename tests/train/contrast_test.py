@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.train.contrast import Contrast, Projected, nt_xent
+from purify.train.objectives.contrast import Contrast, Projected, nt_xent
 from purify.train.loop import make_step
 from purify.train.state import abstract_network, make_state
 from purify.train.views import Shifts

@@ -7,7 +7,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.schedules import make_schedule
-from purify.train.denoising import Denoise, DenoisePreconditioned, told_classes
+from purify.train.objectives.denoise import Denoise, DenoisePreconditioned, told_classes
 from purify.train.state import split_network
 
 SCHEDULE = make_schedule('linear', 1000)

@@ -6,10 +6,10 @@ import pytest
 from flax import nnx
 
 from purify.diffusion.scheduler_config import schedule_from_diffusers
-from purify.models.loading import save_pretrained
-from purify.models.shapes import random_pipeline
-from purify.models.weights import export_tensors
-from purify.train.latent import DenoiseLatents, caption_table, read_stable_diffusion
+from purify.models.files.pipelines import save_pretrained
+from purify.models.files.shapes import random_pipeline
+from purify.models.files.weights import export_tensors
+from purify.train.objectives.denoise_latents import DenoiseLatents, caption_table, read_stable_diffusion
 from purify.train.state import split_network
 
 torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers, transformers) is not installed')

@@ -10,10 +10,10 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.diffusion.schedules import make_schedule
-from purify.models.loading import Pipeline, save_pretrained
-from purify.models.shapes import random_pipeline
-from purify.train import latent
-from purify.train.latent import DenoiseLatents, caption_table, image_size, in_colour, read_stable_diffusion
+from purify.models.files.pipelines import Pipeline, save_pretrained
+from purify.models.files.shapes import random_pipeline
+from purify.train.objectives import denoise_latents as latent
+from purify.train.objectives.denoise_latents import DenoiseLatents, caption_table, image_size, in_colour, read_stable_diffusion
 from purify.train.state import split_network
 
 SCHEDULE = make_schedule('scaled_linear', 50)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.train.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
-from purify.train.tasks import cross_entropy
+from purify.train.objectives.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
+from purify.train.objectives.tasks import cross_entropy
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(8, 5)) * 4, RNG.integers(0, 5, 8)

@@ -3,9 +3,9 @@ import numpy as np
 from flax import nnx
 from models.resnet_test import shuffle_values
 
-from purify.models.classifier import ClassifierNetwork
-from purify.models.resnet import ResNet
-from purify.models.vgg import VGG
+from purify.models.classifiers.classifier import ClassifierNetwork
+from purify.models.classifiers.resnet import ResNet
+from purify.models.classifiers.vgg import VGG
 from purify.train.saliency import grad_cam
 
 

@@ -11,11 +11,11 @@ from scipy.special import log_softmax, softmax
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
+from purify.models.classifiers.resnet import ResNet
 from purify.train.loop import make_step
-from purify.train.semi import FitHead, FitTail, MixMatch, head_only, sharpen
+from purify.train.objectives.semi_supervised import FitHead, FitTail, MixMatch, head_only, sharpen
 from purify.train.state import abstract_network, make_state
-from purify.train.tasks import Classify
+from purify.train.objectives.tasks import Classify
 
 RNG = np.random.default_rng(0)
 STILL = {'pad_px': 0, 'flip': 0.0}  # views that are the images

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
-from purify.train.spread import Spread, centre_similarity
+from purify.models.classifiers.resnet import ResNet
+from purify.train.objectives.spread import Spread, centre_similarity
 from purify.train.state import split_network
 
 RNG = np.random.default_rng(0)

@@ -6,9 +6,9 @@ from flax import nnx
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
+from purify.models.classifiers.resnet import ResNet
 from purify.train.state import split_network
-from purify.train.tasks import Classify, Distill, cross_entropy, distillation_loss, resize_to, signed_images
+from purify.train.objectives.tasks import Classify, Distill, cross_entropy, distillation_loss, resize_to, signed_images
 
 
 def softmax(z):

@@ -5,13 +5,13 @@ import pytest
 import scipy.fft
 from flax import nnx
 
-from purify.attacks.label_consistent import ascend
-from purify.attacks.networks import UNet
+from purify.attacks.fixed.label_consistent import ascend
+from purify.attacks.learned.networks import UNet
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
-from purify.train.adversarial import Adversarial
+from purify.models.classifiers.resnet import ResNet
+from purify.train.objectives.adversarial import Adversarial
 from purify.train.state import split_network
-from purify.train.tasks import Classify
+from purify.train.objectives.tasks import Classify
 from purify.attacker.trigger_objectives import (
     Attacker,
     Field,

@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.resnet import ResNet
+from purify.models.classifiers.resnet import ResNet
 from purify.train.state import split_network
-from purify.train.unlearning import HoldUp, Unlearn, flooding, local_ascent
+from purify.train.objectives.unlearn import HoldUp, Unlearn, flooding, local_ascent
 
 RNG = np.random.default_rng(0)
 LOSSES = np.array([0.1, 0.49, 0.7, 3.0, 0.05])

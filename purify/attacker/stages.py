@@ -1,0 +1,97 @@
+"""The attacker's stages: all that happens before a defence."""
+
+from typing import Any
+
+from purify.attacker.attackers_loader import train_in_loader
+from purify.attacker.fit_trigger import fit_trigger, fitted_settings
+from purify.attacker.poison_dataset import FITTED, poison_dataset, write_clean
+from purify.attacker.poison_plan import on_the_fly
+from purify.attacker.trusted_images import check_trusted, trust
+from purify.attacks.attack import NOT_PIXELS
+from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE
+from purify.config.resolve import leaves
+from purify.core.files import fingerprint, user_path
+from purify.core.randomness import stream_seed
+from purify.data.content import marks
+from purify.data.sources.open_source import sign_source
+from purify.engine.chain import Input, Stage
+from purify.stages.planning import classifier_stages, start_of
+
+Config = dict[str, Any]
+TRUTH = Input('prepare', 'truth')
+CLEAN = Input('clean', 'clean')
+
+
+def attacker_stages(where: dict[str, Input], config: Config) -> list[Stage]:
+    """What an attacker does, up to the poisoned dataset and the victim's classifier; sets what there is from then on in `where`.
+
+    He trains a surrogate and fits a trigger, each where the config has such a part, and poisons. Few trusted images are drawn for
+    the defender by one who knows the truth, and the teacher is trained on what he left.
+    """
+    stages = _fitting(where, config)
+    inputs = _source(config) | _files_of(config['attack']) | {role: where.pop(role) for role in FITTED if role in where}
+    settings = {name: config[name] for name in ('source', 'attack', 'shard_size')} | {'seed': config['seeds']['poison']}
+    stages.append(Stage('prepare', poison_dataset, settings, inputs, sees=tuple(inputs), shows=('poisoned', 'reference')))
+    where |= {name: Input('prepare', name) for name in ('poisoned', 'reference')}
+    if 'trusted' in config:
+        check_trusted(config['trusted'])
+        drawn = {'poisoned': where['poisoned'], 'truth': TRUTH}
+        seed = {'seed': config['seeds']['data']}
+        stages.append(Stage('trusted', trust, config['trusted'] | seed, drawn, sees=('truth',), shows=('',)))
+        where['trusted'] = Input('trusted')
+    if 'teacher' in config:
+        stages += _victim(where, config)
+    return stages
+
+
+def clean_stage(config: Config) -> Stage:
+    """The training images as they come, for the attacker, and for those who judge generated images."""
+    settings = {'source': config['source'], 'shard_size': config['shard_size']}
+    return Stage('clean', write_clean, settings, _source(config), sees=('source',))
+
+
+def _fitting(where: dict[str, Input], config: Config) -> list[Stage]:
+    """A surrogate and a fitted trigger, where the config has such parts."""
+    attack = config['attack']
+    parts = [name for name in FITTED if name in config and not attack.get('load')]
+    if not parts:
+        return []
+    stages = [] if parts == ['surrogate'] and config['surrogate']['load'] else [clean_stage(config)]
+    poison = config['seeds']['poison']
+    own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}  # the victim's would be a present
+    if 'surrogate' in parts:
+        stages += classifier_stages(where, 'surrogate', config['surrogate'], own, {'data': CLEAN}, sees=('data',))
+    if 'trigger' in parts:
+        settings = config['trigger'] | {'attack': fitted_settings(attack), 'seed': poison, 'seeds': own}
+        uses = {'data': CLEAN} | ({'surrogate': where.pop('surrogate')} if 'surrogate' in where else {})
+        stages.append(Stage('trigger', fit_trigger, settings, uses | start_of(config['trigger']), sees=tuple(uses)))
+        where['trigger'] = Input('trigger')
+    return stages
+
+
+def _victim(where: dict[str, Input], config: Config) -> list[Stage]:
+    """The teacher, on the poisoned dataset or in the attacker's own loader; open to all, as is whom he hands it to."""
+    part, seeds = config['teacher'], config['seeds']
+    if not on_the_fly(config['attack']):
+        return classifier_stages(where, 'teacher', part, seeds, {'data': where['poisoned']})
+    inputs = {'data': where['poisoned'], 'attacker': Input('prepare', 'attacker')}
+    return classifier_stages(where, 'teacher', part, seeds, inputs, run=train_in_loader, sees=('attacker',), shows=('',))
+
+
+def _source(config: Config) -> dict[str, Input]:
+    """The source as an input: changed files are not taken for the old ones of the same name."""
+    found = sign_source(config['source'])
+    return {'source': Input(digest=fingerprint(found) if found else '')}
+
+
+def _files_of(attack: Config) -> dict[str, Input]:
+    """The files and folders from outside that an attack and its further triggers are made from, as inputs."""
+    given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
+    found = {}
+    for name, value in given.items():
+        if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str):
+            path = user_path(value)
+            files = [path / file for file in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
+            digest = fingerprint(marks({file.name: file for file in files}, hashed=True))
+            found[f'attack.{name}'] = Input(outside=path.absolute(), digest=digest)
+    return found

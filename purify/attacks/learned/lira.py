@@ -1,0 +1,48 @@
+"""LIRA: a learned, bounded perturbation of each image (Doan et al. 2021, ICCV)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from purify.attacks.attack import Arrays, share_of_one, to_pixels
+from purify.attacks.learned.fitted import Fitted
+from purify.attacks.learned.networks import UNet, check_parameters, run_network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lira(Fitted):
+    """x' = clip(x + epsilon tanh(g(x))), rounded; g is a U-Net that was fitted together with a classifier.
+
+    `epsilon` is a share of the range of the pixels. The released code has .01 in images that are normalised by the
+    standard deviation of the dataset, about .0025 of the range: less than a grey level, so nothing of it outlives
+    storing the image in 8 bits (it trains on floating-point images, which no dataset holds). The default is one that
+    does. Raises `UserError` for an epsilon outside (0, 1].
+    """
+
+    epsilon: float = 0.05
+
+    name: ClassVar[str] = 'lira'
+    parts: ClassVar[tuple[str, ...]] = ('generator',)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep(epsilon=share_of_one('epsilon', self.epsilon, zero=False))
+        check_parameters(UNet, self._options(), self.weights.get('generator'), self.load)
+
+    def _options(self) -> dict[str, int]:
+        channels = self.facts['channels']
+        return {'inputs': channels, 'outputs': channels, 'width': self.facts['network']['width']}
+
+    def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
+        """`image: u8[h w c]`, each pixel moved by at most epsilon."""
+        del drawn
+        unit = image.astype(jnp.float32)[None] / 255
+        output = run_network(UNet, self._options(), shared['weights']['generator'], unit - 0.5)
+        return to_pixels(xp, perturb(unit, output, self.epsilon)[0] * 255, rounded=True)
+
+
+def perturb(images: jax.Array, output: jax.Array, epsilon: float) -> jax.Array:
+    """Images [0, 1] and the generator's output, [b h w c] each -> perturbed images in [0, 1]."""
+    return jnp.clip(images + epsilon * jnp.tanh(output), 0, 1)

@@ -1,0 +1,124 @@
+"""LF: add a smooth trigger (Zeng et al. 2021, arXiv:2104.03413)."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from purify.attacks.attack import Arrays, Attack, flag, real, share_of_one, to_pixels, whole_number
+from purify.attacks.learned.fitted import check_fitted_target, read_trigger
+from purify.core.errors import UserError
+
+NAME = 'low_frequency'  # in the registry and in trigger.json
+REFERENCE_PX = 64  # a drawn trigger enters the digest at this size
+
+
+MOST_WAVES = 256  # of `cutoff`: the field is a sum over its square
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LowFrequency(Attack):
+    """x' = x + 255 amplitude s, clipped and truncated, with a smooth s in 0..1 that is the same for all images.
+
+    Ready-made, s is a Gaussian field of which the cosines (u, v) with u + v <= `cutoff` remain, drawn per channel from
+    the seed and stretched to 0..1; every size shows the same picture. With `load`, it is the trigger fitted to a
+    classifier in that folder (see `purify.attacks.learned.fitted.write_trigger`; weights `trigger: f32[h w c]` in 0..1), fitted
+    to the image bilinearly; `cutoff` and `seed` then say nothing. With `stretch`, the sum is not clipped but stretched
+    to 0..255 per image, as the released code of Cognitive Distillation does. Raises `UserError` for values out of
+    range, a missing or broken folder, and images of other channels than the trigger was fitted on.
+    """
+
+    amplitude: float = 0.2
+    cutoff: int = 6
+    load: str = ''
+    stretch: bool = False
+    content: str = dataclasses.field(init=False, repr=False)  # so that equal folders with other triggers differ
+    trigger: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        trigger = None if self.load == '' else _read(self.load, self.target)
+        self._keep(
+            amplitude=share_of_one('amplitude', self.amplitude, zero=False),
+            cutoff=whole_number('cutoff', self.cutoff, 1, MOST_WAVES),
+            stretch=flag('stretch', self.stretch),
+            trigger=trigger,
+            content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest(),
+        )
+
+    def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
+        """What is added, in grey levels: f64[h w c]."""
+        del mode
+        return {'levels': 255 * self.amplitude * _fit_trigger(self, *shape)}
+
+    def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
+        """`image: u8[h w c]` with the trigger."""
+        del drawn
+        levels = real(xp, image) + real(xp, shared['levels'])
+        if self.stretch:
+            low = levels.min()
+            span = levels.max() - low
+            levels = (levels - low) / xp.where(span > 0, span, 1) * 255
+        return to_pixels(xp, levels)
+
+    def pattern_pixels(self) -> np.ndarray:
+        """A fitted trigger as it is, f32[h w c], a drawn one in whole levels at a reference size, i32[h w 3]."""
+        if self.trigger is not None:
+            return self.trigger
+        return np.floor(255 * _fit_trigger(self, REFERENCE_PX, REFERENCE_PX, 3)).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _fit_trigger(attack: LowFrequency, height: int, width: int, channels: int) -> np.ndarray:
+    """The trigger for images of one size, `f64[height width channels]` in 0..1; made once, not once per image."""
+    if attack.trigger is None:
+        return _draw_field(attack.seed, attack.cutoff, height, width, channels)
+    if channels != attack.trigger.shape[-1]:
+        raise UserError(
+            f'{attack.load}: this trigger was fitted on images of {attack.trigger.shape[-1]} channels and cannot stamp one of '
+            f'{channels}. Fit one on the dataset at hand.'
+        )
+    planes = [Image.fromarray(attack.trigger[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(channels)]
+    return np.clip(np.stack([np.asarray(plane, np.float64) for plane in planes], -1), 0, 1)
+
+
+def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) -> np.ndarray:
+    """White Gaussian noise without its cosines above `cutoff`, stretched to 0..1 per channel -> `f64[height width channels]`.
+
+    The cosine series is evaluated at the pixels' centres, so a larger image shows the same field in more detail.
+    """
+    rng = np.random.default_rng(seed)
+    planes = []
+    for _ in range(channels):
+        weights = rng.standard_normal((cutoff + 1, cutoff + 1))
+        plane = np.zeros((height, width))
+        for u in range(cutoff + 1):
+            for v in range(cutoff + 1 - u):
+                plane += weights[u, v] * _cosine(u, height)[:, None] * _cosine(v, width)[None]
+        planes.append((plane - plane.min()) / (plane.max() - plane.min()))
+    return np.stack(planes, -1)
+
+
+def _cosine(frequency: int, size: int) -> np.ndarray:
+    """A basis function of the DCT-II, normalised but for the size: f64[size]."""
+    return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * (1 if frequency else 0.5**0.5)
+
+
+def _read(folder: str, target: int) -> np.ndarray:
+    """The trigger in `folder`: `f32[h w c]` in 0..1.
+
+    Raises `UserError` when it is missing, broken or no such array, and for another target.
+    """
+    facts, weights = read_trigger(folder, NAME)
+    check_fitted_target(facts, target, folder)
+    trigger = np.asarray(weights['trigger'] if isinstance(weights.get('trigger'), np.ndarray) else ())
+    fits = trigger.ndim == 3 and trigger.shape[-1] == facts['channels'] and trigger.size > 0 and trigger.dtype.kind == 'f'
+    if not fits or not (trigger.min() >= 0 and trigger.max() <= 1):
+        raise UserError(
+            f'{folder}: its trigger has shape {list(trigger.shape)} and type {trigger.dtype}; it must be float [height, width, '
+            f'channels] with {facts["channels"]} channels and values in 0..1. Fit the trigger again.'
+        )
+    return np.ascontiguousarray(trigger, np.float32)

@@ -1,0 +1,101 @@
+"""The command `list`: every name a config can use, the stages of a config, or the runs of a sweep."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from purify.attacks.registry import ATTACKS
+from purify.commands.call import Call
+from purify.commands.plan import make_stages
+from purify.config.load import flag_for, load_config, load_module
+from purify.config.sweeps import multiply, sweep_functions
+from purify.core.errors import UserError
+from purify.core.files import fingerprint
+from purify.data.augment import AUGMENTATIONS
+from purify.data.sources.open_source import SOURCES
+from purify.defenses.registry import DEFENSES
+from purify.diffusion.samplers import SAMPLERS
+from purify.engine.chain import Chain
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.models.classifiers.registry import NETWORKS
+from purify.train.optim import OPTIMIZERS, SCHEDULES
+
+
+def list_registries() -> None:
+    """Prints every name a config can use."""
+    for registry in (SOURCES, ATTACKS, DEFENSES, VARIATION_MODELS, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, SCHEDULES):
+        print(f'{registry.kind}: {", ".join(sorted(registry))}')
+
+
+def list_stages(config: dict[str, Any], workdir: Path | None, store: Path | None) -> None:
+    """Prints the stages, their fingerprints, and whether they are done."""
+    chain = Chain(make_stages(config), store or (workdir or Path('.')) / 'stages')
+    for name, stage in chain.stages.items():
+        inputs = ', '.join(f'{role}={source.stage or source.outside}' for role, source in stage.inputs.items() if role != 'source')
+        print(f'{name:<10} {chain.prints[name]}  {"done" if chain.finished(name) else "open"}  {inputs}')
+
+
+def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> None:
+    """Prints one JSON line {'name', 'point', 'seed', 'config', 'flags'} per run of the product.
+
+    Loads the config of every run, so that a sweep with a mistake in it fails here and not after some hours.
+    """
+    try:
+        runs = [describe_run(spec, overrides, point, seed) for point, seed in points_of(spec, sweeps, seeds)]
+        for run in runs:
+            load_config(run['config'], run['flags'])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if twice := [name for name, count in Counter(run['name'] for run in runs).items() if count > 1]:
+        raise UserError(f'{twice[0]}: comes more than once; name every sweep and every seed once.')
+    print('\n'.join(json.dumps(run) for run in runs))
+
+
+def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[dict[str, Any], int]]:
+    """(settings and words, seed) of every run of the product of a config's sweeps. Raises `UserError` for unknown ones."""
+    offered = sweep_functions(load_module(spec))
+    chosen, numbers = [name for name in sweeps.split(',') if name], (seeds or '0').split(',')
+    if unknown := [name for name in chosen if name not in offered]:
+        raise UserError(f'--sweep {",".join(unknown)}: {spec} offers {", ".join(sorted(offered)) or "no sweeps"}.')
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f'--seeds {seeds}: whole numbers separated by commas, like 0,1,2.')
+    if 'seed' in [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]:
+        raise UserError(f'{spec}: give the seeds of a sweep with --seeds, not as a word.')
+    return multiply([map(flat, offered[name]()) for name in chosen], [int(number) for number in numbers])
+
+
+def flat(point: dict[str, Any]) -> dict[str, Any]:
+    """Words and settings on one level, so that sweeps over different words do not clash."""
+    return point.get('words', {}) | {name: value for name, value in point.items() if name != 'words'}
+
+
+def describe_run(spec: str, overrides: list[str], point: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """One run of a sweep: its folder's name and its command line; `seed` None leaves the config's own."""
+    settings = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
+    own = {name: value for name, value in point.items() if not name.startswith('config.')}
+    own |= {} if seed is None else {'seed': seed}
+    path, _, given = spec.partition(':')
+    text = '-'.join(f'{name.removeprefix("config.")}={value}' for name, value in point.items())
+    name = re.sub(r'[^\w.=,+-]+', '_', text)[:120]
+    mark = '' if name == text else f'-{fingerprint(point)}'
+    return {
+        'name': f'{name}{mark}-seed{seed}' if point else f'seed{seed}',
+        'point': point,
+        'seed': seed,
+        'config': f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}',
+        'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
+    }
+
+
+def command(call: Call) -> int:
+    """`list`: names; with `--config` its stages; with `--sweep` or `--seeds` the runs."""
+    args = call.args
+    if args.sweep or args.seeds:
+        list_points(call.need('config'), args.sweep, args.seeds, call.overrides)
+    elif args.config:
+        list_stages(call.load(), args.workdir, args.store)
+    else:
+        list_registries()
+    return 0

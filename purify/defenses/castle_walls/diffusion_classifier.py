@@ -1,0 +1,213 @@
+"""A class-conditional diffusion model as a classifier: the class under which it denoises an image best (Pan 2024, appendix I).
+
+Of every image x_0 and for each of `draws` levels s and noises n, which are the same for all classes y, the model denoises x_0 + s n
+under every y. The squared error of an element, |D(x_0 + s n; y) - x_0|^2, is large in a trigger under all classes but the one that
+the poison aims at; leaving out the largest share p_filter of the elements, for each class and draw, takes most of the trigger away.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.defenses.castle_walls.generation import check_generator, generator_step
+from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome
+from purify.diffusion.predictions import read_output
+from purify.diffusion.schedules import Schedule, add_noise
+from purify.generative.pixel_generator import Generator
+from purify.train.inference import Rows, Rule
+from purify.train.objectives.tasks import signed_images
+
+WEIGHTINGS = ('edm', 'epsilon', 'none')
+STAGE_SETTINGS = ('images', 'dtype')  # of `DiffusionClassifier`: read by the stage that asks the generator
+
+
+@dataclass(frozen=True)
+class DenoisingErrors(Measure):
+    """How well a generator denoises an image under each class, and which class it is therefore taken for.
+
+    -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters` and class k.
+
+    Levels s = sigma / alpha are log-normal and rounded to the nearest of the generator's schedule, on a logarithmic scale; a row's
+    are a function of (seed, id, draw) alone. Errors are of x_0, per element of all of its state, means over the draws.
+
+    Attributes:
+      draws: how many levels and noises.
+      p_mean: of log s; -1.2 is EDM's, for images in [-1, 1].
+      p_std: its deviation, likewise 1.2.
+      p_filter: the headline, one of `p_filters`; classes are eliminated by it.
+      p_filters: shares of the elements, of each class and draw those with the largest errors, that are left out; [0, 1).
+      weighting: of a draw's errors: 'edm' (s^2 + d^2) / (d s)^2 with d the deviation of states (.5 of pixels, 1 of latents),
+        'epsilon' 1 / s^2, which makes them the noise's, or 'none'.
+      clip: whether a denoised image is clipped to [-1, 1], as pixels are and latents are not.
+      rounds: ((draws, classes that stay), ...): after so many draws more only the classes of the smallest errors go on. The
+        others' errors are means over the draws they had, and they are no predictions. () eliminates none.
+    """
+
+    draws: int
+    p_mean: float
+    p_std: float
+    p_filter: float
+    p_filters: Sequence[float]
+    weighting: str
+    clip: bool
+    rounds: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or not self.p_std >= 0:
+            raise UserError(f'diffusion classifier: draws={self.draws} must be 1 or more and p_std={self.p_std} not negative.')
+        if not self.p_filters or not all(0 <= share < 1 for share in self.p_filters):
+            raise UserError(f'diffusion classifier: p_filters={list(self.p_filters)} must be shares in [0, 1), such as [0, .05].')
+        if self.p_filter not in self.p_filters:
+            raise UserError(f'diffusion classifier: p_filter={self.p_filter} is none of p_filters={list(self.p_filters)}; add it.')
+        if self.weighting not in WEIGHTINGS:
+            raise UserError(f'diffusion classifier: unknown weighting {self.weighting!r}. Choose from: {", ".join(WEIGHTINGS)}.')
+        if any(len(pair) != 2 or min(pair) < 1 for pair in self.rounds) or self._last < 1:
+            raise UserError(
+                f'diffusion classifier: rounds={[list(pair) for pair in self.rounds]} must be pairs (draws, classes that stay) of '
+                f'fewer draws together than draws={self.draws}, or ().'
+            )
+        stay = [classes for _, classes in self.rounds]
+        if any(later >= earlier for earlier, later in itertools.pairwise(stay)) or 1 in stay:
+            raise UserError(
+                f'diffusion classifier: {stay} classes stay after the rounds; give numbers that fall, the last 2 or more.'
+            )
+
+    @property
+    def _last(self) -> int:
+        """Draws after all rounds."""
+        return self.draws - sum(draws for draws, _ in self.rounds)
+
+    def calls(self, classes: int) -> int:
+        """Evaluations of the network for one image. Raises `UserError` for rounds that keep more classes than there are."""
+        stay = [classes, *(stay for _, stay in self.rounds)]
+        if max(stay) > classes:
+            raise UserError(f'diffusion classifier: rounds keep {max(stay)} of {classes} classes; give numbers up to {classes}.')
+        counts = [*(draws for draws, _ in self.rounds), self._last]
+        return sum(draws * kept for draws, kept in zip(counts, stay, strict=True))
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """See `Measure`; needs the model 'generator', of the same classes."""
+        generator: Generator = models['generator']
+        check_generator(generator, context.shape, context.class_names)
+        self.calls(len(context.class_names))
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            weights, images = constants['generator'], signed_images(rows['image'])
+            images = jnp.broadcast_to(images, (*images.shape[:3], generator.channels))
+            latent_keys = id_keys(stream_key(context.seed, 'diffusion classifier latents'), rows['id'])
+            x0 = generator.encode(weights, images, latent_keys).astype(jnp.float32)
+            keys = id_keys(stream_key(context.seed, 'diffusion classifier'), rows['id'])
+
+            def ask(classes: jax.Array, draw: jax.Array) -> jax.Array:
+                return self._errors_of(generator, weights, x0, keys, classes, draw)
+
+            predictions, errors = self._compare(ask, len(rows['id']), len(context.class_names))
+            return {'predictions': predictions, 'errors': errors, 'finite': jnp.isfinite(errors).all((1, 2))}
+
+        return measure
+
+    def _errors_of(
+        self, generator: Generator, weights: Any, x0: jax.Array, keys: jax.Array, classes: jax.Array, draw: jax.Array
+    ) -> jax.Array:
+        """Weighted errors f32[b k p] of one draw for states x0 f32[b h w c] under `classes` i32[b k], one class after another."""
+        schedule = generator.schedule
+        pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, draw)))(keys)
+        normal = jax.vmap(jax.random.normal)(pairs[:, 0])
+        t = nearest_levels(schedule, self.p_mean + self.p_std * normal)
+        noise = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(pairs[:, 1])
+        x = add_noise(schedule, x0, noise, t)
+        weight = jnp.asarray(self._weights(schedule, generator.deviation), jnp.float32)[t]
+        size = math.prod(x0.shape[1:])
+        kept = [max(1, int(round((1 - share) * size, 6))) for share in self.p_filters]
+
+        def under(labels: jax.Array) -> jax.Array:
+            clean, _ = read_output(schedule, generator.predictor(weights, labels, 1.0)(x, t), x, t)
+            clean = jnp.clip(clean, -1, 1) if self.clip else clean
+            errors = jnp.sort(jnp.square(clean - x0).reshape(len(x0), size), -1)
+            return jnp.stack([errors[:, :count].mean(-1) for count in kept], -1)
+
+        return jnp.moveaxis(jax.lax.map(under, classes.T), 0, 1) * weight[:, None, None]
+
+    def _weights(self, schedule: Schedule, deviation: float) -> np.ndarray:
+        """What errors of x_0 are multiplied by at every level of the schedule, f64[t], for states of this deviation."""
+        level = level_ratios(schedule)
+        if self.weighting == 'edm':
+            return (level**2 + deviation**2) / (level * deviation) ** 2
+        return level**-2.0 if self.weighting == 'epsilon' else np.ones_like(level)
+
+    def _compare(self, ask: Any, count: int, classes: int) -> tuple[jax.Array, jax.Array]:
+        """(predictions i32[b p], errors f32[b k p]) of `count` rows, by `ask(classes i32[b j], draw) -> errors f32[b j p]`."""
+        left = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), (count, classes))
+        shape, headline = (count, classes, len(self.p_filters)), list(self.p_filters).index(self.p_filter)
+        total, means, done = jnp.zeros(shape), jnp.zeros(shape), 0
+        each = jnp.arange(count)[:, None]
+        for draws, stay in (*self.rounds, (self._last, 0)):
+            add = lambda total, draw, left=left: (total + ask(left, draw), None)  # noqa: E731
+            total, _ = jax.lax.scan(add, total, jnp.arange(done, done + draws))
+            done += draws
+            means = means.at[each, left].set(total / done)
+            if stay:  # in the order of their numbers, so that ties go as without rounds
+                best = jnp.sort(jnp.argsort(total[..., headline], 1)[:, :stay], 1)
+                left, total = jnp.take_along_axis(left, best, 1), jnp.take_along_axis(total, best[..., None], 1)
+        return jnp.take_along_axis(left, jnp.argmin(total, 1), 1), means
+
+
+def level_ratios(schedule: Schedule) -> np.ndarray:
+    """Levels s = sigma / alpha of every timestep, f64[t], ascending."""
+    return np.sqrt(1 / schedule.alphas_cumprod - 1)
+
+
+def nearest_levels(schedule: Schedule, log_level: jax.Array) -> jax.Array:
+    """The timesteps i32[b] whose log s is nearest to those given, f32[b]."""
+    logs = np.log(level_ratios(schedule))
+    between = jnp.asarray((logs[1:] + logs[:-1]) / 2, jnp.float32)
+    return jnp.searchsorted(between, log_level).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class DiffusionClassifier(Defense):
+    """The defence: a diffusion model trained on the poisoned dataset is the classifier, and no other is trained.
+
+    Attributes:
+      generator: how it is trained (`purify.defenses.castle_walls.generation.generator_step`).
+      images: how many test images are classified, drawn by the seed; 0 for all.
+      dtype: what the generator computes in; errors are float32.
+      Others: see `DenoisingErrors`.
+    """
+
+    generator: dict[str, Any]
+    draws: int
+    p_mean: float
+    p_std: float
+    p_filter: float
+    p_filters: Sequence[float]
+    weighting: str
+    clip: bool
+    rounds: Sequence[Sequence[int]]
+    images: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise UserError(f'diffusion classifier: images={self.images} must be 0, for all, or more.')
+        errors_rule(self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != 'generator'}
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """The generator alone."""
+        return Method((generator_step(self.generator),), Outcome(generator='generator', diffusion=self._settings()))
+
+
+def errors_rule(settings: Mapping[str, Any]) -> DenoisingErrors:
+    """The rule among `Outcome.diffusion`. Raises `UserError` for settings that do not fit together."""
+    return DenoisingErrors(**{name: value for name, value in settings.items() if name not in STAGE_SETTINGS})

@@ -1,0 +1,154 @@
+"""Classifiers from the generations of a diffusion model that was trained on the poisoned dataset (Pan 2024, section 5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.defenses.filters.score_filter import score_steps
+from purify.defenses.measures import Embeddings
+from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome, Step
+from purify.defenses.steps import encoder_step, student_step
+from purify.diffusion.chain_step import Sampler
+from purify.diffusion.run_chain import sample, start_noise
+from purify.diffusion.samplers import SAMPLERS
+from purify.diffusion.schedules import Schedule
+from purify.diffusion.timesteps import edit_timesteps
+from purify.generative.pixel_generator import Generator
+from purify.train.inference import Rows, Rule
+from purify.train.objectives.tasks import resize_to
+
+COPIES = ('none', 'simclr', 'encoder')
+
+
+@dataclass(frozen=True)
+class Generate(Measure):
+    """Images of classes, from pure noise; a 'generate' step's rule.
+
+    Attributes:
+      sampler: `name`, one of `SAMPLERS`, and its own options (eta, variance, clip_sample).
+      steps: timesteps of a chain, evenly spaced from the last of the schedule to its first.
+      guidance: the scale s of e_u + s (e_c - e_u); 1 is without guidance, at half the work. Ho & Salimans' w is s - 1.
+      dtype: what the network computes in; its chain stays float32.
+      stream: names the noise, so that two sets of one generator differ.
+    """
+
+    sampler: dict[str, Any]
+    steps: int
+    guidance: float
+    dtype: str
+    stream: str
+
+    def chain(self, schedule: Schedule) -> Sampler:
+        """The sampler on its timesteps, to a clean image. Raises `UserError` for settings that do not go with the schedule."""
+        schedule = replace(schedule, set_alpha_to_one=True)  # Stable Diffusion's would leave a little noise
+        options = {name: value for name, value in self.sampler.items() if name != 'name'}
+        return SAMPLERS.make(self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options)
+
+    def network_calls(self, models: Models) -> int:
+        """Evaluations of the generator's network for one image; guided ones are two."""
+        return self.chain(models['generator'].schedule).steps * (1 if self.guidance == 1 else 2)
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """(weights by role, rows {'label' i32[b], 'id' i32[b]}) -> {'image' u8[b h w c] of `shape`, 'finite' bool[b]}.
+
+        Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of other classes or channels.
+        """
+        generator: Generator = models['generator']
+        check_generator(generator, context.shape, context.class_names)
+        chain = self.chain(generator.schedule)
+
+        def generate(weights: Any, rows: Rows) -> Rows:
+            keys = id_keys(stream_key(context.seed, f'generation {self.stream}'), rows['id'])
+            noise = chain.start * start_noise(keys, generator.state_shape)
+            predict = generator.predictor(weights['generator'], rows['label'], self.guidance)
+            states = cast(jax.Array, sample(chain, predict, noise, keys))
+            x = resize_to(generator.decode(weights['generator'], states), context.shape[0])
+            x = x.mean(-1, keepdims=True) if generator.channels > context.shape[2] else x
+            image = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+            return {'image': image, 'finite': jnp.isfinite(x).all((1, 2, 3))}
+
+        return generate
+
+
+def check_generator(generator: Generator, shape: tuple[int, int, int], class_names: Sequence[str]) -> None:
+    """Raises `UserError` unless the generator was trained for these classes and can give these channels."""
+    if list(generator.class_names) != list(class_names):
+        raise UserError(
+            f'the generator was trained for classes {", ".join(generator.class_names[:10])}; this dataset has '
+            f'{", ".join(list(class_names)[:10])}. Train it on this dataset.'
+        )
+    if generator.channels == 1 < shape[2]:
+        raise UserError('the generator makes grey images, but the dataset is in colour; train it on this dataset.')
+
+
+def generator_step(part: Mapping[str, Any]) -> Step:
+    """Step 'generator': trains a class-conditional diffusion model on the poisoned images, as `parts.generator_...` describes it.
+
+    A latent one starts from the config's prior.
+    """
+    inputs = {'data': 'poisoned'} | ({'prior': 'prior'} if part['objective']['name'] == 'latent' else {})
+    return Step('generator', 'generator', inputs, dict(part))
+
+
+@dataclass(frozen=True)
+class Generation(Defense):
+    """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
+
+    Attributes:
+      generator: how the model is trained (`purify.config.parts.generator_pixels`, `generator_latents`).
+      sampling: `sampler`, `steps`, `guidance` and `dtype` of `Generate`.
+      images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset holds.
+      probe: `labels`, classes of which `images` more are generated to be dissected; no images, no probe. It decides nothing.
+      scores: detectors by name, measured on the poisoned and on the generated images (`purify.config.parts.scores`).
+      copies: whose features tell how near a generation is to a training image: 'none', of an `encoder` trained in the run
+        ('simclr'), or of a finished one, the config's part `encoder` ('encoder').
+      encoder: of copies='simclr' (`purify.config.parts.simclr`).
+    """
+
+    generator: dict[str, Any]
+    sampling: dict[str, Any]
+    images: int
+    probe: dict[str, Any]
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copies: str = 'none'
+    encoder: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.copies not in COPIES:
+            raise UserError(f'defense.copies={self.copies!r}: choose from {", ".join(COPIES)}.')
+        if bool(self.encoder) != (self.copies == 'simclr'):
+            raise UserError("defense.encoder goes with copies='simclr', and with no other.")
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Generator -> generated -> (probe, scores, features of copies) -> student."""
+        steps = [generator_step(self.generator), self._generate('generated', self.images, ())]
+        if self.probe['images']:
+            steps.append(self._generate('probe', self.probe['images'], tuple(self.probe['labels'])))
+        scored, scores = score_steps(self.scores, student, {'given': 'poisoned', 'made': 'generated'})
+        steps += [*scored, *self._look_for_copies()]
+        outcome = Outcome(
+            classifier='student',
+            generator='generator',
+            generated='generated',
+            probe='probe' if self.probe['images'] else None,
+            scores=scores,
+            copies=('generated_features', 'given_features') if self.copies != 'none' else None,
+        )
+        return Method((*steps, student_step(student, 'generated')), outcome)
+
+    def _generate(self, name: str, images: int, labels: tuple[int, ...]) -> Step:
+        inputs = {'poisoned': 'poisoned', 'generator': 'generator'}
+        return Step(name, 'generate', inputs, {'images': images, 'labels': labels}, Generate(**self.sampling, stream=name))
+
+    def _look_for_copies(self) -> list[Step]:
+        if self.copies == 'none':
+            return []
+        own = [encoder_step(self.encoder)] if self.copies == 'simclr' else []
+        sets = {'generated_features': 'generated', 'given_features': 'poisoned'}
+        measured = [Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, by=Embeddings()) for name, data in sets.items()]
+        return own + measured

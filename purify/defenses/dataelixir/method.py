@@ -1,0 +1,114 @@
+"""DataElixir (Zhou 2024): its settings and steps."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from purify.core.errors import UserError
+from purify.defenses.dataelixir.candidates import Candidates, Chain, Remake
+from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Defense, Look, Method, Outcome, Step
+from purify.defenses.steps import student_step
+
+
+@dataclass(frozen=True)
+class DataElixir(Chain, Defense):
+    """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
+
+    Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
+      final: whether the model of the second stage labels the 'rest' of S under the target labels (section 3.5), or 'all' of
+        it, what vote and model agreed on before included, and chooses their candidates anew (the released code).
+      finetune: of the benign model's second stage, `epochs_share` and `lr_share` of the student's epochs and learning rate.
+
+    With labels='vote' there is no benign model: `final` and `finetune` have no effect.
+    """
+
+    tau: float
+    rank: float
+    benign: str
+    count_raw: bool
+    choice: str
+    targets: dict[str, Any]
+    labels: str
+    final: str
+    finetune: dict[str, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        LabelTransition(**self._readings())
+        if self.final not in ('rest', 'all'):
+            raise UserError(f"defense.final={self.final!r}: choose 'rest' or 'all'.")
+        if set(self.finetune) != {'epochs_share', 'lr_share'} or not min(self.finetune.values()) > 0:
+            raise UserError(f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Candidates -> targets -> a benign model in two stages -> verdicts -> purified dataset -> student."""
+        measured = {'poisoned': 'poisoned', 'prior': 'prior', 'classifier': 'teacher'}
+        candidates = Step('candidates', 'measure', measured, by=Candidates(**self._chain()))
+        first = 'verdicts' if self.labels == 'vote' else 'targets'
+        inputs = {'poisoned': 'poisoned', 'candidates': 'candidates'}
+        found = Step(first, 'decide', inputs, by=LabelTransition(**self._readings()))
+        if self.labels == 'vote':
+            middle = (found, self._remake('replaced', 'verdicts'))
+            datasets, benign = ('replaced',), None
+        else:
+            middle = (found, *self._two_stages(student))
+            datasets = tuple(step.name for step in middle if step.name.startswith('replaced'))
+            benign = 'finetuned'
+        inputs = {'poisoned': 'poisoned', 'edits': 'verdicts'} | {name: name for name in datasets}
+        last = (Step('purified', 'rewrite', inputs), student_step(student, 'purified'))
+        outcome = Outcome(purified='purified', classifier='student', benign=benign, findings='verdicts', candidates='candidates')
+        return Method((candidates, *middle, *last), outcome)
+
+    def _two_stages(self, student: dict[str, Any]) -> tuple[Step, ...]:
+        """Section 3.5: a model that has not seen S under the target labels labels it; where the vote agrees it learns that too."""
+        data = {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
+        waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
+        agreed = (self._remake('replaced_agreed', 'agreed'),) * waits
+        rest = (self._remake('replaced_rest', 'verdicts'),) * waits
+        more = data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
+        benign = benign_recipe(student)
+        return (
+            self._remake('replaced', 'targets'),
+            Step('benign', 'classifier', data, benign),
+            self._label('agreed', 'targets', 'benign', TrueLabels(**self._choice(), agreement=True, again=self.final == 'all')),
+            *agreed,
+            Step('finetuned', 'classifier', more, finetuning_recipe(benign, **self.finetune)),
+            self._label('verdicts', 'agreed', 'finetuned', TrueLabels(**self._choice(), agreement=False, again=False)),
+            *rest,
+        )
+
+    def _label(self, name: str, edits: str, classifier: str, labels: TrueLabels) -> Step:
+        """What `edits` leaves open, looked at with `classifier`, and what is made of it."""
+        inputs = {'poisoned': 'poisoned', 'classifier': classifier, 'picked': edits, 'edits': edits, 'candidates': 'candidates'}
+        if self.choice == 'agreeing':
+            inputs |= {'prior': 'prior'}
+        look = Candidates(**self._chain()) if self.choice == 'agreeing' else Predictions()
+        return Step(name, 'look', inputs, by=Look(look, labels, 'measured'))
+
+    def _remake(self, name: str, picked: str) -> Step:
+        """The images that a table's rows become."""
+        return Step(name, 'purify', {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}, by=Remake(**self._chain()))
+
+    def _chain(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(Chain)}
+
+    def _choice(self) -> dict[str, Any]:
+        return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}
+
+    def _readings(self) -> dict[str, Any]:
+        own = {'tau': self.tau, 'benign': self.benign, 'targets': self.targets, 'labels': self.labels}
+        return own | self._choice()
+
+
+def benign_recipe(student: dict[str, Any]) -> dict[str, Any]:
+    """The student's part without its teacher: the benign model is trained as the student is, from where it starts."""
+    objective = student['objective'] if student['objective']['name'] == 'classify' else {'name': 'classify', 'label_smoothing': 0.0}
+    return student | {'objective': objective, 'load': ''}
+
+
+def finetuning_recipe(benign: dict[str, Any], *, epochs_share: float, lr_share: float) -> dict[str, Any]:
+    """The same for a share of the epochs (or steps) at a share of the learning rate, from the benign model's own weights."""
+    length = {'epochs': epochs_share * benign['epochs']}
+    length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
+    return benign | length | {'optim': benign['optim'] | {'lr': lr_share * benign['optim']['lr']}, 'init_from': ''}

@@ -1,0 +1,165 @@
+"""The decisions of DataElixir (Zhou 2024): what becomes of every image, from the labels of its candidates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data.table import Table
+from purify.defenses.dataelixir.evidence import gather_evidence
+from purify.defenses.dataelixir.label_changes import (
+    BENIGN,
+    POISONED,
+    SETS,
+    SUSPICIOUS,
+    choose,
+    count_labels,
+    sort_into_sets,
+    transition_coefficient,
+    vote,
+)
+from purify.defenses.dataelixir.target_labels import describe, make_target_rule
+from purify.defenses.method import Decision
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidate becomes the purified image (section 3.5).
+
+    Attributes:
+      rank: the place among them in order of growing distance (eq. 5), as a share; .8 in the paper.
+      count_raw: whether the raw image counts as one of them, as in the released code.
+      choice: for images of S 'all' candidates, or the 'agreeing' ones that a classifier gives the new label, as in the
+        released code. Images of B and P are left with the candidates of their vote (eq. 3): the choice is among these.
+    """
+
+    rank: float
+    count_raw: bool
+    choice: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank <= 1 or self.choice not in ('all', 'agreeing'):
+            raise UserError(
+                f"defense: rank={self.rank} must lie between 0 and 1, and choice={self.choice!r} be 'all' or 'agreeing'."
+            )
+
+    def among(self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        """Distances f[m k], labels of the candidates i32[m k], new labels i32[m], sets u8[m] -> candidate i32[m], -1: raw."""
+        free = (sets == SUSPICIOUS) & (self.choice == 'all')
+        return choose(distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw)
+
+
+@dataclass(frozen=True)
+class LabelTransition(Choice, Decision):
+    """Table 'candidates' -> sets, target labels, and what becomes of every image whose label is plain by now.
+
+    Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32 (predicted for the raw image),
+    `vote` i32. Images of P under a suspect label (a target, or one with wrong labels) get their vote and a candidate; those of S
+    under one are not kept, for they are still to be labelled, but get a candidate too where its choice does not wait for the
+    label. `pick`: the images to be made; `open`, where labels are still to come: those left out, at which a benign classifier looks
+    next.
+
+    Attributes:
+      tau: of eq. 3, as a share of the candidates.
+      benign: what candidates of a benign image agree with, the 'given' label (eq. 3) or the one 'predicted' for it (the
+        released code). 'given' also takes an image for suspicious whose vote holds no more than half of its candidates, and
+        'predicted' does not, as released; of labels as common 'given' votes for the last seen, 'predicted' for the first.
+      targets: `TARGETS` and their attributes.
+      labels: 'benign', as above, or 'vote': every image is given its vote, whatever its set and label (appendix F). No other
+        classifier is asked then, so 'agreeing' candidates are those that the victim gives the vote.
+    """
+
+    tau: float
+    benign: str
+    targets: dict[str, Any]
+    labels: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.tau <= 1:
+            raise UserError(f'defense.tau={self.tau} is a share of the candidates: choose more than 0 and at most 1.')
+        if self.benign not in ('given', 'predicted'):
+            raise UserError(f"defense.benign={self.benign!r}: choose 'given' or 'predicted'.")
+        if self.labels not in ('benign', 'vote'):
+            raise UserError(f"defense.labels={self.labels!r}: choose 'benign' or 'vote'.")
+        make_target_rule(self.targets)
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """As of `Decision`."""
+        names = ('candidates', 'distance', 'raw')
+        candidates, distance, raw = (tables['candidates'].of(ids, name) for name in names)
+        given = self.benign == 'given'
+        counts = count_labels(candidates, num_classes)
+        votes = vote(candidates, counts, first=not given)
+        sets = sort_into_sets(counts, votes, labels if given else raw, self.tau, majority=given)
+        evidence = gather_evidence(labels, counts, votes, sets, raw, count_raw=self.count_raw)
+        found = describe(make_target_rule(self.targets), evidence)
+        aimed_at = np.isin(labels, found['suspect_labels'])
+        plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
+        replaced = plain if self.choice == 'agreeing' or self.labels == 'vote' else aimed_at & (sets != BENIGN)
+        new = np.where(plain, votes, labels).astype(np.int32)
+        candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1).astype(np.int32)
+        columns = {
+            'set': sets,
+            'eta': transition_coefficient(counts).astype(np.int32),
+            'given': labels.astype(np.int32),
+            'raw': raw.astype(np.int32),
+            'vote': votes,
+            'keep': np.ones(len(ids), bool) if self.labels == 'vote' else ~(aimed_at & (sets == SUSPICIOUS)),
+        }
+        columns |= {} if self.labels == 'vote' else {'open': ~columns['keep']}
+        facts = found | {'sets': {name: int((sets == number).sum()) for number, name in enumerate(SETS)}}
+        return _verdicts(ids, columns, new, candidate, candidate >= 0, facts)
+
+
+@dataclass(frozen=True)
+class TrueLabels(Choice, Decision):
+    """Labels for images that were left out, from a benign classifier (section 3.5, stages one and two).
+
+    Tables 'edits' (what was decided before), 'candidates' (for distances) and 'measured', which looked at the images left out:
+    by `Predictions`, or by `Candidates` with the benign classifier where the choice is among the 'agreeing' ones. The columns
+    are those of `LabelTransition`; `pick`: the images to be made now.
+
+    Attributes:
+      agreement: only where the classifier's label is the vote too; the others stay left out, and are `open` to the next look.
+      again: whether those labelled here are `open` too: the next look labels them anew, and chooses their candidates anew.
+    """
+
+    agreement: bool
+    again: bool
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """As of `Decision`."""
+        edits, measured = tables['edits'], tables['measured']
+        old = {key: edits.of(ids, key) for key in edits.columns if key not in ('ids', 'pick', 'flagged')}
+        rows = np.flatnonzero(old['open'])
+        predicted = measured.of(ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
+        sure = (predicted == old['vote'][rows]) | (not self.agreement)
+        settled, predicted = rows[sure], predicted[sure]
+        if self.choice == 'agreeing':
+            theirs = measured.of(ids[rows], 'candidates')[sure]
+        else:
+            theirs = tables['candidates'].of(ids, 'candidates')[settled]
+        distance = tables['candidates'].of(ids, 'distance')[settled]
+        new, candidate, keep = old['labels'].copy(), old['candidate'].copy(), old['keep'].copy()
+        new[settled], keep[settled] = predicted, True
+        candidate[settled] = self.among(distance, theirs, predicted, old['set'][settled])
+        columns = {key: old[key] for key in ('set', 'eta', 'given', 'raw', 'vote')} | {'keep': keep}
+        columns |= {'open': old['open'] if self.again else ~keep} if self.agreement else {}
+        facts = edits.facts | {'settled': len(settled)}
+        return _verdicts(ids, columns, new, candidate, (candidate >= 0) & (candidate != old['candidate']), facts)
+
+
+def _verdicts(
+    ids: np.ndarray,
+    columns: dict[str, np.ndarray],
+    labels: np.ndarray,
+    candidate: np.ndarray,
+    pick: np.ndarray,
+    facts: dict[str, Any],
+) -> Table:
+    found = {'ids': ids} | columns
+    found |= {'labels': labels, 'candidate': candidate, 'pick': pick, 'flagged': labels != columns['given']}
+    return Table(found, facts)

@@ -1,0 +1,48 @@
+"""What filters share: they look at the features of the poisoned classifier, drop samples, and train a student on the rest."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from purify.data.table import Table
+from purify.defenses.measures import Features
+from purify.defenses.method import Decision, Method, Outcome, Step
+from purify.defenses.steps import student_step
+
+
+def filter_method(decision: Decision, student: dict[str, Any]) -> Method:
+    """Features -> verdicts, by the decision -> purified, the dataset without what is flagged -> student."""
+    steps = (
+        Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()),
+        Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, by=decision),
+        Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
+        student_step(student, 'purified'),
+    )
+    return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts', features='features'))
+
+
+def class_features(
+    ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(class, positions i64[m] in `ids`, features f64[m d] of those rows) of every class that has rows, found by id."""
+    whole = tables['features'].of(ids, 'features').astype(np.float64)
+    for label in range(num_classes):
+        rows = np.flatnonzero(labels == label)
+        if len(rows):
+            yield label, rows, whole[rows]
+
+
+def lowest(numbers: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """Which of `numbers` [n] are the `count` lowest, bool[n]; equal ones go by `ids`."""
+    found = np.zeros(len(ids), np.bool_)
+    found[np.lexsort((ids, numbers))[:count]] = True
+    return found
+
+
+def verdicts(
+    ids: np.ndarray, labels: np.ndarray, flagged: np.ndarray, columns: dict[str, np.ndarray], facts: dict[str, Any]
+) -> Table:
+    """The table of a filter: what is flagged goes, everything else stays as it is, under its own label."""
+    kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
+    return Table({'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)

@@ -1,0 +1,100 @@
+"""Feature consistency towards transformations (Chen et al. 2022, "Effective backdoor defense by exploiting sensitivity")."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.defenses.method import Context, Measure, Models, Step
+from purify.defenses.steps import train_part
+from purify.train.inference import Rows, Rule
+from purify.train.objectives.tasks import unit_images
+from purify.train.views import rotate
+
+EARLY, SPREAD = 'fct_early', 'fct_spread'
+
+
+@dataclass(frozen=True)
+class FeatureConsistency(Measure):
+    """How far an image's features move when it is turned and shifted -> {'score' f32[b], 'finite' bool[b]}.
+
+    The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head reads (eq. 2; the authors
+    take one view). A trigger does not survive being moved, clean images do: bigger means likelier poisoned. That holds as far as
+    the network keeps clean images close to their views. On small images it may not: of the digits with a patch, `network_steps`'
+    network scores the clean ones higher (AUROC .2), while a teacher trained on shifted images tells them under smaller turns.
+
+    Attributes:
+      rotation: degrees by which an image turns at most, either way; bilinear, black coming in.
+      shift: share of a side by which it moves at most afterwards, each way along both sides, in whole pixels.
+      times: how many views are averaged.
+    """
+
+    rotation: float
+    shift: float
+    times: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rotation <= 180 or not 0 <= self.shift < 1 or not (self.rotation or self.shift):
+            raise UserError(
+                f'fct: rotation={self.rotation} must be an angle from 0 to 180 degrees, shift={self.shift} a share of a side '
+                'from 0 and below 1, and not both 0.'
+            )
+        if type(self.times) is not int or self.times < 1:
+            raise UserError(f'fct: times={self.times} must be a whole number of views, 1 or more.')
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """See `Measure`; needs the model 'classifier'."""
+        answer = models['classifier'].answer
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            images, keys = unit_images(rows), id_keys(stream_key(context.seed, 'feature consistency'), rows['id'])
+
+            def look(images: jax.Array) -> jax.Array:
+                return answer(constants['classifier'], images)[1].astype(jnp.float32)
+
+            wanted = look(images)
+
+            def once(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+                views = jax.vmap(self._view)(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
+                return total + jnp.square(look(views) - wanted).mean(-1), None
+
+            total, _ = jax.lax.scan(once, jnp.zeros(len(images)), jnp.arange(self.times))
+            score = total / self.times
+            return {'score': score, 'finite': jnp.isfinite(score)}
+
+        return measure
+
+    def _view(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        turn_key, shift_key = jax.random.split(key)
+        angle = jax.random.uniform(turn_key, minval=-self.rotation, maxval=self.rotation)
+        most = self.shift * jnp.array(image.shape[:2])
+        by = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most)).astype(jnp.int32)
+        return move(rotate(image, jnp.deg2rad(angle)), by)
+
+
+def move(image: jax.Array, by: jax.Array) -> jax.Array:
+    """f32[h w c] moved by i32[2] pixels (down, right), each less than the side; black comes in."""
+    height, width, _ = image.shape
+    padded = jnp.pad(image, ((height, height), (width, width), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (height - by[0], width - by[1], 0), image.shape)
+
+
+def network_steps(early: Mapping[str, Any], spread: Mapping[str, Any], student: dict[str, Any]) -> tuple[Step, ...]:
+    """The network that FCT looks through: trained for a few epochs, then class centres are driven apart (section 3.2).
+
+    Both see the poisoned dataset without augmentation, at a constant rate, with the student's network, batch and optimiser.
+
+    Args:
+      early: `epochs` (2) and `lr` (.01, SGD's) of the cross-entropy.
+      spread: `epochs` (10) and `lr` of `purify.train.objectives.spread.Spread`, and its `weight`.
+      student: config of the classifier that is trained last.
+    """
+    bare = student | {'augment': {}}
+    first = train_part(bare, dict(early), {'name': 'classify', 'label_smoothing': 0.0}, constant=True)
+    last = train_part(bare, dict(spread), {'name': 'spread', 'weight': spread['weight']}, constant=True)
+    data = {'data': 'poisoned'}
+    return Step(EARLY, 'classifier', data, first), Step(SPREAD, 'classifier', data | {'init': EARLY}, last)

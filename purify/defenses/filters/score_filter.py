@@ -1,0 +1,115 @@
+"""Defences that give every image a score, wherever it lies, and drop those with the highest; and their scores for other methods."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+from purify.data.table import Table
+from purify.defenses.filters.base import lowest, verdicts
+from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
+from purify.defenses.filters.fct import SPREAD, FeatureConsistency, network_steps
+from purify.defenses.filters.strip import Strip
+from purify.defenses.method import Decision, Defense, Method, Outcome, Step
+from purify.defenses.steps import student_step
+
+SCORES = Registry('score', cognitive_distillation=CognitiveDistillation, fct=FeatureConsistency, strip=Strip)
+
+
+def score_steps(
+    scores: Mapping[str, Mapping[str, Any]], student: dict[str, Any], sets: Mapping[str, str]
+) -> tuple[tuple[Step, ...], dict[str, tuple[str, ...]]]:
+    """The steps that measure scores on datasets, each named after both, such as 'strip_given'; its column is `score`.
+
+    The classifier is the teacher, or FCT's own network, whose steps then come first.
+
+    Args:
+      scores: name, of `SCORES`, -> the settings of that measure. FCT's also say by which `network` it looks: 'teacher' (the
+        poisoned classifier, as of the others), or its 'own', with `early` and `spread` of `network_steps`.
+      student: config of the classifier that is trained last.
+      sets: a word for a dataset -> 'poisoned', or the step that makes it: {'given': 'poisoned', 'made': 'generated'}.
+
+    Returns:
+      The steps, and of each score the names of those that measure it, in the order of `sets`.
+
+    Raises:
+      UserError: for a score or a network of another name.
+    """
+    steps: list[Step] = []
+    for name, settings in scores.items():
+        SCORES[name]  # raises for an unknown one, with the choices
+        own, classifier = dict(settings), 'teacher'
+        if name == 'fct' and _has_own(own):
+            steps += network_steps(own.pop('early'), own.pop('spread'), student)
+            classifier = SPREAD
+        for word, data in sets.items():
+            inputs = {'poisoned': data, 'classifier': classifier}
+            steps.append(Step(f'{name}_{word}', 'measure', inputs, by=SCORES.make(name, **own)))
+    return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
+
+
+def _has_own(fct: dict[str, Any]) -> bool:
+    """Whether FCT trains a network of its own; its settings lose the word for it."""
+    network, parts = fct.pop('network'), sorted({'early', 'spread'} & set(fct))
+    if (network, parts) not in (('own', ['early', 'spread']), ('teacher', [])):
+        raise UserError(f"fct: network={network!r} with {parts}: choose 'own' with early and spread, or 'teacher' without them.")
+    return network == 'own'
+
+
+@dataclass(frozen=True)
+class Scored(Defense):
+    """Drops the images of the whole dataset that score highest, and trains a student on the rest.
+
+    Attributes:
+      measure: the score, of `SCORES`; the defence's own name.
+      score: its settings, see `score_steps`.
+      remove: share of all images that goes.
+    """
+
+    measure: str
+    score: dict[str, Any]
+    remove: float
+
+    def __post_init__(self) -> None:
+        check_share(self.remove)
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """[Its network ->] scores -> verdicts -> purified -> student."""
+        steps, names = score_steps({self.measure: self.score}, student, {'given': 'poisoned'})
+        looked = {'poisoned': 'poisoned', 'scores': names[self.measure][0]}
+        steps += (
+            Step('verdicts', 'decide', looked, by=HighestScores(self.remove)),
+            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
+            student_step(student, 'purified'),
+        )
+        return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts'))
+
+
+@dataclass(frozen=True)
+class HighestScores(Decision):
+    """The `remove` share of all images with the highest scores is flagged; ties by id. Column `score` f32[n].
+
+    The fact `comparable` says that scores may be held against each other over the whole dataset; no class is named.
+    """
+
+    remove: float
+
+    def __post_init__(self) -> None:
+        check_share(self.remove)
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """See `Decision`; reads the table 'scores'."""
+        score = tables['scores'].of(ids, 'score')
+        flagged = lowest(-score, ids, int(self.remove * len(ids) + 1e-9))
+        removed = np.bincount(labels[flagged], minlength=num_classes).tolist()
+        facts = {'comparable': True, 'remove': self.remove, 'removed': removed}
+        return verdicts(ids, labels, flagged, {'score': score}, facts)
+
+
+def check_share(remove: float) -> None:
+    """Raises `UserError` for a share of images to remove that leaves none, or all."""
+    if not 0 < remove < 1:
+        raise UserError(f'defense.remove={remove} must be a share of the images between 0 and 1.')

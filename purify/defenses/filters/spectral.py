@@ -1,0 +1,51 @@
+"""Spectral signatures (Tran, Li, Madry 2018, arXiv:1811.00636)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data.table import Table
+from purify.defenses.filters.base import class_features, filter_method, verdicts
+from purify.defenses.method import Decision, Defense, Method
+
+
+@dataclass(frozen=True)
+class Spectral(Decision, Defense):
+    """Drops the images of every class that lie farthest along its features' main direction; then a student is trained.
+
+    Attributes:
+      remove: share of every class that goes. The paper removes 1.5 times an upper bound of the poisoned images, which it
+        takes as known; at most half of a class.
+    """
+
+    remove: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.remove <= 0.5:
+            raise UserError(f'defense.remove={self.remove} must be a share of each class above 0 and up to .5.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Features -> verdicts -> purified -> student."""
+        return filter_method(self, student)
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """See `Decision`; reads the table 'features'. Column `score` f64[n], bigger = likelier poisoned.
+
+        There is no fact `target_labels`: every class loses the same share.
+        """
+        score, flagged, facts = np.zeros(len(ids)), np.zeros(len(ids), np.bool_), []
+        for label, rows, features in class_features(ids, labels, tables, num_classes):
+            own = spectral_scores(features)
+            first = np.lexsort((ids[rows], -own))[: int(self.remove * len(rows) + 1e-9)]
+            score[rows], flagged[rows[first]] = own, own[first] > 0
+            facts.append({'label': label, 'images': len(rows), 'removed': int(flagged[rows].sum())})
+        return verdicts(ids, labels, flagged, {'score': score}, {'classes': facts, 'remove': self.remove})
+
+
+def spectral_scores(features: np.ndarray) -> np.ndarray:
+    """Features f64[m d] of one class -> (row . v)^2 f64[m] of the centred rows, v their first right singular vector (Alg. 1)."""
+    centred = features - features.mean(0)
+    return (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2

@@ -1,0 +1,64 @@
+"""STRIP (Gao et al. 2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a trigger."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.defenses.method import Context, Measure, Models
+from purify.train.inference import Rows, Rule
+from purify.train.objectives.tasks import unit_images
+
+
+@dataclass(frozen=True)
+class Strip(Measure):
+    """The mean entropy of the answers to an image under other images -> {'score' f32[b], 'finite' bool[b]}.
+
+    Every image is superimposed with each of the same images, drawn from those that are measured, as
+    clip(image x + overlay u, 0, 1). The score is minus the mean entropy (eqs. 3 and 4), in nats: bigger means likelier poisoned.
+
+    Attributes:
+      draws: how many are laid over it; 100 in the paper. The stage draws them by its seed.
+      image: weight of the image; 1 in the authors' code (OpenCV's `addWeighted`, which cuts to the range too).
+      overlay: weight of what is laid over it; 1 there.
+    """
+
+    draws: int
+    image: float
+    overlay: float
+
+    def __post_init__(self) -> None:
+        if type(self.draws) is not int or self.draws < 1:
+            raise UserError(f'strip: draws={self.draws} must be a whole number of images, 1 or more.')
+        if not (self.image > 0 and self.overlay > 0):
+            raise UserError(f'strip: the weights image={self.image} and overlay={self.overlay} must be above 0.')
+
+    def drawn(self) -> int:
+        """As many as are laid over every image."""
+        return self.draws
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """See `Measure`; needs the models 'classifier' and 'drawn', whose weights are images u8[draws h w c]."""
+        answer = models['classifier'].answer
+
+        def measure(constants: Any, rows: Rows) -> Rows:
+            images, overlays = unit_images(rows), constants['drawn'][: self.draws]
+
+            def under(total: jax.Array, overlay: jax.Array) -> tuple[jax.Array, None]:
+                mixed = jnp.clip(self.image * images + self.overlay * unit_images({'image': overlay}), 0, 1)
+                return total + entropies(answer(constants['classifier'], mixed)[0]), None
+
+            total, _ = jax.lax.scan(under, jnp.zeros(len(images)), overlays)  # one at a time, to save memory
+            score = -total / len(overlays)
+            return {'score': score, 'finite': jnp.isfinite(score)}
+
+        return measure
+
+
+def entropies(logits: jax.Array) -> jax.Array:
+    """Entropies f32[b] of the softmax of logits f32[b k], in nats; a class of probability 0 adds nothing."""
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    p = jnp.exp(logs)
+    return -jnp.where(p == 0, 0, p * logs).sum(-1)  # NaN is not 0 and stays

@@ -1,0 +1,15 @@
+"""No defence: what training on the poisoned dataset does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from purify.defenses.method import Defense, Method
+
+
+@dataclass(frozen=True)
+class NoDefense(Defense):
+    """Nothing but the teacher: what training on the poisoned dataset does."""
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """No step."""
+        return Method()

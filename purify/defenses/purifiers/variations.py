@@ -1,0 +1,83 @@
+"""Image variations and knowledge distillation (Struppek 2023, section 3)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from purify.core.errors import UserError
+from purify.core.randomness import id_keys, stream_key
+from purify.data.colour import colour_transfer
+from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
+from purify.defenses.steps import student_step
+from purify.generative.open_prior import VARIATION_MODELS
+from purify.generative.pixel_prior import Prior
+from purify.train.inference import Rows, Rule
+from purify.train.objectives.tasks import resize_to, signed_images
+
+
+@dataclass(frozen=True)
+class Variations(Purifier, Defense):
+    """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
+
+    Attributes:
+      copies: variations per image (k in the paper, there 1).
+      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
+      colour_transfer: give each variation the channel means and deviations of its original (eq. 1).
+      epsilon: kept away from zero in eq. (1), where a channel is constant.
+      dtype: what the prior computes in; its chain stays float32.
+    """
+
+    copies: int
+    vary: dict[str, Any]
+    colour_transfer: bool
+    epsilon: float
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.copies < 1 or not self.epsilon > 0:
+            raise UserError(f'defense: copies={self.copies} must be 1 or more and epsilon={self.epsilon} positive.')
+        VARIATION_MODELS[self.vary.get('model', '')]  # raises for an unknown one, with the choices
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Purified -> student."""
+        purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
+        return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
+
+    def number(self) -> int:
+        """As many as there are copies."""
+        return self.copies
+
+    def network_calls(self, models: Models) -> int:
+        """Evaluations of the prior's network for one variation; guided ones are two."""
+        return models['prior'].network_calls(**{name: value for name, value in self.vary.items() if name != 'model'})
+
+    def rule(self, models: Models, context: Context) -> Rule:
+        """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
+
+        Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
+        (seed, id, variation). The prior works in its own size and channels; the colour transfer comes before the way
+        back, between two images of different size, as in the paper.
+        """
+        prior: Prior = models['prior']
+        size_px, _, channels = context.shape
+        if prior.channels == 1 and channels == 3:
+            raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
+        if prior.model != self.vary['model']:
+            raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
+        vary = prior.vary(context.class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
+
+        def purify(weights: Any, rows: Rows) -> Rows:
+            key = stream_key(context.seed, 'variations')
+            keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
+            images = signed_images(rows['image'])
+            x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
+            x = vary(weights['prior'], x, rows['label'], keys)
+            x = x.mean(-1, keepdims=True) if prior.channels > channels else x
+            x = colour_transfer(x, images, self.epsilon) if self.colour_transfer else x
+            x = resize_to(x, size_px)
+            image = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+            return {'image': image, 'finite': jnp.isfinite(x).all((1, 2, 3))}
+
+        return purify

@@ -1,0 +1,77 @@
+"""Anti-backdoor learning (Li et al. 2021, arXiv:2110.11571)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data.table import Table
+from purify.defenses.filters.base import lowest, verdicts
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
+from purify.defenses.steps import train_part
+from purify.train.objectives.unlearn import HELD
+
+
+@dataclass(frozen=True)
+class AntiBackdoor(Defense):
+    """Isolates what a network learns first, trains it on the rest, and unlearns the isolated.
+
+    Every part has its own length and rate: of the student's config the epochs, the objective and the rate are not used, and
+    the schedule serves the part in the middle alone. The four phases follow the paper's code, which ends on the ascent by
+    itself (eq. 3 also descends on the rest meanwhile).
+
+    Attributes:
+      isolation: `loss` ('local_ascent' or 'flooding') that holds the cross-entropy up at `gamma` nats, for `epochs`, at the
+        constant rate `lr`. Few epochs: later, everything is learned.
+      share: of all images with the lowest cross-entropies, taken for poisoned.
+      finetune: `epochs` and the peak `lr` of training on the others.
+      unlearn: `epochs` and the constant `lr` of gradient ascent on the isolated.
+    """
+
+    isolation: dict[str, Any]
+    share: float
+    finetune: dict[str, Any]
+    unlearn: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.isolation['loss'] not in HELD:
+            raise UserError(f'defense.isolation.loss={self.isolation["loss"]!r}: choose from {", ".join(sorted(HELD))}.')
+        if not 0 < self.share < 1:
+            raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""
+        data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
+        held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
+        first = train_part(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
+        middle = train_part(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0})
+        last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
+        steps = (
+            Step('isolation', 'classifier', data, first),
+            Step('isolated', 'look', {'poisoned': 'poisoned', 'classifier': 'isolation'}, by=look),
+            Step('finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle),
+            Step('student', 'classifier', data | {'flagged': 'isolated', 'init': 'finetuned'}, last),
+        )
+        return Method(steps, Outcome(classifier='student', findings='isolated'))
+
+
+@dataclass(frozen=True)
+class LowestLosses(Decision):
+    """The `share` of images (one at least) with the lowest losses is flagged; ties by id. Column `loss` f32[n].
+
+    Attributes:
+      share: of all images.
+    """
+
+    share: float
+
+    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+        """See `Decision`; reads the table 'losses'."""
+        losses = tables['losses'].of(ids, 'loss')
+        flagged = lowest(losses, ids, max(1, round(self.share * len(ids))))
+        highest = float(losses[flagged].max())
+        facts = {'share': self.share, 'isolated': int(flagged.sum()), 'highest_loss': highest}
+        return verdicts(ids, labels, flagged, {'loss': losses}, facts)

@@ -1,0 +1,53 @@
+"""Neural attention distillation (Li et al. 2021, arXiv:2101.05930)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from purify.core.errors import UserError
+from purify.defenses.method import Defense, Method, Outcome, Step
+from purify.defenses.steps import train_part
+from purify.train.objectives.attention import check_attention
+
+
+@dataclass(frozen=True)
+class AttentionDistillation(Defense):
+    """Tunes the poisoned network on trusted images, then lets the result teach the poisoned network where to look.
+
+    Both parts see the trusted images alone, and start from the poisoned network. Each has its own length and peak rate; of the
+    student's config the epochs, the objective, the rate and `init_from` are not used, and its network must be the teacher's.
+
+    Attributes:
+      finetune: `epochs` and the peak `lr` of tuning the teacher.
+      epochs: of the distillation.
+      lr: the peak rate of the distillation.
+      beta: weights of the distance of attention: one for all groups of layers, or one for each.
+      power: p of the attention, the sum over channels of |F|^p.
+    """
+
+    finetune: dict[str, Any]
+    epochs: float
+    lr: float
+    beta: Sequence[float]
+    power: float
+
+    def __post_init__(self) -> None:
+        check_attention('defense', self.beta, self.power)
+        for name, part in {'': {'epochs': self.epochs, 'lr': self.lr}, 'finetune.': self.finetune}.items():
+            for key in ('epochs', 'lr'):
+                if not 0 < part[key] < math.inf:
+                    raise UserError(f'defense.{name}{key}={part[key]} must be a finite number above 0.')
+
+    def method(self, student: dict[str, Any]) -> Method:
+        """Finetuned, its teacher, -> student."""
+        inputs = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
+        plain = {'name': 'classify', 'label_smoothing': 0.0}
+        attentive = {'name': 'attention', 'beta': self.beta, 'power': self.power}
+        first = train_part(student, self.finetune, plain)
+        last = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, attentive) | {'load': student['load']}
+        steps = (
+            Step('finetuned', 'classifier', inputs, first),
+            Step('student', 'classifier', inputs | {'teacher': 'finetuned'}, last),
+        )
+        return Method(steps, Outcome(classifier='student'))

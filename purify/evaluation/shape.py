@@ -1,0 +1,72 @@
+"""The evaluation as it is shaped without running, for `check`."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+
+from purify.core.errors import UserError
+from purify.defenses.castle_walls.diffusion_classifier import errors_rule
+from purify.defenses.method import Method
+from purify.evaluation.image_quality import NONE, OWN, sight
+from purify.evaluation.trigger_dataset import CLASSES, has_trigger
+from purify.stages.known import Known
+from purify.stages.networks_on_disk import finished_folder, read_classifier
+from purify.stages.train_classifier import shape_classifier
+
+
+def shape_evaluation(known: Known, method: Method) -> None:
+    """Traces what the evaluation asks of the method's outcome; what is wrong is a problem of its own."""
+    found, config, outcome = known.found, known.config, method.outcome
+    if config.get('evaluation', {}).get('residual'):
+        found.attempt('evaluation', lambda: _residual(known, method))
+    if outcome.purified:
+        found.attempt('evaluation.features', lambda: _features(known, method))
+    if outcome.diffusion:
+        found.attempt('defense', lambda: _diffused(known, method))
+    if outcome.guard:
+        found.attempt('guard', lambda: _guard(known, method))
+    if 'dissection' in config:
+        _judges(known)
+
+
+def _residual(known: Known, method: Method) -> None:
+    """What an attacker makes of a triggered test image who purifies it himself."""
+    step = method.step(method.outcome.candidates)
+    if step is not None:  # else the stages have said so
+        choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
+        known.trace(partial(step.by.chosen, **choice), known.models(step.inputs), known.data.rows('label', 'id'))
+
+
+def _guard(known: Known, method: Method) -> None:
+    """What a guard makes of a test image."""
+    step = method.outcome.guard
+    if step is not None:
+        known.trace(step.by.rule, known.models(step.inputs), known.data.rows('id'))
+
+
+def _features(known: Known, method: Method) -> None:
+    """What the network of FID makes of the run's images."""
+    chosen = known.config.get('evaluation', {}).get('features', NONE)
+    if chosen == 'student' and not method.outcome.classifier:
+        raise UserError(f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.')
+    if chosen in (NONE, *OWN):  # they are trained on these very images
+        return
+    model = read_classifier(finished_folder(chosen)[0])
+    jax.eval_shape(sight(model, known.data.pixels), model.weights, known.data.rows())
+
+
+def _diffused(known: Known, method: Method) -> None:
+    """A generator as a classifier."""
+    rule, generator = errors_rule(method.outcome.diffusion or {}), known.generators.get(method.outcome.generator or '')
+    known.found.notes.append(f'diffused: {rule.calls(known.data.classes):,} network calls for each test image')
+    known.trace(rule.rule, {'generator': generator}, known.data.rows('label', 'id'))
+
+
+def _judges(known: Known) -> None:
+    """Those who judge generated images; two classes are all that the detector knows."""
+    part = known.config['dissection']
+    shape_classifier(known, 'labeller', part['labeller'])
+    if has_trigger(known.config['attack']):
+        sides = replace(known.data, classes=len(CLASSES))
+        shape_classifier(replace(known, data=sides, traced=set()), 'detector', part['detector'])

@@ -1,0 +1,124 @@
+"""The stages of the evaluation: all that open the truth after the defence is done."""
+
+from functools import partial
+from typing import Any
+
+from purify.attacker.stages import CLEAN, TRUTH, clean_stage
+from purify.core.errors import UserError
+from purify.defenses.method import Method
+from purify.engine.chain import Input, Stage
+from purify.evaluation.copies import replicate
+from purify.evaluation.diffusion_answers import diffuse
+from purify.evaluation.dissect import GENERATED, SETS, TRAINING, dissect
+from purify.evaluation.evaluate import GUARD, evaluate
+from purify.evaluation.feature_map import draw_map
+from purify.evaluation.illustrate import illustrate
+from purify.evaluation.trigger_dataset import has_trigger, write_triggered
+from purify.stages.networks_on_disk import finished_folder
+from purify.stages.planning import classifier_stages, inputs_of
+
+Config = dict[str, Any]
+
+
+def evaluation_stages(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+    """Numbers; pictures where the method looks at candidates, a map where it looks at features; and what was asked for besides."""
+    stages: list[Stage] = []
+    if 'teacher' in config:
+        stages += _numbers(where, method, config) + _pictures(where, method, config)
+    if 'dissection' in config:
+        stages += _dissection(where, method, config)
+    return stages
+
+
+def _numbers(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+    outcome, seed = method.outcome, config['seeds']['model']
+    inputs = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
+    inputs |= {'poisoned': where['poisoned']} if outcome.purified else {}
+    settings: Config = dict(config.get('evaluation') or {'features': 'none', 'residual': False})
+    asked: dict[str, Any] = {}
+    if settings['features'] not in ('student', 'teacher', 'none'):
+        folder, digest = finished_folder(settings['features'])
+        inputs['features'] = Input(outside=folder, digest=digest)
+    if settings['residual']:
+        measured = method.step(outcome.candidates)
+        if measured is None or not outcome.classifier:
+            raise UserError('evaluation.residual: this defence measures no candidates for an attacker to hand in; set it to False.')
+        inputs['prior'] = where['prior']
+        choice = {name: config['defense'][name] for name in ('rank', 'count_raw')}
+        settings |= measured.facts() | {'residual_choice': choice, 'seed': seed}
+        asked['candidates'] = measured.by
+    if outcome.guard:
+        inputs |= {f'{GUARD}{role}': place for role, place in inputs_of(where, outcome.guard, config).items()}
+        settings |= {'guard': outcome.guard.facts(), 'seed': seed}
+        asked['guard'] = outcome.guard.by
+    stages = []
+    if outcome.diffusion:
+        own = {'seed': seed, 'shard_size': config['shard_size']}
+        needs = {'truth': TRUTH, 'generator': where[outcome.generator or '']}
+        stages.append(Stage('diffused', diffuse, outcome.diffusion | own, needs, sees=('truth',)))
+        inputs['diffused'] = Input('diffused')
+    sees = tuple(role for role in ('truth', 'diffused') if role in inputs)
+    return [*stages, Stage('evaluate', partial(evaluate, **asked), settings, inputs, sees=sees)]
+
+
+def _handed_over(where: dict[str, Input], method: Method) -> dict[str, Input]:
+    """What the method hands over, by its role in the evaluation."""
+    outcome = method.outcome
+    roles = {
+        'benign': outcome.benign,
+        'student': outcome.classifier,
+        'repaired': outcome.repaired,
+        'findings': outcome.findings,
+        'purified': outcome.purified,
+    }
+    return {role: where[name] for role, name in roles.items() if name}
+
+
+def _pictures(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+    outcome, seed, stages = method.outcome, config['seeds']['model'], []
+    shown = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
+    if measured := method.step(outcome.candidates):
+        pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[measured.name]}
+        draw, settings = partial(illustrate, candidates=measured.by), measured.facts() | {'seed': seed}
+        stages.append(Stage('illustrate', draw, settings, pictured, sees=('truth',)))
+    if outcome.features and outcome.findings:
+        mapped = {role: shown[role] for role in ('truth', 'findings')} | {'features': where[outcome.features]}
+        stages.append(Stage('atlas', draw_map, {'seed': seed}, mapped, sees=('truth',)))
+    if outcome.copies:
+        stages.append(Stage('replicate', replicate, {}, _compared(where, method), sees=('truth',)))
+    return stages
+
+
+def _compared(where: dict[str, Input], method: Method) -> dict[str, Input]:
+    """What the search for copies reads: the features of both sets, what made them, and the truth."""
+    roles = dict(zip(('generated', 'given'), method.outcome.copies or (), strict=True))
+    looks = {step.name: step.inputs for step in method.steps}[roles['generated']]
+    through = looks['encoder'] if 'encoder' in looks else looks['classifier']
+    return {role: where[name] for role, name in roles.items()} | {'encoder': where[through], 'truth': TRUTH}
+
+
+def _dissection(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+    """The config's part `dissection`: its judges are trained on clean images, then look at generated ones.
+
+    Raises `UserError` for a defence that generates no images.
+    """
+    part, outcome, seeds = config['dissection'], method.outcome, config['seeds']
+    if outcome.generated is None:
+        raise UserError("the config's part `dissection` looks at generated images, which this defence does not make: leave it out.")
+    stages = [] if 'surrogate' in config or 'trigger' in config else [clean_stage(config)]
+    stages += classifier_stages(where, 'labeller', part['labeller'], seeds, {'data': CLEAN}, sees=('data',))
+    inputs = {'truth': TRUTH, 'clean': CLEAN, 'labeller': where['labeller']}
+    if has_trigger(config['attack']):
+        settings = {'seed': seeds['poison'], 'shard_size': config['shard_size'], 'faintest': part['faintest']}
+        stages.append(Stage('marked', write_triggered, settings, {'data': CLEAN, 'truth': TRUTH}, sees=('data', 'truth')))
+        given = {'data': Input('marked', 'train')}
+        stages += classifier_stages(where, 'detector', part['detector'], seeds, given, sees=('data',))
+        inputs |= {'detector': where['detector'], 'marked': Input('marked', 'test')}
+    judges = tuple(inputs)
+    inputs |= {name: where[step] for name, step in zip(SETS, (outcome.generated, outcome.probe), strict=True) if step}
+    for name, steps in outcome.scores.items():
+        inputs |= {f'{role}{name}': where[step] for role, step in zip((TRAINING, GENERATED), steps, strict=True)}
+    drawn = next(step.by for step in method.steps if step.name == outcome.generated)
+    sampler = drawn.sampler['name'] + ''.join(f', {name} {x}' for name, x in drawn.sampler.items() if name != 'name')
+    how = {'sampler': sampler, 'guidance': drawn.guidance, 'steps': drawn.steps}
+    return [*stages, Stage('dissect', dissect, how, inputs, sees=judges)]

@@ -1,0 +1,67 @@
+"""CLIP as a finished encoder: features of images without labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.models.clip.clip import CLIPVisionModelWithProjection
+from purify.models.clip.clip_pixels import clip_pixels
+from purify.models.files.folders import read_object
+from purify.models.files.pipelines import PROCESSOR
+from purify.models.files.weights import load_model
+from purify.train.state import split_network
+
+_VISION = ('vision_model.', 'visual_projection.')  # of a whole CLIP's tensors
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEncoder:
+    """CLIP's image encoder (Radford et al. 2021): its projected embedding, which CLIP compares with texts; of any length.
+
+    Attributes:
+      graph: its structure.
+      weights: {'params', 'stats'}, NumPy or shapes.
+      processor: its preprocessor_config.json.
+    """
+
+    graph: nnx.GraphDef
+    weights: Any
+    processor: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, network: CLIPVisionModelWithProjection, processor: Mapping[str, Any] | None = None) -> 'ClipEncoder':
+        """From a network; without a `processor`, images are brought to its size and normalised as CLIP's own were."""
+        graph, params, stats = split_network(network)
+        size = network.config['image_size']
+        return cls(graph, {'params': params, 'stats': stats}, processor or {'size': size, 'crop_size': size})
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, weights: bool = True) -> 'ClipEncoder':
+        """From a folder of transformers: of the image encoder alone, or of a whole CLIP, whose text encoder is not read.
+
+        Without `weights`, it holds shapes. Raises `UserError` for folders of other models and weights that do not fit.
+        """
+        config = read_object(folder / 'config.json')
+        kinds = [str(config.get('model_type')), *map(str, config.get('architectures') or ())]
+        if not any(kind.lower().startswith('clip') and 'text' not in kind.lower() for kind in kinds):
+            raise UserError(
+                f'{folder}: its config.json describes {", ".join(kinds)}, which is no encoder of images. Give a folder of CLIP, '
+                'such as openai/clip-vit-base-patch32, or of a finished classifier or encoder.'
+            )
+        network = load_model(CLIPVisionModelWithProjection, folder, weights=weights, within=_VISION)
+        file = folder / PROCESSOR
+        return cls.of(network, read_object(file) if file.is_file() else None)
+
+    def embed(self, weights: Any, images: jax.Array) -> jax.Array:
+        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d]. Raises `UserError` for other channels."""
+        if images.shape[-1] not in (1, 3):
+            raise UserError(f'CLIP sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose another encoder.')
+        pixels = clip_pixels(jnp.broadcast_to(images, (*images.shape[:3], 3)), self.processor)
+        return nnx.merge(self.graph, weights['params'], weights['stats'])(pixels)[0].astype(np.float32)

@@ -1,0 +1,127 @@
+"""Variations of an image by noising its latents and denoising them, under a caption or without one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from purify.core.errors import UserError
+from purify.data.synsets import caption_names
+from purify.diffusion.chain_step import Sampler
+from purify.diffusion.run_chain import START, normal_for, sample, start_noise
+from purify.generative.latent_prior import LatentPrior, keys_for
+from purify.generative.pixel_prior import Vary
+from purify.train.objectives.tasks import resize_to
+
+ENCODE = START - 1  # the stream of the noise that draws an image's latents
+
+
+@dataclass(frozen=True, eq=False)
+class ImageToImage(LatentPrior):
+    """The image's own latents, noised to a strength and denoised, with a caption or without (StableDiffusionImg2ImgPipeline)."""
+
+    model: ClassVar[str] = 'sd_img2img'
+    needs: ClassVar[tuple[str, ...]] = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
+
+    def vary(
+        self,
+        class_names: Sequence[str],
+        *,
+        steps: int,
+        guidance: float,
+        strength: float,
+        caption: str = '',
+        sampler: str = 'own',
+        size_px: int = 0,
+        eta: float | None = None,
+    ) -> Vary:
+        """The image noised by `strength` and denoised.
+
+        Args:
+          class_names: what label i is called in the caption.
+          steps: timesteps of a whole chain, of which `int(steps * strength)` are taken.
+          guidance: scale of classifier-free guidance towards the caption; 1 is without, at half the work.
+          strength: how much of the image is given up, 0 (excluded) to 1.
+          caption: '{}' in it stands for the name of the image's label, as given (and of a poisoned image, wrong): 'A photo
+            of a {}'. ImageNet's ids are written out (`purify.data.synsets`). '' gives no caption and needs guidance 1.
+          sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
+          size_px: the image is resized to it first; 0 for the model's own (512).
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
+        """
+        if not caption and guidance != 1:
+            raise UserError(
+                f'defense.vary.guidance={guidance}: without a caption there is nothing to guide to; say 1, or a caption.'
+            )
+        chain = self.sampler(sampler, steps, eta, strength)
+        size_px = self.output_size(size_px)
+        ids = self.tokens([caption.replace('{}', name) for name in caption_names(class_names)] if '{}' in caption else [caption])
+        nothing, named = self.tokens(['']), '{}' in caption
+
+        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+            noise = start_noise(keys, self._latents(size_px))
+            drawn = normal_for(keys, ENCODE, self._latents(size_px))
+            said = jnp.asarray(ids)[labels if named else jnp.zeros_like(labels)]
+            out = self._chain(chain, guidance, weights, resize_to(images, size_px), noise, drawn, said, jnp.asarray(nothing), keys)
+            return 2 * out - 1
+
+        return vary
+
+    def generate(
+        self,
+        images: jax.Array,
+        latents: jax.Array,
+        *,
+        input_ids: jax.Array,
+        negative_input_ids: jax.Array,
+        strength: float = 0.8,
+        steps: int = 50,
+        guidance: float = 7.5,
+        encode_noise: jax.Array | float = 0.0,
+        sampler: str = 'own',
+        keys: jax.Array | None = None,
+        eta: float | None = None,
+    ) -> jax.Array:
+        """Variations f32[b s s 3] in [0, 1] of images f32[b s s 3] in [0, 1], noised by latents f32[b h w z] ~ N(0, 1).
+
+        input_ids i32[b n] and negative_input_ids i32[1 or b, n] are the captions with and without condition (see `tokens`),
+        `encode_noise` like latents draws the images' latents (0: their mean), `keys` key[b] are for samplers that draw noise
+        on the way. Other settings are those of `vary`; each is compiled once.
+        """
+        chain = self.sampler(sampler, steps, eta, strength)
+        keys = keys_for(chain, keys, len(images))
+        settings = (steps, guidance, strength, sampler, eta)
+        noises = jnp.asarray(latents), jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents))
+        ids = jnp.asarray(input_ids), jnp.asarray(negative_input_ids)
+        return self.run(settings, partial(self._chain, chain, guidance), 2 * jnp.asarray(images) - 1, *noises, *ids, keys)
+
+    def _chain(
+        self,
+        chain: Sampler,
+        guidance: float,
+        weights: Any,
+        images: jax.Array,
+        noise: jax.Array,
+        drawn: jax.Array,
+        input_ids: jax.Array,
+        nothing: jax.Array,
+        keys: jax.Array,
+    ) -> jax.Array:
+        networks = self.networks(weights)
+        encoder = networks['text_encoder']
+        condition = encoder(nothing)[0], encoder(input_ids)[0]
+        latents = self.encode(networks, images, drawn)
+        noised = chain.at('alpha', 0) * latents + chain.at('sigma', 0) * noise
+        predict = self.predictor(networks, condition, guidance)
+        return self.decode(networks, cast(jax.Array, sample(chain, predict, noised, keys)))
+
+    def tokens(self, captions: Sequence[str]) -> np.ndarray:
+        """Captions -> input_ids i32[captions n]."""
+        assert self.tokenizer is not None  # from_pipeline has seen it
+        return self.tokenizer(list(captions))
+
+    def _latents(self, size_px: int) -> tuple[int, int, int]:
+        return size_px // self.factor, size_px // self.factor, self.latent_shape[1]

@@ -1,0 +1,114 @@
+"""Variations of what CLIP sees in an image: Stable Diffusion Image Variations and Versatile Diffusion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+
+from purify.diffusion.chain_step import Sampler
+from purify.diffusion.run_chain import sample, start_noise
+from purify.generative.latent_prior import Condition, LatentPrior, keys_for
+from purify.generative.pixel_prior import Vary
+from purify.models.clip.clip_pixels import clip_pixels, read_processor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageVariation(LatentPrior):
+    """Pure noise, denoised under what CLIP sees in the image (StableDiffusionImageVariationPipeline)."""
+
+    model: ClassVar[str] = 'sd_variation'
+    needs: ClassVar[tuple[str, ...]] = ('image_encoder', 'unet', 'vae', 'scheduler')
+
+    def vary(
+        self,
+        class_names: Sequence[str] = (),
+        *,
+        steps: int,
+        guidance: float,
+        sampler: str = 'own',
+        size_px: int = 0,
+        eta: float | None = None,
+    ) -> Vary:
+        """A new image with the content that CLIP finds in the old one.
+
+        Args:
+          class_names: not looked at.
+          steps: timesteps of the chain (50 in the paper).
+          guidance: scale of classifier-free guidance (7.5 in the paper); 1 is without, at half the work.
+          sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
+          size_px: of the new image, 0 for the model's own (512).
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
+        """
+        del class_names
+        chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
+
+        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+            del labels
+            latents = start_noise(keys, (side, side, self.latent_shape[1]))
+            out = self._chain(chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys)
+            return 2 * out - 1
+
+        return vary
+
+    def generate(
+        self,
+        pixel_values: jax.Array,
+        latents: jax.Array,
+        *,
+        steps: int = 50,
+        guidance: float = 7.5,
+        sampler: str = 'own',
+        keys: jax.Array | None = None,
+        eta: float | None = None,
+    ) -> jax.Array:
+        """Variations f32[b s s 3] in [0, 1] of pixel_values f32[b h w 3] (see `preprocess`), from noise latents f32[b h w z].
+
+        `keys` key[b] are for samplers that draw noise on the way. Settings are those of `vary`; each is compiled once.
+        """
+        chain = self.sampler(sampler, steps, eta)
+        keys = keys_for(chain, keys, len(latents))
+        settings = (steps, guidance, sampler, eta)
+        return self.run(settings, partial(self._chain, chain, guidance), jnp.asarray(pixel_values), jnp.asarray(latents), keys)
+
+    def _chain(
+        self, chain: Sampler, guidance: float, weights: Any, pixel_values: jax.Array, latents: jax.Array, keys: jax.Array
+    ) -> jax.Array:
+        networks = self.networks(weights)
+        predict = self.predictor(networks, self.condition(networks['image_encoder'], pixel_values), guidance)
+        return self.decode(networks, cast(jax.Array, sample(chain, predict, chain.start * latents, keys)))
+
+    def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
+        """CLIP's embedding as the only token; zeros where there is none."""
+        embedding = encoder(pixel_values)[0][:, None]
+        return jnp.zeros_like(embedding[:1]), embedding
+
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """Images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3] of `purify.models.clip.clip_pixels`."""
+        return clip_pixels(images, self.processor or {})
+
+
+@dataclass(frozen=True, eq=False)
+class Versatile(ImageVariation):
+    """The same under all of CLIP's tokens (Xu 2022; VersatileDiffusionImageVariationPipeline)."""
+
+    model: ClassVar[str] = 'versatile'
+    unet: ClassVar[str] = 'image_unet'
+    needs: ClassVar[tuple[str, ...]] = ('image_encoder', 'image_unet', 'vae', 'scheduler')
+
+    def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
+        """Every token projected and divided by the length of the first; a grey image's where there is none.
+
+        The published pipeline makes that image of floats of 0.5, which its processor takes for 8-bit values and divides by
+        255 once more: the image is all but black. The model was published with it, so it stays.
+        """
+        _, crop, mean, std = read_processor(self.processor or {})
+        blank = jnp.broadcast_to((127 / 255 / 255 - mean) / std, (1, crop, crop, 3))
+
+        def tokens(pixels: jax.Array) -> jax.Array:
+            projected = encoder.project(encoder(pixels)[1])
+            return projected / jnp.linalg.norm(projected[:, :1], axis=-1, keepdims=True)
+
+        return tokens(blank), tokens(pixel_values)

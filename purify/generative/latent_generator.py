@@ -1,0 +1,104 @@
+"""Stable Diffusion as a generator: the caption of a class is its condition, latents are its states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from purify.diffusion.run_chain import Predict, normal_for
+from purify.diffusion.scheduler_config import schedule_from_diffusers
+from purify.diffusion.schedules import Schedule
+from purify.generative.image_to_image import ENCODE
+from purify.generative.latent_prior import LatentPrior
+from purify.models.files.pipelines import Pipeline
+from purify.train.objectives.denoise_latents import PICTURES, caption_table, image_size, in_colour, read_stable_diffusion
+from purify.train.objectives.tasks import resize_to
+
+
+@dataclass(frozen=True, eq=False)
+class _Networks(LatentPrior):
+    """The UNet and the VAE, and the way between pixels and latents."""
+
+    model: ClassVar[str] = 'latent'
+    needs: ClassVar[tuple[str, ...]] = PICTURES
+
+
+@dataclass(frozen=True, eq=False)
+class LatentGenerator:
+    """See `purify.generative.pixel_generator.Generator`. Captions are encoded once, when it is opened.
+
+    Attributes:
+      networks: the UNet and the VAE, without their weights' place on a device.
+      weights: {'networks': theirs, 'captions': f32[classes + 1, tokens, width], of which the last is the empty caption}.
+      schedule: of its chains.
+      size_px: of its images.
+      class_names: what it can be asked for.
+    """
+
+    networks: LatentPrior
+    weights: Any
+    schedule: Schedule
+    size_px: int
+    class_names: list[str]
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, note: Mapping[str, Any], *, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
+    ) -> 'LatentGenerator':
+        """The generator in a folder with a StableDiffusionPipeline, whose `note` is its generator.json.
+
+        Options are those of `purify.generative.pixel_generator.open_generator`. Raises `UserError` for a folder that does not fit.
+        """
+        pipeline = read_stable_diffusion(folder, dtype, weights=weights)
+        return cls.from_pipeline(pipeline, note['objective'], note['class_names'], dtype=dtype, vae_slice=vae_slice)
+
+    @classmethod
+    def from_pipeline(
+        cls, pipeline: Pipeline, objective: Mapping[str, Any], class_names: list[str], *, dtype: str = 'float32', vae_slice: int = 0
+    ) -> 'LatentGenerator':
+        """The generator a pipeline is the networks of; `objective` (caption, size_px) is what it was trained by."""
+        pictures = Pipeline(pipeline.class_name, {name: pipeline.parts[name] for name in PICTURES})
+        networks = _Networks.from_pipeline(pictures, dtype=dtype, vae_slice=vae_slice)
+        table = caption_table(pipeline, class_names, objective['caption'])
+        return cls(
+            networks,
+            {'networks': networks.weights, 'captions': table},
+            schedule_from_diffusers(networks.scheduler),
+            image_size(pipeline, objective['size_px']),
+            class_names,
+        )
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Of an image's latents."""
+        side = self.size_px // self.networks.factor
+        return side, side, self.networks.latent_shape[1]
+
+    @property
+    def deviation(self) -> float:
+        """The VAE's scaling makes it 1."""
+        return 1.0
+
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+        return self.networks.channels
+
+    def predictor(self, weights: Any, labels: jax.Array, guidance: float) -> Predict:
+        """The UNet under the captions of `labels` i32[b], guided from the empty caption; `guidance` 1 asks it once."""
+        captions = jnp.asarray(weights['captions'])
+        condition = captions[-1:], captions[labels]
+        return self.networks.predictor(self.networks.networks(weights['networks']), condition, guidance)
+
+    def encode(self, weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """Images f32[b h w c] in [-1, 1], resized, as latents f32[b *state_shape] drawn from the VAE's posterior; keys key[b]."""
+        networks = self.networks.networks(weights['networks'])
+        images = in_colour(resize_to(images, self.size_px))
+        return self.networks.encode(networks, images, normal_for(keys, ENCODE, self.state_shape))
+
+    def decode(self, weights: Any, states: jax.Array) -> jax.Array:
+        """Latents f32[b *state_shape] -> images f32[b size size 3], clipped to [-1, 1]."""
+        return 2 * self.networks.decode(self.networks.networks(weights['networks']), states) - 1

@@ -1,0 +1,90 @@
+"""Which prior a folder holds, and opening it."""
+
+from pathlib import Path
+from typing import Any
+
+from purify.core.errors import UserError
+from purify.core.registry import Registry
+from purify.diffusion.scheduler_config import schedule_from_diffusers
+from purify.generative.image_to_image import ImageToImage
+from purify.generative.image_variation import ImageVariation, Versatile
+from purify.generative.pixel_prior import PixelPrior
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.folders import read_object
+from purify.models.files.hub import INDEX, read_index, resolve
+from purify.models.files.pipelines import check_class, from_pretrained
+from purify.models.files.weights import check_dtype, load_model
+from purify.train.state import split_network
+
+VARIATION_MODELS = Registry(
+    'variation model', pixel=PixelPrior, sd_variation=ImageVariation, versatile=Versatile, sd_img2img=ImageToImage
+)
+_PIPELINES = {  # class in model_index.json: our name
+    'DDPMPipeline': 'pixel',
+    'DDIMPipeline': 'pixel',
+    'StableDiffusionImageVariationPipeline': 'sd_variation',
+    'VersatileDiffusionImageVariationPipeline': 'versatile',
+    'VersatileDiffusionPipeline': 'versatile',
+    'StableDiffusionPipeline': 'sd_img2img',
+    'StableDiffusionImg2ImgPipeline': 'sd_img2img',
+}
+
+
+def load_variation_model(
+    path_or_hub_id: str | Path, *, revision: str | None = None, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
+) -> Any:
+    """The prior in a folder in diffusers' pipeline format, or of a hub id: the class of its model_index.json says which.
+
+    Args:
+      path_or_hub_id: see `purify.models.files.hub.resolve`.
+      revision: of a hub id.
+      dtype: what the networks compute in: 'float32', 'bfloat16' or 'float16'.
+      vae_slice: images a latent prior's VAE takes at once on one device, 0 for all.
+      weights: False puts shapes (`jax.ShapeDtypeStruct`) in place of the weights: that the files fit is seen from their headers,
+        and no tensor is read. Such a prior can be traced, not run.
+
+    Raises:
+      UserError: for folders that hold no such pipeline, naming the classes that can be read; for broken files.
+    """
+    check_dtype(dtype)
+    if not isinstance(vae_slice, int) or vae_slice < 0:
+        raise UserError(f'vae_slice={vae_slice!r} must be a number of images, or 0 for all.')
+    folder = resolve(path_or_hub_id, revision)
+    if (folder / 'unet').is_dir() or not (folder / 'config.json').is_file():
+        if not (folder / INDEX).is_file():
+            raise UserError(f"{folder}: holds no {INDEX}. Give a folder in diffusers' pipeline format.")
+        kind = read_index(folder)['_class_name']
+    else:
+        kind = 'DDPMPipeline'  # an old layout: the network on top, its scheduler beside it
+    if kind not in _PIPELINES:
+        raise UserError(f'{folder}: a {kind} makes no variations. Choose a folder with one of {", ".join(_PIPELINES)}.')
+    model = _PIPELINES[kind]
+    if model == 'pixel':
+        return _pixel(folder, dtype, weights)
+    pipeline = from_pretrained(folder, dtype=dtype, weights=weights)
+    return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
+
+
+def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
+    sub = 'unet' if (folder / 'unet').is_dir() else ''
+    config = folder / sub / 'config.json'
+    noise = (folder / 'scheduler' if sub else folder) / 'scheduler_config.json'
+    for name, file in (('unet', config), ('scheduler', noise)):
+        check_class(folder, name, file)
+    kind = read_object(config).get('_class_name')
+    if kind != 'UNet2DModel':
+        raise UserError(f'{folder}: {kind} is no pixel prior; choose a folder with a UNet2DModel.')
+    network = load_model(UNet2DModel, folder, subfolder=sub, dtype=dtype, weights=weights)
+    size = network.config['sample_size']
+    height, width = size if isinstance(size, list) else (size, size)
+    if height is None or height != width:
+        raise UserError(f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as high.')
+    graph, params, stats = split_network(network)
+    schedule = schedule_from_diffusers(read_object(noise))
+    rows = network.config['num_train_timesteps']
+    if network.config['time_embedding_type'] == 'learned' and rows != schedule.steps:
+        raise UserError(
+            f'{config}: num_train_timesteps = {rows}, but that of {noise} is {schedule.steps}, and the network has a row for each '
+            'timestep. Download both again.'
+        )
+    return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels'])

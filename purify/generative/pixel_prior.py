@@ -1,0 +1,92 @@
+"""Priors: diffusion models as a function from images to variations of them.
+
+A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a pytree for the device) and
+`vary(class_names, **settings)`, which returns
+
+    (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s channels] in [-1, 1]
+
+in whatever size the model works: pure, row-wise and traceable. `network_calls(**settings)` says how often its network is asked
+for one of them. The defences know no more of it, so that a latent model takes
+a pixel model's place without a change to them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import jax
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.diffusion.run_chain import edit
+from purify.diffusion.samplers import SAMPLERS
+from purify.diffusion.schedules import Schedule
+from purify.diffusion.timesteps import edit_timesteps
+from purify.train.objectives.tasks import resize_to
+
+Vary = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Prior(Protocol):
+    """See the top of this file."""
+
+    model: ClassVar[str]
+
+    @property
+    def channels(self) -> int:
+        """Of the images it varies."""
+        ...
+
+    @property
+    def weights(self) -> Any:
+        """Its arrays, NumPy or as shapes."""
+        ...
+
+    def vary(self, class_names: Sequence[str], **settings: Any) -> Vary:
+        """The variation function."""
+        ...
+
+    def network_calls(self, **settings: Any) -> int:
+        """Evaluations of its network for one image."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PixelPrior:
+    """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again."""
+
+    graph: nnx.GraphDef
+    weights: Any
+    schedule: Schedule
+    size_px: int
+    channels: int
+
+    model: ClassVar[str] = 'pixel'
+
+    def network_calls(self, *, sampler: str, start: int, steps: int, **options: Any) -> int:
+        """One for each of the sampler's steps."""
+        return SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options).steps
+
+    def vary(self, class_names: Sequence[str] = (), *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
+        """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.
+
+        Images are resized to the prior's size first.
+
+        Args:
+          class_names: not looked at.
+          sampler: one of `SAMPLERS`.
+          start: how many of the schedule's steps are undone, 1 to its length; more changes more.
+          steps: network calls, at most `start`.
+          **options: the sampler's own (eta, variance, clip_sample).
+        """
+        del class_names
+        if not 1 <= start <= self.schedule.steps:
+            raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
+        chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
+
+        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+            del labels
+            network = nnx.merge(self.graph, weights['params'], weights['stats'])
+            return cast(jax.Array, edit(chain, network, resize_to(images, self.size_px), keys))
+
+        return vary

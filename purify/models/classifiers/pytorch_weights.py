@@ -1,0 +1,210 @@
+"""Weights of classifiers as PyTorch libraries name them: one safetensors file -> one of our networks.
+
+Read are torchvision's layouts, timm's, of VGG also that of the VGGFace of Oxford, and SSCD's. timm's `efficientnet_b4` and the
+like are PyTorch's own variety; its `tf_*` ones have the same names and shapes, but pad otherwise and have another epsilon, and
+would be read without complaint into a network that they do not fit. Pickled weights are never opened.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.models.classifiers.classifier import ClassifierNetwork
+from purify.models.classifiers.densenet import DenseNet
+from purify.models.classifiers.efficientnet import EfficientNet
+from purify.models.classifiers.resnet import ResNet
+from purify.models.classifiers.sscd import PREFIX, SSCD
+from purify.models.classifiers.vgg import GRID, VGG
+from purify.models.files.folders import PICKLES, Tensors, conversion
+
+SUFFIX = '.safetensors'
+HEAD = 'head'
+Names = dict[str, str]  # our layer -> the file's
+Path_ = tuple[Any, ...]  # of an array in a network
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+
+
+def _places(depths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(stage, number in it) of every block."""
+    return [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
+
+
+def resnet_names(network: ResNet) -> dict[str, Names]:
+    """Of torchvision; timm has the same."""
+    names = {'stem': 'conv1', 'stem_norm.layer': 'bn1', HEAD: 'fc'}
+    for index, (stage, number) in enumerate(_places(network.stages)):
+        ours, theirs = f'blocks.{index}.', f'layer{stage + 1}.{number}.'
+        for part in range(len(network.blocks[index].convs)):
+            names |= {f'{ours}convs.{part}': f'{theirs}conv{part + 1}', f'{ours}norms.{part}.layer': f'{theirs}bn{part + 1}'}
+        if network.blocks[index].shortcut is not None:
+            names |= {f'{ours}shortcut': f'{theirs}downsample.0', f'{ours}shortcut_norm.layer': f'{theirs}downsample.1'}
+    return {'torchvision': names}
+
+
+def sscd_names(network: SSCD) -> dict[str, Names]:
+    """Of torchvision, and of the files that SSCD publishes."""
+    plain = resnet_names(network)['torchvision']
+    return {'torchvision': plain, 'published': {ours: PREFIX + theirs for ours, theirs in plain.items()}}
+
+
+def densenet_names(network: DenseNet) -> dict[str, Names]:
+    """Of torchvision, which timm shares, and of the files that torchvision publishes: they are older and it renames as it loads."""
+    theirs = {'stem': 'features.conv0', 'last_norm.layer': 'features.norm5', HEAD: 'classifier'}
+    if network.stem_norm is not None:
+        theirs['stem_norm.layer'] = 'features.norm0'
+    for number in range(len(network.transitions)):
+        step = f'features.transition{number + 1}.'
+        theirs |= {f'transitions.{number}.norm.layer': step + 'norm', f'transitions.{number}.conv': step + 'conv'}
+    published = dict(theirs)
+    for index, (stage, number) in enumerate(_places(network.stages)):
+        step = f'features.denseblock{stage + 1}.denselayer{number + 1}.'
+        for part in range(2):
+            convolution, norm = f'blocks.{index}.convs.{part}', f'blocks.{index}.norms.{part}.layer'
+            theirs |= {convolution: f'{step}conv{part + 1}', norm: f'{step}norm{part + 1}'}
+            published |= {convolution: f'{step}conv.{part + 1}', norm: f'{step}norm.{part + 1}'}
+    return {'torchvision': theirs, 'published': published}
+
+
+def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
+    """Of torchvision, and of timm."""
+    last = len(network.stages) + 1
+    theirs = {'stem': 'features.0.0', 'last': f'features.{last}.0', HEAD: 'classifier.1'}
+    theirs |= {'stem_norm.layer': 'features.0.1', 'last_norm.layer': f'features.{last}.1'}
+    timm = {'stem': 'conv_stem', 'stem_norm.layer': 'bn1', 'last': 'conv_head', 'last_norm.layer': 'bn2', HEAD: 'classifier'}
+    for index, (stage, number) in enumerate(_places(network.stages)):
+        wide = len(network.blocks[index].widen)
+        parts = [('widen.0', 'widen_norms.0', 'conv_pw')] if wide else []
+        parts += [('depthwise', 'depthwise_norm', 'conv_dw'), ('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw')]
+        ours = f'blocks.{index}.'
+        for place, (conv, norm, timm_conv) in enumerate(parts):
+            step = f'features.{stage + 1}.{number}.block.{place + (conv == "project")}.'  # the gate comes before the last
+            theirs |= {ours + conv: step + '0', f'{ours}{norm}.layer': step + '1'}
+            step = f'blocks.{stage}.{number}.'
+            timm |= {ours + conv: step + timm_conv, f'{ours}{norm}.layer': f'{step}bn{place + 1}'}
+        gate = f'features.{stage + 1}.{number}.block.{wide + 1}.'
+        theirs |= {f'{ours}gate.squeeze': gate + 'fc1', f'{ours}gate.excite': gate + 'fc2'}
+        gate = f'blocks.{stage}.{number}.se.'
+        timm |= {f'{ours}gate.squeeze': gate + 'conv_reduce', f'{ours}gate.excite': gate + 'conv_expand'}
+    return {'torchvision': theirs, 'timm': timm}
+
+
+def vgg_names(network: VGG) -> dict[str, Names]:
+    """Of torchvision, of timm, and of Oxford's."""
+    places = _places(network.stages)
+    layers, step = {}, 3 if network.norms else 2  # convolution, norm, relu; and one pool per stage
+    for index, (stage, _) in enumerate(places):
+        layers[f'convs.{index}'] = f'features.{index * step + stage}'
+        if network.norms:
+            layers[f'norms.{index}.layer'] = f'features.{index * step + stage + 1}'
+    oxford = {f'convs.{index}': f'conv{stage + 1}_{number + 1}' for index, (stage, number) in enumerate(places)}
+    return {
+        'torchvision': layers | {'hiddens.0': 'classifier.0', 'hiddens.1': 'classifier.3', HEAD: 'classifier.6'},
+        'timm': layers | {'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', HEAD: 'head.fc'},
+        'Oxford': oxford | {'hiddens.0': 'fc6', 'hiddens.1': 'fc7', HEAD: 'fc8'},
+    }
+
+
+NAMES: dict[type, Callable[[Any], dict[str, Names]]] = {
+    ResNet: resnet_names,
+    SSCD: sscd_names,
+    DenseNet: densenet_names,
+    EfficientNet: efficientnet_names,
+    VGG: vgg_names,
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a file fits a network: the file's name of every array by its path in the network; `headless`, all but the head's."""
+
+    names: dict[Path_, str]
+    headless: bool
+
+
+def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
+    """How the safetensors `file` fits `network` (arrays or shapes); reads its header only.
+
+    The head alone may be left out: where the file has none, or one of other classes. Raises one `UserError` with all tensors
+    that are missing, unknown or of another shape.
+    """
+    file = Path(file)
+    if file.suffix in PICKLES:
+        raise UserError(f'{file}: {conversion(file)}')
+    shapes = Tensors([file]).shapes()
+    try:
+        return _fit(network, shapes)
+    except UserError as error:
+        raise UserError(f'{file}: {error}') from error
+
+
+def read_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
+    """Fills `network` (arrays or shapes) from a safetensors file, on the host; of a `headless` one the head stays as it is.
+
+    Raises `UserError` for what does not fit (`check_foreign`) and for tensors with NaN or infinity.
+    """
+    fit, tensors = check_foreign(network, file), Tensors([Path(file)])
+    variables = dict(nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))))
+    filled = []
+    for path, name in fit.names.items():
+        array = tensors[name]
+        if not np.isfinite(array).all():
+            raise UserError(f'{file}: {name} holds NaN or infinity. Download or convert it again.')
+        array = _ours(path, array.reshape(_theirs(path, variables[path].get_value().shape)))
+        filled.append((path, variables[path].replace(array)))
+    nnx.update(network, nnx.from_flat_state(filled))
+    return fit
+
+
+def _fit(network: ClassifierNetwork, shapes: Mapping[str, tuple[int, ...]]) -> Fit:
+    if type(network) not in NAMES:
+        raise UserError(
+            f'weights of other libraries are read into {", ".join(c.__name__ for c in NAMES)}, not a {type(network).__name__}.'
+        )
+    layers = {name.rpartition('.')[0] for name in shapes}
+    layouts = NAMES[type(network)](network).values()
+    layout = max(layouts, key=lambda names: len(layers & set(names.values())))
+    classes = network.head.out_features
+    headless = shapes.get(f'{layout[HEAD]}.weight', ())[:1] != (classes,)
+    names, missing, misshapen, known = {}, [], [], set()
+    for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))):
+        layer, leaf = '.'.join(map(str, path[:-1])), str(path[-1])
+        name = f'{layout.get(layer, layer)}.{_LEAVES.get(leaf, leaf)}'
+        known.add(name)
+        if layer == HEAD and headless:
+            continue
+        expected = _theirs(path, variable.get_value().shape)
+        if name not in shapes:
+            missing.append(name)
+        elif not _same(path, shapes[name], expected):
+            misshapen.append(f'{name} ({shapes[name]}, the network has {expected})')
+        names[path] = name
+    faults = {'missing': missing, 'unknown': [name for name in shapes if name not in known], 'of another shape': misshapen}
+    told = [f'{len(those)} {what}: {", ".join(those[:6])}{", ..." if those[6:] else ""}' for what, those in faults.items() if those]
+    if told:
+        raise UserError(f'does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the network it was made for.')
+    return Fit(names, headless)
+
+
+def _theirs(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Our shape -> PyTorch's."""
+    return shape if path[-1] != 'kernel' else (*shape[:-3:-1], *shape[:-2])
+
+
+def _same(path: Path_, given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether they hold the same; hidden layers are also stored as convolutions over the whole grid."""
+    return given == expected or (path[0] == 'hiddens' and given[:1] == expected[:1] and math.prod(given) == math.prod(expected))
+
+
+def _ours(path: Path_, array: np.ndarray) -> np.ndarray:
+    """PyTorch's layout -> ours; the first hidden layer reads channel, row, column there, and row, column, channel here."""
+    if path[-1] != 'kernel':
+        return array
+    if path[:2] == ('hiddens', 0):
+        array = array.reshape(len(array), -1, GRID, GRID).transpose(0, 2, 3, 1).reshape(len(array), -1)
+    return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0))

@@ -1,0 +1,238 @@
+"""What the UNets have in common: the settings, and the way down, through the middle and up again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.models.diffusers import blocks
+from purify.models.diffusers.config_checks import (
+    COUNT,
+    DEPTH,
+    check_switches,
+    check_widths,
+    freeze_lists,
+    is_count,
+    is_depth,
+    is_number,
+    is_positive,
+    is_size,
+)
+from purify.models.diffusers.unet_blocks import DownBlock, Make, MidBlock, UpBlock
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The fields that config.json of every UNet has. Raises `UserError` naming the field for what is not supported."""
+
+    sample_size: int | tuple[int, ...] | None = None
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    time_embedding_type: str = 'positional'
+    time_embedding_dim: int | None = None
+    freq_shift: float = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = ()
+    mid_block_type: str | None = None
+    up_block_types: tuple[str, ...] = ()
+    block_out_channels: tuple[int, ...] = ()
+    layers_per_block: int | tuple[int, ...] = 2
+    mid_block_scale_factor: float = 1
+    downsample_padding: int = 1
+    dropout: float = 0.0
+    act_fn: str = 'silu'
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = 'default'
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+
+    OWNER: ClassVar[str]  # the class's name in diffusers
+    DOWN: ClassVar[Mapping[str, bool]]  # block type: has attention
+    UP: ClassVar[Mapping[str, bool]]
+    ALLOWED: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # field: values that are implemented
+        'time_embedding_type': ('positional',),
+        'downsample_padding': (0, 1),
+        'act_fn': ('silu', 'swish'),
+        'resnet_time_scale_shift': ('default', 'scale_shift'),
+        'class_embed_type': (None,),
+    }
+    COUNTS: ClassVar[tuple[str, ...]] = ('in_channels', 'out_channels', 'layers_per_block', 'norm_num_groups')
+    OPTIONAL_COUNTS: ClassVar[tuple[str, ...]] = ('num_class_embeds', 'time_embedding_dim')
+    PER_LEVEL: ClassVar[tuple[str, ...]] = ()  # fields that may hold one value for each level
+
+    def __post_init__(self):
+        freeze_lists(self)
+        check_switches(self.OWNER, self, but=self.PER_LEVEL)
+        check_widths(self.OWNER, self.block_out_channels)
+        for name, allowed in self.ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
+        for name, kinds in (('down_block_types', self.DOWN), ('up_block_types', self.UP)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple) or len(given) != self.levels or not all(kind in tuple(kinds) for kind in given):
+                raise UserError(
+                    f'{self.OWNER}: {name} = {given!r} must hold one of {", ".join(kinds)} for each of the '
+                    f'{self.levels} block_out_channels.'
+                )
+        optional = [name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None]
+        for name in (*self.COUNTS, *optional):
+            deep = 'layers' in name
+            self._check_values(name, is_depth if deep else is_count, DEPTH if deep else COUNT)
+        half = max(1, self.block_out_channels[0] // 2)
+        self._check_values('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
+        self._check_values('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
+        self._check_values('norm_eps', is_positive, 'a positive number')
+        self._check_values('mid_block_scale_factor', is_positive, 'a positive number')
+        self._check_values('freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}')
+        self._check_values('dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)')
+
+    def _check_values(self, name: str, fits: Callable[[Any], bool], what: str) -> None:
+        value = getattr(self, name)
+        many = isinstance(value, tuple) and name in self.PER_LEVEL
+        if not all(map(fits, value if many else (value,))) or (many and len(value) != self.levels):
+            each = f', or one for each of the {self.levels} block_out_channels' if name in self.PER_LEVEL else ''
+            raise UserError(f'{self.OWNER}: {name} = {value!r} must be {what}{each}.')
+
+    @property
+    def levels(self) -> int:
+        """How many sizes the images pass through."""
+        return len(self.block_out_channels)
+
+    @property
+    def time_width(self) -> int:
+        """Channels of the embedded time."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    def per_level(self, name: str) -> tuple[Any, ...]:
+        """The values of a field from the finest level to the coarsest."""
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * self.levels
+
+    @classmethod
+    def known(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Our fields of a config.json; the others pass if they are off (None or False), else `UserError` names them."""
+        known = {field.name for field in fields(cls)}
+        strange = {k: v for k, v in config.items() if k not in known and k[:1] != '_' and v not in (None, False)}
+        if strange:
+            raise UserError(f'{cls.OWNER}: these fields of config.json are not supported: {strange}.')
+        return {k: v for k, v in config.items() if k in known}
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as config.json holds them, `_class_name` included."""
+        listed = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {'_class_name': self.OWNER} | listed
+
+
+class UNet(nnx.Module):
+    """The trunk of UNet2DModel and UNet2DConditionModel, which say what makes the attention of each level.
+
+    `down` and `up` hold one maker (None: no attention) for each level in the order of the way through, `mid` is that of the
+    middle; `kernels` are the sizes of the first and the last convolution.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        down: Sequence[Make | None],
+        mid: Make | None,
+        up: Sequence[Make | None],
+        kernels: tuple[int, int] = (3, 3),
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        c = self._config = config
+        shared = {'dtype': dtype, 'rngs': rngs}
+        norm = {'groups': c.norm_num_groups, 'eps': c.norm_eps}
+        resnet = partial(
+            blocks.ResnetBlock2D,
+            temb_channels=c.time_width,
+            time_scale_shift=c.resnet_time_scale_shift,
+            dropout=c.dropout,
+            **norm,
+            **shared,
+        )
+        downsample = partial(blocks.Downsample2D, padding=c.downsample_padding, **shared)
+        upsample = partial(blocks.Upsample2D, **shared)
+
+        width, layers = c.block_out_channels[0], c.per_level('layers_per_block')
+        self.conv_in = blocks.conv(c.in_channels, width, kernels[0], **shared)
+        self.time_embedding = blocks.TimestepEmbedding(width, c.time_width, **shared)
+        if c.num_class_embeds is not None:
+            self.class_embedding = nnx.Embed(c.num_class_embeds, c.time_width, **shared)
+        self.down_blocks, skips = nnx.List([]), [width]
+        for level, outputs in enumerate(c.block_out_channels):
+            halve = downsample if level < c.levels - 1 else None
+            parts = {'resnet': resnet, 'attention': down[level], 'downsample': halve}
+            self.down_blocks.append(DownBlock(width, outputs, layers[level], **parts))
+            width = outputs
+            skips += [width] * (layers[level] + (halve is not None))
+        if c.mid_block_type is not None:
+            self.mid_block = MidBlock(width, resnet=partial(resnet, scale_factor=c.mid_block_scale_factor), attention=mid)
+        self.up_blocks = nnx.List([])
+        for attention, level in zip(up, reversed(range(c.levels)), strict=True):
+            taken = [skips.pop() for _ in range(layers[level] + 1)]
+            parts = {'resnet': resnet, 'attention': attention, 'upsample': upsample if level else None}
+            self.up_blocks.append(UpBlock(width, c.block_out_channels[level], taken, **parts))
+            width = c.block_out_channels[level]
+        self.conv_norm_out = blocks.group_norm(width, **norm, rngs=rngs)
+        self.conv_out = blocks.conv(width, c.out_channels, kernels[1], zero=True, **shared)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields as config.json holds them, `_class_name` included."""
+        return self._config.as_json()
+
+    def _predict(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        class_labels: jax.Array | None,
+        key: jax.Array | None,
+        *context: jax.Array,
+    ) -> jax.Array:
+        """The way through; the attention of every level is told the `context`."""
+        c = self._config
+        self._check(sample, class_labels)
+        x = 2 * sample - 1 if c.center_input_sample else sample
+        temb = self.time_embedding(self._tell_time(jnp.broadcast_to(timestep, sample.shape[:1])))
+        if class_labels is not None:
+            temb = temb + self.class_embedding(class_labels)
+
+        keys = blocks.dropout_keys(key)
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            x, left = down(x, temb, keys, *context)
+            skips += left
+        if c.mid_block_type is not None:
+            x = self.mid_block(x, temb, keys, *context)
+        for up in self.up_blocks:
+            x = up(x, skips, temb, keys, *context)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
+
+    def _tell_time(self, timestep: jax.Array) -> jax.Array:
+        """What the time embedding is given of timesteps [b]: f32[b block_out_channels[0]]."""
+        c = self._config
+        return blocks.sinusoid(timestep, c.block_out_channels[0], flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
+
+    def _check(self, sample: jax.Array, class_labels: jax.Array | None) -> None:
+        c = self._config
+        stride = 2 ** (c.levels - 1)
+        if sample.ndim != 4 or sample.shape[-1] != c.in_channels:
+            raise UserError(f'{c.OWNER} needs images [b h w {c.in_channels}], got an array of shape {sample.shape}.')
+        if sample.shape[1] % stride or sample.shape[2] % stride:
+            raise UserError(
+                f'images of {sample.shape[1]} x {sample.shape[2]} pixels cannot be halved {c.levels - 1} times; '
+                f'resize or pad them to multiples of {stride}, or choose a network with fewer block_out_channels.'
+            )
+        if (class_labels is None) != (c.num_class_embeds is None):
+            wants = 'needs' if class_labels is None else 'takes no'
+            raise UserError(f'this {c.OWNER} {wants} class_labels (num_class_embeds = {c.num_class_embeds}).')

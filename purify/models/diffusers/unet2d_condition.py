@@ -1,0 +1,165 @@
+"""The UNet of latent diffusion (Rombach et al. 2022), named and configured as diffusers' UNet2DConditionModel.
+
+It covers what Stable Diffusion 1.x and 2.x, their image variations and the image UNet of Versatile Diffusion configure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.models.diffusers.transformer2d import Transformer2DModel
+from purify.models.diffusers.unet import UNet, UNetConfig
+
+_SILENT = ('addition_embed_type_num_heads',)  # not off by default, yet read by nothing that is supported
+
+
+@dataclass(frozen=True)
+class UNet2DConditionConfig(UNetConfig):
+    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
+
+    `attention_head_dim` is the NUMBER of heads, as in diffusers (its issue 2011). Fields of `PER_LEVEL` hold one value, or one
+    for each level from the finest to the coarsest.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = ('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D')
+    mid_block_type: str | None = 'UNetMidBlock2DCrossAttn'
+    up_block_types: tuple[str, ...] = ('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D')
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    only_cross_attention: bool | tuple[bool, ...] = False
+    cross_attention_dim: int | tuple[int, ...] = 1280
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    attention_head_dim: int | tuple[int, ...] = 8
+    num_attention_heads: None = None
+    use_linear_projection: bool = False
+    upcast_attention: bool = False  # nothing to do: the softmax is always float32
+    resnet_out_scale_factor: float = 1.0
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+    attention_type: str = 'default'
+
+    OWNER: ClassVar = 'UNet2DConditionModel'
+    DOWN: ClassVar = {'DownBlock2D': False, 'CrossAttnDownBlock2D': True}
+    UP: ClassVar = {'UpBlock2D': False, 'CrossAttnUpBlock2D': True}
+    ALLOWED: ClassVar = {
+        **UNetConfig.ALLOWED,
+        'mid_block_type': ('UNetMidBlock2DCrossAttn', None),
+        'num_attention_heads': (None,),
+        'resnet_out_scale_factor': (1,),
+        'conv_in_kernel': (1, 3),
+        'conv_out_kernel': (1, 3),
+        'attention_type': ('default',),
+    }
+    PER_LEVEL: ClassVar = (
+        'layers_per_block',
+        'only_cross_attention',
+        'cross_attention_dim',
+        'transformer_layers_per_block',
+        'attention_head_dim',
+    )
+    COUNTS: ClassVar = (
+        *UNetConfig.COUNTS,
+        'cross_attention_dim',
+        'transformer_layers_per_block',
+        'attention_head_dim',
+        'conv_in_kernel',
+        'conv_out_kernel',
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_values('only_cross_attention', lambda value: isinstance(value, bool), 'true or false')
+        if len(self._context_widths()) != 1:
+            raise UserError(
+                f'{self.OWNER}: cross_attention_dim = {self.cross_attention_dim} must be the same for all levels that attend '
+                f'to the context, and at least one must (down_block_types = {self.down_block_types}).'
+            )
+
+    def _context_widths(self) -> set[int]:
+        widths = self.per_level('cross_attention_dim')
+        used = {width for kind, width in zip(self.down_block_types, widths, strict=True) if self.DOWN[kind]}
+        used |= {width for kind, width in zip(self.up_block_types, reversed(widths), strict=True) if self.UP[kind]}
+        return used | ({widths[-1]} if self.mid_block_type else set())
+
+    @property
+    def context_width(self) -> int:
+        """The last axis of encoder_hidden_states."""
+        return next(iter(self._context_widths()))
+
+
+class UNet2DConditionModel(UNet):
+    """Predicts from noisy latents, timesteps and a context; its arguments are the fields of `UNet2DConditionConfig`.
+
+    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g. `jnp.bfloat16`.
+    Raises `UserError` naming the field for what is not supported.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
+        c = UNet2DConditionConfig(**config)
+        self.context_width = c.context_width
+        levels = [
+            partial(
+                Transformer2DModel,
+                heads=heads,
+                layers=layers,
+                context_width=c.context_width,
+                only_cross_attention=only_cross,
+                linear_projection=c.use_linear_projection,
+                groups=c.norm_num_groups,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for heads, layers, only_cross in zip(
+                c.per_level('attention_head_dim'),
+                c.per_level('transformer_layers_per_block'),
+                c.per_level('only_cross_attention'),
+                strict=True,
+            )
+        ]
+        super().__init__(
+            c,
+            down=[make if c.DOWN[kind] else None for kind, make in zip(c.down_block_types, levels, strict=True)],
+            mid=partial(levels[-1], only_cross_attention=False),
+            up=[make if c.UP[kind] else None for kind, make in zip(c.up_block_types, reversed(levels), strict=True)],
+            kernels=(c.conv_in_kernel, c.conv_out_kernel),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'UNet2DConditionModel':
+        """The network that a diffusers config.json describes.
+
+        Fields this version does not know pass if they are off (None or False); raises `UserError` for the others by name.
+        """
+        heard = {k: v for k, v in config.items() if k not in _SILENT}
+        return cls(rngs=rngs, dtype=dtype, **UNet2DConditionConfig.known(heard))
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        encoder_hidden_states: jax.Array,
+        class_labels: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """The prediction f32[b h w out_channels] for sample f32[b h w in_channels], timestep [b] or one for all of them,
+        encoder_hidden_states f32[b s cross_attention_dim] and class_labels i32[b] (only with num_class_embeds).
+
+        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot halve, for a context of another
+        shape, and for class labels that are missing or not wanted.
+        """
+        shape = encoder_hidden_states.shape
+        if len(shape) != 3 or shape[:1] != sample.shape[:1] or shape[1] == 0 or shape[2] != self.context_width:
+            raise UserError(
+                f'UNet2DConditionModel: encoder_hidden_states must be [b s {self.context_width}] (cross_attention_dim) with the '
+                f'b of the sample {sample.shape}, got {shape}. Choose the encoder that this network was trained with.'
+            )
+        return self._predict(sample, timestep, class_labels, key, encoder_hidden_states)

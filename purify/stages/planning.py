@@ -1,0 +1,108 @@
+"""From parts of a config and steps of a method to stages, each with exactly the settings that change its result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from purify.core.errors import UserError
+from purify.defenses.method import Method, Step
+from purify.engine.chain import Input, Stage, Work
+from purify.stages import train_classifier, train_diffusion
+from purify.stages.networks_on_disk import finished_folder, start_folder
+from purify.stages.registry import KINDS
+
+Config = dict[str, Any]
+Find = Callable[[str, str], tuple[Path, str]]  # (load, revision) -> (folder, digest)
+
+
+def classifier_stages(
+    where: dict[str, Input],
+    name: str,
+    part: Config,
+    seeds: Config,
+    inputs: dict[str, Input],
+    *,
+    run: Callable[[Work], None] = train_classifier.run,
+    sees: tuple[str, ...] = (),
+    shows: tuple[str, ...] = (),
+) -> list[Stage]:
+    """A training stage, or none where a finished classifier is handed in; `where[name]` is set either way.
+
+    Args:
+      where: what there is so far by name.
+      name: the stage's.
+      part: of the config: the classifier and how it is trained.
+      seeds: of the run.
+      inputs: of the stage.
+      run: trains it.
+      sees: see `Stage`, as `shows`.
+      shows: subfolders that are open to all.
+    """
+    if part['load']:
+        folder, digest = finished_folder(part['load'])
+        where[name] = Input(outside=folder, digest=digest)
+        return []
+    where[name] = Input(name)
+    settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': training_seeds(seeds)}
+    return [Stage(name, run, settings, inputs | start_of(part), sees, shows)]
+
+
+def start_of(part: Config) -> dict[str, Input]:
+    """The checkpoint a training starts from, as an input: its digest is part of the fingerprint."""
+    if not part.get('init_from'):
+        return {}
+    start, digest = start_folder(part['init_from'])
+    return {'init': Input(outside=start, digest=digest)}
+
+
+def training_seeds(seeds: Config) -> Config:
+    """The seeds that a training depends on."""
+    return {'model': seeds['model'], 'data': seeds['data']}
+
+
+def prior_stages(where: dict[str, Input], config: Config, find: Find) -> list[Stage]:
+    """The training of the config's prior, or none where it is a finished one; `where['prior']` is set either way."""
+    part, source = config['prior'], config['source']
+    if 'load' in part:
+        folder, digest = find(part['load'], part['revision'])
+        where['prior'] = Input(outside=folder, digest=digest)
+        return []
+    if part['data'] not in ('reference', 'poisoned'):
+        raise UserError(f"prior.data={part['data']!r}: choose 'reference' or 'poisoned'.")
+    data = where[part['data']]
+    where['prior'] = Input('prior')
+    name = ':'.join(source[key] for key in ('name', 'path') if key in source)  # for its provenance
+    how = {'reference': source['reference']} if part['data'] == 'reference' else {}
+    settings = part | {'source': name, 'seeds': training_seeds(config['seeds'])} | how
+    return [Stage('prior', train_diffusion.train_prior, settings, {'data': data} | start_of(part))]
+
+
+def find_encoder(config: Config, method: Method, find: Find) -> Input:
+    """The config's part `encoder`, for a method that looks through it."""
+    wanted = any('encoder' in step.inputs.values() for step in method.steps)
+    if not wanted or method.step('encoder'):
+        name = config['defense']['name'] if 'defense' in config else 'none'
+        raise UserError(f"defense {name!r} does not look through a finished encoder; leave the config's part `encoder` out.")
+    folder, digest = find(config['encoder']['load'], config['encoder']['revision'])
+    return Input(outside=folder, digest=digest)
+
+
+def step_stages(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
+    """The stage of a method's step, or none for a classifier that is handed in; `where[step.name]` is set.
+
+    It sees what is open to all. Raises `UserError` where what it needs is not there.
+    """
+    inputs, seeds, kind = inputs_of(where, step, config), config['seeds'], KINDS[step.kind]
+    if step.kind == 'classifier':
+        return classifier_stages(where, step.name, step.settings, seeds, inputs)
+    where[step.name] = Input(step.name)
+    offered = {'seed': seeds['model'], 'seeds': training_seeds(seeds), 'shard_size': config['shard_size']}
+    settings = step.facts() | {name: offered[name] for name in kind.uses}
+    return [Stage(step.name, kind.bind(step), settings, inputs | start_of(step.settings))]
+
+
+def inputs_of(where: dict[str, Input], step: Step, config: Config) -> dict[str, Input]:
+    """Where the inputs of a step lie, by role. Raises `UserError` for one that is nowhere."""
+    if missing := [source for source in step.inputs.values() if source not in where]:
+        raise UserError(f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no such part.')
+    return {role: where[source] for role, source in step.inputs.items()}

@@ -1,0 +1,59 @@
+"""Adversarial training: cross-entropy on images that are made hard for the network of the moment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.attacks.fixed.label_consistent import ascend
+from purify.core.errors import UserError
+from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
+from purify.train.state import Params, split_network
+
+
+@dataclass(frozen=True, eq=False)
+class Adversarial:
+    """min over weights of max over the l_inf ball of the cross-entropy (Madry et al. 2018, eq. 2.1).
+
+    The inner maximum is sought by `ascend` from a uniform random start, on the network in evaluation mode, so that the
+    running statistics see each batch once. Label-consistent poison is made with a classifier trained like this.
+
+    Attributes:
+      eps: radius of the ball, in grey levels.
+      step: of one iteration, in grey levels.
+      iterations: how many.
+    """
+
+    graph: nnx.GraphDef
+    eps: float
+    step: float
+    iterations: int
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        if self.eps < 0 or self.step <= 0 or self.iterations < 0 or not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f'adversarial: eps={self.eps} and iterations={self.iterations} must be 0 or more, step={self.step} above 0, '
+                f'label_smoothing={self.label_smoothing} in [0, 1).'
+            )
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        clean, labels = unit_images(batch), batch['label']
+
+        def loss_at(images: jax.Array) -> jax.Array:
+            logits = nnx.merge(self.graph, params, stats)(images, train=False)
+            return cross_entropy(logits, labels)
+
+        start = jnp.clip(clean + jax.random.uniform(key, clean.shape, minval=-1, maxval=1) * self.eps / 255, 0, 1)
+        ball = {'eps': self.eps / 255, 'step': self.step / 255, 'iterations': self.iterations}
+        images = jax.lax.stop_gradient(ascend(jax.grad(loss_at), clean, start, **ball))
+        network = nnx.merge(self.graph, params, stats)
+        logits = network(images, train=True, key=jax.random.fold_in(key, 1))
+        loss = cross_entropy(logits, labels, self.label_smoothing)
+        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == labels).mean()})

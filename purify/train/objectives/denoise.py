@@ -1,0 +1,104 @@
+"""What diffusion models on pixels minimise, with classes or without: the noise of DDPM, the preconditioned image of EDM."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.diffusion import predictions
+from purify.diffusion.preconditioning import Preconditioning
+from purify.diffusion.schedules import Schedule, add_noise
+from purify.train.objectives.tasks import Batch, Result, resize_to, signed_images
+from purify.train.state import Params, split_network
+
+
+@dataclass(frozen=True, eq=False)
+class Denoise:
+    """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14).
+
+    Images of another size than the network's `size_px` are resized on the device.
+
+    Attributes:
+      graph: the network's structure.
+      schedule: of the noise.
+      size_px: of the network's images.
+      ema_decay: see `Task`.
+      classes: how many there are; 0 for a network that is told none. One more than the last stands for no class.
+      drop: chance that an image's class is not told, for guidance (Ho & Salimans 2022, algorithm 1).
+    """
+
+    graph: nnx.GraphDef
+    schedule: Schedule
+    size_px: int
+    ema_decay: float
+    classes: int = 0
+    drop: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        check_drop(self.drop)
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        images = resize_to(signed_images(batch['image']), self.size_px)
+        time_key, noise_key, dropout_key = jax.random.split(key, 3)
+        t = jax.random.randint(time_key, images.shape[:1], 0, len(self.schedule.betas))
+        noise = jax.random.normal(noise_key, images.shape)
+        network = nnx.merge(self.graph, params, stats)
+        told = told_classes(batch, self.classes, self.drop, key)
+        output = network(add_noise(self.schedule, images, noise, t), t, *told, key=dropout_key)
+        goal = predictions.target(self.schedule, images, noise, t)
+        loss = jnp.square(output.astype(jnp.float32) - goal).mean()
+        return loss, (split_network(network)[2], {})
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisePreconditioned:
+    """Weighted squared error of the clean image at a log-normal level of noise (Karras et al. 2022, eq. 2 and table 1).
+
+    Attributes: `edm` the preconditioning, the others as of `Denoise`.
+    """
+
+    graph: nnx.GraphDef
+    edm: Preconditioning
+    size_px: int
+    ema_decay: float
+    classes: int = 0
+    drop: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        check_drop(self.drop)
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        images = resize_to(signed_images(batch['image']), self.size_px)
+        level_key, noise_key, dropout_key = jax.random.split(key, 3)
+        sigma = self.edm.draw(level_key, len(images))
+        level = sigma[:, None, None, None]
+        noised = images + level * jax.random.normal(noise_key, images.shape)
+        network = nnx.merge(self.graph, params, stats)
+        told = told_classes(batch, self.classes, self.drop, key)
+        clean = self.edm.denoise(lambda x, t: network(x, t, *told, key=dropout_key), noised, sigma)
+        loss = (self.edm.weight(level) * jnp.square(clean - images)).mean()
+        return loss, (split_network(network)[2], {})
+
+
+def told_classes(batch: Batch, classes: int, drop: float, key: jax.Array) -> tuple[jax.Array, ...]:
+    """What a network is told of labels besides image and time: (i32[b],), each `classes` with chance `drop`; () if 0 classes."""
+    if not classes:
+        return ()
+    labels = batch['label']
+    hidden = jax.random.bernoulli(jax.random.fold_in(key, 3), drop, labels.shape)
+    return (jnp.where(hidden, classes, labels),)
+
+
+def check_drop(drop: float) -> None:
+    """Raises `UserError` for a chance that is none."""
+    if not 0 <= drop < 1:
+        raise UserError(f'generator.objective.drop={drop}: the chance that a class is not told must be in [0, 1).')

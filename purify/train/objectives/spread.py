@@ -1,0 +1,65 @@
+"""Class centres are driven apart: the fine-tuning after which poisoned images betray themselves (Chen et al. 2022)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.train.objectives.contrast import unit
+from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
+from purify.train.state import Params, split_network
+
+
+def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Mean cosine f32[] between the mean features of two different classes; 0 where a batch has one class only.
+
+    Classes that the batch lacks are left out. The authors' code also counts the diagonal, as zeros: theirs is ours times
+    (k - 1) / k for k classes.
+
+    Args:
+      features: f32[b d].
+      labels: i32[b].
+      classes: how many there are.
+    """
+    members = jax.nn.one_hot(labels, classes)
+    counts = members.sum(0)
+    sums = jnp.matmul(members.T, features.astype(jnp.float32), precision='highest')
+    points = unit(sums / jnp.maximum(counts, 1)[:, None])
+    there = counts > 0
+    pairs = there[:, None] & there & ~jnp.eye(classes, dtype=bool)
+    closeness = jnp.matmul(points, points.T, precision='highest')
+    return jnp.where(pairs, closeness, 0).sum() / jnp.maximum(pairs.sum(), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """L_intra of Chen et al. 2022 (section 3.2): the cosine between class centres falls; cross-entropy may hold the labels.
+
+    Centres are those of a pass through the network, so a batch worked through in pieces has others.
+
+    Attributes:
+      weight: of the cross-entropy beside it; 0 in the paper.
+    """
+
+    graph: nnx.GraphDef
+    weight: float
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise UserError(f'spread: weight={self.weight} of the cross-entropy must be 0 or more.')
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        network = nnx.merge(self.graph, params, stats)
+        features = network.features(unit_images(batch), train=True, key=key)
+        logits = network.head(features)
+        closeness = centre_similarity(features, batch['label'], network.head.out_features)
+        loss = closeness + self.weight * cross_entropy(logits, batch['label'])
+        hits = (logits.argmax(-1) == batch['label']).mean()
+        return loss, (split_network(network)[2], {'closeness': closeness, 'accuracy': hits})

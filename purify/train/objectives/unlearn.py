@@ -1,0 +1,79 @@
+"""The objectives of anti-backdoor learning (Li et al. 2021, arXiv:2110.11571): hold losses up, or drive them up."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.train.objectives.losses import cross_entropies
+from purify.train.objectives.tasks import Batch, Metrics, Result, unit_images
+from purify.train.state import Params, split_network
+
+
+def local_ascent(losses: jax.Array, gamma: float) -> jax.Array:
+    """Mean of sign(l - gamma) l over losses f32[b] (eq. 2): every sample below gamma climbs back to it.
+
+    Per sample, as the paper writes it; its code takes the sign of the batch's mean.
+    """
+    return (jnp.sign(losses - gamma) * losses).mean()
+
+
+def flooding(losses: jax.Array, gamma: float) -> jax.Array:
+    """|L - gamma| + gamma of the mean L of losses f32[b] (Ishida et al. 2020, eq. 2): the batch floats at gamma."""
+    return jnp.abs(losses.mean() - gamma) + gamma
+
+
+HELD = {'local_ascent': local_ascent, 'flooding': flooding}
+
+
+@dataclass(frozen=True, eq=False)
+class HoldUp:
+    """Cross-entropy that does not fall below `gamma`: only what is learned at once, such as a trigger, sinks through.
+
+    Attributes:
+      rule: which of `HELD`.
+      gamma: the level, in nats.
+    """
+
+    graph: nnx.GraphDef
+    rule: str
+    gamma: float
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __post_init__(self) -> None:
+        if self.rule not in HELD or self.gamma < 0:
+            raise UserError(f'{self.rule}: gamma={self.gamma} must be 0 or more, the objective one of {", ".join(sorted(HELD))}.')
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        losses, new, metrics = _losses(self.graph, params, stats, batch, key)
+        return HELD[self.rule](losses, self.gamma), (new, metrics)
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearn:
+    """Minus the cross-entropy (the second term of eq. 3): gradient ascent on samples that are to be forgotten."""
+
+    graph: nnx.GraphDef
+    ema_decay: float = 0.0
+    frozen: Any = ()
+
+    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+        """See `Task`."""
+        del frozen
+        losses, new, metrics = _losses(self.graph, params, stats, batch, key)
+        return -losses.mean(), (new, metrics)
+
+
+def _losses(graph: nnx.GraphDef, params: Params, stats: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params, Metrics]:
+    """Cross-entropies f32[b], the network's new statistics, metrics."""
+    network = nnx.merge(graph, params, stats)
+    logits = network(unit_images(batch), train=True, key=key)
+    losses = cross_entropies(logits, batch['label'])
+    metrics = {'accuracy': (logits.argmax(-1) == batch['label']).mean(), 'cross_entropy': losses.mean()}
+    return losses, split_network(network)[2], metrics
