@@ -1,12 +1,12 @@
 """The words of configs/castle_walls.py, and what its sweeps make of them."""
 
 import pytest
-from pipelines.tiny import ROOT
+from purify.commands.commands import _describe, _multiply
+from support.tiny import ROOT
 
+from purify.commands.check import check
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
-from purify.commands.check import check
-from purify.commands.commands import _describe, _multiply
 
 CONFIG = f'{ROOT}/configs/castle_walls.py'
 SWEEPS = sweep_functions(load_module(CONFIG))

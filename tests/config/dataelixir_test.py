@@ -4,12 +4,12 @@ import inspect
 from pathlib import Path
 
 import pytest
+from purify.commands.commands import _describe, _multiply
 
 from purify.config import parts
 from purify.config.load import load_config, load_module
 from purify.config.resolve import leaves
 from purify.config.sweeps import sweep_functions
-from purify.commands.commands import _describe, _multiply
 
 CONFIG = f'{Path(__file__).parents[2]}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from purify.commands.plan import make_stages
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
-from purify.commands.plan import make_stages
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from core.tracked import OFFLINE, read_tensorboard, read_wandb
+from support.tracked import OFFLINE, read_tensorboard, read_wandb
 
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import WRITERS, JsonLines, Sheet, open_writers, read_rows

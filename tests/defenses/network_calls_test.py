@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from defenses.candidates_made import CONSTANTS, EVERY, MODELS, ROWS, SHAPE, Mixture
-from defenses.latent_test import NAMES, Networks, open_prior
+from generative.latent_prior_test import NAMES, Networks, open_prior
+from support.made_candidates import CONSTANTS, EVERY, MODELS, ROWS, SHAPE, Mixture
 
 from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.purifiers.variations import Variations

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from defenses.worlds import (
+from support.worlds import (
     decide_densities,
     decide_labels,
     density_cases,

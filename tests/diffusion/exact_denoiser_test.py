@@ -5,11 +5,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from diffusion.exact_denoiser import exact_eps, nearest, poisoned_digits, predict_pair
+from support.exact_denoiser import exact_eps, nearest, poisoned_digits, predict_pair
 
 from purify.diffusion.guidance import guide
-from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.run_chain import sample, start_noise
+from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import make_schedule
 from purify.diffusion.timesteps import make_timesteps
 

@@ -6,8 +6,8 @@ import pytest
 from purify.core.errors import UserError
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.predictions import read_output
-from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.run_chain import sample, start_noise
+from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.timesteps import edit_timesteps
 
 EDM = Preconditioning(levels=64)

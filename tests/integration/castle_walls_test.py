@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from integration.command import call, dataset_bytes, start
+from support.command import call, dataset_bytes, start
 
 from purify.data.loader import Split
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from integration.command import call, start, start_hosts, weights
+from support.command import call, start, start_hosts, weights
 
 from purify.data.loader import Split
 from purify.engine.tables import read_table

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from integration.command import TINY, call, dataset_bytes, start_hosts, weights
+from support.command import TINY, call, dataset_bytes, start_hosts, weights
 
 from purify.data.loader import Split
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 
-from integration.command import TINY, call, dataset_bytes, start, start_hosts, weights
+from support.command import TINY, call, dataset_bytes, start, start_hosts, weights
 
 KILLS = int(os.environ.get('PURIFY_KILLS', '3'))
 FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead of its tiny twin

@@ -7,13 +7,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from integration.command import ROOT
-from pipelines.tiny import SMALL, STUDENT, VARY
+from support.command import ROOT
+from support.tiny import SMALL, STUDENT, VARY
 
+from purify.attacker.manifest import Manifest
 from purify.attacks.registry import ATTACKS
 from purify.cli import main
 from purify.data.loader import Split
-from purify.attacker.manifest import Manifest
 from purify.stages.networks_on_disk import read_classifier
 
 QUICKSTART = f'{ROOT}/configs/quickstart.py'

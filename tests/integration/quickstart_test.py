@@ -2,7 +2,7 @@
 
 import json
 
-from integration.command import call
+from support.command import call
 
 
 def test_the_backdoor_goes_in_and_comes_out(tmp_path):

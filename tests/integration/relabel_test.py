@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from integration.command import call, dataset_bytes, start, weights
+from support.command import call, dataset_bytes, start, weights
 
 from purify.engine.tables import read_table
 

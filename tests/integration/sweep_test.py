@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from purify.commands.commands import list_points
 
 from purify.core.errors import UserError
-from purify.commands.commands import list_points
 from purify.report.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from core.tracked import OFFLINE, read_tensorboard, read_wandb
-from pipelines.tiny import ROOT, SMALL, STUDENT
+from support.tiny import ROOT, SMALL, STUDENT
+from support.tracked import OFFLINE, read_tensorboard, read_wandb
 
+from purify.commands import run as running
 from purify.config.load import load_config
 from purify.core.errors import Preempted
 from purify.core.writers import WRITERS, read_rows
-from purify.commands import run as running
 
 WRITING = ('--config.run.writers=("tensorboard","wandb")', '--config.run.log_every=2')
 MEASURES = ('acc', 'asr', 'ra')

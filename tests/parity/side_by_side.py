@@ -41,7 +41,9 @@ Run = Callable[[], np.ndarray]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kind', default='sd_variation', choices=('sd_variation', 'versatile'))
-    parser.add_argument('--shapes', default='tiny', help="of the networks, one of purify.models.files.shapes.SHAPES: 'tiny', 'sd1' ...")
+    parser.add_argument(
+        '--shapes', default='tiny', help="of the networks, one of purify.models.files.shapes.SHAPES: 'tiny', 'sd1' ..."
+    )
     parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--compile', action='store_true', help='torch.compile the networks')
     parser.add_argument('--batch', type=int, default=4)

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
-from pipelines.tiny import quickstart
+from support.tiny import quickstart
 
+from purify.commands import commands
+from purify.commands import run as running
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.writers import read_rows
-from purify.commands import commands
-from purify.commands import run as running
 from purify.report.results import Results
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))

@@ -116,7 +116,6 @@ RUNS = {  # name -> config and words, flags
         (*SIZES, '--config.source.train_size=400', '--config.defense.fit.members=2', '--config.student.epochs=1'),
     ),
 }
-WEIGHTS = ('*.safetensors', 'state/**', 'weights/**')
 OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command', 'date', 'reused', 'versions')
 
 
@@ -136,12 +135,29 @@ def describe(workdir: Path) -> dict[str, str]:
     for done in sorted(workdir.glob('stages/*/DONE')):
         stage = done.parent.name.rpartition('-')[0]
         for path in sorted(done.parent.rglob('*')):
-            if path.is_file() and not path.name.startswith(('DONE', 'cost', 'metrics', '.')) and 'checkpoints' not in path.parts:
+            own = {'checkpoints', 'weights'} & set(path.parts[len(done.parent.parts) :])
+            if path.is_file() and not own and not path.name.startswith(('DONE', 'cost', 'metrics', '.')):
                 found[f'{stage}/{path.relative_to(done.parent)}'] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for place in sorted(done.parent.glob('weights/step_*')):
+            found[f'{stage}/weights'] = digest_weights(place)
     results = json.loads((workdir / 'results.json').read_text(encoding='utf-8'))
     for key in sorted(set(results) - set(OF_THE_RUN)):
         found[f'results.json/{key}'] = json.dumps(results[key], sort_keys=True)
     return found
+
+
+def digest_weights(checkpoint: Path) -> str:
+    """SHA-256 over all arrays of an orbax checkpoint, whose own files bear dates."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.restore(checkpoint / 'default')
+    whole = hashlib.sha256()
+    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)):
+        whole.update(f'{path} {np.asarray(leaf).dtype} {np.shape(leaf)}'.encode() + np.asarray(leaf).tobytes())
+    return whole.hexdigest()[:16]
 
 
 def main() -> int:

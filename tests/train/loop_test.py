@@ -11,8 +11,8 @@ from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.train.cost import Cost, summarize
 from purify.train.loop import Plan, fit, make_step
-from purify.train.state import abstract_network, make_state
 from purify.train.objectives.tasks import Classify
+from purify.train.state import abstract_network, make_state
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (512, 8, 8, 1), np.uint8)
 

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from models.resnet_test import shuffle_values
+from models.classifiers.resnet_test import shuffle_values
 
 from purify.models.classifiers.classifier import ClassifierNetwork
 from purify.models.classifiers.resnet import ResNet

@@ -1,0 +1,166 @@
+"""Which stages a method's steps become, and what each may open."""
+
+import os
+
+import numpy as np
+import pytest
+from support.tiny import ROOT, quickstart
+
+from purify.commands.check import check
+from purify.commands.plan import KINDS, make_method, make_stages
+from purify.config.load import load_config
+from purify.core.errors import UserError
+from purify.core.files import write_json
+from purify.defenses.method import Method, Step
+from purify.defenses.registry import DEFENSES
+
+
+def stages(words='', **changes):
+    config = load_config(f'{ROOT}/configs/dataelixir.py' + (f':{words}' if words else ''))
+    for name, part in changes.items():
+        config[name] |= part
+    return {stage.name: stage for stage in make_stages(config)}, config
+
+
+@pytest.mark.parametrize('defense', ['dataelixir', 'activation_clustering', 'spectral', 'abl', 'dbd'])
+def test_no_step_of_a_defence_may_open_the_truth(defense):
+    made, config = stages(f'defense={defense}')
+    steps = [step.name for step in make_method(config).steps]
+    assert len(steps) >= 4
+    for name in steps:
+        assert not made[name].sees, name
+        for role, source in made[name].inputs.items():
+            assert source.sub not in ('truth', 'attacker'), (name, role)
+            assert source.stage not in ('clean', 'surrogate', 'trigger'), (name, role)
+
+
+def test_every_step_runs_as_its_kind_with_its_own_settings():
+    made, config = stages()
+    kinds = set()
+    for step in make_method(config).steps:
+        kinds.add(step.kind)
+        assert made[step.name].run is KINDS[step.kind]
+        own = {name: value for name, value in step.settings.items() if name != 'load'}
+        assert own.items() <= made[step.name].settings.items()
+        assert set(made[step.name].inputs) == set(step.inputs)
+    assert kinds == {'classifier', 'measure', 'decide', 'purify', 'rewrite'}
+
+
+def test_a_decision_is_the_same_whatever_the_seed():
+    """Decisions draw nothing: a seed changes what they are made of, not they."""
+    one, _ = stages()
+    other, _ = stages(seeds={'model': 7})
+    assert one['targets'].settings == other['targets'].settings
+    assert one['candidates'].settings != other['candidates'].settings
+
+
+def test_the_evaluation_gets_what_the_outcome_names():
+    made, _ = stages()
+    found = {role: source.stage for role, source in made['evaluate'].inputs.items()}
+    assert found == {
+        'truth': 'prepare', 'poisoned': 'prepare', 'teacher': 'teacher', 'benign': 'finetuned', 'student': 'student',
+        'findings': 'verdicts', 'purified': 'purified',
+    }  # fmt: skip
+    assert made['evaluate'].settings == {'features': 'student', 'residual': False}
+    assert made['illustrate'].inputs['candidates'].stage == 'candidates'
+    assert list(made)[-2:] == ['evaluate', 'illustrate']
+
+
+@pytest.mark.parametrize('defense', ['spectral', 'activation_clustering'])
+def test_a_method_that_looks_at_features_gets_a_map(defense):
+    made, config = stages(f'defense={defense}')
+    assert list(made)[-1] == 'atlas'
+    assert {role: source.stage for role, source in made['atlas'].inputs.items()} == {
+        'truth': 'prepare', 'features': 'features', 'findings': 'verdicts',
+    }  # fmt: skip
+    assert made['atlas'].settings == {'seed': config['seeds']['model']}
+    assert 'atlas' not in stages('defense=abl')[0]
+
+
+def test_the_residual_attack_needs_a_prior_and_candidates():
+    made, config = stages(evaluation={'residual': True})
+    assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']
+    settings = made['evaluate'].settings
+    assert settings['residual_choice'] == {'rank': config['defense']['rank'], 'count_raw': config['defense']['count_raw']}
+    assert settings['residual_rule'].items() <= made['candidates'].settings.items()
+    with pytest.raises(UserError, match='residual'):
+        make_stages(quickstart() | {'evaluation': {'features': 'none', 'residual': True}})
+
+
+def test_features_of_a_finished_classifier_are_an_input(tmp_path):
+    facts = {'network': {'name': 'resnet'}, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
+    write_json(tmp_path / 'network.json', facts)
+    made, _ = stages(evaluation={'features': str(tmp_path)})
+    assert made['evaluate'].inputs['features'].outside == tmp_path
+    with pytest.raises(UserError, match='no such file'):
+        stages(evaluation={'features': str(tmp_path / 'nowhere')})
+
+
+@pytest.mark.parametrize('given', ['weights.safetensors', '.'])
+def test_weights_to_start_from_are_told_apart_by_what_they_hold(tmp_path, given):
+    digests = []
+    for number in (0, 1):
+        (tmp_path / 'weights.safetensors').write_bytes(np.full(64, number, np.uint8).tobytes())
+        made, _ = stages(teacher={'init_from': str(tmp_path / given)})
+        digests.append(made['teacher'].inputs['init'].digest)
+    assert len(set(digests)) == 2
+
+
+@pytest.mark.parametrize('look', [make_stages, check])
+@pytest.mark.parametrize('part', ['seeds', 'source', 'attack', 'run', 'shard_size'])
+def test_a_config_that_describes_no_run_is_refused(look, part):
+    config = {name: value for name, value in quickstart().items() if name != part}
+    with pytest.raises(UserError, match=f'the config has no {part}: it describes no run'):
+        look(config)
+
+
+def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
+    class Odd:
+        def __init__(self, step):
+            self.step = step
+
+        def method(self, student):
+            return Method((self.step,))
+
+    for step, message in (
+        (Step('odd', 'guess', {'poisoned': 'poisoned'}, {}), "unknown kind 'guess'"),
+        (Step('odd', 'measure', {'classifier': 'benign'}, {}), 'needs benign'),
+    ):
+        monkeypatch.setitem(DEFENSES, 'odd', lambda step=step: Odd(step))
+        with pytest.raises(UserError, match=message):
+            make_stages(quickstart() | {'defense': {'name': 'odd'}})
+
+
+def prepared(source, attack=None):
+    """The digests of what the stage `prepare` reads from outside, which follow the data on disk."""
+    config = quickstart()
+    config['source'] |= source
+    config['attack'] |= attack or {}
+    return ' '.join(given.digest for given in {stage.name: stage for stage in make_stages(config)}['prepare'].inputs.values())
+
+
+def test_what_a_run_reads_is_told_apart_by_what_it_holds(tmp_path):
+    assert prepared({}) == ''
+    for kind in ('arrays', 'imagefolder'):
+        folder = tmp_path / kind
+        for name in ('train', 'test'):
+            (folder / name / 'ant').mkdir(parents=True)
+            (folder / name / 'ant' / '0.png').write_bytes(b'one')
+            (folder / f'{name}.npz').write_bytes(b'one')
+        source = {'name': kind, 'path': str(folder)}
+        found = {prepared(source), prepared(source)}
+        assert len(found) == 1
+        assert '' not in found
+        file = folder / ('train.npz' if kind == 'arrays' else 'train/ant/0.png')
+        file.write_bytes(b'two')
+        assert prepared(source) not in found
+        assert prepared(source | {'path': str(tmp_path / 'nowhere')}) not in found, 'left to the source to complain about'
+
+
+def test_a_trigger_picture_is_told_apart_by_what_it_holds(tmp_path):
+    attack = {'name': 'blended', 'pattern': 'picture', 'path': str(tmp_path / 'p.png')}
+    (tmp_path / 'p.png').write_bytes(b'one')
+    before, facts = prepared({}, attack), (tmp_path / 'p.png').stat()
+    (tmp_path / 'p.png').write_bytes(b'two')
+    os.utime(tmp_path / 'p.png', ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert '' != before != prepared({}, attack)

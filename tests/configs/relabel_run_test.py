@@ -1,0 +1,200 @@
+"""The experiments of Sabolić 2024: points of the study pass `check` at full size, and run at a tiny one to their reports.
+
+A few in the daily suite; with PURIFY_ALL_POINTS=1 every point of every sweep in every setting, but each config once.
+"""
+
+import json
+import os
+
+import pytest
+from golden.filling import GOLDEN, materialise
+from purify.commands.commands import _describe, _multiply
+from purify.pipelines import shaping
+from support.tiny import ROOT, shrink_fit, write_pictures
+
+from purify.commands import run as running
+from purify.commands.check import check
+from purify.config.load import load_config, load_module
+from purify.config.sweeps import sweep_functions
+from purify.engine.tables import read_table
+
+CONFIG = f'{ROOT}/configs/relabel.py'
+SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')
+SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
+SOME = [('digits', 'table1', 3), ('cifar10', 'table3', 2)]  # in the daily suite: ASD; features of CLIP
+SOME_RUNS = [('digits', 'table3', 1)]
+BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}
+SMALL = {
+    'resnet': {'width': 4, 'stages': (1,)},
+    'resnet18': {'width': 4},
+    'densenet121': {'name': 'densenet', 'stages': (1, 1), 'growth': 4},
+}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """Coloured random pictures of ten classes, which every setting brings to its size, and a small CLIP."""
+    folder = tmp_path_factory.mktemp('pictures')
+    write_pictures(folder, 600, 30)
+    materialise(GOLDEN / 'clip_vision_gelu', folder / 'clip')
+    return folder
+
+
+@pytest.fixture(scope='module', autouse=True)
+def remembered():
+    """Trainings that several points have in common are shaped once."""
+    done, shape = set(), shaping.shape_training
+
+    def shape_once(known, name, part, task, build):
+        key = json.dumps([part, vars(known.shape), type(task).__name__], default=str)
+        if key not in done:
+            shape(known, name, part, task, build)
+        done.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shaping, 'shape_training', shape_once)
+        yield
+
+
+def run_of(setting, sweep, which, place):
+    """(words, flags) of one run of a sweep, with nothing in it that lies on the net."""
+    spec = f'{CONFIG}:setting={setting}' + ('' if setting == 'digits' else f',source=arrays:{place}')
+    described = _describe(spec, [], *_multiply(spec, sweep, '0')[which])
+    return described['config'], described['flags']
+
+
+def every_point(some):
+    """(setting, sweep, place in it), but for those that are what another is."""
+    if not os.environ.get('PURIFY_ALL_POINTS'):
+        return some
+    found = {}
+    for setting in SETTINGS:
+        for sweep in SWEEPS:
+            for which in range(len(_multiply(CONFIG, sweep, '0'))):
+                config = load_config(*run_of(setting, sweep, which, 'x'))
+                found.setdefault(json.dumps(config), (setting, sweep, which))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
+def test_points_of_the_study_pass_check_as_they_are(place, setting, sweep, which):
+    config = load_config(*run_of(setting, sweep, which, place))
+    config['source'] |= {'train_size': 0, 'test_size': 0} if setting != 'digits' else {}  # the pictures here are few
+    assert not check(config).problems
+
+
+@pytest.mark.parametrize('setting', ['cifar10', 'imagenet30'])
+def test_settings_with_images_of_their_own_name_them(setting):
+    assert load_config(f'{CONFIG}:setting={setting}')['source']['name'] in BY_NAME
+
+
+def shrink(config):
+    """A config of the study at a thousandth of the work, its networks of the same families."""
+    config['source'] |= {'train_size': 160, 'test_size': 30}
+    if config['source']['channels'] == 3:
+        config['source']['size_px'] = 32
+        config['attack'] |= {'size_px': 4} if config['attack'].get('size_px') else {}
+        config['attack'] |= {'control_px': 4} if 'control_px' in config['attack'] else {}
+    config['shard_size'] = 80
+    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'report_images': 2}
+    for name in {'teacher', 'student', 'surrogate'} & set(config):
+        config[name] |= {'epochs': 0, 'steps': 2, 'batch': 16, 'network': shrink_network(config[name]['network'])}
+    shrink_fit(config)
+    defense = config.get('defense', {'name': 'none'})
+    if defense['name'] == 'relabel':
+        if 'encoder' in defense:
+            small = {'epochs': 1, 'batch': 80, 'projection': 4, 'network': shrink_network(defense['encoder']['network'])}
+            defense['encoder'] |= small
+        defense['flows'] |= {'reduce': min(defense['flows']['reduce'], 3)}
+        defense['fit'] |= {'epochs': 2, 'members': min(defense['fit']['members'], 2)}
+    if defense['name'] == 'abl':
+        for part in ('isolation', 'finetune', 'unlearn'):
+            defense[part]['epochs'] = 1
+        defense['share'] = 0.5  # a batch is more than one image in a hundred
+    if defense['name'] == 'dbd':
+        defense['encoder'] |= {'epochs': 1, 'batch': 16, 'projection': 8}
+        defense['head']['epochs'] = 1
+    if defense['name'] == 'nad':
+        defense |= {'epochs': 1, 'finetune': defense['finetune'] | {'epochs': 1}}
+        config['trusted']['share'] = 0.2  # a class has few images
+    if defense['name'] == 'asd':
+        defense |= {'rounds': [1, 1, 1], 'add': 2}
+        config['student']['steps'] = 3
+        config['trusted']['per_class'] = 2
+    return config
+
+
+def shrink_network(network):
+    return network | SMALL[network['name']] | {'dtype': 'float32'}
+
+
+def run_tiny(spec, flags, place, folder):
+    """-> what results.json holds, and the report's page."""
+    settings = shrink(load_config(spec, flags))
+    running.run(settings, [spec, *flags], folder, place / 'stages', [])
+    return json.loads((folder / 'results.json').read_text()), (folder / 'report' / 'index.html').read_text()
+
+
+FOUND = {
+    'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc',
+    'fates', 'found',
+}  # fmt: skip
+
+
+def assert_told(folder, results, page):
+    """What the densities said of every class is in the results, and drawn in the report."""
+    facts, verdicts = results['findings'], read_table(folder / 'verdicts')
+    assert set(results['detection']) == FOUND
+    assert [row['label'] for row in facts['labels']] == list(range(10))
+    named = {row['label']: row['type'] for row in facts['labels'] if row['target']}
+    assert facts['types'] == {str(label): kind for label, kind in named.items()}
+    assert results['detection']['target_labels'] == facts['target_labels'] == sorted(named)
+    changed = (verdicts['labels'] != verdicts['given']) & verdicts['keep']
+    counted = facts['counts']
+    assert results['detection']['counts']['relabel_accuracy'][1] == changed.sum() <= counted['relabelled']
+    assert counted['dropped'] == (~verdicts['keep']).sum()
+    assert set(verdicts['given'][verdicts['verdict'] > 0]) == set(named)
+    assert '<h2 id="features">' in page
+    assert 'principal components' in page
+    for number in ('S_ND', 'S_D', 'Histogram of 0', 'Scores of 0'):
+        assert number in page
+
+
+@pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME_RUNS))
+def test_points_of_the_study_run_to_their_reports(place, tmp_path, setting, sweep, which):
+    results, page = run_tiny(*run_of(setting, sweep, which, place), place, tmp_path)
+    for who in ('teacher', 'student') if 'student' in results else ('teacher',):
+        assert results[who]['acc'] is not None
+    defense = results['defense']['name']
+    assert (results['trusted'] is not None) == (defense in ('nad', 'asd'))
+    if defense == 'relabel':
+        assert_told(tmp_path, results, page)
+        assert ('encoder' in results['cost']['stages']) == (results['defense']['features'] == 'simclr')
+    elif defense != 'nad':
+        assert results['detection']['tpr'] is not None or results['attack']['name'] == 'none'
+
+
+def test_features_of_a_finished_clip_run_to_their_report(place, tmp_path):
+    spec = f'{CONFIG}:features=encoder,encoder={place}/clip'
+    results, page = run_tiny(spec, [], place, tmp_path)
+    assert_told(tmp_path, results, page)
+    assert 'encoder' not in results['cost']['stages']
+    assert results['findings']['rule']['name'] == 'outlying'
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ('setting=cifar', 'setting='),
+        ('defense=strip', 'defense='),
+        ('features=dino', 'features='),
+        ('features=clip,defense=abl', 'is a word of defense=relabel'),
+        ('features=encoder', 'go together'),
+        ('encoder=x', 'go together'),
+        ('source=arrays:x', 'brings its images'),
+        ('setting=cifar10_small', 'needs source='),
+    ],
+)
+def test_words_that_do_not_go_together_are_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        load_config(f'{CONFIG}:{words}')

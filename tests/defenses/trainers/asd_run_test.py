@@ -1,0 +1,132 @@
+"""Adaptive splitting, whole and tiny: a round of each phase and the first, the copy, the verdicts; and killed on its way."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from support.tiny import quickstart, run_chain
+
+from purify.commands.check import check
+from purify.commands.plan import make_method, make_stages
+from purify.config import parts
+from purify.core import devices, preemption
+from purify.core.errors import Preempted, UserError
+from purify.core.writers import read_rows
+from purify.data.loader import Split
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
+from purify.stages.networks_on_disk import read_classifier
+
+NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')
+
+
+def tiny():
+    config = quickstart('defense=augmentations,attack=patch,rate=0.2', *NETWORK)
+    config['defense'] = parts.asd(rounds=(2, 1, 1), add=1).to_dict()
+    config['defense']['copy'] |= {'groups': 1, 'lr': 0.05}
+    config['defense']['mixmatch'] |= {'pad_px': 1}
+    config['trusted'] = parts.trusted(per_class=2).to_dict()
+    config['student'] |= {'objective': parts.classify().to_dict(), 'augment': {}, 'epochs': 0, 'steps': 6}
+    return config
+
+
+def stages_of(config):
+    return ['prepare', 'trusted', *(step.name for step in make_method(config).steps)]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_device():
+    """A program for one is compiled sooner than for eight."""
+    mesh = jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, 'global_mesh', lambda: mesh)
+        yield
+
+
+@pytest.fixture(scope='module')
+def chain(tmp_path_factory):
+    config = tiny()
+    return run_chain(config, tmp_path_factory.mktemp('asd'), stages_of(config))
+
+
+def weights(chain, name):
+    found = read_classifier(chain.folder(name)).weights
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def moved(chain, before, after):
+    one, other = weights(chain, before), weights(chain, after)
+    return {name for name in one if not np.array_equal(one[name], other[name])}
+
+
+def test_each_split_is_of_the_losses_of_the_round_before(chain):
+    poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
+    trusted, split, losses, after = (
+        {k: read_table(chain.folder(f'{name}{k}')) for k in ks}
+        for name, ks in (('trusted', ['']), ('split', [1, 2, 3]), ('losses', [1, 2, 3]), ('relearned', [3]))
+    )
+    seeds = trusted['']['keep']
+    assert seeds.sum() == 20
+    added = split[1]['keep'] & ~seeds
+    assert np.bincount(poisoned.labels[added], minlength=10).tolist() == [1] * 10
+    for label in range(10):
+        others = (poisoned.labels == label) & ~seeds
+        assert losses[1]['loss'][others & added] == losses[1]['loss'][others].min()
+    scores = {2: losses[2]['loss'], 3: losses[3]['loss'].astype(np.float64) - after[3]['loss']}
+    for number, score in scores.items():
+        np.testing.assert_array_equal(split[number]['keep'], seeds | (score <= np.sort(score)[47]))
+
+
+def test_the_verdicts_are_the_students_where_nothing_is_believed(chain):
+    poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
+    split, guesses, verdicts = (read_table(chain.folder(name)) for name in ('split3', 'guesses', 'verdicts'))
+    expected = np.where(split['keep'], poisoned.labels, guesses['label'])
+    np.testing.assert_array_equal(verdicts['labels'], expected)
+    np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
+
+
+def test_of_the_copy_the_tail_learns(chain):
+    parameters = {name for name in moved(chain, 'round2', 'copy3') if name.startswith("['params']")}
+    assert parameters
+    assert all(name.startswith(("['params']['blocks'][1]", "['params']['head']")) for name in parameters), parameters
+    everything = {name for name in weights(chain, 'round2') if name.startswith("['params']")}
+    assert everything <= moved(chain, 'round2', 'student')
+
+
+def test_the_weight_grows_over_all_rounds(chain):
+    for done, name in zip([1, 3, 4, 6], ['round0', 'round1', 'round2', 'student'], strict=True):
+        (row,) = read_rows(chain.folder(name) / 'metrics.jsonl')
+        assert row['step'] == done
+        assert row['loss'] == pytest.approx(row['supervised'] + 15 * (done - 1) / 6 * row['consistency'], rel=1e-5)
+
+
+def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypatch):
+    config = tiny()
+    config['run']['save_every'] = 1
+    cut = Chain(make_stages(config), tmp_path)
+    for name in ('prepare', 'trusted', 'round0', 'split1'):
+        (tmp_path / cut.folder(name).name).symlink_to(chain.folder(name))
+    calls = itertools.count()
+    monkeypatch.setattr(preemption, 'asked', lambda: next(calls) > 0)  # not before the stage, but in its first step
+    with pytest.raises(Preempted):
+        cut.run(['round1'], config['run'])
+    monkeypatch.undo()
+    assert not cut.finished('round1')
+    cut.run(['round1'], config['run'])
+    whole, resumed = weights(chain, 'round1'), weights(cut, 'round1')
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_without_trusted_images_there_is_no_first_round():
+    config = tiny()
+    del config['trusted']
+    with pytest.raises(UserError, match="defense 'asd' needs trusted"):
+        make_stages(config)
+
+
+def test_check_shapes_every_step_and_finds_a_tail_that_is_too_long():
+    config = {name: part for name, part in tiny().items() if name not in ('teacher', 'prior')}
+    config['defense'] |= {'rounds': (1, 0, 1), 'copy': config['defense']['copy'] | {'groups': 3}}
+    assert [problem for problem in check(config).problems if 'tail: groups=3' in problem]

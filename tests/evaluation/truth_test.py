@@ -1,0 +1,111 @@
+"""A folder that somebody poisoned before it came here, and `attack=none`: what the whole program says of it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
+
+from purify.commands.results import conclude, gather, samples
+from purify.config.load import load_config
+from purify.core.files import read_json
+from purify.engine.tables import read_table
+from purify.report.results import Results
+
+IMAGES, POISONED = 60, 12
+
+
+def write_poisoned(folder):
+    """Bright and dark images of two classes; the last ones of the dark class carry a white corner and the bright class's label."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', IMAGES), ('test', 24)):
+        labels = np.arange(count) % 2
+        images = (rng.integers(0, 60, (count, 8, 8, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+        if split == 'train':
+            hit = np.flatnonzero(labels == 0)[-POISONED:]
+            images[hit, -3:, -3:], labels[hit] = 255, 1
+        np.savez(folder / f'{split}.npz', images=images, labels=labels)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('unknown')
+    words = f'defense=spectral,attack=none,source=arrays:{write_poisoned(folder)},size_px=8,channels=1'
+    sizes = ('--config.source.train_size=0', '--config.source.test_size=0', '--config.source.reference=none')
+    config = load_config(f'{ROOT}/configs/quickstart.py:{words}', [*SMALL, *STUDENT, *sizes])
+    return config, run_chain(config, folder / 'stages'), folder
+
+
+def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
+    config, chain, _ = finished
+    unknown, known = gather(config, chain, {}), gather(config | {'clean_source': True}, chain, {})
+    flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
+    assert flagged.any()
+    for results in (unknown, known):
+        assert results['detection']['found']['flagged'] == flagged.sum()
+        assert results['detection']['found']['images'] == IMAGES
+    assert (unknown['truth_known'], known['truth_known']) == (False, True)
+    assert [unknown['detection'][name] for name in ('tpr', 'fpr', 'label_accuracy', 'removed', 'counts', 'auroc')] == [None] * 6
+    assert known['detection']['fpr'] == flagged.mean()  # nobody poisoned anything, it is said
+    assert known['detection']['label_accuracy'] == 1
+    assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets')] == [None] * 3
+    assert [known['attack'][name] for name in ('poisoned', 'cover', 'targets')] == [0, 0, []]
+    assert unknown['teacher'] == known['teacher']
+    assert set(unknown) == set(known) == set(Results.__annotations__)
+
+
+def test_the_same_settings_run_the_same_stages_whoever_vouches(finished):
+    config, chain, folder = finished
+    assert run_chain(config | {'clean_source': True}, folder / 'stages', []).prints == chain.prints
+
+
+def test_the_flagged_are_shown_first_and_nobody_is_called_clean(finished):
+    _, chain, _ = finished
+    found = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))
+    shown = samples(chain, 8, known=False)
+    assert [one['kind'] for one in shown] == ['flagged'] * 4 + ['other'] * 4
+    assert {one['id'] for one in shown[:4]} <= set(found['ids'][found['flagged']].tolist())
+    assert not {one['id'] for one in shown[4:]} & set(found['ids'][found['flagged']].tolist())
+    assert {(one['true_label'], one['original']) for one in shown} == {(None, None)}
+    assert {one['kind'] for one in samples(chain, 8)} == {'clean'}
+
+
+def test_the_files_and_the_page_say_it(finished, capsys):
+    config, chain, folder = finished
+    conclude(folder, config, chain, {'command': 'python -m purify run'})
+    assert read_json(folder / 'results.json', Results)['truth_known'] is False
+    assert json.loads((folder / 'results.json').read_text())['detection']['fpr'] is None
+    page = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', (folder / 'report' / 'index.html').read_text(), flags=re.S)
+    assert 'Nobody knows whether the data are poisoned: the defence flags' in page
+    for said in ('TPR', 'FPR', 'Label accuracy', 'No training image was poisoned', 'not attacked', 'Clean training', 'true class '):
+        assert said not in page.partition('ACC is the share of')[0]
+    said = capsys.readouterr()
+    assert 'ASR' not in said.out  # the table in the terminal
+    flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
+    assert f'flagged: {flagged.sum()}; of {IMAGES} training images' in said.err
+    assert 'clean' not in said.err
+
+
+def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
+    from purify.pipelines import summary
+
+    config, chain, _ = finished
+    assert gather(config, chain, {})['verdict'] is None
+    verdict = {'word': 'mislabelled', 'text': 'The data look mislabelled.'}
+    read = summary.read_table
+    monkeypatch.setattr(summary, 'read_table', lambda folder: with_facts(read(folder), verdict))
+    assert gather(config, chain, {})['verdict'] == verdict
+
+
+def with_facts(table, verdict):
+    table.facts['verdict'] = verdict
+    return table
+
+
+def test_digits_are_known_to_be_clean(tmp_path):
+    config = quickstart('defense=none,attack=none')
+    results = gather(config, run_chain(config, tmp_path), {})
+    assert results['truth_known'] is True
+    assert results['attack']['targets'] == []

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.diffusion.schedules import make_schedule
+from purify.generative.open_prior import load_variation_model
+from purify.generative.pixel_prior import PixelPrior
+from purify.stages.networks_on_disk import EMBEDDED
+from purify.train.state import split_network
+
+
+class Knows(nnx.Module):
+    """Names the noise exactly when the clean image is all zeros."""
+
+    def __init__(self, alphas):
+        self.alphas = nnx.data(jnp.asarray(alphas, jnp.float32))
+
+    def __call__(self, x, t):
+        return x / jnp.sqrt(1 - self.alphas[t])[:, None, None, None]
+
+
+def prior():
+    schedule = make_schedule('linear', 100)
+    graph, params, stats = split_network(Knows(schedule.alphas_cumprod))
+    return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, 8, 1)
+
+
+@pytest.mark.parametrize('sampler', ['ddim', 'ddpm', 'euler', 'dpmpp_2m', 'pndm'])
+def test_a_perfect_network_gives_the_image_back(sampler):
+    model = prior()
+    keys = jax.random.split(jax.random.key(0), 3)
+    out = model.vary(sampler=sampler, start=60, steps=12)(model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys)
+    assert np.abs(np.asarray(out)).max() < 2e-3
+
+
+@pytest.mark.parametrize(('start', 'steps', 'word'), [(0, 1, 'start=0'), (101, 5, 'start=101'), (5, 10, 'steps')])
+def test_starts_the_schedule_does_not_have_are_refused(start, steps, word):
+    with pytest.raises(UserError, match=word):
+        prior().vary(sampler='ddim', start=start, steps=steps)
+
+
+def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
+    """Noised digits come back nearer to the clean ones than they were: the shipped weights are trained ones."""
+    folder = EMBEDDED['digits']
+    assert sum(path.stat().st_size for path in folder.rglob('*')) < 2 * 2**20
+    assert 'configs/prior.py' in (folder / 'README.md').read_text()
+    from purify.data.sources.open_source import read_digits
+
+    pool = read_digits(1).test
+    clean = jnp.asarray(np.stack([pool.fetch(i) for i in range(16)]) / 127.5 - 1, jnp.float32)
+    model = load_variation_model(folder)
+    keys = jax.random.split(jax.random.key(0), 16)
+    vary = jax.jit(model.vary(sampler='ddim', eta=0.0, start=200, steps=4))
+    out = vary(model.weights, clean, jnp.zeros(16, int), keys)
+    alpha = model.schedule.alphas_cumprod[199]
+    assert float(jnp.square(out - clean).mean()) < 0.25 * (1 - alpha) / alpha

@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from purify.models.diffusers import attention, blocks
+from purify.models.diffusers.attention import attend
+
+
+def draw(q=(2, 5, 3, 8), kv=(2, 7, 3, 8), dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, (q, kv, kv), strict=True)]
+
+
+def by_hand(q, k, v, causal=False):
+    """In float64, one head of one image at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for image, head in np.ndindex(q.shape[0], q.shape[2]):
+        scores = q[image, :, head] @ k[image, :, head].T / np.sqrt(q.shape[-1])
+        if causal:
+            scores[np.triu_indices(len(scores), 1, scores.shape[1])] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        out[image, :, head] = weights / weights.sum(axis=-1, keepdims=True) @ v[image, :, head]
+    return out
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_attention_by_hand(causal):
+    q, k, v = draw()
+    np.testing.assert_allclose(attend(q, k, v, causal=causal), by_hand(q, k, v, causal), atol=1e-6)
+
+
+def test_bfloat16_keeps_its_type_and_a_float32_softmax():
+    q, k, v = draw(q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16)  # a bfloat16 sum stops growing at 256
+    out = attend(q * 0, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q * 0, k, v), atol=5e-3)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_one_key_gets_all_the_weight(causal):
+    q, k, v = draw(kv=(2, 1, 3, 8))
+    np.testing.assert_allclose(attend(q, k, v, causal=causal), by_hand(q, k, v, causal), atol=1e-6)
+    assert attend(q.astype(jnp.bfloat16), k, v).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('run', [lambda f: f, jax.jit])
+def test_float16_on_cpus(run):
+    q, k, v = draw(dtype=jnp.float16)
+    out = run(attend)(q, k, v)
+    assert out.dtype == jnp.float16
+    np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q, k, v), atol=2e-3)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8. Holds what was asked of it outside of trials."""
+    asked = []
+    real = jax.nn.dot_product_attention
+
+    def fake(q, k, v, *, is_causal, implementation):
+        if implementation == 'cudnn' and q.shape[-1] % 8:
+            raise NotImplementedError('The head dim must be a multiple of 8')
+        asked.append((implementation, is_causal))
+        return real(q, k, v, is_causal=is_causal, implementation='xla')
+
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', fake)
+    monkeypatch.setattr(attention, '_compute_capability', lambda: (9, 0))
+    attention._implementation.cache_clear()
+    yield asked
+    attention._implementation.cache_clear()
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_half_precision_takes_cudnn_and_tries_it_once(gpu, dtype):
+    q, k, v = draw(dtype=dtype)
+    out = attend(q, k, v, causal=True)
+    assert gpu == [('cudnn', True), ('cudnn', True)]  # the trial, then the call
+    np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q, k, v, True), atol=0.05)
+    attend(q, k, v, causal=True)
+    assert len(gpu) == 3
+    attend(q, k, v)
+    assert gpu[3:] == [('cudnn', False), ('cudnn', False)]
+
+
+def test_what_cudnn_refuses_goes_to_xla(gpu):
+    attend(*draw(q=(2, 5, 3, 12), kv=(2, 7, 3, 12), dtype=jnp.bfloat16))
+    attend(*draw())  # float32
+    assert gpu == [('xla', False), ('xla', False)]
+
+
+def test_gpus_before_ampere_take_xla(gpu, monkeypatch):
+    monkeypatch.setattr(attention, '_compute_capability', lambda: (7, 5))
+    attend(*draw(dtype=jnp.float16))
+    assert gpu[-1] == ('xla', False)
+
+
+@pytest.mark.parametrize('capability', ['gfx90a', None])
+def test_gpus_of_other_makers_take_xla(gpu, monkeypatch, capability):
+    monkeypatch.undo()
+    device = type('Device', (), {'compute_capability': capability} if capability else {})()
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    assert attention._compute_capability() == ()
+    real = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, 'dot_product_attention', lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal)
+    )  # one that refuses nothing
+    shape = (2, 5, 3, 8)
+    assert attention._implementation(shape, shape, jnp.dtype('float16'), False, 'gpu') == 'xla'
+
+
+def test_the_capability_of_a_gpu_is_read(monkeypatch):
+    device = type('Device', (), {'compute_capability': '9.0'})()
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    assert attention._compute_capability() == (9, 0)
+
+
+def test_without_cudnn_xla_is_taken(monkeypatch):
+    attention._implementation.cache_clear()
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')  # jax itself finds no cuDNN in this build
+    q, k, v = draw(dtype=jnp.bfloat16)
+    try:
+        np.testing.assert_allclose(np.asarray(attend(q, k, v), np.float32), by_hand(q, k, v), atol=0.05)
+    finally:
+        attention._implementation.cache_clear()
+
+
+def test_cpus_take_xla():
+    assert attention._implementation((2, 5, 3, 8), (2, 7, 3, 8), jnp.dtype('bfloat16'), False, 'cpu') == 'xla'
+
+
+def test_attention_blocks_go_through_it(gpu):
+    block = blocks.Attention(16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    block(jnp.ones((1, 2, 2, 16)))
+    assert gpu[-1] == ('cudnn', False)

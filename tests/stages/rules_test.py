@@ -1,0 +1,143 @@
+"""Every attribute of every rule does something, whatever config it comes from."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+
+import numpy as np
+import pytest
+
+from purify.config import parts
+from purify.data.table import Table
+from purify.defenses.dataelixir.target_labels import TARGETS
+from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
+from purify.defenses.relabelling.method import Relabel
+from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, own_and_foreign
+from purify.models.flow import CouplingFlow
+from purify.stages.fit_densities import prepare_features
+from purify.stages.train_classifier import OBJECTIVES
+from purify.train import class_batches, density
+from purify.train.class_batches import Fit
+from purify.train.views import Views
+
+
+def rules():
+    """The classes whose attributes the steps' settings become."""
+    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
+    return sorted({getattr(rule, 'func', rule) for rule in made} | {Views}, key=lambda rule: rule.__qualname__)
+
+
+def used_attributes(rule):
+    """What the methods of a class and its bases read of `self`, the checks after its making left out."""
+    found = set()
+    for base in rule.__mro__[:-1]:
+        for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
+            if isinstance(node, ast.FunctionDef) and node.name not in ('__post_init__', 'method'):
+                reads = (n for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+                found |= {read.attr for read in reads if read.value.id == 'self'}
+    return found
+
+
+@pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
+def test_every_attribute_of_a_rule_is_used(rule):
+    whole = {field.name for field in dataclasses.fields(rule)} - ({'score'} if rule in DISRUPTIONS.values() else set())  # below
+    read_by_the_loop = {'ema_decay', 'frozen', 'copies'}  # of tasks, and of purifiers by their stage
+    read_by_stages = {'dtype', 'vary'} if rule.__qualname__ == 'Variations' else {'dtype'}  # opens the prior
+    assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages
+
+
+def read_of(holder, *modules):
+    """The attributes that modules read of what they call `holder`, the checks after its making left out."""
+    found = set()
+    for tree in (ast.parse(inspect.getsource(module)) for module in modules):
+        checks = {id(n) for f in ast.walk(tree) if getattr(f, 'name', '') == '__post_init__' for n in ast.walk(f)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and id(node) not in checks:
+                owner = getattr(node.value, 'attr', getattr(node.value, 'id', None))
+                found |= {node.attr} if owner == holder else set()
+    return found
+
+
+def used_arguments(made):
+    """The arguments of a class that its `__init__` does something with, other than refuse them."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(made.__init__))).body[0].body
+    working = [line for line in body if not (isinstance(line, ast.If) and isinstance(line.body[0], ast.Raise))]
+    return {node.id for line in working for node in ast.walk(line) if isinstance(node, ast.Name)}
+
+
+def test_every_setting_of_the_flows_and_of_their_fit_is_used():
+    defense = parts.relabel(None, features='teacher')
+    assert set(defense.fit) == {field.name for field in dataclasses.fields(Fit)}
+    assert set(defense.fit) == read_of('fit', class_batches, density) & set(defense.fit)
+    assert set(defense.flows) - {'reduce'} <= used_arguments(CouplingFlow)
+    assert not np.allclose(*(prepare_features(np.random.default_rng(0).normal(size=(9, 4)), reduce)[0][:, :2] for reduce in (0, 2)))
+
+
+def suspected(lone):
+    """Labels i32[400], log densities [400 4]: class 1 fitted to all, 20 of it strangers; 30 of class 2 near to none, or `lone`."""
+    rng, labels = np.random.default_rng(0), (np.arange(400) % 4).astype(np.int32)
+    densities = rng.normal(-40, 3, (400, 4))
+    densities[np.arange(400), labels] = rng.normal(0, 3, 400)
+    densities[:, 1] = np.where(labels == 1, 0, -12) + rng.normal(0, 3, 400)
+    place = np.quantile(own_and_foreign(densities, labels)[1][labels != 2], lone) if lone else -90
+    densities[np.flatnonzero(labels == 2)[:30]] = place
+    strangers = np.flatnonzero(labels == 1)[:20]
+    densities[strangers, np.array([0, 2, 3])[np.arange(20) % 3]] = 20
+    return labels, densities
+
+
+SUSPICIONS = [  # the rule, what may be changed, where some images lie
+    (parts.relabel(features='teacher').disruptive, {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'}, 0),
+    (parts.relabel(features='teacher').disruptive, {'quantile': 0.04}, 0.025),
+    (parts.paper_valley(), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
+]
+OTHERS = {
+    'nondisruptive': 0.01,
+    'alpha': 0.3,
+    'keep': 0.3,
+    'narrow': 0.9,
+    'strangers': {'share': 0.9, 'deviations': 5.0, 'level': 0.05},
+}
+
+
+def fates(tests, labels, densities):
+    """What becomes of every image."""
+    ids = np.arange(len(labels))
+    found = Relabel(**tests).decide(ids, labels, {'densities': Table({'ids': ids, 'log_density': densities})}, 4)
+    return [found[name].tolist() for name in ('keep', 'labels', 'verdict', 'flagged')]
+
+
+@pytest.mark.parametrize(('rule', 'changes', 'lone'), SUSPICIONS)
+def test_every_number_of_the_tests_for_poison_changes_a_verdict(rule, changes, lone):
+    usual = parts.relabel(features='teacher').to_dict()
+    tests = {field.name: usual[field.name] for field in dataclasses.fields(Relabel)} | {'disruptive': dict(rule)}
+    made = suspected(lone)
+    first = fates(tests, *made)
+    for name, value in OTHERS.items():
+        assert fates(tests | {name: value}, *made) != first, name
+    for name, value in changes.items():
+        assert fates(tests | {'disruptive': dict(rule) | {name: value}}, *made) != first, name
+
+
+def test_every_number_of_the_tests_for_poison_was_changed():
+    for rule, *_ in SUSPICIONS:
+        changed = {name for other, changes, _ in SUSPICIONS if other['name'] == rule['name'] for name in changes}
+        assert changed == set(rule) - {'name'}
+    assert {rule['name'] for rule, *_ in SUSPICIONS} == set(DISRUPTIONS)
+    assert {*OTHERS, 'disruptive'} == {field.name for field in dataclasses.fields(Relabel)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """A rule of which one attribute does nothing."""
+
+    busy: int
+    idle: int
+
+    def rule(self):
+        return self.busy
+
+
+def test_an_attribute_that_does_nothing_is_found():
+    assert used_attributes(Idle) == {'busy'}

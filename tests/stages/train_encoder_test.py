@@ -1,0 +1,76 @@
+"""Decoupling, whole and tiny: encoder, head, split, student, verdicts."""
+
+import jax
+import numpy as np
+import pytest
+from support.tiny import quickstart, run_chain
+
+from purify.commands.plan import make_stages
+from purify.config import parts
+from purify.core.errors import UserError
+from purify.core.files import read_json
+from purify.core.writers import read_rows
+from purify.data.loader import Split
+from purify.engine.chain import Chain
+from purify.engine.tables import read_table
+from purify.stages.networks_on_disk import read_classifier
+
+STAGES = ('prepare', 'encoder', 'head', 'losses', 'split', 'student', 'guesses', 'verdicts')
+NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1,)')
+
+
+def tiny():
+    config = quickstart('defense=augmentations,attack=patch,rate=0.2', *NETWORK)
+    config['defense'] = parts.dbd(encoder_epochs=1, head_epochs=1).to_dict()
+    config['defense']['encoder'] |= {'batch': 16, 'projection': 8}
+    config['student'] |= {'objective': parts.classify().to_dict()}
+    return config
+
+
+@pytest.fixture(scope='module')
+def chain(tmp_path_factory):
+    return run_chain(tiny(), tmp_path_factory.mktemp('dbd'), STAGES)
+
+
+def weights(chain, name):
+    found = read_classifier(chain.folder(name)).weights
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def test_the_head_is_all_that_the_second_part_moves(chain):
+    encoder, head, student = (weights(chain, name) for name in ('encoder', 'head', 'student'))
+    moved = {name for name in encoder if not np.array_equal(encoder[name], head[name])}
+    assert moved == {"['params']['head']['kernel']", "['params']['head']['bias']"}
+    assert {name for name in head if not np.array_equal(head[name], student[name])} == set(head)
+
+
+def test_the_encoder_leaves_a_fresh_head(chain):
+    kernel = weights(chain, 'encoder')["['params']['head']['kernel']"]
+    bound = 1 / np.sqrt(kernel.shape[0])
+    assert 0.8 * bound < np.abs(kernel).max() <= bound
+
+
+def test_tables_agree_with_one_another(chain):
+    poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
+    losses, split, guesses, verdicts = (read_table(chain.folder(name)) for name in ('losses', 'split', 'guesses', 'verdicts'))
+    assert split['keep'].sum() == len(poisoned) // 2
+    assert losses['loss'][split['keep']].max() <= losses['loss'][~split['keep']].min()
+    expected = np.where(split['keep'], poisoned.labels, guesses['label'])
+    np.testing.assert_array_equal(verdicts['labels'], expected)
+    np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
+    assert read_json(chain.folder('verdicts') / 'findings.json')['relabelled'] == verdicts['flagged'].sum()
+
+
+def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_it(chain):
+    last = read_rows(chain.folder('student') / 'metrics.jsonl')[-1]
+    assert last['step'] == 96 // 2 // 16
+    assert last['loss'] == pytest.approx(last['supervised'] + 15 * 2 / 3 * last['consistency'], rel=1e-5)
+    assert last['consistency'] > 0
+
+
+def test_mixmatch_without_a_split_is_an_error(chain):
+    config = tiny()
+    config['defense'] = parts.augmentations().to_dict()
+    config['student'] |= {'objective': {'name': 'mixmatch', **parts.dbd(encoder_epochs=1, head_epochs=1).mixmatch.to_dict()}}
+    with pytest.raises(UserError, match='labels to believe'):
+        Chain(make_stages(config), chain.store).run(['student'], config['run'])
