@@ -5,6 +5,7 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.defenses.measures import Embeddings, Features, Predictions
+from purify.defenses.method import Context
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (7, 4, 4, 3), np.uint8)
@@ -24,7 +25,7 @@ class Linear:
 
 
 def measured(measure, images=IMAGES, weights=WEIGHTS):
-    rule = measure.rule({'classifier': Linear(), 'encoder': Linear()}, (4, 4, 3), 0, [str(k) for k in range(5)])
+    rule = measure.rule({'classifier': Linear(), 'encoder': Linear()}, Context((4, 4, 3), 0, [str(k) for k in range(5)]))
     rows = {'image': jnp.array(images), 'label': jnp.array(LABELS), 'id': jnp.arange(7)}
     placed = jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)
     out = jax.jit(rule)({'classifier': placed, 'encoder': placed}, rows)

@@ -24,7 +24,7 @@ class Numbered:
     def network_calls(self, models):
         return 7
 
-    def rule(self, models, shape, seed, class_names):
+    def rule(self, models, context):
         assert (set(models), shape, seed) == ({'prior'}, (16, 16, 1), 7)
 
         def rule(constants, rows):

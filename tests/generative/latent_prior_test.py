@@ -15,6 +15,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys
 from purify.data.loader import Record
+from purify.defenses.method import Context
 from purify.defenses.registry import DEFENSES
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.models.clip.clip_pixels import CLIP_MEAN, CLIP_STD
@@ -175,7 +176,7 @@ def test_a_vae_that_overflows_in_float16_keeps_its_float32_weights(monkeypatch):
 def rule(prior):
     vary = settings(prior, model=prior.model)
     defense = DEFENSES.make('variations', copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype='float32')
-    return defense.rule({'prior': prior}, (24, 24, 3), 0, NAMES)
+    return defense.rule({'prior': prior}, Context((24, 24, 3), 0, NAMES))
 
 
 def fetch(i) -> Record:

@@ -58,7 +58,7 @@ class Widths:
 
     classes: int
 
-    def rule(self, models, shape, seed, class_names):
+    def rule(self, models, context):
         def rule(constants, rows):
             logits, _ = models['classifier'].answer(constants['classifier'], rows['image'].astype(jnp.float32))
             assert logits.shape == (len(rows['id']), 10)

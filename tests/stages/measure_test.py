@@ -11,6 +11,7 @@ from support.small_dataset import COUNT, IDS, IMAGES, LABELS, SHARD, bytes_of, w
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.table import Table
+from purify.defenses.method import Context
 from purify.defenses.registry import MEASURES
 from purify.engine import tables
 from purify.engine.tables import read_table, write_table
@@ -25,7 +26,7 @@ class Colours:
     scale: float = 2.0
     broken: int = -1
 
-    def rule(self, models, shape, seed, class_names):
+    def rule(self, models, context):
         assert (models, shape, list(class_names)) == ({}, (6, 6, 3), list('abc'))
 
         def rule(constants, rows):
@@ -40,9 +41,9 @@ class Colours:
 class Asking(Colours):
     """One that asks a prior's network seven times."""
 
-    def rule(self, models, shape, seed, class_names):
+    def rule(self, models, context):
         assert set(models) == {'prior'}
-        return super().rule({}, shape, seed, class_names)
+        return super().rule({}, Context(shape, seed, class_names))
 
     def network_calls(self, models):
         assert set(models) == {'prior'}

@@ -25,7 +25,7 @@ class Darker:
     by: int
     copies: int = 1
 
-    def rule(self, models, shape, seed, class_names):
+    def rule(self, models, context):
         def rule(constants, rows):
             less = self.by * (rows['variation'] + 1)
             image = jnp.clip(rows['image'].astype(jnp.int32) - less[:, None, None, None], 0, 255).astype(jnp.uint8)

@@ -17,6 +17,7 @@ from purify.defenses.castle_walls.diffusion_classifier import (
     level_ratios,
     nearest_levels,
 )
+from purify.defenses.method import Context
 from purify.defenses.registry import DEFENSES
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.schedules import make_schedule
@@ -59,7 +60,7 @@ class Made:
 
 def compiled(generator=None, seed=5, shape=SHAPE, **changes):
     """(weights, images, ids) -> columns as NumPy."""
-    rule = jax.jit(DenoisingErrors(**SETTINGS | changes).rule({'generator': generator or Made()}, shape, seed, NAMES))
+    rule = jax.jit(DenoisingErrors(**SETTINGS | changes).rule({'generator': generator or Made()}, Context(shape, seed, NAMES)))
     return lambda weights, images, ids: jax.tree.map(np.asarray, rule({'generator': weights}, {'image': images, 'id': ids}))
 
 
@@ -212,9 +213,9 @@ def test_grey_images_are_widened_for_a_generator_of_colours():
     wide = compiled(generator, shape=(4, 3, 3))(weights, np.repeat(grey, 3, -1), IDS)
     np.testing.assert_array_equal(found['errors'], wide['errors'])
     with pytest.raises(UserError, match='grey images'):
-        rule.rule({'generator': replace(generator, channels=1)}, (4, 3, 3), 5, NAMES)
+        rule.rule({'generator': replace(generator, channels=1)}, Context((4, 3, 3), 5, NAMES))
     with pytest.raises(UserError, match='trained for classes a, b, c, d'):
-        rule.rule({'generator': generator}, (4, 3, 3), 5, ['x', *NAMES[1:]])
+        rule.rule({'generator': generator}, Context((4, 3, 3), 5, ['x', *NAMES[1:]]))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.defenses.castle_walls.generation import Generate, Generation
+from purify.defenses.method import Context
 from purify.diffusion.schedules import make_schedule
 
 NAMES = ['black', 'grey', 'white']
@@ -39,7 +40,7 @@ def run(rule, labels, ids):
 
 
 def test_images_are_of_their_conditions_and_of_the_dataset_s_size():
-    rule = Generate(**SETTINGS).rule({'generator': Knows()}, (8, 8, 1), 0, NAMES)
+    rule = Generate(**SETTINGS).rule({'generator': Knows()}, Context((8, 8, 1), 0, NAMES))
     out = run(rule, [0, 1, 2], [0, 1, 2])
     assert (out['image'].shape, out['image'].dtype) == ((3, 8, 8, 1), jnp.uint8)
     np.testing.assert_array_equal(np.asarray(out['image'])[:, 3, 3, 0], [0, 128, 255])
@@ -51,7 +52,7 @@ def test_a_row_is_a_function_of_seed_stream_and_id():
         def predictor(self, weights, labels, guidance):
             return lambda x, t: jnp.tanh(x)
 
-    make = lambda seed=0, **changes: Generate(**SETTINGS | changes).rule({'generator': Noisy()}, (4, 4, 1), seed, NAMES)  # noqa: E731
+    make = lambda seed=0, **changes: Generate(**SETTINGS | changes).rule({'generator': Noisy()}, Context((4, 4, 1), seed, NAMES))  # noqa: E731
     whole = np.asarray(run(make(), [0, 1, 2, 0], [5, 6, 7, 8])['image'])
     np.testing.assert_array_equal(np.asarray(run(make(), [2, 0], [7, 5])['image']), whole[[2, 0]])
     for other in (make(1), make(stream='probe')):
@@ -64,14 +65,14 @@ def test_a_broken_generator_is_seen():
         def predictor(self, weights, labels, guidance):
             return lambda x, t: jnp.where((labels == 1)[:, None, None, None], jnp.nan, x)
 
-    found = run(Generate(**SETTINGS).rule({'generator': Broken()}, (4, 4, 1), 0, NAMES), [0, 1, 2], [0, 1, 2])['finite']
+    found = run(Generate(**SETTINGS).rule({'generator': Broken()}, Context((4, 4, 1), 0, NAMES)), [0, 1, 2], [0, 1, 2])['finite']
     np.testing.assert_array_equal(found, [True, False, True])
 
 
 @pytest.mark.parametrize(('names', 'shape', 'told'), [(['a'], (4, 4, 1), 'trained for classes black'), (NAMES, (4, 4, 3), 'grey')])
 def test_generators_of_other_datasets_are_refused(names, shape, told):
     with pytest.raises(UserError, match=told):
-        Generate(**SETTINGS).rule({'generator': Knows()}, shape, 0, names)
+        Generate(**SETTINGS).rule({'generator': Knows()}, Context(shape, 0, names))
 
 
 def test_guided_images_cost_two_calls():

@@ -11,6 +11,7 @@ from support.made_candidates import CONSTANTS, EVERY, MODELS, ROWS, SCHEDULE, SH
 
 from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.dataelixir.label_changes import choose
+from purify.defenses.method import Context
 
 CALLS = [11, 7, 3, 2, 0]  # of start 12, steps 5, window 3, kept 2
 
@@ -53,11 +54,11 @@ def test_samplers_that_draw_no_noise(name, state):
             mine += [reference.grey_levels(levels) for levels in (states if state == 'x_t' else clean)[-2:]]
             x = np.clip(x, -1, 1)
         candidates.append(mine)
-    wanted, remake = np.array(candidates), jax.jit(Remake(**EVERY | changes).rule(MODELS, SHAPE, 0, []))
+    wanted, remake = np.array(candidates), jax.jit(Remake(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, [])))
     for number in range(6):
         made = np.asarray(remake(CONSTANTS, rows | {'variation': np.full(6, number)})['image'])
         assert np.abs(made - wanted[:, number]).max() <= 1
-    out = jax.jit(Candidates(**EVERY | changes).rule(MODELS, SHAPE, 0, []))(CONSTANTS, rows)
+    out = jax.jit(Candidates(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, [])))(CONSTANTS, rows)
     assert out['candidates'].tolist() == [[label_by_hand(levels) for levels in mine] for mine in wanted]
     assert out['finite'].all()
 
@@ -87,8 +88,8 @@ def test_an_attacker_is_handed_what_the_defence_would_choose(rounds, kept):
     def every(rows):
         models = MODELS | {'classifier': SimpleNamespace(answer=lambda _, images: (images[:, 0, 0], images.mean((1, 2)) + 0.1))}
         constants = {'prior': (), 'classifier': ()}
-        images = [rule.chosen(models, SHAPE, 0, [], *case)(constants, rows)['image'] for case in cases]
-        return images, rule.rule(models, SHAPE, 0, [])(constants, rows)['distance']
+        images = [rule.chosen(models, Context(SHAPE, 0, []), *case)(constants, rows)['image'] for case in cases]
+        return images, rule.rule(models, Context(SHAPE, 0, []))(constants, rows)['distance']
 
     images, distance = every(rows)
     known = np.concatenate([rule.images().reshape(-1, 2, *SHAPE), rows['image'][None]])

@@ -29,6 +29,7 @@ from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.dataelixir.label_changes import SETS, choose
 from purify.defenses.dataelixir.verdicts import LabelTransition
+from purify.defenses.method import Context
 from purify.defenses.registry import MEASURES, PURIFIERS
 
 
@@ -50,7 +51,7 @@ def walk_by_hand(state='x_t', seed=0, levels='rounded'):
 
 @functools.cache
 def program(state='x_t', seed=0, levels='rounded'):
-    return jax.jit(Candidates(**EVERY | {'state': state, 'levels': levels}).rule(MODELS, SHAPE, seed, list('abcd')))
+    return jax.jit(Candidates(**EVERY | {'state': state, 'levels': levels}).rule(MODELS, Context(SHAPE, seed, list('abcd'))))
 
 
 @functools.cache
@@ -107,7 +108,7 @@ def test_sets_scores_and_choices_follow(reading):
 
 
 def test_candidates_are_made_again():
-    remake = Remake(**EVERY).rule(MODELS, SHAPE, 0, [])
+    remake = Remake(**EVERY).rule(MODELS, Context(SHAPE, 0, []))
     count = len(ROWS['id'])
     which = np.arange(count, dtype=np.int32) % 10 - 1
     out = jax.jit(remake)(CONSTANTS, ROWS | {'variation': which})
@@ -122,7 +123,7 @@ def test_candidates_are_made_again():
 
 @pytest.mark.parametrize(('rank', 'count_raw'), [(0.8, False), (0.0, True)])
 def test_chosen_is_the_candidate_at_the_rank(rank, count_raw):
-    out = jax.jit(Candidates(**EVERY).chosen(MODELS, SHAPE, 0, [], rank=rank, count_raw=count_raw))(CONSTANTS, ROWS)
+    out = jax.jit(Candidates(**EVERY).chosen(MODELS, Context(SHAPE, 0, []), rank=rank, count_raw=count_raw))(CONSTANTS, ROWS)
     which = choose(measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw)
     every = np.concatenate([walk_by_hand(), ROWS['image'][:, None]], axis=1)  # -1 is the image itself
     assert np.abs(np.asarray(out['image']) - every[np.arange(len(which)), which]).max() <= 1
@@ -147,7 +148,7 @@ def draw_rows(*shape):
 
 def test_grey_images_of_another_size_are_compared_as_they_are():
     shape, weights = (9, 9, 1), jnp.ones((CLASSES, 9, 9, 1))
-    rule = jax.jit(Candidates(**SHORT).rule(MODELS, shape, 0, []))
+    rule = jax.jit(Candidates(**SHORT).rule(MODELS, Context(shape, 0, [])))
     out = rule({'prior': CONSTANTS['prior'], 'classifier': weights}, draw_rows(*shape))
     assert out['candidates'].shape == out['distance'].shape == (3, 6)
     assert out['finite'].all()
@@ -156,7 +157,7 @@ def test_grey_images_of_another_size_are_compared_as_they_are():
 @pytest.mark.parametrize('prior_channels', [1, 3])
 def test_images_are_made_in_the_size_of_the_dataset(prior_channels):
     prior = make_prior(PROTOTYPES[..., :prior_channels])
-    remake = jax.jit(Remake(**SHORT).rule({'prior': prior}, (5, 5, prior_channels), 0, []))
+    remake = jax.jit(Remake(**SHORT).rule({'prior': prior}, Context((5, 5, prior_channels), 0, [])))
     rows = draw_rows(5, 5, prior_channels)
     image = np.asarray(remake({'prior': prior.weights}, rows | {'variation': np.array([0, 3, 5])})['image'])
     assert image.shape == rows['image'].shape
@@ -166,7 +167,7 @@ def test_images_are_made_in_the_size_of_the_dataset(prior_channels):
 def test_levels_are_truncated_as_they_are_in_the_released_code():
     """Pixel by pixel: of the candidates, of the image they are compared with, and not of the image that stays."""
     which = np.arange(len(ROWS['id']), dtype=np.int32) % 10 - 1
-    remake = jax.jit(Remake(**EVERY | {'levels': 'truncated'}).rule(MODELS, SHAPE, 0, []))
+    remake = jax.jit(Remake(**EVERY | {'levels': 'truncated'}).rule(MODELS, Context(SHAPE, 0, [])))
     image, made = np.asarray(remake(CONSTANTS, ROWS | {'variation': which})['image']), which >= 0
     assert (image[~made] == ROWS['image'][~made]).all()
     wanted, rounded = (walk_by_hand(levels=levels)[np.flatnonzero(made), which[made]] for levels in ('truncated', 'rounded'))
@@ -183,7 +184,7 @@ def test_the_classifier_sees_the_image_itself_on_the_same_levels(levels):
 
     image = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, *SHAPE))
     rule = Candidates(**SHORT | {'levels': levels, 'rounds': 1}).rule(
-        MODELS | {'classifier': SimpleNamespace(answer=read)}, SHAPE, 0, []
+        MODELS | {'classifier': SimpleNamespace(answer=read)}, Context(SHAPE, 0, [])
     )
     seen = np.asarray(jax.jit(rule)(CONSTANTS, {'image': image, 'id': np.arange(256)})['raw'])
     wanted = reference.there_and_back(np.arange(256.0)) if levels == 'truncated' else np.arange(256)
@@ -201,8 +202,8 @@ def test_logits_that_are_no_numbers_are_told(which):
         return jnp.where((own == (which == 'image'))[:, None], jnp.nan, logits), features
 
     models = MODELS | {'classifier': SimpleNamespace(answer=crack)}
-    assert not jax.jit(Candidates(**SHORT).rule(models, SHAPE, 0, []))(CONSTANTS, ROWS)['finite'].any()
-    chosen = Candidates(**SHORT).chosen(models, SHAPE, 0, [], rank=0.8, count_raw=False)
+    assert not jax.jit(Candidates(**SHORT).rule(models, Context(SHAPE, 0, [])))(CONSTANTS, ROWS)['finite'].any()
+    chosen = Candidates(**SHORT).chosen(models, Context(SHAPE, 0, []), rank=0.8, count_raw=False)
     assert not jax.jit(chosen)(CONSTANTS, ROWS)['finite'].any()
 
 
@@ -215,7 +216,7 @@ def test_rows_the_models_break_are_told():
 def test_the_program_does_not_grow_with_the_chain():
     """One loop over rounds, in it one over calls and one over states."""
     text = [
-        str(jax.make_jaxpr(Candidates(**EVERY | changes).rule(MODELS, SHAPE, 0, []))(CONSTANTS, ROWS))
+        str(jax.make_jaxpr(Candidates(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, [])))(CONSTANTS, ROWS))
         for changes in ({}, {'rounds': 9, 'steps': 19, 'start': 19, 'window': 8, 'kept': 8})
     ]
     assert text[0].count('\n') == text[1].count('\n')
@@ -242,7 +243,7 @@ def test_the_program_does_not_grow_with_the_chain():
 )
 def test_refusals(changes, words):
     with pytest.raises(UserError, match=words):
-        Candidates(**EVERY | changes).rule(MODELS, SHAPE, 0, [])
+        Candidates(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, []))
 
 
 def test_samplers_are_refused_before_there_is_a_prior():
@@ -253,9 +254,9 @@ def test_samplers_are_refused_before_there_is_a_prior():
 
 def test_priors_it_cannot_use():
     with pytest.raises(UserError, match='a prior on pixels'):
-        Remake(**EVERY).rule({'prior': SimpleNamespace(model='versatile')}, SHAPE, 0, [])
+        Remake(**EVERY).rule({'prior': SimpleNamespace(model='versatile')}, Context(SHAPE, 0, []))
     with pytest.raises(UserError, match='3 channels'):
-        Remake(**EVERY).rule({'prior': make_prior(PROTOTYPES[..., :1])}, SHAPE, 0, [])
+        Remake(**EVERY).rule({'prior': make_prior(PROTOTYPES[..., :1])}, Context(SHAPE, 0, []))
 
 
 def test_by_name():
