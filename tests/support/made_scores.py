@@ -1,5 +1,6 @@
 """A small classifier that can be written down, for the tests of scores, and how a score is asked about a few images."""
 
+from purify.defenses.method import Context
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def by_hand(images):
 def scored(measure, images=IMAGES, ids=IDS, seed=5, drawn=None, weights=WEIGHTS):
     """The columns of a score, as NumPy."""
     models = {'classifier': Small()} | ({} if drawn is None else {'drawn': Drawn(drawn)})
-    rule = measure.rule(models, SHAPE, seed, [str(k) for k in range(CLASSES)])
+    rule = measure.rule(models, Context(SHAPE, seed, [str(k) for k in range(CLASSES)]))
     placed = {'classifier': jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)}
     constants = placed | ({} if drawn is None else {'drawn': jnp.array(drawn)})
     rows = {'image': jnp.array(images), 'label': jnp.zeros(len(images), jnp.int32), 'id': jnp.array(ids)}
