@@ -1,3 +1,21 @@
-"""purify: train on data that may be poisoned, and come out clean."""
+"""Train on data that may be poisoned, and come out clean.
+
+`purify.poison(spec, store)` makes a poisoned dataset from Python; everything else is `python -m purify`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from purify.commands.poison import poison as poison
 
 __version__ = '0.2.0'
+_HOME = {'poison': 'purify.commands.poison'}
+
+
+def __getattr__(name: str) -> Any:
+    """What the package offers, imported when it is asked for: importing `purify` alone touches no device."""
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,6 +1,5 @@
 """The manifest: who was poisoned, how. Written once by `prepare`, opened by the evaluation only."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -8,7 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.core.files import read_json, sha256_of, write_bytes, write_json
+from purify.core.files import read_json, sha256_of, write_json
+from purify.engine.tables import write_columns
 
 ARRAYS = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 'copy_of')
 
@@ -55,9 +55,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: getattr(self, name) for name in ARRAYS})
-        digest = write_bytes(Path(folder) / 'manifest.npz', buffer.getvalue())
+        digest = write_columns(Path(folder) / 'manifest.npz', {name: getattr(self, name) for name in ARRAYS})
         write_json(
             Path(folder) / 'manifest.json', self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest}
         )

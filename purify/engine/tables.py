@@ -24,11 +24,14 @@ def part_path(folder: Path, part: int, parts: int) -> Path:
     return folder / f'rows-{part:05d}-of-{parts:05d}.npz'
 
 
-def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes columns [n ...] as one npz, whole or not at all; equal columns give equal bytes (zip entries bear no date)."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: columns[name] for name in sorted(columns)})  # pyright: ignore[reportArgumentType]
-    write_bytes(path, buffer.getvalue())
+def write_columns(path: Path, columns: Mapping[str, np.ndarray], *, compressed: bool = False) -> str:
+    """Writes columns [n ...] as one npz, whole or not at all; returns its SHA-256.
+
+    Equal columns give equal bytes: zip entries bear no date.
+    """
+    buffer, save = io.BytesIO(), np.savez_compressed if compressed else np.savez
+    save(buffer, **{name: columns[name] for name in sorted(columns)})  # pyright: ignore[reportArgumentType]
+    return write_bytes(path, buffer.getvalue())
 
 
 def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """The stage `replicate`: which training image every generated one is most alike, and what the truth says of it."""
 
-import io
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -8,10 +7,10 @@ import numpy as np
 
 from purify.attacker.manifest import Manifest
 from purify.core import devices
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
 from purify.engine.chain import Work
-from purify.engine.tables import read_columns, read_table
+from purify.engine.tables import read_columns, read_table, write_columns
 from purify.metrics.intervals import Share, share_of
 from purify.metrics.replication import Neighbours
 from purify.stages.train_encoder import describe_encoder
@@ -87,11 +86,9 @@ def replicate(work: Work) -> None:
         'twin_similarity': twin_similarity,
         'poisoned': manifest.poisoned[rows[kept]],
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
     numbers = describe_encoder(work.inputs['encoder']) | describe_pairs(similarity, rows, manifest)
     write_json(work.folder / NUMBERS, numbers)
-    write_bytes(work.folder / FILE, buffer.getvalue())
+    write_columns(work.folder / FILE, found, compressed=True)
 
 
 def read_replication(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """The stage `atlas`: a map of features and the scores of single images, with the truth beside them; it opens the truth."""
 
 import importlib.util
-import io
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,12 +9,12 @@ from threadpoolctl import threadpool_limits
 
 from purify.attacker.manifest import Manifest
 from purify.core import devices
-from purify.core.files import read_json, write_bytes, write_json
+from purify.core.files import read_json, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
 from purify.data.table import Table
 from purify.engine.chain import Work
-from purify.engine.tables import read_columns, read_table
+from purify.engine.tables import read_columns, read_table, write_columns
 
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map
@@ -65,12 +64,10 @@ def draw_map(work: Work) -> None:
     }
     classes = close_classes(named, aims, np.unique(manifest.given_labels).tolist())
     found |= {f'close_{name}': column for name, column in _look_close(manifest, findings, classes).items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
     write_json(
         work.folder / FACTS, {'method': method, 'images': len(manifest.ids), 'classes': classes, 'named': named, 'aims': aims}
     )
-    write_bytes(work.folder / FILE, buffer.getvalue())
+    write_columns(work.folder / FILE, found, compressed=True)
 
 
 def read_atlas(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The stage `illustrate`: pictures that explain a purification, for the report; like `evaluate` it opens the truth."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from flax import nnx
 from purify.attacker.manifest import Manifest
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
-from purify.core.files import write_bytes
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context
 from purify.engine.chain import Work
-from purify.engine.tables import read_columns, read_table
+from purify.engine.tables import read_columns, read_table, write_columns
 from purify.evaluation.clean_images import Originals
 from purify.stages.models import open_models, weights_of
 from purify.stages.networks_on_disk import Classifier, read_classifier
@@ -77,9 +75,7 @@ def illustrate(work: Work, candidates: Candidates) -> None:
     for role in [role for role in ANSWERING if role in work.inputs]:
         found[f'answer_{role}'] = _ask(work, read_classifier(work.inputs[role]), samples.given)
     if devices.is_lead():  # a handful of images: all hosts make them, for opening a classifier is done together
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
-        write_bytes(work.folder / FILE, buffer.getvalue())
+        write_columns(work.folder / FILE, found, compressed=True)
 
 
 def read_illustration(folder: Path) -> dict[str, np.ndarray]:
