@@ -50,13 +50,21 @@ def clean_stage(config: Config) -> Stage:
     return Stage('clean', write_clean, settings, _source(config), sees=('source',))
 
 
+def needs_clean(config: Config) -> bool:
+    """Whether the attacker trains on the training images as they come, so that there is a `clean_stage` already."""
+    parts = _fitted(config)
+    return 'trigger' in parts or ('surrogate' in parts and not config['surrogate']['load'])
+
+
+def _fitted(config: Config) -> list[str]:
+    """The parts of an attack that are made before he poisons; none where it is finished."""
+    return [name for name in FITTED if name in config and not config['attack'].get('load')]
+
+
 def _fitting(where: dict[str, Input], config: Config) -> list[Stage]:
     """A surrogate and a fitted trigger, where the config has such parts."""
-    attack = config['attack']
-    parts = [name for name in FITTED if name in config and not attack.get('load')]
-    if not parts:
-        return []
-    stages = [] if parts == ['surrogate'] and config['surrogate']['load'] else [clean_stage(config)]
+    attack, parts = config['attack'], _fitted(config)
+    stages = [clean_stage(config)] if needs_clean(config) else []
     poison = config['seeds']['poison']
     own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}  # the victim's would be a present
     if 'surrogate' in parts:

@@ -25,8 +25,8 @@ from purify.stages.provenance import PROVENANCE_FILE, note_published
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     """Improved DDPM's `.pt` or the same tensors as `.safetensors` -> a DDPMPipeline's folder.
 
-    Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`. Files that go by their published names
-    need none; of others, all must be given, for the weights fit wrong ones too.
+    Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`. Files that go by their
+    published names need none; of others, all must be given, for the weights fit wrong ones too.
     """
     tensors, flags = read_tensors(file), _flags(file.stem, words)
     config, converted, scheduler = to_diffusers(tensors, flags)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from purify.attacker.stages import CLEAN, TRUTH, clean_stage
+from purify.attacker.stages import CLEAN, TRUTH, clean_stage, needs_clean
 from purify.core.errors import UserError
 from purify.defenses.method import Method
 from purify.engine.chain import Input, Stage
@@ -105,7 +105,7 @@ def _dissection(where: dict[str, Input], method: Method, config: Config) -> list
     part, outcome, seeds = config['dissection'], method.outcome, config['seeds']
     if outcome.generated is None:
         raise UserError("the config's part `dissection` looks at generated images, which this defence does not make: leave it out.")
-    stages = [] if 'surrogate' in config or 'trigger' in config else [clean_stage(config)]
+    stages = [] if needs_clean(config) else [clean_stage(config)]
     stages += classifier_stages(where, 'labeller', part['labeller'], seeds, {'data': CLEAN}, sees=('data',))
     inputs = {'truth': TRUTH, 'clean': CLEAN, 'labeller': where['labeller']}
     if has_trigger(config['attack']):

@@ -15,8 +15,8 @@ _QUIET = [name for name in COLOURS if name.startswith('map-')]
 _MOST_NAMES = 12  # of quiet classes; more would hide the map
 _NAME_CHARS, _NAME_PX, _LINE_PX = 14, 70, 13
 _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
-# What the stage `atlas` wrote: see `purify.evaluation.feature_map.draw_map`. Without 'poisoned', 'true' and 'close_poisoned' where nobody
-# knows them.
+# What the stage `atlas` wrote: see `purify.evaluation.feature_map.draw_map`. Without 'poisoned', 'true' and 'close_poisoned' where
+# nobody knows them.
 Atlas = Mapping[str, Any]
 
 

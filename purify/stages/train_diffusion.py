@@ -86,8 +86,8 @@ def train_prior(work: Work) -> None:
 def run(work: Work) -> None:
     """Trains a class-conditional diffusion model on the dataset `data`; leaves its average as `train_prior` does, with a note.
 
-    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to know. One in latents is trained on from
-    the input `prior` (`purify.stages.finetune_latent.train_latent`).
+    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to know. One in latents is trained on
+    from the input `prior` (`purify.stages.finetune_latent.train_latent`).
     """
     settings = work.settings
     if settings['objective']['name'] == 'latent':

@@ -207,7 +207,7 @@ def classes_of(world):
 
 
 def decide_labels(world, settings):
-    """What DataElixir concludes from a world of labels by a rule for targets: the facts of `purify.defenses.dataelixir.target_labels.describe`."""
+    """What DataElixir concludes from a world of labels by a rule for targets (`purify.defenses.dataelixir.target_labels`)."""
     counts = count_labels(world.candidates, classes_of(world))
     votes = vote(world.candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, world.labels, 0.1, majority=True)

@@ -115,7 +115,8 @@ class Relabel(Decision):
 
     Attributes:
       nondisruptive: beta_ND; a class with a lower score (`nondisruptive_scores`) may be a target.
-      strangers: of `purify.defenses.relabelling.poisoned_classes.Strangers`, which must agree; share 0 does not ask, as in the paper.
+      strangers: of `purify.defenses.relabelling.poisoned_classes.Strangers`, which must agree; share 0 does not ask, as in the
+        paper.
       disruptive: a rule of `DISRUPTIONS`, `name` and its attributes, for the images that no foreign density comes near.
       alpha: share of a target class that is taken for poisoned.
       keep: share of it that is kept as clean, alpha too in the paper; the rest is dropped.

@@ -42,7 +42,8 @@ class AdaptiveSplitting(Defense):
       share: of all images, believed in phases 2 and 3.
       loss: `alpha` CE + `beta` reverse CE, by which images are chosen.
       copy: Adam at the constant `lr` for `epochs`, on cross-entropy; the last `groups` groups of layers and the head learn.
-      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its weak views.
+      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its
+        weak views.
     """
 
     rounds: tuple[int, int, int]

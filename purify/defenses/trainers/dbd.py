@@ -31,7 +31,8 @@ class Decoupling(Defense):
       views: of `purify.train.views.Views`.
       head: Adam at the constant `lr` for `epochs`, in the student's batches, by `alpha` CE + `beta` reverse CE.
       credible: share of all images with the lowest such losses, whose labels are kept.
-      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its weak views.
+      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its
+        weak views.
     """
 
     encoder: dict[str, Any]

@@ -102,8 +102,8 @@ class MixMatch:
     a label was, squared error of the probabilities where a guess was. Guesses are made with the statistics of their own batch,
     which are then forgotten; no gradient flows into them.
 
-    A batch has, beside 'image', 'label' and 'id', 'unlabelled' u8[b h w c] and 'unlabelled_id' i32[b] (`purify.data.with_unlabelled`),
-    and 'progress' f32[], the share of the run that is done.
+    A batch has, beside 'image', 'label' and 'id', 'unlabelled' u8[b h w c] and 'unlabelled_id' i32[b]
+    (`purify.data.with_unlabelled`), and 'progress' f32[], the share of the run that is done.
 
     Attributes:
       pad_px: of the views: how far they are moved, in pixels (`Shifts`).
