@@ -118,7 +118,8 @@ RUNS = {  # name -> config and words, flags
         (*SIZES, '--config.source.train_size=400', '--config.defense.fit.members=2', '--config.student.epochs=1'),
     ),
 }
-IN_BETWEEN = re.compile(r'^(?!verdicts/(findings|verdicts)).*((^|/)rows-|/findings\.\w+$|/verdicts\.csv$|\.npz$)')  # tables, which steps may hand on in other forms
+# Tables, which steps may hand on in other forms; the last ones of a method are its verdicts.
+IN_BETWEEN = re.compile(r'(?!verdicts/(findings|verdicts)\.).*(/rows-\S+|/findings\.\w+|/verdicts\.csv|\.npz)')
 OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command', 'date', 'reused', 'versions')
 
 
@@ -175,12 +176,12 @@ def main() -> int:
     for name in args.only:
         one = run(args.before.absolute(), name, args.workdir.absolute() / 'before' / name)
         other = run(args.after.absolute(), name, args.workdir.absolute() / 'after' / name)
-        both, own = sorted({*one} & {*other}), [key for key in {*one} ^ {*other} if not IN_BETWEEN.search(key)]
+        both, own = sorted({*one} & {*other}), [key for key in {*one} ^ {*other} if not IN_BETWEEN.fullmatch(key)]
         print(
             f'{name}: {len(both)} files and results in both, {len(one) - len(both)} before and {len(other) - len(both)} after alone'
         )
         for key in [key for key in both if one[key] != other[key]] + sorted(own):
-            wrong += not IN_BETWEEN.search(key)
+            wrong += not IN_BETWEEN.fullmatch(key)
             print(f'  {key}: {one.get(key, "not there")[:200]} -> {other.get(key, "not there")[:200]}')
     return 1 if wrong else 0
 
