@@ -1,21 +1,27 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flax import nnx
 from scipy import linalg, special
 from support.made_run import NETWORK, MadeRun
-from support.tiny import quickstart
+from support.tiny import ROOT, quickstart
 
 from purify.attacker.poison_dataset import write_clean
+from purify.attacker.stages import attacker_stages
 from purify.commands.plan import make_stages
+from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
+from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Method, Outcome, Step
-from purify.engine.chain import Input, Stage
+from purify.engine.chain import Chain, Input, Stage
 from purify.engine.tables import part_path, write_columns
-from purify.evaluation.dissect import aims, dissect, dissection_stages, read_dissection
-from purify.evaluation.trigger_dataset import CLASSES, mark
+from purify.evaluation.dissect import aims, dissect, read_dissection
+from purify.evaluation.stages import evaluation_stages
+from purify.evaluation.trigger_dataset import CLASSES, write_triggered
 from purify.stages.networks_on_disk import classifier_builder, read_classifier, write_network
 from purify.train.state import split_network
 
@@ -32,7 +38,7 @@ class MadeDissection(MadeRun):
         settings = {'source': self.config['source'], 'shard_size': 40}
         write_clean(self.work('written', {}, settings))
         self.clean = folder / 'written' / 'clean'
-        mark(self.work('marked', {'data': self.clean}, {'seed': 0, 'shard_size': 40, 'faintest': 0.5}))
+        write_triggered(self.work('marked', {'data': self.clean}, {'seed': 0, 'shard_size': 40, 'faintest': 0.5}))
         rng = np.random.default_rng(5)
         self.images = rng.integers(0, 256, (COUNT, 16, 16, 1), np.uint8)
         self.images[::2] = Split(self.clean, 'train').images(range(0, COUNT, 2))
@@ -237,27 +243,29 @@ def test_all_targets_count(changes, want):
 
 def generating(scores=()):
     """A method that makes images."""
-    settings = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'guidance': 2.0, 'steps': 50}
-    steps = [Step(name, 'generate', {}, settings) for name in ('generated', 'probe')]
+    by = Generate({'name': 'ddim', 'eta': 1.0}, steps=50, guidance=2.0, dtype='float32', stream='x')
+    steps = [Step(name, 'generate', {}, by=by) for name in ('generated', 'probe')]
     return Method(tuple(steps), Outcome(generated='generated', probe='probe', scores=dict(scores)))
 
 
 def planned(config, method):
+    """What is made for the dissection of a run without a teacher."""
     part = {'load': ''}
+    config = {name: value for name, value in config.items() if name != 'teacher'}
     config |= {'dissection': {'labeller': part, 'detector': part, 'faintest': 0.5}}
     names = ['generated', 'probe', 'strip_given', 'strip_made']
     where = {name: Input(name) for name in names}
-
-    def train(name, part, inputs, sees):
-        where[name] = Input(name)
-        return [Stage(name, print, part, inputs, sees)]
-
-    return {stage.name: stage for stage in dissection_stages(where, method, config, train)}
+    stages = attacker_stages(where, config)
+    before = [stage.name for stage in stages]
+    made = [Stage(name, print, {}) for name in names]
+    stages += made + evaluation_stages(where, method, config)
+    Chain(stages, Path())  # every input is there, and may be opened
+    return {stage.name: stage for stage in stages if stage.name not in [*before, *names]}
 
 
 def test_the_stages_of_a_dissection():
     stages = planned(quickstart('attack=patch,defense=none'), generating({'strip': ('strip_given', 'strip_made')}))
-    assert list(stages) == ['labeller', 'marked', 'detector', 'dissect']
+    assert list(stages) == ['clean', 'labeller', 'marked', 'detector', 'dissect']
     assert stages['labeller'].inputs == {'data': Input('clean', 'clean')}  # sees nothing of the attack
     assert stages['detector'].inputs == {'data': Input('marked', 'train')}
     assert stages['dissect'].settings == HOW
@@ -268,8 +276,17 @@ def test_the_stages_of_a_dissection():
 
 def test_relabelling_alone_needs_no_detector():
     stages = planned(quickstart('attack=relabel_only,defense=none'), generating())
-    assert list(stages) == ['labeller', 'dissect']
+    assert list(stages) == ['clean', 'labeller', 'dissect']
     assert {'detector', 'marked'}.isdisjoint(stages['dissect'].inputs)
+
+
+def test_clean_images_are_written_once_whoever_needs_them():
+    """The attacker has them already where he trains or fits, and has not where what he needs was finished elsewhere."""
+    fits = load_config(f'{ROOT}/configs/attacks.py:attack=lira')
+    fits |= {name: quickstart('defense=none')[name] for name in ('source', 'seeds', 'shard_size')}
+    assert 'clean' not in planned(fits, generating())
+    finished = fits | {'attack': fits['attack'] | {'load': '/made/elsewhere'}}
+    assert 'clean' in planned(finished, generating())
 
 
 def test_a_defence_that_generates_nothing_cannot_be_dissected():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,6 @@ from support.made_run import MadeRun, WeightsOnly
 from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
-from purify.defenses.registry import MEASURES
 from purify.evaluation import image_quality as likeness
 from purify.evaluation import residual_attack as residual
 from purify.evaluation.evaluate import describe_findings, describe_shares, evaluate
@@ -228,9 +229,9 @@ def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):
 
     def share(host):
         monkeypatch.setattr(likeness.jax, 'process_index', lambda: host)
-        return likeness._shared(tmp_path, 'purified', halves[host])
+        return likeness._sum_over_hosts(SimpleNamespace(name='evaluate', folder=tmp_path), 'purified', halves[host])
 
-    with pytest.raises(FileNotFoundError):  # nothing waits here for host 1
+    with pytest.raises(UserError, match=r'purified-1\.npz: .*No such file'):  # nothing waits here for host 1
         share(0)
     found = [share(1), share(0)]
     for one in found:
@@ -247,8 +248,11 @@ class Handed:
     def __init__(self, make, name):
         self.make, self.name = make, name
 
-    def chosen(self, models, shape, seed, class_names, rank, count_raw):
-        assert (set(models), shape, len(class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 10)
+    dtype = 'float32'
+
+    def chosen(self, models, context, rank, count_raw):
+        assert (set(models), context.shape, len(context.class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 10)
+        assert context.seed != 0  # a stream of its own
         assert (rank, count_raw) == (0.8, False)
 
         def rule(constants, rows):
@@ -265,11 +269,10 @@ def judge(made, monkeypatch):
 
     def judge(name, make=lambda images: images):
         monkeypatch.setattr(residual, 'load_variation_model', lambda *args, **options: WeightsOnly())
-        monkeypatch.setattr(MEASURES, 'make', lambda rule, **options: Handed(make, name))
-        settings = {'features': 'none', 'residual_rule': {'name': 'candidates', 'dtype': 'float32'}}
+        settings = {'features': 'none'}
         inputs = {'teacher': made.teacher, 'student': made.student, 'benign': made.teacher, 'prior': made.folder}
         work = made.work(name, inputs, settings | {'residual_choice': {'rank': 0.8, 'count_raw': False}, 'seed': 0})
-        evaluate(work)
+        evaluate(work, candidates=Handed(make, name))
         return read_json(work.folder / 'numbers.json')
 
     return judge

@@ -7,25 +7,31 @@ from support.made_run import MadeRun, WeightsOnly
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.table import Table
-from purify.defenses.registry import PURIFIERS
+from purify.defenses.method import Purifier
 from purify.evaluation import illustrate as stage
+from purify.stages import models
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.saliency import grad_cam
 
 ROUNDS, KEPT = 3, 2
 
 
-class Numbered:
-    """Stands for the remade candidates: an image that says which one it is."""
+class Numbered(Purifier):
+    """Stands for the candidates and for what makes them again: an image that says which one it is."""
+
+    rounds, dtype = ROUNDS, 'float32'
 
     def __init__(self, finite=True):
         self.finite = finite
+
+    def remake(self):
+        return self
 
     def network_calls(self, models):
         return 7
 
     def rule(self, models, context):
-        assert (set(models), shape, seed) == ({'prior'}, (16, 16, 1), 7)
+        assert (set(models), context.shape, context.seed) == ({'prior'}, (16, 16, 1), 7)
 
         def rule(constants, rows):
             image = jnp.broadcast_to((10 * rows['variation'] + rows['id'] % 10)[:, None, None, None], rows['image'].shape)
@@ -60,12 +66,10 @@ def illustrate(made, monkeypatch):
     """Runs the stage with stand-ins for the prior; -> what it wrote."""
 
     def run(name, finite=True, **run):
-        monkeypatch.setattr(stage, 'load_variation_model', lambda *args, **options: WeightsOnly())
-        monkeypatch.setattr(PURIFIERS, 'make', lambda rule, **options: Numbered(finite))
-        settings = {'remake': {'name': 'candidates', 'rounds': ROUNDS, 'kept': KEPT, 'dtype': 'float32'}, 'seed': 7}
-        work = made.work(name, made.inputs, settings)
+        monkeypatch.setattr(models, 'load_variation_model', lambda *args, **options: WeightsOnly())
+        work = made.work(name, made.inputs, {'seed': 7})
         work.run.update({'report_images': 10} | run)
-        stage.illustrate(work)
+        stage.illustrate(work, Numbered(finite))
         assert work.cost.network_calls == 7 * ROUNDS * 2 * (work.run['report_images'] // 2)
         return stage.read_illustration(work.folder)
 

@@ -9,12 +9,19 @@ from purify.attacker.poison_dataset import write_clean
 from purify.attacker.poison_plan import read_attacks
 from purify.attacks.fixed.adaptive_patch import AdaptivePatch
 from purify.attacks.fixed.label_consistent import LabelConsistent
+from purify.core import preemption
 from purify.core.errors import Preempted, UserError
-from purify.core.preemption import check
 from purify.data.loader import Split
 from purify.engine.chain import Work
-from purify.evaluation import trigger_dataset as marking
-from purify.evaluation.trigger_dataset import CLASSES, check_faintest, draw_half, draw_strength, has_trigger, mark, mode_of
+from purify.evaluation.trigger_dataset import (
+    CLASSES,
+    check_faintest,
+    draw_half,
+    draw_strength,
+    has_trigger,
+    mode_of,
+    write_triggered,
+)
 from purify.train.cost import Cost
 
 
@@ -46,7 +53,7 @@ class Prepared:
 def made(tmp_path_factory):
     more = {'--config.source.train_size': 90, '--config.source.test_size': 31}
     made = Prepared(tmp_path_factory.mktemp('marking'), 'attack=patch', *(f'{name}={value}' for name, value in more.items()))
-    mark(made.work('marked'))
+    write_triggered(made.work('marked'))
     return made
 
 
@@ -78,7 +85,7 @@ def test_every_test_image_is_there_with_and_without(made):
 
 
 def test_stamps_are_as_faint_as_asked_for(made):
-    mark(made.work('faint', faintest=0.2))
+    write_triggered(made.work('faint', faintest=0.2))
     clean, marked = Split(made.clean, 'train'), Split(made.folder / 'faint' / 'train', 'train')
     (attack,) = read_attacks(made.truth)
     strengths = []
@@ -103,20 +110,23 @@ def test_shards_and_restarts_change_no_image(made, monkeypatch):
 
     def stop():
         seen.append(1)
-        if len(seen) == 60:
+        if asked():
             raise Preempted
-        check()
+
+    def asked():
+        return len(seen) >= 60
 
     whole = made.work('again', shard_size=17)
     whole.run['threads'] = 1
     with monkeypatch.context() as patch:
-        patch.setattr(marking.preemption, 'check', stop)
+        patch.setattr(preemption, 'check', stop)
+        patch.setattr(preemption, 'asked', asked)
         with pytest.raises(Preempted):
-            mark(whole)
+            write_triggered(whole)
     assert list(whole.folder.rglob('*.array_record*'))
     assert not (whole.folder / 'train' / 'dataset_info.json').exists()
-    mark(whole)
-    mark(made.work('straight', shard_size=17))
+    write_triggered(whole)
+    write_triggered(made.work('straight', shard_size=17))
     assert bytes_of(whole.folder) == bytes_of(made.folder / 'straight')
     for split in ('train', 'test'):
         one, other = (Split(made.folder / name / split, split) for name in ('marked', 'again'))
@@ -133,7 +143,9 @@ def test_several_triggers_stamp_as_many_each(tmp_path):
     write_clean(Work('clean', tmp_path / 'clean', {}, settings, config['run'], (), Cost()))
     clean = tmp_path / 'clean' / 'clean'
     inputs = {'data': clean, 'truth': truth}
-    mark(Work('marked', tmp_path / 'marked', inputs, {'seed': 0, 'shard_size': 30, 'faintest': 1.0}, config['run'], (), Cost()))
+    write_triggered(
+        Work('marked', tmp_path / 'marked', inputs, {'seed': 0, 'shard_size': 30, 'faintest': 1.0}, config['run'], (), Cost())
+    )
     before, marked, attacks = Split(clean, 'train'), Split(tmp_path / 'marked' / 'train', 'train'), read_attacks(truth)
     found = [0, 0]
     for i in np.flatnonzero(marked.labels):
@@ -165,7 +177,7 @@ def test_attacks_without_a_trigger_have_nothing_to_tell(tmp_path):
     assert not has_trigger({'name': 'relabel_only'})
     made = Prepared(tmp_path, 'attack=relabel_only')
     with pytest.raises(UserError, match='no trigger'):
-        mark(made.work('marked'))
+        write_triggered(made.work('marked'))
 
 
 def test_marks_are_those_of_training_images():

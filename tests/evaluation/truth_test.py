@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
 
+from purify.commands import results as concluding
 from purify.commands.results import conclude, gather, samples
 from purify.config.load import load_config
 from purify.core.files import read_json
@@ -89,13 +90,11 @@ def test_the_files_and_the_page_say_it(finished, capsys):
 
 
 def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
-    from purify.pipelines import summary
-
     config, chain, _ = finished
     assert gather(config, chain, {})['verdict'] is None
     verdict = {'word': 'mislabelled', 'text': 'The data look mislabelled.'}
-    read = summary.read_table
-    monkeypatch.setattr(summary, 'read_table', lambda folder: with_facts(read(folder), verdict))
+    read = concluding.read_table
+    monkeypatch.setattr(concluding, 'read_table', lambda folder: with_facts(read(folder), verdict))
     assert gather(config, chain, {})['verdict'] == verdict
 
 
