@@ -16,6 +16,6 @@ __all__ = ['Pipeline', 'from_pretrained', 'save_pretrained']
 def __getattr__(name: str) -> Any:  # so that one network is imported without all the others
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from purify.models import loading
+    from purify.models.files import pipelines
 
-    return getattr(loading, name)
+    return getattr(pipelines, name)
