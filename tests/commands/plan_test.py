@@ -1,18 +1,24 @@
 """Which stages a method's steps become, and what each may open."""
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from support.tiny import ROOT, quickstart
 
 from purify.commands.check import check
-from purify.commands.plan import KINDS, make_method, make_stages
+from purify.commands.plan import make_method, make_stages
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.defenses.method import Method, Step
+from purify.defenses.measures import Features
+from purify.defenses.method import Defense, Guard, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
+from purify.engine.chain import Chain
+from purify.stages import train_classifier
+from purify.stages.kind import Kind
+from purify.stages.registry import KINDS
 
 
 def stages(words='', **changes):
@@ -34,16 +40,25 @@ def test_no_step_of_a_defence_may_open_the_truth(defense):
             assert source.stage not in ('clean', 'surrogate', 'trigger'), (name, role)
 
 
-def test_every_step_runs_as_its_kind_with_its_own_settings():
+def test_every_step_runs_as_its_kind_with_its_own_settings(monkeypatch):
+    ran = []
+    for name, kind in KINDS.items():
+        noted = Kind(lambda *given, name=name: ran.append((name, *given)), kind.shape, kind.uses)
+        monkeypatch.setitem(KINDS, name, noted if name != 'classifier' else kind)
     made, config = stages()
     kinds = set()
     for step in make_method(config).steps:
         kinds.add(step.kind)
-        assert made[step.name].run is KINDS[step.kind]
-        own = {name: value for name, value in step.settings.items() if name != 'load'}
+        own = {name: value for name, value in step.facts().items() if name != 'load'}
         assert own.items() <= made[step.name].settings.items()
         assert set(made[step.name].inputs) == set(step.inputs)
-    assert kinds == {'classifier', 'measure', 'decide', 'purify', 'rewrite'}
+        if step.kind == 'classifier':
+            assert made[step.name].run is train_classifier.run
+            continue
+        made[step.name].run('the work')
+        given = ('the work',) if step.by is None else ('the work', step.by)
+        assert ran.pop() == (step.kind, *given)
+    assert kinds == {'classifier', 'measure', 'decide', 'look', 'purify', 'rewrite'}
 
 
 def test_a_decision_is_the_same_whatever_the_seed():
@@ -82,7 +97,8 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
     assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']
     settings = made['evaluate'].settings
     assert settings['residual_choice'] == {'rank': config['defense']['rank'], 'count_raw': config['defense']['count_raw']}
-    assert settings['residual_rule'].items() <= made['candidates'].settings.items()
+    assert settings['by'] == made['candidates'].settings['by'] == make_method(config).step('candidates').facts()['by']
+    assert made['evaluate'].run.keywords == {'candidates': make_method(config).step('candidates').by}
     with pytest.raises(UserError, match='residual'):
         make_stages(quickstart() | {'evaluation': {'features': 'none', 'residual': True}})
 
@@ -115,20 +131,76 @@ def test_a_config_that_describes_no_run_is_refused(look, part):
 
 
 def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
-    class Odd:
-        def __init__(self, step):
-            self.step = step
-
-        def method(self, student):
-            return Method((self.step,))
-
     for step, message in (
-        (Step('odd', 'guess', {'poisoned': 'poisoned'}, {}), "unknown kind 'guess'"),
-        (Step('odd', 'measure', {'classifier': 'benign'}, {}), 'needs benign'),
+        (Step('odd', 'guess', {'poisoned': 'poisoned'}), "unknown kind of step 'guess'"),
+        (Step('odd', 'measure', {'classifier': 'benign'}, by=Features()), 'needs benign'),
+        (Step('teacher', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()), "are called 'teacher'"),
     ):
-        monkeypatch.setitem(DEFENSES, 'odd', lambda step=step: Odd(step))
         with pytest.raises(UserError, match=message):
-            make_stages(quickstart() | {'defense': {'name': 'odd'}})
+            Chain(make_stages(odd(monkeypatch, step)), ROOT)
+
+
+@dataclass(frozen=True)
+class Darkened(Guard):
+    """Takes something off every pixel."""
+
+    by: int
+
+    def rule(self, models, context):
+        assert set(models) == {'classifier'}
+        if self.by < 0:
+            raise UserError(f'by={self.by} would add to it.')
+
+        def rule(constants, rows):
+            assert set(rows) == {'image', 'id'}
+            image = rows['image'] - np.uint8(self.by)
+            return {'image': image, 'finite': image[:, 0, 0, 0] >= 0}
+
+        return rule
+
+
+def guard(**changes):
+    """A step that is no stage."""
+    return Step('dark', 'guard', **{'inputs': {'classifier': 'mended'}, 'by': Darkened(9)} | changes)
+
+
+def mended():
+    return Step('mended', 'classifier', {'data': 'poisoned', 'init': 'teacher'}, quickstart('defense=none')['teacher'])
+
+
+def test_the_evaluation_gets_a_guard_and_a_repaired_classifier(monkeypatch):
+    config = odd(monkeypatch, mended(), guard=guard(), repaired='mended')
+    made = {stage.name: stage for stage in make_stages(config)}
+    found = {role: source.stage for role, source in made['evaluate'].inputs.items()}
+    assert found == {'truth': 'prepare', 'teacher': 'teacher', 'repaired': 'mended', 'guard classifier': 'mended'}
+    assert 'dark' not in made
+    assert made['evaluate'].settings['guard'] == {'by': {'name': 'Darkened', 'by': 9}}
+    assert made['evaluate'].settings['seed'] == config['seeds']['model']
+    assert made['evaluate'].run.keywords == {'guard': Darkened(9)}
+    assert check(config).problems == []
+
+
+def test_another_guard_is_another_evaluation_and_no_other_training(monkeypatch):
+    prints = [Chain(make_stages(odd(monkeypatch, mended(), guard=guard(by=Darkened(by)))), ROOT).prints for by in (1, 2)]
+    assert {name for name in prints[0] if prints[0][name] != prints[1][name]} == {'evaluate'}
+
+
+def test_a_guard_that_cannot_work_is_found_before_anything_runs(monkeypatch):
+    problems = check(odd(monkeypatch, mended(), guard=guard(by=Darkened(-1)))).problems
+    assert problems == ['guard: by=-1 would add to it.']
+    with pytest.raises(UserError, match='needs nobody'):
+        make_stages(odd(monkeypatch, mended(), guard=guard(inputs={'classifier': 'nobody'})))
+
+
+def odd(monkeypatch, *steps, **outcome):
+    """The quickstart with a defence of these steps in place of its own."""
+
+    class Odd(Defense):
+        def method(self, student):
+            return Method(steps, Outcome(**outcome))
+
+    monkeypatch.setitem(DEFENSES, 'odd', Odd)
+    return quickstart() | {'defense': {'name': 'odd'}}
 
 
 def prepared(source, attack=None):

@@ -1,3 +1,5 @@
+import argparse
+import dataclasses
 import errno
 import json
 import shutil
@@ -6,8 +8,9 @@ from pathlib import Path
 import pytest
 from support.tiny import quickstart
 
-from purify.commands import commands
+from purify.commands import report
 from purify.commands import run as running
+from purify.commands.call import Call
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
@@ -137,11 +140,15 @@ def test_records_of_another_form_are_refused(tmp_path, changes, said):
 def finished_run(workdir):
     """A run whose stages are all finished and hold nothing."""
     config, store = quickstart('defense=none'), workdir / 'stages'
-    empty = [Stage(stage.name, lambda work: None, stage.settings, stage.inputs) for stage in make_stages(config)]
+    empty = [dataclasses.replace(stage, run=lambda work: None) for stage in make_stages(config)]
     chain = Chain(empty, store)
     chain.run(list(chain.stages), {})
     running._record(workdir, config, [], chain)
     return chain
+
+
+def call_report(workdir):
+    return report.command(Call(argparse.Namespace(workdir=workdir), [], []))
 
 
 @pytest.mark.parametrize('how', ['no folder', 'not finished', 'another fingerprint'])
@@ -158,7 +165,7 @@ def test_a_report_of_a_run_that_is_not_whole_is_refused(tmp_path, how):
     with pytest.raises(
         UserError, match=r'the run is not finished: .*/stages holds no finished teacher of it\. Start its command again'
     ):
-        commands.report(tmp_path)
+        call_report(tmp_path)
 
 
 def test_a_report_of_a_stage_that_this_version_does_not_make_is_refused(tmp_path):
@@ -167,7 +174,7 @@ def test_a_report_of_a_stage_that_this_version_does_not_make_is_refused(tmp_path
     environment['fingerprints']['retired'] = '0' * 12
     write_json(tmp_path / 'environment.json', environment)
     with pytest.raises(UserError, match='knows the stages retired, which this version does not make'):
-        commands.report(tmp_path)
+        call_report(tmp_path)
 
 
 def test_a_run_concludes_only_when_all_its_stages_are_finished(tmp_path, monkeypatch, capsys):
@@ -186,6 +193,6 @@ def test_a_run_concludes_only_when_all_its_stages_are_finished(tmp_path, monkeyp
 def test_an_unknown_user_s_folder_is_the_user_s_error(tmp_path):
     place = Path('~nobody-of-that-name/x')
     with pytest.raises(UserError, match='Write the path out in full'):
-        commands.report(place)
+        call_report(place)
     with pytest.raises(UserError, match='Write the path out in full'):
         running.run(CONFIG, [], place, None, ())

@@ -29,8 +29,7 @@ from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.dataelixir.label_changes import SETS, choose
 from purify.defenses.dataelixir.verdicts import LabelTransition
-from purify.defenses.method import Context
-from purify.defenses.registry import MEASURES, PURIFIERS
+from purify.defenses.method import Context, describe
 
 
 @functools.cache
@@ -259,6 +258,14 @@ def test_priors_it_cannot_use():
         Remake(**EVERY).rule({'prior': make_prior(PROTOTYPES[..., :1])}, Context(SHAPE, 0, []))
 
 
-def test_by_name():
-    assert MEASURES.make('candidates', **EVERY) == Candidates(**EVERY)
-    assert PURIFIERS.make('remade', **EVERY).copies == 1
+def test_what_is_made_again_is_one_image_by_the_chain_that_was_measured():
+    remake = Candidates(**EVERY).remake()
+    assert remake == Remake(**EVERY)
+    assert remake.number() == 1
+    assert remake.network_calls(MODELS) == Candidates(**EVERY).network_calls(MODELS) == 3 * 12
+
+
+def test_every_setting_of_the_chain_is_a_fact():
+    """So that a stage is another where one of them is."""
+    assert describe(Candidates(**EVERY)) == {'name': 'Candidates'} | EVERY
+    assert describe(Remake(**EVERY)) == {'name': 'Remake'} | EVERY

@@ -3,8 +3,11 @@ from ml_collections import ConfigDict
 
 from purify.config import parts
 from purify.core.errors import UserError
+from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.dataelixir.method import DataElixir, benign_recipe, finetuning_recipe
-from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Decision, Look, Measure, Purifier
+from purify.defenses.registry import DEFENSES
 
 
 def make(**words):
@@ -22,16 +25,17 @@ WORDS = [{}, {'exact': True}, {'released': True}, {'exact': True, 'released': Tr
 
 
 @pytest.mark.parametrize('words', WORDS, ids=str)
-def test_steps_follow_from_earlier_ones_and_their_rules_exist(words):
+def test_steps_follow_from_earlier_ones_and_have_rules_of_their_kind(words):
     method = make(**words).method(STUDENT)
     known = {'poisoned', 'prior', 'teacher'}
-    registries = {'measure': MEASURES, 'decide': DECISIONS, 'purify': PURIFIERS}
+    kinds = {'measure': Measure, 'decide': Decision, 'purify': Purifier, 'look': Look}
     for step in method.steps:
         assert set(step.inputs.values()) <= known
         known.add(step.name)
-        if step.kind in registries:
-            rule = {name: value for name, value in step.settings.items() if name != 'name'}
-            registries[step.kind].make(step.settings['name'], **rule)
+        assert kinds.get(step.kind, type(None)) in type(step.by).__mro__
+        if step.kind == 'look':
+            assert Measure in type(step.by.measure).__mro__
+            assert Decision in type(step.by.decision).__mro__
     assert len(known) == len(method.steps) + 3
     assert {method.outcome.purified, method.outcome.classifier, method.outcome.findings, method.outcome.candidates} <= known
     assert (method.outcome.benign in known) == (words.get('labels') != 'vote')
@@ -42,14 +46,17 @@ def test_the_benign_model_learns_from_all_but_the_open_images():
     assert steps['benign'].inputs == {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
     assert steps['finetuned'].inputs['init'] == 'benign'
     assert steps['finetuned'].inputs['edits'] == 'agreed'
-    assert (steps['suspects'].inputs['classifier'], steps['rest'].inputs['classifier']) == ('benign', 'finetuned')
+    looks = {name: [steps[name].inputs[role] for role in ('classifier', 'picked', 'edits')] for name in ('agreed', 'verdicts')}
+    assert looks == {'agreed': ['benign', 'targets', 'targets'], 'verdicts': ['finetuned', 'agreed', 'agreed']}
     assert steps['purified'].inputs['edits'] == 'verdicts'
     assert steps['student'].inputs['data'] == 'purified'
     assert steps['candidates'].inputs['classifier'] == 'teacher'
-    assert {steps[name].settings['name'] for name in ('suspects', 'rest')} == {'predictions'}
+    assert {steps[name].by.measure for name in ('agreed', 'verdicts')} == {Predictions()}
+    assert {steps[name].by.role for name in ('agreed', 'verdicts')} == {'measured'}
+    assert 'prior' not in steps['agreed'].inputs
     agreeing = {step.name: step for step in make(released=True).method(STUDENT).steps}
-    assert {agreeing[name].settings['name'] for name in ('suspects', 'rest')} == {'candidates'}
-    assert agreeing['suspects'].inputs['prior'] == 'prior'
+    assert all(agreeing[name].by.measure == agreeing['candidates'].by for name in ('agreed', 'verdicts'))
+    assert agreeing['agreed'].inputs['prior'] == agreeing['verdicts'].inputs['prior'] == 'prior'
 
 
 @pytest.mark.parametrize(('choice', 'count'), [('all', 1), ('agreeing', 3)])
@@ -58,18 +65,20 @@ def test_remade_images_follow_the_chain_that_was_measured(choice, count):
     steps = make(exact=True, choice=choice).method(STUDENT).steps
     made = [step.name for step in steps if step.kind == 'purify']
     assert [name for name in next(step.inputs for step in steps if step.kind == 'rewrite') if name.startswith('replaced')] == made
-    chains = [{k: v for k, v in step.settings.items() if k != 'name'} for step in steps if step.settings.get('name') == 'remade']
-    measured = next(step.settings for step in steps if step.name == 'candidates')
-    assert len(chains) == count
-    assert all(chain == {k: v for k, v in measured.items() if k != 'name'} for chain in chains)
+    measured = next(step.by for step in steps if step.name == 'candidates')
+    assert isinstance(measured, Candidates)
+    assert len(made) == count
+    assert all(step.by == measured.remake() for step in steps if step.name in made)
+    assert isinstance(measured.remake(), Remake)
 
 
 def test_the_final_model_labels_the_rest_or_all():
-    """All as released; then its images are chosen and made anew, and the decision and what it looks at agree on which."""
+    """All as released; then its images are chosen and made anew. What the first look leaves open is what the second looks at."""
     for words, again in (({}, False), ({'released': True}, True), ({'final': 'all'}, True)):
-        steps = {step.name: step.settings for step in make(**words).method(STUDENT).steps}
-        assert [steps[name]['again'] for name in ('open_suspects', 'agreed')] == [False, False]
-        assert [steps[name]['again'] for name in ('open_rest', 'verdicts')] == [again, again]
+        steps = {step.name: step.by for step in make(**words).method(STUDENT).steps}
+        looks = [steps[name].decision for name in ('agreed', 'verdicts')]
+        assert [look.agreement for look in looks] == [True, False]
+        assert looks[0].again == again
 
 
 def test_votes_ask_no_benign_model():

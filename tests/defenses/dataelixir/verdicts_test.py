@@ -9,7 +9,7 @@ from support import dataelixir_reference as reference
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.dataelixir.label_changes import BENIGN, POISONED, SUSPICIOUS
-from purify.defenses.dataelixir.verdicts import LabelTransition, LeftOut, TrueLabels
+from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
 
 IDS = np.array([70, 10, 30, 20, 60, 50, 40])
 GIVEN = np.array([0, 0, 0, 0, 1, 1, 0], np.int32)
@@ -42,11 +42,11 @@ def find(**changes):
     return LabelTransition(**settings).decide(IDS, GIVEN, {'candidates': shuffled(MEASURED)}, 3)
 
 
-def relabel(edits, label, agreement, **changes):
+def relabel(edits, label, agreement, again=False, **changes):
     """`label`: id -> the benign classifier's answer."""
     measured = Table({'ids': np.array(list(label)), 'label': np.array(list(label.values()), np.int32)})
     tables = {'edits': edits, 'candidates': shuffled(MEASURED), 'measured': measured}
-    return TrueLabels(agreement=agreement, again=False, **CHOICE | changes).decide(IDS, GIVEN, tables, 3)
+    return TrueLabels(agreement=agreement, again=again, **CHOICE | changes).decide(IDS, GIVEN, tables, 3)
 
 
 def test_what_becomes_of_every_image():
@@ -56,6 +56,7 @@ def test_what_becomes_of_every_image():
     assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]  # only images under the target label are changed
     assert found['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 7]  # of those left out too: the choice does not wait for labels
     assert found['keep'].tolist() == [True, True, False, False, True, True, True]
+    assert found['open'].tolist() == (~found['keep']).tolist()
     assert found['flagged'].tolist() == [False, True, False, False, False, False, True]
     assert found['pick'].tolist() == (found['candidate'] >= 0).tolist()
     assert found.facts['sets'] == {'benign': 1, 'poisoned': 3, 'suspicious': 3}
@@ -96,16 +97,17 @@ def test_votes_alone():
     assert (found['pick'] == found['flagged']).all()
     assert (found['pick'] == (found['candidate'] >= 0)).all()
     assert found['keep'].all()
+    assert 'open' not in found.columns  # nobody looks again
 
 
 def test_two_stages():
     """The one that vote and classifier agree on first, the other by the final model."""
     edits = find()
-    still_open = LeftOut(again=False).decide(IDS, GIVEN, {'edits': edits}, 3)
-    assert still_open['ids'][still_open['pick']].tolist() == [30, 20]
+    assert edits['ids'][edits['open']].tolist() == [30, 20]
     agreed = relabel(edits, {20: 2, 30: 2}, agreement=True)
     assert agreed['labels'].tolist() == [0, 2, 0, 2, 1, 1, 2]
     assert agreed['keep'].tolist() == [True, True, False, True, True, True, True]
+    assert agreed['ids'][agreed['open']].tolist() == [30]
     assert not agreed['pick'].any()  # all were made at first
     assert agreed['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 7]
     final = relabel(agreed, {30: 1}, agreement=False)
@@ -115,7 +117,7 @@ def test_two_stages():
     assert final['ids'][final['flagged']].tolist() == [10, 30, 20, 40]
     assert final.facts['target_labels'] == [0]
     assert (final.facts['labels'], final.facts['settled']) == (edits.facts['labels'], 1)
-    assert set(final.columns) == set(edits.columns)
+    assert set(agreed.columns) == set(edits.columns) == {*final.columns, 'open'}  # nothing is left to look at
 
 
 def test_a_false_alarm_gets_its_label_back():
@@ -142,8 +144,10 @@ def test_nothing_left_to_label():
     edits = find(targets={'name': 'mad', 'threshold': 50.0, 'score': 'kl', 'two_sided': False})
     empty = Table({'ids': np.zeros(0, np.int64), 'label': np.zeros(0, np.int32)})
     tables = {'edits': edits, 'candidates': shuffled(MEASURED), 'measured': empty}
+    assert not edits['open'].any()
     found = TrueLabels(agreement=True, again=False, **CHOICE).decide(IDS, GIVEN, tables, 3)
     assert not found['pick'].any()
+    assert not found['open'].any()
     assert (found['labels'] == GIVEN).all()
 
 
@@ -164,12 +168,12 @@ def test_without_a_majority_the_papers_reading_waits():
 
 def test_the_final_model_may_label_the_settled_again():
     edits = find()
-    agreed = relabel(edits, {20: 2, 30: 2}, agreement=True)
-    rest, whole = (LeftOut(again).decide(IDS, GIVEN, {'edits': agreed}, 3)['pick'] for again in (False, True))
-    assert (IDS[rest].tolist(), IDS[whole].tolist()) == ([30], [30, 20])
+    rest, agreed = (relabel(edits, {20: 2, 30: 2}, agreement=True, again=again) for again in (False, True))
+    assert (IDS[rest['open']].tolist(), IDS[agreed['open']].tolist()) == ([30], [30, 20])
+    assert rest['keep'].tolist() == agreed['keep'].tolist()
     measured = Table({'ids': np.array([20, 30]), 'label': np.array([1, 0], np.int32)})
     tables = {'edits': agreed, 'candidates': shuffled(MEASURED), 'measured': measured}
-    found = TrueLabels(agreement=False, again=True, **CHOICE).decide(IDS, GIVEN, tables, 3)
+    found = TrueLabels(agreement=False, again=False, **CHOICE).decide(IDS, GIVEN, tables, 3)
     assert found['labels'].tolist() == [0, 2, 0, 1, 1, 1, 2]
     assert found.facts['settled'] == 2
     assert not found['pick'].any()  # the choice did not wait for labels
@@ -219,8 +223,8 @@ def decide_all(data, classes, *, reading, choice, final, rank=0.6, count_raw=Fal
     targets = {'name': 'mad', 'threshold': 0.3, 'score': 'count', 'two_sided': False}
     rule = LabelTransition(tau=0.4, benign=reading, targets=targets, labels='benign', **choices)
     found = [rule.decide(ids, labels, tables, classes)]
-    for name, agreement, again in (('benign', True, False), ('finetuned', False, final == 'all')):
-        picked = LeftOut(again).decide(ids, labels, {'edits': found[-1]}, classes)['pick']
+    for name, agreement, again in (('benign', True, final == 'all'), ('finetuned', False, False)):
+        picked = found[-1]['open']
         theirs, their_candidates = data[name]
         columns = {'ids': ids, 'raw': theirs, 'label': theirs, 'candidates': their_candidates}
         measured = shuffled({key: column[picked] for key, column in columns.items()})

@@ -6,7 +6,7 @@ from configs.leaves_test import reaching
 from support.tiny import ROOT, SMALL, STUDENT
 
 from purify.attacker.manifest import Manifest
-from purify.commands import check
+from purify.commands.check import check
 from purify.commands.plan import make_stages
 from purify.config import parts
 from purify.config.load import load_config
@@ -57,7 +57,7 @@ def test_a_score_leaves_out_the_highest_and_is_held_against_the_truth(store, nam
 
 @pytest.mark.parametrize('name', SCORES)
 def test_its_stages_can_be_shaped(name):
-    assert check.check(small(name)).problems == []
+    assert check(small(name)).problems == []
 
 
 @pytest.mark.parametrize('name', SCORES)

@@ -6,8 +6,10 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
+from purify.defenses.filters.fct import FeatureConsistency
 from purify.defenses.filters.score_filter import SCORES, HighestScores, score_steps
-from purify.defenses.registry import DEFENSES, MEASURES
+from purify.defenses.filters.strip import Strip
+from purify.defenses.registry import DEFENSES
 
 STUDENT = {
     'network': {'name': 'resnet18'}, 'epochs': 3, 'steps': 0, 'batch': 16, 'augment': {}, 'load': '', 'init_from': '',
@@ -56,10 +58,10 @@ def test_a_defence_measures_decides_rewrites_and_trains(name):
     assert list(steps) == [*network, f'{name}_given', 'verdicts', 'purified', 'student']
     measured = steps[f'{name}_given']
     assert measured.inputs == {'poisoned': 'poisoned', 'classifier': 'fct_spread' if name == 'fct' else 'teacher'}
-    settings = dict(measured.settings)
-    assert MEASURES.make(settings.pop('name'), **settings)
+    own = {key: x for key, x in parts.scores(name)[name].items() if key not in ('network', 'early', 'spread')}
+    assert measured.by == SCORES.make(name, **own)
     assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'scores': f'{name}_given'}
-    assert steps['verdicts'].settings == {'name': 'highest_scores', 'remove': 0.07}
+    assert steps['verdicts'].by == HighestScores(remove=0.07)
     assert steps['student'].inputs == {'data': 'purified'}
     outcome = method.outcome
     assert (outcome.findings, outcome.purified, outcome.classifier) == ('verdicts', 'purified', 'student')
@@ -73,8 +75,8 @@ def test_scores_of_two_sets_share_fct_s_network():
     found = {step.name: step for step in steps}
     assert found['strip_made'].inputs == {'poisoned': 'generated', 'classifier': 'teacher'}
     assert found['fct_made'].inputs == {'poisoned': 'generated', 'classifier': 'fct_spread'}
-    assert found['strip_made'].settings == {'name': 'strip', 'draws': 7, 'image': 1.0, 'overlay': 1.0}
-    assert found['fct_given'].settings == {'name': 'fct', 'rotation': 180.0, 'shift': 0.2, 'times': 3}
+    assert found['strip_made'].by == Strip(draws=7, image=1.0, overlay=1.0)
+    assert found['fct_given'].by == FeatureConsistency(rotation=180.0, shift=0.2, times=3)
     assert 'early' in chosen['fct']  # settings of a config are left as they are
 
 
@@ -82,14 +84,14 @@ def test_fct_may_look_through_the_teacher():
     chosen = parts.scores('fct', fct={'network': 'teacher', 'rotation': 45.0})
     (step,), _ = score_steps(chosen, STUDENT, {'given': 'poisoned'})
     assert step.inputs == {'poisoned': 'poisoned', 'classifier': 'teacher'}
-    assert step.settings == {'name': 'fct', 'rotation': 45.0, 'shift': 0.2, 'times': 1}
+    assert step.by == FeatureConsistency(rotation=45.0, shift=0.2, times=1)
 
 
 def test_every_setting_of_a_score_reaches_a_step():
     for name in SCORES:
         whole = parts.scores(name)[name]
         steps, _ = score_steps({name: whole}, STUDENT, {'given': 'poisoned'})
-        own = {key for step in steps if step.kind == 'measure' for key in step.settings} - {'name'}
+        own = {key for step in steps if step.kind == 'measure' for key in step.facts()['by']} - {'name'}
         assert own == set(whole) - {'network', 'early', 'spread'}
 
 

@@ -6,6 +6,8 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Look
 from purify.defenses.trainers.abl import AntiBackdoor, LowestLosses
 
 RNG = np.random.default_rng(0)
@@ -25,7 +27,7 @@ def defense(**changes):
 
 def test_each_phase_trains_with_its_own_numbers():
     steps = {step.name: step for step in defense().method(student(warmup=0.1)).steps}
-    assert list(steps) == ['isolation', 'losses', 'isolated', 'forgotten', 'finetuned', 'student']
+    assert list(steps) == ['isolation', 'isolated', 'finetuned', 'student']
     first, middle, last = (steps[name].settings for name in ('isolation', 'finetuned', 'student'))
     assert [part['objective']['name'] for part in (first, middle, last)] == ['local_ascent', 'classify', 'unlearn']
     assert [part['epochs'] for part in (first, middle, last)] == [2, 3, 1]
@@ -39,10 +41,10 @@ def test_each_phase_trains_with_its_own_numbers():
 
 def test_the_others_are_learned_and_the_isolated_forgotten():
     steps = {step.name: step for step in defense().method(student()).steps}
-    assert steps['losses'].inputs['classifier'] == 'isolation'
+    assert steps['isolated'].inputs == {'poisoned': 'poisoned', 'classifier': 'isolation'}
+    assert steps['isolated'].by == Look(Predictions(), LowestLosses(defense().share), 'losses')
     assert steps['finetuned'].inputs == {'data': 'poisoned', 'edits': 'isolated', 'init': 'isolation'}
-    assert steps['student'].inputs == {'data': 'poisoned', 'edits': 'forgotten', 'init': 'finetuned'}
-    assert (steps['isolated'].settings['keep'], steps['forgotten'].settings['keep']) == ('others', 'lowest')
+    assert steps['student'].inputs == {'data': 'poisoned', 'flagged': 'isolated', 'init': 'finetuned'}  # of these the flagged alone
     assert 'teacher' not in {role for step in steps.values() for role in step.inputs}
 
 
@@ -57,22 +59,19 @@ def made(count=50):
 @pytest.mark.parametrize(('share', 'count'), [(0.1, 5), (0.01, 1), (0.5, 25)])
 def test_the_lowest_losses_are_isolated_by_id(share, count):
     ids, labels, tables, losses = made()
-    others = LowestLosses(share, 'others').decide(ids, labels, tables, 1)
-    lowest = LowestLosses(share, 'lowest').decide(ids, labels, tables, 1)
-    np.testing.assert_array_equal(others['flagged'], losses <= np.sort(losses)[count - 1])
-    np.testing.assert_array_equal(lowest['flagged'], others['flagged'])
-    np.testing.assert_array_equal(others['keep'], ~others['flagged'])
-    np.testing.assert_array_equal(lowest['keep'], others['flagged'])
-    np.testing.assert_array_equal(others['loss'], losses)
-    assert others.facts['isolated'] == count
-    assert others.facts['highest_loss'] == pytest.approx(np.sort(losses)[count - 1])
-    json.dumps(others.facts, allow_nan=False)
+    found = LowestLosses(share).decide(ids, labels, tables, 1)
+    np.testing.assert_array_equal(found['flagged'], losses <= np.sort(losses)[count - 1])
+    np.testing.assert_array_equal(found['keep'], ~found['flagged'])
+    np.testing.assert_array_equal(found['loss'], losses)
+    assert found.facts['isolated'] == count
+    assert found.facts['highest_loss'] == pytest.approx(np.sort(losses)[count - 1])
+    json.dumps(found.facts, allow_nan=False)
 
 
 def test_equal_losses_go_by_id():
     ids = np.array([40, 10, 30, 20])
     table = Table({'ids': ids, 'loss': np.zeros(4, np.float32)})
-    found = LowestLosses(0.5, 'others').decide(ids, np.zeros(4, np.int32), {'losses': table}, 1)
+    found = LowestLosses(0.5).decide(ids, np.zeros(4, np.int32), {'losses': table}, 1)
     assert ids[found['flagged']].tolist() == [10, 20]
 
 

@@ -7,7 +7,11 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.registry import DECISIONS, DEFENSES
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Look
+from purify.defenses.registry import DEFENSES
+from purify.defenses.trainers.asd import EasiestByClass, EasiestOfAll
+from purify.defenses.trainers.dbd import Guessed
 
 RNG = np.random.default_rng(0)
 COUNT, CLASSES = 60, 4
@@ -23,8 +27,8 @@ def table(**columns):
     return Table({'ids': IDS[order]} | {name: np.asarray(column)[order] for name, column in columns.items()})
 
 
-def decide(name, tables, **settings):
-    found = DECISIONS.make(name, **settings).decide(IDS, LABELS, {'trusted': table(keep=TRUSTED)} | tables, CLASSES)
+def decide(rule, tables):
+    found = rule.decide(IDS, LABELS, {'trusted': table(keep=TRUSTED)} | tables, CLASSES)
     np.testing.assert_array_equal(found['ids'], IDS)
     np.testing.assert_array_equal(found['labels'], LABELS)
     assert set(found['candidate'].tolist()) == {-1}
@@ -36,7 +40,7 @@ def decide(name, tables, **settings):
 
 @pytest.mark.parametrize('count', [1, 5])
 def test_the_easiest_of_every_class_join_the_trusted(count):
-    found = decide('easiest_by_class', {'losses': table(loss=LOSSES)}, count=count)
+    found = decide(EasiestByClass(count), {'losses': table(loss=LOSSES)})
     expected = set(IDS[TRUSTED].tolist())
     for label in range(CLASSES):
         others = [(loss, i) for loss, i, y, known in zip(LOSSES, IDS, LABELS, TRUSTED, strict=True) if y == label and not known]
@@ -49,14 +53,14 @@ def test_the_easiest_of_every_class_join_the_trusted(count):
 def test_a_small_class_is_believed_whole_and_all_classes_are_too_much():
     smallest = min(range(CLASSES), key=lambda label: (label == LABELS).sum())
     size = int((smallest == LABELS).sum())
-    found = decide('easiest_by_class', {'losses': table(loss=LOSSES)}, count=size)
+    found = decide(EasiestByClass(size), {'losses': table(loss=LOSSES)})
     assert found['keep'][smallest == LABELS].all()
     with pytest.raises(UserError, match=r'all 60 images are believed.*Lower defense\.add'):
-        decide('easiest_by_class', {'losses': table(loss=LOSSES)}, count=COUNT)
+        decide(EasiestByClass(COUNT), {'losses': table(loss=LOSSES)})
 
 
 def test_the_easiest_of_all_join_the_trusted_whatever_their_class():
-    found = decide('easiest_of_all', {'losses': table(loss=LOSSES)}, share=0.3)
+    found = decide(EasiestOfAll(0.3), {'losses': table(loss=LOSSES)})
     np.testing.assert_array_equal(found['keep'], TRUSTED | np.isin(LOSSES, np.sort(LOSSES)[:18]))
     assert found.facts['highest'] == pytest.approx(np.sort(LOSSES)[17])
 
@@ -68,19 +72,20 @@ def test_what_a_copy_learns_fast_is_not_believed():
     before = np.where(poison, 0.5, 2.0 + LOSSES).astype(np.float32)
     after = np.where(poison, 0.0, before - 0.1 * AFTER / AFTER.max()).astype(np.float32)
     tables = {'losses': table(loss=before)}
-    assert decide('easiest_of_all', tables, share=0.2)['keep'][poison].all()
-    found = decide('easiest_of_all', tables | {'relearned': table(loss=after)}, share=0.2)
+    assert decide(EasiestOfAll(0.2), tables)['keep'][poison].all()
+    found = decide(EasiestOfAll(0.2), tables | {'relearned': table(loss=after)})
     drop = before.astype(np.float64) - after
     np.testing.assert_array_equal(found['keep'], TRUSTED | (drop <= np.sort(drop)[11]))
     assert not found['keep'][poison].any()
     np.testing.assert_array_equal(found['score'], drop)
 
 
-@pytest.mark.parametrize('rule', [{'name': 'easiest_by_class', 'count': 2}, {'name': 'easiest_of_all', 'share': 0.1}])
+@pytest.mark.parametrize('rule', [EasiestByClass(2), EasiestOfAll(0.1)])
 def test_equal_scores_go_by_id(rule):
-    found = decide(rule['name'], {'losses': table(loss=np.zeros(COUNT))}, **{k: v for k, v in rule.items() if k != 'name'})
-    groups = [(y == LABELS) & ~TRUSTED for y in range(CLASSES)] if 'count' in rule else [np.ones(COUNT, np.bool_)]
-    first = [np.sort(IDS[group])[: rule.get('count', 6)] for group in groups]
+    found = decide(rule, {'losses': table(loss=np.zeros(COUNT))})
+    by_class = isinstance(rule, EasiestByClass)
+    groups = [(y == LABELS) & ~TRUSTED for y in range(CLASSES)] if by_class else [np.ones(COUNT, np.bool_)]
+    first = [np.sort(IDS[group])[: 2 if by_class else 6] for group in groups]
     assert set(IDS[found['keep'] & ~TRUSTED]) == set(np.concatenate(first).tolist()) - set(IDS[TRUSTED])
 
 
@@ -116,18 +121,30 @@ def test_rounds_follow_one_another():
     assert steps['round0'].inputs == {'data': 'poisoned', 'edits': 'trusted'}
     for number, (before, name) in enumerate(itertools.pairwise(order), 1):
         assert steps[name].inputs == {'data': 'poisoned', 'edits': f'split{number}', 'init': before}
-        assert steps[f'losses{number}'].inputs == {'poisoned': 'poisoned', 'classifier': before}
-    rules = [steps[f'split{number}'].settings for number in range(1, 7)]
-    by_class, of_all = (
-        [{'name': 'easiest_by_class', 'count': count} for count in (10, 20)],
-        {'name': 'easiest_of_all', 'share': 0.5},
-    )
-    assert rules == [*by_class, *[of_all] * 4]
-    assert ['relearned' in steps[f'split{number}'].inputs for number in range(1, 7)] == [False] * 4 + [True] * 2
+        looks = steps[f'losses{number}' if number > 4 else f'split{number}']  # at once, where no copy is needed
+        assert looks.inputs['classifier'] == before
+        assert steps[f'split{number}'].inputs['trusted'] == 'trusted'
+    looks = [steps[f'split{number}'].by for number in range(1, 7)]
+    assert [look.decision for look in looks] == [EasiestByClass(10), EasiestByClass(20), *[EasiestOfAll(0.5)] * 4]
+    assert [look.role for look in looks] == ['losses'] * 4 + ['relearned'] * 2
+    assert {look.measure for look in looks} == {Predictions('sce', **defense().loss)}
+    assert ['losses' in steps[f'split{number}'].inputs for number in range(1, 7)] == [False] * 4 + [True] * 2
+
+
+def test_the_last_rounds_ask_how_much_a_copy_learns():
+    steps = steps_of()
+    assert steps['losses5'].inputs == {'poisoned': 'poisoned', 'classifier': 'round4'}
     assert steps['copy5'].inputs == {'data': 'poisoned', 'init': 'round4'}
-    assert steps['relearned5'].inputs['classifier'] == 'copy5'
-    assert steps['relearned5'].settings == steps['losses5'].settings
-    assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'split': 'split6', 'guesses': 'guesses'}
+    split = {'poisoned': 'poisoned', 'trusted': 'trusted', 'losses': 'losses5', 'classifier': 'copy5'}
+    assert (steps['split5'].kind, steps['split5'].inputs) == ('look', split)
+    assert steps['losses5'].by == steps['split5'].by.measure
+    assert not {'copy4', 'losses4'} & set(steps)
+
+
+def test_what_is_not_believed_at_last_is_guessed_by_the_student():
+    verdicts = steps_of()['verdicts']
+    assert (verdicts.kind, verdicts.by) == ('look', Look(Predictions(), Guessed(), 'guesses'))
+    assert verdicts.inputs == {'poisoned': 'poisoned', 'split': 'split6', 'classifier': 'student'}
 
 
 def test_rounds_are_one_run_in_pieces():
@@ -157,8 +174,8 @@ def test_the_copy_learns_at_its_own_rate():
 
 def test_one_round_believes_the_trusted_alone():
     steps = defense(rounds=(1, 0, 0)).method(recipe(steps=5)).steps
-    assert [step.name for step in steps] == ['student', 'guesses', 'verdicts']
-    assert steps[2].inputs['split'] == 'trusted'
+    assert [step.name for step in steps] == ['student', 'verdicts']
+    assert steps[1].inputs['split'] == 'trusted'
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import pytest
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.registry import DECISIONS, DEFENSES
+from purify.defenses.measures import Predictions
+from purify.defenses.method import Look
+from purify.defenses.registry import DEFENSES
+from purify.defenses.trainers.dbd import Credible, Guessed
 
 IDS = np.array([3, 8, 1, 20, 7, 15], np.int64)
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
@@ -31,7 +34,7 @@ def decoupling(**changes):
 def test_the_lowest_losses_are_believed_whatever_the_order():
     losses = np.array([0.5, 0.1, 0.9, 0.3, 0.2, 0.8], np.float32)
     for order in ([0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3]):
-        found = DECISIONS.make('credible', share=0.5).decide(IDS, LABELS, {'losses': table(order, loss=losses)}, 3)
+        found = Credible(0.5).decide(IDS, LABELS, {'losses': table(order, loss=losses)}, 3)
         np.testing.assert_array_equal(found['ids'], IDS)
         np.testing.assert_array_equal(found['keep'], [False, True, False, True, True, False])
         np.testing.assert_array_equal(found['loss'], losses)
@@ -42,7 +45,7 @@ def test_the_lowest_losses_are_believed_whatever_the_order():
 
 def test_equal_losses_go_by_id():
     even = {'losses': table([4, 3, 2, 1, 0, 5], loss=np.zeros(6, np.float32))}
-    found = DECISIONS.make('credible', share=1 / 3).decide(IDS, LABELS, even, 3)
+    found = Credible(1 / 3).decide(IDS, LABELS, even, 3)
     np.testing.assert_array_equal(np.sort(IDS[found['keep']]), [1, 3])
 
 
@@ -51,7 +54,7 @@ def test_what_is_not_believed_is_called_what_the_student_says():
         'split': table([0, 1, 2, 3, 4, 5], keep=[True, False, False, True, False, True]),
         'guesses': table([5, 4, 3, 2, 1, 0], label=np.array([2, 1, 0, 1, 0, 1], np.int32)),
     }
-    found = DECISIONS.make('guessed').decide(IDS, LABELS, tables, 3)
+    found = Guessed().decide(IDS, LABELS, tables, 3)
     np.testing.assert_array_equal(found['labels'], [0, 1, 0, 0, 0, 2])
     np.testing.assert_array_equal(found['flagged'], [False, False, True, False, True, False])
     assert found['keep'].all()
@@ -72,7 +75,12 @@ def test_steps_use_what_came_before_and_the_numbers_of_the_config():
     assert (head['epochs'], head['optim']['lr'], head['augment']) == (2, 1e-3, {'flip': {'p': 0.5}})
     assert head['objective'] == {'name': 'head', 'alpha': 0.1, 'beta': 1.0}
     assert student == recipe() | {'objective': {'name': 'mixmatch'} | decoupling().mixmatch, 'augment': {}}
-    assert steps['losses'].settings == {'name': 'predictions', 'loss': 'sce', 'alpha': 0.1, 'beta': 1.0}
+    assert list(steps) == ['encoder', 'head', 'split', 'student', 'verdicts']
+    assert steps['split'].inputs == {'poisoned': 'poisoned', 'classifier': 'head'}
+    assert steps['split'].by == Look(Predictions('sce', alpha=0.1, beta=1.0), Credible(decoupling().credible), 'losses')
+    assert steps['student'].inputs == {'data': 'poisoned', 'edits': 'split', 'init': 'head'}
+    assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'classifier': 'student', 'split': 'split'}
+    assert steps['verdicts'].by == Look(Predictions(), Guessed(), 'guesses')
 
 
 @pytest.mark.parametrize('share', [0.0, 1.0])
