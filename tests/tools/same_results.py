@@ -18,6 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
 SIZES = (
     '--config.source.train_size=120',
     '--config.source.test_size=60',
@@ -141,7 +145,7 @@ def describe(workdir: Path) -> dict[str, str]:
         for path in sorted(done.parent.rglob('*')):
             own = {'checkpoints', 'weights'} & set(path.parts[len(done.parent.parts) :])
             if path.is_file() and not own and not path.name.startswith(('DONE', 'cost', 'metrics', '.')):
-                found[f'{stage}/{path.relative_to(done.parent)}'] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                found[f'{stage}/{path.relative_to(done.parent)}'] = digest_file(path)
         for place in sorted(done.parent.glob('weights/step_*')):
             found[f'{stage}/weights'] = digest_weights(place)
     results = json.loads((workdir / 'results.json').read_text(encoding='utf-8'))
@@ -150,12 +154,19 @@ def describe(workdir: Path) -> dict[str, str]:
     return found
 
 
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes; of arrays in whatever order they are stored, and of a manifest without their file's hash."""
+    content = path.read_bytes()
+    if path.suffix == '.npz':
+        with np.load(path, allow_pickle=False) as arrays:
+            content = b''.join(f'{name} {arrays[name].dtype}'.encode() + arrays[name].tobytes() for name in sorted(arrays))
+    elif path.name == 'manifest.json':
+        content = json.dumps({**json.loads(content), 'sha256': ''}, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def digest_weights(checkpoint: Path) -> str:
     """SHA-256 over all arrays of an orbax checkpoint, whose own files bear dates."""
-    import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
-
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.restore(checkpoint / 'default')
     whole = hashlib.sha256()
