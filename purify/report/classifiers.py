@@ -35,9 +35,9 @@ class Classifier(Judged, frozen=True, kw_only=True):
     asr: Share | None = None
     ra: Share | None = None
     triggers: list[Trigger] | UnsetType = UNSET
-    residual_asr: Share | None | UnsetType = UNSET
-    residual_counts: Pair | None | UnsetType = UNSET
-    residual_interval: Interval | None | UnsetType = UNSET
+    residual_asr: Share | UnsetType | None = UNSET
+    residual_counts: Pair | UnsetType | None = UNSET
+    residual_interval: Interval | UnsetType | None = UNSET
 
 
 class Guarded(Classifier, frozen=True, kw_only=True):

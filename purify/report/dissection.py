@@ -16,7 +16,7 @@ class Made(Struct, frozen=True, kw_only=True):
     images: Count
     counts: Annotated[list[Count], Meta(min_length=4, max_length=4)]
     shares: list[Share | None] | UnsetType = UNSET
-    triggered: Share | None | UnsetType = UNSET
+    triggered: Share | UnsetType | None = UNSET
     interval: Interval | None
     p_t: Share | None
 
@@ -47,7 +47,7 @@ class Detector(Judged, frozen=True, kw_only=True):
 
     acc: Share | None = None
     tpr: Share | None = None
-    tpr_faint: Share | None | UnsetType = UNSET
+    tpr_faint: Share | UnsetType | None = UNSET
     fpr: Share | None = None
     count: Count | UnsetType = UNSET
 
@@ -107,6 +107,6 @@ class Replication(Struct, frozen=True, kw_only=True):
     mean: Number | None
     above: Above
     poisoned_matches: Share | None
-    poisoned_interval: Interval | None | UnsetType = UNSET
+    poisoned_interval: Interval | UnsetType | None = UNSET
     poisoned: Share | None
-    copied: Copied | None | UnsetType = UNSET
+    copied: Copied | UnsetType | None = UNSET

@@ -22,7 +22,7 @@ REWRITE = 'Write it again with `purify report --workdir {}`.'
 
 
 def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
-    """A JSON file as that type. Raises `UserError` that names file, place and what was expected there, and `cure`, the next step."""
+    """A JSON file as that type. Raises `UserError` that names file, place and what was expected there; `cure` is the next step."""
     value: Any = read_json(path, kind, cure=cure)
     return msgspec.convert(value, kind)
 
@@ -31,15 +31,15 @@ class Attack(Struct, frozen=True, kw_only=True):
     """What this run added to the data: `poisoned`, `cover` and `targets` are None where others may have added more."""
 
     name: str
-    target: Label | None | UnsetType = UNSET
+    target: Label | UnsetType | None = UNSET
     rate: Share
     scheme: str | UnsetType = UNSET
     poison_first: Any = UNSET
     random_poisoning: Any = UNSET
-    targets: list[Label] | None | UnsetType = UNSET
+    targets: list[Label] | UnsetType | None = UNSET
     rate_base: str | UnsetType = UNSET
     poisoned: Count | None
-    cover: Count | None | UnsetType = UNSET
+    cover: Count | UnsetType | None = UNSET
     copies: Count | UnsetType = UNSET
     train_images: Count
     test_images: Count | UnsetType = UNSET
@@ -119,8 +119,8 @@ class Numbers(Struct, frozen=True, kw_only=True):
     teacher: Classifier | None
     benign: Classifier | None = None
     student: Classifier | None
-    repaired: Classifier | None | UnsetType = UNSET
-    guarded: Guarded | None | UnsetType = UNSET
+    repaired: Classifier | UnsetType | None = UNSET
+    guarded: Guarded | UnsetType | None = UNSET
     diffusion: Diffusion | None = None
     detection: Detection
     purified: Purified | None = None
