@@ -38,9 +38,9 @@ def choose_groups(columns: dict[str, np.ndarray], labels: list[int]) -> np.ndarr
 
 
 def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
-    """The most alike pairs, and pictures of the first of each training image; see `purify.report.sections.replication.make_triplets`.
+    """The most alike pairs, and pictures of the first of each training image; None for runs that looked for no copies.
 
-    None for runs that looked for no copies.
+    See `purify.report.sections.replication.make_triplets`.
     """
     if not chain.finished('replicate'):
         return None

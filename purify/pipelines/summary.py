@@ -106,7 +106,7 @@ def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> Cost:
         raise UserError(f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run costs. Run all stages.')
     spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
     return Cost(
-        stages={name: StageCost(**cost, reused=reused.get(name, True)) for name, cost in spent.items()},
+        stages={name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost) for name, cost in spent.items()},
         seconds=sum(cost['seconds'] for cost in spent.values()),
         device_seconds=sum(cost['device_seconds'] for cost in spent.values()),
         network_calls=sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
