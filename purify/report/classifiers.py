@@ -1,26 +1,24 @@
-"""What results.json says of classifiers: shares of test images, counts and 95 % intervals; None where nothing was counted."""
+"""What results.json says of classifiers: shares of test images; None where nothing was counted.
+
+`counts` are the [hits, n] that each share was counted from, by its name, and `intervals` its 95 % interval.
+"""
 
 from msgspec import UNSET, Struct, UnsetType
 
 from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
 
 
-class Judged(Struct, frozen=True, kw_only=True):
-    """The [hits, n] that each share was counted from, by its name, and its 95 % interval."""
-
-    counts: dict[str, Pair | None] = {}
-    intervals: dict[str, Interval | None] = {}
-
-
-class Trigger(Judged, frozen=True, kw_only=True):
+class Trigger(Struct, frozen=True, kw_only=True):
     """A classifier under one of several triggers."""
 
     target: Label
     asr: Share | None = None
     ra: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
 
 
-class Classifier(Judged, frozen=True, kw_only=True):
+class Classifier(Struct, frozen=True, kw_only=True):
     """A classifier on clean and on triggered test images.
 
     Attributes:
@@ -34,6 +32,8 @@ class Classifier(Judged, frozen=True, kw_only=True):
     acc: Share | None = None
     asr: Share | None = None
     ra: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
     triggers: list[Trigger] | UnsetType = UNSET
     residual_asr: Share | UnsetType | None = UNSET
     residual_counts: Pair | UnsetType | None = UNSET

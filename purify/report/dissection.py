@@ -4,8 +4,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from purify.report.classifiers import Judged
-from purify.report.quantities import Count, Interval, Label, Number, Share
+from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -36,19 +35,23 @@ class Separation(Struct, frozen=True, kw_only=True):
         return self.training, self.generated
 
 
-class Labeller(Judged, frozen=True, kw_only=True):
+class Labeller(Struct, frozen=True, kw_only=True):
     """Who says of which class an image is."""
 
     acc: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
 
 
-class Detector(Judged, frozen=True, kw_only=True):
+class Detector(Struct, frozen=True, kw_only=True):
     """Who says whether an image shows the trigger."""
 
     acc: Share | None = None
     tpr: Share | None = None
     tpr_faint: Share | UnsetType | None = UNSET
     fpr: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
     count: Count | UnsetType = UNSET
 
 

@@ -106,7 +106,7 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 
 class Numbers(Struct, frozen=True, kw_only=True):
-    """What the stage `evaluate` measured.
+    """What the stage `evaluate` measured, the file numbers.json.
 
     Attributes:
       teacher: the classifier trained on the poisoned data.
@@ -117,28 +117,17 @@ class Numbers(Struct, frozen=True, kw_only=True):
     """
 
     teacher: Classifier | None
-    benign: Classifier | None = None
+    benign: Classifier | None
     student: Classifier | None
     repaired: Classifier | UnsetType | None = UNSET
     guarded: Guarded | UnsetType | None = UNSET
     diffusion: Diffusion | None = None
     detection: Detection
-    purified: Purified | None = None
-
-    @property
-    def outcomes(self) -> dict[str, Classifier]:
-        """What the defence left to classify with, by name; the first is what stands after the defence."""
-        found = {'student': self.student, 'repaired': self.repaired, 'guarded': self.guarded}
-        return {name: side for name, side in found.items() if side}
-
-    @property
-    def after(self) -> Classifier | None:
-        """The student, else the repaired network, else the guarded teacher."""
-        return next(iter(self.outcomes.values()), None)
+    purified: Purified | None
 
 
-class Results(Numbers, frozen=True, kw_only=True):
-    """The whole file. Keys that older versions did not write may be missing.
+class Results(Struct, frozen=True, kw_only=True):
+    """The whole file, with the `Numbers` of the run. Keys that older versions did not write may be missing.
 
     `findings` are the facts of the method's verdicts as it wrote them; `facts` is what of these a report shows.
     """
@@ -153,6 +142,14 @@ class Results(Numbers, frozen=True, kw_only=True):
     trusted: Trusted | None = None
     classes: list[str]
     verdict: Verdict | None = None
+    teacher: Classifier | None
+    benign: Classifier | None = None
+    student: Classifier | None
+    repaired: Classifier | UnsetType | None = UNSET
+    guarded: Guarded | UnsetType | None = UNSET
+    diffusion: Diffusion | None = None
+    detection: Detection
+    purified: Purified | None = None
     dissection: Dissection | None = None
     replication: Replication | None = None
     findings: Settings | None = None
@@ -171,6 +168,17 @@ class Results(Numbers, frozen=True, kw_only=True):
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
         write_json(path, msgspec.to_builtins(self))
+
+    @property
+    def outcomes(self) -> dict[str, Classifier]:
+        """What the defence left to classify with, by name; the first is what stands after the defence."""
+        found = {'student': self.student, 'repaired': self.repaired, 'guarded': self.guarded}
+        return {name: side for name, side in found.items() if side}
+
+    @property
+    def after(self) -> Classifier | None:
+        """The student, else the repaired network, else the guarded teacher."""
+        return next(iter(self.outcomes.values()), None)
 
     @property
     def defender(self) -> str:

@@ -6,12 +6,15 @@ import re
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from pipelines.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
 
 from purify.config.load import load_config
+from purify.core.files import read_json
 from purify.pipelines.summary import conclude, gather, samples
 from purify.pipelines.tables import read_table
-from purify.report.results import Results
+from purify.report.classifiers import Guarded
+from purify.report.results import Results, read_typed
 
 IMAGES, POISONED = 60, 12
 
@@ -54,6 +57,8 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     assert unknown.teacher == known.teacher
     every = {field.encode_name for field in msgspec.structs.fields(Results)} - {'repaired', 'guarded'}
     assert set(msgspec.to_builtins(unknown)) == set(msgspec.to_builtins(known)) == every
+    numbers = read_json(chain.folder('evaluate') / 'numbers.json')
+    assert {name: part for name, part in msgspec.to_builtins(known).items() if name in numbers} == numbers  # nothing is lost
 
 
 def test_the_same_settings_run_the_same_stages_whoever_vouches(finished):
@@ -97,6 +102,17 @@ def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
     read = summary.read_table
     monkeypatch.setattr(summary, 'read_table', lambda folder: with_facts(read(folder), verdict))
     assert msgspec.to_builtins(gather(config, chain, {}).verdict) == verdict
+
+
+def test_what_another_defence_left_is_handed_on_where_there_is_one(finished, monkeypatch):
+    from purify.pipelines import summary
+
+    config, chain, _ = finished
+    left = {'repaired': None, 'guarded': Guarded(acc=0.5, guard='blur')}
+    monkeypatch.setattr(summary, 'read_typed', lambda path, kind: replace(read_typed(path, kind), **left))
+    results = msgspec.to_builtins(gather(config, chain, {}))
+    assert 'repaired' not in results
+    assert (results['guarded']['acc'], results['guarded']['guard']) == (0.5, 'blur')
 
 
 def with_facts(table, verdict):

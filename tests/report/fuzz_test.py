@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from pipelines.tiny import quickstart
+from report.typed import list_lost
 
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
@@ -225,18 +226,6 @@ def test_stored_results_of_every_study_have_the_form():
         lost = list(list_lost(json.loads(path.read_text()), msgspec.to_builtins(results)))
         assert set(lost) <= {'.purified.inception'}  # which older versions wrote
         assert results.facts.target_labels is None or results.facts.target_labels == results.findings['target_labels']
-
-
-def list_lost(value, kept, place=''):
-    """Where a JSON value holds what another one does not."""
-    if isinstance(value, dict) and isinstance(kept, dict):
-        for key, inner in value.items():
-            yield from list_lost(inner, kept[key], f'{place}.{key}') if key in kept else [f'{place}.{key}']
-    elif isinstance(value, list) and isinstance(kept, list) and len(value) == len(kept):
-        for inner, other in zip(value, kept, strict=True):
-            yield from list_lost(inner, other, place)
-    elif value != kept:
-        yield place
 
 
 def test_curves_are_those_of_the_checked_stages_whatever_became_of_the_copy_in_the_work_folder(single):

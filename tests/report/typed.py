@@ -29,3 +29,15 @@ def findings_of(value):
 def typed_runs(runs):
     """Runs of a sweep (point, seed, results.json), their results as `Results`."""
     return [(point, seed, typed(value)) for point, seed, value in runs]
+
+
+def list_lost(value, kept, place=''):
+    """Where a JSON value holds what another one does not."""
+    if isinstance(value, dict) and isinstance(kept, dict):
+        for key, inner in value.items():
+            yield from list_lost(inner, kept[key], f'{place}.{key}') if key in kept else [f'{place}.{key}']
+    elif isinstance(value, list) and isinstance(kept, list) and len(value) == len(kept):
+        for inner, other in zip(value, kept, strict=True):
+            yield from list_lost(inner, other, place)
+    elif value != kept:
+        yield place
