@@ -55,9 +55,9 @@ class Filtered(Classifier, frozen=True, kw_only=True):
 class Diffusion(Struct, frozen=True, kw_only=True):
     """How a generator was asked what images are, and its answers."""
 
-    p_filter: Share
-    filters: list[Filtered]
     draws: Count
     weighting: str
     images: Count
     calls_per_image: Number
+    p_filter: Share
+    filters: list[Filtered]

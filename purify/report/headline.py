@@ -7,7 +7,6 @@ from purify.report.classifiers import Classifier
 from purify.report.findings import Found
 from purify.report.quantities import Line
 from purify.report.results import Results
-from purify.report.tables import say_outcome
 from purify.report.words import say_class, say_classes, say_percent
 
 ALARMING_ASR = 0.10  # above it a backdoor counts as working
@@ -35,6 +34,13 @@ def say_verdict(results: Results) -> str:
     return results.verdict.text if results.verdict else ''
 
 
+def say_outcome(results: Results, name: str) -> str:
+    """What stands after the defence, in words: 'the student', 'the repaired classifier', 'the teacher behind the guard blur'."""
+    guard = results.guarded.guard if results.guarded else None
+    said = {'student': 'the student', 'repaired': 'the repaired classifier'}
+    return said.get(name) or f'the teacher behind the guard{f" {guard}" if guard else ""}'
+
+
 def _say_whose(results: Results) -> str:
     """Whose the numbers after the defence are; '' for a student, as everywhere."""
     name = next(iter(results.outcomes), 'student')
@@ -52,11 +58,8 @@ def _write_backdoor(results: Results) -> str:
     if not results.truth_known and b_asr is None and a_asr is None:
         lead = _write_unknown(results)
     elif b_asr is None and a_asr is None:
-        lead = (
-            'The attack success was not measured'
-            if results.attack.poisoned
-            else f'The data was not attacked{_write_alarm(results)}'
-        )
+        clean = f'The data was not attacked{_write_alarm(results)}'
+        lead = 'The attack success was not measured' if results.attack.poisoned else clean
     elif a_asr is None:
         lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
         lead += ', and was not measured after' if after else ', and no purified classifier was trained'

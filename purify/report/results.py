@@ -34,8 +34,8 @@ class Attack(Struct, frozen=True, kw_only=True):
     target: Label | UnsetType | None = UNSET
     rate: Share
     scheme: str | UnsetType = UNSET
-    poison_first: Any = UNSET
-    random_poisoning: Any = UNSET
+    poison_first: bool | UnsetType | None = UNSET
+    random_poisoning: bool | UnsetType | None = UNSET
     targets: list[Label] | UnsetType | None = UNSET
     rate_base: str | UnsetType = UNSET
     poisoned: Count | None

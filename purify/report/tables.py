@@ -16,6 +16,7 @@ from purify.core.errors import UserError
 from purify.metrics.intervals import Spread, over_seeds
 from purify.report import amplification
 from purify.report.classifiers import Classifier
+from purify.report.headline import say_outcome
 from purify.report.quantities import Settings
 from purify.report.results import Results
 from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
@@ -109,13 +110,6 @@ def before_after(results: Results) -> list[Measure]:
             said = f'{meaning}; after: {say_outcome(results, side)}' if of else meaning
             rows.append(Measure(name, said, read_share(results.teacher, name), read_share(after, name), of))
     return [row for row in rows if known or row.before or row.after]
-
-
-def say_outcome(results: Results, name: str) -> str:
-    """What stands after the defence, in words: 'the student', 'the repaired classifier', 'the teacher behind the guard blur'."""
-    guard = results.guarded.guard if results.guarded else None
-    said = {'student': 'the student', 'repaired': 'the repaired classifier'}
-    return said.get(name) or f'the teacher behind the guard{f" {guard}" if guard else ""}'
 
 
 def read_share(side: Classifier | None, name: str) -> Reading | None:
