@@ -59,18 +59,13 @@ def list_detection(results: Results) -> list[Line]:
 def list_relabelled(detection: Detection) -> list[Line]:
     """What became of the images that a defence took for poisoned and kept under another label."""
     lines = []
-    for key, value, name, what in (
-        ('relabel_accuracy', detection.relabel_accuracy, 'Relabelling accuracy', 'relabelled images'),
-        (
-            'relabel_accuracy_poisoned',
-            detection.relabel_accuracy_poisoned,
-            'Of those poisoned',
-            'relabelled images that are poisoned',
-        ),
+    for key, name, what in (
+        ('relabel_accuracy', 'Relabelling accuracy', 'relabelled images'),
+        ('relabel_accuracy_poisoned', 'Of those poisoned', 'relabelled images that are poisoned'),
     ):
         hits, count = (detection.counts or {}).get(key) or (0, 0)
         if count:
-            lines.append((name, say_percent(value), f'{hits:,} of {count:,} {what} got their true class'))
+            lines.append((name, say_percent(getattr(detection, key)), f'{hits:,} of {count:,} {what} got their true class'))
     return lines
 
 

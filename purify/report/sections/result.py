@@ -10,7 +10,7 @@ from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Finished
-from purify.report.tables import MEASURES, Measure, Reading, before_after
+from purify.report.tables import MEASURES, Measure, Reading, before_after, read_share
 from purify.report.words import say_interval, say_percent
 
 _BENIGN = ', by the model that the defence trained on its way'
@@ -31,18 +31,11 @@ def section(run: Finished) -> Section:
 
 def list_extras(results: Results) -> list[Line]:
     """The benign model that a defence trained on its way, and the residual attack on the student."""
-    lines = []
-    if results.benign:
-        shares = {name: getattr(results.benign, name) for name in MEASURES}
-        lines += [
-            (
-                f'Benign model {name.upper()}',
-                say_percent(shares[name]),
-                f'{meaning}, by the model that the defence trained on its way',
-            )
-            for name, meaning in MEASURES.items()
-            if shares[name] is not None
-        ]
+    lines = [
+        (f'Benign model {name.upper()}', reading.say(), f'{meaning}{_BENIGN}')
+        for name, meaning in MEASURES.items()
+        if (reading := read_share(results.benign, name))
+    ]
     student = results.student
     if student and isinstance(student.residual_asr, float):
         counted = ''
