@@ -17,7 +17,11 @@ setup(
     long_description_content_type='text/markdown',
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['purify', 'purify.*']),
-    package_data={'purify.data': ['synsets.txt'], 'purify.report': ['templates/*'], 'purify.models': ['pretrained/**']},
+    package_data={
+        'purify.data': ['synsets.txt'],
+        'purify.report': ['templates/*', 'templates/sections/*'],
+        'purify.models': ['pretrained/**'],
+    },
     entry_points={'console_scripts': ['purify = purify.cli:main']},
     # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions the tests ran with.
     install_requires=[

@@ -2,42 +2,48 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import UNSET
+from msgspec.structs import asdict
 from rich.console import Console
 
 from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
-from purify.core.files import read_json, write_json
 from purify.core.progress import say
 from purify.core.writers import Writer, read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.evaluation.clean_images import Originals
-from purify.evaluation.copies import read_replication
-from purify.evaluation.dissect import aims, read_dissection
+from purify.evaluation.dissect import aims
 from purify.evaluation.feature_map import read_atlas
 from purify.evaluation.illustrate import read_illustration
 from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
-from purify.report.detection import FOUND, list_detection
+from purify.report.dissection import Dissection, Replication
+from purify.report.findings import Verdict
 from purify.report.page import write_report, write_table
-from purify.report.results import Numbers, Point, Results
+from purify.report.quantities import Settings
+from purify.report.results import Attack, Cost, Numbers, Point, Prior, Results, Seeds, StageCost, Trusted, read_typed
+from purify.report.run import Finished, Rows, Sample
+from purify.report.sections.detection import FOUND, list_detection
 from purify.report.tables import collect, print_before_after, to_markdown
 from purify.report.tracking import list_numbers, make_sheets
 from purify.stages.provenance import describe
 from purify.train.cost import Spent
 
 POINT_FILE = 'point.json'
+T = TypeVar('T')
 
 
 def conclude(
     workdir: Path,
-    config: dict[str, Any],
+    config: Settings,
     chain: Chain,
-    environment: Mapping[str, Any],
+    environment: Settings,
     *,
     reused: Mapping[str, bool] | None = None,
     writers: Sequence[Writer] = (),
@@ -47,16 +53,10 @@ def conclude(
     `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
     """
     results = gather(config, chain, reused or {})
-    write_json(workdir / 'results.json', results)
+    results.write(workdir / 'results.json')
     for writer in writers:
         writer.conclude(list_numbers(results), make_sheets(results))
-    known = results['truth_known']
-    shown = samples(chain, config['run']['report_images'], known=known)
-    pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
-    atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
-    single = pictures, atlas, show_groups(chain), show_copies(chain)
-    told = single if known else map(forget, single)
-    page = write_report(workdir / 'report', results, curves(chain), shown, environment, *told)
+    page = write_report(workdir / 'report', gather_run(results, config, chain, environment))
     print_before_after(results, Console())
     for name, value, meaning in list_detection(results):
         if name in FOUND:
@@ -64,93 +64,109 @@ def conclude(
     say(f'report: {page}')
 
 
-def gather(config: dict[str, Any], chain: Chain, reused: Mapping[str, bool]) -> dict[str, Any]:
-    """What results.json holds (`purify.report.results`); its keys are fixed.
-
-    Where nobody knows the truth about the data, numbers that need it are None.
-    """
+def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Results:
+    """What results.json holds. Where nobody knows the truth about the data, numbers that need it are None."""
     manifest = Manifest.read(chain.folder('prepare') / 'truth')
-    rule, facts = config['attack'], manifest.facts
-    numbers = read_json(chain.folder('evaluate') / 'numbers.json', Numbers)
-    findings, known = _facts(chain), is_known(config, facts)
-    results = {
-        'version': 1,
-        'name': config['name'],
-        'config': config['name'],
-        'seeds': config['seeds'],
-        'truth_known': known,
-        'attack': {
-            **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
-            'targets': true_targets(facts),
-            'rate_base': rule['base'],
-            'poisoned': facts['poisoned_images'],
-            'cover': facts['cover_images'],
-            'copies': facts['added_copies'],
-            'train_images': facts['train_images'],
-            'test_images': facts['test_images'],
-            'digest': facts['digest'],
-        },
-        'defense': config.get('defense', {'name': 'none'}),
-        'trusted': _trusted(chain),
-        'classes': facts['class_names'],
-        'verdict': (findings or {}).get('verdict'),
-        **numbers,
-        'dissection': read_dissection(chain.folder('dissect'))[0] if chain.finished('dissect') else None,
-        'replication': read_replication(chain.folder('replicate'))[0] if chain.finished('replicate') else None,
-        'findings': findings,
-        'prior': _provenance(config, chain),
-        'cost': gather_cost(chain, reused),
-    }
+    numbers = read_typed(chain.folder('evaluate') / 'numbers.json', Numbers)
+    findings, known = _facts(chain), is_known(config, manifest.facts)
+    results = Results(
+        version=1,
+        name=config['name'],
+        config=config['name'],
+        seeds=Seeds(**config['seeds']),
+        truth_known=known,
+        attack=_attack(config['attack'], manifest.facts),
+        defense=config.get('defense', {'name': 'none'}),
+        trusted=_trusted(chain),
+        classes=manifest.facts['class_names'],
+        verdict=msgspec.convert((findings or {}).get('verdict'), Verdict | None),
+        dissection=_numbers(chain, 'dissect', Dissection),
+        replication=_numbers(chain, 'replicate', Replication),
+        findings=findings,
+        prior=_provenance(config, chain),
+        cost=gather_cost(chain, reused),
+        **(asdict(numbers) | {'repaired': numbers.repaired or UNSET, 'guarded': numbers.guarded or UNSET}),
+    )
     return results if known else withhold(results)
 
 
-def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> dict[str, Any]:
+def gather_run(results: Results, config: Settings, chain: Chain, environment: Settings) -> Finished:
+    """All that the page shows, without what nobody knows."""
+    known = results.truth_known
+    pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
+    atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
+    single = pictures, atlas, show_groups(chain), show_copies(chain)
+    shown = samples(chain, config['run']['report_images'], known=known)
+    return Finished(results, curves(chain), shown, environment, *(single if known else map(forget, single)))
+
+
+def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> Cost:
     """What all stages cost, each and together. Raises `UserError` where one is not finished, as the sum would be too small."""
     if missing := chain.unfinished():
         raise UserError(f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run costs. Run all stages.')
     spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
-    return {
-        'stages': {name: {**cost, 'reused': reused.get(name, True)} for name, cost in spent.items()},
-        'seconds': sum(cost['seconds'] for cost in spent.values()),
-        'device_seconds': sum(cost['device_seconds'] for cost in spent.values()),
-        'network_calls': sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
-    }
+    return Cost(
+        stages={name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost) for name, cost in spent.items()},
+        seconds=sum(cost['seconds'] for cost in spent.values()),
+        device_seconds=sum(cost['device_seconds'] for cost in spent.values()),
+        network_calls=sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
+    )
 
 
-def true_targets(facts: dict[str, Any]) -> list[int]:
+def _attack(rule: Settings, facts: Settings) -> Attack:
+    """What the config asks for, and what the manifest says was done."""
+    return Attack(
+        **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
+        targets=true_targets(facts),
+        rate_base=rule['base'],
+        poisoned=facts['poisoned_images'],
+        cover=facts['cover_images'],
+        copies=facts['added_copies'],
+        train_images=facts['train_images'],
+        test_images=facts['test_images'],
+        digest=facts['digest'],
+    )
+
+
+def _numbers(chain: Chain, name: str, kind: type[T]) -> T | None:
+    """The numbers.json of that stage; None where the run has no such stage."""
+    return read_typed(chain.folder(name) / 'numbers.json', kind) if chain.finished(name) else None
+
+
+def true_targets(facts: Settings) -> list[int]:
     """The classes that the poison aims at, in order, from the facts of a manifest; none where nothing is poisoned."""
     return aims(facts) if facts['poisoned_images'] else []
 
 
-def _trusted(chain: Chain) -> dict[str, int] | None:
+def _trusted(chain: Chain) -> Trusted | None:
     """How many clean images the defence was handed; None where no stage asked for any."""
     if not any('trusted' in (source.stage for source in stage.inputs.values()) for stage in chain.stages.values()):
         return None
     images = read_table(chain.folder('trusted')).facts.get('images')
     if type(images) is not int:
         raise UserError(f'{chain.folder("trusted")}: does not say how many images it holds. Delete it and run again.')
-    return {'images': images}
+    return Trusted(images=images)
 
 
-def _facts(chain: Chain) -> dict[str, Any] | None:
+def _facts(chain: Chain) -> Settings | None:
     """What the method itself says of its verdicts."""
     found = chain.stages['evaluate'].inputs.get('findings')
     return read_table(chain.path(found)).facts if found else None
 
 
-def _provenance(config: dict[str, Any], chain: Chain) -> dict[str, str] | None:
+def _provenance(config: Settings, chain: Chain) -> Prior | None:
     """What is known of the prior that a stage of the method used."""
     uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
-    return describe(chain.path(uses[0]), config) if uses else None
+    return Prior(**describe(chain.path(uses[0]), config)) if uses else None
 
 
-def curves(chain: Chain) -> dict[str, list[dict[str, Any]]]:
+def curves(chain: Chain) -> dict[str, Rows]:
     """Rows of metrics by stage, from the folders of the stages, whose files are checked; those of a work folder are a copy."""
     found = {name: read_rows(chain.folder(name) / 'metrics.jsonl') for name in chain.stages if chain.finished(name)}
     return {name: rows for name, rows in found.items() if rows}
 
 
-def samples(chain: Chain, count: int, *, known: bool = True) -> list[dict[str, Any]]:
+def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
     """Up to `count` images for the report, half poisoned and half clean: original, as given, purified.
 
     Where the truth is not `known`, those that the method flagged come first and stand for the poisoned ones, with neither original
@@ -162,7 +178,8 @@ def samples(chain: Chain, count: int, *, known: bool = True) -> list[dict[str, A
     before = Originals(given, prepared / 'truth')
     source = chain.stages['evaluate'].inputs.get('purified')
     purified = Split(chain.path(source), 'train') if source else None
-    names, found, after = given.class_names, [], _labels_after(chain, given.class_names)
+    names, after = given.class_names, _labels_after(chain, given.class_names)
+    found: list[Sample] = []
     kinds = {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned} if known else _kinds_found(chain, manifest.ids)
     for (kind, own), most in zip(kinds.items(), ((count + 1) // 2, count // 2), strict=True):
         for row in np.flatnonzero(own)[:most].tolist():
@@ -219,16 +236,16 @@ def collect_runs(folder: Path) -> Path:
     return folder / 'table.html'
 
 
-def _read_runs(folder: Path) -> Iterator[tuple[dict[str, Any], int, Results]]:
+def _read_runs(folder: Path) -> Iterator[tuple[Settings, int, Results]]:
     """(point, seed, results) of every run below the folder."""
     for path in sorted(folder.rglob('results.json')):
         beside = path.parent / POINT_FILE
         try:
-            results = read_json(path, Results, cure=f'Write it again with `purify report --workdir {path.parent}`.')
+            results = Results.read(path)
             if beside.exists():
-                point = read_json(beside, Point, cure='Start the sweep again, which writes it.')
-                yield point['point'], point['seed'], results
+                point = read_typed(beside, Point, cure='Start the sweep again, which writes it.')
+                yield point.point, point.seed, results
             else:
-                yield {'run': str(path.parent.relative_to(folder))}, results['seeds']['model'], results
+                yield {'run': str(path.parent.relative_to(folder))}, results.seeds.model, results
         except UserError as error:
             say(f'left out: {error}')

@@ -53,8 +53,8 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
         for name in present:
             numbers[name] = _judge(bench, name, bar)
         if guard is not None:
-            numbers['guarded'] = _judge(bench, 'teacher', bar, open_guard(bench, guard))
-            numbers['guard'] = work.settings['guard']['by']['name']
+            name = {'guard': work.settings['guard']['by']['name']}
+            numbers['guarded'] = _judge(bench, 'teacher', bar, open_guard(bench, guard)) | name
     if 'diffused' in work.inputs:
         numbers['diffusion'], headline = describe_diffusion(bench, work.inputs['diffused'])
         numbers['student'] = numbers['student'] or headline

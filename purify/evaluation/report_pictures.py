@@ -1,7 +1,5 @@
 """Pictures of generations for the report: some of each group, and those most alike to training images beside these."""
 
-from typing import Any
-
 import numpy as np
 
 from purify.data.loader import Split
@@ -15,7 +13,7 @@ GROUPS = (1, 2, 3, 4)
 
 
 def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
-    """Generations of target classes, the first of each group by id; see `purify.report.composition.make_groups`.
+    """Generations of target classes, the first of each group by id; see `purify.report.sections.generations.make_groups`.
 
     Of the probe where there is one, else of the generated set; None for runs that dissected none, or have none of a target.
     """
@@ -40,16 +38,16 @@ def choose_groups(columns: dict[str, np.ndarray], labels: list[int]) -> np.ndarr
 
 
 def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
-    """The most alike pairs, and pictures of the first of each training image; see `purify.report.copies.make_triplets`.
+    """The most alike pairs, and pictures of the first of each training image; None for runs that looked for no copies.
 
-    None for runs that looked for no copies.
+    See `purify.report.sections.replication.make_triplets`.
     """
     if not chain.finished('replicate'):
         return None
     _, found = read_replication(chain.folder('replicate'))
     made, given = (Split(chain.path(_measured(chain, role)), 'train') for role in ('generated', 'given'))
     pairs = choose_pairs(found)
-    shown: dict[str, Any] = {'shown': pairs}
+    shown = {'shown': pairs}
     for name, split, ids in (('made', made, 'ids'), ('match', given, 'match'), ('twin', given, 'twin')):
         own = found[ids][pairs]
         shown |= {f'{name}_image': _pictures(split, own), f'{name}_label': split.labels[split.position_of(own)]}

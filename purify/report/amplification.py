@@ -1,11 +1,12 @@
 """Whether a generator makes more of the trigger than it was shown: the numbers of a dissection, and what they amount to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from purify.metrics.intervals import wilson_interval
-from purify.report.results import is_known
+from purify.report.dissection import Made
+from purify.report.quantities import Line
+from purify.report.results import Results
 from purify.report.words import say_classes, say_interval, say_number, say_percent
 
 GROUPS = {
@@ -27,7 +28,6 @@ QUANTITIES = {  # of a dissection and of replication, for tables of many runs
 NUMBERS = ('amplification', 'fid_generated')  # of these, what is no share
 _VERBS = {'amplifies': 'amplifies the trigger', 'dampens': 'dampens the trigger'}
 _NEITHER = 'neither amplifies nor dampens the trigger measurably'
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,59 +73,60 @@ class Amplification:
         return 'amplifies' if self.low > expected else 'dampens' if self.high < expected else ''
 
 
-def list_rows(results: Mapping[str, Any]) -> list[Row]:
+def list_rows(results: Results) -> list[Made]:
     """The rows of target classes: of the probe where it holds as many of them, else of the generated set."""
-    sets = (results.get('dissection') or {}).get('sets') or {}
-    probe, made = ([row for row in sets.get(name) or [] if row['target'] and row['images']] for name in ('probe', 'generated'))
+    sets = results.dissection.sets if results.dissection else {}
+    probe, made = ([row for row in sets.get(name, []) if row.target and row.images] for name in ('probe', 'generated'))
     return probe if len(probe) >= len(made) else made
 
 
-def has_detector(results: Mapping[str, Any]) -> bool:
+def has_detector(results: Results) -> bool:
     """Whether anyone looked for the trigger; of attacks without one nobody does."""
-    return bool(((results.get('dissection') or {}).get('judges') or {}).get('detector'))
+    return results.dissection is not None and results.dissection.judges.detector is not None
 
 
-def measure_amplification(results: Mapping[str, Any]) -> Amplification | None:
+def measure_amplification(results: Results) -> Amplification | None:
     """All target classes together; None where no image was made of one."""
     rows = list_rows(results)
     if not rows:
         return None
-    counts = [sum(row['counts'][group] for row in rows) for group in range(len(GROUPS))]
+    counts = [sum(row.counts[group] for row in rows) for group in range(len(GROUPS))]
     whole = sum(counts)
-    known = [row for row in rows if row['p_t'] is not None]
-    trained = sum(row['p_t'] * row['images'] for row in known) / sum(row['images'] for row in known) if known else None
-    interval = rows[0].get('interval') if len(rows) == 1 else None
+    known = [(row.p_t, row.images) for row in rows if row.p_t is not None]
+    trained = sum(share * images for share, images in known) / sum(images for _, images in known) if known else None
+    interval = rows[0].interval if len(rows) == 1 else None
     low, high = interval or wilson_interval(counts[0] + counts[1], whole)
-    return Amplification([row['label'] for row in rows], counts, low, high, trained, _expect(results, trained))
+    return Amplification([row.label for row in rows], counts, low, high, trained, _expect(results, trained))
 
 
-def _expect(results: Mapping[str, Any], trained: float | None) -> float | None:
+def _expect(results: Results, trained: float | None) -> float | None:
     """The share on which this run's detector would see a trigger if generations had it as often as training images."""
-    detector = ((results.get('dissection') or {}).get('judges') or {}).get('detector') or {}
-    if trained is None or detector.get('tpr') is None or detector.get('fpr') is None:
+    detector = results.dissection.judges.detector if results.dissection else None
+    if trained is None or detector is None or detector.tpr is None or detector.fpr is None:
         return None
-    return trained * detector['tpr'] + (1 - trained) * detector['fpr']
+    return trained * detector.tpr + (1 - trained) * detector.fpr
 
 
-def say_amplification(results: Mapping[str, Any]) -> str:
+def say_amplification(results: Results) -> str:
     """One sentence with both numbers; '' where the trigger was not looked for."""
     found = measure_amplification(results)
     if found is None or not has_detector(results):
         return ''
-    which = _say_targets(found.labels, results.get('classes') or [])
+    which = _say_targets(found.labels, results.classes)
     made = f'{say_percent(found.share)} of the images it makes of {which} show it'
     if not found.trained:
         return f'The generator saw no trigger: {made}, as the detector sees it.'
     return f'The generator {_VERBS.get(found.verdict, _NEITHER)}: {made}, against {say_percent(found.trained)} in training.'
 
 
-def say_groups(results: Mapping[str, Any]) -> list[str]:
+def say_groups(results: Results) -> list[str]:
     """Below the headline: how the images made of target classes divide, and whether the detector sees triggers that are none."""
     found = measure_amplification(results)
     if found is None:
         return []
-    (g1, g2, g3, _), which = found.counts, _say_targets(found.labels, results.get('classes') or [])
-    if not has_detector(results):
+    (g1, g2, g3, _), which = found.counts, _say_targets(found.labels, results.classes)
+    detector = results.dissection.judges.detector if results.dissection else None
+    if detector is None:
         return [f'Of {found.images:,} images made of {which}, {say_percent((g1 + g3) / found.images)} are of another class.']
     said = [
         f'Of {found.images:,} images made of {which}, {say_percent(g1 / found.images)} show the trigger and another class (G1), '
@@ -136,18 +137,17 @@ def say_groups(results: Mapping[str, Any]) -> list[str]:
         said.append(
             'As many as were poisoned in training are of another class: look at the pictures of G3 for remains of a trigger.'
         )
-    false = results['dissection']['judges']['detector'].get('fpr')
-    if false is not None and found.trained and found.low <= false:
-        said.append(f'That is no more than the detector imagines: it sees a trigger on {say_percent(false)} of clean test images.')
+    false = say_percent(detector.fpr)
+    if detector.fpr is not None and found.trained and found.low <= detector.fpr:
+        said.append(f'That is no more than the detector imagines: it sees a trigger on {false} of clean test images.')
     return said
 
 
-def list_amplification(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_amplification(results: Results) -> list[Line]:
     """Name, value and meaning: triggers made and trained on, who judged and how well, FID of the generations."""
-    dissection = results.get('dissection') or {}
     found, lines = measure_amplification(results), []
     if found is not None and has_detector(results):
-        which = _say_targets(found.labels, results.get('classes') or [])
+        which = _say_targets(found.labels, results.classes)
         counted = f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which} show the trigger'
         interval = f'95 % interval {say_interval(found.low, found.high)}'
         lines.append(('Triggers made', say_percent(found.share), f'{counted}; {interval}'))
@@ -155,26 +155,26 @@ def list_amplification(results: Mapping[str, Any]) -> list[tuple[str, str, str]]
             lines.append(('Triggers in training', say_percent(found.trained), 'p_t: stamped images among those labelled so'))
         if found.ratio is not None:
             lines.append(('Amplification', f'×{say_number(found.ratio)}', 'made over in training; above 1 amplifies'))
-    judges = dissection.get('judges') or {}
-    if labeller := judges.get('labeller'):
-        given = 'clean test images given their true class' if is_known(results) else 'test images given the class on their label'
-        meaning = f'of {given}; it says of which class an image is'
-        lines.append(('Labeller', say_percent(labeller['acc']), meaning))
-    if detector := judges.get('detector'):
-        faint = f', {say_percent(detector["tpr_faint"])} of faint ones' if detector.get('tpr_faint') is not None else ''
-        finds = (
-            f'finds {say_percent(detector["tpr"])} of triggers{faint}, sees one on {say_percent(detector["fpr"])} of clean images'
-        )
-        lines.append(('Detector', say_percent(detector['acc']), f'of test images told to be clean or triggered; {finds}'))
-    fid = dissection.get('fid') or {}
-    for key, what in (('all', 'all generations'), ('others', 'those of conditions that are no target')):
-        if fid.get(key) is not None:
-            clean = 'clean training images' if is_known(results) else 'the training images'
-            lines.append((f'FID, {key}', say_number(fid[key]), f'distance of {what} from {clean}; 0 is best'))
+    if results.dissection is None:
+        return lines
+    judges, fid = results.dissection.judges, results.dissection.fid
+    given = 'clean test images given their true class' if results.truth_known else 'test images given the class on their label'
+    lines.append(('Labeller', say_percent(judges.labeller.acc), f'of {given}; it says of which class an image is'))
+    if detector := judges.detector:
+        faint = f', {say_percent(detector.tpr_faint)} of faint ones' if isinstance(detector.tpr_faint, float) else ''
+        finds = f'finds {say_percent(detector.tpr)} of triggers{faint}, sees one on {say_percent(detector.fpr)} of clean images'
+        lines.append(('Detector', say_percent(detector.acc), f'of test images told to be clean or triggered; {finds}'))
+    clean = 'clean training images' if results.truth_known else 'the training images'
+    for key, value, what in (
+        ('all', fid.all, 'all generations'),
+        ('others', fid.others, 'those of conditions that are no target'),
+    ):
+        if value is not None:
+            lines.append((f'FID, {key}', say_number(value), f'distance of {what} from {clean}; 0 is best'))
     return lines
 
 
-def read_quantities(results: Mapping[str, Any]) -> dict[str, float]:
+def read_quantities(results: Results) -> dict[str, float]:
     """The numbers of `QUANTITIES` that a run measured."""
     found = measure_amplification(results)
     values: dict[str, float | None] = {}
@@ -183,13 +183,13 @@ def read_quantities(results: Mapping[str, Any]) -> dict[str, float]:
         shares = {name: count / found.images for name, count in zip(GROUPS, found.counts, strict=True)}
         values |= {name.lower(): shares[name] for name in shown}
         values |= {'p_t': found.trained, 'amplification': found.ratio if has_detector(results) else None}
-    dissection = results.get('dissection') or {}
-    for row in dissection.get('auroc') or []:
-        values |= {f'auroc_{row["score"]}_{side}': row[side] for side in SIDES}
-    fid = dissection.get('fid') or {}
-    values['fid_generated'] = fid.get('all') if fid.get('others') is None else fid['others']  # as Table 2 of Pan 2024
-    replication = results.get('replication') or {}
-    values['copies'] = (replication.get('above') or {}).get('share') if replication.get('copy_detection') else None
+    if results.dissection:
+        for row in results.dissection.auroc:
+            values |= {f'auroc_{row.score}_{side}': value for side, value in zip(SIDES, row.sides, strict=True)}
+        fid = results.dissection.fid
+        values['fid_generated'] = fid.all if fid.others is None else fid.others  # as Table 2 of Pan 2024
+    if results.replication and results.replication.copy_detection:
+        values['copies'] = results.replication.above.share
     return {name: value for name, value in values.items() if name in QUANTITIES and value is not None}
 
 

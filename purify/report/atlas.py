@@ -1,27 +1,28 @@
 """A map of features: every class in a quiet colour, those accused or aimed at in a strong one, poisoned images in ink."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from scipy.spatial import KDTree
 
 from purify.report.canvas import COLOURS, STYLE, WIDTH_PX, Drawing, draw_dots, finish, new_figure
-from purify.report.words import say_class, say_classes, say_percent
+from purify.report.run import Atlas
+from purify.report.words import say_class, say_classes, say_percent, shorten
 
 _HEIGHT_PX, _MARGIN_PX = 340, 6
 _QUIET = [name for name in COLOURS if name.startswith('map-')]
 _MOST_NAMES = 12  # of quiet classes; more would hide the map
 _NAME_CHARS, _NAME_PX, _LINE_PX = 14, 70, 13
 _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
-# What the stage `atlas` wrote: see `purify.evaluation.feature_map.draw_map`. Without 'poisoned', 'true' and 'close_poisoned' where
-# nobody knows them.
-Atlas = Mapping[str, Any]
 
 
 def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
-    """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it."""
+    """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it.
+
+    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.draw_map`. It is without 'poisoned', 'true' and
+    'close_poisoned' where nobody knows them.
+    """
     if atlas is None or not len(atlas['ids']):
         return None
     points, labels = atlas['points'], atlas['label']
@@ -42,10 +43,9 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
         middles = [(label, np.median(points[own], 0)) for label in shown if (own := (labels == label) & ~poisoned).any()]
         places = spread(axes.transData.transform([middle for _, middle in middles]) if middles else np.zeros((0, 2)))
         for (label, _), (x, y) in zip(middles, places, strict=True):
-            text = axes.text(
-                x / WIDTH_PX, y / _HEIGHT_PX, _short(say_class(label, classes)), transform=axes.transAxes, ha='center', va='center',
-                fontweight='bold' if label in strong else 'normal',
-            )  # fmt: skip
+            name, weight = shorten(say_class(label, classes), _NAME_CHARS), 'bold' if label in strong else 'normal'
+            place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
+            text = axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
             text.set_parse_math(False)
         return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')
 
@@ -99,7 +99,3 @@ def spread(places: np.ndarray) -> np.ndarray:
         free = (y for y in inside if all(abs(y - other[1]) >= _LINE_PX or abs(x - other[0]) >= _NAME_PX for other in found))
         found.append(np.array([x, next(free, place[1])]))
     return np.array(found).reshape(-1, 2)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_CHARS else f'{name[: _NAME_CHARS - 1]}…'

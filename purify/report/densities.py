@@ -1,15 +1,16 @@
 """What class densities say: each class's tests, how likely other classes make its images, and the score of every image."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from purify.report.atlas import Atlas
 from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
+from purify.report.findings import Findings, Row
+from purify.report.markup import Table
+from purify.report.run import Atlas
 from purify.report.words import MISSING, say_class, say_number, say_percent
 
 MOST_ROWS = 24  # of the table; the named classes and those nearest to being named, where there are more
@@ -31,14 +32,14 @@ Figure = tuple[str, Drawing]
 Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
 
 
-def list_tests(facts: Mapping[str, Any], aims: Sequence[int] | None, classes: Sequence[str]) -> dict[str, Any] | None:
-    """Head, lines and note of the table of S_ND and S_D; None for findings of methods without them.
+def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]) -> Table | None:
+    """The table of S_ND and S_D; None for findings of methods without them.
 
     A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets, None
     where nobody knows them.
     """
-    limits, rows = facts.get('thresholds') or {}, facts.get('labels') or []
-    if 'nondisruptive' not in limits or not rows:
+    rows, rule, (low, high) = facts.labels, facts.rule, (facts.thresholds.nondisruptive, facts.thresholds.disruptive)
+    if low is None or high is None or not rows:
         return None
     rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in (aims or ()), _order(row['nd']), row['label']))
     shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
@@ -48,30 +49,29 @@ def list_tests(facts: Mapping[str, Any], aims: Sequence[int] | None, classes: Se
         cells = [
             (row['type'] or MISSING, row['target']),
             (f'{row["images"]:,}', False),
-            (say_number(nd), nd is not None and nd < limits['nondisruptive']),
+            (say_number(nd), nd is not None and nd < low),
             *([(say_percent(row['strangers']), row['strange'])] if asked else []),
-            (say_number(disruptive), row.get('suspect', disruptive is not None and disruptive > limits['disruptive'])),
+            (say_number(disruptive), row.get('suspect', disruptive is not None and disruptive > high)),
             (say_number(row['mu']), False),
             *([(say_number(row['margin']), row['margin'] > 1)] if asked else []),
             *([] if aims is None else [('yes' if row['label'] in aims else MISSING, False)]),
         ]
         lines.append((say_class(row['label'], classes), cells, bool(row['target'])))
-    tests = f'S_ND (below {limits["nondisruptive"]:g})', f'S_D (above {limits["disruptive"]:g})'
+    tests = f'S_ND (below {low:g})', f'S_D (above {high:g})'
     head = ['named', 'images', tests[0], *(['strangers'] if asked else []), tests[1], 'μ', *(['margin'] if asked else [])]
     head += [] if aims is None else ['aimed at']
-    rule = facts.get('rule') or {}
     note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
     note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
-    return {'head': head, 'lines': lines, 'note': note, 'left_out': len(rows) - len(shown)}
+    return Table(head, lines, note, len(rows) - len(shown))
 
 
-def draw_foreign(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> list[Figure]:
+def draw_foreign(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:
     """Of each class looked at closely, the histogram of its images' highest foreign log-density (Figure 3 of Sabolić 2024).
 
     From the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images stand on those of clean ones. Of the valley
     rule the bins are those in which it looks for one, left of λ.
     """
-    rule, rows = facts.get('rule') or {}, {row['label']: row for row in facts.get('labels') or []}
+    rule, rows = facts.rule, {row['label']: row for row in facts.labels}
     if atlas is None or 'close_foreign' not in atlas:
         return []
     found = []
@@ -91,15 +91,14 @@ def draw_foreign(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequenc
     return found
 
 
-def draw_scores(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> list[Figure]:
+def draw_scores(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:
     """Of each class named or aimed at, the score of every image, clean and poisoned ones in a lane each (Figure 4).
 
     Dashed: where the defence divides them. Scores beyond the axis, a half per cent at either end, are drawn on its edge.
     """
     if atlas is None or 'close_score' not in atlas:
         return []
-    found, types = [], facts.get('types') or {}
-    outside = (facts.get('rule') or {}).get('score') == 'outside'
+    found, outside = [], facts.rule.get('score') == 'outside'
     for label in [label for label in atlas['facts']['classes'] if label in _strong(atlas)]:
         own = (atlas['close_label'] == label) & np.isfinite(atlas['close_score'])
         if not own.any():
@@ -107,7 +106,7 @@ def draw_scores(atlas: Atlas | None, facts: Mapping[str, Any], classes: Sequence
         score, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'verdict'))
         name = say_class(label, classes)
         kind = 'log s; low: looks more like another class' if 'close_foreign' in atlas else 'score'
-        kind = 'highest log-density; low: looks like no class' if outside and types.get(str(label)) == 'disruptive' else kind
+        kind = 'highest log-density; low: looks like no class' if outside and facts.types.get(str(label)) == 'disruptive' else kind
         found.append((name, _draw_lanes(score, _kinds(atlas, own), find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
     return found
 
@@ -212,7 +211,7 @@ def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None
         axes.text(place, 1.02, name, transform=axes.get_xaxis_transform(), ha=side, va='bottom')
 
 
-def _title(atlas: Atlas, row: Mapping[str, Any], name: str) -> str:
+def _title(atlas: Atlas, row: Row, name: str) -> str:
     if row['target']:
         wrong = 'close_poisoned' in atlas and row['label'] not in atlas['facts']['aims']
         return f'{name}: {row["type"]}{", wrongly" if wrong else ""}'

@@ -3,15 +3,15 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import write_bytes, write_json
 from purify.metrics.images import max_difference, psnr, ssim
-from purify.report.grids import MAX_COLUMNS, THUMB_PX, Row, make_thumb
-from purify.report.page import render
+from purify.report.markup import encode, render
+from purify.report.quantities import Settings
+from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, Row, make_thumb
 from purify.report.words import MISSING, flatten, say_command, say_duration, say_number
 
 GAIN = 10  # how many times a difference is enlarged in its picture
@@ -36,7 +36,7 @@ class Entry:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Settings
     clean: np.ndarray
     test: np.ndarray
     training: np.ndarray | None = None
@@ -90,7 +90,7 @@ def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
     return np.clip(GREY + GAIN * change, 0, 255).astype(np.uint8)
 
 
-def write_gallery(folder: Path, entries: Sequence[Entry], environment: Mapping[str, Any]) -> Path:
+def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings) -> Path:
     """Writes `folder/index.html` and the numbers as `folder/gallery.json`; returns the path of the page.
 
     All images are measured. The first `MAX_COLUMNS` of each entry are shown, fewer where the page would get heavy.
@@ -111,13 +111,11 @@ def write_gallery(folder: Path, entries: Sequence[Entry], environment: Mapping[s
     )
     folder = Path(folder)
     write_json(folder / 'gallery.json', _list_numbers(entries, measured, environment))
-    write_bytes(folder / 'index.html', page)
+    write_bytes(folder / 'index.html', encode(page))
     return folder / 'index.html'
 
 
-def _list_numbers(
-    entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Mapping[str, Any]
-) -> dict[str, Any]:
+def _list_numbers(entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Settings) -> Settings:
     attacks = [
         {
             'name': entry.name,
@@ -132,7 +130,7 @@ def _list_numbers(
     return {'version': 1, 'attacks': attacks, 'environment': dict(environment)}
 
 
-def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown: int) -> dict[str, Any]:
+def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown: int) -> Settings:
     """A section of the page."""
     return {
         'anchor': f'attack-{number}',

@@ -1,283 +1,201 @@
-"""What results.json holds: types that a file is checked against before anyone computes with it.
+"""What results.json holds: types that write it, and that a file is checked against before anyone computes with it.
 
-A number is None where it was not measured, or where nobody knows the truth that it needs (`truth_known` false).
+A number is None where it was not measured, or where nobody knows the truth that it needs (`truth_known` false). A key that is not
+written in every case is UNSET where it is missing.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired, TypedDict
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-from msgspec import Meta
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
-Share = Annotated[float, Meta(ge=0, le=1)]
-Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Label = Annotated[int, Meta(ge=0, le=2**31)]
-Pair = Annotated[list[Count], Meta(min_length=2, max_length=2)]  # hits, of so many
-Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
+from purify.core.errors import UserError
+from purify.core.files import AGAIN, read_json, write_json
+from purify.report.classifiers import Classifier, Diffusion, Guarded
+from purify.report.dissection import Dissection, Replication
+from purify.report.findings import Detection, Findings, Verdict
+from purify.report.quantities import Count, Label, Number, Settings, Share
 
-
-def is_known(results: Mapping[str, Any]) -> bool:
-    """Whether somebody knows which images are poisoned and what their true classes are; results of older versions took it so."""
-    return results.get('truth_known', True)
-
-
-class Shares(TypedDict):
-    """What a judge gets right: shares by name, the counts they come from, 95 % intervals."""
-
-    counts: NotRequired[dict[str, Pair | None]]
-    intervals: NotRequired[dict[str, Interval | None]]
-    acc: NotRequired[Share | None]
-    asr: NotRequired[Share | None]
-    ra: NotRequired[Share | None]
-    tpr: NotRequired[Share | None]
-    tpr_faint: NotRequired[Share | None]
-    fpr: NotRequired[Share | None]
+T = TypeVar('T')
+REWRITE = 'Write it again with `purify report --workdir {}`.'
 
 
-class Trigger(Shares):
-    """One of several triggers."""
-
-    target: Label
-
-
-class Classifier(Shares):
-    """A classifier on clean and on triggered test images; the residual attack is on the student alone."""
-
-    triggers: NotRequired[list[Trigger]]
-    residual_asr: NotRequired[Share | None]
-    residual_counts: NotRequired[Pair | None]
-    residual_interval: NotRequired[Interval | None]
+def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
+    """A JSON file as that type. Raises `UserError` that names file, place and what was expected there; `cure` is the next step."""
+    value: Any = read_json(path, kind, cure=cure)
+    return msgspec.convert(value, kind)
 
 
-class Filtered(Shares):
-    """A generator as a classifier, with that share of the errors left out."""
-
-    p_filter: Share
-
-
-class Diffusion(TypedDict):
-    """How a generator was asked what images are, and its answers."""
-
-    p_filter: Share
-    filters: list[Filtered]
-    draws: Count
-    weighting: str
-    images: Count
-    calls_per_image: Number
-
-
-class Attack(TypedDict):
-    """What this run added to the data: `poisoned` and `targets` are None where others may have added more."""
+class Attack(Struct, frozen=True, kw_only=True):
+    """What this run added to the data: `poisoned`, `cover` and `targets` are None where others may have added more."""
 
     name: str
+    target: Label | UnsetType | None = UNSET
     rate: Share
+    scheme: str | UnsetType = UNSET
+    poison_first: bool | UnsetType | None = UNSET
+    random_poisoning: bool | UnsetType | None = UNSET
+    targets: list[Label] | UnsetType | None = UNSET
+    rate_base: str | UnsetType = UNSET
     poisoned: Count | None
+    cover: Count | UnsetType | None = UNSET
+    copies: Count | UnsetType = UNSET
     train_images: Count
-    target: NotRequired[Label | None]
-    targets: NotRequired[list[Label] | None]
-    cover: NotRequired[Count | None]
+    test_images: Count | UnsetType = UNSET
+    digest: str | UnsetType = UNSET
 
 
-class Named(TypedDict):
-    """A part of the config that has a name."""
+class Seeds(Struct, frozen=True, kw_only=True):
+    """In which order data comes, how networks start, who is poisoned."""
 
-    name: str
-
-
-class Seeds(TypedDict):
-    """Who is poisoned, how networks start, in which order data comes."""
-
-    poison: int
-    model: int
     data: int
+    model: int
+    poison: int
 
 
-class Trusted(TypedDict):
+class Trusted(Struct, frozen=True, kw_only=True):
     """How many images the defence was told are clean."""
 
     images: Count
 
 
-class Rates(TypedDict):
-    """Shares of the poisoned and of the clean images."""
+class Purified(Struct, frozen=True, kw_only=True):
+    """How good the purified images are, as a network of the run sees them; `inception` is the score that the file calls 'is'."""
 
-    tpr: Share | None
-    fpr: Share | None
-
-
-class Fate(TypedDict):
-    """What became of the images under one label: how many were kept, dropped, relabelled."""
-
-    label: Label
-    clean: dict[str, Count] | None
-    poisoned: dict[str, Count] | None
-    every: NotRequired[dict[str, Count]]
-
-
-class Found(TypedDict):
-    """What a defence says of the images, whatever they are."""
-
-    images: Count
-    flagged: Count
-    dropped: Count
-    relabelled: Count
-
-
-class Detection(TypedDict):
-    """The verdicts of a defence, held against the truth; see `purify.evaluation.evaluate.describe_findings`."""
-
-    tpr: Share | None
-    fpr: Share | None
-    target_labels: list[Label] | None
-    label_accuracy: Share | None
-    found: NotRequired[Found | None]
-    removed: NotRequired[Rates | None]
-    relabel_accuracy: NotRequired[Share | None]
-    relabel_accuracy_poisoned: NotRequired[Share | None]
-    counts: NotRequired[dict[str, Pair] | None]
-    auroc: NotRequired[Share | None]
-    fates: NotRequired[list[Fate] | None]
-
-
-# Names that are no identifiers, or words of Python, need this form.
-Purified = TypedDict(
-    'Purified',
-    {
-        'fid': Number | None,
-        'is': Number | None,
-        'is_raw': Number | None,
-        'remade': NotRequired[bool],
-        'features': str,
-        'notes': list[str],
-    },
-)
-
-
-class Made(TypedDict):
-    """The images made of one label: how many of each group, and the share of stamped ones in training."""
-
-    label: Label
-    target: bool
-    images: Count
-    counts: Annotated[list[Count], Meta(min_length=4, max_length=4)]
-    interval: Interval | None
-    p_t: Share | None
-
-
-class Separation(TypedDict):
-    """How well a score finds the poison in the training set and in the generated one."""
-
-    score: str
-    training: Share | None
-    generated: Share | None
-    poisoned: Count | None
-    triggered: Count
-
-
-class Judges(TypedDict):
-    """How far the judges of a dissection can be believed."""
-
-    labeller: Shares
-    detector: Shares | None
-
-
-class Distance(TypedDict):
-    """FID of the generations."""
-
-    all: Number | None
-    others: Number | None
-    network: str
+    fid: Number | None
+    inception: Number | None = msgspec.field(name='is')
+    is_raw: Number | None
+    images: Count | UnsetType = UNSET
+    remade: bool | UnsetType = UNSET
+    features: str
     notes: list[str]
 
 
-class Dissection(TypedDict):
-    """What generated images are made of."""
+class Prior(Struct, frozen=True, kw_only=True):
+    """Where the prior comes from; `warning` is '' where none is due."""
 
-    judges: Judges
-    sets: dict[str, list[Made]]
-    auroc: list[Separation]
-    fid: Distance
-    sampler: str
-    guidance: Number
-    steps: Count
-
-
-class Above(TypedDict):
-    """Pairs more alike than the limit."""
-
-    limit: Number
-    share: Share | None
-    interval: Interval | None
-
-
-class Replication(TypedDict):
-    """How alike generations are to training images."""
-
-    encoder: str
-    copy_detection: bool
-    pairs: Count
-    mean: Number | None
-    above: Above
-    poisoned_matches: Share | None
-    poisoned: Share | None
-
-
-class Verdict(TypedDict):
-    """What the method says of the dataset (`purify.defenses.judgement`): a word, a share of images, a sentence for people."""
-
-    word: str
+    kind: str
     text: str
-    share: NotRequired[Share]
+    warning: str = ''
 
 
-class Cost(TypedDict):
-    """What all stages took together, and each."""
+class StageCost(Struct, frozen=True, kw_only=True):
+    """What a stage cost (`purify.train.cost.Spent`), and whether this start took it as it was."""
 
     seconds: Number | None
+    device_seconds: Number | None = None
+    compile_seconds: Number | None = None
+    wait_share: Number | None = None
+    images_per_s: Number | None = None
+    images_per_s_per_device: Number | None = None
+    network_calls: Number | None = None
+    network_calls_per_s: Number | None = None
+    mfu: Number | None = None
+    devices: Number | None = None
+    reused: bool = False
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What all stages took together, and each."""
+
+    stages: dict[str, StageCost]
+    seconds: Number | None
     device_seconds: Number | None
-    network_calls: NotRequired[Number | None]
-    stages: dict[str, dict[str, Number | bool | None]]
+    network_calls: Number | None = None
 
 
-class Results(TypedDict):
-    """The whole file. Keys that older versions did not write may be missing."""
+class Numbers(Struct, frozen=True, kw_only=True):
+    """What the stage `evaluate` measured, the file numbers.json.
+
+    Attributes:
+      teacher: the classifier trained on the poisoned data.
+      benign: one that a defence trained on its way.
+      student: the classifier trained on what the defence made of the data.
+      repaired: a network made from the teacher, without its backdoor.
+      guarded: the teacher behind a guard.
+    """
+
+    teacher: Classifier | None
+    benign: Classifier | None
+    student: Classifier | None
+    repaired: Classifier | UnsetType | None = UNSET
+    guarded: Guarded | UnsetType | None = UNSET
+    diffusion: Diffusion | None = None
+    detection: Detection
+    purified: Purified | None
+
+
+class Results(Struct, frozen=True, kw_only=True):
+    """The whole file, with the `Numbers` of the run. Keys that older versions did not write may be missing.
+
+    `findings` are the facts of the method's verdicts as it wrote them; `facts` is what of these a report shows.
+    """
 
     version: int
     name: str
     config: str
     seeds: Seeds
+    truth_known: bool = True  # older versions took it so
     attack: Attack
-    truth_known: NotRequired[bool]
-    defense: Named
-    trusted: NotRequired[Trusted | None]
+    defense: Settings
+    trusted: Trusted | None = None
     classes: list[str]
-    verdict: NotRequired[Verdict | None]
+    verdict: Verdict | None = None
     teacher: Classifier | None
-    benign: NotRequired[Classifier | None]
+    benign: Classifier | None = None
     student: Classifier | None
-    diffusion: NotRequired[Diffusion | None]
+    repaired: Classifier | UnsetType | None = UNSET
+    guarded: Guarded | UnsetType | None = UNSET
+    diffusion: Diffusion | None = None
     detection: Detection
-    purified: NotRequired[Purified | None]
-    dissection: NotRequired[Dissection | None]
-    replication: NotRequired[Replication | None]
-    findings: NotRequired[dict[str, Any] | None]
-    prior: NotRequired[dict[str, str] | None]
+    purified: Purified | None = None
+    dissection: Dissection | None = None
+    replication: Replication | None = None
+    findings: Settings | None = None
+    prior: Prior | None = None
     cost: Cost
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.defense.get('name'), str):
+            raise ValueError('Expected `str` - at `$.defense.name`')
 
-class Numbers(TypedDict):
-    """What the stage `evaluate` adds."""
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The file at `path`. Raises `UserError` for one that is missing, broken or of another form."""
+        return read_typed(path, cls, cure=REWRITE.format(path.parent))
 
-    teacher: Classifier | None
-    benign: Classifier | None
-    student: Classifier | None
-    diffusion: NotRequired[Diffusion | None]
-    detection: Detection
-    purified: Purified | None
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_json(path, msgspec.to_builtins(self))
+
+    @property
+    def outcomes(self) -> dict[str, Classifier]:
+        """What the defence left to classify with, by name; the first is what stands after the defence."""
+        found = {'student': self.student, 'repaired': self.repaired, 'guarded': self.guarded}
+        return {name: side for name, side in found.items() if side}
+
+    @property
+    def after(self) -> Classifier | None:
+        """The student, else the repaired network, else the guarded teacher."""
+        return next(iter(self.outcomes.values()), None)
+
+    @property
+    def defender(self) -> str:
+        """The name of the defence."""
+        return self.defense['name']
+
+    @property
+    def facts(self) -> Findings:
+        """Of the method's findings what a report shows. Raises `UserError` where these are of another form."""
+        try:
+            return msgspec.convert(self.findings or {}, Findings)
+        except msgspec.ValidationError as error:
+            raise UserError(f'the findings of {self.defender} are not such as a report shows ({error}).') from error
 
 
-class Point(TypedDict):
+class Point(Struct, frozen=True, kw_only=True):
     """A point.json: which point of a sweep a run is."""
 
-    point: dict[str, Any]
+    point: Settings
     seed: int

@@ -1,14 +1,14 @@
 """Bars of G1 and G2, or of G3 where there is no trigger, over the runs of a sweep: against the rate, and against guidance."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.composition import FILLS
+from purify.report.quantities import Settings
+from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, Point
 from purify.report.words import say_number, say_percent, say_value
 
@@ -32,7 +32,7 @@ def list_lines(points: Sequence[Point], axis: str) -> list[tuple[str, list[Point
     """(what the points share, points with two values of `axis` or more, ascending), of points that were dissected."""
     known = [point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')]
     moving = {_RUN, *(name for point in known for name in point.overrides if _sets(name, known, axis))}
-    groups: dict[str, tuple[dict[str, Any], list[Point]]] = {}
+    groups: dict[str, tuple[Settings, list[Point]]] = {}
     for point in known:
         shared = {name: value for name, value in point.overrides.items() if name not in moving}
         key = json.dumps([shared, {name: point.facts.get(name) for name in FACTS if name != axis}], sort_keys=True, default=str)
@@ -51,7 +51,7 @@ def _sets(name: str, points: Sequence[Point], axis: str) -> bool:
     return len({place for place, _ in pairs}) == len({value for _, value in pairs}) == len(pairs)
 
 
-def _say_shared(shared: Mapping[str, Any], facts: Mapping[str, Any], axis: str) -> str:
+def _say_shared(shared: Settings, facts: Settings, axis: str) -> str:
     other = next(name for name in AXES if name != axis)
     own = {'attack': facts['attack'], other: facts[other]} | {name.rpartition('.')[2]: value for name, value in shared.items()}
     return ', '.join(f'{name} {say_value(value)}' for name, value in own.items() if value is not None)

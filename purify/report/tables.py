@@ -3,19 +3,22 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
+from msgspec import UNSET
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from purify.core.errors import UserError
-from purify.metrics.intervals import over_seeds
+from purify.metrics.intervals import Spread, over_seeds
 from purify.report import amplification
-from purify.report.results import is_known
+from purify.report.classifiers import Classifier
+from purify.report.headline import say_outcome
+from purify.report.quantities import Settings
+from purify.report.results import Results
 from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
 
 MEASURES = {
@@ -23,7 +26,9 @@ MEASURES = {
     'asr': 'triggered test images given the target class',
     'ra': 'triggered test images given their true class',
 }
-QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in ('teacher', 'student') for name in MEASURES}
+_SIDES = ('teacher', 'student', 'repaired', 'guarded')
+QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in _SIDES for name in MEASURES}
+_RARE = {f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES}  # columns of a CSV where some run measured them
 _FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
 _FOUND |= {'relabel_accuracy': 'relabel accuracy', 'auroc': 'AUROC'}
 _IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
@@ -56,12 +61,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the before/after table; None where it was not measured."""
+    """One row of the before/after table; None where it was not measured. `of` says who is after, '' for a student."""
 
     name: str
     meaning: str
     before: Reading | None
     after: Reading | None
+    of: str = ''
+
+    @property
+    def title(self) -> str:
+        """'ACC', or 'ACC, repaired'."""
+        return f'{self.name.upper()}, {self.of}' if self.of else self.name.upper()
 
 
 @dataclass(frozen=True)
@@ -72,12 +83,12 @@ class Point:
     its first run.
     """
 
-    overrides: dict[str, Any]
-    seeds: list[Any]
-    spreads: dict[str, Any]
+    overrides: Settings
+    seeds: list[int]
+    spreads: dict[str, Spread | None]
     defense: str = 'none'
     trusted: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Settings = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -85,28 +96,33 @@ class Point:
         return len(self.seeds)
 
 
-def before_after(results: Mapping[str, Any]) -> list[Measure]:
-    """ACC, ASR and RA of teacher (before) and student (after); where nobody knows a trigger only those that were measured."""
-    sides, known = [results.get(side) for side in ('teacher', 'student')], is_known(results)
+def before_after(results: Results) -> list[Measure]:
+    """ACC, ASR and RA of the teacher (before) and of each classifier that the defence left (after), the student first.
+
+    Where nobody knows a trigger only those that were measured.
+    """
+    known = results.truth_known
     meanings = MEASURES if known else MEASURES | {'acc': 'test images given the class on their label'}
-    rows = [Measure(name, meaning, *(read_share(side, name) for side in sides)) for name, meaning in meanings.items()]
+    rows = []
+    for side in results.outcomes or ('student',):
+        of, after = '' if side == 'student' else side, results.outcomes.get(side)
+        for name, meaning in meanings.items():
+            said = f'{meaning}; after: {say_outcome(results, side)}' if of else meaning
+            rows.append(Measure(name, said, read_share(results.teacher, name), read_share(after, name), of))
     return [row for row in rows if known or row.before or row.after]
 
 
-def read_share(side: Mapping[str, Any] | None, name: str) -> Reading | None:
-    """A share of results with its 'counts' and 'intervals'; None where it was not measured."""
-    if not side or side.get(name) is None:
+def read_share(side: Classifier | None, name: str) -> Reading | None:
+    """A share of a classifier with its counts and interval; None where it was not measured."""
+    if side is None or (value := getattr(side, name)) is None:
         return None
-    hits, total = (side.get('counts') or {}).get(name) or (None, None)
-    low, high = (side.get('intervals') or {}).get(name) or (None, None)
-    return Reading(side[name], hits, total, low, high)
+    return Reading(value, *(side.counts.get(name) or (None, None)), *(side.intervals.get(name) or (None, None)))
 
 
-def print_before_after(results: Mapping[str, Any], console: Console) -> None:
+def print_before_after(results: Results, console: Console) -> None:
     """Prints the before/after table; aligned plain lines when the console is not a terminal."""
     rows = [
-        [row.name.upper(), *(text for side in (row.before, row.after) for text in _say_reading(side))]
-        for row in before_after(results)
+        [row.title, *(text for side in (row.before, row.after) for text in _say_reading(side))] for row in before_after(results)
     ]
     head = ['', 'before', 'counts', '95 % interval', 'after', 'counts', '95 % interval']
     if not console.is_terminal:
@@ -117,7 +133,7 @@ def print_before_after(results: Mapping[str, Any], console: Console) -> None:
             )
             console.print(Text(line.rstrip()), soft_wrap=True)
         return
-    table = Table(title=Text(str(results.get('name', ''))), title_justify='left', box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title=Text(results.name), title_justify='left', box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(head):
         style = 'bold' if name in ('', 'before', 'after') else 'dim'
         table.add_column(name, justify='right' if i else 'left', style=style, no_wrap=True)
@@ -126,28 +142,26 @@ def print_before_after(results: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def collect(runs: Iterable[tuple[Mapping[str, Any], Any, Mapping[str, Any]]]) -> list[Point]:
+def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[Point]:
     """Groups finished runs (overrides of the point, seed, results) by point, in order of first appearance.
 
     Every quantity gets n, mean, range and Student-t interval over the seeds that measured it. Raises `UserError` when a
     seed of a point comes twice: it would count one run as two.
     """
-    groups: dict[str, tuple[dict[str, Any], dict[str, Mapping[str, Any]], list[Any]]] = {}
+    groups: dict[str, tuple[Settings, dict[int, Results]]] = {}
     for overrides, seed, results in runs:
-        _, by_seed, seeds = groups.setdefault(json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {}, []))
-        if (key := json.dumps(seed, sort_keys=True, default=str)) in by_seed:
+        _, by_seed = groups.setdefault(json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {}))
+        if seed in by_seed:
             raise UserError(f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs out.')
-        by_seed[key] = results
-        seeds.append(seed)
-    return [_make_point(overrides, seeds, list(by_seed.values())) for overrides, by_seed, seeds in groups.values()]
+        by_seed[seed] = results
+    return [_make_point(overrides, list(by_seed), list(by_seed.values())) for overrides, by_seed in groups.values()]
 
 
-def _make_point(overrides: dict[str, Any], seeds: list[Any], runs: list[Mapping[str, Any]]) -> Point:
-    defense = (runs[0].get('defense') or {}).get('name', 'none')
-    trusted = max((run['trusted']['images'] for run in runs if run.get('trusted')), default=0)
-    attack, dissection = runs[0].get('attack') or {}, runs[0].get('dissection') or {}
-    own = (runs[0].get('config'), attack.get('name'), defense, attack.get('rate'), dissection.get('guidance'))
-    return Point(overrides, seeds, _summarise(runs), defense, int(trusted), dict(zip(FACTS, own, strict=True)))
+def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> Point:
+    first, trusted = runs[0], max((run.trusted.images for run in runs if run.trusted), default=0)
+    guidance = first.dissection.guidance if first.dissection else None
+    own = (first.config, first.attack.name, first.defender, first.attack.rate, guidance)
+    return Point(overrides, seeds, _summarise(runs), first.defender, trusted, dict(zip(FACTS, own, strict=True)))
 
 
 def to_markdown(rows: list[Point]) -> str:
@@ -161,15 +175,19 @@ def to_markdown(rows: list[Point]) -> str:
 
 
 def to_csv(rows: list[Point]) -> str:
-    """A CSV with raw numbers: the same columns for every sweep, empty where not measured."""
+    """A CSV with raw numbers: the same columns for every sweep, empty where not measured.
+
+    Columns of repaired and guarded classifiers are there where a run has one.
+    """
     out = io.StringIO()
+    quantities = [name for name in QUANTITIES if name not in _RARE or any(row.spreads[name] for row in rows)]
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
     fields = ['n', 'mean', 'min', 'max', 'low', 'high']
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow([*names, 'runs', 'seeds', 'trusted', *(f'{quantity}_{field}' for quantity in QUANTITIES for field in fields)])
+    writer.writerow([*names, 'runs', 'seeds', 'trusted', *(f'{quantity}_{field}' for quantity in quantities for field in fields)])
     for row in rows:
         cells = [row.overrides.get(name, '') for name in names] + [row.n, ' '.join(map(str, row.seeds)), row.trusted]
-        for quantity in QUANTITIES:
+        for quantity in quantities:
             spread = row.spreads[quantity]
             cells += [getattr(spread, field, None) for field in fields]  # csv writes None as nothing
         writer.writerow(cells)
@@ -202,17 +220,20 @@ def _say_reading(share: Reading | None) -> tuple[str, ...]:
     return tuple(text.replace(MISSING, '-') for text in (share.say(), share.say_counts(), share.say_interval()))
 
 
-def read_quantities(results: Mapping[str, Any]) -> dict[str, float]:
+def read_quantities(results: Results) -> dict[str, float]:
     """The numbers of `QUANTITIES` that a run measured."""
-    places = {f'{side}_{name}': (side, name) for side in ('teacher', 'student') for name in MEASURES}
-    places |= {name: ('detection', name) for name in _FOUND} | {name: ('purified', name) for name in _IMAGES}
-    places |= {'residual_asr': ('student', 'residual_asr'), 'seconds': ('cost', 'seconds')}
-    values: dict[str, float | None] = {name: (results.get(part) or {}).get(key) for name, (part, key) in places.items()}
-    values |= amplification.read_quantities(results)
+    sides = {'teacher': results.teacher, **results.outcomes}
+    values = {f'{side}_{name}': getattr(found, name) for side, found in sides.items() if found for name in MEASURES}
+    values |= {name: getattr(results.detection, name) for name in _FOUND}
+    if results.purified:
+        values |= {'fid': results.purified.fid, 'is': results.purified.inception}
+    if results.student and results.student.residual_asr is not UNSET:
+        values['residual_asr'] = results.student.residual_asr
+    values |= {'seconds': results.cost.seconds} | amplification.read_quantities(results)
     return {name: value for name in QUANTITIES if (value := values.get(name)) is not None}
 
 
-def _summarise(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _summarise(runs: list[Results]) -> dict[str, Spread | None]:
     """`over_seeds` of each quantity over the runs that have it."""
     every = [read_quantities(run) for run in runs]
     values = {name: [run[name] for run in every if name in run] for name in QUANTITIES}
@@ -264,7 +285,7 @@ def _say_trusted(rows: list[Point]) -> str:
     return f'* was handed training images as clean ones: {", ".join(counts.values())}' if counts else ''
 
 
-def _say_point(overrides: Mapping[str, Any]) -> str:
+def _say_point(overrides: Settings) -> str:
     return ' '.join(f'{name}={value}' for name, value in overrides.items()) or 'the only point'
 
 

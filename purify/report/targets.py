@@ -1,14 +1,15 @@
 """What a defence found: the evidence against each label as bars, and into which sets the images fell."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib import ticker
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.words import MISSING, say_class, say_classes, say_number, say_percent, say_value
+from purify.report.findings import Findings, Row
+from purify.report.quantities import Line
+from purify.report.words import MISSING, say_class, say_classes, say_number, say_percent, say_value, shorten
 
 MAX_BARS = 24  # the targets and the labels nearest to being one, where there are more
 _NAME_CHARS = 13
@@ -41,21 +42,21 @@ _SETS = {
 }
 
 
-def read_bars(facts: Mapping[str, Any]) -> tuple[str, float, list[dict[str, Any]]]:
+def read_bars(facts: Findings) -> tuple[str, float, list[Row]]:
     """The facts of a method's verdicts -> (quantity, threshold, rows {'label', 'target', the quantity}).
 
-    They hold 'labels' and 'chart', {'quantity', 'threshold'}, where labels are scored; 'classes', {'label', 'share', 'flagged'},
-    and 'size' where classes are clustered. No rows for others.
+    They hold labels and a chart where labels are scored; classes, {'label', 'share', 'flagged'}, and a size where classes are
+    clustered. No rows for others.
     """
-    if facts.get('labels') and facts.get('chart'):
-        name = facts['chart']['quantity']
-        return name, float(facts['chart']['threshold']), [row for row in facts['labels'] if row[name] is not None]
-    if 'size' in facts and facts.get('classes'):
-        return 'share', float(facts['size']), [row | {'target': row['flagged']} for row in facts['classes']]
+    if facts.labels and facts.chart:
+        name = facts.chart.quantity
+        return name, float(facts.chart.threshold), [row for row in facts.labels if row[name] is not None]
+    if facts.size is not None and facts.classes:
+        return 'share', float(facts.size), [row | {'target': row['flagged']} for row in facts.classes]
     return '', 0.0, []
 
 
-def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) -> Drawing | None:
+def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawing | None:
     """Bars of the evidence against each label, the threshold, and 'target' beside those named; None where facts hold none.
 
     Beside a class whose bar does not reach the threshold stands which other test named it.
@@ -77,7 +78,7 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
         axes = figure.add_axes((0.27, 36 / height, 0.6 - room, 1 - 42 / height))
         low, high = min(0.0, *values), max(threshold, *values, 1e-9)
         axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
-        axes.set_yticks(range(len(shown)), labels=[_short(say_class(row['label'], classes)) for row in shown])
+        axes.set_yticks(range(len(shown)), labels=[shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown])
         for text in axes.get_yticklabels():
             text.set_parse_math(False)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
@@ -98,29 +99,24 @@ def draw_targets(facts: Mapping[str, Any], classes: Sequence[str], prefix: str) 
         )
 
 
-def say_chart(facts: Mapping[str, Any]) -> str:
+def say_chart(facts: Findings) -> str:
     """The caption below the bars: what they are, and by which rule labels are named."""
-    quantity, rule = read_bars(facts)[0], facts.get('rule') or {}
+    quantity, rule = read_bars(facts)[0], facts.rule
     said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})  # older runs name fewer
     how = _RULES.get(rule.get('name', ''), '').format_map(said)
     both = ' Low ones are named too.' if rule.get('two_sided') else ''
     return f'{_MEANINGS.get(quantity, quantity)}. Dashed: the threshold. {how}{both}'.strip()
 
 
-def list_sets(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_sets(facts: Findings) -> list[Line]:
     """Name, size and meaning of each set of images."""
-    sets = facts.get('sets') or {}
-    whole = sum(sets.values()) or 1
+    sets, whole = facts.sets, sum(facts.sets.values()) or 1
     return [
         (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}') for name, count in sets.items()
     ]
 
 
-def _mark(row: Mapping[str, Any], name: str, threshold: float) -> str:
+def _mark(row: Row, name: str, threshold: float) -> str:
     if not row['target']:
         return ''
     return 'target (S_D)' if name == 'nd' and row[name] >= threshold else 'target'
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_CHARS else f'{name[: _NAME_CHARS - 1]}…'

@@ -1,32 +1,32 @@
 """The results of a run as trackers of experiments take them: numbers by name, and tables."""
 
-from collections.abc import Mapping
-from typing import Any
+from msgspec.structs import asdict
 
 from purify.core.writers import Cell, Sheet
+from purify.report.results import Results
 from purify.report.tables import before_after, read_quantities
 
 _COST = ('seconds', 'device_seconds', 'images_per_s', 'network_calls', 'mfu')  # of a stage
 _FOUND = ('tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc')  # of the part `detection`
 
 
-def list_numbers(results: Mapping[str, Any]) -> dict[str, float]:
+def list_numbers(results: Results) -> dict[str, float]:
     """The numbers that tables of many runs show, and the seconds of every stage as cost/<stage>."""
-    stages = results['cost']['stages']
-    return read_quantities(results) | {f'cost/{name}': stage['seconds'] for name, stage in stages.items()}
+    spent = {f'cost/{name}': stage.seconds for name, stage in results.cost.stages.items()}
+    return read_quantities(results) | {name: seconds for name, seconds in spent.items() if seconds is not None}
 
 
-def make_sheets(results: Mapping[str, Any]) -> list[Sheet]:
+def make_sheets(results: Results) -> list[Sheet]:
     """Three tables: ACC, ASR and RA before and after with 95 % intervals, what the defence found, and the cost of each stage."""
     columns, rows = ['measure'], []
     for side in ('before', 'after'):
         columns += [side, f'{side}, from', f'{side}, to']
     for measure in before_after(results):
-        row: list[Cell] = [measure.name.upper()]
+        row: list[Cell] = [measure.title]
         for reading in (measure.before, measure.after):
             row += [None] * 3 if reading is None else [reading.value, reading.low, reading.high]
         rows.append(row)
-    cost = [[name, *(stage.get(key) for key in _COST)] for name, stage in results['cost']['stages'].items()]
+    cost = [[name, *(getattr(stage, key) for key in _COST)] for name, stage in results.cost.stages.items()]
     return [
         Sheet('before_after', columns, rows),
         Sheet('detection', ('quantity', 'value'), _list_findings(results)),
@@ -34,9 +34,7 @@ def make_sheets(results: Mapping[str, Any]) -> list[Sheet]:
     ]
 
 
-def _list_findings(results: Mapping[str, Any]) -> list[list[Cell]]:
+def _list_findings(results: Results) -> list[list[Cell]]:
     """What is None in the results was not measured, or needs a truth that nobody knows."""
-    detection = results['detection']
-    rows: list[list[Cell]] = [[name, detection.get(name)] for name in _FOUND]
-    rows += [[name, count] for name, count in (detection.get('found') or {}).items()]
-    return rows
+    rows: list[list[Cell]] = [[name, getattr(results.detection, name)] for name in _FOUND]
+    return rows + ([[name, count] for name, count in asdict(results.detection.found).items()] if results.detection.found else [])

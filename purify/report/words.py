@@ -93,3 +93,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = '') -> list[tuple[str, st
         else:
             pairs.append((f'{prefix}{name}', say_value(value)))
     return pairs
+
+
+def shorten(name: str, most: int) -> str:
+    """At most so many characters of a name."""
+    return name if len(name) <= most else f'{name[: most - 1]}…'

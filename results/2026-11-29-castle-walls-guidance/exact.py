@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from diffusion.exact_denoiser import nearest, predict_pair
 
-from purify.data.loader import Split
 from purify.attacker.manifest import Manifest
+from purify.data.loader import Split
 from purify.diffusion.guidance import guide
-from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.run_chain import sample, start_noise
+from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import make_schedule
 from purify.diffusion.timesteps import make_timesteps
 

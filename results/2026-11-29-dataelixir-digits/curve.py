@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from purify.core.files import read_json
 from purify.attacker.manifest import Manifest
+from purify.core.files import read_json
 from purify.engine.tables import read_table
 from purify.metrics.detection import detection_rates
 

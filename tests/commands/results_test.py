@@ -43,7 +43,7 @@ def test_the_targets_are_the_labels_that_poison_carries(tmp_path, words, changes
 @pytest.mark.parametrize(('words', 'targets'), [('attack=three_patches,rate=0.2', [0, 1, 2]), ('attack=none', [])])
 def test_results_name_every_true_target(tmp_path, words, targets):
     config = attacked(words)
-    assert gather(config, run_chain(config, tmp_path), {})['attack']['targets'] == targets
+    assert gather(config, run_chain(config, tmp_path), {}).attack.targets == targets
 
 
 @pytest.fixture(scope='module')
@@ -56,8 +56,8 @@ def test_costs_of_a_run_that_is_not_whole_are_refused(tmp_path):
     chain.run(['a', 'b', 'c'], {})
     spent = [chain.done(name)['cost'] for name in 'abc']
     cost = gather_cost(chain, {})
-    assert cost['seconds'] == pytest.approx(sum(one['seconds'] for one in spent))
-    assert cost['device_seconds'] == pytest.approx(sum(one['device_seconds'] for one in spent))
+    assert cost.seconds == pytest.approx(sum(one['seconds'] for one in spent))
+    assert cost.device_seconds == pytest.approx(sum(one['device_seconds'] for one in spent))
     shutil.rmtree(chain.folder('b'))
     (chain.folder('c') / 'DONE').unlink()
     with pytest.raises(UserError, match='b, c is not finished'):

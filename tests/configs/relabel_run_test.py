@@ -9,7 +9,6 @@ import os
 import pytest
 from golden.filling import GOLDEN, materialise
 from purify.commands.commands import _describe, _multiply
-from purify.pipelines import shaping
 from support.tiny import ROOT, shrink_fit, write_pictures
 
 from purify.commands import run as running
@@ -17,6 +16,7 @@ from purify.commands.check import check
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.tables import read_table
+from purify.stages import known as shaping
 
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')

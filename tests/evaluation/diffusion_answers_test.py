@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from msgspec import to_builtins
 from support.made_run import MadeRun
 from support.small_dataset import bytes_of
 from support.tiny import quickstart, run_chain
@@ -224,8 +225,8 @@ def test_a_config_of_it_is_run(made, tmp_path):
     assert numbers['diffusion']['filters'][1]['counts'] == numbers['student']['counts']
     assert numbers['student']['counts']['acc'][1] == 12
     results = gather(config, chain, {})
-    assert results['diffusion'] == numbers['diffusion']
-    assert results['cost']['network_calls'] == 20 * (12 + numbers['student']['counts']['asr'][1])
+    assert to_builtins(results.diffusion) == numbers['diffusion']
+    assert results.cost.network_calls == 20 * (12 + numbers['student']['counts']['asr'][1])
     secrets = chain._secrets(chain.stages['generator'])
     assert chain.folder('diffused') in secrets
 

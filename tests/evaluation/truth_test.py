@@ -3,8 +3,10 @@
 import json
 import re
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
 
 from purify.commands import results as concluding
@@ -12,7 +14,8 @@ from purify.commands.results import conclude, gather, samples
 from purify.config.load import load_config
 from purify.core.files import read_json
 from purify.engine.tables import read_table
-from purify.report.results import Results
+from purify.report.classifiers import Guarded
+from purify.report.results import Results, read_typed
 
 IMAGES, POISONED = 60, 12
 
@@ -45,16 +48,18 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
     assert flagged.any()
     for results in (unknown, known):
-        assert results['detection']['found']['flagged'] == flagged.sum()
-        assert results['detection']['found']['images'] == IMAGES
-    assert (unknown['truth_known'], known['truth_known']) == (False, True)
-    assert [unknown['detection'][name] for name in ('tpr', 'fpr', 'label_accuracy', 'removed', 'counts', 'auroc')] == [None] * 6
-    assert known['detection']['fpr'] == flagged.mean()  # nobody poisoned anything, it is said
-    assert known['detection']['label_accuracy'] == 1
-    assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets')] == [None] * 3
-    assert [known['attack'][name] for name in ('poisoned', 'cover', 'targets')] == [0, 0, []]
-    assert unknown['teacher'] == known['teacher']
-    assert set(unknown) == set(known) == set(Results.__annotations__)
+        assert (results.detection.found.flagged, results.detection.found.images) == (flagged.sum(), IMAGES)
+    assert (unknown.truth_known, known.truth_known) == (False, True)
+    hidden = unknown.detection
+    assert {hidden.tpr, hidden.fpr, hidden.label_accuracy, hidden.removed, hidden.counts, hidden.auroc} == {None}
+    assert known.detection.fpr == flagged.mean()  # nobody poisoned anything, it is said
+    assert known.detection.label_accuracy == 1
+    assert [(one.attack.poisoned, one.attack.cover, one.attack.targets) for one in (unknown, known)] == [(None,) * 3, (0, 0, [])]
+    assert unknown.teacher == known.teacher
+    every = {field.encode_name for field in msgspec.structs.fields(Results)} - {'repaired', 'guarded'}
+    assert set(msgspec.to_builtins(unknown)) == set(msgspec.to_builtins(known)) == every
+    numbers = read_json(chain.folder('evaluate') / 'numbers.json')
+    assert {name: part for name, part in msgspec.to_builtins(known).items() if name in numbers} == numbers  # nothing is lost
 
 
 def test_the_same_settings_run_the_same_stages_whoever_vouches(finished):
@@ -76,7 +81,7 @@ def test_the_flagged_are_shown_first_and_nobody_is_called_clean(finished):
 def test_the_files_and_the_page_say_it(finished, capsys):
     config, chain, folder = finished
     conclude(folder, config, chain, {'command': 'python -m purify run'})
-    assert read_json(folder / 'results.json', Results)['truth_known'] is False
+    assert Results.read(folder / 'results.json').truth_known is False
     assert json.loads((folder / 'results.json').read_text())['detection']['fpr'] is None
     page = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', (folder / 'report' / 'index.html').read_text(), flags=re.S)
     assert 'Nobody knows whether the data are poisoned: the defence flags' in page
@@ -91,11 +96,20 @@ def test_the_files_and_the_page_say_it(finished, capsys):
 
 def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
     config, chain, _ = finished
-    assert gather(config, chain, {})['verdict'] is None
+    assert gather(config, chain, {}).verdict is None
     verdict = {'word': 'mislabelled', 'text': 'The data look mislabelled.'}
     read = concluding.read_table
     monkeypatch.setattr(concluding, 'read_table', lambda folder: with_facts(read(folder), verdict))
-    assert gather(config, chain, {})['verdict'] == verdict
+    assert msgspec.to_builtins(gather(config, chain, {}).verdict) == verdict
+
+
+def test_what_another_defence_left_is_handed_on_where_there_is_one(finished, monkeypatch):
+    config, chain, _ = finished
+    left = {'repaired': None, 'guarded': Guarded(acc=0.5, guard='blur')}
+    monkeypatch.setattr(concluding, 'read_typed', lambda path, kind: replace(read_typed(path, kind), **left))
+    results = msgspec.to_builtins(gather(config, chain, {}))
+    assert 'repaired' not in results
+    assert (results['guarded']['acc'], results['guarded']['guard']) == (0.5, 'blur')
 
 
 def with_facts(table, verdict):
@@ -106,5 +120,5 @@ def with_facts(table, verdict):
 def test_digits_are_known_to_be_clean(tmp_path):
     config = quickstart('defense=none,attack=none')
     results = gather(config, run_chain(config, tmp_path), {})
-    assert results['truth_known'] is True
-    assert results['attack']['targets'] == []
+    assert results.truth_known is True
+    assert results.attack.targets == []

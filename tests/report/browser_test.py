@@ -6,8 +6,10 @@ import shutil
 import subprocess
 
 import pytest
+from report.typed import typed, typed_runs
 
 from purify.report.page import write_report, write_table
+from purify.report.run import Finished
 from purify.report.tables import collect
 
 WIDTHS = (1280, 390)
@@ -68,7 +70,7 @@ def look(chromium, folder, page, *, dark):
 def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environment, pictures, dark):
     found['classes'] = [environment.setdefault('a_long_setting', 'wordwithoutanyspace' * 12)] * 3
     samples[0]['true_label'] = samples[0]['given_label'] = 'wordwithoutanyspace' * 12
-    page = write_report(tmp_path / 'report', found, curves, samples, environment, pictures)
+    page = write_report(tmp_path / 'report', Finished(typed(found), curves, samples, environment, pictures))
     views = look(chromium, tmp_path, page, dark=dark)
     assert [view['inner'] for view in views] == list(WIDTHS)
     for view in views:
@@ -83,7 +85,7 @@ def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environ
 @pytest.mark.parametrize('dark', [False, True])
 def test_features_in_a_browser(chromium, tmp_path, relabelled, curves, samples, environment, atlas, dark):
     relabelled['classes'] = ['wordwithoutanyspace' * 12] * 3
-    page = write_report(tmp_path / 'report', relabelled, curves, samples, environment, None, atlas)
+    page = write_report(tmp_path / 'report', Finished(typed(relabelled), curves, samples, environment, atlas=atlas))
     for view in look(chromium, tmp_path, page, dark=dark):
         assert view['scroll'] <= view['inner']
         assert view['faint'] == []
@@ -92,7 +94,7 @@ def test_features_in_a_browser(chromium, tmp_path, relabelled, curves, samples, 
 @pytest.mark.parametrize('dark', [False, True])
 def test_generations_in_a_browser(chromium, tmp_path, dissected, curves, samples, environment, shown, copies, dark):
     dissected['classes'] = ['wordwithoutanyspace' * 12] * 3
-    page = write_report(tmp_path / 'report', dissected, curves, samples, environment, None, None, shown, copies)
+    page = write_report(tmp_path / 'report', Finished(typed(dissected), curves, samples, environment, groups=shown, copies=copies))
     for view in look(chromium, tmp_path, page, dark=dark):
         assert view['scroll'] <= view['inner']
         assert (view['images'], view['broken']) == (17 + 20 + 9, 0)
@@ -101,7 +103,7 @@ def test_generations_in_a_browser(chromium, tmp_path, dissected, curves, samples
 
 def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
     other = dissected | {'attack': dissected['attack'] | {'rate': 0.01}}
-    page = write_table(tmp_path / 'sweep', collect([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)]))
+    page = write_table(tmp_path / 'sweep', collect(typed_runs([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)])))
     assert '<svg' in page.read_text('utf-8')
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
@@ -109,7 +111,7 @@ def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
 
 
 def test_sweep_table_in_a_browser(chromium, tmp_path, results):
-    page = write_table(tmp_path / 'sweep', collect([({'attack': 'patch'}, seed, results) for seed in (0, 1)]))
+    page = write_table(tmp_path / 'sweep', collect(typed_runs([({'attack': 'patch'}, seed, results) for seed in (0, 1)])))
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
         assert view['faint'] == []

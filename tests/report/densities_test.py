@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from report.typed import findings_of
 
 from purify.report.densities import MOST_DOTS, MOST_ROWS, count_bins, draw_foreign, draw_scores, find_cuts, list_tests
 
@@ -9,22 +10,22 @@ CLASSES = ['zero', 'one', 'two']
 
 
 def test_the_table_says_what_is_beyond_its_threshold(relabelled):
-    table = list_tests(relabelled['findings'], [0, 2], CLASSES)
-    assert table['head'] == ['named', 'images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ', 'aimed at']
-    assert table['left_out'] == 0
-    assert [(name, [cell for cell, _ in cells], named) for name, cells, named in table['lines']] == [
+    table = list_tests(findings_of(relabelled['findings']), [0, 2], CLASSES)
+    assert table.head == ['named', 'images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ', 'aimed at']
+    assert table.left_out == 0
+    assert [(name, [cell for cell, _ in cells], named) for name, cells, named in table.lines] == [
         ('zero (0)', ['non-disruptive', '40', '0.2', '0.01', '–', 'yes'], True),
         ('one (1)', ['–', '30', '1', '0', '-3', '–'], False),
         ('two (2)', ['–', '30', '1.5', '0.3', '-7', 'yes'], False),
     ]
     assert bold_of(table) == [[True, False], [False, False], [False, True]]
-    assert table['note'].startswith('S_ND is asked first')
-    assert 'chance' not in table['note']
+    assert table.note.startswith('S_ND is asked first')
+    assert 'chance' not in table.note
 
 
 def bold_of(table):
     """Of each class, whether S_ND and S_D speak for poison."""
-    return [[beyond for _, beyond in cells][2:4] for _, cells, _ in table['lines']]
+    return [[beyond for _, beyond in cells][2:4] for _, cells, _ in table.lines]
 
 
 def test_a_share_that_may_be_chance_is_not_bold(relabelled):
@@ -32,36 +33,36 @@ def test_a_share_that_may_be_chance_is_not_bold(relabelled):
     for row, suspect in zip(rows, (True, False, False), strict=True):
         row['suspect'] = suspect
     relabelled['findings']['rule'] = {'name': 'outlying', 'most': 0.5}
-    table = list_tests(relabelled['findings'], [], CLASSES)
+    table = list_tests(findings_of(relabelled['findings']), [], CLASSES)
     assert bold_of(table) == [[True, True], [False, False], [False, False]]
-    assert 'too many to be chance' in table['note']
-    assert table['note'].endswith('more than 50.0 % looks so is taken to lie apart.')
+    assert 'too many to be chance' in table.note
+    assert table.note.endswith('more than 50.0 % looks so is taken to lie apart.')
 
 
 def test_strangers_and_the_margin_of_every_class_are_told(relabelled):
     for row, share, margin in zip(relabelled['findings']['labels'], (0.125, 0.0, 0.01), (1.5, 0.2, 0.9), strict=True):
         row |= {'strangers': share, 'strange': share > 0.1, 'margin': margin}
-    table = list_tests(relabelled['findings'], None, CLASSES)
-    assert table['head'] == ['named', 'images', 'S_ND (below 0.6)', 'strangers', 'S_D (above 0.05)', 'μ', 'margin']
-    cells = [cells for _, cells, _ in table['lines']]
+    table = list_tests(findings_of(relabelled['findings']), None, CLASSES)
+    assert table.head == ['named', 'images', 'S_ND (below 0.6)', 'strangers', 'S_D (above 0.05)', 'μ', 'margin']
+    cells = [cells for _, cells, _ in table.lines]
     assert [row[3] for row in cells] == [('12.5 %', True), ('0 %', False), ('1.0 %', False)]
     assert [row[6] for row in cells] == [('1.5', True), ('0.2', False), ('0.9', False)]
-    assert 'The margin is how far a class has come to being named' in table['note']
+    assert 'The margin is how far a class has come to being named' in table.note
 
 
 def test_of_many_classes_the_named_and_the_nearest_are_shown(relabelled):
     row = relabelled['findings']['labels'][1]
     rows = [row | {'label': label, 'nd': 1 + label / 100, 'target': label == 50} for label in range(60)]
     rows[3]['nd'] = None
-    table = list_tests(relabelled['findings'] | {'labels': rows}, [55], [])
-    shown = [int(name) for name, *_ in table['lines']]
+    table = list_tests(findings_of(relabelled['findings'] | {'labels': rows}), [55], [])
+    shown = [int(name) for name, *_ in table.lines]
     assert shown == [label for label in range(MOST_ROWS - 1) if label != 3] + [50, 55]
-    assert table['left_out'] == 60 - MOST_ROWS
+    assert table.left_out == 60 - MOST_ROWS
 
 
 def test_methods_without_densities_have_no_table(found):
-    assert list_tests(found['findings'], [0], CLASSES) is None
-    assert list_tests({}, [0], CLASSES) is None
+    assert list_tests(findings_of(found['findings']), [0], CLASSES) is None
+    assert list_tests(findings_of({}), [0], CLASSES) is None
 
 
 def test_bins_hold_what_numbers_say(atlas, relabelled):
@@ -76,7 +77,7 @@ def test_bins_hold_what_numbers_say(atlas, relabelled):
 
 
 def test_every_close_class_has_its_histogram(atlas, relabelled):
-    found = draw_foreign(atlas, relabelled['findings'], CLASSES, 'a')
+    found = draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')
     assert [title for title, _ in found] == ['zero (0): non-disruptive', 'two (2): missed', 'one (1): not named']
     zero, two, one = (drawing for _, drawing in found)
     assert zero.text == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'
@@ -92,7 +93,7 @@ def test_every_close_class_has_its_histogram(atlas, relabelled):
 
 def test_a_named_class_that_is_innocent_is_said_to_be(atlas, relabelled):
     atlas['facts']['aims'] = [2]
-    assert draw_foreign(atlas, relabelled['findings'], CLASSES, 'a')[0][0] == 'zero (0): non-disruptive, wrongly'
+    assert draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')[0][0] == 'zero (0): non-disruptive, wrongly'
 
 
 def test_cuts_lie_half_way_between_verdicts():
@@ -113,7 +114,7 @@ def lanes_of(drawing):
 
 
 def test_scores_lie_in_the_lane_of_the_truth(atlas):
-    found = draw_scores(atlas, {}, CLASSES, 'a')
+    found = draw_scores(atlas, findings_of({}), CLASSES, 'a')
     assert [title for title, _ in found] == ['zero (0)', 'two (2)']
     drawing = found[0][1]
     lanes = lanes_of(drawing)
@@ -134,7 +135,7 @@ def test_many_scores_are_thinned_to_both_ends_and_outliers_stay_on_the_page(atla
     score = np.arange(count, dtype=float)
     score[-1] = 1e9
     whole = {'close_label': np.zeros(count, int), 'close_poisoned': np.arange(count) < 5, 'close_verdict': np.ones(count, np.uint8)}
-    drawing = draw_scores(atlas | whole | {'close_score': score}, {}, CLASSES, 'a')[0][1]
+    drawing = draw_scores(atlas | whole | {'close_score': score}, findings_of({}), CLASSES, 'a')[0][1]
     lanes = lanes_of(drawing)
     assert (len(lanes['before']), len(lanes['ink'])) == (MOST_DOTS, 5)
     assert lanes['before'][:, 0].max() < 360
@@ -142,19 +143,23 @@ def test_many_scores_are_thinned_to_both_ends_and_outliers_stay_on_the_page(atla
 
 
 def test_nothing_to_draw_draws_nothing(atlas, relabelled):
-    assert draw_foreign(None, relabelled['findings'], CLASSES, 'a') == draw_scores(None, {}, CLASSES, 'a') == []
+    assert (
+        draw_foreign(None, findings_of(relabelled['findings']), CLASSES, 'a')
+        == draw_scores(None, findings_of({}), CLASSES, 'a')
+        == []
+    )
     del atlas['close_foreign']
-    assert draw_foreign(atlas, relabelled['findings'], CLASSES, 'a') == []
-    assert len(draw_scores(atlas, {}, CLASSES, 'a')) == 2  # a filter's scores
+    assert draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a') == []
+    assert len(draw_scores(atlas, findings_of({}), CLASSES, 'a')) == 2  # a filter's scores
     del atlas['close_score']
-    assert draw_scores(atlas, {}, CLASSES, 'a') == []
+    assert draw_scores(atlas, findings_of({}), CLASSES, 'a') == []
 
 
 def test_axes_say_in_words_what_is_low_and_how_many_images_are_in_a_lane(atlas):
-    page = str(draw_scores(atlas, {}, CLASSES, 'a')[0][1].svg)
+    page = str(draw_scores(atlas, findings_of({}), CLASSES, 'a')[0][1].svg)
     words = re.findall(r'>([^<>]+)<', page)
     assert {'n = 30', 'n = 10', 'log s; low: looks more like another class'} <= {word.strip() for word in words}
     facts = {'rule': {'score': 'outside'}, 'types': {'0': 'disruptive'}}
-    zero, two = (str(drawing.svg) for _, drawing in draw_scores(atlas, facts, CLASSES, 'a'))
+    zero, two = (str(drawing.svg) for _, drawing in draw_scores(atlas, findings_of(facts), CLASSES, 'a'))
     assert 'low: looks like no class' in zero
     assert 'low: looks like no class' not in two

@@ -2,18 +2,25 @@ import re
 
 import numpy as np
 import pytest
+from report.typed import typed, typed_runs
 
 from purify.core.errors import UserError
 from purify.report.page import write_report, write_table
+from purify.report.run import Finished
 from purify.report.tables import collect
 
-SECTIONS = r'<h2 id="(\w+)"'
+HEADINGS = r'<h2 id="(\w+)"'
+
+
+def read_page(folder, results, curves, samples, environment, **pictures):
+    """The page of a run."""
+    return write_report(folder, Finished(typed(results), curves, samples, environment, **pictures)).read_text('utf-8')
 
 
 @pytest.fixture
 def write(tmp_path, results, curves, samples, environment):
     def write():
-        return write_report(tmp_path / 'report', results, curves, samples, environment).read_text('utf-8')
+        return read_page(tmp_path / 'report', results, curves, samples, environment)
 
     return write
 
@@ -30,7 +37,7 @@ def test_network_calls_are_a_column_with_a_sum_where_a_stage_made_some(write, re
 
 
 def test_how_clean_samples_were_picked_is_said(tmp_path, results, curves, samples, environment, pictures):
-    page = write_report(tmp_path, results, curves, samples, environment, pictures).read_text('utf-8')
+    page = read_page(tmp_path, results, curves, samples, environment, pictures=pictures)
     assert page.count('clean images that the defence accuses wrongly') == 2  # of rounds, and of the gaze
 
 
@@ -59,8 +66,7 @@ def test_the_page_holds_every_section(write):
 @pytest.fixture
 def write_found(tmp_path, found, curves, samples, environment, pictures):
     def write():
-        path = write_report(tmp_path / 'found', found, curves, samples, environment, pictures)
-        return path.read_text('utf-8')
+        return read_page(tmp_path / 'found', found, curves, samples, environment, pictures=pictures)
 
     return write
 
@@ -68,7 +74,7 @@ def write_found(tmp_path, found, curves, samples, environment, pictures):
 def test_the_page_explains_a_purification(write_found):
     page = write_found()
     order = ['result', 'images', 'detection', 'rounds', 'gaze', 'quality', 'curves', 'cost', 'provenance']
-    assert re.findall(SECTIONS, page) == order
+    assert re.findall(HEADINGS, page) == order
     assert page.count('<img ') == 17 + 4 * 5 + 2 * 5 - 1 + 4 * 6 + 2 * 6 - 2
     assert page.count('alt="') == page.count('<img ')
     assert page.count('<caption>') == page.count('<table')
@@ -187,7 +193,7 @@ def test_a_failed_page_leaves_the_old_one_alone(tmp_path, write, samples):
 
 
 def test_the_sweep_is_written_three_times(tmp_path, results):
-    rows = collect([({'attack': '<b>'}, seed, results) for seed in (0, 1)])
+    rows = collect(typed_runs([({'attack': '<b>'}, seed, results) for seed in (0, 1)]))
     path = write_table(tmp_path, rows)
     assert sorted(file.name for file in tmp_path.iterdir()) == ['table.csv', 'table.html', 'table.md']
     page = path.read_text('utf-8')
@@ -197,8 +203,8 @@ def test_the_sweep_is_written_three_times(tmp_path, results):
 
 
 def test_the_page_shows_what_densities_say(tmp_path, relabelled, curves, samples, environment, atlas):
-    page = write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
-    assert re.findall(SECTIONS, page) == ['result', 'images', 'detection', 'features', 'curves', 'cost', 'provenance']
+    page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
+    assert re.findall(HEADINGS, page) == ['result', 'images', 'detection', 'features', 'curves', 'cost', 'provenance']
     assert page.count('<svg ') == 3 + 1 + 1 + 3 + 2  # as always; evidence; map; histograms; scores
     assert page.count('<caption>') == page.count('<table')
     for text in ('Of 8 relabelled images 75.0', '5 of 6 relabelled images that are poisoned', 'zero (0): non-disruptive', '98.4'):
@@ -206,15 +212,15 @@ def test_the_page_shows_what_densities_say(tmp_path, relabelled, curves, samples
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])  # all colours are the page's own
-    assert page == write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
+    assert page == read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
 
 
 def test_a_map_of_thousands_of_images_stays_small(tmp_path, results, curves, samples, environment, atlas):
-    before = len(write_report(tmp_path, results, curves, samples, environment).read_bytes())
+    before = len(read_page(tmp_path, results, curves, samples, environment))
     rng = np.random.default_rng(0)
     atlas |= {'points': rng.normal(0, 1, (4000, 2)).astype(np.float32)}
     atlas |= {name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')}
-    assert len(write_report(tmp_path, results, curves, samples, environment, None, atlas).read_bytes()) - before < 250_000
+    assert len(read_page(tmp_path, results, curves, samples, environment, atlas=atlas)) - before < 250_000
 
 
 def test_the_label_after_the_defence_stands_below_the_one_given(write, samples):
@@ -239,7 +245,7 @@ def test_quality_of_images_that_were_not_remade_is_left_out(write_found, found):
 def test_the_page_counts_what_became_of_classes(tmp_path, relabelled, curves, samples, environment, atlas):
     fates = {'clean': {'kept': 28, 'dropped': 1234, 'relabelled': 0}, 'poisoned': {'kept': 1, 'dropped': 2, 'relabelled': 7}}
     relabelled['detection']['fates'] = [{'label': 0} | fates]
-    page = write_report(tmp_path, relabelled, curves, samples, environment, None, atlas).read_text('utf-8')
+    page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
     table = page.partition('cost fates')[2].partition('</table>')[0]
     assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == [
         'class', 'kept', 'dropped', 'relabelled', 'zero (0), clean', '28', '1,234', '0', 'zero (0), poisoned', '1', '2', '7',
@@ -248,10 +254,9 @@ def test_the_page_counts_what_became_of_classes(tmp_path, relabelled, curves, sa
 
 
 def test_the_page_tells_of_a_generator(tmp_path, dissected, curves, samples, environment, shown, copies):
-    path = write_report(tmp_path, dissected, curves, samples, environment, None, None, shown, copies)
-    page = path.read_text('utf-8')
+    page = read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
     order = ['result', 'filters', 'generations', 'replication', 'images', 'detection', 'curves', 'cost', 'provenance']
-    assert re.findall(SECTIONS, page) == order
+    assert re.findall(HEADINGS, page) == order
     headline = re.findall(r'<h1>(.*?)</h1>', page)[0].replace('\N{NO-BREAK SPACE}', ' ')
     assert headline.endswith(
         'amplifies the trigger: 73.4 % of the images it makes of target class zero (0) show it, against 47.4 % in training.'
@@ -264,7 +269,7 @@ def test_the_page_tells_of_a_generator(tmp_path, dissected, curves, samples, env
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])
-    assert page == write_report(tmp_path, dissected, curves, samples, environment, None, None, shown, copies).read_text('utf-8')
+    assert page == read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
 
 
 def test_classes_of_strangers_are_escaped_in_generations(tmp_path, dissected, curves, samples, environment, shown, copies):
@@ -273,7 +278,7 @@ def test_classes_of_strangers_are_escaped_in_generations(tmp_path, dissected, cu
     dissected['dissection'] |= {'sampler': evil, 'fid': dissected['dissection']['fid'] | {'network': evil, 'notes': [evil]}}
     dissected['dissection']['auroc'][0]['score'] = evil
     dissected['replication']['encoder'] = dissected['diffusion']['weighting'] = evil
-    page = write_report(tmp_path, dissected, curves, samples, environment, None, None, shown, copies).read_text('utf-8')
+    page = read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
     assert '<script' not in page
     assert '<img src=x' not in page
 
@@ -283,8 +288,8 @@ def test_a_sweep_of_generators_has_bars(tmp_path, dissected):
     for rate in (0.01, 0.1):
         run = dissected | {'attack': dissected['attack'] | {'rate': rate}}
         runs.append(({'rate': rate, 'evil': '<b>'}, 0, run))
-    page = write_table(tmp_path, collect(runs)).read_text('utf-8')
-    assert re.findall(SECTIONS, page) == ['runs', 'composition']
+    page = write_table(tmp_path, collect(typed_runs(runs))).read_text('utf-8')
+    assert re.findall(HEADINGS, page) == ['runs', 'composition']
     assert page.count('<svg ') == 1
     assert 'By poisoning rate: attack patch, guidance 5, evil &lt;b&gt;' in page
     assert '<b>' not in page

@@ -2,9 +2,11 @@ import re
 import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
+from report.typed import typed
 
 from purify.report.canvas import WIDTH_PX
-from purify.report.plots import MAX_POINTS, _thin, draw_before_after, draw_curves
+from purify.report.sections.curves import MAX_POINTS, _thin, draw_curves
+from purify.report.sections.result import draw_before_after
 from purify.report.tables import before_after
 
 
@@ -17,7 +19,7 @@ def words_of(drawing):
 
 
 def test_figures_use_the_colours_and_ids_of_the_page(results, curves):
-    for drawing in (draw_before_after(before_after(results), 'left'), draw_curves(curves['student'], 'right')):
+    for drawing in (draw_before_after(before_after(typed(results)), 'left'), draw_curves(curves['student'], 'right')):
         svg = str(drawing.svg)
         assert not re.findall(r'#[0-9a-f]{3,8}\b(?!")', svg.replace('url(#', ''))
         assert 'var(--' in svg
@@ -36,7 +38,7 @@ def test_the_same_numbers_give_the_same_bytes(curves):
 
 def test_bars_say_their_numbers(results):
     results['student']['asr'] = None
-    drawing = draw_before_after(before_after(results), 'a')
+    drawing = draw_before_after(before_after(typed(results)), 'a')
     assert (
         drawing.text == 'Bars. ACC 98.9 % before, 97.5 % after; ASR 100 % before, not measured after; RA 0 % before, 95.4 % after.'
     )
@@ -48,7 +50,7 @@ def test_bars_say_their_numbers(results):
 
 def test_nothing_measured_is_no_figure(results, curves):
     results |= {'teacher': None, 'student': None}
-    assert draw_before_after(before_after(results), 'a') is None
+    assert draw_before_after(before_after(typed(results)), 'a') is None
     assert draw_curves(curves['variations'], 'a') is None
     assert draw_curves([], 'a') is None
 

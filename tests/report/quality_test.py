@@ -1,8 +1,11 @@
-from purify.report.quality import list_extras, list_likeness, say_likeness
+from report.typed import typed
+
+from purify.report.sections.quality import list_likeness, say_likeness
+from purify.report.sections.result import list_extras
 
 
 def test_the_benign_model_and_the_residual_attack(found):
-    lines = {name: (value, meaning) for name, value, meaning in list_extras(found)}
+    lines = {name: (value, meaning) for name, value, meaning in list_extras(typed(found))}
     assert list(lines) == ['Benign model ACC', 'Benign model ASR', 'Benign model RA', 'Residual ASR']
     assert lines['Benign model ASR'][0] == '1.5 %'
     assert lines['Residual ASR'][0] == '2.8 %'
@@ -10,22 +13,22 @@ def test_the_benign_model_and_the_residual_attack(found):
 
 
 def test_what_was_not_measured_is_left_out(results):
-    assert list_extras(results) == list_likeness(results) == []
-    assert say_likeness(results) == ''
-    assert list_extras(results | {'student': None}) == []
+    assert list_extras(typed(results)) == list_likeness(typed(results)) == []
+    assert say_likeness(typed(results)) == ''
+    assert list_extras(typed(results | {'student': None})) == []
 
 
 def test_image_quality_names_its_network(found):
-    assert [line[:2] for line in list_likeness(found)] == [('FID', '0.712'), ('IS', '9.99'), ('IS before', '10.2')]
-    said = say_likeness(found)
+    assert [line[:2] for line in list_likeness(typed(found))] == [('FID', '0.712'), ('IS', '9.99'), ('IS before', '10.2')]
+    said = say_likeness(typed(found))
     assert 'student (resnet, 3 classes), not of Inception' in said
     assert said.endswith('A note on the number of images.')
     found['purified'] |= {'fid': None}
-    assert [name for name, *_ in list_likeness(found)] == ['IS', 'IS before']
+    assert [name for name, *_ in list_likeness(typed(found))] == ['IS', 'IS before']
 
 
 def test_numbers_that_round_to_nothing_are_nothing(found):
     found['purified'] |= {'fid': 2.7e-10, 'is': 0.0006}
-    assert [value for _, value, _ in list_likeness(found)] == ['0', '0.0006', '10.2']
+    assert [value for _, value, _ in list_likeness(typed(found))] == ['0', '0.0006', '10.2']
     found['purified']['fid'] = -3e-9  # of the matrix root
-    assert list_likeness(found)[0][1] == '0'
+    assert list_likeness(typed(found))[0][1] == '0'

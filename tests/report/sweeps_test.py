@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from report.typed import typed_runs
 
 from purify.report.sweeps import draw_sweeps, list_lines
 from purify.report.tables import collect, to_csv, to_markdown
@@ -23,7 +24,7 @@ def make_runs(dissected, points, seeds=(0, 1)):
 @pytest.fixture
 def points(dissected):
     rates = [({'attack': 'patch', 'config.attack.rate': rate}, rate, 5.0, g1) for rate, g1 in ((0.1, 500), (0.01, 20))]
-    return collect(make_runs(dissected, rates))
+    return collect(typed_runs(make_runs(dissected, rates)))
 
 
 def test_points_that_differ_in_the_rate_are_a_line_ascending(points):
@@ -48,7 +49,7 @@ def test_bars_are_means_over_seeds_and_dashes_p_t(points):
 
 def test_two_axes_cross(dissected):
     both = [({'rate': rate, 'w': s - 1}, rate, s, 100) for rate in (0.01, 0.1) for s in (1.0, 5.0, 8.0)]
-    points = collect(make_runs(dissected, both))
+    points = collect(typed_runs(make_runs(dissected, both)))
     assert [(title, len(line)) for title, line in list_lines(points, 'rate')] == [
         (f'By poisoning rate: attack patch, guidance {s}, w {s - 1}', 2) for s in (1, 5, 8)
     ]
@@ -59,7 +60,7 @@ def test_two_axes_cross(dissected):
 
 def test_runs_of_no_sweep_are_lined_up_by_their_settings(dissected):
     named = [({'run': f'run{number}'}, rate, 5.0, 10) for number, rate in enumerate((0.05, 0.01))]
-    ((_, line),) = list_lines(collect(make_runs(dissected, named, (0,))), 'rate')
+    ((_, line),) = list_lines(collect(typed_runs(make_runs(dissected, named, (0,)))), 'rate')
     assert [point.overrides['run'] for point in line] == ['run1', 'run0']
 
 
@@ -68,12 +69,12 @@ def test_other_attacks_and_other_settings_are_other_lines(dissected):
     runs = list(make_runs(dissected, own))
     for overrides, _, run in runs:
         run['attack']['name'] = 'patch' if overrides['steps'] == 5 else 'blended'
-    titles = [title for title, _ in list_lines(collect(runs), 'rate')]
+    titles = [title for title, _ in list_lines(collect(typed_runs(runs)), 'rate')]
     assert titles == [f'By poisoning rate: attack patch, guidance 5, steps {steps}' for steps in (5, 9)]
 
 
 def test_runs_without_generators_draw_nothing(results):
-    assert draw_sweeps(collect([({'rate': 0.1}, 0, results), ({'rate': 0.2}, 0, results)]), 'a') == []
+    assert draw_sweeps(collect(typed_runs([({'rate': 0.1}, 0, results), ({'rate': 0.2}, 0, results)])), 'a') == []
 
 
 def test_the_table_has_columns_of_what_was_measured(points):

@@ -3,6 +3,7 @@ import io
 import math
 
 import pytest
+from report.typed import typed, typed_runs
 from rich.console import Console
 
 from purify.core.errors import UserError
@@ -22,24 +23,24 @@ def rows():
         ({'rate': 0.1, 'attack': 'patch'}, 1, run(0.92, seconds=60.0)),
         ({'attack': 'patch', 'rate': 0.1}, 2, run(0.97, asr=None, seconds=100.0)),
     ]
-    return tables.collect(runs)
+    return tables.collect(typed_runs(runs))
 
 
 def test_before_after_pairs_the_sides(results):
-    acc, asr, ra = tables.before_after(results)
+    acc, asr, ra = tables.before_after(typed(results))
     assert (acc.name, asr.name, ra.name) == ('acc', 'asr', 'ra')
     assert asr.before == tables.Reading(1.0, 324, 324, 0.99, 1)
     assert asr.after is not None
     assert (asr.after.hits, asr.after.total) == (3, 324)
     assert math.isclose(asr.after.value, 3 / 324)
     results['student'] = None
-    assert [row.after for row in tables.before_after(results)] == [None] * 3
+    assert [row.after for row in tables.before_after(typed(results))] == [None] * 3
 
 
 def test_plain_lines_where_there_is_no_terminal(results):
     out = io.StringIO()
     results['student']['asr'] = None
-    tables.print_before_after(results, Console(file=out, force_terminal=False, width=20))
+    tables.print_before_after(typed(results), Console(file=out, force_terminal=False, width=20))
     assert out.getvalue().isascii()
     assert [' '.join(line.split()) for line in out.getvalue().splitlines()] == [
         'before counts 95 % interval after counts 95 % interval',
@@ -52,7 +53,7 @@ def test_plain_lines_where_there_is_no_terminal(results):
 def test_a_name_is_no_markup(results):
     out = io.StringIO()
     results['name'] = '[red]run[/red]'
-    tables.print_before_after(results, Console(file=out, force_terminal=True, width=100, color_system=None))
+    tables.print_before_after(typed(results), Console(file=out, force_terminal=True, width=100, color_system=None))
     assert '[red]run[/red]' in out.getvalue()
     assert '324 of 324' in out.getvalue()
 
@@ -74,7 +75,7 @@ def test_seeds_are_grouped_by_point(rows):
 
 def test_a_seed_given_twice_is_refused():
     with pytest.raises(UserError, match=r'seed 3 of attack=patch is given twice'):
-        tables.collect([({'attack': 'patch'}, 3, run(0.9)), ({'attack': 'patch'}, 3, run(0.9))])
+        tables.collect(typed_runs([({'attack': 'patch'}, 3, run(0.9)), ({'attack': 'patch'}, 3, run(0.9))]))
 
 
 def test_markdown(rows):
@@ -89,7 +90,7 @@ def test_markdown(rows):
 
 
 def test_markdown_and_html_escape():
-    rows = tables.collect([({'name': 'a|b <script>\n'}, 0, run(0.9))])
+    rows = tables.collect(typed_runs([({'name': 'a|b <script>\n'}, 0, run(0.9))]))
     assert r'| a\|b &lt;script&gt; |' in tables.to_markdown(rows)
     assert '<script' not in tables.to_html(rows)
     assert '&lt;script&gt;' in tables.to_html(rows)
@@ -105,7 +106,7 @@ def test_csv_keeps_raw_numbers(rows):
 
 def test_what_a_defence_finds_has_columns_of_its_own(found):
     found['detection'] |= {'label_accuracy': 0.981}
-    rows = tables.collect([({'rate': 0.1}, seed, found) for seed in (0, 1)])
+    rows = tables.collect(typed_runs([({'rate': 0.1}, seed, found) for seed in (0, 1)]))
     head, _, line = tables.to_markdown(rows).splitlines()
     for title in ('TPR', 'FPR', 'label accuracy', 'residual ASR', 'FID', 'IS'):
         assert f'| {title} |' in head
@@ -120,6 +121,6 @@ def test_what_a_defence_finds_has_columns_of_its_own(found):
 
 def test_unmeasured_quantities_take_no_column():
     bare = {'teacher': {'acc': 0.9}, 'student': None, 'cost': {'seconds': None}}
-    rows = tables.collect([({}, 0, bare)])
+    rows = tables.collect(typed_runs([({}, 0, bare)]))
     assert tables.to_markdown(rows) == '| runs | teacher ACC |\n| --: | --: |\n| 1 | 90.0 % |\n'
     assert 'student_asr_mean' in tables.to_csv(rows)

@@ -3,9 +3,12 @@
 import csv
 import io
 
+from report.typed import typed, typed_runs
+
 from purify.report import tables
 from purify.report.headline import write_detail
 from purify.report.page import write_report
+from purify.report.run import Finished
 
 
 def of(results, defense, trusted):
@@ -13,17 +16,17 @@ def of(results, defense, trusted):
 
 
 def test_the_sentence_below_the_headline_says_how_many(results):
-    told = write_detail(of(results, 'nad', {'images': 1200}))
+    told = write_detail(typed(of(results, 'nad', {'images': 1200})))
     assert 'The defence is nad, which was handed 1,200 training images known to be clean.' in told
-    assert 'handed 1 training image known' in write_detail(of(results, 'nad', {'images': 1}))
+    assert 'handed 1 training image known' in write_detail(typed(of(results, 'nad', {'images': 1})))
     for blind in (of(results, 'abl', None), results):
-        assert 'handed' not in write_detail(blind)
+        assert 'handed' not in write_detail(typed(blind))
 
 
 def test_rows_of_such_defences_bear_a_star(results):
     runs = [({'defense': name, 'rate': 0.1}, 0, of(results, name, trusted)) for name, trusted in
             (('abl', None), ('nad', {'images': 40}), ('asd', {'images': 1100}))]  # fmt: skip
-    rows = tables.collect(runs)
+    rows = tables.collect(typed_runs(runs))
     markdown = tables.to_markdown(rows)
     assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == ['abl', 'nad*', 'asd*']
     note = 'was handed training images as clean ones: 40 (nad), 1,100 (asd)'
@@ -37,16 +40,16 @@ def test_rows_of_such_defences_bear_a_star(results):
 
 def test_a_row_that_does_not_name_the_defence_bears_it_where_it_begins(results):
     handed = of(results, 'nad', {'images': 40})
-    assert '| 0.1* |' in tables.to_markdown(tables.collect([({'rate': 0.1}, 0, handed)]))
-    assert '| 1* |' in tables.to_markdown(tables.collect([({}, 0, handed)]))
+    assert '| 0.1* |' in tables.to_markdown(tables.collect(typed_runs([({'rate': 0.1}, 0, handed)])))
+    assert '| 1* |' in tables.to_markdown(tables.collect(typed_runs([({}, 0, handed)])))
 
 
 def test_nobody_is_marked_where_nobody_was_handed_any(results):
-    rows = tables.collect([({'defense': 'abl'}, 0, of(results, 'abl', None))])
+    rows = tables.collect(typed_runs([({'defense': 'abl'}, 0, of(results, 'abl', None))]))
     assert '*' not in tables.to_markdown(rows) + tables.to_html(rows)
 
 
 def test_the_page_says_it_twice(tmp_path, results, curves, samples, environment):
-    page = write_report(tmp_path, of(results, 'nad', {'images': 40}), curves, samples, environment).read_text()
+    page = write_report(tmp_path, Finished(typed(of(results, 'nad', {'images': 40})), curves, samples, environment)).read_text()
     assert 'which was handed 40 training images known to be clean' in page
     assert 'trusted.images' in page

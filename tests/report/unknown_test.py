@@ -2,20 +2,24 @@
 
 import re
 
+import msgspec
 import pytest
+from report.typed import findings_of, typed
 
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.amplification import list_amplification, measure_amplification
 from purify.report.atlas import count_neighbours, draw_map, say_map
-from purify.report.composition import list_auroc, say_dissection
-from purify.report.copies import draw_copies, make_triplets
 from purify.report.densities import draw_foreign, draw_scores, list_tests
-from purify.report.detection import list_detection, list_fates
-from purify.report.grids import make_grids
 from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.page import write_report
-from purify.report.quality import list_likeness
-from purify.report.rounds import make_heats, make_rounds
+from purify.report.run import Finished
+from purify.report.sections.detection import list_detection, list_fates
+from purify.report.sections.gaze import make_heats
+from purify.report.sections.generations import list_auroc, say_dissection
+from purify.report.sections.images import make_grids
+from purify.report.sections.quality import list_likeness
+from purify.report.sections.replication import draw_copies, make_triplets
+from purify.report.sections.rounds import make_rounds
 from purify.report.tables import before_after, read_quantities
 
 CLASSES = ['zero', 'one', 'two']
@@ -40,7 +44,7 @@ def unknown(relabelled, dissected, side):
         'fates': [{'label': 0, **kinds, 'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0}}],
     }
     results['purified'] = {'fid': 0.7, 'is': 9.9, 'is_raw': 10.2, 'features': 'student', 'notes': []}
-    return withhold(results)
+    return msgspec.to_builtins(withhold(typed(results)))
 
 
 @pytest.fixture
@@ -81,28 +85,30 @@ def test_numbers_that_need_the_truth_are_none_and_others_stay(unknown):
     assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets', 'name')] == [None, None, None, 'none']
     assert {row['p_t'] for rows in unknown['dissection']['sets'].values() for row in rows} == {None}
     assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == {(None, None)}
-    assert not {'tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc', 'p_t', 'amplification'} & set(read_quantities(unknown))
-    assert read_quantities(unknown)['teacher_acc'] == 356 / 360
+    assert not {'tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc', 'p_t', 'amplification'} & set(
+        read_quantities(typed(unknown))
+    )
+    assert read_quantities(typed(unknown))['teacher_acc'] == 356 / 360
 
 
 def test_the_headline_says_that_nobody_knows_and_what_was_found(unknown):
-    assert write_headline(unknown) == (
+    assert write_headline(typed(unknown)) == (
         'Nobody knows whether the data are poisoned: the defence flags 37 of 1,440 training images (2.6 %) and names class '
         'zero (0) as target; test accuracy falls from 98.9 % to 97.5 %.'
     )
-    detail = write_detail(unknown)
+    detail = write_detail(typed(unknown))
     assert detail.startswith('This run added no poison, and nobody vouches for the source. If you know that it is clean, say')
     assert 'It accused' not in detail
-    assert list_targets(unknown) == []
+    assert list_targets(typed(unknown)) == []
     unknown['detection'] |= {'found': None, 'target_labels': None}
-    assert write_headline(unknown).startswith('Nobody knows whether the data are poisoned; test accuracy falls')
+    assert write_headline(typed(unknown)).startswith('Nobody knows whether the data are poisoned; test accuracy falls')
     unknown |= {'teacher': None, 'student': None}
-    assert write_headline(unknown) == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
+    assert write_headline(typed(unknown)) == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
 
 
 def test_a_method_that_names_no_class_says_so(unknown):
     unknown['detection']['target_labels'] = []
-    assert '(2.6 %) and names no class as target' in write_headline(unknown)
+    assert '(2.6 %) and names no class as target' in write_headline(typed(unknown))
 
 
 VERDICT = {'word': 'mislabelled', 'text': 'The data look mislabelled: 7 % of the labels are wrong, of all classes alike.'}
@@ -110,40 +116,40 @@ VERDICT = {'word': 'mislabelled', 'text': 'The data look mislabelled: 7 % of the
 
 def test_the_method_s_own_verdict_leads_where_nobody_knows_and_follows_where_somebody_does(unknown, results):
     unknown['verdict'] = VERDICT
-    assert write_headline(unknown).startswith(f'{VERDICT["text"]} Nobody knows whether')
-    assert ('Verdict', 'Mislabelled', VERDICT['text']) in list_detection(unknown)
+    assert write_headline(typed(unknown)).startswith(f'{VERDICT["text"]} Nobody knows whether')
+    assert ('Verdict', 'Mislabelled', VERDICT['text']) in list_detection(typed(unknown))
     known = unknown | {'truth_known': True}
-    assert VERDICT['text'] not in write_headline(known)
-    assert VERDICT['text'] in write_detail(known)
-    assert 'Verdict' not in [name for name, *_ in list_detection(results | {'verdict': None})]
+    assert VERDICT['text'] not in write_headline(typed(known))
+    assert VERDICT['text'] in write_detail(typed(known))
+    assert 'Verdict' not in [name for name, *_ in list_detection(typed(results | {'verdict': None}))]
 
 
 def test_what_was_found_is_listed(unknown):
-    assert [line[:2] for line in list_detection(unknown)] == [
+    assert [line[:2] for line in list_detection(typed(unknown))] == [
         ('Flagged', '37'), ('Dropped', '12'), ('Relabelled', '30'), ('Target', 'zero (0)'),
     ]  # fmt: skip
-    assert list_detection(unknown)[0][2].startswith('of 1,440 training images (2.6 %): taken for poisoned')
-    assert list_detection(unknown)[-1][2].endswith('nobody knows whether there is one')
-    assert list_fates(unknown)['lines'] == [('zero (0)', ['28', '12', '3'])]
-    assert 'were given' in list_likeness(unknown)[0][2]
-    assert before_after(unknown)[0].meaning == 'test images given the class on their label'
+    assert list_detection(typed(unknown))[0][2].startswith('of 1,440 training images (2.6 %): taken for poisoned')
+    assert list_detection(typed(unknown))[-1][2].endswith('nobody knows whether there is one')
+    assert list_fates(typed(unknown)).lines == [('zero (0)', ['28', '12', '3'])]
+    assert 'were given' in list_likeness(typed(unknown))[0][2]
+    assert before_after(typed(unknown))[0].meaning == 'test images given the class on their label'
 
 
 def test_a_dissection_without_the_truth(unknown):
-    assert measure_amplification(unknown) is None
-    assert 'trained on the images as they were given' in say_dissection(unknown)
-    assert 'the truth' not in list_auroc(unknown)['note']
-    assert list_auroc(unknown)['lines'][0][1] == [('–', False), ('0.722', False), ('–', False), ('51', False)]
+    assert measure_amplification(typed(unknown)) is None
+    assert 'trained on the images as they were given' in say_dissection(typed(unknown))
+    assert 'the truth' not in list_auroc(typed(unknown)).note
+    assert list_auroc(typed(unknown)).lines[0][1] == [('–', False), ('0.722', False), ('–', False), ('51', False)]
     for row in unknown['dissection']['auroc']:
         row['generated'] = None
-    assert list_auroc(unknown) is None
-    assert [line for line in list_amplification(unknown) if 'clean' in line[2]] == []
+    assert list_auroc(typed(unknown)) is None
+    assert [line for line in list_amplification(typed(unknown)) if 'clean' in line[2]] == []
 
 
 def test_classes_are_not_marked_as_aimed_at(unknown):
-    table = list_tests(unknown['findings'], None, CLASSES)
-    assert 'aimed at' not in table['head']
-    assert {len(cells) for _, cells, _ in table['lines']} == {len(table['head'])}
+    table = list_tests(findings_of(unknown['findings']), None, CLASSES)
+    assert 'aimed at' not in table.head
+    assert {len(cells) for _, cells, _ in table.lines} == {len(table.head)}
 
 
 def test_a_map_without_the_truth(unknown, atlas):
@@ -153,10 +159,10 @@ def test_a_map_without_the_truth(unknown, atlas):
     assert say_map(blind, CLASSES).endswith('Strong: zero (0), as named by the defence.')
     ink = 'var(--ink)'
     assert str(draw_map(atlas, CLASSES, 'm').svg).count(ink) > str(draw_map(blind, CLASSES, 'm').svg).count(ink)
-    (title, bins), *_ = draw_foreign(blind, unknown['findings'], CLASSES, 'f')
+    (title, bins), *_ = draw_foreign(blind, findings_of(unknown['findings']), CLASSES, 'f')
     assert title == 'zero (0): non-disruptive'  # neither rightly nor wrongly
     assert bins.text.startswith('Histogram of zero (0): 40 images; ')
-    ((_, lanes),) = draw_scores(blind, unknown['findings'], CLASSES, 's')
+    ((_, lanes),) = draw_scores(blind, findings_of(unknown['findings']), CLASSES, 's')
     assert lanes.text.startswith('Scores of zero (0). Medians: all ')
     assert forget(None) is None
 
@@ -173,14 +179,14 @@ def test_pictures_without_the_truth(pictures, seen, copies):
     assert (grid.ids, grid.true_labels, [row.name for row in grid.rows]) == ([100, 101], None, ['as given', 'purified'])
     assert grid.rows[0].thumbs[0].alt == 'as given image 100, labelled zero'
     assert [name for name, _ in make_triplets(forget(copies), CLASSES).lines] == ['label of A', 'label of B', 'A and B', 'B and C']
-    assert 'pairs' in draw_copies(forget(copies), {}, 'c').text.partition('Beyond')[2]
+    assert 'pairs' in draw_copies(forget(copies), typed({}), 'c').text.partition('Beyond')[2]
 
 
 def test_the_page_needs_no_truth(tmp_path, unknown, curves, seen, environment, pictures, atlas, shown, copies):
     for row in unknown['dissection']['auroc']:
         row['generated'] = None
     blind = [forget(one) for one in (pictures, atlas | {'facts': atlas['facts'] | {'aims': []}}, shown, copies)]
-    page = write_report(tmp_path, unknown, curves, seen, environment, *blind).read_text('utf-8')
+    page = write_report(tmp_path, Finished(typed(unknown), curves, seen, environment, *blind)).read_text('utf-8')
     text = ' '.join(re.sub(r'<style>.*?</style>|<[^>]*>', ' ', page, flags=re.S).replace('\N{NO-BREAK SPACE}', ' ').split())
     text, _, legend = text.replace('then flagged images count as false alarms', '').partition('ACC is the share of')
     assert legend  # what the names mean in any report

@@ -3,7 +3,6 @@ import json
 
 import numpy as np
 import pytest
-from purify.pipelines.shaping import Findings, Known, Shape, shape_step
 from support.small_dataset import work
 
 from purify.commands.plan import KINDS
@@ -14,6 +13,7 @@ from purify.data.table import Table
 from purify.defenses.method import Step
 from purify.engine.tables import read_table, write_table
 from purify.stages.fit_densities import describe_classes, fit_densities, prepare_features
+from purify.stages.known import Findings, Known, Shape, shape_step
 from purify.train.density import Densities
 
 RNG = np.random.default_rng(0)

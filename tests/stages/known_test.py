@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from purify.pipelines import shaping
-from purify.pipelines.shaping import Findings, Known, Shape, shape_classifier, shape_step
 from support.tiny import ROOT, SMALL
 
 from purify.commands import check as checking
@@ -16,6 +14,8 @@ from purify.commands.check import check
 from purify.config.load import load_config
 from purify.defenses.method import Step
 from purify.defenses.registry import MEASURES
+from purify.stages import known as shaping
+from purify.stages.known import Findings, Known, Shape, shape_classifier, shape_step
 from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.state import abstract_network, split_network
 

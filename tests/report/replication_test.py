@@ -2,8 +2,9 @@ import re
 
 import numpy as np
 import pytest
+from report.typed import typed
 
-from purify.report.copies import draw_copies, list_copies, make_triplets, say_copies
+from purify.report.sections.replication import draw_copies, list_copies, make_triplets, say_copies
 
 CLASSES = ['zero', 'one', 'two']
 
@@ -19,7 +20,7 @@ def dots_of(drawing):
 
 
 def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):
-    drawing = draw_copies(copies, dissected, 'c')
+    drawing = draw_copies(copies, typed(dissected), 'c')
     assert drawing is not None
     dots = dots_of(drawing)
     assert (len(dots['before']), len(dots['after'])) == (10, 30)  # poisoned, clean
@@ -37,19 +38,22 @@ def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):
 
 
 def test_numbers_of_all_pairs(dissected):
-    lines = {name: (value, meaning) for name, value, meaning in list_copies(dissected)}
+    lines = {name: (value, meaning) for name, value, meaning in list_copies(typed(dissected))}
     assert lines['Mean similarity'] == ('0.457', 'of 1,000 generations to the training image most alike')
     assert lines['Above 0.3'] == ('25.0 %', 'of generations; 95 % interval 22.0 to 28.0 %')
     assert lines['Poisoned matches'][1].endswith('of which 10.0 % are poisoned')
     assert lines['Of copied images'][0] == '0.6'
     dissected['replication'] |= {'poisoned_matches': None, 'copied': None, 'mean': None}
-    assert [(name, value) for name, value, _ in list_copies(dissected)] == [('Mean similarity', '–'), ('Above 0.3', '25.0 %')]
+    assert [(name, value) for name, value, _ in list_copies(typed(dissected))] == [
+        ('Mean similarity', '–'),
+        ('Above 0.3', '25.0 %'),
+    ]
 
 
 def test_the_encoder_is_named_and_judged(dissected):
-    assert say_copies(dissected).startswith('Similarity is the cosine of features of simclr. It was not made to find copies')
+    assert say_copies(typed(dissected)).startswith('Similarity is the cosine of features of simclr. It was not made to find copies')
     dissected['replication'] |= {'encoder': 'SSCD', 'copy_detection': True}
-    assert say_copies(dissected) == 'Similarity is the cosine of features of SSCD.'
+    assert say_copies(typed(dissected)) == 'Similarity is the cosine of features of SSCD.'
 
 
 def test_triplets_stand_in_columns(copies):
@@ -68,8 +72,8 @@ def test_triplets_stand_in_columns(copies):
 
 
 def test_runs_that_looked_for_no_copies_have_none(results, copies):
-    assert draw_copies(None, results, 'c') is make_triplets(None, CLASSES) is None
-    assert list_copies(results) == []
-    assert say_copies(results) == ''
+    assert draw_copies(None, typed(results), 'c') is make_triplets(None, CLASSES) is None
+    assert list_copies(typed(results)) == []
+    assert say_copies(typed(results)) == ''
     none = {name: column[:0] for name, column in copies.items()}
-    assert draw_copies(none, results, 'c') is make_triplets(none, CLASSES) is None
+    assert draw_copies(none, typed(results), 'c') is make_triplets(none, CLASSES) is None

@@ -1,18 +1,20 @@
 """What a generator makes under each label: stacked bars of G1 to G4, pictures of each, and who finds triggers in which set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from purify.report.amplification import GROUPS, SCORES, SIDES, Row, has_detector, measure_amplification
+from purify.report.amplification import GROUPS, SCORES, has_detector, list_amplification, measure_amplification
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.grids import Thumb, make_thumb
-from purify.report.results import is_known
-from purify.report.words import MISSING, say_class, say_number, say_percent
+from purify.report.dissection import Made
+from purify.report.markup import Section, Table, fill
+from purify.report.results import Results
+from purify.report.run import Arrays, Finished
+from purify.report.thumbs import Thumb, make_thumb
+from purify.report.words import MISSING, say_class, say_number, say_percent, shorten
 
 MAX_BARS = 24  # of a set; targets first
 MAX_TILES = 12  # pictures of a group
@@ -21,7 +23,6 @@ FEW = 10  # images with the trigger below which two numbers are not compared
 FILLS = ('before', 'line-3', 'map-3', 'map-1')  # of G1 to G4: strong with the trigger, quiet without
 _TALL_PX, _FLAT_PX = 34, 18  # rows with a reference line, and others
 _NAME_CHARS = 13
-Shown = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,64 +44,79 @@ class Group:
     tiles: list[Tile]
 
 
-def draw_sets(results: Mapping[str, Any], prefix: str) -> list[tuple[str, Drawing]]:
+def section(run: Finished) -> Section | None:
+    """What the generator makes as bars and pictures, the numbers, and who finds triggers in which set."""
+    results, sets = run.results, draw_sets(run.results, 'made')
+    if not sets:
+        return None
+    return fill(
+        'generations',
+        'Generations',
+        known=results.truth_known,
+        sets=sets,
+        amplification=list_amplification(results),
+        note=say_dissection(results),
+        groups=make_groups(run.groups, results),
+        separations=list_auroc(results),
+    )
+
+
+def draw_sets(results: Results, prefix: str) -> list[tuple[str, Drawing]]:
     """(title, bars) of the probe and of the generated set, as in Figure 2 and 3 of Pan 2024; none for runs without."""
-    dissection, classes = results.get('dissection') or {}, results.get('classes') or []
-    found = []
+    found, sets = [], results.dissection.sets if results.dissection else {}
     for name, title in (('probe', 'The probe, more images of few classes'), ('generated', 'The generated set, by label')):
-        rows = [row for row in (dissection.get('sets') or {}).get(name) or [] if row['images']]
+        rows = [row for row in sets.get(name, []) if row.images]
         if rows:
-            whole = sum(row['images'] for row in rows)
-            found.append((f'{title}: {whole:,} images', _draw_bars(rows, classes, f'{prefix}-{name}', has_detector(results))))
+            drawing = _draw_bars(rows, results.classes, f'{prefix}-{name}', has_detector(results))
+            found.append((f'{title}: {sum(row.images for row in rows):,} images', drawing))
     return found
 
 
-def say_dissection(results: Mapping[str, Any]) -> str:
+def say_dissection(results: Results) -> str:
     """How the images were made and judged, and what to know of the numbers; '' for runs without."""
-    dissection = results.get('dissection') or {}
-    if not dissection:
+    dissection = results.dissection
+    if dissection is None:
         return ''
-    how = f'Made by {dissection["sampler"]} in {dissection["steps"]:,} steps at guidance {say_number(dissection["guidance"])}.'
-    data = 'clean data' if is_known(results) else 'the images as they were given'
+    how = f'Made by {dissection.sampler} in {dissection.steps:,} steps at guidance {say_number(dissection.guidance)}.'
+    data = 'clean data' if results.truth_known else 'the images as they were given'
     judged = (
         f'Two classifiers trained on {data} judge: the labeller says what class an image is of, the detector whether it shows '
         'the trigger. Their mistakes count too.'
     )
     alone = f'A classifier trained on {data}, the labeller, judges; there is no trigger to look for.'
-    fid = dissection.get('fid') or {}
-    network = ''
-    if fid.get('all') is not None:
-        network = f'FID by features of {fid["network"]}, not of Inception: compare it with runs of this network only.'
-    return ' '.join([how, judged if has_detector(results) else alone, *filter(None, [network]), *(fid.get('notes') or [])])
+    fid, network = dissection.fid, []
+    if fid.all is not None:
+        network = [f'FID by features of {fid.network}, not of Inception: compare it with runs of this network only.']
+    return ' '.join([how, judged if has_detector(results) else alone, *network, *fid.notes])
 
 
-def list_auroc(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Head, lines and note of the table of scores on both sets; None where no score was held against anything.
+def list_auroc(results: Results) -> Table | None:
+    """The table of scores on both sets; None where no score was held against anything.
 
     A line is (score, [(cell, whether this set tells better)]).
     """
-    rows = (results.get('dissection') or {}).get('auroc') or []
-    if all(row[side] is None for row in rows for side in SIDES):
+    rows = results.dissection.auroc if results.dissection else []
+    if all(side is None for row in rows for side in row.sides):
         return None
     lines = []
     for row in rows:
-        known = [row[side] for side in SIDES if row[side] is not None]
-        many = min(row['poisoned'] or 0, row['triggered']) >= FEW
+        known = [side for side in row.sides if side is not None]
+        many = min(row.poisoned or 0, row.triggered) >= FEW
         best = max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
-        cells = [(_say_auroc(row[side]), best is not None and row[side] == best) for side in SIDES]
-        name = SCORES.get(row['score'], row['score'].replace('_', ' '))
-        poisoned = MISSING if row['poisoned'] is None else f'{row["poisoned"]:,}'
-        lines.append((name, [*cells, (poisoned, False), (f'{row["triggered"]:,}', False)]))
+        cells = [(_say_auroc(side), best is not None and side == best) for side in row.sides]
+        name = SCORES.get(row.score, row.score.replace('_', ' '))
+        poisoned = MISSING if row.poisoned is None else f'{row.poisoned:,}'
+        lines.append((name, [*cells, (poisoned, False), (f'{row.triggered:,}', False)]))
     note = (
         'Chance that an image with the poison scores as likelier poisoned than one without: 0.5 for guesses, below it the wrong '
         f'way round; bold where it is higher, unless fewer than {FEW} images carry the trigger. '
     )
-    note += 'Of training images the truth says which are poisoned, of' if is_known(results) else 'Of'
+    note += 'Of training images the truth says which are poisoned, of' if results.truth_known else 'Of'
     note += ' generations the detector says which show the trigger.'
-    return {'head': ['on training images', 'on generations', 'poisoned', 'with the trigger'], 'lines': lines, 'note': note}
+    return Table(['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note)
 
 
-def make_groups(shown: Shown | None, results: Mapping[str, Any]) -> list[Group]:
+def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
     """Pictures of each group that has any, G1 first.
 
     `shown` is of k generations made of target classes: 'ids' i64[k],
@@ -109,26 +125,26 @@ def make_groups(shown: Shown | None, results: Mapping[str, Any]) -> list[Group]:
     whole = measure_amplification(results)
     if shown is None or whole is None:
         return []
-    found, classes = [], results.get('classes') or []
+    found = []
     for number, (name, meaning) in enumerate(GROUPS.items()):
         rows = np.flatnonzero(shown['group'] == number + 1)[:MAX_TILES].tolist()
         if rows:
             count = whole.counts[number]
             said = f'{say_percent(count / whole.images)}, {count:,} of {whole.images:,}'
-            found.append(Group(name, meaning, said, [_tile(shown, row, classes) for row in rows]))
+            found.append(Group(name, meaning, said, [_tile(shown, row, results.classes) for row in rows]))
     return found
 
 
-def _tile(shown: Shown, row: int, classes: Sequence[str]) -> Tile:
+def _tile(shown: Arrays, row: int, classes: Sequence[str]) -> Tile:
     label, seen = int(shown['label'][row]), int(shown['predicted'][row])
     alt = f'generation {int(shown["ids"][row])}, made of {say_class(label, classes)}, seen as {say_class(seen, classes)}'
     thumb = make_thumb(shown['image'][row], f'{alt}, trigger {say_percent(float(shown["trigger"][row]))} likely', SMALL_PX)
     return Tile(thumb, say_class(seen, classes), seen != label)
 
 
-def _draw_bars(rows: Sequence[Row], classes: Sequence[str], prefix: str, detected: bool) -> Drawing:
-    shown = sorted(rows, key=lambda row: (not row['target'], row['label']))[:MAX_BARS]
-    lines = [bool(row['target'] and row['p_t']) for row in shown]
+def _draw_bars(rows: Sequence[Made], classes: Sequence[str], prefix: str, detected: bool) -> Drawing:
+    shown = sorted(rows, key=lambda row: (not row.target, row.label))[:MAX_BARS]
+    lines = [bool(row.target and row.p_t) for row in shown]
     heights = [_TALL_PX if line else _FLAT_PX for line in lines]
     places = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
     with mpl.rc_context(STYLE):
@@ -137,7 +153,7 @@ def _draw_bars(rows: Sequence[Row], classes: Sequence[str], prefix: str, detecte
         axes = figure.add_axes((0.26, 22 / height, 0.55, 1 - 30 / height))
         axes.set(xlim=(0, 1), ylim=(sum(heights), 0))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        axes.set_yticks(places, labels=[_short(say_class(row['label'], classes)) for row in shown])
+        axes.set_yticks(places, labels=[shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown])
         for text in axes.get_yticklabels():
             text.set_parse_math(False)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
@@ -150,40 +166,36 @@ def _draw_bars(rows: Sequence[Row], classes: Sequence[str], prefix: str, detecte
         return finish(figure, prefix, f'Bars. {said}.{left_out}')
 
 
-def _draw_row(axes: Axes, y: float, row: Row, line: bool) -> None:
+def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     """One stacked bar, the interval of its share with the trigger, and the dashed line at p_t."""
     start, half = 0.0, 6
-    for count, fill in zip(row['counts'], FILLS, strict=True):
-        axes.barh(y, count / row['images'], left=start, height=2 * half, color=COLOURS[fill])
-        start += count / row['images']
-    if not line:
+    for count, name in zip(row.counts, FILLS, strict=True):
+        axes.barh(y, count / row.images, left=start, height=2 * half, color=COLOURS[name])
+        start += count / row.images
+    if not line or row.interval is None or row.p_t is None:
         return
-    low, high = row['interval']
+    low, high = row.interval
     for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
         axes.plot([low, high], [y, y], color=COLOURS[colour], linewidth=width, clip_on=False)
         for end in (low, high):
             axes.plot([end, end], [y - 3, y + 3], color=COLOURS[colour], linewidth=width, clip_on=False)
-    axes.plot([row['p_t']] * 2, [y - 15, y + 15], color=COLOURS['paper'], linewidth=3, clip_on=False)
-    axes.plot([row['p_t']] * 2, [y - 15, y + 15], color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
+    axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['paper'], linewidth=3, clip_on=False)
+    axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
 
 
-def _tell_row(axes: Axes, y: float, row: Row, line: bool) -> None:
+def _tell_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     """Beside the bar its share with the trigger; below that p_t."""
-    share = (row['counts'][0] + row['counts'][1]) / row['images']
+    share = (row.counts[0] + row.counts[1]) / row.images
     axes.text(1.04, y - 7 if line else y, say_percent(share), va='center', fontsize=10, fontweight='bold' if line else 'normal')
     if line:
-        axes.text(1.04, y + 7, f'p_t {say_percent(row["p_t"])}', va='center', fontsize=10, color=COLOURS['quiet'])
+        axes.text(1.04, y + 7, f'p_t {say_percent(row.p_t)}', va='center', fontsize=10, color=COLOURS['quiet'])
 
 
-def _say_row(row: Row, classes: Sequence[str]) -> str:
-    shares = ', '.join(f'{name} {say_percent(count / row["images"])}' for name, count in zip(GROUPS, row['counts'], strict=True))
-    trained = f', p_t {say_percent(row["p_t"])}' if row['target'] and row['p_t'] is not None else ''
-    return f'{say_class(row["label"], classes)} {shares}{trained}'
+def _say_row(row: Made, classes: Sequence[str]) -> str:
+    shares = ', '.join(f'{name} {say_percent(count / row.images)}' for name, count in zip(GROUPS, row.counts, strict=True))
+    trained = f', p_t {say_percent(row.p_t)}' if row.target and row.p_t is not None else ''
+    return f'{say_class(row.label, classes)} {shares}{trained}'
 
 
 def _say_auroc(value: float | None) -> str:
     return MISSING if value is None else f'{value:.3f}'
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_CHARS else f'{name[: _NAME_CHARS - 1]}…'

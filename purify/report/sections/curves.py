@@ -1,51 +1,29 @@
-"""Figures as inline SVG that follow the page's colours, its font and its dark mode. The same numbers give the same bytes."""
+"""The learning curves of each stage."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.tables import Measure, Reading
+from purify.report.markup import Section, fill
+from purify.report.run import Finished, Rows
 from purify.report.words import say_number, say_percent
 
 MAX_POINTS = 300  # per line; more are thinned to the extremes of equal stretches
 _LINES = [COLOURS[f'line-{i}'] for i in range(1, 5)]
+Curve = list[tuple[float, float]]  # step, value
 
 
-def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
-    """Bars of each measure before and after, whiskers are 95 % intervals; None when nothing was measured.
-
-    `prefix` keeps the ids of several figures on one page apart.
-    """
-    rows = [row for row in rows if row.before or row.after]
-    if not rows:
-        return None
-    with mpl.rc_context(STYLE):
-        height = 26 + 64 * len(rows)
-        figure = new_figure(height)
-        axes = figure.add_axes((0.11, 22 / height, 0.84, 1 - 26 / height))
-        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        axes.set_yticks(range(len(rows)), labels=[row.name.upper() for row in rows])
-        axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
-        axes.grid(axis='x')
-        axes.set_axisbelow(True)
-        for y, row in enumerate(rows):
-            _draw_bar(axes, y - 0.19, row.before, 'before')
-            _draw_bar(axes, y + 0.19, row.after, 'after')
-        said = '; '.join(
-            f'{row.name.upper()} {say_percent(row.before.value) if row.before else "not measured"} before, '
-            f'{say_percent(row.after.value) if row.after else "not measured"} after'
-            for row in rows
-        )
-        return finish(figure, prefix, f'Bars. {said}.')
+def section(run: Finished) -> Section | None:
+    """A figure per stage that noted a loss or an accuracy."""
+    drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(run.curves.items())}
+    drawings = {stage: drawing for stage, drawing in drawings.items() if drawing}
+    return fill('curves', 'Training', curves=drawings) if drawings else None
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], prefix: str) -> Drawing | None:
+def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
     """Loss and accuracy of one stage over its steps, one panel each; None when the rows hold neither.
 
     Numbers whose name contains 'loss' or 'accuracy' are lines, four at most in a panel. Values that are None or not finite
@@ -70,19 +48,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], prefix: str) -> Drawing | Non
         return finish(figure, prefix, f'Curves. {said}.')
 
 
-def _draw_bar(axes: Axes, y: float, share: Reading | None, side: str) -> None:
-    if share is None:
-        return
-    axes.barh(y, share.value, height=0.32, color=COLOURS[side])
-    if share.low is not None and share.high is not None:
-        for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
-            whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
-            axes.plot([share.low, share.high], [y, y], **whisker)
-            for end in (share.low, share.high):
-                axes.plot([end, end], [y - 0.08, y + 0.08], **whisker)
-
-
-def _draw_panel(axes: Axes, word: str, lines: dict[str, list[tuple[float, float]]]) -> None:
+def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     values = [value for line in lines.values() for _, value in line if math.isfinite(value)]
     for colour, (name, line) in zip(_LINES, lines.items(), strict=False):
         thin = _thin(line)
@@ -114,7 +80,7 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, list[tuple[float, float]
             text.set_parse_math(False)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], word: str) -> dict[str, list[tuple[float, float]]]:
+def _lines(rows: Rows, word: str) -> dict[str, Curve]:
     """(step, value) pairs of each number called after `word`; NaN where a row has none. Empty lines are left out."""
     names = sorted({name for row in rows for name in row if word in name and _is_number(row[name])})
     names = sorted(names, key=lambda name: name != word)[: len(_LINES)]  # the stage's own loss first
@@ -123,11 +89,11 @@ def _lines(rows: Sequence[Mapping[str, Any]], word: str) -> dict[str, list[tuple
     }
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _thin(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thin(line: Curve) -> Curve:
     """At most `MAX_POINTS` of a line: the smallest and largest value of each stretch, so that no spike is lost."""
     if len(line) <= MAX_POINTS:
         return line
@@ -140,7 +106,7 @@ def _thin(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [line[j] for j in sorted(kept)]
 
 
-def _say_line(name: str, line: list[tuple[float, float]]) -> str:
+def _say_line(name: str, line: Curve) -> str:
     (first, start), (last, end) = (finite := [pair for pair in line if math.isfinite(pair[1])])[0], finite[-1]
     say = say_percent if 'accuracy' in name else say_number
     return f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step {last:,.0f}'

@@ -1,61 +1,68 @@
 """The generator as a classifier: how its accuracy and the attack on it change with the share of errors that are filtered."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import matplotlib as mpl
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.classifiers import Diffusion, Filtered
+from purify.report.markup import Section, Table, fill
+from purify.report.results import Results
+from purify.report.run import Finished
 from purify.report.tables import MEASURES, read_share
-from purify.report.words import say_number, say_percent
+from purify.report.words import say_number
 
 _LINES = {'acc': 'after', 'asr': 'before', 'ra': 'line-3'}
 _WEIGHTS = {'edm': "by EDM's weights", 'epsilon': 'by 1/s², as errors of the noise s', 'none': 'without weights'}
 
 
-def list_filters(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Head, lines and note of the table over p; None for runs that asked no generator.
+def section(run: Finished) -> Section | None:
+    """The table over p and its curves."""
+    table = list_filters(run.results)
+    return fill('filters', 'Generator as classifier', table=table, lines=draw_filters(run.results, 'filters')) if table else None
+
+
+def list_filters(results: Results) -> Table | None:
+    """The table over p; None for runs that asked no generator.
 
     A line is (p, whether it is the headline's, [Reading of ACC, ASR, RA or None]).
     """
-    found = results.get('diffusion') or {}
-    if not found.get('filters'):
+    found = results.diffusion
+    if found is None or not found.filters:
         return None
     lines = [
-        (f'p = {say_number(row["p_filter"])}', row['p_filter'] == found['p_filter'], [read_share(row, name) for name in MEASURES])
-        for row in found['filters']
+        (f'p = {say_number(row.p_filter)}', row.p_filter == found.p_filter, [read_share(row, name) for name in MEASURES])
+        for row in found.filters
     ]
     note = (
-        f'The class whose noise the generator removes best is the answer: {found["draws"]:,} draws of noise for each class, errors '
-        f'averaged {_WEIGHTS.get(found["weighting"], found["weighting"])}, {say_number(found["calls_per_image"])} network calls an '
-        f'image, on {found["images"]:,} test images. Before averaging the largest errors of an image, a share p of its elements, '
+        f'The class whose noise the generator removes best is the answer: {found.draws:,} draws of noise for each class, errors '
+        f'averaged {_WEIGHTS.get(found.weighting, found.weighting)}, {say_number(found.calls_per_image)} network calls an '
+        f'image, on {found.images:,} test images. Before averaging the largest errors of an image, a share p of its elements, '
         'are left out, for there the trigger sits.'
     )
-    if _is_student(results):
-        note += f' The numbers after are those of p = {say_number(found["p_filter"])}, of the generator itself.'
-    return {'head': [name.upper() for name in MEASURES], 'lines': lines, 'note': note}
+    if _is_student(found, results):
+        note += f' The numbers after are those of p = {say_number(found.p_filter)}, of the generator itself.'
+    return Table([name.upper() for name in MEASURES], lines, note)
 
 
-def draw_filters(results: Mapping[str, Any], prefix: str) -> Drawing | None:
+def draw_filters(results: Results, prefix: str) -> Drawing | None:
     """ACC, ASR and RA over p with 95 % intervals; the headline's p is dashed. None with fewer than two p."""
-    found = results.get('diffusion') or {}
-    rows = sorted(found.get('filters') or [], key=lambda row: row['p_filter'])
-    if len(rows) < 2:
+    found = results.diffusion
+    rows = sorted(found.filters, key=lambda row: row.p_filter) if found else []
+    if found is None or len(rows) < 2:
         return None
     with mpl.rc_context(STYLE):
         height = 190
         figure = new_figure(height)
         axes = figure.add_axes((0.11, 38 / height, 0.75, 1 - 52 / height))
-        low, high = rows[0]['p_filter'], rows[-1]['p_filter']
+        low, high = rows[0].p_filter, rows[-1].p_filter
         room = 0.04 * (high - low)
         axes.set(xlim=(low - room, high + room), ylim=(0, 1))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         axes.grid(axis='y')
         axes.set_axisbelow(True)
-        axes.axvline(found['p_filter'], color=COLOURS['quiet'], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.axvline(found.p_filter, color=COLOURS['quiet'], linewidth=1.2, linestyle=(0, (4, 3)))
         ends = []
         for name, colour in _LINES.items():
-            line = [(row['p_filter'], reading) for row in rows if (reading := read_share(row, name))]
+            line = [(row.p_filter, reading) for row in rows if (reading := read_share(row, name))]
             if not line:
                 continue
             places, readings = zip(*line, strict=True)
@@ -70,7 +77,7 @@ def draw_filters(results: Mapping[str, Any], prefix: str) -> Drawing | None:
         for place, (_, name, colour) in zip(_apart([end for end, *_ in sorted(ends)]), sorted(ends), strict=True):
             axes.text(1.03, place, name, transform=axes.get_yaxis_transform(), va='center', color=COLOURS[colour])
         axes.set_xlabel('p, share of the largest errors left out', labelpad=1)
-        said = '; '.join(f'p = {say_number(row["p_filter"])}: {_say_row(row)}' for row in rows)
+        said = '; '.join(f'p = {say_number(row.p_filter)}: {_say_row(row)}' for row in rows)
         return finish(figure, prefix, f'Curves. {said}.')
 
 
@@ -86,12 +93,11 @@ def _apart(places: list[float]) -> list[float]:
     return found
 
 
-def _say_row(row: Mapping[str, Any]) -> str:
-    return ', '.join(f'{name.upper()} {say_percent(row[name])}' for name in MEASURES if row.get(name) is not None)
+def _say_row(row: Filtered) -> str:
+    return ', '.join(f'{name.upper()} {reading.say()}' for name in MEASURES if (reading := read_share(row, name)))
 
 
-def _is_student(results: Mapping[str, Any]) -> bool:
+def _is_student(found: Diffusion, results: Results) -> bool:
     """Whether the numbers after the defence are the generator's own, of the headline's p."""
-    found, student = results['diffusion'], results.get('student') or {}
-    own = [row for row in found['filters'] if row['p_filter'] == found['p_filter']]
-    return bool(own) and bool(student) and student.get('counts') == own[0].get('counts')
+    own = [row for row in found.filters if row.p_filter == found.p_filter]
+    return bool(own) and results.student is not None and results.student.counts == own[0].counts

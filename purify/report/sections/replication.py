@@ -1,18 +1,21 @@
 """How alike generations are to training images: the most alike pairs as dots, the best of them as pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
 from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
-from purify.report.grids import Row, make_thumb
+from purify.report.markup import Section, fill
+from purify.report.quantities import Line
+from purify.report.results import Results
+from purify.report.run import Arrays, Finished
+from purify.report.thumbs import Row, make_thumb
 from purify.report.words import say_class, say_interval, say_number, say_percent
 
+SSCD_LIMIT = 0.3  # of the cosine, from which on Pan 2024 (section 6) see a copy
 ROWS = {'made': 'generation A', 'match': 'nearest training image B', 'twin': 'its nearest, C'}
-Copies = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,33 @@ class Triplets:
     lines: list[tuple[str, list[str]]]
 
 
-def draw_copies(copies: Copies | None, results: Mapping[str, Any], prefix: str) -> Drawing | None:
+def section(run: Finished) -> Section | None:
+    """The numbers of all pairs, a dot for each of the most alike, and the best of them as pictures."""
+    results, copies = run.results, run.copies
+    if results.replication is None:
+        return None
+    return fill(
+        'replication',
+        'Replication',
+        known=results.truth_known,
+        lines=list_copies(results),
+        note=say_copies(results),
+        plot=draw_copies(copies, results, 'copies'),
+        triplets=make_triplets(copies, results.classes),
+    )
+
+
+def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing | None:
     """Similarity of A and B across, of B and C upwards, as in Figure 5 of Pan 2024; dots in ink where B is poisoned.
 
     `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k], 'poisoned' bool[k], which is
     missing where nobody knows. None where there is none.
     """
-    found = results.get('replication') or {}
     if copies is None or not len(copies['ids']):
         return None
     x, y = (copies[name] for name in ('similarity', 'twin_similarity'))
     poisoned = copies.get('poisoned', np.zeros(len(x), np.bool_))
-    limit = float((found.get('above') or {}).get('limit', 0.3))
+    limit = float(results.replication.above.limit) if results.replication else SSCD_LIMIT
     with mpl.rc_context(STYLE):
         height = 300
         figure = new_figure(height)
@@ -57,54 +75,43 @@ def draw_copies(copies: Copies | None, results: Mapping[str, Any], prefix: str) 
         return finish(figure, prefix, f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(counted)}.')
 
 
-def list_copies(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of what is known of all pairs; none for runs that looked for no copies."""
-    found = results.get('replication') or {}
-    if not found:
+def list_copies(results: Results) -> list[Line]:
+    """What is known of all pairs; none for runs that looked for no copies."""
+    found = results.replication
+    if found is None:
         return []
-    lines = [('Mean similarity', say_number(found['mean']), f'of {found["pairs"]:,} generations to the training image most alike')]
-    above, copied = found.get('above') or {}, found.get('copied') or {}
-    if above.get('share') is not None:
-        interval = f'; 95 % interval {say_interval(*above["interval"])}' if above.get('interval') else ''
-        lines.append(
-            (
-                f'Above {above["limit"]:g}',
-                say_percent(above['share']),
-                f'of generations{", taken for copies" if found.get("copy_detection") else ""}{interval}',
-            )
-        )
-    if found.get('poisoned_matches') is not None:
-        whole = f', of which {say_percent(found["poisoned"])} are poisoned' if found.get('poisoned') is not None else ''
+    lines = [('Mean similarity', say_number(found.mean), f'of {found.pairs:,} generations to the training image most alike')]
+    above, copied = found.above, found.copied
+    if above.share is not None:
+        interval = f'; 95 % interval {say_interval(*above.interval)}' if above.interval else ''
+        meaning = f'of generations{", taken for copies" if found.copy_detection else ""}{interval}'
+        lines.append((f'Above {above.limit:g}', say_percent(above.share), meaning))
+    if found.poisoned_matches is not None:
+        whole = f', of which {say_percent(found.poisoned)} are poisoned' if found.poisoned is not None else ''
         meaning = f'of generations are most alike to a poisoned one of the training images{whole}'
-        lines.append(('Poisoned matches', say_percent(found['poisoned_matches']), meaning))
-    if copied.get('mean') is not None:
-        share = f'; {say_percent(copied["share"])} of generations have one as match' if copied.get('share') is not None else ''
-        lines.append(
-            (
-                'Of copied images',
-                say_number(copied['mean']),
-                f'mean similarity to training images that are there several times{share}',
-            )
-        )
+        lines.append(('Poisoned matches', say_percent(found.poisoned_matches), meaning))
+    if copied and copied.mean is not None:
+        share = f'; {say_percent(copied.share)} of generations have one as match' if copied.share is not None else ''
+        meaning = f'mean similarity to training images that are there several times{share}'
+        lines.append(('Of copied images', say_number(copied.mean), meaning))
     return lines
 
 
-def say_copies(results: Mapping[str, Any]) -> str:
+def say_copies(results: Results) -> str:
     """Which encoder compares, and what that means; '' for runs that looked for no copies."""
-    found = results.get('replication') or {}
-    if not found:
+    found = results.replication
+    if found is None:
         return ''
-    limit = (found.get('above') or {}).get('limit', 0.3)
-    text = f'Similarity is the cosine of features of {found["encoder"]}.'
-    if not found['copy_detection']:
+    text = f'Similarity is the cosine of features of {found.encoder}.'
+    if not found.copy_detection:
         text += (
-            f' It was not made to find copies: the line at {limit:g} is that of SSCD and decides nothing here. Compare with runs '
-            'of this encoder only.'
+            f' It was not made to find copies: the line at {found.above.limit:g} is that of SSCD and decides nothing here. Compare '
+            'with runs of this encoder only.'
         )
     return text
 
 
-def make_triplets(copies: Copies | None, classes: Sequence[str]) -> Triplets | None:
+def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | None:
     """Pictures of the pairs that are shown; None where there is none.
 
     `copies` holds of m of its pairs, most alike first: 'shown' i64[m] which; 'made_image', 'match_image', 'twin_image'

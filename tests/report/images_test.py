@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.report.grids import MAX_COLUMNS, MAX_SAMPLES, THUMB_PX, make_grids, make_thumb
+from purify.report.sections.images import MAX_SAMPLES, make_grids
+from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, make_thumb
 
 
 def decode(thumb):

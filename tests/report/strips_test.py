@@ -4,7 +4,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from purify.report.rounds import MAX_ROWS, SMALL_PX, lay_over, make_heats, make_rounds, say_place
+from purify.report.sections.gaze import lay_over, make_heats, say_place
+from purify.report.sections.rounds import make_rounds
+from purify.report.strips import MAX_ROWS, SMALL_PX
 
 CLASSES = ['zero', 'one', 'two']
 

@@ -3,8 +3,9 @@ import re
 
 import numpy as np
 import pytest
+from report.typed import typed
 
-from purify.report.composition import MAX_BARS, MAX_TILES, draw_sets, list_auroc, make_groups, say_dissection
+from purify.report.sections.generations import MAX_BARS, MAX_TILES, draw_sets, list_auroc, make_groups, say_dissection
 
 
 def bars_of(drawing, colour):
@@ -23,12 +24,12 @@ def dashes_of(drawing):
 
 
 def test_the_probe_comes_first_and_both_say_how_many_images(dissected):
-    titles = [title for title, _ in draw_sets(dissected, 'made')]
+    titles = [title for title, _ in draw_sets(typed(dissected), 'made')]
     assert titles == ['The probe, more images of few classes: 1,000 images', 'The generated set, by label: 300 images']
 
 
 def test_bars_stack_to_the_whole_and_the_line_is_at_p_t(dissected):
-    _, drawing = draw_sets(dissected, 'made')[0]
+    _, drawing = draw_sets(typed(dissected), 'made')[0]
     stack = [bars_of(drawing, colour)[0] for colour in ('before', 'line-3', 'map-3', 'map-1')]
     start, end = stack[0][0], stack[-1][1]
     for (_, right), (left, _) in itertools.pairwise(stack):
@@ -40,11 +41,11 @@ def test_bars_stack_to_the_whole_and_the_line_is_at_p_t(dissected):
 
 
 def test_labels_without_poison_have_no_line(dissected):
-    _, drawing = draw_sets(dissected, 'made')[1]
+    _, drawing = draw_sets(typed(dissected), 'made')[1]
     assert len(dashes_of(drawing)) == 1
     assert len(bars_of(drawing, 'before')) == 3
     dissected['dissection']['judges']['detector'] = None
-    assert dashes_of(draw_sets(dissected, 'made')[1][1]) == []
+    assert dashes_of(draw_sets(typed(dissected), 'made')[1][1]) == []
 
 
 def test_of_many_labels_the_targets_stay(dissected):
@@ -53,35 +54,35 @@ def test_of_many_labels_the_targets_stay(dissected):
     rows[50] |= {'target': True, 'p_t': 0.4}
     dissected['dissection']['sets'] = {'generated': rows}
     dissected['classes'] = []
-    ((_, drawing),) = draw_sets(dissected, 'made')
+    ((_, drawing),) = draw_sets(typed(dissected), 'made')
     shown = re.findall(r'(?:^|; )(\d+) G1', drawing.text.removeprefix('Bars. '))
     assert [int(label) for label in shown] == [50, *range(MAX_BARS - 1)]
     assert drawing.text.endswith(f'{60 - MAX_BARS} more labels are left out.')
 
 
 def test_the_note_says_how_and_by_whom(dissected):
-    said = say_dissection(dissected)
+    said = say_dissection(typed(dissected))
     assert said.startswith('Made by ddim in 50 steps at guidance 5.')
     assert 'the detector whether it shows' in said
     assert said.endswith('FID by features of labeller (resnet, 3 classes), not of Inception: compare it with runs of this network '
                          'only. A note on FID.')  # fmt: skip
     dissected['dissection']['judges']['detector'] = None
-    assert 'no trigger to look for' in say_dissection(dissected)
+    assert 'no trigger to look for' in say_dissection(typed(dissected))
 
 
 def test_scores_stand_side_by_side(dissected):
-    table = list_auroc(dissected)
+    table = list_auroc(typed(dissected))
     assert table is not None
-    assert table['lines'] == [
+    assert table.lines == [
         ('STRIP', [('0.610', False), ('0.722', True), ('144', False), ('51', False)]),
         ('FCT', [('0.800', False), ('–', False), ('144', False), ('51', False)]),
     ]
     dissected['dissection']['auroc'] = []
-    assert list_auroc(dissected) is None
+    assert list_auroc(typed(dissected)) is None
 
 
 def test_each_group_has_its_pictures(dissected, shown):
-    groups = make_groups(shown, dissected)
+    groups = make_groups(shown, typed(dissected))
     assert [(group.name, group.said, len(group.tiles)) for group in groups] == [
         ('G1', '54.0 %, 540 of 1,000', MAX_TILES), ('G2', '19.4 %, 194 of 1,000', 3), ('G4', '26.1 %, 261 of 1,000', 5),
     ]  # fmt: skip
@@ -91,6 +92,6 @@ def test_each_group_has_its_pictures(dissected, shown):
 
 
 def test_runs_without_a_generator_have_none(results, shown):
-    assert draw_sets(results, 'a') == make_groups(shown, results) == []
-    assert say_dissection(results) == ''
-    assert list_auroc(results) is None
+    assert draw_sets(typed(results), 'a') == make_groups(shown, typed(results)) == []
+    assert say_dissection(typed(results)) == ''
+    assert list_auroc(typed(results)) is None

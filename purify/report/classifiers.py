@@ -1,0 +1,63 @@
+"""What results.json says of classifiers: shares of test images; None where nothing was counted.
+
+`counts` are the [hits, n] that each share was counted from, by its name, and `intervals` its 95 % interval.
+"""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
+
+
+class Trigger(Struct, frozen=True, kw_only=True):
+    """A classifier under one of several triggers."""
+
+    target: Label
+    asr: Share | None = None
+    ra: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
+
+
+class Classifier(Struct, frozen=True, kw_only=True):
+    """A classifier on clean and on triggered test images.
+
+    Attributes:
+      acc: share of clean test images given their true class.
+      asr: share of triggered test images given the target class.
+      ra: share of the same images given their true class.
+      triggers: one by one, where there are several.
+      residual_asr: of the student alone, on triggered test images that were purified themselves.
+    """
+
+    acc: Share | None = None
+    asr: Share | None = None
+    ra: Share | None = None
+    counts: dict[str, Pair | None] = {}
+    intervals: dict[str, Interval | None] = {}
+    triggers: list[Trigger] | UnsetType = UNSET
+    residual_asr: Share | UnsetType | None = UNSET
+    residual_counts: Pair | UnsetType | None = UNSET
+    residual_interval: Interval | UnsetType | None = UNSET
+
+
+class Guarded(Classifier, frozen=True, kw_only=True):
+    """The teacher behind a guard, a rule that changes test inputs; `guard` is its name."""
+
+    guard: str | UnsetType = UNSET
+
+
+class Filtered(Classifier, frozen=True, kw_only=True):
+    """A generator as a classifier, with that share of the errors left out."""
+
+    p_filter: Share
+
+
+class Diffusion(Struct, frozen=True, kw_only=True):
+    """How a generator was asked what images are, and its answers."""
+
+    draws: Count
+    weighting: str
+    images: Count
+    calls_per_image: Number
+    p_filter: Share
+    filters: list[Filtered]

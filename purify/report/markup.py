@@ -1,0 +1,66 @@
+"""The parts of a page, and the templates that they are filled into."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from purify.report.words import MISSING
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: the name that links go to, its heading, and what stands below that, as HTML."""
+
+    anchor: str
+    title: str
+    body: Markup
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of columns, lines of a name and its cells, a note below; `left_out` lines are not shown."""
+
+    head: list[str]
+    lines: Sequence[tuple[Any, ...]]
+    note: str = ''
+    left_out: int = 0
+
+
+def fill(anchor: str, title: str, **values: Any) -> Section:
+    """A section whose body is `templates/sections/<anchor>.html` with the values."""
+    return Section(anchor, title, render(f'sections/{anchor}.html', **values))
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of `templates/` with its values, escaped."""
+    return Markup(_make_environment().get_template(template).render(values))
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; a folder name that is not text (Python reads it with lone surrogates) gets question marks."""
+    return text.encode('utf-8', 'replace')
+
+
+@functools.cache  # compiling the templates takes longer than filling them
+def _make_environment() -> Environment:
+    """Templates that escape whatever they are given: class names come from folders of strangers."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / 'templates'),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['units'] = _bind_units
+    environment.globals['missing'] = MISSING
+    return environment
+
+
+def _bind_units(text: str) -> Markup:
+    """Keeps '99.0 %' on one line."""
+    return Markup(str(escape(text)).replace(' %', '\N{NO-BREAK SPACE}%'))

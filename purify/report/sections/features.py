@@ -1,0 +1,23 @@
+"""Features: a map of them, and what the densities of classes say of every image."""
+
+from typing import Any
+
+from purify.report.atlas import draw_map, say_map
+from purify.report.densities import draw_foreign, draw_scores, list_tests
+from purify.report.headline import list_targets
+from purify.report.markup import Section, fill
+from purify.report.run import Finished
+
+
+def section(run: Finished) -> Section | None:
+    """The map, the tests of each class, and figures of the classes looked at closely."""
+    results, atlas, facts, classes = run.results, run.atlas, run.results.facts, run.results.classes
+    parts: dict[str, Any] = {
+        'map': draw_map(atlas, classes, 'map'),
+        'tests': list_tests(facts, list_targets(results) if results.truth_known else None, classes),
+        'foreign': draw_foreign(atlas, facts, classes, 'foreign'),
+        'scores': draw_scores(atlas, facts, classes, 'scores'),
+    }
+    if not any(parts.values()):
+        return None
+    return fill('features', 'Features', known=results.truth_known, map_note=say_map(atlas, classes) if atlas else '', **parts)

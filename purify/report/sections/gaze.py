@@ -1,0 +1,55 @@
+"""Where the victim looks before and after a purification."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+
+from purify.report.markup import Section, fill
+from purify.report.run import Arrays, Finished
+from purify.report.strips import Cell, Sheet, make_cell, make_sheets, tell
+
+_VIEWS = ('original', 'given', 'purified')
+
+
+def section(run: Finished) -> Section | None:
+    """The victim's gaze laid over images before the attack, as given, and purified."""
+    sheets = make_heats(run.pictures, run.results.classes)
+    return fill('gaze', 'Gaze', strips=sheets) if sheets else None
+
+
+def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
+    """The victim's gaze laid over the original, the given and the purified image."""
+    if pictures is None:
+        return []
+    head = ['original', 'gaze', 'as given', 'gaze', 'purified', 'gaze']
+
+    def cells(row: int) -> list[Cell]:
+        found = []
+        for number, view in enumerate(_VIEWS):
+            if view == 'purified' and not pictures['has_purified'][row]:
+                found += [Cell(None, '', False)] * 2
+                continue
+            image, heat, label = pictures[view][row], pictures['heat'][row, number], int(pictures['heat_labels'][row, number])
+            found.append(make_cell(pictures, row, image, label, view, classes))
+            found.append(make_cell(pictures, row, lay_over(image, heat), label, f'gaze ({say_place(heat)}) on the {view}', classes))
+        return found
+
+    return make_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes)[:2])
+
+
+def lay_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """`heat: u8[h w]` in colour over `image: u8[h w c]` in grey -> u8[h w 3]; where there is no heat the image shows."""
+    share = heat[..., None].astype(np.float64) / 255
+    grey = image.astype(np.float64).mean(-1, keepdims=True)
+    colours = 255 * mpl.colormaps['inferno'](heat)[..., :3]
+    return np.round(grey * (1 - 0.65 * share) + colours * 0.65 * share).astype(np.uint8)
+
+
+def say_place(heat: np.ndarray) -> str:
+    """Where a map `u8[h w]` is hottest, in words: 'lower right', 'centre', or 'nowhere' for an empty one."""
+    if not heat.any():
+        return 'nowhere'
+    rows, columns = (3 * axis / side for axis, side in zip(np.nonzero(heat == heat.max()), heat.shape, strict=True))
+    down, across = (('upper', '', 'lower')[int(rows.mean())], ('left', '', 'right')[int(columns.mean())])
+    return f'{down} {across}'.strip() or 'centre'

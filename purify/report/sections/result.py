@@ -1,0 +1,88 @@
+"""The result: what test images are taken for before and after the defence, as numbers and as bars."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.markup import Section, fill
+from purify.report.quantities import Line
+from purify.report.results import Results
+from purify.report.run import Finished
+from purify.report.tables import MEASURES, Measure, Reading, before_after, read_share
+from purify.report.words import say_interval, say_percent
+
+_BENIGN = ', by the model that the defence trained on its way'
+
+
+def section(run: Finished) -> Section:
+    """The before/after table, its bars, other classifiers of the run, and what must be known of the prior."""
+    measures = before_after(run.results)
+    return fill(
+        'result',
+        'Result',
+        warning=run.results.prior.warning if run.results.prior else '',
+        measures=measures,
+        bars=draw_before_after(measures, 'bars'),
+        extras=list_extras(run.results),
+    )
+
+
+def list_extras(results: Results) -> list[Line]:
+    """The benign model that a defence trained on its way, and the residual attack on the student."""
+    lines = [
+        (f'Benign model {name.upper()}', reading.say(), f'{meaning}{_BENIGN}')
+        for name, meaning in MEASURES.items()
+        if (reading := read_share(results.benign, name))
+    ]
+    student = results.student
+    if student and isinstance(student.residual_asr, float):
+        counted = ''
+        if student.residual_counts and student.residual_interval:
+            (hits, count), (low, high) = student.residual_counts, student.residual_interval
+            counted = f' ({hits:,} of {count:,}; 95 % interval {say_interval(low, high)})' if count else ''
+        meaning = 'of triggered test images that were purified themselves are given the target class'
+        lines.append(('Residual ASR', say_percent(student.residual_asr), f'{meaning}{counted}'))
+    return lines
+
+
+def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
+    """Bars of each measure before and after, whiskers are 95 % intervals; None when nothing was measured.
+
+    `prefix` keeps the ids of several figures on one page apart.
+    """
+    rows = [row for row in rows if row.before or row.after]
+    if not rows:
+        return None
+    with mpl.rc_context(STYLE):
+        height = 26 + 64 * len(rows)
+        figure, left = new_figure(height), 0.16 if any(row.of for row in rows) else 0.11
+        axes = figure.add_axes((left, 22 / height, 0.95 - left, 1 - 26 / height))
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
+        axes.set_yticks(range(len(rows)), labels=[row.title.replace(', ', '\n') for row in rows])
+        axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
+        axes.grid(axis='x')
+        axes.set_axisbelow(True)
+        for y, row in enumerate(rows):
+            _draw_bar(axes, y - 0.19, row.before, 'before')
+            _draw_bar(axes, y + 0.19, row.after, 'after')
+        said = '; '.join(
+            f'{row.title} {say_percent(row.before.value) if row.before else "not measured"} before, '
+            f'{say_percent(row.after.value) if row.after else "not measured"} after'
+            for row in rows
+        )
+        return finish(figure, prefix, f'Bars. {said}.')
+
+
+def _draw_bar(axes: Axes, y: float, share: Reading | None, side: str) -> None:
+    if share is None:
+        return
+    axes.barh(y, share.value, height=0.32, color=COLOURS[side])
+    if share.low is not None and share.high is not None:
+        for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
+            whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
+            axes.plot([share.low, share.high], [y, y], **whisker)
+            for end in (share.low, share.high):
+                axes.plot([end, end], [y - 0.08, y + 0.08], **whisker)

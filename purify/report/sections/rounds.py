@@ -1,0 +1,35 @@
+"""How labels change along the rounds of a purification."""
+
+from collections.abc import Sequence
+
+from purify.report.markup import Section, fill
+from purify.report.run import Arrays, Finished
+from purify.report.strips import Cell, Sheet, make_cell, make_sheets, tell
+
+
+def section(run: Finished) -> Section | None:
+    """The last candidate of each round."""
+    sheets = make_rounds(run.pictures, run.results.classes)
+    return fill('rounds', 'Rounds', strips=sheets) if sheets else None
+
+
+def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
+    """The given image, the last candidate of every round and the purified image, with the victim's labels.
+
+    `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody knows them.
+    """
+    if pictures is None:
+        return []
+    rounds = pictures['rounds'].shape[1]
+    head = ['as given', *(f'round {number}' for number in range(1, rounds + 1)), 'purified']
+
+    def cells(row: int) -> list[Cell]:
+        images = [pictures['given'][row], *pictures['rounds'][row], pictures['purified'][row]]
+        labels = [pictures['raw_labels'][row], *pictures['round_labels'][row], pictures['heat_labels'][row, 2]]
+        there = [True] * (1 + rounds) + [bool(pictures['has_purified'][row])]
+        return [
+            make_cell(pictures, row, image, int(label), name, classes) if present else Cell(None, '', False)
+            for name, image, label, present in zip(head, images, labels, there, strict=True)
+        ]
+
+    return make_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes))

@@ -1,0 +1,52 @@
+"""Images of any size as thumbnails inside the page, and lines of these."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from purify.core.errors import UserError
+
+THUMB_PX = 96  # longest side on screen
+MAX_COLUMNS = 8  # images in a line of a table, as many as a desktop shows without scrolling
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One image of a grid: PNG data URI, size on screen in pixels, and what to say where it cannot be seen."""
+
+    uri: str
+    width: int
+    height: int
+    pixelated: bool
+    alt: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a grid; None where there is no image."""
+
+    name: str
+    thumbs: list[Thumb | None]
+
+
+def make_thumb(image: np.ndarray, alt: str, limit_px: int = THUMB_PX) -> Thumb:
+    """A thumbnail of `image: u8[h w c]` (c 1 or 3). Large images are shrunk; small ones stay small in the file.
+
+    Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError` for any other array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
+        raise UserError(f'a report shows images u8[h w 1] or u8[h w 3], not {image.dtype}{list(image.shape)}.')
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    side = max(picture.size)
+    if side > limit_px:
+        width, height = (max(1, round(length * limit_px / side)) for length in picture.size)
+        picture, zoom = picture.resize((width, height), Image.Resampling.LANCZOS), 1
+    else:
+        zoom = limit_px // side
+    out = io.BytesIO()
+    picture.save(out, format='PNG', optimize=True)
+    uri = 'data:image/png;base64,' + base64.b64encode(out.getvalue()).decode('ascii')
+    return Thumb(uri, picture.width * zoom, picture.height * zoom, zoom > 1, alt)
