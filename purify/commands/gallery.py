@@ -12,7 +12,8 @@ from purify.attacks.selection import Rules
 from purify.commands.call import Call
 from purify.commands.list import describe_run, points_of
 from purify.commands.plan import make_stages
-from purify.commands.run import environment, settle_absl
+from purify.commands.record import environment
+from purify.commands.run import settle_absl
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.core import devices

@@ -1,12 +1,82 @@
 """The command `report`: a finished run's report once more, or one table of all runs below a folder."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
-from purify.commands.results import collect_runs, conclude
-from purify.commands.run import read_record
+from purify.commands.record import read_record
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.progress import say
+from purify.core.writers import Writer
 from purify.engine.chain import Chain
+from purify.evaluation.results import gather, gather_run
+from purify.report.page import write_report, write_table
+from purify.report.results import Point, Results, read_typed
+from purify.report.sections.detection import FOUND, list_detection
+from purify.report.tables import collect, print_before_after, to_markdown
+from purify.report.tracking import list_numbers, make_sheets
+
+Settings = dict[str, Any]
+POINT_FILE = 'point.json'
+
+
+def conclude(
+    workdir: Path,
+    config: Settings,
+    chain: Chain,
+    environment: Settings,
+    *,
+    reused: Mapping[str, bool] | None = None,
+    writers: Sequence[Writer] = (),
+) -> None:
+    """Writes results.json and report/, tells the writers, prints the before/after table, what was found, and where the report is.
+
+    `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
+    """
+    results = gather(config, chain, reused or {})
+    results.write(workdir / 'results.json')
+    for writer in writers:
+        writer.conclude(list_numbers(results), make_sheets(results))
+    page = write_report(workdir / 'report', gather_run(results, config, chain, environment))
+    print_before_after(results, Console())
+    for name, value, meaning in list_detection(results):
+        if name in FOUND:
+            say(f'{name.lower()}: {value}; {meaning}')
+    say(f'report: {page}')
+
+
+def collect_runs(folder: Path) -> Path:
+    """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
+
+    A run's point is its point.json where a sweep left one, else its name. A run whose files are damaged is named and left out.
+    """
+    runs = list(_read_runs(folder))
+    if not runs:
+        raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
+    rows = collect(runs)
+    write_table(folder, rows)
+    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))  # names may hold what is no text
+    return folder / 'table.html'
+
+
+def _read_runs(folder: Path) -> Iterator[tuple[Settings, int, Results]]:
+    """(point, seed, results) of every run below the folder."""
+    for path in sorted(folder.rglob('results.json')):
+        beside = path.parent / POINT_FILE
+        try:
+            results = Results.read(path)
+            if beside.exists():
+                point = read_typed(beside, Point, cure='Start the sweep again, which writes it.')
+                yield point.point, point.seed, results
+            else:
+                yield {'run': str(path.parent.relative_to(folder))}, results.seeds.model, results
+        except UserError as error:
+            say(f'left out: {error}')
 
 
 def command(call: Call) -> int:

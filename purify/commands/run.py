@@ -2,23 +2,17 @@
 
 import contextlib
 import os
-import platform
-import shlex
-import sys
-import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any
 
-import jax
-import msgspec
 from absl import flags, logging
 
 from purify.commands.call import Call
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.commands.results import conclude
+from purify.commands.record import environment
+from purify.commands.report import conclude
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
@@ -28,18 +22,6 @@ from purify.engine.chain import Chain
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
-PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
-
-AGAIN = 'Start the run again with its own command, which writes it and keeps what is finished.'
-
-
-class Environment(TypedDict):
-    """What environment.json holds beside versions and devices: how to find the stages of the run, and its config's fingerprint."""
-
-    command: str
-    store: str
-    fingerprints: dict[str, Annotated[str, msgspec.Meta(pattern='^[0-9a-f]{12}$')]]
-    settings: NotRequired[str]  # older versions did not write it
 
 
 def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
@@ -115,46 +97,6 @@ def _read_old_config(workdir: Path) -> dict[str, Any] | None:
 def _without_run(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that change a result."""
     return {name: value for name, value in config.items() if name != 'run'}
-
-
-def read_record(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and environment.json of a work folder, where they are what a run wrote there.
-
-    Raises `UserError` where one is missing, damaged, or of another run than the other.
-    """
-    known: Any = read_json(workdir / 'environment.json', Environment, cure=AGAIN)
-    config = read_json(workdir / 'config.json', dict[str, Any], cure=AGAIN)
-    try:
-        same = known.get('settings') in (None, fingerprint(config))
-    except ValueError:  # a number that is not finite, which no config holds
-        same = False
-    if not same:
-        raise UserError(
-            f'{workdir / "config.json"}: not the config that environment.json is about; one of them was changed. Start the run '
-            'again with its own command, which writes both and keeps what is finished.'
-        )
-    return config, known
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices, hosts, command and date of this run."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = 'not installed as a package'
-    return {
-        'command': shlex.join(['python', '-m', 'purify', *sys.argv[1:]]),
-        'date': time.strftime('%Y-%m-%d %H:%M:%S %z'),
-        'python': platform.python_version(),
-        'versions': versions,
-        'platform': platform.platform(),
-        'device_kind': jax.devices()[0].device_kind,
-        'device_count': jax.device_count(),
-        'host_count': jax.process_count(),
-        'cpu_count': os.cpu_count(),
-    }
 
 
 def _link(workdir: Path, chain: Chain) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from support.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek, write_pictures
 
-from purify.commands import results as summary
 from purify.commands.plan import make_stages
 from purify.config.attack_parts import OWN
 from purify.config.load import load_config
@@ -18,6 +17,7 @@ from purify.defenses.filters.score_filter import SCORES
 from purify.defenses.method import Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
+from purify.evaluation import results as summary
 from purify.models import save_pretrained
 from purify.models.files.shapes import random_pipeline
 from purify.train import inference

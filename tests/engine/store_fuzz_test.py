@@ -16,7 +16,6 @@ from purify.attacker.manifest import Manifest
 from purify.attacker.poison_plan import read_attacks, read_poisoner
 from purify.attacks.learned.fitted import read_trigger, write_trigger
 from purify.commands.plan import make_stages
-from purify.commands.results import gather_cost
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
@@ -28,6 +27,7 @@ from purify.evaluation import copies as replicating
 from purify.evaluation import diffusion_answers as diffusing
 from purify.evaluation import dissect as dissecting
 from purify.evaluation import feature_map as atlas
+from purify.evaluation.results import gather_cost
 from purify.generative.pixel_generator import NOTE, open_generator
 from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
 from purify.stages.train_encoder import describe_encoder

@@ -5,11 +5,11 @@ import pytest
 from support.tiny import ROOT, SMALL, run_chain
 
 from purify.attacker.manifest import Manifest
-from purify.commands.results import samples
 from purify.config.load import load_config
 from purify.data.loader import Split
 from purify.data.sources.open_source import open_source
 from purify.evaluation.clean_images import Originals
+from purify.evaluation.results import samples
 
 COVERED = 'attack=adaptive_patch,rate=0.1'
 

@@ -9,7 +9,6 @@ from support.tiny import quickstart, run_chain
 from purify.attacker.manifest import Manifest
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.commands.results import gather
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import read_json, write_json
@@ -20,6 +19,7 @@ from purify.engine.tables import read_table, write_columns
 from purify.evaluation import diffusion_answers as diffusing
 from purify.evaluation.diffusion_answers import STAGE_OWN, choose, diffuse
 from purify.evaluation.evaluate import describe_diffusion, evaluate
+from purify.evaluation.results import gather
 from purify.evaluation.testbench import Bench
 from purify.metrics.intervals import wilson_interval
 

@@ -9,11 +9,12 @@ import pytest
 from msgspec.structs import replace
 from support.tiny import ROOT, SMALL, STUDENT, quickstart, run_chain
 
-from purify.commands import results as concluding
-from purify.commands.results import conclude, gather, samples
+from purify.commands.report import conclude
 from purify.config.load import load_config
 from purify.core.files import read_json
 from purify.engine.tables import read_table
+from purify.evaluation import results as concluding
+from purify.evaluation.results import gather, samples
 from purify.report.classifiers import Guarded
 from purify.report.results import Results, read_typed
 

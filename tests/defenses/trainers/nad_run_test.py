@@ -7,13 +7,13 @@ from flax import nnx
 from support.made_run import NETWORK, MadeRun
 from support.tiny import quickstart
 
-from purify.commands import results as summary
 from purify.commands.check import check
 from purify.commands.plan import make_stages
 from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
 from purify.engine.chain import Chain
+from purify.evaluation import results as summary
 from purify.stages.networks_on_disk import read_classifier
 
 

@@ -1,19 +1,16 @@
-"""Finished stages -> results.json, the table in the terminal, the HTML report; many runs -> one table."""
+"""Finished stages -> what results.json holds, and all else that a page shows of a run."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import UNSET
 from msgspec.structs import asdict
-from rich.console import Console
 
 from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
-from purify.core.progress import say
-from purify.core.writers import Writer, read_rows
+from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
@@ -25,43 +22,13 @@ from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
-from purify.report.page import write_report, write_table
 from purify.report.quantities import Settings
-from purify.report.results import Attack, Cost, Numbers, Point, Prior, Results, Seeds, StageCost, Trusted, read_typed
+from purify.report.results import Attack, Cost, Numbers, Prior, Results, Seeds, StageCost, Trusted, read_typed
 from purify.report.run import Finished, Rows, Sample
-from purify.report.sections.detection import FOUND, list_detection
-from purify.report.tables import collect, print_before_after, to_markdown
-from purify.report.tracking import list_numbers, make_sheets
 from purify.stages.provenance import describe
 from purify.train.cost import Spent
 
-POINT_FILE = 'point.json'
 T = TypeVar('T')
-
-
-def conclude(
-    workdir: Path,
-    config: Settings,
-    chain: Chain,
-    environment: Settings,
-    *,
-    reused: Mapping[str, bool] | None = None,
-    writers: Sequence[Writer] = (),
-) -> None:
-    """Writes results.json and report/, tells the writers, prints the before/after table, what was found, and where the report is.
-
-    `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
-    """
-    results = gather(config, chain, reused or {})
-    results.write(workdir / 'results.json')
-    for writer in writers:
-        writer.conclude(list_numbers(results), make_sheets(results))
-    page = write_report(workdir / 'report', gather_run(results, config, chain, environment))
-    print_before_after(results, Console())
-    for name, value, meaning in list_detection(results):
-        if name in FOUND:
-            say(f'{name.lower()}: {value}; {meaning}')
-    say(f'report: {page}')
 
 
 def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Results:
@@ -220,32 +187,3 @@ def _labels_after(chain: Chain, names: list[str]) -> dict[int, str]:
 
 def _image(split: Split, identity: int) -> np.ndarray:
     return split[int(split.position_of(np.array([identity]))[0])]['image']
-
-
-def collect_runs(folder: Path) -> Path:
-    """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
-
-    A run's point is its point.json where a sweep left one, else its name. A run whose files are damaged is named and left out.
-    """
-    runs = list(_read_runs(folder))
-    if not runs:
-        raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
-    rows = collect(runs)
-    write_table(folder, rows)
-    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))  # names may hold what is no text
-    return folder / 'table.html'
-
-
-def _read_runs(folder: Path) -> Iterator[tuple[Settings, int, Results]]:
-    """(point, seed, results) of every run below the folder."""
-    for path in sorted(folder.rglob('results.json')):
-        beside = path.parent / POINT_FILE
-        try:
-            results = Results.read(path)
-            if beside.exists():
-                point = read_typed(beside, Point, cure='Start the sweep again, which writes it.')
-                yield point.point, point.seed, results
-            else:
-                yield {'run': str(path.parent.relative_to(folder))}, results.seeds.model, results
-        except UserError as error:
-            say(f'left out: {error}')

@@ -6,12 +6,12 @@ import pytest
 from support.tiny import ROOT, SMALL, run_chain
 
 from purify.attacker.manifest import Manifest
-from purify.commands.results import _trusted, gather, gather_cost, samples, true_targets
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.engine.chain import Chain, Stage
 from purify.engine.tables import write_table
+from purify.evaluation.results import _trusted, gather, gather_cost, samples, true_targets
 
 
 def attacked(words, **changes):
