@@ -9,6 +9,7 @@ import pytest
 from support.tiny import quickstart
 
 from purify.commands import report
+from purify.commands import record
 from purify.commands import run as running
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
