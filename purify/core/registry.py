@@ -1,23 +1,50 @@
-"""A registry is a plain dict that answers unknown names with the choices."""
+"""A registry is a plain dict that answers unknown names with the choices, and knows the settings of what it holds."""
 
+import copy
+import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from purify.core.errors import UserError
 
+EMPTY = inspect.Parameter.empty
+
+
+class Fixed(functools.partial[Any]):
+    """An entry of which the given keywords are no settings: `resnet18=Fixed(ResNet, stages=(2, 2, 2, 2))`.
+
+    Of a plain `functools.partial` they are defaults like any other.
+    """
+
 
 class Registry(dict[str, Callable[..., Any]]):
-    """`ATTACKS = Registry('attack', patch=Patch)`; `ATTACKS.make('patch', size_px=3)`.
+    """`ATTACKS = Registry('attack', patch=Patch)`; `ATTACKS.make('patch', size_px=3)`; `ATTACKS.part('patch', size_px=3)`.
 
     Raises `UserError` for an unknown name (with the nearest and all choices) and Python's own `TypeError` text, as a
     `UserError`, for unknown or missing arguments.
+
+    Args:
+      kind: what the entries are, for messages.
+      common: takes the settings that all entries have beside their own.
+      hidden: parameters that `part` leaves out unless they are given: what a stage hands over, and settings that are seldom
+        asked for. 'tfds.label' is the parameter of one entry.
+      entries: name -> class or function.
     """
 
-    def __init__(self, kind: str, /, **entries: Callable[..., Any]):
+    def __init__(
+        self,
+        kind: str,
+        /,
+        *,
+        common: Callable[..., Any] | None = None,
+        hidden: Iterable[str] = (),
+        **entries: Callable[..., Any],
+    ):
         super().__init__(entries)
-        self.kind = kind
+        self.kind, self.common, self.hidden = kind, common, frozenset(hidden)
 
     def __missing__(self, name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(str(name), self, n=1)
@@ -30,8 +57,82 @@ class Registry(dict[str, Callable[..., Any]]):
         try:
             return entry(*args, **kwargs)
         except TypeError as error:
-            bare = entry.func if isinstance(entry, functools.partial) else entry
             by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
-            if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
+            init = f'{self.bare(name).__qualname__}.__init__() '  # classes of flax are called some frames below
+            if by_call or str(error).startswith(init):
                 raise UserError(f'{self.kind} {name!r}: {error}.') from error
             raise
+
+    def bare(self, name: str) -> Any:
+        """The class or function called `name`, without what a partial gives it."""
+        entry = self[name]
+        return entry.func if isinstance(entry, functools.partial) else entry
+
+    def part(self, name: str, /, **changes: Any) -> dict[str, Any]:
+        """The part of a config that makes the entry called `name`: its name and its settings, the defaults as they are changed.
+
+        A mapping among the changes changes leaves of a mapping, unless it has a `name`: then it takes its place. None takes a
+        setting away, and a default None is none. Raises ValueError for an unknown name, an unknown change and a setting without
+        a default that is not given.
+        """
+        if name not in self:
+            raise ValueError(f'{self.kind}={name!r}: choose from {", ".join(sorted(self))}.')
+        known = self._settings(name)
+        shown = {key: value for key, value in known.items() if value is not None and not {key, f'{name}.{key}'} & self.hidden}
+        if missing := [key for key, value in shown.items() if value is EMPTY and key not in changes]:
+            raise ValueError(f'{self.kind} {name!r} has no default for {", ".join(missing)}; give it.')
+        usual = {key: value for key, value in shown.items() if value is not EMPTY}
+        return {'name': name} | changed(usual, changes, f'{self.kind} {name!r}', known)
+
+    def wanted(self, name: str) -> tuple[str, ...]:
+        """The settings of the entry called `name` that have no default."""
+        hidden = self.hidden | {key.removeprefix(f'{name}.') for key in self.hidden}
+        return tuple(key for key, value in self._settings(name).items() if value is EMPTY and key not in hidden)
+
+    def takes(self, name: str, setting: str) -> bool:
+        """Whether a `setting` of that name is one of the entry called `name`."""
+        return name in self and setting in self._settings(name)
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """All parameters by name, with a copy of their default, or `EMPTY`."""
+        entry = self[name]
+        fixed = set(entry.keywords) if isinstance(entry, Fixed) else set()
+        found = {}
+        for taker in (self.common, entry):
+            found |= {key: value for key, value in defaults(taker).items() if key not in fixed} if taker else {}
+        return {key: value for key, value in found.items() if key != 'name'}
+
+
+def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters of a function or class by name -> a copy of their default, or `EMPTY`."""
+    partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
+    bare: Any = partial.func
+    made = {field.name: field.default_factory for field in dataclasses.fields(bare)} if dataclasses.is_dataclass(bare) else {}
+    parameters = list(inspect.signature(bare.__init__ if inspect.isclass(bare) else bare).parameters.values())
+    found = {}
+    for parameter in parameters[inspect.isclass(bare) + len(partial.args) :]:
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            factory = made.get(parameter.name, dataclasses.MISSING)
+            found[parameter.name] = parameter.default if factory is dataclasses.MISSING else factory()
+    return copy.deepcopy(found | partial.keywords)
+
+
+def changed(
+    usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Settings with `changes`, as `Registry.part` describes them; `known` are those that may be given, all of `usual` unless told.
+
+    Raises ValueError for others, with the nearest; `place` says whose they are.
+    """
+    known = list(usual if known is None else known)
+    for key in changes:
+        if known and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f' Did you mean {near[0]!r}?' if near else ''
+            raise ValueError(f'{place} has no setting {key!r}.{hint} It has: {", ".join(sorted(known))}.')
+    whole = dict(usual)
+    for key, value in changes.items():
+        old = usual.get(key)
+        nested = isinstance(value, Mapping) and isinstance(old, Mapping) and 'name' not in value
+        whole[key] = changed(old, value, f'{place}, {key},') if nested else copy.deepcopy(value)
+    return {key: value for key, value in whole.items() if value is not None}

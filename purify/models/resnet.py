@@ -89,7 +89,7 @@ class ResNet(ClassifierNetwork):
         norm: str = 'batch',
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
         for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, NORMS)):

@@ -9,7 +9,6 @@ import jax
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.registry import Registry
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.data.paired import Paired
@@ -17,15 +16,12 @@ from purify.pipelines.artifacts import check_classes, classifier_builder, read_c
 from purify.pipelines.chain import Work
 from purify.pipelines.poisoning import read_poisoner
 from purify.pipelines.tables import edit, read_table
-from purify.train.adversarial import Adversarial
-from purify.train.attention import AlignAttention
 from purify.train.loop import Plan, fit
+from purify.train.objectives import OBJECTIVES
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.semi import FitHead, FitTail, MixMatch, head_only
-from purify.train.spread import Spread
+from purify.train.semi import FitHead, MixMatch, head_only
 from purify.train.state import Build, TrainState, abstract_network, make_state
-from purify.train.tasks import Classify, Distill, Task
-from purify.train.unlearning import HoldUp, Unlearn
+from purify.train.tasks import Task
 
 
 def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
@@ -34,20 +30,6 @@ def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
     return [AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()}) for name, options in settings.items()]
 
 
-OBJECTIVES = Registry(
-    'objective',
-    adversarial=Adversarial,
-    attention=AlignAttention,
-    classify=Classify,
-    distill=Distill,
-    flooding=partial(HoldUp, rule='flooding'),
-    head=FitHead,
-    local_ascent=partial(HoldUp, rule='local_ascent'),
-    mixmatch=MixMatch,
-    spread=Spread,
-    tail=FitTail,
-    unlearn=Unlearn,
-)
 TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 
