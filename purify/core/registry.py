@@ -97,10 +97,9 @@ class Registry(dict[str, Callable[..., Any]]):
         """All parameters by name, with a copy of their default, or `EMPTY`."""
         entry = self[name]
         fixed = set(entry.keywords) if isinstance(entry, Fixed) else set()
-        found = {}
-        for taker in (self.common, entry):
-            found |= {key: value for key, value in defaults(taker).items() if key not in fixed} if taker else {}
-        return {key: value for key, value in found.items() if key != 'name'}
+        found = defaults(self.common) if self.common else {}
+        own = {key: value for key, value in defaults(entry).items() if value is not EMPTY or key not in found}
+        return {key: value for key, value in (found | own).items() if key != 'name' and key not in fixed}
 
 
 def defaults(taker: Callable[..., Any]) -> dict[str, Any]:

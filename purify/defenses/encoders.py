@@ -1,7 +1,7 @@
 """Features without labels: the step that trains an encoder, and CLIP as a finished one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,43 @@ from purify.models.clip_pixels import clip_pixels
 from purify.models.folders import read_object
 from purify.models.loading import PROCESSOR
 from purify.models.weights import load_model
+from purify.train.optim import OPTIMIZERS
 from purify.train.state import split_network
+from purify.train.views import Views
 
 _VISION = ('vision_model.', 'visual_projection.')  # of a whole CLIP's tensors
 
 
-def encoder_step(part: Mapping[str, Any]) -> Step:
-    """Step 'encoder': SimCLR on the poisoned images, as `purify.config.parts.simclr` describes it.
+@dataclass(frozen=True)
+class Simclr:
+    """An encoder trained by contrast on the images, labels unseen (Chen et al. 2020): the part `encoder` of a defence.
 
-    `part` holds `network`, `optim`, `epochs`, `batch`, `temperature`, `projection` (numbers of the points that are compared) and
-    `views` (of `purify.train.views.Views`).
+    Attributes:
+      network: of `purify.models.networks.NETWORKS`.
+      optim: see `purify.train.optim.make_optimizer`.
+      epochs: passes over the images.
+      batch: images of an update; an image is told from the others of its batch.
+      temperature: of the softmax over them.
+      projection: numbers of the points that are compared.
+      views: what is seen of an image.
     """
+
+    network: dict[str, Any]
+    optim: dict[str, Any]
+    epochs: float
+    batch: int = 256
+    temperature: float = 0.5
+    projection: int = 128
+    views: Views = Views()
+
+
+def simclr(network: dict[str, Any], *, epochs: float, lr: float = 3e-4, **changes: Any) -> dict[str, Any]:
+    """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published. See `Simclr`."""
+    return asdict(Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes))
+
+
+def encoder_step(part: Mapping[str, Any]) -> Step:
+    """Step 'encoder': trains one on the poisoned images, as `Simclr` describes it."""
     own = {name: part[name] for name in ('network', 'optim', 'epochs', 'batch', 'projection')}
     objective = {'name': 'contrast', 'temperature': part['temperature'], 'views': part['views']}
     settings = own | {'steps': 0, 'accumulate': 1, 'augment': {}, 'objective': objective}

@@ -80,8 +80,8 @@ class ResNet(ClassifierNetwork):
     def __init__(
         self,
         *,
-        stages: tuple[int, ...],
-        block: str,
+        stages: tuple[int, ...] = (1, 1, 1),
+        block: str = 'preact',
         num_classes: int,
         channels: int,
         width: int = 64,

@@ -1,6 +1,7 @@
 """The stage that trains classifiers (teachers, students), and how every stage trains a network."""
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,48 @@ from purify.train.optim import make_optimizer, total_steps
 from purify.train.semi import FitHead, MixMatch, head_only
 from purify.train.state import Build, TrainState, abstract_network, make_state
 from purify.train.tasks import Task
+
+
+STRONG_AUGMENTATIONS: dict[str, Any] = {  # Struppek 2023, ablation 'augmentations'
+    'flip': {'p': 0.5},
+    'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
+    'rotation': {'degrees': 20.0},
+    'affine': {'translate': 0.1, 'scale': (0.9, 1.1)},
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A classifier and how it is trained: the parts `teacher`, `student`, `surrogate` of a config.
+
+    Attributes:
+      network: `name`, one of `purify.models.networks.NETWORKS`, and its settings.
+      optim: `name`, one of `purify.train.optim.OPTIMIZERS`, and its settings (`make_optimizer`).
+      epochs: passes over the training images; 0 where `steps` are given.
+      batch: images of an update.
+      steps: updates, instead of epochs.
+      accumulate: pieces that a batch is worked through in.
+      augment: of the images, by name of the augmentation (`purify.data.augment`), in this order.
+      objective: `name`, one of `purify.train.objectives.OBJECTIVES`, and its settings.
+      init_from: a finished classifier, or a safetensors file of its network's weights, to start from.
+      load: a finished classifier that is taken instead of training one.
+    """
+
+    network: dict[str, Any]
+    optim: dict[str, Any]
+    epochs: float
+    batch: int
+    steps: int = 0
+    accumulate: int = 1
+    augment: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVES.part('classify'))
+    init_from: str = ''
+    load: str = ''
+
+
+def classifier(network: dict[str, Any], optim: dict[str, Any], *, epochs: float, batch: int, **changes: Any) -> dict[str, Any]:
+    """A classifier's part of a config, see `Training`."""
+    return asdict(Training(network, optim, epochs, batch, **changes))
 
 
 def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
