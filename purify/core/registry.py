@@ -68,9 +68,10 @@ class Registry(dict[str, Callable[..., Any]]):
         entry = self[name]
         return entry.func if isinstance(entry, functools.partial) else entry
 
-    def part(self, name: str, /, **changes: Any) -> dict[str, Any]:
+    def part(self, name: str, /, *presets: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         """The part of a config that makes the entry called `name`: its name and its settings, the defaults as they are changed.
 
+        Changes are those of the `presets`, one after the other, and then those that are named.
         A mapping among the changes changes leaves of a mapping, unless it has a `name`: then it takes its place. None takes a
         setting away, and a default None is none. Raises ValueError for an unknown name, an unknown change and a setting without
         a default that is not given.
@@ -79,10 +80,12 @@ class Registry(dict[str, Callable[..., Any]]):
             raise ValueError(f'{self.kind}={name!r}: choose from {", ".join(sorted(self))}.')
         known = self._settings(name)
         shown = {key: value for key, value in known.items() if value is not None and not {key, f'{name}.{key}'} & self.hidden}
-        if missing := [key for key, value in shown.items() if value is EMPTY and key not in changes]:
+        part = {key: value for key, value in shown.items() if value is not EMPTY}
+        for layer in (*presets, changes):
+            part = changed(part, layer, f'{self.kind} {name!r}', known)
+        if missing := [key for key, value in shown.items() if value is EMPTY and key not in part]:
             raise ValueError(f'{self.kind} {name!r} has no default for {", ".join(missing)}; give it.')
-        usual = {key: value for key, value in shown.items() if value is not EMPTY}
-        return {'name': name} | changed(usual, changes, f'{self.kind} {name!r}', known)
+        return {'name': name} | part
 
     def wanted(self, name: str) -> tuple[str, ...]:
         """The settings of the entry called `name` that have no default."""

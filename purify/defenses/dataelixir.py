@@ -1,18 +1,22 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from purify.core.errors import UserError
 from purify.defenses.candidates import Chain
 from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.students import student_step
+from purify.defenses.targets import TARGETS
 from purify.defenses.verdicts import LabelTransition
 
 
 @dataclass(frozen=True)
 class DataElixir(Chain):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
+
+    Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it takes a tenth of the steps.
 
     Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
       final: whether the model of the second stage labels the 'rest' of S under the target labels (section 3.5), or 'all' of
@@ -22,15 +26,35 @@ class DataElixir(Chain):
     With labels='vote' there is no benign model: `final` and `finetune` have no effect.
     """
 
-    tau: float
-    rank: float
-    benign: str
-    count_raw: bool
-    choice: str
-    targets: dict[str, Any]
-    labels: str
-    final: str
-    finetune: dict[str, float]
+    tau: float = 0.1
+    rank: float = 0.8
+    benign: str = 'given'
+    count_raw: bool = False
+    choice: str = 'all'
+    targets: dict[str, Any] = field(default_factory=lambda: TARGETS.part('significant'))
+    labels: str = 'benign'
+    final: str = 'rest'
+    finetune: dict[str, float] = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
+
+    needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
+    presets: ClassVar[Presets] = {
+        # every step of the chain from `start`, as published, and all of the last `window`, on the levels of the released code
+        'exact': {
+            'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True},
+            'steps': 150,
+            'kept': 10,
+            'forward': 'released',
+            'levels': 'truncated',
+        },
+        # the paper's open points as the released code reads them
+        'released': {
+            'benign': 'predicted',
+            'count_raw': True,
+            'choice': 'agreeing',
+            'final': 'all',
+            'targets': TARGETS.part('mad', two_sided=True),
+        },
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from purify.defenses.generation import Generation
 from purify.defenses.measures import Embeddings, Features, Predictions
 from purify.defenses.nad import AttentionDistillation
 from purify.defenses.relabel import Relabel, Relabelling
-from purify.defenses.scored import SCORES, HighestScores, Scored
+from purify.defenses.scored import SCORES, HighestScores, Scored, score
 from purify.defenses.spectral import Spectral
 from purify.defenses.strip import Strip
 from purify.defenses.students import Augmentations, NoDefense
@@ -36,7 +36,7 @@ DEFENSES = Registry(
     dbd=Decoupling,
     asd=AdaptiveSplitting,
     nad=AttentionDistillation,
-    **{name: partial(Scored, name) for name in SCORES},
+    **{name: partial(Scored, name, score=score(name)) for name in SCORES},
     generation=Generation,
     diffusion_classifier=DiffusionClassifier,
 )

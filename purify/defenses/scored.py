@@ -2,17 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.defenses.fct import SPREAD, network_steps
+from purify.core.registry import Registry
+from purify.defenses.cognitive_distillation import CognitiveDistillation
+from purify.defenses.fct import SPREAD, Fct, network_steps
 from purify.defenses.filters import lowest, verdicts
 from purify.defenses.method import Method, Outcome, Step, Table
+from purify.defenses.needs import Needs
+from purify.defenses.strip import Strip
 from purify.defenses.students import student_step
 
-SCORES = ('cognitive_distillation', 'fct', 'strip')
+SCORES = Registry('score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip)
+
+
+def score(name: str, **changes: Any) -> dict[str, Any]:
+    """The settings of a score, the numbers of its paper as they are changed. Raises ValueError as `Registry.part` does."""
+    return {key: value for key, value in SCORES.part(name, **changes).items() if key != 'name'}
 
 
 def score_steps(
@@ -67,7 +76,9 @@ class Scored:
 
     measure: str
     score: dict[str, Any]
-    remove: float
+    remove: float = 0.05
+
+    needs: ClassVar[Needs] = Needs(dataset=True)
 
     def __post_init__(self) -> None:
         check_share(self.remove)

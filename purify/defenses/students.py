@@ -49,5 +49,5 @@ class Augmentations:
     def method(self, student: dict[str, Any]) -> Method:
         """One step."""
         if not student['augment']:
-            raise UserError('defense.name=augmentations needs student.augment; see purify.config.parts.STRONG_AUGMENTATIONS.')
+            raise UserError('defense.name=augmentations needs student.augment; see purify.pipelines.training.STRONG_AUGMENTATIONS.')
         return Method((student_step(student, 'poisoned'),), Outcome(classifier='student'))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.data.colour import colour_transfer
 from purify.defenses.method import Method, Outcome, Rows, Rule, Step
+from purify.defenses.needs import Needs
 from purify.defenses.priors import Prior
 from purify.defenses.students import student_step
 from purify.defenses.variation_models import VARIATION_MODELS, load_variation_model
@@ -24,18 +25,20 @@ class Variations:
     """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
 
     Attributes:
+      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary` (see `variation`).
       copies: variations per image (k in the paper, there 1).
-      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
       colour_transfer: give each variation the channel means and deviations of its original (eq. 1).
       epsilon: kept away from zero in eq. (1), where a channel is constant.
       dtype: what the prior computes in; its chain stays float32.
     """
 
-    copies: int
     vary: dict[str, Any]
-    colour_transfer: bool
-    epsilon: float
-    dtype: str
+    copies: int = 1
+    colour_transfer: bool = True
+    epsilon: float = 1e-6
+    dtype: str = 'float32'
+
+    needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
 
     def __post_init__(self) -> None:
         if self.copies < 1 or not self.epsilon > 0:
