@@ -6,10 +6,10 @@
     python -m purify run --config configs/attacks.py:attack=warp,rate=0.05 --workdir runs/warp
 
 Words: attack=<any of `python -m purify list`, or fitted_low_frequency>, rate (a share, or 'usual'), target, seed, source,
-full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores) some triggers are stronger than published,
-as the preset 'digits' of each attack's class says: a tiny classifier learns 16 px digits in a minute and has no use for faint signals.
+full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores) some triggers are stronger than published, by
+the preset 'digits' of each attack's class: a tiny classifier learns 16 px digits in a minute and has no use for faint signals.
 Any other source is brought to 32 px: 10,000 training images, a ResNet of width 16 with the stride-4 stem and 12 epochs
-(a minute on 2 cores), triggers as the preset 'small' says; `full` takes all images, PreAct-ResNet-18 and the victim recipe of
+(a minute on 2 cores), triggers by the preset 'small'; `full` takes all images, PreAct-ResNet-18 and the victim recipe of
 BackdoorBench with every trigger as published, for a GPU; it has not been measured yet. DIR holds train.npz and test.npz
 (images u8[n 32 32 3], labels [n]). Measured numbers stand in the README.
 """

@@ -76,7 +76,6 @@ def full(words):
         'variations': {'dtype': 'bfloat16'},
         'dataelixir': {'dtype': 'bfloat16'},
         'relabel': {'encoder': simclr(backbone, epochs=500)},
-        'dbd': {'encoder': {'epochs': 1000.0}},
     }
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=194_560)
 

@@ -29,7 +29,9 @@ class SampleSpecific(Fitted):
     parts: ClassVar[tuple[str, ...]] = ('encoder',)
     needs_target: ClassVar[bool] = False  # the secret says nothing of the class
     fit: ClassVar[Fit | None] = Fit(400, {'image': 1.0, 'shift_px': 0})
-    presets: ClassVar[Presets] = {'digits': {'fit': {'image': 15.0, 'shift_px': 1}}}  # a classifier's shifts undo one fitted in place
+    presets: ClassVar[Presets] = {
+        'digits': {'fit': {'image': 15.0, 'shift_px': 1}}
+    }  # a classifier's shifts undo one fitted in place
 
     def __post_init__(self) -> None:
         super().__post_init__()

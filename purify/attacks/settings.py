@@ -27,8 +27,8 @@ WORDS = {
 
 
 def attack_words() -> tuple[str, ...]:
-    """Every word for an attack: the names of `ATTACKS`, and `WORDS`."""
-    return (*ATTACKS, *WORDS)
+    """Every word for an attack: the names of `ATTACKS`, each followed by those of `WORDS` that stand for it."""
+    return tuple(word for name in ATTACKS for word in (name, *(word for word, own in WORDS.items() if own.attack == name)))
 
 
 def attack_class(name: str) -> type[Attack]:

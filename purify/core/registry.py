@@ -119,9 +119,7 @@ def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
     return copy.deepcopy(found | partial.keywords)
 
 
-def changed(
-    usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None
-) -> dict[str, Any]:
+def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None) -> dict[str, Any]:
     """Settings with `changes`, as `Registry.part` describes them; `known` are those that may be given, all of `usual` unless told.
 
     Raises ValueError for others, with the nearest; `place` says whose they are.

@@ -1,7 +1,7 @@
 """Features without labels: the step that trains an encoder, and CLIP as a finished one."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Simclr:
     batch: int = 256
     temperature: float = 0.5
     projection: int = 128
-    views: Views = Views()
+    views: Views = field(default_factory=Views)
 
 
 def simclr(network: dict[str, Any], *, epochs: float, lr: float = 3e-4, **changes: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ BackdoorBench, which has no norm after the last block.
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 

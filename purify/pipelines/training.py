@@ -24,7 +24,6 @@ from purify.train.semi import FitHead, MixMatch, head_only
 from purify.train.state import Build, TrainState, abstract_network, make_state
 from purify.train.tasks import Task
 
-
 STRONG_AUGMENTATIONS: dict[str, Any] = {  # Struppek 2023, ablation 'augmentations'
     'flip': {'p': 0.5},
     'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
