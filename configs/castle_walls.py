@@ -65,7 +65,6 @@ REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 125, 'imagenette':
 SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
 # of the large settings; an image that the diffusion classifier is asked for costs a thousand calls
 LARGE = {'eta': 0.0, 'dtype': 'bfloat16', 'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'}}
-RATES = (0.01, 0.02, 0.05, 0.1)
 
 
 def read_words(arg):
@@ -247,7 +246,7 @@ def each(name, values, **others):
 
 def sweep_rates():
     """Shares of poison."""
-    return each('rate', RATES)
+    return each('rate', (0.01, 0.02, 0.05, 0.1))
 
 
 def sweep_guidance():
@@ -262,7 +261,7 @@ def sweep_samplers():
 
 def sweep_relabel_only():
     """Wrong labels without a trigger."""
-    return each('rate', RATES, attack='relabel_only')
+    return each('rate', (0.01, 0.02, 0.05, 0.1), attack='relabel_only')
 
 
 def sweep_clean_label():

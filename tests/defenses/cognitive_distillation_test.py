@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from defenses.scores_made import CLASSES, IDS, IMAGES, SHAPE, WEIGHTS, WIDTH, by_hand, check_rows, scored
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.defenses.cognitive_distillation import CognitiveDistillation
+from purify.defenses.scored import score
 
-USUAL = CognitiveDistillation(**parts.scores('cognitive_distillation')['cognitive_distillation'])
+USUAL = CognitiveDistillation(**score('cognitive_distillation'))
 
 
 def colours(identity, step, seed=5):

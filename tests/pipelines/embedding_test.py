@@ -8,17 +8,18 @@ import pytest
 from golden.filling import GOLDEN, materialise
 from pipelines.tiny import quickstart, run_chain
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.loader import Split
-from purify.defenses.encoders import ClipEncoder, encoder_step
+from purify.defenses.encoders import ClipEncoder, encoder_step, simclr
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import finished
 from purify.pipelines.artifacts import NETWORK_FILE, read_classifier
 from purify.pipelines.chain import Chain
 from purify.pipelines.check import check
 from purify.pipelines.plan import make_stages
 from purify.pipelines.tables import read_table
+from purify.train.optim import OPTIMIZERS
 
 SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
 
@@ -31,7 +32,7 @@ class Looking:
     trained: bool = False
 
     def method(self, student):
-        part = parts.simclr(SMALL, parts.optim('lars').to_dict(), epochs=0.25, batch=16, projection=4)
+        part = simclr(SMALL, epochs=0.25, batch=16, projection=4) | {'optim': OPTIMIZERS.part('lars', lr=1e-3)}
         steps = (encoder_step(part),) if self.trained else ()
         look = Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, {'name': 'embeddings'})
         return Method((*steps, look), Outcome(features='features'))
@@ -46,7 +47,7 @@ def tiny(encoder=None, **defense):
     config = quickstart('defense=augmentations')
     config['teacher'] |= {'network': dict(SMALL), 'steps': 2, 'epochs': 0}
     config['defense'] = {'name': 'looking'} | defense
-    return config | ({'encoder': parts.loaded_encoder(str(encoder)).to_dict()} if encoder else {})
+    return config | ({'encoder': finished(str(encoder))} if encoder else {})
 
 
 @pytest.fixture(scope='module')

@@ -5,12 +5,11 @@ import pytest
 from pipelines.leaves_test import reaching
 from pipelines.tiny import ROOT, SMALL, STUDENT
 
-from purify.config import parts
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.data.loader import Split
 from purify.data.manifest import Manifest
-from purify.defenses.scored import SCORES
+from purify.defenses.scored import SCORES, score
 from purify.metrics.detection import auroc
 from purify.pipelines import check
 from purify.pipelines.chain import Chain
@@ -33,7 +32,7 @@ def store(tmp_path_factory):
 def small(name):
     """FCT has a network of its own."""
     config = load_config(f'{ROOT}/configs/quickstart.py:defense={name}', [*SMALL, *STUDENT, '--config.defense.remove=0.25'])
-    config['defense']['score'] = parts.scores(name, **{name: SHORT[name]})[name]
+    config['defense']['score'] = score(name, **SHORT[name])
     return config
 
 
