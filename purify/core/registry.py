@@ -1,6 +1,5 @@
 """A registry is a plain dict that answers unknown names with the choices, and knows the settings of what it holds."""
 
-import copy
 import dataclasses
 import difflib
 import functools
@@ -116,7 +115,7 @@ def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             factory = made.get(parameter.name, dataclasses.MISSING)
             found[parameter.name] = parameter.default if factory is dataclasses.MISSING else factory()
-    return copy.deepcopy(found | partial.keywords)
+    return {name: _copied(value) for name, value in (found | partial.keywords).items()}
 
 
 def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None) -> dict[str, Any]:
@@ -134,5 +133,12 @@ def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, kn
     for key, value in changes.items():
         old = usual.get(key)
         nested = isinstance(value, Mapping) and isinstance(old, Mapping) and 'name' not in value
-        whole[key] = changed(old, value, f'{place}, {key},') if nested else copy.deepcopy(value)
+        whole[key] = changed(old, value, f'{place}, {key},') if nested else _copied(value)
     return {key: value for key, value in whole.items() if value is not None}
+
+
+def _copied(value: Any) -> Any:
+    """A value of a config whose mappings and lists are nobody else's."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -15,8 +15,8 @@ STUDENT = {
 }  # fmt: skip
 
 
-def made(name, **changes):
-    part = getattr(parts, name)(**changes).to_dict()
+def made(name, remove=0.05, **changes):
+    part = DEFENSES.part(name, score=changes, remove=remove)
     return DEFENSES.make(part.pop('name'), **part)
 
 
