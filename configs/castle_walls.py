@@ -53,7 +53,7 @@ from purify.train.attacker import set_attack
 from purify.train.optim import OPTIMIZERS
 
 STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'
-WORDS = dict.fromkeys(('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual')
+WORDS: dict[str, str] = dict.fromkeys(('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual')
 WORDS |= {'setting': 'digits', 'defense': 'generation', 'copies': 'none', 'encoder': '', 'prior': STABLE_DIFFUSION}
 SAMPLERS = {'ddim': {'eta': 0.0}, 'ddpm': {'variance': 'fixed_large'}, 'dpmpp_2m': {}, 'sde': {}}  # ddpm's variance is beta
 ON_LARGE = {  # appendix A.2

@@ -187,7 +187,7 @@ def defended(config, words, changes, *, semi_steps, published, own, held_out=0):
 
 def chain(words, changes):
     """DataElixir's settings by the words: `exact`, `released`, then those of the setting, then single ones."""
-    whole = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
+    whole: dict = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
     whole |= DataElixir.presets['released'] if words.released else {}
     if words.targets != 'usual':
         whole['targets'] = TARGETS.part(words.targets)

@@ -52,12 +52,12 @@ def get_config(arg=None):
     # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
 
-    student = config.teacher.to_dict() | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
+    student = teacher | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
     if words.defense == 'augmentations':
         config.student = student | {'augment': STRONG_AUGMENTATIONS}
         config.defense = DEFENSES.part('augmentations')

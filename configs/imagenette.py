@@ -58,12 +58,12 @@ def get_config(arg=None):
     # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
 
-    student = config.teacher.to_dict() | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
+    student = teacher | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
     if words.defense == 'augmentations':
         config.student = student | {'augment': STRONG_AUGMENTATIONS}
         config.defense = DEFENSES.part('augmentations')
@@ -106,10 +106,14 @@ def attacked():
     yield {'words': {'attack': 'blended'}, 'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
 
 
+def with_words(point, **words):
+    return point | {'words': point['words'] | words}
+
+
 def without_distillation(points):
     """Each point twice: with distillation, and trained on the variations alone."""
     for point in points:
-        yield from (point | {'words': point['words'] | {'distill': distill}} for distill in (True, False))
+        yield from (with_words(point, distill=distill) for distill in (True, False))
 
 
 def sweep_table1():
@@ -138,7 +142,7 @@ def sweep_table5():
 def sweep_table6():
     """Strong augmentations and distillation, variations alone, variations and distillation."""
     for point in attacked():
-        yield point | {'words': point['words'] | {'defense': 'augmentations'}}
+        yield with_words(point, defense='augmentations')
         yield from without_distillation([point])
 
 

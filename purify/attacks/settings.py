@@ -61,4 +61,4 @@ def attack(name: str, *, rate: float | str = 'usual', covers: float | None = Non
         raise ValueError(f"rate={rate!r}: must be a number from 0 to 1, or 'usual'.") from None
     cover_rate = round(share * (kind.covers if covers is None else covers), 10)
     usual = {'rate': share if kind.usual_rate else 0.0, 'cover_rate': cover_rate}
-    return ATTACKS.part(word.attack, **usual | word.changes | changes)
+    return ATTACKS.part(word.attack, usual, word.changes, changes)

@@ -33,8 +33,8 @@ class Run:
     report_images: int = 16
 
 
-def skeleton(name: str, seed: int, *, shard_size: int = 1000, **run: Any) -> ConfigDict:
-    """A config with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds.
+def skeleton(name: str, seed: int, *, shard_size: int = 1000, **run: Any) -> Any:
+    """A ConfigDict with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds.
 
     Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal unless changed.
     `clean_source` says that the source is known to be clean: then what a defence flags where nothing was poisoned counts as false

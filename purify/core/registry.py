@@ -109,9 +109,10 @@ def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
     partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
     bare: Any = partial.func
     made = {field.name: field.default_factory for field in dataclasses.fields(bare)} if dataclasses.is_dataclass(bare) else {}
-    parameters = list(inspect.signature(bare.__init__ if inspect.isclass(bare) else bare).parameters.values())
+    is_class = inspect.isclass(bare)
+    called: Any = bare.__init__ if is_class else bare  # flax hides the signatures of its classes
     found = {}
-    for parameter in parameters[inspect.isclass(bare) + len(partial.args) :]:
+    for parameter in list(inspect.signature(called).parameters.values())[is_class + len(partial.args) :]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             factory = made.get(parameter.name, dataclasses.MISSING)
             found[parameter.name] = parameter.default if factory is dataclasses.MISSING else factory()
@@ -131,7 +132,7 @@ def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, kn
             raise ValueError(f'{place} has no setting {key!r}.{hint} It has: {", ".join(sorted(known))}.')
     whole = dict(usual)
     for key, value in changes.items():
-        old = usual.get(key)
+        old: Any = usual.get(key)
         nested = isinstance(value, Mapping) and isinstance(old, Mapping) and 'name' not in value
         whole[key] = changed(old, value, f'{place}, {key},') if nested else _copied(value)
     return {key: value for key, value in whole.items() if value is not None}

@@ -18,7 +18,7 @@ class Needs:
       dataset: whether it leaves a purified dataset, whose images are then compared with those it was given.
     """
 
-    trusted: Mapping[str, float] = field(default_factory=dict)
+    trusted: Mapping[str, Any] = field(default_factory=dict)
     steps: bool = False
     prior: bool = False
     dataset: bool = False

@@ -36,10 +36,10 @@ DEFENSES = Registry(
     dbd=Decoupling,
     asd=AdaptiveSplitting,
     nad=AttentionDistillation,
-    **{name: partial(Scored, name, score=score(name)) for name in SCORES},
     generation=Generation,
     diffusion_classifier=DiffusionClassifier,
 )
+DEFENSES.update({name: partial(Scored, name, score=score(name)) for name in SCORES})
 
 # The protocols of the three are in `purify.defenses.method`.
 MEASURES = Registry(

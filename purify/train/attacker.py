@@ -50,7 +50,7 @@ def set_attack(
     `changes` go to the attack, those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger,
     makes the fit unnecessary.
     """
-    settings = {'target': target} | dict(usual or {}) | changes | ({} if rate == 'usual' else {'rate': rate})
+    settings: dict[str, Any] = {'target': target} | dict(usual or {}) | changes | ({} if rate == 'usual' else {'rate': rate})
     weights = settings.pop('fit', {})
     config.attack, fit = attack(name, **settings), fit_of(name)
     if config.attack.get('load'):
