@@ -35,65 +35,265 @@ Sweeps: rates (Figures 3 and 4), guidance (Figure A3), samplers (Figure A5), rel
 table_a5 (duplicates).
 """
 
-from purify.config import castle_tables as tables
-from purify.config import castle_walls as study
+import re
+
+from purify.attacker.settings import set_attack
+from purify.attacks.settings import attack_class, preset
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses import settings as defenses
+from purify.defenses.filters.score_filter import SCORES, score
+from purify.defenses.registry import DEFENSES
+from purify.defenses.relabelling.method import Relabelling
+from purify.defenses.steps import simclr
+from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.stages.train_diffusion import PixelNetwork, latent_generator, pixel_generator
+from purify.train.optim import OPTIMIZERS
+
+STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'
+WORDS: dict[str, str] = dict.fromkeys(('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual')
+WORDS |= {'setting': 'digits', 'defense': 'generation', 'copies': 'none', 'encoder': '', 'prior': STABLE_DIFFUSION}
+SAMPLERS = {'ddim': {'eta': 0.0}, 'ddpm': {'variance': 'fixed_large'}, 'dpmpp_2m': {}, 'sde': {}}  # ddpm's variance is beta
+ON_LARGE = {  # appendix A.2
+    'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
+    'label_consistent': {'base': 'target', 'rate': 0.5},
+    'sinusoid': {'base': 'target', 'rate': 0.5},
+}
+REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 125, 'imagenette': 200, 'caltech15': 60}  # section 6, times 4
+SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
+# of the large settings; an image that the diffusion classifier is asked for costs a thousand calls
+LARGE = {'eta': 0.0, 'dtype': 'bfloat16', 'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'}}
+
+
+def read_words(arg):
+    words = parse_words(arg, attack='usual', rate='usual', seed=0, **WORDS)
+    pixels = words.setting in ('digits', 'cifar10', 'cifar10_small')
+    choices = {'setting': SETTINGS, 'defense': ('generation', 'diffusion_classifier', *SCORES, 'none')}
+    choices |= {'objective': ('usual', *(('ddpm', 'edm') if pixels else ('latent',))), 'sampler': ('usual', *SAMPLERS)}
+    choices |= {'poison': ('usual', 'random', 'duplicates'), 'copies': ('none', 'simclr', 'encoder')}
+    check_words(words, **choices)
+    own = {'guidance', 'sampler', 'copies'} if words.defense != 'generation' else set()
+    own |= {'objective', 'prior'} if words.defense not in ('generation', 'diffusion_classifier') else set()
+    if idle := sorted(name for name in own if words[name] != WORDS[name]):
+        raise ValueError(f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for defense=generation.')
+    if words.guidance != 'usual' and not re.fullmatch(r'\d+(\.\d*)?|\.\d+', words.guidance):
+        raise ValueError(f'guidance={words.guidance!r} must be a number, the scale s = 1 + w.')
+    if bool(words.encoder) != (words.copies == 'encoder'):
+        raise ValueError('copies=encoder and encoder=<a file or folder> go together; give both, or none of them.')
+    if words.setting == 'digits' and words.source != 'usual':
+        raise ValueError('setting=digits brings its images; for others choose another setting.')
+    if words.setting in ('digits', 'cifar10_small') and words.network != 'usual':
+        raise ValueError(f'setting={words.setting} brings its network; for network={words.network} choose another setting.')
+    if words.setting in ('cifar10_small', 'caltech15') and words.source == 'usual':
+        raise ValueError(f'setting={words.setting} needs source=arrays:DIR or imagefolder:DIR.')
+    if pixels and words.prior != STABLE_DIFFUSION:
+        raise ValueError(f'prior is where Stable Diffusion lies, which setting={words.setting} has no use for.')
+    words.objective = 'ddpm' if words.objective == 'usual' else words.objective
+    return words
 
 
 def get_config(arg=None):
-    words = study.words_of(arg)
-    return study.SETTINGS[words.setting](words)
+    words = read_words(arg)
+    config, recipe = SETTINGS[words.setting](words)
+    victim = config.teacher
+    photographs = words.setting in ('imagenette', 'caltech15')  # they start from ImageNet's weights (appendix A.4)
+    usual = f'./weights/{victim.network.name}.safetensors' if photographs else ''
+    victim.init_from = {'usual': usual, 'none': ''}.get(words.weights, words.weights)
+
+    name = recipe.get('attack', 'badnets1') if words.attack == 'usual' else words.attack
+    clean_label = attack_class(name).scheme == 'clean_label'
+    aimed = {'target': recipe['target']} | ({} if words.setting == 'digits' or clean_label else {'base': 'nontarget'})
+    if words.poison != 'usual':  # a dataset with duplicates, of which poison goes to random images or to the duplicates first
+        aimed |= {'replicated_images': REPLICATED[words.setting], 'replicas': 4, 'poison_replicas': words.poison == 'duplicates'}
+    own = ON_LARGE.get(name, {}) if photographs else preset(name, recipe.get('preset', ''))
+    set_attack(config, name, {**aimed, **own}, rate=words.rate)
+    if words.defense != 'none':
+        defend(config, words, recipe)
+    return config
+
+
+def defend(config, words, recipe):
+    looks = recipe.get('scores', {})  # changes to the numbers of the detectors' papers
+    if words.defense in SCORES:  # which remove 15 % of all images, as many as spectral
+        defenses.defend(config, words.defense, {'score': looks.get(words.defense, {}), 'remove': 0.15})
+        return
+    if words.defense == 'diffusion_classifier':
+        config.defense = DEFENSES.part('diffusion_classifier', recipe['asked'], generator=recipe['generator'])
+        return
+    usual = {'name': 'ddim', 'eta': recipe.get('eta', 1.0)}
+    sampler = usual if words.sampler == 'usual' else {'name': words.sampler} | SAMPLERS[words.sampler]
+    guidance = recipe.get('guidance', 1.0) if words.guidance == 'usual' else float(words.guidance)
+    steps = 1000 if words.sampler == 'ddpm' else 50  # every timestep
+    sampling = {'sampler': sampler, 'steps': steps, 'guidance': guidance, 'dtype': recipe.get('dtype', 'float32')}
+    generated = {'probe': recipe['probe'], 'scores': {name: score(name, **looks.get(name, {})) for name in SCORES}}
+    generated |= {'copies': words.copies} | ({'encoder': recipe['encoder']} if words.copies == 'simclr' else {})
+    generated |= {'images': recipe.get('images', 0), 'generator': recipe['generator'], 'sampling': sampling}
+    config.defense = DEFENSES.part('generation', generated)
+    judge = config.teacher.to_dict()
+    config.dissection = {'labeller': judge, 'detector': judge, 'faintest': 0.3}
+    config.student = judge | {'epochs': recipe.get('student_epochs', judge['epochs'])}
+    if words.copies == 'encoder':
+        config.encoder = defenses.finished(words.encoder)
+
+
+# settings: a config with its source and victim, and what its attack and defences take; `asked` is the diffusion classifier ----
+
+
+def digits(words):
+    """The quickstart's 16 px digits and victim, and a UNet of .75 M parameters."""
+    config = skeleton('castle_walls', words.seed, shard_size=100, save_every=250)
+    config.source = source('digits', size_px=16, channels=1, resample='nearest')
+    network, how = NETWORKS.part('resnet', width=16, norm='group'), OPTIMIZERS.part('adamw', lr=3e-3)
+    config.teacher = classifier(network, how, epochs=30, batch=64, augment={'pad_crop': {'pad_px': 1}})
+    unet = PixelNetwork(16, (16, 48, 64), layers_per_block=1, norm_num_groups=8)
+    return config, {
+        'attack': 'patch',
+        'target': 0,
+        'preset': 'digits',
+        'generator': pixel_generator(unet, OPTIMIZERS.part('adam', lr=2e-3), objective=words.objective, steps=2500, batch=64),
+        'images': 1600,
+        'probe': {'labels': (0,), 'images': 200},
+        'scores': SMALL_SCORES,
+        'encoder': Relabelling.presets['small']['encoder'],
+        'asked': {'draws': 32, 'weighting': 'none'},
+        'student_epochs': 15,
+    }
+
+
+def cifar10(words):
+    """50,000 images; the UNet of the paper's code for 1,000 epochs, or a wider one under EDM, as Table A4's."""
+    config = skeleton('castle_walls', words.seed, inference_batch=1024, batch_per_device=512)
+    config.source = source('tfds:cifar10' if words.source == 'usual' else words.source, size_px=32)
+    network = network_of(words, 'resnet18', CIFAR_SCALE)
+    config.teacher = victim_of(network, epochs=100, augment={'flip': {'p': 0.5}, 'pad_crop': {'pad_px': 4}})
+    if words.objective == 'edm':  # 50 M images; the average's half-life is .5 M of them
+        unet = PixelNetwork(32, (256, 256, 256), attention_levels=2, layers_per_block=4, dropout=0.13, dtype='bfloat16')
+        how = OPTIMIZERS.part('adam', lr=1e-3, schedule='constant', warmup=0.2)
+        run = {'steps': 97_656, 'batch': 512, 'ema_decay': 0.99929}
+    else:
+        unet = PixelNetwork(32, (64, 128, 128, 128), attention_levels=4, dropout=0.15, dtype='bfloat16')
+        how = OPTIMIZERS.part('adamw', lr=5e-4, warmup=0.1)
+        run = {'steps': 100_000, 'batch': 500, 'ema_decay': 0.9999}
+    return config, LARGE | {
+        'target': 4,
+        'generator': pixel_generator(unet, how, objective=words.objective, **run),
+        'guidance': 6.0,
+        'probe': {'labels': (4,), 'images': 10_000},
+        'encoder': simclr(network, epochs=500),
+    }
+
+
+def cifar10_small(words):
+    """5,000 images, a victim of width 16 and a small UNet, for a CPU."""
+    config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
+    config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
+    network, how = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE), OPTIMIZERS.part('adamw', lr=3e-3)
+    config.teacher = classifier(network, how, epochs=10, batch=64, augment={'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}})
+    unet = PixelNetwork(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
+    return config, {
+        'target': 4,
+        'preset': 'small',
+        'generator': pixel_generator(unet, OPTIMIZERS.part('adam', lr=1e-3), objective=words.objective, steps=4000, batch=64),
+        'probe': {'labels': (4,), 'images': 500},
+        'scores': SMALL_SCORES,
+        'encoder': simclr(network, epochs=20, lr=2e-3, projection=64),
+        'asked': {'draws': 8, 'images': 200},
+    }
+
+
+def photographs(words):
+    """256 px; Stable Diffusion 1.4 for 50 epochs at its own 512."""
+    images, target, epochs = {'imagenette': ('tfds:imagenette/full-size-v2', 6, 10), 'caltech15': ('', 2, 100)}[words.setting]
+    config = skeleton('castle_walls', words.seed, shard_size=200, inference_batch=256, batch_per_device=16, vae_slice=8)
+    config.source = source(images if words.source == 'usual' else words.source, size_px=256)
+    network = network_of(words, 'resnet50', IMAGENET_SCALE, stem='imagenet')
+    config.teacher = victim_of(network, epochs=epochs, augment={'flip': {'p': 0.5}})
+    if words.defense in ('generation', 'diffusion_classifier'):
+        config.prior = defenses.finished(words.prior)
+    return config, LARGE | {
+        'target': target,
+        'generator': latent_generator(dtype='bfloat16'),
+        'guidance': 5.0,
+        'probe': {'labels': (target,), 'images': 1000},
+        'encoder': simclr(network, epochs=200),
+    }
+
+
+SETTINGS = {'digits': digits, 'cifar10': cifar10, 'cifar10_small': cifar10_small}
+SETTINGS |= dict.fromkeys(('imagenette', 'caltech15'), photographs)
+
+
+def network_of(words, usual, scale, stem='small'):
+    name = usual if words.network == 'usual' else words.network
+    begins = {'stem': stem} if NETWORKS.takes(name, 'stem') else {}  # other families have one beginning alone
+    return NETWORKS.part(name, dtype='bfloat16', **scale, **begins)
+
+
+def victim_of(network, *, epochs, augment):
+    """SGD .01 on a cosine, weight decay 5e-4 (appendix A.4); how many epochs is the code's."""
+    return classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=epochs, batch=128, augment=augment)
+
+
+# the tables and figures: every point is one run ------------------------------------------------------------------------------
+
+
+def each(name, values, **others):
+    """One point for every value of a word, `others` beside it."""
+    return [{'words': {name: value} | others} for value in values]
 
 
 def sweep_rates():
     """Shares of poison."""
-    return tables.each('rate', tables.RATES)
+    return each('rate', (0.01, 0.02, 0.05, 0.1))
 
 
 def sweep_guidance():
     """Scales of guidance, one generator."""
-    return tables.each('guidance', (1.0, 2.0, 5.0, 10.0))
+    return each('guidance', (1.0, 2.0, 5.0, 10.0))
 
 
 def sweep_samplers():
     """DDIM, DDPM and SDE, one generator."""
-    return tables.each('sampler', ('ddim', 'ddpm', 'sde'))
+    return each('sampler', ('ddim', 'ddpm', 'sde'))
 
 
 def sweep_relabel_only():
     """Wrong labels without a trigger."""
-    return tables.each('rate', tables.RATES, attack='relabel_only')
+    return each('rate', (0.01, 0.02, 0.05, 0.1), attack='relabel_only')
 
 
 def sweep_clean_label():
     """Triggers on images of the target class, whose labels stay."""
-    return tables.each('attack', ('label_consistent', 'sinusoid'))
+    return each('attack', ('label_consistent', 'sinusoid'))
 
 
 def sweep_fid():
     """A normal generator and a poisoned one."""
-    return tables.each('rate', (0.0, 0.1))
+    return each('rate', (0.0, 0.1))
 
 
 def sweep_table3():
     """Two triggers at three rates, for the AUROC of the detectors on both sets."""
-    return tables.table3()
+    return [point for attack in ('badnets1', 'badnets2') for point in each('rate', (0.01, 0.05, 0.1), attack=attack)]
 
 
 def sweep_table4():
     """Three triggers at three rates, for the student of the generations."""
-    return tables.table4()
+    return [point for attack in ('badnets1', 'badnets2', 'warp') for point in each('rate', (0.01, 0.02, 0.05), attack=attack)]
 
 
 def sweep_table_a3():
     """The same with two other networks."""
-    return tables.table_a3()
+    return [{'words': point['words'] | {'network': name}} for name in ('vgg16', 'densenet121') for point in sweep_table4()]
 
 
 def sweep_table_a4():
     """The diffusion classifier under EDM at three rates, over all p_filter."""
-    return tables.each('rate', (0.01, 0.05, 0.1), defense='diffusion_classifier', objective='edm')
+    return each('rate', (0.01, 0.05, 0.1), defense='diffusion_classifier', objective='edm')
 
 
 def sweep_table_a5():
     """Random images poisoned against duplicates, at two rates."""
-    return tables.table_a5()
+    return [point for poison in ('random', 'duplicates') for point in each('rate', (0.05, 0.1), poison=poison)]

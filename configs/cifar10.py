@@ -15,8 +15,24 @@ steps, to see that everything runs (two minutes). DIR holds train.npz and test.n
 Measured numbers stand in the README.
 """
 
-from purify.config import attack_parts, cleaners, parts
-from purify.config.arguments import parse_words
+from dataclasses import asdict
+
+from purify.attacker.settings import set_attack
+from purify.attacks.settings import preset
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import Evaluation, defend, finished, plain_defenses
+from purify.defenses.steps import simclr
+from purify.generative.open_prior import variation
+from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
+
+PUBLISHED = 'google/ddpm-cifar10-32'
 
 
 def get_config(arg=None):
@@ -26,73 +42,75 @@ def get_config(arg=None):
         rate='usual',
         seed=0,
         source='tfds:cifar10',
-        prior='google/ddpm-cifar10-32',
+        prior=PUBLISHED,
         small=False,
         smoke=False,
         defense='variations',
     )
-    if words.defense not in (known := (*cleaners.METHODS, 'none', 'variations')):
-        raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
-    if words.small + words.smoke + (words.prior != 'google/ddpm-cifar10-32') > 1:
+    check_words(words, defense={*plain_defenses(), 'variations'} - {'augmentations'})
+    if words.small + words.smoke + (words.prior != PUBLISHED) > 1:
         raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
-    config = parts.run_config('cifar10', words.seed, shard_size=1000, inference_batch=1024, batch_per_device=1024)
     if words.smoke:
-        return _on_cpu(config, words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
+        return on_cpu(words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
-        return _on_cpu(config, words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8)
+        return on_cpu(words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8)
+    return full(words)
+
+
+def full(words):
+    """The 50,000 images, for a GPU or TPU."""
+    config = skeleton('cifar10', words.seed, inference_batch=1024, batch_per_device=1024)
     apart = {'reference': 'held_out', 'reference_size': 10_000} if words.prior == 'train' else {}
-    config.source = parts.source(words.source, size_px=32, **apart)
-    network = parts.network('preact_resnet18', dtype='bfloat16', **parts.CIFAR_SCALE)
-    recipe = {'optim': parts.optim('sgd', lr=0.01), 'epochs': 100, 'batch': 128}
+    config.source = source(words.source, size_px=32, **apart)
+    network = NETWORKS.part('preact_resnet18', dtype='bfloat16', **CIFAR_SCALE)
     augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
-    config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
-    _attack(config, words)
-    config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    wide = {'channels': (128, 256, 256, 256), 'attention_levels': 1, 'steps': 100_000, 'batch': 128, 'lr': 2e-4, 'size_px': 32}
-    prior = parts.wide_prior(**wide) if words.prior == 'train' else parts.loaded_prior(words.prior)
-    backbone = parts.network('resnet18', dtype='bfloat16', **parts.CIFAR_SCALE)
-    recipes = {'relabel': {'encoder': cleaners.encoder(backbone, epochs=500)}, 'dbd': {'encoder_epochs': 1000}}
-    recipes['dataelixir'] = {'dtype': 'bfloat16'}
-    return _defended(config, words, parts.vary_pixels(start=300, steps=50), prior, recipes, semi_steps=194_560)
+    config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128, augment=augment)
+    if words.prior == 'train':
+        wide = {'size_px': 32, 'channels': (128, 256, 256, 256), 'attention_levels': 1}
+        prior = wide_prior(**wide, steps=100_000, batch=128, lr=2e-4)
+    else:
+        prior = finished(words.prior)
+    vary = variation('pixel', start=300, steps=50)
+    backbone = NETWORKS.part('resnet18', dtype='bfloat16', **CIFAR_SCALE)
+    recipes = {
+        'variations': {'dtype': 'bfloat16'},
+        'dataelixir': {'dtype': 'bfloat16'},
+        'relabel': {'encoder': simclr(backbone, epochs=500)},
+    }
+    return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=194_560)
 
 
-def _attack(config, words):
-    white = {'pattern': 'solid', 'colours': ('white',)} if words.attack == 'patch' else {}
-    parts.set_attack(config, words.attack, **attack_parts.ON_FULL.get(words.attack, white) | parts.given(rate=words.rate))
-
-
-def _on_cpu(config, words, *, images, reference, epochs, prior_steps, start, steps):
+def on_cpu(words, *, images, reference, epochs, prior_steps, start, steps):
+    """Some of the images, and networks for two cores."""
+    config = skeleton('cifar10', words.seed, shard_size=250, save_every=200)
     sizes = {'train_size': images, 'test_size': min(images, 1000), 'reference': 'held_out', 'reference_size': reference}
-    config.source = parts.source(words.source, size_px=32, **sizes)
-    network = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group', **parts.CIFAR_SCALE)
-    recipe = {'optim': parts.optim('adamw', lr=3e-3), 'epochs': epochs, 'batch': 64}
+    config.source = source(words.source, size_px=32, **sizes)
+    network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
-    config.teacher = parts.classifier(network, **recipe, augment=augment, objective=parts.classify())
-    _attack(config, words)
-    config.student = parts.classifier(network, **recipe, augment=augment, objective=parts.distill())
-    flips = {'flip': {'p': 0.5}}
-    prior = parts.trained_prior(channels=(32, 48, 64), steps=prior_steps, batch=32, lr=1e-3, size_px=32, augment=flips)
-    config.run = parts.run(inference_batch=128, save_every=200)
-    config.shard_size = 250
-    encoder = cleaners.encoder(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
-    recipes = {'relabel': {'encoder': encoder}, 'dbd': {'encoder_epochs': 6 * epochs, 'batch': 128, 'lr': 0.1}}
-    recipes |= {'nad': {'finetune_epochs': epochs, 'epochs': epochs, 'lr': 5e-3}, 'asd': {'rounds': (2, 1, 1)}}
-    return _defended(config, words, parts.vary_pixels(start=start, steps=steps), prior, recipes, semi_steps=50 * epochs)
+    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment)
+    unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
+    prior = pixel_prior(unet, lr=1e-3, steps=prior_steps, batch=32, augment={'flip': {'p': 0.5}})
+    vary = variation('pixel', start=start, steps=steps)
+    recipes = {
+        'relabel': {'encoder': simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)},
+        'dbd': {'encoder': {'epochs': 6.0 * epochs, 'batch': 128, 'lr': 0.1}},
+        'nad': {'finetune': {'epochs': float(epochs), 'lr': 5e-3}, 'epochs': float(epochs), 'lr': 5e-3},
+        'asd': {'rounds': (2, 1, 1)},
+    }
+    return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=50 * epochs)
 
 
-def _defended(config, words, vary, prior, recipes, *, semi_steps):
-    """The defence; the prior goes with those that have a use for it, and `config.student` is theirs already if it distils."""
-    if words.defense == 'none':
-        del config.student
-        return config
+def attacked_and_defended(config, words, vary, prior, recipes, *, semi_steps):
+    """A config that has its source and teacher, with the attack and the defence of the words."""
+    white = {'pattern': 'solid', 'colours': ('white',)} if words.attack == 'patch' else {}
+    set_attack(config, words.attack, preset(words.attack, 'published') or white, rate=words.rate)
+    own = recipes.get(words.defense, {})
     if words.defense == 'variations':
-        dtype = recipes.get('dataelixir', {})  # the priors of both compute alike
-        config.defense, config.prior = parts.variations(vary, **dtype), prior
-        config.evaluation = parts.evaluation()
-        return config
-    cleaners.defend(config, words.defense, recipes, semi_steps=semi_steps)
-    if words.defense == 'dataelixir':
-        config.prior = prior
+        config.defense = DEFENSES.part('variations', vary=vary, **own)
+        config.student = config.teacher.to_dict() | {'objective': OBJECTIVES.part('distill')}
+        config.prior, config.evaluation = prior, asdict(Evaluation())
+    elif words.defense != 'none':
+        defend(config, words.defense, own, semi_steps=semi_steps, prior=prior)
     return config
 
 

@@ -36,57 +36,237 @@ takes them with another prior= only. For Table 4's other columns train the prior
 give prior= its folder.
 """
 
-from purify.config import dataelixir as study
+from purify.attacker.settings import set_attack
+from purify.attacks.settings import preset
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses import settings as defenses
+from purify.defenses.dataelixir.method import DataElixir
+from purify.defenses.dataelixir.target_labels import TARGETS
+from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
+from purify.train.optim import OPTIMIZERS
+
+BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
+FACES = {'mean': (0.507, 0.411, 0.367), 'std': (1 / 255, 1 / 255, 1 / 255)}  # VGGFace: 129.2, 104.8, 93.6 off 0 to 255
+FLIP = {'flip': {'p': 0.5}}
+KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}  # m: how many of the chain's last m states the fast chain visits, and keeps
+SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
+UNSAID = {'prior': 'usual', 'targets': 'usual', 'sampler': 'usual', 'start': 0, 'kept': 0, 'exact': False, 'released': False}
+CLASSES = {'digits': 10, 'cifar10': 10, 'tiny': 200, 'lfw': 62}
+
+
+def read_words(arg):
+    own = {'setting': 'digits', 'source': 'usual', 'weights': 'usual'} | UNSAID
+    words = parse_words(arg, attack='usual', rate='usual', seed=0, defense='dataelixir', **own)
+    choices = {'setting': SETTINGS, 'defense': ('dataelixir', *BASELINES, 'none')}
+    choices |= {'targets': ('significant', 'mad'), 'sampler': SAMPLERS, 'kept': KEPT}
+    check_words(words, **{name: offered for name, offered in choices.items() if words[name] != UNSAID.get(name)})
+    given = [name for name, usual in UNSAID.items() if words[name] != usual]
+    if given and words.defense != 'dataelixir':
+        raise ValueError(f'{given[0]} is a word of defense=dataelixir; defense={words.defense} has no use for it.')
+    if words.exact and words.sampler != 'usual':
+        raise ValueError(f'exact takes every step of the prior as DDPM does; leave out sampler={words.sampler}, or exact.')
+    if counted := [name for name in ('start', 'kept') if words[name] and words.setting == 'tiny' and words.prior == 'usual']:
+        raise ValueError(
+            f'{counted[0]} counts steps of a prior that has 1,000 on a line; the one of setting=tiny has 4,000 on a cosine. '
+            'Choose another prior=, or set --config.defense.start, .window and .kept in its own steps.'
+        )
+    if words.setting == 'digits' and words.source != 'usual':
+        raise ValueError(f'setting=digits brings its images; for source={words.source} choose cifar10, tiny or lfw.')
+    return words
 
 
 def get_config(arg=None):
-    words = study.words_of(arg)
-    return study.SETTINGS[words.setting](words)
+    words = read_words(arg)
+    return SETTINGS[words.setting](words)
+
+
+def digits(words):
+    """The quickstart's 16 px digits and its victim; the embedded prior, which was trained on others of them."""
+    config = skeleton('dataelixir', words.seed, shard_size=100, save_every=100)
+    config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+    network = NETWORKS.part('resnet', width=16, norm='group')
+    augment = {'pad_crop': {'pad_px': 1}}
+    recipe = {'epochs': 30, 'batch': 64, 'augment': augment, 'init_from': '' if words.weights == 'usual' else words.weights}
+    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), **recipe)
+    name = 'patch' if words.attack == 'usual' else words.attack
+    set_attack(config, name, preset(name, 'digits'), rate=words.rate)
+    unet = PixelNetwork(16, (24, 48, 64), layers_per_block=1, norm_num_groups=8)
+    own = pixel_prior(unet, steps=2500, batch=64, lr=2e-3, stored_dtype='float16', augment=augment)
+    changes = {} if words.defense == 'none' else defenses.preset(words.defense, 'small')
+    return defended(config, words, changes, semi_steps=1500, published='digits', own=own)
+
+
+def cifar10(words):
+    """PreAct-ResNet-18 from scratch, google/ddpm-cifar10-32."""
+    config = begin(words, 'tfds:cifar10', size_px=32, inference_batch=1024, batch_per_device=1024)
+    augment = {'pad_crop': {'pad_px': 4}} | FLIP
+    config.teacher = victim(words, 'preact_resnet18', lr=0.01, epochs=100, batch=128, augment=augment, **CIFAR_SCALE)
+    attack(config, words)
+    own = wide_prior(size_px=32, channels=(128, 256, 256, 256), attention_levels=1, steps=100_000, batch=128, lr=2e-4)
+    return defended(config, words, {}, semi_steps=194_560, published='google/ddpm-cifar10-32', own=own, held_out=10_000)
+
+
+def tiny(words):
+    """EfficientNet-B4 from ImageNet's weights; the Improved DDPM of 64 px, whose 4,000 steps lie on a cosine.
+
+    What its T was is not published. Step 1,200 is as noisy as step 150 of a linear 1,000, and 80 as noisy as 10.
+    """
+    config = begin(words, 'imagefolder:tiny-imagenet-200', size_px=64, inference_batch=256, batch_per_device=256)
+    augment = {'pad_crop': {'pad_px': 8}} | FLIP
+    config.teacher = victim(
+        words, 'efficientnet_b4', lr=0.01, epochs=100, batch=128, augment=augment, weights='efficientnet_b4', **IMAGENET_SCALE
+    )
+    attack(config, words, size_px=8)
+    own = wide_prior(size_px=64, channels=(128, 256, 256, 512), attention_levels=2, steps=400_000, batch=128, lr=1e-4)
+    changes = {'encoder': {'batch': 256}} if words.defense == 'dbd' else {}
+    if words.defense == 'dataelixir' and words.prior == 'usual':
+        variance = {'sampler': {'name': 'ddpm', 'variance': 'learned_range', 'clip_sample': True}}
+        changes = {'start': 1200} | (variance if words.exact else {'window': 80})
+    return defended(config, words, changes, semi_steps=194_560, published='./priors/imagenet64', own=own, held_out=20_000)
+
+
+def lfw(words):
+    """62 people at 224 px: a VGG-16 from VGGFace's weights; google/ddpm-celebahq-256."""
+    people = {} if words.source != 'usual' else {'min_per_class': 16}  # to train on, of 20: a fifth of each is the test set
+    run = {'shard_size': 100, 'inference_batch': 256, 'batch_per_device': 16}
+    config = begin(words, 'tfds:lfw', reader=people, size_px=224, **run)
+    config.teacher = victim(words, 'vgg16', lr=1e-3, epochs=50, batch=32, augment=FLIP, weights='vggface', **FACES)
+    large = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}  # at 224 px
+    attack(config, words, large, size_px=28)
+    own = wide_prior(size_px=64, channels=(128, 256, 256, 512), attention_levels=2, steps=50_000, batch=64, lr=1e-4)
+    changes = {'encoder': {'batch': 64, 'lr': 0.05}} if words.defense == 'dbd' else {}
+    prior = {'published': 'google/ddpm-celebahq-256', 'own': own, 'held_out': 500}
+    return defended(config, words, changes, semi_steps=20_000, **prior)
+
+
+SETTINGS = {'digits': digits, 'cifar10': cifar10, 'tiny': tiny, 'lfw': lfw}
+
+
+def begin(words, images, *, reader=None, size_px, shard_size=1000, **run):
+    config = skeleton('dataelixir', words.seed, shard_size=shard_size, **run)
+    config.source = source(images if words.source == 'usual' else words.source, size_px=size_px, **reader or {})
+    return config
+
+
+def victim(words, network, *, lr, weights='', augment, epochs, batch, **scale):
+    """SGD of momentum .9 and weight decay 5e-4 on a cosine, as the released code trains its victim on CIFAR-10."""
+    built = NETWORKS.part(network, dtype='bfloat16', **scale)
+    usual = f'./weights/{weights}.safetensors' if weights else ''
+    start = usual if words.weights == 'usual' else words.weights
+    return classifier(built, OPTIMIZERS.part('sgd', lr=lr), epochs=epochs, batch=batch, augment=augment, init_from=start)
+
+
+def attack(config, words, usual=None, **sized):
+    """The attack of the words on photographs; `sized` is how large the setting's own patches are."""
+    name = 'dataelixir_patch' if words.attack == 'usual' else words.attack
+    own = sized if name in ('dataelixir_patch', 'two_patches', 'three_patches') else {}
+    set_attack(config, name, {**preset(name, 'published'), **(usual or {}).get(name, {}), **own}, rate=words.rate)
+
+
+def defended(config, words, changes, *, semi_steps, published, own, held_out=0):
+    """The defence and the prior: the `published` one, or its `own`, trained in the run on `held_out` images or on the poisoned.
+
+    A prior trained in the run is a linear chain of 1,000 steps. Images are held out where the source brings none apart.
+    """
+    if words.defense == 'none':
+        return config
+    if words.prior in ('train', 'poisoned'):
+        prior = own | ({'data': 'poisoned'} if words.prior == 'poisoned' else {})
+        if words.prior == 'train' and held_out:
+            config.source.reference, config.source.reference_size = 'held_out', held_out
+    else:
+        prior = defenses.finished(published if words.prior == 'usual' else words.prior)
+    changes = chain(words, changes) if words.defense == 'dataelixir' else {**changes, **told(words, config)}
+    defenses.defend(config, words.defense, changes, semi_steps=semi_steps, prior=prior)
+    return config
+
+
+def chain(words, changes):
+    """DataElixir's settings by the words: `exact`, `released`, then those of the setting, then single ones."""
+    whole: dict = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
+    whole |= DataElixir.presets['released'] if words.released else {}
+    if words.targets != 'usual':
+        whole['targets'] = TARGETS.part(words.targets)
+    whole |= DataElixir.presets['exact'] if words.exact else {}
+    whole |= changes
+    whole |= {'start': words.start} if words.start else {}
+    whole |= {'window': words.kept, 'kept': KEPT[words.kept]} if words.kept else {}
+    whole |= {'sampler': SAMPLERS[words.sampler]} if words.sampler != 'usual' else {}
+    every = {'steps': whole.get('start', DataElixir.start), 'kept': whole.get('window', DataElixir.window)}
+    return whole | (every if words.exact else {})
+
+
+def told(words, config):
+    """What the paper's Table 1 tells two baselines, which cannot find more than they remove: how much poison there is.
+
+    ABL isolates as many images as are poisoned. Spectral removes 1.5 times the poisoned share of the target class from every class
+    (Tran 2018), at most a half. Of the setting's classes, all as large, that share is rate / (rate + 1 / classes), and of
+    clean-label poison, which lies in the class already, rate x classes. It is the rate of the words, not one that a flag sets.
+    """
+    rate, classes = config.attack.rate, CLASSES[words.setting]
+    if not rate:
+        return {}
+    poisoned = rate * classes if config.attack.scheme == 'clean_label' else rate / (rate + 1 / classes)
+    return {'abl': {'share': rate}, 'spectral': {'remove': min(0.5, 1.5 * poisoned)}}.get(words.defense, {})
+
+
+# the tables: every point is one run, whose teacher is the column 'no defense' ------------------------------------------------
+
+
+def each(name, values):
+    """One point for each value of a word or of a setting."""
+    return [{name: value} if name.startswith('config.') else {'words': {name: value}} for value in values]
 
 
 def sweep_attack():
     """Four kinds of trigger that the digits' victim learns, and a clean dataset."""
-    yield from study.words_each('attack', ('usual', 'blended', 'dct', 'warp', 'none'))
+    return each('attack', ('usual', 'blended', 'dct', 'warp', 'none'))
 
 
 def sweep_table1():
     """Nine attacks against DataElixir and four baselines."""
-    return study.table1()
+    others = ('blended', 'sample_specific', 'fitted_low_frequency', 'label_consistent', 'dct', 'warp', 'input_aware', 'lira')
+    for name in ('usual', *others):
+        yield from ({'words': {'attack': name, 'defense': defense}} for defense in (*BASELINES, 'dataelixir'))
 
 
 def sweep_rates():
     """Shares of poison."""
-    return study.words_each('rate', (0.01, 0.03, 0.05, 0.07, 0.1))
+    return each('rate', (0.01, 0.03, 0.05, 0.07, 0.1))
 
 
 def sweep_targets():
     """One, two and three target labels with a trigger each, which share the rate."""
-    return study.words_each('attack', ('dataelixir_patch', 'two_patches', 'three_patches'))
+    return each('attack', ('dataelixir_patch', 'two_patches', 'three_patches'))
 
 
 def sweep_labels():
     """The target label."""
-    yield from ({'config.attack.target': target} for target in (0, 2, 4, 6, 8))
+    return each('config.attack.target', (0, 2, 4, 6, 8))
 
 
 def sweep_start():
     """T, how far an image is noised."""
-    return study.words_each('start', (50, 100, 150, 200, 300))
+    return each('start', (50, 100, 150, 200, 300))
 
 
 def sweep_rounds():
     """n, how often."""
-    return study.setting_each('rounds', (1, 3, 5, 7, 9))
+    return each('config.defense.rounds', (1, 3, 5, 7, 9))
 
 
 def sweep_kept():
-    """m, how much of the end of every round is looked at."""
-    return study.kept()
+    """m, how much of the end of every round is looked at: all of it under `exact`, else about every other state."""
+    return each('kept', tuple(KEPT))
 
 
 def sweep_tau():
     """The share of a second label from which on there is a transition."""
-    return study.setting_each('tau', (0.02, 0.06, 0.1, 0.2, 0.3))
+    return each('config.defense.tau', (0.02, 0.06, 0.1, 0.2, 0.3))
 
 
 def sweep_selection():
@@ -97,20 +277,22 @@ def sweep_selection():
 
 def sweep_labelling():
     """Labels by a benign model, against votes of the candidates."""
-    return study.setting_each('labels', ('benign', 'vote'))
+    return each('config.defense.labels', ('benign', 'vote'))
 
 
 def sweep_prior():
     """The published prior, one trained on clean images, and one on the poisoned dataset itself."""
-    return study.words_each('prior', ('usual', 'train', 'poisoned'))
+    return each('prior', ('usual', 'train', 'poisoned'))
 
 
 def sweep_residual():
     """The attacker purifies his triggered test images too."""
     attacks = ('usual', 'blended', 'sample_specific', 'input_aware', 'lira')
-    yield from ({'words': {'attack': attack}, 'config.evaluation.residual': True} for attack in attacks)
+    yield from ({'words': {'attack': name}, 'config.evaluation.residual': True} for name in attacks)
 
 
 def sweep_evaluations():
     """The network is asked 5 to 150 times a round, and as published."""
-    return study.evaluations()
+    for steps, count in ((5, 2), (8, 3), (15, 5), (30, 8), (75, 10), (150, 10)):
+        yield {'config.defense.steps': steps, 'config.defense.kept': count}
+    yield {'words': {'exact': True}}

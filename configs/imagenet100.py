@@ -10,21 +10,92 @@ DIR/downloads/manual. The paper reports, for the checkerboard, ACC 74.32 and ASR
 `model=pixel` trains a DDPM of 64 px on 100,000 images of the other classes.
 """
 
-from purify.config import struppek
+from purify.attacker.settings import set_attack
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import finished
+from purify.generative.open_prior import variation
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
+from purify.stages.train_diffusion import wide_prior
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
+
+HUB = {  # model: (hub id, revision) of its published weights
+    'versatile': ('shi-labs/versatile-diffusion', ''),
+    'sd_variation': ('lambdalabs/sd-image-variations-diffusers', 'v2.0'),
+    'sd_img2img': ('stable-diffusion-v1-5/stable-diffusion-v1-5', ''),
+}
+AT_224_PX = {  # what attacks need there
+    'patch': {'size_px': 9},
+    'white_patch': {'size_px': 21},  # the others' sizes at 224 px
+    'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
+    'dct': {'magnitude': 50.0},
+}
+CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}  # whose false alarms count
 
 
 def get_config(arg=None):
-    words = struppek.words_of(arg, rate=0.01, source='tfds:imagenet2012')
-    sizes = {'prior_steps': 400_000, 'prior_batch': 256, 'shard_size': 1000}
-    apart = {'reference': 'other_classes', 'reference_size': 100_000}
-    return struppek.struppek_config('imagenet100', words, **sizes, classes='100', **apart)
+    own = {'model': 'versatile', 'prior': 'usual', 'defense': 'variations', 'distill': True}
+    words = parse_words(arg, attack='patch', rate=0.01, seed=0, source='tfds:imagenet2012', **own)
+    check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
+    if words.prior == 'train' and words.model != 'pixel':
+        raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
+    trained = words.defense == 'variations' and words.model == 'pixel' and words.prior in ('usual', 'train')
+    memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
+    config = skeleton('imagenet100', words.seed, shard_size=1000, inference_batch=256, **memory)
+    apart = {'reference': 'other_classes', 'reference_size': 100_000} if trained else {}
+    config.source = source(words.source, size_px=224, classes='100', **apart)
+
+    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
+    network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
+    optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
+    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
+    if words.defense == 'none':
+        return config
+
+    student = teacher | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
+    if words.defense == 'augmentations':
+        config.student = student | {'augment': STRONG_AUGMENTATIONS}
+        config.defense = DEFENSES.part('augmentations')
+        return config
+    config.student = student
+    if words.model == 'pixel':
+        vary = variation('pixel', start=300, steps=50)
+    else:
+        own = {'strength': 0.6, 'caption': 'A photo of a {}'} if words.model == 'sd_img2img' else {}
+        vary = variation(words.model, **own)
+    config.defense = DEFENSES.part('variations', vary=vary, dtype='bfloat16')
+    if trained:
+        wide = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2}
+        config.prior = wide_prior(**wide, lr=1e-4, steps=400_000, batch=256)
+    else:
+        config.prior = finished(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
+    return config
+
+
+# the tables: every point is one run, whose teacher is the column 'standard' ----------------------------------------------
+
+
+def solid(colour):
+    """A patch of one colour."""
+    return {'words': {'attack': 'patch'}, 'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
 
 
 def sweep_table1():
-    """Clean, and five triggers: variations and distillation."""
-    return struppek.main()
+    """Clean, and five triggers: variations and distillation. In place of Hello Kitty stands the drawn cartoon."""
+    yield dict(CLEAN)
+    yield {'words': {'attack': 'patch'}, 'config.attack.size_px': 9}  # the checkerboard, black and white
+    yield solid('white')
+    yield solid('black')
+    yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
+    yield {'words': {'attack': 'blended'}, 'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
 
 
 def sweep_table3():
     """Table 1 with and without distillation."""
-    return struppek.without_distillation(struppek.main())
+    for point in sweep_table1():
+        yield from (point | {'words': point['words'] | {'distill': distill}} for distill in (True, False))

@@ -16,40 +16,136 @@ expect the paper's ACC from it. Hello Kitty is not ours to give away: its points
 your own add --config.attack.pattern=picture --config.attack.path=FILE.
 """
 
-from purify.config import struppek
+from purify.attacker.settings import set_attack
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import finished
+from purify.generative.open_prior import variation
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
+from purify.stages.train_diffusion import wide_prior
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
+
+HUB = {  # model: (hub id, revision) of its published weights
+    'versatile': ('shi-labs/versatile-diffusion', ''),
+    'sd_variation': ('lambdalabs/sd-image-variations-diffusers', 'v2.0'),
+    'sd_img2img': ('stable-diffusion-v1-5/stable-diffusion-v1-5', ''),
+}
+AT_224_PX = {  # what attacks need there
+    'patch': {'size_px': 9},
+    'white_patch': {'size_px': 21},  # the others' sizes at 224 px
+    'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
+    'dct': {'magnitude': 50.0},
+}
+CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}  # whose false alarms count
 
 
 def get_config(arg=None):
-    words = struppek.words_of(arg, rate=0.1, source='tfds:imagenette/full-size-v2')
-    sizes = {'prior_steps': 100_000, 'prior_batch': 128, 'shard_size': 500}
-    return struppek.struppek_config('imagenette', words, **sizes, reference='held_out', reference_size=1000)
+    own = {'model': 'versatile', 'prior': 'usual', 'defense': 'variations', 'distill': True}
+    words = parse_words(arg, attack='patch', rate=0.1, seed=0, source='tfds:imagenette/full-size-v2', **own)
+    check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
+    if words.prior == 'train' and words.model != 'pixel':
+        raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
+    trained = words.defense == 'variations' and words.model == 'pixel' and words.prior in ('usual', 'train')
+    memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
+    config = skeleton('imagenette', words.seed, shard_size=500, inference_batch=256, **memory)
+    apart = {'reference': 'held_out', 'reference_size': 1000} if trained else {}
+    config.source = source(words.source, size_px=224, **apart)
+
+    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
+    network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
+    optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
+    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
+    if words.defense == 'none':
+        return config
+
+    student = teacher | ({'objective': OBJECTIVES.part('distill')} if words.distill else {})
+    if words.defense == 'augmentations':
+        config.student = student | {'augment': STRONG_AUGMENTATIONS}
+        config.defense = DEFENSES.part('augmentations')
+        return config
+    config.student = student
+    if words.model == 'pixel':
+        vary = variation('pixel', start=300, steps=50)
+    else:
+        own = {'strength': 0.6, 'caption': 'A photo of a {}'} if words.model == 'sd_img2img' else {}
+        vary = variation(words.model, **own)
+    config.defense = DEFENSES.part('variations', vary=vary, dtype='bfloat16')
+    if trained:
+        wide = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2}
+        config.prior = wide_prior(**wide, lr=1e-4, steps=100_000, batch=128)
+    else:
+        config.prior = finished(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
+    return config
+
+
+# the tables: every point is one run, whose teacher is the column 'standard' ----------------------------------------------
+
+
+def solid(colour):
+    """A patch of one colour."""
+    return {'words': {'attack': 'patch'}, 'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
+
+
+def checkerboard(*colours, size_px=9):
+    """A checkerboard patch, black and white unless told otherwise."""
+    own = {'config.attack.colours': str(colours)} if colours else {}
+    return {'words': {'attack': 'patch'}, 'config.attack.size_px': size_px} | own
+
+
+def attacked():
+    """The five triggers of tables 1, 2 and 6. In place of Hello Kitty stands the drawn cartoon."""
+    yield checkerboard()
+    yield solid('white')
+    yield solid('black')
+    yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
+    yield {'words': {'attack': 'blended'}, 'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
+
+
+def with_words(point, **words):
+    return point | {'words': point['words'] | words}
+
+
+def without_distillation(points):
+    """Each point twice: with distillation, and trained on the variations alone."""
+    for point in points:
+        yield from (with_words(point, distill=distill) for distill in (True, False))
 
 
 def sweep_table1():
     """Clean, and five triggers: variations and distillation."""
-    return struppek.main()
+    yield dict(CLEAN)
+    yield from attacked()
 
 
 def sweep_table2():
     """Table 1 with and without distillation."""
-    return struppek.without_distillation(struppek.main())
+    yield from without_distillation(sweep_table1())
 
 
 def sweep_table4():
-    """Colours of the patch, with and without distillation."""
-    return struppek.without_distillation(struppek.colours())
+    """Patches of one colour and checkerboards of two, with and without distillation."""
+    points = [dict(CLEAN), checkerboard(), *map(solid, ('white', 'black', 'yellow', 'red', 'blue'))]
+    points += [checkerboard(*pair) for pair in (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue'))]
+    yield from without_distillation(points)
 
 
 def sweep_table5():
-    """Sizes of the checkerboard, with and without distillation."""
-    return struppek.without_distillation(struppek.sizes())
+    """Checkerboards of 9 to 25 pixels, with and without distillation."""
+    yield from without_distillation(checkerboard(size_px=size) for size in (9, 13, 17, 21, 25))
 
 
 def sweep_table6():
-    """Augmentations and distillation, variations, variations and distillation."""
-    return struppek.ablation()
+    """Strong augmentations and distillation, variations alone, variations and distillation."""
+    for point in attacked():
+        yield with_words(point, defense='augmentations')
+        yield from without_distillation([point])
 
 
 def sweep_model():
     """The models that make variations."""
-    yield from ({'words': {'model': model}} for model in (*struppek.HUB, 'pixel'))
+    yield from ({'words': {'model': model}} for model in (*HUB, 'pixel'))

@@ -17,10 +17,15 @@ scheduler/ and model_index.json are what lies in purify/models/pretrained/digits
 al. 2020, with attention at the coarsest sizes, and 100,000 steps of 128, which need a GPU or TPU; not measured yet.
 """
 
-from typing import Any
-
-from purify.config import attack_parts, parts
-from purify.config.arguments import parse_words
+from purify.attacker.settings import set_attack
+from purify.attacks.settings import preset
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
+from purify.train.optim import OPTIMIZERS
 
 
 def get_config(arg=None):
@@ -36,47 +41,41 @@ def get_config(arg=None):
         attack='none',
         rate='usual',
     )
-    if words.data not in ('reference', 'poisoned'):
-        raise ValueError(f'data={words.data!r}: choose from poisoned, reference.')
+    check_words(words, data=('poisoned', 'reference'))
     if words.data == 'reference' and words.attack != 'none':
         raise ValueError(f'attack={words.attack} leaves reference images as they are; it goes with data=poisoned.')
-    if words.source == 'digits':
-        config, stronger = digits(words), attack_parts.ON_DIGITS
-        network, recipe = parts.network('resnet', stages=(1, 1, 1), block='preact', width=16, norm='group'), ('adamw', 3e-3, 30, 64)
-    else:
-        config, stronger = photographs(words), attack_parts.ON_FULL
-        network, recipe = parts.network('preact_resnet18'), ('sgd', 0.01, 100, 128)
-    part: Any = config.prior
-    part.data = words.data
-    optim, lr, epochs, batch = recipe
-    config.teacher = parts.classifier(  # of an attacker who needs one; nobody else does
-        network, parts.optim(optim, lr=lr), epochs=epochs, batch=batch, augment={}, objective=parts.classify()
-    )
-    parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
-    del config.teacher
+    config = (digits if words.source == 'digits' else photographs)(words)
+    kind = 'digits' if words.source == 'digits' else 'published'
+    set_attack(config, words.attack, preset(words.attack, kind), rate=words.rate)
+    del config.teacher  # it was there for an attacker who needs one; nobody else does
     return config
 
 
 def digits(words):
-    config = parts.run_config('digits_prior', words.seed, save_every=250)
-    config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
-    config.prior = parts.trained_prior(
-        channels=(24, 48, 64), steps=words.steps or 2500, batch=64, lr=2e-3, size_px=16, stored_dtype='float16'
-    )
+    config = skeleton('digits_prior', words.seed, save_every=250)
+    config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+    network = NETWORKS.part('resnet', width=16, norm='group')
+    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64)
+    unet = PixelNetwork(16, (24, 48, 64), layers_per_block=1, norm_num_groups=8)
+    run = {'steps': words.steps or 2500, 'batch': 64, 'lr': 2e-3, 'augment': {'pad_crop': {'pad_px': 1}}}
+    config.prior = pixel_prior(unet, **run, stored_dtype='float16', data=words.data)
     return config
 
 
 def photographs(words):
-    config, size_px, large = parts.run_config('prior', words.seed), words.size_px, words.size_px >= 64
+    config, size_px, large = skeleton('prior', words.seed), words.size_px, words.size_px >= 64
     apart = {'reference': 'held_out', 'reference_size': words.held_out} if words.data == 'reference' else {}
-    config.source = parts.source(words.source, size_px=size_px, channels=words.channels, **apart)
+    config.source = source(words.source, size_px=size_px, channels=words.channels, **apart)
+    network = NETWORKS.part('preact_resnet18')
+    config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
     levels = next(n for n in (4, 3, 2, 1) if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1)))  # to 4 px or more
-    config.prior = parts.wide_prior(
+    config.prior = wide_prior(
+        size_px=size_px,
         channels=(128, 256, 256, 512 if large else 256)[:levels],
         attention_levels=min(1 + large, levels),
         steps=words.steps or 100_000,
         batch=128,
         lr=1e-4 if large else 2e-4,
-        size_px=size_px,
+        data=words.data,
     )
     return config

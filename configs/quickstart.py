@@ -19,44 +19,61 @@ ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels h
 more). Three variations instead of one: they carry the student's ACC.
 """
 
-from purify.config import attack_parts, cleaners, parts
-from purify.config.arguments import parse_words
+from dataclasses import asdict
+
+from purify.attacker.settings import set_attack
+from purify.attacks import settings as attacks
+from purify.config.arguments import check_words, parse_words
+from purify.config.skeleton import skeleton
+from purify.data.sources.open_source import source
+from purify.defenses import settings as defenses
+from purify.defenses.registry import DEFENSES
+from purify.generative.open_prior import variation
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
+from purify.stages.train_diffusion import PixelNetwork, pixel_prior
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
 
 
 def get_config(arg=None):
     words = parse_words(
         arg, attack='patch', defense='variations', distill=True, rate='usual', seed=0, source='digits', size_px=32, channels=3
     )
-    if words.defense not in (known := (*cleaners.METHODS, 'augmentations', 'none', 'variations')):
-        raise ValueError(f'defense={words.defense!r}: choose from {", ".join(sorted(known))}.')
-    config = parts.run_config('quickstart', words.seed, shard_size=100, save_every=100)
-    if words.source == 'digits':
-        config.source = parts.source('digits', size_px=16, channels=1, resample='nearest', reference='own')
-        prior = parts.loaded_prior('digits')
-    else:
-        apart = {'reference': 'held_out', 'reference_size': 1000}
-        config.source = parts.source(words.source, size_px=words.size_px, channels=words.channels, **apart)
-        prior = parts.trained_prior(channels=(32, 64, 96), steps=2000, batch=64, lr=1e-3, size_px=words.size_px)
+    check_words(words, defense={*defenses.plain_defenses(), 'variations'})
+    config = skeleton('quickstart', words.seed, shard_size=100, save_every=100)
     shift = {'pad_crop': {'pad_px': 1}}
-    config.teacher = parts.small_classifier(shift, parts.classify(), epochs=30)
-    stronger = attack_parts.ON_DIGITS if words.source == 'digits' else attack_parts.ON_SMALL
-    parts.set_attack(config, words.attack, **stronger.get(words.attack, {}) | parts.given(rate=words.rate))
+    if words.source == 'digits':
+        kind = 'digits'
+        config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+        prior = defenses.finished('digits')
+    else:
+        kind = 'small'
+        apart = {'reference': 'held_out', 'reference_size': 1000}
+        config.source = source(words.source, size_px=words.size_px, channels=words.channels, **apart)
+        unet = PixelNetwork(words.size_px, (32, 64, 96), layers_per_block=1, norm_num_groups=8)
+        prior = pixel_prior(unet, lr=1e-3, steps=2000, batch=64, augment=shift)
+    network = NETWORKS.part('resnet', width=16, norm='group')
+    recipe = {'optim': OPTIMIZERS.part('adamw', lr=3e-3), 'batch': 64}
+    config.teacher = classifier(network, **recipe, epochs=30, augment=shift)
+    set_attack(config, words.attack, attacks.preset(words.attack, kind), rate=words.rate)
+
     if words.defense == 'none':
         return config
-    if words.defense in cleaners.METHODS:
-        cleaners.defend(config, words.defense, cleaners.SMALL, semi_steps=1500)
-        if words.defense == 'dataelixir':
-            config.prior = prior
+    if words.defense not in ('variations', 'augmentations'):
+        defenses.defend(config, words.defense, defenses.preset(words.defense, 'small'), semi_steps=1500, prior=prior)
         return config
     if words.defense == 'augmentations':  # the strong ones of the paper, but no flip: digits have a right way round
-        shift |= {name: value for name, value in parts.STRONG_AUGMENTATIONS.items() if name != 'flip'}
-        config.defense = parts.augmentations()
+        shift |= {name: value for name, value in STRONG_AUGMENTATIONS.items() if name != 'flip'}
+        config.defense = DEFENSES.part('augmentations')
     else:
-        config.defense = parts.variations(parts.vary_pixels(start=300, steps=20), copies=3, colour_transfer=False)
+        vary = variation('pixel', start=300, steps=20)
+        config.defense = DEFENSES.part('variations', vary=vary, copies=3, colour_transfer=False)
         config.prior = prior
-        config.evaluation = parts.evaluation()
-    objective = parts.distill(alpha=0.5, tau=1.0) if words.distill else parts.classify()
-    config.student = parts.small_classifier(shift, objective, epochs=30 if words.defense == 'augmentations' else 15)
+        config.evaluation = asdict(defenses.Evaluation())
+    objective = OBJECTIVES.part('distill', tau=1.0) if words.distill else OBJECTIVES.part('classify')
+    epochs = 30 if words.defense == 'augmentations' else 15
+    config.student = classifier(network, **recipe, epochs=epochs, augment=shift, objective=objective)
     return config
 
 

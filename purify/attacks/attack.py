@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -21,6 +21,26 @@ SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
 MODES = ('test', 'training', 'cover')
 NOT_PIXELS = ('path', 'control', 'load')  # say where files lie; what they hold enters a digest by itself
 Arrays = dict[str, Any]
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How the trigger of an attack is fitted: the part `trigger` of a config.
+
+    Attributes:
+      steps: updates.
+      objective: weights of the loss, by name (`purify.attacker.trigger_objectives`).
+      classifier: whether it is fitted together with a classifier of its own.
+      surrogate: whether it is fitted to a finished classifier, the part `surrogate`.
+      width: of the network that makes the trigger; 0 where none does.
+    """
+
+    steps: int
+    objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classifier: bool = False
+    surrogate: bool = False
+    width: int = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +60,16 @@ class Attack(abc.ABC):
       scheme: 'all_to_one' relabels to `target`, 'all_to_all' to the next class, 'clean_label' not at all.
       num_classes: how many classes there are; only 'all_to_all' needs it.
 
+    What a class says of all its attacks, for configs:
+      has_trigger: whether it stamps anything.
+      usual_rate: the share of the training images that is poisoned unless a config says otherwise; 0 poisons nobody, ever.
+      covers: how many images cover for each poisoned one, by the attack's authors.
+      fit: how its trigger is fitted in the run; None where it needs no fit.
+      needs_surrogate: whether poisoning takes a finished classifier.
+      presets: settings for other images than the papers': 'digits' (16 px on black), 'small' (photographs of 32 px, for a
+        small classifier of few epochs), 'published' (as BackdoorBench). `rate`, `covers` and `fit`, weights of its loss, may be
+        among them.
+
     Raises:
       UserError: at construction, for values out of range.
     """
@@ -50,6 +80,11 @@ class Attack(abc.ABC):
     num_classes: int = 0
 
     has_trigger: ClassVar[bool] = True
+    usual_rate: ClassVar[float] = 0.1
+    covers: ClassVar[float] = 0.0
+    fit: ClassVar[Fit | None] = None
+    needs_surrogate: ClassVar[bool] = False
+    presets: ClassVar[Presets] = {}
 
     def __post_init__(self) -> None:
         word_of('scheme', self.scheme, SCHEMES)

@@ -1,7 +1,9 @@
 """How many samples are poisoned, which, and which others cover for them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +78,27 @@ class Rules:
     def succeeds_on(self, labels: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Which triggered test images count for the success rate: bool[n] from true labels and the attack's goals, int[n]."""
         return (labels != goals) & (np.isin(labels, self.sources) if self.sources else True)
+
+
+@dataclass(frozen=True)
+class Poisoning(Rules):
+    """The settings of the part `attack` that any attack has beside its own.
+
+    Attributes:
+      replicated_images: of so many images there are copies in the dataset, before anybody is poisoned.
+      replicas: copies of each.
+      poison_replicas: whether the copies are poisoned before other images are.
+      poison_first: whether an image is poisoned before it is augmented; if not, the attacker poisons in his own loader.
+      random_poisoning: whether he draws anew in every epoch who is poisoned.
+      more: further triggers, name -> changed settings, such as another target; they share the rate.
+    """
+
+    replicated_images: int = 0
+    replicas: int = 0
+    poison_replicas: bool = False
+    poison_first: bool = True
+    random_poisoning: bool = False
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def poison_count(rules: Rules, labels: np.ndarray) -> int:

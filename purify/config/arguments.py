@@ -1,6 +1,7 @@
 """The words after a config file's colon: `configs/quickstart.py:attack=blended,rate=0.05`."""
 
 import difflib
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,6 +22,13 @@ def parse_words(arg: str | None, **spec: Any) -> Any:
             raise ValueError(f'unknown word {name!r} after the colon.{hint} This config takes: {", ".join(sorted(spec))}.')
         words[name] = _typed(name, text if equals else 'True', spec[name])
     return words
+
+
+def check_words(words: Any, **choices: Collection[Any]) -> None:
+    """Raises ValueError for a word whose value is none of its choices."""
+    for name, offered in choices.items():
+        if words[name] not in offered:
+            raise ValueError(f'{name}={words[name]!r}: choose from {", ".join(map(str, sorted(offered)))}.')
 
 
 def _typed(name: str, text: str, default: Any) -> Any:

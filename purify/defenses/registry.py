@@ -1,5 +1,6 @@
 """The defences by name."""
 
+from collections.abc import Callable
 from functools import partial
 
 from purify.core.registry import Registry
@@ -7,8 +8,9 @@ from purify.defenses.castle_walls.diffusion_classifier import DiffusionClassifie
 from purify.defenses.castle_walls.generation import Generation
 from purify.defenses.dataelixir.method import DataElixir
 from purify.defenses.filters.activation_clustering import ActivationClustering
-from purify.defenses.filters.score_filter import SCORES, Scored
+from purify.defenses.filters.score_filter import SCORES, Scored, score
 from purify.defenses.filters.spectral import Spectral
+from purify.defenses.method import Defense
 from purify.defenses.none import NoDefense
 from purify.defenses.purifiers.variations import Variations
 from purify.defenses.relabelling.method import Relabelling
@@ -18,7 +20,7 @@ from purify.defenses.trainers.augmentations import Augmentations
 from purify.defenses.trainers.dbd import Decoupling
 from purify.defenses.trainers.nad import AttentionDistillation
 
-DEFENSES = Registry(
+DEFENSES: Registry[Callable[..., Defense]] = Registry(
     'defense',
     none=NoDefense,
     augmentations=Augmentations,
@@ -31,7 +33,7 @@ DEFENSES = Registry(
     dbd=Decoupling,
     asd=AdaptiveSplitting,
     nad=AttentionDistillation,
-    **{name: partial(Scored, name) for name in SCORES},
     generation=Generation,
     diffusion_classifier=DiffusionClassifier,
 )
+DEFENSES.update({name: partial(Scored, name, score=score(name)) for name in SCORES})

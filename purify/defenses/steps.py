@@ -1,9 +1,12 @@
 """Steps that several methods share: the classifier that is trained last, and an encoder without labels."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from purify.defenses.method import Step
+from purify.train.optim import OPTIMIZERS
+from purify.train.views import Views
 
 
 def student_step(student: dict[str, Any], data: str) -> Step:
@@ -28,12 +31,36 @@ def train_part(
     return student | fresh | {'optim': optim}
 
 
-def encoder_step(part: Mapping[str, Any]) -> Step:
-    """Step 'encoder': SimCLR on the poisoned images, as `purify.config.parts.simclr` describes it.
+@dataclass(frozen=True)
+class Simclr:
+    """An encoder trained by contrast on the images, labels unseen (Chen et al. 2020): the part `encoder` of a defence.
 
-    `part` holds `network`, `optim`, `epochs`, `batch`, `temperature`, `projection` (numbers of the points that are compared) and
-    `views` (of `purify.train.views.Views`).
+    Attributes:
+      network: of `purify.models.classifiers.registry.NETWORKS`.
+      optim: see `purify.train.optim.make_optimizer`.
+      epochs: passes over the images.
+      batch: images of an update; an image is told from the others of its batch.
+      temperature: of the softmax over them.
+      projection: numbers of the points that are compared.
+      views: what is seen of an image.
     """
+
+    network: dict[str, Any]
+    optim: dict[str, Any]
+    epochs: float
+    batch: int = 256
+    temperature: float = 0.5
+    projection: int = 128
+    views: Views = field(default_factory=Views)
+
+
+def simclr(network: dict[str, Any], *, epochs: float, lr: float = 3e-4, **changes: Any) -> dict[str, Any]:
+    """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published. See `Simclr`."""
+    return asdict(Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes))
+
+
+def encoder_step(part: Mapping[str, Any]) -> Step:
+    """Step 'encoder': trains one on the poisoned images, as `Simclr` describes it."""
     own = {name: part[name] for name in ('network', 'optim', 'epochs', 'batch', 'projection')}
     objective = {'name': 'contrast', 'temperature': part['temperature'], 'views': part['views']}
     settings = own | {'steps': 0, 'accumulate': 1, 'augment': {}, 'objective': objective}

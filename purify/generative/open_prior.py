@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from purify.core.errors import UserError
-from purify.core.registry import Registry
+from purify.core.registry import EMPTY, Registry, changed, defaults
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.generative.image_to_image import ImageToImage
 from purify.generative.image_variation import ImageVariation, Versatile
@@ -16,9 +16,25 @@ from purify.models.files.pipelines import check_class, from_pretrained
 from purify.models.files.weights import check_dtype, load_model
 from purify.train.state import split_network
 
-VARIATION_MODELS = Registry(
+VARIATION_MODELS: Registry[Any] = Registry(
     'variation model', pixel=PixelPrior, sd_variation=ImageVariation, versatile=Versatile, sd_img2img=ImageToImage
 )
+
+
+def variation(model: str, **changes: Any) -> dict[str, Any]:
+    """The part `vary` of a defence: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
+
+    A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as DDPM unless told otherwise; the
+    others have the steps and the guidance of Struppek 2023. Raises ValueError for unknown models and settings.
+    """
+    if model not in VARIATION_MODELS:
+        raise ValueError(f'model={model!r}: choose from {", ".join(sorted(VARIATION_MODELS))}.')
+    known = {name: value for name, value in defaults(VARIATION_MODELS[model].vary).items() if name not in ('self', 'class_names')}
+    usual = {name: value for name, value in known.items() if value not in (None, EMPTY)}
+    usual |= {'sampler': 'ddim', 'eta': 1.0} if model == 'pixel' else {}
+    return {'model': model} | changed(usual, changes, f'vary.model={model}', {*known, *usual})
+
+
 _PIPELINES = {  # class in model_index.json: our name
     'DDPMPipeline': 'pixel',
     'DDIMPipeline': 'pixel',

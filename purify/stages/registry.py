@@ -12,8 +12,9 @@ from purify.stages import (
     train_encoder,
     write_dataset,
 )
+from purify.stages.kind import Kind
 
-KINDS = Registry(
+KINDS: Registry[Kind] = Registry(
     'kind of step',
     classifier=train_classifier.KIND,
     encoder=train_encoder.KIND,

@@ -1,6 +1,6 @@
 """The stage that trains a classifier: a teacher, a student, or one on a method's way."""
 
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import jax
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.registry import Registry
 from purify.data.loader import RandomTransform, Split
 from purify.data.with_unlabelled import Paired
 from purify.defenses.method import Step
@@ -18,28 +17,53 @@ from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Config, Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import check_classes, classifier_builder, finished_folder, read_classifier, write_network
-from purify.train.objectives.adversarial import Adversarial
-from purify.train.objectives.attention import AlignAttention
-from purify.train.objectives.semi_supervised import FitHead, FitTail, MixMatch
-from purify.train.objectives.spread import Spread
-from purify.train.objectives.tasks import Classify, Distill, Task
-from purify.train.objectives.unlearn import HoldUp, Unlearn
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.objectives.semi_supervised import MixMatch
+from purify.train.objectives.tasks import Task
 from purify.train.state import abstract_network
 
-OBJECTIVES = Registry(
-    'objective',
-    adversarial=Adversarial,
-    attention=AlignAttention,
-    classify=Classify,
-    distill=Distill,
-    flooding=partial(HoldUp, rule='flooding'),
-    head=FitHead,
-    local_ascent=partial(HoldUp, rule='local_ascent'),
-    mixmatch=MixMatch,
-    spread=Spread,
-    tail=FitTail,
-    unlearn=Unlearn,
-)
+STRONG_AUGMENTATIONS: dict[str, Any] = {  # Struppek 2023, ablation 'augmentations'
+    'flip': {'p': 0.5},
+    'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
+    'rotation': {'degrees': 20.0},
+    'affine': {'translate': 0.1, 'scale': (0.9, 1.1)},
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A classifier and how it is trained: the parts `teacher`, `student`, `surrogate` of a config.
+
+    Attributes:
+      network: `name`, one of `purify.models.classifiers.registry.NETWORKS`, and its settings.
+      optim: `name`, one of `purify.train.optim.OPTIMIZERS`, and its settings (`make_optimizer`).
+      epochs: passes over the training images; 0 where `steps` are given.
+      batch: images of an update.
+      steps: updates, instead of epochs.
+      accumulate: pieces that a batch is worked through in.
+      augment: of the images, by name of the augmentation (`purify.data.augment`), in this order.
+      objective: `name`, one of `purify.train.objectives.registry.OBJECTIVES`, and its settings.
+      init_from: a finished classifier, or a safetensors file of its network's weights, to start from.
+      load: a finished classifier that is taken instead of training one.
+    """
+
+    network: dict[str, Any]
+    optim: dict[str, Any]
+    epochs: float
+    batch: int
+    steps: int = 0
+    accumulate: int = 1
+    augment: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVES.part('classify'))
+    init_from: str = ''
+    load: str = ''
+
+
+def classifier(network: dict[str, Any], optim: dict[str, Any], *, epochs: float, batch: int, **changes: Any) -> dict[str, Any]:
+    """A classifier's part of a config, see `Training`."""
+    return asdict(Training(network, optim, epochs, batch, **changes))
+
+
 TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 

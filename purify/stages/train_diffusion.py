@@ -1,5 +1,6 @@
 """The stages that train diffusion models on pixels: priors, which know no classes, and generators, which do."""
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.data.loader import Split
 from purify.defenses.method import Step
+from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.chain import Work
 from purify.generative.pixel_generator import NOTE, make_noise_schedule, make_pixel_generator, make_preconditioning
@@ -25,7 +27,112 @@ from purify.stages.networks_on_disk import write_network
 from purify.stages.provenance import note_training
 from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
 from purify.train.objectives.tasks import Task
+from purify.train.optim import OPTIMIZERS
 from purify.train.state import Build, abstract_network
+
+
+@dataclass(frozen=True)
+class PixelNetwork:
+    """The `network` of a prior or a generator on pixels: a UNet of diffusers' kind.
+
+    Attributes:
+      sample_size: side of its images; others are brought to it.
+      block_out_channels: of its levels, the first at full size, each next at half.
+      layers_per_block: of each level.
+      attention_levels: how many of the coarsest levels have attention.
+      norm_num_groups: of its norms.
+      dropout: share.
+      dtype: what it computes in.
+    """
+
+    sample_size: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int = 2
+    attention_levels: int = 0
+    norm_num_groups: int = 32
+    dropout: float = 0.0
+    dtype: str = 'float32'
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The `schedule` of a prior or of a generator's objective: its `name`, how many steps, what the network predicts."""
+
+    name: str = 'linear'
+    steps: int = 1000
+    prediction: str = 'epsilon'
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """How a diffusion model on pixels is trained.
+
+    Attributes:
+      network: see `PixelNetwork`.
+      optim: see `purify.train.optim.make_optimizer`.
+      steps: updates.
+      batch: images of an update.
+      epochs: passes over the images, instead of steps.
+      accumulate: pieces that a batch is worked through in.
+      ema_decay: of the average of the parameters, which is what is kept.
+      stored_dtype: of the weights on disk.
+      augment: of the images, by name of the augmentation.
+      init_from: a finished model to start from.
+    """
+
+    network: PixelNetwork
+    optim: dict[str, Any]
+    steps: int
+    batch: int
+    epochs: float = 0.0
+    accumulate: int = 1
+    ema_decay: float = 0.995
+    stored_dtype: str = 'float32'
+    augment: dict[str, Any] = field(default_factory=dict)
+    init_from: str = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior(Denoising):
+    """The part `prior` of a config whose run trains it: on `data`, the 'reference' or the 'poisoned' images."""
+
+    data: str = 'reference'
+    schedule: NoiseSchedule = NoiseSchedule()
+
+
+def pixel_prior(network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any) -> dict[str, Any]:
+    """A pixel DDPM trained in the same run, see `Prior`."""
+    return asdict(Prior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
+
+
+def wide_prior(*, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any) -> dict[str, Any]:
+    """A `pixel_prior` with the settings of Ho et al. 2020 for photographs: two blocks a level, dropout, EMA .9999, flips."""
+    network = PixelNetwork(size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16')
+    return pixel_prior(network, ema_decay=0.9999, augment={'flip': {'p': 0.5}}, **run)
+
+
+def pixel_generator(
+    network: PixelNetwork, optim: dict[str, Any], *, objective: str = 'ddpm', drop: float = 0.1, **run: Any
+) -> dict[str, Any]:
+    """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images; `run` is of `Denoising`.
+
+    `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with
+    chance `drop`, for guidance.
+    """
+    own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
+    return {'objective': {'name': objective, 'drop': drop} | own} | asdict(Denoising(network, optim, **run))
+
+
+def latent_generator(*, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32') -> dict[str, Any]:
+    """Stable Diffusion, the config's `prior`, whose UNet is trained on under the captions 'A photo of a <class>' (Pan 2024).
+
+    Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images, every caption told (`drop` 0).
+    `size_px` 0 is the model's own size; `dtype` what its networks compute in, 'float32' or 'bfloat16'.
+    """
+    optim = OPTIMIZERS.part('adamw', lr=lr, schedule='constant', weight_decay=0.01)
+    run = {'epochs': epochs, 'steps': 0, 'batch': batch, 'accumulate': 1, 'ema_decay': 0.0, 'stored_dtype': 'float32'}
+    objective = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.0, 'size_px': 0, 'dtype': dtype}
+    return {'objective': objective, 'optim': optim, 'augment': {}} | run
 
 
 def prior_builder(settings: dict[str, Any], channels: int, classes: int = 0) -> tuple[dict[str, Any], Build]:

@@ -43,22 +43,26 @@ def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> opt
 SCHEDULES = Registry('learning-rate schedule', constant=constant, cosine=cosine, step=step)
 
 
-def _adam(rate: optax.ScalarOrSchedule, *, b1: float, b2: float) -> optax.GradientTransformation:
+def _adam(rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransformation:
     return optax.adam(rate, b1, b2)
 
 
-def _adamw(rate: optax.ScalarOrSchedule, *, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
+def _adamw(
+    rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 1e-4
+) -> optax.GradientTransformation:
     return optax.adamw(rate, b1, b2, weight_decay=weight_decay)
 
 
-def _sgd(rate: optax.ScalarOrSchedule, *, momentum: float, nesterov: bool, weight_decay: float) -> optax.GradientTransformation:
+def _sgd(
+    rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 5e-4
+) -> optax.GradientTransformation:
     # As PyTorch's SGD: the decay joins the gradient before the momentum.
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     return optax.chain(decay, optax.sgd(rate, momentum, nesterov))
 
 
 def _lars(
-    rate: optax.ScalarOrSchedule, *, momentum: float, weight_decay: float, trust_coefficient: float
+    rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, weight_decay: float = 1e-6, trust_coefficient: float = 1e-3
 ) -> optax.GradientTransformation:
     """Layer-wise rates (You et al. 2017), as SimCLR trains with large batches: biases and norms neither decay nor are scaled."""
     return optax.lars(rate, weight_decay, _is_matrix, trust_coefficient, trust_ratio_mask=_is_matrix, momentum=momentum)
@@ -67,9 +71,6 @@ def _lars(
 def _is_matrix(params: optax.Params) -> optax.Params:
     """Which arrays are a layer's own weights; biases and the scales of norms have one axis."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
-
-
-OPTIMIZERS = Registry('optimizer', adam=_adam, adamw=_adamw, lars=_lars, sgd=_sgd)
 
 
 def make_schedule(
@@ -92,9 +93,9 @@ def make_optimizer(
     *,
     name: str,
     lr: float,
-    schedule: str,
-    warmup: float,
-    clip: float,
+    schedule: str = 'cosine',
+    warmup: float = 0.0,
+    clip: float = 0.0,
     drops: Sequence[float] = (),
     factor: float = 0.1,
     **options: float,
@@ -122,3 +123,14 @@ def make_optimizer(
     rate = make_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
     optimizer = OPTIMIZERS.make(name, rate, **options)
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
+
+
+OPTIMIZERS = Registry(
+    'optimizer',
+    common=make_optimizer,
+    hidden=('total', 'rate', 'drops', 'factor'),  # the last two are of the schedule 'step'
+    adam=_adam,
+    adamw=_adamw,
+    lars=_lars,
+    sgd=_sgd,
+)

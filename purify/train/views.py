@@ -39,11 +39,11 @@ class Views:
       noise: highest deviation of Gaussian noise; each image has a share of it, drawn uniformly. Cut to [0, 1].
     """
 
-    crop: tuple[float, float]
-    flip: float
-    jitter: float
-    strength: float
-    grey: float
+    crop: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    jitter: float = 0.8
+    strength: float = 0.4
+    grey: float = 0.2
     rotation: float = 0.0
     blur: float = 0.0
     noise: float = 0.0

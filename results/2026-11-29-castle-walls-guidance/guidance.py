@@ -1,11 +1,13 @@
 """The digits of configs/castle_walls.py, of which only what the dissection needs is made; words as there."""
 
-from purify.config import castle_walls as study
+from pathlib import Path
+
+from purify.config.load import load_module
 
 
 def get_config(arg=None):
     """200 images of the target class, 20 of all classes, no detectors."""
-    config = study.SETTINGS['digits'](study.words_of(arg))
+    config = load_module(str(Path(__file__).parents[2] / 'configs' / 'castle_walls.py')).get_config(arg)
     config.defense.scores = {}
     config.defense.images = 20
     return config

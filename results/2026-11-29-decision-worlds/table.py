@@ -21,8 +21,9 @@ from defenses.worlds import (
     label_world,
     long_tailed,
 )
+from purify.defenses.targets import TARGETS
 
-from purify.config.parts import dataelixir, relabel
+from purify.defenses.registry import DEFENSES
 
 HERE = Path(__file__).parent
 TITLES = {'significant': 'the default', 'mad': "the paper's"}
@@ -48,11 +49,11 @@ DENSITIES = {
     '43 of 60': (equal(43, 60), {'dimensions': 32}),
 }
 RULES = {
-    'significant': dataelixir().to_dict()['targets'],
-    'mad': {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False},
+    'significant': TARGETS.part('significant'),
+    'mad': TARGETS.part('mad'),
 }
 NAMES = ('nondisruptive', 'strangers', 'disruptive', 'alpha', 'keep', 'narrow')
-RELABEL = {name: relabel(features='teacher').to_dict()[name] for name in NAMES}
+RELABEL = {name: DEFENSES.part('relabel')[name] for name in NAMES}
 
 
 def count(found, targets, words):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from support.tiny import ROOT, quickstart, run_chain
 from purify.attacker.manifest import Manifest
 from purify.attacker.trusted_images import draw_trusted, trust
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.loader import Split
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import Trusted
 from purify.engine.chain import Chain
 from purify.engine.tables import FACTS, edit, read_table
 
@@ -107,7 +109,7 @@ def test_exactly_one_number_says_how_many(how):
     with pytest.raises(UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'):
         draw(truth(), **how)
     with pytest.raises(UserError, match='give one of them'):
-        make_stages(quickstart('defense=none') | {'trusted': parts.trusted(**how).to_dict()})
+        make_stages(quickstart('defense=none') | {'trusted': asdict(Trusted(**how))})
 
 
 def test_a_class_without_clean_images_is_named():
@@ -118,7 +120,7 @@ def test_a_class_without_clean_images_is_named():
 
 @pytest.fixture(scope='module')
 def chain(tmp_path_factory):
-    config = quickstart('defense=none') | {'trusted': parts.trusted(per_class=2).to_dict()}
+    config = quickstart('defense=none') | {'trusted': asdict(Trusted(per_class=2))}
     return run_chain(config, tmp_path_factory.mktemp('trusted'), ['prepare', 'trusted'])
 
 
@@ -142,7 +144,7 @@ def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
 def test_its_place_in_the_chain():
     """The stage alone opens the truth; a seed of the model changes nothing; a defence gets the table under its name."""
     config = load_config(f'{ROOT}/configs/quickstart.py:defense=none')
-    stages = {stage.name: stage for stage in make_stages(config | {'trusted': parts.trusted(share=0.05).to_dict()})}
+    stages = {stage.name: stage for stage in make_stages(config | {'trusted': asdict(Trusted(share=0.05))})}
     assert list(stages)[:2] == ['prepare', 'trusted']
     assert {role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()} == {
         'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth'),
@@ -153,9 +155,9 @@ def test_its_place_in_the_chain():
 def test_those_alone_who_ask_may_look_at_the_trusted(chain):
     """Of a run with a defence that needs some: its own stages, and neither the teacher nor another defence."""
     theirs = chain.folder('trusted') / FACTS
-    config = quickstart('defense=augmentations') | {'trusted': parts.trusted(per_class=2).to_dict()}
+    config = quickstart('defense=augmentations') | {'trusted': asdict(Trusted(per_class=2))}
     blind = make_stages(config)
-    config['defense'] = parts.nad().to_dict()
+    config['defense'] = DEFENSES.part('nad')
     told = [stage for stage in make_stages(config) if stage.name not in ('prepare', 'trusted')]
 
     def look(work):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from support.tiny import quickstart
 
-from purify.commands import report
-from purify.commands import record
+from purify.commands import record, report
 from purify.commands import run as running
 from purify.commands.call import Call
 from purify.commands.plan import make_stages

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek, write_pictures
 
+from purify.attacks.settings import attack_words
 from purify.commands.plan import make_stages
-from purify.config.attack_parts import OWN
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
@@ -132,7 +132,7 @@ def seen(tmp_path_factory):
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
     found, chain = read_leaves(trained, folder / 'trained')
     assert summary.gather(trained, chain, {})['student']['acc'] is not None
-    for name in OWN:
+    for name in attack_words():
         found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
     for kind in ('versatile', 'sd_img2img'):
         save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
@@ -228,7 +228,7 @@ def reaching(config):
 @pytest.mark.parametrize(
     'spec',
     ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
-     *(f'attacks.py:attack={name}' for name in OWN), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
+     *(f'attacks.py:attack={name}' for name in attack_words()), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
      'prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
      'imagenette.py', 'imagenette.py:model=sd_img2img', 'imagenette.py:model=pixel', 'imagenette.py:defense=augmentations',
      'imagenet100.py', *BUILT],

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.registry import Registry
+from purify.core.registry import Fixed, Registry
 
 
 @dataclasses.dataclass
@@ -72,3 +72,76 @@ def test_a_mistake_inside_an_entry_stays_a_mistake(attacks):
 def test_an_entry_may_be_called_kind_or_name():
     registry = Registry('thing', kind=lambda name: name)
     assert registry.make('kind', name='x') == 'x'
+
+
+def train(total, *, lr, schedule='cosine'):
+    return total, lr, schedule
+
+
+@dataclasses.dataclass
+class Clever:
+    rounds: int = 3
+    choice: dict = dataclasses.field(default_factory=lambda: {'name': 'first', 'share': 0.1})
+    lengths: dict = dataclasses.field(default_factory=lambda: {'first': 1.0, 'last': 2.0})
+    extra: dict | None = None
+
+
+@pytest.fixture
+def makers():
+    return Registry(
+        'maker',
+        common=train,
+        hidden=('total', 'ratio', 'clever.rounds'),
+        patch=functools.partial(Patch, 3, colour='red'),
+        fixed=Fixed(Patch, colour='red'),
+        blended=make_blend,
+        clever=Clever,
+        linear=nnx.Linear,
+    )
+
+
+def test_a_part_is_the_defaults_and_what_changes_them(makers):
+    assert makers.part('patch', lr=0.5) == {'name': 'patch', 'lr': 0.5, 'schedule': 'cosine', 'colour': 'red'}
+    assert makers.part('fixed', lr=0.5, size_px=2) == {'name': 'fixed', 'lr': 0.5, 'schedule': 'cosine', 'size_px': 2}
+    assert makers.part('blended', {'lr': 1, 'pattern': 'a'}, {'lr': 2}, pattern='b', schedule='step') == {
+        'name': 'blended', 'lr': 2, 'schedule': 'step', 'pattern': 'b'
+    }  # fmt: skip
+    assert makers.make('patch', colour='blue') == Patch(3, 'blue')
+    assert makers.make('fixed', size_px=1) == Patch(1, 'red')
+
+
+def test_mappings_are_changed_leaf_by_leaf_unless_they_are_named(makers):
+    usual = makers.part('clever', lr=1)
+    assert usual == {'name': 'clever', 'lr': 1, 'schedule': 'cosine'} | {
+        'choice': {'name': 'first', 'share': 0.1}, 'lengths': {'first': 1.0, 'last': 2.0}
+    }  # fmt: skip
+    changed = makers.part('clever', lr=1, lengths={'last': 5.0}, choice={'name': 'other'}, rounds=2, extra={'a': 1}, schedule=None)
+    assert changed['lengths'] == {'first': 1.0, 'last': 5.0}
+    assert changed['choice'] == {'name': 'other'}
+    assert (changed['rounds'], changed['extra'], 'schedule' in changed) == (2, {'a': 1}, False)
+    usual['lengths']['first'] = 7.0
+    assert makers.part('clever', lr=1)['lengths']['first'] == 1.0, "a part is nobody else's"
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'expected'),
+    [
+        ('pach', {}, "^maker='pach': choose from blended, clever, fixed, linear, patch"),
+        ('clever', {'lr': 1, 'round': 2}, r"^maker 'clever' has no setting 'round'\. Did you mean 'rounds'\? It has: choice, "),
+        ('clever', {'lr': 1, 'lengths': {'frist': 2.0}}, r"lengths, has no setting 'frist'\. Did you mean 'first'\?"),
+        ('fixed', {'lr': 1, 'size_px': 2, 'colour': 'blue'}, "has no setting 'colour'"),
+        ('fixed', {'size_px': 2}, "^maker 'fixed' has no default for lr; give it"),
+        ('blended', {}, "^maker 'blended' has no default for lr, pattern; give it"),
+    ],
+)
+def test_parts_that_cannot_be_made_are_named(makers, name, changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        makers.part(name, **changes)
+
+
+def test_what_an_entry_wants_and_takes(makers):
+    assert makers.wanted('blended') == ('lr', 'pattern')
+    assert makers.wanted('clever') == ('lr',)
+    assert makers.takes('linear', 'in_features')  # flax hides the signatures of its classes
+    assert not makers.takes('patch', 'ratio')
+    assert not makers.takes('nobody', 'ratio')

@@ -19,11 +19,11 @@ from support.worlds import (
     long_tailed,
 )
 
-from purify.config.parts import dataelixir, relabel
+from purify.defenses.registry import DEFENSES
 
-TARGETS = dataelixir().to_dict()['targets']
+TARGETS = DEFENSES.part('dataelixir')['targets']
 NAMES = ('nondisruptive', 'strangers', 'disruptive', 'alpha', 'keep', 'narrow')
-RELABEL = {name: relabel(features='teacher').to_dict()[name] for name in NAMES}
+RELABEL = {name: DEFENSES.part('relabel')[name] for name in NAMES}
 SIZES = {
     '10 of 80': equal(10, 80),
     '10 of 1000': equal(10, 1000),

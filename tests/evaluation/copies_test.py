@@ -11,11 +11,11 @@ from support.tiny import quickstart
 from purify.attacker.manifest import Manifest
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import finished
 from purify.engine.chain import Chain
 from purify.engine.tables import part_path, read_table, write_columns
 from purify.evaluation import copies as replicating
@@ -132,7 +132,7 @@ def test_copies_are_found_by_the_file_of_sscd(tmp_path, monkeypatch):
     write(tmp_path / 'sscd.safetensors')
     copies = ('--config.attack.replicated_images=3', '--config.attack.replicas=2', '--config.attack.poison_replicas=True')
     config = quickstart('defense=augmentations', *copies)
-    config |= {'defense': {'name': 'comparing'}, 'encoder': parts.loaded_encoder(str(tmp_path / 'sscd.safetensors')).to_dict()}
+    config |= {'defense': {'name': 'comparing'}, 'encoder': finished(str(tmp_path / 'sscd.safetensors'))}
     assert check(config).problems == []
     chain = Chain(make_stages(config), tmp_path / 'stages')
     chain.run(['prepare', 'made_features', 'given_features', 'replicate'], config['run'])

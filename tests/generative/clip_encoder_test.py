@@ -10,12 +10,15 @@ from golden.filling import GOLDEN, fill, materialise
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from purify.config import parts
 from purify.core.errors import UserError
-from purify.defenses.steps import encoder_step
-from purify.defenses.trainers.dbd import Decoupling
+from purify.defenses.registry import DEFENSES
+from purify.defenses.steps import encoder_step, simclr
 from purify.generative.clip_encoder import ClipEncoder
+from purify.models.classifiers.registry import NETWORKS
 from purify.models.clip.clip_pixels import CLIP_MEAN, CLIP_STD
+from purify.stages.train_classifier import classifier
+from purify.train.optim import OPTIMIZERS
+from purify.train.views import Views
 
 CASES = ('clip_vision_gelu', 'clip_vision_quick_gelu')
 RNG = np.random.default_rng(0)
@@ -99,11 +102,9 @@ def test_other_models_are_refused_by_name(config, tmp_path):
 
 
 def test_dbd_trains_its_encoder_by_the_same_step():
-    network = parts.network('resnet18')
-    student = parts.classifier(network, parts.optim(), epochs=1, batch=8, augment={}, objective=parts.classify()).to_dict()
-    settings = parts.dbd(encoder_epochs=3, batch=32, lr=0.2, views={'flip': 0.0}).to_dict()
-    (first, *_) = Decoupling(**{name: value for name, value in settings.items() if name != 'name'}).method(student).steps
-    optim = parts.optim('sgd', lr=0.2, weight_decay=1e-4)
-    part = parts.simclr(network, optim, epochs=3, batch=32, views=parts.random_views(flip=0.0))
-    plain = part | {'network': network.to_dict(), 'optim': optim.to_dict()}
-    assert first == encoder_step(plain)
+    network = NETWORKS.part('resnet18')
+    student = classifier(network, OPTIMIZERS.part('adam', lr=1e-3), epochs=1, batch=8)
+    settings = DEFENSES.part('dbd', encoder={'epochs': 3.0, 'batch': 32, 'lr': 0.2}, views={'flip': 0.0})
+    (first, *_) = DEFENSES.make(settings.pop('name'), **settings).method(student).steps
+    optim = OPTIMIZERS.part('sgd', lr=0.2, weight_decay=1e-4)
+    assert first == encoder_step(simclr(network, epochs=3, batch=32, views=Views(flip=0.0)) | {'optim': optim})

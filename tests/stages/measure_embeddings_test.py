@@ -10,16 +10,17 @@ from support.tiny import quickstart, run_chain
 
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.loader import Split
 from purify.defenses.method import Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
-from purify.defenses.steps import encoder_step
+from purify.defenses.settings import finished
+from purify.defenses.steps import encoder_step, simclr
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.generative.clip_encoder import ClipEncoder
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
+from purify.train.optim import OPTIMIZERS
 
 SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
 
@@ -32,7 +33,7 @@ class Looking:
     trained: bool = False
 
     def method(self, student):
-        part = parts.simclr(SMALL, parts.optim('lars').to_dict(), epochs=0.25, batch=16, projection=4)
+        part = simclr(SMALL, epochs=0.25, batch=16, projection=4) | {'optim': OPTIMIZERS.part('lars', lr=1e-3)}
         steps = (encoder_step(part),) if self.trained else ()
         look = Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, {'name': 'embeddings'})
         return Method((*steps, look), Outcome(features='features'))
@@ -47,7 +48,7 @@ def tiny(encoder=None, **defense):
     config = quickstart('defense=augmentations')
     config['teacher'] |= {'network': dict(SMALL), 'steps': 2, 'epochs': 0}
     config['defense'] = {'name': 'looking'} | defense
-    return config | ({'encoder': parts.loaded_encoder(str(encoder)).to_dict()} if encoder else {})
+    return config | ({'encoder': finished(str(encoder))} if encoder else {})
 
 
 @pytest.fixture(scope='module')

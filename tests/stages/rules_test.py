@@ -8,17 +8,17 @@ import textwrap
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.data.table import Table
 from purify.defenses.dataelixir.target_labels import TARGETS
-from purify.defenses.registry import DECISIONS, MEASURES, PURIFIERS
-from purify.defenses.relabelling.method import Relabel
+from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
+from purify.defenses.relabelling.method import Relabel, Relabelling
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, own_and_foreign
 from purify.models.flow import CouplingFlow
 from purify.stages.fit_densities import prepare_features
 from purify.stages.train_classifier import OBJECTIVES
 from purify.train import class_batches, density
 from purify.train.class_batches import Fit
+from purify.train.objectives.registry import OBJECTIVES
 from purify.train.views import Views
 
 
@@ -67,7 +67,7 @@ def used_arguments(made):
 
 
 def test_every_setting_of_the_flows_and_of_their_fit_is_used():
-    defense = parts.relabel(None, features='teacher')
+    defense = Relabelling(features='teacher')
     assert set(defense.fit) == {field.name for field in dataclasses.fields(Fit)}
     assert set(defense.fit) == read_of('fit', class_batches, density) & set(defense.fit)
     assert set(defense.flows) - {'reduce'} <= used_arguments(CouplingFlow)
@@ -88,9 +88,9 @@ def suspected(lone):
 
 
 SUSPICIONS = [  # the rule, what may be changed, where some images lie
-    (parts.relabel(features='teacher').disruptive, {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'}, 0),
-    (parts.relabel(features='teacher').disruptive, {'quantile': 0.04}, 0.025),
-    (parts.paper_valley(), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
+    (DISRUPTIONS.part('outlying'), {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'}, 0),
+    (DISRUPTIONS.part('outlying'), {'quantile': 0.04}, 0.025),
+    (DISRUPTIONS.part('valley'), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
 ]
 OTHERS = {
     'nondisruptive': 0.01,
@@ -110,7 +110,7 @@ def fates(tests, labels, densities):
 
 @pytest.mark.parametrize(('rule', 'changes', 'lone'), SUSPICIONS)
 def test_every_number_of_the_tests_for_poison_changes_a_verdict(rule, changes, lone):
-    usual = parts.relabel(features='teacher').to_dict()
+    usual = DEFENSES.part('relabel')
     tests = {field.name: usual[field.name] for field in dataclasses.fields(Relabel)} | {'disruptive': dict(rule)}
     made = suspected(lone)
     first = fates(tests, *made)

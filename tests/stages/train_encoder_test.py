@@ -6,14 +6,15 @@ import pytest
 from support.tiny import quickstart, run_chain
 
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.writers import read_rows
 from purify.data.loader import Split
+from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.networks_on_disk import read_classifier
+from purify.train.objectives.registry import OBJECTIVES
 
 STAGES = ('prepare', 'encoder', 'head', 'losses', 'split', 'student', 'guesses', 'verdicts')
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1,)')
@@ -21,9 +22,9 @@ NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stag
 
 def tiny():
     config = quickstart('defense=augmentations,attack=patch,rate=0.2', *NETWORK)
-    config['defense'] = parts.dbd(encoder_epochs=1, head_epochs=1).to_dict()
-    config['defense']['encoder'] |= {'batch': 16, 'projection': 8}
-    config['student'] |= {'objective': parts.classify().to_dict()}
+    short = {'encoder': {'epochs': 1.0, 'batch': 16, 'projection': 8}, 'head': {'epochs': 1.0}}
+    config['defense'] = DEFENSES.part('dbd', short)
+    config['student'] |= {'objective': OBJECTIVES.part('classify')}
     return config
 
 
@@ -70,7 +71,7 @@ def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_
 
 def test_mixmatch_without_a_split_is_an_error(chain):
     config = tiny()
-    config['defense'] = parts.augmentations().to_dict()
-    config['student'] |= {'objective': {'name': 'mixmatch', **parts.dbd(encoder_epochs=1, head_epochs=1).mixmatch.to_dict()}}
+    config['defense'] = DEFENSES.part('augmentations')
+    config['student'] |= {'objective': {'name': 'mixmatch', **DEFENSES.part('dbd')['mixmatch']}}
     with pytest.raises(UserError, match='labels to believe'):
         Chain(make_stages(config), chain.store).run(['student'], config['run'])

@@ -62,7 +62,7 @@ def shrink_fit(config):
 
 
 def shrink_struppek(config):
-    """A config of `purify.config.struppek` at a thousandth of the work."""
+    """A config of configs/imagenette.py or imagenet100.py at a thousandth of the work."""
     small = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
     config['source'] |= {'size_px': 32, 'classes': ''}
     config['shard_size'] = 32

@@ -1,11 +1,11 @@
 """Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al. 2023, arXiv:2205.13613)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, real, share_of_one, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Presets, real, share_of_one, to_pixels, whole_number
 from purify.attacks.full_frame import FullFrame, fit_pattern
 from purify.core.errors import UserError
 
@@ -25,6 +25,10 @@ class AdaptiveBlend(FullFrame):
     train_ratio: float = 0.15
     test_ratio: float = 0.2
     hidden: int = 8
+
+    usual_rate: ClassVar[float] = 0.01
+    covers: ClassVar[float] = 1.0
+    presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.5}, 'small': {'rate': 0.05, 'covers': 1.0}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, real, to_pixels, word_of
+from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels, word_of
 from purify.attacks.pixels import fit_channels, parse_colour
 
 FRAME_PX = 32  # regions are given on an image of this size
@@ -28,6 +28,10 @@ class AdaptivePatch(Attack):
     """
 
     test_marks: str = 'toolbox'
+
+    usual_rate: ClassVar[float] = 0.01
+    covers: ClassVar[float] = 2.0
+    presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.2}, 'small': {'rate': 0.1, 'covers': 0.2}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

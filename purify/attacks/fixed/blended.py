@@ -1,9 +1,9 @@
 """Blended: mix a full-frame pattern into the image (Chen et al. 2017, arXiv:1712.05526)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
-from purify.attacks.attack import Arrays, flag, real, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Presets, flag, real, share_of_one, to_pixels
 from purify.attacks.full_frame import FullFrame, fit_pattern
 
 
@@ -19,6 +19,12 @@ class Blended(FullFrame):
 
     ratio: float = 0.1
     additive: bool = False
+
+    presets: ClassVar[Presets] = {
+        'digits': {'ratio': 0.15},
+        'small': {'pattern': 'cartoon', 'ratio': 0.2},
+        'published': {'pattern': 'cartoon', 'ratio': 0.2},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

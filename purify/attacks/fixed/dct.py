@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Sized
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.fft
 
-from purify.attacks.attack import Arrays, Attack, flag, number_from, real, whole_number
+from purify.attacks.attack import Arrays, Attack, Presets, flag, number_from, real, whole_number
 from purify.attacks.rounding import settle
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
@@ -35,6 +35,11 @@ class Dct(Attack):
     positions: tuple[tuple[int, int], ...] = ((15, 15), (31, 31))
     magnitude: float = 30.0
     wrap: bool = False
+
+    presets: ClassVar[Presets] = {
+        'digits': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
+        'small': {'magnitude': 100.0},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

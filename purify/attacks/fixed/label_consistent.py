@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, number_from, real, share_of_one, to_pixels, whole_number, word_of
+from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, share_of_one, to_pixels, whole_number, word_of
 from purify.attacks.learned.fitted import stamp_in_batches
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
@@ -71,6 +71,10 @@ class LabelConsistent(Attack):
     amplitude: float = 1.0
     corners: str = 'four'
     surrogate: Surrogate | None = None
+
+    usual_rate: ClassVar[float] = 0.08  # most of one class out of ten
+    needs_surrogate: ClassVar[bool] = True
+    presets: ClassVar[Presets] = {'digits': {'eps': 64.0, 'step': 6.0}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

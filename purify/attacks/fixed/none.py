@@ -37,6 +37,8 @@ class RelabelOnly(Attack):
 class NoAttack(RelabelOnly):
     """Changes neither pixels nor labels. Its `target` is the class that evaluation asks about, its rate is 0."""
 
+    usual_rate: ClassVar[float] = 0.0
+
     def relabel(self, label: int) -> int:
         """`label` as it is."""
         return label

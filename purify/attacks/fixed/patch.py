@@ -1,11 +1,11 @@
 """BadNets: a small patch that replaces pixels (Gu et al. 2017, arXiv:1708.06733)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, flag, whole_number, word_of
+from purify.attacks.attack import Arrays, Presets, flag, whole_number, word_of
 from purify.attacks.patterns import check_colours, draw_pattern
 from purify.attacks.pictures import Pictured, resize_picture
 from purify.attacks.pixels import fit_channels
@@ -30,12 +30,14 @@ class Patch(Pictured):
     Raises `UserError` for values out of range, and when the patch does not fit into an image.
     """
 
-    size_px: int = 0
+    size_px: int = 3
     pattern: str = 'checkerboard'
     colours: tuple[str, ...] = ()
     corner: str = 'bottom_right'
     margin_px: int = 0
     transparent: bool = False
+
+    presets: ClassVar[Presets] = {'digits': {'colours': ('black', 'white'), 'margin_px': 1}}
 
     def __post_init__(self) -> None:
         word_of('corner', self.corner, CORNERS)

@@ -1,11 +1,11 @@
 """SIG: add a horizontal wave (Barni et al. 2019, arXiv:1902.11237)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, number_from, real, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, share_of_one, to_pixels
 from purify.attacks.rounding import settle
 
 MOST = 1e6  # of delta and frequency: beyond any use, far below where the sine loses its meaning
@@ -26,6 +26,9 @@ class Sinusoid(Attack):
     delta: float = 40.0
     frequency: float = 6.0
     ratio: float = 0.0
+
+    usual_rate: ClassVar[float] = 0.08  # most of one class out of ten
+    presets: ClassVar[Presets] = {'digits': {'delta': 120.0, 'frequency': 4.0}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import zipfile
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, number_from, real, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, to_pixels, whole_number
 from purify.core.errors import UserError
 from purify.core.files import user_path
 
@@ -47,6 +47,12 @@ class Warp(Attack):
     control: Any = dataclasses.field(default='', compare=False)
     content: str = dataclasses.field(init=False, repr=False)  # SHA-256 of the given control points
     points: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
+
+    covers: ClassVar[float] = 2.0
+    presets: ClassVar[Presets] = {
+        'digits': {'strength': 1.0, 'covers': 0.0},
+        'small': {'control_px': 32, 'strength': 1.0, 'covers': 0.0},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from purify.attacks.attack import Arrays, to_pixels
+from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import UNet, check_parameters, run_network
 from purify.core.errors import UserError
@@ -28,6 +28,16 @@ class InputAware(Fitted):
 
     name: ClassVar[str] = 'input_aware'
     parts: ClassVar[tuple[str, ...]] = ('mask', 'pattern', 'donors', 'donor_ids')
+    covers: ClassVar[float] = 1.0
+    fit: ClassVar[Fit | None] = Fit(
+        400,
+        {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
+        classifier=True,
+    )
+    presets: ClassVar[Presets] = {
+        'digits': {'covers': 0.0, 'fit': {'norm': 25.0}},
+        'small': {'covers': 0.5, 'fit': {'norm': 25.0, 'mask_epochs': 1.0}},
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

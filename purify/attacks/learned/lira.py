@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from purify.attacks.attack import Arrays, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Fit, Presets, share_of_one, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import UNet, check_parameters, run_network
 
@@ -25,6 +25,8 @@ class Lira(Fitted):
 
     name: ClassVar[str] = 'lira'
     parts: ClassVar[tuple[str, ...]] = ('generator',)
+    fit: ClassVar[Fit | None] = Fit(200, {'alpha': 0.5}, classifier=True)
+    presets: ClassVar[Presets] = {'digits': {'epsilon': 0.08}, 'small': {'epsilon': 0.08}}
 
     def __post_init__(self) -> None:
         super().__post_init__()

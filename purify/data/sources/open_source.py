@@ -1,6 +1,6 @@
 """Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def read_digits(channels: int) -> Source:
     return Source([str(k) for k in range(10)], train, test, reference)
 
 
-SOURCES = Registry('source', digits=read_digits, imagefolder=read_imagefolder, arrays=read_arrays, tfds=read_tfds)
+_SELDOM = ('label', 'train', 'test', 'test_share', 'min_per_class')  # asked for of TFDS
 
 
 def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
@@ -57,14 +57,14 @@ def open_source(
     name: str,
     *,
     size_px: int,
-    channels: int,
-    resample: str,
-    classes: str,
-    train_size: int,
-    test_size: int,
-    reference: str,
-    reference_size: int,
-    split_seed: int,
+    channels: int = 3,
+    resample: str = 'bicubic',
+    classes: str = '',
+    train_size: int = 0,
+    test_size: int = 0,
+    reference: str = 'none',
+    reference_size: int = 0,
+    split_seed: int = 0,
     **options: Any,
 ) -> Source:
     """Reads a source, chooses classes and images, and resizes.
@@ -111,6 +111,28 @@ def open_source(
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
     return _checked(name, Source(names, train.take(np.sort(keep)), test, apart, source.notes), size_px, resample)
+
+
+SOURCES: Registry[Callable[..., Source]] = Registry(
+    'source',
+    common=open_source,
+    hidden=('dataset', 'arrays.train', 'arrays.test', *(f'tfds.{name}' for name in _SELDOM)),
+    digits=read_digits,
+    imagefolder=read_imagefolder,
+    arrays=read_arrays,
+    tfds=read_tfds,
+)
+
+
+def source(name: str, *, size_px: int, **changes: Any) -> dict[str, Any]:
+    """The part `source` of a config. `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'.
+
+    `changes` are arguments of `open_source` and of the source's own reader. Raises ValueError for unknown sources and settings.
+    """
+    kind, _, rest = name.partition(':')
+    where = {'path': rest} if SOURCES.takes(kind, 'path') else {}
+    part = SOURCES.part(kind, size_px=size_px, **where, **changes)
+    return part if where else part | {'name': name}
 
 
 def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | None:

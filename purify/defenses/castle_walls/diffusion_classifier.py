@@ -184,16 +184,16 @@ class DiffusionClassifier(Defense):
     """
 
     generator: dict[str, Any]
-    draws: int
-    p_mean: float
-    p_std: float
-    p_filter: float
-    p_filters: Sequence[float]
-    weighting: str
-    clip: bool
-    rounds: Sequence[Sequence[int]]
-    images: int
-    dtype: str
+    draws: int = 100
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    p_filter: float = 0.05
+    p_filters: Sequence[float] = (0.0, 0.01, 0.05, 0.1)
+    weighting: str = 'edm'
+    clip: bool = False
+    rounds: Sequence[Sequence[int]] = ()
+    images: int = 0
+    dtype: str = 'float32'
 
     def __post_init__(self) -> None:
         if self.images < 0:

@@ -87,7 +87,7 @@ def check_generator(generator: Generator, shape: tuple[int, int, int], class_nam
 
 
 def generator_step(part: Mapping[str, Any]) -> Step:
-    """Step 'generator': trains a class-conditional diffusion model on the poisoned images, as `parts.generator_...` describes it.
+    """Step 'generator': trains a class-conditional diffusion model on the poisoned images, as `part` describes it.
 
     A latent one starts from the config's prior.
     """
@@ -100,20 +100,20 @@ class Generation(Defense):
     """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
 
     Attributes:
-      generator: how the model is trained (`purify.config.parts.generator_pixels`, `generator_latents`).
+      generator: how the model is trained (`purify.stages.train_diffusion.pixel_generator`, `latent_generator`).
       sampling: `sampler`, `steps`, `guidance` and `dtype` of `Generate`.
       images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset holds.
       probe: `labels`, classes of which `images` more are generated to be dissected; no images, no probe. It decides nothing.
-      scores: detectors by name, measured on the poisoned and on the generated images (`purify.config.parts.scores`).
+      scores: detectors by name, measured on the poisoned and on the generated images (`purify.defenses.filters.score_filter.score`).
       copies: whose features tell how near a generation is to a training image: 'none', of an `encoder` trained in the run
         ('simclr'), or of a finished one, the config's part `encoder` ('encoder').
-      encoder: of copies='simclr' (`purify.config.parts.simclr`).
+      encoder: of copies='simclr' (`purify.generative.clip_encoder.Simclr`).
     """
 
     generator: dict[str, Any]
     sampling: dict[str, Any]
-    images: int
-    probe: dict[str, Any]
+    images: int = 0
+    probe: dict[str, Any] = field(default_factory=lambda: {'labels': (), 'images': 0})
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     copies: str = 'none'
     encoder: dict[str, Any] = field(default_factory=dict)

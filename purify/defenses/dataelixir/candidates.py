@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import jax
@@ -54,16 +54,16 @@ class Chain:
       dtype: what the prior computes in; the chain stays float32.
     """
 
-    rounds: int
-    start: int
-    steps: int
-    window: int
-    kept: int
-    sampler: dict[str, Any]
-    forward: str
-    state: str
-    levels: str
-    dtype: str
+    rounds: int = 5
+    start: int = 150
+    steps: int = 15
+    window: int = 10
+    kept: int = 5
+    sampler: dict[str, Any] = field(default_factory=lambda: {'name': 'ddim', 'eta': 1.0})
+    forward: str = 'matched'
+    state: str = 'x_t'
+    levels: str = 'rounded'
+    dtype: str = 'float32'
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

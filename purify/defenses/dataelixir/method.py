@@ -1,19 +1,23 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from purify.core.errors import UserError
 from purify.defenses.dataelixir.candidates import Candidates, Chain, Remake
+from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Defense, Look, Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import student_step
 
 
 @dataclass(frozen=True)
 class DataElixir(Chain, Defense):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
+
+    Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it takes a tenth of the steps.
 
     Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
       final: whether the model of the second stage labels the 'rest' of S under the target labels (section 3.5), or 'all' of
@@ -23,15 +27,35 @@ class DataElixir(Chain, Defense):
     With labels='vote' there is no benign model: `final` and `finetune` have no effect.
     """
 
-    tau: float
-    rank: float
-    benign: str
-    count_raw: bool
-    choice: str
-    targets: dict[str, Any]
-    labels: str
-    final: str
-    finetune: dict[str, float]
+    tau: float = 0.1
+    rank: float = 0.8
+    benign: str = 'given'
+    count_raw: bool = False
+    choice: str = 'all'
+    targets: dict[str, Any] = field(default_factory=lambda: TARGETS.part('significant'))
+    labels: str = 'benign'
+    final: str = 'rest'
+    finetune: dict[str, float] = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
+
+    needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
+    presets: ClassVar[Presets] = {
+        # every step of the chain from `start`, as published, and all of the last `window`, on the levels of the released code
+        'exact': {
+            'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True},
+            'steps': 150,
+            'kept': 10,
+            'forward': 'released',
+            'levels': 'truncated',
+        },
+        # the paper's open points as the released code reads them
+        'released': {
+            'benign': 'predicted',
+            'count_raw': True,
+            'choice': 'agreeing',
+            'final': 'all',
+            'targets': TARGETS.part('mad', two_sided=True),
+        },
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -63,9 +63,9 @@ class Mad:
       two_sided: whether unusually clean labels are called targets too, as in the released code.
     """
 
-    threshold: float
-    score: str
-    two_sided: bool
+    threshold: float = 2.0
+    score: str = 'kl'
+    two_sided: bool = False
 
     name: ClassVar[str] = 'mad'
 
@@ -128,10 +128,10 @@ class Significant:
       level: of the three tests (`departure_p_values`, `pooled_p_values`), for all labels of the dataset together.
     """
 
-    score: float
-    share: float
-    deviations: float
-    level: float
+    score: float = 0.5
+    share: float = 0.03
+    deviations: float = 5.0
+    level: float = 0.05
 
     name: ClassVar[str] = 'significant'
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from purify.core.randomness import stream_seed
 from purify.data.table import Table
 from purify.defenses.filters.base import class_features, filter_method, verdicts
 from purify.defenses.method import Decision, Defense, Method
+from purify.defenses.needs import Needs
 
 REDUCTIONS = ('ica', 'pca')
 MOST = 5000  # points of a silhouette, whose distances grow with their square
@@ -29,10 +30,12 @@ class ActivationClustering(Decision, Defense):
         is computed (see `clearness`).
     """
 
-    reduction: str
-    dimensions: int
-    size: float
-    silhouette: float
+    reduction: str = 'ica'
+    dimensions: int = 10
+    size: float = 0.35
+    silhouette: float = 0.0
+
+    needs: ClassVar[Needs] = Needs(dataset=True)
 
     def __post_init__(self) -> None:
         if self.reduction not in REDUCTIONS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.defenses.method import Context, Measure, Models
+from purify.defenses.needs import Presets
 from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import unit_images
 
@@ -38,11 +39,13 @@ class CognitiveDistillation(Measure):
       lr: Adam's; .1.
     """
 
-    on: str
-    gamma: float
-    beta: float
-    steps: int
-    lr: float
+    on: str = 'logits'
+    gamma: float = 0.01
+    beta: float = 1.0
+    steps: int = 100
+    lr: float = 0.1
+
+    presets: ClassVar[Presets] = {'small': {'steps': 20, 'lr': 0.5}}
 
     def __post_init__(self) -> None:
         if self.on not in OUTPUTS:

@@ -1,8 +1,8 @@
 """Defences that give every image a score, wherever it lies, and drop those with the highest; and their scores for other methods."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,12 +11,18 @@ from purify.core.registry import Registry
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest, verdicts
 from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
-from purify.defenses.filters.fct import SPREAD, FeatureConsistency, network_steps
+from purify.defenses.filters.fct import SPREAD, Fct, network_steps
 from purify.defenses.filters.strip import Strip
-from purify.defenses.method import Decision, Defense, Method, Outcome, Step
+from purify.defenses.method import Decision, Defense, Measure, Method, Outcome, Step
+from purify.defenses.needs import Needs
 from purify.defenses.steps import student_step
 
-SCORES = Registry('score', cognitive_distillation=CognitiveDistillation, fct=FeatureConsistency, strip=Strip)
+SCORES: Registry[Callable[..., Measure]] = Registry('score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip)
+
+
+def score(name: str, **changes: Any) -> dict[str, Any]:
+    """The settings of a score, the numbers of its paper as they are changed. Raises ValueError as `Registry.part` does."""
+    return {key: value for key, value in SCORES.part(name, **changes).items() if key != 'name'}
 
 
 def score_steps(
@@ -71,7 +77,9 @@ class Scored(Defense):
 
     measure: str
     score: dict[str, Any]
-    remove: float
+    remove: float = 0.05
+
+    needs: ClassVar[Needs] = Needs(dataset=True)
 
     def __post_init__(self) -> None:
         check_share(self.remove)

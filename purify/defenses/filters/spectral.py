@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.filters.base import class_features, filter_method, verdicts
 from purify.defenses.method import Decision, Defense, Method
+from purify.defenses.needs import Needs
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,13 @@ class Spectral(Decision, Defense):
 
     Attributes:
       remove: share of every class that goes. The paper removes 1.5 times an upper bound of the poisoned images, which it
-        takes as known; at most half of a class.
+        takes as known; at most half of a class. It bounds what is found: where poison is 10 of 19 parts of the target class (10 %
+        of ten classes), .15 finds at most 28.5 %.
     """
 
-    remove: float
+    remove: float = 0.15
+
+    needs: ClassVar[Needs] = Needs(dataset=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.remove <= 0.5:

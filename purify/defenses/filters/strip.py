@@ -1,13 +1,14 @@
 """STRIP (Gao et al. 2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a trigger."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.defenses.method import Context, Measure, Models
+from purify.defenses.needs import Presets
 from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import unit_images
 
@@ -25,9 +26,11 @@ class Strip(Measure):
       overlay: weight of what is laid over it; 1 there.
     """
 
-    draws: int
-    image: float
-    overlay: float
+    draws: int = 100
+    image: float = 1.0
+    overlay: float = 1.0
+
+    presets: ClassVar[Presets] = {'small': {'draws': 32}}
 
     def __post_init__(self) -> None:
         if type(self.draws) is not int or self.draws < 1:

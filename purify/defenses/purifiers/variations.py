@@ -1,7 +1,7 @@
 """Image variations and knowledge distillation (Struppek 2023, section 3)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.data.colour import colour_transfer
 from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
+from purify.defenses.needs import Needs
 from purify.defenses.steps import student_step
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.generative.pixel_prior import Prior
@@ -22,18 +23,20 @@ class Variations(Purifier, Defense):
     """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
 
     Attributes:
+      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary` (see `variation`).
       copies: variations per image (k in the paper, there 1).
-      vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
       colour_transfer: give each variation the channel means and deviations of its original (eq. 1).
       epsilon: kept away from zero in eq. (1), where a channel is constant.
       dtype: what the prior computes in; its chain stays float32.
     """
 
-    copies: int
     vary: dict[str, Any]
-    colour_transfer: bool
-    epsilon: float
-    dtype: str
+    copies: int = 1
+    colour_transfer: bool = True
+    epsilon: float = 1e-6
+    dtype: str = 'float32'
+
+    needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
 
     def __post_init__(self) -> None:
         if self.copies < 1 or not self.epsilon > 0:

@@ -1,8 +1,8 @@
 """Generative relabelling (Sabolić 2024): densities of each class's features find the poison, and its true labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Decision, Defense, Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.outliers import ONE_WAY, one_way
 from purify.defenses.relabelling.poisoned_classes import (
+    DISRUPTIONS,
     Strangers,
     Tail,
     foreign_nll,
@@ -20,7 +22,9 @@ from purify.defenses.relabelling.poisoned_classes import (
     own_and_foreign,
 )
 from purify.defenses.relabelling.strangers import judge_strangers
-from purify.defenses.steps import encoder_step, student_step
+from purify.defenses.steps import encoder_step, simclr, student_step
+from purify.models.classifiers.registry import NETWORKS
+from purify.train.views import Views
 
 FEATURES = ('encoder', 'simclr', 'teacher')
 UNTOUCHED, CLEAN, AMBIGUOUS, POISONED = range(4)  # verdicts
@@ -56,19 +60,43 @@ class Relabelling(Defense):
       flows: of `purify.models.flow.CouplingFlow`, and `reduce`, to how many principal components features are brought.
       fit: of `purify.train.density.fit_flows`.
       nondisruptive: see `Relabel`, as the rest.
-      encoder: of `purify.config.parts.simclr`; with features='simclr' only.
+      encoder: of `purify.generative.clip_encoder.Simclr`; with features='simclr' only.
     """
 
-    features: str
-    flows: dict[str, Any]
-    fit: dict[str, Any]
-    nondisruptive: float
-    strangers: dict[str, Any]
-    disruptive: dict[str, Any]
-    alpha: float
-    keep: float
-    narrow: float
+    features: str = 'simclr'
+    flows: dict[str, Any] = field(
+        default_factory=lambda: {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
+    )
+    fit: dict[str, Any] = field(
+        default_factory=lambda: {
+            'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1, 'members': 1
+        }
+    )  # fmt: skip
+    nondisruptive: float = 0.6
+    strangers: dict[str, Any] = field(default_factory=lambda: asdict(Strangers()))
+    disruptive: dict[str, Any] = field(default_factory=lambda: DISRUPTIONS.part('outlying'))
+    alpha: float = 0.15
+    keep: float = 0.15
+    narrow: float = 0.15
     encoder: dict[str, Any] | None = None
+
+    needs: ClassVar[Needs] = Needs(dataset=True)
+    presets: ClassVar[Presets] = {
+        'small': {  # views that a digit survives, flows in few dimensions; a class of 80 spares none to stop by
+            'encoder': simclr(
+                NETWORKS.part('resnet', width=16, norm='group'),
+                epochs=60,
+                lr=3e-3,
+                batch=200,
+                temperature=0.3,
+                projection=64,
+                views=Views(crop=(0.6, 1.0), flip=0.0, grey=0.0),
+            ),
+            'flows': {'reduce': 18},
+            'fit': {'epochs': 60.0, 'hold_out': 0.0, 'members': 5},
+            'keep': 0.35,  # .15 of 80 images leave too few of a class to learn it
+        }
+    }
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:

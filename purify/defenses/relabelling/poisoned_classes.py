@@ -95,9 +95,9 @@ class Strangers:
       level: of a binomial test, for all classes of the dataset together (`departure_p_values`).
     """
 
-    share: float
-    deviations: float
-    level: float
+    share: float = 0.03
+    deviations: float = 5.0
+    level: float = 0.05
 
     def __post_init__(self) -> None:
         if not (0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
@@ -183,12 +183,12 @@ class Outlying:
       score: see `check_score`.
     """
 
-    share: float
-    most: float
-    quantile: float
-    apart: float
-    level: float
-    score: str
+    share: float = 0.05
+    most: float = 0.75
+    quantile: float = 0.01
+    apart: float = 0.03
+    level: float = 0.05
+    score: str = 'outside'
 
     name: ClassVar[str] = 'outlying'
 
@@ -245,10 +245,10 @@ class Valley:
       score: see `check_score`.
     """
 
-    share: float
-    limit: float
-    bins: int
-    score: str
+    share: float = 0.05
+    limit: float = 0.75
+    bins: int = 30
+    score: str = 'ratio'
 
     name: ClassVar[str] = 'valley'
 

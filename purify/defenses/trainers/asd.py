@@ -1,8 +1,8 @@
 """Adaptive splitting (Gao et al. 2023, arXiv:2303.12993)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from purify.data.table import Table
 from purify.defenses.filters.base import lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import at_constant_rate
 from purify.defenses.trainers.dbd import guesses_step
 from purify.train.objectives.losses import check_symmetric
@@ -37,7 +38,8 @@ class AdaptiveSplitting(Defense):
     of MixMatch's second term grows, and images are drawn on and on.
 
     Attributes:
-      rounds: how many in each of the three phases; one at least in the first.
+      rounds: how many in each of the three phases, of equal lengths; one at least in the first. The authors' phases have 60, 30
+        and 30 epochs, with a new choice every 5 (1 in the last two).
       add: of every class, how many more are believed in each round of phase 1.
       share: of all images, believed in phases 2 and 3.
       loss: `alpha` CE + `beta` reverse CE, by which images are chosen.
@@ -46,12 +48,17 @@ class AdaptiveSplitting(Defense):
         weak views.
     """
 
-    rounds: tuple[int, int, int]
-    add: int
-    share: float
-    loss: dict[str, Any]
-    copy: dict[str, Any]
-    mixmatch: dict[str, Any]
+    rounds: tuple[int, int, int] = (12, 6, 6)
+    add: int = 10
+    share: float = 0.5
+    loss: dict[str, Any] = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
+    copy: dict[str, Any] = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
+    mixmatch: dict[str, Any] = field(
+        default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
+    )
+
+    needs: ClassVar[Needs] = Needs(trusted={'per_class': 10}, steps=True)  # as the authors' clean images
+    presets: ClassVar[Presets] = {'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}}
 
     def __post_init__(self) -> None:
         check_symmetric('defense.loss', self.loss['alpha'], self.loss['beta'])

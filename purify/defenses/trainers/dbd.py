@@ -1,8 +1,8 @@
 """Decoupling-based backdoor defence (Huang et al. 2022, arXiv:2202.03423)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from purify.data.table import Table
 from purify.defenses.filters.base import lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import encoder_step
 from purify.train.objectives.losses import check_symmetric
+from purify.train.views import Views
 
 DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
 
@@ -35,11 +37,24 @@ class Decoupling(Defense):
         weak views.
     """
 
-    encoder: dict[str, Any]
-    views: dict[str, Any]
-    head: dict[str, Any]
-    credible: float
-    mixmatch: dict[str, Any]
+    encoder: dict[str, Any] = field(
+        default_factory=lambda: {'epochs': 1000.0, 'batch': 512, 'lr': 0.4, 'temperature': 0.5, 'projection': 128}
+    )
+    views: dict[str, Any] = field(default_factory=lambda: asdict(Views()))
+    head: dict[str, Any] = field(default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0})
+    credible: float = 0.5
+    mixmatch: dict[str, Any] = field(
+        default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
+    )
+
+    needs: ClassVar[Needs] = Needs(steps=True)
+    presets: ClassVar[Presets] = {
+        'small': {
+            'encoder': {'epochs': 60.0, 'batch': 200, 'lr': 0.1},
+            'views': {'crop': (0.6, 1.0), 'flip': 0.0, 'grey': 0.0},
+            'mixmatch': {'pad_px': 1, 'flip': 0.0},
+        }
+    }
 
     def __post_init__(self) -> None:
         check_symmetric('defense.head', self.head['alpha'], self.head['beta'])

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from purify.core.errors import UserError
 from purify.defenses.method import Defense, Method, Outcome, Step
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import train_part
 from purify.train.objectives.attention import check_attention
 
@@ -26,11 +27,14 @@ class AttentionDistillation(Defense):
       power: p of the attention, the sum over channels of |F|^p.
     """
 
-    finetune: dict[str, Any]
-    epochs: float
-    lr: float
-    beta: Sequence[float]
-    power: float
+    finetune: dict[str, Any] = field(default_factory=lambda: {'epochs': 10.0, 'lr': 0.01})
+    epochs: float = 20.0
+    lr: float = 0.01
+    beta: Sequence[float] = (1000.0,)
+    power: float = 2.0
+
+    needs: ClassVar[Needs] = Needs(trusted={'share': 0.05})  # as the authors' clean images
+    presets: ClassVar[Presets] = {'small': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3}}
 
     def __post_init__(self) -> None:
         check_attention('defense', self.beta, self.power)

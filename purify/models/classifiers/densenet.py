@@ -63,7 +63,7 @@ class DenseNet(ClassifierNetwork):
         norm: str = 'batch',
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
         for name, word, words in (('stem', stem, STEMS), ('norm', norm, NORMS)):

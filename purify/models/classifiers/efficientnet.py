@@ -97,7 +97,7 @@ class EfficientNet(ClassifierNetwork):
         drop_path: float = 0.2,
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
         for name, factor in (('width', width), ('depth', depth)):

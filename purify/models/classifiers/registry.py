@@ -1,28 +1,38 @@
-"""The classifier networks by name."""
+"""The classifier networks by name, and what they take from an image before they look at it."""
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
-from purify.core.registry import Registry
+from purify.core.registry import Fixed, Registry
+from purify.models.classifiers.classifier import ClassifierNetwork
 from purify.models.classifiers.densenet import DenseNet
 from purify.models.classifiers.efficientnet import EfficientNet
 from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.vgg import VGG
 
-NETWORKS = Registry(
+# of an image in [0, 1], by channel: what networks subtract and divide by
+CIFAR_SCALE: dict[str, Any] = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
+IMAGENET_SCALE: dict[str, Any] = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+
+_DENSENET: dict[str, Any] = {'growth': 32, 'bottleneck': 4, 'compression': 0.5, 'norm': 'batch'}
+_VGG: dict[str, Any] = {'stages': (2, 2, 3, 3, 3), 'width': 64, 'hidden': 4096, 'dropout': 0.5}
+
+NETWORKS: Registry[Callable[..., ClassifierNetwork]] = Registry(
     'network',
+    hidden=('num_classes', 'channels', 'rngs', 'mean', 'std'),  # the last two: without them images stay in [0, 1]
     resnet=ResNet,
-    resnet18=functools.partial(ResNet, stages=(2, 2, 2, 2), block='basic'),
-    resnet34=functools.partial(ResNet, stages=(3, 4, 6, 3), block='basic'),
-    resnet50=functools.partial(ResNet, stages=(3, 4, 6, 3), block='bottleneck'),
-    resnet101=functools.partial(ResNet, stages=(3, 4, 23, 3), block='bottleneck'),
-    resnet152=functools.partial(ResNet, stages=(3, 8, 36, 3), block='bottleneck'),
-    preact_resnet18=functools.partial(ResNet, stages=(2, 2, 2, 2), block='preact'),
+    resnet18=Fixed(ResNet, stages=(2, 2, 2, 2), block='basic'),
+    resnet34=Fixed(ResNet, stages=(3, 4, 6, 3), block='basic'),
+    resnet50=Fixed(ResNet, stages=(3, 4, 6, 3), block='bottleneck'),
+    resnet101=Fixed(ResNet, stages=(3, 4, 23, 3), block='bottleneck'),
+    resnet152=Fixed(ResNet, stages=(3, 8, 36, 3), block='bottleneck'),
+    preact_resnet18=Fixed(ResNet, stages=(2, 2, 2, 2), block='preact'),
     densenet=DenseNet,
-    densenet121=functools.partial(DenseNet, stages=(6, 12, 24, 16), growth=32),
+    densenet121=Fixed(DenseNet, stages=(6, 12, 24, 16), **_DENSENET),
     efficientnet=EfficientNet,
-    efficientnet_b0=functools.partial(EfficientNet, width=1.0, depth=1.0, dropout=0.2),
-    efficientnet_b4=functools.partial(EfficientNet, width=1.4, depth=1.8, dropout=0.4),
+    efficientnet_b0=Fixed(EfficientNet, width=1.0, depth=1.0, dropout=0.2, drop_path=0.2),
+    efficientnet_b4=Fixed(EfficientNet, width=1.4, depth=1.8, dropout=0.4, drop_path=0.2),
     vgg=VGG,
-    vgg16=functools.partial(VGG, stages=(2, 2, 3, 3, 3), norm='none'),
-    vgg16_bn=functools.partial(VGG, stages=(2, 2, 3, 3, 3), norm='batch'),
+    vgg16=Fixed(VGG, norm='none', **_VGG),
+    vgg16_bn=Fixed(VGG, norm='batch', **_VGG),
 )

@@ -7,7 +7,6 @@ BackdoorBench, which has no norm after the last block.
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -80,8 +79,8 @@ class ResNet(ClassifierNetwork):
     def __init__(
         self,
         *,
-        stages: tuple[int, ...],
-        block: str,
+        stages: tuple[int, ...] = (1, 1, 1),
+        block: str = 'preact',
         num_classes: int,
         channels: int,
         width: int = 64,
@@ -89,7 +88,7 @@ class ResNet(ClassifierNetwork):
         norm: str = 'batch',
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
         for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, NORMS)):

@@ -41,7 +41,7 @@ class VGG(ClassifierNetwork):
         dropout: float = 0.5,
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
         check_word('VGG', 'norm', norm, (*NORMS, 'none'))

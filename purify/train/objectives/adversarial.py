@@ -27,9 +27,9 @@ class Adversarial:
     """
 
     graph: nnx.GraphDef
-    eps: float
-    step: float
-    iterations: int
+    eps: float = 8.0
+    step: float = 2.0
+    iterations: int = 5
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     frozen: Any = ()

@@ -115,9 +115,9 @@ class Distill:
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef
     frozen: Any  # the teacher's {'params', 'stats'}
-    alpha: float
-    tau: float
-    ce_temperature: float
+    alpha: float = 0.5
+    tau: float = 5.0
+    ce_temperature: float = 1.0
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.data.sources import open_source as sources
 from purify.data.sources.arrays import sign_arrays
+from purify.data.sources.open_source import open_source as sources
 
 PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])

@@ -17,7 +17,7 @@ from support.plain import PLAIN
 from purify.core.errors import UserError
 from purify.data import images
 from purify.data.notes import Notes
-from purify.data.sources import open_source as sources
+from purify.data.sources.open_source import open_source as sources
 from purify.data.sources.open_source import sign_source
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))

@@ -9,8 +9,8 @@ from PIL import Image
 from support.plain import PLAIN
 
 from purify.core.errors import UserError
-from purify.data.sources import open_source as sources
 from purify.data.sources.imagefolder import read_imagefolder, sign_imagefolder
+from purify.data.sources.open_source import open_source as sources
 
 CLASSES = ('ant', 'bee', 'cat')
 

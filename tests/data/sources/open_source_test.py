@@ -6,7 +6,7 @@ from PIL import Image
 from support.plain import PLAIN
 
 from purify.core.errors import UserError
-from purify.data.sources import open_source as sources
+from purify.data.sources.open_source import open_source as sources
 
 CLASSES = ('ant', 'bee', 'cat', 'dog')
 

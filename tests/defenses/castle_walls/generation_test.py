@@ -5,11 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.defenses.castle_walls.generation import Generate, Generation
+from purify.defenses.filters.score_filter import score
 from purify.defenses.method import Context
+from purify.defenses.steps import simclr
 from purify.diffusion.schedules import make_schedule
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.stages.train_diffusion import PixelNetwork, pixel_generator
+from purify.train.optim import OPTIMIZERS
 
 NAMES = ['black', 'grey', 'white']
 LEVELS = jnp.array([-1.0, 0.0, 1.0])
@@ -82,18 +87,19 @@ def test_guided_images_cost_two_calls():
 
 
 def method(**changes):
-    generator = parts.generator_pixels({'sample_size': 8}, parts.optim('adam'), steps=1, batch=1)
-    config = parts.generation(generator, parts.sampling(), **changes).to_dict()
-    student = parts.small_classifier({}, parts.classify(), 1).to_dict()
-    return Generation(**{name: value for name, value in config.items() if name != 'name'}).method(student)
+    optim = OPTIMIZERS.part('adam', lr=1e-3)
+    generator = pixel_generator(PixelNetwork(8, (8,)), optim, steps=1, batch=1)
+    sampling = {'sampler': {'name': 'ddim'}, 'steps': 50, 'guidance': 1.0, 'dtype': 'float32'}
+    student = classifier(NETWORKS.part('resnet'), optim, epochs=1, batch=64)
+    return Generation(generator, sampling, **changes).method(student)
 
 
 def test_the_steps_are_what_is_asked_for():
     assert [step.name for step in method().steps] == ['generator', 'generated', 'student']
     assert (method().outcome.probe, method().outcome.copies) == (None, None)
     whole = method(
-        probe={'labels': (1,), 'images': 9}, scores=parts.scores('strip'), copies='simclr', encoder=dict(parts.simclr(
-            parts.network('resnet'), parts.optim(), epochs=1))
+        probe={'labels': (1,), 'images': 9}, scores={'strip': score('strip')}, copies='simclr',
+        encoder=simclr(NETWORKS.part('resnet'), epochs=1),
     )  # fmt: skip
     names = [
         'generator',

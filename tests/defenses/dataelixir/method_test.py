@@ -1,25 +1,24 @@
 import pytest
-from ml_collections import ConfigDict
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.defenses.dataelixir.candidates import Candidates, Remake
 from purify.defenses.dataelixir.method import DataElixir, benign_recipe, finetuning_recipe
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Look, Measure, Purifier
 from purify.defenses.registry import DEFENSES
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
 
 
-def make(**words):
-    return DataElixir(**{name: value for name, value in plain(parts.dataelixir(**words)).items() if name != 'name'})
+def make(exact=False, released=False, **changes):
+    told = [name for name, said in (('exact', exact), ('released', released)) if said]
+    return DataElixir(**{key: value for name in told for key, value in DataElixir.presets[name].items()} | changes)
 
 
-def plain(part):
-    return part.to_dict() if isinstance(part, ConfigDict) else part
-
-
-NETWORK, SCHEDULE = parts.network('resnet18'), parts.optim('sgd', lr=0.1)
-STUDENT = plain(parts.classifier(NETWORK, SCHEDULE, epochs=10, batch=8, augment={}, objective=parts.distill()))
+NETWORK, SCHEDULE = NETWORKS.part('resnet18'), OPTIMIZERS.part('sgd', lr=0.1)
+STUDENT = classifier(NETWORK, SCHEDULE, epochs=10, batch=8, objective=OBJECTIVES.part('distill'))
 STUDENT |= {'init_from': 'weights', 'load': 'finished'}
 WORDS = [{}, {'exact': True}, {'released': True}, {'exact': True, 'released': True}, {'labels': 'vote'}]
 
@@ -91,7 +90,7 @@ def test_recipes():
     benign = benign_recipe(STUDENT)
     assert benign['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
     assert (benign['load'], benign['init_from']) == ('', 'weights')  # pretrained where the student is
-    smooth = plain(parts.classify(0.1))
+    smooth = OBJECTIVES.part('classify', label_smoothing=0.1)
     assert benign_recipe(STUDENT | {'objective': smooth})['objective'] == smooth
     tuned = finetuning_recipe(benign, epochs_share=0.5, lr_share=0.2)
     assert (tuned['epochs'], tuned['steps'], tuned['init_from']) == (5.0, 0, '')
@@ -121,5 +120,5 @@ def test_refusals(changes, words):
 
 
 def test_by_name():
-    part = plain(parts.dataelixir())
+    part = DEFENSES.part('dataelixir')
     assert DEFENSES.make(part.pop('name'), **part) == make()

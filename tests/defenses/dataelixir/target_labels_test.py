@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from purify.config.parts import dataelixir
 from purify.core.errors import UserError
 from purify.defenses.dataelixir.evidence import Evidence, gather_evidence
 from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
 from purify.defenses.dataelixir.target_labels import Mad, Significant, describe, make_target_rule
 from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
+from purify.defenses.registry import DEFENSES
 
 SIGNIFICANT = Significant(score=1.0, share=0.05, deviations=5.0, level=0.02)
 
@@ -166,7 +166,7 @@ SEEN = {  # on the digits at a rate of .01: label 0 has eight poisoned images, a
 def test_eight_poisoned_images_are_told_from_a_hard_class(seen):
     columns = {name: np.array(values) for name, values in seen.items()}
     evidence = Evidence(divergence=columns['scatter'], **columns)
-    rule = make_target_rule(dataelixir().to_dict()['targets'])
+    rule = make_target_rule(DEFENSES.part('dataelixir')['targets'])
     found = describe(rule, evidence)
     assert found['suspect_labels'] == found['target_labels'] == [0]
     assert [row['gone'] for row in found['labels']] == seen['gone']

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from support.made_scores import CLASSES, IDS, IMAGES, SHAPE, WEIGHTS, WIDTH, by_hand, check_rows, scored
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
+from purify.defenses.filters.score_filter import score
 
-USUAL = CognitiveDistillation(**parts.scores('cognitive_distillation')['cognitive_distillation'])
+USUAL = CognitiveDistillation(**score('cognitive_distillation'))
 
 
 def colours(identity, step, seed=5):

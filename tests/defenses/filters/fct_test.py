@@ -7,12 +7,12 @@ import pytest
 from scipy import ndimage
 from support.made_scores import IDS, IMAGES, SHAPE, by_hand, check_rows, scored
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.defenses.filters.fct import FeatureConsistency, move, network_steps
+from purify.defenses.filters.score_filter import score
 
-SETTINGS = parts.scores('fct')['fct']
+SETTINGS = score('fct')
 USUAL = FeatureConsistency(**{name: SETTINGS[name] for name in ('rotation', 'shift')}, times=3)
 
 

@@ -8,11 +8,10 @@ from support.tiny import ROOT, SMALL, STUDENT
 from purify.attacker.manifest import Manifest
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.data.loader import Split
-from purify.defenses.filters.score_filter import SCORES
+from purify.defenses.filters.score_filter import SCORES, score
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.evaluation.evaluate import describe_findings
@@ -33,7 +32,7 @@ def store(tmp_path_factory):
 def small(name):
     """FCT has a network of its own."""
     config = load_config(f'{ROOT}/configs/quickstart.py:defense={name}', [*SMALL, *STUDENT, '--config.defense.remove=0.25'])
-    config['defense']['score'] = parts.scores(name, **{name: SHORT[name]})[name]
+    config['defense']['score'] = score(name, **SHORT[name])
     return config
 
 

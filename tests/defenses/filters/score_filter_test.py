@@ -3,11 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.filters.fct import FeatureConsistency
-from purify.defenses.filters.score_filter import SCORES, HighestScores, score_steps
+from purify.defenses.filters.score_filter import SCORES, HighestScores, score, score_steps
 from purify.defenses.filters.strip import Strip
 from purify.defenses.registry import DEFENSES
 
@@ -18,8 +17,8 @@ STUDENT = {
 }  # fmt: skip
 
 
-def made(name, **changes):
-    part = getattr(parts, name)(**changes).to_dict()
+def made(name, remove=0.05, **changes):
+    part = DEFENSES.part(name, score=changes, remove=remove)
     return DEFENSES.make(part.pop('name'), **part)
 
 
@@ -68,7 +67,7 @@ def test_a_defence_measures_decides_rewrites_and_trains(name):
 
 
 def test_scores_of_two_sets_share_fct_s_network():
-    chosen = parts.scores('strip', 'fct', strip={'draws': 7}, fct={'times': 3})
+    chosen = {'strip': score('strip', draws=7), 'fct': score('fct', times=3)}
     steps, names = score_steps(chosen, STUDENT, {'given': 'poisoned', 'made': 'generated'})
     assert names == {'strip': ('strip_given', 'strip_made'), 'fct': ('fct_given', 'fct_made')}
     assert [step.name for step in steps] == ['strip_given', 'strip_made', 'fct_early', 'fct_spread', 'fct_given', 'fct_made']
@@ -81,7 +80,7 @@ def test_scores_of_two_sets_share_fct_s_network():
 
 
 def test_fct_may_look_through_the_teacher():
-    chosen = parts.scores('fct', fct={'network': 'teacher', 'rotation': 45.0})
+    chosen = {'fct': score('fct', network='teacher', early=None, spread=None, rotation=45.0)}
     (step,), _ = score_steps(chosen, STUDENT, {'given': 'poisoned'})
     assert step.inputs == {'poisoned': 'poisoned', 'classifier': 'teacher'}
     assert step.by == FeatureConsistency(rotation=45.0, shift=0.2, times=1)
@@ -89,7 +88,7 @@ def test_fct_may_look_through_the_teacher():
 
 def test_every_setting_of_a_score_reaches_a_step():
     for name in SCORES:
-        whole = parts.scores(name)[name]
+        whole = score(name)
         steps, _ = score_steps({name: whole}, STUDENT, {'given': 'poisoned'})
         own = {key for step in steps if step.kind == 'measure' for key in step.facts()['by']} - {'name'}
         assert own == set(whole) - {'network', 'early', 'spread'}
@@ -98,14 +97,14 @@ def test_every_setting_of_a_score_reaches_a_step():
 def test_names_and_shares_that_are_none_are_refused():
     with pytest.raises(UserError, match='unknown score'):
         score_steps({'spectral': {}}, STUDENT, {'given': 'poisoned'})
-    fct = parts.scores('fct')['fct']
+    fct = score('fct')
     for wrong in ({'network': 'teacher'}, {'network': 'student'}):
         with pytest.raises(UserError, match='fct: network'):
             score_steps({'fct': fct | wrong}, STUDENT, {'given': 'poisoned'})
-    with pytest.raises(ValueError, match='scores: spectral'):
-        parts.scores('spectral')
-    with pytest.raises(ValueError, match='scores: fct'):
-        parts.scores('strip', fct={'times': 2})
+    with pytest.raises(ValueError, match=r"score='spectral': choose from cognitive_distillation, fct, strip"):
+        score('spectral')
+    with pytest.raises(ValueError, match=r"score 'strip' has no setting 'times'"):
+        score('strip', times=2)
     for remove in (0.0, 1.0, float('nan')):
         for make in (HighestScores, lambda remove: made('strip', remove=remove)):
             with pytest.raises(UserError, match=r'defense\.remove'):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from support.made_scores import CLASSES, IMAGES, SHAPE, WEIGHTS, WIDTH, by_hand, check_rows, scored
 
-from purify.config import parts
 from purify.core.errors import UserError
+from purify.defenses.filters.score_filter import score
 from purify.defenses.filters.strip import Strip, entropies
 
-USUAL = Strip(**parts.scores('strip')['strip'] | {'draws': 5})
+USUAL = Strip(**score('strip', draws=5))
 OVERLAYS = np.random.default_rng(4).integers(0, 256, (5, *SHAPE), np.uint8)
 
 

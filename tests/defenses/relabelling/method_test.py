@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from purify.config.parts import network, optim, paper_valley, relabel, simclr
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabel
+from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS
+from purify.defenses.steps import simclr
+from purify.models.classifiers.registry import NETWORKS
 
 OUTLYING = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.05, 'score': 'outside'}
 STRANGERS = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}
@@ -72,7 +74,7 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
     np.testing.assert_allclose(found['poison_score'][rows], [-s[row] for row in rows], rtol=1e-5)
 
 
-@pytest.mark.parametrize(('rule', 'score'), [(OUTLYING, 'outside'), (paper_valley(), 'ratio')])
+@pytest.mark.parametrize(('rule', 'score'), [(OUTLYING, 'outside'), (DISRUPTIONS.part('valley'), 'ratio')])
 def test_disruptive_poison_is_found_and_dropped(rule, score):
     found, (_, labels, _, log_density, bad) = decide('disruptive', disruptive=rule)
     assert found.facts['types']['0'] == 'disruptive'
@@ -128,10 +130,10 @@ def test_facts_are_json_and_name_every_class(kind):
 
 def test_steps_follow_the_features():
     student = {'objective': {'name': 'classify'}}
-    encoder = simclr(network('resnet18'), optim('adam'), epochs=1)
+    encoder = simclr(NETWORKS.part('resnet18'), epochs=1)
     places = {}
     for features in ('simclr', 'teacher', 'encoder'):
-        options = relabel(encoder if features == 'simclr' else None, features=features).to_dict()
+        options = DEFENSES.part('relabel', features=features, encoder=encoder if features == 'simclr' else None)
         name = options.pop('name')
         method = DEFENSES.make(name, **options).method(student)
         steps = {step.name: step for step in method.steps}
@@ -156,7 +158,7 @@ def test_steps_follow_the_features():
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, said):
-    options = relabel(features='teacher').to_dict() | changes
+    options = DEFENSES.part('relabel', features='teacher') | changes
     with pytest.raises(UserError, match=said):
         DEFENSES.make(options.pop('name'), **options)
 

@@ -3,26 +3,30 @@ import json
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Look
-from purify.defenses.trainers.abl import AntiBackdoor, LowestLosses
+from purify.defenses.registry import DEFENSES
+from purify.defenses.trainers.abl import LowestLosses
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
 
 RNG = np.random.default_rng(0)
 
 
 def student(**optim):
-    optimizer = parts.optim('sgd', lr=0.3, schedule='step', **optim)
-    network = parts.network('resnet', width=4)
-    part = parts.classifier(network, optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}}, objective=parts.distill())
-    return part.to_dict() | {'init_from': 'pretrained', 'load': 'finished'}
+    optimizer = OPTIMIZERS.part('sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1, **optim)
+    part = classifier(NETWORKS.part('resnet', width=4), optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}})
+    return part | {'objective': OBJECTIVES.part('distill'), 'init_from': 'pretrained', 'load': 'finished'}
 
 
 def defense(**changes):
-    part = parts.abl(isolate_epochs=2, finetune_epochs=3, unlearn_epochs=1, **changes).to_dict()
-    return AntiBackdoor(**{name: value for name, value in part.items() if name != 'name'})
+    lengths = {'isolation': {'epochs': 2.0}, 'finetune': {'epochs': 3.0}, 'unlearn': {'epochs': 1.0}}
+    part = DEFENSES.part('abl', lengths, **changes)
+    return DEFENSES.make(part.pop('name'), **part)
 
 
 def test_each_phase_trains_with_its_own_numbers():

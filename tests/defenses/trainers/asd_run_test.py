@@ -1,6 +1,7 @@
 """Adaptive splitting, whole and tiny: a round of each phase and the first, the copy, the verdicts; and killed on its way."""
 
 import itertools
+from dataclasses import asdict
 
 import jax
 import numpy as np
@@ -10,25 +11,27 @@ from support.tiny import quickstart, run_chain
 
 from purify.commands.check import check
 from purify.commands.plan import make_method, make_stages
-from purify.config import parts
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.data.loader import Split
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import Trusted
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.networks_on_disk import read_classifier
+from purify.train.objectives.registry import OBJECTIVES
 
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')
 
 
 def tiny():
     config = quickstart('defense=augmentations,attack=patch,rate=0.2', *NETWORK)
-    config['defense'] = parts.asd(rounds=(2, 1, 1), add=1).to_dict()
+    config['defense'] = DEFENSES.part('asd', rounds=(2, 1, 1), add=1)
     config['defense']['copy'] |= {'groups': 1, 'lr': 0.05}
     config['defense']['mixmatch'] |= {'pad_px': 1}
-    config['trusted'] = parts.trusted(per_class=2).to_dict()
-    config['student'] |= {'objective': parts.classify().to_dict(), 'augment': {}, 'epochs': 0, 'steps': 6}
+    config['trusted'] = asdict(Trusted(per_class=2))
+    config['student'] |= {'objective': OBJECTIVES.part('classify'), 'augment': {}, 'epochs': 0, 'steps': 6}
     return config
 
 

@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.measures import Predictions
@@ -12,6 +11,9 @@ from purify.defenses.method import Look
 from purify.defenses.registry import DEFENSES
 from purify.defenses.trainers.asd import EasiestByClass, EasiestOfAll
 from purify.defenses.trainers.dbd import Guessed
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.train.optim import OPTIMIZERS
 
 RNG = np.random.default_rng(0)
 COUNT, CLASSES = 60, 4
@@ -90,13 +92,15 @@ def test_equal_scores_go_by_id(rule):
 
 
 def recipe(**changes):
-    network, optim = parts.network('resnet', width=4), parts.optim('adamw', lr=2e-3, schedule='step', warmup=0.1)
-    flip = {'flip': {'p': 0.5}}
-    return parts.classifier(network, optim, epochs=0, batch=16, augment=flip, objective=parts.classify()).to_dict() | changes
+    network, optim = (
+        NETWORKS.part('resnet', width=4),
+        OPTIMIZERS.part('adamw', lr=2e-3, schedule='step', drops=(0.3, 0.5), factor=0.1, warmup=0.1),
+    )
+    return classifier(network, optim, epochs=0, batch=16, augment={'flip': {'p': 0.5}}) | changes
 
 
 def defense(**changes):
-    options = parts.asd(**{'rounds': (3, 2, 2)} | changes).to_dict()
+    options = DEFENSES.part('asd', {'rounds': (3, 2, 2)}, **changes)
     return DEFENSES.make(options.pop('name'), **options)
 
 

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Look
 from purify.defenses.registry import DEFENSES
 from purify.defenses.trainers.dbd import Credible, Guessed
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.train.optim import OPTIMIZERS
 
 IDS = np.array([3, 8, 1, 20, 7, 15], np.int64)
 LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
@@ -19,15 +21,12 @@ def table(order, **columns):
 
 
 def recipe(**changes):
-    network = parts.network('resnet', width=4)
-    whole = parts.classifier(
-        network, parts.optim('adamw', lr=2e-3), epochs=4, batch=16, augment={'flip': {'p': 0.5}}, objective=parts.classify()
-    )
-    return whole.to_dict() | changes
+    network, optim = NETWORKS.part('resnet', width=4), OPTIMIZERS.part('adamw', lr=2e-3)
+    return classifier(network, optim, epochs=4, batch=16, augment={'flip': {'p': 0.5}}) | changes
 
 
 def decoupling(**changes):
-    options = parts.dbd(encoder_epochs=3, head_epochs=2, **changes).to_dict()
+    options = DEFENSES.part('dbd', {'encoder': {'epochs': 3.0}, 'head': {'epochs': 2.0}}, **changes)
     return DEFENSES.make(options.pop('name'), **options)
 
 

@@ -1,5 +1,7 @@
 """Neural attention distillation as a whole run, tiny: what it is handed, where it starts, and what the results say of it."""
 
+from dataclasses import asdict
+
 import jax
 import numpy as np
 import pytest
@@ -7,11 +9,13 @@ from flax import nnx
 from support.made_run import NETWORK, MadeRun
 from support.tiny import quickstart
 
+from purify.commands import results as summary
 from purify.commands.check import check
 from purify.commands.plan import make_stages
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
+from purify.defenses.registry import DEFENSES
+from purify.defenses.settings import Trusted
 from purify.engine.chain import Chain
 from purify.evaluation import results as summary
 from purify.stages.networks_on_disk import read_classifier
@@ -22,8 +26,8 @@ def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):
     config = quickstart('defense=augmentations')
     config['teacher'] |= {'network': NETWORK, 'load': str(victim)}
     config['student'] = config['teacher'] | {'load': ''}
-    config['defense'] = parts.nad(finetune_epochs=4, epochs=4, lr=0.003, beta=beta).to_dict() | changes
-    return config | ({'trusted': parts.trusted(per_class=trusted).to_dict()} if trusted else {})
+    config['defense'] = DEFENSES.part('nad', finetune={'epochs': 4.0, 'lr': 0.003}, epochs=4.0, lr=0.003, beta=beta) | changes
+    return config | ({'trusted': asdict(Trusted(per_class=trusted))} if trusted else {})
 
 
 @pytest.fixture(scope='module')

@@ -1,19 +1,22 @@
 import pytest
 
-from purify.config import parts
 from purify.core.errors import UserError
 from purify.defenses.registry import DEFENSES
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.train_classifier import classifier
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
 
 
 def student():
-    optimizer = parts.optim('sgd', lr=0.3, schedule='step')
-    network = parts.network('resnet', width=4)
-    part = parts.classifier(network, optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}}, objective=parts.distill())
-    return part.to_dict() | {'init_from': 'pretrained', 'load': 'finished'}
+    optimizer = OPTIMIZERS.part('sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1)
+    part = classifier(NETWORKS.part('resnet', width=4), optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}})
+    return part | {'objective': OBJECTIVES.part('distill'), 'init_from': 'pretrained', 'load': 'finished'}
 
 
 def defense(**changes):
-    part = parts.nad(finetune_epochs=3, **{'epochs': 5, 'lr': 0.05} | changes).to_dict()
+    whole = {'epochs': 5.0, 'lr': 0.05} | changes
+    part = DEFENSES.part('nad', {'finetune': {'epochs': 3.0, 'lr': whole['lr']}}, **whole)
     return DEFENSES.make(part.pop('name'), **part)
 
 

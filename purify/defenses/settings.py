@@ -1,0 +1,92 @@
+"""A defence given to a config that has its teacher, and what goes with it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from purify.defenses.filters.score_filter import SCORES
+from purify.defenses.needs import Needs
+from purify.defenses.registry import DEFENSES
+from purify.train.objectives.registry import OBJECTIVES
+from purify.train.optim import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A part `prior` or `encoder` that is taken as it is.
+
+    Attributes:
+      load: of a prior 'digits' (embedded), a folder in diffusers' format, a finished stage, or a hub id; of an encoder CLIP (a
+        folder, or 'openai/clip-vit-base-patch32'), SSCD's file, a finished encoder or classifier.
+      revision: of a hub id.
+    """
+
+    load: str
+    revision: str = ''
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """The part `trusted`: training images that the defender knows to be clean.
+
+    Attributes:
+      per_class: so many of each class ...
+      share: ... or a share of all.
+    """
+
+    per_class: int = 0
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The part `evaluation`: what is measured besides ACC, ASR and detection.
+
+    Attributes:
+      features: by which FID and IS look: 'student', 'teacher', 'none' for no such numbers, or the folder of a finished classifier.
+      residual: whether the ASR of triggered test images that were purified themselves is measured too (Zhou 2024, section 5.1).
+    """
+
+    features: str = 'student'
+    residual: bool = False
+
+
+def finished(load: str, revision: str = '') -> dict[str, Any]:
+    """A finished prior or encoder, see `Finished`."""
+    return asdict(Finished(load, revision))
+
+
+def plain_defenses() -> tuple[str, ...]:
+    """The defences that a classifier's config can take as they are: those without a setting that has no default."""
+    return tuple(name for name in DEFENSES if not DEFENSES.wanted(name))
+
+
+def preset(name: str, kind: str) -> Mapping[str, Any]:
+    """The settings that a defence's class has for a kind of data, such as 'small', if any; of a score, with 15 % to remove."""
+    if name in SCORES:
+        own = SCORES.bare(name).presets.get(kind)
+        return {} if own is None else {'remove': 0.15, 'score': own}
+    return getattr(DEFENSES.bare(name), 'presets', {}).get(kind, {})
+
+
+def defend(config: Any, name: str, changes: Mapping[str, Any] | None = None, *, semi_steps: int = 0, prior: Any = None) -> None:
+    """Gives a config that has its teacher a defence: `defense`, `student`, and what else its class says that it needs.
+
+    The student has the teacher's network and recipe; what MixMatch trains, of DBD and ASD, has Adam and `semi_steps`, as its
+    authors'. `changes` are to the defence's settings (see `Registry.part`). The `prior` is given where the defence asks one.
+    """
+    kind, teacher = DEFENSES.bare(name), config.teacher.to_dict()
+    needs: Needs = getattr(kind, 'needs', Needs())
+    after = kind.after(teacher) if hasattr(kind, 'after') else {}
+    config.defense = DEFENSES.part(name, after, changes or {})
+    student = teacher | {'objective': OBJECTIVES.part('classify'), 'load': ''}
+    if needs.steps:
+        steady = OPTIMIZERS.part('adam', lr=2e-3, schedule='constant')
+        student |= {'optim': steady, 'epochs': 0, 'steps': semi_steps, 'batch': 64, 'init_from': ''}
+    config.student = student
+    if needs.trusted:
+        config.trusted = asdict(Trusted(**needs.trusted))
+    if needs.dataset:
+        config.evaluation = asdict(Evaluation())
+    if needs.prior and prior is not None:
+        config.prior = prior
