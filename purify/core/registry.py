@@ -26,12 +26,16 @@ class Registry(dict[str, Callable[..., Any]]):
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """The entry called `name`, called with the arguments."""
-        entry = self[name]
-        try:
-            return entry(*args, **kwargs)
-        except TypeError as error:
-            bare = entry.func if isinstance(entry, functools.partial) else entry
-            by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
-            if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
-                raise UserError(f'{self.kind} {name!r}: {error}.') from error
-            raise
+        return make_part(f'{self.kind} {name!r}', self[name], *args, **kwargs)
+
+
+def make_part(what: str, entry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """`entry` called with arguments of a config; a `UserError` that begins with `what` where they are unknown or missing."""
+    try:
+        return entry(*args, **kwargs)
+    except TypeError as error:
+        bare = entry.func if isinstance(entry, functools.partial) else entry
+        by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+        if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
+            raise UserError(f'{what}: {error}.') from error
+        raise
