@@ -55,15 +55,7 @@ class Registry(dict[str, T], Generic[T]):
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """The entry called `name`, called with the arguments."""
-        entry: Any = self[name]
-        try:
-            return entry(*args, **kwargs)
-        except TypeError as error:
-            by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
-            init = f'{self.bare(name).__qualname__}.__init__() '  # classes of flax are called some frames below
-            if by_call or str(error).startswith(init):
-                raise UserError(f'{self.kind} {name!r}: {error}.') from error
-            raise
+        return make_part(f'{self.kind} {name!r}', self[name], *args, **kwargs)
 
     def bare(self, name: str) -> Any:
         """The class or function called `name`, without what a partial gives it."""
@@ -146,3 +138,15 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def make_part(what: str, entry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """`entry` called with arguments of a config; a `UserError` that begins with `what` where they are unknown or missing."""
+    try:
+        return entry(*args, **kwargs)
+    except TypeError as error:
+        bare = entry.func if isinstance(entry, functools.partial) else entry
+        by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+        if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
+            raise UserError(f'{what}: {error}.') from error
+        raise

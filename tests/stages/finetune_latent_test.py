@@ -16,13 +16,13 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.randomness import id_keys
 from purify.data.loader import Split
+from purify.defenses.castle_walls.generation import Generate
 from purify.generative.pixel_generator import open_generator
 from purify.models.files.pipelines import from_pretrained, save_pretrained
 from purify.models.files.shapes import random_pipeline
 from purify.models.files.weights import export_tensors
+from purify.stages import generate_images, train_diffusion
 from purify.stages.finetune_latent import shape_latent
-from purify.stages.generate_images import generate
-from purify.stages.train_diffusion import train_denoiser
 
 OBJECTIVE = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.2, 'size_px': 8, 'dtype': 'float32'}
 OPTIM = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}
@@ -38,7 +38,7 @@ TRAINING = {
     'stored_dtype': 'float32',
     'seeds': {'model': 0, 'data': 0},
 }
-SAMPLING = {'sampler': {'name': 'ddim', 'eta': 0.0}, 'steps': 2, 'guidance': 2.0, 'dtype': 'float32', 'stream': 'made'}
+SAMPLING = Generate({'name': 'ddim', 'eta': 0.0}, steps=2, guidance=2.0, dtype='float32', stream='made')
 RUN = {'save_every': 100, 'log_every': 1, 'threads': 1, 'workers': 0}
 
 
@@ -57,7 +57,7 @@ def train(place, name, asked=None, **changes):
     looks = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preemption, 'asked', lambda: asked is not None and next(looks) >= asked)
-        train_denoiser(stage)
+        train_diffusion.run(stage)
     return place / name
 
 
@@ -101,9 +101,9 @@ def test_an_interrupted_training_ends_with_the_same_bytes(place, trained):
         assert bytes_of(place / 'cut' / part) == bytes_of(trained / part)
 
 
-def make(place, trained, name, **changes):
-    stage = work(place / name, {'poisoned': place / 'poisoned', 'generator': trained}, **SAMPLING | changes)
-    generate(stage)
+def make(place, trained, name, **settings):
+    stage = work(place / name, {'poisoned': place / 'poisoned', 'generator': trained}, **settings)
+    generate_images.run(stage, SAMPLING)
     return stage
 
 

@@ -1,3 +1,5 @@
+"""The stage that fits a density to the features of each class: what it writes, refuses, and what `check` sees of it."""
+
 import dataclasses
 import json
 
@@ -5,15 +7,16 @@ import numpy as np
 import pytest
 from support.small_dataset import work
 
-from purify.commands.plan import KINDS
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.data import builders
 from purify.data.table import Table
 from purify.defenses.method import Step
 from purify.engine.tables import read_table, write_table
+from purify.stages import fit_densities
 from purify.stages.fit_densities import describe_classes, fit_densities, prepare_features
-from purify.stages.known import Findings, Known, Shape, shape_step
+from purify.stages.known import Data, Findings, Known
+from purify.stages.registry import KINDS
 from purify.train.density import Densities
 
 RNG = np.random.default_rng(0)
@@ -38,7 +41,7 @@ def run(tmp_path):
     def run(name, **changes):
         settings = {'flows': FLOWS, 'fit': FIT, 'seed': 0} | changes
         job = work(tmp_path / name, {role: tmp_path / role for role in ('poisoned', 'features')}, **settings)
-        fit_densities(dataclasses.replace(job, run=job.run | {'save_every': 500}))
+        fit_densities.run(dataclasses.replace(job, run=job.run | {'save_every': 500}))
         return tmp_path / name
 
     return run
@@ -109,10 +112,10 @@ def test_features_that_say_nothing_are_refused(features, reduce, words):
 def test_check_shapes_the_flows():
     def shaped(**changes):
         found = Findings()
-        known = Known(found, {}, Shape(2, 1, 3, COUNT), {}, widths={'features': 5})
+        known = Known(found, {}, Data(2, 1, 3, COUNT), {}, widths={'features': 5})
         step = Step('densities', 'densities', {'features': 'features'}, {'flows': FLOWS | changes, 'fit': FIT})
-        assert KINDS[step.kind] is fit_densities
-        shape_step(known, step)
+        assert KINDS[step.kind] is fit_densities.KIND
+        found.attempt(step.name, lambda: KINDS[step.kind].shape(known, step))
         return found
 
     numbers = (1 * 4 + 4 + 4 * 4 + 4) + (2 * 4 + 4 + 4 * 2 + 2)  # halves of 1 and 2, hidden 4, two numbers each

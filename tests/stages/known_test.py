@@ -11,12 +11,15 @@ from support.tiny import ROOT, SMALL
 
 from purify.commands import check as checking
 from purify.commands.check import check
+from purify.commands.plan import make_method, make_stages
 from purify.config.load import load_config
-from purify.defenses.method import Step
-from purify.defenses.registry import MEASURES
-from purify.stages import known as shaping
-from purify.stages.known import Findings, Known, Shape, shape_classifier, shape_step
+from purify.core.errors import UserError
+from purify.defenses.method import Measure, Purifier, Step
+from purify.stages import known as knowing
+from purify.stages.known import Data, Findings, Known, shape_classifier, shape_step
 from purify.stages.networks_on_disk import classifier_builder, write_network
+from purify.stages.registry import KINDS
+from purify.stages.train_classifier import shape_classifier
 from purify.train.state import abstract_network, split_network
 
 
@@ -28,10 +31,15 @@ def small(words=''):
     return config
 
 
+def shape_step(known, step):
+    """As `check` does it."""
+    known.found.attempt(step.name, lambda: KINDS[step.kind].shape(known, step))
+
+
 @pytest.fixture
 def known():
     config = small()
-    made = Known(Findings(), config, Shape(size_px=8, channels=1, classes=10, images=96), {})
+    made = Known(Findings(), config, Data(size_px=8, channels=1, classes=10, images=96), {})
     shape_classifier(made, 'teacher', config['teacher'])
     assert not made.found.problems
     return made
@@ -53,7 +61,7 @@ def test_a_start_with_a_head_for_another_number_of_classes_is_told(known, tmp_pa
 
 
 @dataclass(frozen=True)
-class Widths:
+class Widths(Measure):
     """Needs logits of `classes` numbers."""
 
     classes: int
@@ -67,25 +75,87 @@ class Widths:
         return rule
 
 
-def look(known, classifier='teacher', **settings):
-    step = Step('look', 'measure', {'poisoned': 'poisoned', 'classifier': classifier}, {'name': 'widths'} | settings)
-    shape_step(known, step)
+def look(known, classifier='teacher', *, classes):
+    shape_step(known, Step('look', 'measure', {'poisoned': 'poisoned', 'classifier': classifier}, by=Widths(classes)))
     return known.found.problems
 
 
-def test_a_measure_is_traced_with_the_classifier_it_asks_for(known, monkeypatch):
-    monkeypatch.setitem(MEASURES, 'widths', Widths)
+def test_a_measure_is_traced_with_the_classifier_it_asks_for(known):
     assert not look(known, classes=10)
     assert 'look' in look(known, classes=7)[0]
 
 
-def test_an_unknown_attribute_is_a_problem(known, monkeypatch):
-    monkeypatch.setitem(MEASURES, 'widths', Widths)
-    assert 'unheard_of' in look(known, classes=10, unheard_of=1)[0]
+@dataclass(frozen=True)
+class Against(Measure):
+    """Compares every image with so many drawn ones."""
+
+    draws: int
+
+    def drawn(self):
+        return self.draws
+
+    def rule(self, models, context):
+        def rule(constants, rows):
+            assert constants['drawn'].shape == (self.draws, *context.shape)
+            return {'number': rows['id'] + constants['drawn'].sum(dtype=jnp.int32)}
+
+        return rule
 
 
-def test_a_classifier_that_is_wrong_itself_is_one_problem_not_two(known, monkeypatch):
-    monkeypatch.setitem(MEASURES, 'widths', Widths)
+def test_a_measure_that_draws_more_images_than_there_are_is_a_problem(known):
+    for draws, told in ((96, []), (97, ['look: draws=97: the dataset it draws from has 96 images. Choose fewer.'])):
+        shape_step(known, Step('look', 'measure', {'poisoned': 'poisoned'}, by=Against(draws)))
+        assert known.found.problems == told
+
+
+@dataclass(frozen=True)
+class Shifted(Purifier):
+    """Images that are higher by `pixels` than theirs."""
+
+    pixels: int
+
+    def number(self):
+        return 1
+
+    def rule(self, models, context):
+        assert (context.shape, context.seed, len(context.class_names)) == ((8, 8, 1), 0, 10)
+
+        def rule(constants, rows):
+            made = jnp.zeros((len(rows['variation']), 8 + self.pixels, 8, 1), jnp.uint8)
+            return {'image': made + rows['image'], 'finite': rows['label'] >= 0}
+
+        return rule
+
+
+def test_a_purifier_is_traced_with_what_it_is_handed(known):
+    for pixels, problems in ((0, 0), (1, 1)):
+        shape_step(known, Step('purified', 'purify', {'poisoned': 'poisoned'}, by=Shifted(pixels)))
+        assert len(known.found.problems) == problems
+
+
+UNKNOWN = [  # a config, and where in the settings of its defence a word stands that nobody reads
+    ('quickstart.py:defense=asd', ()),
+    ('quickstart.py:defense=asd', ('loss',)),
+    ('quickstart.py:defense=strip', ('score',)),
+    ('castle_walls.py', ('sampling',)),
+    ('castle_walls.py', ('scores', 'strip')),
+]
+
+
+@pytest.mark.parametrize(('file', 'place'), UNKNOWN)
+def test_an_unknown_setting_of_a_rule_is_refused_by_name(file, place):
+    config = load_config(f'{ROOT}/configs/{file}', [])
+    make_method(config)
+    part = config['defense']
+    for name in place:
+        part = part[name]
+    part['unheard_of'] = 1
+    for act in (make_method, make_stages):
+        with pytest.raises(UserError, match='unheard_of'):
+            act(config)
+
+
+def test_a_classifier_that_is_wrong_itself_is_one_problem_not_two(known):
     part = known.config['teacher'] | {'network': {'name': 'resnet999'}}
     shape_step(known, Step('benign', 'classifier', {'data': 'poisoned'}, part))
     assert len(look(known, 'benign', classes=10)) == 1
@@ -100,10 +170,12 @@ def test_a_start_from_a_network_of_another_build_is_a_problem(known):
     assert 'another build' in problem
 
 
-def test_a_decision_with_a_wrong_setting_is_a_problem(known):
-    shape_step(known, Step('isolated', 'decide', {}, {'name': 'lowest_losses', 'share': 0.1, 'kept': 'others'}))
-    (problem,) = known.found.problems
-    assert "'kept'" in problem
+def test_a_decision_with_a_wrong_setting_is_a_problem():
+    for changes, told in (({'share': 1.5}, 'share=1.5'), ({'kept': 'others'}, "'kept'")):
+        config = small('defense=abl')
+        config['defense'] |= changes
+        (problem,) = check(config).problems
+        assert told in problem
 
 
 VGG = {'name': 'vgg', 'stages': [1] * 5, 'width': 2, 'hidden': 4}  # for images of 32 px and more
@@ -161,8 +233,8 @@ def test_all_problems_come_at_once(tmp_path):
 
 def test_equal_trainings_are_traced_once_and_others_again(known, monkeypatch):
     traced = []
-    real = shaping.make_step
-    monkeypatch.setattr(shaping, 'make_step', lambda *args: traced.append(args[0]) or real(*args))
+    real = knowing.make_step
+    monkeypatch.setattr(knowing, 'make_step', lambda *args: traced.append(args[0]) or real(*args))
     teacher = known.config['teacher']
     shape_classifier(known, 'again', teacher)
     assert not traced  # as the teacher's

@@ -1,3 +1,5 @@
+"""The stage that looks at images: every row once, in shards, whatever stops it."""
+
 import zipfile
 from dataclasses import dataclass
 
@@ -11,26 +13,24 @@ from support.small_dataset import COUNT, IDS, IMAGES, LABELS, SHARD, bytes_of, w
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.table import Table
-from purify.defenses.method import Context
-from purify.defenses.registry import MEASURES
+from purify.defenses.method import Measure
 from purify.engine import tables
 from purify.engine.tables import read_table, write_table
-from purify.stages import measure as measuring
-from purify.stages.measure import measure
+from purify.stages import measure, models
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colours(Measure):
     """Mean colours, a number from (id, label, seed), and NaN where an image's id is `broken`."""
 
     scale: float = 2.0
     broken: int = -1
 
     def rule(self, models, context):
-        assert (models, shape, list(class_names)) == ({}, (6, 6, 3), list('abc'))
+        assert (models, context.shape, list(context.class_names)) == ({}, (6, 6, 3), list('abc'))
 
         def rule(constants, rows):
-            number = rows['id'] * 10 + rows['label'] + 1000 * seed
+            number = rows['id'] * 10 + rows['label'] + 1000 * context.seed
             mean = self.scale * rows['image'].astype(jnp.float32).mean((1, 2))
             return {'mean': mean, 'number': number, 'finite': rows['id'] != self.broken}
 
@@ -43,17 +43,28 @@ class Asking(Colours):
 
     def rule(self, models, context):
         assert set(models) == {'prior'}
-        return super().rule({}, Context(shape, seed, class_names))
+        return super().rule({}, context)
 
     def network_calls(self, models):
         assert set(models) == {'prior'}
         return 7
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(MEASURES, 'colours', Colours)
-    monkeypatch.setitem(MEASURES, 'asking', Asking)
+@dataclass(frozen=True)
+class Against(Measure):
+    """How far every image is from each of the `draws` images it is compared with."""
+
+    draws: int
+
+    def drawn(self):
+        return self.draws
+
+    def rule(self, models, context):
+        def rule(constants, rows):
+            apart = rows['image'][:, None].astype(jnp.float32) - constants['drawn'].astype(jnp.float32)
+            return {'apart': jnp.abs(apart).max((2, 3, 4))}
+
+        return rule
 
 
 @pytest.fixture(scope='module')
@@ -63,10 +74,9 @@ def poisoned(tmp_path_factory):
 
 @pytest.fixture
 def run(poisoned, tmp_path):
-    def run(name, inputs=None, **changes):
+    def run(name, inputs=None, rule=Colours(), **changes):
         given = {'poisoned': poisoned} | (inputs or {})
-        settings = {'name': 'colours', 'seed': 3, 'shard_size': SHARD} | changes
-        measure(work(tmp_path / name, given, **settings))
+        measure.run(work(tmp_path / name, given, **{'seed': 3, 'shard_size': SHARD} | changes), rule)
         return tmp_path / name
 
     return run
@@ -122,13 +132,13 @@ def test_a_stop_leaves_whole_shards_and_the_next_run_ends_the_same(run, monkeypa
 
 
 def test_network_calls_are_counted_over_restarts(poisoned, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, 'load_variation_model', lambda *args, **options: WeightsOnly())
+    monkeypatch.setattr(models, 'load_variation_model', lambda *args, **options: WeightsOnly())
     counted = []
     for missing in (None, 1):
-        given = work(tmp_path / 'asks', {'poisoned': poisoned, 'prior': tmp_path}, name='asking', seed=3, shard_size=SHARD)
+        given = work(tmp_path / 'asks', {'poisoned': poisoned, 'prior': tmp_path}, seed=3, shard_size=SHARD)
         if missing is not None:
             sorted(given.folder.iterdir())[missing].unlink()
-        measure(given)
+        measure.run(given, Asking())
         counted.append(given.cost.network_calls)
     assert counted == [7 * COUNT, 7 * SHARD]
 
@@ -149,11 +159,11 @@ def test_hosts_take_shards_in_turn(run, monkeypatch, tmp_path):
 
 def pick(folder, rows):
     folder.mkdir()
-    write_table(folder, Table({'ids': IDS, 'pick': np.isin(np.arange(COUNT), rows)}))
+    write_table(folder, Table({'ids': IDS, 'open': (chosen := np.isin(np.arange(COUNT), rows)), 'pick': ~chosen}))
     return folder
 
 
-def test_only_the_picked_rows(run, tmp_path):
+def test_only_the_open_rows(run, tmp_path):
     rows = np.array([2, 3, 5, 7, 11, 13, 17, 19])
     check(read_table(run('some', {'picked': pick(tmp_path / 'picks', rows)})), rows)
 
@@ -168,22 +178,32 @@ def test_a_table_of_no_rows_has_the_columns_of_others(run, tmp_path):
     assert bytes_of(folder) == bytes_of(run('none', {'picked': tmp_path / 'picks'}))
 
 
-def test_picks_of_other_images_are_refused(run, tmp_path):
+def test_open_rows_of_other_images_are_refused(run, tmp_path):
     (tmp_path / 'picks').mkdir()
-    write_table(tmp_path / 'picks', Table({'ids': IDS[::-1], 'pick': np.ones(COUNT, bool)}))
+    write_table(tmp_path / 'picks', Table({'ids': IDS[::-1], 'open': np.ones(COUNT, bool)}))
     with pytest.raises(UserError, match='are not the 23 images'):
         run('some', {'picked': tmp_path / 'picks'})
 
 
 def test_rows_that_are_no_numbers_are_refused_by_id_and_not_written(run, tmp_path):
     with pytest.raises(UserError, match=f'NaN for 1 images of a batch .ids {IDS[9]}'):
-        run('bad', broken=int(IDS[9]))
+        run('bad', rule=Colours(broken=int(IDS[9])))
     assert f'rows-{9 // SHARD:05d}-of-00005.npz' not in bytes_of(tmp_path / 'bad')
 
 
-def test_an_attribute_the_rule_does_not_have_is_refused(run):
-    with pytest.raises(UserError, match='unheard_of'):
-        run('bad', unheard_of=1)
+def test_a_rule_is_handed_as_many_images_as_it_asks_for(run):
+    apart, other = (read_table(run(f'seed{seed}', rule=Against(4), seed=seed))['apart'] for seed in (3, 4))
+    assert apart.shape == (COUNT, 4)
+    drawn = apart.argmin(0)  # each is one of the dataset, none comes twice, and they keep its order
+    np.testing.assert_array_equal(apart[drawn, np.arange(4)], np.zeros(4))
+    assert (np.diff(drawn) > 0).all()
+    assert not np.array_equal(apart, other)
+    np.testing.assert_array_equal(np.sort(read_table(run('whole', rule=Against(COUNT)))['apart'].argmin(0)), np.arange(COUNT))
+
+
+def test_more_images_than_there_are_cannot_be_drawn(run):
+    with pytest.raises(UserError, match=r'draws=24: .* has 23 images'):
+        run('bad', rule=Against(COUNT + 1))
 
 
 def test_a_table_with_a_part_missing_or_broken_is_none(run):

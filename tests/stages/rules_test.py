@@ -2,17 +2,21 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import textwrap
 
 import numpy as np
 import pytest
 
+import purify.defenses
 from purify.data.table import Table
 from purify.defenses.dataelixir.target_labels import TARGETS
-from purify.defenses.registry import DECISIONS, DEFENSES, MEASURES, PURIFIERS
+from purify.defenses.method import Decision, Guard, Measure, Purifier
+from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabel, Relabelling
-from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, own_and_foreign
+from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers, own_and_foreign
 from purify.models.flow import CouplingFlow
 from purify.stages.fit_densities import prepare_features
 from purify.stages.train_classifier import OBJECTIVES
@@ -22,10 +26,19 @@ from purify.train.objectives.registry import OBJECTIVES
 from purify.train.views import Views
 
 
+def children(kind):
+    """The classes of a kind, and those of these."""
+    return {child for one in kind.__subclasses__() for child in (one, *children(one))}
+
+
 def rules():
-    """The classes whose attributes the steps' settings become."""
-    made = [rule for registry in (MEASURES, DECISIONS, PURIFIERS, OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
-    return sorted({getattr(rule, 'func', rule) for rule in made} | {Views}, key=lambda rule: rule.__qualname__)
+    """The classes that measure, decide and make images, wherever they lie, and others whose attributes are settings."""
+    for module in pkgutil.walk_packages(purify.defenses.__path__, 'purify.defenses.'):
+        importlib.import_module(module.name)
+    found = {rule for kind in (Measure, Purifier, Decision, Guard) for rule in children(kind)}
+    made = [rule for registry in (OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
+    ours = {rule for rule in found if rule.__module__.startswith('purify.')}
+    return sorted(ours | {getattr(rule, 'func', rule) for rule in made} | {Views, Strangers}, key=lambda rule: rule.__qualname__)
 
 
 def used_attributes(rule):
@@ -42,9 +55,14 @@ def used_attributes(rule):
 @pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
 def test_every_attribute_of_a_rule_is_used(rule):
     whole = {field.name for field in dataclasses.fields(rule)} - ({'score'} if rule in DISRUPTIONS.values() else set())  # below
-    read_by_the_loop = {'ema_decay', 'frozen', 'copies'}  # of tasks, and of purifiers by their stage
-    read_by_stages = {'dtype', 'vary'} if rule.__qualname__ == 'Variations' else {'dtype'}  # opens the prior
+    read_by_the_loop, read_by_stages = {'ema_decay', 'frozen'}, {'dtype'}  # of tasks; opens diffusion models
     assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages
+
+
+def test_the_rules_of_every_kind_are_found():
+    names = {rule.__qualname__ for rule in rules()}
+    assert names >= {'Candidates', 'Remake', 'LabelTransition', 'TrueLabels', 'Variations', 'Predictions', 'Relabel', 'Strip'}
+    assert names >= {'ActivationClustering', 'HighestScores', 'Generate', 'DenoisingErrors', 'Views', 'Distill'}
 
 
 def read_of(holder, *modules):
@@ -129,15 +147,16 @@ def test_every_number_of_the_tests_for_poison_was_changed():
 
 
 @dataclasses.dataclass(frozen=True)
-class Idle:
+class Idle(Measure):
     """A rule of which one attribute does nothing."""
 
     busy: int
     idle: int
 
-    def rule(self):
+    def rule(self, models, context):
         return self.busy
 
 
 def test_an_attribute_that_does_nothing_is_found():
+    assert Idle in children(Measure)
     assert used_attributes(Idle) == {'busy'}

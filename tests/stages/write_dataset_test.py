@@ -1,5 +1,6 @@
 """New images of picked rows, and the dataset that is written with them."""
 
+import itertools
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -12,18 +13,20 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
 from purify.data.table import Table
-from purify.defenses.registry import PURIFIERS
+from purify.defenses.method import Purifier
 from purify.engine.tables import edit, write_table
-from purify.stages.purify_images import purify
-from purify.stages.write_dataset import rewrite
+from purify.stages import purify_images, write_dataset
 
 
 @dataclass(frozen=True)
-class Darker:
+class Darker(Purifier):
     """The image, less `by` times one more than its variation."""
 
-    by: int
+    by: int = 20
     copies: int = 1
+
+    def number(self):
+        return self.copies
 
     def rule(self, models, context):
         def rule(constants, rows):
@@ -37,11 +40,6 @@ class Darker:
 KEEP = np.arange(COUNT) % 7 != 3
 NEW = np.where(np.arange(COUNT) % 4 == 1, (LABELS + 1) % 3, LABELS).astype(np.int32)
 CANDIDATE = np.where(np.arange(COUNT) % 4 == 1, np.arange(COUNT) % 3, -1).astype(np.int32)
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(PURIFIERS, 'darker', Darker)
 
 
 @pytest.fixture(scope='module')
@@ -62,9 +60,9 @@ def table(tmp_path):
 
 @pytest.fixture
 def make(poisoned, tmp_path):
-    def make(name, picked, **changes):
-        settings = {'name': 'darker', 'by': 20, 'seed': 0, 'shard_size': 4} | changes
-        purify(work(tmp_path / name, {'poisoned': poisoned, 'picked': picked}, **settings))
+    def make(name, picked=None, copies=1):
+        inputs = {'poisoned': poisoned} | ({'picked': picked} if picked else {})
+        purify_images.run(work(tmp_path / name, inputs, seed=0, shard_size=4), Darker(copies=copies))
         return tmp_path / name
 
     return make
@@ -73,7 +71,9 @@ def make(poisoned, tmp_path):
 @pytest.fixture
 def write(poisoned, tmp_path):
     def write(name, **inputs):
-        rewrite(work(tmp_path / name, {'poisoned': poisoned} | inputs, shard_size=SHARD))
+        stage = work(tmp_path / name, {'poisoned': poisoned} | inputs, shard_size=SHARD)
+        stage.run['threads'] = 1
+        write_dataset.run(stage)
         return tmp_path / name
 
     return write
@@ -95,8 +95,17 @@ def test_picked_rows_become_their_candidate_under_their_new_label(make, table):
 
 
 def test_several_copies_of_picked_rows_are_refused(make, table):
-    with pytest.raises(UserError, match='copies=2'):
+    with pytest.raises(UserError, match='replaced: 2 of each picked image'):
         make('replaced', table(), copies=2)
+
+
+def test_without_picks_every_image_becomes_as_many_as_the_purifier_makes(make):
+    made = Split(make('purified', copies=2), 'train')
+    np.testing.assert_array_equal(made.ids, IDS.repeat(2))
+    np.testing.assert_array_equal(made.labels, LABELS.repeat(2))
+    np.testing.assert_array_equal(made.variations, np.tile([0, 1], COUNT))
+    for position in range(2 * COUNT):
+        np.testing.assert_array_equal(made[position]['image'], darker(position // 2, position % 2))
 
 
 def test_the_dataset_is_what_was_decided(make, table, write):
@@ -158,9 +167,15 @@ def test_nothing_kept_is_refused(table, write):
 def test_a_stop_and_a_restart_end_in_the_same_bytes(make, table, write, monkeypatch):
     inputs = {'edits': (verdicts := table()), 'replaced': make('replaced', verdicts)}
     whole = bytes_of(write('once/purified', **inputs))
-    asked = iter([False, False] + 100 * [True])
+    looks, check = itertools.count(), preemption.check
     with monkeypatch.context() as patch:
-        patch.setattr(preemption, 'asked', lambda: next(asked))
+
+        def stop_in_the_third_shard():
+            if next(looks) == 2 * (1 + SHARD) + 2:  # before every shard and every record
+                patch.setattr(preemption, '_asked', True)
+            check()
+
+        patch.setattr(preemption, 'check', stop_in_the_third_shard)
         with pytest.raises(Preempted):
             write('twice/purified', **inputs)
     left = bytes_of(verdicts.parent / 'twice' / 'purified')

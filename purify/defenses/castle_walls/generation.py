@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.registry import make_part
 from purify.defenses.filters.score_filter import score_steps
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome, Step
@@ -143,7 +144,8 @@ class Generation(Defense):
 
     def _generate(self, name: str, images: int, labels: tuple[int, ...]) -> Step:
         inputs = {'poisoned': 'poisoned', 'generator': 'generator'}
-        return Step(name, 'generate', inputs, {'images': images, 'labels': labels}, Generate(**self.sampling, stream=name))
+        generate = make_part('defense.sampling', Generate, **self.sampling, stream=name)
+        return Step(name, 'generate', inputs, {'images': images, 'labels': labels}, generate)
 
     def _look_for_copies(self) -> list[Step]:
         if self.copies == 'none':

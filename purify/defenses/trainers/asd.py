@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.registry import make_part
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest
 from purify.defenses.measures import Predictions
@@ -92,7 +93,7 @@ class AdaptiveSplitting(Defense):
 
     def _choose(self, number: int, before: str, student: dict[str, Any]) -> list[Step]:
         """The steps from the network of the round before to the table of what this round believes."""
-        losses = Predictions('sce', **self.loss)
+        losses = make_part('defense.loss', Predictions, 'sce', **self.loss)
         inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
         if number < self.rounds[0]:
             return [Step(f'split{number}', 'look', inputs, by=Look(losses, EasiestByClass(self.add * number), 'losses'))]

@@ -117,7 +117,7 @@ def test_the_steps_are_what_is_asked_for():
     assert inputs['strip_made'] == {'poisoned': 'generated', 'classifier': 'teacher'}
     assert inputs['student'] == {'data': 'generated'}  # no teacher: it has seen the poison
     assert whole.outcome.scores == {'strip': ('strip_given', 'strip_made')}
-    streams = {step.name: step.settings['stream'] for step in whole.steps if step.kind == 'generate'}
+    streams = {step.name: step.by.stream for step in whole.steps if step.kind == 'generate'}
     assert streams == {'generated': 'generated', 'probe': 'probe'}
 
 

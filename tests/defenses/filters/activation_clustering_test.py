@@ -147,7 +147,7 @@ def test_its_steps_lead_from_the_teacher_to_a_student():
     assert [(step.name, step.kind) for step in method.steps] == [
         ('features', 'measure'), ('verdicts', 'decide'), ('purified', 'rewrite'), ('student', 'classifier'),
     ]  # fmt: skip
-    assert method.steps[1].settings == {'name': 'activation_clustering'} | USUAL
+    assert method.step('verdicts').facts() == {'by': {'name': 'ActivationClustering'} | USUAL}
     assert (method.outcome.findings, method.outcome.purified, method.outcome.classifier) == ('verdicts', 'purified', 'student')
 
 

@@ -56,7 +56,7 @@ def test_equal_images_are_no_poison():
 def test_its_steps_and_its_limits():
     method = Spectral(remove=0.1).method({'objective': {'name': 'distill'}})
     assert method.steps[0].inputs['classifier'] == 'teacher'
-    assert method.steps[1].settings == {'name': 'spectral', 'remove': 0.1}
+    assert method.step('verdicts').facts() == {'by': {'name': 'Spectral', 'remove': 0.1}}
     assert method.steps[-1].inputs == {'data': 'purified', 'teacher': 'teacher'}
     for remove in (0.0, 0.51, float('nan')):
         with pytest.raises(UserError, match=r'defense\.remove'):

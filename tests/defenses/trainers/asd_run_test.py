@@ -19,6 +19,7 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import Trusted
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
+from purify.stages.decide import MEASURED
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.registry import OBJECTIVES
 
@@ -66,25 +67,25 @@ def moved(chain, before, after):
 
 def test_each_split_is_of_the_losses_of_the_round_before(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
-    trusted, split, losses, after = (
-        {k: read_table(chain.folder(f'{name}{k}')) for k in ks}
-        for name, ks in (('trusted', ['']), ('split', [1, 2, 3]), ('losses', [1, 2, 3]), ('relearned', [3]))
-    )
-    seeds = trusted['']['keep']
+    split = {k: read_table(chain.folder(f'split{k}')) for k in (1, 2, 3)}
+    measured = {k: read_table(chain.folder(f'split{k}') / MEASURED)['loss'] for k in (1, 2, 3)}
+    losses, after = measured | {3: read_table(chain.folder('losses3'))['loss']}, measured[3]
+    seeds = read_table(chain.folder('trusted'))['keep']
     assert seeds.sum() == 20
     added = split[1]['keep'] & ~seeds
     assert np.bincount(poisoned.labels[added], minlength=10).tolist() == [1] * 10
     for label in range(10):
         others = (poisoned.labels == label) & ~seeds
-        assert losses[1]['loss'][others & added] == losses[1]['loss'][others].min()
-    scores = {2: losses[2]['loss'], 3: losses[3]['loss'].astype(np.float64) - after[3]['loss']}
+        assert losses[1][others & added] == losses[1][others].min()
+    scores = {2: losses[2], 3: losses[3].astype(np.float64) - after}
     for number, score in scores.items():
         np.testing.assert_array_equal(split[number]['keep'], seeds | (score <= np.sort(score)[47]))
 
 
 def test_the_verdicts_are_the_students_where_nothing_is_believed(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
-    split, guesses, verdicts = (read_table(chain.folder(name)) for name in ('split3', 'guesses', 'verdicts'))
+    split, verdicts = (read_table(chain.folder(name)) for name in ('split3', 'verdicts'))
+    guesses = read_table(chain.folder('verdicts') / MEASURED)
     expected = np.where(split['keep'], poisoned.labels, guesses['label'])
     np.testing.assert_array_equal(verdicts['labels'], expected)
     np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
