@@ -55,7 +55,8 @@ class Registry(dict[str, T], Generic[T]):
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """The entry called `name`, called with the arguments."""
-        return make_part(f'{self.kind} {name!r}', self[name], *args, **kwargs)
+        entry: Any = self[name]
+        return make_part(f'{self.kind} {name!r}', entry, *args, **kwargs)
 
     def bare(self, name: str) -> Any:
         """The class or function called `name`, without what a partial gives it."""

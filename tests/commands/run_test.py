@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.tiny import quickstart
 
-from purify.commands import record, report
+from purify.commands import record as recording
+from purify.commands import report
 from purify.commands import run as running
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
@@ -95,7 +96,7 @@ def test_what_other_settings_left_is_removed(tmp_path, before, kept):
     (workdir / 'config.json').write_text('{"cut' if before == 'damaged' else json.dumps(before))
     assert record(workdir, CONFIG, chain) == kept
     assert json.loads((workdir / 'config.json').read_text()) == CONFIG
-    assert record.read_record(workdir)[0] == CONFIG
+    assert recording.read_record(workdir)[0] == CONFIG
 
 
 def test_a_folder_in_the_place_of_the_results_is_said(tmp_path):
@@ -117,7 +118,7 @@ def test_records_of_older_versions_are_read(tmp_path):
     known = json.loads((tmp_path / 'environment.json').read_text())
     del known['settings']
     write_json(tmp_path / 'environment.json', known)
-    assert record.read_record(tmp_path) == (CONFIG, known)
+    assert recording.read_record(tmp_path) == (CONFIG, known)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_records_of_older_versions_are_read(tmp_path):
 def test_records_of_another_form_are_refused(tmp_path, changes, said):
     write_record(tmp_path, **changes)
     with pytest.raises(UserError, match=said):
-        record.read_record(tmp_path)
+        recording.read_record(tmp_path)
 
 
 def finished_run(workdir):

@@ -14,7 +14,7 @@ from purify.data.table import Table
 from purify.defenses.method import Step
 from purify.engine.tables import read_table, write_table
 from purify.stages import fit_densities
-from purify.stages.fit_densities import describe_classes, fit_densities, prepare_features
+from purify.stages.fit_densities import describe_classes, prepare_features
 from purify.stages.known import Data, Findings, Known
 from purify.stages.registry import KINDS
 from purify.train.density import Densities

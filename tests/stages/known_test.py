@@ -16,7 +16,7 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.defenses.method import Measure, Purifier, Step
 from purify.stages import known as knowing
-from purify.stages.known import Data, Findings, Known, shape_classifier, shape_step
+from purify.stages.known import Data, Findings, Known
 from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.stages.registry import KINDS
 from purify.stages.train_classifier import shape_classifier

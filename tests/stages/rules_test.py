@@ -19,7 +19,6 @@ from purify.defenses.relabelling.method import Relabel, Relabelling
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers, own_and_foreign
 from purify.models.flow import CouplingFlow
 from purify.stages.fit_densities import prepare_features
-from purify.stages.train_classifier import OBJECTIVES
 from purify.train import class_batches, density
 from purify.train.class_batches import Fit
 from purify.train.objectives.registry import OBJECTIVES

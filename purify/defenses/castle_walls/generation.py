@@ -105,7 +105,8 @@ class Generation(Defense):
       sampling: `sampler`, `steps`, `guidance` and `dtype` of `Generate`.
       images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset holds.
       probe: `labels`, classes of which `images` more are generated to be dissected; no images, no probe. It decides nothing.
-      scores: detectors by name, measured on the poisoned and on the generated images (`purify.defenses.filters.score_filter.score`).
+      scores: detectors by name, measured on the poisoned and on the generated images
+        (`purify.defenses.filters.score_filter.score`).
       copies: whose features tell how near a generation is to a training image: 'none', of an `encoder` trained in the run
         ('simclr'), or of a finished one, the config's part `encoder` ('encoder').
       encoder: of copies='simclr' (`purify.generative.clip_encoder.Simclr`).

@@ -9,7 +9,6 @@ from flax import nnx
 from support.made_run import NETWORK, MadeRun
 from support.tiny import quickstart
 
-from purify.commands import results as summary
 from purify.commands.check import check
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
