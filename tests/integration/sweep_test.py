@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from purify.commands.commands import list_points
 
+from purify.commands.list import list_points
 from purify.core.errors import UserError
 from purify.report.results import Results
 
