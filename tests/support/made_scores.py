@@ -1,9 +1,10 @@
 """A small classifier that can be written down, for the tests of scores, and how a score is asked about a few images."""
 
-from purify.defenses.method import Context
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from purify.defenses.method import Context
 
 SHAPE, CLASSES, WIDTH = (5, 6, 2), 4, 7
 RNG = np.random.default_rng(0)
