@@ -9,13 +9,10 @@ import numpy as np
 from purify.data.table import Table
 from purify.train.inference import Rule
 
+# Models by role: 'prior' (`purify.generative.pixel_prior.Prior`), 'generator' (`purify.generative.pixel_generator.Generator`),
+# 'classifier' (has `answer(weights, images f32[b h w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`), 'encoder' (has
+# `embed(weights, images) -> f32[b d]`), 'drawn' (whose `weights` are images u8[n h w c]). A rule is handed their weights by role.
 Models = Mapping[str, Any]
-"""Models by role.
-
-'prior' (`purify.generative.pixel_prior.Prior`); 'generator' (`purify.generative.pixel_generator.Generator`); 'classifier', which has
-`answer(weights, images f32[b h w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`; 'encoder', which has
-`embed(weights, images) -> f32[b d]`; 'drawn', whose `weights` are images u8[n h w c]. A rule is handed their weights by role.
-"""
 
 
 @dataclass(frozen=True)

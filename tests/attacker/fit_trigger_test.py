@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from support.tiny import quickstart
 
-from purify.attacker.fit_trigger import FITS, check_trigger, fit_trigger, fitted_settings
+from purify.attacker.fit_trigger import FITS, fit_trigger, fitted_settings, shape_trigger
 from purify.attacks.registry import build
 from purify.commands.plan import make_stages
 from purify.core import devices, preemption
@@ -16,7 +17,8 @@ from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, describe
 from purify.data.loader import Split
 from purify.engine.chain import Chain, Work
-from purify.stages.networks_on_disk import Classifier, classifier_builder, write_network
+from purify.stages.known import Data, Findings, Known
+from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.cost import Cost
 from purify.train.state import abstract_network, split_network
 
@@ -145,18 +147,28 @@ def test_a_stopped_fit_goes_on_to_the_same_bytes(fitted, data, tmp_path, monkeyp
         assert (tmp_path / file).read_bytes() == (fitted('input_aware') / file).read_bytes()
 
 
+def shape(name, settings, classes=3):
+    """What `check` notes of a fit by those settings, on 48 images."""
+    own = {key: value for key, value in settings.items() if key not in ('attack', 'seed')}
+    attack = {'scheme': 'all_to_one', 'load': '', 'target': 1} | settings['attack']
+    config = {'attack': attack, 'trigger': own, 'seeds': {'poison': 3, 'model': 0}}
+    networks = {'surrogate': abstract_network(classifier_builder(NETWORK, 3, 1))} if name == 'low_frequency' else {}
+    known = Known(Findings(), config, Data(8, 1, classes, 48), networks)
+    shape_trigger(known)
+    assert not known.found.problems
+    return known.found.notes
+
+
 @pytest.mark.parametrize('name', sorted(FITS))
 def test_the_check_shapes_every_fit(name):
-    graph, like = abstract_network(classifier_builder(NETWORK, 3, 1))
-    surrogate = Classifier(graph, like, {}) if name == 'low_frequency' else None
-    sizes = check_trigger(settings_of(name), (8, 8, 1), 3, 48, surrogate)
-    assert set(sizes) == ({'mask', 'trigger'} if name == 'input_aware' else {'trigger'})
-    assert min(sizes.values()) > 0
+    notes = [re.fullmatch(r'trigger: (\w+), ([\d,]+) parameters', note).groups() for note in shape(name, settings_of(name))]
+    assert [fit for fit, _ in notes] == (['mask', 'trigger'] if name == 'input_aware' else ['trigger'])
+    assert min(int(count.replace(',', '')) for _, count in notes) > 0
     if name != 'sample_specific':  # serves every target
         with pytest.raises(UserError, match='target=1'):
-            check_trigger(settings_of(name), (8, 8, 1), 1, 48, surrogate)
+            shape(name, settings_of(name), classes=1)
     with pytest.raises(UserError, match='batch=15'):
-        check_trigger(settings_of(name, batch=15), (8, 8, 1), 3, 48, surrogate)
+        shape(name, settings_of(name, batch=15))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +241,5 @@ def test_only_learned_attacks_can_be_fitted(data, tmp_path):
 def test_the_check_refuses_settings_before_any_work(name, part, changes, told):
     settings = settings_of(name)
     settings = settings | {part: settings[part] | changes} if part else settings | changes
-    graph, like = abstract_network(classifier_builder(NETWORK, 3, 1))
-    surrogate = Classifier(graph, like, {}) if name == 'low_frequency' else None
     with pytest.raises(UserError, match=told):
-        check_trigger(settings, (8, 8, 1), 3, 48, surrogate)
+        shape(name, settings)

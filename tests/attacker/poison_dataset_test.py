@@ -1,12 +1,15 @@
+"""The stage that poisons: who is hit, what is written, and what is refused before anything is."""
+
 from typing import Any
 
 import numpy as np
 import pytest
 from support.tiny import quickstart, run_chain
 
+from purify.attacker.attackers_loader import read_poisoner
 from purify.attacker.manifest import Manifest
-from purify.attacker.poison_dataset import _stamp, digest_of
-from purify.attacker.poison_plan import check_target, make_attacks, make_rules, read_poisoner, replicate, targets_of
+from purify.attacker.poison_dataset import _stamp
+from purify.attacker.poison_plan import check_target, digest_of, make_attacks, make_rules, replicate, targets_of
 from purify.commands.check import check
 from purify.core.errors import UserError
 from purify.core.files import read_json

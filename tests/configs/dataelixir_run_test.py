@@ -7,7 +7,6 @@ import json
 import os
 
 import pytest
-from purify.commands.commands import _describe, _multiply
 from safetensors.numpy import save_file
 from support.improved_ddpm_reference import random_state
 from support.tiny import ROOT, shrink_fit, write_pictures
@@ -15,6 +14,7 @@ from support.tiny import ROOT, shrink_fit, write_pictures
 from purify.commands import run as running
 from purify.commands.check import check
 from purify.commands.convert import convert
+from purify.commands.list import describe_run, points_of
 from purify.commands.plan import make_method, make_stages
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
@@ -48,8 +48,8 @@ def run_of(setting, sweep, which, place):
     spec, flags = f'{CONFIG}:setting={setting}', []
     if setting != 'digits':
         spec += f',source=arrays:{place},weights='
-    point, seed = _multiply(spec, sweep, '0')[which]
-    described = _describe(spec, [], point, seed)
+    point, seed = points_of(spec, sweep, '0')[which]
+    described = describe_run(spec, [], point, seed)
     if setting == 'tiny' and point.get('prior', 'usual') == 'usual' and point.get('defense', 'dataelixir') == 'dataelixir':
         flags = [f'--config.prior.load={place}/prior']
     return described['config'], [*described['flags'], *flags]
@@ -60,7 +60,7 @@ def every_point(some):
     if not os.environ.get('PURIFY_ALL_POINTS'):
         return some
     pairs = [(setting, name) for setting in SETTINGS for name in SWEEPS if (setting, name) not in REFUSED]
-    return [(setting, name, k) for setting, name in pairs for k in range(len(_multiply(CONFIG, name, '0')))]
+    return [(setting, name, k) for setting, name in pairs for k in range(len(points_of(CONFIG, name, '0')))]
 
 
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
@@ -142,7 +142,7 @@ def handed_over(config):
 def prints(sweep):
     """Stage -> its fingerprints in the points of a sweep."""
     chains = [
-        Chain(make_stages(load_config(*run_of('digits', sweep, k, ''))), ROOT) for k in range(len(_multiply(CONFIG, sweep, '0')))
+        Chain(make_stages(load_config(*run_of('digits', sweep, k, ''))), ROOT) for k in range(len(points_of(CONFIG, sweep, '0')))
     ]
     return {name: [chain.prints.get(name) for chain in chains] for name in chains[0].stages}
 

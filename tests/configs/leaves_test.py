@@ -14,12 +14,13 @@ from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
 from purify.defenses.filters.score_filter import SCORES
-from purify.defenses.method import Method, Step
+from purify.defenses.method import Defense, Measure, Method, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.evaluation import results as summary
 from purify.models import save_pretrained
 from purify.models.files.shapes import random_pipeline
+from purify.stages.kind import Kind
 from purify.train import inference
 
 
@@ -48,12 +49,44 @@ class Watched(dict):
         return [(name, self[name]) for name in self]
 
 
+def watch(rule, path, seen):
+    """A rule that remembers which of its attributes were looked at."""
+    kind = type(rule)
+
+    class Seen(kind):
+        def __getattribute__(self, name):
+            value = object.__getattribute__(self, name)
+            if name not in kind.__dataclass_fields__:
+                return value
+            if isinstance(value, dict):
+                return Watched(value, f'{path}.{name}', seen)
+            seen.add(f'{path}.{name}')
+            return value
+
+    watched = object.__new__(Seen)
+    vars(watched).update(vars(rule))
+    return watched
+
+
+def watched_stages(config, place, seen):
+    """The stages of a config, whose rules remember what was looked at."""
+
+    def bind(kind, step):
+        if step.by is None:
+            return kind.run
+        return lambda work: kind.run(work, watch(step.by, place.get(step.name, step.name), seen))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Kind, 'bind', bind)
+        return make_stages(config)
+
+
 def read_leaves(config, folder, names=None, seen=None):
     """Runs the stages (all, or those named) and returns the dotted config paths that they read."""
     seen = set() if seen is None else seen
     place = {'purified': 'defense', 'evaluate': 'evaluation'}
     stages = []
-    for stage in make_stages(config):
+    for stage in watched_stages(config, place, seen):
         prefix = place.get(stage.name, stage.name)
 
         def run(work, stage=stage, prefix=prefix):
@@ -95,7 +128,7 @@ OUTSIDE = {  # read where stages are made or concluded
     'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
     'teacher.init_from', 'student.init_from', 'prior.init_from', 'dissection.labeller.init_from', 'dissection.detector.init_from',
     'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
-    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual', 'clean_source',
+    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual', 'clean_source', 'defense.name',
 }  # fmt: skip
 
 
@@ -252,18 +285,33 @@ def test_an_encoder_s_network_and_optimiser_are_read_as_a_classifier_s_are(seen,
 
 def test_the_watch_can_fail(seen):
     assert 'classifier.optim.lr' in {unify(name) for name in seen}
+    assert 'defense.copies' in seen
     assert 'defense.unheard_of' not in seen
 
 
+def test_attributes_of_a_rule_that_nobody_looks_at_are_found():
+    seen = set()
+    rule = watch(Idle(busy=3, idle=4), 'defense', seen)
+    assert rule.method({}).steps[0].by == Busy(3)
+    assert seen == {'defense.busy'}
+
+
 @dataclasses.dataclass(frozen=True)
-class Idle:
+class Busy(Measure):
+    """What the defence below measures by."""
+
+    busy: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle(Defense):
     """A defence of which one attribute does nothing."""
 
     busy: int
     idle: int
 
     def method(self, student):
-        return Method((Step('step', 'measure', {'poisoned': 'poisoned'}, {'name': 'features', 'busy': self.busy}),))
+        return Method((Step('step', 'measure', {'poisoned': 'poisoned'}, by=Busy(self.busy)),))
 
 
 def test_an_attribute_that_does_nothing_is_found(monkeypatch):

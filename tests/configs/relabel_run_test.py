@@ -8,15 +8,23 @@ import os
 
 import pytest
 from golden.filling import GOLDEN, materialise
+<<<<<<< HEAD
 from purify.commands.commands import _describe, _multiply
+=======
+>>>>>>> main
 from support.tiny import ROOT, shrink_fit, write_pictures
 
 from purify.commands import run as running
 from purify.commands.check import check
+from purify.commands.list import describe_run, points_of
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.tables import read_table
+<<<<<<< HEAD
 from purify.stages import known as shaping
+=======
+from purify.stages import train_classifier
+>>>>>>> main
 
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')
@@ -43,23 +51,23 @@ def place(tmp_path_factory):
 @pytest.fixture(scope='module', autouse=True)
 def remembered():
     """Trainings that several points have in common are shaped once."""
-    done, shape = set(), shaping.shape_training
+    done, shape = set(), train_classifier.shape_training
 
-    def shape_once(known, name, part, task, build):
-        key = json.dumps([part, vars(known.shape), type(task).__name__], default=str)
+    def shape_once(known, name, part, transforms, task, build):
+        key = json.dumps([part, vars(known.data), type(task).__name__], default=str)
         if key not in done:
-            shape(known, name, part, task, build)
+            shape(known, name, part, transforms, task, build)
         done.add(key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shaping, 'shape_training', shape_once)
+        patch.setattr(train_classifier, 'shape_training', shape_once)
         yield
 
 
 def run_of(setting, sweep, which, place):
     """(words, flags) of one run of a sweep, with nothing in it that lies on the net."""
     spec = f'{CONFIG}:setting={setting}' + ('' if setting == 'digits' else f',source=arrays:{place}')
-    described = _describe(spec, [], *_multiply(spec, sweep, '0')[which])
+    described = describe_run(spec, [], *points_of(spec, sweep, '0')[which])
     return described['config'], described['flags']
 
 
@@ -70,7 +78,7 @@ def every_point(some):
     found = {}
     for setting in SETTINGS:
         for sweep in SWEEPS:
-            for which in range(len(_multiply(CONFIG, sweep, '0'))):
+            for which in range(len(points_of(CONFIG, sweep, '0'))):
                 config = load_config(*run_of(setting, sweep, which, 'x'))
                 found.setdefault(json.dumps(config), (setting, sweep, which))
     return list(found.values())

@@ -4,11 +4,11 @@ import json
 import os
 
 import pytest
-from purify.commands.commands import _describe, _flat
 from support.tiny import ROOT, shrink_struppek, write_pictures
 
-from purify.commands import check as checking
 from purify.commands import run as running
+from purify.commands.check import check
+from purify.commands.list import describe_run, flat
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
@@ -21,7 +21,7 @@ def points(config, table, **words):
     """(words, flags) of every run of a table, as `purify list --sweep` gives them."""
     spec = f'configs/{config}.py' + (':' + ','.join(f'{name}={value}' for name, value in words.items()) if words else '')
     sweep = sweep_functions(load_module(f'{ROOT}/{spec}'))[table]
-    runs = [_describe(f'{ROOT}/{spec}', [], point, seed) for point, seed in multiply([map(_flat, sweep())], [0])]
+    runs = [describe_run(f'{ROOT}/{spec}', [], point, seed) for point, seed in multiply([map(flat, sweep())], [0])]
     return [(run['config'], run['flags']) for run in runs]
 
 
@@ -78,13 +78,13 @@ def test_points_of_the_tables_pass_check_as_they_are(place, config, table, which
     run, flags = points(config, table, model=model, source=f'arrays:{place}')[which]
     settings = load_config(run, flags)
     settings['source']['classes'] = ''  # the images here have ten
-    assert not checking.check(settings).problems
+    assert not check(settings).problems
 
 
 def test_check_shapes_a_prior_that_the_hub_still_has(place):
     """Its settings are wrong in a way that only the model itself can tell."""
     settings = shrink_struppek(load_config(f'{ROOT}/configs/imagenette.py:source=arrays:{place}'))
     settings['defense']['vary'] |= {'size_px': 13}
-    (problem,) = checking.check(settings).problems
+    (problem,) = check(settings).problems
     assert problem.startswith('purified: ')
     assert 'size_px=13' in problem

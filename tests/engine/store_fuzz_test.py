@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 from support.tiny import quickstart
 
+from purify.attacker.attackers_loader import read_poisoner
 from purify.attacker.manifest import Manifest
-from purify.attacker.poison_plan import read_attacks, read_poisoner
+from purify.attacker.poison_plan import read_attacks
 from purify.attacks.learned.fitted import read_trigger, write_trigger
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
@@ -23,11 +24,15 @@ from purify.data.table import Table
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import part_path, read_table, write_columns, write_table
+<<<<<<< HEAD
 from purify.evaluation import copies as replicating
 from purify.evaluation import diffusion_answers as diffusing
 from purify.evaluation import dissect as dissecting
 from purify.evaluation import feature_map as atlas
 from purify.evaluation.results import gather_cost
+=======
+from purify.evaluation import copies, diffusion_answers, dissect, feature_map
+>>>>>>> main
 from purify.generative.pixel_generator import NOTE, open_generator
 from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
 from purify.stages.train_encoder import describe_encoder
@@ -63,20 +68,20 @@ def write_numbers(work):
 
 
 def write_atlas(work):
-    write_columns(work.folder / atlas.FILE, columns(atlas.ON_MAP) | columns(atlas.CLOSELY))
-    write_json(work.folder / atlas.FACTS, {'method': 'pca', 'images': 6, 'classes': [1], 'named': [1], 'aims': []})
+    write_columns(work.folder / feature_map.FILE, columns(feature_map.ON_MAP) | columns(feature_map.CLOSELY))
+    write_json(work.folder / feature_map.FACTS, {'method': 'pca', 'images': 6, 'classes': [1], 'named': [1], 'aims': []})
 
 
 def write_replication(work):
-    write_columns(work.folder / replicating.FILE, columns(replicating.COLUMNS))
+    write_columns(work.folder / copies.FILE, columns(copies.COLUMNS))
     blank = dict.fromkeys(('mean', 'poisoned_matches', 'poisoned_interval', 'poisoned', 'copied'))
     above = {'limit': 0.3, 'share': 0.5, 'count': 3, 'interval': [0.1, 0.9]}
     facts = {'encoder': 'x', 'copy_detection': True, 'pairs': 6, 'above': above}
-    write_json(work.folder / replicating.NUMBERS, facts | blank)
+    write_json(work.folder / copies.NUMBERS, facts | blank)
 
 
 def write_dissection(work):
-    write_columns(work.folder / dissecting.ARRAYS, columns(dissecting.OF_A_SET, 'generated_'))
+    write_columns(work.folder / dissect.ARRAYS, columns(dissect.OF_A_SET, 'generated_'))
     row = {'label': 1, 'target': True, 'images': 6, 'counts': [6, 0, 0, 0], 'shares': [1.0, 0.0, 0.0, 0.0]}
     row |= {'triggered': 0.0, 'interval': [0.0, 0.4], 'p_t': None}
     numbers = {'judges': {'detector': None}, 'sets': {'generated': [row]}, 'auroc': [], 'fid': {}}
@@ -85,8 +90,8 @@ def write_dissection(work):
 
 def write_diffused(work):
     facts = {'draws': 5, 'weighting': 'edm', 'images': 6, 'calls_per_image': 50, 'p_filter': 0.0, 'p_filters': [0.0, 0.05]}
-    write_json(work.folder / diffusing.FACTS, facts)
-    write_columns(part_path(work.folder / diffusing.CLEAN, 0, 1), {'ids': IDS, 'predictions': np.zeros((6, 2), np.int32)})
+    write_json(work.folder / diffusion_answers.FACTS, facts)
+    write_columns(part_path(work.folder / diffusion_answers.CLEAN, 0, 1), {'ids': IDS, 'predictions': np.zeros((6, 2), np.int32)})
 
 
 def write_fitted(work):
@@ -112,14 +117,19 @@ def read_network(folder):
     finished_folder(str(folder))
 
 
+def read_diffused(folder):
+    read_json(folder / diffusion_answers.FACTS, diffusion_answers.Facts)
+    read_table(folder / diffusion_answers.CLEAN)
+
+
 WRITERS = {
     'teacher': (write_teacher, read_network),
     'verdicts': (write_verdicts, read_table),
     'numbers': (write_numbers, read_table),
-    'atlas': (write_atlas, atlas.read_atlas),
-    'replicate': (write_replication, replicating.read_replication),
-    'dissect': (write_dissection, dissecting.read_dissection),
-    'diffused': (write_diffused, lambda at: (read_json(at / diffusing.FACTS, diffusing.Facts), read_table(at / diffusing.CLEAN))),
+    'atlas': (write_atlas, feature_map.read_atlas),
+    'replicate': (write_replication, copies.read_replication),
+    'dissect': (write_dissection, dissect.read_dissection),
+    'diffused': (write_diffused, read_diffused),
     'trigger': (write_fitted, lambda at: read_trigger(at, 'lira', network=True)),
     'generator': (write_note, open_generator),
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from purify.commands.commands import list_points
 
+from purify.commands.list import list_points
 from purify.core.errors import UserError
 from purify.report.results import Results
 
