@@ -8,10 +8,6 @@ import os
 
 import pytest
 from golden.filling import GOLDEN, materialise
-<<<<<<< HEAD
-from purify.commands.commands import _describe, _multiply
-=======
->>>>>>> main
 from support.tiny import ROOT, shrink_fit, write_pictures
 
 from purify.commands import run as running
@@ -20,11 +16,7 @@ from purify.commands.list import describe_run, points_of
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.tables import read_table
-<<<<<<< HEAD
-from purify.stages import known as shaping
-=======
 from purify.stages import train_classifier
->>>>>>> main
 
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')

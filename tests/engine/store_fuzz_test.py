@@ -24,15 +24,8 @@ from purify.data.table import Table
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import part_path, read_table, write_columns, write_table
-<<<<<<< HEAD
-from purify.evaluation import copies as replicating
-from purify.evaluation import diffusion_answers as diffusing
-from purify.evaluation import dissect as dissecting
-from purify.evaluation import feature_map as atlas
-from purify.evaluation.results import gather_cost
-=======
 from purify.evaluation import copies, diffusion_answers, dissect, feature_map
->>>>>>> main
+from purify.evaluation.results import gather_cost
 from purify.generative.pixel_generator import NOTE, open_generator
 from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
 from purify.stages.train_encoder import describe_encoder
