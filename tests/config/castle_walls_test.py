@@ -1,10 +1,10 @@
 """The words of configs/castle_walls.py, and what its sweeps make of them."""
 
 import pytest
-from purify.commands.commands import _describe, _multiply
 from support.tiny import ROOT
 
 from purify.commands.check import check
+from purify.commands.list import describe_run, points_of
 from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 
@@ -87,7 +87,7 @@ def test_every_point_of_every_sweep_is_a_config(setting):
             continue  # the networks of the others are their own
         if setting in ('imagenette', 'caltech15') and name == 'table_a4':
             continue  # EDM is of pixels
-        described = [_describe(spec, [], point, seed) for point, seed in _multiply(spec, name, '0')]
+        described = [describe_run(spec, [], point, seed) for point, seed in points_of(spec, name, '0')]
         assert len({str(load_config(one['config'], one['flags'])) for one in described}) == len(described)
 
 

@@ -4,8 +4,8 @@ import inspect
 from pathlib import Path
 
 import pytest
-from purify.commands.commands import _describe, _multiply
 
+from purify.commands.list import describe_run, points_of
 from purify.config.load import load_config, load_module
 from purify.config.resolve import leaves
 from purify.config.sweeps import sweep_functions
@@ -50,7 +50,7 @@ def configured(words='', *flags):
 def points(sweep, setting='digits'):
     """The settings of every run of a sweep, as `purify list --sweep` has them."""
     spec = f'{CONFIG}:setting={setting}'
-    runs = [_describe(spec, [], point, seed) for point, seed in _multiply(spec, sweep, '0')]
+    runs = [describe_run(spec, [], point, seed) for point, seed in points_of(spec, sweep, '0')]
     return [load_config(run['config'], run['flags']) for run in runs]
 
 

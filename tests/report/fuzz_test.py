@@ -3,6 +3,7 @@
 500 cases, or as many as the environment variable PURIFY_FUZZ says. A case is its number: `PURIFY_FUZZ_CASE=17` runs that one alone.
 """
 
+import argparse
 import contextlib
 import copy
 import io
@@ -18,8 +19,9 @@ import pytest
 from report.typed import list_lost
 from support.tiny import quickstart
 
-from purify.commands import commands
+from purify.commands import report
 from purify.commands import run as running
+from purify.commands.call import Call
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
 from purify.report.results import Results
@@ -135,7 +137,7 @@ def report(folder):
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding='utf-8', write_through=True)
     with contextlib.redirect_stdout(terminal):
-        commands.report(folder)
+        report.command(Call(argparse.Namespace(workdir=folder), [], []))
     return raw.getvalue().decode()
 
 
@@ -188,7 +190,7 @@ def test_a_damaged_run_is_named_and_the_others_make_the_table(sweep, capsys):
     value['attack']['rate'] = '0.1'  # a text where a number should be drew for half a minute
     path.write_text(json.dumps(value))
     try:
-        commands.report(sweep)
+        report.command(Call(argparse.Namespace(workdir=sweep), [], []))
     finally:
         path.write_bytes(data)
     captured = capsys.readouterr()
@@ -201,7 +203,7 @@ def test_where_all_are_damaged_there_is_no_table(tmp_path, capsys):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'results.json').write_text('{}')
     with pytest.raises(UserError, match='no finished run'):
-        commands.report(tmp_path)
+        report.command(Call(argparse.Namespace(workdir=tmp_path), [], []))
     assert 'a/results.json' in capsys.readouterr().err
 
 
@@ -213,7 +215,7 @@ def test_a_config_that_was_changed_by_hand_is_not_taken_for_the_one_that_ran(sin
     path.write_text(json.dumps(config))
     try:
         with pytest.raises(UserError, match=r'config\.json: not the config that environment\.json is about.*its own command'):
-            commands.report(single)
+            report.command(Call(argparse.Namespace(workdir=single), [], []))
     finally:
         path.write_bytes(data)
 

@@ -12,7 +12,8 @@ from purify.commands.check import check
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.data.loader import Split
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.measures import Embeddings
+from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import finished
 from purify.defenses.steps import encoder_step, simclr
@@ -26,7 +27,7 @@ SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm'
 
 
 @dataclass(frozen=True)
-class Looking:
+class Looking(Defense):
     """Features of every image, by what `source` names."""
 
     source: str = 'encoder'
@@ -35,7 +36,7 @@ class Looking:
     def method(self, student):
         part = simclr(SMALL, epochs=0.25, batch=16, projection=4) | {'optim': OPTIMIZERS.part('lars', lr=1e-3)}
         steps = (encoder_step(part),) if self.trained else ()
-        look = Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, {'name': 'embeddings'})
+        look = Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, by=Embeddings())
         return Method((*steps, look), Outcome(features='features'))
 
 

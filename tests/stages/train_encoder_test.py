@@ -13,10 +13,11 @@ from purify.data.loader import Split
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
+from purify.stages.decide import MEASURED
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.registry import OBJECTIVES
 
-STAGES = ('prepare', 'encoder', 'head', 'losses', 'split', 'student', 'guesses', 'verdicts')
+STAGES = ('prepare', 'encoder', 'head', 'split', 'student', 'verdicts')
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1,)')
 
 
@@ -53,7 +54,8 @@ def test_the_encoder_leaves_a_fresh_head(chain):
 
 def test_tables_agree_with_one_another(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
-    losses, split, guesses, verdicts = (read_table(chain.folder(name)) for name in ('losses', 'split', 'guesses', 'verdicts'))
+    split, verdicts = (read_table(chain.folder(name)) for name in ('split', 'verdicts'))
+    losses, guesses = (read_table(chain.folder(name) / MEASURED) for name in ('split', 'verdicts'))
     assert split['keep'].sum() == len(poisoned) // 2
     assert losses['loss'][split['keep']].max() <= losses['loss'][~split['keep']].min()
     expected = np.where(split['keep'], poisoned.labels, guesses['label'])

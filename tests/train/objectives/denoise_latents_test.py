@@ -12,8 +12,8 @@ from purify.core.errors import UserError
 from purify.diffusion.schedules import make_schedule
 from purify.models.files.pipelines import Pipeline, save_pretrained
 from purify.models.files.shapes import random_pipeline
+from purify.train.objectives import denoise_latents as latent
 from purify.train.objectives.denoise_latents import DenoiseLatents, caption_table, image_size, in_colour, read_stable_diffusion
-from purify.train.objectives.registry import denoise_latents as latent
 from purify.train.state import split_network
 
 SCHEDULE = make_schedule('scaled_linear', 50)
