@@ -19,7 +19,7 @@ import pytest
 from report.typed import list_lost
 from support.tiny import quickstart
 
-from purify.commands import report
+from purify.commands import report as reporting
 from purify.commands import run as running
 from purify.commands.call import Call
 from purify.core.errors import UserError
@@ -137,7 +137,7 @@ def report(folder):
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding='utf-8', write_through=True)
     with contextlib.redirect_stdout(terminal):
-        report.command(Call(argparse.Namespace(workdir=folder), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=folder), [], []))
     return raw.getvalue().decode()
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_run_is_named_and_the_others_make_the_table(sweep, capsys):
     value['attack']['rate'] = '0.1'  # a text where a number should be drew for half a minute
     path.write_text(json.dumps(value))
     try:
-        report.command(Call(argparse.Namespace(workdir=sweep), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=sweep), [], []))
     finally:
         path.write_bytes(data)
     captured = capsys.readouterr()
@@ -203,7 +203,7 @@ def test_where_all_are_damaged_there_is_no_table(tmp_path, capsys):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'results.json').write_text('{}')
     with pytest.raises(UserError, match='no finished run'):
-        report.command(Call(argparse.Namespace(workdir=tmp_path), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=tmp_path), [], []))
     assert 'a/results.json' in capsys.readouterr().err
 
 
@@ -215,7 +215,7 @@ def test_a_config_that_was_changed_by_hand_is_not_taken_for_the_one_that_ran(sin
     path.write_text(json.dumps(config))
     try:
         with pytest.raises(UserError, match=r'config\.json: not the config that environment\.json is about.*its own command'):
-            report.command(Call(argparse.Namespace(workdir=single), [], []))
+            reporting.command(Call(argparse.Namespace(workdir=single), [], []))
     finally:
         path.write_bytes(data)
 
