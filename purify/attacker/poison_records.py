@@ -37,7 +37,6 @@ class FixedPoison:
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
-        del rng
         return poison_records(self.attacks, [record], [self.roles.get(int(record['id']))])[0]
 
 

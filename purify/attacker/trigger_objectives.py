@@ -125,7 +125,6 @@ class HideSecret:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
         bit_key, shift_key = jax.random.split(key)
@@ -157,7 +156,6 @@ class FitMask:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen, key
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
         masks = to_mask(network(images - 0.5))
@@ -239,7 +237,6 @@ class FitLira:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         network = nnx.merge(self.graph, params, stats)
         images, labels = unit_images(batch), batch['label']
         stamped = to_grey_levels(perturb(images, network.generator(images - 0.5), self.epsilon))
@@ -273,7 +270,6 @@ class FitField:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del key
         network = nnx.merge(self.graph, params, stats)
         surrogate = nnx.merge(self.surrogate_graph, frozen['params'], frozen['stats'])
         images = unit_images(batch)

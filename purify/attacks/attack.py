@@ -98,12 +98,10 @@ class Attack(abc.ABC):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What all images of `shape` (h, w, c) have in common: NumPy arrays by name."""
-        del shape, mode
         return {}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """What is drawn for image `id` of `shape` (h, w, c): NumPy arrays by name, of one shape for all ids."""
-        del shape, id, mode
         return {}
 
     @abc.abstractmethod

@@ -17,7 +17,6 @@ _STAIRS = ((1, 1, 0), (1, 0, 1), (0, 0, 1))
 
 
 def _checkerboard(size: int, i: Indices, j: Indices) -> Indices:
-    del size
     return ((i + j) % 2 == 0).astype(int)
 
 

@@ -69,5 +69,4 @@ def read_picture(path: str) -> np.ndarray:
 
 @functools.cache  # what is peculiar to a picture is said once, however often it is read
 def _notes(file: Path) -> Notes:
-    del file
     return Notes()

@@ -23,7 +23,6 @@ def check() -> None:
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    del frame
     global _asked
     if _asked and number == signal.SIGINT:  # a second Ctrl-C means now
         raise KeyboardInterrupt

@@ -131,7 +131,6 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
-        del config
         with _starting('tensorboard', 'Install the extra anew, or leave it out of run.writers.'):
             from tensorboardX import event_file_writer, summary
             from tensorboardX.proto import event_pb2

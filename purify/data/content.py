@@ -45,7 +45,6 @@ def _mark(path: Path, facts: os.stat_result | None, small: bool) -> str:
 @functools.lru_cache(2**16)
 def _digest(path: Path, size: int, changed_ns: int, touched_ns: int) -> str:
     """SHA-256 of a file; every command and sweep asks several times."""
-    del size, changed_ns, touched_ns  # a file that changed is another one
     return sha256_of(path)
 
 

@@ -92,7 +92,6 @@ class Sampler:
         return jnp.asarray(moved), x0
 
     def _deviation(self, i: Any, variance: jax.Array | None) -> jax.Array:
-        del variance  # only LearnedVariance listens to it
         return self.at('on_noise', i)
 
 
@@ -137,7 +136,6 @@ class LinearMultistep(Sampler):
 
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
         """As in `Sampler`, without noise."""
-        del noise
         output, _ = split_variance(output, carry['x'].shape[-1])
         now, kind = output.astype(jnp.float32), self.prediction
         if self.average == 'eps':

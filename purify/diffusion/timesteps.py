@@ -12,12 +12,10 @@ def _leading(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.
 
 
 def _linspace(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
-    del steps_offset  # both ends are fixed: diffusers ignores the offset here too
     return np.linspace(0, train_steps - 1, steps + spare)[::-1][:steps]
 
 
 def _trailing(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
-    del spare, steps_offset  # counted down from the end: diffusers ignores both here too
     return np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1  # arange's own rounding decides at .5
 
 

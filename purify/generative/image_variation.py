@@ -42,11 +42,9 @@ class ImageVariation(LatentPrior):
           size_px: of the new image, 0 for the model's own (512).
           eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
         """
-        del class_names
         chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
 
         def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
-            del labels
             latents = start_noise(keys, (side, side, self.latent_shape[1]))
             out = self._chain(chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys)
             return 2 * out - 1

@@ -122,7 +122,6 @@ class LatentPrior:
         self, *, steps: int, guidance: float, strength: float = 1.0, sampler: str = 'own', eta: float | None = None, **other: Any
     ) -> int:
         """One for each of the sampler's steps, two where they are guided."""
-        del other
         return self.sampler(sampler, steps, eta, strength).steps * (1 if guidance == 1 else 2)
 
     def output_size(self, size_px: int) -> int:

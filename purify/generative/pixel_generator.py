@@ -161,12 +161,10 @@ class PixelGenerator:
 
     def encode(self, weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
         """The images themselves, in the network's size."""
-        del weights, keys
         return resize_to(images, self.size_px)
 
     def decode(self, weights: Any, states: jax.Array) -> jax.Array:
         """The images themselves."""
-        del weights
         return states
 
     def _ask(self, network: Any, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:

@@ -79,13 +79,11 @@ class PixelPrior:
           steps: network calls, at most `start`.
           **options: the sampler's own (eta, variance, clip_sample).
         """
-        del class_names
         if not 1 <= start <= self.schedule.steps:
             raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
         chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
 
         def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
-            del labels
             network = nnx.merge(self.graph, weights['params'], weights['stats'])
             return cast(jax.Array, edit(chain, network, resize_to(images, self.size_px), keys))
 

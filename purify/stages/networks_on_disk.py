@@ -277,5 +277,4 @@ def _digest(path: Path) -> str:
 
 @functools.cache
 def _digest_once(path: Path, size: int, changed_ns: int) -> str:
-    del size, changed_ns  # a file that changed is another one
     return sha256_of(path)

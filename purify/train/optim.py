@@ -25,7 +25,6 @@ def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
 
 def constant(lr: float, total: int) -> optax.Schedule:
     """The same rate throughout."""
-    del total
     return optax.constant_schedule(lr)
 
 

@@ -48,7 +48,6 @@ class AdaptiveBlend(FullFrame):
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """The squares that show the pattern: bool[4 4]."""
-        del shape
         shown = np.ones(SQUARES**2, bool)
         if mode != 'test':
             shown[np.random.default_rng([self.seed, id]).permutation(SQUARES**2)[: self.hidden]] = False

@@ -44,7 +44,6 @@ class AdaptivePatch(Attack):
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """Which layer: i64[]."""
-        del shape
         which = 0 if mode == 'test' else np.random.default_rng([self.seed, id]).integers(len(MARKS))
         return {'which': np.array(which)}
 

@@ -32,11 +32,9 @@ class Blended(FullFrame):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The pattern for images of `shape`: u8[h w c]."""
-        del mode
         return {'pattern': fit_pattern(self, *shape)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the pattern shining through."""
-        del drawn
         kept = 1 if self.additive else 1 - self.ratio
         return to_pixels(xp, kept * real(xp, image) + self.ratio * real(xp, shared['pattern']))

@@ -57,13 +57,11 @@ class Dct(Attack):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The wave f64[h w 1], 0 outside the full windows, and where these are, bool[h w 1]."""
-        del mode
         wave, inside = _tile(self, shape[0], shape[1])
         return {'wave': wave, 'inside': inside}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the wave."""
-        del drawn
         grey = image.shape[-1] == 1
         planes, raised = (image, np.array([True])) if grey else (rgb_to_ycrcb(xp, image), np.isin(range(3), self.channels))
         levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised)

@@ -108,7 +108,6 @@ class LabelConsistent(Attack):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the corner marks, made hard before where `shared` brings a surrogate's weights."""
-        del drawn
         if 'weights' in shared:
             image = self._harden(image, shared['weights'])
         return to_pixels(xp, real(xp, image) + 255 * self.amplitude * real(xp, shared['signs']), rounded=True)

@@ -25,7 +25,6 @@ class RelabelOnly(Attack):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` -> an equal copy."""
-        del shared, drawn
         return xp.array(image)
 
     def pattern_pixels(self) -> np.ndarray:

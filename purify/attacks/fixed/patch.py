@@ -56,13 +56,11 @@ class Patch(Pictured):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The patch u8[s s c] and where it covers what lies below, bool[s s c]."""
-        del mode
         pattern = fit_channels(self._draw(self.side_px(*shape[:2])), shape[-1])
         return {'pattern': pattern, 'opaque': (pattern > 0) | (not self.transparent)}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """Its place: i64[2]."""
-        del mode
         return {'place': np.array(self.place(shape[0], shape[1], id))}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:

@@ -40,13 +40,11 @@ class Sinusoid(Attack):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What every row of every channel gets: f64[w 1]."""
-        del mode
         wave = self.delta * np.sin(2 * np.pi * self.frequency * np.arange(shape[1]) / shape[1])
         return {'wave': settle(wave * (self.ratio or 1))[:, None]}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the wave."""
-        del drawn
         return to_pixels(xp, (1 - self.ratio) * real(xp, image) + real(xp, shared['wave']))
 
     def pattern_pixels(self) -> np.ndarray:

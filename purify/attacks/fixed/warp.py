@@ -70,7 +70,6 @@ class Warp(Attack):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """Where each pixel is taken from, f64[h w 2]: column and row, -1..1."""
-        del mode
         return {'grid': _warp_grid(self, shape[0], shape[1])}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:

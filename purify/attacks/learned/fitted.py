@@ -130,7 +130,6 @@ class Fitted(Attack):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The network's weights."""
-        del mode
         if shape[-1] != self.facts['channels']:
             raise UserError(
                 f'{self.load}: this trigger was fitted on images of {self.facts["channels"]} channels and cannot stamp one of '

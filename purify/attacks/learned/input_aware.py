@@ -66,7 +66,6 @@ class InputAware(Fitted):
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """For covers the position of the donor, i32[]: any but the image itself."""
-        del shape
         if mode != 'cover':
             return {}
         others = np.flatnonzero(self.weights['donor_ids'] != id)

@@ -51,12 +51,10 @@ class LowFrequency(Attack):
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What is added, in grey levels: f64[h w c]."""
-        del mode
         return {'levels': 255 * self.amplitude * _fit_trigger(self, *shape)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the trigger."""
-        del drawn
         levels = real(xp, image) + real(xp, shared['levels'])
         if self.stretch:
             low = levels.min()

@@ -54,7 +54,6 @@ class SampleSpecific(Fitted):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the secret in it."""
-        del drawn
         unit = image.astype(jnp.float32)[None] / 255
         secret = jnp.asarray(shared['secret'])[None]
         residual = run_network(SecretEncoder, self._options(), shared['weights']['encoder'], unit, secret)

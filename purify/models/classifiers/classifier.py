@@ -82,7 +82,6 @@ class ClassifierNetwork(nnx.Module):
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """`maps` -> what the head reads, `f32[b d]`."""
-        del train, key
         return maps.mean((1, 2))
 
     def features(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:

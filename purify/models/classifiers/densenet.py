@@ -105,7 +105,6 @@ class DenseNet(ClassifierNetwork):
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """See `ClassifierNetwork`: a stage and the transition before it, the last with the last norm and relu."""
-        del key  # nothing is dropped
         x = self.transitions[number - 1](x, train) if number else x
         for place in self.members(number):
             x = self.blocks[place](x, train)

@@ -121,7 +121,6 @@ class ResNet(ClassifierNetwork):
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """See `ClassifierNetwork`: a stage; nothing is dropped."""
-        del key
         for place in self.members(number):
             x = self.blocks[place](x, train)
         return x

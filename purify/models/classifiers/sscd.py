@@ -34,7 +34,6 @@ class SSCD(ResNet):
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """`maps` f32[b h w d] -> their generalised means f32[b d], (mean x^p)^(1/p), p = 3 (Radenovic et al. 2018, eq. 3)."""
-        del train, key
         return (jnp.maximum(maps, FLOOR) ** POWER).mean((1, 2)) ** (1 / POWER)
 
     def describe(self, images: jax.Array) -> jax.Array:

@@ -63,7 +63,6 @@ class VGG(ClassifierNetwork):
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""
-        del train
         smallest = 2 ** len(self.stages)
         if min(images.shape[1:3]) < smallest:
             raise UserError(
@@ -74,7 +73,6 @@ class VGG(ClassifierNetwork):
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """See `ClassifierNetwork`: a stage up to its max pool, which the next begins with (the last's is in `pool`)."""
-        del key
         x = _halved(x) if number else x
         for place in self.members(number):
             x = self.convs[place](x)

@@ -43,7 +43,6 @@ class Adversarial:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         clean, labels = unit_images(batch), batch['label']
 
         def loss_at(images: jax.Array) -> jax.Array:

@@ -84,7 +84,6 @@ class Contrast:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         images, keys = unit_images(batch), id_keys(key, batch['id'])
         pair = [self.views(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number)) for number in (0, 1)]
         both = jnp.stack(pair, 1).reshape(-1, *images.shape[1:])  # side by side: no row leaves its device

@@ -43,7 +43,6 @@ class Denoise:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t = jax.random.randint(time_key, images.shape[:1], 0, len(self.schedule.betas))
@@ -76,7 +75,6 @@ class DenoisePreconditioned:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         images = resize_to(signed_images(batch['image']), self.size_px)
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
         sigma = self.edm.draw(level_key, len(images))

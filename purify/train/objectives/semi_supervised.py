@@ -40,7 +40,6 @@ class FitHead:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen, key
         network = nnx.merge(self.graph, params, stats)
         features = jax.lax.stop_gradient(network.features(unit_images(batch), train=False))
         logits = network.head(features)
@@ -72,7 +71,6 @@ class FitTail:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`. Raises `UserError` for a network with fewer groups."""
-        del frozen
         network = nnx.merge(self.graph, params, stats)
         there = len(network.stages)
         if not 1 <= self.groups <= there:
@@ -131,7 +129,6 @@ class MixMatch:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         view_key, guess_key, order_key, share_key, own_key = jax.random.split(key, 5)
         images = self._three_views(batch, view_key)  # f32[b 3 h w c]
         rows, classes = len(images), nnx.merge(self.graph, params, stats).head.out_features

@@ -55,7 +55,6 @@ class Spread:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         network = nnx.merge(self.graph, params, stats)
         features = network.features(unit_images(batch), train=True, key=key)
         logits = network.head(features)

@@ -101,7 +101,6 @@ class Classify:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         network = nnx.merge(self.graph, params, stats)
         logits = network(unit_images(batch), train=True, key=key)
         loss = cross_entropy(logits, batch['label'], self.label_smoothing)

@@ -50,7 +50,6 @@ class HoldUp:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return HELD[self.rule](losses, self.gamma), (new, metrics)
 
@@ -65,7 +64,6 @@ class Unlearn:
 
     def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
-        del frozen
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return -losses.mean(), (new, metrics)
 
