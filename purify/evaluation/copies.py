@@ -1,7 +1,7 @@
 """The stage `replicate`: which training image every generated one is most alike, and what the truth says of it."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table, write_columns
 from purify.metrics.intervals import Share, share_of
 from purify.metrics.replication import Neighbours
+from purify.report.dissection import Replication
 from purify.stages.train_encoder import describe_encoder
 
 FILE, NUMBERS = 'replication.npz', 'numbers.json'
@@ -20,38 +21,6 @@ LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy
 SHOWN = 200  # pairs of highest similarity that are kept one by one (figure 5)
 AT_ONCE = 4096  # points looked up between two moves of the bar
 COLUMNS = {'ids': 'iu', 'match': 'iu', 'twin': 'iu', 'similarity': 'f', 'twin_similarity': 'f', 'poisoned': 'b'}  # and their kinds
-
-
-class Above(TypedDict):
-    """The pairs more alike than a limit."""
-
-    limit: float
-    share: float | None
-    count: int
-    interval: list[float] | None
-
-
-class Copied(TypedDict):
-    """The pairs whose training image is there several times."""
-
-    images: int
-    matches: int
-    share: float | None
-    mean: float | None
-
-
-class Numbers(TypedDict):
-    """The file numbers.json; see `replicate`."""
-
-    encoder: str
-    copy_detection: bool
-    pairs: int
-    mean: float | None
-    above: Above
-    poisoned_matches: float | None
-    poisoned_interval: list[float] | None
-    poisoned: float | None
-    copied: Copied | None
 
 
 def replicate(work: Work) -> None:
@@ -93,7 +62,7 @@ def replicate(work: Work) -> None:
 
 def read_replication(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `replicate` wrote: numbers, and arrays by name."""
-    numbers: Any = read_json(folder / NUMBERS, Numbers)
+    numbers: Any = read_json(folder / NUMBERS, Replication)
     return numbers, read_columns(folder / FILE, COLUMNS)
 
 

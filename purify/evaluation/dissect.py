@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from purify.metrics.composition import Composition, poisoned_share, sort_out
 from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
 from purify.metrics.intervals import Share, share_of
+from purify.report.dissection import Dissection
 from purify.stages.networks_on_disk import check_classes, read_classifier
 from purify.train.inference import Rows
 
@@ -33,31 +34,6 @@ SETS = ('generated', 'probe')
 TRAINING, GENERATED = 'training ', 'generated '  # roles of the tables of a score: one of these and its name
 Columns = dict[str, np.ndarray]
 OF_A_SET = {'ids': 'iu', 'label': 'iu', 'predicted': 'iu', 'trigger': 'f', 'group': 'u'}  # columns and their kinds
-
-
-class Row(TypedDict):
-    """The images of one condition; see `describe_set`."""
-
-    label: int
-    target: bool
-    images: int
-    counts: list[int]
-    shares: list[float | None]
-    triggered: float | None
-    interval: list[float] | None
-    p_t: float | None
-
-
-class Numbers(TypedDict):
-    """The file numbers.json; see `dissect`."""
-
-    judges: dict[str, dict[str, Any] | None]
-    sets: dict[str, list[Row]]
-    auroc: list[dict[str, Any]]
-    fid: dict[str, Any]
-    sampler: str
-    guidance: float
-    steps: int
 
 
 def dissect(work: Work) -> None:
@@ -83,7 +59,7 @@ def dissect(work: Work) -> None:
 
 def read_dissection(folder: Path) -> tuple[dict[str, Any], dict[str, Columns]]:
     """What `dissect` wrote: its numbers, and of each set there is, columns by name."""
-    numbers: Any = read_json(folder / 'numbers.json', Numbers)
+    numbers: Any = read_json(folder / 'numbers.json', Dissection)
     arrays = read_columns(folder / ARRAYS, *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']))
     own = {s: {name.removeprefix(f'{s}_'): x for name, x in arrays.items() if name.startswith(f'{s}_')} for s in SETS}
     return numbers, {s: columns for s, columns in own.items() if columns}
