@@ -29,10 +29,6 @@ class Transform(Protocol):
         """Of z f32[...] and parameters f32[... numbers] -> (u f32[...], ln |du/dz| f32[...])."""
         ...
 
-    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
-        """The z f32[...] of u f32[...]."""
-        ...
-
 
 @dataclass(frozen=True)
 class Affine:
@@ -44,10 +40,6 @@ class Affine:
         """See `Transform`."""
         scale = _bounded(raw[..., 0])
         return z * jnp.exp(scale) + raw[..., 1], scale
-
-    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
-        """See `Transform`."""
-        return (u - raw[..., 1]) * jnp.exp(-_bounded(raw[..., 0]))
 
 
 def _bounded(raw: jax.Array) -> jax.Array:
@@ -73,18 +65,6 @@ class Spline:
         above = last * share**2 + 2 * slope * both + first * (1 - share) ** 2
         log_slope = 2 * jnp.log(slope) + jnp.log(above) - 2 * jnp.log(below)
         return jnp.where(inside, u, z), jnp.where(inside, log_slope, 0.0)
-
-    def invert(self, u: jax.Array, raw: jax.Array) -> jax.Array:
-        """See `Transform`: the root in [0, 1] of a quadratic, written so that nothing cancels."""
-        inside = jnp.abs(u) < TAIL
-        held = jnp.where(inside, u, 0.0)
-        x, y, slopes = _knots(raw)
-        left, low, width, height, first, last = _bin(held, y, x, y, slopes)
-        slope, rise = height / width, held - low
-        bend = rise * (first + last - 2 * slope)
-        a, b, c = height * (slope - first) + bend, height * first - bend, -slope * rise
-        share = 2 * c / (-b - jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0)))
-        return jnp.where(inside, left + share * width, u)
 
 
 def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -130,10 +110,6 @@ class Coupling(nnx.Module):
         """f32[b m] and f32[b k] -> (changed f32[b k], log determinant f32[b])."""
         changed, log_slopes = self.transform.forward(changed, self._raw(given))
         return changed, log_slopes.sum(-1)
-
-    def invert(self, given: jax.Array, changed: jax.Array) -> jax.Array:
-        """Takes the change back."""
-        return self.transform.invert(changed, self._raw(given))
 
 
 class CouplingFlow(nnx.Module):
@@ -181,16 +157,6 @@ class CouplingFlow(nnx.Module):
             halves[1 - k % 2], log_det = coupling.forward(halves[k % 2], halves[1 - k % 2])
             z, total = jnp.concatenate(halves, -1), total + log_det
         return z, total
-
-    def invert(self, u: jax.Array) -> jax.Array:
-        """The z f32[b width] of u f32[b width]."""
-        for k, coupling in reversed(list(enumerate(self.couplings))):
-            halves = [u[..., : self.half], u[..., self.half :]]
-            halves[1 - k % 2] = coupling.invert(halves[k % 2], halves[1 - k % 2])
-            u = jnp.concatenate(halves, -1)
-            if self.orders and k % 2 == 0:
-                u = u[..., jnp.argsort(self.orders[k // 2][...])]
-        return u
 
     def log_density(self, z: jax.Array) -> jax.Array:
         """Of f32[b width], in nats: f32[b]."""

@@ -90,14 +90,13 @@ def test_the_density_is_that_of_the_formulas(width, couplings, hidden, mixing, t
 
 
 @pytest.mark.parametrize(('transform', 'mixing'), [('affine', 'swap'), ('spline', 'permute')])
-def test_the_determinant_is_that_of_the_jacobian_and_the_inverse_inverts(transform, mixing):
+def test_the_determinant_is_that_of_the_jacobian(transform, mixing):
     flow, _, _ = make(5, 3, 0, transform, mixing, spread=0.1)
     z = RNG.normal(size=(9, 5)).astype(np.float32) * 2
-    look = jax.jit(lambda z: (*flow(z), jax.vmap(jax.jacfwd(lambda row: flow(row)[0]))(z), flow.invert(flow(z)[0])))
-    u, log_det, jacobian, back = look(z)
+    look = jax.jit(lambda z: (*flow(z), jax.vmap(jax.jacfwd(lambda row: flow(row)[0]))(z)))
+    u, log_det, jacobian = look(z)
     np.testing.assert_allclose(log_det, np.linalg.slogdet(np.asarray(jacobian, np.float64))[1], atol=2e-4)
     assert not np.isin(np.round(z, 4), np.round(u, 4)).any()  # no dimension passes as it is
-    np.testing.assert_allclose(back, z, atol=1e-3)
 
 
 @pytest.mark.parametrize('transform', ['affine', 'spline'])
