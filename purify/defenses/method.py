@@ -1,7 +1,7 @@
 """The words that defences are written in: a method is a short list of steps and one outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -130,7 +130,7 @@ class Step:
 
 def describe(rule: Any) -> dict[str, Any]:
     """A rule as plain values: the name of its class, and its attributes, rules among them likewise."""
-    parts = {name: getattr(rule, name) for name in rule.__dataclass_fields__}
+    parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
     return {'name': type(rule).__name__} | {
         name: describe(part) if hasattr(part, '__dataclass_fields__') else plain[name] for name, part in parts.items()

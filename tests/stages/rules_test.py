@@ -13,7 +13,9 @@ import pytest
 import purify.defenses
 from purify.data.table import Table
 from purify.defenses.dataelixir.target_labels import TARGETS
-from purify.defenses.method import Decision, Guard, Measure, Purifier
+from purify.defenses.filters.fct import Fct
+from purify.defenses.filters.score_filter import score, score_steps
+from purify.defenses.method import Decision, Guard, Measure, Purifier, describe
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabel, Relabelling
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers, own_and_foreign
@@ -55,7 +57,16 @@ def used_attributes(rule):
 def test_every_attribute_of_a_rule_is_used(rule):
     whole = {field.name for field in dataclasses.fields(rule)} - ({'score'} if rule in DISRUPTIONS.values() else set())  # below
     read_by_the_loop, read_by_stages = {'ema_decay', 'frozen'}, {'dtype'}  # of tasks; opens diffusion models
-    assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages
+    read_by_method = {'network', 'early', 'spread'} if rule is Fct else set()  # which makes a plainer rule, see below
+    assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages | read_by_method
+
+
+@pytest.mark.parametrize(('changes', 'number'), [({}, 3), (Fct.presets['small'], 1)])
+def test_what_fct_says_of_its_network_is_no_attribute_of_the_rule_that_measures(changes, number):
+    student = {'optim': {'name': 'sgd', 'lr': 0.1}, 'init_from': ''}
+    steps, _ = score_steps({'fct': score('fct', **changes)}, student, {'given': 'poisoned'})
+    assert len(steps) == number
+    assert set(steps[-1].facts()['by']) == {'name', 'rotation', 'shift', 'times'}
 
 
 def test_the_rules_of_every_kind_are_found():
@@ -143,6 +154,13 @@ def test_every_number_of_the_tests_for_poison_was_changed():
         assert changed == set(rule) - {'name'}
     assert {rule['name'] for rule, *_ in SUSPICIONS} == set(DISRUPTIONS)
     assert {*OTHERS, 'disruptive'} == {field.name for field in dataclasses.fields(Relabel)}
+
+
+def test_a_rule_is_described_by_its_attributes_and_not_by_its_presets():
+    rule = Fct(network='teacher', times=3)
+    assert Fct.presets
+    own = {'rotation': 180.0, 'shift': 0.2, 'times': 3, 'network': 'teacher', 'early': rule.early, 'spread': rule.spread}
+    assert describe(rule) == {'name': 'Fct'} | own
 
 
 @dataclasses.dataclass(frozen=True)

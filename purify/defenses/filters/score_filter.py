@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.core.registry import Registry
+from purify.core.registry import Registry, make_part
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest, verdicts
 from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
-from purify.defenses.filters.fct import SPREAD, Fct, network_steps
+from purify.defenses.filters.fct import SPREAD, Fct, FeatureConsistency, network_steps
 from purify.defenses.filters.strip import Strip
 from purify.defenses.method import Decision, Defense, Measure, Method, Outcome, Step
 from purify.defenses.needs import Needs
@@ -53,7 +53,8 @@ def score_steps(
             classifier = SPREAD
         for word, data in sets.items():
             inputs = {'poisoned': data, 'classifier': classifier}
-            steps.append(Step(f'{name}_{word}', 'measure', inputs, by=SCORES.make(name, **own)))
+            measure = make_part(f'score {name!r}', FeatureConsistency if name == 'fct' else SCORES[name], **own)
+            steps.append(Step(f'{name}_{word}', 'measure', inputs, by=measure))
     return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
 
 
