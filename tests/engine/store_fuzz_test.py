@@ -36,6 +36,7 @@ pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptio
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 OTHER_JSON = ('null', '[]', '{}', '3', '"x"', 'true', '[[[]]]', '{"a": 1}', '-1e999', '[' * 5000, '9' * 5000)
 NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
+LATER = {('replicate', 'poisoned_interval'), ('replicate', 'copied')}  # fields that results of earlier versions lack
 IDS = np.arange(6)
 KINDS = {'b': np.bool_, 'u': np.uint8, 'iu': np.int64, 'f': np.float32}
 
@@ -134,7 +135,7 @@ def stages(tmp_path_factory):
     config = quickstart('defense=none', '--config.attack.random_poisoning=True')
     (prepare,) = (stage for stage in make_stages(config) if stage.name == 'prepare')
     made = [prepare, *(Stage(name, write, {}) for name, (write, _) in WRITERS.items())]
-    readers = [Stage(f'after_{stage.name}', lambda work: None, {}, {'in': Input(stage.name)}) for stage in made]
+    readers = [Stage(f'after_{stage.name}', lambda work: None, {}, {'in': Input(stage.name)}, ('in',)) for stage in made]
     store = tmp_path_factory.mktemp('store')
     Chain(made, store).run([stage.name for stage in made], config['run'])
     return [*made, *readers], store
@@ -248,7 +249,7 @@ def test_what_done_says_is_checked_before_the_report_adds_it_up(stages):
 
 
 def test_every_field_of_every_file_is_checked(stages):
-    """Each in turn is of another type, then missing; what a table's facts hold is the method's own business."""
+    """Each in turn is of another type, then missing, which few may be; a table's facts are the method's own business."""
     whole, store = stages
     chain, readers = Chain(whole, store), {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}
     checked = 0
@@ -265,6 +266,9 @@ def test_every_field_of_every_file_is_checked(stages):
                     facts = json.loads(before)
                     facts.pop(field)
                     path.write_text(json.dumps(facts | ({field: other} if other else {})))
+                    if other is None and (name, field) in LATER:
+                        read(chain.folder(name))
+                        continue
                     with pytest.raises(UserError, match=path.name):
                         read(chain.folder(name))
                     checked += 1

@@ -1,15 +1,18 @@
 """Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from purify.core.devices import say_once
 from purify.core.errors import UserError
+from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.data import images
+from purify.data.content import marks, walk
 from purify.data.names import check_class_names, looks
 from purify.data.sources.arrays import make_pool, read_arrays, sign_arrays
 from purify.data.sources.imagefolder import read_imagefolder, sign_imagefolder
@@ -48,8 +51,11 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     if kind == 'tfds':
         return sign_tfds(dataset, source.get('data_dir', ''))
     signers = {'arrays': sign_arrays, 'imagefolder': sign_imagefolder}
-    if kind not in signers or not source.get('path'):
+    if not source.get('path'):
         return {}
+    if kind not in signers:  # of a source from outside nobody knows what it reads: all that is there
+        path = user_path(source['path'])
+        return marks({entry.path: Path(entry.path) for entry in walk(path)} if path.is_dir() else {str(path): path})
     return signers[kind](source['path'], **{name: source[name] for name in ('train', 'test') if name in source})
 
 
