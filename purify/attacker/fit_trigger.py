@@ -35,6 +35,7 @@ from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
+from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.engine.chain import Work
 from purify.stages.fit_network import fit_network, make_augmentations
@@ -44,7 +45,7 @@ from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
 
 # (name, how it is built, structure -> task, changes of the settings) -> weights {'params', 'stats'}
-Fit = Callable[[str, Build, Callable[[Any], Task], dict[str, Any]], dict[str, Any]]
+Fit = Callable[[str, Build, Callable[[Any], Task], Facts], Facts]
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class Case:
       donors: gives ids i64[n] and pixels u8[n h w c] of some training images.
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     shape: tuple[int, int, int]
     num_classes: int
     surrogate: Classifier | None
     donors: Callable[[], dict[str, np.ndarray]]
 
     @property
-    def rule(self) -> dict[str, Any]:
+    def rule(self) -> Facts:
         """The attack's settings."""
         return self.settings['attack']
 
@@ -75,7 +76,7 @@ class Case:
         """Of the generator networks."""
         return whole_number('network.width', self.settings['network']['width'], 1, MOST_WIDTH)
 
-    def objective(self, *needed: str, **usual: Any) -> dict[str, Any]:
+    def objective(self, *needed: str, **usual: Any) -> Facts:
         """The weights of the losses by name; `UserError` unless all `needed` are given and none but these and the `usual`."""
         given, attack = self.settings['objective'], self.rule['name']
         if unknown := sorted(set(given) - {*needed, *usual}):
@@ -96,7 +97,7 @@ class Case:
         return lambda rngs: Attacker(self.unet(self.shape[-1]), classifier, rngs=rngs)
 
 
-def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     bits = whole_number('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits), 1, MOST_BITS)
     objective = case.objective('image', shift_px=0)
     whole_number('objective.shift_px', objective['shift_px'], 0, min(case.shape[:2]) - 1)
@@ -105,7 +106,7 @@ def _sample_specific(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, An
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
 
 
-def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
     mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
     length = {'epochs': number_from('objective.mask_epochs', objective.pop('mask_epochs'), 0, open=True), 'steps': 0}
@@ -117,14 +118,14 @@ def _input_aware(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
     return {}, {'mask': mask['params'], 'pattern': weights['params']['generator']} | case.donors()
 
 
-def _lira(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+def _lira(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     epsilon = share_of_one('attack.epsilon', case.rule.get('epsilon', Lira.epsilon), zero=False)
     objective = case.objective('alpha')
     weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
 
-def _low_frequency(case: Case, fit: Fit) -> tuple[dict[str, Any], dict[str, Any]]:
+def _low_frequency(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     case.objective()  # has no weights, and refuses any
     model = case.surrogate
     if model is None:
@@ -147,7 +148,7 @@ FITS = Registry(
 )
 
 
-def fitted_settings(attack: dict[str, Any]) -> dict[str, Any]:
+def fitted_settings(attack: Settings) -> Facts:
     """What of the `attack` part its fit reads: name, own parameters, and the target where the trigger depends on it.
 
     Raises `UserError` for an unknown attack.
@@ -171,7 +172,7 @@ def fit_trigger(work: Work) -> None:
     check_class(settings['attack'], len(split.class_names))
     transforms = make_augmentations(settings['augment'])
 
-    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
+    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
         graph, like = abstract_network(build)
         part = work
         if name:  # a stage before the last has its own checkpoints and curves
@@ -218,7 +219,7 @@ def shape_trigger(known: Known) -> None:
         raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
     transforms = make_augmentations(settings['augment'])
 
-    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: dict[str, Any]) -> dict[str, Any]:
+    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
         graph, like = abstract_network(build)
         shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
         known.found.notes.append(f'trigger: {name or "trigger"}, {count_numbers(like["params"]):,} parameters')
@@ -228,12 +229,12 @@ def shape_trigger(known: Known) -> None:
     FITS.make(settings['attack']['name'], case, fit)
 
 
-def _check_batch(settings: dict[str, Any]) -> None:
+def _check_batch(settings: Settings) -> None:
     for name in ('batch', 'accumulate'):
         whole_number(f'trigger.{name}', settings[name], 1)
 
 
-def check_class(attack: dict[str, Any], num_classes: int) -> None:
+def check_class(attack: Settings, num_classes: int) -> None:
     """`UserError` unless the target, where the fit reads one, is a class."""
     target = whole_number('attack.target', attack.get('target', 0), 0)
     if target >= num_classes:

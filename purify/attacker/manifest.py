@@ -8,15 +8,16 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, write_json
+from purify.core.types import Facts, Settings
 from purify.engine.tables import write_columns
 
 ARRAYS = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 'copy_of')
 
 
-class Facts(TypedDict):
+class Written(TypedDict):
     """The file manifest.json: `Manifest.facts`, the hash of the arrays, and the ids of poisoned images once more, for people."""
 
-    attack: dict[str, Any]
+    attack: Settings
     digest: str
     seed: int
     train_images: int
@@ -51,7 +52,7 @@ class Manifest:
     cover: np.ndarray
     trigger: np.ndarray
     copy_of: np.ndarray
-    facts: dict[str, Any]
+    facts: Facts
 
     def write(self, folder: Path) -> None:
         """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
@@ -63,7 +64,7 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> 'Manifest':
         """Reads and checks. Raises `UserError` when the arrays are not the ones that were written."""
-        written: Any = read_json(Path(folder) / 'manifest.json', Facts)
+        written: Any = read_json(Path(folder) / 'manifest.json', Written)
         facts = {name: value for name, value in written.items() if name not in ('sha256', 'poisoned_ids')}
         path = Path(folder) / 'manifest.npz'
         if not path.is_file() or sha256_of(path) != written['sha256']:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from purify.attacks.attack import Attack
 from purify.attacks.learned.fitted import STAMP_BATCH
 from purify.core import devices, preemption
 from purify.core.files import write_json
+from purify.core.types import Settings
 from purify.data.builders import describe
 from purify.data.loader import Record
 from purify.data.sources.open_source import Pool, Source, open_source
@@ -84,7 +84,7 @@ def write_clean(work: Work) -> None:
     source.notes.say_counts(f'source {work.settings["source"]["name"]}')
 
 
-def _open(settings: dict[str, Any]) -> Source:
+def _open(settings: Settings) -> Source:
     """Opens the source, process 0 first: it downloads, the others find it there."""
     if devices.is_lead():
         source = open_source(**settings['source'])
@@ -130,7 +130,7 @@ def _stamp(attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, pos
 
 
 def _write_truth(
-    folder: Path, settings: dict[str, Any], source: Source, attacks: Sequence[Attack], poisoning: Poisoning, digest: str
+    folder: Path, settings: Settings, source: Source, attacks: Sequence[Attack], poisoning: Poisoning, digest: str
 ) -> None:
     order = np.argsort(poisoning.pool.ids)
     ids, labels = poisoning.pool.ids[order], poisoning.pool.labels[order]

@@ -18,6 +18,7 @@ from purify.attacks.selection import Rules, choose, choose_cover, choose_replica
 from purify.core.errors import UserError
 from purify.core.files import user_path, write_bytes
 from purify.core.randomness import stream_seed
+from purify.core.types import Facts, Settings
 from purify.data.sources.open_source import Pool
 from purify.stages.networks_on_disk import read_classifier
 
@@ -26,13 +27,12 @@ REPLICAS = ('replicated_images', 'replicas', 'poison_replicas')
 MODE = ('poison_first', 'random_poisoning')
 MOST_COPIES = 10_000_000
 FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
-Settings = dict[str, Any]
 
 
 class Loader(TypedDict):
     """The file loader.json: the attacker's own loader; ids by trigger, the labels he poisons and covers, the shares of these."""
 
-    attack: dict[str, Any]
+    attack: Settings
     seed: int
     classes: int
     poisoned: list[list[int]]
@@ -133,7 +133,7 @@ def make_rules(settings: Settings) -> Rules:
     return Rules(**rules, scheme=settings['scheme'], targets=tuple(targets_of(settings).values()))
 
 
-def targets_of(settings: Settings) -> dict[str, Any]:
+def targets_of(settings: Settings) -> Facts:
     """The target of every trigger, by the name of its setting; an entry of `more` that names none has that of the attack."""
     own = {'target': settings['target']}
     return own | {f'more.{name}.target': changes.get('target', settings['target']) for name, changes in settings['more'].items()}

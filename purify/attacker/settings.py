@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from purify.attacks.settings import attack, attack_class, fit_of
+from purify.core.types import Settings
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 
@@ -25,12 +26,12 @@ class Trigger:
     """
 
     steps: int
-    objective: dict[str, Any]
-    optim: dict[str, Any] = field(default_factory=lambda: OPTIMIZERS.part('adam', lr=3e-3))
+    objective: Settings
+    optim: Settings = field(default_factory=lambda: OPTIMIZERS.part('adam', lr=3e-3))
     epochs: float = 0.0
     batch: int = 64
     accumulate: int = 1
-    augment: dict[str, Any] = field(default_factory=dict)
+    augment: Settings = field(default_factory=dict)
     init_from: str = ''
 
 
@@ -50,7 +51,7 @@ def set_attack(
     `changes` go to the attack, those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger,
     makes the fit unnecessary.
     """
-    settings: dict[str, Any] = {'target': target} | dict(usual or {}) | changes | ({} if rate == 'usual' else {'rate': rate})
+    settings: Settings = {'target': target} | dict(usual or {}) | changes | ({} if rate == 'usual' else {'rate': rate})
     weights = settings.pop('fit', {})
     config.attack, fit = attack(name, **settings), fit_of(name)
     if config.attack.get('load'):

@@ -1,7 +1,5 @@
 """The attacker's stages: all that happens before a defence."""
 
-from typing import Any
-
 from purify.attacker.attackers_loader import train_in_loader
 from purify.attacker.fit_trigger import fit_trigger, fitted_settings
 from purify.attacker.poison_dataset import FITTED, poison_dataset, write_clean
@@ -12,17 +10,17 @@ from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.config.resolve import leaves
 from purify.core.files import fingerprint, user_path
 from purify.core.randomness import stream_seed
+from purify.core.types import Settings
 from purify.data.content import marks
 from purify.data.sources.open_source import sign_source
 from purify.engine.chain import Input, Stage
 from purify.stages.planning import classifier_stages, start_of
 
-Config = dict[str, Any]
 TRUTH = Input('prepare', 'truth')
 CLEAN = Input('clean', 'clean')
 
 
-def attacker_stages(where: dict[str, Input], config: Config) -> list[Stage]:
+def attacker_stages(where: dict[str, Input], config: Settings) -> list[Stage]:
     """What an attacker does, up to the poisoned dataset and the victim's classifier; sets what there is from then on in `where`.
 
     He trains a surrogate and fits a trigger, each where the config has such a part, and poisons. Few trusted images are drawn for
@@ -44,24 +42,24 @@ def attacker_stages(where: dict[str, Input], config: Config) -> list[Stage]:
     return stages
 
 
-def clean_stage(config: Config) -> Stage:
+def clean_stage(config: Settings) -> Stage:
     """The training images as they come, for the attacker, and for those who judge generated images."""
     settings = {'source': config['source'], 'shard_size': config['shard_size']}
     return Stage('clean', write_clean, settings, _source(config), sees=('source',))
 
 
-def needs_clean(config: Config) -> bool:
+def needs_clean(config: Settings) -> bool:
     """Whether the attacker trains on the training images as they come, so that there is a `clean_stage` already."""
     parts = _fitted(config)
     return 'trigger' in parts or ('surrogate' in parts and not config['surrogate']['load'])
 
 
-def _fitted(config: Config) -> list[str]:
+def _fitted(config: Settings) -> list[str]:
     """The parts of an attack that are made before he poisons; none where it is finished."""
     return [name for name in FITTED if name in config and not config['attack'].get('load')]
 
 
-def _fitting(where: dict[str, Input], config: Config) -> list[Stage]:
+def _fitting(where: dict[str, Input], config: Settings) -> list[Stage]:
     """A surrogate and a fitted trigger, where the config has such parts."""
     attack, parts = config['attack'], _fitted(config)
     stages = [clean_stage(config)] if needs_clean(config) else []
@@ -77,7 +75,7 @@ def _fitting(where: dict[str, Input], config: Config) -> list[Stage]:
     return stages
 
 
-def _victim(where: dict[str, Input], config: Config) -> list[Stage]:
+def _victim(where: dict[str, Input], config: Settings) -> list[Stage]:
     """The teacher, on the poisoned dataset or in the attacker's own loader; open to all, as is whom he hands it to."""
     part, seeds = config['teacher'], config['seeds']
     if not on_the_fly(config['attack']):
@@ -86,13 +84,13 @@ def _victim(where: dict[str, Input], config: Config) -> list[Stage]:
     return classifier_stages(where, 'teacher', part, seeds, inputs, run=train_in_loader, sees=('attacker',), shows=('',))
 
 
-def _source(config: Config) -> dict[str, Input]:
+def _source(config: Settings) -> dict[str, Input]:
     """The source as an input: changed files are not taken for the old ones of the same name."""
     found = sign_source(config['source'])
     return {'source': Input(digest=fingerprint(found) if found else '')}
 
 
-def _files_of(attack: Config) -> dict[str, Input]:
+def _files_of(attack: Settings) -> dict[str, Input]:
     """The files and folders from outside that an attack and its further triggers are made from, as inputs."""
     given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
     found = {}

@@ -17,6 +17,7 @@ from purify.attacks.learned.input_aware import mix, to_mask, to_pattern
 from purify.attacks.learned.lira import perturb
 from purify.attacks.learned.networks import SecretDecoder, SecretEncoder
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Metrics, Result, cross_entropy, unit_images
 from purify.train.state import Build, Params, split_network
 
@@ -117,13 +118,13 @@ class HideSecret:
     image: float
     shift_px: int = 0
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         number_from('objective.image', self.image, 0)
         whole_number('objective.shift_px', self.shift_px, 0)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
@@ -147,14 +148,14 @@ class FitMask:
     norm: float
     diversity: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         share_of_one('objective.density', self.density, zero=False)
         number_from('objective.norm', self.norm, 0)
         number_from('objective.diversity', self.diversity, 0)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
@@ -181,7 +182,7 @@ class FitInputAware:
 
     graph: nnx.GraphDef
     mask_graph: nnx.GraphDef
-    frozen: Any  # the mask network's {'params', 'stats'}
+    frozen: Tree  # the mask network's {'params', 'stats'}
     target: int
     poison: float
     cross: float
@@ -192,7 +193,7 @@ class FitInputAware:
         check_shares(self.poison, self.cross)
         number_from('objective.diversity', self.diversity, 0)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         masker = nnx.merge(self.mask_graph, frozen['params'], frozen['stats'])
@@ -229,13 +230,13 @@ class FitLira:
     epsilon: float
     alpha: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         share_of_one('objective.alpha', self.alpha, zero=True)
         share_of_one('attack.epsilon', self.epsilon, zero=False)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images, labels = unit_images(batch), batch['label']
@@ -263,12 +264,12 @@ class FitField:
 
     graph: nnx.GraphDef
     surrogate_graph: nnx.GraphDef
-    frozen: Any  # the surrogate's {'params', 'stats'}
+    frozen: Tree  # the surrogate's {'params', 'stats'}
     target: int
     amplitude: float
     ema_decay: float = 0.0
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         surrogate = nnx.merge(self.surrogate_graph, frozen['params'], frozen['stats'])

@@ -1,20 +1,19 @@
 """The stage `trusted`: a few training images that the defender is told are clean; some defences cannot do without."""
 
-from typing import Any
-
 import numpy as np
 
 from purify.attacker.manifest import Manifest
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
+from purify.core.types import Settings
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import write_table
 
 
-def check_trusted(settings: dict[str, Any]) -> None:
+def check_trusted(settings: Settings) -> None:
     """Raises `UserError` unless exactly one of `per_class` and `share` says how many images are trusted."""
     per_class, share = settings['per_class'], settings['share']
     if per_class < 0 or not 0 <= share < 1 or bool(per_class) == bool(share):

@@ -16,6 +16,7 @@ import numpy as np
 
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
 MODES = ('test', 'training', 'cover')
@@ -150,7 +151,7 @@ class Attack(abc.ABC):
         """The class that a triggered test image of class `label` shall be taken for."""
         return (label + 1) % self.num_classes if self.scheme == 'all_to_all' else self.target
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Facts:
         """All settings as plain values, as they go into a manifest."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from purify.attacks.attack import Attack, Fit
 from purify.attacks.registry import ATTACKS, PUBLISHED
+from purify.core.types import Facts
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def fit_of(name: str) -> Fit | None:
     return WORDS[name].fit if name in WORDS else attack_class(name).fit
 
 
-def attack(name: str, *, rate: float | str = 'usual', covers: float | None = None, **changes: Any) -> dict[str, Any]:
+def attack(name: str, *, rate: float | str = 'usual', covers: float | None = None, **changes: Any) -> Facts:
     """The part `attack`. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images.
 
     The usual rate is the class's: 10 %; 8 % for clean-label attacks, 1 % for the adaptive ones. `covers` is how many images

@@ -22,6 +22,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 from purify.core.randomness import stream_rng
+from purify.core.types import Settings, Tree
 from purify.defenses.method import Context
 from purify.defenses.purifiers.variations import Variations
 from purify.generative.open_prior import VARIATION_MODELS
@@ -36,7 +37,7 @@ IMAGE_TO_IMAGE = {'strength': 0.75, 'caption': 'A photo of a {}'}  # of sd_img2i
 CLASS_NAMES = ('cat', 'dog')
 
 
-def bench(config: dict[str, Any], workdir: Path | None) -> None:
+def bench(config: Settings, workdir: Path | None) -> None:
     """Prints one JSON line for each setting, and appends it to `workdir`/bench.jsonl where one is given.
 
     A line holds what was set, and (see `_measure`) times, rates and bytes, or `error` where memory ran out.
@@ -52,7 +53,7 @@ def bench(config: dict[str, Any], workdir: Path | None) -> None:
                     file.write(line + '\n')
 
 
-def measure_all(config: dict[str, Any], mesh: Mesh) -> Iterator[Row]:
+def measure_all(config: Settings, mesh: Mesh) -> Iterator[Row]:
     """One row for each combination of the config's lists; the innermost vary fastest.
 
     Raises `UserError`, before anything is measured, for settings that no program could be made of.
@@ -71,7 +72,7 @@ def measure_all(config: dict[str, Any], mesh: Mesh) -> Iterator[Row]:
         yield from _measure_dtype(config, facts | {'dtype': dtype}, mesh)
 
 
-def _measure_dtype(config: dict[str, Any], facts: Row, mesh: Mesh) -> Iterator[Row]:
+def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
     dtype = facts['dtype']
     pipeline = random_pipeline(config['kind'], config['shapes'], seed=0, dtype=dtype)
     prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline, dtype=dtype)
@@ -94,7 +95,7 @@ def _measure_dtype(config: dict[str, Any], facts: Row, mesh: Mesh) -> Iterator[R
             yield row
 
 
-def _check(config: dict[str, Any]) -> None:
+def _check(config: Settings) -> None:
     """Raises `UserError` for a mistake in any setting; makes every chain, but no weights."""
     missing = [name for name in (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler') if name not in config]
     if missing:
@@ -134,11 +135,11 @@ def _is_whole(value: Any, least: int) -> bool:
     return type(value) is int and value >= least  # True is no number here
 
 
-def _dtypes(config: dict[str, Any]) -> list[str]:
+def _dtypes(config: Settings) -> list[str]:
     return [dtype for item in config['dtypes'] for dtype in item.split(',')]  # a flag's list of words arrives as one
 
 
-def _measure(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Row:
+def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> Row:
     """The whole program of a batch, from 8-bit images to 8-bit images.
 
     compile_s, images_per_s of all devices (median, least and most of the repeats), tflops_per_image, mfu (share of the dense
@@ -181,19 +182,19 @@ def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
     return defense.rule({'prior': prior}, Context((row['source_px'], row['source_px'], 3), 0, CLASS_NAMES))
 
 
-def _seconds(run: Callable[[Any], Any], rows: Any) -> float:
+def _seconds(run: Callable[[Any], Any], rows: Tree) -> float:
     begun = time.perf_counter()
     jax.block_until_ready(run(rows))
     return time.perf_counter() - begun
 
 
-def _measure_unet(prior: Any, weights: Any, row: Row, repeats: int, mesh: Mesh) -> Row:
+def _measure_unet(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> Row:
     """The UNet alone, `batch` images on each device, twice as many where they are guided: unet_ms of a call and unet_mfu."""
     side, graph, own = row['size_px'] // prior.factor, prior.graphs[prior.unet], weights[prior.unet]
     tokens, width = _condition_shape(prior)
     count = row['batch'] * mesh.size * (1 if row['guidance'] == 1 else 2)
 
-    def call(weights: Any, rows: Any) -> Any:  # gives back what it got, so that calls follow each other
+    def call(weights: Tree, rows: Tree) -> Any:  # gives back what it got, so that calls follow each other
         network = nnx.merge(graph, weights['params'], weights['stats'])
         return rows | {'x': network(rows['x'], jnp.float32(500), rows['context'])}
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from purify.config.load import load_config
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 T = TypeVar('T')
 
@@ -32,7 +33,7 @@ class Call:
             raise UserError(f'--{name.replace("_", "-")} is missing; see python -m purify --help.')
         return value
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> Facts:
         """The config as plain nested dicts. Raises `UserError` for one that cannot be read."""
         try:
             return load_config(self.need('config'), self.overrides)

@@ -26,6 +26,7 @@ from purify.commands.plan import check_parts, make_method, make_stages
 from purify.commands.published_shapes import stand_in, stand_in_encoder
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.types import Facts, Settings
 from purify.core.writers import WRITERS
 from purify.data.sources.open_source import Source, open_source
 from purify.defenses.method import Method
@@ -42,7 +43,7 @@ from purify.stages.train_encoder import open_encoder
 NOMINAL_IMAGES = 10_000  # stands for the number of training images where the source is not on this machine yet
 
 
-def check(config: dict[str, Any], *, fetched: bool = False) -> Findings:
+def check(config: Settings, *, fetched: bool = False) -> Findings:
     """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
 
     A prior or encoder on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
@@ -83,7 +84,7 @@ def _is_local(load: str) -> bool:
     return here or load in EMBEDDED or user_path(load).exists() or load.count('/') != 1
 
 
-def _source(found: Findings, config: dict[str, Any]) -> Data:
+def _source(found: Findings, config: Settings) -> Data:
     part, rule = config['source'], config['attack']
     kind, _, dataset = part['name'].partition(':')
     shape = Data(part['size_px'], part['channels'], max(2, rule['target'] + 1), part['train_size'] or NOMINAL_IMAGES)
@@ -104,7 +105,7 @@ def _source(found: Findings, config: dict[str, Any]) -> Data:
     return shape
 
 
-def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
+def _attacks(config: Settings, classes: int) -> tuple[Attack, ...]:
     """The attacks, where they need not be fitted first; else none."""
     rule = config['attack']
     check_target(rule, classes)
@@ -114,7 +115,7 @@ def _attacks(config: dict[str, Any], classes: int) -> tuple[Attack, ...]:
     return make_attacks(rule, config['seeds']['poison'], classes)
 
 
-def _poisoning(source: Source, config: dict[str, Any]) -> Poisoning:
+def _poisoning(source: Source, config: Settings) -> Poisoning:
     rule, classes = config['attack'], len(source.class_names)
     check_target(rule, classes)
     rules, seed = make_rules(rule), config['seeds']['poison']
@@ -124,7 +125,7 @@ def _poisoning(source: Source, config: dict[str, Any]) -> Poisoning:
     return poisoning
 
 
-def _count_trusted(source: Source, poisoning: Poisoning, part: dict[str, Any]) -> str:
+def _count_trusted(source: Source, poisoning: Poisoning, part: Settings) -> str:
     """A note on how many images the defender is told to be clean. Raises `UserError` where a class has too few."""
     pool, touched = poisoning.pool, np.concatenate([*poisoning.poisoned, *poisoning.covering])
     left = np.bincount(pool.labels[~np.isin(pool.ids, touched)], minlength=len(source.class_names))
@@ -132,7 +133,7 @@ def _count_trusted(source: Source, poisoning: Poisoning, part: dict[str, Any]) -
     return f'trusted: {sum(counts):,} images that are handed over as clean'
 
 
-def _catalogue(found: Findings, dataset: str, part: dict[str, Any]) -> tuple[int, int]:
+def _catalogue(found: Findings, dataset: str, part: Settings) -> tuple[int, int]:
     """(classes, training images) of a TFDS dataset as its code declares them."""
     try:
         builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
@@ -168,14 +169,14 @@ def _prior(known: Known, fetched: bool) -> Any:
     return found.attempt('prior', lambda: shape_prior(known, part))
 
 
-def _wanted_prior(defense: dict[str, Any]) -> str:
+def _wanted_prior(defense: Settings) -> str:
     """The kind of prior that a defence asks for."""
     if defense.get('generator', {}).get('objective', {}).get('name') == 'latent':
         return 'sd_img2img'
     return defense.get('vary', {}).get('model', 'pixel')
 
 
-def _encoder(found: Findings, part: dict[str, Any], fetched: bool) -> Any:
+def _encoder(found: Findings, part: Settings, fetched: bool) -> Any:
     """The configured finished encoder as shapes, or None and a problem."""
     if fetched or _is_local(part['load']):
         return found.attempt('encoder', lambda: open_encoder(encoder_folder(part['load'], part['revision'])[0], weights=False))
@@ -183,7 +184,7 @@ def _encoder(found: Findings, part: dict[str, Any], fetched: bool) -> Any:
     return stand_in_encoder()
 
 
-def _opened(config: dict[str, Any]) -> dict[str, Any]:
+def _opened(config: Settings) -> Facts:
     """How the configured defence opens its prior."""
     dtype = config['defense'].get('dtype', 'float32') if 'defense' in config else 'float32'
     return {'dtype': dtype, 'vae_slice': config['run']['vae_slice']}

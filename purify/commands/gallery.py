@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, user_path
 from purify.core.progress import say
+from purify.core.types import Facts, Settings
 from purify.data.sources.open_source import Pool, Source, open_source
 from purify.engine.chain import Chain
 from purify.report.gallery import Entry, write_gallery
@@ -27,7 +27,7 @@ from purify.report.gallery import Entry, write_gallery
 SHOWN = 8  # images of each attack
 
 
-def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None) -> Path:
+def gallery(configs: Sequence[Facts], workdir: Path, store: Path | None) -> Path:
     """Stamps test images with the attack of each config (plain nested dicts) and writes one page; -> its path.
 
     Triggers that are learned are fitted first, or taken from the store where they are there already. Raises `UserError`
@@ -46,11 +46,11 @@ def gallery(configs: Sequence[dict[str, Any]], workdir: Path, store: Path | None
     return page
 
 
-def _opener() -> Callable[[dict[str, Any]], Source]:
+def _opener() -> Callable[[Facts], Source]:
     """`open_source` for the `source` part of a config; equal ones are opened once."""
     opened: dict[str, Source] = {}
 
-    def open_once(settings: dict[str, Any]) -> Source:
+    def open_once(settings: Settings) -> Source:
         name = fingerprint(settings)
         if name not in opened:
             opened[name] = open_source(**settings)
@@ -59,7 +59,7 @@ def _opener() -> Callable[[dict[str, Any]], Source]:
     return open_once
 
 
-def _entries(config: dict[str, Any], chain: Chain, open_once: Callable[[dict[str, Any]], Source]) -> list[Entry]:
+def _entries(config: Settings, chain: Chain, open_once: Callable[[Facts], Source]) -> list[Entry]:
     """One entry for each trigger of a config's attack."""
     rule = config['attack']
     names = list(chain.stages)
@@ -81,7 +81,7 @@ def _entries(config: dict[str, Any], chain: Chain, open_once: Callable[[dict[str
     return found
 
 
-def _stamp(name: str, settings: dict[str, Any], attack: Attack, rules: Rules, pool: Pool, seconds: float | None) -> Entry:
+def _stamp(name: str, settings: Settings, attack: Attack, rules: Rules, pool: Pool, seconds: float | None) -> Entry:
     """The attack on test images of the kind that it poisons, in the modes that differ."""
     chosen = _one_of_each(pool.labels, attack, rules)
     clean, ids = np.stack([pool.fetch(i) for i in chosen]), pool.ids[chosen].tolist()

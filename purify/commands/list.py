@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from purify.attacks.registry import ATTACKS
 from purify.commands.call import Call
@@ -13,6 +12,7 @@ from purify.config.load import flag_for, load_config, load_module
 from purify.config.sweeps import multiply, sweep_functions
 from purify.core.errors import UserError
 from purify.core.files import fingerprint
+from purify.core.types import Facts, Settings
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources.open_source import SOURCES
 from purify.defenses.registry import DEFENSES
@@ -29,7 +29,7 @@ def list_registries() -> None:
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
 
 
-def list_stages(config: dict[str, Any], workdir: Path | None, store: Path | None) -> None:
+def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> None:
     """Prints the stages, their fingerprints, and whether they are done."""
     chain = Chain(make_stages(config), store or (workdir or Path('.')) / 'stages')
     for name, stage in chain.stages.items():
@@ -53,7 +53,7 @@ def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> Non
     print('\n'.join(json.dumps(run) for run in runs))
 
 
-def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[dict[str, Any], int]]:
+def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[Facts, int]]:
     """(settings and words, seed) of every run of the product of a config's sweeps. Raises `UserError` for unknown ones."""
     offered = sweep_functions(load_module(spec))
     chosen, numbers = [name for name in sweeps.split(',') if name], (seeds or '0').split(',')
@@ -66,12 +66,12 @@ def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[dict[str, Any], 
     return multiply([map(flat, offered[name]()) for name in chosen], [int(number) for number in numbers])
 
 
-def flat(point: dict[str, Any]) -> dict[str, Any]:
+def flat(point: Facts) -> Facts:
     """Words and settings on one level, so that sweeps over different words do not clash."""
     return point.get('words', {}) | {name: value for name, value in point.items() if name != 'words'}
 
 
-def describe_run(spec: str, overrides: list[str], point: dict[str, Any], seed: int | None) -> dict[str, Any]:
+def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None) -> Facts:
     """One run of a sweep: its folder's name and its command line; `seed` None leaves the config's own."""
     settings = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
     own = {name: value for name, value in point.items() if not name.startswith('config.')}

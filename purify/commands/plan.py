@@ -4,6 +4,7 @@ from typing import Any
 
 from purify.attacker.stages import attacker_stages
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Input, Stage
@@ -11,11 +12,10 @@ from purify.evaluation.stages import evaluation_stages
 from purify.stages.networks_on_disk import encoder_folder, prior_folder
 from purify.stages.planning import Find, find_encoder, prior_stages, step_stages
 
-Config = dict[str, Any]
 NEEDED = ('name', 'seeds', 'source', 'attack', 'shard_size', 'run')  # parts and settings that every run has
 
 
-class _NoStudent(dict[str, Any]):
+class _NoStudent(Facts):
     """Stands for the part `student` that a config does not have."""
 
     def __init__(self, defense: str):
@@ -26,7 +26,7 @@ class _NoStudent(dict[str, Any]):
         raise UserError(f'defense {self.defense!r} trains a student, but the config has no part `student`.')
 
 
-def make_method(config: Config) -> Method:
+def make_method(config: Settings) -> Method:
     """The configured defence's steps. Raises `UserError` for an unknown defence or setting."""
     if 'defense' not in config:
         return Method()
@@ -35,13 +35,13 @@ def make_method(config: Config) -> Method:
     return defense.method(config.get('student') or _NoStudent(name))
 
 
-def check_parts(config: Config) -> None:
+def check_parts(config: Settings) -> None:
     """Raises `UserError` unless the config has what every run needs."""
     if missing := [part for part in NEEDED if part not in config]:
         raise UserError(f'the config has no {", ".join(missing)}: it describes no run. Is it one for `purify bench`?')
 
 
-def make_stages(config: Config, find: Find = prior_folder, look_up: Find = encoder_folder) -> list[Stage]:
+def make_stages(config: Settings, find: Find = prior_folder, look_up: Find = encoder_folder) -> list[Stage]:
     """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
 
     Args:

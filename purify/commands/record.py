@@ -14,6 +14,7 @@ import msgspec
 
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, read_json
+from purify.core.types import Facts
 
 AGAIN = 'Start the run again with its own command, which writes it and keeps what is finished.'
 PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
@@ -28,13 +29,13 @@ class Environment(TypedDict):
     settings: NotRequired[str]  # older versions did not write it
 
 
-def read_record(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_record(workdir: Path) -> tuple[Facts, Facts]:
     """config.json and environment.json of a work folder, where they are what a run wrote there.
 
     Raises `UserError` where one is missing, damaged, or of another run than the other.
     """
     known: Any = read_json(workdir / 'environment.json', Environment, cure=AGAIN)
-    config = read_json(workdir / 'config.json', dict[str, Any], cure=AGAIN)
+    config = read_json(workdir / 'config.json', Facts, cure=AGAIN)
     try:
         same = known.get('settings') in (None, fingerprint(config))
     except ValueError:  # a number that is not finite, which no config holds
@@ -47,7 +48,7 @@ def read_record(workdir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, known
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Facts:
     """Versions, devices, hosts, command and date of this run."""
     versions = {}
     for name in PACKAGES:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from purify.commands.record import read_record
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.progress import say
+from purify.core.types import Settings
 from purify.core.writers import Writer
 from purify.engine.chain import Chain
 from purify.evaluation.results import gather, gather_run
@@ -21,7 +21,6 @@ from purify.report.sections.detection import FOUND, list_detection
 from purify.report.tables import collect, print_before_after, to_markdown
 from purify.report.tracking import list_numbers, make_sheets
 
-Settings = dict[str, Any]
 POINT_FILE = 'point.json'
 
 

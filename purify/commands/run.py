@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
 
@@ -17,6 +16,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
 from purify.core.progress import say
+from purify.core.types import Facts, Settings
 from purify.core.writers import WANDB_ID, open_writers
 from purify.engine.chain import Chain
 
@@ -24,7 +24,7 @@ LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'pur
 OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
 
 
-def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
+def run(config: Settings, overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
     """Runs the config's stages in `workdir`; finished ones are left alone, so the same command goes on after a stop.
 
     Args:
@@ -60,14 +60,14 @@ def run(config: dict[str, Any], overrides: Sequence[str], workdir: Path, store: 
     devices.barrier('run concluded')
 
 
-def _check_first(config: dict[str, Any]) -> None:
+def _check_first(config: Settings) -> None:
     """A mistake in the last stage is known before the first one runs."""
     found = check(config, fetched=True)  # `make_stages` has
     if found.problems:
         raise UserError('\n        '.join(found.problems))
 
 
-def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], chain: Chain) -> dict[str, Any]:
+def _record(workdir: Path, config: Settings, overrides: Sequence[str], chain: Chain) -> Facts:
     """Writes what runs here, and returns environment.json; what other settings left as their results is removed."""
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -85,16 +85,16 @@ def _record(workdir: Path, config: dict[str, Any], overrides: Sequence[str], cha
     return known
 
 
-def _read_old_config(workdir: Path) -> dict[str, Any] | None:
+def _read_old_config(workdir: Path) -> Facts | None:
     """The config that ran here before: None where none did, an empty one where it cannot be read."""
     if not os.path.lexists(workdir / 'config.json'):
         return None
     with contextlib.suppress(UserError):
-        return read_json(workdir / 'config.json', dict[str, Any])
+        return read_json(workdir / 'config.json', Facts)
     return {}
 
 
-def _without_run(config: dict[str, Any]) -> dict[str, Any]:
+def _without_run(config: Settings) -> Facts:
     """The settings that change a result."""
     return {name: value for name, value in config.items() if name != 'run'}
 

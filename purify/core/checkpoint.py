@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
+from purify.core.types import Tree
 
 NEXT = (
     'Build the network the checkpoint was made with (its network.json), or start from another checkpoint; where a training was to '
@@ -23,7 +24,7 @@ def _in_short(error: Exception) -> str:
     return ' '.join(str(error).split())[:400]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every array of a tree, by its path."""
     named, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in named if hasattr(x, 'shape')}
@@ -50,7 +51,7 @@ class Checkpoints:
         """The newest complete step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, tree: Any) -> None:
+    def save(self, step: int, tree: Tree) -> None:
         """Saves `tree` as `step`, unless it is there already. Raises `UserError` where the disk has no room for it."""
         with explain_os_errors(self.folder):
             if self.latest() != step:
@@ -59,7 +60,7 @@ class Checkpoints:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self.manager.save(step, args=ocp.args.StandardSave(tree))
 
-    def restore(self, like: Any) -> tuple[int, Any]:
+    def restore(self, like: Tree) -> tuple[int, Any]:
         """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
 
         Raises `UserError` if nothing is saved, the saved tree has another structure, or its files are damaged, may not be
@@ -84,7 +85,7 @@ class Checkpoints:
                 f'{self.folder}: step {step} does not fit this network, or is damaged ({_in_short(error)}). {NEXT}'
             ) from error
 
-    def _check_shapes(self, step: int, target: Any) -> None:
+    def _check_shapes(self, step: int, target: Tree) -> None:
         """Raises `ValueError` for arrays of another shape; orbax finds out while others are read, with a trace from each."""
         saved, wanted = _shapes(self.manager.item_metadata(step)), _shapes(target)
         for name in sorted(saved.keys() & wanted.keys()):

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from purify.core.errors import UserError
 from purify.core.progress import say
+from purify.core.types import Tree
 
 # Dense bf16 peak in FLOP/s per device, from the vendors' data sheets; used for MFU only.
 PEAK_FLOPS = {
@@ -80,13 +81,13 @@ def batched(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
+def put_batch(batch: Tree, mesh: Mesh) -> Any:
     """Host rows (NumPy [rows ...]; each host its own) -> one global array per leaf, sharded over 'data'."""
     sharding = batched(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
 
 
-def put_copy(tree: Any, mesh: Mesh) -> Any:
+def put_copy(tree: Tree, mesh: Mesh) -> Any:
     """Equal host values (NumPy) on every process -> one replicated global array per leaf."""
     sharding = replicated(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)

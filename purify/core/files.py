@@ -15,6 +15,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 AGAIN = 'Delete its stage folder and run again.'  # the next step where a file of a stage is not as it was written
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -113,7 +114,7 @@ def read_json(path: Path, schema: Any = Any, *, cure: str = AGAIN) -> Any:
         raise UserError(f'{path}: not valid JSON ({error}). {cure}') from error
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_twins(pairs: list[tuple[str, Any]]) -> Facts:
     """A JSON object, unless it has two values for one key, of which Python would take the last and others the first."""
     value = dict(pairs)
     if len(value) < len(pairs):

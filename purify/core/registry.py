@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 EMPTY = inspect.Parameter.empty
 T = TypeVar('T')
@@ -63,7 +64,7 @@ class Registry(dict[str, T], Generic[T]):
         entry = self[name]
         return entry.func if isinstance(entry, functools.partial) else entry
 
-    def part(self, name: str, /, *presets: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    def part(self, name: str, /, *presets: Mapping[str, Any], **changes: Any) -> Facts:
         """The part of a config that makes the entry called `name`: its name and its settings, the defaults as they are changed.
 
         Changes are those of the `presets`, one after the other, and then those that are named.
@@ -91,7 +92,7 @@ class Registry(dict[str, T], Generic[T]):
         """Whether a `setting` of that name is one of the entry called `name`."""
         return name in self and setting in self._settings(name)
 
-    def _settings(self, name: str) -> dict[str, Any]:
+    def _settings(self, name: str) -> Facts:
         """All parameters by name, with a copy of their default, or `EMPTY`."""
         entry: Any = self[name]
         fixed = set(entry.keywords) if isinstance(entry, Fixed) else set()
@@ -100,7 +101,7 @@ class Registry(dict[str, T], Generic[T]):
         return {key: value for key, value in (found | own).items() if key != 'name' and key not in fixed}
 
 
-def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
+def defaults(taker: Callable[..., Any]) -> Facts:
     """The parameters of a function or class by name -> a copy of their default, or `EMPTY`."""
     partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
     bare: Any = partial.func
@@ -115,7 +116,7 @@ def defaults(taker: Callable[..., Any]) -> dict[str, Any]:
     return {name: _copied(value) for name, value in (found | partial.keywords).items()}
 
 
-def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None) -> Facts:
     """Settings with `changes`, as `Registry.part` describes them; `known` are those that may be given, all of `usual` unless told.
 
     Raises ValueError for others, with the nearest; `place` says whose they are.

@@ -17,6 +17,7 @@ from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes
 from purify.core.progress import say
 from purify.core.registry import Registry
+from purify.core.types import Facts
 
 WANDB_ID = 'wandb_id'  # the file in a work folder
 WANDB_NAME = 128  # characters that Weights & Biases allows in the name of a run
@@ -61,7 +62,7 @@ class Writer(Protocol):
         ...
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Facts]:
     """The rows of a metrics.jsonl; a last line cut by a kill is left out.
 
     Raises `UserError` that names the line for anything else that is no row: text that is no JSON, a row without stage or step.

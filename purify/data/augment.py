@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
+from purify.core.types import Facts
 
 PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 
@@ -30,7 +31,7 @@ class Augmentation(transforms.RandomMap):
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> a new `u8[h w c]`."""
 
-    def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> Facts:
         """`record` with its image changed; grain calls this."""
         image = record['image']
         if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:

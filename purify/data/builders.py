@@ -21,6 +21,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from purify.core.errors import UserError
 from purify.core.files import AGAIN, explain_os_errors
+from purify.core.types import Facts
 from purify.data.images import encode_png
 
 NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
@@ -28,7 +29,7 @@ NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
 
 def describe(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:
     """The features of every dataset here: id, image (PNG), label, and the variation's number in a purified one."""
-    features: dict[str, Any] = {
+    features: Facts = {
         'id': tfds.features.Scalar(np.int64),
         'image': tfds.features.Image(shape=(size_px, size_px, channels), encoding_format='png'),
         'label': tfds.features.ClassLabel(names=list(class_names)),
@@ -64,7 +65,7 @@ class DatasetWriter:
         """Shards that are not there yet."""
         return [shard for shard in range(self.shards) if not self.path(shard).exists()]
 
-    def write(self, shard: int, records: Iterable[dict[str, Any]]) -> None:
+    def write(self, shard: int, records: Iterable[Facts]) -> None:
         """Writes one shard of records {'id', 'image': u8[h w c], 'label', ...}, whole or not at all."""
         final = self.path(shard)
         part = final.with_name(f'{final.name}.{os.getpid()}.part')
@@ -114,10 +115,10 @@ class Records:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Facts]:
         return map(self.__getitem__, range(len(self)))
 
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    def __getitem__(self, index: SupportsIndex) -> Facts:
         try:
             record = dict(self.source[index])
         except Exception as error:  # damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Table:
     """
 
     columns: dict[str, np.ndarray]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.columns[name]

@@ -1,13 +1,13 @@
 """The words for what a defence found out about a dataset as a whole."""
 
-from typing import Any
+from purify.core.types import Facts
 
 WORDS = ('clean', 'attacked', 'mislabelled', 'unexplained')
 HEDGE = ' With two classes wrong labels in one of them look the same.'
 UNUSUAL = 0.03  # of all images: so many of a clean dataset hardly ever leave their label for good
 
 
-def judgement(word: str, share: float, text: str) -> dict[str, Any]:
+def judgement(word: str, share: float, text: str) -> Facts:
     """The fact `verdict` of findings: one of `WORDS`, the share of all images that leave their label, and a sentence or two.
 
     'clean': nothing was found. 'attacked': labels are named that a trigger explains. 'mislabelled': labels are wrong without a

@@ -1,11 +1,11 @@
 """What a network says of every image: a classifier its answer, its loss on the given label, its features; an encoder a point."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.train.inference import Rows, Rule
 from purify.train.objectives.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
@@ -42,7 +42,7 @@ class Predictions(Measure):
         """See `Measure`; needs the model 'classifier'."""
         answer = models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             logits, _ = answer(constants['classifier'], unit_images(rows))
             if self.loss == 'ce':
                 loss = cross_entropies(logits, rows['label'])
@@ -62,7 +62,7 @@ class Features(Measure):
         """See `Measure`; needs the model 'classifier'."""
         answer = models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             logits, features = answer(constants['classifier'], unit_images(rows))
             features = features.astype(jnp.float32)
             finite = jnp.isfinite(features).all(-1) & jnp.isfinite(logits).all(-1)
@@ -79,7 +79,7 @@ class Embeddings(Measure):
         """See `Measure`; needs the model 'encoder'."""
         embed = models['encoder'].embed
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             features = embed(constants['encoder'], unit_images(rows))
             return {'features': features, 'finite': jnp.isfinite(features).all(-1)}
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.train.inference import Rule
 
@@ -120,15 +121,15 @@ class Step:
     name: str
     kind: str
     inputs: dict[str, str]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     by: Any = None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Everything that changes the result besides the inputs, as plain values."""
         return self.settings | ({'by': describe(self.by)} if self.by is not None else {})
 
 
-def describe(rule: Any) -> dict[str, Any]:
+def describe(rule: Any) -> Facts:
     """A rule as plain values: the name of its class, and its attributes, rules among them likewise."""
     parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
@@ -173,7 +174,7 @@ class Outcome:
     generated: str | None = None
     probe: str | None = None
     scores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    diffusion: dict[str, Any] | None = None
+    diffusion: Facts | None = None
     copies: tuple[str, str] | None = None
 
 
@@ -192,6 +193,6 @@ class Method:
 class Defense(Protocol):
     """A defence's arithmetic and settings."""
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Its steps; `student` is the config of the classifier it trains last."""
         ...

@@ -1,8 +1,8 @@
 """No defence: what training on the poisoned dataset does."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from purify.core.types import Settings
 from purify.defenses.method import Defense, Method
 
 
@@ -10,6 +10,6 @@ from purify.defenses.method import Defense, Method
 class NoDefense(Defense):
     """Nothing but the teacher: what training on the poisoned dataset does."""
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """No step."""
         return Method()

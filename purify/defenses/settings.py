@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from purify.core.types import Facts
 from purify.defenses.filters.score_filter import SCORES
 from purify.defenses.needs import Needs
 from purify.defenses.registry import DEFENSES
@@ -51,7 +52,7 @@ class Evaluation:
     residual: bool = False
 
 
-def finished(load: str, revision: str = '') -> dict[str, Any]:
+def finished(load: str, revision: str = '') -> Facts:
     """A finished prior or encoder, see `Finished`."""
     return asdict(Finished(load, revision))
 

@@ -4,26 +4,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from purify.core.types import Facts, Settings
 from purify.defenses.method import Step
 from purify.train.optim import OPTIMIZERS
 from purify.train.views import Views
 
 
-def student_step(student: dict[str, Any], data: str) -> Step:
+def student_step(student: Settings, data: str) -> Step:
     """Trains `student` on the dataset `data`; its objective says whether the teacher helps."""
     inputs = {'data': data} | ({'teacher': 'teacher'} if student['objective']['name'] == 'distill' else {})
     return Step('student', 'classifier', inputs, student)
 
 
-def at_constant_rate(optim: dict[str, Any]) -> dict[str, Any]:
+def at_constant_rate(optim: Settings) -> Facts:
     """The optimiser without its schedule."""
     kept = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
     return kept | {'schedule': 'constant', 'warmup': 0.0}
 
 
-def train_part(
-    student: dict[str, Any], part: dict[str, Any], objective: dict[str, Any], *, constant: bool = False
-) -> dict[str, Any]:
+def train_part(student: Settings, part: Settings, objective: Settings, *, constant: bool = False) -> Facts:
     """The student's config with the `epochs`, `lr` and objective of one part of a defence; the rate may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
@@ -45,8 +44,8 @@ class Simclr:
       views: what is seen of an image.
     """
 
-    network: dict[str, Any]
-    optim: dict[str, Any]
+    network: Settings
+    optim: Settings
     epochs: float
     batch: int = 256
     temperature: float = 0.5
@@ -54,7 +53,7 @@ class Simclr:
     views: Views = field(default_factory=Views)
 
 
-def simclr(network: dict[str, Any], *, epochs: float, lr: float = 3e-4, **changes: Any) -> dict[str, Any]:
+def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
     """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published. See `Simclr`."""
     return asdict(Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes))
 

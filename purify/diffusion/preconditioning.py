@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.diffusion.schedules import Schedule
 
 Ask = Callable[[jax.Array, jax.Array], jax.Array]
@@ -75,7 +76,7 @@ class Preconditioning:
         answer = ask(x / total, jnp.log(sigma) / 4).astype(jnp.float32)
         return (self.sigma_data / total) ** 2 * x + level * self.sigma_data / total * answer
 
-    def to_diffusers(self) -> dict[str, Any]:
+    def to_diffusers(self) -> Facts:
         """scheduler_config.json of diffusers' EDMEulerScheduler."""
         return {
             '_class_name': 'EDMEulerScheduler',

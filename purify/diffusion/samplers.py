@@ -6,6 +6,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
+from purify.core.types import Facts
 from purify.diffusion.chain_step import LearnedVariance, LinearMultistep, Sampler, SecondOrder
 from purify.diffusion.schedules import Schedule
 from purify.diffusion.timesteps import check_timesteps
@@ -34,7 +35,7 @@ def _levels(schedule: Schedule, t: np.ndarray, final_alpha_cumprod: float, strid
     return [alpha, sigma, *(np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True))]
 
 
-def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None, rederived: bool | None = None) -> dict[str, Any]:
+def _common(schedule: Schedule, t: np.ndarray, clip_sample: bool | None, rederived: bool | None = None) -> Facts:
     clip = schedule.clip_sample if clip_sample is None else clip_sample
     whole = t.dtype.kind in 'iu' or bool((t == np.round(t)).all())
     return {

@@ -11,6 +11,7 @@ import numpy as np
 
 from purify.core.devices import say_once
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
@@ -130,13 +131,13 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     )
 
 
-def schedule_to_diffusers(schedule: Schedule) -> dict[str, Any]:
+def schedule_to_diffusers(schedule: Schedule) -> Facts:
     """A scheduler_config.json for `schedule`: a DDPMScheduler, or a DDIMScheduler for what only that class can say.
 
     Betas of a known shape are written by name, others one by one (`trained_betas`).
     """
     betas = schedule.betas
-    config: dict[str, Any] = {
+    config: Settings = {
         '_class_name': 'DDPMScheduler' if schedule.set_alpha_to_one and schedule.use_clipped_model_output else 'DDIMScheduler',
         'num_train_timesteps': schedule.steps,
         'beta_start': float(betas[0]),
@@ -201,7 +202,7 @@ _SILENT = (  # known to diffusers, and without effect while the settings above h
 _KNOWN = {*_SHARED, *_OFF, *_SILENT, *(key for keys in _FIXED.values() for key in keys)}
 
 
-def _unread(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _unread(config: Mapping[str, Any], kind: str) -> Facts:
     """Settings of other classes in the file of scheduler class `kind` that ask for something which it does not do."""
     foreign = [pair for fixed in _FIXED.values() for pair in fixed.items() if pair[0] not in _FIXED[kind]]
     plain = {(key, allowed[0]) for key, allowed in foreign}
@@ -218,7 +219,7 @@ def _say_unread(kind: str, told: str) -> None:
     say_once(f'scheduler_config.json: {kind} has no {told}: as in diffusers, what is not its own changes nothing.')
 
 
-def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
     """The scheduler_config.json `config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
 
     Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown names, for the file of another
@@ -234,7 +235,7 @@ def with_sampler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     require(config, 'use_flow_sigmas', False, None)  # this and the next change the noise, which no sampler is told
     require(config, 'snr_shift_scale', 1, None)
     kind = next(theirs for theirs, ours in _NAMES.items() if ours == ('dpmpp_2m' if name == 'sde' else name))
-    extra: dict[str, Any] = {'pndm': {'skip_prk_steps': True}, 'sde': _SDE}.get(name, {})
+    extra: Facts = {'pndm': {'skip_prk_steps': True}, 'sde': _SDE}.get(name, {})
     taken = {key: config[key] for key in _SHARED if key in config and (key != 'clip_sample' or _reads_clipping(kind))}
     return {'clip_sample': False} | taken | extra | {'_class_name': kind}
 

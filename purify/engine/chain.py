@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import purify
 from purify.core import devices, preemption
@@ -13,6 +12,7 @@ from purify.core.files import explain_os_errors, fingerprint, read_json, write_j
 from purify.core.locks import locked
 from purify.core.progress import say
 from purify.core.seal import sealed
+from purify.core.types import Facts, Settings
 from purify.core.writers import Writer
 from purify.engine.finished import DONE, PRINT, Done, check_files, files_of, hash_files, read_done, remove_parts
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
@@ -55,7 +55,7 @@ class Stage:
 
     name: str
     run: Callable[['Work'], None]
-    settings: dict[str, Any]
+    settings: Settings
     inputs: dict[str, Input] = field(default_factory=dict)
     sees: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ class Work:
     name: str
     folder: Path
     inputs: dict[str, Path]
-    settings: dict[str, Any]
-    run: dict[str, Any]
+    settings: Settings
+    run: Facts
     writers: Sequence[Writer]
     cost: Cost
 
@@ -189,7 +189,7 @@ class Chain:
 
         _on_lead(look)
 
-    def run(self, names: Sequence[str], run: dict[str, Any], writers: Sequence[Writer] = ()) -> dict[str, bool]:
+    def run(self, names: Sequence[str], run: Facts, writers: Sequence[Writer] = ()) -> dict[str, bool]:
         """Runs the named stages in order; -> name -> whether it was there already.
 
         Raises:
@@ -203,7 +203,7 @@ class Chain:
             reused[stage.name] = self._run_one(stage, run, writers)
         return reused
 
-    def _run_one(self, stage: Stage, run: dict[str, Any], writers: Sequence[Writer]) -> bool:
+    def _run_one(self, stage: Stage, run: Facts, writers: Sequence[Writer]) -> bool:
         folder, lead = self.folder(stage.name), devices.is_lead()
         for source in stage.inputs.values():
             if source.stage and not self.finished(source.stage):

@@ -4,12 +4,13 @@ import concurrent.futures
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from purify.core import preemption
 from purify.core.errors import UserError
 from purify.core.files import AGAIN, read_json, sha256_of
 from purify.core.progress import say
+from purify.core.types import Settings
 from purify.train.cost import COST_FILE, Spent
 
 DONE = 'DONE'  # the file in a stage's folder that says so
@@ -27,7 +28,7 @@ class Done(TypedDict):
 
     stage: str
     fingerprint: str
-    settings: dict[str, Any]
+    settings: Settings
     inputs: dict[str, str]
     cost: Spent
     files: NotRequired[dict[str, str]]

@@ -5,12 +5,12 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import AGAIN, read_json, write_bytes, write_json
+from purify.core.types import Facts
 from purify.data.edits import Edited
 from purify.data.loader import Split
 from purify.data.table import Table
@@ -85,7 +85,7 @@ def read_table(folder: Path) -> Table:
             raise UserError(
                 f'{folder}: holds two tables, {FINDINGS} and {next(iter(found)).name}. Delete the folder and run its stage again.'
             )
-        return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, dict[str, Any]))
+        return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, Facts))
     counts = {int(match[2]) for match in found.values()}
     if len(counts) != 1 or sorted(int(match[1]) for match in found.values()) != list(range(max(counts))):
         raise UserError(f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its stage again.')

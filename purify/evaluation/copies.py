@@ -9,6 +9,7 @@ from purify.attacker.manifest import Manifest
 from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
+from purify.core.types import Facts
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table, write_columns
 from purify.metrics.intervals import Share, share_of
@@ -60,13 +61,13 @@ def replicate(work: Work) -> None:
     write_columns(work.folder / FILE, found, compressed=True)
 
 
-def read_replication(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_replication(folder: Path) -> tuple[Facts, dict[str, np.ndarray]]:
     """What `replicate` wrote: numbers, and arrays by name."""
     numbers: Any = read_json(folder / NUMBERS, Replication)
     return numbers, read_columns(folder / FILE, COLUMNS)
 
 
-def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> dict[str, Any]:
+def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> Facts:
     """Cosines f32[n] of generated images with their matches, these as rows i64[n] of the manifest -> numbers (`replicate`)."""
     above = share_of(similarity > np.float32(LIMIT))
     similarity = similarity.astype(np.float64)
@@ -82,7 +83,7 @@ def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest)
     }
 
 
-def _describe_copied(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> dict[str, Any] | None:
+def _describe_copied(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> Facts | None:
     """Of the pairs whose training image is there several times, for the attack has copied it."""
     copies = manifest.copy_of >= 0
     if not copies.any():

@@ -11,6 +11,7 @@ from purify.attacks.attack import Attack
 from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.randomness import stream_rng
+from purify.core.types import Facts, Tree
 from purify.defenses.castle_walls.diffusion_classifier import errors_rule
 from purify.defenses.method import Context
 from purify.engine.chain import Work
@@ -26,7 +27,7 @@ TRIGGERED = 'triggered-{}'.format
 STAGE_OWN = ('seed', 'shard_size')  # among the stage's settings, besides `Outcome.diffusion`
 
 
-class Facts(TypedDict):
+class Asked(TypedDict):
     """The file facts.json: how the generator was asked, and how many images."""
 
     draws: int
@@ -69,18 +70,18 @@ def choose(count: int, images: int, seed: int) -> np.ndarray:
 
 
 def _measure(
-    bench: Bench, name: str, attack: Attack | None, positions: np.ndarray, measure: Rule, weights: Any, calls: int
+    bench: Bench, name: str, attack: Attack | None, positions: np.ndarray, measure: Rule, weights: Tree, calls: int
 ) -> None:
     """Fills the table `name` with the test images at `positions`, stamped by `attack`."""
     work, ids = bench.work, bench.test.ids[positions]
     if not len(ids):
         return
 
-    def stamp(constants: Any, rows: Rows) -> Rows:
+    def stamp(constants: Tree, rows: Rows) -> Rows:
         images = stamped(attack, constants['trigger'], rows)
         return measure(constants, {'image': images, 'label': rows['label'], 'id': rows['id']})
 
-    def fetch(row: int) -> dict[str, Any]:
+    def fetch(row: int) -> Facts:
         return bench.record(attack, int(positions[row]))
 
     constants = {'generator': weights, 'trigger': bench.shared(attack)}
@@ -89,9 +90,9 @@ def _measure(
     map_rows(named, stamp, constants, fetch, sink, ids, calls=calls)
 
 
-def read_answers(bench: Bench, folder: Path) -> tuple[dict[str, Any], list[tuple[Answers, list[Answers]]]]:
+def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers, list[Answers]]]]:
     """What `diffuse` left -> its facts, and for each p_filter the answers on the clean images and on those under each trigger."""
-    facts: Any = read_json(folder / FACTS, Facts)
+    facts: Any = read_json(folder / FACTS, Asked)
     filters = len(facts['p_filters'])
     sets = [_read(bench, folder / name, filters) for name in (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))]
     split = [[(where, classes[:, k]) for where, classes in sets] for k in range(filters)]

@@ -13,6 +13,7 @@ from purify.attacker.poison_plan import targets_of
 from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
+from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.engine.chain import Work
 from purify.engine.gather import look_at_all
@@ -47,7 +48,7 @@ def dissect(work: Work) -> None:
     """
     manifest = Manifest.read(work.inputs['truth'])
     sets = {name: Split(work.inputs[name], 'train') for name in SETS if name in work.inputs}
-    numbers: dict[str, Any] = {'judges': _judge_judges(work)}
+    numbers: Facts = {'judges': _judge_judges(work)}
     arrays = {name: _sort(work, name, split) for name, split in sets.items()}
     numbers['sets'] = {name: describe_set(columns, manifest) for name, columns in arrays.items()}
     numbers['auroc'] = _separations(work, manifest, sets['generated'], arrays['generated']['trigger'] > 0.5)
@@ -57,7 +58,7 @@ def dissect(work: Work) -> None:
         write_json(work.folder / 'numbers.json', numbers | work.settings)
 
 
-def read_dissection(folder: Path) -> tuple[dict[str, Any], dict[str, Columns]]:
+def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
     """What `dissect` wrote: its numbers, and of each set there is, columns by name."""
     numbers: Any = read_json(folder / 'numbers.json', Dissection)
     arrays = read_columns(folder / ARRAYS, *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']))
@@ -65,7 +66,7 @@ def read_dissection(folder: Path) -> tuple[dict[str, Any], dict[str, Columns]]:
     return numbers, {s: columns for s, columns in own.items() if columns}
 
 
-def aims(facts: dict[str, Any]) -> list[int]:
+def aims(facts: Facts) -> list[int]:
     """The classes that the attack aims at, in order, from the facts of a manifest, be any image poisoned or not."""
     rule, classes = facts['attack'], len(facts['class_names'])
     if rule['scheme'] == 'all_to_all':
@@ -73,7 +74,7 @@ def aims(facts: dict[str, Any]) -> list[int]:
     return sorted(set(targets_of(rule).values()))
 
 
-def describe_set(columns: Columns, manifest: Manifest) -> list[dict[str, Any]]:
+def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
     """Of every condition there are images of, in order, a row.
 
     {'label', 'target': whether the attack aims at it, 'images', 'counts' and 'shares' of groups 1 to 4, 'triggered': the share
@@ -89,7 +90,7 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[dict[str, Any]]:
     return rows
 
 
-def _judge_judges(work: Work) -> dict[str, Any]:
+def _judge_judges(work: Work) -> Facts:
     """How far the judges can be believed: on test images as they are, and for the detector under the triggers too."""
     test = Split(work.inputs['truth'] / 'test', 'test')
     judges = {'labeller': describe_shares({'acc': accuracy(_see(work, 'labeller', test, 'test')[0], test.labels)})}
@@ -123,12 +124,12 @@ def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np
     names = split.class_names if role == 'labeller' else list(CLASSES)
     check_classes(model, names, split.shape[-1], f'the {role} {work.inputs[role]}')
 
-    def judge(weights: Any, rows: Rows) -> Rows:
+    def judge(weights: Tree, rows: Rows) -> Rows:
         logits = model.logits(weights, rows['image'].astype(jnp.float32) / 255)
         certainty = jax.nn.softmax(logits.astype(jnp.float32)).max(-1)
         return {'classes': logits.argmax(-1).astype(jnp.int32), 'certainty': certainty}
 
-    def fetch(position: int) -> dict[str, Any]:
+    def fetch(position: int) -> Facts:
         return {'image': split[position]['image']}
 
     with Bar(f'{work.name} {name}', len(split), shown=devices.is_lead()) as bar:
@@ -136,7 +137,7 @@ def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np
     return seen['classes'], seen['certainty']
 
 
-def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndarray) -> list[dict[str, Any]]:
+def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndarray) -> list[Facts]:
     """AUROC of every score there is, over the whole set: against the truth, and against the detector where there is one."""
     names = [role.removeprefix(TRAINING) for role in work.inputs if role.startswith(TRAINING)]
     rows, judged = [], 'detector' in work.inputs
@@ -151,7 +152,7 @@ def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndar
     return rows
 
 
-def _compare(work: Work, made: Split, targets: Iterable[int]) -> dict[str, Any]:
+def _compare(work: Work, made: Split, targets: Iterable[int]) -> Facts:
     """{'all', 'others': under conditions that the attack does not aim at, 'network', 'notes'}: FID by the labeller's features."""
     model = read_classifier(work.inputs['labeller'])
     sides: dict[str, list[Moments]] = {'others': [], 'targets': []}

@@ -13,6 +13,7 @@ from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.core.randomness import stream_seed
+from purify.core.types import Facts, Tree
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context, Guard
@@ -45,7 +46,7 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
       guard: what is done to the teacher's inputs at test time; its models are the inputs called 'guard ' and the role.
     """
     manifest = Manifest.read(work.inputs['truth'])
-    numbers: dict[str, Any] = dict.fromkeys((*CLASSIFIERS, 'diffusion'))
+    numbers: Facts = dict.fromkeys((*CLASSIFIERS, 'diffusion'))
     bench = Bench.open(work, manifest)
     present = [name for name in (*CLASSIFIERS, REPAIRED) if name in work.inputs]
     looks = (len(present) + (guard is not None)) * (1 + len(bench.attacks))
@@ -66,7 +67,7 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
         write_json(work.folder / 'numbers.json', numbers)
 
 
-def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = None) -> dict[str, Any]:
+def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = None) -> Facts:
     """ACC, ASR and RA of one classifier, whose inputs are changed before, if so. Raises `UserError` where that makes no images."""
     model, every, label = bench.classifier(name), bench.everyone, 'guarded' if change else name
     batch = bench.work.run['batch_per_device'] * devices.local_mesh().size if change else None
@@ -88,13 +89,13 @@ def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
     context = Context(bench.test.shape, stream_seed(work.settings['seed'], 'guard'), bench.test.class_names)
     rule = guard.rule(models, context)
 
-    def change(constants: Any, rows: Rows) -> Rows:
+    def change(constants: Tree, rows: Rows) -> Rows:
         return rule(constants, {'image': rows['image'], 'id': rows['id']})
 
     return weights_of(models), change
 
 
-def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers]) -> dict[str, Any]:
+def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers]) -> Facts:
     """ACC, ASR and RA from the answers of a classifier on clean test images and on those under each trigger."""
     where, classes = clean
     labels = bench.test.labels
@@ -112,7 +113,7 @@ def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers])
     return numbers
 
 
-def describe_diffusion(bench: Bench, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe_diffusion(bench: Bench, folder: Path) -> tuple[Facts, Facts]:
     """A generator as a classifier -> (how it was asked, and 'filters', its numbers for every p_filter; those of the headline)."""
     facts, answers = read_answers(bench, folder)
     shares = facts.pop('p_filters')
@@ -121,7 +122,7 @@ def describe_diffusion(bench: Bench, folder: Path) -> tuple[dict[str, Any], dict
     return facts | {'filters': filters}, numbers[shares.index(facts['p_filter'])]
 
 
-def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
+def describe_shares(shares: dict[str, Share | None]) -> Facts:
     """Shares -> {'acc': .., 'counts': {'acc': [hits, n]}, 'intervals': {'acc': [low, high]}}; None where nothing was counted."""
     values = {name: share.value if share else None for name, share in shares.items()}
     counts = {name: [share.hits, share.count] if share else None for name, share in shares.items()}
@@ -129,7 +130,7 @@ def describe_shares(shares: dict[str, Share | None]) -> dict[str, Any]:
     return values | {'counts': counts, 'intervals': intervals}
 
 
-def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]:
+def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     """A method's findings held against what this run added to the data; None for what it does not claim, or nothing was counted.
 
     'found', whatever the truth: {'images' that it has a verdict on, 'flagged', 'dropped', 'relabelled' and kept}. 'tpr' and 'fpr'
@@ -142,7 +143,7 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     kept under their label, dropped, or relabelled and kept.
     """
     parts = ('found', 'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
-    found: dict[str, Any] = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
+    found: Facts = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
     if folder is None:
         return found
     table = read_table(folder)
@@ -170,7 +171,7 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> dict[str, Any]
     return found | {name: share.value for name, share in shares.items()} | {'counts': counts}
 
 
-def _count_fates(manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]) -> list[dict[str, Any]]:
+def _count_fates(manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]) -> list[Facts]:
     """What became of the images i64[n], positions in `FATES`, of each class named or aimed at.
 
     {'label', 'every': {fate: images}, 'clean': .., 'poisoned': ..}.

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -12,6 +12,7 @@ from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
+from purify.core.types import Facts
 from purify.data.table import Table
 from purify.engine.chain import Work
 from purify.engine.tables import read_columns, read_table, write_columns
@@ -25,7 +26,7 @@ ON_MAP = {'ids': 'iu', 'points': 'f', 'label': 'iu', 'true': 'iu', 'poisoned': '
 CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close_verdict': 'u'}
 
 
-class Facts(TypedDict):
+class Mapped(TypedDict):
     """The file atlas.json; see `draw_map`."""
 
     method: str
@@ -42,7 +43,7 @@ def draw_map(work: Work) -> None:
     'label' i32[k] as given, 'true' i32[k], 'poisoned' bool[k], 'named' bool[k] (the given label is one that the defence named).
     Of a few classes every image, ascending ids: 'close_ids' i64[m], 'close_label' i32[m], 'close_poisoned' bool[m],
     'close_verdict' u8[m] (1 taken for clean, 2 doubted, 3 taken for poisoned; 0: its class is not suspected), and
-    'close_foreign', 'close_score' f64[m] as far as the findings hold them. Facts: 'method' of the map ('umap' where umap-learn
+    'close_foreign', 'close_score' f64[m] as far as the findings hold them. Mapped: 'method' of the map ('umap' where umap-learn
     is installed, else 'pca'), 'images' of the whole dataset, 'classes' looked at closely, those 'named' by the defence and
     those the poison 'aims' at.
     """
@@ -70,9 +71,9 @@ def draw_map(work: Work) -> None:
     write_columns(work.folder / FILE, found, compressed=True)
 
 
-def read_atlas(folder: Path) -> dict[str, Any]:
+def read_atlas(folder: Path) -> Facts:
     """What `draw_map` wrote: arrays by name, and 'facts'."""
-    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Facts)}
+    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Mapped)}
 
 
 def choose(manifest: Manifest, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from flax import nnx
 from purify.attacker.manifest import Manifest
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
+from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
@@ -117,7 +118,7 @@ def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.nda
     remake = measured.remake()
     rule = remake.rule(models, Context(given.shape, work.settings['seed'], given.class_names))
 
-    def fetch(position: int) -> dict[str, Any]:
+    def fetch(position: int) -> Facts:
         row, number = divmod(position, rounds)
         own = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': numbers[number]}
         return {'image': samples.given[row]} | {name: np.int32(value) for name, value in own.items()}
@@ -138,7 +139,7 @@ def _look(work: Work, samples: _Samples) -> tuple[np.ndarray, np.ndarray]:
     count, height, width = len(views), *views.shape[2:4]
     flat = views.reshape(-1, *views.shape[2:])
 
-    def look(weights: Any, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    def look(weights: Tree, rows: Rows) -> tuple[jax.Array, jax.Array]:
         network = nnx.merge(model.graph, weights['params'], weights['stats'])
         labels = model.predict(weights, rows).astype(jnp.int32)
         heat = grad_cam(network, rows['image'].astype(jnp.float32) / 255, labels)
@@ -156,7 +157,7 @@ def _ask(work: Work, model: Classifier, images: np.ndarray) -> np.ndarray:
     return made.astype(np.int32) if len(made) else np.zeros(0, np.int32)
 
 
-def _map(work: Work, rule: Any, weights: Any, fetch: Any, count: int, batch: int) -> Any:
+def _map(work: Work, rule: Any, weights: Tree, fetch: Any, count: int, batch: int) -> Any:
     """A rule's outputs over `count` records as one tree of arrays [count ...]; () for none."""
     mesh = devices.local_mesh()
     constants, size = devices.put_copy(weights, mesh), max(1, min(batch * mesh.size, count))

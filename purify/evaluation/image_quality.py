@@ -12,6 +12,7 @@ import numpy as np
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.progress import Bar
+from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.engine.chain import Work
 from purify.engine.gather import exchange, look_in_turn
@@ -33,7 +34,7 @@ class Likeness:
     answers: Answers
 
 
-def describe_likeness(work: Work) -> dict[str, Any] | None:
+def describe_likeness(work: Work) -> Facts | None:
     """{'fid', 'is', 'is_raw', 'images', 'remade', 'features', 'notes'} of the purified images; None where not asked for.
 
     Features and answers are those of the network `features`, which no Inception is: the run's student or teacher, or the
@@ -97,7 +98,7 @@ def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict
     if shape[2] != width and 1 not in (shape[2], width):
         raise UserError(f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose another.')
 
-    def see(weights: Any, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def see(weights: Tree, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         images = rows['image'].astype(jnp.float32) / 255
         images = images.mean(-1, keepdims=True) if shape[2] > width else images
         return model.answer(weights, jnp.broadcast_to(images, (*images.shape[:3], width)))
@@ -120,7 +121,7 @@ def look(
     """
     see = sight(model, shape)
 
-    def rule(weights: Any, rows: Rows) -> Rows:
+    def rule(weights: Tree, rows: Rows) -> Rows:
         logits, features = see(weights, rows)
         return {'logits': logits, 'features': features}
 

@@ -8,6 +8,7 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.core.randomness import stream_seed
+from purify.core.types import Facts
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context
 from purify.evaluation.testbench import BROKEN, Bench
@@ -18,7 +19,7 @@ from purify.stages.models import weights_of
 from purify.train.inference import Rule
 
 
-def measure_residual(bench: Bench, candidates: Candidates) -> dict[str, Any]:
+def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
     """{'residual_asr', 'residual_counts', 'residual_interval'} of the student.
 
     Each triggered test image that counts for the ASR becomes the candidate that the defence would put in its place, by the

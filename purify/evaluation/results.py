@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
+from purify.core.types import Settings
 from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
@@ -22,7 +23,6 @@ from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
-from purify.report.quantities import Settings
 from purify.report.results import Attack, Cost, Numbers, Prior, Results, Seeds, StageCost, Trusted, read_typed
 from purify.report.run import Finished, Rows, Sample
 from purify.stages.provenance import describe

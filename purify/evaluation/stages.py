@@ -1,10 +1,10 @@
 """The stages of the evaluation: all that open the truth after the defence is done."""
 
 from functools import partial
-from typing import Any
 
 from purify.attacker.stages import CLEAN, TRUTH, clean_stage, needs_clean
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
 from purify.engine.chain import Input, Stage
 from purify.evaluation.copies import replicate
@@ -17,10 +17,8 @@ from purify.evaluation.trigger_dataset import has_trigger, write_triggered
 from purify.stages.networks_on_disk import finished_folder
 from purify.stages.planning import classifier_stages, inputs_of
 
-Config = dict[str, Any]
 
-
-def evaluation_stages(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+def evaluation_stages(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
     """Numbers; pictures where the method looks at candidates, a map where it looks at features; and what was asked for besides."""
     stages: list[Stage] = []
     if 'teacher' in config:
@@ -30,12 +28,12 @@ def evaluation_stages(where: dict[str, Input], method: Method, config: Config) -
     return stages
 
 
-def _numbers(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+def _numbers(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
     outcome, seed = method.outcome, config['seeds']['model']
     inputs = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
     inputs |= {'poisoned': where['poisoned']} if outcome.purified else {}
-    settings: Config = dict(config.get('evaluation') or {'features': 'none', 'residual': False})
-    asked: dict[str, Any] = {}
+    settings: Settings = dict(config.get('evaluation') or {'features': 'none', 'residual': False})
+    asked: Facts = {}
     if settings['features'] not in ('student', 'teacher', 'none'):
         folder, digest = finished_folder(settings['features'])
         inputs['features'] = Input(outside=folder, digest=digest)
@@ -74,7 +72,7 @@ def _handed_over(where: dict[str, Input], method: Method) -> dict[str, Input]:
     return {role: where[name] for role, name in roles.items() if name}
 
 
-def _pictures(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+def _pictures(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
     outcome, seed, stages = method.outcome, config['seeds']['model'], []
     shown = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
     if measured := method.step(outcome.candidates):
@@ -97,7 +95,7 @@ def _compared(where: dict[str, Input], method: Method) -> dict[str, Input]:
     return {role: where[name] for role, name in roles.items()} | {'encoder': where[through], 'truth': TRUTH}
 
 
-def _dissection(where: dict[str, Input], method: Method, config: Config) -> list[Stage]:
+def _dissection(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
     """The config's part `dissection`: its judges are trained on clean images, then look at generated ones.
 
     Raises `UserError` for a defence that generates no images.

@@ -13,6 +13,7 @@ from purify.attacker.poison_plan import make_rules, read_attacks
 from purify.attacks.attack import Arrays, Attack, apply_rows
 from purify.attacks.selection import Rules
 from purify.core.progress import Bar
+from purify.core.types import Tree
 from purify.data.loader import Record, Split
 from purify.engine.chain import Work
 from purify.engine.gather import look_at_all
@@ -87,7 +88,7 @@ class Bench:
         chosen = self.everyone if positions is None else positions
         constants = {'model': model.weights, 'trigger': self.shared(attack), 'change': change[0] if change else {}}
 
-        def classify(arrays: Any, rows: Rows) -> Rows:
+        def classify(arrays: Tree, rows: Rows) -> Rows:
             images = stamped(attack, arrays['trigger'], rows)
             if change is None:
                 return {'classes': model.predict(arrays['model'], {'image': images})}

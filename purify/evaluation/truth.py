@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from purify.report.quantities import Settings
+from purify.core.types import Settings
 from purify.report.results import Results
 
 T = TypeVar('T')

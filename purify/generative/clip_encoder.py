@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.models.clip.clip import CLIPVisionModelWithProjection
 from purify.models.clip.clip_pixels import clip_pixels
 from purify.models.files.folders import read_object
@@ -32,7 +33,7 @@ class ClipEncoder:
     """
 
     graph: nnx.GraphDef
-    weights: Any
+    weights: Tree
     processor: Mapping[str, Any]
 
     @classmethod
@@ -59,7 +60,7 @@ class ClipEncoder:
         file = folder / PROCESSOR
         return cls.of(network, read_object(file) if file.is_file() else None)
 
-    def embed(self, weights: Any, images: jax.Array) -> jax.Array:
+    def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d]. Raises `UserError` for other channels."""
         if images.shape[-1] not in (1, 3):
             raise UserError(f'CLIP sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose another encoder.')

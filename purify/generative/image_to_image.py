@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.data.synsets import caption_names
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.run_chain import START, normal_for, sample, start_noise
@@ -61,7 +62,7 @@ class ImageToImage(LatentPrior):
         ids = self.tokens([caption.replace('{}', name) for name in caption_names(class_names)] if '{}' in caption else [caption])
         nothing, named = self.tokens(['']), '{}' in caption
 
-        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+        def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             noise = start_noise(keys, self._latents(size_px))
             drawn = normal_for(keys, ENCODE, self._latents(size_px))
             said = jnp.asarray(ids)[labels if named else jnp.zeros_like(labels)]
@@ -102,7 +103,7 @@ class ImageToImage(LatentPrior):
         self,
         chain: Sampler,
         guidance: float,
-        weights: Any,
+        weights: Tree,
         images: jax.Array,
         noise: jax.Array,
         drawn: jax.Array,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import jax
 import jax.numpy as jnp
 
+from purify.core.types import Tree
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.run_chain import sample, start_noise
 from purify.generative.latent_prior import Condition, LatentPrior, keys_for
@@ -44,7 +45,7 @@ class ImageVariation(LatentPrior):
         """
         chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
 
-        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+        def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             latents = start_noise(keys, (side, side, self.latent_shape[1]))
             out = self._chain(chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys)
             return 2 * out - 1
@@ -72,7 +73,7 @@ class ImageVariation(LatentPrior):
         return self.run(settings, partial(self._chain, chain, guidance), jnp.asarray(pixel_values), jnp.asarray(latents), keys)
 
     def _chain(
-        self, chain: Sampler, guidance: float, weights: Any, pixel_values: jax.Array, latents: jax.Array, keys: jax.Array
+        self, chain: Sampler, guidance: float, weights: Tree, pixel_values: jax.Array, latents: jax.Array, keys: jax.Array
     ) -> jax.Array:
         networks = self.networks(weights)
         predict = self.predictor(networks, self.condition(networks['image_encoder'], pixel_values), guidance)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from purify.core.types import Tree
 from purify.diffusion.run_chain import Predict, normal_for
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.diffusion.schedules import Schedule
@@ -39,7 +40,7 @@ class LatentGenerator:
     """
 
     networks: LatentPrior
-    weights: Any
+    weights: Tree
     schedule: Schedule
     size_px: int
     class_names: list[str]
@@ -87,18 +88,18 @@ class LatentGenerator:
         """Of its images."""
         return self.networks.channels
 
-    def predictor(self, weights: Any, labels: jax.Array, guidance: float) -> Predict:
+    def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
         """The UNet under the captions of `labels` i32[b], guided from the empty caption; `guidance` 1 asks it once."""
         captions = jnp.asarray(weights['captions'])
         condition = captions[-1:], captions[labels]
         return self.networks.predictor(self.networks.networks(weights['networks']), condition, guidance)
 
-    def encode(self, weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+    def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [-1, 1], resized, as latents f32[b *state_shape] drawn from the VAE's posterior; keys key[b]."""
         networks = self.networks.networks(weights['networks'])
         images = in_colour(resize_to(images, self.size_px))
         return self.networks.encode(networks, images, normal_for(keys, ENCODE, self.state_shape))
 
-    def decode(self, weights: Any, states: jax.Array) -> jax.Array:
+    def decode(self, weights: Tree, states: jax.Array) -> jax.Array:
         """Latents f32[b *state_shape] -> images f32[b size size 3], clipped to [-1, 1]."""
         return 2 * self.networks.decode(self.networks.networks(weights['networks']), states) - 1

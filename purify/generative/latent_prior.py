@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Tree
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.guidance import guide, pair
 from purify.diffusion.scheduler_config import sampler_from_diffusers, with_sampler
@@ -50,7 +51,7 @@ class LatentPrior:
     """
 
     graphs: Networks
-    weights: Any
+    weights: Tree
     scheduler: Mapping[str, Any]
     processor: Mapping[str, Any] | None
     tokenizer: CLIPTokenizer | None
@@ -108,7 +109,7 @@ class LatentPrior:
 
     # the parts of a chain -----------------------------------------------------------------------------------------------
 
-    def networks(self, weights: Any) -> dict[str, Any]:
+    def networks(self, weights: Tree) -> Facts:
         """The networks, from `weights` as they lie on the device."""
         return {name: nnx.merge(graph, weights[name]['params'], weights[name]['stats']) for name, graph in self.graphs.items()}
 

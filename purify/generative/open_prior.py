@@ -5,6 +5,7 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.registry import EMPTY, Registry, changed, defaults
+from purify.core.types import Facts
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.generative.image_to_image import ImageToImage
 from purify.generative.image_variation import ImageVariation, Versatile
@@ -21,7 +22,7 @@ VARIATION_MODELS: Registry[Any] = Registry(
 )
 
 
-def variation(model: str, **changes: Any) -> dict[str, Any]:
+def variation(model: str, **changes: Any) -> Facts:
     """The part `vary` of a defence: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
 
     A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as DDPM unless told otherwise; the

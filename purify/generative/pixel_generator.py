@@ -22,6 +22,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import read_json
+from purify.core.types import Settings, Tree
 from purify.diffusion.guidance import guide, pair
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.run_chain import Predict
@@ -99,15 +100,15 @@ class Generator(Protocol):
         """Of its images."""
         ...
 
-    def predictor(self, weights: Any, labels: jax.Array, guidance: float) -> Predict:
+    def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
         """The network under its condition, guided."""
         ...
 
-    def encode(self, weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+    def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images as states."""
         ...
 
-    def decode(self, weights: Any, states: jax.Array) -> jax.Array:
+    def decode(self, weights: Tree, states: jax.Array) -> jax.Array:
         """States as images."""
         ...
 
@@ -128,7 +129,7 @@ class PixelGenerator:
     """
 
     graph: nnx.GraphDef
-    weights: Any
+    weights: Tree
     schedule: Schedule
     size_px: int
     channels: int
@@ -146,7 +147,7 @@ class PixelGenerator:
         """EDM's, which is .5 for images in [-1, 1]."""
         return (self.edm or Preconditioning()).sigma_data
 
-    def predictor(self, weights: Any, labels: jax.Array, guidance: float) -> Predict:
+    def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
         """See `Generator`."""
         network = nnx.merge(self.graph, weights['params'], weights['stats'])
         if guidance == 1:
@@ -159,11 +160,11 @@ class PixelGenerator:
         both = pair(jnp.full((1,), len(self.class_names), labels.dtype), labels)
         return guide(lambda x, t: self._ask(network, x, t, both), guidance)
 
-    def encode(self, weights: Any, images: jax.Array, keys: jax.Array) -> jax.Array:
+    def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
         """The images themselves, in the network's size."""
         return resize_to(images, self.size_px)
 
-    def decode(self, weights: Any, states: jax.Array) -> jax.Array:
+    def decode(self, weights: Tree, states: jax.Array) -> jax.Array:
         """The images themselves."""
         return states
 
@@ -205,7 +206,7 @@ def open_generator(folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, 
 
 
 def make_pixel_generator(
-    graph: nnx.GraphDef, weights: Any, objective: dict[str, Any], size_px: int, channels: int, class_names: list[str]
+    graph: nnx.GraphDef, weights: Tree, objective: Settings, size_px: int, channels: int, class_names: list[str]
 ) -> PixelGenerator:
     """The generator of a network that was trained for an `objective`, 'ddpm' or 'edm'."""
     edm = make_preconditioning(objective) if objective['name'] == 'edm' else None
@@ -213,7 +214,7 @@ def make_pixel_generator(
     return PixelGenerator(graph, weights, schedule, size_px, channels, class_names, objective['drop'] > 0, edm)
 
 
-def make_preconditioning(objective: dict[str, Any]) -> Preconditioning:
+def make_preconditioning(objective: Settings) -> Preconditioning:
     """The `objective` part of an EDM generator."""
     try:
         return Preconditioning(**{name: value for name, value in objective.items() if name not in ('name', 'drop')})
@@ -221,6 +222,6 @@ def make_preconditioning(objective: dict[str, Any]) -> Preconditioning:
         raise UserError(f'objective edm: {error}.') from error
 
 
-def make_noise_schedule(settings: dict[str, Any]) -> Schedule:
+def make_noise_schedule(settings: Settings) -> Schedule:
     """The `schedule` part of a prior or of a generator's objective."""
     return make_schedule(settings['name'], settings['steps'], prediction=settings['prediction'])

@@ -18,6 +18,7 @@ import jax
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.diffusion.run_chain import edit
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import Schedule
@@ -56,7 +57,7 @@ class PixelPrior:
     """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again."""
 
     graph: nnx.GraphDef
-    weights: Any
+    weights: Tree
     schedule: Schedule
     size_px: int
     channels: int
@@ -83,7 +84,7 @@ class PixelPrior:
             raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
         chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
 
-        def vary(weights: Any, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
+        def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             network = nnx.merge(self.graph, weights['params'], weights['stats'])
             return cast(jax.Array, edit(chain, network, resize_to(images, self.size_px), keys))
 

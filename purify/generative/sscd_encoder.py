@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Tree
 from purify.models.classifiers.pytorch_weights import SUFFIX, check_foreign, read_foreign
 from purify.models.classifiers.sscd import SSCD, sscd_pixels, sscd_sizes
 from purify.models.files.folders import Tensors, conversion
@@ -42,7 +42,7 @@ class CopyEncoder:
     """
 
     graph: nnx.GraphDef
-    weights: Any
+    weights: Tree
 
     @classmethod
     def from_file(cls, file: Path, *, weights: bool = True) -> 'CopyEncoder':
@@ -51,7 +51,7 @@ class CopyEncoder:
         Without `weights`, it holds shapes. Raises `UserError` for files of other networks.
         """
         try:
-            sizes: dict[str, Any] = sscd_sizes(Tensors([file]).shapes())
+            sizes: Facts = sscd_sizes(Tensors([file]).shapes())
         except UserError as error:
             raise UserError(f'{file}: {error}') from error
         network = abstract(lambda rngs: SSCD(**sizes, rngs=rngs))
@@ -59,7 +59,7 @@ class CopyEncoder:
         graph, params, stats = split_network(network)
         return cls(graph, {'params': params, 'stats': stats})
 
-    def embed(self, weights: Any, images: jax.Array) -> jax.Array:
+    def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d]. Raises `UserError` for other channels."""
         if images.shape[-1] not in (1, 3):
             raise UserError(f'SSCD sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose another encoder.')

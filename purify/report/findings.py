@@ -5,7 +5,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from purify.report.quantities import Count, Label, Number, Pair, Settings, Share
+from purify.core.types import Facts, Settings
+from purify.report.quantities import Count, Label, Number, Pair, Share
 
 Row = Mapping[str, Any]  # what a method says of one class: columns of its own beside 'label'
 Fates = dict[str, Count]  # how many images were 'kept', 'dropped', 'relabelled'
@@ -90,13 +91,13 @@ class Findings(Struct, frozen=True, kw_only=True):
     """
 
     target_labels: list[Label] | None = None
-    labels: list[dict[str, Any]] = []
+    labels: list[Facts] = []
     chart: Chart | None = None
     rule: Settings = {}
     thresholds: Thresholds = Thresholds()
     sets: dict[str, Count] = {}
     types: dict[str, str] = {}
     counts: Fates | None = None
-    classes: list[dict[str, Any]] = []
+    classes: list[Facts] = []
     size: Number | None = None
     comparable: bool = False

@@ -8,9 +8,9 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import write_bytes, write_json
+from purify.core.types import Settings
 from purify.metrics.images import max_difference, psnr, ssim
 from purify.report.markup import encode, render
-from purify.report.quantities import Settings
 from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, Row, make_thumb
 from purify.report.words import MISSING, flatten, say_command, say_duration, say_number
 

@@ -1,6 +1,6 @@
 """The kinds of numbers in results.json, with the bounds that a file is checked against."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -10,5 +10,4 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Label = Annotated[int, Meta(ge=0, le=2**31)]
 Pair = Annotated[list[Count], Meta(min_length=2, max_length=2)]  # hits, of so many
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2)]
-Settings = dict[str, Any]  # a part of a config, or what a method says of itself: plain values by name
 Line = tuple[str, str, str]  # name, value and meaning of a number as people read it

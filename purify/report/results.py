@@ -12,10 +12,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from purify.core.errors import UserError
 from purify.core.files import AGAIN, read_json, write_json
+from purify.core.types import Settings
 from purify.report.classifiers import Classifier, Diffusion, Guarded
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Detection, Findings, Verdict
-from purify.report.quantities import Count, Label, Number, Settings, Share
+from purify.report.quantities import Count, Label, Number, Share
 
 T = TypeVar('T')
 REWRITE = 'Write it again with `purify report --workdir {}`.'

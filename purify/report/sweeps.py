@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 
+from purify.core.types import Settings
 from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
-from purify.report.quantities import Settings
 from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, Point
 from purify.report.words import say_number, say_percent, say_value

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from purify.core.errors import UserError
+from purify.core.types import Settings
 from purify.metrics.intervals import Spread, over_seeds
 from purify.report import amplification
 from purify.report.classifiers import Classifier
 from purify.report.headline import say_outcome
-from purify.report.quantities import Settings
 from purify.report.results import Results
 from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
 

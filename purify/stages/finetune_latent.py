@@ -9,6 +9,7 @@ from flax import nnx
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
+from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.engine.chain import Work
@@ -44,15 +45,13 @@ def train_latent(work: Work) -> None:
         write_json(work.folder / NOTE, {'objective': objective, 'class_names': split.class_names})
 
 
-def check_precision(objective: dict[str, Any]) -> None:
+def check_precision(objective: Settings) -> None:
     """Raises `UserError` for a `dtype` that nothing is learned in."""
     if objective['dtype'] not in CAN_LEARN:
         raise UserError(f'generator.objective.dtype={objective["dtype"]!r}: to train in, choose {" or ".join(CAN_LEARN)}.')
 
 
-def make_latent(
-    pipeline: Pipeline, settings: dict[str, Any], class_names: list[str]
-) -> tuple[DenoiseLatents, Build, dict[str, Any]]:
+def make_latent(pipeline: Pipeline, settings: Settings, class_names: list[str]) -> tuple[DenoiseLatents, Build, Facts]:
     """The settings of a generator in latents -> its task, what builds its UNet, the weights to start from.
 
     Arrays are on the host, or shapes where the networks hold shapes.
@@ -75,9 +74,7 @@ def make_latent(
     return task, build, {'params': params, 'stats': stats}
 
 
-def shape_latent(
-    prior: Any, settings: dict[str, Any], class_names: list[str]
-) -> tuple[DenoiseLatents, Build, dict[str, Any], LatentGenerator]:
+def shape_latent(prior: Any, settings: Settings, class_names: list[str]) -> tuple[DenoiseLatents, Build, Facts, LatentGenerator]:
     """What `make_latent` makes of a prior that holds shapes, and the generator that comes of it, as shapes.
 
     Raises `UserError` for a prior that is no Stable Diffusion, and for settings that do not go with it.

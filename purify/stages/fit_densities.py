@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.method import Step
@@ -54,7 +54,7 @@ def run(work: Work) -> None:
     devices.barrier(f'{work.name} written')
 
 
-def check_flow(flows: dict[str, Any], fit: dict[str, Any], width: int) -> int:
+def check_flow(flows: Settings, fit: Settings, width: int) -> int:
     """How many parameters the flow of a class has on `width` features. Raises `UserError` for settings that do not fit."""
     flow, reduce = split_flow(flows)
     Fit(**fit)
@@ -64,12 +64,12 @@ def check_flow(flows: dict[str, Any], fit: dict[str, Any], width: int) -> int:
     return sum(x.size for x in jax.tree.leaves(weights['params']))
 
 
-def split_flow(flows: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def split_flow(flows: Settings) -> tuple[Facts, int]:
     """The settings `flows` -> those of the flow itself, and to how many dimensions features are reduced."""
     return {name: flows[name] for name in flows if name != 'reduce'}, flows['reduce']
 
 
-def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray, dict[str, Any]]:
+def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray, Facts]:
     """Features [n d] with mean 0 and variance 1 over all images in every dimension -> (f32[n k], facts); in float64.
 
     Dimensions that never vary are left out: they say nothing, and a flow would make any density of them. With `reduce`, the
@@ -104,7 +104,7 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
     return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts | {'dimensions': reduce, 'explained': share}
 
 
-def describe_classes(found: Densities, labels: np.ndarray) -> list[dict[str, Any]]:
+def describe_classes(found: Densities, labels: np.ndarray) -> list[Facts]:
     """How the fit of each class went: images, updates, mean negative log density of its own images in nats."""
     own = -own_and_foreign(found.log_density.astype(np.float64), labels)[0]
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from purify.core import devices
+from purify.core.types import Facts, Settings, Tree
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.engine.chain import Work
@@ -18,14 +19,14 @@ from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, TrainState, make_state
 
 
-def make_augmentations(settings: dict[str, Any]) -> list[RandomTransform]:
+def make_augmentations(settings: Settings) -> list[RandomTransform]:
     """The `augment` part of a config -> transforms, in the order written there."""
     listed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
     return [AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()}) for name, options in settings.items()]
 
 
 def fit_network(
-    work: Work, task: Task, build: Build, like: Any, split: Split, transforms: list[RandomTransform], *, start: Any = None
+    work: Work, task: Task, build: Build, like: Tree, split: Split, transforms: list[RandomTransform], *, start: Tree = None
 ) -> TrainState:
     """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds; where it is `part`
     (first, last) of a longer run, it does these updates of it, with an optimiser of its own.
@@ -61,7 +62,7 @@ def fit_network(
 
 
 def _batches(
-    split: Split, batch: int, seed: int, transforms: list[RandomTransform], run: dict[str, Any], place: Place, start: int
+    split: Split, batch: int, seed: int, transforms: list[RandomTransform], run: Facts, place: Place, start: int
 ) -> Iterator[Any]:
     threads, workers = run['threads'], run['workers']
     return training_batches(

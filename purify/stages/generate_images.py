@@ -1,11 +1,10 @@
 """The stage that makes images of classes, shard by shard: a dataset whose labels are what the generator was told."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.data.builders import describe
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
@@ -30,7 +29,7 @@ def run(work: Work, generate: Generate) -> None:
     rule = generate.rule(models, Context(split.shape, settings['seed'], split.class_names))
     features = describe(split.shape[0], split.shape[2], split.class_names)
 
-    def fetch(row: int) -> dict[str, Any]:
+    def fetch(row: int) -> Facts:
         return {'label': labels[row], 'id': np.int32(row)}
 
     def numbers(row: int) -> dict[str, int]:

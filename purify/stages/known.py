@@ -11,6 +11,7 @@ import numpy as np
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, user_path
+from purify.core.types import Facts, Settings, Tree
 from purify.data.loader import RandomTransform
 from purify.data.with_unlabelled import pair
 from purify.defenses.method import Context
@@ -23,7 +24,6 @@ from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, abstract_network, make_state
 
-Config = dict[str, Any]
 Network = tuple[Any, Any]  # structure, and weights as shapes
 
 
@@ -89,14 +89,14 @@ class Known:
     """
 
     found: Findings
-    config: Config
+    config: Settings
     data: Data
     networks: dict[str, Network | None]
     prior: Any = None
     encoder: Any = None
     widths: dict[str, int] = field(default_factory=dict)
     traced: set[str] = field(default_factory=set)
-    generators: dict[str, Any] = field(default_factory=dict)
+    generators: Settings = field(default_factory=dict)
 
     @property
     def context(self) -> Context:
@@ -108,9 +108,9 @@ class Known:
         network = self.networks.get(name)
         return Classifier(*network, {}) if network else None
 
-    def models(self, inputs: dict[str, str]) -> dict[str, Any]:
+    def models(self, inputs: dict[str, str]) -> Facts:
         """The models among a step's inputs by role, with shapes for weights; None for one that could not be shaped."""
-        found: dict[str, Any] = {'prior': self.prior} if 'prior' in inputs else {}
+        found: Facts = {'prior': self.prior} if 'prior' in inputs else {}
         if 'generator' in inputs:
             found['generator'] = self.generators.get(inputs['generator'])
         if 'classifier' in inputs:
@@ -121,7 +121,7 @@ class Known:
         return found
 
     def trace(
-        self, make_rule: Callable[[dict[str, Any], Context], Any], models: dict[str, Any], rows: dict[str, jax.ShapeDtypeStruct]
+        self, make_rule: Callable[[Facts, Context], Any], models: Facts, rows: dict[str, jax.ShapeDtypeStruct]
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """The columns of a rule over rows, as shapes; none where a model is missing, of which its own step has said why."""
         if None in models.values():
@@ -131,7 +131,7 @@ class Known:
 
 
 def shape_training(
-    known: Known, name: str, part: Config, transforms: list[RandomTransform], task: Task, build: Build, weights: Any = None
+    known: Known, name: str, part: Settings, transforms: list[RandomTransform], task: Task, build: Build, weights: Tree = None
 ) -> None:
     """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them.
 
@@ -170,6 +170,6 @@ def _headless(start: Path, build: Build) -> bool:
     return check_foreign(abstract(build), start).headless
 
 
-def count_numbers(params: Any) -> int:
+def count_numbers(params: Tree) -> int:
     """Parameters of a network."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

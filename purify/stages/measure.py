@@ -1,12 +1,11 @@
 """The stage that looks at every image and writes numbers."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.defenses.method import Context, Look, Measure, Step
 from purify.engine.chain import Work
@@ -35,7 +34,7 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
         return
     sink = table_sink(folder, split.ids[chosen], work.settings['shard_size'])
 
-    def fetch(row: int) -> dict[str, Any]:
+    def fetch(row: int) -> Facts:
         return image_row(split, int(chosen[row]))
 
     calls = measure.network_calls(models)
@@ -51,13 +50,13 @@ def open_rows(work: Work, split: Split) -> np.ndarray:
     return np.flatnonzero(table['open'])
 
 
-def image_row(split: Split, position: int) -> dict[str, Any]:
+def image_row(split: Split, position: int) -> Facts:
     """What a rule gets of one image."""
     record = split[position]
     return {'image': record['image'], 'label': np.int32(record['label']), 'id': np.int32(record['id'])}
 
 
-def _empty_columns(rule: Rule, constants: Any, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+def _empty_columns(rule: Rule, constants: Tree, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """The columns of a rule with no rows: their types and shapes, from tracing it."""
     rows = {'image': jax.ShapeDtypeStruct((2, *shape), np.uint8)}
     rows |= {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}

@@ -1,12 +1,12 @@
 """The finished models that rules look through, opened from a stage's inputs."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
+from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.defenses.method import Measure
 from purify.engine.chain import Work
@@ -20,10 +20,10 @@ from purify.stages.train_encoder import open_encoder
 class Drawn:
     """Images u8[n h w c] that a rule compares others with, as `weights`, for they go to the devices with those of the models."""
 
-    weights: Any
+    weights: Tree
 
 
-def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str = '') -> dict[str, Any]:
+def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str = '') -> Facts:
     """The models among a stage's inputs by role: 'prior', 'generator', 'classifier' and 'encoder'.
 
     Args:
@@ -32,7 +32,7 @@ def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str
       dtype: what a diffusion model computes in.
       prefix: of the names of the inputs.
     """
-    models: dict[str, Any] = {}
+    models: Facts = {}
     places = {
         role: work.inputs[prefix + role] for role in ('prior', 'generator', 'classifier', 'encoder') if prefix + role in work.inputs
     }
@@ -48,7 +48,7 @@ def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str
     return models
 
 
-def weights_of(models: dict[str, Any]) -> dict[str, Any]:
+def weights_of(models: Facts) -> Facts:
     """What a rule is handed: the weights of its models by role."""
     return {role: model.weights for role, model in models.items()}
 

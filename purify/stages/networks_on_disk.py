@@ -16,6 +16,7 @@ from purify.core.devices import barrier, is_lead, say_once
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, fingerprint, read_json, sha256_of, user_path, write_json
 from purify.core.randomness import stream_key
+from purify.core.types import Facts, Settings, Tree
 from purify.engine.finished import DONE, STATE, WEIGHTS, check_files, files_of, read_done
 from purify.generative.sscd_encoder import PUBLISHED, copy_file
 from purify.models.classifiers.pytorch_weights import read_foreign
@@ -30,7 +31,7 @@ GIVE = 'Give the folder of a finished teacher or student.'
 _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
 
 
-class Settings(TypedDict):
+class Built(TypedDict):
     """Of a classifier network: its name in `NETWORKS`, and the options of that."""
 
     name: str
@@ -39,7 +40,7 @@ class Settings(TypedDict):
 class ClassifierFacts(TypedDict):
     """The file network.json of a classifier."""
 
-    network: Settings
+    network: Built
     num_classes: int
     channels: int
     size_px: NotRequired[int]
@@ -51,24 +52,24 @@ class Classifier:
     """A finished classifier: its structure, its weights {'params', 'stats'} (NumPy), and what it was built from."""
 
     graph: nnx.GraphDef
-    weights: Any
-    facts: dict[str, Any]
+    weights: Tree
+    facts: Facts
 
-    def predict(self, weights: Any, rows: dict[str, jax.Array]) -> jax.Array:
+    def predict(self, weights: Tree, rows: dict[str, jax.Array]) -> jax.Array:
         """Rows with image u8[b h w c] -> class i32[b]."""
         return self.logits(weights, rows['image'].astype(np.float32) / 255).argmax(-1)
 
-    def logits(self, weights: Any, images: jax.Array) -> jax.Array:
+    def logits(self, weights: Tree, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1] -> logits f32[b k]."""
         return nnx.merge(self.graph, weights['params'], weights['stats'])(images, train=False)
 
-    def answer(self, weights: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def answer(self, weights: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images f32[b h w c] in [0, 1] -> (logits f32[b k], the features f32[b d] that the head reads)."""
         network = nnx.merge(self.graph, weights['params'], weights['stats'])
         features = network.features(images, train=False)
         return network.head(features), features
 
-    def embed(self, weights: Any, images: jax.Array) -> jax.Array:
+    def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1] -> the features f32[b d] that the head reads."""
         features = nnx.merge(self.graph, weights['params'], weights['stats']).features(images, train=False)
         return features.astype(np.float32)
@@ -81,8 +82,8 @@ class Classifier:
         return whole.hexdigest()
 
 
-def classifier_builder(settings: dict[str, Any], num_classes: int, channels: int) -> Build:
-    """Settings of a classifier network -> a function from rngs to it."""
+def classifier_builder(settings: Settings, num_classes: int, channels: int) -> Build:
+    """Built of a classifier network -> a function from rngs to it."""
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name != 'name'}
     return lambda rngs: NETWORKS.make(settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs)
 
@@ -96,7 +97,7 @@ def check_classes(model: Classifier, class_names: list[str], channels: int, what
         )
 
 
-def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
+def write_network(folder: Path, facts: Facts, weights: Tree) -> None:
     """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step.
 
     Weights that lie there already are replaced: those of a stage without `DONE` may be anything.
@@ -112,7 +113,7 @@ def write_network(folder: Path, facts: dict[str, Any], weights: Any) -> None:
     write_json(folder / NETWORK_FILE, facts)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> Facts:
     """What network.json in the folder of a classifier says (`ClassifierFacts`). Raises `UserError` where it describes none."""
     file = Path(folder) / NETWORK_FILE
     try:
@@ -135,7 +136,7 @@ def read_classifier(folder: Path) -> Classifier:
     return Classifier(graph, restore_weights(folder, like), facts)
 
 
-def restore_weights(folder: Path, like: Any) -> Any:
+def restore_weights(folder: Path, like: Tree) -> Any:
     """Weights {'params', 'stats'} as NumPy arrays shaped as `like`, from a finished stage or a bare orbax checkpoint."""
     folder = user_path(folder).absolute()
     if not folder.is_dir():
@@ -150,7 +151,7 @@ def restore_weights(folder: Path, like: Any) -> Any:
         checkpoints.close()
 
 
-def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
+def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
     """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
 
     Where the head there is for another number of classes, ours is as in a fresh network of this `seed`.
@@ -173,7 +174,7 @@ def starting_weights(start: Path, build: Build, like: Any, seed: int) -> Any:
     return {'params': params | {'head': jax.tree.map(np.asarray, fresh())}, 'stats': stats}
 
 
-def other_classes(start: Path, like: Any) -> int:
+def other_classes(start: Path, like: Tree) -> int:
     """How many classes the head in a classifier's folder is for, where that is another number than in `like`; else 0.
 
     0 too for folders that do not say it, as most checkpoints; that of a classifier's stage lies beside its network.json.
@@ -182,7 +183,7 @@ def other_classes(start: Path, like: Any) -> int:
     if not file.is_file() or 'head' not in like['params']:
         return 0
     try:
-        classes = read_json(file, dict[str, Any]).get('num_classes')
+        classes = read_json(file, Facts).get('num_classes')
     except UserError:
         return 0  # the weights alone are wanted, and whoever restores them sees whether they fit
     if type(classes) is not int:
@@ -190,7 +191,7 @@ def other_classes(start: Path, like: Any) -> int:
     return classes if {x.shape[-1] for x in jax.tree.leaves(like['params']['head'])} != {classes} else 0
 
 
-def with_head(like: Any, classes: int) -> Any:
+def with_head(like: Tree, classes: int) -> Any:
     """Weights as shapes, with a head for so many classes."""
     head = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype), like['params']['head'])
     return like | {'params': like['params'] | {'head': head}}

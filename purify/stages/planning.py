@@ -2,24 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from purify.core.errors import UserError
+from purify.core.types import Settings
 from purify.defenses.method import Method, Step
 from purify.engine.chain import Input, Stage, Work
 from purify.stages import train_classifier, train_diffusion
 from purify.stages.networks_on_disk import finished_folder, start_folder
 from purify.stages.registry import KINDS
 
-Config = dict[str, Any]
 Find = Callable[[str, str], tuple[Path, str]]  # (load, revision) -> (folder, digest)
 
 
 def classifier_stages(
     where: dict[str, Input],
     name: str,
-    part: Config,
-    seeds: Config,
+    part: Settings,
+    seeds: Settings,
     inputs: dict[str, Input],
     *,
     run: Callable[[Work], None] = train_classifier.run,
@@ -47,7 +46,7 @@ def classifier_stages(
     return [Stage(name, run, settings, inputs | start_of(part), sees, shows)]
 
 
-def start_of(part: Config) -> dict[str, Input]:
+def start_of(part: Settings) -> dict[str, Input]:
     """The checkpoint a training starts from, as an input: its digest is part of the fingerprint."""
     if not part.get('init_from'):
         return {}
@@ -55,12 +54,12 @@ def start_of(part: Config) -> dict[str, Input]:
     return {'init': Input(outside=start, digest=digest)}
 
 
-def training_seeds(seeds: Config) -> Config:
+def training_seeds(seeds: Settings) -> Settings:
     """The seeds that a training depends on."""
     return {'model': seeds['model'], 'data': seeds['data']}
 
 
-def prior_stages(where: dict[str, Input], config: Config, find: Find) -> list[Stage]:
+def prior_stages(where: dict[str, Input], config: Settings, find: Find) -> list[Stage]:
     """The training of the config's prior, or none where it is a finished one; `where['prior']` is set either way."""
     part, source = config['prior'], config['source']
     if 'load' in part:
@@ -77,7 +76,7 @@ def prior_stages(where: dict[str, Input], config: Config, find: Find) -> list[St
     return [Stage('prior', train_diffusion.train_prior, settings, {'data': data} | start_of(part))]
 
 
-def find_encoder(config: Config, method: Method, find: Find) -> Input:
+def find_encoder(config: Settings, method: Method, find: Find) -> Input:
     """The config's part `encoder`, for a method that looks through it."""
     wanted = any('encoder' in step.inputs.values() for step in method.steps)
     if not wanted or method.step('encoder'):
@@ -87,7 +86,7 @@ def find_encoder(config: Config, method: Method, find: Find) -> Input:
     return Input(outside=folder, digest=digest)
 
 
-def step_stages(where: dict[str, Input], step: Step, config: Config) -> list[Stage]:
+def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[Stage]:
     """The stage of a method's step, or none for a classifier that is handed in; `where[step.name]` is set.
 
     It sees what is open to all. Raises `UserError` where what it needs is not there.
@@ -101,7 +100,7 @@ def step_stages(where: dict[str, Input], step: Step, config: Config) -> list[Sta
     return [Stage(step.name, kind.bind(step), settings, inputs | start_of(step.settings))]
 
 
-def inputs_of(where: dict[str, Input], step: Step, config: Config) -> dict[str, Input]:
+def inputs_of(where: dict[str, Input], step: Step, config: Settings) -> dict[str, Input]:
     """Where the inputs of a step lie, by role. Raises `UserError` for one that is nowhere."""
     if missing := [source for source in step.inputs.values() if source not in where]:
         raise UserError(f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no such part.')

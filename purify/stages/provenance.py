@@ -10,6 +10,7 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, user_path, write_json
+from purify.core.types import Facts, Settings
 from purify.engine.finished import STATE
 from purify.stages.networks_on_disk import EMBEDDED
 
@@ -46,7 +47,7 @@ _WARNINGS = {
 }
 
 
-def note_training(folder: Path, settings: dict[str, Any], images: int, start: Path | None) -> None:
+def note_training(folder: Path, settings: Settings, images: int, start: Path | None) -> None:
     """Writes provenance.json of a prior trained here, by the settings of its stage, on so many images, from a checkpoint.
 
     The weights are written already: the note is of these alone. `settings['reference']` says how reference images were got,
@@ -80,7 +81,7 @@ def _weights(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
-def read_note(folder: Path) -> dict[str, Any]:
+def read_note(folder: Path) -> Facts:
     """What the provenance.json in a prior's folder says; {'kind': 'unknown', 'why'} where there is none to be believed.
 
     One that cannot be read, is none of ours, or was written for other weights than lie there is not believed.
@@ -101,7 +102,7 @@ def read_note(folder: Path) -> dict[str, Any]:
     return note
 
 
-def _doubt(why: str) -> dict[str, Any]:
+def _doubt(why: str) -> Facts:
     return {'kind': UNKNOWN, 'why': why}
 
 
@@ -114,7 +115,7 @@ def _is_ours(note: Any) -> bool:
     return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
-def describe(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+def describe(folder: Path, config: Settings) -> dict[str, str]:
     """{'kind', 'text', 'warning'} for the report on the prior in `folder`, the config's `prior`; `warning` '' where none is due.
 
     Kinds are `KINDS`. A note that comes with a published prior is told, and does not vouch for it.
@@ -137,7 +138,7 @@ def describe(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     return {'kind': kind, 'text': text, 'warning': _WARNINGS.get(kind, '')}
 
 
-def _unfold(note: dict[str, Any]) -> list[dict[str, Any]]:
+def _unfold(note: Facts) -> list[Facts]:
     """The note, then that of what its training started from, and so on; what is not understood ends it, as unknown."""
     notes = [note]
     while notes[-1]['kind'] != UNKNOWN and (start := notes[-1].get('started_from')) is not None:
@@ -145,7 +146,7 @@ def _unfold(note: dict[str, Any]) -> list[dict[str, Any]]:
     return notes
 
 
-def _tell(note: dict[str, Any]) -> str:
+def _tell(note: Facts) -> str:
     if note['kind'] == UNKNOWN:
         return f'A prior of unknown origin: {note["why"]}.'
     if note['kind'] == PUBLISHED:

@@ -1,10 +1,9 @@
 """The stage that makes images of images, shard by shard: of the whole poisoned dataset, or of those that a table picks."""
 
-from typing import Any
-
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.data.builders import describe
 from purify.data.loader import Split
 from purify.defenses.method import Context, Purifier, Step
@@ -32,7 +31,7 @@ def run(work: Work, purifier: Purifier) -> None:
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     ids, features = split.ids[where], describe(split.shape[0], split.shape[2], split.class_names, variations=True)
 
-    def fetch(row: int) -> dict[str, Any]:
+    def fetch(row: int) -> Facts:
         return image_row(split, int(where[row])) | {'variation': np.int32(variations[row])}
 
     def numbers(row: int) -> dict[str, int]:

@@ -8,6 +8,7 @@ import jax
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings, Tree
 from purify.data.loader import RandomTransform, Split
 from purify.data.with_unlabelled import Paired
 from purify.defenses.method import Step
@@ -15,14 +16,14 @@ from purify.engine.chain import Work
 from purify.engine.tables import edit, read_table
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
-from purify.stages.known import Config, Known, count_numbers, shape_training
+from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import check_classes, classifier_builder, finished_folder, read_classifier, write_network
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.objectives.semi_supervised import MixMatch
 from purify.train.objectives.tasks import Task
 from purify.train.state import abstract_network
 
-STRONG_AUGMENTATIONS: dict[str, Any] = {  # Struppek 2023, ablation 'augmentations'
+STRONG_AUGMENTATIONS: Facts = {  # Struppek 2023, ablation 'augmentations'
     'flip': {'p': 0.5},
     'colour_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
     'rotation': {'degrees': 20.0},
@@ -47,19 +48,19 @@ class Training:
       load: a finished classifier that is taken instead of training one.
     """
 
-    network: dict[str, Any]
-    optim: dict[str, Any]
+    network: Settings
+    optim: Settings
     epochs: float
     batch: int
     steps: int = 0
     accumulate: int = 1
-    augment: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=lambda: OBJECTIVES.part('classify'))
+    augment: Settings = field(default_factory=dict)
+    objective: Settings = field(default_factory=lambda: OBJECTIVES.part('classify'))
     init_from: str = ''
     load: str = ''
 
 
-def classifier(network: dict[str, Any], optim: dict[str, Any], *, epochs: float, batch: int, **changes: Any) -> dict[str, Any]:
+def classifier(network: Settings, optim: Settings, *, epochs: float, batch: int, **changes: Any) -> Facts:
     """A classifier's part of a config, see `Training`."""
     return asdict(Training(network, optim, epochs, batch, **changes))
 
@@ -67,7 +68,7 @@ def classifier(network: dict[str, Any], optim: dict[str, Any], *, epochs: float,
 TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 
-def make_task(objective: dict[str, Any], graph: Any, teacher: tuple[Any, Any] | None) -> Task:
+def make_task(objective: Settings, graph: Any, teacher: tuple[Any, Any] | None) -> Task:
     """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
     name, options = objective['name'], {name: value for name, value in objective.items() if name != 'name'}
     if name in TAUGHT and teacher is None:
@@ -104,7 +105,7 @@ def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
     write_network(work.folder, classifier_facts(settings['network'], split), state.weights())
 
 
-def classifier_facts(network: dict[str, Any], split: Split) -> dict[str, Any]:
+def classifier_facts(network: Settings, split: Split) -> Facts:
     """What the folder of a classifier of these classes says of it."""
     return {
         'network': network,
@@ -128,7 +129,7 @@ def shape(known: Known, step: Step) -> None:
     shape_classifier(known, step.name, step.settings, **given)
 
 
-def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = '', init: str = '') -> None:
+def shape_classifier(known: Known, name: str, part: Settings, *, teacher: str = '', init: str = '') -> None:
     """Traces a classifier's training, or opens a finished one; puts it among the networks.
 
     `teacher` and `init` name networks; one that is wrong is a problem of its own.
@@ -157,7 +158,7 @@ def shape_classifier(known: Known, name: str, part: Config, *, teacher: str = ''
     found.notes.append(f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters')
 
 
-def _check_start(name: str, init: str, start: Any, weights: Any) -> None:
+def _check_start(name: str, init: str, start: Tree, weights: Tree) -> None:
     described = [jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree)) for tree in (start, weights)]
     if described[0] != described[1]:
         raise UserError(f'{name} starts from the weights of {init}, a network of another build. Give both the same `network`.')

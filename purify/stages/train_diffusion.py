@@ -10,6 +10,7 @@ from flax import nnx
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import write_json
+from purify.core.types import Facts, Settings, Tree
 from purify.data.loader import Split
 from purify.defenses.method import Step
 from purify.diffusion.preconditioning import Preconditioning
@@ -81,14 +82,14 @@ class Denoising:
     """
 
     network: PixelNetwork
-    optim: dict[str, Any]
+    optim: Settings
     steps: int
     batch: int
     epochs: float = 0.0
     accumulate: int = 1
     ema_decay: float = 0.995
     stored_dtype: str = 'float32'
-    augment: dict[str, Any] = field(default_factory=dict)
+    augment: Settings = field(default_factory=dict)
     init_from: str = ''
 
 
@@ -100,20 +101,18 @@ class Prior(Denoising):
     schedule: NoiseSchedule = NoiseSchedule()
 
 
-def pixel_prior(network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any) -> dict[str, Any]:
+def pixel_prior(network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any) -> Facts:
     """A pixel DDPM trained in the same run, see `Prior`."""
     return asdict(Prior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
 
 
-def wide_prior(*, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any) -> dict[str, Any]:
+def wide_prior(*, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any) -> Facts:
     """A `pixel_prior` with the settings of Ho et al. 2020 for photographs: two blocks a level, dropout, EMA .9999, flips."""
     network = PixelNetwork(size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16')
     return pixel_prior(network, ema_decay=0.9999, augment={'flip': {'p': 0.5}}, **run)
 
 
-def pixel_generator(
-    network: PixelNetwork, optim: dict[str, Any], *, objective: str = 'ddpm', drop: float = 0.1, **run: Any
-) -> dict[str, Any]:
+def pixel_generator(network: PixelNetwork, optim: Settings, *, objective: str = 'ddpm', drop: float = 0.1, **run: Any) -> Facts:
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images; `run` is of `Denoising`.
 
     `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with
@@ -123,7 +122,7 @@ def pixel_generator(
     return {'objective': {'name': objective, 'drop': drop} | own} | asdict(Denoising(network, optim, **run))
 
 
-def latent_generator(*, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32') -> dict[str, Any]:
+def latent_generator(*, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32') -> Facts:
     """Stable Diffusion, the config's `prior`, whose UNet is trained on under the captions 'A photo of a <class>' (Pan 2024).
 
     Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images, every caption told (`drop` 0).
@@ -135,7 +134,7 @@ def latent_generator(*, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4,
     return {'objective': objective, 'optim': optim, 'augment': {}} | run
 
 
-def prior_builder(settings: dict[str, Any], channels: int, classes: int = 0) -> tuple[dict[str, Any], Build]:
+def prior_builder(settings: Settings, channels: int, classes: int = 0) -> tuple[Facts, Build]:
     """The `network` part of a prior or generator -> diffusers' config of the UNet, and a function from rngs to it.
 
     A network that is told one of `classes` has a row for each, and a last one for none.
@@ -162,7 +161,7 @@ def prior_builder(settings: dict[str, Any], channels: int, classes: int = 0) -> 
     return config, lambda rngs: UNet2DModel.from_config(config, rngs=rngs, dtype=settings['dtype'])
 
 
-def make_denoiser(settings: dict[str, Any], graph: Any, classes: int) -> tuple[Task, dict[str, Any]]:
+def make_denoiser(settings: Settings, graph: Any, classes: int) -> tuple[Task, Facts]:
     """The settings of a generator on pixels -> its task, and the scheduler_config.json that goes with it."""
     objective, size_px = settings['objective'], settings['network']['sample_size']
     told = {'classes': classes, 'drop': objective['drop']}
@@ -211,7 +210,7 @@ def run(work: Work) -> None:
         write_json(work.folder / NOTE, {'objective': settings['objective'], 'class_names': split.class_names})
 
 
-def write_denoiser(folder: Path, config: dict[str, Any], scheduler: dict[str, Any], graph: Any, weights: Any, dtype: str) -> None:
+def write_denoiser(folder: Path, config: Settings, scheduler: Facts, graph: Any, weights: Tree, dtype: str) -> None:
     """A folder whose parts diffusers opens, all of it as a DDPMPipeline where no class is told; `weights` are stored as `dtype`."""
     weights = jax.device_get(weights)
     write_folder(nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet', dtype=dtype)
@@ -220,7 +219,7 @@ def write_denoiser(folder: Path, config: dict[str, Any], scheduler: dict[str, An
     write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
 
 
-def shape_prior(known: Known, part: dict[str, Any]) -> PixelPrior:
+def shape_prior(known: Known, part: Settings) -> PixelPrior:
     """Traces the training of a prior -> the prior, with shapes for weights."""
     size, data = part['network']['sample_size'], known.data
     _, build = prior_builder(part['network'], data.channels)

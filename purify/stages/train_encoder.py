@@ -9,6 +9,7 @@ from flax import nnx
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
+from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.defenses.method import Step
 from purify.engine.chain import Work
@@ -25,13 +26,13 @@ from purify.train.state import Build, abstract_network, split_network
 from purify.train.views import Views
 
 
-def encoder_builder(settings: dict[str, Any], num_classes: int, channels: int) -> Build:
+def encoder_builder(settings: Settings, num_classes: int, channels: int) -> Build:
     """Settings of an encoder step -> a function from rngs to the network and its projection."""
     build = classifier_builder(settings['network'], num_classes, channels)
     return lambda rngs: Projected(build(rngs), settings['projection'], rngs=rngs)
 
 
-def make_contrast(settings: dict[str, Any], graph: Any, images: int) -> Contrast:
+def make_contrast(settings: Settings, graph: Any, images: int) -> Contrast:
     """The settings of an encoder step, for so many images -> its task. Raises `UserError` for batches without rivals."""
     objective, batch = settings['objective'], settings['batch']
     if not 2 <= batch <= images:
@@ -58,7 +59,7 @@ def run(work: Work) -> None:
     write_network(work.folder, facts, plain)
 
 
-def _fresh_head(settings: dict[str, Any], facts: dict[str, Any]) -> Any:
+def _fresh_head(settings: Settings, facts: Facts) -> Any:
     """The head of a new network, a function of the seed; on every device."""
     build = classifier_builder(settings['network'], facts['num_classes'], facts['channels'])
     key = stream_key(settings['seeds']['model'], 'head')
@@ -79,7 +80,7 @@ def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEnco
     return ClipEncoder.from_folder(folder, weights=weights)
 
 
-def describe_encoder(folder: Path) -> dict[str, Any]:
+def describe_encoder(folder: Path) -> Facts:
     """{'encoder': what it is, in words, 'copy_detection': whether it was made to find copies} of what `open_encoder` opens."""
     if (file := copy_file(folder)) is not None:
         return {'encoder': f'SSCD ({file.name})', 'copy_detection': True}

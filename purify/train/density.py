@@ -18,6 +18,7 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.core.randomness import stream_key
+from purify.core.types import Facts
 from purify.core.writers import JsonLines, Writer
 from purify.models.flow import CouplingFlow
 from purify.train.class_batches import Classes, Fit, divide
@@ -131,7 +132,7 @@ class _Run:
     An epoch is worked through in `pieces` of `length` updates of every class that has so many.
     """
 
-    def __init__(self, name: str, classes: Classes, place: Place, flow: dict[str, Any], features: np.ndarray, cost: Cost):
+    def __init__(self, name: str, classes: Classes, place: Place, flow: Facts, features: np.ndarray, cost: Cost):
         self.name, self.classes, self.place, self.features, self.cost = name, classes, place, features, cost
         self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
         self.length = math.ceil(classes.longest() / self.pieces)

@@ -11,6 +11,8 @@ from typing import Any
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from purify.core.types import Facts
+
 CUDNN_ATTENTION = 'dot_product_attention_'  # + fwd, bwd, and suffixes that change with jax's versions
 
 
@@ -54,7 +56,7 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     return body
 
 
-def _inner(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
+def _inner(params: Facts) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
     """The jaxprs an equation calls: jit, remat, custom derivatives, loops."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
@@ -62,7 +64,7 @@ def _inner(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
                 yield item
 
 
-def _shards(params: dict[str, Any]) -> int:
+def _shards(params: Facts) -> int:
     """How many devices run a shard_map's body; axes that stay automatic have whole arrays inside."""
     sizes = dict(params['mesh'].shape)
     manual = params.get('newly_manual_axes', params.get('manual_axes', sizes))  # the name changed with jax 0.10

@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from purify.core.types import Facts, Tree
 from purify.train.state import Params, split_network
 
 ROWS = 1024  # at a time under one flow
@@ -44,11 +45,11 @@ class Place:
             whole[self.count :] = 0
         return jax.make_array_from_callback(whole.shape, self.spread, lambda where: whole[where])
 
-    def widen(self, tree: Any) -> Any:
+    def widen(self, tree: Tree) -> Any:
         """Arrays [C ...] -> one entry for each place; to be compiled with the outputs `spread`."""
         return jax.tree.map(lambda x: x[self.order], tree)
 
-    def narrow(self, tree: Any) -> Any:
+    def narrow(self, tree: Tree) -> Any:
         """Takes `widen` back: what is kept on disk does not depend on the devices."""
         return jax.tree.map(lambda x: x[: self.count], tree)
 
@@ -71,7 +72,7 @@ class Flows:
     optimizer: optax.GradientTransformation
     keep_best: bool
 
-    def start(self, build: Any, keys: jax.Array) -> tuple[Params, dict[str, Any]]:
+    def start(self, build: Any, keys: jax.Array) -> tuple[Params, Facts]:
         """Keys [C] -> what no update changes (orders), and the state of fresh flows."""
         params, stats = jax.vmap(lambda key: split_network(build(nnx.Rngs(key)))[1:])(keys)
         none = {'nll': jnp.zeros(len(keys)), 'held': jnp.full(len(keys), jnp.inf), 'epoch': jnp.zeros(len(keys), jnp.int32)}
@@ -85,7 +86,7 @@ class Flows:
         """Of rows f32[b d] under one flow: f32[b]."""
         return nnx.merge(self.graph, params, stats).log_density(rows)
 
-    def advance(self, state: Any, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array) -> Any:
+    def advance(self, state: Tree, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array) -> Any:
         """Updates of all flows side by side, adding up `nll` of the live ones.
 
         picks i32[C k batch] are rows of `features` f32[n d], which all flows share; live bool[C k].
@@ -94,7 +95,7 @@ class Flows:
         def loss(params: Params, stats: Params, batch: jax.Array) -> jax.Array:
             return -self.log_density(params, stats, batch).mean()
 
-        def update(stats: Params, carry: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        def update(stats: Params, carry: Tree, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             (params, opt, total), (chosen, live) = carry, now
             nll, grads = jax.value_and_grad(loss)(params, stats, features[chosen])
             changes, new_opt = self.optimizer.update(grads, opt, params)
@@ -117,7 +118,7 @@ class Flows:
 
         return jax.lax.map(mean, (params, stats, held, counts))
 
-    def keep(self, state: Any, held: jax.Array, epoch: jax.Array) -> Any:
+    def keep(self, state: Tree, held: jax.Array, epoch: jax.Array) -> Any:
         """Ends `epoch` i32[]: all flows are kept if the held-out rows, `held` f32[] on average, are likelier than ever.
 
         All at one epoch: a class that stopped sooner would have a flatter density than the others, and be told from them by that.

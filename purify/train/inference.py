@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from purify.core import devices
+from purify.core.types import Tree
 from purify.data.loader import Record, ordered_batches
 from purify.train.cost import Cost
 from purify.train.flops import compile_counted
@@ -21,7 +22,7 @@ AHEAD = 2  # batches in flight on the devices while the host fetches and stores 
 
 def map_images(
     apply: Callable[[Any, dict[str, jax.Array]], Any],
-    constants: Any,
+    constants: Tree,
     fetch: Callable[[int], Record],
     positions: Sequence[int],
     *,
@@ -66,7 +67,7 @@ def map_images(
         yield _fetched(*pair)
 
 
-def compile_rows(apply: Callable[..., Any], constants: Any, rows: Any, mesh: Mesh) -> tuple[Any, float]:
+def compile_rows(apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh) -> tuple[Any, float]:
     """The compiled program of `apply` over rows [batch ...] spread over the mesh, and its FLOPs on one device.
 
     Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could say to each other.

@@ -17,6 +17,7 @@ from purify.core.errors import Preempted, UserError
 from purify.core.files import write_json
 from purify.core.progress import Bar
 from purify.core.randomness import stream_key
+from purify.core.types import Tree
 from purify.core.writers import JsonLines, Writer
 from purify.train.cost import COST_FILE, Cost
 from purify.train.flops import compile_counted
@@ -64,11 +65,11 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: i
     """
     gradient = jax.value_and_grad(task, has_aux=True)
 
-    def update(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(stream_key(seed, 'train'), state.step)
         progress = jnp.minimum(state.step / steps, 1.0)
 
-        def piece(carry: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+        def piece(carry: Tree, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
             stats, total = carry
             number, rows = part[0], part[1] | {'progress': progress}
             (loss, (stats, metrics)), grads = gradient(state.params, stats, frozen, rows, jax.random.fold_in(key, number))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from purify.core.devices import replicated
 from purify.core.randomness import stream_key
+from purify.core.types import Tree
 from purify.models.files.weights import abstract
 
 Params = Any
@@ -54,14 +55,21 @@ def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Params]]:
 
 
 def make_state(
-    build: Build, optimizer: optax.GradientTransformation, *, seed: int, keep_ema: bool, mesh: Mesh, init: Any = None, step: int = 0
+    build: Build,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    keep_ema: bool,
+    mesh: Mesh,
+    init: Tree = None,
+    step: int = 0,
 ) -> TrainState:
     """A fresh state on every device of `mesh`, after `step` updates that others have done.
 
     The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'} (another run's weights).
     """
 
-    def make(weights: Any) -> TrainState:
+    def make(weights: Tree) -> TrainState:
         if weights is None:
             _, params, stats = split_network(build(nnx.Rngs(stream_key(seed, 'init'))))
         else:

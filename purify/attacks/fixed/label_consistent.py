@@ -14,6 +14,7 @@ from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, sh
 from purify.attacks.learned.fitted import stamp_in_batches
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
+from purify.core.types import Facts, Tree
 
 CORNERS = ('four', 'one')
 REFERENCE_PX = 32
@@ -38,7 +39,7 @@ class Surrogate:
     """
 
     apply: Callable[[Any, jax.Array], jax.Array] = dataclasses.field(repr=False, compare=False)
-    weights: Any = dataclasses.field(repr=False, compare=False)
+    weights: Tree = dataclasses.field(repr=False, compare=False)
     digest: str
 
 
@@ -85,7 +86,7 @@ class LabelConsistent(Attack):
         self._keep(iterations=whole_number('iterations', self.iterations, 0))
         self._keep(amplitude=share_of_one('amplitude', self.amplitude, zero=False))
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Facts:
         """All settings but the surrogate, as plain values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'surrogate'}
 
@@ -112,7 +113,7 @@ class LabelConsistent(Attack):
             image = self._harden(image, shared['weights'])
         return to_pixels(xp, real(xp, image) + 255 * self.amplitude * real(xp, shared['signs']), rounded=True)
 
-    def _harden(self, image: jax.Array, weights: Any) -> jax.Array:
+    def _harden(self, image: jax.Array, weights: Tree) -> jax.Array:
         """`image: u8[h w c]` -> the image that the surrogate no longer takes for the target, rounded, `u8[h w c]`."""
         assert self.surrogate is not None
         apply = self.surrogate.apply

@@ -14,6 +14,7 @@ from purify.attacks.attack import Arrays, Attack, check_rows, whole_number
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
 from purify.core.files import read_json, user_path, write_bytes, write_json
+from purify.core.types import Facts, Tree
 
 FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
 MOST_WIDTH = 1024  # of a generator
@@ -25,7 +26,7 @@ class Generator(TypedDict):
     width: int
 
 
-class Facts(TypedDict):
+class Fitting(TypedDict):
     """The file trigger.json: the attack, and the images, the class and the network that it was fitted with."""
 
     attack: str
@@ -35,14 +36,14 @@ class Facts(TypedDict):
     network: NotRequired[Generator]
 
 
-def write_trigger(folder: Path, attack: str, facts: dict[str, Any], weights: Any) -> None:
+def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> None:
     """Stores a fitted trigger: trigger.safetensors (`weights`, a nested dict of arrays) and trigger.json (`facts`)."""
     flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()}
     write_bytes(Path(folder) / WEIGHTS_FILE, safetensors.numpy.save(flat))
     write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
 
 
-def read_trigger(folder: str | Path, attack: str, *, network: bool = False, target: bool = True) -> tuple[dict[str, Any], Any]:
+def read_trigger(folder: str | Path, attack: str, *, network: bool = False, target: bool = True) -> tuple[Facts, Any]:
     """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
 
     Its facts hold the channels; with `target` the one it was fitted for, with `network` the width of that. Raises `UserError`
@@ -54,7 +55,7 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
         path = user_path(folder)
     except UserError as error:
         raise UserError(f'load={folder!r}: {error}') from error
-    facts: Any = read_json(path / FACTS_FILE, Facts, cure='Fit the trigger again.')
+    facts: Any = read_json(path / FACTS_FILE, Fitting, cure='Fit the trigger again.')
     if facts['attack'] != attack:
         raise UserError(f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the right folder.')
     _check_facts(facts, path, network, target)
@@ -68,7 +69,7 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
     return facts, weights
 
 
-def _check_facts(facts: dict[str, Any], path: Path, network: bool, target: bool) -> None:
+def _check_facts(facts: Facts, path: Path, network: bool, target: bool) -> None:
     try:
         if whole_number('channels', facts['channels'], 1, 3) == 2:
             raise UserError('channels=2 is neither 1 nor 3.')
@@ -80,7 +81,7 @@ def _check_facts(facts: dict[str, Any], path: Path, network: bool, target: bool)
         raise UserError(f'{path / FACTS_FILE}: {error} Fit the trigger again.') from error
 
 
-def check_fitted_target(facts: dict[str, Any], target: int, folder: str) -> None:
+def check_fitted_target(facts: Facts, target: int, folder: str) -> None:
     """Raises `UserError` unless the trigger was fitted for the class `target`."""
     if facts['target'] != target:
         raise UserError(
@@ -105,8 +106,8 @@ class Fitted(Attack):
 
     load: str = ''
     content: str = dataclasses.field(init=False, repr=False)
-    facts: dict[str, Any] = dataclasses.field(init=False, repr=False, compare=False)
-    weights: Any = dataclasses.field(init=False, repr=False, compare=False)
+    facts: Facts = dataclasses.field(init=False, repr=False, compare=False)
+    weights: Tree = dataclasses.field(init=False, repr=False, compare=False)
 
     name: ClassVar[str]  # in the registry and in trigger.json
     parts: ClassVar[tuple[str, ...]]  # what `weights` hold

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 
 GROUPS = 8  # of channels, in the norms
 GRID = 16  # a secret is laid out on GRID x GRID x SHEETS before it is brought to the size of the image
@@ -95,13 +96,13 @@ class SecretDecoder(nnx.Module):
         return self.head(x.reshape(len(x), -1))
 
 
-def run_network(kind: Callable[..., nnx.Module], options: dict[str, int], params: Any, *inputs: jax.Array) -> jax.Array:
+def run_network(kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, *inputs: jax.Array) -> jax.Array:
     """The output of `kind(**options)` with the parameters `params` (a nested dict)."""
     network: Any = nnx.merge(_structure(kind, tuple(options.items()))[0], params)
     return network(*inputs)
 
 
-def check_parameters(kind: Callable[..., nnx.Module], options: dict[str, int], params: Any, folder: str | Path) -> None:
+def check_parameters(kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, folder: str | Path) -> None:
     """Raises `UserError` unless `params` are those of `kind(**options)`."""
     describe = lambda x: (x.shape, x.dtype.kind)  # noqa: E731
     if jax.tree.map(describe, params) != jax.tree.map(describe, _structure(kind, tuple(options.items()))[1]):

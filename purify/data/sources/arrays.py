@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.data.content import marks
 from purify.data.names import tell_apart
 from purify.data.sources.source import Pool, Source, check_apart, root_of
@@ -67,7 +67,7 @@ def _read_npz(file: Path, channels: int) -> tuple[np.ndarray, np.ndarray, np.nda
     return pixels, labels, ids, _class_names(file, data.get('class_names', np.array([], str)))
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path) -> Facts:
     try:
         with open(file, 'rb') as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as arrays:
             data = {name: arrays[name] for name in ARRAYS if name in arrays}

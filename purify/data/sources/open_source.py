@@ -11,6 +11,7 @@ from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
+from purify.core.types import Facts
 from purify.data import images
 from purify.data.content import marks, walk
 from purify.data.names import check_class_names, looks
@@ -130,7 +131,7 @@ SOURCES: Registry[Callable[..., Source]] = Registry(
 )
 
 
-def source(name: str, *, size_px: int, **changes: Any) -> dict[str, Any]:
+def source(name: str, *, size_px: int, **changes: Any) -> Facts:
     """The part `source` of a config. `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'.
 
     `changes` are arguments of `open_source` and of the source's own reader. Raises ValueError for unknown sources and settings.

@@ -17,6 +17,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.types import Facts, Settings, Tree
 from purify.defenses.castle_walls.generation import check_generator, generator_step
 from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome
 from purify.diffusion.predictions import read_output
@@ -99,7 +100,7 @@ class DenoisingErrors(Measure):
         check_generator(generator, context.shape, context.class_names)
         self.calls(len(context.class_names))
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             weights, images = constants['generator'], signed_images(rows['image'])
             images = jnp.broadcast_to(images, (*images.shape[:3], generator.channels))
             latent_keys = id_keys(stream_key(context.seed, 'diffusion classifier latents'), rows['id'])
@@ -115,7 +116,7 @@ class DenoisingErrors(Measure):
         return measure
 
     def _errors_of(
-        self, generator: Generator, weights: Any, x0: jax.Array, keys: jax.Array, classes: jax.Array, draw: jax.Array
+        self, generator: Generator, weights: Tree, x0: jax.Array, keys: jax.Array, classes: jax.Array, draw: jax.Array
     ) -> jax.Array:
         """Weighted errors f32[b k p] of one draw for states x0 f32[b h w c] under `classes` i32[b k], one class after another."""
         schedule = generator.schedule
@@ -183,7 +184,7 @@ class DiffusionClassifier(Defense):
       Others: see `DenoisingErrors`.
     """
 
-    generator: dict[str, Any]
+    generator: Settings
     draws: int = 100
     p_mean: float = -1.2
     p_std: float = 1.2
@@ -200,10 +201,10 @@ class DiffusionClassifier(Defense):
             raise UserError(f'diffusion classifier: images={self.images} must be 0, for all, or more.')
         errors_rule(self._settings())
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Facts:
         return {name: value for name, value in asdict(self).items() if name != 'generator'}
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """The generator alone."""
         return Method((generator_step(self.generator),), Outcome(generator='generator', diffusion=self._settings()))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
 from purify.core.registry import make_part
+from purify.core.types import Facts, Settings, Tree
 from purify.defenses.filters.score_filter import score_steps
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome, Step
@@ -38,7 +39,7 @@ class Generate(Measure):
       stream: names the noise, so that two sets of one generator differ.
     """
 
-    sampler: dict[str, Any]
+    sampler: Settings
     steps: int
     guidance: float
     dtype: str
@@ -63,7 +64,7 @@ class Generate(Measure):
         check_generator(generator, context.shape, context.class_names)
         chain = self.chain(generator.schedule)
 
-        def generate(weights: Any, rows: Rows) -> Rows:
+        def generate(weights: Tree, rows: Rows) -> Rows:
             keys = id_keys(stream_key(context.seed, f'generation {self.stream}'), rows['id'])
             noise = chain.start * start_noise(keys, generator.state_shape)
             predict = generator.predictor(weights['generator'], rows['label'], self.guidance)
@@ -112,13 +113,13 @@ class Generation(Defense):
       encoder: of copies='simclr' (`purify.generative.clip_encoder.Simclr`).
     """
 
-    generator: dict[str, Any]
-    sampling: dict[str, Any]
+    generator: Settings
+    sampling: Settings
     images: int = 0
-    probe: dict[str, Any] = field(default_factory=lambda: {'labels': (), 'images': 0})
-    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    probe: Settings = field(default_factory=lambda: {'labels': (), 'images': 0})
+    scores: dict[str, Facts] = field(default_factory=dict)
     copies: str = 'none'
-    encoder: dict[str, Any] = field(default_factory=dict)
+    encoder: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.copies not in COPIES:
@@ -126,7 +127,7 @@ class Generation(Defense):
         if bool(self.encoder) != (self.copies == 'simclr'):
             raise UserError("defense.encoder goes with copies='simclr', and with no other.")
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Generator -> generated -> (probe, scores, features of copies) -> student."""
         steps = [generator_step(self.generator), self._generate('generated', self.images, ())]
         if self.probe['images']:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.types import Settings, Tree
 from purify.defenses.dataelixir.label_changes import place_of
 from purify.defenses.method import Context, Measure, Models, Purifier
 from purify.diffusion.chain_step import Sampler
@@ -59,7 +60,7 @@ class Chain:
     steps: int = 15
     window: int = 10
     kept: int = 5
-    sampler: dict[str, Any] = field(default_factory=lambda: {'name': 'ddim', 'eta': 1.0})
+    sampler: Settings = field(default_factory=lambda: {'name': 'ddim', 'eta': 1.0})
     forward: str = 'matched'
     state: str = 'x_t'
     levels: str = 'rounded'
@@ -132,7 +133,7 @@ class Chain:
             levels = self._grey(resize_to(flat, size_px))
             return levels.reshape(*states.shape[:2], *levels.shape[1:])
 
-        def walk(weights: Any, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
+        def walk(weights: Tree, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
             network = nnx.merge(prior.graph, weights['params'], weights['stats'])
             keys = id_keys(stream_key(seed, 'candidates'), rows['id'])
             images = signed_images(rows['image'])
@@ -167,7 +168,7 @@ class Candidates(Chain, Measure):
         """As of `Measure`."""
         walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
             looks, finite = walk(constants['prior'], rows, lambda states: jax.lax.map(compare, states))
             labels, distance, sound = (column.reshape(-1, len(raw)).T for column in looks)
@@ -194,7 +195,7 @@ class Candidates(Chain, Measure):
         walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
         place = int(place_of(rank, np.array(self.rounds * self.kept + count_raw))) - count_raw
 
-        def choose(constants: Any, rows: Rows) -> Rows:
+        def choose(constants: Tree, rows: Rows) -> Rows:
             _, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
 
             def look(states: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -222,7 +223,7 @@ class Remake(Chain, Purifier):
         """As of `Purifier`: 'variation' is the candidate's number, from 0; -1 stands for the image itself."""
         walk = self._walk(models['prior'], context.shape, context.seed)
 
-        def remake(constants: Any, rows: Rows) -> Rows:
+        def remake(constants: Tree, rows: Rows) -> Rows:
             number = jnp.maximum(rows['variation'], 0)
             place = jnp.arange(len(number))
 
@@ -253,7 +254,7 @@ def _make_sampler(schedule: Schedule, timesteps: np.ndarray, settings: Mapping[s
         raise UserError(f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).') from error
 
 
-def _comparer(answer: Callable[..., Any], weights: Any, originals: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
+def _comparer(answer: Callable[..., Any], weights: Tree, originals: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
     """Of grey levels f32[b h w c]: (labels i32[b], those of other images -> (labels i32[b], distances f32[b], bool[b])).
 
     The last says whether the distance and all logits, of both images, are numbers.

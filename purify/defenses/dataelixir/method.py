@@ -1,9 +1,10 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.defenses.dataelixir.candidates import Candidates, Chain, Remake
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
@@ -32,7 +33,7 @@ class DataElixir(Chain, Defense):
     benign: str = 'given'
     count_raw: bool = False
     choice: str = 'all'
-    targets: dict[str, Any] = field(default_factory=lambda: TARGETS.part('significant'))
+    targets: Settings = field(default_factory=lambda: TARGETS.part('significant'))
     labels: str = 'benign'
     final: str = 'rest'
     finetune: dict[str, float] = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
@@ -65,7 +66,7 @@ class DataElixir(Chain, Defense):
         if set(self.finetune) != {'epochs_share', 'lr_share'} or not min(self.finetune.values()) > 0:
             raise UserError(f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Candidates -> targets -> a benign model in two stages -> verdicts -> purified dataset -> student."""
         measured = {'poisoned': 'poisoned', 'prior': 'prior', 'classifier': 'teacher'}
         candidates = Step('candidates', 'measure', measured, by=Candidates(**self._chain()))
@@ -84,7 +85,7 @@ class DataElixir(Chain, Defense):
         outcome = Outcome(purified='purified', classifier='student', benign=benign, findings='verdicts', candidates='candidates')
         return Method((candidates, *middle, *last), outcome)
 
-    def _two_stages(self, student: dict[str, Any]) -> tuple[Step, ...]:
+    def _two_stages(self, student: Settings) -> tuple[Step, ...]:
         """Section 3.5: a model that has not seen S under the target labels labels it; where the vote agrees it learns that too."""
         data = {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
         waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
@@ -114,24 +115,24 @@ class DataElixir(Chain, Defense):
         """The images that a table's rows become."""
         return Step(name, 'purify', {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}, by=Remake(**self._chain()))
 
-    def _chain(self) -> dict[str, Any]:
+    def _chain(self) -> Facts:
         return {field.name: getattr(self, field.name) for field in fields(Chain)}
 
-    def _choice(self) -> dict[str, Any]:
+    def _choice(self) -> Facts:
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}
 
-    def _readings(self) -> dict[str, Any]:
+    def _readings(self) -> Facts:
         own = {'tau': self.tau, 'benign': self.benign, 'targets': self.targets, 'labels': self.labels}
         return own | self._choice()
 
 
-def benign_recipe(student: dict[str, Any]) -> dict[str, Any]:
+def benign_recipe(student: Settings) -> Facts:
     """The student's part without its teacher: the benign model is trained as the student is, from where it starts."""
     objective = student['objective'] if student['objective']['name'] == 'classify' else {'name': 'classify', 'label_smoothing': 0.0}
     return student | {'objective': objective, 'load': ''}
 
 
-def finetuning_recipe(benign: dict[str, Any], *, epochs_share: float, lr_share: float) -> dict[str, Any]:
+def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float) -> Facts:
     """The same for a share of the epochs (or steps) at a share of the learning rate, from the benign model's own weights."""
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0

@@ -1,12 +1,13 @@
 """Which labels an attacker aims at, by how the labels of candidates change (Zhou 2024, section 3.4), and what that is called."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
+from purify.core.types import Facts, Settings
 from purify.defenses.dataelixir.evidence import ENOUGH, Evidence
 from purify.defenses.judgement import HEDGE, UNUSUAL, judgement
 from purify.defenses.outliers import (
@@ -189,7 +190,7 @@ class Significant:
         return suspects & held & ~one_way
 
 
-def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Facts:
     """What to call a dataset with so many labels bool[c] under suspicion, of which some are targets: see `judgement`."""
     images, moved = int(evidence.images.sum()), int(evidence.moved.sum())
     share, labels = moved / max(1, images), np.count_nonzero(evidence.images)
@@ -220,12 +221,12 @@ def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> dict
 TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
 
 
-def make_target_rule(settings: dict[str, Any]) -> TargetRule:
+def make_target_rule(settings: Settings) -> TargetRule:
     """`{'name': 'mad', ...}` -> the rule."""
     return TARGETS.make(settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'})
 
 
-def describe(rule: TargetRule, evidence: Evidence) -> dict[str, Any]:
+def describe(rule: TargetRule, evidence: Evidence) -> Facts:
     """What a rule made of the evidence, for JSON and the report's bar chart.
 
     {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong], 'verdict' (`judge`), 'rule':

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.dataelixir.evidence import gather_evidence
 from purify.defenses.dataelixir.label_changes import (
@@ -73,7 +73,7 @@ class LabelTransition(Choice, Decision):
 
     tau: float
     benign: str
-    targets: dict[str, Any]
+    targets: Settings
     labels: str
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ def _verdicts(
     labels: np.ndarray,
     candidate: np.ndarray,
     pick: np.ndarray,
-    facts: dict[str, Any],
+    facts: Facts,
 ) -> Table:
     found = {'ids': ids} | columns
     found |= {'labels': labels, 'candidate': candidate, 'pick': pick, 'flagged': labels != columns['given']}

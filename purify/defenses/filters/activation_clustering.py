@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_seed
+from purify.core.types import Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import class_features, filter_method, verdicts
 from purify.defenses.method import Decision, Defense, Method
@@ -46,7 +47,7 @@ class ActivationClustering(Decision, Defense):
                 f'silhouette={self.silhouette} in [0, 1).'
             )
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Features -> verdicts -> purified -> student."""
         return filter_method(self, student)
 

@@ -1,17 +1,17 @@
 """What filters share: they look at the features of the poisoned classifier, drop samples, and train a student on the rest."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.measures import Features
 from purify.defenses.method import Decision, Method, Outcome, Step
 from purify.defenses.steps import student_step
 
 
-def filter_method(decision: Decision, student: dict[str, Any]) -> Method:
+def filter_method(decision: Decision, student: Settings) -> Method:
     """Features -> verdicts, by the decision -> purified, the dataset without what is flagged -> student."""
     steps = (
         Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()),
@@ -40,9 +40,7 @@ def lowest(numbers: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-def verdicts(
-    ids: np.ndarray, labels: np.ndarray, flagged: np.ndarray, columns: dict[str, np.ndarray], facts: dict[str, Any]
-) -> Table:
+def verdicts(ids: np.ndarray, labels: np.ndarray, flagged: np.ndarray, columns: dict[str, np.ndarray], facts: Facts) -> Table:
     """The table of a filter: what is flagged goes, everything else stays as it is, under its own label."""
     kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
     return Table({'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)

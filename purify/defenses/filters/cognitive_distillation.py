@@ -10,6 +10,7 @@ import optax
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.defenses.needs import Presets
 from purify.train.inference import Rows, Rule
@@ -59,7 +60,7 @@ class CognitiveDistillation(Measure):
         """See `Measure`; needs the model 'classifier'."""
         answer = models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             keys = id_keys(stream_key(context.seed, 'cognitive distillation'), rows['id'])
 
             def look(images: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ class CognitiveDistillation(Measure):
             # A sum: each image's gradient is its own, whatever else is in the batch.
             return (away + self.gamma * mask.sum((1, 2, 3)) + self.beta * roughness(mask)).sum()
 
-        def step(carry: Any, number: jax.Array) -> tuple[Any, None]:
+        def step(carry: Tree, number: jax.Array) -> tuple[Any, None]:
             raw, state = carry
             own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
             colours = jax.vmap(lambda key: jax.random.uniform(key, (1, 1, images.shape[-1])))(own)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.types import Settings, Tree
 from purify.defenses.method import Context, Measure, Models, Step
 from purify.defenses.needs import Presets
 from purify.defenses.steps import train_part
@@ -51,7 +52,7 @@ class FeatureConsistency(Measure):
         """See `Measure`; needs the model 'classifier'."""
         answer = models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             images, keys = unit_images(rows), id_keys(stream_key(context.seed, 'feature consistency'), rows['id'])
 
             def look(images: jax.Array) -> jax.Array:
@@ -105,7 +106,7 @@ def move(image: jax.Array, by: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (height - by[0], width - by[1], 0), image.shape)
 
 
-def network_steps(early: Mapping[str, Any], spread: Mapping[str, Any], student: dict[str, Any]) -> tuple[Step, ...]:
+def network_steps(early: Mapping[str, Any], spread: Mapping[str, Any], student: Settings) -> tuple[Step, ...]:
     """The network that FCT looks through: trained for a few epochs, then class centres are driven apart (section 3.2).
 
     Both see the poisoned dataset without augmentation, at a constant rate, with the student's network, batch and optimiser.

@@ -8,6 +8,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry, make_part
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest, verdicts
 from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
@@ -20,13 +21,13 @@ from purify.defenses.steps import student_step
 SCORES: Registry[Callable[..., Measure]] = Registry('score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip)
 
 
-def score(name: str, **changes: Any) -> dict[str, Any]:
+def score(name: str, **changes: Any) -> Facts:
     """The settings of a score, the numbers of its paper as they are changed. Raises ValueError as `Registry.part` does."""
     return {key: value for key, value in SCORES.part(name, **changes).items() if key != 'name'}
 
 
 def score_steps(
-    scores: Mapping[str, Mapping[str, Any]], student: dict[str, Any], sets: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, Any]], student: Settings, sets: Mapping[str, str]
 ) -> tuple[tuple[Step, ...], dict[str, tuple[str, ...]]]:
     """The steps that measure scores on datasets, each named after both, such as 'strip_given'; its column is `score`.
 
@@ -58,7 +59,7 @@ def score_steps(
     return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
 
 
-def _has_own(fct: dict[str, Any]) -> bool:
+def _has_own(fct: Facts) -> bool:
     """Whether FCT trains a network of its own; its settings lose the word for it."""
     network, parts = fct.pop('network'), sorted({'early', 'spread'} & set(fct))
     if (network, parts) not in (('own', ['early', 'spread']), ('teacher', [])):
@@ -77,7 +78,7 @@ class Scored(Defense):
     """
 
     measure: str
-    score: dict[str, Any]
+    score: Settings
     remove: float = 0.05
 
     needs: ClassVar[Needs] = Needs(dataset=True)
@@ -85,7 +86,7 @@ class Scored(Defense):
     def __post_init__(self) -> None:
         check_share(self.remove)
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """[Its network ->] scores -> verdicts -> purified -> student."""
         steps, names = score_steps({self.measure: self.score}, student, {'given': 'poisoned'})
         looked = {'poisoned': 'poisoned', 'scores': names[self.measure][0]}

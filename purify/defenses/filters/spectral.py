@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import class_features, filter_method, verdicts
 from purify.defenses.method import Decision, Defense, Method
@@ -31,7 +32,7 @@ class Spectral(Decision, Defense):
         if not 0 < self.remove <= 0.5:
             raise UserError(f'defense.remove={self.remove} must be a share of each class above 0 and up to .5.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Features -> verdicts -> purified -> student."""
         return filter_method(self, student)
 

@@ -1,12 +1,13 @@
 """STRIP (Gao et al. 2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a trigger."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.defenses.needs import Presets
 from purify.train.inference import Rows, Rule
@@ -46,7 +47,7 @@ class Strip(Measure):
         """See `Measure`; needs the models 'classifier' and 'drawn', whose weights are images u8[draws h w c]."""
         answer = models['classifier'].answer
 
-        def measure(constants: Any, rows: Rows) -> Rows:
+        def measure(constants: Tree, rows: Rows) -> Rows:
             images, overlays = unit_images(rows), constants['drawn'][: self.draws]
 
             def under(total: jax.Array, overlay: jax.Array) -> tuple[jax.Array, None]:

@@ -1,13 +1,14 @@
 """Image variations and knowledge distillation (Struppek 2023, section 3)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys, stream_key
+from purify.core.types import Settings, Tree
 from purify.data.colour import colour_transfer
 from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
 from purify.defenses.needs import Needs
@@ -30,7 +31,7 @@ class Variations(Purifier, Defense):
       dtype: what the prior computes in; its chain stays float32.
     """
 
-    vary: dict[str, Any]
+    vary: Settings
     copies: int = 1
     colour_transfer: bool = True
     epsilon: float = 1e-6
@@ -43,7 +44,7 @@ class Variations(Purifier, Defense):
             raise UserError(f'defense: copies={self.copies} must be 1 or more and epsilon={self.epsilon} positive.')
         VARIATION_MODELS[self.vary.get('model', '')]  # raises for an unknown one, with the choices
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Purified -> student."""
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
         return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
@@ -71,7 +72,7 @@ class Variations(Purifier, Defense):
             raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
         vary = prior.vary(context.class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
 
-        def purify(weights: Any, rows: Rows) -> Rows:
+        def purify(weights: Tree, rows: Rows) -> Rows:
             key = stream_key(context.seed, 'variations')
             keys = jax.vmap(jax.random.fold_in)(id_keys(key, rows['id']), rows['variation'])
             images = signed_images(rows['image'])

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Decision, Defense, Method, Outcome, Step
@@ -64,21 +65,21 @@ class Relabelling(Defense):
     """
 
     features: str = 'simclr'
-    flows: dict[str, Any] = field(
+    flows: Settings = field(
         default_factory=lambda: {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
     )
-    fit: dict[str, Any] = field(
+    fit: Settings = field(
         default_factory=lambda: {
             'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1, 'members': 1
         }
     )  # fmt: skip
     nondisruptive: float = 0.6
-    strangers: dict[str, Any] = field(default_factory=lambda: asdict(Strangers()))
-    disruptive: dict[str, Any] = field(default_factory=lambda: DISRUPTIONS.part('outlying'))
+    strangers: Settings = field(default_factory=lambda: asdict(Strangers()))
+    disruptive: Settings = field(default_factory=lambda: DISRUPTIONS.part('outlying'))
     alpha: float = 0.15
     keep: float = 0.15
     narrow: float = 0.15
-    encoder: dict[str, Any] | None = None
+    encoder: Settings | None = None
 
     needs: ClassVar[Needs] = Needs(dataset=True)
     presets: ClassVar[Presets] = {
@@ -105,10 +106,10 @@ class Relabelling(Defense):
             raise UserError(f"defense.encoder trains features='simclr' and no others; this is features={self.features!r}.")
         check_tests(**self._tests())
 
-    def _tests(self) -> dict[str, Any]:
+    def _tests(self) -> Facts:
         return {field.name: getattr(self, field.name) for field in fields(Relabel)}
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """(Encoder ->) features -> densities -> verdicts -> purified -> student."""
         trained = (encoder_step(self.encoder),) if self.encoder is not None else ()
         source = 'teacher' if self.features == 'teacher' else 'encoder'
@@ -152,8 +153,8 @@ class Relabel(Decision):
     """
 
     nondisruptive: float
-    strangers: dict[str, Any]
-    disruptive: dict[str, Any]
+    strangers: Settings
+    disruptive: Settings
     alpha: float
     keep: float
     narrow: float
@@ -230,7 +231,7 @@ class Relabel(Decision):
         strange: np.ndarray,
         best: np.ndarray,
         num_classes: int,
-    ) -> tuple[dict[int, str], dict[str, Any], dict[int, Tail]]:
+    ) -> tuple[dict[int, str], Facts, dict[int, Tail]]:
         """The types of suspects by label, facts of all classes that have images, and their tails."""
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
         present, tails = np.unique(labels).tolist(), make_disruption_rule(self.disruptive).judge(foreign, labels)

@@ -1,10 +1,9 @@
 """What the strangers of a dataset, images that look more like another class than like their own, say of it as a whole."""
 
-from typing import Any
-
 import numpy as np
 from scipy.stats import poisson
 
+from purify.core.types import Facts
 from purify.defenses.judgement import HEDGE, judgement
 from purify.defenses.outliers import ONE_WAY, one_way
 
@@ -14,9 +13,7 @@ LEVEL = 0.05
 DEEP, APART = 0.2, 0.65  # of how much an image usually looks more like its own class
 
 
-def judge_strangers(
-    named: int, mislabelled: int, score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool
-) -> dict[str, Any]:
+def judge_strangers(named: int, mislabelled: int, score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> Facts:
     """What to call a dataset of which so many classes are `named` as targets, and others `mislabelled`: see `judgement`.
 
     Images by log s f64[n] (`score`), the class each looks like most beside its own i32[n], and labels i32[n]; `beyond`: whether a

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest, verdicts
 from purify.defenses.measures import Predictions
@@ -33,16 +34,16 @@ class AntiBackdoor(Defense):
       unlearn: `epochs` and the constant `lr` of gradient ascent on the isolated.
     """
 
-    isolation: dict[str, Any] = field(default_factory=lambda: {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': 20.0, 'lr': 0.1})
+    isolation: Settings = field(default_factory=lambda: {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': 20.0, 'lr': 0.1})
     share: float = 0.01
-    finetune: dict[str, Any] = field(default_factory=lambda: {'epochs': 60.0, 'lr': 0.1})
-    unlearn: dict[str, Any] = field(default_factory=lambda: {'epochs': 5.0, 'lr': 5e-4})
+    finetune: Settings = field(default_factory=lambda: {'epochs': 60.0, 'lr': 0.1})
+    unlearn: Settings = field(default_factory=lambda: {'epochs': 5.0, 'lr': 5e-4})
 
     # a small network learns 800 small digits in few epochs, and a hundredth of them is eight
     presets: ClassVar[Presets] = {'small': {'isolation': {'epochs': 2.0}, 'unlearn': {'epochs': 5.0}, 'share': 0.05}}
 
     @staticmethod
-    def after(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    def after(teacher: Mapping[str, Any]) -> Facts:
         """Settings that follow from the classifier's: the shares 20, 60 and 5 of the authors' 100 epochs, at its rate."""
         epochs, lr = teacher['epochs'], teacher['optim']['lr']
         first, middle = {'epochs': 0.2 * epochs, 'lr': lr}, {'epochs': 0.6 * epochs, 'lr': lr}
@@ -54,7 +55,7 @@ class AntiBackdoor(Defense):
         if not 0 < self.share < 1:
             raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""
         data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.registry import make_part
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest
 from purify.defenses.measures import Predictions
@@ -52,9 +53,9 @@ class AdaptiveSplitting(Defense):
     rounds: tuple[int, int, int] = (12, 6, 6)
     add: int = 10
     share: float = 0.5
-    loss: dict[str, Any] = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
-    copy: dict[str, Any] = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
-    mixmatch: dict[str, Any] = field(
+    loss: Settings = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
+    copy: Settings = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
+    mixmatch: Settings = field(
         default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
     )
 
@@ -71,7 +72,7 @@ class AdaptiveSplitting(Defense):
         if not 0 < self.share < 1:
             raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """round0 -> ([losses1 -> copy1 ->] split1 -> round1) -> ... -> student -> verdicts."""
         count = sum(self.rounds)
         if student['epochs'] or student['steps'] < count:
@@ -91,7 +92,7 @@ class AdaptiveSplitting(Defense):
             steps.append(Step(before, 'classifier', inputs, self._round(number, student)))
         return Method((*steps, guesses_step(believed)), Outcome(classifier='student', findings='verdicts'))
 
-    def _choose(self, number: int, before: str, student: dict[str, Any]) -> list[Step]:
+    def _choose(self, number: int, before: str, student: Settings) -> list[Step]:
         """The steps from the network of the round before to the table of what this round believes."""
         losses = make_part('defense.loss', Predictions, 'sce', **self.loss)
         inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
@@ -108,16 +109,16 @@ class AdaptiveSplitting(Defense):
             Step(f'split{number}', 'look', after, by=Look(losses, easiest, 'relearned')),
         ]
 
-    def _round(self, number: int, student: dict[str, Any]) -> dict[str, Any]:
+    def _round(self, number: int, student: Settings) -> Facts:
         count = sum(self.rounds)
         part = tuple(k * student['steps'] // count for k in (number, number + 1))
-        own: dict[str, Any] = {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}, 'part': part}
+        own: Settings = {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}, 'part': part}
         own |= {'optim': at_constant_rate(student['optim'])}
         own |= {} if number == 0 else {'init_from': ''}
         own |= {} if number + 1 == count else {'load': ''}
         return student | own
 
-    def _copy(self, student: dict[str, Any]) -> dict[str, Any]:
+    def _copy(self, student: Settings) -> Facts:
         optim = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'lr': self.copy['lr'], 'clip': 0.0}
         own = {'objective': {'name': 'tail', 'groups': self.copy['groups']}, 'optim': at_constant_rate(optim)}
         return student | own | {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}

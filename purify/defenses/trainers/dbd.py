@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest
 from purify.defenses.measures import Predictions
@@ -37,13 +38,13 @@ class Decoupling(Defense):
         weak views.
     """
 
-    encoder: dict[str, Any] = field(
+    encoder: Settings = field(
         default_factory=lambda: {'epochs': 1000.0, 'batch': 512, 'lr': 0.4, 'temperature': 0.5, 'projection': 128}
     )
-    views: dict[str, Any] = field(default_factory=lambda: asdict(Views()))
-    head: dict[str, Any] = field(default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0})
+    views: Settings = field(default_factory=lambda: asdict(Views()))
+    head: Settings = field(default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0})
     credible: float = 0.5
-    mixmatch: dict[str, Any] = field(
+    mixmatch: Settings = field(
         default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
     )
 
@@ -61,7 +62,7 @@ class Decoupling(Defense):
         if not 0 < self.credible < 1:
             raise UserError(f'defense.credible={self.credible} must be a share of the images between 0 and 1.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Encoder -> head -> split, by its losses -> student -> verdicts, by its guesses."""
         if student['init_from']:
             raise UserError(f'student.init_from={student["init_from"]!r}: dbd starts from its own encoder. Leave it empty.')
@@ -77,12 +78,12 @@ class Decoupling(Defense):
         )
         return Method(steps, Outcome(classifier='student', findings='verdicts'))
 
-    def _encoder(self, student: dict[str, Any]) -> Step:
+    def _encoder(self, student: Settings) -> Step:
         rate = {'lr': self.encoder['lr'], 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0}
         optim = {'name': 'sgd', 'momentum': MOMENTUM, 'nesterov': False, 'weight_decay': DECAY} | rate
         return encoder_step(self.encoder | {'network': student['network'], 'optim': optim, 'views': self.views})
 
-    def _head(self, student: dict[str, Any]) -> dict[str, Any]:
+    def _head(self, student: Settings) -> Facts:
         rate = {'lr': self.head['lr'], 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0}
         objective = {'name': 'head', 'alpha': self.head['alpha'], 'beta': self.head['beta']}
         own = {'epochs': self.head['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}

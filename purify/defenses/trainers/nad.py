@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from purify.core.errors import UserError
+from purify.core.types import Settings
 from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import train_part
@@ -27,7 +28,7 @@ class AttentionDistillation(Defense):
       power: p of the attention, the sum over channels of |F|^p.
     """
 
-    finetune: dict[str, Any] = field(default_factory=lambda: {'epochs': 10.0, 'lr': 0.01})
+    finetune: Settings = field(default_factory=lambda: {'epochs': 10.0, 'lr': 0.01})
     epochs: float = 20.0
     lr: float = 0.01
     beta: Sequence[float] = (1000.0,)
@@ -43,7 +44,7 @@ class AttentionDistillation(Defense):
                 if not 0 < part[key] < math.inf:
                     raise UserError(f'defense.{name}{key}={part[key]} must be a finite number above 0.')
 
-    def method(self, student: dict[str, Any]) -> Method:
+    def method(self, student: Settings) -> Method:
         """Finetuned, its teacher, -> student."""
         inputs = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
         plain = {'name': 'classify', 'label_smoothing': 0.0}

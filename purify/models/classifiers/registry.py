@@ -1,9 +1,9 @@
 """The classifier networks by name, and what they take from an image before they look at it."""
 
 from collections.abc import Callable
-from typing import Any
 
 from purify.core.registry import Fixed, Registry
+from purify.core.types import Facts
 from purify.models.classifiers.classifier import ClassifierNetwork
 from purify.models.classifiers.densenet import DenseNet
 from purify.models.classifiers.efficientnet import EfficientNet
@@ -11,11 +11,11 @@ from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.vgg import VGG
 
 # of an image in [0, 1], by channel: what networks subtract and divide by
-CIFAR_SCALE: dict[str, Any] = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
-IMAGENET_SCALE: dict[str, Any] = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
+CIFAR_SCALE: Facts = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
+IMAGENET_SCALE: Facts = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
-_DENSENET: dict[str, Any] = {'growth': 32, 'bottleneck': 4, 'compression': 0.5, 'norm': 'batch'}
-_VGG: dict[str, Any] = {'stages': (2, 2, 3, 3, 3), 'width': 64, 'hidden': 4096, 'dropout': 0.5}
+_DENSENET: Facts = {'growth': 32, 'bottleneck': 4, 'compression': 0.5, 'norm': 'batch'}
+_VGG: Facts = {'stages': (2, 2, 3, 3, 3), 'width': 64, 'hidden': 4096, 'dropout': 0.5}
 
 NETWORKS: Registry[Callable[..., ClassifierNetwork]] = Registry(
     'network',

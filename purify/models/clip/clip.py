@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.models.clip.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from purify.models.diffusers import blocks
 from purify.models.diffusers.attention import attend
@@ -153,7 +154,7 @@ class CLIPVisionModelWithProjection(nnx.Module):
         return cls(rngs=rngs, dtype=dtype, **asdict(CLIPVisionConfig.read(config)))
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Facts:
         """The fields as config.json holds them, `architectures` included."""
         return self._config.write()
 
@@ -225,7 +226,7 @@ class CLIPTextModel(nnx.Module):
         return cls(rngs=rngs, dtype=dtype, **asdict(CLIPTextConfig.read(config)))
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Facts:
         """The fields as config.json holds them, `architectures` included."""
         return self._config.write()
 

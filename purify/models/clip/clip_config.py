@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.models.diffusers.config_checks import COUNT, DEPTH, MOST, is_count, is_depth, is_positive
 
 HIDDEN_ACTS = ('quick_gelu', 'gelu')
@@ -67,7 +68,7 @@ class CLIPConfig:
         return cls(**{k: v for k, v in config.items() if k in known})
 
     @classmethod
-    def _part(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _part(cls, config: Mapping[str, Any]) -> Facts:
         """This encoder's settings in the config.json of a whole CLIP."""
         part = {}
         for place in (cls.PART, f'{cls.PART}_dict'):
@@ -83,7 +84,7 @@ class CLIPConfig:
             part |= given
         return part
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> Facts:
         """The fields as config.json holds them, with `architectures` and `model_type`."""
         return {'architectures': [self.NETWORK], 'model_type': self.MODEL_TYPE} | asdict(self)
 

@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 
 from purify.core.errors import UserError
 from purify.core.files import write_bytes, write_json
+from purify.core.types import Facts, Settings
 from purify.models.diffusers.config_checks import COUNT, is_count
 from purify.models.files.folders import read_object
 
@@ -126,7 +127,7 @@ class CLIPTokenizer:
         """Writes vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json, which transformers opens."""
         folder = Path(folder)
         added = self._tokenizer.get_added_tokens_decoder()
-        config: dict[str, Any] = {
+        config: Settings = {
             'added_tokens_decoder': {str(index): _flags(token) for index, token in sorted(added.items())},
             **self.special,
             'do_lower_case': True,
@@ -152,16 +153,16 @@ def _added_token(token: str | Mapping[str, Any] | AddedToken) -> AddedToken:
     return AddedToken(token['content'], **({'special': True} | {flag: bool(token[flag]) for flag in _FLAGS if flag in token}))
 
 
-def _flags(token: AddedToken) -> dict[str, Any]:
+def _flags(token: AddedToken) -> Facts:
     return {'content': token.content} | {flag: getattr(token, flag) for flag in _FLAGS}
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> Facts:
     """A JSON object; an empty one where there is no file."""
     return read_object(file) if file.exists() else {}
 
 
-def _read(folder: Path) -> tuple[dict[str, int], Merges, dict[str, Any], dict[str, int]]:
+def _read(folder: Path) -> tuple[dict[str, int], Merges, Facts, dict[str, int]]:
     """(vocab, merges, other arguments of `CLIPTokenizer`, the ids that the files give to added tokens)."""
     vocab, merges, added = _read_vocabulary(folder)
     config = _read_object(folder / 'tokenizer_config.json')

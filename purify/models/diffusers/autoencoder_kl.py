@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.models.diffusers import blocks
 from purify.models.diffusers.config_checks import (
     COUNT,
@@ -86,7 +87,7 @@ class AutoencoderKLConfig:
 class DownEncoderBlock2D(nnx.Module):
     """Residual blocks, then half the height and width unless it is the `last`."""
 
-    def __init__(self, c: AutoencoderKLConfig, inputs: int, outputs: int, *, last: bool, shared: dict[str, Any]):
+    def __init__(self, c: AutoencoderKLConfig, inputs: int, outputs: int, *, last: bool, shared: Facts):
         widths = [inputs] + [outputs] * (c.layers_per_block - 1)
         self.resnets = nnx.List([_resnet(c, width, outputs, shared) for width in widths])
         if not last:
@@ -102,7 +103,7 @@ class DownEncoderBlock2D(nnx.Module):
 class UpDecoderBlock2D(nnx.Module):
     """Residual blocks, one more than on the way down, then twice the height and width unless it is the `last`."""
 
-    def __init__(self, c: AutoencoderKLConfig, inputs: int, outputs: int, *, last: bool, shared: dict[str, Any]):
+    def __init__(self, c: AutoencoderKLConfig, inputs: int, outputs: int, *, last: bool, shared: Facts):
         widths = [inputs] + [outputs] * c.layers_per_block
         self.resnets = nnx.List([_resnet(c, width, outputs, shared) for width in widths])
         if not last:
@@ -118,7 +119,7 @@ class UpDecoderBlock2D(nnx.Module):
 class MidBlock(nnx.Module):
     """Residual block, attention of one head (unless `mid_block_add_attention` is false), residual block."""
 
-    def __init__(self, c: AutoencoderKLConfig, shared: dict[str, Any]):
+    def __init__(self, c: AutoencoderKLConfig, shared: Facts):
         width = c.block_out_channels[-1]
         self.resnets = nnx.List([_resnet(c, width, width, shared) for _ in range(2)])
         if c.mid_block_add_attention:
@@ -132,14 +133,14 @@ class MidBlock(nnx.Module):
         return self.resnets[1](x)
 
 
-def _resnet(c: AutoencoderKLConfig, inputs: int, outputs: int, shared: dict[str, Any]) -> blocks.ResnetBlock2D:
+def _resnet(c: AutoencoderKLConfig, inputs: int, outputs: int, shared: Facts) -> blocks.ResnetBlock2D:
     return blocks.ResnetBlock2D(inputs, outputs, temb_channels=None, groups=c.norm_num_groups, eps=_EPS, **shared)
 
 
 class Encoder(nnx.Module):
     """Images [b h w in_channels] -> mean and log variance, stacked: [b h/f w/f 2*latent_channels]."""
 
-    def __init__(self, c: AutoencoderKLConfig, shared: dict[str, Any]):
+    def __init__(self, c: AutoencoderKLConfig, shared: Facts):
         widths = c.block_out_channels
         self.conv_in = blocks.conv(c.in_channels, widths[0], 3, **shared)
         levels = enumerate(zip((widths[0], *widths), widths, strict=False))
@@ -161,7 +162,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latents [b h w latent_channels] -> images [b f*h f*w out_channels]."""
 
-    def __init__(self, c: AutoencoderKLConfig, shared: dict[str, Any]):
+    def __init__(self, c: AutoencoderKLConfig, shared: Facts):
         widths = c.block_out_channels[::-1]
         self.conv_in = blocks.conv(c.latent_channels, widths[0], 3, **shared)
         self.mid_block = MidBlock(c, shared)
@@ -213,7 +214,7 @@ class AutoencoderKL(nnx.Module):
         return cls(rngs=rngs, dtype=dtype, **{k: v for k, v in config.items() if k in known})
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Facts:
         """The fields as config.json holds them, `_class_name` included."""
         listed = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self._config).items()}
         return {'_class_name': 'AutoencoderKL'} | listed

@@ -10,11 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 
 Arrays = dict[str, np.ndarray]
 GROUPS = 32  # of every norm
@@ -68,7 +68,7 @@ class _Level:
     width: int
 
 
-def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     """A checkpoint's tensors -> (config.json of a UNet2DModel, its tensors, scheduler_config.json).
 
     Raises `UserError` for networks of other makes (also class-conditional ones and those of guided diffusion), by tensor.
@@ -81,7 +81,7 @@ def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[st
         raise _stranger(f'its tensors have other names or shapes ({error!r:.100})') from error
 
 
-def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     levels = _levels(given)
     rename = dict(_TOP) | _down_names(levels) | _middle_names() | _up_names(levels)
     tensors: Arrays = {}
@@ -165,7 +165,7 @@ def _split_qkv(place: str, leaf: str, value: np.ndarray, heads: int) -> Arrays:
     return {f'{place}.to_{part}.{leaf}': rows[:, k].reshape(len(value) // 3, *value.shape[1:2]) for k, part in enumerate('qkv')}
 
 
-def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags) -> dict[str, Any]:
+def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags) -> Facts:
     attending = {level.width for level in levels if level.attends} | {levels[-1].width}
     head_dims = [max(1, level.width // flags.heads) for level in levels]
     ways = [(f'{"Attn" if level.attends else ""}DownBlock2D', f'{"Attn" if level.attends else ""}UpBlock2D') for level in levels]
@@ -196,7 +196,7 @@ def _rescaled_times(steps: int, width: int) -> np.ndarray:
     return np.concatenate([np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))], axis=1).astype(np.float32)
 
 
-def _scheduler(flags: Flags, learned: bool) -> dict[str, Any]:
+def _scheduler(flags: Flags, learned: bool) -> Facts:
     """The chain, whose linear betas are those of 1000 steps made finer or coarser."""
     return {
         '_class_name': 'DDPMScheduler',

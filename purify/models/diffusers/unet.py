@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.models.diffusers import blocks
 from purify.models.diffusers.config_checks import (
     COUNT,
@@ -116,7 +117,7 @@ class UNetConfig:
         return value if isinstance(value, tuple) else (value,) * self.levels
 
     @classmethod
-    def known(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    def known(cls, config: Mapping[str, Any]) -> Facts:
         """Our fields of a config.json; the others pass if they are off (None or False), else `UserError` names them."""
         known = {field.name for field in fields(cls)}
         strange = {k: v for k, v in config.items() if k not in known and k[:1] != '_' and v not in (None, False)}
@@ -124,7 +125,7 @@ class UNetConfig:
             raise UserError(f'{cls.OWNER}: these fields of config.json are not supported: {strange}.')
         return {k: v for k, v in config.items() if k in known}
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Facts:
         """The fields as config.json holds them, `_class_name` included."""
         listed = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {'_class_name': self.OWNER} | listed
@@ -186,7 +187,7 @@ class UNet(nnx.Module):
         self.conv_out = blocks.conv(width, c.out_channels, kernels[1], zero=True, **shared)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Facts:
         """The fields as config.json holds them, `_class_name` included."""
         return self._config.as_json()
 

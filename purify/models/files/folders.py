@@ -17,6 +17,7 @@ import numpy as np
 from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.core.files import read_json
+from purify.core.types import Facts
 
 STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
@@ -80,7 +81,7 @@ def is_half(name: str) -> bool:
     return re.search(rf'{_HALF}\b', name) is not None
 
 
-def read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> Facts:
     """The settings in a JSON file. Raises `UserError` when it is missing, broken, nested without end or no JSON object."""
     value = read_json(file, cure='Where it is a file of a model from elsewhere, download it again; one of a stage: run that again.')
     if not isinstance(value, dict):
@@ -94,7 +95,7 @@ def read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[dict[str, Any], Tensors]':
+def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Tensors]':
     """(config, tensors) of a model folder; tensors are read when asked for, as float32.
 
     Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded (`.safetensors.index.json`), and its copy in half

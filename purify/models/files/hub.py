@@ -7,6 +7,7 @@ from typing import Any
 
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.types import Facts
 from purify.models.files.folders import PICKLES, STEMS, conversion, has_weights, read_object, refuse_pickles
 
 INDEX = 'model_index.json'
@@ -32,7 +33,7 @@ _SHARED = ('scheduler_config.json', 'preprocessor_config.json')  # lie in a comp
 _TOP = (INDEX, 'config.json', *_SHARED)
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path) -> Facts:
     """The model_index.json of a pipeline folder. Raises `UserError` when it is not a JSON object with a `_class_name`."""
     index = read_object(folder / INDEX)
     name = index.get('_class_name')

@@ -17,6 +17,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.core.registry import Registry
+from purify.core.types import Facts
 from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
 from purify.models.clip.clip_pixels import IMAGE_PROCESSOR
 from purify.models.clip.tokenizer import CLIPTokenizer
@@ -46,7 +47,7 @@ _LEFT_OUT = {  # what PyTorch's pipelines want to see named, though they can do 
     'StableDiffusionImg2ImgPipeline': _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY},
 }
 
-Part = nnx.Module | CLIPTokenizer | dict[str, Any]
+Part = nnx.Module | CLIPTokenizer | Facts
 _Reader = Callable[[Path], Part]
 _Open = Callable[[Any, Path], nnx.Module]  # class, folder -> network
 

@@ -17,16 +17,16 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
+from purify.core.types import Settings
 from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.files.pipelines import NETWORKS, Pipeline
 from purify.models.files.weights import abstract_model
 
-Config = dict[str, Any]
 SPREAD = 0.02  # deviation of biases and embeddings
 
 # Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image half; the first at a quarter of
 # its width, for measurements on CPUs; and one for tests. Of each the config.json's of its parts.
-SHAPES: dict[str, dict[str, Config]] = json.loads((Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8'))
+SHAPES: dict[str, dict[str, Settings]] = json.loads((Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8'))
 # kind: class in model_index.json, {part's name in the folder: its name above}
 PIPELINES: dict[str, tuple[str, dict[str, str]]] = {
     'sd_variation': (
@@ -75,7 +75,7 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
         raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.')
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
     networks = {name: NETWORKS[_class_of(config)] for name, config in configs.items() if _class_of(config) in NETWORKS}
-    parts: dict[str, Any] = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
+    parts: Settings = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
     return Pipeline(class_name, parts)

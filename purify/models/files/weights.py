@@ -18,6 +18,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
+from purify.core.types import Tree
 from purify.models.files.folders import STEMS, WEIGHTS, Tensors, is_half, read_folder
 
 DTYPES = ('float32', 'float16', 'bfloat16')
@@ -142,7 +143,7 @@ def _shorten(names: list[str], shown: int = 8) -> str:
     return ', '.join(names[:shown]) + more
 
 
-def cast_parameters(params: Any, dtype: Any) -> Any:
+def cast_parameters(params: Tree, dtype: Any) -> Any:
     """A tree of parameters (`nnx.to_pure_dict`) with those of convolutions, projections and embeddings as `dtype`.
 
     Norms (groups with a `scale`) stay as they are, for they compute in float32. Shapes (`jax.ShapeDtypeStruct`) are cast too.

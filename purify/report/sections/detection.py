@@ -1,7 +1,6 @@
 """What the defence found, held against the truth: shares of images, the classes it named, what became of these."""
 
-from typing import Any
-
+from purify.core.types import Settings
 from purify.report.findings import Detection, Rates
 from purify.report.headline import list_found, list_targets
 from purify.report.markup import Section, Table, fill
@@ -19,7 +18,7 @@ _FATES = ('kept', 'dropped', 'relabelled')
 def section(run: Finished) -> Section | None:
     """Shares and names, what became of single classes, the evidence against each label, and the sets that images fell into."""
     results, facts = run.results, run.results.facts
-    parts: dict[str, Any] = {'detection': list_detection(results), 'fates': list_fates(results)}
+    parts: Settings = {'detection': list_detection(results), 'fates': list_fates(results)}
     parts |= {'targets': draw_targets(facts, results.classes, 'targets'), 'sets': list_sets(facts)}
     if not any(parts.values()):
         return None

@@ -1,7 +1,6 @@
 """Features: a map of them, and what the densities of classes say of every image."""
 
-from typing import Any
-
+from purify.core.types import Settings
 from purify.report.atlas import draw_map, say_map
 from purify.report.densities import draw_foreign, draw_scores, list_tests
 from purify.report.headline import list_targets
@@ -12,7 +11,7 @@ from purify.report.run import Finished
 def section(run: Finished) -> Section | None:
     """The map, the tests of each class, and figures of the classes looked at closely."""
     results, atlas, facts, classes = run.results, run.atlas, run.results.facts, run.results.classes
-    parts: dict[str, Any] = {
+    parts: Settings = {
         'map': draw_map(atlas, classes, 'map'),
         'tests': list_tests(facts, list_targets(results) if results.truth_known else None, classes),
         'foreign': draw_foreign(atlas, facts, classes, 'foreign'),

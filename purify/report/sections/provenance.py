@@ -2,8 +2,8 @@
 
 import msgspec
 
+from purify.core.types import Settings
 from purify.report.markup import Section, fill
-from purify.report.quantities import Settings
 from purify.report.run import Finished
 from purify.report.words import flatten, say_classes, say_command
 

@@ -1,7 +1,6 @@
 """Adversarial training: cross-entropy on images that are made hard for the network of the moment."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ from flax import nnx
 
 from purify.attacks.fixed.label_consistent import ascend
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.state import Params, split_network
 
@@ -32,7 +32,7 @@ class Adversarial:
     iterations: int = 5
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if self.eps < 0 or self.step <= 0 or self.iterations < 0 or not 0 <= self.label_smoothing < 1:
@@ -41,7 +41,7 @@ class Adversarial:
                 f'label_smoothing={self.label_smoothing} in [0, 1).'
             )
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         clean, labels = unit_images(batch), batch['label']
 

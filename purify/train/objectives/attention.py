@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.objectives.contrast import unit
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.state import Params, split_network
@@ -46,7 +47,7 @@ class AlignAttention:
 
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef
-    frozen: Any  # the teacher's {'params', 'stats'}
+    frozen: Tree  # the teacher's {'params', 'stats'}
     beta: Sequence[float]
     power: float
     ema_decay: float = 0.0
@@ -54,7 +55,7 @@ class AlignAttention:
     def __post_init__(self) -> None:
         check_attention("objective 'attention'", self.beta, self.power)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`. Raises `UserError` where the two networks, or beta and their groups, do not fit."""
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys
+from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Result, unit_images
 from purify.train.state import Params, split_network
 
@@ -76,13 +77,13 @@ class Contrast:
     views: Callable[[jax.Array, jax.Array], jax.Array]
     temperature: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError(f'contrast: temperature={self.temperature} must be above 0.')
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         images, keys = unit_images(batch), id_keys(key, batch['id'])
         pair = [self.views(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number)) for number in (0, 1)]

@@ -1,13 +1,13 @@
 """What diffusion models on pixels minimise, with classes or without: the noise of DDPM, the preconditioned image of EDM."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.diffusion import predictions
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.schedules import Schedule, add_noise
@@ -36,12 +36,12 @@ class Denoise:
     ema_decay: float
     classes: int = 0
     drop: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
@@ -68,12 +68,12 @@ class DenoisePreconditioned:
     ema_decay: float
     classes: int = 0
     drop: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         level_key, noise_key, dropout_key = jax.random.split(key, 3)

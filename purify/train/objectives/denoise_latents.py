@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.data.synsets import caption_names
 from purify.diffusion import predictions
 from purify.diffusion.schedules import Schedule, add_noise
@@ -50,12 +51,12 @@ class DenoiseLatents:
     scaling: float
     drop: float
     ema_decay: float
-    frozen: Any
+    frozen: Tree
 
     def __post_init__(self) -> None:
         check_drop(self.drop)
 
-    def draw(self, frozen: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def draw(self, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """What the UNet is asked about a batch: latents f32[b h w z], noise like them, steps i32[b], context f32[b n d]."""
         latent_key, time_key, noise_key = jax.random.split(key, 3)
         images = in_colour(resize_to(signed_images(batch['image']), self.size_px))
@@ -67,7 +68,7 @@ class DenoiseLatents:
         (told,) = told_classes(batch, len(frozen['captions']) - 1, self.drop, key)
         return latents, noise, t, frozen['captions'][told]
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         draw_key, dropout_key = jax.random.split(key)
         latents, noise, t, context = self.draw(frozen, batch, draw_key)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.randomness import id_keys
+from purify.core.types import Tree
 from purify.train.objectives.losses import check_symmetric, symmetric_cross_entropies
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.state import Params, split_network
@@ -33,12 +34,12 @@ class FitHead:
     alpha: float
     beta: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         check_symmetric("objective 'head'", self.alpha, self.beta)
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = jax.lax.stop_gradient(network.features(unit_images(batch), train=False))
@@ -67,9 +68,9 @@ class FitTail:
     graph: nnx.GraphDef
     groups: int
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`. Raises `UserError` for a network with fewer groups."""
         network = nnx.merge(self.graph, params, stats)
         there = len(network.stages)
@@ -118,7 +119,7 @@ class MixMatch:
     alpha: float
     weight: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.alpha <= 0 or self.weight < 0:
@@ -127,7 +128,7 @@ class MixMatch:
             )
         Shifts(self.pad_px, self.flip)  # raises for numbers that are none of its own
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         view_key, guess_key, order_key, share_key, own_key = jax.random.split(key, 5)
         images = self._three_views(batch, view_key)  # f32[b 3 h w c]

@@ -1,13 +1,13 @@
 """Class centres are driven apart: the fine-tuning after which poisoned images betray themselves (Chen et al. 2022)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.objectives.contrast import unit
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.state import Params, split_network
@@ -47,13 +47,13 @@ class Spread:
     graph: nnx.GraphDef
     weight: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise UserError(f'spread: weight={self.weight} of the cross-entropy must be 0 or more.')
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = network.features(unit_images(batch), train=True, key=key)

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.state import Params, split_network
 
 Batch = dict[str, jax.Array]
@@ -33,7 +34,7 @@ class Task(Protocol):
         """The task's constant arrays."""
         ...
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """Mean loss over the batch, the network's new statistics, metrics."""
         ...
 
@@ -93,13 +94,13 @@ class Classify:
     graph: nnx.GraphDef
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f'classify: label_smoothing={self.label_smoothing} must be in [0, 1).')
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         logits = network(unit_images(batch), train=True, key=key)
@@ -113,7 +114,7 @@ class Distill:
 
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef
-    frozen: Any  # the teacher's {'params', 'stats'}
+    frozen: Tree  # the teacher's {'params', 'stats'}
     alpha: float = 0.5
     tau: float = 5.0
     ce_temperature: float = 1.0
@@ -125,7 +126,7 @@ class Distill:
                 f'distill: alpha={self.alpha} must be in [0, 1], tau={self.tau} and ce_temperature={self.ce_temperature} positive.'
             )
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)

@@ -1,13 +1,13 @@
 """The objectives of anti-backdoor learning (Li et al. 2021, arXiv:2110.11571): hold losses up, or drive them up."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Tree
 from purify.train.objectives.losses import cross_entropies
 from purify.train.objectives.tasks import Batch, Metrics, Result, unit_images
 from purify.train.state import Params, split_network
@@ -42,13 +42,13 @@ class HoldUp:
     rule: str
     gamma: float
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
     def __post_init__(self) -> None:
         if self.rule not in HELD or self.gamma < 0:
             raise UserError(f'{self.rule}: gamma={self.gamma} must be 0 or more, the objective one of {", ".join(sorted(HELD))}.')
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return HELD[self.rule](losses, self.gamma), (new, metrics)
@@ -60,9 +60,9 @@ class Unlearn:
 
     graph: nnx.GraphDef
     ema_decay: float = 0.0
-    frozen: Any = ()
+    frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Any, batch: Batch, key: jax.Array) -> Result:
+    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return -losses.mean(), (new, metrics)
