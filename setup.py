@@ -20,7 +20,8 @@ setup(
     package_data={
         'purify.data': ['synsets.txt'],
         'purify.report': ['templates/*', 'templates/sections/*'],
-        'purify.models': ['pretrained/**'], 'purify.models.files': ['shapes.json'],
+        'purify.models': ['pretrained/**'],
+        'purify.models.files': ['shapes.json'],
     },
     entry_points={'console_scripts': ['purify = purify.cli:main']},
     # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions the tests ran with.

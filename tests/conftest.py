@@ -25,9 +25,9 @@ settings.load_profile('purify')
 
 
 LONGEST = (
-    'pipelines/leaves_test.py', 'integration/dataelixir_test.py', 'integration/kill_test.py', 'integration/quickstart_test.py',
+    'configs/leaves_test.py', 'integration/dataelixir_test.py', 'integration/kill_test.py', 'integration/quickstart_test.py',
     'integration/devices_test.py', 'integration/main_job_test.py', 'integration/castle_walls_test.py',
-    'pipelines/finetuning_test.py', 'pipelines/struppek_test.py',
+    'stages/finetune_latent_test.py', 'configs/struppek_test.py',
 )  # fmt: skip
 
 

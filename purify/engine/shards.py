@@ -82,7 +82,15 @@ def dataset_sink(
 
 
 def map_rows(
-    work: Work, rule: Rule, constants: object, fetch: Callable[[int], Record], sink: Sink, ids: np.ndarray, *, calls: int = 0
+    work: Work,
+    rule: Rule,
+    constants: object,
+    fetch: Callable[[int], Record],
+    sink: Sink,
+    ids: np.ndarray,
+    *,
+    calls: int,
+    dtype: str,
 ) -> None:
     """Runs a rule over the rows of the pending shards, this host's share of them, and writes each shard as soon as it is whole.
 
@@ -94,6 +102,7 @@ def map_rows(
       sink: where its outputs go.
       ids: of the rows, i64[n], to name those that come out broken.
       calls: how often a diffusion model is asked for one row, to be counted.
+      dtype: what the models compute in, to be named where rows come out broken.
 
     Raises:
       UserError: where the rule's column `finite` is false.
@@ -109,7 +118,7 @@ def map_rows(
         placed = devices.put_copy(constants, mesh) if numbers else None
         for where, out in map_images(rule, placed, fetch, numbers, batch=batch, mesh=mesh, cost=work.cost):
             finite = out.pop('finite', np.ones(len(where), bool))
-            _refuse_broken(ids[where[~finite]], work.settings.get('by', work.settings).get('dtype', 'float32'))
+            _refuse_broken(ids[where[~finite]], dtype)
             collector.put(where, out)
             done = len(where) * jax.process_count()
             work.cost.network_calls += calls * done

@@ -87,7 +87,7 @@ def _measure(
     constants = {'generator': weights, 'trigger': bench.shared(attack)}
     named = replace(work, name=f'{work.name} {name}')
     sink = table_sink(work.folder / name, ids, work.settings['shard_size'])
-    map_rows(named, stamp, constants, fetch, sink, ids, calls=calls)
+    map_rows(named, stamp, constants, fetch, sink, ids, calls=calls, dtype=work.settings['dtype'])
 
 
 def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers, list[Answers]]]]:

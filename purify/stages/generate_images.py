@@ -36,7 +36,8 @@ def run(work: Work, generate: Generate) -> None:
         return {'id': row, 'label': int(labels[row])}
 
     sink = dataset_sink(work.folder, work.name, features, len(labels), settings['shard_size'], numbers=numbers)
-    map_rows(work, rule, weights_of(models), fetch, sink, np.arange(len(labels)), calls=generate.network_calls(models))
+    ids, calls = np.arange(len(labels)), generate.network_calls(models)
+    map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=calls, dtype=generate.dtype)
 
 
 def wanted_labels(images: int, labels: tuple[int, ...] | list[int], classes: int, name: str = 'generated') -> np.ndarray:

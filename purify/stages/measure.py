@@ -25,7 +25,8 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
     """
     split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
     chosen = open_rows(work, split)
-    models = open_models(work, split, dtype=getattr(measure, 'dtype', 'float32'))
+    dtype = getattr(measure, 'dtype', 'float32')
+    models = open_models(work, split, dtype=dtype)
     models |= draw_images(measure, split, work.settings['seed'])
     rule = measure.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     if not len(chosen):
@@ -38,7 +39,7 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
         return image_row(split, int(chosen[row]))
 
     calls = measure.network_calls(models)
-    map_rows(work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls)
+    map_rows(work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls, dtype=dtype)
 
 
 def open_rows(work: Work, split: Split) -> np.ndarray:

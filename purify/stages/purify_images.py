@@ -27,7 +27,8 @@ def run(work: Work, purifier: Purifier) -> None:
     where, labels, variations = _wanted(work, split, purifier.number())
     if not len(where):
         return
-    models = open_models(work, split, dtype=getattr(purifier, 'dtype', 'float32'))
+    dtype = getattr(purifier, 'dtype', 'float32')
+    models = open_models(work, split, dtype=dtype)
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     ids, features = split.ids[where], describe(split.shape[0], split.shape[2], split.class_names, variations=True)
 
@@ -38,7 +39,7 @@ def run(work: Work, purifier: Purifier) -> None:
         return {'id': int(ids[row]), 'label': int(labels[row]), 'variation': int(variations[row])}
 
     sink = dataset_sink(work.folder, work.name, features, len(where), work.settings['shard_size'], numbers=numbers)
-    map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=purifier.network_calls(models))
+    map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=purifier.network_calls(models), dtype=dtype)
 
 
 def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

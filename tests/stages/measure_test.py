@@ -191,6 +191,19 @@ def test_rows_that_are_no_numbers_are_refused_by_id_and_not_written(run, tmp_pat
     assert f'rows-{9 // SHARD:05d}-of-00005.npz' not in bytes_of(tmp_path / 'bad')
 
 
+@dataclass(frozen=True)
+class Halved(Colours):
+    """One that computes in bfloat16."""
+
+    dtype: str = 'bfloat16'
+
+
+def test_broken_rows_name_what_the_rule_computes_in(run):
+    for rule, named in ((Colours(broken=int(IDS[9])), 'float32'), (Halved(broken=int(IDS[9])), 'bfloat16')):
+        with pytest.raises(UserError, match=f'Computing in {named} may overflow'):
+            run(named, rule=rule)
+
+
 def test_a_rule_is_handed_as_many_images_as_it_asks_for(run):
     apart, other = (read_table(run(f'seed{seed}', rule=Against(4), seed=seed))['apart'] for seed in (3, 4))
     assert apart.shape == (COUNT, 4)
