@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
 # Checks the code: ruff, pyright, pytest, in an environment of its own (.venv). Arguments go to pytest.
 #
-#   ./launch/test.sh [--no-venv] [tests/attacks -k patch ...]
+#   ./launch/test.sh [--no-venv] [--all] [tests/attacks -k patch ...]
 #
+# Every line of the program once and every system end to end, in minutes; --all adds what is long: runs that are killed and go on,
+# every point of every config, whole networks against other libraries, thousands of broken files (tests marked `long`).
 # The tests run whatever ruff and pyright say; the exit code is 0 only if all is well.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-if [ "${1:-}" = --no-venv ]; then
+venv=1 which=(-m 'not long')
+while :; do
+  case "${1:-}" in
+    --no-venv) venv= ;;
+    --all) which=() ;;
+    *) break ;;
+  esac
   shift
-  use_environment
-else
-  make_environment dev
-fi
+done
+if [ -n "$venv" ]; then make_environment dev; else use_environment; fi
 cd "$root"
 
 failed=
@@ -24,7 +30,7 @@ check 'ruff check' ruff check
 check 'ruff format' ruff format --check
 check pyright pyright --pythonpath "$(command -v "$python")"
 code=0
-"$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || code=$?
+"$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${which[@]+"${which[@]}"} "$@" || code=$?
 if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise
   say "the tests passed, but not: $failed (see above)"
   code=1

@@ -57,7 +57,8 @@ def check(config: Settings, *, fetched: bool = False) -> Findings:
     if not config['attack'].get('load'):
         if 'surrogate' in config:
             shape_classifier(known, 'surrogate', config['surrogate'])
-        if 'trigger' in config:
+        failed = 'surrogate' in config and known.networks['surrogate'] is None  # which the findings say why
+        if 'trigger' in config and not failed:
             found.attempt('trigger', lambda: shape_trigger(known))
     if 'teacher' in config:
         shape_classifier(known, 'teacher', config['teacher'])
