@@ -164,7 +164,7 @@ def seen(tmp_path_factory):
     trained['teacher']['augment'] |= strong | crops
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
     found, chain = read_leaves(trained, folder / 'trained')
-    assert summary.gather(trained, chain, {})['student']['acc'] is not None
+    assert summary.gather(trained, chain, {}).student.acc is not None
     for name in attack_words():
         found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
     for kind in ('versatile', 'sd_img2img'):

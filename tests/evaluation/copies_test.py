@@ -13,7 +13,8 @@ from purify.commands.check import check
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.defenses.method import Method, Outcome, Step
+from purify.defenses.measures import Embeddings
+from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import finished
 from purify.engine.chain import Chain
@@ -117,12 +118,12 @@ def test_pairs_are_counted_by_the_truth():
 
 
 @dataclass(frozen=True)
-class Comparing:
+class Comparing(Defense):
     """Looks for copies of the training images among themselves."""
 
     def method(self, student):
         inputs = {'poisoned': 'poisoned', 'encoder': 'encoder'}
-        steps = tuple(Step(name, 'measure', inputs, {'name': 'embeddings'}) for name in ('made_features', 'given_features'))
+        steps = tuple(Step(name, 'measure', inputs, by=Embeddings()) for name in ('made_features', 'given_features'))
         return Method(steps, Outcome(copies=('made_features', 'given_features')))
 
 

@@ -17,7 +17,7 @@ from purify.diffusion.schedules import make_schedule
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table, write_columns
 from purify.evaluation import diffusion_answers as diffusing
-from purify.evaluation.diffusion_answers import STAGE_OWN, choose, diffuse
+from purify.evaluation.diffusion_answers import STAGE_OWN, choose_images, diffuse
 from purify.evaluation.evaluate import describe_diffusion, evaluate
 from purify.evaluation.results import gather
 from purify.evaluation.testbench import Bench
@@ -83,7 +83,7 @@ def expected(images, share):
 def test_clean_and_triggered_test_images_are_classified(made, run):
     """The attack aims at one class, whose own images do not count."""
     folder = run('usual').folder
-    where = choose(len(made.test), 20, 3)
+    where = choose_images(len(made.test), 20, 3)
     attack = Bench.open(made.work('bench', {}, {}), Manifest.read(made.truth)).attacks[0]
     images = np.asarray(made.test.images(where.tolist()))
     clean, hit = read_table(folder / 'clean'), read_table(folder / 'triggered-0')
@@ -128,11 +128,11 @@ def test_a_stop_leaves_whole_shards_and_the_next_run_ends_the_same(run, made, mo
 
 
 def test_fewer_images_are_drawn_by_the_seed():
-    assert choose(9, 0, 1).tolist() == choose(9, 12, 1).tolist() == list(range(9))
-    drawn = choose(50, 7, 1)
+    assert choose_images(9, 0, 1).tolist() == choose_images(9, 12, 1).tolist() == list(range(9))
+    drawn = choose_images(50, 7, 1)
     assert len(set(drawn.tolist())) == 7
     assert (np.diff(drawn) > 0).all()
-    assert drawn.tolist() != choose(50, 7, 2).tolist()
+    assert drawn.tolist() != choose_images(50, 7, 2).tolist()
 
 
 def test_a_generator_of_other_classes_is_refused(made, run, monkeypatch):
@@ -227,8 +227,10 @@ def test_a_config_of_it_is_run(made, tmp_path):
     results = gather(config, chain, {})
     assert to_builtins(results.diffusion) == numbers['diffusion']
     assert results.cost.network_calls == 20 * (12 + numbers['student']['counts']['asr'][1])
-    secrets = chain._secrets(chain.stages['generator'])
-    assert chain.folder('diffused') in secrets
+    answered = next(path for path in chain.folder('diffused').iterdir() if path.is_file())
+    with chain.confined('generator'), pytest.raises(PermissionError):  # it tells of who is poisoned
+        answered.read_bytes()
+    answered.read_bytes()
 
 
 def test_what_does_not_fit_is_a_problem(tmp_path):

@@ -59,8 +59,7 @@ def guarded(made):
 def test_a_guard_stands_before_the_teacher(made, guarded):
     """What changes nothing leaves its numbers; behind black images all are seen as one class, with or without a trigger."""
     same = guarded('guard-same', Changed(lambda images: images))
-    assert same['guarded'] == same['teacher']
-    assert same['guard'] == 'Changed'
+    assert same['guarded'] == same['teacher'] | {'guard': 'Changed'}
     black = guarded('guard-black', Changed(jnp.zeros_like))
     assert black['teacher'] == same['teacher']
     (seen,) = classes(made.teacher, [np.zeros((16, 16, 1), np.uint8)])
@@ -89,7 +88,7 @@ def test_without_a_guard_there_is_nothing_behind_one(made):
     work = made.work('repaired', {'teacher': made.teacher, 'repaired': made.student}, {'features': 'none'})
     evaluate(work)
     numbers = read_json(work.folder / 'numbers.json')
-    assert not {'guarded', 'guard'} & set(numbers)
+    assert 'guarded' not in numbers
     seen = classes(made.student, made.test.images(range(len(made.test))))
     assert numbers['repaired']['counts']['acc'] == [int((seen == made.test.labels).sum()), len(made.test)]
     assert numbers['repaired'] != numbers['teacher']

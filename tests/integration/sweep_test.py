@@ -243,7 +243,7 @@ def test_what_purify_refuses_is_not_started(tmp_path):
 
 def listed(capsys, *args):
     """The runs of `purify list`."""
-    assert list_points(*args) == 0
+    list_points(*args)
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 

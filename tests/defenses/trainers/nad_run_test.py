@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from msgspec import to_builtins
 from support.made_run import NETWORK, MadeRun
 from support.tiny import quickstart
 
@@ -85,9 +86,9 @@ def attention_of(folder, images):
 
 def test_the_results_say_how_many_clean_images_were_handed_out(made, chain):
     results = summary.gather(tiny(made[1]), chain, {})
-    assert results['trusted'] == {'images': 20}
-    assert results['student']['acc'] is not None
-    assert results['detection']['tpr'] is None
+    assert to_builtins(results.trusted) == {'images': 20}
+    assert results.student.acc is not None
+    assert results.detection.tpr is None
 
 
 def test_a_run_without_trusted_images_is_refused():
