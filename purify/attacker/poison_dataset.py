@@ -26,7 +26,7 @@ from purify.attacks.learned.fitted import STAMP_BATCH
 from purify.core import devices, preemption
 from purify.core.files import write_json
 from purify.core.types import Settings
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Record
 from purify.data.sources.open_source import Pool, Source, open_source
 from purify.engine.chain import Work
@@ -99,7 +99,7 @@ def _job(
 ) -> tuple[Sink, Callable[[range], Iterator[Record]]]:
     """One split to write, into the subfolder `sub`; `stamp` gives the records that change, by position."""
     size = work.settings['source']['size_px'], work.settings['source']['channels']
-    features = describe(*size, source.class_names)
+    features = make_features(*size, source.class_names)
     sink = dataset_sink(work.folder / sub, Path(sub).name, features, len(pool), work.settings['shard_size'], split=split)
 
     def records(positions: range) -> Iterator[Record]:

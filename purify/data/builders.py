@@ -27,7 +27,7 @@ from purify.data.images import encode_png
 NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
 
 
-def describe(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:
+def make_features(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:
     """The features of every dataset here: id, image (PNG), label, and the variation's number in a purified one."""
     features: Facts = {
         'id': tfds.features.Scalar(np.int64),
@@ -47,7 +47,7 @@ class DatasetWriter:
       folder: where the files go.
       name: the dataset's name, as TFDS shows it.
       split: 'train' or 'test'.
-      features: what a record holds, from `describe`.
+      features: what a record holds, from `make_features`.
       shards: how many files.
     """
 

@@ -102,7 +102,7 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def edit(split: Split, inputs: Mapping[str, Path]) -> Split:
+def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
     """`split` as a table among the inputs leaves it; itself where there is none.
 
     `edits` says who is kept, under which label, with images from the inputs `replaced...`; of `flagged` the flagged are left alone.

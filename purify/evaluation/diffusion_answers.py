@@ -53,7 +53,7 @@ def diffuse(work: Work) -> None:
     rule, names = errors_rule(settings), bench.test.class_names
     generator = open_generator(work.inputs['generator'], dtype=settings['dtype'], vae_slice=work.run['vae_slice'])
     measure = rule.rule({'generator': generator}, Context(bench.test.shape, seed, names))
-    chosen, calls = choose(len(bench.test), settings['images'], seed), rule.calls(len(names))
+    chosen, calls = choose_images(len(bench.test), settings['images'], seed), rule.calls(len(names))
     for name, attack in (CLEAN, None), *((TRIGGERED(k), attack) for k, attack in enumerate(bench.attacks)):
         rows = chosen if attack is None else chosen[bench.aim(attack)[1][chosen]]
         _measure(bench, name, attack, rows, measure, generator.weights, calls)
@@ -62,7 +62,7 @@ def diffuse(work: Work) -> None:
         write_json(work.folder / FACTS, facts | {'p_filter': rule.p_filter, 'p_filters': list(rule.p_filters)})
 
 
-def choose(count: int, images: int, seed: int) -> np.ndarray:
+def choose_images(count: int, images: int, seed: int) -> np.ndarray:
     """Positions i64[m], ascending, of the test images to classify: `images` of `count`, or all for 0 and where there are fewer."""
     if not images or images >= count:
         return np.arange(count)

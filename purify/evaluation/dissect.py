@@ -19,7 +19,7 @@ from purify.engine.chain import Work
 from purify.engine.gather import look_at_all
 from purify.engine.tables import check_ids, read_columns, read_table, write_columns
 from purify.evaluation.evaluate import describe_shares
-from purify.evaluation.image_quality import look, warn
+from purify.evaluation.image_quality import sum_up, warn
 from purify.evaluation.trigger_dataset import CLASSES
 from purify.metrics.classification import accuracy
 from purify.metrics.composition import Composition, poisoned_share, sort_out
@@ -164,7 +164,7 @@ def _compare(work: Work, made: Split, targets: Iterable[int]) -> Facts:
                 def fetch(row: int, split: Split = split, chosen: np.ndarray = chosen) -> np.ndarray:
                     return split[int(chosen[row])]['image']
 
-                sides[side].append(look(work, model, fetch, len(chosen), split.shape, f'{name}-{side}', bar).moments)
+                sides[side].append(sum_up(work, model, fetch, len(chosen), split.shape, f'{name}-{side}', bar).moments)
     pairs = {'all': [a + b for a, b in zip(*sides.values(), strict=True)], 'others': sides['others']}
     found = {name: frechet_distance(*pair) for name, pair in pairs.items()}
     facts = model.facts

@@ -52,7 +52,7 @@ def draw_map(work: Work) -> None:
     manifest, findings = Manifest.read(work.inputs['truth']), read_table(work.inputs['findings'])
     named = findings.facts.get('target_labels') or []
     aims = np.unique(manifest.given_labels[manifest.poisoned]).tolist()
-    rows = choose(manifest, work.settings['seed'])
+    rows = choose_points(manifest, work.settings['seed'])
     features = read_table(work.inputs['features']).of(manifest.ids[rows], 'features')
     method, points = lay_out(features, work.settings['seed'])
     found = {
@@ -76,7 +76,7 @@ def read_atlas(folder: Path) -> Facts:
     return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Mapped)}
 
 
-def choose(manifest: Manifest, seed: int) -> np.ndarray:
+def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
     """Rows i64[<= MOST] of the manifest, ascending: poisoned images up to half, then images that are not."""
     rng = stream_rng(seed, 'atlas')
     hit, rest = (rng.permutation(np.flatnonzero(manifest.poisoned == poisoned)) for poisoned in (True, False))

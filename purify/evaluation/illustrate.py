@@ -56,7 +56,7 @@ def illustrate(work: Work, candidates: Candidates) -> None:
     manifest = Manifest.read(work.inputs['truth'])
     findings, table = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
     count = min(work.run['report_images'] // 2, MOST)
-    ids = np.concatenate([choose(manifest, findings, poisoned, count) for poisoned in (True, False)])
+    ids = np.concatenate([choose_samples(manifest, findings, poisoned, count) for poisoned in (True, False)])
     truth = np.searchsorted(manifest.ids, ids)
     samples = _collect(work, ids)
     measured = table.of(ids, 'candidates')
@@ -84,7 +84,7 @@ def read_illustration(folder: Path) -> dict[str, np.ndarray]:
     return read_columns(folder / FILE)
 
 
-def choose(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:
+def choose_samples(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:
     """Ids i64[<= count] of poisoned or of clean images.
 
     The first poisoned ones as they come: a defence that finds only some must not be shown by these alone. Of the clean ones

@@ -53,8 +53,8 @@ def describe_likeness(work: Work) -> Facts | None:
     given = Split(work.inputs['poisoned'], 'train')
     before = Originals(given, work.inputs['truth'])
     with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
-        after = look(work, model, lambda i: purified[i]['image'], len(purified), purified.shape, 'purified', bar)
-        raw = look(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
+        after = sum_up(work, model, lambda i: purified[i]['image'], len(purified), purified.shape, 'purified', bar)
+        raw = sum_up(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
     found = {
         'fid': frechet_distance(after.moments, raw.moments),
         'is': inception_score(after.answers),
@@ -106,7 +106,7 @@ def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict
     return see
 
 
-def look(
+def sum_up(
     work: Work,
     model: Classifier,
     fetch: Callable[[int], np.ndarray],

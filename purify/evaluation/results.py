@@ -25,7 +25,7 @@ from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
 from purify.report.results import Attack, Cost, Numbers, Prior, Results, Seeds, StageCost, Trusted, read_typed
 from purify.report.run import Finished, Rows, Sample
-from purify.stages.provenance import describe
+from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
 
 T = TypeVar('T')
@@ -124,7 +124,7 @@ def _facts(chain: Chain) -> Settings | None:
 def _provenance(config: Settings, chain: Chain) -> Prior | None:
     """What is known of the prior that a stage of the method used."""
     uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
-    return Prior(**describe(chain.path(uses[0]), config)) if uses else None
+    return Prior(**describe_prior(chain.path(uses[0]), config)) if uses else None
 
 
 def curves(chain: Chain) -> dict[str, Rows]:

@@ -14,7 +14,7 @@ from purify.attacks.registry import ATTACKS
 from purify.core import preemption
 from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Record, Split
 from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, write_shards
@@ -50,7 +50,7 @@ def write_triggered(work: Work) -> None:
     }
     jobs = []
     for name, rows in sets.items():
-        features, shard_size = describe(train.shape[0], train.shape[2], CLASSES, variations=True), work.settings['shard_size']
+        features, shard_size = make_features(train.shape[0], train.shape[2], CLASSES, variations=True), work.settings['shard_size']
         sink = dataset_sink(work.folder / name, 'marked', features, len(rows.which), shard_size, split=name)
         jobs.append((sink, rows.records))
     write_shards(work, jobs)

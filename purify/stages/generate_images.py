@@ -5,7 +5,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.types import Facts
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Context, Step
@@ -27,7 +27,7 @@ def run(work: Work, generate: Generate) -> None:
     labels = wanted_labels(settings['images'] or len(split), settings['labels'], len(split.class_names), work.name)
     models = open_models(work, split, dtype=generate.dtype)
     rule = generate.rule(models, Context(split.shape, settings['seed'], split.class_names))
-    features = describe(split.shape[0], split.shape[2], split.class_names)
+    features = make_features(split.shape[0], split.shape[2], split.class_names)
 
     def fetch(row: int) -> Facts:
         return {'label': labels[row], 'id': np.int32(row)}

@@ -115,7 +115,7 @@ def _is_ours(note: Any) -> bool:
     return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
-def describe(folder: Path, config: Settings) -> dict[str, str]:
+def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
     """{'kind', 'text', 'warning'} for the report on the prior in `folder`, the config's `prior`; `warning` '' where none is due.
 
     Kinds are `KINDS`. A note that comes with a published prior is told, and does not vouch for it.

@@ -4,7 +4,7 @@ import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.types import Facts
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Split
 from purify.defenses.method import Context, Purifier, Step
 from purify.engine.chain import Work
@@ -30,7 +30,7 @@ def run(work: Work, purifier: Purifier) -> None:
     dtype = getattr(purifier, 'dtype', 'float32')
     models = open_models(work, split, dtype=dtype)
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
-    ids, features = split.ids[where], describe(split.shape[0], split.shape[2], split.class_names, variations=True)
+    ids, features = split.ids[where], make_features(split.shape[0], split.shape[2], split.class_names, variations=True)
 
     def fetch(row: int) -> Facts:
         return image_row(split, int(where[row])) | {'variation': np.int32(variations[row])}

@@ -13,7 +13,7 @@ from purify.data.loader import RandomTransform, Split
 from purify.data.with_unlabelled import Paired
 from purify.defenses.method import Step
 from purify.engine.chain import Work
-from purify.engine.tables import edit, read_table
+from purify.engine.tables import apply_edits, read_table
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
@@ -94,7 +94,7 @@ def run(work: Work) -> None:
 def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
     """Trains a classifier on the images of `split`, as the stage's inputs leave them, and stores it."""
     settings = work.settings
-    split = edit(split, work.inputs)
+    split = apply_edits(split, work.inputs)
     build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
     graph, like = abstract_network(build)
     teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Record, Split
 from purify.defenses.method import Step
 from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, write_shards
-from purify.engine.tables import edit
+from purify.engine.tables import apply_edits
 from purify.stages.kind import Kind
 from purify.stages.known import Known
 
@@ -17,8 +17,8 @@ def run(work: Work) -> None:
 
     Shards are fixed ranges, taken in turn by the hosts; a restart writes the missing ones.
     """
-    split = edit(Split(work.inputs['poisoned'], 'train'), work.inputs)
-    features = describe(split.shape[0], split.shape[2], split.class_names)
+    split = apply_edits(Split(work.inputs['poisoned'], 'train'), work.inputs)
+    features = make_features(split.shape[0], split.shape[2], split.class_names)
 
     def records(rows: range) -> Iterator[Record]:
         return (split[row] for row in rows)

@@ -14,7 +14,7 @@ from purify.attacks.registry import build
 from purify.commands.plan import make_stages
 from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
-from purify.data.builders import DatasetWriter, describe
+from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.engine.chain import Chain, Work
 from purify.stages.known import Data, Findings, Known
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data')
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (48, 8, 8, 1), np.uint8)
-    writer = DatasetWriter(folder / 'clean', 'clean', 'train', describe(8, 1, CLASSES), 1)
+    writer = DatasetWriter(folder / 'clean', 'clean', 'train', make_features(8, 1, CLASSES), 1)
     writer.write(0, ({'id': 100 + i, 'image': images[i], 'label': i % 3} for i in range(48)))
     writer.finish([48])
     weights = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(0)))[1:]

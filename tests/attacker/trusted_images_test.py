@@ -19,7 +19,7 @@ from purify.data.loader import Split
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import Trusted
 from purify.engine.chain import Chain
-from purify.engine.tables import FACTS, edit, read_table
+from purify.engine.tables import FACTS, apply_edits, read_table
 
 NAMES = list('abc')
 COUNT = 120
@@ -130,7 +130,7 @@ def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
     assert table.facts == {'images': 20, 'of_each_class': [2] * 10}
     np.testing.assert_array_equal(table['ids'], split.ids)
     np.testing.assert_array_equal(table['labels'], split.labels)
-    left = edit(split, {'edits': folder})
+    left = apply_edits(split, {'edits': folder})
     assert len(left) == 20
     assert not set(left.ids.tolist()) & set(manifest.ids[manifest.poisoned | manifest.cover].tolist())
     again = work(

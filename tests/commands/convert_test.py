@@ -19,7 +19,7 @@ from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.generative.open_prior import load_variation_model
 from purify.stages.networks_on_disk import prior_folder
-from purify.stages.provenance import describe
+from purify.stages.provenance import describe_prior
 
 WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 def test_the_folder_is_a_prior_of_published_weights(folder):
     assert prior_folder(str(folder), '')[0] == folder
     assert json.loads((folder / 'model_index.json').read_text())['_class_name'] == 'DDPMPipeline'
-    found = describe(folder, {'prior': {'load': str(folder), 'revision': ''}})
+    found = describe_prior(folder, {'prior': {'load': str(folder), 'revision': ''}})
     assert found['kind'] == 'published'
     assert sha256_of(folder.parent / 'ema.safetensors')[:12] in found['text']
     prior = load_variation_model(folder)

@@ -19,7 +19,7 @@ def records(positions, channels=3):
 
 
 def make_writer(folder, channels=3, shards=3, **options):
-    return builders.DatasetWriter(folder, 'poisoned', 'train', builders.describe(6, channels, NAMES, **options), shards)
+    return builders.DatasetWriter(folder, 'poisoned', 'train', builders.make_features(6, channels, NAMES, **options), shards)
 
 
 def write_all(folder, channels=3):

@@ -18,7 +18,7 @@ def picture(*numbers):
 
 def write(folder, records, size_px=6):
     variations = 'variation' in records[0]
-    writer = builders.DatasetWriter(folder, 'd', 'train', builders.describe(size_px, 1, list('abc'), variations), 1)
+    writer = builders.DatasetWriter(folder, 'd', 'train', builders.make_features(size_px, 1, list('abc'), variations), 1)
     writer.write(0, records)
     writer.finish([len(records)])
     return folder

@@ -13,7 +13,7 @@ IDS = 1000 - 7 * np.arange(COUNT)
 
 
 def write(folder, records, *, variations=False):
-    writer = builders.DatasetWriter(folder, 'd', 'train', builders.describe(6, 1, list('abc'), variations), 1)
+    writer = builders.DatasetWriter(folder, 'd', 'train', builders.make_features(6, 1, list('abc'), variations), 1)
     writer.write(0, records)
     writer.finish([len(records)])
     return folder

@@ -7,7 +7,7 @@ from support.small_dataset import bytes_of, work
 
 from purify.core import devices, preemption
 from purify.core.errors import Preempted
-from purify.data.builders import describe
+from purify.data.builders import make_features
 from purify.data.loader import Split
 from purify.engine.shards import dataset_sink, table_sink, write_shards
 from purify.engine.tables import read_table
@@ -32,7 +32,7 @@ def write(folder, threads=1, broken=None):
                     raise ValueError(f'row {row}')
                 yield {'id': 50 + row, 'image': image(name, row), 'label': row % 2}
 
-        return dataset_sink(folder / name, name, describe(4, 1, ['a', 'b']), SIZES[name], SHARD), records
+        return dataset_sink(folder / name, name, make_features(4, 1, ['a', 'b']), SIZES[name], SHARD), records
 
     write_shards(stage, [job(name) for name in SIZES])
     return stage

@@ -13,7 +13,7 @@ from purify.commands.plan import make_stages
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import read_json
-from purify.data.builders import DatasetWriter, describe
+from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Method, Outcome, Step
@@ -66,7 +66,7 @@ class MadeDissection(MadeRun):
 
     def write(self, name, images, labels):
         """A generated dataset in one shard."""
-        writer = DatasetWriter(self.folder / name, name, 'train', describe(16, 1, self.given.class_names), 1)
+        writer = DatasetWriter(self.folder / name, name, 'train', make_features(16, 1, self.given.class_names), 1)
         rows = zip(images, labels.tolist(), strict=True)
         writer.write(0, [{'id': i, 'image': image, 'label': label} for i, (image, label) in enumerate(rows)])
         writer.finish([len(images)])

@@ -75,11 +75,11 @@ def manifest_of(count, hits):
 )
 def test_the_map_holds_poisoned_images_first_then_others(count, hits, shown, whole):
     manifest = manifest_of(count, hits)
-    rows = stage.choose(manifest, 1)
+    rows = stage.choose_points(manifest, 1)
     assert (manifest.poisoned[rows].sum(), len(np.unique(rows)), len(rows)) == (shown, whole, whole)
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, stage.choose(manifest, 1))
-    assert np.array_equal(rows, stage.choose(manifest, 2)) == (whole == count)
+    np.testing.assert_array_equal(rows, stage.choose_points(manifest, 1))
+    assert np.array_equal(rows, stage.choose_points(manifest, 2)) == (whole == count)
 
 
 @pytest.mark.parametrize(

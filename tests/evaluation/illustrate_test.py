@@ -105,13 +105,13 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
 
 def test_accused_clean_images_come_first(made):
     findings = Table({'ids': made.given.ids, 'flagged': made.flagged, 'set': made.sets})
-    ids = stage.choose(made.manifest, findings, False, 1000)
+    ids = stage.choose_samples(made.manifest, findings, False, 1000)
     clean = made.manifest.ids[~made.manifest.poisoned]
     rank = {i: (not f, not s, i) for i, f, s in zip(made.given.ids.tolist(), made.flagged, made.sets, strict=True)}
     assert ids.tolist() == sorted(clean.tolist(), key=rank.get)
     del findings.columns['set']
     flagged = {i: (first, i) for i, (first, *_) in rank.items()}
-    assert stage.choose(made.manifest, findings, False, 20).tolist() == sorted(clean.tolist(), key=flagged.get)[:20]
+    assert stage.choose_samples(made.manifest, findings, False, 20).tolist() == sorted(clean.tolist(), key=flagged.get)[:20]
 
 
 def test_a_stop_is_heard_before_anything_is_written(made, illustrate, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from purify.core.files import write_json
-from purify.data.builders import DatasetWriter, describe
+from purify.data.builders import DatasetWriter, make_features
 from purify.engine.chain import Chain, Input, Stage
 from purify.engine.finished import DONE
 from purify.engine.tables import write_columns
@@ -22,7 +22,7 @@ def picture(identity, shift):
 
 def write_dataset(folder, ids, labels, shift):
     """Every pixel of an image is its id and `shift`."""
-    writer = DatasetWriter(folder, folder.name.partition('-')[0], 'train', describe(4, 1, NAMES), 1)
+    writer = DatasetWriter(folder, folder.name.partition('-')[0], 'train', make_features(4, 1, NAMES), 1)
     rows = [{'image': picture(i, shift), 'id': i, 'label': label} for i, label in zip(ids, labels, strict=True)]
     writer.write(0, rows)
     writer.finish([len(rows)])

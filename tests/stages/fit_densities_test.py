@@ -30,7 +30,7 @@ FIT = {'epochs': 6.0, 'batch': 4, 'lr': 0.03, 'b1': 0.9, 'b2': 0.99, 'hold_out':
 @pytest.fixture
 def run(tmp_path):
     ranges = builders.cut(COUNT, COUNT)
-    writer = builders.DatasetWriter(tmp_path / 'poisoned', 'poisoned', 'train', builders.describe(2, 1, list('abc')), 1)
+    writer = builders.DatasetWriter(tmp_path / 'poisoned', 'poisoned', 'train', builders.make_features(2, 1, list('abc')), 1)
     blank = np.zeros((2, 2, 1), np.uint8)
     writer.write(0, [{'id': int(IDS[i]), 'image': blank, 'label': int(LABELS[i])} for i in ranges[0]])
     writer.finish([COUNT])

@@ -10,7 +10,7 @@ from purify.core.files import sha256_of, write_json
 from purify.engine.chain import Chain
 from purify.generative.open_prior import load_variation_model
 from purify.stages.networks_on_disk import EMBEDDED
-from purify.stages.provenance import KINDS, PROVENANCE_FILE, describe, note_published, note_training, read_note
+from purify.stages.provenance import KINDS, PROVENANCE_FILE, describe_prior, note_published, note_training, read_note
 
 SEEDS = {'model': 0, 'data': 0}
 SETTINGS = {'data': 'reference', 'source': 'digits', 'seeds': SEEDS, 'reference': 'own'}
@@ -32,7 +32,7 @@ def add_weights(folder, text='weights'):
 
 def told(folder, part, kind):
     """The description's text, its kind and shape checked."""
-    found = describe(folder, {'prior': part})
+    found = describe_prior(folder, {'prior': part})
     assert set(found) == {'kind', 'text', 'warning'}
     assert found['kind'] == kind
     assert found['kind'] in KINDS
@@ -54,7 +54,7 @@ def test_priors_trained_here_say_on_what(tmp_path):
     assert '700 reference images of digits' in text
     note_training(tmp_path, AS_THEY_CAME, 800, None)
     assert '800 training images of digits' in told(tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned')
-    assert 'table 4' in describe(tmp_path, {'prior': {'data': 'poisoned'}})['warning']
+    assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'poisoned'}})['warning']
 
 
 def test_a_prior_handed_to_another_run_takes_its_note_along(tmp_path):
@@ -70,7 +70,7 @@ def test_images_cut_from_the_source_under_suspicion_are_warned_of(tmp_path, how,
     note_training(tmp_path, SETTINGS | {'reference': how}, 9, None)
     for part in ({'data': 'reference'}, from_folder(tmp_path)):
         assert fragment in told(tmp_path, part, 'trained_on_held_out')
-    assert 'table 4' in describe(tmp_path, {'prior': {'data': 'reference'}})['warning']
+    assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'reference'}})['warning']
 
 
 @pytest.mark.parametrize(

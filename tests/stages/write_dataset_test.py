@@ -14,7 +14,7 @@ from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.method import Purifier
-from purify.engine.tables import edit, write_table
+from purify.engine.tables import apply_edits, write_table
 from purify.stages import purify_images, write_dataset
 
 
@@ -146,12 +146,12 @@ def test_an_empty_step_among_others_is_passed_over(make, table, poisoned):
     verdicts = table()
     inputs = {'edits': verdicts, 'replaced': make('none', table('nobody', candidate=np.full(COUNT, -1)))}
     inputs |= {'replaced_rest': make('all', verdicts)}
-    assert len(edit(Split(poisoned, 'train'), inputs)) == KEEP.sum()
+    assert len(apply_edits(Split(poisoned, 'train'), inputs)) == KEEP.sum()
 
 
 def test_without_edits_a_split_is_itself(poisoned):
     split = Split(poisoned, 'train')
-    assert edit(split, {'data': poisoned}) is split
+    assert apply_edits(split, {'data': poisoned}) is split
 
 
 def test_images_that_no_step_made_are_missed(table, write):

@@ -8,7 +8,7 @@ from support.tiny import quickstart, run_chain
 
 from purify.attacker.manifest import Manifest
 from purify.core.files import write_json
-from purify.data.builders import DatasetWriter, describe
+from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.engine.chain import Work
@@ -54,7 +54,7 @@ class MadeRun:
     def purified(self, ids: np.ndarray) -> Path:
         """A dataset of those images, each brighter than its original."""
         folder = self.folder / f'purified-{len(ids)}'
-        writer = DatasetWriter(folder, 'purified', 'train', describe(*self.given.shape[1:], self.given.class_names), 1)
+        writer = DatasetWriter(folder, 'purified', 'train', make_features(*self.given.shape[1:], self.given.class_names), 1)
         writer.write(0, [{'id': int(i), 'image': self.original(int(i)) // 2 + 60, 'label': 3} for i in ids])
         writer.finish([len(ids)])
         return folder

@@ -15,7 +15,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
 def write_poisoned(folder):
     """The dataset, in two shards."""
     ranges = builders.cut(COUNT, 12)
-    writer = builders.DatasetWriter(folder, 'poisoned', 'train', builders.describe(6, 3, list('abc')), len(ranges))
+    writer = builders.DatasetWriter(folder, 'poisoned', 'train', builders.make_features(6, 3, list('abc')), len(ranges))
     for shard, rows in enumerate(ranges):
         writer.write(shard, [{'id': int(IDS[i]), 'image': IMAGES[i], 'label': int(LABELS[i])} for i in rows])
     writer.finish([len(rows) for rows in ranges])
