@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from diffusion.exact_denoiser import nearest, predict_pair
+from support.exact_denoiser import nearest, predict_pair
 
 from purify.attacker.manifest import Manifest
 from purify.data.loader import Split

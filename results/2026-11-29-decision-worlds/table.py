@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests python results/2026-11-29-decision-worlds/table.py [datasets for each cell, 20] [first seed, 8000]
 
-The worlds are those of tests/defenses/worlds.py, the settings the defaults, chosen on worlds of other seeds (below 1000).
+The worlds are those of tests/support/worlds.py, the settings the defaults, chosen on worlds of other seeds (below 1000).
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from defenses.worlds import (
+from support.worlds import (
     classes_of,
     decide_densities,
     decide_labels,
@@ -21,8 +21,8 @@ from defenses.worlds import (
     label_world,
     long_tailed,
 )
-from purify.defenses.targets import TARGETS
 
+from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.registry import DEFENSES
 
 HERE = Path(__file__).parent
