@@ -78,6 +78,7 @@ Positive = Annotated[float, number(above=0)]
 NotNegative = Annotated[float, number(least=0)]
 Chance = Annotated[float, number(least=0, most=1)]
 Share = Annotated[float, number(above=0, below=1)]  # some, not all
+ShareOrZero = Annotated[float, number(least=0, below=1)]
 Portion = Annotated[float, number(above=0, most=1)]  # some, or all
 Flag = Annotated[bool, Limit('True or False', lambda value: bool(value) if isinstance(value, bool | np.bool_) else None)]
 
