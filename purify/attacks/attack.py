@@ -5,10 +5,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +14,11 @@ import numpy as np
 
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
+from purify.core.limits import Limited, Natural, number, one_of, whole
 from purify.core.types import Facts
 
 SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
+Scheme = Annotated[str, one_of(SCHEMES)]
 MODES = ('test', 'training', 'cover')
 NOT_PIXELS = ('path', 'control', 'load')  # say where files lie; what they hold enters a digest by itself
 Arrays = dict[str, Any]
@@ -45,7 +45,7 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Attack(abc.ABC):
+class Attack(Limited, abc.ABC):
     """`stamp` puts the trigger on one image, `relabel` gives the label it gets; both depend on (parameters, id) alone.
 
     A subclass says what its trigger is in three pieces, so that one formula serves NumPy (float64, one image, equal on
@@ -75,10 +75,10 @@ class Attack(abc.ABC):
       UserError: at construction, for values out of range.
     """
 
-    target: int = 0
-    seed: int = 0
-    scheme: str = 'all_to_one'
-    num_classes: int = 0
+    target: Natural = 0
+    seed: Natural = 0
+    scheme: Scheme = 'all_to_one'
+    num_classes: Natural = 0
 
     has_trigger: ClassVar[bool] = True
     usual_rate: ClassVar[float] = 0.1
@@ -88,12 +88,12 @@ class Attack(abc.ABC):
     presets: ClassVar[Presets] = {}
 
     def __post_init__(self) -> None:
-        word_of('scheme', self.scheme, SCHEMES)
-        classes = whole_number('num_classes', self.num_classes, 2 if self.scheme == 'all_to_all' else 0)
-        self._keep(target=whole_number('target', self.target, 0), seed=whole_number('seed', self.seed, 0), num_classes=classes)
+        super().__post_init__()
+        if self.scheme == 'all_to_all':
+            whole(2).check('num_classes', self.num_classes)
 
     def _keep(self, **values: Any) -> None:
-        """Store checked values; only for `__post_init__`, as the class is frozen afterwards."""
+        """Store what follows from the settings; only for `__post_init__`, as the class is frozen afterwards."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -120,7 +120,7 @@ class Attack(abc.ABC):
         """
         check_image(image)
         id = whole_number('id', id, 0)
-        word_of('mode', mode, MODES)
+        one_of(MODES).check('mode', mode)
         return self.apply(np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode))
 
     def stamp_many(self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test') -> np.ndarray:
@@ -137,7 +137,7 @@ class Attack(abc.ABC):
         if not hasattr(images, 'shape'):
             raise UserError(f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack the images first.')
         check_image(images[0])
-        word_of('mode', mode, MODES)
+        one_of(MODES).check('mode', mode)
         shape = tuple(images.shape[1:])
         drawn = [self.drawn(shape, whole_number('id', id, 0), mode) for id in ids]
         stacked = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
@@ -202,61 +202,14 @@ def check_rows(images: Any, ids: Any) -> None:
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
     """`value` as an int; `UserError` unless it is a whole number of at least `low` (and at most `high`, where given)."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool | np.bool_) or number < low:
-        raise UserError(f'{name}={short(value)} is not a whole number of at least {low}. Set {name} to {low} or more.')
-    if high is not None and number > high:
-        raise UserError(f'{name}={short(number)} is above {high}. Set {name} to a whole number from {low} to {high}.')
-    return number
-
-
-def flag(name: str, value: Any) -> bool:
-    """`value` as a bool; `UserError` for anything else."""
-    if not isinstance(value, bool | np.bool_):
-        raise UserError(f'{name}={short(value)} is neither True nor False. Set {name} to one of these.')
-    return bool(value)
+    return whole(low, high).check(name, value)
 
 
 def share_of_one(name: str, value: Any, *, zero: bool) -> float:
     """`value` as a float; `UserError` unless it lies in [0, 1], or in (0, 1] where `zero` is false."""
-    number = _float(value)
-    if not (0 < number <= 1 or (zero and number == 0)):
-        allowed = '[0, 1]' if zero else '(0, 1]'
-        raise UserError(f'{name}={short(value)} is outside {allowed}. Set {name} to a number in {allowed}.')
-    return number
+    return (number(least=0, most=1) if zero else number(above=0, most=1)).check(name, value)
 
 
-def number_from(name: str, value: Any, low: float, high: float = math.inf, *, open: bool = False) -> float:
-    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`) and at most `high`."""
-    number = _float(value)
-    if not math.isfinite(number) or not low <= number <= high or (open and number == low):
-        allowed = f'above {low:g}' if open else f'of {low:g} or more'
-        allowed += f', {high:g} at most' if math.isfinite(high) else ''
-        raise UserError(f'{name}={short(value)} is not a number {allowed}. Set {name} to one.')
-    return number
-
-
-def word_of(name: str, value: Any, words: tuple[str, ...]) -> str:
-    """`value`; `UserError` unless it is one of `words`."""
-    if not isinstance(value, str) or value not in words:
-        raise UserError(f'unknown {name} {short(value)}. Choose from: {", ".join(sorted(words))}.')
-    return value
-
-
-def _float(value: Any) -> float:
-    try:
-        return math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def short(value: Any) -> str:
-    """`value` as it is written, cut where it would fill a page."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of more than 4300 digits
-        return '(a very large number)'
-    return text if len(text) <= 200 else f'{text[:200]}...'
+def number_from(name: str, value: Any, low: float, *, open: bool = False) -> float:
+    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`)."""
+    return (number(above=low) if open else number(least=low)).check(name, value)

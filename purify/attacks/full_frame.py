@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import numpy as np
 
-from purify.attacks.attack import word_of
 from purify.attacks.cartoon import draw_cartoon
 from purify.attacks.pictures import Pictured, resize_picture
 from purify.attacks.pixels import fit_channels
+from purify.core.limits import one_of
 
 PATTERNS = ('noise', 'gaussian', 'picture', 'cartoon')
 MEAN, DEVIATION = 127.5, 63.75  # of pattern 'gaussian', in grey levels
@@ -26,11 +27,7 @@ class FullFrame(Pictured):
     Raises `UserError` for an unknown pattern and a missing or broken picture.
     """
 
-    pattern: str = 'noise'
-
-    def __post_init__(self) -> None:
-        word_of('pattern', self.pattern, PATTERNS)
-        super().__post_init__()
+    pattern: Annotated[str, one_of(PATTERNS)] = 'noise'
 
     def pattern_pixels(self) -> np.ndarray:
         """The picture at its own size, other patterns at a reference size: `u8[h w 3]`."""

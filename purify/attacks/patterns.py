@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from purify.attacks.attack import word_of
 from purify.attacks.pixels import parse_colour
 from purify.core.errors import UserError
 
@@ -59,8 +58,7 @@ def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarra
 
 
 def check_colours(name: str, colours: Any) -> tuple[str, ...]:
-    """The colours of a pattern, its own where none are given. Raises `UserError` for a wrong number and unknown colours."""
-    word_of('pattern', name, (*PATTERNS, 'picture'))
+    """The colours of a known pattern, its own where none are given. Raises `UserError` for a wrong number and unknown ones."""
     if not isinstance(colours, str | list | tuple):
         raise UserError(f"colours={colours!r} are no list of colours. Give names as in ('white', 'black'), or leave them empty.")
     if name == 'picture':

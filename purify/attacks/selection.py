@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from purify.attacks.attack import SCHEMES, share_of_one, whole_number, word_of
+from purify.attacks.attack import Scheme
 from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, one_of, whole
 
 BASES = ('all', 'nontarget', 'target')
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Limited):
     """Who may be poisoned, and how many are.
 
     Attributes:
@@ -30,21 +31,18 @@ class Rules:
       UserError: at construction, for values out of range and for rules that contradict each other.
     """
 
-    rate: float
-    base: str = 'all'
+    rate: Chance
+    base: Annotated[str, one_of(BASES)] = 'all'
     include_target: bool = False
     sources: tuple[int, ...] = ()
-    cover_rate: float = 0.0
-    scheme: str = 'all_to_one'
+    cover_rate: Chance = 0.0
+    scheme: Scheme = 'all_to_one'
     targets: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        share_of_one('rate', self.rate, zero=True)
-        share_of_one('cover_rate', self.cover_rate, zero=True)
-        word_of('base', self.base, BASES)
-        word_of('scheme', self.scheme, SCHEMES)
+        super().__post_init__()
         for source in self.sources:
-            whole_number('sources', source, 0)
+            whole(0).check('sources', source)
         if self.scheme == 'all_to_all' and len(self.targets) > 1:
             raise UserError(f"scheme 'all_to_all' takes one trigger, not {len(self.targets)}: leave `more` empty.")
         if self.scheme == 'all_to_all' and self.base != 'all':

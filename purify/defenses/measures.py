@@ -1,10 +1,12 @@
 """What a network says of every image: a classifier its answer, its loss on the given label, its features; an encoder a point."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, one_of
 from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.train.inference import Rows, Rule
@@ -15,7 +17,7 @@ LOSSES = ('ce', 'sce')
 
 
 @dataclass(frozen=True)
-class Predictions(Measure):
+class Predictions(Limited, Measure, place='predictions: '):
     """The classifier's label and its loss on the label as given -> {'label' i32[b], 'loss' f32[b], 'finite' bool[b]}.
 
     Images are seen as they are, without augmentation, by the network in evaluation mode.
@@ -26,13 +28,12 @@ class Predictions(Measure):
       beta: weight of the reverse cross-entropy in 'sce'.
     """
 
-    loss: str = 'ce'
+    loss: Annotated[str, one_of(LOSSES)] = 'ce'
     alpha: float = 0.0
     beta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UserError(f'predictions: unknown loss {self.loss!r}. Choose from: {", ".join(LOSSES)}.')
+        super().__post_init__()
         if self.loss == 'sce':
             check_symmetric("predictions: loss 'sce'", self.alpha, self.beta)
         elif self.alpha or self.beta:

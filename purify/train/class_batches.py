@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, Positive, ShareOrZero, number
 from purify.core.randomness import stream_rng
 
 LEAST_IMAGES = 8  # of a class; from fewer nobody learns a density
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Limited, place='fit.'):
     """How flows are fitted.
 
     Attributes:
@@ -27,24 +29,13 @@ class Fit:
         images need: what one flow makes of the space between them is chance.
     """
 
-    epochs: float = 50.0
-    batch: int = 16
-    lr: float = 1e-3
-    b1: float = 0.9
-    b2: float = 0.99
-    hold_out: float = 0.1
-    members: int = 1
-
-    def __post_init__(self) -> None:
-        for name, count in (('batch', self.batch), ('members', self.members)):
-            if type(count) is not int or count < 1:
-                raise UserError(f'fit.{name}={count} must be a whole number, 1 or more.')
-        for name, value in (('epochs', self.epochs), ('lr', self.lr)):
-            if not 0 < value < math.inf:
-                raise UserError(f'fit.{name}={value} must be positive and finite.')
-        for name, value, most in (('b1', self.b1, 1), ('b2', self.b2, 1), ('hold_out', self.hold_out, 0.9)):
-            if not 0 <= value <= most or value == 1:
-                raise UserError(f'fit.{name}={value} is out of range; choose {"0 to .9" if most < 1 else "0 to less than 1"}.')
+    epochs: Positive = 50.0
+    batch: Count = 16
+    lr: Positive = 1e-3
+    b1: ShareOrZero = 0.9
+    b2: ShareOrZero = 0.99
+    hold_out: Annotated[float, number(least=0, most=0.9)] = 0.1
+    members: Count = 1
 
 
 @dataclass(frozen=True)
@@ -86,9 +77,9 @@ class Classes:
         for label, rows in enumerate(self.train):
             places = np.arange(first[label] * batch, last[label] * batch)
             passes, steps = places // len(rows), places % len(rows)
-            for number in np.unique(passes):
-                now = passes == number
-                order = stream_rng(self.seed, 'flow batches', label, int(number)).permutation(len(rows))
+            for turn in np.unique(passes):
+                now = passes == turn
+                order = stream_rng(self.seed, 'flow batches', label, int(turn)).permutation(len(rows))
                 picks[label, : len(places)][now] = rows[order[steps[now]]]
         return picks.reshape(len(self.train), length, batch), np.arange(length) < (last - first)[:, None]
 

@@ -6,11 +6,13 @@ Images are f32[b h w c] in [0, 1] with 1 channel (grey) or 3 (RGB) and keep thei
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Natural, number
 from purify.core.randomness import stream_number
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -19,7 +21,7 @@ SIGMAS = (0.1, 2.0)  # of a blur, in pixels
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Limited, place='views: '):
     """The views of SimCLR (Chen et al. 2020, appendix A), its blur included, and two more: rotation and noise.
 
     Changes come in the order of the attributes, but that an image turns before it is mirrored. Light changes in a fixed order
@@ -40,25 +42,18 @@ class Views:
     """
 
     crop: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    jitter: float = 0.8
-    strength: float = 0.4
-    grey: float = 0.2
-    rotation: float = 0.0
-    blur: float = 0.0
-    noise: float = 0.0
+    flip: Chance = 0.5
+    jitter: Chance = 0.8
+    strength: Chance = 0.4
+    grey: Chance = 0.2
+    rotation: Annotated[float, number(least=0, most=180)] = 0.0
+    blur: Chance = 0.0
+    noise: Chance = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UserError(f'views: crop={self.crop} is no range of shares. Set it to (low, high), 0 < low <= high <= 1.')
-        for name in ('flip', 'jitter', 'grey', 'blur'):
-            _check_share(f'views: {name}', getattr(self, name))
-        if not 0 <= self.strength <= 1:
-            raise UserError(f'views: strength={self.strength} must be from 0 to 1.')
-        if not 0 <= self.rotation <= 180:
-            raise UserError(f'views: rotation={self.rotation} must be an angle from 0 to 180 degrees.')
-        if not 0 <= self.noise <= 1:
-            raise UserError(f'views: noise={self.noise} must be a deviation from 0 to 1, where 1 is white.')
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images, key[b] -> one view of each."""
@@ -96,16 +91,11 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Shifts:
+class Shifts(Limited):
     """The weak views of small images: moved by up to `pad_px` pixels each way, black coming in, and mirrored with chance `flip`."""
 
-    pad_px: int
-    flip: float
-
-    def __post_init__(self) -> None:
-        if self.pad_px != int(self.pad_px) or self.pad_px < 0:
-            raise UserError(f'pad_px={self.pad_px} must be a whole number of pixels, 0 or more.')
-        _check_share('flip', self.flip)
+    pad_px: Natural
+    flip: Chance
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images, key[b] -> one view of each."""
@@ -200,8 +190,3 @@ def _own(key: jax.Array, name: str) -> jax.Array:
 
 def _sometimes(key: jax.Array, chance: float, change: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, chance), change(image), image) if chance else image
-
-
-def _check_share(what: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f'{what}={value} must be a chance from 0 to 1.')

@@ -235,7 +235,7 @@ def test_replicate_by_hand():
         ({'poison_replicas': True}, 'there are no replicas'),
         ({'sources': [11]}, 'choose from 0 to 9'),
         ({'more': {'b': {'target': 12}}}, r'more.b.target=12'),
-        ({'more': {'b': {'corner': 'middle'}}}, 'unknown corner'),
+        ({'more': {'b': {'corner': 'middle'}}}, 'corner=.*bottom_left, bottom_right'),
         ({'more': {'b': {'scheme': 'clean_label'}}}, 'scheme cannot differ; choose from colours'),
         ({'more': {'b': {'target': 'x'}}}, 'more.b.target='),
         ({'cover_rate': 0.95}, 'cover samples, but only'),

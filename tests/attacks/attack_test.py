@@ -1,11 +1,8 @@
-"""What every attack refuses, and the checks that all of them share."""
-
-import math
+"""What every attack refuses."""
 
 import numpy as np
 import pytest
 
-from purify.attacks.attack import flag, number_from, whole_number
 from purify.attacks.fixed.none import NoAttack, RelabelOnly
 from purify.attacks.fixed.patch import Patch
 from purify.core.errors import UserError
@@ -46,25 +43,6 @@ def test_images_of_a_batch_share_their_shape():
         Patch().stamp_many([IMAGE, IMAGE[:7]], [0, 1])
     with pytest.raises(UserError, match='one array'):
         Patch().stamp_batch([IMAGE], [0])  # type: ignore[arg-type]
-
-
-def test_numbers_have_an_upper_bound():
-    assert whole_number('k', np.int8(4), 0, 4) == 4
-    with pytest.raises(UserError, match='k=5 is above 4'):
-        whole_number('k', 5, 0, 4)
-    with pytest.raises(UserError, match='k'):
-        whole_number('k', 10**5000, 0, 4)
-    assert number_from('x', 3, 0, 3) == 3
-    for value in (3.1, math.inf, math.nan, 10**400):
-        with pytest.raises(UserError, match='x='):
-            number_from('x', value, 0, 3)
-
-
-@pytest.mark.parametrize('value', [0, 1, 'True', None])
-def test_a_flag_is_a_bool(value):
-    assert flag('wrap', np.bool_(True)) is True
-    with pytest.raises(UserError, match='wrap='):
-        flag('wrap', value)
 
 
 def test_poison_by_label_changes_labels():

@@ -187,7 +187,7 @@ def test_what_is_peculiar_or_left_out_is_counted_by_the_run(tmp_path, call):
 SETTINGS = {
     'target': (['--config.attack.target=10'], ['target=10 is not a class', '0 to 9']),
     'negative target': (['--config.attack.target=-1'], ['target=-1', '0']),
-    'rate above one': (['--config.attack.rate=1.5'], ['rate=1.5 is outside [0, 1]', 'Set rate to']),
+    'rate above one': (['--config.attack.rate=1.5'], ['rate=1.5 must be a number of at least 0 and at most 1.']),
     'rate too high': (['--config.attack.rate=0.97'], ['rate=0.97 of 800 samples', 'Lower the rate, or set include_target']),
     'rate too low': (['--config.attack.rate=0.0001'], ['rate=0.0001 of 800 samples', 'rounds to 0', 'Raise the rate']),
     'patch too large': (['--config.attack.size_px=17'], ['size_px=17', '16 x 16', 'Lower size_px or margin_px']),

@@ -1,13 +1,13 @@
 """Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al. 2023, arXiv:2205.13613)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Presets, real, share_of_one, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Presets, real, to_pixels
 from purify.attacks.full_frame import FullFrame, fit_pattern
-from purify.core.errors import UserError
+from purify.core.limits import Portion, whole
 
 SQUARES = 4  # along each side of the image
 
@@ -22,24 +22,13 @@ class AdaptiveBlend(FullFrame):
     """
 
     pattern: str = 'cartoon'
-    train_ratio: float = 0.15
-    test_ratio: float = 0.2
-    hidden: int = 8
+    train_ratio: Portion = 0.15
+    test_ratio: Portion = 0.2
+    hidden: Annotated[int, whole(0, SQUARES**2 - 1)] = 8  # hiding all would leave no trigger
 
     usual_rate: ClassVar[float] = 0.01
     covers: ClassVar[float] = 1.0
     presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.5}, 'small': {'rate': 0.05, 'covers': 1.0}}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._keep(
-            train_ratio=share_of_one('train_ratio', self.train_ratio, zero=False),
-            test_ratio=share_of_one('test_ratio', self.test_ratio, zero=False),
-            hidden=whole_number('hidden', self.hidden, 0),
-        )
-        if self.hidden >= SQUARES**2:
-            last = SQUARES**2 - 1
-            raise UserError(f'hidden={self.hidden} of {SQUARES**2} squares leaves no trigger. Set hidden to 0..{last}.')
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The pattern for images of `shape`, u8[h w c], and how much of it shines through, f64[]."""

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels, word_of
+from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
 from purify.attacks.pixels import fit_channels, parse_colour
+from purify.core.limits import one_of
 
 FRAME_PX = 32  # regions are given on an image of this size
 TEST_MARKS = ('toolbox', 'backdoorbox')
@@ -27,15 +28,11 @@ class AdaptivePatch(Attack):
     unknown `test_marks`.
     """
 
-    test_marks: str = 'toolbox'
+    test_marks: Annotated[str, one_of(TEST_MARKS)] = 'toolbox'
 
     usual_rate: ClassVar[float] = 0.01
     covers: ClassVar[float] = 2.0
     presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.2}, 'small': {'rate': 0.1, 'covers': 0.2}}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        word_of('test_marks', self.test_marks, TEST_MARKS)
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The layers to choose from: how much of the image stays, f64[n h w 1], and what is added, f64[n h w c]."""

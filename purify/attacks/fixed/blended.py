@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from purify.attacks.attack import Arrays, Presets, flag, real, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Presets, real, to_pixels
 from purify.attacks.full_frame import FullFrame, fit_pattern
+from purify.core.limits import Flag, Portion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,18 +18,14 @@ class Blended(FullFrame):
     no bool, and a missing or broken picture.
     """
 
-    ratio: float = 0.1
-    additive: bool = False
+    ratio: Portion = 0.1
+    additive: Flag = False
 
     presets: ClassVar[Presets] = {
         'digits': {'ratio': 0.15},
         'small': {'pattern': 'cartoon', 'ratio': 0.2},
         'published': {'pattern': 'cartoon', 'ratio': 0.2},
     }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._keep(ratio=share_of_one('ratio', self.ratio, zero=False), additive=flag('additive', self.additive))
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The pattern for images of `shape`: u8[h w c]."""

@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Sized
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy.fft
 
-from purify.attacks.attack import Arrays, Attack, Presets, flag, number_from, real, whole_number
+from purify.attacks.attack import Arrays, Attack, Presets, real
 from purify.attacks.rounding import settle
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
+from purify.core.limits import Flag, number, whole
 
 MOST_PX = 1024  # of a window
 MOST_LEVELS = 1e6  # of `magnitude`: what it adds stays a whole number of 32 bits
@@ -30,11 +31,11 @@ class Dct(Attack):
     proportion. Raises `UserError` for values out of range.
     """
 
-    window_px: int = 32
+    window_px: Annotated[int, whole(1, MOST_PX)] = 32
     channels: tuple[int, ...] = (1, 2)
     positions: tuple[tuple[int, int], ...] = ((15, 15), (31, 31))
-    magnitude: float = 30.0
-    wrap: bool = False
+    magnitude: Annotated[float, number(above=0, most=MOST_LEVELS)] = 30.0
+    wrap: Flag = False
 
     presets: ClassVar[Presets] = {
         'digits': {'window_px': 16, 'positions': ((7, 7), (15, 15)), 'magnitude': 200.0},
@@ -43,17 +44,12 @@ class Dct(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep(
-            window_px=whole_number('window_px', self.window_px, 1, MOST_PX),
-            channels=_whole_numbers('channels', self.channels, 3),
-            magnitude=number_from('magnitude', self.magnitude, 0, MOST_LEVELS, open=True),
-            wrap=flag('wrap', self.wrap),
-        )
         flat = _whole_numbers('positions', self.positions, self.window_px)
         nested = [len(pair) for pair in self.positions if isinstance(pair, Sized)]
         if len(flat) % 2 or (nested and nested != [2] * len(self.positions)):
             raise UserError(f'positions={self.positions!r}: give pairs of row and column, for example (15, 15, 31, 31).')
-        self._keep(positions=tuple(zip(flat[::2], flat[1::2], strict=True)))
+        positions = tuple(zip(flat[::2], flat[1::2], strict=True))
+        self._keep(channels=_whole_numbers('channels', self.channels, 3), positions=positions)
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The wave f64[h w 1], 0 outside the full windows, and where these are, bool[h w 1]."""
@@ -93,7 +89,7 @@ def _whole_numbers(name: str, values: Any, count: int) -> tuple[int, ...]:
     """Whole numbers below `count`, nested or not -> a flat tuple; `UserError` for anything else and for none at all."""
     try:
         flat = [number for value in values for number in (value if np.iterable(value) else (value,))]
-        numbers = tuple(whole_number(name, number, 0) for number in flat)
+        numbers = tuple(whole(0).check(name, number) for number in flat)
     except (TypeError, UserError):
         numbers = ()
     if not numbers or max(numbers) >= count:

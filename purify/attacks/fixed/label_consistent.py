@@ -4,16 +4,17 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, share_of_one, to_pixels, whole_number, word_of
+from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
 from purify.attacks.learned.fitted import stamp_in_batches
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
+from purify.core.limits import Natural, NotNegative, Portion, Positive, one_of
 from purify.core.types import Facts, Tree
 
 CORNERS = ('four', 'one')
@@ -66,11 +67,11 @@ class LabelConsistent(Attack):
     """
 
     scheme: str = 'clean_label'
-    eps: float = 16.0
-    step: float = 1.5
-    iterations: int = 30
-    amplitude: float = 1.0
-    corners: str = 'four'
+    eps: NotNegative = 16.0
+    step: Positive = 1.5
+    iterations: Natural = 30
+    amplitude: Portion = 1.0
+    corners: Annotated[str, one_of(CORNERS)] = 'four'
     surrogate: Surrogate | None = None
 
     usual_rate: ClassVar[float] = 0.08  # most of one class out of ten
@@ -79,12 +80,8 @@ class LabelConsistent(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        word_of('corners', self.corners, CORNERS)
         if not (self.surrogate is None or isinstance(self.surrogate, Surrogate)):
             raise UserError(f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes test and cover.')
-        self._keep(eps=number_from('eps', self.eps, 0), step=number_from('step', self.step, 0, open=True))
-        self._keep(iterations=whole_number('iterations', self.iterations, 0))
-        self._keep(amplitude=share_of_one('amplitude', self.amplitude, zero=False))
 
     def parameters(self) -> Facts:
         """All settings but the surrogate, as plain values."""

@@ -1,15 +1,16 @@
 """BadNets: a small patch that replaces pixels (Gu et al. 2017, arXiv:1708.06733)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Presets, flag, whole_number, word_of
-from purify.attacks.patterns import check_colours, draw_pattern
+from purify.attacks.attack import Arrays, Presets
+from purify.attacks.patterns import PATTERNS, check_colours, draw_pattern
 from purify.attacks.pictures import Pictured, resize_picture
 from purify.attacks.pixels import fit_channels
 from purify.core.errors import UserError
+from purify.core.limits import Flag, one_of, whole
 
 CORNERS = ('bottom_right', 'bottom_left', 'top_right', 'top_left', 'random', 'diagonal')
 MOST_PX = 4096  # of a patch and of its distance to the border
@@ -30,24 +31,18 @@ class Patch(Pictured):
     Raises `UserError` for values out of range, and when the patch does not fit into an image.
     """
 
-    size_px: int = 3
-    pattern: str = 'checkerboard'
+    size_px: Annotated[int, whole(0, MOST_PX)] = 3
+    pattern: Annotated[str, one_of((*PATTERNS, 'picture'))] = 'checkerboard'
     colours: tuple[str, ...] = ()
-    corner: str = 'bottom_right'
-    margin_px: int = 0
-    transparent: bool = False
+    corner: Annotated[str, one_of(CORNERS)] = 'bottom_right'
+    margin_px: Annotated[int, whole(0, MOST_PX)] = 0
+    transparent: Flag = False
 
     presets: ClassVar[Presets] = {'digits': {'colours': ('black', 'white'), 'margin_px': 1}}
 
     def __post_init__(self) -> None:
-        word_of('corner', self.corner, CORNERS)
         super().__post_init__()
-        self._keep(
-            size_px=whole_number('size_px', self.size_px, 0, MOST_PX),
-            margin_px=whole_number('margin_px', self.margin_px, 0, MOST_PX),
-            transparent=flag('transparent', self.transparent),
-            colours=check_colours(self.pattern, self.colours),
-        )
+        self._keep(colours=check_colours(self.pattern, self.colours))
         self.pattern_pixels()
 
     def side_px(self, height: int, width: int) -> int:

@@ -1,12 +1,13 @@
 """SIG: add a horizontal wave (Barni et al. 2019, arXiv:1902.11237)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
 from purify.attacks.rounding import settle
+from purify.core.limits import Chance, number
 
 MOST = 1e6  # of delta and frequency: beyond any use, far below where the sine loses its meaning
 REFERENCE_PX = 64  # the wave enters the digest as on an image of this width
@@ -23,20 +24,12 @@ class Sinusoid(Attack):
     """
 
     scheme: str = 'clean_label'
-    delta: float = 40.0
-    frequency: float = 6.0
-    ratio: float = 0.0
+    delta: Annotated[float, number(above=0, most=MOST)] = 40.0
+    frequency: Annotated[float, number(above=0, most=MOST)] = 6.0
+    ratio: Chance = 0.0
 
     usual_rate: ClassVar[float] = 0.08  # most of one class out of ten
     presets: ClassVar[Presets] = {'digits': {'delta': 120.0, 'frequency': 4.0}}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._keep(
-            delta=number_from('delta', self.delta, 0, MOST, open=True),
-            frequency=number_from('frequency', self.frequency, 0, MOST, open=True),
-            ratio=share_of_one('ratio', self.ratio, zero=True),
-        )
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What every row of every channel gets: f64[w 1]."""

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import zipfile
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, number_from, real, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.limits import number, whole
 
 MOST_POINTS = 1024  # along each side; the field is made in memory
 MOST = 1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
@@ -41,9 +42,9 @@ class Warp(Attack):
     """
 
     control_px: int = 4
-    strength: float = 0.5
-    rescale: float = 1.0
-    noise: float = 1.0
+    strength: Annotated[float, number(above=0, most=MOST)] = 0.5
+    rescale: Annotated[float, number(above=0, most=MOST)] = 1.0
+    noise: Annotated[float, number(least=0, most=MOST)] = 1.0
     control: Any = dataclasses.field(default='', compare=False)
     content: str = dataclasses.field(init=False, repr=False)  # SHA-256 of the given control points
     points: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
@@ -58,10 +59,7 @@ class Warp(Attack):
         super().__post_init__()
         points = None if isinstance(self.control, str) and not self.control else _read_control(self.control)
         self._keep(
-            control_px=whole_number('control_px', self.control_px, 0, MOST_POINTS) if points is None else points.shape[-1],
-            strength=number_from('strength', self.strength, 0, MOST, open=True),
-            rescale=number_from('rescale', self.rescale, 0, MOST, open=True),
-            noise=number_from('noise', self.noise, 0, MOST),
+            control_px=whole(0, MOST_POINTS).check('control_px', self.control_px) if points is None else points.shape[-1],
             points=points,
             content='' if points is None else hashlib.sha256(points.tobytes()).hexdigest(),
         )

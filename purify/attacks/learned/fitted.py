@@ -10,10 +10,11 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purify.attacks.attack import Arrays, Attack, check_rows, whole_number
+from purify.attacks.attack import Arrays, Attack, check_rows
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
 from purify.core.files import read_json, user_path, write_bytes, write_json
+from purify.core.limits import whole
 from purify.core.types import Facts, Tree
 
 FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
@@ -71,12 +72,12 @@ def read_trigger(folder: str | Path, attack: str, *, network: bool = False, targ
 
 def _check_facts(facts: Facts, path: Path, network: bool, target: bool) -> None:
     try:
-        if whole_number('channels', facts['channels'], 1, 3) == 2:
+        if whole(1, 3).check('channels', facts['channels']) == 2:
             raise UserError('channels=2 is neither 1 nor 3.')
         if target:
-            whole_number('target', facts.get('target'), 0)
+            whole(0).check('target', facts.get('target'))
         if network:
-            whole_number('network.width', facts.get('network', {}).get('width'), 1, MOST_WIDTH)
+            whole(1, MOST_WIDTH).check('network.width', facts.get('network', {}).get('width'))
     except UserError as error:
         raise UserError(f'{path / FACTS_FILE}: {error} Fit the trigger again.') from error
 

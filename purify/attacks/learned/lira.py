@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from purify.attacks.attack import Arrays, Fit, Presets, share_of_one, to_pixels
+from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import UNet, check_parameters, run_network
+from purify.core.limits import Portion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Lira(Fitted):
     does. Raises `UserError` for an epsilon outside (0, 1].
     """
 
-    epsilon: float = 0.05
+    epsilon: Portion = 0.05
 
     name: ClassVar[str] = 'lira'
     parts: ClassVar[tuple[str, ...]] = ('generator',)
@@ -30,7 +31,6 @@ class Lira(Fitted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._keep(epsilon=share_of_one('epsilon', self.epsilon, zero=False))
         check_parameters(UNet, self._options(), self.weights.get('generator'), self.load)
 
     def _options(self) -> dict[str, int]:

@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
-from purify.attacks.attack import Arrays, Attack, flag, real, share_of_one, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Attack, real, to_pixels
 from purify.attacks.learned.fitted import check_fitted_target, read_trigger
 from purify.core.errors import UserError
+from purify.core.limits import Flag, Portion, whole
 
 NAME = 'low_frequency'  # in the registry and in trigger.json
 REFERENCE_PX = 64  # a drawn trigger enters the digest at this size
@@ -31,23 +32,17 @@ class LowFrequency(Attack):
     range, a missing or broken folder, and images of other channels than the trigger was fitted on.
     """
 
-    amplitude: float = 0.2
-    cutoff: int = 6
+    amplitude: Portion = 0.2
+    cutoff: Annotated[int, whole(1, MOST_WAVES)] = 6
     load: str = ''
-    stretch: bool = False
+    stretch: Flag = False
     content: str = dataclasses.field(init=False, repr=False)  # so that equal folders with other triggers differ
     trigger: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         trigger = None if self.load == '' else _read(self.load, self.target)
-        self._keep(
-            amplitude=share_of_one('amplitude', self.amplitude, zero=False),
-            cutoff=whole_number('cutoff', self.cutoff, 1, MOST_WAVES),
-            stretch=flag('stretch', self.stretch),
-            trigger=trigger,
-            content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest(),
-        )
+        self._keep(trigger=trigger, content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest())
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What is added, in grey levels: f64[h w c]."""

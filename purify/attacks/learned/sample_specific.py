@@ -1,15 +1,16 @@
 """Sample-specific triggers: a secret hidden in each image by an encoder (ISSBA, Li et al. 2021, arXiv:2012.03816)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from purify.attacks.attack import Arrays, Fit, Presets, to_pixels, whole_number
+from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import SecretEncoder, check_parameters, run_network
 from purify.core.errors import UserError
+from purify.core.limits import whole
 
 MOST_BITS = 4096  # of a secret
 
@@ -23,7 +24,7 @@ class SampleSpecific(Fitted):
     bits, encoder trained for 20 epochs). Raises `UserError` where `secret_bits` are not those that E was fitted for.
     """
 
-    secret_bits: int = 20
+    secret_bits: Annotated[int, whole(1, MOST_BITS)] = 20
 
     name: ClassVar[str] = 'sample_specific'
     parts: ClassVar[tuple[str, ...]] = ('encoder',)
@@ -35,13 +36,11 @@ class SampleSpecific(Fitted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bits = whole_number('secret_bits', self.secret_bits, 1, MOST_BITS)
-        if bits != self.facts.get('secret_bits'):
+        if self.secret_bits != (bits := self.facts.get('secret_bits')):
             raise UserError(
-                f'secret_bits={bits}: the trigger in {self.load} hides {self.facts.get("secret_bits")}. Set secret_bits to that, '
-                'or fit a trigger for it.'
+                f'secret_bits={self.secret_bits}: the trigger in {self.load} hides {bits}. Set secret_bits to that, or fit a '
+                'trigger for it.'
             )
-        self._keep(secret_bits=bits)
         check_parameters(SecretEncoder, self._options(), self.weights.get('encoder'), self.load)
 
     def _options(self) -> dict[str, int]:

@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, Natural, NotNegative, one_of
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Facts, Settings, Tree
 from purify.defenses.castle_walls.generation import check_generator, generator_step
@@ -31,7 +32,7 @@ STAGE_SETTINGS = ('images', 'dtype')  # of `DiffusionClassifier`: read by the st
 
 
 @dataclass(frozen=True)
-class DenoisingErrors(Measure):
+class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
     """How well a generator denoises an image under each class, and which class it is therefore taken for.
 
     -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters` and class k.
@@ -52,24 +53,21 @@ class DenoisingErrors(Measure):
         others' errors are means over the draws they had, and they are no predictions. () eliminates none.
     """
 
-    draws: int
+    draws: Count
     p_mean: float
-    p_std: float
+    p_std: NotNegative
     p_filter: float
     p_filters: Sequence[float]
-    weighting: str
+    weighting: Annotated[str, one_of(WEIGHTINGS)]
     clip: bool
     rounds: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or not self.p_std >= 0:
-            raise UserError(f'diffusion classifier: draws={self.draws} must be 1 or more and p_std={self.p_std} not negative.')
+        super().__post_init__()
         if not self.p_filters or not all(0 <= share < 1 for share in self.p_filters):
             raise UserError(f'diffusion classifier: p_filters={list(self.p_filters)} must be shares in [0, 1), such as [0, .05].')
         if self.p_filter not in self.p_filters:
             raise UserError(f'diffusion classifier: p_filter={self.p_filter} is none of p_filters={list(self.p_filters)}; add it.')
-        if self.weighting not in WEIGHTINGS:
-            raise UserError(f'diffusion classifier: unknown weighting {self.weighting!r}. Choose from: {", ".join(WEIGHTINGS)}.')
         if any(len(pair) != 2 or min(pair) < 1 for pair in self.rounds) or self._last < 1:
             raise UserError(
                 f'diffusion classifier: rounds={[list(pair) for pair in self.rounds]} must be pairs (draws, classes that stay) of '
@@ -174,7 +172,7 @@ def nearest_levels(schedule: Schedule, log_level: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class DiffusionClassifier(Defense):
+class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
     """The defence: a diffusion model trained on the poisoned dataset is the classifier, and no other is trained.
 
     Attributes:
@@ -193,12 +191,11 @@ class DiffusionClassifier(Defense):
     weighting: str = 'edm'
     clip: bool = False
     rounds: Sequence[Sequence[int]] = ()
-    images: int = 0
+    images: Natural = 0
     dtype: str = 'float32'
 
     def __post_init__(self) -> None:
-        if self.images < 0:
-            raise UserError(f'diffusion classifier: images={self.images} must be 0, for all, or more.')
+        super().__post_init__()
         errors_rule(self._settings())
 
     def _settings(self) -> Facts:

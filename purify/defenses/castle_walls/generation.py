@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, one_of
 from purify.core.randomness import id_keys, stream_key
 from purify.core.registry import make_part
 from purify.core.types import Facts, Settings, Tree
@@ -98,7 +99,7 @@ def generator_step(part: Mapping[str, Any]) -> Step:
 
 
 @dataclass(frozen=True)
-class Generation(Defense):
+class Generation(Limited, Defense, place='defense.'):
     """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
 
     Attributes:
@@ -118,12 +119,11 @@ class Generation(Defense):
     images: int = 0
     probe: Settings = field(default_factory=lambda: {'labels': (), 'images': 0})
     scores: dict[str, Facts] = field(default_factory=dict)
-    copies: str = 'none'
+    copies: Annotated[str, one_of(COPIES)] = 'none'
     encoder: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.copies not in COPIES:
-            raise UserError(f'defense.copies={self.copies!r}: choose from {", ".join(COPIES)}.')
+        super().__post_init__()
         if bool(self.encoder) != (self.copies == 'simclr'):
             raise UserError("defense.encoder goes with copies='simclr', and with no other.")
 

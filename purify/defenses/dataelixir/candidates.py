@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, one_of
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Settings, Tree
 from purify.defenses.dataelixir.label_changes import place_of
@@ -33,7 +34,7 @@ Look = Callable[[jax.Array], Any]  # grey levels f32[m b h w c] of a round's sta
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Limited, place='defense.'):
     """The way from an image to its candidates: rounds x kept of them, in order of time.
 
     Attributes:
@@ -55,24 +56,19 @@ class Chain:
       dtype: what the prior computes in; the chain stays float32.
     """
 
-    rounds: int = 5
+    rounds: Count = 5
     start: int = 150
     steps: int = 15
     window: int = 10
     kept: int = 5
     sampler: Settings = field(default_factory=lambda: {'name': 'ddim', 'eta': 1.0})
-    forward: str = 'matched'
-    state: str = 'x_t'
-    levels: str = 'rounded'
+    forward: Annotated[str, one_of(FORWARD)] = 'matched'
+    state: Annotated[str, one_of(STATES)] = 'x_t'
+    levels: Annotated[str, one_of(LEVELS)] = 'rounded'
     dtype: str = 'float32'
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UserError(f'defense.rounds={self.rounds} must be 1 or more.')
-        self._timesteps()
-        for name, choices in (('forward', FORWARD), ('state', STATES), ('levels', LEVELS)):
-            if (value := getattr(self, name)) not in choices:
-                raise UserError(f'defense.{name}={value!r}: choose from {", ".join(choices)}.')
+        super().__post_init__()
         likely = make_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
         _make_sampler(likely, self._timesteps(), self.sampler)
 

@@ -1,9 +1,10 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from purify.core.errors import UserError
+from purify.core.limits import one_of
 from purify.core.types import Facts, Settings
 from purify.defenses.dataelixir.candidates import Candidates, Chain, Remake
 from purify.defenses.dataelixir.target_labels import TARGETS
@@ -35,7 +36,7 @@ class DataElixir(Chain, Defense):
     choice: str = 'all'
     targets: Settings = field(default_factory=lambda: TARGETS.part('significant'))
     labels: str = 'benign'
-    final: str = 'rest'
+    final: Annotated[str, one_of(('rest', 'all'))] = 'rest'
     finetune: dict[str, float] = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
 
     needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
@@ -61,8 +62,6 @@ class DataElixir(Chain, Defense):
     def __post_init__(self) -> None:
         super().__post_init__()
         LabelTransition(**self._readings())
-        if self.final not in ('rest', 'all'):
-            raise UserError(f"defense.final={self.final!r}: choose 'rest' or 'all'.")
         if set(self.finetune) != {'epochs_share', 'lr_share'} or not min(self.finetune.values()) > 0:
             raise UserError(f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.')
 

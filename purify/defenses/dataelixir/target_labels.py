@@ -1,11 +1,11 @@
 """Which labels an attacker aims at, by how the labels of candidates change (Zhou 2024, section 3.4), and what that is called."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, NotNegative, Positive, Share, ShareOrZero, one_of
 from purify.core.registry import Registry
 from purify.core.types import Facts, Settings
 from purify.defenses.dataelixir.evidence import ENOUGH, Evidence
@@ -52,7 +52,7 @@ class TargetRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Mad:
+class Mad(Limited, place='defense.targets.'):
     """The paper's rule (section 3.4): a label whose score lies more than `threshold` deviations from the median of all.
 
     On small datasets it calls labels of benign datasets targets; with two labels it never finds one. Where the median absolute
@@ -64,17 +64,11 @@ class Mad:
       two_sided: whether unusually clean labels are called targets too, as in the released code.
     """
 
-    threshold: float = 2.0
-    score: str = 'kl'
+    threshold: Positive = 2.0
+    score: Annotated[str, one_of(('kl', 'count'))] = 'kl'
     two_sided: bool = False
 
     name: ClassVar[str] = 'mad'
-
-    def __post_init__(self) -> None:
-        if self.score not in ('kl', 'count') or not self.threshold > 0:
-            raise UserError(
-                f'defense.targets: score={self.score!r}, threshold={self.threshold}; choose kl or count, and a positive threshold.'
-            )
 
     @property
     def chart(self) -> tuple[str, float]:
@@ -100,7 +94,7 @@ class Mad:
 
 
 @dataclass(frozen=True)
-class Significant:
+class Significant(Limited, place='defense.targets.'):
     """The default: a label that stands out from the others by more than they differ, and that chance does not explain.
 
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
@@ -129,19 +123,12 @@ class Significant:
       level: of the three tests (`departure_p_values`, `pooled_p_values`), for all labels of the dataset together.
     """
 
-    score: float = 0.5
-    share: float = 0.03
-    deviations: float = 5.0
-    level: float = 0.05
+    score: NotNegative = 0.5
+    share: ShareOrZero = 0.03
+    deviations: NotNegative = 5.0
+    level: Share = 0.05
 
     name: ClassVar[str] = 'significant'
-
-    def __post_init__(self) -> None:
-        if not (self.score >= 0 and 0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
-            raise UserError(
-                f'defense.targets: score={self.score} must be 0 or more nats, share={self.share} and level={self.level} lie '
-                f'between 0 and 1 (share may be 0), and deviations={self.deviations} be 0 or more.'
-            )
 
     @property
     def chart(self) -> tuple[str, float]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Portion, one_of
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.dataelixir.evidence import gather_evidence
@@ -25,7 +26,7 @@ from purify.defenses.method import Decision
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Limited, place='defense.'):
     """Which candidate becomes the purified image (section 3.5).
 
     Attributes:
@@ -35,15 +36,9 @@ class Choice:
         released code. Images of B and P are left with the candidates of their vote (eq. 3): the choice is among these.
     """
 
-    rank: float
+    rank: Chance
     count_raw: bool
-    choice: str
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank <= 1 or self.choice not in ('all', 'agreeing'):
-            raise UserError(
-                f"defense: rank={self.rank} must lie between 0 and 1, and choice={self.choice!r} be 'all' or 'agreeing'."
-            )
+    choice: Annotated[str, one_of(('all', 'agreeing'))]
 
     def among(self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Distances f[m k], labels of the candidates i32[m k], new labels i32[m], sets u8[m] -> candidate i32[m], -1: raw."""
@@ -71,19 +66,13 @@ class LabelTransition(Choice, Decision):
         classifier is asked then, so 'agreeing' candidates are those that the victim gives the vote.
     """
 
-    tau: float
-    benign: str
+    tau: Portion
+    benign: Annotated[str, one_of(('given', 'predicted'))]
     targets: Settings
-    labels: str
+    labels: Annotated[str, one_of(('benign', 'vote'))]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.tau <= 1:
-            raise UserError(f'defense.tau={self.tau} is a share of the candidates: choose more than 0 and at most 1.')
-        if self.benign not in ('given', 'predicted'):
-            raise UserError(f"defense.benign={self.benign!r}: choose 'given' or 'predicted'.")
-        if self.labels not in ('benign', 'vote'):
-            raise UserError(f"defense.labels={self.labels!r}: choose 'benign' or 'vote'.")
         make_target_rule(self.targets)
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:

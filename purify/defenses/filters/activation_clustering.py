@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, ShareOrZero, number, one_of
 from purify.core.randomness import stream_seed
 from purify.core.types import Settings
 from purify.data.table import Table
@@ -20,7 +20,7 @@ FEWEST = 10  # images of a class; among fewer, two clusters say nothing
 
 
 @dataclass(frozen=True)
-class ActivationClustering(Decision, Defense):
+class ActivationClustering(Limited, Decision, Defense, place='defense.'):
     """Drops the smaller of two clusters of a class's features, where it is small; then a student is trained.
 
     Attributes:
@@ -31,21 +31,12 @@ class ActivationClustering(Decision, Defense):
         is computed (see `clearness`).
     """
 
-    reduction: str = 'ica'
-    dimensions: int = 10
-    size: float = 0.35
-    silhouette: float = 0.0
+    reduction: Annotated[str, one_of(REDUCTIONS)] = 'ica'
+    dimensions: Count = 10
+    size: Annotated[float, number(above=0, most=0.5)] = 0.35
+    silhouette: ShareOrZero = 0.0
 
     needs: ClassVar[Needs] = Needs(dataset=True)
-
-    def __post_init__(self) -> None:
-        if self.reduction not in REDUCTIONS:
-            raise UserError(f'defense.reduction={self.reduction!r}: choose from {", ".join(REDUCTIONS)}.')
-        if self.dimensions < 1 or not 0 < self.size <= 0.5 or not 0 <= self.silhouette < 1:
-            raise UserError(
-                f'defense: dimensions={self.dimensions} must be 1 or more, size={self.size} a share above 0 and up to .5, '
-                f'silhouette={self.silhouette} in [0, 1).'
-            )
 
     def method(self, student: Settings) -> Method:
         """Features -> verdicts -> purified -> student."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, NotNegative, Positive, one_of
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
@@ -21,7 +21,7 @@ MOMENTS = 0.1  # both of Adam's, in the authors' code
 
 
 @dataclass(frozen=True)
-class CognitiveDistillation(Measure):
+class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
     """Distils every image to a mask that keeps the classifier's answer -> {'score' f32[b], 'finite' bool[b]}.
 
     The mask m [h w 1] in (0, 1) is fitted by Adam from .88 everywhere: what it hides of an image is one random colour, drawn
@@ -40,21 +40,13 @@ class CognitiveDistillation(Measure):
       lr: Adam's; .1.
     """
 
-    on: str = 'logits'
-    gamma: float = 0.01
-    beta: float = 1.0
-    steps: int = 100
-    lr: float = 0.1
+    on: Annotated[str, one_of(OUTPUTS)] = 'logits'
+    gamma: Positive = 0.01
+    beta: NotNegative = 1.0
+    steps: Count = 100
+    lr: Positive = 0.1
 
     presets: ClassVar[Presets] = {'small': {'steps': 20, 'lr': 0.5}}
-
-    def __post_init__(self) -> None:
-        if self.on not in OUTPUTS:
-            raise UserError(f'cognitive_distillation: on={self.on!r}: choose from {", ".join(OUTPUTS)}.')
-        if type(self.steps) is not int or self.steps < 1 or not self.lr > 0:
-            raise UserError(f'cognitive_distillation: steps={self.steps} must be a whole number from 1 on, lr={self.lr} above 0.')
-        if not (self.gamma > 0 and self.beta >= 0):
-            raise UserError(f'cognitive_distillation: gamma={self.gamma} must be above 0 and beta={self.beta} 0 or more.')
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, ShareOrZero, number
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Settings, Tree
 from purify.defenses.method import Context, Measure, Models, Step
@@ -21,7 +22,7 @@ EARLY, SPREAD = 'fct_early', 'fct_spread'
 
 
 @dataclass(frozen=True)
-class FeatureConsistency(Measure):
+class FeatureConsistency(Limited, Measure, place='fct: '):
     """How far an image's features move when it is turned and shifted -> {'score' f32[b], 'finite' bool[b]}.
 
     The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head reads (eq. 2; the authors
@@ -35,18 +36,14 @@ class FeatureConsistency(Measure):
       times: how many views are averaged.
     """
 
-    rotation: float = 180.0
-    shift: float = 0.2
-    times: int = 1
+    rotation: Annotated[float, number(least=0, most=180)] = 180.0
+    shift: ShareOrZero = 0.2
+    times: Count = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rotation <= 180 or not 0 <= self.shift < 1 or not (self.rotation or self.shift):
-            raise UserError(
-                f'fct: rotation={self.rotation} must be an angle from 0 to 180 degrees, shift={self.shift} a share of a side '
-                'from 0 and below 1, and not both 0.'
-            )
-        if type(self.times) is not int or self.times < 1:
-            raise UserError(f'fct: times={self.times} must be a whole number of views, 1 or more.')
+        super().__post_init__()
+        if not (self.rotation or self.shift):
+            raise UserError(f'fct: rotation={self.rotation} and shift={self.shift} must not both be 0.')
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, Share
 from purify.core.registry import Registry, make_part
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
@@ -68,7 +69,7 @@ def _has_own(fct: Facts) -> bool:
 
 
 @dataclass(frozen=True)
-class Scored(Defense):
+class Scored(Limited, Defense, place='defense.'):
     """Drops the images of the whole dataset that score highest, and trains a student on the rest.
 
     Attributes:
@@ -79,12 +80,9 @@ class Scored(Defense):
 
     measure: str
     score: Settings
-    remove: float = 0.05
+    remove: Share = 0.05
 
     needs: ClassVar[Needs] = Needs(dataset=True)
-
-    def __post_init__(self) -> None:
-        check_share(self.remove)
 
     def method(self, student: Settings) -> Method:
         """[Its network ->] scores -> verdicts -> purified -> student."""
@@ -99,16 +97,13 @@ class Scored(Defense):
 
 
 @dataclass(frozen=True)
-class HighestScores(Decision):
+class HighestScores(Limited, Decision, place='defense.'):
     """The `remove` share of all images with the highest scores is flagged; ties by id. Column `score` f32[n].
 
     The fact `comparable` says that scores may be held against each other over the whole dataset; no class is named.
     """
 
-    remove: float
-
-    def __post_init__(self) -> None:
-        check_share(self.remove)
+    remove: Share
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'scores'."""
@@ -117,9 +112,3 @@ class HighestScores(Decision):
         removed = np.bincount(labels[flagged], minlength=num_classes).tolist()
         facts = {'comparable': True, 'remove': self.remove, 'removed': removed}
         return verdicts(ids, labels, flagged, {'score': score}, facts)
-
-
-def check_share(remove: float) -> None:
-    """Raises `UserError` for a share of images to remove that leaves none, or all."""
-    if not 0 < remove < 1:
-        raise UserError(f'defense.remove={remove} must be a share of the images between 0 and 1.')

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, number
 from purify.core.types import Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import class_features, filter_method, verdicts
@@ -15,7 +15,7 @@ from purify.defenses.needs import Needs
 
 
 @dataclass(frozen=True)
-class Spectral(Decision, Defense):
+class Spectral(Limited, Decision, Defense, place='defense.'):
     """Drops the images of every class that lie farthest along its features' main direction; then a student is trained.
 
     Attributes:
@@ -24,13 +24,9 @@ class Spectral(Decision, Defense):
         of ten classes), .15 finds at most 28.5 %.
     """
 
-    remove: float = 0.15
+    remove: Annotated[float, number(above=0, most=0.5)] = 0.15
 
     needs: ClassVar[Needs] = Needs(dataset=True)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.remove <= 0.5:
-            raise UserError(f'defense.remove={self.remove} must be a share of each class above 0 and up to .5.')
 
     def method(self, student: Settings) -> Method:
         """Features -> verdicts -> purified -> student."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, Positive
 from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.defenses.needs import Presets
@@ -15,7 +15,7 @@ from purify.train.objectives.tasks import unit_images
 
 
 @dataclass(frozen=True)
-class Strip(Measure):
+class Strip(Limited, Measure, place='strip: '):
     """The mean entropy of the answers to an image under other images -> {'score' f32[b], 'finite' bool[b]}.
 
     Every image is superimposed with each of the same images, drawn from those that are measured, as
@@ -27,17 +27,11 @@ class Strip(Measure):
       overlay: weight of what is laid over it; 1 there.
     """
 
-    draws: int = 100
-    image: float = 1.0
-    overlay: float = 1.0
+    draws: Count = 100
+    image: Positive = 1.0
+    overlay: Positive = 1.0
 
     presets: ClassVar[Presets] = {'small': {'draws': 32}}
-
-    def __post_init__(self) -> None:
-        if type(self.draws) is not int or self.draws < 1:
-            raise UserError(f'strip: draws={self.draws} must be a whole number of images, 1 or more.')
-        if not (self.image > 0 and self.overlay > 0):
-            raise UserError(f'strip: the weights image={self.image} and overlay={self.overlay} must be above 0.')
 
     def drawn(self) -> int:
         """As many as are laid over every image."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, Positive
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Settings, Tree
 from purify.data.colour import colour_transfer
@@ -20,7 +21,7 @@ from purify.train.objectives.tasks import resize_to, signed_images
 
 
 @dataclass(frozen=True)
-class Variations(Purifier, Defense):
+class Variations(Limited, Purifier, Defense, place='defense.'):
     """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
 
     Attributes:
@@ -32,16 +33,15 @@ class Variations(Purifier, Defense):
     """
 
     vary: Settings
-    copies: int = 1
+    copies: Count = 1
     colour_transfer: bool = True
-    epsilon: float = 1e-6
+    epsilon: Positive = 1e-6
     dtype: str = 'float32'
 
     needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
 
     def __post_init__(self) -> None:
-        if self.copies < 1 or not self.epsilon > 0:
-            raise UserError(f'defense: copies={self.copies} must be 1 or more and epsilon={self.epsilon} positive.')
+        super().__post_init__()
         VARIATION_MODELS[self.vary.get('model', '')]  # raises for an unknown one, with the choices
 
     def method(self, student: Settings) -> Method:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, Positive, Share, ShareOrZero, one_of
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.measures import Embeddings
@@ -33,26 +34,8 @@ NON_DISRUPTIVE, DISRUPTIVE, MISLABELLED = 'non-disruptive', 'disruptive', 'misla
 EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 
 
-def check_tests(
-    nondisruptive: float, strangers: Mapping[str, Any], disruptive: Mapping[str, Any], alpha: float, keep: float, narrow: float
-) -> None:
-    """Raises `UserError` for numbers of `Relabel` that are out of range."""
-    if not 0 < nondisruptive < np.inf:
-        raise UserError(f'defense.nondisruptive={nondisruptive} must be above 0; clean classes score about 1.')
-    if not 0 < alpha < 1 or not 0 < keep < 1 or alpha + keep > 1:
-        raise UserError(f'defense.alpha={alpha} and keep={keep} must be shares of a target class, and together no more than 1.')
-    if not 0 <= narrow < 1:
-        raise UserError(f'defense.narrow={narrow} is a share of a target class: choose 0 or more, below 1.')
-    if set(strangers) != {'share', 'deviations', 'level'}:
-        raise UserError(
-            f'defense.strangers={dict(strangers)}: give share, deviations and level; share=0 does not ask for strangers.'
-        )
-    Strangers(**strangers)
-    make_disruption_rule(disruptive)
-
-
 @dataclass(frozen=True)
-class Relabelling(Defense):
+class Relabelling(Limited, Defense, place='defense.'):
     """Features without labels, a flow for each class, the classes that poison bends; then a student on the cleansed dataset.
 
     Attributes:
@@ -64,7 +47,7 @@ class Relabelling(Defense):
       encoder: of `purify.generative.clip_encoder.Simclr`; with features='simclr' only.
     """
 
-    features: str = 'simclr'
+    features: Annotated[str, one_of(FEATURES)] = 'simclr'
     flows: Settings = field(
         default_factory=lambda: {'couplings': 2, 'hidden': 0, 'transform': 'affine', 'mixing': 'swap', 'reduce': 0}
     )
@@ -100,14 +83,13 @@ class Relabelling(Defense):
     }
 
     def __post_init__(self) -> None:
-        if self.features not in FEATURES:
-            raise UserError(f'defense.features={self.features!r}: choose from {", ".join(FEATURES)}.')
+        super().__post_init__()
         if (self.features == 'simclr') != (self.encoder is not None):
             raise UserError(f"defense.encoder trains features='simclr' and no others; this is features={self.features!r}.")
-        check_tests(**self._tests())
+        self._rule()
 
-    def _tests(self) -> Facts:
-        return {field.name: getattr(self, field.name) for field in fields(Relabel)}
+    def _rule(self) -> 'Relabel':
+        return Relabel(**{field.name: getattr(self, field.name) for field in fields(Relabel)})
 
     def method(self, student: Settings) -> Method:
         """(Encoder ->) features -> densities -> verdicts -> purified -> student."""
@@ -119,7 +101,7 @@ class Relabelling(Defense):
             Step(
                 'densities', 'densities', {'poisoned': 'poisoned', 'features': 'features'}, {'flows': self.flows, 'fit': self.fit}
             ),
-            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, by=Relabel(**self._tests())),
+            Step('verdicts', 'decide', {'poisoned': 'poisoned', 'densities': 'densities'}, by=self._rule()),
             Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
             student_step(student, 'purified'),
         )
@@ -128,7 +110,7 @@ class Relabelling(Defense):
 
 
 @dataclass(frozen=True)
-class Relabel(Decision):
+class Relabel(Limited, Decision, place='defense.'):
     """Target classes, and which of their images are clean, poisoned or neither (sections 4.4 to 4.6).
 
     A class whose density fits foreign images nearly as well as its own was fitted to some of them: non-disruptive poison. Where a
@@ -152,15 +134,23 @@ class Relabel(Decision):
       narrow: share of a target class; 0 treats all alike, as the paper does.
     """
 
-    nondisruptive: float
+    nondisruptive: Positive
     strangers: Settings
     disruptive: Settings
-    alpha: float
-    keep: float
-    narrow: float
+    alpha: Share
+    keep: Share
+    narrow: ShareOrZero
 
     def __post_init__(self) -> None:
-        check_tests(**vars(self))
+        super().__post_init__()
+        if self.alpha + self.keep > 1:
+            raise UserError(f'defense.alpha={self.alpha} and keep={self.keep} of a target class are together more than 1.')
+        if set(self.strangers) != {'share', 'deviations', 'level'}:
+            raise UserError(
+                f'defense.strangers={dict(self.strangers)}: give share, deviations and level; share=0 does not ask for strangers.'
+            )
+        Strangers(**self.strangers)
+        make_disruption_rule(self.disruptive)
 
     def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
         """See `Decision`; reads the table 'densities'.

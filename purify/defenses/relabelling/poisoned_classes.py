@@ -3,16 +3,20 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from scipy.stats import binom
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, NotNegative, Portion, Share, ShareOrZero, one_of, whole
 from purify.core.registry import Registry
 from purify.defenses.outliers import NORMAL_MAD, UNUSUAL_FEW, departure_p_values, excess
 
-SCORES = ('outside', 'ratio')
+# By what the images of a class with disruptive poison are ranked. 'ratio' is eq. 6, of which the paper says that poison has the
+# highest: its own class's density was fitted to it, no other was. 'outside' is how unlikely an image is under all densities, its
+# own class's too, which the paper says it looks for.
+Score = Annotated[str, one_of(('outside', 'ratio'))]
 FAR = 10.0  # so far out hardly any image of a clean class lies
 UPPER, TINY = 0.55, 1e-9
 
@@ -83,7 +87,7 @@ def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Strangers:
+class Strangers(Limited, place='defense.strangers.'):
     """Which classes hold more images than usual that look more like another class: those with log s < 0 (eq. 6).
 
     Non-disruptive poison keeps the features of its true class. A clean class in the midst of the others, or a wide one, comes near
@@ -95,16 +99,9 @@ class Strangers:
       level: of a binomial test, for all classes of the dataset together (`departure_p_values`).
     """
 
-    share: float = 0.03
-    deviations: float = 5.0
-    level: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.share < 1 and self.deviations >= 0 and 0 < self.level < 1):
-            raise UserError(
-                f'defense.strangers: share={self.share} and level={self.level} must lie between 0 and 1 (share may be 0), and '
-                f'deviations={self.deviations} be 0 or more.'
-            )
+    share: ShareOrZero = 0.03
+    deviations: NotNegative = 5.0
+    level: Share = 0.05
 
     def judge(self, strange: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Images bool[n], given labels i32[n] -> of each class the excess f64[c], enough beyond 1, and whether it is no chance."""
@@ -135,16 +132,6 @@ class Tail:
     suspect: bool
 
 
-def check_score(score: str) -> None:
-    """By what the images of a class with disruptive poison are ranked; raises `UserError` for a word that says nothing.
-
-    'ratio' is eq. 6, of which the paper says that poison has the highest: its own class's density was fitted to it, no other was.
-    'outside' is how unlikely an image is under all densities, its own class's too, which the paper says it looks for.
-    """
-    if score not in SCORES:
-        raise UserError(f'defense.disruptive: score={score!r}. Choose from: {", ".join(SCORES)}.')
-
-
 NO_TAIL = Tail(math.nan, 0.0, 0.0, 0.0, False)
 
 
@@ -161,7 +148,7 @@ class DisruptionRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Outlying:
+class Outlying(Limited, place='defense.disruptive.'):
     """The default: images that lie farther out than nearly all of the rest of the dataset does.
 
     mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
@@ -180,25 +167,24 @@ class Outlying:
       quantile: of the others.
       apart: the share of a class, measured by its upper part, that a clean one may have outside.
       level: of the tests.
-      score: see `check_score`.
+      score: see `Score`.
     """
 
-    share: float = 0.05
-    most: float = 0.75
-    quantile: float = 0.01
-    apart: float = 0.03
-    level: float = 0.05
-    score: str = 'outside'
+    share: Share = 0.05
+    most: Portion = 0.75
+    quantile: Share = 0.01
+    apart: Share = 0.03
+    level: Share = 0.05
+    score: Score = 'outside'
 
     name: ClassVar[str] = 'outlying'
 
     def __post_init__(self) -> None:
-        if not (0 < self.quantile <= self.share < self.most <= 1 and 0 < self.apart < 1 and 0 < self.level < 1):
+        super().__post_init__()
+        if not self.quantile <= self.share < self.most:
             raise UserError(
-                f'defense.disruptive: quantile={self.quantile} must be above 0 and at most share={self.share}, that below '
-                f'most={self.most}, which is 1 at most; apart={self.apart} and level={self.level} lie between 0 and 1.'
+                f'defense.disruptive: quantile={self.quantile} must be at most share={self.share}, and that below most={self.most}.'
             )
-        check_score(self.score)
 
     def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
         """See `DisruptionRule`. Images far outside their own class are left out of the others': poison would hide poison."""
@@ -231,7 +217,7 @@ def _below(values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: flo
 
 
 @dataclass(frozen=True)
-class Valley:
+class Valley(Limited, place='defense.disruptive.'):
     """The paper's rule: the images left of the minimum of the class's histogram, if they are more than `share`.
 
     Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms are counted here, and 0 and 1
@@ -242,23 +228,15 @@ class Valley:
       share: beta_D. (The paper says "less" than it once, and calls it the least share of poisoned images.)
       limit: lambda.
       bins: of equal widths.
-      score: see `check_score`.
+      score: see `Score`.
     """
 
-    share: float = 0.05
-    limit: float = 0.75
-    bins: int = 30
-    score: str = 'ratio'
+    share: ShareOrZero = 0.05
+    limit: Share = 0.75
+    bins: Annotated[int, whole(3)] = 30
+    score: Score = 'ratio'
 
     name: ClassVar[str] = 'valley'
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not 0 < self.limit < 1 or self.bins != int(self.bins) or self.bins < 3:
-            raise UserError(
-                f'defense.disruptive: share={self.share} and limit={self.limit} must be shares below 1, and bins={self.bins} '
-                'a whole number, 3 or more.'
-            )
-        check_score(self.score)
 
     def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
         """See `DisruptionRule`."""

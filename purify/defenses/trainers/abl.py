@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, Share, one_of
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest, verdicts
@@ -18,7 +18,7 @@ from purify.train.objectives.unlearn import HELD
 
 
 @dataclass(frozen=True)
-class AntiBackdoor(Defense):
+class AntiBackdoor(Limited, Defense, place='defense.'):
     """Isolates what a network learns first, trains it on the rest, and unlearns the isolated.
 
     Every part has its own length and rate: of the student's config the epochs, the objective and the rate are not used, and
@@ -35,7 +35,7 @@ class AntiBackdoor(Defense):
     """
 
     isolation: Settings = field(default_factory=lambda: {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': 20.0, 'lr': 0.1})
-    share: float = 0.01
+    share: Share = 0.01
     finetune: Settings = field(default_factory=lambda: {'epochs': 60.0, 'lr': 0.1})
     unlearn: Settings = field(default_factory=lambda: {'epochs': 5.0, 'lr': 5e-4})
 
@@ -50,10 +50,8 @@ class AntiBackdoor(Defense):
         return {'isolation': first, 'finetune': middle, 'unlearn': {'epochs': 0.05 * epochs}}
 
     def __post_init__(self) -> None:
-        if self.isolation['loss'] not in HELD:
-            raise UserError(f'defense.isolation.loss={self.isolation["loss"]!r}: choose from {", ".join(sorted(HELD))}.')
-        if not 0 < self.share < 1:
-            raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
+        super().__post_init__()
+        one_of(HELD).check('defense.isolation.loss', self.isolation['loss'])
 
     def method(self, student: Settings) -> Method:
         """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""

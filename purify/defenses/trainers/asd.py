@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Count, Limited, Share
 from purify.core.registry import make_part
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
@@ -22,7 +23,7 @@ PHASES = 3
 
 
 @dataclass(frozen=True)
-class AdaptiveSplitting(Defense):
+class AdaptiveSplitting(Limited, Defense, place='defense.'):
     """Trains by MixMatch in rounds; what it believes is chosen anew before each, at first by few clean images it was handed.
 
     Before a round, the network so far looks at every image. Phase 1 believes the lowest losses of every class, more in every
@@ -51,8 +52,8 @@ class AdaptiveSplitting(Defense):
     """
 
     rounds: tuple[int, int, int] = (12, 6, 6)
-    add: int = 10
-    share: float = 0.5
+    add: Count = 10
+    share: Share = 0.5
     loss: Settings = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
     copy: Settings = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
     mixmatch: Settings = field(
@@ -63,14 +64,11 @@ class AdaptiveSplitting(Defense):
     presets: ClassVar[Presets] = {'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_symmetric('defense.loss', self.loss['alpha'], self.loss['beta'])
         whole = all(type(count) is int and count >= 0 for count in self.rounds)  # True is no number
         if len(self.rounds) != PHASES or not whole or self.rounds[0] < 1:
             raise UserError(f'defense.rounds={self.rounds} must be three whole numbers, the first of them 1 or more.')
-        if type(self.add) is not int or self.add < 1:
-            raise UserError(f'defense.add={self.add} must be a whole number of images of each class, 1 or more.')
-        if not 0 < self.share < 1:
-            raise UserError(f'defense.share={self.share} must be a share of the images between 0 and 1.')
 
     def method(self, student: Settings) -> Method:
         """round0 -> ([losses1 -> copy1 ->] split1 -> round1) -> ... -> student -> verdicts."""

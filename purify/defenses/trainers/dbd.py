@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, Share
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.filters.base import lowest
@@ -21,7 +22,7 @@ DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
 
 
 @dataclass(frozen=True)
-class Decoupling(Defense):
+class Decoupling(Limited, Defense, place='defense.'):
     """Features without labels, a head on them, then a network that believes only the labels the head finds easy.
 
     The labels are divided once, as in the paper's section 4.4, on images as they are; the released code divides them anew in
@@ -43,7 +44,7 @@ class Decoupling(Defense):
     )
     views: Settings = field(default_factory=lambda: asdict(Views()))
     head: Settings = field(default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0})
-    credible: float = 0.5
+    credible: Share = 0.5
     mixmatch: Settings = field(
         default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
     )
@@ -58,9 +59,8 @@ class Decoupling(Defense):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_symmetric('defense.head', self.head['alpha'], self.head['beta'])
-        if not 0 < self.credible < 1:
-            raise UserError(f'defense.credible={self.credible} must be a share of the images between 0 and 1.')
 
     def method(self, student: Settings) -> Method:
         """Encoder -> head -> split, by its losses -> student -> verdicts, by its guesses."""

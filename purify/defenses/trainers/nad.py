@@ -1,11 +1,10 @@
 """Neural attention distillation (Li et al. 2021, arXiv:2101.05930)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, Positive, number
 from purify.core.types import Settings
 from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
@@ -14,7 +13,7 @@ from purify.train.objectives.attention import check_attention
 
 
 @dataclass(frozen=True)
-class AttentionDistillation(Defense):
+class AttentionDistillation(Limited, Defense, place='defense.'):
     """Tunes the poisoned network on trusted images, then lets the result teach the poisoned network where to look.
 
     Both parts see the trusted images alone, and start from the poisoned network. Each has its own length and peak rate; of the
@@ -29,8 +28,8 @@ class AttentionDistillation(Defense):
     """
 
     finetune: Settings = field(default_factory=lambda: {'epochs': 10.0, 'lr': 0.01})
-    epochs: float = 20.0
-    lr: float = 0.01
+    epochs: Positive = 20.0
+    lr: Positive = 0.01
     beta: Sequence[float] = (1000.0,)
     power: float = 2.0
 
@@ -38,11 +37,10 @@ class AttentionDistillation(Defense):
     presets: ClassVar[Presets] = {'small': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3}}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_attention('defense', self.beta, self.power)
-        for name, part in {'': {'epochs': self.epochs, 'lr': self.lr}, 'finetune.': self.finetune}.items():
-            for key in ('epochs', 'lr'):
-                if not 0 < part[key] < math.inf:
-                    raise UserError(f'defense.{name}{key}={part[key]} must be a finite number above 0.')
+        for name in ('epochs', 'lr'):
+            number(above=0).check(f'defense.finetune.{name}', self.finetune[name])
 
     def method(self, student: Settings) -> Method:
         """Finetuned, its teacher, -> student."""

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.attacks.fixed.label_consistent import ascend
-from purify.core.errors import UserError
+from purify.core.limits import Limited, Natural, NotNegative, Positive, ShareOrZero
 from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
 from purify.train.state import Params, split_network
 
 
 @dataclass(frozen=True, eq=False)
-class Adversarial:
+class Adversarial(Limited, place='adversarial: '):
     """min over weights of max over the l_inf ball of the cross-entropy (Madry et al. 2018, eq. 2.1).
 
     The inner maximum is sought by `ascend` from a uniform random start, on the network in evaluation mode, so that the
@@ -27,19 +27,12 @@ class Adversarial:
     """
 
     graph: nnx.GraphDef
-    eps: float = 8.0
-    step: float = 2.0
-    iterations: int = 5
-    label_smoothing: float = 0.0
+    eps: NotNegative = 8.0
+    step: Positive = 2.0
+    iterations: Natural = 5
+    label_smoothing: ShareOrZero = 0.0
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if self.eps < 0 or self.step <= 0 or self.iterations < 0 or not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f'adversarial: eps={self.eps} and iterations={self.iterations} must be 0 or more, step={self.step} above 0, '
-                f'label_smoothing={self.label_smoothing} in [0, 1).'
-            )
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

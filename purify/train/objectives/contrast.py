@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, Positive
 from purify.core.randomness import id_keys
 from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Result, unit_images
@@ -65,7 +66,7 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
+class Contrast(Limited, place='contrast: '):
     """NT-Xent between two random views of every image; labels are not looked at.
 
     `graph` is of a `Projected`; `views(images, key[b])` makes one of each, such as `purify.train.views.Views`. Statistics of batch
@@ -75,13 +76,9 @@ class Contrast:
 
     graph: nnx.GraphDef
     views: Callable[[jax.Array, jax.Array], jax.Array]
-    temperature: float
+    temperature: Positive
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f'contrast: temperature={self.temperature} must be above 0.')
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

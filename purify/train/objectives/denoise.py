@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, ShareOrZero
 from purify.core.types import Tree
 from purify.diffusion import predictions
 from purify.diffusion.preconditioning import Preconditioning
@@ -16,7 +16,7 @@ from purify.train.state import Params, split_network
 
 
 @dataclass(frozen=True, eq=False)
-class Denoise:
+class Denoise(Limited, place='generator.objective.'):
     """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14).
 
     Images of another size than the network's `size_px` are resized on the device.
@@ -35,11 +35,8 @@ class Denoise:
     size_px: int
     ema_decay: float
     classes: int = 0
-    drop: float = 0.0
+    drop: ShareOrZero = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        check_drop(self.drop)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -56,7 +53,7 @@ class Denoise:
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisePreconditioned:
+class DenoisePreconditioned(Limited, place='generator.objective.'):
     """Weighted squared error of the clean image at a log-normal level of noise (Karras et al. 2022, eq. 2 and table 1).
 
     Attributes: `edm` the preconditioning, the others as of `Denoise`.
@@ -67,11 +64,8 @@ class DenoisePreconditioned:
     size_px: int
     ema_decay: float
     classes: int = 0
-    drop: float = 0.0
+    drop: ShareOrZero = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        check_drop(self.drop)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -94,9 +88,3 @@ def told_classes(batch: Batch, classes: int, drop: float, key: jax.Array) -> tup
     labels = batch['label']
     hidden = jax.random.bernoulli(jax.random.fold_in(key, 3), drop, labels.shape)
     return (jnp.where(hidden, classes, labels),)
-
-
-def check_drop(drop: float) -> None:
-    """Raises `UserError` for a chance that is none."""
-    if not 0 <= drop < 1:
-        raise UserError(f'generator.objective.drop={drop}: the chance that a class is not told must be in [0, 1).')

@@ -11,13 +11,14 @@ import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.limits import Limited, ShareOrZero
 from purify.core.types import Tree
 from purify.data.synsets import caption_names
 from purify.diffusion import predictions
 from purify.diffusion.schedules import Schedule, add_noise
 from purify.models.files.hub import INDEX, read_index
 from purify.models.files.pipelines import Pipeline, from_pretrained
-from purify.train.objectives.denoise import check_drop, told_classes
+from purify.train.objectives.denoise import told_classes
 from purify.train.objectives.tasks import Batch, Result, resize_to, signed_images
 from purify.train.state import Params, split_network
 
@@ -27,7 +28,7 @@ AT_ONCE = 32  # captions the text encoder reads together; those of 1,000 classes
 
 
 @dataclass(frozen=True, eq=False)
-class DenoiseLatents:
+class DenoiseLatents(Limited, place='generator.objective.'):
     """Mean squared error of a UNet's prediction on noisy latents, at a uniform random step, under the caption of the label.
 
     Latents are drawn from the VAE's posterior for every batch anew and scaled; a caption gives way to the empty one with chance
@@ -49,12 +50,9 @@ class DenoiseLatents:
     schedule: Schedule
     size_px: int
     scaling: float
-    drop: float
+    drop: ShareOrZero
     ema_decay: float
     frozen: Tree
-
-    def __post_init__(self) -> None:
-        check_drop(self.drop)
 
     def draw(self, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """What the UNet is asked about a batch: latents f32[b h w z], noise like them, steps i32[b], context f32[b n d]."""

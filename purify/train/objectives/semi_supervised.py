@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Natural, NotNegative, Positive
 from purify.core.randomness import id_keys
 from purify.core.types import Tree
 from purify.train.objectives.losses import check_symmetric, symmetric_cross_entropies
@@ -93,7 +94,7 @@ def mix(rows: jax.Array, partners: jax.Array, shares: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True, eq=False)
-class MixMatch:
+class MixMatch(Limited, place='mixmatch: '):
     """MixMatch (Berthelot et al. 2019, algorithm 1) on pairs of an image with a label and one without.
 
     Two weak views of every unlabelled image are given one guess: the mean of the network's answers, sharpened. All views, b
@@ -113,20 +114,13 @@ class MixMatch:
     """
 
     graph: nnx.GraphDef
-    pad_px: int
-    flip: float
-    temperature: float
-    alpha: float
-    weight: float
+    pad_px: Natural
+    flip: Chance
+    temperature: Positive
+    alpha: Positive
+    weight: NotNegative
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.alpha <= 0 or self.weight < 0:
-            raise UserError(
-                f'mixmatch: temperature={self.temperature} and alpha={self.alpha} must be above 0, weight={self.weight} 0 or more.'
-            )
-        Shifts(self.pad_px, self.flip)  # raises for numbers that are none of its own
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, NotNegative
 from purify.core.types import Tree
 from purify.train.objectives.contrast import unit
 from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
@@ -35,7 +35,7 @@ def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> j
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class Spread(Limited, place='spread: '):
     """L_intra of Chen et al. 2022 (section 3.2): the cosine between class centres falls; cross-entropy may hold the labels.
 
     Centres are those of a pass through the network, so a batch worked through in pieces has others.
@@ -45,13 +45,9 @@ class Spread:
     """
 
     graph: nnx.GraphDef
-    weight: float
+    weight: NotNegative
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise UserError(f'spread: weight={self.weight} of the cross-entropy must be 0 or more.')
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Positive, ShareOrZero
 from purify.core.types import Tree
 from purify.train.state import Params, split_network
 
@@ -88,17 +88,13 @@ def distillation_loss(
 
 
 @dataclass(frozen=True, eq=False)
-class Classify:
+class Classify(Limited, place='classify: '):
     """Cross-entropy on the labels as given."""
 
     graph: nnx.GraphDef
-    label_smoothing: float = 0.0
+    label_smoothing: ShareOrZero = 0.0
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f'classify: label_smoothing={self.label_smoothing} must be in [0, 1).')
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -109,22 +105,16 @@ class Classify:
 
 
 @dataclass(frozen=True, eq=False)
-class Distill:
+class Distill(Limited, place='distill: '):
     """Knowledge distillation: the teacher, in evaluation mode, sees the very view the student sees."""
 
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef
     frozen: Tree  # the teacher's {'params', 'stats'}
-    alpha: float = 0.5
-    tau: float = 5.0
-    ce_temperature: float = 1.0
+    alpha: Chance = 0.5
+    tau: Positive = 5.0
+    ce_temperature: Positive = 1.0
     ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1 or self.tau <= 0 or self.ce_temperature <= 0:
-            raise UserError(
-                f'distill: alpha={self.alpha} must be in [0, 1], tau={self.tau} and ce_temperature={self.ce_temperature} positive.'
-            )
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

@@ -1,12 +1,13 @@
 """The objectives of anti-backdoor learning (Li et al. 2021, arXiv:2110.11571): hold losses up, or drive them up."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from purify.core.errors import UserError
+from purify.core.limits import Limited, NotNegative, one_of
 from purify.core.types import Tree
 from purify.train.objectives.losses import cross_entropies
 from purify.train.objectives.tasks import Batch, Metrics, Result, unit_images
@@ -30,7 +31,7 @@ HELD = {'local_ascent': local_ascent, 'flooding': flooding}
 
 
 @dataclass(frozen=True, eq=False)
-class HoldUp:
+class HoldUp(Limited, place='objective.'):
     """Cross-entropy that does not fall below `gamma`: only what is learned at once, such as a trigger, sinks through.
 
     Attributes:
@@ -39,14 +40,10 @@ class HoldUp:
     """
 
     graph: nnx.GraphDef
-    rule: str
-    gamma: float
+    rule: Annotated[str, one_of(HELD)]
+    gamma: NotNegative
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        if self.rule not in HELD or self.gamma < 0:
-            raise UserError(f'{self.rule}: gamma={self.gamma} must be 0 or more, the objective one of {", ".join(sorted(HELD))}.')
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

@@ -171,7 +171,7 @@ def test_a_picture_serves_as_pattern(tmp_path):
 @pytest.mark.parametrize(
     ('wrong', 'told'),
     [
-        ({'hidden': 16}, r'hidden=16 .* 0\.\.15'),
+        ({'hidden': 16}, 'hidden=16 .* at least 0 and at most 15'),
         ({'hidden': -1}, 'hidden=-1'),
         ({'train_ratio': 0}, 'train_ratio=0'),
         ({'test_ratio': 1.5}, 'test_ratio=1.5'),

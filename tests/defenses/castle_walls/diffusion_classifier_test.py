@@ -226,7 +226,7 @@ def test_grey_images_are_widened_for_a_generator_of_colours():
         ({'p_filters': []}, r'p_filters=\[\]'),
         ({'p_filters': [0.25, 1.0]}, 'shares in'),
         ({'p_filter': 0.1}, 'p_filter=0.1 is none of'),
-        ({'weighting': 'snr'}, "unknown weighting 'snr'"),
+        ({'weighting': 'snr'}, "weighting='snr' must be one of edm, epsilon, none"),
         ({'rounds': [[6, 3]]}, 'fewer draws'),
         ({'rounds': [[1, 3, 2]]}, 'pairs'),
         ({'rounds': [[0, 3]]}, 'pairs'),

@@ -228,7 +228,7 @@ def test_the_program_does_not_grow_with_the_chain():
         ({'kept': 4}, 'kept'),
         ({'steps': 13}, 'steps=13'),
         ({'forward': 'both'}, 'matched, released'),
-        ({'state': 'x'}, 'x_t, x0'),
+        ({'state': 'x'}, 'x0, x_t'),
         ({'levels': 'floor'}, 'rounded, truncated'),
         ({'sampler': {'name': 'dddim'}}, "'ddim'"),
         ({'sampler': {}}, 'ddim'),

@@ -121,7 +121,7 @@ def test_another_model_than_the_config_says_is_refused():
 
 @pytest.mark.parametrize('bad', [{'copies': 0}, {'epsilon': 0.0}])
 def test_settings_out_of_range(bad):
-    with pytest.raises(UserError, match='copies'):
+    with pytest.raises(UserError, match=rf'defense\.{next(iter(bad))}='):
         defense(**bad)
 
 

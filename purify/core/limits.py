@@ -1,0 +1,122 @@
+"""What a setting may be stands beside its default: `share: Annotated[float, number(above=0, most=0.5)] = 0.15`."""
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from purify.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value may be: part of the type of a setting, see `Limited`.
+
+    Attributes:
+      allowed: in words that follow 'must be'.
+      keep: a value -> the same as it is kept; None for what is not allowed.
+    """
+
+    allowed: str
+    keep: Callable[[Any], Any]
+
+    def check(self, name: str, value: Any) -> Any:
+        """`value` as it is kept. Raises `UserError` with the `name`, the value and what is allowed for any other."""
+        kept = self.keep(value)
+        if kept is None:
+            raise UserError(f'{name}={short(value)} must be {self.allowed}.')
+        return kept
+
+
+def number(
+    *, least: float | None = None, above: float | None = None, most: float | None = None, below: float | None = None
+) -> Limit:
+    """Finite numbers in these bounds, kept as floats; True and False are none."""
+    bounds = ((least, 'of at least', operator.ge), (above, 'above', operator.gt))
+    bounds += ((most, 'at most', operator.le), (below, 'below', operator.lt))
+    asked = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
+
+    def keep(value: Any) -> float | None:
+        try:
+            found = math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return found if math.isfinite(found) and all(holds(found, bound) for bound, _, holds in asked) else None
+
+    bounded = most is not None or below is not None
+    words = ' and '.join(f'{words} {bound:g}' for bound, words, _ in asked)
+    return Limit(f'a {"" if bounded else "finite "}number {words}', keep)
+
+
+def whole(least: int, most: int | None = None) -> Limit:
+    """Whole numbers in these bounds, kept as ints; True and False are none."""
+
+    def keep(value: Any) -> int | None:
+        try:
+            found = None if isinstance(value, bool | np.bool_) else operator.index(value)
+        except TypeError:
+            return None
+        return None if found is None or found < least or (most is not None and found > most) else found
+
+    return Limit(f'a whole number of at least {least}' + ('' if most is None else f' and at most {most}'), keep)
+
+
+def one_of(words: Iterable[str]) -> Limit:
+    """These words and no others."""
+    known = sorted(words)
+    return Limit(f'one of {", ".join(known)}', lambda value: value if isinstance(value, str) and value in known else None)
+
+
+Count = Annotated[int, whole(1)]
+Natural = Annotated[int, whole(0)]
+Positive = Annotated[float, number(above=0)]
+NotNegative = Annotated[float, number(least=0)]
+Chance = Annotated[float, number(least=0, most=1)]
+Share = Annotated[float, number(above=0, below=1)]  # some, not all
+ShareOrZero = Annotated[float, number(least=0, below=1)]
+Portion = Annotated[float, number(above=0, most=1)]  # some, or all
+Flag = Annotated[bool, Limit('True or False', lambda value: bool(value) if isinstance(value, bool | np.bool_) else None)]
+
+
+class Limited:
+    """A base of dataclasses whose settings are checked when one is made, and kept as their limits say.
+
+    `class Strip(Limited, Measure, place='strip: ')` with `draws: Count = 100`: `Strip(draws=0)` raises the `UserError` 'strip:
+    draws=0 must be a whole number of at least 1.' `place` is what stands before the names in messages. Where settings must go
+    together, `__post_init__` checks that after `super().__post_init__()`. A subclass that gives a setting another default keeps its
+    limit, unless it says another.
+    """
+
+    _place: ClassVar[str] = ''
+
+    def __init_subclass__(cls, *, place: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._place = cls._place if place is None else place
+
+    def __post_init__(self) -> None:
+        for name, limit in limits(type(self)).items():
+            object.__setattr__(self, name, limit.check(f'{self._place}{name}', getattr(self, name)))  # the class may be frozen
+
+
+@functools.cache
+def limits(kind: type) -> dict[str, Limit]:
+    """The limits of a dataclass's settings by name, inherited ones among them."""
+    found = {}
+    for base in reversed(kind.__mro__):
+        for name, hint in inspect.get_annotations(base, eval_str=True).items():
+            found.update((name, part) for part in getattr(hint, '__metadata__', ()) if isinstance(part, Limit))
+    return found
+
+
+def short(value: Any) -> str:
+    """`value` as it is written, cut where it would fill a page."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return '(a very large number)'
+    return text if len(text) <= 200 else f'{text[:200]}...'
