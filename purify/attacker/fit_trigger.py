@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from purify.attacker.poison_plan import own_settings
+from purify.attacker.poison_plan import check_label, own_settings
 from purify.attacker.trigger_objectives import (
     Attacker,
     Field,
@@ -20,9 +20,8 @@ from purify.attacker.trigger_objectives import (
     FitMask,
     HideSecret,
     Steganography,
-    check_shares,
+    check_modes,
 )
-from purify.attacks.attack import number_from, share_of_one, whole_number
 from purify.attacks.learned.fitted import MOST_WIDTH, write_trigger
 from purify.attacks.learned.input_aware import DONORS
 from purify.attacks.learned.lira import Lira
@@ -33,6 +32,7 @@ from purify.attacks.registry import ATTACKS
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.limits import number, whole
 from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.core.types import Facts, Settings
@@ -74,7 +74,7 @@ class Case:
     @property
     def width(self) -> int:
         """Of the generator networks."""
-        return whole_number('network.width', self.settings['network']['width'], 1, MOST_WIDTH)
+        return whole(1, MOST_WIDTH).check('network.width', self.settings['network']['width'])
 
     def objective(self, *needed: str, **usual: Any) -> Facts:
         """The weights of the losses by name; `UserError` unless all `needed` are given and none but these and the `usual`."""
@@ -98,9 +98,9 @@ class Case:
 
 
 def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    bits = whole_number('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits), 1, MOST_BITS)
+    bits = whole(1, MOST_BITS).check('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits))
     objective = case.objective('image', shift_px=0)
-    whole_number('objective.shift_px', objective['shift_px'], 0, min(case.shape[:2]) - 1)
+    whole(0, min(case.shape[:2]) - 1).check('objective.shift_px', objective['shift_px'])
     build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)  # noqa: E731
     weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
@@ -109,8 +109,8 @@ def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
 def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
     mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
-    length = {'epochs': number_from('objective.mask_epochs', objective.pop('mask_epochs'), 0, open=True), 'steps': 0}
-    check_shares(objective['poison'], objective['cross'])  # now, not after the masks are fitted
+    length = {'epochs': number(above=0).check('objective.mask_epochs', objective.pop('mask_epochs')), 'steps': 0}
+    check_modes(objective['poison'], objective['cross'])  # now, not after the masks are fitted
     masker, (mask_graph, _) = case.unet(1), abstract_network(case.unet(1))
     mask = fit('mask', masker, lambda graph: FitMask(graph, **mask_options), length)
     target = case.rule['target']
@@ -119,7 +119,7 @@ def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
 
 
 def _lira(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    epsilon = share_of_one('attack.epsilon', case.rule.get('epsilon', Lira.epsilon), zero=False)
+    epsilon = number(above=0, most=1).check('attack.epsilon', case.rule.get('epsilon', Lira.epsilon))
     objective = case.objective('alpha')
     weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
@@ -169,7 +169,7 @@ def fit_trigger(work: Work) -> None:
     settings = work.settings
     _check_batch(settings)
     split = Split(work.inputs['data'], 'train')
-    check_class(settings['attack'], len(split.class_names))
+    check_label('attack.target', settings['attack'].get('target', 0), len(split.class_names))
     transforms = make_augmentations(settings['augment'])
 
     def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
@@ -213,7 +213,7 @@ def shape_trigger(known: Known) -> None:
     """
     config, data = known.config, known.data
     settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
-    check_class(settings['attack'], data.classes)
+    check_label('attack.target', settings['attack'].get('target', 0), data.classes)
     _check_batch(settings)
     if (start := settings.get('init_from')) and not user_path(start).is_dir():
         raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
@@ -231,11 +231,4 @@ def shape_trigger(known: Known) -> None:
 
 def _check_batch(settings: Settings) -> None:
     for name in ('batch', 'accumulate'):
-        whole_number(f'trigger.{name}', settings[name], 1)
-
-
-def check_class(attack: Settings, num_classes: int) -> None:
-    """`UserError` unless the target, where the fit reads one, is a class."""
-    target = whole_number('attack.target', attack.get('target', 0), 0)
-    if target >= num_classes:
-        raise UserError(f'attack.target={target} is not a class; choose 0 to {num_classes - 1}.')
+        whole(1).check(f'trigger.{name}', settings[name])

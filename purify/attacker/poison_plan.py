@@ -10,13 +10,14 @@ import numpy as np
 
 from purify.attacker.manifest import Manifest
 from purify.attacker.poison_records import Role
-from purify.attacks.attack import NOT_PIXELS, Attack, whole_number
+from purify.attacks.attack import NOT_PIXELS, Attack
 from purify.attacks.fixed.label_consistent import Surrogate
 from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.attacks.registry import ATTACKS
 from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated
 from purify.core.errors import UserError
 from purify.core.files import user_path, write_bytes
+from purify.core.limits import whole
 from purify.core.randomness import stream_seed
 from purify.core.types import Facts, Settings
 from purify.data.sources.open_source import Pool
@@ -146,10 +147,15 @@ def check_target(settings: Settings, classes: int) -> None:
         if wrong := sorted(set(changes) - own):
             raise UserError(f'attack.more.{name}: {", ".join(wrong)} cannot differ; choose from {", ".join(sorted(own))}.')
     for where, target in targets_of(settings).items():
-        if whole_number(f'attack.{where}', target, 0) >= classes:
-            raise UserError(f'attack.{where}={target} is not a class; choose 0 to {classes - 1}.')
-    if wrong := [k for k in settings['sources'] if whole_number('attack.sources', k, 0) >= classes]:
-        raise UserError(f'attack.sources={wrong} are no classes; choose from 0 to {classes - 1}.')
+        check_label(f'attack.{where}', target, classes)
+    for source in settings['sources']:
+        check_label('attack.sources', source, classes)
+
+
+def check_label(name: str, label: Any, classes: int) -> None:
+    """Raises `UserError` with the `name` of the setting where a label is not the number of a class."""
+    if whole(0).check(name, label) >= classes:
+        raise UserError(f'{name}={label} is not a class; choose 0 to {classes - 1}.')
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
 
     Raises `UserError` for counts that the dataset cannot give.
     """
-    images, replicas = (whole_number(f'attack.{name}', settings[name], 0) for name in REPLICAS[:2])
+    images, replicas = (whole(0).check(f'attack.{name}', settings[name]) for name in REPLICAS[:2])
     if images * replicas > MOST_COPIES:
         raise UserError(f'attack.replicas={replicas} of {images} images are more than {MOST_COPIES:,} copies. Lower replicas.')
     if bool(images) != bool(replicas):

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from purify.attacks.attack import number_from, share_of_one, whole_number
 from purify.attacks.learned.input_aware import mix, to_mask, to_pattern
 from purify.attacks.learned.lira import perturb
 from purify.attacks.learned.networks import SecretDecoder, SecretEncoder
 from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Natural, NotNegative, Portion, number
 from purify.core.types import Tree
 from purify.train.objectives.tasks import Batch, Metrics, Result, cross_entropy, unit_images
 from purify.train.state import Build, Params, split_network
@@ -100,7 +100,7 @@ def _hits(logits: jax.Array, labels: Any) -> jax.Array:
 
 
 @dataclass(frozen=True, eq=False)
-class HideSecret:
+class HideSecret(Limited, place='objective.'):
     """Binary cross-entropy of the decoded secret + weight x mean squared residual; a fresh random secret for every image.
 
     The weight of the residual rises from 0 to `image` while the share of right bits rises from .75 to .95: an encoder that
@@ -115,14 +115,10 @@ class HideSecret:
 
     graph: nnx.GraphDef
     secret_bits: int
-    image: float
-    shift_px: int = 0
+    image: NotNegative
+    shift_px: Natural = 0
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        number_from('objective.image', self.image, 0)
-        whole_number('objective.shift_px', self.shift_px, 0)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -140,20 +136,15 @@ class HideSecret:
 
 
 @dataclass(frozen=True, eq=False)
-class FitMask:
+class FitMask(Limited, place='objective.'):
     """Input-aware, first stage: masks that cover at most `density` of an image and differ as images do."""
 
     graph: nnx.GraphDef
-    density: float
-    norm: float
-    diversity: float
+    density: Portion
+    norm: NotNegative
+    diversity: NotNegative
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        share_of_one('objective.density', self.density, zero=False)
-        number_from('objective.norm', self.norm, 0)
-        number_from('objective.diversity', self.diversity, 0)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -165,15 +156,15 @@ class FitMask:
         return loss, (split_network(network)[2], {'density': masks.mean(), 'diversity': spread})
 
 
-def check_shares(poison: float, cross: float) -> None:
+def check_modes(poison: float, cross: float) -> None:
     """`UserError` unless `poison` > 0 and `cross` >= 0 are shares of a batch that fit into one together."""
-    together = share_of_one('objective.poison', poison, zero=False) + share_of_one('objective.cross', cross, zero=True)
+    together = number(above=0, most=1).check('objective.poison', poison) + number(least=0, most=1).check('objective.cross', cross)
     if together > 1:
         raise UserError(f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one of them.')
 
 
 @dataclass(frozen=True, eq=False)
-class FitInputAware:
+class FitInputAware(Limited, place='objective.'):
     """Input-aware, second stage: a classifier and the pattern network, the mask network frozen.
 
     Of each batch the first `poison` share carries its own trigger and is labelled `target`, the next `cross` share carries
@@ -184,14 +175,14 @@ class FitInputAware:
     mask_graph: nnx.GraphDef
     frozen: Tree  # the mask network's {'params', 'stats'}
     target: int
-    poison: float
-    cross: float
-    diversity: float
+    poison: Portion
+    cross: Chance
+    diversity: NotNegative
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_shares(self.poison, self.cross)
-        number_from('objective.diversity', self.diversity, 0)
+        super().__post_init__()
+        check_modes(self.poison, self.cross)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""
@@ -219,7 +210,7 @@ class FitInputAware:
 
 
 @dataclass(frozen=True, eq=False)
-class FitLira:
+class FitLira(Limited, place='objective.'):
     """alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) over all images, generator and classifier in one step (Doan 2021).
 
     The reference alternates between the two; their gradients are the same, as only the second term knows the generator.
@@ -228,13 +219,9 @@ class FitLira:
     graph: nnx.GraphDef
     target: int
     epsilon: float
-    alpha: float
+    alpha: Chance
     ema_decay: float = 0.0
     frozen: Tree = ()
-
-    def __post_init__(self) -> None:
-        share_of_one('objective.alpha', self.alpha, zero=True)
-        share_of_one('attack.epsilon', self.epsilon, zero=False)
 
     def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
         """See `Task`."""

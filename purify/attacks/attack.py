@@ -14,7 +14,7 @@ import numpy as np
 
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
-from purify.core.limits import Limited, Natural, number, one_of, whole
+from purify.core.limits import Limited, Natural, one_of, whole
 from purify.core.types import Facts
 
 SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
@@ -119,7 +119,7 @@ class Attack(Limited, abc.ABC):
         Raises `UserError` for any other array, an id that is no whole number from 0, and where the trigger does not fit.
         """
         check_image(image)
-        id = whole_number('id', id, 0)
+        id = whole(0).check('id', id)
         one_of(MODES).check('mode', mode)
         return self.apply(np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode))
 
@@ -139,7 +139,7 @@ class Attack(Limited, abc.ABC):
         check_image(images[0])
         one_of(MODES).check('mode', mode)
         shape = tuple(images.shape[1:])
-        drawn = [self.drawn(shape, whole_number('id', id, 0), mode) for id in ids]
+        drawn = [self.drawn(shape, whole(0).check('id', id), mode) for id in ids]
         stacked = {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
         return _apply_batch(self, jnp.asarray(images), self.shared(shape, mode), stacked)
 
@@ -198,18 +198,3 @@ def check_rows(images: Any, ids: Any) -> None:
         raise UserError(f'{counts[0]} images and {counts[1]} ids: give at least one image, and one id for each.')
     if len(shapes) > 1:
         raise UserError(f'images of different shapes: {", ".join(sorted(map(str, shapes))[:5])}. Stamp them one by one.')
-
-
-def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int; `UserError` unless it is a whole number of at least `low` (and at most `high`, where given)."""
-    return whole(low, high).check(name, value)
-
-
-def share_of_one(name: str, value: Any, *, zero: bool) -> float:
-    """`value` as a float; `UserError` unless it lies in [0, 1], or in (0, 1] where `zero` is false."""
-    return (number(least=0, most=1) if zero else number(above=0, most=1)).check(name, value)
-
-
-def number_from(name: str, value: Any, low: float, *, open: bool = False) -> float:
-    """`value` as a finite float; `UserError` unless it is at least `low` (above it where `open`)."""
-    return (number(above=low) if open else number(least=low)).check(name, value)

@@ -11,20 +11,21 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from grain import transforms
 from PIL import Image, ImageEnhance
 
 from purify.core.errors import UserError
+from purify.core.limits import Chance, Limited, Natural, NotNegative, number, one_of
 from purify.core.registry import Registry
 from purify.core.types import Facts
 
 PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 
 
-class Augmentation(transforms.RandomMap):
+class Augmentation(Limited, transforms.RandomMap):
     """A random change of `record['image']`."""
 
     @abc.abstractmethod
@@ -46,10 +47,7 @@ class Augmentation(transforms.RandomMap):
 class Flip(Augmentation):
     """Mirror left and right with probability `p`."""
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check('p', self.p, 0, 1)
+    p: Chance = 0.5
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> the image or its mirror image."""
@@ -60,15 +58,8 @@ class Flip(Augmentation):
 class PadCrop(Augmentation):
     """Pad all sides by `pad_px`, with zeros or the reflected image, and cut the old size out at random: a shift."""
 
-    pad_px: int
-    mode: str = 'zero'
-
-    def __post_init__(self) -> None:
-        _check('pad_px', self.pad_px, 0, math.inf)
-        if self.pad_px != int(self.pad_px):
-            raise UserError(f'pad_px={self.pad_px} is not a whole number of pixels. Round it.')
-        if self.mode not in PAD_MODES:
-            raise UserError(f'unknown mode {self.mode!r} of pad_crop. Choose from: {", ".join(sorted(PAD_MODES))}.')
+    pad_px: Natural
+    mode: Annotated[str, one_of(PAD_MODES)] = 'zero'
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> a window of the padded image."""
@@ -78,7 +69,7 @@ class PadCrop(Augmentation):
                 f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x {width}. Lower pad_px '
                 f"below {min(height, width)} or set mode to 'zero'."
             )
-        pad = int(self.pad_px)
+        pad = self.pad_px
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])  # pyright: ignore
         row, column = rng.integers(0, 2 * pad, 2, endpoint=True)
         return padded[row : row + height, column : column + width].copy()
@@ -117,15 +108,10 @@ class ColourJitter(Augmentation):
     saturation nor hue: both leave them as they are.
     """
 
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ('brightness', 'contrast', 'saturation'):
-            _check(name, getattr(self, name), 0, math.inf)
-        _check('hue', self.hue, 0, 0.5)
+    brightness: NotNegative = 0.0
+    contrast: NotNegative = 0.0
+    saturation: NotNegative = 0.0
+    hue: Annotated[float, number(least=0, most=0.5)] = 0.0
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> the same scene in other light."""
@@ -147,10 +133,7 @@ class ColourJitter(Augmentation):
 class Rotation(Augmentation):
     """Turn about the centre by an angle from [-degrees, degrees], bilinear; corners that open are black."""
 
-    degrees: float
-
-    def __post_init__(self) -> None:
-        _check('degrees', self.degrees, 0, 180)
+    degrees: Annotated[float, number(least=0, most=180)]
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> the turned image."""
@@ -165,11 +148,11 @@ class Affine(Augmentation):
     The shift is drawn in whole pixels from [-translate, translate] times the width, and the height.
     """
 
-    translate: float = 0.0
+    translate: Chance = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        _check('translate', self.translate, 0, 1)
+        super().__post_init__()
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise UserError(f'scale={self.scale} is not a range of factors. Set it to (low, high), 0 < low <= high.')
 
@@ -202,12 +185,6 @@ def _to_pillow(image: np.ndarray) -> Image.Image:
 def _to_array(picture: Image.Image) -> np.ndarray:
     array = np.array(picture)
     return array[..., None] if array.ndim == 2 else array
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high or math.isinf(value):
-        allowed = f'{low} or more' if math.isinf(high) else f'from {low} to {high}'
-        raise UserError(f'{name}={value} is out of range. Set {name} to a number {allowed}.')
 
 
 AUGMENTATIONS = Registry(

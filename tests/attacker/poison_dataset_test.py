@@ -233,7 +233,7 @@ def test_replicate_by_hand():
     [
         ({'replicas': 3}, 'set both, or neither'),
         ({'poison_replicas': True}, 'there are no replicas'),
-        ({'sources': [11]}, 'choose from 0 to 9'),
+        ({'sources': [11]}, 'sources=.* choose 0 to 9'),
         ({'more': {'b': {'target': 12}}}, r'more.b.target=12'),
         ({'more': {'b': {'corner': 'middle'}}}, 'corner=.*bottom_left, bottom_right'),
         ({'more': {'b': {'scheme': 'clean_label'}}}, 'scheme cannot differ; choose from colours'),
