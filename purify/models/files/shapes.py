@@ -20,7 +20,7 @@ from purify.core.randomness import stream_rng
 from purify.core.types import Settings
 from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.files.hub import COMPONENTS
-from purify.models.files.pipelines import NETWORKS, Pipeline
+from purify.models.files.pipelines import NETWORKS, Pipeline, told_class
 from purify.models.files.weights import abstract_model
 
 SPREAD = 0.02  # deviation of biases and embeddings
@@ -58,25 +58,21 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
     """The pipeline of `random_pipeline` before its weights are drawn: `jax.ShapeDtypeStruct`s, which cost nothing."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
-    names = {name: _SHAPED_AS.get(name, name) for name in COMPONENTS[PIPELINES[kind]] if name != 'tokenizer'}
+    names: dict[str, str] = {name: _SHAPED_AS.get(name, name) for name in COMPONENTS[PIPELINES[kind]] if name != 'tokenizer'}
     able = [name for name, parts in SHAPES.items() if set(names.values()) <= set(parts)]
     if shapes not in able:
         raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.')
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
-    networks = {name: NETWORKS[_class_of(config)] for name, config in configs.items() if _class_of(config) in NETWORKS}
+    networks = {name: NETWORKS[told_class(config)] for name, config in configs.items() if told_class(config) in NETWORKS}
     parts: Settings = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
     return Pipeline(PIPELINES[kind], parts)
 
 
-def _class_of(config: Mapping[str, Any]) -> str:
-    return config.get('_class_name') or config.get('architectures', [''])[0]
-
-
 def random_network(config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32') -> nnx.Module:
     """The network of a config.json with random weights that keep the size of what flows through it; none of them is zero."""
-    module = abstract_model(NETWORKS[_class_of(config)], config, dtype=dtype)
+    module = abstract_model(NETWORKS[told_class(config)], config, dtype=dtype)
     _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
     return module
 

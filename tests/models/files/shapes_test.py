@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
 from purify.models.files.hub import COMPONENTS
+from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
 from purify.models.files.shapes import PIPELINES, SHAPES, byte_tokenizer, random_network, random_pipeline
 from purify.models.files.weights import abstract_model
 
