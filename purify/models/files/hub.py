@@ -14,7 +14,7 @@ INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')
-COMPONENTS = {  # what image variation needs of each kind of pipeline
+COMPONENTS: dict[str, tuple[str, ...]] = {  # what image variation needs of each kind of pipeline
     'StableDiffusionImageVariationPipeline': ('image_encoder', 'unet', 'vae', 'scheduler', 'feature_extractor'),
     'VersatileDiffusionImageVariationPipeline': _VERSATILE,
     'VersatileDiffusionPipeline': _VERSATILE,
