@@ -9,7 +9,6 @@ from purify.core.types import Facts
 from purify.models.diffusers.config_checks import MOST
 from purify.models.diffusers.model_config import ModelConfig
 
-HIDDEN_ACTS = ('quick_gelu', 'gelu')
 _NO_MATTER = (  # what transformers writes into any config.json and what does not change a forward pass
     *('architectures', 'model_type', 'transformers_version', 'dtype', 'torch_dtype', 'return_dict', 'id2label', 'label2id'),
     'attention_dropout',  # of training
@@ -33,7 +32,7 @@ class CLIPConfig(ModelConfig):
     hidden_act: str = 'quick_gelu'
     layer_norm_eps: float = 1e-5
 
-    ALLOWED: ClassVar = {'hidden_act': HIDDEN_ACTS}
+    ALLOWED: ClassVar = {'hidden_act': ('quick_gelu', 'gelu')}
     COUNTS: ClassVar = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
     POSITIVES: ClassVar = ('layer_norm_eps',)
     NO_MATTER: ClassVar = frozenset(_NO_MATTER)
