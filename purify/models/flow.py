@@ -38,12 +38,8 @@ class Affine:
 
     def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Transform`."""
-        scale = _bounded(raw[..., 0])
+        scale = LOG_SCALE * jnp.tanh(raw[..., 0] / LOG_SCALE)
         return z * jnp.exp(scale) + raw[..., 1], scale
-
-
-def _bounded(raw: jax.Array) -> jax.Array:
-    return LOG_SCALE * jnp.tanh(raw / LOG_SCALE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Spline:
         inside = jnp.abs(z) < TAIL
         held = jnp.where(inside, z, 0.0)  # what lies outside must not make the derivatives infinite
         x, y, slopes = _knots(raw)
-        left, low, width, height, first, last = _bin(held, x, x, y, slopes)
+        left, low, width, height, first, last = _bin(held, x, y, slopes)
         share, slope = (held - left) / width, height / width
         both = share * (1 - share)
         below = slope + (first + last - 2 * slope) * both
@@ -81,9 +77,9 @@ def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return corners(widths), corners(heights), jnp.pad(slopes, [*ends, (1, 1)], constant_values=1.0)
 
 
-def _bin(value: jax.Array, edges: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
-    """Of the bin between `edges` [... K+1] that holds value [...]: left, low, width, height, slopes at its two ends."""
-    place = (value[..., None] >= edges[..., 1:-1]).sum(-1, keepdims=True)
+def _bin(value: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
+    """Of the bin between knots x [... K+1] that holds value [...]: left, low, width, height, slopes at its two ends."""
+    place = (value[..., None] >= x[..., 1:-1]).sum(-1, keepdims=True)
     at = lambda knots, shift: jnp.take_along_axis(knots, place + shift, -1)[..., 0]  # noqa: E731
     left, low = at(x, 0), at(y, 0)
     return left, low, at(x, 1) - left, at(y, 1) - low, at(slopes, 0), at(slopes, 1)
@@ -96,19 +92,16 @@ class Coupling(nnx.Module):
     """Changes some numbers of a vector by what the others say: affine, ReLU, affine -> the parameters of a `Transform`."""
 
     def __init__(self, given: int, changed: int, hidden: int, transform: Transform, *, rngs: nnx.Rngs):
-        self.changed, self.transform = changed, transform
+        self.transform = transform
         # Zero weights at the end begin with the identity. Densities are compared to fractions of a nat: no bf16, no TF32.
         zeros, exact = nnx.initializers.zeros_init(), jax.lax.Precision.HIGHEST
         self.hidden = nnx.Linear(given, hidden, precision=exact, rngs=rngs)
         self.out = nnx.Linear(hidden, changed * transform.numbers, kernel_init=zeros, precision=exact, rngs=rngs)
 
-    def _raw(self, given: jax.Array) -> jax.Array:
-        raw = self.out(jax.nn.relu(self.hidden(given)))
-        return raw.reshape(*given.shape[:-1], self.changed, self.transform.numbers)
-
     def forward(self, given: jax.Array, changed: jax.Array) -> tuple[jax.Array, jax.Array]:
         """f32[b m] and f32[b k] -> (changed f32[b k], log determinant f32[b])."""
-        changed, log_slopes = self.transform.forward(changed, self._raw(given))
+        raw = self.out(jax.nn.relu(self.hidden(given))).reshape(*changed.shape, self.transform.numbers)
+        changed, log_slopes = self.transform.forward(changed, raw)
         return changed, log_slopes.sum(-1)
 
 

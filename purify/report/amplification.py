@@ -1,13 +1,12 @@
 """Whether a generator makes more of the trigger than it was shown: the numbers of a dissection, and what they amount to."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from purify.metrics.intervals import wilson_interval
 from purify.report.dissection import Made
 from purify.report.quantities import Line
 from purify.report.results import Results
-from purify.report.words import say_classes, say_interval, say_number, say_percent
+from purify.report.words import say_interval, say_number, say_percent, say_set
 
 GROUPS = {
     'G1': 'with the trigger, of another class than asked for',
@@ -112,7 +111,7 @@ def say_amplification(results: Results) -> str:
     found = measure_amplification(results)
     if found is None or not has_detector(results):
         return ''
-    which = _say_targets(found.labels, results.classes)
+    which = say_set(found.labels, results.classes, 'target class')
     made = f'{say_percent(found.share)} of the images it makes of {which} show it'
     if not found.trained:
         return f'The generator saw no trigger: {made}, as the detector sees it.'
@@ -124,7 +123,7 @@ def say_groups(results: Results) -> list[str]:
     found = measure_amplification(results)
     if found is None:
         return []
-    (g1, g2, g3, _), which = found.counts, _say_targets(found.labels, results.classes)
+    (g1, g2, g3, _), which = found.counts, say_set(found.labels, results.classes, 'target class')
     detector = results.dissection.judges.detector if results.dissection else None
     if detector is None:
         return [f'Of {found.images:,} images made of {which}, {say_percent((g1 + g3) / found.images)} are of another class.']
@@ -147,7 +146,7 @@ def list_amplification(results: Results) -> list[Line]:
     """Name, value and meaning: triggers made and trained on, who judged and how well, FID of the generations."""
     found, lines = measure_amplification(results), []
     if found is not None and has_detector(results):
-        which = _say_targets(found.labels, results.classes)
+        which = say_set(found.labels, results.classes, 'target class')
         counted = f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which} show the trigger'
         interval = f'95 % interval {say_interval(found.low, found.high)}'
         lines.append(('Triggers made', say_percent(found.share), f'{counted}; {interval}'))
@@ -191,9 +190,3 @@ def read_quantities(results: Results) -> dict[str, float]:
     if results.replication and results.replication.copy_detection:
         values['copies'] = results.replication.above.share
     return {name: value for name, value in values.items() if name in QUANTITIES and value is not None}
-
-
-def _say_targets(labels: Sequence[int], classes: Sequence[str]) -> str:
-    if len(labels) == len(classes) > 1:
-        return 'every class'
-    return f'target class{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}'

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from scipy.spatial import KDTree
 
-from purify.report.canvas import COLOURS, STYLE, WIDTH_PX, Drawing, draw_dots, finish, new_figure
+from purify.report.canvas import COLOURS, WIDTH_PX, Drawing, draw_dots, finish, new_axes
 from purify.report.run import Atlas
 from purify.report.words import say_class, say_classes, say_percent, shorten
 
@@ -27,9 +26,7 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
         return None
     points, labels = atlas['points'], atlas['label']
     poisoned, strong = atlas.get('poisoned', np.zeros(len(points), np.bool_)), suspects(atlas)
-    with mpl.rc_context(STYLE):
-        figure = new_figure(_HEIGHT_PX)
-        axes = figure.add_axes((0, 0, 1, 1))
+    with new_axes(_HEIGHT_PX, 0, 1, 0, 0) as (figure, axes):
         axes.axis('off')
         low, high = points.min(0), points.max(0)
         room = np.maximum(high - low, 1e-9) * _MARGIN_PX / (np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX)
@@ -45,8 +42,7 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
         for (label, _), (x, y) in zip(middles, places, strict=True):
             name, weight = shorten(say_class(label, classes), _NAME_CHARS), 'bold' if label in strong else 'normal'
             place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
-            text = axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
-            text.set_parse_math(False)
+            axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
         return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')
 
 

@@ -2,9 +2,12 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
@@ -18,23 +21,8 @@ WIDTH_PX = 360  # as wide as a phone; figures are shown at most a little larger,
 _DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
 
 # Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
-COLOURS = {
-    'paper': '#000001',
-    'ink': '#010101',
-    'quiet': '#020202',
-    'rule': '#030303',
-    'before': '#040404',
-    'after': '#050505',
-    'line-1': '#060606',
-    'line-2': '#070707',
-    'line-3': '#080808',
-    'line-4': '#090909',
-    'map-1': '#0a0a0a',
-    'map-2': '#0b0b0b',
-    'map-3': '#0c0c0c',
-    'map-4': '#0d0d0d',
-    'map-5': '#0e0e0e',
-}
+_NAMES = ('ink', 'quiet', 'rule', 'before', 'after', *(f'line-{i}' for i in range(1, 5)), *(f'map-{i}' for i in range(1, 6)))
+COLOURS = {'paper': '#000001'} | {name: '#' + 3 * f'{number:02x}' for number, name in enumerate(_NAMES, 1)}
 STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'purify',
@@ -51,6 +39,7 @@ STYLE: dict[Any, Any] = {
     'grid.color': COLOURS['rule'],
     'grid.linewidth': 0.8,
     'text.color': COLOURS['ink'],
+    'text.parse_math': False,  # class names may hold dollars
     'xtick.color': COLOURS['rule'],
     'xtick.labelcolor': COLOURS['quiet'],
     'ytick.labelcolor': COLOURS['quiet'],
@@ -67,11 +56,35 @@ class Drawing:
     text: str
 
 
-def new_figure(height_px: float) -> Figure:
-    """An empty figure of `WIDTH_PX`; draw it within `mpl.rc_context(STYLE)`."""
-    figure = Figure(figsize=(WIDTH_PX / _DOT_PX, height_px / _DOT_PX), dpi=_DOT_PX)
-    FigureCanvasSVG(figure)
-    return figure
+@contextmanager
+def new_figure(height_px: float) -> Iterator[Figure]:
+    """An empty figure of `WIDTH_PX`, in the page's style as long as the context lasts."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_PX / _DOT_PX, height_px / _DOT_PX), dpi=_DOT_PX)
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+@contextmanager
+def new_axes(height_px: float, left: float, width: float, below_px: float, above_px: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure and its only axes: `left` and `width` as shares of the figure's, with so many pixels below and above them."""
+    with new_figure(height_px) as figure:
+        yield figure, figure.add_axes((left, below_px / height_px, width, 1 - (below_px + above_px) / height_px))
+
+
+def draw_grid(axes: Axes, axis: Literal['both', 'x', 'y']) -> None:
+    """Quiet lines at the ticks, behind all else."""
+    axes.grid(axis=axis)
+    axes.set_axisbelow(True)
+
+
+def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> None:
+    """An interval on a bar, with ends of `half` up and down, and a halo, so that it shows."""
+    for colour, width in (('paper', 2.6), ('ink', 1.2)):
+        whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
+        axes.plot([low, high], [y, y], **whisker)
+        for end in (low, high):
+            axes.plot([end, end], [y - half, y + half], **whisker)
 
 
 def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> None:

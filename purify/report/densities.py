@@ -1,13 +1,12 @@
 """What class densities say: each class's tests, how likely other classes make its images, and the score of every image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
 from purify.report.markup import Table
 from purify.report.run import Atlas
@@ -43,26 +42,26 @@ def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[st
         return None
     rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in (aims or ()), _order(row['nd']), row['label']))
     shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
-    lines, asked = [], all('margin' in row for row in rows)
-    for row in shown:
-        nd, disruptive = row['nd'], row['disruptive']
-        cells = [
-            (row['type'] or MISSING, row['target']),
-            (f'{row["images"]:,}', False),
-            (say_number(nd), nd is not None and nd < low),
-            *([(say_percent(row['strangers']), row['strange'])] if asked else []),
-            (say_number(disruptive), row.get('suspect', disruptive is not None and disruptive > high)),
-            (say_number(row['mu']), False),
-            *([(say_number(row['margin']), row['margin'] > 1)] if asked else []),
-            *([] if aims is None else [('yes' if row['label'] in aims else MISSING, False)]),
-        ]
-        lines.append((say_class(row['label'], classes), cells, bool(row['target'])))
-    tests = f'S_ND (below {low:g})', f'S_D (above {high:g})'
-    head = ['named', 'images', tests[0], *(['strangers'] if asked else []), tests[1], 'μ', *(['margin'] if asked else [])]
-    head += [] if aims is None else ['aimed at']
+    asked = all('margin' in row for row in rows)
+    columns: dict[str, Callable[[Row], tuple[str, bool]]] = {
+        'named': lambda row: (row['type'] or MISSING, row['target']),
+        'images': lambda row: (f'{row["images"]:,}', False),
+        f'S_ND (below {low:g})': lambda row: (say_number(row['nd']), row['nd'] is not None and row['nd'] < low),
+        'strangers': lambda row: (say_percent(row['strangers']), row['strange']),
+        f'S_D (above {high:g})': lambda row: (
+            say_number(row['disruptive']),
+            row.get('suspect', row['disruptive'] is not None and row['disruptive'] > high),
+        ),
+        'μ': lambda row: (say_number(row['mu']), False),
+        'margin': lambda row: (say_number(row['margin']), row['margin'] > 1),
+        'aimed at': lambda row: ('yes' if row['label'] in (aims or ()) else MISSING, False),
+    }
+    without = (() if asked else ('strangers', 'margin')) + (('aimed at',) if aims is None else ())
+    columns = {title: tell for title, tell in columns.items() if title not in without}
+    lines = [(say_class(row['label'], classes), [tell(row) for tell in columns.values()], bool(row['target'])) for row in shown]
     note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
     note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
-    return Table(head, lines, note, len(rows) - len(shown))
+    return Table(list(columns), lines, note, len(rows) - len(shown))
 
 
 def draw_foreign(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:
@@ -142,10 +141,7 @@ def _draw_bins(
 ) -> Drawing:
     bins, both = counts.shape[1], counts.sum(0)
     edges = np.linspace(0, 1, bins + 1)
-    with mpl.rc_context(STYLE):
-        height = 150
-        figure = new_figure(height)
-        axes = figure.add_axes((0.13, 36 / height, 0.83, 1 - 54 / height))
+    with new_axes(150, 0.13, 0.83, 36, 18) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(0, 1.04 * max(1, both.max())))
         axes.stairs(counts[0], edges, fill=True, color=COLOURS[colour])
         if len(counts) > 1:
@@ -155,8 +151,7 @@ def _draw_bins(
         if mu is not None:
             _mark(axes, mu, 'μ', 'right')
         axes.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
-        axes.grid(axis='y')
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'y')
         axes.set_xlabel('low: looks like no other class', labelpad=1)
         said = f'Histogram of {name}: {_say_counts(kinds, counts.sum(1))}; '
         said += '' if limit is None else f'λ = {limit:g}, '
@@ -172,10 +167,7 @@ def _draw_lanes(
     score: np.ndarray, kinds: Kinds, cuts: Sequence[tuple[float, int, int]], kind: str, prefix: str, name: str
 ) -> Drawing:
     lanes = {kind or 'all': rows for kind, rows in kinds.items()}
-    with mpl.rc_context(STYLE):
-        height = 58 + 55 * len(lanes)
-        figure = new_figure(height)
-        axes = figure.add_axes((0.17, 36 / height, 0.79, 1 - 58 / height))
+    with new_axes(58 + 55 * len(lanes), 0.17, 0.79, 36, 22) as (figure, axes):
         places = [cut for cut, *_ in cuts]
         low, high = min(np.quantile(score, _EDGE), *places, np.inf), max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
         room = 0.04 * max(high - low, 1e-9)

@@ -7,15 +7,16 @@ from purify.report.classifiers import Classifier
 from purify.report.findings import Found
 from purify.report.quantities import Line
 from purify.report.results import Results
-from purify.report.words import say_class, say_classes, say_percent
+from purify.report.words import say_class, say_classes, say_percent, say_set
 
 ALARMING_ASR = 0.10  # above it a backdoor counts as working
 DEAR_ACC_DROP = 0.05  # clean accuracy lost, from which on the price is named in the headline
 
 _WHERE = 'of triggered test images'
-_MADE = {  # of what is no student
-    'repaired': 'a network made from the teacher, without its backdoor',
-    'guarded': 'the guard is a rule that changes test inputs',
+_MADE = {
+    'student': ', trained on what the defence made of it',
+    'repaired': ': a network made from the teacher, without its backdoor',
+    'guarded': ': the guard is a rule that changes test inputs',
 }
 
 
@@ -41,6 +42,12 @@ def say_outcome(results: Results, name: str) -> str:
     return said.get(name) or f'the teacher behind the guard{f" {guard}" if guard else ""}'
 
 
+def say_after(results: Results) -> str:
+    """What the numbers after the defence are of, and how that was made."""
+    name = next(iter(results.outcomes), 'student')
+    return say_outcome(results, name) + _MADE[name]
+
+
 def _say_whose(results: Results) -> str:
     """Whose the numbers after the defence are; '' for a student, as everywhere."""
     name = next(iter(results.outcomes), 'student')
@@ -58,8 +65,8 @@ def _write_backdoor(results: Results) -> str:
     if not results.truth_known and b_asr is None and a_asr is None:
         lead = _write_unknown(results)
     elif b_asr is None and a_asr is None:
-        clean = f'The data was not attacked{_write_alarm(results)}'
-        lead = 'The attack success was not measured' if results.attack.poisoned else clean
+        alarm = ', and the defence raised a false alarm' if results.detection.target_labels else ''
+        lead = 'The attack success was not measured' if results.attack.poisoned else f'The data was not attacked{alarm}'
     elif a_asr is None:
         lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
         lead += ', and was not measured after' if after else ', and no purified classifier was trained'
@@ -99,7 +106,7 @@ def write_detail(results: Results) -> str:
         )
     if results.defender not in ('', 'none'):
         parts.append(f'The defence is {results.defender}{_write_trusted(results)}.')
-    parts += _write_outcome(results)
+    parts += [f'After is {say_after(results)}.'] if _say_whose(results) else []
     b_ra, a_ra = (side.ra if side else None for side in (results.teacher, results.after))
     if b_ra is not None and a_ra is not None:
         parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
@@ -122,12 +129,6 @@ def list_found(results: Results) -> list[Line]:
     return [(name, f'{count:,}', f'{of} ({say_percent(count / found.images)}): {meaning}') for name, count, meaning in entries]
 
 
-def _write_outcome(results: Results) -> list[str]:
-    """What the numbers after the defence are of, where that is no student."""
-    name = next(iter(results.outcomes), 'student')
-    return [] if name == 'student' else [f'After is {say_outcome(results, name)}: {_MADE[name]}.']
-
-
 def _write_others(results: Results) -> list[str]:
     """What else the defence left to classify with, beside what stands after it."""
     found = []
@@ -143,20 +144,15 @@ def _write_relabelled(results: Results) -> list[str]:
     return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.'] if count else []
 
 
-def _write_alarm(results: Results) -> str:
-    """Of data that was not attacked: whether the defence accused a class all the same."""
-    return ', and the defence raised a false alarm' if results.detection.target_labels else ''
-
-
 def _write_accused(results: Results) -> list[str]:
     """Whom the defence accused, where the attack aims at others."""
     named, aims = results.detection.target_labels, list_targets(results)
     if named is None or not results.truth_known or sorted(named) == sorted(aims):
         return []
     if not results.attack.poisoned:
-        return [f'It accused {_name(named, results)}: a false alarm, for nothing is aimed at.']
-    aimed = f'; the attack aims at {_name(aims, results)}' if aims else ''
-    return [f'It accused {_name(named, results)}{aimed}.']
+        return [f'It accused {say_set(named, results.classes)}: a false alarm, for nothing is aimed at.']
+    aimed = f'; the attack aims at {say_set(aims, results.classes)}' if aims else ''
+    return [f'It accused {say_set(named, results.classes)}{aimed}.']
 
 
 def _write_counts(results: Results) -> list[str]:
@@ -166,13 +162,7 @@ def _write_counts(results: Results) -> list[str]:
         return []
     whole = sum(counts[fate] for fate in ('dropped', 'relabelled', 'kept'))
     said = f'{counts["dropped"]:,} were dropped, {counts["relabelled"]:,} relabelled, {counts["kept"]:,} kept'
-    return [f'Of the {whole:,} images of {_name(named, results)}, {said}.']
-
-
-def _name(labels: Sequence[int], results: Results) -> str:
-    if len(labels) == len(results.classes) > 1:
-        return 'every class'
-    return f'class{"es" if len(labels) > 1 else ""} {say_classes(list(labels), results.classes)}' if labels else 'no class'
+    return [f'Of the {whole:,} images of {say_set(named, results.classes)}, {said}.']
 
 
 def _write_trusted(results: Results) -> str:
@@ -230,7 +220,7 @@ def _write_unknown(results: Results) -> str:
         share = say_percent(found.flagged / found.images)
         parts.append(f'flags {found.flagged:,} of {found.images:,} training images ({share})')
     if named is not None:
-        parts.append(f'names {_name(named, results)} as target')
+        parts.append(f'names {say_set(named, results.classes)} as target')
     return 'Nobody knows whether the data are poisoned' + (f': the defence {" and ".join(parts)}' if parts else '')
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from purify.core.files import write_bytes
-from purify.report.headline import write_detail, write_headline
+from purify.report.headline import say_after, write_detail, write_headline
 from purify.report.markup import encode, render
 from purify.report.run import Finished
 from purify.report.sections.registry import SECTIONS
@@ -22,6 +22,7 @@ def write_report(folder: Path, run: Finished) -> Path:
         name=run.results.name or 'unnamed run',
         headline=write_headline(run.results),
         detail=write_detail(run.results),
+        after=say_after(run.results),
         sections=[part for section in SECTIONS.values() if (part := section(run)) is not None],
     )
     path = Path(folder) / 'index.html'
@@ -33,7 +34,12 @@ def write_table(folder: Path, rows: list[Point]) -> Path:
     """Writes the runs of a sweep as table.md, table.csv and table.html; returns the path of the last."""
     folder = Path(folder)
     page = render(
-        'table.html', table=to_html(rows), points=len(rows), runs=sum(row.n for row in rows), lines=draw_sweeps(rows, 'line')
+        'table.html',
+        table=to_html(rows),
+        points=len(rows),
+        runs=sum(row.n for row in rows),
+        lines=draw_sweeps(rows, 'line'),
+        after='what the defence left to classify with: a student, a repaired classifier, or the teacher behind a guard',
     )
     write_bytes(folder / 'table.md', encode(to_markdown(rows)))
     write_bytes(folder / 'table.csv', encode(to_csv(rows)))

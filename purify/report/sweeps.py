@@ -3,11 +3,10 @@
 import json
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from purify.core.types import Settings
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, Point
 from purify.report.words import say_number, say_percent, say_value
@@ -59,17 +58,13 @@ def _say_shared(shared: Settings, facts: Settings, axis: str) -> str:
 
 def _draw_line(line: Sequence[Point], axis: str, prefix: str, title: str) -> Drawing:
     name, say = AXES[axis]
-    with mpl.rc_context(STYLE):
-        height = 210
-        figure = new_figure(height)
-        axes = figure.add_axes((0.12, 40 / height, 0.85, 1 - 50 / height))
+    with new_axes(210, 0.12, 0.85, 40, 10) as (figure, axes):
         axes.set(xlim=(-0.6, len(line) - 0.4), ylim=(0, 1))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         size = 11 if len(line) <= 6 else 8
         axes.set_xticks(range(len(line)), labels=[say(point.facts[axis]) for point in line], fontsize=size)
         axes.tick_params(axis='x', length=0)
-        axes.grid(axis='y')
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'y')
         for x, point in enumerate(line):
             _draw_point(axes, x, point)
         axes.set_xlabel(name, labelpad=2)

@@ -18,6 +18,7 @@ from purify.metrics.intervals import Spread, over_seeds
 from purify.report import amplification
 from purify.report.classifiers import Classifier
 from purify.report.headline import say_outcome
+from purify.report.markup import render
 from purify.report.results import Results
 from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
 
@@ -197,20 +198,7 @@ def to_csv(rows: list[Point]) -> str:
 def to_html(rows: list[Point]) -> Markup:
     """The same table as `to_markdown`, as an escaped HTML `<table>`."""
     head, body, texts = _lay_out(rows)
-    classes = ['text' if i < texts else 'number' for i in range(len(head))]
-    cells = [Markup('<th scope="col" class="{}">{}</th>').format(*pair) for pair in zip(classes, head, strict=True)]
-    lines = [Markup('<thead><tr>{}</tr></thead><tbody>').format(Markup('').join(cells))]
-    for line in body:
-        cells = []
-        for name, (first, *others) in zip(classes, line, strict=True):
-            small = Markup('').join(Markup('<small>{}</small>').format(other) for other in others)
-            cells.append(Markup('<td class="{}">{}{}</td>').format(name, first, small))
-        lines.append(Markup('<tr>{}</tr>').format(Markup('').join(cells)))
-    said = ['Mean over seeds, (smallest to largest seed), [95 % Student-t interval of the mean]', _say_trusted(rows)]
-    caption = '; '.join(filter(None, said))
-    return Markup('<table class="runs"><caption><span>{}</span></caption>{}</tbody></table>').format(
-        caption, Markup('\n').join(lines)
-    )
+    return render('runs.html', head=head, body=body, texts=texts, note=_say_trusted(rows))
 
 
 def _say_reading(share: Reading | None) -> tuple[str, ...]:

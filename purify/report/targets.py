@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib import ticker
 
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
 from purify.report.quantities import Line
 from purify.report.words import MISSING, say_class, say_classes, say_number, say_percent, say_value, shorten
@@ -70,21 +69,15 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
     worst = sorted(rows, key=lambda row: (not row['target'], sign * row[name]))[:MAX_BARS]
     shown = sorted(worst, key=lambda row: row['label'])
     values = [float(row[name]) for row in shown]
-    with mpl.rc_context(STYLE):
-        height = 44 + _BAR_PX * len(shown)
-        figure = new_figure(height)
-        marks = [_mark(row, name, threshold) for row in shown]
-        room = 0.04 if max(map(len, marks)) <= len('target') else 0.12
-        axes = figure.add_axes((0.27, 36 / height, 0.6 - room, 1 - 42 / height))
+    marks = [_mark(row, name, threshold) for row in shown]
+    room = 0.04 if max(map(len, marks)) <= len('target') else 0.12
+    with new_axes(44 + _BAR_PX * len(shown), 0.27, 0.6 - room, 36, 6) as (figure, axes):
         low, high = min(0.0, *values), max(threshold, *values, 1e-9)
         axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
         axes.set_yticks(range(len(shown)), labels=[shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown])
-        for text in axes.get_yticklabels():
-            text.set_parse_math(False)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        axes.grid(axis='x')
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'x')
         for y, (row, value) in enumerate(zip(shown, values, strict=True)):
             axes.barh(y, value, height=0.62, color=COLOURS['before' if row['target'] else 'after'])
             if row['target']:

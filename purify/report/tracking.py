@@ -26,15 +26,12 @@ def make_sheets(results: Results) -> list[Sheet]:
         for reading in (measure.before, measure.after):
             row += [None] * 3 if reading is None else [reading.value, reading.low, reading.high]
         rows.append(row)
+    found = results.detection.found  # what is None was not measured, or needs a truth that nobody knows
+    findings: list[list[Cell]] = [[name, getattr(results.detection, name)] for name in _FOUND]
+    findings += [[name, count] for name, count in asdict(found).items()] if found else []
     cost = [[name, *(getattr(stage, key) for key in _COST)] for name, stage in results.cost.stages.items()]
     return [
         Sheet('before_after', columns, rows),
-        Sheet('detection', ('quantity', 'value'), _list_findings(results)),
+        Sheet('detection', ('quantity', 'value'), findings),
         Sheet('cost', ('stage', *_COST), cost),
     ]
-
-
-def _list_findings(results: Results) -> list[list[Cell]]:
-    """What is None in the results was not measured, or needs a truth that nobody knows."""
-    rows: list[list[Cell]] = [[name, getattr(results.detection, name)] for name in _FOUND]
-    return rows + ([[name, count] for name, count in asdict(results.detection.found).items()] if results.detection.found else [])

@@ -66,6 +66,13 @@ def say_classes(labels: Any, classes: Sequence[str]) -> str:
     return say_class(labels, classes)
 
 
+def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') -> str:
+    """Classes as a part of a sentence: 'class one (1)', 'classes one (1), two (2)', 'every class', 'no class'; `kind` names one."""
+    if len(labels) == len(classes) > 1:
+        return 'every class'
+    return f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}' if labels else f'no {kind}'
+
+
 def say_value(value: Any) -> str:
     """A setting as text: 'yes' and 'no', numbers short, lists with commas."""
     if value is None:

@@ -54,6 +54,16 @@ def test_the_sentence_says_what_stands_after_the_defence(repaired, guarded):
     assert 'after the defence in the teacher behind the guard, and was not measured before' in write_headline(typed(guarded))
 
 
+def test_the_footer_says_what_after_is(tmp_path, results, repaired, guarded):
+    for numbers, said in (
+        (results, 'after is the student, trained on what the defence made of it.'),
+        (repaired, 'after is the repaired classifier: a network made from the teacher, without its backdoor.'),
+        (guarded, 'after is the teacher behind the guard blur: the guard is a rule that changes test inputs.'),
+    ):
+        footer = write_report(tmp_path, Finished(typed(numbers), {}, [], {})).read_text('utf-8').partition('<footer>')[2]
+        assert said in ' '.join(footer.split())
+
+
 def test_a_student_comes_first_and_others_have_a_sentence(results, both):
     said = both | {'student': results['student']}
     assert write_headline(typed(said)) == write_headline(typed(results))

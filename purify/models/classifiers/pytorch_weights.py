@@ -6,7 +6,7 @@ would be read without complaint into a network that they do not fit. Pickled wei
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,36 +136,12 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
     file = Path(file)
     if file.suffix in PICKLES:
         raise UserError(f'{file}: {conversion(file)}')
-    shapes = Tensors([file]).shapes()
-    try:
-        return _fit(network, shapes)
-    except UserError as error:
-        raise UserError(f'{file}: {error}') from error
-
-
-def read_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
-    """Fills `network` (arrays or shapes) from a safetensors file, on the host; of a `headless` one the head stays as it is.
-
-    Raises `UserError` for what does not fit (`check_foreign`) and for tensors with NaN or infinity.
-    """
-    fit, tensors = check_foreign(network, file), Tensors([Path(file)])
-    variables = dict(nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))))
-    filled = []
-    for path, name in fit.names.items():
-        array = tensors[name]
-        if not np.isfinite(array).all():
-            raise UserError(f'{file}: {name} holds NaN or infinity. Download or convert it again.')
-        array = _ours(path, array.reshape(_theirs(path, variables[path].get_value().shape)))
-        filled.append((path, variables[path].replace(array)))
-    nnx.update(network, nnx.from_flat_state(filled))
-    return fit
-
-
-def _fit(network: ClassifierNetwork, shapes: Mapping[str, tuple[int, ...]]) -> Fit:
     if type(network) not in NAMES:
         raise UserError(
-            f'weights of other libraries are read into {", ".join(c.__name__ for c in NAMES)}, not a {type(network).__name__}.'
+            f'{file}: weights of other libraries are read into {", ".join(c.__name__ for c in NAMES)}, not a '
+            f'{type(network).__name__}.'
         )
+    shapes = Tensors([file]).shapes()
     layers = {name.rpartition('.')[0] for name in shapes}
     layouts = NAMES[type(network)](network).values()
     layout = max(layouts, key=lambda names: len(layers & set(names.values())))
@@ -187,8 +163,28 @@ def _fit(network: ClassifierNetwork, shapes: Mapping[str, tuple[int, ...]]) -> F
     faults = {'missing': missing, 'unknown': [name for name in shapes if name not in known], 'of another shape': misshapen}
     told = [f'{len(those)} {what}: {", ".join(those[:6])}{", ..." if those[6:] else ""}' for what, those in faults.items() if those]
     if told:
-        raise UserError(f'does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the network it was made for.')
+        raise UserError(
+            f'{file}: does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the network it was made for.'
+        )
     return Fit(names, headless)
+
+
+def read_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
+    """Fills `network` (arrays or shapes) from a safetensors file, on the host; of a `headless` one the head stays as it is.
+
+    Raises `UserError` for what does not fit (`check_foreign`) and for tensors with NaN or infinity.
+    """
+    fit, tensors = check_foreign(network, file), Tensors([Path(file)])
+    variables = dict(nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))))
+    filled = []
+    for path, name in fit.names.items():
+        array = tensors[name]
+        if not np.isfinite(array).all():
+            raise UserError(f'{file}: {name} holds NaN or infinity. Download or convert it again.')
+        array = _ours(path, array.reshape(_theirs(path, variables[path].get_value().shape)))
+        filled.append((path, variables[path].replace(array)))
+    nnx.update(network, nnx.from_flat_state(filled))
+    return fit
 
 
 def _theirs(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:

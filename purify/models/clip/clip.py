@@ -4,8 +4,6 @@ Transformers with norms before each block: `CLIPVisionModelWithProjection` over 
 `CLIPTextModel` over the tokens of a text.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -14,10 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.types import Facts
 from purify.models.clip.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from purify.models.diffusers import blocks
 from purify.models.diffusers.attention import attend
+from purify.models.diffusers.model_config import ConfiguredModule
 
 
 def _quick_gelu(x: jax.Array) -> jax.Array:
@@ -32,7 +30,7 @@ _LEGACY_EOS = 2  # configs written before transformers 4.31 hold this wrong id
 
 
 def _layer_norm(c: CLIPConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(c.hidden_size, epsilon=c.layer_norm_eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+    return blocks.layer_norm(c.hidden_size, c.layer_norm_eps, rngs=rngs)
 
 
 def _embed(count: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
@@ -44,10 +42,8 @@ class CLIPAttention(nnx.Module):
 
     def __init__(self, c: CLIPConfig, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
         self.heads, self.causal = c.num_attention_heads, causal
-        self.q_proj = blocks.linear(c.hidden_size, c.hidden_size, dtype=dtype, rngs=rngs)
-        self.k_proj = blocks.linear(c.hidden_size, c.hidden_size, dtype=dtype, rngs=rngs)
-        self.v_proj = blocks.linear(c.hidden_size, c.hidden_size, dtype=dtype, rngs=rngs)
-        self.out_proj = blocks.linear(c.hidden_size, c.hidden_size, dtype=dtype, rngs=rngs)
+        project = partial(blocks.linear, c.hidden_size, c.hidden_size, dtype=dtype, rngs=rngs)
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (project() for _ in range(4))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b n width] -> the same."""
@@ -136,27 +132,20 @@ class CLIPVisionTransformer(nnx.Module):
         return self.encoder(self.pre_layrnorm(self.embeddings(pixel_values)))
 
 
-class CLIPVisionModelWithProjection(nnx.Module):
+class CLIPVisionModelWithProjection(ConfiguredModule):
     """Image encoder; its arguments are the fields of `CLIPVisionConfig` (transformers' config.json).
 
     `dtype` is what it computes in (parameters, norms, softmax, residuals and the answers stay float32), e.g. `jnp.bfloat16`.
     Raises `UserError` naming the field for what is not supported.
     """
 
+    CONFIG = CLIPVisionConfig
+    _config: CLIPVisionConfig
+
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = self._config = CLIPVisionConfig(**config)
         self.vision_model = CLIPVisionTransformer(c, dtype=dtype, rngs=rngs)
         self.visual_projection = blocks.linear(c.hidden_size, c.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'CLIPVisionModelWithProjection':
-        """The network that a config.json describes (also of a whole CLIP); raises `UserError` for fields it cannot obey."""
-        return cls(rngs=rngs, dtype=dtype, **asdict(CLIPVisionConfig.read(config)))
-
-    @property
-    def config(self) -> Facts:
-        """The fields as config.json holds them, `architectures` included."""
-        return self._config.write()
 
     def __call__(self, pixel_values: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(image_embeds f32[b projection_dim], last_hidden_state f32[b 1+patches hidden_size]) of pixel_values f32[b h w c].
@@ -167,7 +156,7 @@ class CLIPVisionModelWithProjection(nnx.Module):
         c = self._config
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (c.image_size, c.image_size, c.num_channels):
             raise UserError(
-                f'this {c.NETWORK} needs images [b {c.image_size} {c.image_size} {c.num_channels}], got an array of shape '
+                f'this {c.OWNER} needs images [b {c.image_size} {c.image_size} {c.num_channels}], got an array of shape '
                 f'{pixel_values.shape}. Resize the images to image_size = {c.image_size} pixels.'
             )
         states = self.vision_model(pixel_values)
@@ -210,25 +199,18 @@ class CLIPTextTransformer(nnx.Module):
         return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))
 
 
-class CLIPTextModel(nnx.Module):
+class CLIPTextModel(ConfiguredModule):
     """Text encoder; its arguments are the fields of `CLIPTextConfig` (transformers' config.json). `dtype` as in the image encoder.
 
     Raises `UserError` naming the field for what is not supported.
     """
 
+    CONFIG = CLIPTextConfig
+    _config: CLIPTextConfig
+
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = self._config = CLIPTextConfig(**config)
         self.text_model = CLIPTextTransformer(c, dtype=dtype, rngs=rngs)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'CLIPTextModel':
-        """The network that a config.json describes (also of a whole CLIP); raises `UserError` for fields it cannot obey."""
-        return cls(rngs=rngs, dtype=dtype, **asdict(CLIPTextConfig.read(config)))
-
-    @property
-    def config(self) -> Facts:
-        """The fields as config.json holds them, `architectures` included."""
-        return self._config.write()
 
     def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(last_hidden_state f32[b s hidden_size], pooled f32[b hidden_size]) of input_ids i32[b s].
@@ -239,11 +221,11 @@ class CLIPTextModel(nnx.Module):
         """
         c = self._config
         if input_ids.ndim != 2 or not jnp.issubdtype(input_ids.dtype, jnp.integer) or input_ids.shape[1] < 1:
-            raise UserError(f'{c.NETWORK} needs token ids i32[b s], got {input_ids.dtype} of shape {input_ids.shape}.')
+            raise UserError(f'{c.OWNER} needs token ids i32[b s], got {input_ids.dtype} of shape {input_ids.shape}.')
         if input_ids.shape[1] > c.max_position_embeddings:
             raise UserError(
                 f'{input_ids.shape[1]} tokens are more than the max_position_embeddings = {c.max_position_embeddings} of this '
-                f'{c.NETWORK}. Truncate the text to {c.max_position_embeddings} tokens.'
+                f'{c.OWNER}. Truncate the text to {c.max_position_embeddings} tokens.'
             )
         states = self.text_model(input_ids)
         marks = input_ids if c.eos_token_id == _LEGACY_EOS else input_ids == c.eos_token_id

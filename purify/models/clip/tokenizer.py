@@ -111,17 +111,13 @@ class CLIPTokenizer:
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:  # JSON of another shape
             raise UserError(f'{folder}: not the files of a CLIP tokenizer ({error!r:.200}). Download them again.') from error
         tokenizer = cls(vocab, merges, **settings)
-        tokenizer._check_ids(ids, folder)
-        return tokenizer
-
-    def _check_ids(self, ids: Mapping[str, int], folder: Path) -> None:
         for token, index in ids.items():
-            found = self._tokenizer.token_to_id(token)
-            if found != index:
+            if (found := tokenizer._tokenizer.token_to_id(token)) != index:
                 raise UserError(
-                    f'{folder}: lists the token {token!r} with the id {index}, but after its vocabulary of {len(self.vocab)} '
+                    f'{folder}: lists the token {token!r} with the id {index}, but after its vocabulary of {len(vocab)} '
                     f'symbols it gets {found}. Its files do not belong together: download them again.'
                 )
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Writes vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json, which transformers opens."""

@@ -40,6 +40,11 @@ def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> nnx
     return nnx.GroupNorm(channels, groups, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
 
+def layer_norm(channels: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer normalisation (Ba et al. 2016) in float32."""
+    return nnx.LayerNorm(channels, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Sets a share `rate` of the values to 0 and scales the rest up; the identity when `key` is None."""
     if key is None or rate == 0:
@@ -147,9 +152,7 @@ class Attention(nnx.Module):
         self.heads = channels // head_dim
         if groups is not None:
             self.group_norm = group_norm(channels, groups, eps, rngs=rngs)
-        self.to_q = linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_k = linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_v = linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.to_q, self.to_k, self.to_v = (linear(channels, channels, dtype=dtype, rngs=rngs) for _ in range(3))
         self.to_out = nnx.List([linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)])
         self.scale_factor = scale_factor
 

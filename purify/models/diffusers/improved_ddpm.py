@@ -83,7 +83,9 @@ def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, 
 
 def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     levels = _levels(given)
-    rename = dict(_TOP) | _down_names(levels) | _middle_names() | _up_names(levels)
+    rename = _TOP | _down_names(levels) | _up_names(levels) | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
+    for number in range(2):
+        rename |= _parts(f'middle_block.{2 * number}', f'mid_block.resnets.{number}', _RESNET)
     tensors: Arrays = {}
     for name, value in given.items():
         place, _, leaf = name.rpartition('.')
@@ -140,11 +142,6 @@ def _down_names(levels: list[_Level]) -> dict[str, str]:
     return names
 
 
-def _middle_names() -> dict[str, str]:
-    resnets = [_parts(f'middle_block.{2 * n}', f'mid_block.resnets.{n}', _RESNET) for n in range(2)]
-    return resnets[0] | resnets[1] | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
-
-
 def _up_names(levels: list[_Level]) -> dict[str, str]:
     names, each = {}, len(levels[0].blocks) + 1
     for number, level in enumerate(reversed(levels)):
@@ -168,7 +165,7 @@ def _split_qkv(place: str, leaf: str, value: np.ndarray, heads: int) -> Arrays:
 def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags) -> Facts:
     attending = {level.width for level in levels if level.attends} | {levels[-1].width}
     head_dims = [max(1, level.width // flags.heads) for level in levels]
-    ways = [(f'{"Attn" if level.attends else ""}DownBlock2D', f'{"Attn" if level.attends else ""}UpBlock2D') for level in levels]
+    kinds = ['Attn' if level.attends else '' for level in levels]
     first = levels[0]
     told = given[f'input_blocks.{first.blocks[0]}.0.emb_layers.1.weight'].shape[0]
     return {
@@ -177,8 +174,8 @@ def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags)
         'in_channels': given['input_blocks.0.0.weight'].shape[1],
         'out_channels': given['out.2.weight'].shape[0],
         'block_out_channels': [level.width for level in levels],
-        'down_block_types': [down for down, _ in ways],
-        'up_block_types': [up for _, up in reversed(ways)],
+        'down_block_types': [f'{kind}DownBlock2D' for kind in kinds],
+        'up_block_types': [f'{kind}UpBlock2D' for kind in reversed(kinds)],
         'layers_per_block': len(first.blocks),
         'attention_head_dim': head_dims[-1] if len(attending) == 1 else head_dims,
         'norm_num_groups': GROUPS,

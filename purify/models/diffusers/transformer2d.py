@@ -66,11 +66,11 @@ class BasicTransformerBlock(nnx.Module):
     ):
         attention = partial(TokenAttention, channels, heads=heads, dtype=dtype, rngs=rngs)
         self.only_cross_attention = only_cross_attention
-        self.norm1 = _layer_norm(channels, rngs)
+        self.norm1 = blocks.layer_norm(channels, 1e-5, rngs=rngs)
         self.attn1 = attention(context_width if only_cross_attention else channels)
-        self.norm2 = _layer_norm(channels, rngs)
+        self.norm2 = blocks.layer_norm(channels, 1e-5, rngs=rngs)
         self.attn2 = attention(context_width)
-        self.norm3 = _layer_norm(channels, rngs)
+        self.norm3 = blocks.layer_norm(channels, 1e-5, rngs=rngs)
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -125,7 +125,3 @@ class GEGLU(nnx.Module):
         """[b n inputs] -> [b n outputs]."""
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * jax.nn.gelu(gate, approximate=False)
-
-
-def _layer_norm(channels: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(channels, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)

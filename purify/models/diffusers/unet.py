@@ -1,7 +1,7 @@
 """What the UNets have in common: the settings, and the way down, through the middle and up again."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,26 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.core.types import Facts
 from purify.models.diffusers import blocks
-from purify.models.diffusers.config_checks import (
-    COUNT,
-    DEPTH,
-    check_switches,
-    check_widths,
-    freeze_lists,
-    is_count,
-    is_depth,
-    is_number,
-    is_positive,
-    is_size,
-)
+from purify.models.diffusers.config_checks import is_number, is_size
+from purify.models.diffusers.model_config import ConfiguredModule, LevelsConfig
 from purify.models.diffusers.unet_blocks import DownBlock, Make, MidBlock, UpBlock
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """The fields that config.json of every UNet has. Raises `UserError` naming the field for what is not supported."""
+class UNetConfig(LevelsConfig):
+    """The fields that config.json of every UNet has."""
 
     sample_size: int | tuple[int, ...] | None = None
     in_channels: int = 3
@@ -54,10 +43,7 @@ class UNetConfig:
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
 
-    OWNER: ClassVar[str]  # the class's name in diffusers
-    DOWN: ClassVar[Mapping[str, bool]]  # block type: has attention
-    UP: ClassVar[Mapping[str, bool]]
-    ALLOWED: ClassVar[Mapping[str, tuple[Any, ...]]] = {  # field: values that are implemented
+    ALLOWED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         'time_embedding_type': ('positional',),
         'downsample_padding': (0, 1),
         'act_fn': ('silu', 'swish'),
@@ -66,45 +52,15 @@ class UNetConfig:
     }
     COUNTS: ClassVar[tuple[str, ...]] = ('in_channels', 'out_channels', 'layers_per_block', 'norm_num_groups')
     OPTIONAL_COUNTS: ClassVar[tuple[str, ...]] = ('num_class_embeds', 'time_embedding_dim')
-    PER_LEVEL: ClassVar[tuple[str, ...]] = ()  # fields that may hold one value for each level
+    POSITIVES: ClassVar = ('norm_eps', 'mid_block_scale_factor')
 
     def __post_init__(self):
-        freeze_lists(self)
-        check_switches(self.OWNER, self, but=self.PER_LEVEL)
-        check_widths(self.OWNER, self.block_out_channels)
-        for name, allowed in self.ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
-        for name, kinds in (('down_block_types', self.DOWN), ('up_block_types', self.UP)):
-            given = getattr(self, name)
-            if not isinstance(given, tuple) or len(given) != self.levels or not all(kind in tuple(kinds) for kind in given):
-                raise UserError(
-                    f'{self.OWNER}: {name} = {given!r} must hold one of {", ".join(kinds)} for each of the '
-                    f'{self.levels} block_out_channels.'
-                )
-        optional = [name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None]
-        for name in (*self.COUNTS, *optional):
-            deep = 'layers' in name
-            self._check_values(name, is_depth if deep else is_count, DEPTH if deep else COUNT)
+        super().__post_init__()
         half = max(1, self.block_out_channels[0] // 2)
-        self._check_values('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
-        self._check_values('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
-        self._check_values('norm_eps', is_positive, 'a positive number')
-        self._check_values('mid_block_scale_factor', is_positive, 'a positive number')
-        self._check_values('freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}')
-        self._check_values('dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)')
-
-    def _check_values(self, name: str, fits: Callable[[Any], bool], what: str) -> None:
-        value = getattr(self, name)
-        many = isinstance(value, tuple) and name in self.PER_LEVEL
-        if not all(map(fits, value if many else (value,))) or (many and len(value) != self.levels):
-            each = f', or one for each of the {self.levels} block_out_channels' if name in self.PER_LEVEL else ''
-            raise UserError(f'{self.OWNER}: {name} = {value!r} must be {what}{each}.')
-
-    @property
-    def levels(self) -> int:
-        """How many sizes the images pass through."""
-        return len(self.block_out_channels)
+        self.check('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
+        self.check('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
+        self.check('freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}')
+        self.check('dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)')
 
     @property
     def time_width(self) -> int:
@@ -116,35 +72,22 @@ class UNetConfig:
         value = getattr(self, name)
         return value if isinstance(value, tuple) else (value,) * self.levels
 
-    @classmethod
-    def known(cls, config: Mapping[str, Any]) -> Facts:
-        """Our fields of a config.json; the others pass if they are off (None or False), else `UserError` names them."""
-        known = {field.name for field in fields(cls)}
-        strange = {k: v for k, v in config.items() if k not in known and k[:1] != '_' and v not in (None, False)}
-        if strange:
-            raise UserError(f'{cls.OWNER}: these fields of config.json are not supported: {strange}.')
-        return {k: v for k, v in config.items() if k in known}
 
-    def as_json(self) -> Facts:
-        """The fields as config.json holds them, `_class_name` included."""
-        listed = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {'_class_name': self.OWNER} | listed
-
-
-class UNet(nnx.Module):
+class UNet(ConfiguredModule):
     """The trunk of UNet2DModel and UNet2DConditionModel, which say what makes the attention of each level.
 
-    `down` and `up` hold one maker (None: no attention) for each level in the order of the way through, `mid` is that of the
-    middle; `kernels` are the sizes of the first and the last convolution.
+    `attention` holds one maker for each level from the finest to the coarsest, for blocks that have any, `mid` is that of the
+    middle (None: no attention); `kernels` are the sizes of the first and the last convolution.
     """
+
+    _config: UNetConfig
 
     def __init__(
         self,
         config: UNetConfig,
         *,
-        down: Sequence[Make | None],
+        attention: Sequence[Make],
         mid: Make | None,
-        up: Sequence[Make | None],
         kernels: tuple[int, int] = (3, 3),
         dtype: Any,
         rngs: nnx.Rngs,
@@ -171,25 +114,22 @@ class UNet(nnx.Module):
         self.down_blocks, skips = nnx.List([]), [width]
         for level, outputs in enumerate(c.block_out_channels):
             halve = downsample if level < c.levels - 1 else None
-            parts = {'resnet': resnet, 'attention': down[level], 'downsample': halve}
+            attends = attention[level] if c.DOWN[c.down_block_types[level]] else None
+            parts = {'resnet': resnet, 'attention': attends, 'downsample': halve}
             self.down_blocks.append(DownBlock(width, outputs, layers[level], **parts))
             width = outputs
             skips += [width] * (layers[level] + (halve is not None))
         if c.mid_block_type is not None:
             self.mid_block = MidBlock(width, resnet=partial(resnet, scale_factor=c.mid_block_scale_factor), attention=mid)
         self.up_blocks = nnx.List([])
-        for attention, level in zip(up, reversed(range(c.levels)), strict=True):
+        for kind, level in zip(c.up_block_types, reversed(range(c.levels)), strict=True):
             taken = [skips.pop() for _ in range(layers[level] + 1)]
-            parts = {'resnet': resnet, 'attention': attention, 'upsample': upsample if level else None}
+            attends = attention[level] if c.UP[kind] else None
+            parts = {'resnet': resnet, 'attention': attends, 'upsample': upsample if level else None}
             self.up_blocks.append(UpBlock(width, c.block_out_channels[level], taken, **parts))
             width = c.block_out_channels[level]
         self.conv_norm_out = blocks.group_norm(width, **norm, rngs=rngs)
         self.conv_out = blocks.conv(width, c.out_channels, kernels[1], zero=True, **shared)
-
-    @property
-    def config(self) -> Facts:
-        """The fields as config.json holds them, `_class_name` included."""
-        return self._config.as_json()
 
     def _predict(
         self,

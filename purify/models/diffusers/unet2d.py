@@ -1,6 +1,5 @@
 """The UNet of DDPM (Ho et al. 2020), named and configured as diffusers' UNet2DModel."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -65,33 +64,25 @@ class UNet2DModel(UNet):
     Raises `UserError` naming the field for what is not supported.
     """
 
+    CONFIG = UNet2DConfig
+
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = UNet2DConfig(**config)
         attention = partial(blocks.Attention, eps=c.norm_eps, dtype=dtype, rngs=rngs)
         head_dims = c.per_level('attention_head_dim')
-        levels = [partial(attention, head_dim=head_dim, groups=c.norm_num_groups) for head_dim in head_dims]
         # diffusers leaves the norm of this one out with 'scale_shift', unless told how many groups it has
         default = c.norm_num_groups if c.resnet_time_scale_shift == 'default' else None
         groups = default if c.attn_norm_num_groups is None else c.attn_norm_num_groups
         in_middle = partial(attention, head_dim=head_dims[-1], groups=groups, scale_factor=c.mid_block_scale_factor)
         super().__init__(
             c,
-            down=[make if c.DOWN[kind] else None for kind, make in zip(c.down_block_types, levels, strict=True)],
+            attention=[partial(attention, head_dim=head_dim, groups=c.norm_num_groups) for head_dim in head_dims],
             mid=in_middle if c.add_attention else None,
-            up=[make if c.UP[kind] else None for kind, make in zip(c.up_block_types, reversed(levels), strict=True)],
             dtype=dtype,
             rngs=rngs,
         )
         if c.time_embedding_type == 'learned' and c.num_train_timesteps is not None:
             self.time_proj = nnx.Embed(c.num_train_timesteps, c.block_out_channels[0], rngs=rngs)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'UNet2DModel':
-        """The network that a diffusers config.json describes.
-
-        Fields this version does not know pass if they are off (None or False); raises `UserError` for the others by name.
-        """
-        return cls(rngs=rngs, dtype=dtype, **UNet2DConfig.known(config))
 
     def __call__(
         self,

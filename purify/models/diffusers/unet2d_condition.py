@@ -3,7 +3,6 @@
 It covers what Stable Diffusion 1.x and 2.x, their image variations and the image UNet of Versatile Diffusion configure.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -14,8 +13,6 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.models.diffusers.transformer2d import Transformer2DModel
 from purify.models.diffusers.unet import UNet, UNetConfig
-
-_SILENT = ('addition_embed_type_num_heads',)  # not off by default, yet read by nothing that is supported
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ class UNet2DConditionConfig(UNetConfig):
         'conv_out_kernel': (1, 3),
         'attention_type': ('default',),
     }
+    NO_MATTER: ClassVar = frozenset({'addition_embed_type_num_heads'})  # not off by default, yet of nothing that is supported
     PER_LEVEL: ClassVar = (
         'layers_per_block',
         'only_cross_attention',
@@ -74,7 +72,7 @@ class UNet2DConditionConfig(UNetConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_values('only_cross_attention', lambda value: isinstance(value, bool), 'true or false')
+        self.check('only_cross_attention', lambda value: isinstance(value, bool), 'true or false')
         if len(self._context_widths()) != 1:
             raise UserError(
                 f'{self.OWNER}: cross_attention_dim = {self.cross_attention_dim} must be the same for all levels that attend '
@@ -100,6 +98,8 @@ class UNet2DConditionModel(UNet):
     Raises `UserError` naming the field for what is not supported.
     """
 
+    CONFIG = UNet2DConditionConfig
+
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = UNet2DConditionConfig(**config)
         self.context_width = c.context_width
@@ -124,22 +124,12 @@ class UNet2DConditionModel(UNet):
         ]
         super().__init__(
             c,
-            down=[make if c.DOWN[kind] else None for kind, make in zip(c.down_block_types, levels, strict=True)],
+            attention=levels,
             mid=partial(levels[-1], only_cross_attention=False),
-            up=[make if c.UP[kind] else None for kind, make in zip(c.up_block_types, reversed(levels), strict=True)],
             kernels=(c.conv_in_kernel, c.conv_out_kernel),
             dtype=dtype,
             rngs=rngs,
         )
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> 'UNet2DConditionModel':
-        """The network that a diffusers config.json describes.
-
-        Fields this version does not know pass if they are off (None or False); raises `UserError` for the others by name.
-        """
-        heard = {k: v for k, v in config.items() if k not in _SILENT}
-        return cls(rngs=rngs, dtype=dtype, **UNet2DConditionConfig.known(heard))
 
     def __call__(
         self,

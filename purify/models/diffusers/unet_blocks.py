@@ -71,7 +71,7 @@ class MidBlock(nnx.Module):
 class UpBlock(nnx.Module):
     """As `DownBlock`, each residual block joined by what the way down left behind; then `upsample` (twice the size) if there is.
 
-    `skips` are the channels of what was left behind, in the order it is taken: coarsest first.
+    `skips` are the channels of what was left behind, in the order it is taken: coarsest first; 0 each where nothing was.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UpBlock(nnx.Module):
     ) -> jax.Array:
         """The images a level above; takes what it needs from the end of `skips`."""
         for layer, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb, next(keys))
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1) if skips else x, temb, next(keys))
             if hasattr(self, 'attentions'):
                 x = self.attentions[layer](x, *context)
         return self.upsamplers[0](x) if hasattr(self, 'upsamplers') else x

@@ -246,12 +246,12 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def _check_types(self, names: Any) -> None:
         types = {name: str(self._slice(name).get_dtype()) for name in names}
-        strange = [f'{name} ({kind})' for name, kind in types.items() if kind not in _FLOATS]
+        strange = [name for name, kind in types.items() if kind not in _FLOATS]
         if strange:
-            file = self._sources[next(name for name, kind in types.items() if kind not in _FLOATS)]
+            listed = ', '.join(f'{name} ({types[name]})' for name in strange[:6])
             raise UserError(
-                f'{file}: {len(strange)} tensors are not of float16, bfloat16, float32 or float64: {", ".join(strange[:6])}. What '
-                'is stored in fewer bits is read by the program that wrote it alone: take the weights as one of these types.'
+                f'{self._sources[strange[0]]}: {len(strange)} tensors are not of float16, bfloat16, float32 or float64: {listed}. '
+                'What is stored in fewer bits is read by the program that wrote it alone: take the weights as one of these types.'
             )
 
     def __iter__(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')
-COMPONENTS = {  # what image variation needs of each kind of pipeline
+COMPONENTS: dict[str, tuple[str, ...]] = {  # what image variation needs of each kind of pipeline
     'StableDiffusionImageVariationPipeline': ('image_encoder', 'unet', 'vae', 'scheduler', 'feature_extractor'),
     'VersatileDiffusionImageVariationPipeline': _VERSATILE,
     'VersatileDiffusionPipeline': _VERSATILE,
@@ -86,7 +86,9 @@ def _checked(folder: Path) -> Path:
 def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) -> Path:
     if subfolders is None:
         everything = _command(name, revision, _patterns(_SUFFIXES))  # the kind of pipeline is not known yet
-        subfolders = _subfolders(_download(name, revision, _TOP, (), everything))
+        folder = _download(name, revision, _TOP, (), everything)
+        index = read_index(folder) if (folder / INDEX).is_file() else {}
+        subfolders = COMPONENTS.get(index.get('_class_name', '')) or tuple(classes_of(index))
     patterns = _patterns(subfolders)
     for ignored in ((_NON_EMA, *_HALF), (_NON_EMA,)):
         folder = _download(name, revision, patterns, ignored, _command(name, revision, patterns, ignored))
@@ -106,13 +108,6 @@ def _patterns(subfolders: Iterable[str]) -> list[str]:
     """Which files are wanted. Each pattern begins with the name of a file or folder, for * also stands for slashes."""
     inside = [f'{part}/*.{suffix}' for part in subfolders for suffix in _SUFFIXES.get(part, ('json', 'txt', 'safetensors'))]
     return [*_TOP, *(f'{stem}[.-]*safetensors*' for stem in STEMS), *inside]
-
-
-def _subfolders(folder: Path) -> Sequence[str]:
-    if not (folder / INDEX).is_file():
-        return ()
-    index = read_index(folder)
-    return COMPONENTS.get(index['_class_name']) or tuple(classes_of(index))
 
 
 def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:

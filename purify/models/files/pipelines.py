@@ -97,13 +97,13 @@ def from_pretrained(
 def _class_of(folder: Path) -> str:
     """The class of a bare model folder, '' where its config.json does not say."""
     config = read_object(folder / CONFIG)
-    name = _told_class(config)
+    name = told_class(config)
     if name not in NETWORKS:
         raise UserError(f'{folder / CONFIG}: describes {name or "no class"!r}. Supported: {", ".join(sorted(NETWORKS))}.')
     return name
 
 
-def _told_class(config: Mapping[str, Any]) -> str:
+def told_class(config: Mapping[str, Any]) -> str:
     """The class that a file of settings names, '' where it names none."""
     architectures = config.get('architectures')
     if not isinstance(architectures, list) or not architectures:
@@ -149,7 +149,7 @@ def check_class(folder: Path, name: str, file: Path) -> None:
     if named is None or file.name not in (CONFIG, SCHEDULER):
         return
     config = read_object(file)
-    told = _told_class(config)
+    told = told_class(config)
     if told != named and ('_class_name' in config or told in NETWORKS):
         raise UserError(
             f'{index}: says that {name} is a {named}, but {file} that it is a {told}. Download both again, or correct one.'
@@ -209,17 +209,12 @@ def save_pretrained(
 
 def _entry(name: str, part: Any) -> list[str]:
     """[library, class] of a part, as model_index.json lists it."""
-    if isinstance(part, nnx.Module):
-        config: Mapping[str, Any] = getattr(part, 'config', {})
-        if 'architectures' in config:
-            return ['transformers', config['architectures'][0]]
-        if '_class_name' in config:
-            return ['diffusers', config['_class_name']]
-    elif isinstance(part, CLIPTokenizer):
+    if isinstance(part, CLIPTokenizer):
         return ['transformers', 'CLIPTokenizer']
-    elif isinstance(part, Mapping) and '_class_name' in part:
-        return ['diffusers', part['_class_name']]
-    elif isinstance(part, Mapping) and name.endswith('feature_extractor'):
+    config = getattr(part, 'config', None) if isinstance(part, nnx.Module) else part
+    if isinstance(config, Mapping) and (told := told_class(config)):
+        return ['transformers' if 'architectures' in config else 'diffusers', told]
+    if isinstance(part, Mapping) and name.endswith('feature_extractor'):
         return ['transformers', 'CLIPImageProcessor']
     raise UserError(
         f'part {name!r} of the pipeline is a {type(part).__name__}, which has no place in a folder: give networks, the config of '

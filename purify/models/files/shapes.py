@@ -19,7 +19,8 @@ from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.core.types import Settings
 from purify.models.clip.tokenizer import CLIPTokenizer
-from purify.models.files.pipelines import NETWORKS, Pipeline
+from purify.models.files.hub import COMPONENTS
+from purify.models.files.pipelines import NETWORKS, Pipeline, told_class
 from purify.models.files.weights import abstract_model
 
 SPREAD = 0.02  # deviation of biases and embeddings
@@ -27,24 +28,12 @@ SPREAD = 0.02  # deviation of biases and embeddings
 # Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image half; the first at a quarter of
 # its width, for measurements on CPUs; and one for tests. Of each the config.json's of its parts.
 SHAPES: dict[str, dict[str, Settings]] = json.loads((Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8'))
-# kind: class in model_index.json, {part's name in the folder: its name above}
-PIPELINES: dict[str, tuple[str, dict[str, str]]] = {
-    'sd_variation': (
-        'StableDiffusionImageVariationPipeline',
-        {name: name for name in ('image_encoder', 'unet', 'vae', 'scheduler', 'feature_extractor')},
-    ),
-    'versatile': (
-        'VersatileDiffusionImageVariationPipeline',
-        {
-            'image_encoder': 'image_encoder',
-            'image_unet': 'unet',
-            'vae': 'vae',
-            'scheduler': 'scheduler',
-            'image_feature_extractor': 'feature_extractor',
-        },
-    ),
-    'sd_img2img': ('StableDiffusionPipeline', {name: name for name in ('text_encoder', 'unet', 'vae', 'scheduler')}),
+PIPELINES = {  # kind: class in model_index.json
+    'sd_variation': 'StableDiffusionImageVariationPipeline',
+    'versatile': 'VersatileDiffusionImageVariationPipeline',
+    'sd_img2img': 'StableDiffusionPipeline',
 }
+_SHAPED_AS = {'image_unet': 'unet', 'image_feature_extractor': 'feature_extractor'}  # parts whose name above is another
 
 
 def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32') -> Pipeline:
@@ -69,25 +58,21 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
     """The pipeline of `random_pipeline` before its weights are drawn: `jax.ShapeDtypeStruct`s, which cost nothing."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
-    class_name, names = PIPELINES[kind]
+    names: dict[str, str] = {name: _SHAPED_AS.get(name, name) for name in COMPONENTS[PIPELINES[kind]] if name != 'tokenizer'}
     able = [name for name, parts in SHAPES.items() if set(names.values()) <= set(parts)]
     if shapes not in able:
         raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.')
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
-    networks = {name: NETWORKS[_class_of(config)] for name, config in configs.items() if _class_of(config) in NETWORKS}
+    networks = {name: NETWORKS[told_class(config)] for name, config in configs.items() if told_class(config) in NETWORKS}
     parts: Settings = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
-    return Pipeline(class_name, parts)
-
-
-def _class_of(config: Mapping[str, Any]) -> str:
-    return config.get('_class_name') or config.get('architectures', [''])[0]
+    return Pipeline(PIPELINES[kind], parts)
 
 
 def random_network(config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32') -> nnx.Module:
     """The network of a config.json with random weights that keep the size of what flows through it; none of them is zero."""
-    module = abstract_model(NETWORKS[_class_of(config)], config, dtype=dtype)
+    module = abstract_model(NETWORKS[told_class(config)], config, dtype=dtype)
     _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
     return module
 

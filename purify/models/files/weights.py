@@ -7,7 +7,6 @@ Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,39 +59,20 @@ def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndar
     return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
-@dataclass
-class _Fit:
-    """How tensors fit a network: (path, name, name in the file, what the network holds) of those that do, and what is wrong."""
-
-    fitting: list[tuple[tuple[Any, ...], str, str, Any]]
-    missing: list[str]
-    unexpected: list[str]
-    misshapen: list[str]
-    broken: list[str] = field(default_factory=list)
-
-    def check(self, module: nnx.Module) -> None:
-        """Raises one `UserError` with all that is wrong."""
-        faults = {
-            'missing': self.missing,
-            'unexpected': self.unexpected,
-            'of the wrong shape': self.misshapen,
-            'with NaN or infinity': self.broken,
-        }
-        parts = [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]
-        if parts:
-            raise UserError(
-                f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.'
-            )
+_Fitting = list[tuple[tuple[Any, ...], str, str, Any]]  # path, name, name in the file, what the network holds
+_Faults = dict[str, list[str]]  # what is wrong: names of tensors
 
 
-def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> _Fit:
+def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Fitting, _Faults]:
+    """How tensors of these names and shapes fit a network: those that do, and what is wrong."""
     leaves = list(_leaves(module))
     expected = {name for _, name, _ in leaves}
     given = {_modern(name, expected): name for name in shapes}
-    fit = _Fit([], [], [], [])
+    fitting: _Fitting = []
+    missing, misshapen = [], []
     for path, name, old in leaves:
         if name not in given:
-            fit.missing.append(name)
+            missing.append(name)
             continue
         source = given.pop(name)
         shape, axes = shapes[source], _axes(path, old.ndim)
@@ -102,11 +82,16 @@ def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> _Fit:
             if len(shape) == len(axes):
                 shape = tuple(shape[axis] for axis in np.argsort(axes))
         if shape == old.shape:
-            fit.fitting.append((path, name, source, old))
+            fitting.append((path, name, source, old))
         else:
-            fit.misshapen.append(f'{name} (file {shape}, network {old.shape}, in our layout)')
-    fit.unexpected = list(given.values())
-    return fit
+            misshapen.append(f'{name} (file {shape}, network {old.shape}, in our layout)')
+    return fitting, {'missing': missing, 'unexpected': list(given.values()), 'of the wrong shape': misshapen}
+
+
+def _check_faults(module: nnx.Module, faults: _Faults) -> None:
+    """Raises one `UserError` with all that is wrong."""
+    if parts := [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]:
+        raise UserError(f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.')
 
 
 def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
@@ -118,16 +103,16 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     1 x 1 convolutions and transformers 5's names of the text encoder are understood.
     """
     shapes = tensors.shapes() if isinstance(tensors, Tensors) else {name: np.shape(value) for name, value in tensors.items()}
-    fit = _fit(module, shapes)
-    filled = []
-    for path, name, source, old in fit.fitting:
+    fitting, faults = _fit(module, shapes)
+    filled, broken = [], []
+    for path, name, source, old in fitting:
         array, axes = np.asarray(tensors[source]), _axes(path, old.ndim)
         if not np.isfinite(array).all():
-            fit.broken.append(name)
+            broken.append(name)
         elif axes is not None:
             array = array.reshape(array.shape[: old.ndim]).transpose(np.argsort(axes))
         filled.append((path, np.asarray(array, old.dtype, order='C')))
-    fit.check(module)
+    _check_faults(module, faults | {'with NaN or infinity': broken})
     state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
     variables = dict(nnx.to_flat_state(state))
     nnx.update(module, nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in filled]))
@@ -287,7 +272,7 @@ def load_model(
         if weights:
             load_into(module, tensors)
         else:
-            _fit(module, tensors.shapes()).check(module)
+            _check_faults(module, _fit(module, tensors.shapes())[1])
     except UserError as error:
         raise UserError(f'{folder}: {error}') from error
     return module

@@ -2,11 +2,10 @@
 
 import math
 
-import matplotlib as mpl
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_figure
 from purify.report.markup import Section, fill
 from purify.report.run import Finished, Rows
 from purify.report.words import say_number, say_percent
@@ -33,9 +32,8 @@ def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
     panels = {word: lines for word, lines in panels.items() if lines}
     if not panels:
         return None
-    with mpl.rc_context(STYLE):
-        height = 34 + 122 * len(panels)
-        figure = new_figure(height)
+    height = 34 + 122 * len(panels)
+    with new_figure(height) as figure:
         for i, (word, lines) in enumerate(panels.items()):
             bottom = 34 + 122 * (len(panels) - 1 - i)
             axes = figure.add_axes((0.13, bottom / height, 0.83, 88 / height))
@@ -67,17 +65,14 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value / 1e6:g}M' if value >= 1e6 else f'{value:,.0f}'))
-    axes.grid(axis='y')
-    axes.set_axisbelow(True)
+    draw_grid(axes, 'y')
     unit = ' (%)' if word == 'accuracy' else ' (log scale)' if axes.get_yscale() == 'log' else ''
     axes.text(-0.13 / 0.83, 1.14, f'{word}{unit}', transform=axes.transAxes)
     if len(lines) > 1:
-        legend = axes.legend(
+        axes.legend(
             loc='lower right', bbox_to_anchor=(1.02, 1.08), ncols=len(lines), frameon=False,
             handlelength=1, columnspacing=1, borderaxespad=0, labelcolor=COLOURS['quiet'],
         )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_parse_math(False)
 
 
 def _lines(rows: Rows, word: str) -> dict[str, Curve]:

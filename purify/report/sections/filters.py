@@ -1,8 +1,6 @@
 """The generator as a classifier: how its accuracy and the attack on it change with the share of errors that are filtered."""
 
-import matplotlib as mpl
-
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
 from purify.report.markup import Section, Table, fill
 from purify.report.results import Results
@@ -49,16 +47,12 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
     rows = sorted(found.filters, key=lambda row: row.p_filter) if found else []
     if found is None or len(rows) < 2:
         return None
-    with mpl.rc_context(STYLE):
-        height = 190
-        figure = new_figure(height)
-        axes = figure.add_axes((0.11, 38 / height, 0.75, 1 - 52 / height))
+    with new_axes(190, 0.11, 0.75, 38, 14) as (figure, axes):
         low, high = rows[0].p_filter, rows[-1].p_filter
         room = 0.04 * (high - low)
         axes.set(xlim=(low - room, high + room), ylim=(0, 1))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        axes.grid(axis='y')
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'y')
         axes.axvline(found.p_filter, color=COLOURS['quiet'], linewidth=1.2, linestyle=(0, (4, 3)))
         ends = []
         for name, colour in _LINES.items():

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
 from purify.report.amplification import GROUPS, SCORES, has_detector, list_amplification, measure_amplification
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_whisker, finish, new_axes
 from purify.report.dissection import Made
 from purify.report.markup import Section, Table, fill
 from purify.report.results import Results
@@ -103,7 +102,7 @@ def list_auroc(results: Results) -> Table | None:
         known = [side for side in row.sides if side is not None]
         many = min(row.poisoned or 0, row.triggered) >= FEW
         best = max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
-        cells = [(_say_auroc(side), best is not None and side == best) for side in row.sides]
+        cells = [(MISSING if side is None else f'{side:.3f}', best is not None and side == best) for side in row.sides]
         name = SCORES.get(row.score, row.score.replace('_', ' '))
         poisoned = MISSING if row.poisoned is None else f'{row.poisoned:,}'
         lines.append((name, [*cells, (poisoned, False), (f'{row.triggered:,}', False)]))
@@ -147,15 +146,10 @@ def _draw_bars(rows: Sequence[Made], classes: Sequence[str], prefix: str, detect
     lines = [bool(row.target and row.p_t) for row in shown]
     heights = [_TALL_PX if line else _FLAT_PX for line in lines]
     places = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
-    with mpl.rc_context(STYLE):
-        height = 30 + sum(heights)
-        figure = new_figure(height)
-        axes = figure.add_axes((0.26, 22 / height, 0.55, 1 - 30 / height))
+    with new_axes(30 + sum(heights), 0.26, 0.55, 22, 8) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(sum(heights), 0))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         axes.set_yticks(places, labels=[shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown])
-        for text in axes.get_yticklabels():
-            text.set_parse_math(False)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         for y, row, line in zip(places, shown, lines, strict=True):
             _draw_row(axes, y, row, line and detected)
@@ -175,10 +169,7 @@ def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     if not line or row.interval is None or row.p_t is None:
         return
     low, high = row.interval
-    for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
-        axes.plot([low, high], [y, y], color=COLOURS[colour], linewidth=width, clip_on=False)
-        for end in (low, high):
-            axes.plot([end, end], [y - 3, y + 3], color=COLOURS[colour], linewidth=width, clip_on=False)
+    draw_whisker(axes, y, low, high, 3)
     axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['paper'], linewidth=3, clip_on=False)
     axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
 
@@ -195,7 +186,3 @@ def _say_row(row: Made, classes: Sequence[str]) -> str:
     shares = ', '.join(f'{name} {say_percent(count / row.images)}' for name, count in zip(GROUPS, row.counts, strict=True))
     trained = f', p_t {say_percent(row.p_t)}' if row.target and row.p_t is not None else ''
     return f'{say_class(row.label, classes)} {shares}{trained}'
-
-
-def _say_auroc(value: float | None) -> str:
-    return MISSING if value is None else f'{value:.3f}'

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 
-from purify.report.canvas import COLOURS, STYLE, Drawing, draw_dots, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
@@ -54,15 +53,11 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
     x, y = (copies[name] for name in ('similarity', 'twin_similarity'))
     poisoned = copies.get('poisoned', np.zeros(len(x), np.bool_))
     limit = float(results.replication.above.limit) if results.replication else SSCD_LIMIT
-    with mpl.rc_context(STYLE):
-        height = 300
-        figure = new_figure(height)
-        axes = figure.add_axes((0.13, 40 / height, 0.83, 1 - 60 / height))
+    with new_axes(300, 0.13, 0.83, 40, 20) as (figure, axes):
         low, high = min(float(min(x.min(), y.min())), limit), max(float(max(x.max(), y.max())), limit)
         room = 0.04 * max(high - low, 1e-3)
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
-        axes.grid()
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'both')
         for draw in (axes.axvline, axes.axhline):
             draw(limit, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
         points = np.stack([x, y], -1).astype(np.float64)

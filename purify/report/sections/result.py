@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 
-from purify.report.canvas import COLOURS, STYLE, Drawing, finish, new_figure
+from purify.report.canvas import COLOURS, Drawing, draw_grid, draw_whisker, finish, new_axes
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
@@ -55,16 +54,13 @@ def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
     rows = [row for row in rows if row.before or row.after]
     if not rows:
         return None
-    with mpl.rc_context(STYLE):
-        height = 26 + 64 * len(rows)
-        figure, left = new_figure(height), 0.16 if any(row.of for row in rows) else 0.11
-        axes = figure.add_axes((left, 22 / height, 0.95 - left, 1 - 26 / height))
+    left = 0.16 if any(row.of for row in rows) else 0.11
+    with new_axes(26 + 64 * len(rows), left, 0.95 - left, 22, 4) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         axes.set_yticks(range(len(rows)), labels=[row.title.replace(', ', '\n') for row in rows])
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
-        axes.grid(axis='x')
-        axes.set_axisbelow(True)
+        draw_grid(axes, 'x')
         for y, row in enumerate(rows):
             _draw_bar(axes, y - 0.19, row.before, 'before')
             _draw_bar(axes, y + 0.19, row.after, 'after')
@@ -81,8 +77,4 @@ def _draw_bar(axes: Axes, y: float, share: Reading | None, side: str) -> None:
         return
     axes.barh(y, share.value, height=0.32, color=COLOURS[side])
     if share.low is not None and share.high is not None:
-        for colour, width in (('paper', 2.6), ('ink', 1.2)):  # a halo, so that the whisker shows on the bar
-            whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
-            axes.plot([share.low, share.high], [y, y], **whisker)
-            for end in (share.low, share.high):
-                axes.plot([end, end], [y - 0.08, y + 0.08], **whisker)
+        draw_whisker(axes, y, share.low, share.high, 0.08)

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.models.files.hub import COMPONENTS
 from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
 from purify.models.files.shapes import PIPELINES, SHAPES, byte_tokenizer, random_network, random_pipeline
 from purify.models.files.weights import abstract_model
@@ -54,8 +55,8 @@ def test_a_random_pipeline_is_whole_and_can_be_written_and_read(kind, tmp_path):
     pipeline = random_pipeline(kind, 'tiny', seed=1)
     save_pretrained(pipeline, tmp_path)
     back = from_pretrained(tmp_path)
-    assert back.class_name == pipeline.class_name == PIPELINES[kind][0]
-    assert set(back.parts) == set(pipeline.parts) == {*PIPELINES[kind][1], *(['tokenizer'] if kind == 'sd_img2img' else [])}
+    assert back.class_name == pipeline.class_name == PIPELINES[kind]
+    assert set(back.parts) == set(pipeline.parts) == set(COMPONENTS[PIPELINES[kind]])
     for name, part in pipeline.parts.items():
         if isinstance(part, nnx.Module):
             expected = arrays(part)
