@@ -95,7 +95,7 @@ def test_the_attacker_and_the_evaluation_alone_can_name_the_truth(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained:
             assert node.value.split('/')[0] not in ('truth', 'attacker'), f'{ids(path)}:{node.lineno} names {node.value!r}'
-        if isinstance(node, ast.keyword) and node.arg in ('sees', 'shows'):  # `stages.planning` hands on what it is told
+        if isinstance(node, ast.keyword) and node.arg in ('sees', 'shows'):  # `stages.stage_lists` hands on what it is told
             assert isinstance(node.value, ast.Name), f'{ids(path)}:{node.value.lineno} says what a stage sees'
 
 

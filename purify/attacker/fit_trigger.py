@@ -26,7 +26,7 @@ from purify.attacks.learned.fitted import MOST_WIDTH, write_trigger
 from purify.attacks.learned.input_aware import DONORS
 from purify.attacks.learned.lira import Lira
 from purify.attacks.learned.low_frequency import LowFrequency
-from purify.attacks.learned.networks import UNet
+from purify.attacks.learned.networks import TriggerUNet
 from purify.attacks.learned.sample_specific import MOST_BITS, SampleSpecific
 from purify.attacks.registry import ATTACKS
 from purify.core import devices
@@ -89,7 +89,7 @@ class Case:
 
     def unet(self, outputs: int) -> Build:
         """A generator on images of this case."""
-        return lambda rngs: UNet(self.shape[-1], outputs, self.width, rngs=rngs)
+        return lambda rngs: TriggerUNet(self.shape[-1], outputs, self.width, rngs=rngs)
 
     def attacker(self) -> Build:
         """A generator of images and the classifier it is trained with."""

@@ -14,7 +14,7 @@ from purify.attacks.attack import NOT_PIXELS, Attack
 from purify.attacks.fixed.label_consistent import Surrogate
 from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE
 from purify.attacks.registry import ATTACKS
-from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated
+from purify.attacks.selection import Rules, choose_cover, choose_replicated, choose_victims
 from purify.core.errors import UserError
 from purify.core.files import user_path, write_bytes
 from purify.core.limits import whole
@@ -201,14 +201,14 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
     if settings['poison_replicas'] and not images:
         raise UserError('attack.poison_replicas: there are no replicas; set replicated_images and replicas.')
     copied = choose_replicated(rules, pool.labels, pool.ids, images, stream_seed(seed, 'replicas'))
-    pool, copy_of = replicate(pool, copied, replicas)
+    pool, copy_of = add_copies(pool, copied, replicas)
     first = pool.ids[copy_of >= 0] if settings['poison_replicas'] else None
-    poisoned = choose(rules, pool.labels, pool.ids, stream_seed(seed, 'selection'), first)
+    poisoned = choose_victims(rules, pool.labels, pool.ids, stream_seed(seed, 'selection'), first)
     covering = choose_cover(rules, pool.labels, pool.ids, np.concatenate(poisoned), stream_seed(seed, 'cover'))
     return Poisoning(pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))])
 
 
-def replicate(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
+def add_copies(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
     """Adds `replicas` copies of each image in `ids`, under new ids -> (the pool, whose copy each image is or -1: i64[n])."""
     copied = np.repeat(np.asarray(ids, np.int64), replicas)
     where = np.flatnonzero(np.isin(pool.ids, ids))

@@ -11,7 +11,7 @@ from purify.train.optim import OPTIMIZERS
 
 
 @dataclass(frozen=True)
-class Trigger:
+class TriggerSettings:
     """The part `trigger` of a config, which `purify.attacker.fit_trigger` reads.
 
     Attributes:
@@ -66,4 +66,4 @@ def set_attack(
         config.surrogate = teacher
     own = {'classifier': teacher['network']} if fit.classifier else {}
     own |= {'network': {'width': fit.width}} if fit.width else {}
-    config.trigger = asdict(Trigger(fit.steps, {**fit.objective, **weights})) | own
+    config.trigger = asdict(TriggerSettings(fit.steps, {**fit.objective, **weights})) | own

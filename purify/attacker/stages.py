@@ -14,7 +14,7 @@ from purify.core.types import Settings
 from purify.data.content import marks
 from purify.data.sources.open_source import sign_source
 from purify.engine.chain import Input, Stage
-from purify.stages.planning import classifier_stages, start_of
+from purify.stages.stage_lists import classifier_stages, start_of
 
 TRUTH = Input('prepare', 'truth')
 CLEAN = Input('clean', 'clean')

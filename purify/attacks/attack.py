@@ -26,7 +26,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class TriggerFit:
     """How the trigger of an attack is fitted: the part `trigger` of a config.
 
     Attributes:
@@ -83,7 +83,7 @@ class Attack(Limited, abc.ABC):
     has_trigger: ClassVar[bool] = True
     usual_rate: ClassVar[float] = 0.1
     covers: ClassVar[float] = 0.0
-    fit: ClassVar[Fit | None] = None
+    fit: ClassVar[TriggerFit | None] = None
     needs_surrogate: ClassVar[bool] = False
     presets: ClassVar[Presets] = {}
 

@@ -18,12 +18,12 @@ from purify.attacks.learned.input_aware import InputAware
 from purify.attacks.learned.lira import Lira
 from purify.attacks.learned.low_frequency import LowFrequency
 from purify.attacks.learned.sample_specific import SampleSpecific
-from purify.attacks.selection import Poisoning
+from purify.attacks.selection import PoisonSettings
 from purify.core.registry import Registry
 
 ATTACKS: Registry[Callable[..., Attack]] = Registry(
     'attack',
-    common=Poisoning,
+    common=PoisonSettings,
     hidden=('seed', 'num_classes', 'targets'),
     none=NoAttack,
     relabel_only=RelabelOnly,

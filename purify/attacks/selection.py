@@ -79,7 +79,7 @@ class Rules(Limited):
 
 
 @dataclass(frozen=True)
-class Poisoning(Rules):
+class PoisonSettings(Rules):
     """The settings of the part `attack` that any attack has beside its own.
 
     Attributes:
@@ -150,7 +150,9 @@ def _remedy(rules: Rules) -> str:
     return '' if rules.include_target or rules.sources or rules.scheme == 'all_to_all' else ', or set include_target'
 
 
-def choose(rules: Rules, labels: np.ndarray, ids: np.ndarray, seed: int, first: np.ndarray | None = None) -> list[np.ndarray]:
+def choose_victims(
+    rules: Rules, labels: np.ndarray, ids: np.ndarray, seed: int, first: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Draw the poisoned samples without replacement -> the ids for each trigger, `i64[count]` each, ascending.
 
     `labels: int[n]`, `ids: int[n]`; of samples whose id is in `first`, as many as possible are taken before any other.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from purify.attacks.attack import Attack, Fit
+from purify.attacks.attack import Attack, TriggerFit
 from purify.attacks.registry import ATTACKS, PUBLISHED
 from purify.core.types import Facts
 
@@ -15,7 +15,7 @@ class Word:
 
     attack: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    fit: Fit | None = None
+    fit: TriggerFit | None = None
 
 
 _SECOND = {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')}  # Zhou et al. 2024, several targets:
@@ -23,7 +23,7 @@ _THIRD = {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')} 
 WORDS = {
     'two_patches': Word('dataelixir_patch', {'more': {'second': _SECOND}}),
     'three_patches': Word('dataelixir_patch', {'more': {'second': _SECOND, 'third': _THIRD}}),
-    'fitted_low_frequency': Word('low_frequency', fit=Fit(200, surrogate=True, width=0)),
+    'fitted_low_frequency': Word('low_frequency', fit=TriggerFit(200, surrogate=True, width=0)),
 }
 
 
@@ -44,7 +44,7 @@ def preset(name: str, kind: str) -> Mapping[str, Any]:
     return {} if name in (*PUBLISHED, *WORDS) else attack_class(name).presets.get(kind, {})
 
 
-def fit_of(name: str) -> Fit | None:
+def fit_of(name: str) -> TriggerFit | None:
     """How the trigger behind a word is fitted in a run; None where it needs no fit."""
     return WORDS[name].fit if name in WORDS else attack_class(name).fit
 

@@ -32,10 +32,10 @@ from purify.data.sources.open_source import Source, open_source
 from purify.defenses.method import Method
 from purify.evaluation.shape import shape_evaluation
 from purify.generative.open_prior import load_variation_model
-from purify.stages.known import Data, Findings, Known
+from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.networks_on_disk import EMBEDDED, encoder_folder, prior_folder
-from purify.stages.planning import Find
 from purify.stages.registry import KINDS
+from purify.stages.stage_lists import Find
 from purify.stages.train_classifier import shape_classifier
 from purify.stages.train_diffusion import shape_prior
 from purify.stages.train_encoder import open_encoder
@@ -43,14 +43,14 @@ from purify.stages.train_encoder import open_encoder
 NOMINAL_IMAGES = 10_000  # stands for the number of training images where the source is not on this machine yet
 
 
-def check(config: Settings, *, fetched: bool = False) -> Findings:
+def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
     """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
 
     A prior or encoder on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
     Raises `UserError` for a config that describes no run.
     """
     check_parts(config)
-    found = Findings()
+    found = Diagnosis()
     find = (prior_folder, encoder_folder) if fetched else (partial(_find, prior_folder), partial(_find, encoder_folder))
     found.attempt('stages', lambda: make_stages(config, *find))
     known = Known(found, config, _source(found, config), {})
@@ -85,7 +85,7 @@ def _is_local(load: str) -> bool:
     return here or load in EMBEDDED or user_path(load).exists() or load.count('/') != 1
 
 
-def _source(found: Findings, config: Settings) -> Data:
+def _source(found: Diagnosis, config: Settings) -> Data:
     part, rule = config['source'], config['attack']
     kind, _, dataset = part['name'].partition(':')
     shape = Data(part['size_px'], part['channels'], max(2, rule['target'] + 1), part['train_size'] or NOMINAL_IMAGES)
@@ -134,7 +134,7 @@ def _count_trusted(source: Source, poisoning: Poisoning, part: Settings) -> str:
     return f'trusted: {sum(counts):,} images that are handed over as clean'
 
 
-def _catalogue(found: Findings, dataset: str, part: Settings) -> tuple[int, int]:
+def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int]:
     """(classes, training images) of a TFDS dataset as its code declares them."""
     try:
         builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
@@ -177,7 +177,7 @@ def _wanted_prior(defense: Settings) -> str:
     return defense.get('vary', {}).get('model', 'pixel')
 
 
-def _encoder(found: Findings, part: Settings, fetched: bool) -> Any:
+def _encoder(found: Diagnosis, part: Settings, fetched: bool) -> Any:
     """The configured finished encoder as shapes, or None and a problem."""
     if fetched or _is_local(part['load']):
         return found.attempt('encoder', lambda: open_encoder(encoder_folder(part['load'], part['revision'])[0], weights=False))

@@ -10,7 +10,7 @@ from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Input, Stage
 from purify.evaluation.stages import evaluation_stages
 from purify.stages.networks_on_disk import encoder_folder, prior_folder
-from purify.stages.planning import Find, find_encoder, prior_stages, step_stages
+from purify.stages.stage_lists import Find, find_encoder, prior_stages, step_stages
 
 NEEDED = ('name', 'seeds', 'source', 'attack', 'shard_size', 'run')  # parts and settings that every run has
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.clip_encoder import ClipEncoder
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.generative.pixel_prior import PixelPrior
@@ -25,7 +25,7 @@ def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
     VARIATION_MODELS[model]
     if model == 'pixel':
         graph, weights = abstract_network(lambda rngs: UNet2DModel(block_out_channels=(32, 32, 32, 32), rngs=rngs, dtype=dtype))
-        return PixelPrior(graph, weights, make_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
+        return PixelPrior(graph, weights, make_noise_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
     pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)
     return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
 

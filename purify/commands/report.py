@@ -15,11 +15,11 @@ from purify.core.types import Settings
 from purify.core.writers import Writer
 from purify.engine.chain import Chain
 from purify.evaluation.results import gather, gather_run
-from purify.report.page import write_report, write_table
+from purify.report.page import write_report, write_runs_page
 from purify.report.results import Point, Results, read_typed
 from purify.report.sections.detection import FOUND, list_detection
 from purify.report.tables import collect, print_before_after, to_markdown
-from purify.report.tracking import list_numbers, make_sheets
+from purify.report.trackers import list_numbers, make_sheets
 
 POINT_FILE = 'point.json'
 
@@ -58,7 +58,7 @@ def collect_runs(folder: Path) -> Path:
     if not runs:
         raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
     rows = collect(runs)
-    write_table(folder, rows)
+    write_runs_page(folder, rows)
     print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))  # names may hold what is no text
     return folder / 'table.html'
 

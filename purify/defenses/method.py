@@ -126,15 +126,15 @@ class Step:
 
     def facts(self) -> Facts:
         """Everything that changes the result besides the inputs, as plain values."""
-        return self.settings | ({'by': describe(self.by)} if self.by is not None else {})
+        return self.settings | ({'by': describe_rule(self.by)} if self.by is not None else {})
 
 
-def describe(rule: Any) -> Facts:
+def describe_rule(rule: Any) -> Facts:
     """A rule as plain values: the name of its class, and its attributes, rules among them likewise."""
     parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
     return {'name': type(rule).__name__} | {
-        name: describe(part) if hasattr(part, '__dataclass_fields__') else plain[name] for name, part in parts.items()
+        name: describe_rule(part) if hasattr(part, '__dataclass_fields__') else plain[name] for name, part in parts.items()
     }
 
 

@@ -13,7 +13,7 @@ from purify.train.optim import OPTIMIZERS
 
 
 @dataclass(frozen=True)
-class Finished:
+class Loaded:
     """A part `prior` or `encoder` that is taken as it is.
 
     Attributes:
@@ -27,7 +27,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Trusted:
+class TrustedSettings:
     """The part `trusted`: training images that the defender knows to be clean.
 
     Attributes:
@@ -53,8 +53,8 @@ class Evaluation:
 
 
 def finished(load: str, revision: str = '') -> Facts:
-    """A finished prior or encoder, see `Finished`."""
-    return asdict(Finished(load, revision))
+    """A finished prior or encoder, see `Loaded`."""
+    return asdict(Loaded(load, revision))
 
 
 def plain_defenses() -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def defend(config: Any, name: str, changes: Mapping[str, Any] | None = None, *, 
         student |= {'optim': steady, 'epochs': 0, 'steps': semi_steps, 'batch': 64, 'init_from': ''}
     config.student = student
     if needs.trusted:
-        config.trusted = asdict(Trusted(**needs.trusted))
+        config.trusted = asdict(TrustedSettings(**needs.trusted))
     if needs.dataset:
         config.evaluation = asdict(Evaluation())
     if needs.prior and prior is not None:

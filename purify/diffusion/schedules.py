@@ -102,7 +102,7 @@ def cosine(steps: int, offset: float = 0.008, beta_max: float = 0.999) -> np.nda
 SCHEDULES = Registry('schedule', linear=linear, cosine=cosine, scaled_linear=scaled_linear)
 
 
-def make_schedule(
+def make_noise_schedule(
     name: str,
     steps: int,
     *,

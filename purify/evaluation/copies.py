@@ -24,7 +24,7 @@ AT_ONCE = 4096  # points looked up between two moves of the bar
 COLUMNS = {'ids': 'iu', 'match': 'iu', 'twin': 'iu', 'similarity': 'f', 'twin_similarity': 'f', 'poisoned': 'b'}  # and their kinds
 
 
-def replicate(work: Work) -> None:
+def find_copies(work: Work) -> None:
     """Writes numbers.json and replication.npz for the report, on one host (Pan 2024, section 6 and figure 5).
 
     To every generated image A belongs the training image B that is most alike by the cosine of their features, and to B the
@@ -62,13 +62,13 @@ def replicate(work: Work) -> None:
 
 
 def read_replication(folder: Path) -> tuple[Facts, dict[str, np.ndarray]]:
-    """What `replicate` wrote: numbers, and arrays by name."""
+    """What `find_copies` wrote: numbers, and arrays by name."""
     numbers: Any = read_json(folder / NUMBERS, Replication)
     return numbers, read_columns(folder / FILE, COLUMNS)
 
 
 def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> Facts:
-    """Cosines f32[n] of generated images with their matches, these as rows i64[n] of the manifest -> numbers (`replicate`)."""
+    """Cosines f32[n] of generated images with their matches, these as rows i64[n] of the manifest -> numbers (`find_copies`)."""
     above = share_of(similarity > np.float32(LIMIT))
     similarity = similarity.astype(np.float64)
     hit = share_of(manifest.poisoned[rows]) if manifest.poisoned.any() else None

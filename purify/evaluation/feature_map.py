@@ -27,7 +27,7 @@ CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close
 
 
 class Mapped(TypedDict):
-    """The file atlas.json; see `draw_map`."""
+    """The file atlas.json; see `make_map`."""
 
     method: str
     images: int
@@ -36,7 +36,7 @@ class Mapped(TypedDict):
     aims: list[int]
 
 
-def draw_map(work: Work) -> None:
+def make_map(work: Work) -> None:
     """Writes atlas.npz and atlas.json for the report, on one host.
 
     A map of k images: all that are poisoned up to half of `MOST`, the rest drawn by the seed. 'ids' i64[k], 'points' f32[k 2],
@@ -72,7 +72,7 @@ def draw_map(work: Work) -> None:
 
 
 def read_atlas(folder: Path) -> Facts:
-    """What `draw_map` wrote: arrays by name, and 'facts'."""
+    """What `make_map` wrote: arrays by name, and 'facts'."""
     return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Mapped)}
 
 

@@ -23,7 +23,7 @@ from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
-from purify.report.results import Attack, Cost, Numbers, Prior, Results, Seeds, StageCost, Trusted, read_typed
+from purify.report.results import AttackFacts, Numbers, PriorFacts, Results, RunCost, Seeds, StageCost, TrustedImages, read_typed
 from purify.report.run import Finished, Rows, Sample
 from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
@@ -67,12 +67,12 @@ def gather_run(results: Results, config: Settings, chain: Chain, environment: Se
     return Finished(results, curves(chain), shown, environment, *(single if known else map(forget, single)))
 
 
-def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> Cost:
+def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
     """What all stages cost, each and together. Raises `UserError` where one is not finished, as the sum would be too small."""
     if missing := chain.unfinished():
         raise UserError(f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run costs. Run all stages.')
     spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
-    return Cost(
+    return RunCost(
         stages={name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost) for name, cost in spent.items()},
         seconds=sum(cost['seconds'] for cost in spent.values()),
         device_seconds=sum(cost['device_seconds'] for cost in spent.values()),
@@ -80,9 +80,9 @@ def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> Cost:
     )
 
 
-def _attack(rule: Settings, facts: Settings) -> Attack:
+def _attack(rule: Settings, facts: Settings) -> AttackFacts:
     """What the config asks for, and what the manifest says was done."""
-    return Attack(
+    return AttackFacts(
         **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
         targets=true_targets(facts),
         rate_base=rule['base'],
@@ -105,14 +105,14 @@ def true_targets(facts: Settings) -> list[int]:
     return aims(facts) if facts['poisoned_images'] else []
 
 
-def _trusted(chain: Chain) -> Trusted | None:
+def _trusted(chain: Chain) -> TrustedImages | None:
     """How many clean images the defence was handed; None where no stage asked for any."""
     if not any('trusted' in (source.stage for source in stage.inputs.values()) for stage in chain.stages.values()):
         return None
     images = read_table(chain.folder('trusted')).facts.get('images')
     if type(images) is not int:
         raise UserError(f'{chain.folder("trusted")}: does not say how many images it holds. Delete it and run again.')
-    return Trusted(images=images)
+    return TrustedImages(images=images)
 
 
 def _facts(chain: Chain) -> Settings | None:
@@ -121,10 +121,10 @@ def _facts(chain: Chain) -> Settings | None:
     return read_table(chain.path(found)).facts if found else None
 
 
-def _provenance(config: Settings, chain: Chain) -> Prior | None:
+def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
     """What is known of the prior that a stage of the method used."""
     uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
-    return Prior(**describe_prior(chain.path(uses[0]), config)) if uses else None
+    return PriorFacts(**describe_prior(chain.path(uses[0]), config)) if uses else None
 
 
 def curves(chain: Chain) -> dict[str, Rows]:

@@ -7,15 +7,15 @@ from purify.core.errors import UserError
 from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
 from purify.engine.chain import Input, Stage
-from purify.evaluation.copies import replicate
+from purify.evaluation.copies import find_copies
 from purify.evaluation.diffusion_answers import diffuse
 from purify.evaluation.dissect import GENERATED, SETS, TRAINING, dissect
 from purify.evaluation.evaluate import GUARD, evaluate
-from purify.evaluation.feature_map import draw_map
+from purify.evaluation.feature_map import make_map
 from purify.evaluation.illustrate import illustrate
 from purify.evaluation.trigger_dataset import has_trigger, write_triggered
 from purify.stages.networks_on_disk import finished_folder
-from purify.stages.planning import classifier_stages, inputs_of
+from purify.stages.stage_lists import classifier_stages, inputs_of
 
 
 def evaluation_stages(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
@@ -81,9 +81,9 @@ def _pictures(where: dict[str, Input], method: Method, config: Settings) -> list
         stages.append(Stage('illustrate', draw, settings, pictured, sees=('truth',)))
     if outcome.features and outcome.findings:
         mapped = {role: shown[role] for role in ('truth', 'findings')} | {'features': where[outcome.features]}
-        stages.append(Stage('atlas', draw_map, {'seed': seed}, mapped, sees=('truth',)))
+        stages.append(Stage('atlas', make_map, {'seed': seed}, mapped, sees=('truth',)))
     if outcome.copies:
-        stages.append(Stage('replicate', replicate, {}, _compared(where, method), sees=('truth',)))
+        stages.append(Stage('replicate', find_copies, {}, _compared(where, method), sees=('truth',)))
     return stages
 
 

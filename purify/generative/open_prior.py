@@ -13,7 +13,7 @@ from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.folders import read_object
 from purify.models.files.hub import INDEX, read_index, resolve
-from purify.models.files.pipelines import check_class, from_pretrained
+from purify.models.files.pipelines import check_class_name, from_pretrained
 from purify.models.files.weights import check_dtype, load_model
 from purify.train.state import split_network
 
@@ -87,7 +87,7 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     config = folder / sub / 'config.json'
     noise = (folder / 'scheduler' if sub else folder) / 'scheduler_config.json'
     for name, file in (('unet', config), ('scheduler', noise)):
-        check_class(folder, name, file)
+        check_class_name(folder, name, file)
     kind = read_object(config).get('_class_name')
     if kind != 'UNet2DModel':
         raise UserError(f'{folder}: {kind} is no pixel prior; choose a folder with a UNet2DModel.')

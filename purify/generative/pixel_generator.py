@@ -26,7 +26,7 @@ from purify.core.types import Settings, Tree
 from purify.diffusion.guidance import guide, pair
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.run_chain import Predict
-from purify.diffusion.schedules import Schedule, make_schedule
+from purify.diffusion.schedules import Schedule, make_noise_schedule
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.weights import load_model
 from purify.train.objectives.tasks import resize_to
@@ -210,7 +210,7 @@ def make_pixel_generator(
 ) -> PixelGenerator:
     """The generator of a network that was trained for an `objective`, 'ddpm' or 'edm'."""
     edm = make_preconditioning(objective) if objective['name'] == 'edm' else None
-    schedule = edm.schedule() if edm else make_noise_schedule(objective['schedule'])
+    schedule = edm.schedule() if edm else read_schedule(objective['schedule'])
     return PixelGenerator(graph, weights, schedule, size_px, channels, class_names, objective['drop'] > 0, edm)
 
 
@@ -222,6 +222,6 @@ def make_preconditioning(objective: Settings) -> Preconditioning:
         raise UserError(f'objective edm: {error}.') from error
 
 
-def make_noise_schedule(settings: Settings) -> Schedule:
+def read_schedule(settings: Settings) -> Schedule:
     """The `schedule` part of a prior or of a generator's objective."""
-    return make_schedule(settings['name'], settings['steps'], prediction=settings['prediction'])
+    return make_noise_schedule(settings['name'], settings['steps'], prediction=settings['prediction'])

@@ -58,7 +58,7 @@ def pooled(shares: Sequence[Share]) -> Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """The mean of `n` runs, its confidence interval (None for a single run), and the smallest and largest run."""
 
     mean: float
@@ -69,7 +69,7 @@ class Spread:
     n: int
 
 
-def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Spread:
+def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> SeedSpread:
     """Mean of `values: f[n]`, one per seed, with Student's t interval and range.
 
     The interval is not cut to [0, 1] where the values are shares. Raises `UserError` for no values, or any not finite.
@@ -81,4 +81,4 @@ def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Spr
     if runs.size > 1:
         reach = float(stats.t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size))
         low, high = mean - reach, mean + reach
-    return Spread(mean, low, high, float(runs.min()), float(runs.max()), int(runs.size))
+    return SeedSpread(mean, low, high, float(runs.min()), float(runs.max()), int(runs.size))

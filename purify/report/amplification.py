@@ -173,7 +173,7 @@ def list_amplification(results: Results) -> list[Line]:
     return lines
 
 
-def read_quantities(results: Results) -> dict[str, float]:
+def read_set_quantities(results: Results) -> dict[str, float]:
     """The numbers of `QUANTITIES` that a run measured."""
     found = measure_amplification(results)
     values: dict[str, float | None] = {}

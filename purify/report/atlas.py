@@ -19,7 +19,7 @@ _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
 def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
     """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it.
 
-    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.draw_map`. It is without 'poisoned', 'true' and
+    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is without 'poisoned', 'true' and
     'close_poisoned' where nobody knows them.
     """
     if atlas is None or not len(atlas['ids']):

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
 
 
-class Trigger(Struct, frozen=True, kw_only=True):
+class TriggerScores(Struct, frozen=True, kw_only=True):
     """A classifier under one of several triggers."""
 
     target: Label
@@ -18,7 +18,7 @@ class Trigger(Struct, frozen=True, kw_only=True):
     intervals: dict[str, Interval | None] = {}
 
 
-class Classifier(Struct, frozen=True, kw_only=True):
+class ClassifierScores(Struct, frozen=True, kw_only=True):
     """A classifier on clean and on triggered test images.
 
     Attributes:
@@ -34,19 +34,19 @@ class Classifier(Struct, frozen=True, kw_only=True):
     ra: Share | None = None
     counts: dict[str, Pair | None] = {}
     intervals: dict[str, Interval | None] = {}
-    triggers: list[Trigger] | UnsetType = UNSET
+    triggers: list[TriggerScores] | UnsetType = UNSET
     residual_asr: Share | UnsetType | None = UNSET
     residual_counts: Pair | UnsetType | None = UNSET
     residual_interval: Interval | UnsetType | None = UNSET
 
 
-class Guarded(Classifier, frozen=True, kw_only=True):
+class Guarded(ClassifierScores, frozen=True, kw_only=True):
     """The teacher behind a guard, a rule that changes test inputs; `guard` is its name."""
 
     guard: str | UnsetType = UNSET
 
 
-class Filtered(Classifier, frozen=True, kw_only=True):
+class Filtered(ClassifierScores, frozen=True, kw_only=True):
     """A generator as a classifier, with that share of the errors left out."""
 
     p_filter: Share

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
-from purify.report.markup import Table
+from purify.report.markup import MarkupTable
 from purify.report.run import Atlas
 from purify.report.words import MISSING, say_class, say_number, say_percent
 
@@ -31,7 +31,7 @@ Figure = tuple[str, Drawing]
 Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
 
 
-def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]) -> Table | None:
+def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]) -> MarkupTable | None:
     """The table of S_ND and S_D; None for findings of methods without them.
 
     A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets, None
@@ -61,7 +61,7 @@ def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[st
     lines = [(say_class(row['label'], classes), [tell(row) for tell in columns.values()], bool(row['target'])) for row in shown]
     note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
     note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
-    return Table(list(columns), lines, note, len(rows) - len(shown))
+    return MarkupTable(list(columns), lines, note, len(rows) - len(shown))
 
 
 def draw_foreign(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:

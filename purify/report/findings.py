@@ -37,7 +37,7 @@ class Found(Struct, frozen=True, kw_only=True):
     relabelled: Count
 
 
-class Detection(Struct, frozen=True, kw_only=True):
+class DetectionScores(Struct, frozen=True, kw_only=True):
     """The verdicts of a defence, held against the truth; see `purify.evaluation.evaluate.describe_findings`."""
 
     found: Found | None = None

@@ -11,7 +11,7 @@ from purify.core.files import write_bytes, write_json
 from purify.core.types import Settings
 from purify.metrics.images import max_difference, psnr, ssim
 from purify.report.markup import encode, render
-from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, Row, make_thumb
+from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, GridRow, make_thumb
 from purify.report.words import MISSING, flatten, say_command, say_duration, say_number
 
 GAIN = 10  # how many times a difference is enlarged in its picture
@@ -157,7 +157,7 @@ def _count_shown(entries: Sequence[Entry]) -> int:
     return max(1, min(MAX_COLUMNS, int(MAX_PIXELS // column)))
 
 
-def _make_rows(entry: Entry, shown: int) -> list[Row]:
+def _make_rows(entry: Entry, shown: int) -> list[GridRow]:
     """Clean images, then each kind of stamped ones over their difference."""
     clean = entry.clean[:shown]
     rows = [_make_row('clean', clean)]
@@ -167,9 +167,9 @@ def _make_rows(entry: Entry, shown: int) -> list[Row]:
     return rows
 
 
-def _make_row(name: str, images: np.ndarray, of: str = '') -> Row:
+def _make_row(name: str, images: np.ndarray, of: str = '') -> GridRow:
     alt = f'{name}, {of}' if of else name
-    return Row(name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)])
+    return GridRow(name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)])
 
 
 def _say(numbers: Closeness) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from purify.report.amplification import say_amplification, say_groups
-from purify.report.classifiers import Classifier
+from purify.report.classifiers import ClassifierScores
 from purify.report.findings import Found
 from purify.report.quantities import Line
 from purify.report.results import Results
@@ -198,7 +198,7 @@ def _compare(b_interval: Sequence[float], a_interval: Sequence[float], before: f
     return f'The backdoor {fires}'
 
 
-def _interval(side: Classifier | None, asr: float) -> Sequence[float]:
+def _interval(side: ClassifierScores | None, asr: float) -> Sequence[float]:
     return (side and side.intervals.get('asr')) or (asr, asr)
 
 

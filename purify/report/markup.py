@@ -22,7 +22,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Table:
+class MarkupTable:
     """Names of columns, lines of a name and its cells, a note below; `left_out` lines are not shown."""
 
     head: list[str]

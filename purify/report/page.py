@@ -8,7 +8,7 @@ from purify.report.markup import encode, render
 from purify.report.run import Finished
 from purify.report.sections.registry import SECTIONS
 from purify.report.sweeps import draw_sweeps
-from purify.report.tables import Point, to_csv, to_html, to_markdown
+from purify.report.tables import SweepPoint, to_csv, to_html, to_markdown
 
 
 def write_report(folder: Path, run: Finished) -> Path:
@@ -30,7 +30,7 @@ def write_report(folder: Path, run: Finished) -> Path:
     return path
 
 
-def write_table(folder: Path, rows: list[Point]) -> Path:
+def write_runs_page(folder: Path, rows: list[SweepPoint]) -> Path:
     """Writes the runs of a sweep as table.md, table.csv and table.html; returns the path of the last."""
     folder = Path(folder)
     page = render(

@@ -13,9 +13,9 @@ from msgspec import UNSET, Struct, UnsetType
 from purify.core.errors import UserError
 from purify.core.files import AGAIN, read_json, write_json
 from purify.core.types import Settings
-from purify.report.classifiers import Classifier, Diffusion, Guarded
+from purify.report.classifiers import ClassifierScores, Diffusion, Guarded
 from purify.report.dissection import Dissection, Replication
-from purify.report.findings import Detection, Findings, Verdict
+from purify.report.findings import DetectionScores, Findings, Verdict
 from purify.report.quantities import Count, Label, Number, Share
 
 T = TypeVar('T')
@@ -28,7 +28,7 @@ def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
     return msgspec.convert(value, kind)
 
 
-class Attack(Struct, frozen=True, kw_only=True):
+class AttackFacts(Struct, frozen=True, kw_only=True):
     """What this run added to the data: `poisoned`, `cover` and `targets` are None where others may have added more."""
 
     name: str
@@ -55,7 +55,7 @@ class Seeds(Struct, frozen=True, kw_only=True):
     poison: int
 
 
-class Trusted(Struct, frozen=True, kw_only=True):
+class TrustedImages(Struct, frozen=True, kw_only=True):
     """How many images the defence was told are clean."""
 
     images: Count
@@ -73,7 +73,7 @@ class Purified(Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class Prior(Struct, frozen=True, kw_only=True):
+class PriorFacts(Struct, frozen=True, kw_only=True):
     """Where the prior comes from; `warning` is '' where none is due."""
 
     kind: str
@@ -97,7 +97,7 @@ class StageCost(Struct, frozen=True, kw_only=True):
     reused: bool = False
 
 
-class Cost(Struct, frozen=True, kw_only=True):
+class RunCost(Struct, frozen=True, kw_only=True):
     """What all stages took together, and each."""
 
     stages: dict[str, StageCost]
@@ -117,13 +117,13 @@ class Numbers(Struct, frozen=True, kw_only=True):
       guarded: the teacher behind a guard.
     """
 
-    teacher: Classifier | None
-    benign: Classifier | None
-    student: Classifier | None
-    repaired: Classifier | UnsetType | None = UNSET
+    teacher: ClassifierScores | None
+    benign: ClassifierScores | None
+    student: ClassifierScores | None
+    repaired: ClassifierScores | UnsetType | None = UNSET
     guarded: Guarded | UnsetType | None = UNSET
     diffusion: Diffusion | None = None
-    detection: Detection
+    detection: DetectionScores
     purified: Purified | None
 
 
@@ -138,24 +138,24 @@ class Results(Struct, frozen=True, kw_only=True):
     config: str
     seeds: Seeds
     truth_known: bool = True  # older versions took it so
-    attack: Attack
+    attack: AttackFacts
     defense: Settings
-    trusted: Trusted | None = None
+    trusted: TrustedImages | None = None
     classes: list[str]
     verdict: Verdict | None = None
-    teacher: Classifier | None
-    benign: Classifier | None = None
-    student: Classifier | None
-    repaired: Classifier | UnsetType | None = UNSET
+    teacher: ClassifierScores | None
+    benign: ClassifierScores | None = None
+    student: ClassifierScores | None
+    repaired: ClassifierScores | UnsetType | None = UNSET
     guarded: Guarded | UnsetType | None = UNSET
     diffusion: Diffusion | None = None
-    detection: Detection
+    detection: DetectionScores
     purified: Purified | None = None
     dissection: Dissection | None = None
     replication: Replication | None = None
     findings: Settings | None = None
-    prior: Prior | None = None
-    cost: Cost
+    prior: PriorFacts | None = None
+    cost: RunCost
 
     def __post_init__(self) -> None:
         if not isinstance(self.defense.get('name'), str):
@@ -171,13 +171,13 @@ class Results(Struct, frozen=True, kw_only=True):
         write_json(path, msgspec.to_builtins(self))
 
     @property
-    def outcomes(self) -> dict[str, Classifier]:
+    def outcomes(self) -> dict[str, ClassifierScores]:
         """What the defence left to classify with, by name; the first is what stands after the defence."""
         found = {'student': self.student, 'repaired': self.repaired, 'guarded': self.guarded}
         return {name: side for name, side in found.items() if side}
 
     @property
-    def after(self) -> Classifier | None:
+    def after(self) -> ClassifierScores | None:
         """The student, else the repaired network, else the guarded teacher."""
         return next(iter(self.outcomes.values()), None)
 

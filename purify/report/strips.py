@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Strip:
+class PictureStrip:
     """One sample: what is known of it, and its pictures."""
 
     title: str
@@ -37,26 +37,26 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SampleSheet:
     """Samples of one kind below each other; `note` says how they were picked, where that is not as they come."""
 
     kind: str
     note: str
     head: list[str]
-    strips: list[Strip]
+    strips: list[PictureStrip]
 
 
-def make_sheets(
+def make_sample_sheets(
     pictures: Arrays, head: list[str], cells: Callable[[int], list[Cell]], tell: Callable[[int], list[str]]
-) -> list[Sheet]:
+) -> list[SampleSheet]:
     """Samples of each kind: the cells below `head`, and what to tell of a sample, from its row in `pictures`."""
     sheets = []
     poisoned = pictures.get('poisoned')
     everyone = {'some': np.ones(len(pictures['ids']), np.bool_)}
     for kind, own in (everyone if poisoned is None else {'poisoned': poisoned, 'clean': ~poisoned}).items():
         rows = np.flatnonzero(own)[:MAX_ROWS].tolist()
-        strips = [Strip(str(int(pictures['ids'][row])), tell(row), cells(row)) for row in rows]
-        sheets += [Sheet(kind, _NOTES.get(kind, ''), head, strips)] if strips else []
+        strips = [PictureStrip(str(int(pictures['ids'][row])), tell(row), cells(row)) for row in rows]
+        sheets += [SampleSheet(kind, _NOTES.get(kind, ''), head, strips)] if strips else []
     return sheets
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from purify.core.types import Settings
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.sections.generations import FILLS
-from purify.report.tables import FACTS, Point
+from purify.report.tables import FACTS, SweepPoint
 from purify.report.words import say_number, say_percent, say_value
 
 AXES = {'rate': ('poisoning rate', lambda rate: f'{100 * rate:g} %'), 'guidance': ('guidance', say_number)}
@@ -17,7 +17,7 @@ _WIDTH = 0.62  # of a bar
 Figure = tuple[str, Drawing]
 
 
-def draw_sweeps(points: Sequence[Point], prefix: str) -> list[Figure]:
+def draw_sweeps(points: Sequence[SweepPoint], prefix: str) -> list[Figure]:
     """(title, bars) of each line of points that differ in the rate alone, or in guidance alone (Figures 3 and A3 of Pan 2024)."""
     found = []
     for axis in AXES:
@@ -27,11 +27,11 @@ def draw_sweeps(points: Sequence[Point], prefix: str) -> list[Figure]:
     return found
 
 
-def list_lines(points: Sequence[Point], axis: str) -> list[tuple[str, list[Point]]]:
+def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[SweepPoint]]]:
     """(what the points share, points with two values of `axis` or more, ascending), of points that were dissected."""
     known = [point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')]
     moving = {_RUN, *(name for point in known for name in point.overrides if _sets(name, known, axis))}
-    groups: dict[str, tuple[Settings, list[Point]]] = {}
+    groups: dict[str, tuple[Settings, list[SweepPoint]]] = {}
     for point in known:
         shared = {name: value for name, value in point.overrides.items() if name not in moving}
         key = json.dumps([shared, {name: point.facts.get(name) for name in FACTS if name != axis}], sort_keys=True, default=str)
@@ -44,7 +44,7 @@ def list_lines(points: Sequence[Point], axis: str) -> list[tuple[str, list[Point
     return found
 
 
-def _sets(name: str, points: Sequence[Point], axis: str) -> bool:
+def _sets(name: str, points: Sequence[SweepPoint], axis: str) -> bool:
     """Whether an override is what moves the points along the axis: each value of the one comes with one value of the other."""
     pairs = {(point.facts[axis], json.dumps(point.overrides.get(name), default=str)) for point in points}
     return len({place for place, _ in pairs}) == len({value for _, value in pairs}) == len(pairs)
@@ -56,7 +56,7 @@ def _say_shared(shared: Settings, facts: Settings, axis: str) -> str:
     return ', '.join(f'{name} {say_value(value)}' for name, value in own.items() if value is not None)
 
 
-def _draw_line(line: Sequence[Point], axis: str, prefix: str, title: str) -> Drawing:
+def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -> Drawing:
     name, say = AXES[axis]
     with new_axes(210, 0.12, 0.85, 40, 10) as (figure, axes):
         axes.set(xlim=(-0.6, len(line) - 0.4), ylim=(0, 1))
@@ -72,7 +72,7 @@ def _draw_line(line: Sequence[Point], axis: str, prefix: str, title: str) -> Dra
         return finish(figure, prefix, f'Bars. {title}. {said}.')
 
 
-def _draw_point(axes: Axes, x: int, point: Point) -> None:
+def _draw_point(axes: Axes, x: int, point: SweepPoint) -> None:
     """G2 on G1, means over seeds, or G3 where no trigger was looked for, and the dashed line at p_t."""
     start = 0.0
     fills: dict[str, str] = dict(zip(('g1', 'g2', 'g3', 'g4'), FILLS, strict=True))
@@ -87,11 +87,11 @@ def _draw_point(axes: Axes, x: int, point: Point) -> None:
         axes.plot(ends, [trained.mean] * 2, color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
 
 
-def _say_point(point: Point) -> str:
+def _say_point(point: SweepPoint) -> str:
     shares = [(name.upper(), point.spreads[name]) for name in _groups(point)] + [('p_t', point.spreads['p_t'])]
     return ', '.join(f'{title} {say_percent(spread.mean)}' for title, spread in shares if spread)
 
 
-def _groups(point: Point) -> tuple[str, ...]:
+def _groups(point: SweepPoint) -> tuple[str, ...]:
     """What is drawn: images with the trigger, or those of another class than asked for where nobody looked for one."""
     return ('g1', 'g2') if point.spreads.get('g1') else ('g3',)

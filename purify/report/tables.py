@@ -14,9 +14,9 @@ from rich.text import Text
 
 from purify.core.errors import UserError
 from purify.core.types import Settings
-from purify.metrics.intervals import Spread, over_seeds
+from purify.metrics.intervals import SeedSpread, over_seeds
 from purify.report import amplification
-from purify.report.classifiers import Classifier
+from purify.report.classifiers import ClassifierScores
 from purify.report.headline import say_outcome
 from purify.report.markup import render
 from purify.report.results import Results
@@ -61,7 +61,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Measure:
+class BeforeAfter:
     """One row of the before/after table; None where it was not measured. `of` says who is after, '' for a student."""
 
     name: str
@@ -77,7 +77,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None.
 
     `trusted`: how many clean images `defense` was handed; such rows get a star, for the others got none. `facts`: the `FACTS` of
@@ -86,7 +86,7 @@ class Point:
 
     overrides: Settings
     seeds: list[int]
-    spreads: dict[str, Spread | None]
+    spreads: dict[str, SeedSpread | None]
     defense: str = 'none'
     trusted: int = 0
     facts: Settings = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Point:
         return len(self.seeds)
 
 
-def before_after(results: Results) -> list[Measure]:
+def before_after(results: Results) -> list[BeforeAfter]:
     """ACC, ASR and RA of the teacher (before) and of each classifier that the defence left (after), the student first.
 
     Where nobody knows a trigger only those that were measured.
@@ -109,11 +109,11 @@ def before_after(results: Results) -> list[Measure]:
         of, after = '' if side == 'student' else side, results.outcomes.get(side)
         for name, meaning in meanings.items():
             said = f'{meaning}; after: {say_outcome(results, side)}' if of else meaning
-            rows.append(Measure(name, said, read_share(results.teacher, name), read_share(after, name), of))
+            rows.append(BeforeAfter(name, said, read_share(results.teacher, name), read_share(after, name), of))
     return [row for row in rows if known or row.before or row.after]
 
 
-def read_share(side: Classifier | None, name: str) -> Reading | None:
+def read_share(side: ClassifierScores | None, name: str) -> Reading | None:
     """A share of a classifier with its counts and interval; None where it was not measured."""
     if side is None or (value := getattr(side, name)) is None:
         return None
@@ -143,7 +143,7 @@ def print_before_after(results: Results, console: Console) -> None:
     console.print(table)
 
 
-def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[Point]:
+def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[SweepPoint]:
     """Groups finished runs (overrides of the point, seed, results) by point, in order of first appearance.
 
     Every quantity gets n, mean, range and Student-t interval over the seeds that measured it. Raises `UserError` when a
@@ -158,14 +158,14 @@ def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[Point]:
     return [_make_point(overrides, list(by_seed), list(by_seed.values())) for overrides, by_seed in groups.values()]
 
 
-def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> Point:
+def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> SweepPoint:
     first, trusted = runs[0], max((run.trusted.images for run in runs if run.trusted), default=0)
     guidance = first.dissection.guidance if first.dissection else None
     own = (first.config, first.attack.name, first.defender, first.attack.rate, guidance)
-    return Point(overrides, seeds, _summarise(runs), first.defender, trusted, dict(zip(FACTS, own, strict=True)))
+    return SweepPoint(overrides, seeds, _summarise(runs), first.defender, trusted, dict(zip(FACTS, own, strict=True)))
 
 
-def to_markdown(rows: list[Point]) -> str:
+def to_markdown(rows: list[SweepPoint]) -> str:
     """A Markdown table, one line per point: 'mean (range) [interval]' of each quantity that some run measured."""
     head, body, texts = _lay_out(rows)
     lines = [head, [':--' if i < texts else '--:' for i in range(len(head))]]
@@ -175,7 +175,7 @@ def to_markdown(rows: list[Point]) -> str:
     return f'{table}\n\\{note}.\n' if note else table
 
 
-def to_csv(rows: list[Point]) -> str:
+def to_csv(rows: list[SweepPoint]) -> str:
     """A CSV with raw numbers: the same columns for every sweep, empty where not measured.
 
     Columns of repaired and guarded classifiers are there where a run has one.
@@ -195,7 +195,7 @@ def to_csv(rows: list[Point]) -> str:
     return out.getvalue()
 
 
-def to_html(rows: list[Point]) -> Markup:
+def to_html(rows: list[SweepPoint]) -> Markup:
     """The same table as `to_markdown`, as an escaped HTML `<table>`."""
     head, body, texts = _lay_out(rows)
     return render('runs.html', head=head, body=body, texts=texts, note=_say_trusted(rows))
@@ -217,18 +217,18 @@ def read_quantities(results: Results) -> dict[str, float]:
         values |= {'fid': results.purified.fid, 'is': results.purified.inception}
     if results.student and results.student.residual_asr is not UNSET:
         values['residual_asr'] = results.student.residual_asr
-    values |= {'seconds': results.cost.seconds} | amplification.read_quantities(results)
+    values |= {'seconds': results.cost.seconds} | amplification.read_set_quantities(results)
     return {name: value for name in QUANTITIES if (value := values.get(name)) is not None}
 
 
-def _summarise(runs: list[Results]) -> dict[str, Spread | None]:
+def _summarise(runs: list[Results]) -> dict[str, SeedSpread | None]:
     """`over_seeds` of each quantity over the runs that have it."""
     every = [read_quantities(run) for run in runs]
     values = {name: [run[name] for run in every if name in run] for name in QUANTITIES}
     return {name: over_seeds(numbers) if numbers else None for name, numbers in values.items()}
 
 
-def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
+def _lay_out(rows: list[SweepPoint]) -> tuple[list[str], list[list[list[str]]], int]:
     """Head and body of the readable table, without unmeasured quantities; how many columns hold words.
 
     A cell is a list: the value, then what is said about it.
@@ -245,7 +245,7 @@ def _lay_out(rows: list[Point]) -> tuple[list[str], list[list[list[str]]], int]:
     return [*names, 'runs', *shown.values()], body, len(names)
 
 
-def _say_spread(name: str, row: Point) -> list[str]:
+def _say_spread(name: str, row: SweepPoint) -> list[str]:
     """['99.0 %', '(98.5 to 99.4 %)', '[97.9 to 100 %]']; one seed is one number; fewer seeds than runs are said."""
     spread, say = row.spreads[name], _SAID.get(name, _say_share_of_one)
     if spread is None:
@@ -267,7 +267,7 @@ def _say_share_of_one(value: float) -> str:
 _SAID = {'seconds': say_duration} | dict.fromkeys((*_IMAGES, *amplification.NUMBERS), say_number)
 
 
-def _say_trusted(rows: list[Point]) -> str:
+def _say_trusted(rows: list[SweepPoint]) -> str:
     """What the star means: the counts of clean images that defences were handed; '' where none was."""
     counts = {(row.defense, row.trusted): f'{row.trusted:,} ({row.defense})' for row in rows if row.trusted}
     return f'* was handed training images as clean ones: {", ".join(counts.values())}' if counts else ''

@@ -25,7 +25,7 @@ class Thumb:
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """One line of a grid; None where there is no image."""
 
     name: str

@@ -28,7 +28,7 @@ Network = tuple[Any, Any]  # structure, and weights as shapes
 
 
 @dataclass
-class Findings:
+class Diagnosis:
     """What `check` found: problems that would stop a run, and notes."""
 
     problems: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Known:
       generators: those so far by name, as shapes, None for one that could not be shaped.
     """
 
-    found: Findings
+    found: Diagnosis
     config: Settings
     data: Data
     networks: dict[str, Network | None]

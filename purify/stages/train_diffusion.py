@@ -16,7 +16,7 @@ from purify.defenses.method import Step
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.chain import Work
-from purify.generative.pixel_generator import NOTE, make_noise_schedule, make_pixel_generator, make_preconditioning
+from purify.generative.pixel_generator import NOTE, make_pixel_generator, make_preconditioning, read_schedule
 from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.weights import write_folder
@@ -94,7 +94,7 @@ class Denoising:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prior(Denoising):
+class TrainedPrior(Denoising):
     """The part `prior` of a config whose run trains it: on `data`, the 'reference' or the 'poisoned' images."""
 
     data: str = 'reference'
@@ -102,8 +102,8 @@ class Prior(Denoising):
 
 
 def pixel_prior(network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any) -> Facts:
-    """A pixel DDPM trained in the same run, see `Prior`."""
-    return asdict(Prior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
+    """A pixel DDPM trained in the same run, see `TrainedPrior`."""
+    return asdict(TrainedPrior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
 
 
 def wide_prior(*, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any) -> Facts:
@@ -166,7 +166,7 @@ def make_denoiser(settings: Settings, graph: Any, classes: int) -> tuple[Task, F
     objective, size_px = settings['objective'], settings['network']['sample_size']
     told = {'classes': classes, 'drop': objective['drop']}
     if objective['name'] == 'ddpm':
-        schedule = make_noise_schedule(objective['schedule'])
+        schedule = read_schedule(objective['schedule'])
         return Denoise(graph, schedule, size_px, settings['ema_decay'], **told), schedule_to_diffusers(schedule)
     if objective['name'] == 'edm':
         edm = make_preconditioning(objective)
@@ -180,7 +180,7 @@ def train_prior(work: Work) -> None:
     split = Split(work.inputs['data'], 'train')
     config, build = prior_builder(settings['network'], split.shape[-1])
     graph, like = abstract_network(build)
-    schedule = make_noise_schedule(settings['schedule'])
+    schedule = read_schedule(settings['schedule'])
     task = Denoise(graph, schedule, settings['network']['sample_size'], settings['ema_decay'])
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
@@ -224,7 +224,7 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
     size, data = part['network']['sample_size'], known.data
     _, build = prior_builder(part['network'], data.channels)
     graph, weights = abstract_network(build)
-    schedule = make_noise_schedule(part['schedule'])
+    schedule = read_schedule(part['schedule'])
     task = Denoise(graph, schedule, size, part['ema_decay'])
     shape_training(known, 'prior', part, make_augmentations(part['augment']), task, build)
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')

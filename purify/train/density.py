@@ -24,7 +24,7 @@ from purify.models.flow import CouplingFlow
 from purify.train.class_batches import Classes, Fit, divide
 from purify.train.cost import COST_FILE, Cost
 from purify.train.flops import compile_counted
-from purify.train.flows import ROWS, Flows, Place
+from purify.train.flows import ROWS, Flows, Layout
 from purify.train.state import abstract_network
 
 MOST_UPDATES = 128  # in one program's run, so that a stop is heeded soon
@@ -76,7 +76,7 @@ def fit_flows(
       UserError: for a class of fewer than 8 images or without an update, or when numbers stop being finite.
       Preempted: when SIGTERM came; after saving, if there is a folder.
     """
-    place, cost = Place(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
+    place, cost = Layout(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
     classes = divide(labels, ids, num_classes, fit, seed)
     run = _Run(name, classes, place, dict(flow), features.astype(np.float32), cost)
     checkpoints = Checkpoints(folder / 'checkpoints') if folder else None
@@ -132,7 +132,7 @@ class _Run:
     An epoch is worked through in `pieces` of `length` updates of every class that has so many.
     """
 
-    def __init__(self, name: str, classes: Classes, place: Place, flow: Facts, features: np.ndarray, cost: Cost):
+    def __init__(self, name: str, classes: Classes, place: Layout, flow: Facts, features: np.ndarray, cost: Cost):
         self.name, self.classes, self.place, self.features, self.cost = name, classes, place, features, cost
         self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
         self.length = math.ceil(classes.longest() / self.pieces)

@@ -19,7 +19,7 @@ ROWS = 1024  # at a time under one flow
 
 
 @dataclass(frozen=True)
-class Place:
+class Layout:
     """How the flows of `count` classes lie on the devices: spread over them, so many to each.
 
     Where the classes do not split evenly, some devices have copies of classes that nobody looks at.

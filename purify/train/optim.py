@@ -72,7 +72,7 @@ def _is_matrix(params: optax.Params) -> optax.Params:
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def make_schedule(
+def make_lr_schedule(
     total: int, *, lr: float, schedule: str, warmup: float, drops: Sequence[float] = (), factor: float = 0.1
 ) -> optax.Schedule:
     """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest.
@@ -119,7 +119,7 @@ def make_optimizer(
             raise UserError(f'optim.{key}={value} is out of range; choose {low} to {high}.')
     if schedule == 'step' and not drops:
         raise UserError("optim.schedule='step' needs optim.drops, the shares of the run at which the rate falls.")
-    rate = make_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
+    rate = make_lr_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
     optimizer = OPTIMIZERS.make(name, rate, **options)
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
 

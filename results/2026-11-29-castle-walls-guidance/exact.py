@@ -19,7 +19,7 @@ from purify.data.loader import Split
 from purify.diffusion.guidance import guide
 from purify.diffusion.run_chain import sample, start_noise
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.diffusion.timesteps import make_timesteps
 
 HERE, COUNT, SHAPE = Path(__file__).parent, 1000, (16, 16, 1)
@@ -28,7 +28,7 @@ CHAINS = {'ddim': (50, {'eta': 0.0}), 'dpmpp_2m': (50, {}), 'ddpm': (1000, {'var
 
 def shares(points, labels, stamped, name, scale):
     """Of images made of class 0: the shares that show it, by the label they are given, and that show the trigger."""
-    schedule = make_schedule('linear', 1000)
+    schedule = make_noise_schedule('linear', 1000)
     steps, options = CHAINS[name]
     chain = SAMPLERS.make(name, schedule, make_timesteps(1000, steps, sampler=name), **options)
     keys = jax.random.split(jax.random.key(0), COUNT)

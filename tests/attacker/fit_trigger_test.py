@@ -17,7 +17,7 @@ from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.engine.chain import Chain, Work
-from purify.stages.known import Data, Findings, Known
+from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.cost import Cost
 from purify.train.state import abstract_network, split_network
@@ -153,7 +153,7 @@ def shape(name, settings, classes=3):
     attack = {'scheme': 'all_to_one', 'load': '', 'target': 1} | settings['attack']
     config = {'attack': attack, 'trigger': own, 'seeds': {'poison': 3, 'model': 0}}
     networks = {'surrogate': abstract_network(classifier_builder(NETWORK, 3, 1))} if name == 'low_frequency' else {}
-    known = Known(Findings(), config, Data(8, 1, classes, 48), networks)
+    known = Known(Diagnosis(), config, Data(8, 1, classes, 48), networks)
     shape_trigger(known)
     assert not known.found.problems
     return known.found.notes

@@ -9,7 +9,7 @@ from support.tiny import quickstart, run_chain
 from purify.attacker.attackers_loader import read_poisoner
 from purify.attacker.manifest import Manifest
 from purify.attacker.poison_dataset import _stamp
-from purify.attacker.poison_plan import check_target, digest_of, make_attacks, make_rules, replicate, targets_of
+from purify.attacker.poison_plan import add_copies, check_target, digest_of, make_attacks, make_rules, targets_of
 from purify.commands.check import check
 from purify.core.errors import UserError
 from purify.core.files import read_json
@@ -221,7 +221,7 @@ def test_replicas_are_copies_and_are_poisoned_first_where_asked(tmp_path, poison
 def test_replicate_by_hand():
     images = [np.full((2, 2, 1), k, np.uint8) for k in range(4)]
     pool = Pool(np.array([9, 4, 7, 1]), np.int32([0, 1, 2, 3]), images.__getitem__)
-    whole, copy_of = replicate(pool, np.array([4, 9]), 2)
+    whole, copy_of = add_copies(pool, np.array([4, 9]), 2)
     assert whole.ids.tolist() == [9, 4, 7, 1, 10, 11, 12, 13]
     assert copy_of.tolist() == [-1, -1, -1, -1, 4, 4, 9, 9]
     assert whole.labels.tolist() == [0, 1, 2, 3, 1, 1, 0, 0]

@@ -20,7 +20,7 @@ from purify.attacker.trigger_objectives import (
     to_grey_levels,
 )
 from purify.attacks.fixed.label_consistent import ascend
-from purify.attacks.learned.networks import UNet
+from purify.attacks.learned.networks import TriggerUNet
 from purify.core.errors import UserError
 from purify.models.classifiers.resnet import ResNet
 from purify.train.objectives.adversarial import Adversarial
@@ -47,7 +47,7 @@ def resnet(rngs):
 
 
 def unet(rngs):
-    return UNet(1, 1, WIDTH, rngs=rngs)
+    return TriggerUNet(1, 1, WIDTH, rngs=rngs)
 
 
 def call(task, params, stats, frozen=(), batch=BATCH):
@@ -136,7 +136,7 @@ def test_a_secret_is_written_before_it_is_hidden():
 
 
 def test_a_mask_pays_for_its_density_and_for_sameness():
-    graph, params, stats = built(UNet, 1, 1, WIDTH)
+    graph, params, stats = built(TriggerUNet, 1, 1, WIDTH)
     params['leave']['bias'] = params['leave']['bias'] + 0.5
     loss, metrics, _ = call(FitMask(graph, density=0.03, norm=100.0, diversity=2.0), params, stats)
     masks = sharp(forward(graph, params, stats, lambda net, x: net(x), UNIT - 0.5))
@@ -147,7 +147,7 @@ def test_a_mask_pays_for_its_density_and_for_sameness():
 
 def test_input_aware_batches_are_poison_cross_and_clean():
     """Loss by hand: row 0 carries its own trigger and the target, rows 1 and 2 another image's and their labels."""
-    mask_graph, mask, mask_stats = built(UNet, 1, 1, WIDTH, seed=7)
+    mask_graph, mask, mask_stats = built(TriggerUNet, 1, 1, WIDTH, seed=7)
     mask['leave']['bias'] = mask['leave']['bias'] + 0.5
     graph, params, stats = built(Attacker, unet, resnet)
     frozen = {'params': mask, 'stats': mask_stats}

@@ -17,7 +17,7 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.loader import Split
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import Trusted
+from purify.defenses.settings import TrustedSettings
 from purify.engine.chain import Chain
 from purify.engine.tables import FACTS, apply_edits, read_table
 
@@ -109,7 +109,7 @@ def test_exactly_one_number_says_how_many(how):
     with pytest.raises(UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'):
         draw(truth(), **how)
     with pytest.raises(UserError, match='give one of them'):
-        make_stages(quickstart('defense=none') | {'trusted': asdict(Trusted(**how))})
+        make_stages(quickstart('defense=none') | {'trusted': asdict(TrustedSettings(**how))})
 
 
 def test_a_class_without_clean_images_is_named():
@@ -120,7 +120,7 @@ def test_a_class_without_clean_images_is_named():
 
 @pytest.fixture(scope='module')
 def chain(tmp_path_factory):
-    config = quickstart('defense=none') | {'trusted': asdict(Trusted(per_class=2))}
+    config = quickstart('defense=none') | {'trusted': asdict(TrustedSettings(per_class=2))}
     return run_chain(config, tmp_path_factory.mktemp('trusted'), ['prepare', 'trusted'])
 
 
@@ -144,7 +144,7 @@ def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
 def test_its_place_in_the_chain():
     """The stage alone opens the truth; a seed of the model changes nothing; a defence gets the table under its name."""
     config = load_config(f'{ROOT}/configs/quickstart.py:defense=none')
-    stages = {stage.name: stage for stage in make_stages(config | {'trusted': asdict(Trusted(share=0.05))})}
+    stages = {stage.name: stage for stage in make_stages(config | {'trusted': asdict(TrustedSettings(share=0.05))})}
     assert list(stages)[:2] == ['prepare', 'trusted']
     assert {role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()} == {
         'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth'),
@@ -155,7 +155,7 @@ def test_its_place_in_the_chain():
 def test_those_alone_who_ask_may_look_at_the_trusted(chain):
     """Of a run with a defence that needs some: its own stages, and neither the teacher nor another defence."""
     theirs = chain.folder('trusted') / FACTS
-    config = quickstart('defense=augmentations') | {'trusted': asdict(Trusted(per_class=2))}
+    config = quickstart('defense=augmentations') | {'trusted': asdict(TrustedSettings(per_class=2))}
     blind = make_stages(config)
     config['defense'] = DEFENSES.part('nad')
     told = [stage for stage in make_stages(config) if stage.name not in ('prepare', 'trusted')]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify.attacks.selection import Rules, choose, choose_cover, choose_replicated, poison_count
+from purify.attacks.selection import Rules, choose_cover, choose_replicated, choose_victims, poison_count
 from purify.core.errors import UserError
 
 LABELS = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
@@ -16,7 +16,7 @@ IDS = np.arange(100)
 def draw(labels, ids, rate, base, target, include, seed):
     """One trigger, all to one."""
     rules = Rules(rate, base, include_target=include, targets=(target,))
-    (chosen,) = choose(rules, labels, ids, seed)
+    (chosen,) = choose_victims(rules, labels, ids, seed)
     return chosen
 
 
@@ -122,20 +122,20 @@ def test_no_poison_needs_no_target_class():
 
 
 def test_all_to_all_poisons_every_class_and_clean_label_the_target_alone():
-    (everyone,) = choose(Rules(1.0, scheme='all_to_all'), LABELS, IDS, 0)
+    (everyone,) = choose_victims(Rules(1.0, scheme='all_to_all'), LABELS, IDS, 0)
     assert everyone.tolist() == IDS.tolist()
-    (own,) = choose(Rules(0.2, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
+    (own,) = choose_victims(Rules(0.2, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
     assert len(own) == 20
     assert set(LABELS[own]) == {1}
     with pytest.raises(UserError, match=r"only 30 lie in target class 1\. .* base='target'"):
-        choose(Rules(0.31, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
-    assert len(choose(Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0)[0]) == 30
+        choose_victims(Rules(0.31, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
+    assert len(choose_victims(Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0)[0]) == 30
 
 
 @given(rate=st.sampled_from((0.05, 0.1, 0.31)), triggers=st.integers(1, 4), seed=st.integers(0, 99))
 def test_several_triggers_share_the_count_and_no_image_carries_two(rate, triggers, seed):
     labels, ids = np.repeat(np.arange(10), 30), np.arange(300) * 3
-    parts = choose(Rules(rate, targets=tuple(range(triggers))), labels, ids, seed)
+    parts = choose_victims(Rules(rate, targets=tuple(range(triggers))), labels, ids, seed)
     sizes = [len(part) for part in parts]
     assert sum(sizes) == int(rate * 300 + 0.5)
     assert max(sizes) - min(sizes) <= 1
@@ -145,18 +145,18 @@ def test_several_triggers_share_the_count_and_no_image_carries_two(rate, trigger
 
 
 def test_several_clean_label_triggers_draw_from_their_own_class():
-    parts = choose(Rules(0.2, scheme='clean_label', targets=(1, 2)), LABELS, IDS, 0)
+    parts = choose_victims(Rules(0.2, scheme='clean_label', targets=(1, 2)), LABELS, IDS, 0)
     assert [set(LABELS[part]) for part in parts] == [{1}, {2}]
     assert [len(part) for part in parts] == [10, 10]
-    twice = choose(Rules(0.2, scheme='clean_label', targets=(1, 1)), LABELS, IDS, 0)
+    twice = choose_victims(Rules(0.2, scheme='clean_label', targets=(1, 1)), LABELS, IDS, 0)
     assert not set(twice[0]) & set(twice[1])
     with pytest.raises(UserError, match='15 poisoned samples of target class 3, which has 10'):
-        choose(Rules(0.3, scheme='clean_label', targets=(1, 3)), LABELS, IDS, 0)
+        choose_victims(Rules(0.3, scheme='clean_label', targets=(1, 3)), LABELS, IDS, 0)
 
 
 def test_source_specific_poison_comes_from_the_sources():
     rules = Rules(0.1, sources=(1, 3), cover_rate=0.2)
-    (chosen,) = choose(rules, LABELS, IDS, 0)
+    (chosen,) = choose_victims(rules, LABELS, IDS, 0)
     assert set(LABELS[chosen]) <= {1, 3}
     covers = choose_cover(rules, LABELS, IDS, chosen, 1)
     assert len(covers) == 20
@@ -172,7 +172,7 @@ def test_source_specific_poison_comes_from_the_sources():
 )
 def test_cover_is_exact_and_disjoint_from_poison(rate, cover, scheme, seed):
     rules = Rules(rate, scheme=scheme, cover_rate=cover)
-    (chosen,) = choose(rules, LABELS, IDS, seed)
+    (chosen,) = choose_victims(rules, LABELS, IDS, seed)
     covers = choose_cover(rules, LABELS, IDS, chosen, seed)
     assert len(covers) == {0.01: 1, 0.145: 15, 0.3: 30}[cover]
     assert (np.diff(covers) > 0).all()
@@ -181,7 +181,7 @@ def test_cover_is_exact_and_disjoint_from_poison(rate, cover, scheme, seed):
 
 def test_clean_label_covers_are_never_of_the_target_class():
     rules = Rules(0.1, scheme='clean_label', targets=(1,), cover_rate=0.3)
-    covers = choose_cover(rules, LABELS, IDS, choose(rules, LABELS, IDS, 0)[0], 0)
+    covers = choose_cover(rules, LABELS, IDS, choose_victims(rules, LABELS, IDS, 0)[0], 0)
     assert len(covers) == 30
     assert 1 not in LABELS[covers]
 
@@ -189,15 +189,15 @@ def test_clean_label_covers_are_never_of_the_target_class():
 def test_more_cover_than_is_left_is_refused():
     rules = Rules(0.5, cover_rate=0.6)
     with pytest.raises(UserError, match='60 cover samples, but only 50 are left'):
-        choose_cover(rules, LABELS, IDS, choose(rules, LABELS, IDS, 0)[0], 0)
+        choose_cover(rules, LABELS, IDS, choose_victims(rules, LABELS, IDS, 0)[0], 0)
 
 
 def test_those_that_come_first_are_taken_first():
     rules, first = Rules(0.2), np.arange(95, 100)
-    (chosen,) = choose(rules, LABELS, IDS, 0, first)
+    (chosen,) = choose_victims(rules, LABELS, IDS, 0, first)
     assert set(first) < set(chosen)
     assert len(chosen) == 20
-    (few,) = choose(Rules(0.03), LABELS, IDS, 0, first)
+    (few,) = choose_victims(Rules(0.03), LABELS, IDS, 0, first)
     assert set(few) < set(first)
 
 

@@ -10,10 +10,10 @@ from support.exact_denoiser import exact_eps, nearest, poisoned_digits, predict_
 from purify.diffusion.guidance import guide
 from purify.diffusion.run_chain import sample, start_noise
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.diffusion.timesteps import make_timesteps
 
-LINEAR = make_schedule('linear', 1000)  # which clips
+LINEAR = make_noise_schedule('linear', 1000)  # which clips
 POINTS, LABELS, STAMPED = poisoned_digits()
 ASKED, COUNT, STEPS = 0, 2000, 50
 CHAINS = {

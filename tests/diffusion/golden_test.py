@@ -12,7 +12,7 @@ from golden.chains import GOLDEN_CHAINS, error, ours
 
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.scheduler_config import sampler_from_diffusers
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 
 GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'schedulers'
 NAMES = ('ddim', 'ddim_eta1_clip', 'pndm_skip_prk', 'dpmpp_2m', 'euler', 'ddim_v')
@@ -31,7 +31,7 @@ def build(entry):
         assert config['skip_prk_steps']
     sampler = sampler_from_diffusers(config, entry['num_inference_steps'])
     if entry['step_kwargs']:  # eta is an argument of diffusers' step(), not part of the file
-        schedule = make_schedule('linear', 1000)
+        schedule = make_noise_schedule('linear', 1000)
         sampler = SAMPLERS.make('ddim', schedule, sampler.timesteps, use_clipped_model_output=False, **entry['step_kwargs'])
     return sampler
 
@@ -63,7 +63,7 @@ def test_trajectory_of_diffusers(golden, name):
 def test_single_ddpm_step_of_diffusers(golden, variance, t):
     with np.load(GOLDEN / 'ddpm_steps.npz') as arrays:
         x, eps, noise, expected = (arrays[f'{variance}/{t}/{key}'] for key in ('x', 'eps', 'noise', 'prev'))
-    sampler = SAMPLERS.make('ddpm', make_schedule('linear', 1000), [t, t - 1], variance=variance)
+    sampler = SAMPLERS.make('ddpm', make_noise_schedule('linear', 1000), [t, t - 1], variance=variance)
     carry = sampler.step(sampler.init(jnp.asarray(x)), 0, jnp.asarray(eps), jnp.asarray(noise))
     # diffusers keeps 1 - alphas_cumprod in float32, which at t = 1 cancels to four digits; its formula in float64 agrees with
     # us, and in float32 with its own output

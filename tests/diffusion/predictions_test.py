@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from purify.core.errors import UserError
 from purify.diffusion.predictions import read_output, split_variance, target, x0_and_eps
-from purify.diffusion.schedules import PREDICTIONS, add_noise, make_schedule
+from purify.diffusion.schedules import PREDICTIONS, add_noise, make_noise_schedule
 
 X0, NOISE = np.random.default_rng(0).normal(size=(2, 2, 3, 3, 1)).astype(np.float32)
 
 
 @given(st.sampled_from(PREDICTIONS), st.integers(1, 999), st.integers(1, 999))
 def test_the_target_reads_back_as_image_and_noise(prediction, first, second):
-    schedule = make_schedule('linear', 1000, prediction=prediction)
+    schedule = make_noise_schedule('linear', 1000, prediction=prediction)
     t = jnp.array([first, second])
     x = add_noise(schedule, X0, NOISE, t)
     x0, eps = read_output(schedule, target(schedule, X0, NOISE, t), x, t)
@@ -26,7 +26,7 @@ def test_the_target_reads_back_as_image_and_noise(prediction, first, second):
 
 
 def test_v_by_hand_in_float64():
-    schedule = make_schedule('scaled_linear', 1000, prediction='v_prediction')
+    schedule = make_noise_schedule('scaled_linear', 1000, prediction='v_prediction')
     t = 321
     a, s = np.sqrt(schedule.alphas_cumprod[t]), np.sqrt(1 - schedule.alphas_cumprod[t])
     v = target(schedule, X0, NOISE, jnp.full(2, t))
@@ -62,7 +62,7 @@ def test_unknown_predictions_are_refused():
 
 
 def test_under_jit_the_same():
-    schedule = make_schedule('linear', 1000, prediction='v_prediction')
+    schedule = make_noise_schedule('linear', 1000, prediction='v_prediction')
     t = jnp.array([10, 900])
     np.testing.assert_allclose(
         jax.jit(lambda a, b: target(schedule, a, b, t))(X0, NOISE), target(schedule, X0, NOISE, t), rtol=1e-6

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from purify.core.errors import UserError
 from purify.diffusion.run_chain import START, edit, sample, start_noise
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.schedules import PREDICTIONS, make_schedule
+from purify.diffusion.schedules import PREDICTIONS, make_noise_schedule
 from purify.diffusion.timesteps import edit_timesteps
 
 SHAPE = (4, 4, 3)
@@ -40,7 +40,7 @@ def wobble(x, t):
 
 
 def build(name, options, timesteps, **schedule):
-    schedule = make_schedule('linear', 200, **schedule)
+    schedule = make_noise_schedule('linear', 200, **schedule)
     return schedule, SAMPLERS.make(name, schedule, timesteps, **options)
 
 

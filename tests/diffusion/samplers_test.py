@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS, VARIANCES
-from purify.diffusion.schedules import PREDICTIONS, make_schedule
+from purify.diffusion.schedules import PREDICTIONS, make_noise_schedule
 from purify.diffusion.timesteps import edit_timesteps, make_timesteps
 
-LINEAR = make_schedule('linear', 1000)
-FREE = make_schedule('linear', 1000, clip_sample=False)
+LINEAR = make_noise_schedule('linear', 1000)
+FREE = make_noise_schedule('linear', 1000, clip_sample=False)
 X, EPS, NOISE = (jnp.asarray(a, jnp.float32) for a in np.random.default_rng(0).normal(size=(3, 2, 3, 3, 2)))
 LISTS = st.lists(st.integers(0, 999), min_size=1, max_size=12, unique=True).map(lambda t: sorted(t, reverse=True))
 
@@ -60,7 +60,7 @@ def test_where_x0_is_clipped_eps_follows_it(name, rederived):
 @given(LISTS, st.integers(0, 11), st.sampled_from(PREDICTIONS))
 def test_ddim_with_eta_one_is_ddpm(timesteps, i, prediction):
     i = min(i, len(timesteps) - 1)
-    schedule = make_schedule('linear', 1000, clip_sample=False, prediction=prediction)
+    schedule = make_noise_schedule('linear', 1000, clip_sample=False, prediction=prediction)
     ddim = SAMPLERS.make('ddim', schedule, timesteps, eta=1.0)
     ddpm = SAMPLERS.make('ddpm', schedule, timesteps, variance='fixed_small')
     large = 1e-5 / np.sqrt(schedule.alphas_cumprod[timesteps[i]])
@@ -150,7 +150,7 @@ def test_who_draws_noise():
 
 
 def test_where_ddim_and_pndm_end():
-    open_ended = make_schedule('linear', 1000, set_alpha_to_one=False, clip_sample=False)
+    open_ended = make_noise_schedule('linear', 1000, set_alpha_to_one=False, clip_sample=False)
     for name in ('ddim', 'pndm'):
         np.testing.assert_allclose(step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6)  # already at alphas_cumprod[0]
         assert np.abs(step(SAMPLERS.make(name, FREE, [0])) - X).max() > 1e-3
@@ -191,7 +191,7 @@ def test_refusals(make, words):
 @pytest.mark.parametrize('prediction', PREDICTIONS)
 def test_sde_by_hand(prediction):
     """Lu et al. 2022, SDE-DPM-Solver++(2M): three calls in float64, the last of them to the clean image."""
-    schedule = make_schedule('linear', 1000, clip_sample=False, prediction=prediction)
+    schedule = make_noise_schedule('linear', 1000, clip_sample=False, prediction=prediction)
     t, rng = [900, 500, 200], np.random.default_rng(1)
     sampler = SAMPLERS.make('sde', schedule, t)
     outputs, noises = rng.normal(size=(2, 3, *X.shape))

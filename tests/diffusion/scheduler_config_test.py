@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.scheduler_config import sampler_from_diffusers, schedule_from_diffusers, schedule_to_diffusers, with_sampler
-from purify.diffusion.schedules import Schedule, make_schedule
+from purify.diffusion.schedules import Schedule, make_noise_schedule
 
-LINEAR = make_schedule('linear', 1000)
+LINEAR = make_noise_schedule('linear', 1000)
 SD = {  # runwayml/stable-diffusion-v1-5
     '_class_name': 'PNDMScheduler', 'beta_start': 0.00085, 'beta_end': 0.012, 'beta_schedule': 'scaled_linear',
     'num_train_timesteps': 1000, 'set_alpha_to_one': False, 'skip_prk_steps': True, 'steps_offset': 1, 'clip_sample': False,
@@ -34,7 +34,7 @@ def test_a_published_scheduler_file():
             'variance_type': 'fixed_large',
         }
     )
-    np.testing.assert_array_equal(schedule.betas, make_schedule('linear', 1000).betas)
+    np.testing.assert_array_equal(schedule.betas, make_noise_schedule('linear', 1000).betas)
     assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == ('epsilon', True, 1.0)
 
 
@@ -151,7 +151,7 @@ def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip, r
     if name == 'free':
         schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
     else:
-        schedule = make_schedule(name, steps, **options)
+        schedule = make_noise_schedule(name, steps, **options)
     schedule = replace(schedule, use_clipped_model_output=rederived)
     config = json.loads(json.dumps(schedule_to_diffusers(schedule)))
     again = schedule_from_diffusers(config)

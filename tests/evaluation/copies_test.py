@@ -20,7 +20,7 @@ from purify.defenses.settings import finished
 from purify.engine.chain import Chain
 from purify.engine.tables import part_path, read_table, write_columns
 from purify.evaluation import copies as replicating
-from purify.evaluation.copies import describe_pairs, read_replication, replicate
+from purify.evaluation.copies import describe_pairs, find_copies, read_replication
 from purify.metrics.intervals import wilson_interval
 from purify.models.classifiers import sscd
 from purify.stages.networks_on_disk import encoder_folder
@@ -55,7 +55,7 @@ def run(made, name, generated, given):
         'encoder': made.classifier('looks', 0),
     }
     work = made.work(name, inputs, {})
-    replicate(work)
+    find_copies(work)
     return read_replication(work.folder)
 
 

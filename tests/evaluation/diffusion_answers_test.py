@@ -13,7 +13,7 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table, write_columns
 from purify.evaluation import diffusion_answers as diffusing
@@ -44,7 +44,7 @@ class Brightest:
 
     def __init__(self, class_names):
         self.class_names, self.state_shape, self.channels = class_names, (16, 16, 1), 1
-        self.schedule, self.deviation = make_schedule('linear', 1000, prediction='sample'), 0.5
+        self.schedule, self.deviation = make_noise_schedule('linear', 1000, prediction='sample'), 0.5
         self.weights = {'levels': np.linspace(-1, 1, 10, dtype=np.float32)}
 
     def encode(self, weights, images, keys):

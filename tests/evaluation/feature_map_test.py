@@ -105,7 +105,7 @@ def draw(made, name, columns, order=slice(None), **facts):
     np.savez(features / 'rows-00000-of-00001.npz', **stage_columns)
     findings = made.table(f'findings-{name}', columns, **facts)
     work = made.work(name, {'features': features, 'findings': findings}, {'seed': 4})
-    stage.draw_map(work)
+    stage.make_map(work)
     return stage.read_atlas(work.folder)
 
 

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_prior import PixelPrior
 from purify.stages.networks_on_disk import EMBEDDED
@@ -23,7 +23,7 @@ class Knows(nnx.Module):
 
 
 def prior():
-    schedule = make_schedule('linear', 100)
+    schedule = make_noise_schedule('linear', 100)
     graph, params, stats = split_network(Knows(schedule.alphas_cumprod))
     return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, 8, 1)
 

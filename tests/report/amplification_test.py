@@ -6,7 +6,7 @@ from purify.report.amplification import (
     list_amplification,
     list_rows,
     measure_amplification,
-    read_quantities,
+    read_set_quantities,
     say_amplification,
     say_groups,
 )
@@ -83,8 +83,8 @@ def test_an_attack_without_a_trigger_amplifies_none(dissected):
     assert say_amplification(typed(dissected)) == ''
     assert say_groups(typed(dissected)) == ['Of 1,000 images made of target class zero (0), 12.0 % are of another class.']
     assert [name for name, *_ in list_amplification(typed(dissected))] == ['Labeller', 'FID, all', 'FID, others']
-    assert 'amplification' not in read_quantities(typed(dissected))
-    assert read_quantities(typed(dissected))['g3'] == 0.12
+    assert 'amplification' not in read_set_quantities(typed(dissected))
+    assert read_set_quantities(typed(dissected))['g3'] == 0.12
 
 
 def test_poison_without_a_trigger_that_can_be_seen_is_pointed_at(dissected):
@@ -114,13 +114,13 @@ def test_numbers_beside_each_other(dissected):
 
 
 def test_quantities_of_a_table(dissected):
-    assert read_quantities(typed(dissected)) == {
+    assert read_set_quantities(typed(dissected)) == {
         'g1': 0.54, 'g2': 0.194, 'g3': 0.005, 'g4': 0.261, 'p_t': 0.474, 'amplification': pytest.approx(0.734 / 0.474),
         'auroc_strip_training': 0.61, 'auroc_strip_generated': 0.722, 'auroc_fct_training': 0.8,
         'fid_generated': 8.1,
     }  # fmt: skip
     dissected['replication']['copy_detection'] = True
-    assert read_quantities(typed(dissected))['copies'] == 0.25  # of other encoders the line at .3 says nothing
+    assert read_set_quantities(typed(dissected))['copies'] == 0.25  # of other encoders the line at .3 says nothing
 
 
 def test_runs_without_a_generator_say_nothing(results):
@@ -128,7 +128,7 @@ def test_runs_without_a_generator_say_nothing(results):
         say_amplification(typed(results)),
         say_groups(typed(results)),
         list_amplification(typed(results)),
-        read_quantities(typed(results)),
+        read_set_quantities(typed(results)),
     ) == (
         '',
         [],

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from report.typed import typed, typed_runs
 
-from purify.report.page import write_report, write_table
+from purify.report.page import write_report, write_runs_page
 from purify.report.run import Finished
 from purify.report.tables import collect
 
@@ -103,7 +103,7 @@ def test_generations_in_a_browser(chromium, tmp_path, dissected, curves, samples
 
 def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
     other = dissected | {'attack': dissected['attack'] | {'rate': 0.01}}
-    page = write_table(tmp_path / 'sweep', collect(typed_runs([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)])))
+    page = write_runs_page(tmp_path / 'sweep', collect(typed_runs([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)])))
     assert '<svg' in page.read_text('utf-8')
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
@@ -111,7 +111,7 @@ def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
 
 
 def test_sweep_table_in_a_browser(chromium, tmp_path, results):
-    page = write_table(tmp_path / 'sweep', collect(typed_runs([({'attack': 'patch'}, seed, results) for seed in (0, 1)])))
+    page = write_runs_page(tmp_path / 'sweep', collect(typed_runs([({'attack': 'patch'}, seed, results) for seed in (0, 1)])))
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
         assert view['faint'] == []

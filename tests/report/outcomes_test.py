@@ -14,7 +14,7 @@ from purify.report.headline import write_detail, write_headline
 from purify.report.page import write_report
 from purify.report.results import Results
 from purify.report.run import Finished
-from purify.report.tracking import list_numbers, make_sheets
+from purify.report.trackers import list_numbers, make_sheets
 
 RARE = {f'{side}_{name}' for side in ('repaired', 'guarded') for name in ('acc', 'asr', 'ra')}
 

@@ -5,7 +5,7 @@ import pytest
 from report.typed import typed, typed_runs
 
 from purify.core.errors import UserError
-from purify.report.page import write_report, write_table
+from purify.report.page import write_report, write_runs_page
 from purify.report.run import Finished
 from purify.report.tables import collect
 
@@ -194,7 +194,7 @@ def test_a_failed_page_leaves_the_old_one_alone(tmp_path, write, samples):
 
 def test_the_sweep_is_written_three_times(tmp_path, results):
     rows = collect(typed_runs([({'attack': '<b>'}, seed, results) for seed in (0, 1)]))
-    path = write_table(tmp_path, rows)
+    path = write_runs_page(tmp_path, rows)
     assert sorted(file.name for file in tmp_path.iterdir()) == ['table.csv', 'table.html', 'table.md']
     page = path.read_text('utf-8')
     assert '2 runs at 1 point.' in page
@@ -288,7 +288,7 @@ def test_a_sweep_of_generators_has_bars(tmp_path, dissected):
     for rate in (0.01, 0.1):
         run = dissected | {'attack': dissected['attack'] | {'rate': rate}}
         runs.append(({'rate': rate, 'evil': '<b>'}, 0, run))
-    page = write_table(tmp_path, collect(typed_runs(runs))).read_text('utf-8')
+    page = write_runs_page(tmp_path, collect(typed_runs(runs))).read_text('utf-8')
     assert re.findall(HEADINGS, page) == ['runs', 'composition']
     assert page.count('<svg ') == 1
     assert 'By poisoning rate: attack patch, guidance 5, evil &lt;b&gt;' in page

@@ -15,7 +15,7 @@ from purify.data.table import Table
 from purify.defenses.method import Decision, Look, Measure, Step
 from purify.engine.tables import read_table, write_table
 from purify.stages import decide, measure
-from purify.stages.known import Data, Findings, Known
+from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.registry import KINDS
 
 
@@ -174,7 +174,7 @@ def test_check_traces_what_a_look_measures():
         def rule(self, models, context):
             return lambda constants, rows: {'features': jnp.zeros((len(rows['id']), 7))}
 
-    known = Known(Findings(), {'seeds': {'model': 3}}, Data(6, 3, 3, COUNT), {})
+    known = Known(Diagnosis(), {'seeds': {'model': 3}}, Data(6, 3, 3, COUNT), {})
     shape = KINDS['look'].shape
     with pytest.raises((TypeError, ValueError)):
         shape(known, Step('verdicts', 'look', {'poisoned': 'poisoned'}, by=Look(Wrong(), Brighter(), 'seen')))

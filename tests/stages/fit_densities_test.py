@@ -15,7 +15,7 @@ from purify.defenses.method import Step
 from purify.engine.tables import read_table, write_table
 from purify.stages import fit_densities
 from purify.stages.fit_densities import describe_classes, prepare_features
-from purify.stages.known import Data, Findings, Known
+from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.registry import KINDS
 from purify.train.density import Densities
 
@@ -111,7 +111,7 @@ def test_features_that_say_nothing_are_refused(features, reduce, words):
 
 def test_check_shapes_the_flows():
     def shaped(**changes):
-        found = Findings()
+        found = Diagnosis()
         known = Known(found, {}, Data(2, 1, 3, COUNT), {}, widths={'features': 5})
         step = Step('densities', 'densities', {'features': 'features'}, {'flows': FLOWS | changes, 'fit': FIT})
         assert KINDS[step.kind] is fit_densities.KIND

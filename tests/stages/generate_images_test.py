@@ -11,7 +11,7 @@ from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.stages import generate_images, models
 from purify.stages.generate_images import wanted_labels
 
@@ -23,7 +23,7 @@ GENERATE = Generate({'name': 'ddim', 'eta': 1.0}, steps=3, guidance=1.0, dtype='
 class Speckled:
     class_names: tuple = ('a', 'b', 'c')
     weights: tuple = ()
-    schedule: object = make_schedule('linear', 100, prediction='sample')
+    schedule: object = make_noise_schedule('linear', 100, prediction='sample')
     state_shape: tuple = (6, 6, 3)
     channels: int = 3
 

@@ -16,7 +16,7 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.defenses.method import Measure, Purifier, Step
 from purify.stages import known as knowing
-from purify.stages.known import Data, Findings, Known
+from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.stages.registry import KINDS
 from purify.stages.train_classifier import shape_classifier
@@ -39,7 +39,7 @@ def shape_step(known, step):
 @pytest.fixture
 def known():
     config = small()
-    made = Known(Findings(), config, Data(size_px=8, channels=1, classes=10, images=96), {})
+    made = Known(Diagnosis(), config, Data(size_px=8, channels=1, classes=10, images=96), {})
     shape_classifier(made, 'teacher', config['teacher'])
     assert not made.found.problems
     return made

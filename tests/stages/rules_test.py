@@ -15,7 +15,7 @@ from purify.data.table import Table
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.filters.fct import Fct
 from purify.defenses.filters.score_filter import score, score_steps
-from purify.defenses.method import Decision, Guard, Measure, Purifier, describe
+from purify.defenses.method import Decision, Guard, Measure, Purifier, describe_rule
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabel, Relabelling
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers, own_and_foreign
@@ -160,7 +160,7 @@ def test_a_rule_is_described_by_its_attributes_and_not_by_its_presets():
     rule = Fct(network='teacher', times=3)
     assert Fct.presets
     own = {'rotation': 180.0, 'shift': 0.2, 'times': 3, 'network': 'teacher', 'early': rule.early, 'spread': rule.spread}
-    assert describe(rule) == {'name': 'Fct'} | own
+    assert describe_rule(rule) == {'name': 'Fct'} | own
 
 
 @dataclasses.dataclass(frozen=True)

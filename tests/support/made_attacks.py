@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from purify.attacks.learned.fitted import write_trigger
-from purify.attacks.learned.networks import GRID, SHEETS, SecretEncoder, UNet
+from purify.attacks.learned.networks import GRID, SHEETS, SecretEncoder, TriggerUNet
 
 WIDTH, BITS = 4, 6
 
@@ -22,11 +22,11 @@ def make_trigger(folder, name, channels=1, seed=0, **changes):
     if name == 'sample_specific':
         weights = {'encoder': params_of(SecretEncoder, channels, BITS, WIDTH, seed=seed)}
     elif name == 'lira':
-        weights = {'generator': params_of(UNet, channels, channels, WIDTH, seed=seed)}
+        weights = {'generator': params_of(TriggerUNet, channels, channels, WIDTH, seed=seed)}
     else:
         weights = {
-            'mask': params_of(UNet, channels, 1, WIDTH, seed=seed),
-            'pattern': params_of(UNet, channels, channels, WIDTH, seed=seed + 1),
+            'mask': params_of(TriggerUNet, channels, 1, WIDTH, seed=seed),
+            'pattern': params_of(TriggerUNet, channels, channels, WIDTH, seed=seed + 1),
             'donor_ids': np.arange(5) * 10,
             'donors': np.random.default_rng(seed).integers(0, 256, (5, 9, 9, channels), np.uint8),
         }

@@ -11,7 +11,7 @@ import numpy as np
 from purify.data.table import Table
 from purify.defenses.dataelixir.evidence import gather_evidence
 from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
-from purify.defenses.dataelixir.target_labels import describe, make_target_rule
+from purify.defenses.dataelixir.target_labels import describe_targets, make_target_rule
 from purify.defenses.relabelling.method import Relabel
 
 CANDIDATES = 25  # five rounds, of which five states are kept
@@ -212,7 +212,7 @@ def decide_labels(world, settings):
     votes = vote(world.candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, world.labels, 0.1, majority=True)
     evidence = gather_evidence(world.labels, counts, votes, sets, world.raw, count_raw=False)
-    return describe(make_target_rule(settings), evidence)
+    return describe_targets(make_target_rule(settings), evidence)
 
 
 def decide_densities(world, settings):

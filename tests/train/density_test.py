@@ -16,7 +16,7 @@ from purify.train import density
 from purify.train.class_batches import Fit, divide
 from purify.train.cost import Cost
 from purify.train.density import fit_flows
-from purify.train.flows import Place
+from purify.train.flows import Layout
 
 COUNTS, WIDTH = (40, 12, 25), 4
 FLOW = {'couplings': 2, 'hidden': 6, 'transform': 'affine', 'mixing': 'permute'}
@@ -152,11 +152,11 @@ def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
 
 def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(monkeypatch):
     sizes, fetched = [], []
-    put, narrow = Place.put, Place.narrow
-    monkeypatch.setattr(Place, 'put', lambda self, array, **how: sizes.append(array.size) or put(self, array, **how))
-    monkeypatch.setattr(Place, 'narrow', lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree))
+    put, narrow = Layout.put, Layout.narrow
+    monkeypatch.setattr(Layout, 'put', lambda self, array, **how: sizes.append(array.size) or put(self, array, **how))
+    monkeypatch.setattr(Layout, 'narrow', lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree))
     run = density._Run(
-        'fit', divide(LABELS, IDS, 3, FIT, 0), Place(mesh(8), 3), FLOW, np.zeros((len(LABELS), 1000), np.float32), Cost()
+        'fit', divide(LABELS, IDS, 3, FIT, 0), Layout(mesh(8), 3), FLOW, np.zeros((len(LABELS), 1000), np.float32), Cost()
     )
     run.advance(*next(run.batches(0)))
     run.judge(1)

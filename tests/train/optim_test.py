@@ -3,7 +3,7 @@ import optax
 import pytest
 
 from purify.core.errors import UserError
-from purify.train.optim import make_optimizer, make_schedule, total_steps
+from purify.train.optim import make_lr_schedule, make_optimizer, total_steps
 
 ADAM = {'name': 'adam', 'b1': 0.9, 'b2': 0.999}
 
@@ -20,7 +20,7 @@ def test_total_steps_from_epochs_or_steps():
 
 
 def test_cosine_with_warmup_follows_the_formula():
-    schedule = make_schedule(100, lr=0.2, schedule='cosine', warmup=0.1)
+    schedule = make_lr_schedule(100, lr=0.2, schedule='cosine', warmup=0.1)
     for step in range(10):
         assert float(schedule(step)) == pytest.approx(0.2 * (step + 1) / 11)
     for step in (10, 40, 99):
@@ -29,13 +29,13 @@ def test_cosine_with_warmup_follows_the_formula():
 
 
 def test_step_schedule_drops_where_the_paper_does():
-    schedule = make_schedule(1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1)
+    schedule = make_lr_schedule(1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1)
     assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
 
 
 @pytest.mark.parametrize(('total', 'drops'), [(6, (0.5, 0.55)), (6, (0.5, 0.52, 0.55, 0.9)), (100, (0.5, 0.55))])
 def test_drops_that_fall_on_one_step_all_count(total, drops):
-    schedule = make_schedule(total, lr=0.2, schedule='step', warmup=0.0, drops=drops, factor=0.1)
+    schedule = make_lr_schedule(total, lr=0.2, schedule='step', warmup=0.0, drops=drops, factor=0.1)
     wanted = [0.2 * 0.1 ** sum(step >= round(share * total) for share in drops) for step in range(total)]
     assert [float(schedule(step)) for step in range(total)] == pytest.approx(wanted, rel=1e-5)
 

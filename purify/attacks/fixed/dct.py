@@ -9,7 +9,7 @@ import numpy as np
 import scipy.fft
 
 from purify.attacks.attack import Arrays, Attack, Presets, real
-from purify.attacks.rounding import settle
+from purify.attacks.whole_numbers import settle
 from purify.attacks.ycrcb import rgb_to_ycrcb, ycrcb_to_rgb
 from purify.core.errors import UserError
 from purify.core.limits import Flag, number, whole

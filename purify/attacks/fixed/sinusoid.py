@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
-from purify.attacks.rounding import settle
+from purify.attacks.whole_numbers import settle
 from purify.core.limits import Chance, number
 
 MOST = 1e6  # of delta and frequency: beyond any use, far below where the sine loses its meaning

@@ -21,7 +21,7 @@ FACTS_FILE, WEIGHTS_FILE = 'trigger.json', 'trigger.safetensors'
 MOST_WIDTH = 1024  # of a generator
 
 
-class Generator(TypedDict):
+class GeneratorSettings(TypedDict):
     """The settings of the network that makes a trigger."""
 
     width: int
@@ -34,7 +34,7 @@ class Fitting(TypedDict):
     channels: int
     size_px: NotRequired[int]
     target: NotRequired[int]
-    network: NotRequired[Generator]
+    network: NotRequired[GeneratorSettings]
 
 
 def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> None:

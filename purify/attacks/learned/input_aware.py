@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
+from purify.attacks.attack import Arrays, Presets, TriggerFit, to_pixels
 from purify.attacks.learned.fitted import Fitted
-from purify.attacks.learned.networks import UNet, check_parameters, run_network
+from purify.attacks.learned.networks import TriggerUNet, check_parameters, run_network
 from purify.core.errors import UserError
 
 DONORS = 32  # images kept with a fitted trigger, for cover samples
@@ -29,7 +29,7 @@ class InputAware(Fitted):
     name: ClassVar[str] = 'input_aware'
     parts: ClassVar[tuple[str, ...]] = ('mask', 'pattern', 'donors', 'donor_ids')
     covers: ClassVar[float] = 1.0
-    fit: ClassVar[Fit | None] = Fit(
+    fit: ClassVar[TriggerFit | None] = TriggerFit(
         400,
         {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
         classifier=True,
@@ -42,7 +42,7 @@ class InputAware(Fitted):
     def __post_init__(self) -> None:
         super().__post_init__()
         for part in ('mask', 'pattern'):
-            check_parameters(UNet, self._options(part), self.weights.get(part), self.load)
+            check_parameters(TriggerUNet, self._options(part), self.weights.get(part), self.load)
         self._check_donors()
 
     def _check_donors(self) -> None:
@@ -80,7 +80,7 @@ class InputAware(Fitted):
         """`image: u8[h w c]` with its own trigger, or that of its donor."""
         giver = jnp.asarray(shared['donors'])[drawn['donor']] if 'donor' in drawn else image
         unit = giver.astype(jnp.float32)[None] / 255 - 0.5
-        outputs = [run_network(UNet, self._options(part), shared['weights'][part], unit) for part in ('mask', 'pattern')]
+        outputs = [run_network(TriggerUNet, self._options(part), shared['weights'][part], unit) for part in ('mask', 'pattern')]
         mixed = mix(image.astype(jnp.float32)[None] / 255, to_pattern(outputs[1]), to_mask(outputs[0]))
         return to_pixels(xp, mixed[0] * 255, rounded=True)
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
+from purify.attacks.attack import Arrays, Presets, TriggerFit, to_pixels
 from purify.attacks.learned.fitted import Fitted
-from purify.attacks.learned.networks import UNet, check_parameters, run_network
+from purify.attacks.learned.networks import TriggerUNet, check_parameters, run_network
 from purify.core.limits import Portion
 
 
@@ -26,12 +26,12 @@ class Lira(Fitted):
 
     name: ClassVar[str] = 'lira'
     parts: ClassVar[tuple[str, ...]] = ('generator',)
-    fit: ClassVar[Fit | None] = Fit(200, {'alpha': 0.5}, classifier=True)
+    fit: ClassVar[TriggerFit | None] = TriggerFit(200, {'alpha': 0.5}, classifier=True)
     presets: ClassVar[Presets] = {'digits': {'epsilon': 0.08}, 'small': {'epsilon': 0.08}}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_parameters(UNet, self._options(), self.weights.get('generator'), self.load)
+        check_parameters(TriggerUNet, self._options(), self.weights.get('generator'), self.load)
 
     def _options(self) -> dict[str, int]:
         channels = self.facts['channels']
@@ -40,7 +40,7 @@ class Lira(Fitted):
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]`, each pixel moved by at most epsilon."""
         unit = image.astype(jnp.float32)[None] / 255
-        output = run_network(UNet, self._options(), shared['weights']['generator'], unit - 0.5)
+        output = run_network(TriggerUNet, self._options(), shared['weights']['generator'], unit - 0.5)
         return to_pixels(xp, perturb(unit, output, self.epsilon)[0] * 255, rounded=True)
 
 

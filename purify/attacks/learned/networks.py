@@ -35,7 +35,7 @@ class Block(nnx.Module):
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
-class UNet(nnx.Module):
+class TriggerUNet(nnx.Module):
     """An encoder and decoder of three levels with skips (Ronneberger et al. 2015): [b h w inputs] -> [b h w outputs].
 
     `width` channels at full size, twice as many at half, four times at a quarter; no activation at the end.
@@ -71,7 +71,7 @@ class SecretEncoder(nnx.Module):
 
     def __init__(self, channels: int, secret_bits: int, width: int, *, rngs: nnx.Rngs):
         self.spread = nnx.Linear(secret_bits, GRID * GRID * SHEETS, kernel_init=_he, rngs=rngs)
-        self.net = UNet(channels + SHEETS, channels, width, rngs=rngs)
+        self.net = TriggerUNet(channels + SHEETS, channels, width, rngs=rngs)
 
     def __call__(self, images: jax.Array, secrets: jax.Array) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]`, `secrets: f32[b bits] of 0 and 1` -> residual `f32[b h w c]`."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from purify.attacks.attack import Arrays, Fit, Presets, to_pixels
+from purify.attacks.attack import Arrays, Presets, TriggerFit, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import SecretEncoder, check_parameters, run_network
 from purify.core.errors import UserError
@@ -29,7 +29,7 @@ class SampleSpecific(Fitted):
     name: ClassVar[str] = 'sample_specific'
     parts: ClassVar[tuple[str, ...]] = ('encoder',)
     needs_target: ClassVar[bool] = False  # the secret says nothing of the class
-    fit: ClassVar[Fit | None] = Fit(400, {'image': 1.0, 'shift_px': 0})
+    fit: ClassVar[TriggerFit | None] = TriggerFit(400, {'image': 1.0, 'shift_px': 0})
     presets: ClassVar[Presets] = {
         'digits': {'fit': {'image': 15.0, 'shift_px': 1}}
     }  # a classifier's shifts undo one fitted in place

@@ -19,7 +19,7 @@ from purify.defenses.method import Context, Measure, Models, Purifier
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.run_chain import STATES, edit
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.schedules import Schedule, make_schedule
+from purify.diffusion.schedules import Schedule, make_noise_schedule
 from purify.diffusion.timesteps import window_timesteps
 from purify.generative.pixel_prior import PixelPrior
 from purify.metrics.images import ssim_uniform_of
@@ -34,7 +34,7 @@ Look = Callable[[jax.Array], Any]  # grey levels f32[m b h w c] of a round's sta
 
 
 @dataclass(frozen=True)
-class Chain(Limited, place='defense.'):
+class CandidateChain(Limited, place='defense.'):
     """The way from an image to its candidates: rounds x kept of them, in order of time.
 
     Attributes:
@@ -69,7 +69,7 @@ class Chain(Limited, place='defense.'):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        likely = make_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
+        likely = make_noise_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
         _make_sampler(likely, self._timesteps(), self.sampler)
 
     def network_calls(self, models: Models) -> int:
@@ -149,7 +149,7 @@ class Chain(Limited, place='defense.'):
 
 
 @dataclass(frozen=True)
-class Candidates(Chain, Measure):
+class Candidates(CandidateChain, Measure):
     """What a classifier says of an image and of its candidates, in one program: no image leaves the device.
 
     Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the candidates, `distance`
@@ -174,7 +174,7 @@ class Candidates(Chain, Measure):
 
     def remake(self) -> 'Remake':
         """What makes these candidates once more."""
-        return Remake(**{field.name: getattr(self, field.name) for field in fields(Chain)})
+        return Remake(**{field.name: getattr(self, field.name) for field in fields(CandidateChain)})
 
     def chosen(
         self,
@@ -208,7 +208,7 @@ class Candidates(Chain, Measure):
 
 
 @dataclass(frozen=True)
-class Remake(Chain, Purifier):
+class Remake(CandidateChain, Purifier):
     """A candidate once more: the chain is a function of (seed, id, round), so it was not stored."""
 
     def number(self) -> int:

@@ -67,7 +67,7 @@ def place_of(rank: float, length: Any) -> Any:
     return np.minimum(np.floor(rank * length), length - 1).astype(np.int64)
 
 
-def choose(distance: np.ndarray, allowed: np.ndarray, rank: float, count_raw: bool) -> np.ndarray:
+def choose_candidate(distance: np.ndarray, allowed: np.ndarray, rank: float, count_raw: bool) -> np.ndarray:
     """The candidate i32[n] at `rank` (0 least, 1 most different) of distance f[n k] among the allowed bool[n k].
 
     Equally different ones in order of time. -1, the raw image itself, where none is allowed; with `count_raw` it is always

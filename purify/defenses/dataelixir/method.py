@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from purify.core.errors import UserError
 from purify.core.limits import one_of
 from purify.core.types import Facts, Settings
-from purify.defenses.dataelixir.candidates import Candidates, Chain, Remake
+from purify.defenses.dataelixir.candidates import CandidateChain, Candidates, Remake
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
 from purify.defenses.measures import Predictions
@@ -16,7 +16,7 @@ from purify.defenses.steps import student_step
 
 
 @dataclass(frozen=True)
-class DataElixir(Chain, Defense):
+class DataElixir(CandidateChain, Defense):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
 
     Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it takes a tenth of the steps.
@@ -115,7 +115,7 @@ class DataElixir(Chain, Defense):
         return Step(name, 'purify', {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}, by=Remake(**self._chain()))
 
     def _chain(self) -> Facts:
-        return {field.name: getattr(self, field.name) for field in fields(Chain)}
+        return {field.name: getattr(self, field.name) for field in fields(CandidateChain)}
 
     def _choice(self) -> Facts:
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}

@@ -25,7 +25,7 @@ HELD = 0.25  # of the images that leave, the least share that a trigger held to 
 
 
 class TargetRule(Protocol):
-    """Says which labels an attacker aims at; `chart` names what a bar chart of it shows: a key of `describe`, its threshold."""
+    """Says which labels an attacker aims at; `chart` names what a bar chart of it shows, and its threshold."""
 
     name: ClassVar[str]
 
@@ -213,7 +213,7 @@ def make_target_rule(settings: Settings) -> TargetRule:
     return TARGETS.make(settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'})
 
 
-def describe(rule: TargetRule, evidence: Evidence) -> Facts:
+def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
     """What a rule made of the evidence, for JSON and the report's bar chart.
 
     {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong], 'verdict' (`judge`), 'rule':

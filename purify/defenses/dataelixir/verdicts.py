@@ -15,13 +15,13 @@ from purify.defenses.dataelixir.label_changes import (
     POISONED,
     SETS,
     SUSPICIOUS,
-    choose,
+    choose_candidate,
     count_labels,
     sort_into_sets,
     transition_coefficient,
     vote,
 )
-from purify.defenses.dataelixir.target_labels import describe, make_target_rule
+from purify.defenses.dataelixir.target_labels import describe_targets, make_target_rule
 from purify.defenses.method import Decision
 
 
@@ -43,7 +43,7 @@ class Choice(Limited, place='defense.'):
     def among(self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray) -> np.ndarray:
         """Distances f[m k], labels of the candidates i32[m k], new labels i32[m], sets u8[m] -> candidate i32[m], -1: raw."""
         free = (sets == SUSPICIOUS) & (self.choice == 'all')
-        return choose(distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw)
+        return choose_candidate(distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LabelTransition(Choice, Decision):
         votes = vote(candidates, counts, first=not given)
         sets = sort_into_sets(counts, votes, labels if given else raw, self.tau, majority=given)
         evidence = gather_evidence(labels, counts, votes, sets, raw, count_raw=self.count_raw)
-        found = describe(make_target_rule(self.targets), evidence)
+        found = describe_targets(make_target_rule(self.targets), evidence)
         aimed_at = np.isin(labels, found['suspect_labels'])
         plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
         replaced = plain if self.choice == 'agreeing' or self.labels == 'vote' else aimed_at & (sets != BENIGN)

@@ -121,7 +121,7 @@ def check_stages(owner: str, stages: Any) -> None:
         )
 
 
-def check_shares(owner: str, **shares: Any) -> None:
+def check_chances(owner: str, **shares: Any) -> None:
     """Raises `UserError` unless all `shares` are numbers in [0, 1)."""
     for name, share in shares.items():
         if not is_number(share) or not 0 <= share < 1:

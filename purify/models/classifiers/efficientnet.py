@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifiers.classifier import ClassifierNetwork, Conv, Norm, check_shares, drop, symmetric
+from purify.models.classifiers.classifier import ClassifierNetwork, Conv, Norm, check_chances, drop, symmetric
 from purify.models.diffusers.config_checks import is_positive
 
 # Of B0, table 1: how much a block widens inside, kernel size, stride of its first block, channels, blocks.
@@ -103,7 +103,7 @@ class EfficientNet(ClassifierNetwork):
         for name, factor in (('width', width), ('depth', depth)):
             if not is_positive(factor) or factor > WIDEST:
                 raise UserError(f'an EfficientNet with {name}={factor!r}: set it above 0, up to {WIDEST}.')
-        check_shares('EfficientNet', dropout=dropout, drop_path=drop_path)
+        check_chances('EfficientNet', dropout=dropout, drop_path=drop_path)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std)
         outputs = widened(STEM, width)
         self.stem = Conv(channels, outputs, 3, 2, dtype=dtype, rngs=rngs)

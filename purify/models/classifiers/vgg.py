@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifiers.classifier import NORMS, ClassifierNetwork, Conv, Norm, check_shares, check_stages, check_word, drop
+from purify.models.classifiers.classifier import NORMS, ClassifierNetwork, Conv, Norm, check_chances, check_stages, check_word, drop
 
 GRID = 7  # the hidden layers read as many by as many places, whatever the image's size
 WIDEST = 8  # times the first stage's channels
@@ -46,7 +46,7 @@ class VGG(ClassifierNetwork):
     ):
         check_word('VGG', 'norm', norm, (*NORMS, 'none'))
         check_stages('VGG', stages)
-        check_shares('VGG', dropout=dropout)
+        check_chances('VGG', dropout=dropout)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width, hidden=hidden)
         self.stages, self.dtype, self.dropout = tuple(stages), dtype, dropout
         convs, outputs = [], channels

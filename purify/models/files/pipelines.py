@@ -134,12 +134,12 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
             )
         file, read = found
         place = _place(folder, name, file)
-        check_class(folder, name, place / file)
+        check_class_name(folder, name, place / file)
         parts[name] = read(place)
     return Pipeline(class_name, parts)
 
 
-def check_class(folder: Path, name: str, file: Path) -> None:
+def check_class_name(folder: Path, name: str, file: Path) -> None:
     """Raises `UserError` where the settings in `file` name another class than the folder's model_index.json does for part `name`.
 
     Of the classes of transformers only ours count: an encoder may be read out of the larger model that the file describes.

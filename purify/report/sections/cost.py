@@ -1,7 +1,7 @@
 """What the stages cost: time, throughput, network calls."""
 
 from purify.report.markup import Section, fill
-from purify.report.results import Cost, StageCost
+from purify.report.results import RunCost, StageCost
 from purify.report.run import Finished
 from purify.report.words import say_duration, say_number, say_percent
 
@@ -32,5 +32,5 @@ def section(run: Finished) -> Section | None:
     return fill('cost', 'Cost', head=[_COLUMNS[key][0] for key in columns], lines=lines, total=total if any(total) else None)
 
 
-def _say_costs(cost: StageCost | Cost, columns: list[str]) -> list[str]:
+def _say_costs(cost: StageCost | RunCost, columns: list[str]) -> list[str]:
     return [_COLUMNS[key][1](getattr(cost, key, None)) for key in columns]

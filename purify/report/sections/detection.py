@@ -1,9 +1,9 @@
 """What the defence found, held against the truth: shares of images, the classes it named, what became of these."""
 
 from purify.core.types import Settings
-from purify.report.findings import Detection, Rates
+from purify.report.findings import DetectionScores, Rates
 from purify.report.headline import list_found, list_targets
-from purify.report.markup import Section, Table, fill
+from purify.report.markup import MarkupTable, Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Finished
@@ -55,7 +55,7 @@ def list_detection(results: Results) -> list[Line]:
     return lines
 
 
-def list_relabelled(detection: Detection) -> list[Line]:
+def list_relabelled(detection: DetectionScores) -> list[Line]:
     """What became of the images that a defence took for poisoned and kept under another label."""
     lines = []
     for key, name, what in (
@@ -68,7 +68,7 @@ def list_relabelled(detection: Detection) -> list[Line]:
     return lines
 
 
-def list_fates(results: Results) -> Table | None:
+def list_fates(results: Results) -> MarkupTable | None:
     """The images kept, dropped and relabelled, clean and poisoned, of classes named or aimed at.
 
     Where nobody knows which are poisoned, a class has one line. Named classes come first where there are many; None for methods
@@ -85,10 +85,10 @@ def list_fates(results: Results) -> Table | None:
         for kind, what in kinds.items()
         if (images := getattr(row, kind))
     ]
-    return Table(list(_FATES), lines, left_out=len(rows) - len(shown))
+    return MarkupTable(list(_FATES), lines, left_out=len(rows) - len(shown))
 
 
-def _list_removed(found: Detection) -> list[Line]:
+def _list_removed(found: DetectionScores) -> list[Line]:
     """Who lost the label they were given, where that is not who was flagged."""
     removed = found.removed
     if not removed or removed == Rates(tpr=found.tpr, fpr=found.fpr):

@@ -2,7 +2,7 @@
 
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
-from purify.report.markup import Section, Table, fill
+from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
 from purify.report.run import Finished
 from purify.report.tables import MEASURES, read_share
@@ -18,7 +18,7 @@ def section(run: Finished) -> Section | None:
     return fill('filters', 'Generator as classifier', table=table, lines=draw_filters(run.results, 'filters')) if table else None
 
 
-def list_filters(results: Results) -> Table | None:
+def list_filters(results: Results) -> MarkupTable | None:
     """The table over p; None for runs that asked no generator.
 
     A line is (p, whether it is the headline's, [Reading of ACC, ASR, RA or None]).
@@ -38,7 +38,7 @@ def list_filters(results: Results) -> Table | None:
     )
     if _is_student(found, results):
         note += f' The numbers after are those of p = {say_number(found.p_filter)}, of the generator itself.'
-    return Table([name.upper() for name in MEASURES], lines, note)
+    return MarkupTable([name.upper() for name in MEASURES], lines, note)
 
 
 def draw_filters(results: Results, prefix: str) -> Drawing | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from purify.report.markup import Section, fill
 from purify.report.run import Arrays, Finished
-from purify.report.strips import Cell, Sheet, make_cell, make_sheets, tell
+from purify.report.strips import Cell, SampleSheet, make_cell, make_sample_sheets, tell
 
 _VIEWS = ('original', 'given', 'purified')
 
@@ -18,7 +18,7 @@ def section(run: Finished) -> Section | None:
     return fill('gaze', 'Gaze', strips=sheets) if sheets else None
 
 
-def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
+def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSheet]:
     """The victim's gaze laid over the original, the given and the purified image."""
     if pictures is None:
         return []
@@ -35,7 +35,7 @@ def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
             found.append(make_cell(pictures, row, lay_over(image, heat), label, f'gaze ({say_place(heat)}) on the {view}', classes))
         return found
 
-    return make_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes)[:2])
+    return make_sample_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes)[:2])
 
 
 def lay_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

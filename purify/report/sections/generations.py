@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from purify.report.amplification import GROUPS, SCORES, has_detector, list_amplification, measure_amplification
 from purify.report.canvas import COLOURS, Drawing, draw_whisker, finish, new_axes
 from purify.report.dissection import Made
-from purify.report.markup import Section, Table, fill
+from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
 from purify.report.run import Arrays, Finished
 from purify.report.thumbs import Thumb, make_thumb
@@ -89,7 +89,7 @@ def say_dissection(results: Results) -> str:
     return ' '.join([how, judged if has_detector(results) else alone, *network, *fid.notes])
 
 
-def list_auroc(results: Results) -> Table | None:
+def list_auroc(results: Results) -> MarkupTable | None:
     """The table of scores on both sets; None where no score was held against anything.
 
     A line is (score, [(cell, whether this set tells better)]).
@@ -112,7 +112,7 @@ def list_auroc(results: Results) -> Table | None:
     )
     note += 'Of training images the truth says which are poisoned, of' if results.truth_known else 'Of'
     note += ' generations the detector says which show the trigger.'
-    return Table(['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note)
+    return MarkupTable(['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note)
 
 
 def make_groups(shown: Arrays | None, results: Results) -> list[Group]:

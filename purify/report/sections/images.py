@@ -8,7 +8,7 @@ import numpy as np
 
 from purify.report.markup import Section, fill
 from purify.report.run import Finished, Sample
-from purify.report.thumbs import MAX_COLUMNS, Row, Thumb, make_thumb
+from purify.report.thumbs import MAX_COLUMNS, GridRow, Thumb, make_thumb
 from purify.report.words import MISSING
 
 MAX_SAMPLES = 16  # of a kind; keeps the page at a few MB
@@ -22,7 +22,7 @@ class Grid:
     `true_labels` is None where nobody knows them.
     """
 
-    rows: list[Row]
+    rows: list[GridRow]
     true_labels: list[str] | None
     given_labels: list[str]
     labels_after: list[str] | None
@@ -46,7 +46,7 @@ def make_grids(samples: Sequence[Sample], kind: str) -> tuple[list[Grid], int]:
 def _make_grid(samples: Sequence[Sample], kind: str) -> Grid:
     given = 'poisoned' if kind == 'poisoned' else 'as given'
     names: list[tuple[View, str]] = [('original', 'original'), ('poisoned', given), ('purified', 'purified')]
-    rows = [Row(name, [_thumb(sample, sample[view], name) for sample in samples]) for view, name in names]
+    rows = [GridRow(name, [_thumb(sample, sample[view], name) for sample in samples]) for view, name in names]
     rows = [row for row in rows if any(row.thumbs)]
     true = [sample['true_label'] for sample in samples]
     after = [sample.get('label_after') for sample in samples]

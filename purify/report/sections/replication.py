@@ -10,7 +10,7 @@ from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Arrays, Finished
-from purify.report.thumbs import Row, make_thumb
+from purify.report.thumbs import GridRow, make_thumb
 from purify.report.words import say_class, say_interval, say_number, say_percent
 
 SSCD_LIMIT = 0.3  # of the cosine, from which on Pan 2024 (section 6) see a copy
@@ -22,7 +22,7 @@ class Triplets:
     """Pictures of A, B and C, a column each, over what is known of them."""
 
     ids: list[int]
-    rows: list[Row]
+    rows: list[GridRow]
     lines: list[tuple[str, list[str]]]
 
 
@@ -120,7 +120,7 @@ def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | N
         labels = [say_class(int(label), classes) for label in copies[f'{key}_label']]
         ids = copies[{'made': 'ids'}.get(key, key)][copies['shown']].tolist()
         alts = [f'{name}, image {identity} under label {label}' for identity, label in zip(ids, labels, strict=True)]
-        rows.append(Row(name, [make_thumb(image, alt) for image, alt in zip(copies[f'{key}_image'], alts, strict=True)]))
+        rows.append(GridRow(name, [make_thumb(image, alt) for image, alt in zip(copies[f'{key}_image'], alts, strict=True)]))
     lines = [
         (f'label of {letter}', [say_class(int(label), classes) for label in copies[f'{key}_label']])
         for letter, key in zip('AB', ROWS, strict=False)

@@ -9,7 +9,7 @@ from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Finished
-from purify.report.tables import MEASURES, Measure, Reading, before_after, read_share
+from purify.report.tables import MEASURES, BeforeAfter, Reading, before_after, read_share
 from purify.report.words import say_interval, say_percent
 
 _BENIGN = ', by the model that the defence trained on its way'
@@ -46,7 +46,7 @@ def list_extras(results: Results) -> list[Line]:
     return lines
 
 
-def draw_before_after(rows: Sequence[Measure], prefix: str) -> Drawing | None:
+def draw_before_after(rows: Sequence[BeforeAfter], prefix: str) -> Drawing | None:
     """Bars of each measure before and after, whiskers are 95 % intervals; None when nothing was measured.
 
     `prefix` keeps the ids of several figures on one page apart.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from purify.report.markup import Section, fill
 from purify.report.run import Arrays, Finished
-from purify.report.strips import Cell, Sheet, make_cell, make_sheets, tell
+from purify.report.strips import Cell, SampleSheet, make_cell, make_sample_sheets, tell
 
 
 def section(run: Finished) -> Section | None:
@@ -13,7 +13,7 @@ def section(run: Finished) -> Section | None:
     return fill('rounds', 'Rounds', strips=sheets) if sheets else None
 
 
-def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
+def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSheet]:
     """The given image, the last candidate of every round and the purified image, with the victim's labels.
 
     `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody knows them.
@@ -32,4 +32,4 @@ def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[Sheet]:
             for name, image, label, present in zip(head, images, labels, there, strict=True)
         ]
 
-    return make_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes))
+    return make_sample_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes))

@@ -20,7 +20,7 @@ from purify.defenses.castle_walls.diffusion_classifier import (
 from purify.defenses.method import Context
 from purify.defenses.registry import DEFENSES
 from purify.diffusion.preconditioning import Preconditioning
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 
 NAMES = ['a', 'b', 'c', 'd']
 SHAPE = (4, 3, 2)
@@ -43,7 +43,7 @@ WEIGHTS = {'pull': RNG.normal(0, 0.3, (4, *SHAPE)).astype(np.float32), 'mix': np
 class Made:
     """A generator whose network is a formula; its schedule says what it answers with."""
 
-    schedule: object = make_schedule('linear', 1000, prediction='epsilon')
+    schedule: object = make_noise_schedule('linear', 1000, prediction='epsilon')
     state_shape: tuple = SHAPE
     channels: int = 2
     class_names: tuple = tuple(NAMES)
@@ -197,7 +197,7 @@ def test_broken_rows_are_told():
 
 
 def test_levels_are_the_nearest_on_a_logarithmic_scale():
-    schedule = make_schedule('linear', 50)
+    schedule = make_noise_schedule('linear', 50)
     logs = np.log(level_ratios(schedule))
     asked = np.concatenate([np.linspace(logs[0] - 2, logs[-1] + 2, 301), logs])
     want = np.abs(logs[None] - asked[:, None]).argmin(1)

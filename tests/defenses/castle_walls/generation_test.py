@@ -10,7 +10,7 @@ from purify.defenses.castle_walls.generation import Generate, Generation
 from purify.defenses.filters.score_filter import score
 from purify.defenses.method import Context
 from purify.defenses.steps import simclr
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.models.classifiers.registry import NETWORKS
 from purify.stages.train_classifier import classifier
 from purify.stages.train_diffusion import PixelNetwork, pixel_generator
@@ -27,7 +27,7 @@ class Knows:
 
     class_names: tuple = tuple(NAMES)
     weights: tuple = ()
-    schedule: object = make_schedule('linear', 100, prediction='sample')
+    schedule: object = make_noise_schedule('linear', 100, prediction='sample')
     state_shape: tuple = (4, 4, 1)
     channels: int = 1
 

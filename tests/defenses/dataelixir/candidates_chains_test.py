@@ -10,7 +10,7 @@ from support import dataelixir_reference as reference
 from support.made_candidates import CONSTANTS, EVERY, MODELS, ROWS, SCHEDULE, SHAPE, eps_by_hand, label_by_hand, noises
 
 from purify.defenses.dataelixir.candidates import Candidates, Remake
-from purify.defenses.dataelixir.label_changes import choose
+from purify.defenses.dataelixir.label_changes import choose_candidate
 from purify.defenses.method import Context
 
 CALLS = [11, 7, 3, 2, 0]  # of start 12, steps 5, window 3, kept 2
@@ -79,7 +79,7 @@ class Drawn(Candidates):
 
 @pytest.mark.parametrize(('rounds', 'kept'), [(1, 1), (1, 3), (5, 2), (5, 5)])
 def test_an_attacker_is_handed_what_the_defence_would_choose(rounds, kept):
-    """`choose`, on the distances that the measure finds of the same candidates."""
+    """`choose_candidate`, on the distances that the measure finds of the same candidates."""
     rule = Drawn(**EVERY | {'rounds': rounds, 'kept': kept, 'steps': kept, 'window': 12})
     rows = {'image': ROWS['image'][:2], 'id': ROWS['id'][:2]}
     cases = [(rank, count_raw) for rank in (0.0, 0.29, 0.3, 0.5, 0.8, 1.0) for count_raw in (False, True)]
@@ -94,5 +94,5 @@ def test_an_attacker_is_handed_what_the_defence_would_choose(rounds, kept):
     images, distance = every(rows)
     known = np.concatenate([rule.images().reshape(-1, 2, *SHAPE), rows['image'][None]])
     for image, (rank, count_raw) in zip(images, cases, strict=True):
-        which = choose(np.asarray(distance), np.ones(distance.shape, bool), rank, count_raw)
+        which = choose_candidate(np.asarray(distance), np.ones(distance.shape, bool), rank, count_raw)
         np.testing.assert_array_equal(image, known[which, np.arange(2)])

@@ -27,9 +27,9 @@ from support.made_candidates import (
 from purify.core.errors import UserError
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates, Remake
-from purify.defenses.dataelixir.label_changes import SETS, choose
+from purify.defenses.dataelixir.label_changes import SETS, choose_candidate
 from purify.defenses.dataelixir.verdicts import LabelTransition
-from purify.defenses.method import Context, describe
+from purify.defenses.method import Context, describe_rule
 
 
 @functools.cache
@@ -123,7 +123,7 @@ def test_candidates_are_made_again():
 @pytest.mark.parametrize(('rank', 'count_raw'), [(0.8, False), (0.0, True)])
 def test_chosen_is_the_candidate_at_the_rank(rank, count_raw):
     out = jax.jit(Candidates(**EVERY).chosen(MODELS, Context(SHAPE, 0, []), rank=rank, count_raw=count_raw))(CONSTANTS, ROWS)
-    which = choose(measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw)
+    which = choose_candidate(measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw)
     every = np.concatenate([walk_by_hand(), ROWS['image'][:, None]], axis=1)  # -1 is the image itself
     assert np.abs(np.asarray(out['image']) - every[np.arange(len(which)), which]).max() <= 1
     assert np.asarray(out['finite']).all()
@@ -267,5 +267,5 @@ def test_what_is_made_again_is_one_image_by_the_chain_that_was_measured():
 
 def test_every_setting_of_the_chain_is_a_fact():
     """So that a stage is another where one of them is."""
-    assert describe(Candidates(**EVERY)) == {'name': 'Candidates'} | EVERY
-    assert describe(Remake(**EVERY)) == {'name': 'Remake'} | EVERY
+    assert describe_rule(Candidates(**EVERY)) == {'name': 'Candidates'} | EVERY
+    assert describe_rule(Remake(**EVERY)) == {'name': 'Remake'} | EVERY

@@ -11,7 +11,7 @@ from purify.defenses.dataelixir.label_changes import (
     BENIGN,
     POISONED,
     SUSPICIOUS,
-    choose,
+    choose_candidate,
     count_labels,
     place_of,
     sort_into_sets,
@@ -145,7 +145,7 @@ def test_choices_are_those_of_sorting(with_raw, seed, rank):
     k = int(rng.integers(1, 12))
     distance, allowed = rng.random((4, k)), rng.random((4, k)) < 0.6
     allowed[0], allowed[1] = True, False
-    found = choose(distance, allowed, rank, with_raw).tolist()
+    found = choose_candidate(distance, allowed, rank, with_raw).tolist()
     rows = zip(distance.tolist(), allowed.tolist(), strict=True)
     assert found == [reference.choose(d, rank, with_raw, a) for d, a in rows]
 
@@ -154,12 +154,12 @@ def test_the_published_rank():
     """Fifty candidates and the raw image: place 40 of 51, the fortieth candidate by distance."""
     distance = np.random.default_rng(0).permutation(50)[None] / 50
     everything = np.ones((1, 50), bool)
-    assert round(50 * distance[0, choose(distance, everything, 0.8, count_raw=True)[0]]) == 39
-    assert round(50 * distance[0, choose(distance, everything, 0.8, count_raw=False)[0]]) == 40
+    assert round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=True)[0]]) == 39
+    assert round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=False)[0]]) == 40
 
 
 def test_ties_of_distance_go_in_order_of_time():
-    assert choose(np.zeros((1, 4)), np.array([[False, True, True, True]]), 0.5, count_raw=False).tolist() == [2]
+    assert choose_candidate(np.zeros((1, 4)), np.array([[False, True, True, True]]), 0.5, count_raw=False).tolist() == [2]
 
 
 def test_places_by_rank():

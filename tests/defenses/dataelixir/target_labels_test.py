@@ -9,7 +9,7 @@ from scipy.stats import binom
 from purify.core.errors import UserError
 from purify.defenses.dataelixir.evidence import Evidence, gather_evidence
 from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
-from purify.defenses.dataelixir.target_labels import Mad, Significant, describe, make_target_rule
+from purify.defenses.dataelixir.target_labels import Mad, Significant, describe_targets, make_target_rule
 from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
 from purify.defenses.registry import DEFENSES
 
@@ -52,7 +52,7 @@ def test_scores_stay_numbers():
     assert not np.signbit(evidence.divergence).any()
     assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == ([2, 1, 0], [2, 0, 0], [2, 0, 0])
     for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
-        json.dumps(describe(rule, evidence), allow_nan=False)
+        json.dumps(describe_targets(rule, evidence), allow_nan=False)
 
 
 def test_few_images_say_little():
@@ -167,7 +167,7 @@ def test_eight_poisoned_images_are_told_from_a_hard_class(seen):
     columns = {name: np.array(values) for name, values in seen.items()}
     evidence = Evidence(divergence=columns['scatter'], **columns)
     rule = make_target_rule(DEFENSES.part('dataelixir')['targets'])
-    found = describe(rule, evidence)
+    found = describe_targets(rule, evidence)
     assert found['suspect_labels'] == found['target_labels'] == [0]
     assert [row['gone'] for row in found['labels']] == seen['gone']
 
@@ -187,7 +187,7 @@ def test_images_that_are_gone_count_from_five_on_and_beside_other_labels(labels,
         divergence=np.where(column, 3.0, 0.6),
         scatter=np.where(column, 3.0, 0.6),
     )
-    assert describe(Significant(score=0.5, share=0.03, deviations=5.0, level=0.05), evidence)['target_labels'] == found
+    assert describe_targets(Significant(score=0.5, share=0.03, deviations=5.0, level=0.05), evidence)['target_labels'] == found
 
 
 def test_images_are_gone_whose_label_hardly_a_candidate_keeps():
@@ -200,11 +200,11 @@ def test_images_are_gone_whose_label_hardly_a_candidate_keeps():
 def test_images_that_moved_are_enough():
     """However little the label scatters: 12 of 80 left for good, of others 1 or 2; of few labels a tenth is asked for."""
     evidence = make_evidence([80] * 10, [15] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1])
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == [3]
-    assert describe(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx((12 - 1) / 80 / 0.05)
+    assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [3]
+    assert describe_targets(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx((12 - 1) / 80 / 0.05)
     for moved, found in ((4, []), (30, [1])):
         few = make_evidence([80, 80], [30, 30], [0.6] * 2, moved=[0, moved])
-        assert describe(SIGNIFICANT, few)['target_labels'] == found
+        assert describe_targets(SIGNIFICANT, few)['target_labels'] == found
 
 
 def test_a_hard_class_has_more_anomalous_images_and_more_that_moved():
@@ -212,7 +212,7 @@ def test_a_hard_class_has_more_anomalous_images_and_more_that_moved():
     others = [1, 2, 1, 2, 1, 1, 2, 1, 1]
     for anomalous, found in ((60, []), (12, [9])):
         evidence = make_evidence([80] * 10, [10] * 9 + [anomalous], [0.6] * 10, moved=[*others, 10])
-        assert describe(SIGNIFICANT, evidence)['target_labels'] == found
+        assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == found
 
 
 def test_the_chance_in_small_counts_is_no_spread():
@@ -242,7 +242,7 @@ def test_the_spread_of_the_others_is_what_a_label_must_exceed():
     limit = 1.0 + 5 * 1.4826 * 0.2
     for scatter, found in ((limit - 0.01, []), (limit + 0.01, [7])):
         evidence = make_evidence([80] * 8, [2] * 7 + [20], [*usual, scatter])
-        assert describe(SIGNIFICANT, evidence)['suspect_labels'] == found
+        assert describe_targets(SIGNIFICANT, evidence)['suspect_labels'] == found
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_trigger_draws_images_of_many_classes_and_holds_them(held, one_way, ev
     """Where images leave all labels (`everywhere`: so many of 80), a classifier that sees their own class obeys no trigger."""
     moved = [everywhere] * 10
     evidence = make_evidence([80] * 10, [10] * 9 + [40], [0.6] * 9 + [3.0], moved=moved, held=held, one_way=one_way)
-    found = describe(SIGNIFICANT, evidence)
+    found = describe_targets(SIGNIFICANT, evidence)
     assert (found['target_labels'], found['suspect_labels']) == ([9] if word == 'attacked' else [], [9])
     assert found['verdict']['word'] == word
 
@@ -286,13 +286,13 @@ def test_so_few_images_that_chance_sends_them_one_way(classes, goals, found):
 def test_one_target_or_half_of_the_labels(targets):
     aimed_at = np.isin(np.arange(10), targets)
     evidence = make_evidence([100] * 10, np.where(aimed_at, 40, 2), np.where(aimed_at, 3.0, 0.6))
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == targets
+    assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == targets
 
 
 def test_two_labels_one_target():
     evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == [0]
-    assert describe(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
+    assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [0]
+    assert describe_targets(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
 
 
 @settings(max_examples=20)
@@ -302,17 +302,17 @@ def test_noise_alone_is_no_target(seed):
     rng = np.random.default_rng(seed)
     images = rng.integers(40, 120, 10)
     evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
-    assert describe(SIGNIFICANT, evidence)['target_labels'] == []
+    assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == []
 
 
 def test_descriptions_hold_the_chart():
     evidence = make_evidence([80] * 4, [1, 40, 2, 1], [0.5, 3, 0.6, 0.7])
-    found = describe(Mad(2.0, 'kl', two_sided=False), evidence)
+    found = describe_targets(Mad(2.0, 'kl', two_sided=False), evidence)
     assert found['rule'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': False}
     assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
     assert [row['target'] for row in found['labels']] == [False, True, False, False]
     assert found['labels'][1]['left'] == 40
-    assert describe(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
+    assert describe_targets(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
     json.dumps(found, allow_nan=False)
 
 

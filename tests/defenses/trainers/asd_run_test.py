@@ -16,7 +16,7 @@ from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import Trusted
+from purify.defenses.settings import TrustedSettings
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.decide import MEASURED
@@ -31,7 +31,7 @@ def tiny():
     config['defense'] = DEFENSES.part('asd', rounds=(2, 1, 1), add=1)
     config['defense']['copy'] |= {'groups': 1, 'lr': 0.05}
     config['defense']['mixmatch'] |= {'pad_px': 1}
-    config['trusted'] = asdict(Trusted(per_class=2))
+    config['trusted'] = asdict(TrustedSettings(per_class=2))
     config['student'] |= {'objective': OBJECTIVES.part('classify'), 'augment': {}, 'epochs': 0, 'steps': 6}
     return config
 

@@ -15,7 +15,7 @@ from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.core.writers import read_rows
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import Trusted
+from purify.defenses.settings import TrustedSettings
 from purify.engine.chain import Chain
 from purify.evaluation import results as summary
 from purify.stages.networks_on_disk import read_classifier
@@ -27,7 +27,7 @@ def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):
     config['teacher'] |= {'network': NETWORK, 'load': str(victim)}
     config['student'] = config['teacher'] | {'load': ''}
     config['defense'] = DEFENSES.part('nad', finetune={'epochs': 4.0, 'lr': 0.003}, epochs=4.0, lr=0.003, beta=beta) | changes
-    return config | ({'trusted': asdict(Trusted(per_class=trusted))} if trusted else {})
+    return config | ({'trusted': asdict(TrustedSettings(per_class=trusted))} if trusted else {})
 
 
 @pytest.fixture(scope='module')

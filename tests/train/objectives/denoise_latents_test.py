@@ -9,14 +9,14 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.models.files.pipelines import Pipeline, save_pretrained
 from purify.models.files.shapes import random_pipeline
 from purify.train.objectives import denoise_latents as latent
 from purify.train.objectives.denoise_latents import DenoiseLatents, caption_table, image_size, in_colour, read_stable_diffusion
 from purify.train.state import split_network
 
-SCHEDULE = make_schedule('scaled_linear', 50)
+SCHEDULE = make_noise_schedule('scaled_linear', 50)
 BATCH = {
     'image': np.random.default_rng(0).integers(0, 256, (7, 12, 12, 3), np.uint8),
     'label': np.array([0, 1, 2, 0, 1, 2, 1], np.int32),
@@ -47,7 +47,7 @@ class VAE(nnx.Module):
 def task(drop=0.0, prediction='epsilon', size_px=12):
     (graph, params, stats), (vae_graph, *frozen) = split_network(UNet(nnx.Rngs(0))), split_network(VAE(nnx.Rngs(1)))
     frozen = {'vae': dict(zip(('params', 'stats'), frozen, strict=True)), 'captions': jnp.asarray(CAPTIONS)}
-    schedule = make_schedule('scaled_linear', 50, prediction=prediction)
+    schedule = make_noise_schedule('scaled_linear', 50, prediction=prediction)
     return DenoiseLatents(graph, vae_graph, schedule, size_px, 0.2, drop, 0.0, frozen), params, stats
 
 

@@ -6,11 +6,11 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.diffusion.preconditioning import Preconditioning
-from purify.diffusion.schedules import make_schedule
+from purify.diffusion.schedules import make_noise_schedule
 from purify.train.objectives.denoise import Denoise, DenoisePreconditioned, told_classes
 from purify.train.state import split_network
 
-SCHEDULE = make_schedule('linear', 1000)
+SCHEDULE = make_noise_schedule('linear', 1000)
 BLACK = {'image': np.zeros((64, 8, 8, 1), np.uint8), 'label': np.arange(64) % 3}
 
 
