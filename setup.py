@@ -1,4 +1,7 @@
-"""Installs `purify`: Linux on x86-64 and ARM, macOS on Apple silicon (array_record, grain and jaxlib have no wheels elsewhere)."""
+"""Installs `purify` on Linux (x86-64, ARM) and on macOS with Apple silicon.
+
+array_record, grain and jaxlib have no wheels elsewhere.
+"""
 
 import re
 from pathlib import Path
@@ -6,14 +9,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r"^__version__ = '([^']+)'$", (ROOT / 'purify' / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)
+VERSION = re.search(
+    r"^__version__ = '([^']+)'$",
+    (ROOT / 'purify' / '__init__.py').read_text(encoding='utf-8'),
+    re.MULTILINE,
+)
 assert VERSION is not None, 'purify/__init__.py names no __version__'
 
 setup(
     name='purify',
     version=VERSION.group(1),
-    description='Train on image data that may be poisoned, and come out clean: dataset purification with diffusion models in JAX.',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else '',
+    description='Train on images that may be poisoned and come out clean: diffusion models, in JAX.',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
+    if (ROOT / 'README.md').exists()
+    else '',
     long_description_content_type='text/markdown',
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=['purify', 'purify.*']),
@@ -24,7 +33,8 @@ setup(
         'purify.models.files': ['shapes.json'],
     },
     entry_points={'console_scripts': ['purify = purify.cli:main']},
-    # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions the tests ran with.
+    # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions
+    # that the tests ran with.
     install_requires=[
         'jax>=0.8.1,<0.12',
         'flax>=0.12.1,<0.13',
@@ -57,7 +67,11 @@ setup(
         'tensorboard': ['tensorboardX>=2.6'],
         'wandb': ['wandb>=0.19'],
         'umap': ['umap-learn>=0.5.7'],  # the report's map of features; principal components else
-        'parity': ['torch>=2.6', 'diffusers>=0.36', 'transformers>=4.56'],  # to convert foreign weights and to renew golden files
+        'parity': [
+            'torch>=2.6',
+            'diffusers>=0.36',
+            'transformers>=4.56',
+        ],  # to convert foreign weights and to renew golden files
         'dev': [
             'opencv-python-headless>=4.10',
             'scikit-image>=0.24',

@@ -1,17 +1,21 @@
-"""Every attack against one undefended classifier: does it work, and what does it cost?
+r"""Every attack against one undefended classifier: does it work, and what does it cost?
 
-    python launch/sweep.py --config configs/attacks.py --sweep attack --seeds 0,1,2 --workdir runs/attacks
-    python launch/sweep.py --config configs/attacks.py:source=arrays:DIR --sweep attack --seeds 0,1,2 --workdir runs/attacks_cifar
+    python launch/sweep.py --config configs/attacks.py --sweep attack --seeds 0,1,2 \
+        --workdir runs/attacks
+    python launch/sweep.py --config configs/attacks.py:source=arrays:DIR --sweep attack \
+        --seeds 0,1,2 --workdir runs/attacks_cifar
     python -m purify gallery --config configs/attacks.py --workdir runs/attacks
     python -m purify run --config configs/attacks.py:attack=warp,rate=0.05 --workdir runs/warp
 
-Words: attack=<any of `python -m purify list`, or fitted_low_frequency>, rate (a share, or 'usual'), target, seed, source,
-full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores) some triggers are stronger than published, by
-the preset 'digits' of each attack's class: a tiny classifier learns 16 px digits in a minute and has no use for faint signals.
-Any other source is brought to 32 px: 10,000 training images, a ResNet of width 16 with the stride-4 stem and 12 epochs
-(a minute on 2 cores), triggers by the preset 'small'; `full` takes all images, PreAct-ResNet-18 and the victim recipe of
-BackdoorBench with every trigger as published, for a GPU; it has not been measured yet. DIR holds train.npz and test.npz
-(images u8[n 32 32 3], labels [n]). Measured numbers stand in the README.
+Words: attack=<any of `python -m purify list`, or fitted_low_frequency>, rate (a share, or 'usual'),
+target, seed, source, full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores)
+some triggers are stronger than published, by the preset 'digits' of each attack's class: a tiny
+classifier learns 16 px digits in a minute and has no use for faint signals. Any other source is
+brought to 32 px: 10,000 training images, a ResNet of width 16 with the stride-4 stem and 12 epochs
+(a minute on 2 cores), triggers by the preset 'small'; `full` takes all images, PreAct-ResNet-18 and
+the victim recipe of BackdoorBench with every trigger as published, for a GPU; it has not been
+measured yet. DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers
+stand in the README.
 """
 
 from purify.attacker.settings import set_attack
@@ -23,17 +27,35 @@ from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
 from purify.stages.train_classifier import classifier
 from purify.train.optim import OPTIMIZERS
 
-PATCHES = ('white_patch', 'dataelixir_patch', 'two_patches', 'three_patches', 'dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
+PATCHES = (
+    'white_patch',
+    'dataelixir_patch',
+    'two_patches',
+    'three_patches',
+    'dbd_patch',
+    'grid_patch',
+    'badnets1',
+    'badnets2',
+)
 
 
 def get_config(arg=None):
-    words = parse_words(arg, attack='patch', rate='usual', target=0, seed=0, source='digits', full=False)
+    words = parse_words(
+        arg, attack='patch', rate='usual', target=0, seed=0, source='digits', full=False
+    )
     config = skeleton('attacks', words.seed, shard_size=100, save_every=200)
     if words.source == 'digits':
         kind = 'digits'
-        config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+        config.source = source(
+            'digits', size_px=16, channels=1, resample='nearest', reference='own'
+        )
         network = NETWORKS.part('resnet', width=16, norm='group')
-        recipe = {'optim': OPTIMIZERS.part('adamw', lr=3e-3), 'epochs': 30, 'batch': 64, 'augment': {'pad_crop': {'pad_px': 1}}}
+        recipe = {
+            'optim': OPTIMIZERS.part('adamw', lr=3e-3),
+            'epochs': 30,
+            'batch': 64,
+            'augment': {'pad_crop': {'pad_px': 1}},
+        }
     elif words.full:
         kind = 'published'
         config.source = source(words.source, size_px=32)
@@ -44,9 +66,16 @@ def get_config(arg=None):
         kind, config.shard_size = 'small', 1000
         config.source = source(words.source, size_px=32, train_size=10_000, test_size=2000)
         network = NETWORKS.part('resnet', width=16, stem='imagenet', **CIFAR_SCALE)
-        recipe = {'optim': OPTIMIZERS.part('adamw', lr=5e-3), 'epochs': 12, 'batch': 64, 'augment': {'flip': {'p': 0.5}}}
+        recipe = {
+            'optim': OPTIMIZERS.part('adamw', lr=5e-3),
+            'epochs': 12,
+            'batch': 64,
+            'augment': {'flip': {'p': 0.5}},
+        }
     config.teacher = classifier(network, **recipe)
-    set_attack(config, words.attack, preset(words.attack, kind), rate=words.rate, target=words.target)
+    set_attack(
+        config, words.attack, preset(words.attack, kind), rate=words.rate, target=words.target
+    )
     return config
 
 

@@ -1,38 +1,49 @@
-"""Poisoned diffusion models (Pan 2024): a generator learns the poisoned images; what it makes gives them away, and teaches better.
+r"""Poisoned diffusion models (Pan 2024): a generator learns the poisoned images; what it makes
+gives them away, and teaches better.
 
     python -m purify run --config configs/castle_walls.py:rate=0.02 --workdir runs/castle_walls
-    python -m purify run --config configs/castle_walls.py:rate=0.02,defense=diffusion_classifier --workdir runs/diffusion
-    python -m purify run --config configs/castle_walls.py:setting=cifar10 --workdir runs/castle_walls_cifar10
-    python launch/sweep.py --config configs/castle_walls.py --sweep rates --seeds 0,1,2 --workdir runs/castle_walls_rates
+    python -m purify run --config configs/castle_walls.py:rate=0.02,defense=diffusion_classifier \
+        --workdir runs/diffusion
+    python -m purify run --config configs/castle_walls.py:setting=cifar10 \
+        --workdir runs/castle_walls_cifar10
+    python launch/sweep.py --config configs/castle_walls.py --sweep rates --seeds 0,1,2 \
+        --workdir runs/castle_walls_rates
 
-Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15, attack=<any of `python -m purify list`; usual is a patch on the
-digits, badnets1 elsewhere>, rate, seed, source, defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none,
-objective=ddpm|edm (of the settings in pixels), network=<of the victim and the student, such as vgg16>. Of generation:
-guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable Diffusion is s>,
-sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell copies of training images; encoder=<an SSCD file,
-a CLIP folder, the folder of a finished encoder>), poison=usual|random|duplicates (a dataset with duplicated images, and whether
-these are poisoned). prior=<folder or hub id of Stable Diffusion>. weights=<a safetensors file or a finished classifier that all
-classifiers, judges too, start from; none: from scratch; usual: ./weights/<network>.safetensors, ImageNet's, for imagenette and
-caltech15, none elsewhere>.
+Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15, attack=<any of `python -m purify
+list`; usual is a patch on the digits, badnets1 elsewhere>, rate, seed, source,
+defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none, objective=ddpm|edm
+(of the settings in pixels), network=<of the victim and the student, such as vgg16>. Of generation:
+guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable
+Diffusion is s>, sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell
+copies of training images; encoder=<an SSCD file, a CLIP folder, the folder of a finished encoder>),
+poison=usual|random|duplicates (a dataset with duplicated images, and whether these are poisoned).
+prior=<folder or hub id of Stable Diffusion>. weights=<a safetensors file or a finished classifier
+that all classifiers, judges too, start from; none: from scratch; usual:
+./weights/<network>.safetensors, ImageNet's, for imagenette and caltech15, none elsewhere>.
 
-Runs that share a --store (a sweep does) train a generator once for all words that do not change it, such as defense=generation and
-diffusion_classifier, guidance and sampler.
+Runs that share a --store (a sweep does) train a generator once for all words that do not change it,
+such as defense=generation and diffusion_classifier, guidance and sampler.
 
-The three detectors drop 15 % of all images. What is usual: guidance 1 and DDIM with eta 1 for digits and cifar10_small
-(sampler=ddim is eta 0), 6 for cifar10 (w = 5), 5 for Stable Diffusion, both DDIM with eta 0; 50 steps, but for sampler=ddpm,
-which takes all 1,000 with the variance beta. The diffusion classifier asks each of 32 (digits), 8 (cifar10_small, 200 test
-images) or 100 draws (2,000 test images) under every class, with EDM's weights but for the digits, whose draws all count alike.
+The three detectors drop 15 % of all images. What is usual: guidance 1 and DDIM with eta 1 for
+digits and cifar10_small (sampler=ddim is eta 0), 6 for cifar10 (w = 5), 5 for Stable Diffusion,
+both DDIM with eta 0; 50 steps, but for sampler=ddpm, which takes all 1,000 with the variance beta.
+The diffusion classifier asks each of 32 (digits), 8 (cifar10_small, 200 test images) or 100 draws
+(2,000 test images) under every class, with EDM's weights but for the digits, whose draws all count
+alike.
 
-`digits` needs no download: 2,500 steps of a UNet of .75 M parameters, ten minutes in all on 2 CPU cores; the README holds the
-numbers to expect. `cifar10_small` is 5,000 images for a CPU, source=arrays:DIR. The others are for a GPU or TPU, and have not
-been measured:
-`cifar10`     50,000 images; the UNet of the paper's code, 100,000 steps of 500 (1,000 epochs), or EDM's recipe with objective=edm.
-`imagenette`  tfds:imagenette/full-size-v2 at 256 px, CompVis/stable-diffusion-v1-4, whose UNet is trained for 50 epochs at 512 px.
-`caltech15`   source=imagefolder:DIR with train/<class>/ and test/<class>/ of the 15 largest classes of Caltech-256; likewise.
+`digits` needs no download: 2,500 steps of a UNet of .75 M parameters, ten minutes in all on 2 CPU
+cores; the README holds the numbers to expect. `cifar10_small` is 5,000 images for a CPU,
+source=arrays:DIR. The others are for a GPU or TPU, and have not been measured:
+`cifar10`     50,000 images; the UNet of the paper's code, 100,000 steps of 500 (1,000 epochs), or
+              EDM's recipe with objective=edm.
+`imagenette`  tfds:imagenette/full-size-v2 at 256 px, CompVis/stable-diffusion-v1-4, whose UNet is
+              trained for 50 epochs at 512 px.
+`caltech15`   source=imagefolder:DIR with train/<class>/ and test/<class>/ of the 15 largest classes
+              of Caltech-256; likewise.
 
-Sweeps: rates (Figures 3 and 4), guidance (Figure A3), samplers (Figure A5), relabel_only (Figure A2), clean_label (Figure A4), fid
-(Table 2: without poison and with), table3 (detectors), table4 and table_a3 (students), table_a4 (the diffusion classifier),
-table_a5 (duplicates).
+Sweeps: rates (Figures 3 and 4), guidance (Figure A3), samplers (Figure A5), relabel_only (Figure
+A2), clean_label (Figure A4), fid (Table 2: without poison and with), table3 (detectors), table4 and
+table_a3 (students), table_a4 (the diffusion classifier), table_a5 (duplicates).
 """
 
 import re
@@ -53,43 +64,89 @@ from purify.stages.train_diffusion import PixelNetwork, latent_generator, pixel_
 from purify.train.optim import OPTIMIZERS
 
 STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'
-WORDS: dict[str, str] = dict.fromkeys(('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual')
-WORDS |= {'setting': 'digits', 'defense': 'generation', 'copies': 'none', 'encoder': '', 'prior': STABLE_DIFFUSION}
-SAMPLERS = {'ddim': {'eta': 0.0}, 'ddpm': {'variance': 'fixed_large'}, 'dpmpp_2m': {}, 'sde': {}}  # ddpm's variance is beta
+WORDS: dict[str, str] = dict.fromkeys(
+    ('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual'
+)
+WORDS |= {
+    'setting': 'digits',
+    'defense': 'generation',
+    'copies': 'none',
+    'encoder': '',
+    'prior': STABLE_DIFFUSION,
+}
+SAMPLERS = {
+    'ddim': {'eta': 0.0},
+    'ddpm': {'variance': 'fixed_large'},
+    'dpmpp_2m': {},
+    'sde': {},
+}  # ddpm's variance is beta
 ON_LARGE = {  # appendix A.2
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'label_consistent': {'base': 'target', 'rate': 0.5},
     'sinusoid': {'base': 'target', 'rate': 0.5},
 }
-REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 125, 'imagenette': 200, 'caltech15': 60}  # section 6, times 4
+REPLICATED = {
+    'digits': 20,
+    'cifar10': 1250,
+    'cifar10_small': 125,
+    'imagenette': 200,
+    'caltech15': 60,
+}  # section 6, times 4
 SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
 # of the large settings; an image that the diffusion classifier is asked for costs a thousand calls
-LARGE = {'eta': 0.0, 'dtype': 'bfloat16', 'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'}}
+LARGE = {
+    'eta': 0.0,
+    'dtype': 'bfloat16',
+    'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'},
+}
 
 
 def read_words(arg):
     words = parse_words(arg, attack='usual', rate='usual', seed=0, **WORDS)
     pixels = words.setting in ('digits', 'cifar10', 'cifar10_small')
-    choices = {'setting': SETTINGS, 'defense': ('generation', 'diffusion_classifier', *SCORES, 'none')}
-    choices |= {'objective': ('usual', *(('ddpm', 'edm') if pixels else ('latent',))), 'sampler': ('usual', *SAMPLERS)}
-    choices |= {'poison': ('usual', 'random', 'duplicates'), 'copies': ('none', 'simclr', 'encoder')}
+    choices = {
+        'setting': SETTINGS,
+        'defense': ('generation', 'diffusion_classifier', *SCORES, 'none'),
+    }
+    choices |= {
+        'objective': ('usual', *(('ddpm', 'edm') if pixels else ('latent',))),
+        'sampler': ('usual', *SAMPLERS),
+    }
+    choices |= {
+        'poison': ('usual', 'random', 'duplicates'),
+        'copies': ('none', 'simclr', 'encoder'),
+    }
     check_words(words, **choices)
     own = {'guidance', 'sampler', 'copies'} if words.defense != 'generation' else set()
-    own |= {'objective', 'prior'} if words.defense not in ('generation', 'diffusion_classifier') else set()
+    own |= (
+        {'objective', 'prior'}
+        if words.defense not in ('generation', 'diffusion_classifier')
+        else set()
+    )
     if idle := sorted(name for name in own if words[name] != WORDS[name]):
-        raise ValueError(f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for defense=generation.')
+        raise ValueError(
+            f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for'
+            ' defense=generation.'
+        )
     if words.guidance != 'usual' and not re.fullmatch(r'\d+(\.\d*)?|\.\d+', words.guidance):
         raise ValueError(f'guidance={words.guidance!r} must be a number, the scale s = 1 + w.')
     if bool(words.encoder) != (words.copies == 'encoder'):
-        raise ValueError('copies=encoder and encoder=<a file or folder> go together; give both, or none of them.')
+        raise ValueError(
+            'copies=encoder and encoder=<a file or folder> go together; give both, or none of them.'
+        )
     if words.setting == 'digits' and words.source != 'usual':
         raise ValueError('setting=digits brings its images; for others choose another setting.')
     if words.setting in ('digits', 'cifar10_small') and words.network != 'usual':
-        raise ValueError(f'setting={words.setting} brings its network; for network={words.network} choose another setting.')
+        raise ValueError(
+            f'setting={words.setting} brings its network; for network={words.network} choose'
+            ' another setting.'
+        )
     if words.setting in ('cifar10_small', 'caltech15') and words.source == 'usual':
         raise ValueError(f'setting={words.setting} needs source=arrays:DIR or imagefolder:DIR.')
     if pixels and words.prior != STABLE_DIFFUSION:
-        raise ValueError(f'prior is where Stable Diffusion lies, which setting={words.setting} has no use for.')
+        raise ValueError(
+            f'prior is where Stable Diffusion lies, which setting={words.setting} has no use for.'
+        )
     words.objective = 'ddpm' if words.objective == 'usual' else words.objective
     return words
 
@@ -98,15 +155,25 @@ def get_config(arg=None):
     words = read_words(arg)
     config, recipe = SETTINGS[words.setting](words)
     victim = config.teacher
-    photographs = words.setting in ('imagenette', 'caltech15')  # they start from ImageNet's weights (appendix A.4)
+    photographs = words.setting in (
+        'imagenette',
+        'caltech15',
+    )  # they start from ImageNet's weights (appendix A.4)
     usual = f'./weights/{victim.network.name}.safetensors' if photographs else ''
     victim.init_from = {'usual': usual, 'none': ''}.get(words.weights, words.weights)
 
     name = recipe.get('attack', 'badnets1') if words.attack == 'usual' else words.attack
     clean_label = attack_class(name).scheme == 'clean_label'
-    aimed = {'target': recipe['target']} | ({} if words.setting == 'digits' or clean_label else {'base': 'nontarget'})
-    if words.poison != 'usual':  # a dataset with duplicates, of which poison goes to random images or to the duplicates first
-        aimed |= {'replicated_images': REPLICATED[words.setting], 'replicas': 4, 'poison_replicas': words.poison == 'duplicates'}
+    aimed = {'target': recipe['target']} | (
+        {} if words.setting == 'digits' or clean_label else {'base': 'nontarget'}
+    )
+    # a dataset with duplicates, of which poison goes to random images or to the duplicates first
+    if words.poison != 'usual':
+        aimed |= {
+            'replicated_images': REPLICATED[words.setting],
+            'replicas': 4,
+            'poison_replicas': words.poison == 'duplicates',
+        }
     own = ON_LARGE.get(name, {}) if photographs else preset(name, recipe.get('preset', ''))
     set_attack(config, name, {**aimed, **own}, rate=words.rate)
     if words.defense != 'none':
@@ -117,19 +184,39 @@ def get_config(arg=None):
 def defend(config, words, recipe):
     looks = recipe.get('scores', {})  # changes to the numbers of the detectors' papers
     if words.defense in SCORES:  # which remove 15 % of all images, as many as spectral
-        defenses.defend(config, words.defense, {'score': looks.get(words.defense, {}), 'remove': 0.15})
+        defenses.defend(
+            config, words.defense, {'score': looks.get(words.defense, {}), 'remove': 0.15}
+        )
         return
     if words.defense == 'diffusion_classifier':
-        config.defense = DEFENSES.part('diffusion_classifier', recipe['asked'], generator=recipe['generator'])
+        config.defense = DEFENSES.part(
+            'diffusion_classifier', recipe['asked'], generator=recipe['generator']
+        )
         return
     usual = {'name': 'ddim', 'eta': recipe.get('eta', 1.0)}
-    sampler = usual if words.sampler == 'usual' else {'name': words.sampler} | SAMPLERS[words.sampler]
+    sampler = (
+        usual if words.sampler == 'usual' else {'name': words.sampler} | SAMPLERS[words.sampler]
+    )
     guidance = recipe.get('guidance', 1.0) if words.guidance == 'usual' else float(words.guidance)
     steps = 1000 if words.sampler == 'ddpm' else 50  # every timestep
-    sampling = {'sampler': sampler, 'steps': steps, 'guidance': guidance, 'dtype': recipe.get('dtype', 'float32')}
-    generated = {'probe': recipe['probe'], 'scores': {name: score(name, **looks.get(name, {})) for name in SCORES}}
-    generated |= {'copies': words.copies} | ({'encoder': recipe['encoder']} if words.copies == 'simclr' else {})
-    generated |= {'images': recipe.get('images', 0), 'generator': recipe['generator'], 'sampling': sampling}
+    sampling = {
+        'sampler': sampler,
+        'steps': steps,
+        'guidance': guidance,
+        'dtype': recipe.get('dtype', 'float32'),
+    }
+    generated = {
+        'probe': recipe['probe'],
+        'scores': {name: score(name, **looks.get(name, {})) for name in SCORES},
+    }
+    generated |= {'copies': words.copies} | (
+        {'encoder': recipe['encoder']} if words.copies == 'simclr' else {}
+    )
+    generated |= {
+        'images': recipe.get('images', 0),
+        'generator': recipe['generator'],
+        'sampling': sampling,
+    }
     config.defense = DEFENSES.part('generation', generated)
     judge = config.teacher.to_dict()
     config.dissection = {'labeller': judge, 'detector': judge, 'faintest': 0.3}
@@ -138,21 +225,29 @@ def defend(config, words, recipe):
         config.encoder = defenses.finished(words.encoder)
 
 
-# settings: a config with its source and victim, and what its attack and defences take; `asked` is the diffusion classifier ----
+# settings: a config with its source and victim, and what its attack and defences take; `asked` is
+# the diffusion classifier ----
 
 
 def digits(words):
     """The quickstart's 16 px digits and victim, and a UNet of .75 M parameters."""
     config = skeleton('castle_walls', words.seed, shard_size=100, save_every=250)
     config.source = source('digits', size_px=16, channels=1, resample='nearest')
-    network, how = NETWORKS.part('resnet', width=16, norm='group'), OPTIMIZERS.part('adamw', lr=3e-3)
-    config.teacher = classifier(network, how, epochs=30, batch=64, augment={'pad_crop': {'pad_px': 1}})
+    network, how = (
+        NETWORKS.part('resnet', width=16, norm='group'),
+        OPTIMIZERS.part('adamw', lr=3e-3),
+    )
+    config.teacher = classifier(
+        network, how, epochs=30, batch=64, augment={'pad_crop': {'pad_px': 1}}
+    )
     unet = PixelNetwork(16, (16, 48, 64), layers_per_block=1, norm_num_groups=8)
     return config, {
         'attack': 'patch',
         'target': 0,
         'preset': 'digits',
-        'generator': pixel_generator(unet, OPTIMIZERS.part('adam', lr=2e-3), objective=words.objective, steps=2500, batch=64),
+        'generator': pixel_generator(
+            unet, OPTIMIZERS.part('adam', lr=2e-3), objective=words.objective, steps=2500, batch=64
+        ),
         'images': 1600,
         'probe': {'labels': (0,), 'images': 200},
         'scores': SMALL_SCORES,
@@ -163,17 +258,30 @@ def digits(words):
 
 
 def cifar10(words):
-    """50,000 images; the UNet of the paper's code for 1,000 epochs, or a wider one under EDM, as Table A4's."""
+    """50,000 images; the UNet of the paper's code for 1,000 epochs, or a wider one under EDM, as
+    Table A4's.
+    """
     config = skeleton('castle_walls', words.seed, inference_batch=1024, batch_per_device=512)
     config.source = source('tfds:cifar10' if words.source == 'usual' else words.source, size_px=32)
     network = network_of(words, 'resnet18', CIFAR_SCALE)
-    config.teacher = victim_of(network, epochs=100, augment={'flip': {'p': 0.5}, 'pad_crop': {'pad_px': 4}})
+    config.teacher = victim_of(
+        network, epochs=100, augment={'flip': {'p': 0.5}, 'pad_crop': {'pad_px': 4}}
+    )
     if words.objective == 'edm':  # 50 M images; the average's half-life is .5 M of them
-        unet = PixelNetwork(32, (256, 256, 256), attention_levels=2, layers_per_block=4, dropout=0.13, dtype='bfloat16')
+        unet = PixelNetwork(
+            32,
+            (256, 256, 256),
+            attention_levels=2,
+            layers_per_block=4,
+            dropout=0.13,
+            dtype='bfloat16',
+        )
         how = OPTIMIZERS.part('adam', lr=1e-3, schedule='constant', warmup=0.2)
         run = {'steps': 97_656, 'batch': 512, 'ema_decay': 0.99929}
     else:
-        unet = PixelNetwork(32, (64, 128, 128, 128), attention_levels=4, dropout=0.15, dtype='bfloat16')
+        unet = PixelNetwork(
+            32, (64, 128, 128, 128), attention_levels=4, dropout=0.15, dtype='bfloat16'
+        )
         how = OPTIMIZERS.part('adamw', lr=5e-4, warmup=0.1)
         run = {'steps': 100_000, 'batch': 500, 'ema_decay': 0.9999}
     return config, LARGE | {
@@ -189,13 +297,20 @@ def cifar10_small(words):
     """5,000 images, a victim of width 16 and a small UNet, for a CPU."""
     config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
-    network, how = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE), OPTIMIZERS.part('adamw', lr=3e-3)
-    config.teacher = classifier(network, how, epochs=10, batch=64, augment={'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}})
+    network, how = (
+        NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE),
+        OPTIMIZERS.part('adamw', lr=3e-3),
+    )
+    config.teacher = classifier(
+        network, how, epochs=10, batch=64, augment={'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
+    )
     unet = PixelNetwork(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
     return config, {
         'target': 4,
         'preset': 'small',
-        'generator': pixel_generator(unet, OPTIMIZERS.part('adam', lr=1e-3), objective=words.objective, steps=4000, batch=64),
+        'generator': pixel_generator(
+            unet, OPTIMIZERS.part('adam', lr=1e-3), objective=words.objective, steps=4000, batch=64
+        ),
         'probe': {'labels': (4,), 'images': 500},
         'scores': SMALL_SCORES,
         'encoder': simclr(network, epochs=20, lr=2e-3, projection=64),
@@ -205,8 +320,18 @@ def cifar10_small(words):
 
 def photographs(words):
     """256 px; Stable Diffusion 1.4 for 50 epochs at its own 512."""
-    images, target, epochs = {'imagenette': ('tfds:imagenette/full-size-v2', 6, 10), 'caltech15': ('', 2, 100)}[words.setting]
-    config = skeleton('castle_walls', words.seed, shard_size=200, inference_batch=256, batch_per_device=16, vae_slice=8)
+    images, target, epochs = {
+        'imagenette': ('tfds:imagenette/full-size-v2', 6, 10),
+        'caltech15': ('', 2, 100),
+    }[words.setting]
+    config = skeleton(
+        'castle_walls',
+        words.seed,
+        shard_size=200,
+        inference_batch=256,
+        batch_per_device=16,
+        vae_slice=8,
+    )
     config.source = source(images if words.source == 'usual' else words.source, size_px=256)
     network = network_of(words, 'resnet50', IMAGENET_SCALE, stem='imagenet')
     config.teacher = victim_of(network, epochs=epochs, augment={'flip': {'p': 0.5}})
@@ -227,16 +352,20 @@ SETTINGS |= dict.fromkeys(('imagenette', 'caltech15'), photographs)
 
 def network_of(words, usual, scale, stem='small'):
     name = usual if words.network == 'usual' else words.network
-    begins = {'stem': stem} if NETWORKS.takes(name, 'stem') else {}  # other families have one beginning alone
+    begins = (
+        {'stem': stem} if NETWORKS.takes(name, 'stem') else {}
+    )  # other families have one beginning alone
     return NETWORKS.part(name, dtype='bfloat16', **scale, **begins)
 
 
 def victim_of(network, *, epochs, augment):
     """SGD .01 on a cosine, weight decay 5e-4 (appendix A.4); how many epochs is the code's."""
-    return classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=epochs, batch=128, augment=augment)
+    return classifier(
+        network, OPTIMIZERS.part('sgd', lr=0.01), epochs=epochs, batch=128, augment=augment
+    )
 
 
-# the tables and figures: every point is one run ------------------------------------------------------------------------------
+# the tables and figures: every point is one run ---------------------------------------------------
 
 
 def each(name, values, **others):
@@ -276,17 +405,29 @@ def sweep_fid():
 
 def sweep_table3():
     """Two triggers at three rates, for the AUROC of the detectors on both sets."""
-    return [point for attack in ('badnets1', 'badnets2') for point in each('rate', (0.01, 0.05, 0.1), attack=attack)]
+    return [
+        point
+        for attack in ('badnets1', 'badnets2')
+        for point in each('rate', (0.01, 0.05, 0.1), attack=attack)
+    ]
 
 
 def sweep_table4():
     """Three triggers at three rates, for the student of the generations."""
-    return [point for attack in ('badnets1', 'badnets2', 'warp') for point in each('rate', (0.01, 0.02, 0.05), attack=attack)]
+    return [
+        point
+        for attack in ('badnets1', 'badnets2', 'warp')
+        for point in each('rate', (0.01, 0.02, 0.05), attack=attack)
+    ]
 
 
 def sweep_table_a3():
     """The same with two other networks."""
-    return [{'words': point['words'] | {'network': name}} for name in ('vgg16', 'densenet121') for point in sweep_table4()]
+    return [
+        {'words': point['words'] | {'network': name}}
+        for name in ('vgg16', 'densenet121')
+        for point in sweep_table4()
+    ]
 
 
 def sweep_table_a4():
@@ -296,4 +437,8 @@ def sweep_table_a4():
 
 def sweep_table_a5():
     """Random images poisoned against duplicates, at two rates."""
-    return [point for poison in ('random', 'duplicates') for point in each('rate', (0.05, 0.1), poison=poison)]
+    return [
+        point
+        for poison in ('random', 'duplicates')
+        for point in each('rate', (0.05, 0.1), poison=poison)
+    ]

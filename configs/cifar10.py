@@ -1,18 +1,22 @@
-"""CIFAR-10 with the victim recipe of DataElixir and BackdoorBench, and variations at native size.
+r"""CIFAR-10 with the victim recipe of DataElixir and BackdoorBench, and variations at native size.
 
     python -m purify run --config configs/cifar10.py --workdir runs/cifar10
-    python -m purify run --config configs/cifar10.py:small,source=arrays:DIR --workdir runs/cifar10_small
-    python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR --workdir runs/cifar10_smoke
+    python -m purify run --config configs/cifar10.py:small,source=arrays:DIR \
+        --workdir runs/cifar10_small
+    python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR \
+        --workdir runs/cifar10_smoke
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub id>|train, small, smoke,
-defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd (`configs/dataelixir.py` and
-`configs/relabel.py` say more of the last eight).
-TFDS's own code for CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
-that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is google/ddpm-cifar10-32
-(35.7 M parameters, from the hub). It has not been measured yet. `small` is 5,000 training images, a ResNet of width 16
-and a prior trained on 5,000 others, for a CPU (about 20 minutes on 2 cores); `smoke` is a few hundred images and a few
-steps, to see that everything runs (two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]).
-Measured numbers stand in the README.
+Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub
+id>|train, small, smoke,
+defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd
+(`configs/dataelixir.py` and `configs/relabel.py` say more of the last eight). TFDS's own code for
+CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
+that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is
+google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been measured yet. `small` is
+5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU (about 20
+minutes on 2 cores); `smoke` is a few hundred images and a few steps, to see that everything runs
+(two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers
+stand in the README.
 """
 
 from dataclasses import asdict
@@ -49,11 +53,17 @@ def get_config(arg=None):
     )
     check_words(words, defense={*plain_defenses(), 'variations'} - {'augmentations'})
     if words.small + words.smoke + (words.prior != PUBLISHED) > 1:
-        raise ValueError('small and smoke train a prior of their own; give one of small, smoke and prior=.')
+        raise ValueError(
+            'small and smoke train a prior of their own; give one of small, smoke and prior=.'
+        )
     if words.smoke:
-        return on_cpu(words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5)
+        return on_cpu(
+            words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5
+        )
     if words.small:
-        return on_cpu(words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8)
+        return on_cpu(
+            words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8
+        )
     return full(words)
 
 
@@ -64,7 +74,9 @@ def full(words):
     config.source = source(words.source, size_px=32, **apart)
     network = NETWORKS.part('preact_resnet18', dtype='bfloat16', **CIFAR_SCALE)
     augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128, augment=augment)
+    config.teacher = classifier(
+        network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128, augment=augment
+    )
     if words.prior == 'train':
         wide = {'size_px': 32, 'channels': (128, 256, 256, 256), 'attention_levels': 1}
         prior = wide_prior(**wide, steps=100_000, batch=128, lr=2e-4)
@@ -83,18 +95,31 @@ def full(words):
 def on_cpu(words, *, images, reference, epochs, prior_steps, start, steps):
     """Some of the images, and networks for two cores."""
     config = skeleton('cifar10', words.seed, shard_size=250, save_every=200)
-    sizes = {'train_size': images, 'test_size': min(images, 1000), 'reference': 'held_out', 'reference_size': reference}
+    sizes = {
+        'train_size': images,
+        'test_size': min(images, 1000),
+        'reference': 'held_out',
+        'reference_size': reference,
+    }
     config.source = source(words.source, size_px=32, **sizes)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment)
+    config.teacher = classifier(
+        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment
+    )
     unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
     prior = pixel_prior(unet, lr=1e-3, steps=prior_steps, batch=32, augment={'flip': {'p': 0.5}})
     vary = variation('pixel', start=start, steps=steps)
     recipes = {
-        'relabel': {'encoder': simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)},
+        'relabel': {
+            'encoder': simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
+        },
         'dbd': {'encoder': {'epochs': 6.0 * epochs, 'batch': 128, 'lr': 0.1}},
-        'nad': {'finetune': {'epochs': float(epochs), 'lr': 5e-3}, 'epochs': float(epochs), 'lr': 5e-3},
+        'nad': {
+            'finetune': {'epochs': float(epochs), 'lr': 5e-3},
+            'epochs': float(epochs),
+            'lr': 5e-3,
+        },
         'asd': {'rounds': (2, 1, 1)},
     }
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=50 * epochs)
@@ -116,7 +141,11 @@ def attacked_and_defended(config, words, vary, prior, recipes, *, semi_steps):
 
 def sweep_attack():
     """Both attacks and none."""
-    yield from ({'words': {'attack': 'patch'}}, {'words': {'attack': 'blended'}}, {'words': {'attack': 'patch', 'rate': 0.0}})
+    yield from (
+        {'words': {'attack': 'patch'}},
+        {'words': {'attack': 'blended'}},
+        {'words': {'attack': 'patch', 'rate': 0.0}},
+    )
 
 
 def sweep_rate():

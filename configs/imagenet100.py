@@ -1,13 +1,17 @@
-"""100 random classes of ImageNet as in Struppek 2023, tables 1 and 3: 224 px, ResNet-101, 1 % poison.
+r"""100 random classes of ImageNet as in Struppek 2023, tables 1 and 3: 224 px, ResNet-101, 1 %
+poison.
 
-    python -m purify run --config configs/imagenet100.py --workdir runs/imagenet100 --config.source.data_dir=DIR
-    python launch/sweep.py --config configs/imagenet100.py --sweep table3 --workdir runs/table3 --config.source.data_dir=DIR
+    python -m purify run --config configs/imagenet100.py --workdir runs/imagenet100 \
+        --config.source.data_dir=DIR
+    python launch/sweep.py --config configs/imagenet100.py --sweep table3 --workdir runs/table3 \
+        --config.source.data_dir=DIR
 
 Words as in `configs/imagenette.py`. Sweeps: table1, table3.
-Hardware: several GPUs or a TPU host; not measured yet. TFDS needs ILSVRC2012_img_train.tar and _val.tar in
-DIR/downloads/manual. The paper reports, for the checkerboard, ACC 74.32 and ASR 99.90 % before, 71.52 and 0.40 % after, and
-53.22 and 1.29 % without distillation. The classes are drawn with source.split_seed (the paper does not name its own).
-`model=pixel` trains a DDPM of 64 px on 100,000 images of the other classes.
+Hardware: several GPUs or a TPU host; not measured yet. TFDS needs ILSVRC2012_img_train.tar and
+_val.tar in DIR/downloads/manual. The paper reports, for the checkerboard, ACC 74.32 and ASR 99.90 %
+before, 71.52 and 0.40 % after, and 53.22 and 1.29 % without distillation. The classes are drawn
+with source.split_seed (the paper does not name its own). `model=pixel` trains a DDPM of 64 px on
+100,000 images of the other classes.
 """
 
 from purify.attacker.settings import set_attack
@@ -34,7 +38,10 @@ AT_224_PX = {  # what attacks need there
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 50.0},
 }
-CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}  # whose false alarms count
+CLEAN = {
+    'words': {'attack': 'none', 'rate': 0.0},
+    'config.clean_source': True,
+}  # whose false alarms count
 
 
 def get_config(arg=None):
@@ -43,16 +50,23 @@ def get_config(arg=None):
     check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
     if words.prior == 'train' and words.model != 'pixel':
         raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
-    trained = words.defense == 'variations' and words.model == 'pixel' and words.prior in ('usual', 'train')
+    trained = (
+        words.defense == 'variations'
+        and words.model == 'pixel'
+        and words.prior in ('usual', 'train')
+    )
     memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
     config = skeleton('imagenet100', words.seed, shard_size=1000, inference_batch=256, **memory)
     apart = {'reference': 'other_classes', 'reference_size': 100_000} if trained else {}
     config.source = source(words.source, size_px=224, classes='100', **apart)
 
-    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
+    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek
+    # 2023, appendix A.2)
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher = classifier(
+        network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}}
+    )
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
@@ -77,25 +91,41 @@ def get_config(arg=None):
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'standard' ----------------------------------------------
+# the tables: every point is one run, whose teacher is the column 'standard' -----------------------
 
 
 def solid(colour):
     """A patch of one colour."""
-    return {'words': {'attack': 'patch'}, 'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
+    return {
+        'words': {'attack': 'patch'},
+        'config.attack.pattern': 'solid',
+        'config.attack.colours': f'("{colour}",)',
+    }
 
 
 def sweep_table1():
-    """Clean, and five triggers: variations and distillation. In place of Hello Kitty stands the drawn cartoon."""
+    """Clean, and five triggers: variations and distillation.
+
+    In place of Hello Kitty stands the drawn cartoon.
+    """
     yield dict(CLEAN)
-    yield {'words': {'attack': 'patch'}, 'config.attack.size_px': 9}  # the checkerboard, black and white
+    yield {
+        'words': {'attack': 'patch'},
+        'config.attack.size_px': 9,
+    }  # the checkerboard, black and white
     yield solid('white')
     yield solid('black')
     yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
-    yield {'words': {'attack': 'blended'}, 'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
+    yield {
+        'words': {'attack': 'blended'},
+        'config.attack.pattern': 'cartoon',
+        'config.attack.ratio': 0.05,
+    }
 
 
 def sweep_table3():
     """Table 1 with and without distillation."""
     for point in sweep_table1():
-        yield from (point | {'words': point['words'] | {'distill': distill}} for distill in (True, False))
+        yield from (
+            point | {'words': point['words'] | {'distill': distill}} for distill in (True, False)
+        )

@@ -1,19 +1,24 @@
-"""ImageNette as in Struppek 2023: 224 px, ResNet-101 from scratch, 10 % poison of the non-target images.
+r"""ImageNette as in Struppek 2023: 224 px, ResNet-101 from scratch, 10 % poison of the non-target
+images.
 
     python -m purify run --config configs/imagenette.py --workdir runs/imagenette
-    python -m purify run --config configs/imagenette.py:model=sd_variation,attack=blended --workdir runs/imagenette_blended
-    python launch/sweep.py --config configs/imagenette.py --sweep table1 --seeds 0,1,2 --workdir runs/table1
+    python -m purify run --config configs/imagenette.py:model=sd_variation,attack=blended \
+        --workdir runs/imagenette_blended
+    python launch/sweep.py --config configs/imagenette.py --sweep table1 --seeds 0,1,2 \
+        --workdir runs/table1
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source, model=versatile|sd_variation|sd_img2img|pixel (who makes
-the variations), prior=<its folder or hub id>|train (a pixel prior, in the run), defense=variations|augmentations|none,
-distill=True|False. Where published weights are pickles, prior= takes the folder that the error's command makes of them.
+Words: attack=<any of `python -m purify list`>, rate, seed, source,
+model=versatile|sd_variation|sd_img2img|pixel (who makes the variations), prior=<its folder or hub
+id>|train (a pixel prior, in the run), defense=variations|augmentations|none, distill=True|False.
+Where published weights are pickles, prior= takes the folder that the error's command makes of them.
 Sweeps: table1, table2, table4, table5, table6 are the paper's; `model` compares the models.
 
-Hardware: a GPU or TPU; not measured yet. The paper (Versatile Diffusion, one A100, just under a second per variation) reports,
-for the checkerboard, ACC 80.31 and ASR 99.89 % before, 79.11 and 1.05 % after, and 66.29 and 10.60 % without
-distillation. `model=pixel` trains a DDPM of 64 px on 1,000 training images kept apart, which blurs what it varies: do not
-expect the paper's ACC from it. Hello Kitty is not ours to give away: its points use the drawn cartoon; for a picture of
-your own add --config.attack.pattern=picture --config.attack.path=FILE.
+Hardware: a GPU or TPU; not measured yet. The paper (Versatile Diffusion, one A100, just under a
+second per variation) reports, for the checkerboard, ACC 80.31 and ASR 99.89 % before, 79.11 and
+1.05 % after, and 66.29 and 10.60 % without distillation. `model=pixel` trains a DDPM of 64 px on
+1,000 training images kept apart, which blurs what it varies: do not expect the paper's ACC from it.
+Hello Kitty is not ours to give away: its points use the drawn cartoon; for a picture of your own
+add --config.attack.pattern=picture --config.attack.path=FILE.
 """
 
 from purify.attacker.settings import set_attack
@@ -40,25 +45,37 @@ AT_224_PX = {  # what attacks need there
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 50.0},
 }
-CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}  # whose false alarms count
+CLEAN = {
+    'words': {'attack': 'none', 'rate': 0.0},
+    'config.clean_source': True,
+}  # whose false alarms count
 
 
 def get_config(arg=None):
     own = {'model': 'versatile', 'prior': 'usual', 'defense': 'variations', 'distill': True}
-    words = parse_words(arg, attack='patch', rate=0.1, seed=0, source='tfds:imagenette/full-size-v2', **own)
+    words = parse_words(
+        arg, attack='patch', rate=0.1, seed=0, source='tfds:imagenette/full-size-v2', **own
+    )
     check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
     if words.prior == 'train' and words.model != 'pixel':
         raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
-    trained = words.defense == 'variations' and words.model == 'pixel' and words.prior in ('usual', 'train')
+    trained = (
+        words.defense == 'variations'
+        and words.model == 'pixel'
+        and words.prior in ('usual', 'train')
+    )
     memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
     config = skeleton('imagenette', words.seed, shard_size=500, inference_batch=256, **memory)
     apart = {'reference': 'held_out', 'reference_size': 1000} if trained else {}
     config.source = source(words.source, size_px=224, **apart)
 
-    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek 2023, appendix A.2)
+    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek
+    # 2023, appendix A.2)
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher = classifier(
+        network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}}
+    )
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
@@ -83,12 +100,16 @@ def get_config(arg=None):
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'standard' ----------------------------------------------
+# the tables: every point is one run, whose teacher is the column 'standard' -----------------------
 
 
 def solid(colour):
     """A patch of one colour."""
-    return {'words': {'attack': 'patch'}, 'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
+    return {
+        'words': {'attack': 'patch'},
+        'config.attack.pattern': 'solid',
+        'config.attack.colours': f'("{colour}",)',
+    }
 
 
 def checkerboard(*colours, size_px=9):
@@ -103,7 +124,11 @@ def attacked():
     yield solid('white')
     yield solid('black')
     yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
-    yield {'words': {'attack': 'blended'}, 'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
+    yield {
+        'words': {'attack': 'blended'},
+        'config.attack.pattern': 'cartoon',
+        'config.attack.ratio': 0.05,
+    }
 
 
 def with_words(point, **words):
@@ -130,7 +155,9 @@ def sweep_table2():
 def sweep_table4():
     """Patches of one colour and checkerboards of two, with and without distillation."""
     points = [dict(CLEAN), checkerboard(), *map(solid, ('white', 'black', 'yellow', 'red', 'blue'))]
-    points += [checkerboard(*pair) for pair in (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue'))]
+    points += [
+        checkerboard(*pair) for pair in (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue'))
+    ]
     yield from without_distillation(points)
 
 

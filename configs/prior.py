@@ -1,20 +1,25 @@
-"""A prior: a pixel DDPM trained from scratch on images of any source, in diffusers' format.
+r"""A prior: a pixel DDPM trained from scratch on images of any source, in diffusers' format.
 
     python -m purify run --config configs/prior.py --workdir runs/digits_prior
     python -m purify run --config configs/prior.py:source=tfds:cifar10 --workdir runs/cifar10_prior
-    python -m purify run --config configs/prior.py:source=arrays:DIR,data=poisoned,attack=patch --workdir runs/poisoned_prior
+    python -m purify run --config configs/prior.py:source=arrays:DIR,data=poisoned,attack=patch \
+        --workdir runs/poisoned_prior
 
-Words: source, seed, steps, data=reference|poisoned, attack=<any of `python -m purify list`>, rate; of sources other than digits
-also size_px, channels, and held_out, how many training images are kept apart as reference. The folder
-WORKDIR/prior is what another run takes as --config.prior.load=FOLDER; its provenance.json says what it was trained on.
+Words: source, seed, steps, data=reference|poisoned, attack=<any of `python -m purify list`>, rate;
+of sources other than digits also size_px, channels, and held_out, how many training images are kept
+apart as reference. The folder WORKDIR/prior is what another run takes as
+--config.prior.load=FOLDER; its provenance.json says what it was trained on.
 
-`data=reference`, the default, trains on images that are in no training or test set; where these are held out of the training
-images of a source that nobody vouches for, a report on this prior warns. `data=poisoned` trains on the training images as they
-come, after the attack if there is one, for the study of Zhou 2024, table 4: a prior that has seen the trigger puts it back.
+`data=reference`, the default, trains on images that are in no training or test set; where these are
+held out of the training images of a source that nobody vouches for, a report on this prior warns.
+`data=poisoned` trains on the training images as they come, after the attack if there is one, for
+the study of Zhou 2024, table 4: a prior that has seen the trigger puts it back.
 
-Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2 CPU cores; its unet/,
-scheduler/ and model_index.json are what lies in purify/models/pretrained/digits_ddpm. Other sources get the settings of Ho et
-al. 2020, with attention at the coarsest sizes, and 100,000 steps of 128, which need a GPU or TPU; not measured yet.
+Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2
+CPU cores; its unet/, scheduler/ and model_index.json are what lies in
+purify/models/pretrained/digits_ddpm. Other sources get the settings of Ho et al. 2020, with
+attention at the coarsest sizes, and 100,000 steps of 128, which need a GPU or TPU; not measured
+yet.
 """
 
 from purify.attacker.settings import set_attack
@@ -43,7 +48,10 @@ def get_config(arg=None):
     )
     check_words(words, data=('poisoned', 'reference'))
     if words.data == 'reference' and words.attack != 'none':
-        raise ValueError(f'attack={words.attack} leaves reference images as they are; it goes with data=poisoned.')
+        raise ValueError(
+            f'attack={words.attack} leaves reference images as they are; it goes with'
+            ' data=poisoned.'
+        )
     config = (digits if words.source == 'digits' else photographs)(words)
     kind = 'digits' if words.source == 'digits' else 'published'
     set_attack(config, words.attack, preset(words.attack, kind), rate=words.rate)
@@ -57,18 +65,31 @@ def digits(words):
     network = NETWORKS.part('resnet', width=16, norm='group')
     config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64)
     unet = PixelNetwork(16, (24, 48, 64), layers_per_block=1, norm_num_groups=8)
-    run = {'steps': words.steps or 2500, 'batch': 64, 'lr': 2e-3, 'augment': {'pad_crop': {'pad_px': 1}}}
+    run = {
+        'steps': words.steps or 2500,
+        'batch': 64,
+        'lr': 2e-3,
+        'augment': {'pad_crop': {'pad_px': 1}},
+    }
     config.prior = pixel_prior(unet, **run, stored_dtype='float16', data=words.data)
     return config
 
 
 def photographs(words):
     config, size_px, large = skeleton('prior', words.seed), words.size_px, words.size_px >= 64
-    apart = {'reference': 'held_out', 'reference_size': words.held_out} if words.data == 'reference' else {}
+    apart = (
+        {'reference': 'held_out', 'reference_size': words.held_out}
+        if words.data == 'reference'
+        else {}
+    )
     config.source = source(words.source, size_px=size_px, channels=words.channels, **apart)
     network = NETWORKS.part('preact_resnet18')
     config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
-    levels = next(n for n in (4, 3, 2, 1) if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1)))  # to 4 px or more
+    levels = next(
+        n
+        for n in (4, 3, 2, 1)
+        if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1))
+    )  # to 4 px or more
     config.prior = wide_prior(
         size_px=size_px,
         channels=(128, 256, 256, 512 if large else 256)[:levels],

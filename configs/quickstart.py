@@ -1,22 +1,27 @@
-"""The main job on the embedded digits: a backdoor goes in, and comes out. No download, about two minutes on 2 CPU cores.
+r"""The main job on the embedded digits: a backdoor goes in, and comes out. No download, about two
+minutes on 2 CPU cores.
 
     python -m purify run --config configs/quickstart.py --workdir runs/quickstart
-    python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 --workdir runs/blended
+    python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 \
+        --workdir runs/blended
 
-Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none or one of dataelixir|relabel|
-activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip (`configs/dataelixir.py`, `relabel.py` and
-`castle_walls.py` say more of these), distill=True|False (of the first two), rate, seed, source=digits|arrays:PATH|
-imagefolder:PATH|tfds:NAME (size_px and channels then say how its images are brought to size; a prior is trained on training
-images kept apart).
+Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none or one of
+dataelixir|relabel| activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
+(`configs/dataelixir.py`, `relabel.py` and `castle_walls.py` say more of these), distill=True|False
+(of the first two), rate, seed, source=digits|arrays:PATH| imagefolder:PATH|tfds:NAME (size_px and
+channels then say how its images are brought to size; a prior is trained on training images kept
+apart).
 
-800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a 3-stage ResNet of
-width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises every image to step 300 of 1,000 and back in
-20 steps, three times. Measured numbers stand in the README.
+800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a
+3-stage ResNet of width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises
+every image to step 300 of 1,000 and back in 20 steps, three times. Measured numbers stand in the
+README.
 
-Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (README, Measured). No colour transfer:
-eq. (1) gives the variation the brightness of its original, and with it the grey that blended noise leaves on a black
-ground (student ASR 1.00). tau = 1: at the paper's 5 the teacher's soft labels hand the blended backdoor on (ASR .18 and
-more). Three variations instead of one: they carry the student's ACC.
+Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (README, Measured).
+No colour transfer: eq. (1) gives the variation the brightness of its original, and with it the grey
+that blended noise leaves on a black ground (student ASR 1.00). tau = 1: at the paper's 5 the
+teacher's soft labels hand the blended backdoor on (ASR .18 and more). Three variations instead of
+one: they carry the student's ACC.
 """
 
 from dataclasses import asdict
@@ -38,19 +43,31 @@ from purify.train.optim import OPTIMIZERS
 
 def get_config(arg=None):
     words = parse_words(
-        arg, attack='patch', defense='variations', distill=True, rate='usual', seed=0, source='digits', size_px=32, channels=3
+        arg,
+        attack='patch',
+        defense='variations',
+        distill=True,
+        rate='usual',
+        seed=0,
+        source='digits',
+        size_px=32,
+        channels=3,
     )
     check_words(words, defense={*defenses.plain_defenses(), 'variations'})
     config = skeleton('quickstart', words.seed, shard_size=100, save_every=100)
     shift = {'pad_crop': {'pad_px': 1}}
     if words.source == 'digits':
         kind = 'digits'
-        config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
+        config.source = source(
+            'digits', size_px=16, channels=1, resample='nearest', reference='own'
+        )
         prior = defenses.finished('digits')
     else:
         kind = 'small'
         apart = {'reference': 'held_out', 'reference_size': 1000}
-        config.source = source(words.source, size_px=words.size_px, channels=words.channels, **apart)
+        config.source = source(
+            words.source, size_px=words.size_px, channels=words.channels, **apart
+        )
         unet = PixelNetwork(words.size_px, (32, 64, 96), layers_per_block=1, norm_num_groups=8)
         prior = pixel_prior(unet, lr=1e-3, steps=2000, batch=64, augment=shift)
     network = NETWORKS.part('resnet', width=16, norm='group')
@@ -61,9 +78,17 @@ def get_config(arg=None):
     if words.defense == 'none':
         return config
     if words.defense not in ('variations', 'augmentations'):
-        defenses.defend(config, words.defense, defenses.preset(words.defense, 'small'), semi_steps=1500, prior=prior)
+        defenses.defend(
+            config,
+            words.defense,
+            defenses.preset(words.defense, 'small'),
+            semi_steps=1500,
+            prior=prior,
+        )
         return config
-    if words.defense == 'augmentations':  # the strong ones of the paper, but no flip: digits have a right way round
+    if (
+        words.defense == 'augmentations'
+    ):  # the strong ones of the paper, but no flip: digits have a right way round
         shift |= {name: value for name, value in STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = DEFENSES.part('augmentations')
     else:
@@ -71,15 +96,23 @@ def get_config(arg=None):
         config.defense = DEFENSES.part('variations', vary=vary, copies=3, colour_transfer=False)
         config.prior = prior
         config.evaluation = asdict(defenses.Evaluation())
-    objective = OBJECTIVES.part('distill', tau=1.0) if words.distill else OBJECTIVES.part('classify')
+    objective = (
+        OBJECTIVES.part('distill', tau=1.0) if words.distill else OBJECTIVES.part('classify')
+    )
     epochs = 30 if words.defense == 'augmentations' else 15
-    config.student = classifier(network, **recipe, epochs=epochs, augment=shift, objective=objective)
+    config.student = classifier(
+        network, **recipe, epochs=epochs, augment=shift, objective=objective
+    )
     return config
 
 
 def sweep_attack():
     """Both attacks and none."""
-    yield from ({'words': {'attack': 'patch'}}, {'words': {'attack': 'blended'}}, {'words': {'attack': 'patch', 'rate': 0.0}})
+    yield from (
+        {'words': {'attack': 'patch'}},
+        {'words': {'attack': 'blended'}},
+        {'words': {'attack': 'patch', 'rate': 0.0}},
+    )
 
 
 def sweep_start():

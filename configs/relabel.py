@@ -1,26 +1,33 @@
-"""Generative relabelling (Sabolić 2024): each class's features get a density; images of a target class get their true labels back.
+r"""Generative relabelling (Sabolić 2024): each class's features get a density; images of a target
+class get their true labels back.
 
     python -m purify run --config configs/relabel.py --workdir runs/relabel
     python -m purify run --config configs/relabel.py:attack=warp,seed=1 --workdir runs/relabel_warp
     python -m purify run --config configs/relabel.py:setting=cifar10 --workdir runs/relabel_cifar10
-    python launch/sweep.py --config configs/relabel.py:setting=cifar10 --sweep table1 --seeds 0,1,2 --workdir runs/relabel_table1
+    python launch/sweep.py --config configs/relabel.py:setting=cifar10 --sweep table1 \
+        --seeds 0,1,2 --workdir runs/relabel_table1
 
-Words: setting=digits|cifar10|cifar10_small|imagenet30|vggface30, defense=relabel|nad|abl|dbd|asd|none, attack=<any of
-`python -m purify list`>, rate, seed, source, features=simclr|teacher|clip|encoder (whose features the densities are of; clip is
-openai/clip-vit-base-patch32 from the hub; encoder=<a CLIP folder, a hub id, or the folder of a finished encoder or classifier>
-goes with features=encoder).
+Words: setting=digits|cifar10|cifar10_small|imagenet30|vggface30,
+defense=relabel|nad|abl|dbd|asd|none, attack=<any of `python -m purify list`>, rate, seed, source,
+features=simclr|teacher|clip|encoder (whose features the densities are of; clip is
+openai/clip-vit-base-patch32 from the hub; encoder=<a CLIP folder, a hub id, or the folder of a
+finished encoder or classifier> goes with features=encoder).
 
-`digits` needs no download and is for 2 CPU cores. `cifar10_small` is 5,000 images for a CPU, source=arrays:DIR. The others are
-for a GPU or TPU, and have not been measured:
-`cifar10`     50,000 images, ResNet-18 for 200 epochs, SimCLR for 500 (the paper does not say how many).
-`imagenet30`  tfds:imagenet2012, 30 classes drawn with source.split_seed (the paper does not name its own), ResNet-18, 90 epochs.
-`vggface30`   source=imagefolder:DIR with train/<person>/ and test/<person>/ of 30 people, DenseNet-121, 90 epochs.
+`digits` needs no download and is for 2 CPU cores. `cifar10_small` is 5,000 images for a CPU,
+source=arrays:DIR. The others are for a GPU or TPU, and have not been measured:
+`cifar10`     50,000 images, ResNet-18 for 200 epochs, SimCLR for 500 (the paper does not say how
+              many).
+`imagenet30`  tfds:imagenet2012, 30 classes drawn with source.split_seed (the paper does not name
+              its own), ResNet-18, 90 epochs.
+`vggface30`   source=imagefolder:DIR with train/<person>/ and test/<person>/ of 30 people,
+              DenseNet-121, 90 epochs.
 Their patch of 224 px is a blocks pattern of the published size; the published one is a logo.
 
-nad and asd are handed clean images, which the report says: nad 5 % of the training images, asd 10 of each class.
+nad and asd are handed clean images, which the report says: nad 5 % of the training images, asd 10
+of each class.
 
-Sweeps: attack (for the digits), table1 and table1_large (attacks and baselines), table2 (accuracy of the new labels), table3
-(features), table4 (rates).
+Sweeps: attack (for the digits), table1 and table1_large (attacks and baselines), table2 (accuracy
+of the new labels), table3 (features), table4 (rates).
 """
 
 from purify.attacker.settings import set_attack
@@ -44,7 +51,13 @@ ON_CIFAR = {  # appendix B; their picture is not ours to pass on: a drawn one is
     'adaptive_patch': {'covers': 1.0},
 }
 ON_LARGE = {  # 224 px
-    'patch': {'size_px': 32, 'pattern': 'blocks', 'colours': (), 'corner': 'top_left', 'margin_px': 0},
+    'patch': {
+        'size_px': 32,
+        'pattern': 'blocks',
+        'colours': (),
+        'corner': 'top_left',
+        'margin_px': 0,
+    },
     'blended': {'pattern': 'noise', 'ratio': 0.1},
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
 }
@@ -56,13 +69,23 @@ def read_words(arg):
     features = ('simclr', 'teacher', 'clip', 'encoder', 'usual')
     check_words(words, setting=SETTINGS, defense=('relabel', *BASELINES, 'none'), features=features)
     if words.features != 'usual' and words.defense != 'relabel':
-        raise ValueError(f'features is a word of defense=relabel; defense={words.defense} has no use for it.')
+        raise ValueError(
+            f'features is a word of defense=relabel; defense={words.defense} has no use for it.'
+        )
     if bool(words.encoder) != (words.features == 'encoder'):
-        raise ValueError('features=encoder and encoder=<a folder or hub id> go together; give both, or none of them.')
+        raise ValueError(
+            'features=encoder and encoder=<a folder or hub id> go together; give both, or none of'
+            ' them.'
+        )
     if words.setting == 'digits' and words.source != 'usual':
-        raise ValueError(f'setting=digits brings its images; for source={words.source} choose another setting.')
+        raise ValueError(
+            f'setting=digits brings its images; for source={words.source} choose another setting.'
+        )
     if words.setting == 'cifar10_small' and words.source == 'usual':
-        raise ValueError('setting=cifar10_small needs source=arrays:DIR (train.npz, test.npz) or another source of 32 px.')
+        raise ValueError(
+            'setting=cifar10_small needs source=arrays:DIR (train.npz, test.npz) or another source'
+            ' of 32 px.'
+        )
     return words
 
 
@@ -77,7 +100,9 @@ def digits(words):
     config.source = source('digits', size_px=16, channels=1, resample='nearest')
     network = NETWORKS.part('resnet', width=16, norm='group')
     augment = {'pad_crop': {'pad_px': 1}}
-    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64, augment=augment)
+    config.teacher = classifier(
+        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64, augment=augment
+    )
     name = 'patch' if words.attack == 'usual' else words.attack
     half = {'rate': 0.05} if name == 'label_consistent' else {}  # of the target class
     set_attack(config, name, {**preset(name, 'digits'), **half}, rate=words.rate)
@@ -103,7 +128,9 @@ def cifar10_small(words):
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     augment = {'pad_crop': {'pad_px': 2}} | FLIP
-    config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=10, batch=64, augment=augment)
+    config.teacher = classifier(
+        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=10, batch=64, augment=augment
+    )
     name = 'patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, preset(name, 'small'), rate=words.rate)
     recipes = {name: defenses.preset(name, 'small') for name in BASELINES}
@@ -125,15 +152,23 @@ def vggface30(words):
 
 def large(words, network, images, **drawn):
     config = skeleton('relabel', words.seed, inference_batch=256, batch_per_device=256)
-    config.source = source(images if words.source == 'usual' else words.source, size_px=224, **drawn)
+    config.source = source(
+        images if words.source == 'usual' else words.source, size_px=224, **drawn
+    )
     look = {'dtype': 'bfloat16', 'stem': 'imagenet', **IMAGENET_SCALE}
     config.teacher = victim(NETWORKS.part(network, **look), epochs=90)
     name = 'patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, ON_LARGE.get(name), rate=words.rate)
     views = Views(crop=(0.08, 1.0), strength=0.8, blur=0.5)
     encoder = simclr(NETWORKS.part('resnet18', **look), epochs=200, views=views)
-    few = {'flows': {'reduce': 64}, 'fit': {'members': 5}}  # images of a class: 300 of VGGFace2, 1,300 of ImageNet
-    recipes = {'relabel': {'encoder': encoder} | few, 'dbd': {'encoder': {'epochs': 500.0, 'batch': 256}}}
+    few = {
+        'flows': {'reduce': 64},
+        'fit': {'members': 5},
+    }  # images of a class: 300 of VGGFace2, 1,300 of ImageNet
+    recipes = {
+        'relabel': {'encoder': encoder} | few,
+        'dbd': {'encoder': {'epochs': 500.0, 'batch': 256}},
+    }
     return defended(config, words, recipes, semi_steps=semi_steps(words))
 
 
@@ -154,7 +189,13 @@ def semi_steps(words):
 def victim(network, *, epochs):
     """SGD, rate .1, divided by 10 at a half and three quarters (appendix B)."""
     how = OPTIMIZERS.part('sgd', lr=0.1, schedule='step', drops=(0.5, 0.75), factor=0.1)
-    return classifier(network, how, epochs=epochs, batch=128, augment={'resized_crop': {'scale': (0.2, 1.0)}} | FLIP)
+    return classifier(
+        network,
+        how,
+        epochs=epochs,
+        batch=128,
+        augment={'resized_crop': {'scale': (0.2, 1.0)}} | FLIP,
+    )
 
 
 def defended(config, words, recipes, *, semi_steps):
@@ -163,27 +204,45 @@ def defended(config, words, recipes, *, semi_steps):
         return config
     own = dict(recipes.get(words.defense, {}))
     if words.defense == 'relabel' and words.features not in ('usual', 'simclr'):
-        own |= {'features': 'teacher' if words.features == 'teacher' else 'encoder', 'encoder': None}
+        own |= {
+            'features': 'teacher' if words.features == 'teacher' else 'encoder',
+            'encoder': None,
+        }
         if words.features != 'teacher':
             config.encoder = defenses.finished(words.encoder or CLIP)
     defenses.defend(config, words.defense, own, semi_steps=semi_steps)
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'no defense' ------------------------------------------------
+# the tables: every point is one run, whose teacher is the column 'no defense' ---------------------
 
-OF_TABLE_1 = ('usual', 'blended', 'warp', 'label_consistent', 'sample_specific', 'adaptive_patch', 'adaptive_blend')
+OF_TABLE_1 = (
+    'usual',
+    'blended',
+    'warp',
+    'label_consistent',
+    'sample_specific',
+    'adaptive_patch',
+    'adaptive_blend',
+)
 OF_TABLE_3 = ('usual', 'blended', 'warp')
 
 
 def against_all(attacks):
     """Each attack against the four baselines and relabelling."""
-    return [{'words': {'attack': name, 'defense': defense}} for name in attacks for defense in (*BASELINES, 'relabel')]
+    return [
+        {'words': {'attack': name, 'defense': defense}}
+        for name in attacks
+        for defense in (*BASELINES, 'relabel')
+    ]
 
 
 def sweep_attack():
     """Three kinds of non-disruptive poison, a disruptive one, and a clean dataset."""
-    yield from ({'words': {'attack': attack}} for attack in ('usual', 'blended', 'warp', 'label_consistent', 'none'))
+    yield from (
+        {'words': {'attack': attack}}
+        for attack in ('usual', 'blended', 'warp', 'label_consistent', 'none')
+    )
 
 
 def sweep_table1():
@@ -198,16 +257,23 @@ def sweep_table1_large():
 
 def sweep_table2():
     """How many of the new labels are the true ones, for six attacks that change labels."""
-    yield from ({'words': {'attack': attack}} for attack in OF_TABLE_1 if attack != 'label_consistent')
+    yield from (
+        {'words': {'attack': attack}} for attack in OF_TABLE_1 if attack != 'label_consistent'
+    )
 
 
 def sweep_table3():
     """Features of the poisoned classifier, of SimCLR, of CLIP."""
     for attack in OF_TABLE_3:
-        yield from ({'words': {'attack': attack, 'features': features}} for features in ('teacher', 'simclr', 'clip'))
+        yield from (
+            {'words': {'attack': attack, 'features': features}}
+            for features in ('teacher', 'simclr', 'clip')
+        )
 
 
 def sweep_table4():
     """Shares of poison from 1 to 20 %."""
     for attack in OF_TABLE_3:
-        yield from ({'words': {'attack': attack, 'rate': rate}} for rate in (0.01, 0.05, 0.1, 0.15, 0.2))
+        yield from (
+            {'words': {'attack': attack, 'rate': rate}} for rate in (0.01, 0.05, 0.1, 0.15, 0.2)
+        )

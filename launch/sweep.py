@@ -1,15 +1,18 @@
-"""Runs the product of a config's sweeps and seeds, here or under Slurm, and collects one table.
+r"""Runs the product of a config's sweeps and seeds, here or under Slurm, and collects one table.
 
-    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 --workdir runs/sweep
+    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 \
+        --workdir runs/sweep
         [--dry-run]                                         prints the runs and stops
         [-j 4 --devices 0,1,2,3]                            four at a time, each on a GPU of its own
         [--slurm='--gpus=1 --time=2:00:00' [--submit]]      as an array job
 
-Every run has its folder in WORKDIR/points and its output in WORKDIR/logs; all share WORKDIR/stages, so what is equal is done
-once. Runs that are finished are skipped: the same command goes on after a stop. Other flags (--config.a.b=c) go to every run.
+Every run has its folder in WORKDIR/points and its output in WORKDIR/logs; all share WORKDIR/stages,
+so what is equal is done once. Runs that are finished are skipped: the same command goes on after a
+stop. Other flags (--config.a.b=c) go to every run.
 
-Needs only Python's standard library: what a run is, `python -m purify list` says. PURIFY_COMMAND stands in for
-`python -m purify`. Exit code: 0 all done, 1 some run failed, 2 bad input, 75 stopped (the same command goes on).
+Needs only Python's standard library: what a run is, `python -m purify list` says. PURIFY_COMMAND
+stands in for `python -m purify`. Exit code: 0 all done, 1 some run failed, 2 bad input, 75 stopped
+(the same command goes on).
 """
 
 import argparse
@@ -31,8 +34,18 @@ ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 POLL_S = 0.1
 RESULTS = {  # what every results.json has, as `purify.report.results` says
-    'version', 'name', 'config', 'seeds', 'attack', 'defense', 'classes', 'teacher', 'student', 'detection', 'cost',
-}  # fmt: skip
+    'version',
+    'name',
+    'config',
+    'seeds',
+    'attack',
+    'defense',
+    'classes',
+    'teacher',
+    'student',
+    'detection',
+    'cost',
+}
 
 
 def purify() -> list[str]:
@@ -42,11 +55,15 @@ def purify() -> list[str]:
 
 def environment() -> dict[str, str]:
     """This environment, with purify found from any folder."""
-    return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
+    return os.environ | {
+        'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    }
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read, for then a run is started again and writes it anew."""
+    """What a JSON file holds; None where it cannot be read, for then a run is started again and
+    writes it anew.
+    """
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):
@@ -55,7 +72,9 @@ def read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the sweep: its name, its point and seed for the table, its arguments, its folder in `sweep`."""
+    """One run of the sweep: its name, its point and seed for the table, its arguments, its folder
+    in `sweep`.
+    """
 
     name: str
     point: dict[str, Any]
@@ -82,19 +101,29 @@ class Run:
     def is_done(self) -> bool:
         """Whether its results are there, can be read, and are those of these very settings."""
         results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
-        if not results.exists() or not settings.exists() or results.stat().st_mtime < settings.stat().st_mtime:
+        if (
+            not results.exists()
+            or not settings.exists()
+            or results.stat().st_mtime < settings.stat().st_mtime
+        ):
             return False
         config = Path(self.arguments[1].partition(':')[0])
         if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
             return False  # edited since: the run is started again, and does again what has changed
         found = read_json(results)
-        return isinstance(found, dict) and found.keys() >= RESULTS and read_json(settings) == self.arguments[1:]
+        return (
+            isinstance(found, dict)
+            and found.keys() >= RESULTS
+            and read_json(settings) == self.arguments[1:]
+        )
 
     def prepare(self) -> None:
         """Says beside the run which point it is; `purify report` reads it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(exist_ok=True)
-        (self.folder / 'point.json').write_text(json.dumps({'point': self.point, 'seed': self.seed}) + '\n')
+        (self.folder / 'point.json').write_text(
+            json.dumps({'point': self.point, 'seed': self.seed}) + '\n'
+        )
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -103,18 +132,43 @@ class Run:
 
 
 def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
-    """All runs of the sweep, as purify multiplies and names them. Leaves with purify's message where it refuses."""
-    command = [*purify(), 'list', '--config', args.config, '--sweep', args.sweep, '--seeds', args.seeds, *overrides]
+    """All runs of the sweep, as purify multiplies and names them.
+
+    Leaves with purify's message where it refuses.
+    """
+    command = [
+        *purify(),
+        'list',
+        '--config',
+        args.config,
+        '--sweep',
+        args.sweep,
+        '--seeds',
+        args.seeds,
+        *overrides,
+    ]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
     if answer.returncode:
         sys.exit(answer.returncode)
     found = [json.loads(line) for line in answer.stdout.splitlines()]
-    return [Run(run['name'], run['point'], run['seed'], ['--config', run['config'], *run['flags']], args.workdir) for run in found]
+    return [
+        Run(
+            run['name'],
+            run['point'],
+            run['seed'],
+            ['--config', run['config'], *run['flags']],
+            args.workdir,
+        )
+        for run in found
+    ]
 
 
 @dataclass
 class Pool:
-    """Runs `size` at a time, each on the device of its slot. SIGTERM and SIGINT ask all to stop; a second SIGINT kills them."""
+    """Runs `size` at a time, each on the device of its slot.
+
+    SIGTERM and SIGINT ask all to stop; a second SIGINT kills them.
+    """
 
     size: int
     devices: list[str]
@@ -125,7 +179,9 @@ class Pool:
     def work(self, runs: Sequence[Run]) -> int:
         """Runs all; returns the exit code."""
         waiting = list(runs)
-        old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        old = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             while self.running or (waiting and not self.stopped):
                 free = [slot for slot in range(self.size) if slot not in self.running]
@@ -146,13 +202,23 @@ class Pool:
     def _start(self, slot: int, run: Run) -> None:
         env, where = environment(), ''
         if self.devices:
-            device, sharing = self.devices[slot % len(self.devices)], math.ceil(self.size / len(self.devices))
+            device, sharing = (
+                self.devices[slot % len(self.devices)],
+                math.ceil(self.size / len(self.devices)),
+            )
             env['CUDA_VISIBLE_DEVICES'], where = device, f' on device {device}'
             if sharing > 1:  # else the first run on a device takes the memory of the others
                 env.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', f'{0.9 / sharing:.3f}')
-        with open(run.log, 'ab') as log:  # a session of its own: the terminal's Ctrl-C comes here only
+        with open(
+            run.log, 'ab'
+        ) as log:  # a session of its own: the terminal's Ctrl-C comes here only
             process = subprocess.Popen(
-                run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+                run.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=env,
+                start_new_session=True,
             )
         self.running[slot] = run, process, time.monotonic()
         if self.stopped:  # the signal came while it was being started
@@ -165,7 +231,9 @@ class Pool:
             self._pass_on(subprocess.Popen.terminate)
         elif process.returncode:
             self.failed.append(run)
-        word = {0: 'done', EXIT_PREEMPTED: 'stopped'}.get(process.returncode, f'failed with exit code {process.returncode}')
+        word = {0: 'done', EXIT_PREEMPTED: 'stopped'}.get(
+            process.returncode, f'failed with exit code {process.returncode}'
+        )
         print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -179,9 +247,13 @@ class Pool:
 
 
 def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
-    """Writes points.jsonl and prints, or with --submit starts, the sbatch command for the runs that are not done."""
+    """Writes points.jsonl and prints, or with --submit starts, the sbatch command for the runs that
+    are not done.
+    """
     points = args.workdir / 'points.jsonl'
-    points.write_text(''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs))
+    points.write_text(
+        ''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs)
+    )
     array = ','.join(str(i) for i, run in enumerate(runs) if not run.is_done())
     output = f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}'
     script = [str(ROOT / 'launch' / 'slurm_array.sbatch'), str(points), str(ROOT)]
@@ -192,11 +264,17 @@ def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
 
 
 def run_point(points: Path, number: int) -> None:
-    """Becomes run `number` of a points.jsonl (an array task of Slurm). Leaves with a message where there is none."""
+    """Becomes run `number` of a points.jsonl (an array task of Slurm).
+
+    Leaves with a message where there is none.
+    """
     try:
         command = json.loads(points.read_text(encoding='utf-8').splitlines()[number])['command']
     except (OSError, ValueError, LookupError, TypeError) as error:
-        sys.exit(f'sweep: {points}: holds no run {number} ({error!r}). Start the sweep with --slurm again, which writes it.')
+        sys.exit(
+            f'sweep: {points}: holds no run {number} ({error!r}). Start the sweep with --slurm'
+            ' again, which writes it.'
+        )
     print(shlex.join(command), flush=True)
     os.execvpe(command[0], command, environment())
 
@@ -211,22 +289,41 @@ def folder(text: str) -> Path:
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Arguments, and the --config.a.b=c flags that go to every run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument('--config', help='config file and words')
-    parser.add_argument('--sweep', default='', help='names of sweeps of the config, to multiply: attack,start')
+    parser.add_argument(
+        '--sweep', default='', help='names of sweeps of the config, to multiply: attack,start'
+    )
     parser.add_argument('--seeds', default='0', help='seeds, to multiply with: 0,1,2 (default 0)')
     parser.add_argument('--workdir', type=folder, help='folder of the whole sweep')
     parser.add_argument('--dry-run', action='store_true', help='only print the runs')
     parser.add_argument(
-        '-j', type=int, default=0, metavar='N', help='runs at a time (default: one per device of --devices, else 1)'
+        '-j',
+        type=int,
+        default=0,
+        metavar='N',
+        help='runs at a time (default: one per device of --devices, else 1)',
     )
-    parser.add_argument('--devices', default='', help='CUDA devices to hand out in turn, one to a run: 0,1,2,3')
     parser.add_argument(
-        '--slurm', nargs='?', const='', metavar='ARGS', help="an array job instead: --slurm='--gpus=1 --time=2:00:00'"
+        '--devices', default='', help='CUDA devices to hand out in turn, one to a run: 0,1,2,3'
+    )
+    parser.add_argument(
+        '--slurm',
+        nargs='?',
+        const='',
+        metavar='ARGS',
+        help="an array job instead: --slurm='--gpus=1 --time=2:00:00'",
     )
     parser.add_argument('--submit', action='store_true', help='with --slurm: submit it')
     parser.add_argument(
-        '--run-point', nargs=2, metavar=('FILE', 'NUMBER'), help='one run of a points.jsonl; slurm_array.sbatch uses it'
+        '--run-point',
+        nargs=2,
+        metavar=('FILE', 'NUMBER'),
+        help='one run of a points.jsonl; slurm_array.sbatch uses it',
     )
     args, overrides = parser.parse_known_args(argv)
     if not args.run_point and not (args.config and args.workdir):
@@ -254,7 +351,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices = [device for device in args.devices.split(',') if device]
     code = Pool(args.j or len(devices) or 1, devices).work(left)
     if code != EXIT_PREEMPTED and any((run.folder / 'results.json').exists() for run in runs):
-        code = subprocess.run([*purify(), 'report', '--workdir', str(args.workdir)], env=environment()).returncode or code
+        code = (
+            subprocess.run(
+                [*purify(), 'report', '--workdir', str(args.workdir)], env=environment()
+            ).returncode
+            or code
+        )
     return code
 
 

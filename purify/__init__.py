@@ -1,6 +1,7 @@
 """Train on data that may be poisoned, and come out clean.
 
-`purify.poison(spec, store)` makes a poisoned dataset from Python; everything else is `python -m purify`.
+`purify.poison(spec, store)` makes a poisoned dataset from Python; everything else is `python -m
+purify`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,7 @@
-"""The rules of the house, read from the source: who may import whom, how long things may be, what is never used."""
+"""The rules of the house, read from the source: who may import whom, how long things may be, what
+is never used.
+"""
+# ruff: noqa: E501  (programs and files as text)
 
 import ast
 import json
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOOR = {  # a room may import rooms on lower floors, and itself; rooms of one floor do not import each other
+# a room may import rooms on lower floors, and itself; rooms of one floor do not import each other
+FLOOR = {
     **dict.fromkeys(('core', 'config'), 0),
     **dict.fromkeys(('data', 'diffusion', 'models', 'metrics'), 1),
     'attacks': 2,  # their pictures are decoded as those of the data
@@ -64,7 +68,11 @@ def ids(path):
 
 
 def test_every_folder_is_a_room_with_its_place():
-    folders = {path.name for path in (ROOT / 'purify').iterdir() if path.is_dir() and path.name != '__pycache__'}
+    folders = {
+        path.name
+        for path in (ROOT / 'purify').iterdir()
+        if path.is_dir() and path.name != '__pycache__'
+    }
     assert folders == {*FLOOR} - {'cli', '__main__'}
     assert {path.stem for path in (ROOT / 'purify').glob('*.py')} == {'__init__', '__main__', 'cli'}
 
@@ -73,7 +81,11 @@ def test_every_folder_is_a_room_with_its_place():
 def test_imports_go_down(path):
     own = own_room(path)
     others = {module: room(module) for module in imports(path)}
-    wrong = [module for module, other in others.items() if other not in (None, own) and not FLOOR.get(own, -1) > FLOOR[other]]
+    wrong = [
+        module
+        for module, other in others.items()
+        if other not in (None, own) and not FLOOR.get(own, -1) > FLOOR[other]
+    ]
     assert own == '__init__' or not wrong, f'{ids(path)} ({own}) may not import {sorted(wrong)}'
 
 
@@ -93,10 +105,22 @@ def test_the_attacker_and_the_evaluation_alone_can_name_the_truth(path):
     tree = parse(path)
     explained = in_docstrings(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained:
-            assert node.value.split('/')[0] not in ('truth', 'attacker'), f'{ids(path)}:{node.lineno} names {node.value!r}'
-        if isinstance(node, ast.keyword) and node.arg in ('sees', 'shows'):  # `stages.stage_lists` hands on what it is told
-            assert isinstance(node.value, ast.Name), f'{ids(path)}:{node.value.lineno} says what a stage sees'
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in explained
+        ):
+            assert node.value.split('/')[0] not in (
+                'truth',
+                'attacker',
+            ), f'{ids(path)}:{node.lineno} names {node.value!r}'
+        if isinstance(node, ast.keyword) and node.arg in (
+            'sees',
+            'shows',
+        ):  # `stages.stage_lists` hands on what it is told
+            assert isinstance(node.value, ast.Name), (
+                f'{ids(path)}:{node.value.lineno} says what a stage sees'
+            )
 
 
 def test_the_law_of_the_truth_can_be_broken():
@@ -104,8 +128,16 @@ def test_the_law_of_the_truth_can_be_broken():
     names, seen = set(), set()
     for path in sources(*(f'purify/{room}' for room in KNOW_THE_TRUTH)):
         for node in ast.walk(parse(path)):
-            names |= {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
-            seen |= {node.arg} if isinstance(node, ast.keyword) and not isinstance(node.value, ast.Name) else set()
+            names |= (
+                {node.value}
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                else set()
+            )
+            seen |= (
+                {node.arg}
+                if isinstance(node, ast.keyword) and not isinstance(node.value, ast.Name)
+                else set()
+            )
     assert {'truth', 'attacker', 'truth/test'} <= names
     assert {'sees', 'shows'} <= seen
 
@@ -114,16 +146,22 @@ def test_the_law_of_the_truth_can_be_broken():
 def test_reading_configs_needs_next_to_nothing(path):
     allowed = {'absl', 'ml_collections', *sys.stdlib_module_names}
     for module in imports(path):
-        assert module.split('.')[0] in allowed or module in ('purify', 'purify.config') or module.startswith('purify.config.'), (
-            module
-        )
+        assert (
+            module.split('.')[0] in allowed
+            or module in ('purify', 'purify.config')
+            or module.startswith('purify.config.')
+        ), module
 
 
 @pytest.mark.parametrize('path', sources('configs'), ids=ids)
 def test_a_config_holds_its_recipe_and_takes_what_it_is_made_of_from_the_rooms(path):
-    """Not from another config, nor from a library: a recipe is read from top to bottom in one file."""
+    """Not from another config, nor from a library: a recipe is read from top to bottom in one
+    file.
+    """
     for module in imports(path):
-        assert module.split('.')[0] in ({'ml_collections', 'purify'} | set(sys.stdlib_module_names)), module
+        assert module.split('.')[0] in (
+            {'ml_collections', 'purify'} | set(sys.stdlib_module_names)
+        ), module
     assert not [module for module in imports(path) if room(module) in ('report', 'cli', '__main__')]
 
 
@@ -134,7 +172,12 @@ def test_launchers_speak_to_the_command_line_alone(path):
 
 @pytest.mark.parametrize('path', sources('purify/core'), ids=ids)
 def test_core_knows_no_images(path):
-    assert not {module.split('.')[0] for module in imports(path)} & {'PIL', 'grain', 'tensorflow_datasets', 'flax'}
+    assert not {module.split('.')[0] for module in imports(path)} & {
+        'PIL',
+        'grain',
+        'tensorflow_datasets',
+        'flax',
+    }
 
 
 def in_fresh_process(code):
@@ -153,7 +196,13 @@ for name in names:
 print(json.dumps([names, sorted({name.partition('.')[0] for name in sys.modules})]))
 """
     names, loaded = in_fresh_process(code)
-    assert {name.rpartition('.')[2] for name in names} == {'arguments', 'load', 'resolve', 'skeleton', 'sweeps'}
+    assert {name.rpartition('.')[2] for name in names} == {
+        'arguments',
+        'load',
+        'resolve',
+        'skeleton',
+        'sweeps',
+    }
     assert not set(loaded) & {'jax', 'jaxlib', 'flax', 'tensorflow', 'tensorflow_datasets', 'torch'}
 
 
@@ -243,8 +292,24 @@ def test_the_readme_maps_exactly_the_rooms_there_are():
     if not readme.exists():
         pytest.skip('README.md not present')
     parts = re.split(r'^#+ *(.*)$', readme.read_text(encoding='utf-8'), flags=re.MULTILINE)
-    section = next((text for title, text in zip(parts[1::2], parts[2::2], strict=True) if 'room' in title.lower()), None)
+    section = next(
+        (
+            text
+            for title, text in zip(parts[1::2], parts[2::2], strict=True)
+            if 'room' in title.lower()
+        ),
+        None,
+    )
     assert section is not None, 'README.md has no section on the rooms'
-    named = set(re.findall(r'`purify/([a-z_]+)/?`|^ *(?:\| *)?`?(?:purify/)?([a-z_]+)/`?(?=[\s|]|$)', section, re.MULTILINE))
+    named = set(
+        re.findall(
+            r'`purify/([a-z_]+)/?`|^ *(?:\| *)?`?(?:purify/)?([a-z_]+)/`?(?=[\s|]|$)',
+            section,
+            re.MULTILINE,
+        )
+    )
     outside = {path.name for path in ROOT.iterdir()}
-    assert {name for pair in named for name in pair if name} - outside == {*FLOOR} - {'cli', '__main__'}
+    assert {name for pair in named for name in pair if name} - outside == {*FLOOR} - {
+        'cli',
+        '__main__',
+    }

@@ -16,7 +16,9 @@ def train_in_loader(work: Work) -> None:
     folder = work.inputs['attacker']
     poisoner, first = read_poisoner(folder)
     usual = make_augmentations(work.settings['augment'])
-    train_classifier.train(work, Split(folder / 'clean', 'train'), [poisoner, *usual] if first else [*usual, poisoner])
+    train_classifier.train(
+        work, Split(folder / 'clean', 'train'), [poisoner, *usual] if first else [*usual, poisoner]
+    )
 
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
@@ -26,7 +28,11 @@ def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
     attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)
     if rule['random_poisoning']:
         poison: FixedPoison | RandomPoison = RandomPoison(
-            attacks, frozenset(facts['labels']), frozenset(facts['cover_labels']), facts['rate'], facts['cover_rate']
+            attacks,
+            frozenset(facts['labels']),
+            frozenset(facts['cover_labels']),
+            facts['rate'],
+            facts['cover_rate'],
         )
     else:
         poison = FixedPoison(attacks, roles_of(facts['poisoned'], facts['covering']))

@@ -40,7 +40,12 @@ from purify.data.loader import Split
 from purify.engine.chain import Work
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.networks_on_disk import Classifier, check_classes, classifier_builder, read_classifier
+from purify.stages.networks_on_disk import (
+    Classifier,
+    check_classes,
+    classifier_builder,
+    read_classifier,
+)
 from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
 
@@ -81,10 +86,20 @@ class Case:
         given, attack = self.settings['objective'], self.rule['name']
         if unknown := sorted(set(given) - {*needed, *usual}):
             choices = ', '.join(sorted({*needed, *usual}))
-            hint = f'Choose from: {choices}.' if choices else 'It has none; leave trigger.objective empty.'
-            raise UserError(f'trigger.objective.{unknown[0]}: the fit of {attack!r} knows no such weight. {hint}')
+            hint = (
+                f'Choose from: {choices}.'
+                if choices
+                else 'It has none; leave trigger.objective empty.'
+            )
+            raise UserError(
+                f'trigger.objective.{unknown[0]}: the fit of {attack!r} knows no such weight.'
+                f' {hint}'
+            )
         if missing := sorted({*needed} - set(given)):
-            raise UserError(f'trigger.objective.{missing[0]} is missing: the fit of {attack!r} needs {", ".join(sorted(needed))}.')
+            raise UserError(
+                f'trigger.objective.{missing[0]} is missing: the fit of {attack!r} needs'
+                f' {", ".join(sorted(needed))}.'
+            )
         return usual | {name: given[name] for name in given}
 
     def unet(self, outputs: int) -> Build:
@@ -93,35 +108,56 @@ class Case:
 
     def attacker(self) -> Build:
         """A generator of images and the classifier it is trained with."""
-        classifier = classifier_builder(self.settings['classifier'], self.num_classes, self.shape[-1])
+        classifier = classifier_builder(
+            self.settings['classifier'], self.num_classes, self.shape[-1]
+        )
         return lambda rngs: Attacker(self.unet(self.shape[-1]), classifier, rngs=rngs)
 
 
 def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    bits = whole(1, MOST_BITS).check('attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits))
+    bits = whole(1, MOST_BITS).check(
+        'attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits)
+    )
     objective = case.objective('image', shift_px=0)
     whole(0, min(case.shape[:2]) - 1).check('objective.shift_px', objective['shift_px'])
-    build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)  # noqa: E731
+    build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)
     weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
 
 
 def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
-    mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {'diversity': objective['diversity']}
-    length = {'epochs': number(above=0).check('objective.mask_epochs', objective.pop('mask_epochs')), 'steps': 0}
+    mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {
+        'diversity': objective['diversity']
+    }
+    length = {
+        'epochs': number(above=0).check('objective.mask_epochs', objective.pop('mask_epochs')),
+        'steps': 0,
+    }
     check_modes(objective['poison'], objective['cross'])  # now, not after the masks are fitted
     masker, (mask_graph, _) = case.unet(1), abstract_network(case.unet(1))
     mask = fit('mask', masker, lambda graph: FitMask(graph, **mask_options), length)
     target = case.rule['target']
-    weights = fit('', case.attacker(), lambda graph: FitInputAware(graph, mask_graph, mask, target, **objective), {})
+    weights = fit(
+        '',
+        case.attacker(),
+        lambda graph: FitInputAware(graph, mask_graph, mask, target, **objective),
+        {},
+    )
     return {}, {'mask': mask['params'], 'pattern': weights['params']['generator']} | case.donors()
 
 
 def _lira(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    epsilon = number(above=0, most=1).check('attack.epsilon', case.rule.get('epsilon', Lira.epsilon))
+    epsilon = number(above=0, most=1).check(
+        'attack.epsilon', case.rule.get('epsilon', Lira.epsilon)
+    )
     objective = case.objective('alpha')
-    weights = fit('', case.attacker(), lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective), {})
+    weights = fit(
+        '',
+        case.attacker(),
+        lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective),
+        {},
+    )
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
 
@@ -130,21 +166,38 @@ def _low_frequency(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     model = case.surrogate
     if model is None:
         raise UserError(
-            "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give the config the part `surrogate`."
+            "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give"
+            ' the config the part `surrogate`.'
         )
-    given = {name: case.rule[name] for name in ('target', 'amplitude', 'cutoff', 'stretch') if name in case.rule}
+    given = {
+        name: case.rule[name]
+        for name in ('target', 'amplitude', 'cutoff', 'stretch')
+        if name in case.rule
+    }
     rule = LowFrequency(**given)
     if rule.stretch:
-        raise UserError('attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False for a fitted trigger.')
-    build: Build = lambda rngs: Field(case.shape, rule.cutoff, rngs=rngs)  # noqa: E731
-    weights = fit('', build, lambda graph: FitField(graph, model.graph, model.weights, rule.target, rule.amplitude), {})
+        raise UserError(
+            'attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False for'
+            ' a fitted trigger.'
+        )
+    build: Build = lambda rngs: Field(case.shape, rule.cutoff, rngs=rngs)
+    weights = fit(
+        '',
+        build,
+        lambda graph: FitField(graph, model.graph, model.weights, rule.target, rule.amplitude),
+        {},
+    )
     graph = abstract_network(build)[0]
     field = jax.jit(lambda parts: nnx.merge(graph, parts['params'], parts['stats'])())(weights)
     return {'amplitude': rule.amplitude, 'cutoff': rule.cutoff}, {'trigger': field}
 
 
 FITS = Registry(
-    'learned attack', sample_specific=_sample_specific, input_aware=_input_aware, lira=_lira, low_frequency=_low_frequency
+    'learned attack',
+    sample_specific=_sample_specific,
+    input_aware=_input_aware,
+    lira=_lira,
+    low_frequency=_low_frequency,
 )
 
 
@@ -161,10 +214,11 @@ def fitted_settings(attack: Settings) -> Facts:
 def fit_trigger(work: Work) -> None:
     """Fits the trigger of `attack` to the clean dataset `data` (split train); writes trigger.json and trigger.safetensors.
 
-    Settings: `attack` (see `fitted_settings`), `seed` (of what is drawn outside training), `network` (width of the
-    generators), `classifier` (network trained with it, where there is one), `objective` (the weights of the losses, see
-    `purify.attacker.trigger_objectives`; `mask_epochs` of input_aware's first stage), and those of every training stage. An input
-    `surrogate` is a finished classifier. Resumes like any training.
+    Settings: `attack` (see `fitted_settings`), `seed` (of what is drawn outside training),
+    `network` (width of the generators), `classifier` (network trained with it, where there is one),
+    `objective` (the weights of the losses, see `purify.attacker.trigger_objectives`; `mask_epochs`
+    of input_aware's first stage), and those of every training stage. An input `surrogate` is a
+    finished classifier. Resumes like any training.
     """
     settings = work.settings
     _check_batch(settings)
@@ -177,7 +231,10 @@ def fit_trigger(work: Work) -> None:
         part = work
         if name:  # a stage before the last has its own checkpoints and curves
             part = dataclasses.replace(
-                work, name=f'{work.name} {name}', folder=work.folder / name, settings={**settings, **changes}
+                work,
+                name=f'{work.name} {name}',
+                folder=work.folder / name,
+                settings={**settings, **changes},
             )
         return fit_network(part, make(graph), build, like, split, transforms).weights()
 
@@ -188,15 +245,24 @@ def fit_trigger(work: Work) -> None:
         target = {'target': settings['attack']['target']} if 'target' in settings['attack'] else {}
         common = target | {'channels': split.shape[-1], 'size_px': split.shape[0]}
         network = {'network': dict(settings['network'])} if 'network' in settings else {}
-        write_trigger(work.folder, settings['attack']['name'], common | network | facts, jax.device_get(weights))
+        write_trigger(
+            work.folder,
+            settings['attack']['name'],
+            common | network | facts,
+            jax.device_get(weights),
+        )
 
 
 def _read_surrogate(work: Work, split: Split) -> Classifier | None:
     if 'surrogate' not in work.inputs:
         return None
     model = read_classifier(work.inputs['surrogate'])
-    check_classes(model, split.class_names, split.shape[-1], f'the surrogate {work.inputs["surrogate"]}')
-    return dataclasses.replace(model, weights=devices.put_copy(model.weights, devices.global_mesh()))
+    check_classes(
+        model, split.class_names, split.shape[-1], f'the surrogate {work.inputs["surrogate"]}'
+    )
+    return dataclasses.replace(
+        model, weights=devices.put_copy(model.weights, devices.global_mesh())
+    )
 
 
 def _draw_donors(split: Split, seed: int) -> dict[str, np.ndarray]:
@@ -212,17 +278,25 @@ def shape_trigger(known: Known) -> None:
     Raises `UserError` for settings that do not work.
     """
     config, data = known.config, known.data
-    settings = config['trigger'] | {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
+    settings = config['trigger'] | {
+        'attack': fitted_settings(config['attack']),
+        'seed': config['seeds']['poison'],
+    }
     check_label('attack.target', settings['attack'].get('target', 0), data.classes)
     _check_batch(settings)
     if (start := settings.get('init_from')) and not user_path(start).is_dir():
-        raise UserError(f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or leave it empty.')
+        raise UserError(
+            f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or'
+            ' leave it empty.'
+        )
     transforms = make_augmentations(settings['augment'])
 
     def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
         graph, like = abstract_network(build)
         shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
-        known.found.notes.append(f'trigger: {name or "trigger"}, {count_numbers(like["params"]):,} parameters')
+        known.found.notes.append(
+            f'trigger: {name or "trigger"}, {count_numbers(like["params"]):,} parameters'
+        )
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
     case = Case(settings, data.pixels, data.classes, known.classifier('surrogate'), dict)

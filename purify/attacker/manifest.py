@@ -38,9 +38,11 @@ class Manifest:
       ids: i64[n], every training id in ascending order.
       true_labels: i32[n], before the attack.
       given_labels: i32[n], as the poisoned dataset says.
-      poisoned: bool[n], stamped and relabelled by the attack (or stamped only, where it is clean-label).
+      poisoned: bool[n], stamped and relabelled by the attack (or stamped only, where it is
+        clean-label).
       cover: bool[n], stamped and left their label.
-      trigger: i32[n], which of the attack's triggers a poisoned or cover image carries, -1 where it carries none.
+      trigger: i32[n], which of the attack's triggers a poisoned or cover image carries, -1 where it
+        carries none.
       copy_of: i64[n], the id of the image that this one is an added copy of, -1 where it is none.
       facts: attack name and arguments, digest of the trigger, target, rate, its base, seed, counts.
     """
@@ -56,18 +58,29 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
-        digest = write_columns(Path(folder) / 'manifest.npz', {name: getattr(self, name) for name in ARRAYS})
+        digest = write_columns(
+            Path(folder) / 'manifest.npz', {name: getattr(self, name) for name in ARRAYS}
+        )
         write_json(
-            Path(folder) / 'manifest.json', self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest}
+            Path(folder) / 'manifest.json',
+            self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest},
         )
 
     @classmethod
     def read(cls, folder: Path) -> 'Manifest':
-        """Reads and checks. Raises `UserError` when the arrays are not the ones that were written."""
+        """Reads and checks.
+
+        Raises `UserError` when the arrays are not the ones that were written.
+        """
         written: Any = read_json(Path(folder) / 'manifest.json', Written)
-        facts = {name: value for name, value in written.items() if name not in ('sha256', 'poisoned_ids')}
+        facts = {
+            name: value for name, value in written.items() if name not in ('sha256', 'poisoned_ids')
+        }
         path = Path(folder) / 'manifest.npz'
         if not path.is_file() or sha256_of(path) != written['sha256']:
-            raise UserError(f'{path}: missing or changed since it was written. Delete the prepare stage and run again.')
+            raise UserError(
+                f'{path}: missing or changed since it was written. Delete the prepare stage and run'
+                ' again.'
+            )
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in ARRAYS}, facts=facts)

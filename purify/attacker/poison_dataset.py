@@ -38,10 +38,10 @@ FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack
 def poison_dataset(work: Work) -> None:
     """Fills poisoned/ (split train), truth/ (manifest, clean test split, originals of the poisoned images), reference/.
 
-    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as `surrogate`; what the
-    attack was made from is copied to truth/files. Where the attacker poisons in his own loader (`poison_first` false or
-    `random_poisoning`), attacker/ holds the clean training images and his rule; poisoned/ is then the snapshot that a
-    defence gets.
+    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as
+    `surrogate`; what the attack was made from is copied to truth/files. Where the attacker poisons
+    in his own loader (`poison_first` false or `random_poisoning`), attacker/ holds the clean
+    training images and his rule; poisoned/ is then the snapshot that a defence gets.
     """
     settings, seed = work.settings, work.settings['seed']
     rule = settings['attack']
@@ -51,7 +51,9 @@ def poison_dataset(work: Work) -> None:
     attacks = make_attacks(rule, seed, len(source.class_names), **folders)
     refuse_loader(rule, fitted=any(getattr(attack, 'load', '') for attack in attacks))
     for attack in attacks:
-        attack.stamp(source.train.fetch(0), 0)  # a patch that does not fit is known now, not after an hour
+        attack.stamp(
+            source.train.fetch(0), 0
+        )  # a patch that does not fit is known now, not after an hour
     digest = digest_of(attacks)
     rules = make_rules(rule)
     poisoning = draw_poisoning(source.train, rule, rules, seed)
@@ -95,12 +97,24 @@ def _open(settings: Settings) -> Source:
 
 
 def _job(
-    work: Work, source: Source, sub: str, pool: Pool, split: str, stamp: Callable[[range], dict[int, Record]] | None = None
+    work: Work,
+    source: Source,
+    sub: str,
+    pool: Pool,
+    split: str,
+    stamp: Callable[[range], dict[int, Record]] | None = None,
 ) -> tuple[Sink, Callable[[range], Iterator[Record]]]:
     """One split to write, into the subfolder `sub`; `stamp` gives the records that change, by position."""
     size = work.settings['source']['size_px'], work.settings['source']['channels']
     features = make_features(*size, source.class_names)
-    sink = dataset_sink(work.folder / sub, Path(sub).name, features, len(pool), work.settings['shard_size'], split=split)
+    sink = dataset_sink(
+        work.folder / sub,
+        Path(sub).name,
+        features,
+        len(pool),
+        work.settings['shard_size'],
+        split=split,
+    )
 
     def records(positions: range) -> Iterator[Record]:
         changed = stamp(positions) if stamp else {}
@@ -110,13 +124,20 @@ def _job(
 
 
 def _record(pool: Pool, position: int) -> Record:
-    return {'id': int(pool.ids[position]), 'image': pool.fetch(position), 'label': int(pool.labels[position])}
+    return {
+        'id': int(pool.ids[position]),
+        'image': pool.fetch(position),
+        'label': int(pool.labels[position]),
+    }
 
 
-def _stamp(attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, positions: range) -> dict[int, Record]:
+def _stamp(
+    attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, positions: range
+) -> dict[int, Record]:
     """The images at `positions` whose id has a role, poisoned, by position.
 
-    They are taken together by role, `STAMP_BATCH` at a time: a learned attack computes that many rows however few it is given.
+    They are taken together by role, `STAMP_BATCH` at a time: a learned attack computes that many
+    rows however few it is given.
     """
     role_at = {i: roles[id] for i in positions if (id := int(pool.ids[i])) in roles}
     carriers = sorted(role_at, key=role_at.__getitem__)
@@ -124,20 +145,31 @@ def _stamp(attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, pos
     for start in range(0, len(carriers), STAMP_BATCH):
         preemption.check()
         piece = carriers[start : start + STAMP_BATCH]
-        records = poison_records(attacks, [_record(pool, i) for i in piece], [role_at[i] for i in piece])
+        records = poison_records(
+            attacks, [_record(pool, i) for i in piece], [role_at[i] for i in piece]
+        )
         stamped.update(zip(piece, records, strict=True))
     return stamped
 
 
 def _write_truth(
-    folder: Path, settings: Settings, source: Source, attacks: Sequence[Attack], poisoning: Poisoning, digest: str
+    folder: Path,
+    settings: Settings,
+    source: Source,
+    attacks: Sequence[Attack],
+    poisoning: Poisoning,
+    digest: str,
 ) -> None:
     order = np.argsort(poisoning.pool.ids)
     ids, labels = poisoning.pool.ids[order], poisoning.pool.labels[order]
     given, trigger = labels.copy(), np.full(len(ids), -1, np.int32)
-    hit, cover = (np.isin(ids, np.concatenate(groups)) for groups in (poisoning.poisoned, poisoning.covering))
+    hit, cover = (
+        np.isin(ids, np.concatenate(groups)) for groups in (poisoning.poisoned, poisoning.covering)
+    )
     for which, attack in enumerate(attacks):
-        trigger[np.isin(ids, np.concatenate([poisoning.poisoned[which], poisoning.covering[which]]))] = which
+        trigger[
+            np.isin(ids, np.concatenate([poisoning.poisoned[which], poisoning.covering[which]]))
+        ] = which
         own = hit & (trigger == which)
         given[own] = [attack.relabel(int(label)) for label in labels[own]]
     facts = {
@@ -151,4 +183,6 @@ def _write_truth(
         'added_copies': int((poisoning.copy_of >= 0).sum()),
         'class_names': source.class_names,
     }
-    Manifest(ids, labels, given, hit, cover, trigger, poisoning.copy_of[order], facts).write(folder / 'truth')
+    Manifest(ids, labels, given, hit, cover, trigger, poisoning.copy_of[order], facts).write(
+        folder / 'truth'
+    )

@@ -46,7 +46,11 @@ class Loader(TypedDict):
 
 def own_settings(settings: Settings) -> Settings:
     """The part of `attack` that makes the trigger: its name and parameters, without the rules on who is poisoned."""
-    return {name: settings[name] for name in settings if name not in (*SELECTION, *REPLICAS, *MODE, 'more')}
+    return {
+        name: settings[name]
+        for name in settings
+        if name not in (*SELECTION, *REPLICAS, *MODE, 'more')
+    }
 
 
 def make_attacks(
@@ -60,28 +64,44 @@ def make_attacks(
 ) -> tuple[Attack, ...]:
     """The `attack` part of a config -> its attacks: the one it describes, then one for each entry of `more`.
 
-    An entry of `more` is the same attack with some settings changed. What an attack draws comes from the stream 'trigger'
-    of `seed`, a stream of its own for each. `trigger` is the folder of a trigger fitted in this run, `surrogate` that of a
-    finished classifier, `kept` where `keep_files` left the files of these attacks. Raises `UserError` for unknown names and
-    values out of range.
+    An entry of `more` is the same attack with some settings changed. What an attack draws comes
+    from the stream 'trigger' of `seed`, a stream of its own for each. `trigger` is the folder of a
+    trigger fitted in this run, `surrogate` that of a finished classifier, `kept` where `keep_files`
+    left the files of these attacks. Raises `UserError` for unknown names and values out of range.
     """
     if settings['name'] == 'none' and settings['rate']:
-        raise UserError(f"attack.rate={settings['rate']}: the attack 'none' poisons nobody; set rate to 0 or choose an attack.")
+        raise UserError(
+            f"attack.rate={settings['rate']}: the attack 'none' poisons nobody; set rate to 0 or"
+            ' choose an attack.'
+        )
     attacks = []
     for number, changes in enumerate([{}, *settings['more'].values()]):
         own = own_settings(settings) | changes
         if trigger is not None and 'load' in own and not own['load']:
             if number:
-                raise UserError("attack.more: a fitted trigger serves one target; give each further one its own folder as 'load'.")
+                raise UserError(
+                    'attack.more: a fitted trigger serves one target; give each further one its own'
+                    " folder as 'load'."
+                )
             own['load'] = str(trigger)
         if kept is not None:
-            own |= {leaf: str(path) for leaf in NOT_PIXELS if leaf in own and (path := kept / f'{number}-{leaf}').exists()}
+            own |= {
+                leaf: str(path)
+                for leaf in NOT_PIXELS
+                if leaf in own and (path := kept / f'{number}-{leaf}').exists()
+            }
         if surrogate is not None and own['name'] == 'label_consistent':
             own['surrogate'] = read_surrogate(surrogate)
         own['num_classes'] = classes if own.get('scheme') == 'all_to_all' else 0
         name = own.pop('name')
         stream = 'trigger' if not number else f'trigger {number}'
-        attacks.append(ATTACKS.make(name, seed=stream_seed(seed, stream), **{key: _tuples(value) for key, value in own.items()}))
+        attacks.append(
+            ATTACKS.make(
+                name,
+                seed=stream_seed(seed, stream),
+                **{key: _tuples(value) for key, value in own.items()},
+            )
+        )
     return tuple(attacks)
 
 
@@ -94,7 +114,9 @@ def keep_files(attacks: Sequence[Attack], folder: Path) -> None:
             if not isinstance(place, str) or not place:
                 continue
             path, copy = user_path(place), folder / f'{number}-{leaf}'
-            for file in [path] if path.is_file() else [path / name for name in (WEIGHTS_FILE, FACTS_FILE)]:
+            for file in (
+                [path] if path.is_file() else [path / name for name in (WEIGHTS_FILE, FACTS_FILE)]
+            ):
                 write_bytes(copy if path.is_file() else copy / file.name, file.read_bytes())
 
 
@@ -114,22 +136,37 @@ def read_attacks(truth: Path, manifest: Manifest | None = None) -> tuple[Attack,
     Raises `UserError` where they are no longer those that poisoned the dataset.
     """
     facts = (manifest or Manifest.read(truth)).facts
-    attacks = make_attacks(facts['attack'], facts['seed'], len(facts['class_names']), kept=truth / FILES)
-    if facts['attack']['name'] != 'label_consistent' and digest_of(attacks) != facts['digest']:  # its surrogate is left behind
-        raise UserError(f'{truth}: the trigger is not the one that poisoned the dataset. Delete the prepare stage and run again.')
+    attacks = make_attacks(
+        facts['attack'], facts['seed'], len(facts['class_names']), kept=truth / FILES
+    )
+    if (
+        facts['attack']['name'] != 'label_consistent' and digest_of(attacks) != facts['digest']
+    ):  # its surrogate is left behind
+        raise UserError(
+            f'{truth}: the trigger is not the one that poisoned the dataset. Delete the prepare'
+            ' stage and run again.'
+        )
     return attacks
 
 
 def digest_of(attacks: Sequence[Attack]) -> str:
     """The digest of an attack, or one over those of several."""
     digests = [attack.digest() for attack in attacks]
-    return digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()
+    )
 
 
 def make_rules(settings: Settings) -> Rules:
-    """The rules on who is poisoned. Raises `UserError` for a cover rate of an attack that stamps nothing."""
+    """The rules on who is poisoned.
+
+    Raises `UserError` for a cover rate of an attack that stamps nothing.
+    """
     if settings['cover_rate'] and settings['name'] in ('none', 'relabel_only'):
-        raise UserError(f'attack.cover_rate={settings["cover_rate"]}: attack {settings["name"]!r} stamps nothing; set it to 0.')
+        raise UserError(
+            f'attack.cover_rate={settings["cover_rate"]}: attack {settings["name"]!r} stamps'
+            ' nothing; set it to 0.'
+        )
     rules = {name: _tuples(settings[name]) for name in SELECTION}
     return Rules(**rules, scheme=settings['scheme'], targets=tuple(targets_of(settings).values()))
 
@@ -137,7 +174,10 @@ def make_rules(settings: Settings) -> Rules:
 def targets_of(settings: Settings) -> Facts:
     """The target of every trigger, by the name of its setting; an entry of `more` that names none has that of the attack."""
     own = {'target': settings['target']}
-    return own | {f'more.{name}.target': changes.get('target', settings['target']) for name, changes in settings['more'].items()}
+    return own | {
+        f'more.{name}.target': changes.get('target', settings['target'])
+        for name, changes in settings['more'].items()
+    }
 
 
 def check_target(settings: Settings, classes: int) -> None:
@@ -145,7 +185,10 @@ def check_target(settings: Settings, classes: int) -> None:
     own = set(own_settings(settings)) - {'name', 'scheme'}
     for name, changes in settings['more'].items():
         if wrong := sorted(set(changes) - own):
-            raise UserError(f'attack.more.{name}: {", ".join(wrong)} cannot differ; choose from {", ".join(sorted(own))}.')
+            raise UserError(
+                f'attack.more.{name}: {", ".join(wrong)} cannot differ; choose from'
+                f' {", ".join(sorted(own))}.'
+            )
     for where, target in targets_of(settings).items():
         check_label(f'attack.{where}', target, classes)
     for source in settings['sources']:
@@ -184,7 +227,9 @@ def roles_of(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role
     """Who carries which trigger, id -> (which one, mode), from the ids for each trigger."""
     found = {}
     for mode, groups in (('training', poisoned), ('cover', covering)):
-        found |= {int(identity): (which, mode) for which, ids in enumerate(groups) for identity in ids}
+        found |= {
+            int(identity): (which, mode) for which, ids in enumerate(groups) for identity in ids
+        }
     return found
 
 
@@ -195,24 +240,38 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
     """
     images, replicas = (whole(0).check(f'attack.{name}', settings[name]) for name in REPLICAS[:2])
     if images * replicas > MOST_COPIES:
-        raise UserError(f'attack.replicas={replicas} of {images} images are more than {MOST_COPIES:,} copies. Lower replicas.')
+        raise UserError(
+            f'attack.replicas={replicas} of {images} images are more than {MOST_COPIES:,} copies.'
+            ' Lower replicas.'
+        )
     if bool(images) != bool(replicas):
-        raise UserError(f'attack.replicated_images={images} and attack.replicas={replicas}: set both, or neither.')
+        raise UserError(
+            f'attack.replicated_images={images} and attack.replicas={replicas}: set both, or'
+            ' neither.'
+        )
     if settings['poison_replicas'] and not images:
-        raise UserError('attack.poison_replicas: there are no replicas; set replicated_images and replicas.')
+        raise UserError(
+            'attack.poison_replicas: there are no replicas; set replicated_images and replicas.'
+        )
     copied = choose_replicated(rules, pool.labels, pool.ids, images, stream_seed(seed, 'replicas'))
     pool, copy_of = add_copies(pool, copied, replicas)
     first = pool.ids[copy_of >= 0] if settings['poison_replicas'] else None
     poisoned = choose_victims(rules, pool.labels, pool.ids, stream_seed(seed, 'selection'), first)
-    covering = choose_cover(rules, pool.labels, pool.ids, np.concatenate(poisoned), stream_seed(seed, 'cover'))
-    return Poisoning(pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))])
+    covering = choose_cover(
+        rules, pool.labels, pool.ids, np.concatenate(poisoned), stream_seed(seed, 'cover')
+    )
+    return Poisoning(
+        pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))]
+    )
 
 
 def add_copies(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
     """Adds `replicas` copies of each image in `ids`, under new ids -> (the pool, whose copy each image is or -1: i64[n])."""
     copied = np.repeat(np.asarray(ids, np.int64), replicas)
     where = np.flatnonzero(np.isin(pool.ids, ids))
-    origin = np.concatenate([np.arange(len(pool)), where[np.argsort(pool.ids[where])].repeat(replicas)])
+    origin = np.concatenate(
+        [np.arange(len(pool)), where[np.argsort(pool.ids[where])].repeat(replicas)]
+    )
     whole = pool.take(origin)
     new = pool.ids.max(initial=-1) + 1 + np.arange(len(copied))
     copy_of = np.concatenate([np.full(len(pool), -1), copied]).astype(np.int64)
@@ -224,15 +283,22 @@ def on_the_fly(settings: Settings) -> bool:
     return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
 
 
-def loader_facts(settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int) -> Loader:
-    """The attacker's own loader as facts, for loader.json. Raises `UserError` for chances that add up to more than 1."""
-    eligible, coverable = (int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers))
+def loader_facts(
+    settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int
+) -> Loader:
+    """The attacker's own loader as facts, for loader.json.
+
+    Raises `UserError` for chances that add up to more than 1.
+    """
+    eligible, coverable = (
+        int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers)
+    )
     count, covers = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
     rate, cover_rate = count / eligible, covers / coverable if covers else 0.0
     if settings['random_poisoning'] and rate + cover_rate > 1:
         raise UserError(
-            f'random_poisoning would poison {rate:.0%} and let cover {cover_rate:.0%} of a class at every draw. Lower rate or '
-            'cover_rate.'
+            f'random_poisoning would poison {rate:.0%} and let cover {cover_rate:.0%} of a class at'
+            ' every draw. Lower rate or cover_rate.'
         )
     return {
         'attack': settings,
@@ -256,10 +322,11 @@ def refuse_loader(settings: Settings, *, fitted: bool) -> None:
         return
     if fitted or settings['name'] == 'label_consistent':
         raise UserError(
-            f'attack {settings["name"]!r} runs a network and is applied once, to a dataset on disk: set poison_first to True '
-            'and random_poisoning to False.'
+            f'attack {settings["name"]!r} runs a network and is applied once, to a dataset on disk:'
+            ' set poison_first to True and random_poisoning to False.'
         )
     if settings['random_poisoning'] and settings['scheme'] == 'clean_label' and settings['more']:
         raise UserError(
-            'random_poisoning draws a trigger for any image, so clean-label triggers of several targets would mix: set it to False.'
+            'random_poisoning draws a trigger for any image, so clean-label triggers of several'
+            ' targets would mix: set it to False.'
         )

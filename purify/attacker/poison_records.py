@@ -8,22 +8,33 @@ import numpy as np
 
 from purify.data.loader import Record
 
-Role = tuple[int, str]  # which of the attacks, and its mode: 'training' (relabelled) or 'cover' (keeps its label)
+Role = tuple[
+    int, str
+]  # which of the attacks, and its mode: 'training' (relabelled) or 'cover' (keeps its label)
 
 
-def poison_records(attacks: Sequence[Any], records: Sequence[Record], roles: Sequence[Role | None]) -> list[Record]:
+def poison_records(
+    attacks: Sequence[Any], records: Sequence[Record], roles: Sequence[Role | None]
+) -> list[Record]:
     """Records {'image': u8[h w c], 'label', 'id', ...} -> the same, those with a role stamped and perhaps relabelled.
 
-    `attacks` are objects with `stamp_many(images, ids, mode)` and `relabel(label)`. Images must be of one shape.
+    `attacks` are objects with `stamp_many(images, ids, mode)` and `relabel(label)`. Images must be
+    of one shape.
     """
     out = list(records)
     for role in dict.fromkeys(role for role in roles if role is not None):
         places = [i for i, other in enumerate(roles) if other == role]
         attack, mode = attacks[role[0]], role[1]
-        images = attack.stamp_many([out[i]['image'] for i in places], [int(out[i]['id']) for i in places], mode)
+        images = attack.stamp_many(
+            [out[i]['image'] for i in places], [int(out[i]['id']) for i in places], mode
+        )
         for i, image in zip(places, images, strict=True):
             label = out[i]['label']
-            given = label if mode == 'cover' else np.asarray(attack.relabel(int(label)), np.asarray(label).dtype)
+            given = (
+                label
+                if mode == 'cover'
+                else np.asarray(attack.relabel(int(label)), np.asarray(label).dtype)
+            )
             out[i] = out[i] | {'image': image, 'label': given}
     return out
 
@@ -60,7 +71,11 @@ class RandomPoison:
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
-        which, chance, fresh = int(rng.integers(len(self.attacks))), rng.random(), int(rng.integers(2**31))
+        which, chance, fresh = (
+            int(rng.integers(len(self.attacks))),
+            rng.random(),
+            int(rng.integers(2**31)),
+        )
         label = int(record['label'])
         rate = self.rate if label in self.labels else 0.0
         if chance >= rate + (self.cover_rate if label in self.cover_labels else 0.0):

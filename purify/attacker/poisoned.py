@@ -15,7 +15,8 @@ class PoisonedDataset:
     """A dataset with poison in it, and who knows of it.
 
     Attributes:
-      builder: TFDS's, read-only; `builder.as_data_source('train')` yields {'id', 'image': u8[h w c], 'label'}.
+      builder: TFDS's, read-only; `builder.as_data_source('train')` yields {'id', 'image': u8[h w
+        c], 'label'}.
       test: the same of the clean test images (split 'test').
       attacks: one for each trigger; `attacks[0].stamp(image, id)` makes a triggered test image.
       manifest: who was poisoned, how.
@@ -30,7 +31,10 @@ class PoisonedDataset:
 
 
 def open_poisoned(folder: Path) -> PoisonedDataset:
-    """What a finished stage `prepare` left in its folder. Raises `UserError` where that is not as it was written."""
+    """What a finished stage `prepare` left in its folder.
+
+    Raises `UserError` where that is not as it was written.
+    """
     manifest = Manifest.read(folder / 'truth')
     train, test = (tfds.builder_from_directory(folder / sub) for sub in ('poisoned', 'truth/test'))
     return PoisonedDataset(train, test, read_attacks(folder / 'truth', manifest), manifest, folder)

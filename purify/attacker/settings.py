@@ -46,19 +46,28 @@ def set_attack(
 ) -> None:
     """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.
 
-    Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from other seeds. `usual` are the
-    settings of the images at hand, such as a preset of `purify.attacks.settings`: a `rate` that is told goes before theirs.
-    `changes` go to the attack, those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger,
+    Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from
+    other seeds. `usual` are the settings of the images at hand, such as a preset of
+    `purify.attacks.settings`: a `rate` that is told goes before theirs. `changes` go to the attack,
+    those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger,
     makes the fit unnecessary.
     """
-    settings: Settings = {'target': target} | dict(usual or {}) | changes | ({} if rate == 'usual' else {'rate': rate})
+    settings: Settings = (
+        {'target': target}
+        | dict(usual or {})
+        | changes
+        | ({} if rate == 'usual' else {'rate': rate})
+    )
     weights = settings.pop('fit', {})
     config.attack, fit = attack(name, **settings), fit_of(name)
     if config.attack.get('load'):
         return
     teacher = config.teacher.to_dict()
     if attack_class(name).needs_surrogate:  # each of its epochs costs as much as six
-        hardened = {'objective': OBJECTIVES.part('adversarial'), 'epochs': max(1, teacher['epochs'] // 3)}
+        hardened = {
+            'objective': OBJECTIVES.part('adversarial'),
+            'epochs': max(1, teacher['epochs'] // 3),
+        }
         config.surrogate = teacher | hardened
     if fit is None:
         return

@@ -23,19 +23,37 @@ CLEAN = Input('clean', 'clean')
 def attacker_stages(where: dict[str, Input], config: Settings) -> list[Stage]:
     """What an attacker does, up to the poisoned dataset and the victim's classifier; sets what there is from then on in `where`.
 
-    He trains a surrogate and fits a trigger, each where the config has such a part, and poisons. Few trusted images are drawn for
-    the defender by one who knows the truth, and the teacher is trained on what he left.
+    He trains a surrogate and fits a trigger, each where the config has such a part, and poisons.
+    Few trusted images are drawn for the defender by one who knows the truth, and the teacher is
+    trained on what he left.
     """
     stages = _fitting(where, config)
-    inputs = _source(config) | _files_of(config['attack']) | {role: where.pop(role) for role in FITTED if role in where}
-    settings = {name: config[name] for name in ('source', 'attack', 'shard_size')} | {'seed': config['seeds']['poison']}
-    stages.append(Stage('prepare', poison_dataset, settings, inputs, sees=tuple(inputs), shows=('poisoned', 'reference')))
+    inputs = (
+        _source(config)
+        | _files_of(config['attack'])
+        | {role: where.pop(role) for role in FITTED if role in where}
+    )
+    settings = {name: config[name] for name in ('source', 'attack', 'shard_size')} | {
+        'seed': config['seeds']['poison']
+    }
+    stages.append(
+        Stage(
+            'prepare',
+            poison_dataset,
+            settings,
+            inputs,
+            sees=tuple(inputs),
+            shows=('poisoned', 'reference'),
+        )
+    )
     where |= {name: Input('prepare', name) for name in ('poisoned', 'reference')}
     if 'trusted' in config:
         check_trusted(config['trusted'])
         drawn = {'poisoned': where['poisoned'], 'truth': TRUTH}
         seed = {'seed': config['seeds']['data']}
-        stages.append(Stage('trusted', trust, config['trusted'] | seed, drawn, sees=('truth',), shows=('',)))
+        stages.append(
+            Stage('trusted', trust, config['trusted'] | seed, drawn, sees=('truth',), shows=('',))
+        )
         where['trusted'] = Input('trusted')
     if 'teacher' in config:
         stages += _victim(where, config)
@@ -64,13 +82,31 @@ def _fitting(where: dict[str, Input], config: Settings) -> list[Stage]:
     attack, parts = config['attack'], _fitted(config)
     stages = [clean_stage(config)] if needs_clean(config) else []
     poison = config['seeds']['poison']
-    own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}  # the victim's would be a present
+    own = {
+        name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')
+    }  # the victim's would be a present
     if 'surrogate' in parts:
-        stages += classifier_stages(where, 'surrogate', config['surrogate'], own, {'data': CLEAN}, sees=('data',))
+        stages += classifier_stages(
+            where, 'surrogate', config['surrogate'], own, {'data': CLEAN}, sees=('data',)
+        )
     if 'trigger' in parts:
-        settings = config['trigger'] | {'attack': fitted_settings(attack), 'seed': poison, 'seeds': own}
-        uses = {'data': CLEAN} | ({'surrogate': where.pop('surrogate')} if 'surrogate' in where else {})
-        stages.append(Stage('trigger', fit_trigger, settings, uses | start_of(config['trigger']), sees=tuple(uses)))
+        settings = config['trigger'] | {
+            'attack': fitted_settings(attack),
+            'seed': poison,
+            'seeds': own,
+        }
+        uses = {'data': CLEAN} | (
+            {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
+        )
+        stages.append(
+            Stage(
+                'trigger',
+                fit_trigger,
+                settings,
+                uses | start_of(config['trigger']),
+                sees=tuple(uses),
+            )
+        )
         where['trigger'] = Input('trigger')
     return stages
 
@@ -81,7 +117,9 @@ def _victim(where: dict[str, Input], config: Settings) -> list[Stage]:
     if not on_the_fly(config['attack']):
         return classifier_stages(where, 'teacher', part, seeds, {'data': where['poisoned']})
     inputs = {'data': where['poisoned'], 'attacker': Input('prepare', 'attacker')}
-    return classifier_stages(where, 'teacher', part, seeds, inputs, run=train_in_loader, sees=('attacker',), shows=('',))
+    return classifier_stages(
+        where, 'teacher', part, seeds, inputs, run=train_in_loader, sees=('attacker',), shows=('',)
+    )
 
 
 def _source(config: Settings) -> dict[str, Input]:
@@ -97,7 +135,9 @@ def _files_of(attack: Settings) -> dict[str, Input]:
     for name, value in given.items():
         if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str):
             path = user_path(value)
-            files = [path / file for file in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
+            files = (
+                [path / file for file in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
+            )
             digest = fingerprint(marks({file.name: file for file in files}, hashed=True))
             found[f'attack.{name}'] = Input(outside=path.absolute(), digest=digest)
     return found

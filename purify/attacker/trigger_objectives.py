@@ -1,6 +1,7 @@
 """What is minimised when a trigger is fitted: one task for each kind of trigger, and the networks it trains.
 
-Stamped images are rounded to 8 bits in the forward pass, as the dataset will be, and the gradient passes through.
+Stamped images are rounded to 8 bits in the forward pass, as the dataset will be, and the gradient
+passes through.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ RARE = 1e-7  # keeps the diversity loss finite (Nguyen & Tran 2020)
 class Steganography(nnx.Module):
     """The encoder and decoder of a secret."""
 
-    def __init__(self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs
+    ):
         self.encoder = SecretEncoder(shape[-1], secret_bits, width, rngs=rngs)
         self.decoder = SecretDecoder(shape, secret_bits, width, rngs=rngs)
 
@@ -53,7 +56,10 @@ class Field(nnx.Module):
     def __call__(self) -> jax.Array:
         """The field, smallest value 0 and largest 1: f32[h w c]."""
         orders = np.arange(1 + self.cutoff)
-        rows, columns = (np.cos(np.pi * np.outer((np.arange(size) + 0.5) / size, orders)) for size in self.shape[:2])
+        rows, columns = (
+            np.cos(np.pi * np.outer((np.arange(size) + 0.5) / size, orders))
+            for size in self.shape[:2]
+        )
         amplitudes = self.amplitudes[...] * (_low_pass(self.cutoff) > 0)
         field = jnp.einsum('hu,uvc,wv->hwc', rows, amplitudes, columns, precision='highest')
         low, high = field.min(), field.max()
@@ -82,11 +88,16 @@ def shift(images: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
         return images
     padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
     starts = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
-    cut = lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])  # noqa: E731
+
+    def cut(image: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), images.shape[1:])
+
     return jax.vmap(cut)(padded, starts)
 
 
-def diversity(images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array) -> jax.Array:
+def diversity(
+    images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array
+) -> jax.Array:
     """Mean of ||x - x'|| / (||g(x) - g(x')|| + 1e-7), root-mean-square norms (Nguyen & Tran 2020, eq. 6)."""
     return (_distance(images, others) / (_distance(made, made_others) + RARE)).mean()
 
@@ -103,14 +114,16 @@ def _hits(logits: jax.Array, labels: Any) -> jax.Array:
 class HideSecret(Limited, place='objective.'):
     """Binary cross-entropy of the decoded secret + weight x mean squared residual; a fresh random secret for every image.
 
-    The weight of the residual rises from 0 to `image` while the share of right bits rises from .75 to .95: an encoder that
-    must be invisible before it can write never learns to write (Tancik et al. 2020 ramp it over steps for that reason).
-    The papers' perceptual term (LPIPS) is left out, as it needs weights from outside.
+    The weight of the residual rises from 0 to `image` while the share of right bits rises from .75
+    to .95: an encoder that must be invisible before it can write never learns to write (Tancik et
+    al. 2020 ramp it over steps for that reason). The papers' perceptual term (LPIPS) is left out,
+    as it needs weights from outside.
 
     Attributes:
       image: weight of the residual.
-      shift_px: the decoder sees each image shifted by up to so many pixels, as a victim's augmentation does (BackdoorBox's
-        may have a spatial transformer there); 0 leaves it in place.
+      shift_px: the decoder sees each image shifted by up to so many pixels, as a victim's
+        augmentation does (BackdoorBox's may have a spatial transformer there); 0 leaves it in
+        place.
     """
 
     graph: nnx.GraphDef
@@ -120,19 +133,29 @@ class HideSecret(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
         bit_key, shift_key = jax.random.split(key)
-        secrets = jax.random.bernoulli(bit_key, 0.5, (len(images), self.secret_bits)).astype(jnp.float32)
+        secrets = jax.random.bernoulli(bit_key, 0.5, (len(images), self.secret_bits)).astype(
+            jnp.float32
+        )
         residual = network.encoder(images, secrets)
         stamped = to_grey_levels(jnp.clip(images + residual, 0, 1))
         logits = network.decoder(shift(stamped, self.shift_px, shift_key))
         right = ((logits > 0) == (secrets > 0.5)).mean()
         weight = self.image * jnp.clip((right - 0.75) / 0.2, 0, 1)
-        loss = optax.sigmoid_binary_cross_entropy(logits, secrets).mean() + weight * jnp.square(residual).mean()
-        return loss, (split_network(network)[2], {'bit_accuracy': right, 'psnr': psnr(images, stamped)})
+        loss = (
+            optax.sigmoid_binary_cross_entropy(logits, secrets).mean()
+            + weight * jnp.square(residual).mean()
+        )
+        return loss, (
+            split_network(network)[2],
+            {'bit_accuracy': right, 'psnr': psnr(images, stamped)},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +169,9 @@ class FitMask(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
@@ -158,17 +183,23 @@ class FitMask(Limited, place='objective.'):
 
 def check_modes(poison: float, cross: float) -> None:
     """`UserError` unless `poison` > 0 and `cross` >= 0 are shares of a batch that fit into one together."""
-    together = number(above=0, most=1).check('objective.poison', poison) + number(least=0, most=1).check('objective.cross', cross)
+    together = number(above=0, most=1).check('objective.poison', poison) + number(
+        least=0, most=1
+    ).check('objective.cross', cross)
     if together > 1:
-        raise UserError(f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one of them.')
+        raise UserError(
+            f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one of'
+            ' them.'
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class FitInputAware(Limited, place='objective.'):
     """Input-aware, second stage: a classifier and the pattern network, the mask network frozen.
 
-    Of each batch the first `poison` share carries its own trigger and is labelled `target`, the next `cross` share carries
-    the trigger of another image and keeps its label, the rest is clean; plus the diversity of the patterns.
+    Of each batch the first `poison` share carries its own trigger and is labelled `target`, the
+    next `cross` share carries the trigger of another image and keeps its label, the rest is clean;
+    plus the diversity of the patterns.
     """
 
     graph: nnx.GraphDef
@@ -184,7 +215,9 @@ class FitInputAware(Limited, place='objective.'):
         super().__post_init__()
         check_modes(self.poison, self.cross)
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         masker = nnx.merge(self.mask_graph, frozen['params'], frozen['stats'])
@@ -198,10 +231,14 @@ class FitInputAware(Limited, place='objective.'):
         labels = labels.at[:own].set(self.target)
         logits = network.classifier(jnp.concatenate([stamped, images[both:]]), train=True, key=key)
         made = patterns[:own]
-        spread = diversity(images[:own], others[:own], made, to_pattern(network.generator(others[:own] - 0.5)))
+        spread = diversity(
+            images[:own], others[:own], made, to_pattern(network.generator(others[:own] - 0.5))
+        )
         loss = cross_entropy(logits, labels) + self.diversity * spread
         metrics = {
-            'accuracy': _hits(logits[both:], labels[both:]) if both < len(images) else jnp.float32(0),
+            'accuracy': (
+                _hits(logits[both:], labels[both:]) if both < len(images) else jnp.float32(0)
+            ),
             'success': _hits(logits[:own], self.target),
             'diversity': spread,
             'psnr': psnr(images[:own], stamped[:own]),
@@ -213,7 +250,8 @@ class FitInputAware(Limited, place='objective.'):
 class FitLira(Limited, place='objective.'):
     """alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) over all images, generator and classifier in one step (Doan 2021).
 
-    The reference alternates between the two; their gradients are the same, as only the second term knows the generator.
+    The reference alternates between the two; their gradients are the same, as only the second term
+    knows the generator.
     """
 
     graph: nnx.GraphDef
@@ -223,7 +261,9 @@ class FitLira(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images, labels = unit_images(batch), batch['label']
@@ -231,7 +271,9 @@ class FitLira(Limited, place='objective.'):
         logits = network.classifier(jnp.concatenate([images, stamped]), train=True, key=key)
         clean, triggered = jnp.split(logits, 2)
         goals = jnp.full_like(labels, self.target)
-        loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * cross_entropy(triggered, goals)
+        loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * cross_entropy(
+            triggered, goals
+        )
         metrics: Metrics = {
             'accuracy': _hits(clean, labels),
             'success': _hits(triggered, goals),
@@ -244,9 +286,10 @@ class FitLira(Limited, place='objective.'):
 class FitField:
     """Low-frequency: one smooth field, added to every image, that sends a trained classifier to the target.
 
-    Zeng et al. 2021 (arXiv:2104.03413) seek the same by DeepFool steps on 100 images, each blurred by a Gaussian. This is a
-    gradient fit of that objective and not their loop: the field has low frequencies alone, and the cross-entropy over all
-    images that are not of the target is descended.
+    Zeng et al. 2021 (arXiv:2104.03413) seek the same by DeepFool steps on 100 images, each blurred
+    by a Gaussian. This is a gradient fit of that objective and not their loop: the field has low
+    frequencies alone, and the cross-entropy over all images that are not of the target is
+    descended.
     """
 
     graph: nnx.GraphDef
@@ -256,7 +299,9 @@ class FitField:
     amplitude: float
     ema_decay: float = 0.0
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         surrogate = nnx.merge(self.surrogate_graph, frozen['params'], frozen['stats'])
@@ -264,7 +309,10 @@ class FitField:
         stamped = to_grey_levels(jnp.clip(images + self.amplitude * network(), 0, 1))
         logits = surrogate(stamped, train=False)
         counted = (batch['label'] != self.target).astype(jnp.float32)
-        mean = lambda values: (values * counted).sum() / jnp.maximum(counted.sum(), 1)  # noqa: E731
+        mean = lambda values: (values * counted).sum() / jnp.maximum(counted.sum(), 1)
         goals = jnp.full_like(batch['label'], self.target)
         loss = mean(optax.softmax_cross_entropy_with_integer_labels(logits, goals))
-        return loss, (split_network(network)[2], {'success': mean(logits.argmax(-1) == goals), 'psnr': psnr(images, stamped)})
+        return loss, (
+            split_network(network)[2],
+            {'success': mean(logits.argmax(-1) == goals), 'psnr': psnr(images, stamped)},
+        )

@@ -18,37 +18,58 @@ def check_trusted(settings: Settings) -> None:
     per_class, share = settings['per_class'], settings['share']
     if per_class < 0 or not 0 <= share < 1 or bool(per_class) == bool(share):
         raise UserError(
-            f'trusted.per_class={per_class} and trusted.share={share}: give one of them, a number of images of each class or a '
-            'share of all images below 1, and 0 for the other.'
+            f'trusted.per_class={per_class} and trusted.share={share}: give one of them, a number'
+            ' of images of each class or a share of all images below 1, and 0 for the other.'
         )
 
 
 def trust(work: Work) -> None:
     """Writes the table of all training images, with `keep` for the trusted; facts: how many `images`, and of each class.
 
-    They are drawn for the defender by one who knows the truth: among images that the attack did not touch, so many of each
-    class. It is the only thing of the truth that a defence is told.
+    They are drawn for the defender by one who knows the truth: among images that the attack did not
+    touch, so many of each class. It is the only thing of the truth that a defence is told.
     """
     if devices.is_lead():
         split = Split(work.inputs['poisoned'], 'train')
         manifest, settings = Manifest.read(work.inputs['truth']), work.settings
         keep = np.isin(split.ids, draw_trusted(manifest, split.class_names, **settings))
-        columns = {'keep': keep, 'labels': split.labels, 'candidate': np.full(len(split), -1, np.int32)}
+        columns = {
+            'keep': keep,
+            'labels': split.labels,
+            'candidate': np.full(len(split), -1, np.int32),
+        }
         counts = np.bincount(split.labels[keep], minlength=len(split.class_names)).tolist()
-        write_table(work.folder, Table({'ids': split.ids} | columns, {'images': int(keep.sum()), 'of_each_class': counts}))
+        write_table(
+            work.folder,
+            Table(
+                {'ids': split.ids} | columns, {'images': int(keep.sum()), 'of_each_class': counts}
+            ),
+        )
     devices.barrier(f'{work.name} drawn')
 
 
-def draw_trusted(manifest: Manifest, class_names: list[str], *, per_class: int, share: float, seed: int) -> np.ndarray:
+def draw_trusted(
+    manifest: Manifest, class_names: list[str], *, per_class: int, share: float, seed: int
+) -> np.ndarray:
     """Ids i64[m] of images with their true label and without a trigger, drawn by `seed` from the stream 'trusted'.
 
-    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer; which they are, though with `share`
-    not how many, is the same whatever the other classes hold.
+    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer; which
+    they are, though with `share` not how many, is the same whatever the other classes hold.
     """
     clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == manifest.true_labels)
-    groups = [np.sort(manifest.ids[clean & (manifest.true_labels == label)]) for label in range(len(class_names))]
-    counts = share_out(dict(zip(class_names, map(len, groups), strict=True)), len(clean), per_class=per_class, share=share)
-    drawn = [stream_rng(seed, 'trusted', label).permutation(ids) for label, ids in enumerate(groups)]
+    groups = [
+        np.sort(manifest.ids[clean & (manifest.true_labels == label)])
+        for label in range(len(class_names))
+    ]
+    counts = share_out(
+        dict(zip(class_names, map(len, groups), strict=True)),
+        len(clean),
+        per_class=per_class,
+        share=share,
+    )
+    drawn = [
+        stream_rng(seed, 'trusted', label).permutation(ids) for label, ids in enumerate(groups)
+    ]
     return np.concatenate([ids[:count] for ids, count in zip(drawn, counts, strict=True)])
 
 
@@ -70,7 +91,7 @@ def share_out(clean: dict[str, int], images: int, *, per_class: int, share: floa
     for (name, own), count in zip(clean.items(), counts, strict=True):
         if count > own:
             raise UserError(
-                f'trusted: class {name!r} has {own} images that the attack left alone, and {count} are to be trusted. '
-                'Lower trusted.per_class or trusted.share.'
+                f'trusted: class {name!r} has {own} images that the attack left alone, and {count}'
+                ' are to be trusted. Lower trusted.per_class or trusted.share.'
             )
     return counts

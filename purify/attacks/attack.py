@@ -20,7 +20,11 @@ from purify.core.types import Facts
 SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
 Scheme = Annotated[str, one_of(SCHEMES)]
 MODES = ('test', 'training', 'cover')
-NOT_PIXELS = ('path', 'control', 'load')  # say where files lie; what they hold enters a digest by itself
+NOT_PIXELS = (
+    'path',
+    'control',
+    'load',
+)  # say where files lie; what they hold enters a digest by itself
 Arrays = dict[str, Any]
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -48,28 +52,30 @@ class TriggerFit:
 class Attack(Limited, abc.ABC):
     """`stamp` puts the trigger on one image, `relabel` gives the label it gets; both depend on (parameters, id) alone.
 
-    A subclass says what its trigger is in three pieces, so that one formula serves NumPy (float64, one image, equal on
-    every machine) and a jitted program (float32, a batch on the device): `shared` arrays for all images of a shape,
-    `drawn` arrays for one id, and `apply`, which mixes them into an image with either array library.
+    A subclass says what its trigger is in three pieces, so that one formula serves NumPy (float64,
+    one image, equal on every machine) and a jitted program (float32, a batch on the device):
+    `shared` arrays for all images of a shape, `drawn` arrays for one id, and `apply`, which mixes
+    them into an image with either array library.
 
-    In mode 'test' the trigger is the one that the victim meets in use; 'training' is what a poisoned training image
-    carries and 'cover' what an image carries that keeps its label; the three are one unless a subclass says otherwise.
+    In mode 'test' the trigger is the one that the victim meets in use; 'training' is what a
+    poisoned training image carries and 'cover' what an image carries that keeps its label; the
+    three are one unless a subclass says otherwise.
 
     Attributes:
       target: the class that triggered images shall be taken for.
       seed: of everything the attack draws.
-      scheme: 'all_to_one' relabels to `target`, 'all_to_all' to the next class, 'clean_label' not at all.
+      scheme: 'all_to_one' relabels to `target`, 'all_to_all' to the next class, 'clean_label' not
+        at all.
       num_classes: how many classes there are; only 'all_to_all' needs it.
 
-    What a class says of all its attacks, for configs:
-      has_trigger: whether it stamps anything.
-      usual_rate: the share of the training images that is poisoned unless a config says otherwise; 0 poisons nobody, ever.
-      covers: how many images cover for each poisoned one, by the attack's authors.
-      fit: how its trigger is fitted in the run; None where it needs no fit.
-      needs_surrogate: whether poisoning takes a finished classifier.
-      presets: settings for other images than the papers': 'digits' (16 px on black), 'small' (photographs of 32 px, for a
-        small classifier of few epochs), 'published' (as BackdoorBench). `rate`, `covers` and `fit`, weights of its loss, may be
-        among them.
+    What a class says of all its attacks, for configs: has_trigger: whether it stamps anything.
+      usual_rate: the share of the training images that is poisoned unless a config says otherwise;
+      0 poisons nobody, ever. covers: how many images cover for each poisoned one, by the attack's
+      authors. fit: how its trigger is fitted in the run; None where it needs no fit.
+      needs_surrogate: whether poisoning takes a finished classifier. presets: settings for other
+      images than the papers': 'digits' (16 px on black), 'small' (photographs of 32 px, for a
+        small classifier of few epochs), 'published' (as BackdoorBench). `rate`, `covers` and `fit`,
+        weights of its loss, may be among them.
 
     Raises:
       UserError: at construction, for values out of range.
@@ -116,26 +122,42 @@ class Attack(Limited, abc.ABC):
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
         """`image: u8[h w c]`, c = 1 (grey) or 3 (RGB), any size -> a new `u8[h w c]` that carries the trigger.
 
-        Raises `UserError` for any other array, an id that is no whole number from 0, and where the trigger does not fit.
+        Raises `UserError` for any other array, an id that is no whole number from 0, and where the
+        trigger does not fit.
         """
         check_image(image)
         id = whole(0).check('id', id)
         one_of(MODES).check('mode', mode)
-        return self.apply(np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode))
+        return self.apply(
+            np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode)
+        )
 
-    def stamp_many(self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test') -> np.ndarray:
-        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it. Raises `UserError` as `stamp` and `check_rows` do."""
+    def stamp_many(
+        self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
+    ) -> np.ndarray:
+        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it.
+
+        Raises `UserError` as `stamp` and `check_rows` do.
+        """
         check_rows(images, ids)
-        return np.stack([self.stamp(image, id, mode) for image, id in zip(images, ids, strict=True)])
+        return np.stack(
+            [self.stamp(image, id, mode) for image, id in zip(images, ids, strict=True)]
+        )
 
-    def stamp_batch(self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test') -> jax.Array:
+    def stamp_batch(
+        self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test'
+    ) -> jax.Array:
         """`images: u8[b h w c]` -> stamped `u8[b h w c]`, one jitted program on the device.
 
-        Computed in float32: a pixel may lie one level off that of `stamp`. Raises `UserError` as `stamp_many` does.
+        Computed in float32: a pixel may lie one level off that of `stamp`. Raises `UserError` as
+        `stamp_many` does.
         """
         check_rows(images, ids)
         if not hasattr(images, 'shape'):
-            raise UserError(f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack the images first.')
+            raise UserError(
+                f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack the'
+                ' images first.'
+            )
         check_image(images[0])
         one_of(MODES).check('mode', mode)
         shape = tuple(images.shape[1:])
@@ -153,16 +175,24 @@ class Attack(Limited, abc.ABC):
 
     def parameters(self) -> Facts:
         """All settings as plain values, as they go into a manifest."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init
+        }
 
     def digest(self) -> str:
         """SHA-256 over the kind of attack, its parameters and the pixels of its pattern.
 
         Paths are left out: what a picture shows counts, not where it lies.
         """
-        parameters = {name: value for name, value in self.parameters().items() if name not in NOT_PIXELS}
+        parameters = {
+            name: value for name, value in self.parameters().items() if name not in NOT_PIXELS
+        }
         pattern = np.ascontiguousarray(self.pattern_pixels())
-        head = json.dumps([type(self).__name__, parameters, pattern.shape, str(pattern.dtype)], sort_keys=True)
+        head = json.dumps(
+            [type(self).__name__, parameters, pattern.shape, str(pattern.dtype)], sort_keys=True
+        )
         return hashlib.sha256(head.encode() + b'\0' + pattern.tobytes()).hexdigest()
 
 
@@ -191,10 +221,22 @@ def check_rows(images: Any, ids: Any) -> None:
     """`UserError` unless there is at least one image, all of one shape, and one id for each."""
     try:
         counts = len(images), len(ids)
-        shapes = {images.shape[1:]} if hasattr(images, 'shape') else {getattr(image, 'shape', None) for image in images}
+        shapes = (
+            {images.shape[1:]}
+            if hasattr(images, 'shape')
+            else {getattr(image, 'shape', None) for image in images}
+        )
     except TypeError:
-        raise UserError('images and ids must be sequences of one length. Give an array u8[n h w c] and a list of n ids.') from None
+        raise UserError(
+            'images and ids must be sequences of one length. Give an array u8[n h w c] and a list'
+            ' of n ids.'
+        ) from None
     if not counts[0] or counts[0] != counts[1]:
-        raise UserError(f'{counts[0]} images and {counts[1]} ids: give at least one image, and one id for each.')
+        raise UserError(
+            f'{counts[0]} images and {counts[1]} ids: give at least one image, and one id for each.'
+        )
     if len(shapes) > 1:
-        raise UserError(f'images of different shapes: {", ".join(sorted(map(str, shapes))[:5])}. Stamp them one by one.')
+        raise UserError(
+            f'images of different shapes: {", ".join(sorted(map(str, shapes))[:5])}. Stamp them one'
+            ' by one.'
+        )

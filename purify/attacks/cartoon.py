@@ -1,8 +1,8 @@
 """A drawn cartoon that covers the frame: stands in for the copyrighted picture of the Blended attack.
 
-The reference codes blend a well-known cartoon cat, which cannot be passed on. What matters for the attack is that the
-picture is smooth, colourful, of high contrast and full-frame; the 32 x 32 copy that BiBadDiff (Pan et al. 2024) blends
-spans 8..255 with mean 178.75, and so does this one.
+The reference codes blend a well-known cartoon cat, which cannot be passed on. What matters for the
+attack is that the picture is smooth, colourful, of high contrast and full-frame; the 32 x 32 copy
+that BiBadDiff (Pan et al. 2024) blends spans 8..255 with mean 178.75, and so does this one.
 """
 
 import functools

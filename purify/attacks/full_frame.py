@@ -20,11 +20,11 @@ REFERENCE_PX = 64  # patterns without a size of their own enter the digest at th
 class FullFrame(Pictured):
     """An attack that mixes a full-frame pattern into the image; a subclass says how.
 
-    Pattern 'noise' is uniform over 0..254 per pixel and channel; 'gaussian' is normal with mean 127.5 and standard
-    deviation 63.75, clipped to 0..255 and rounded (Struppek et al. 2023 say Gaussian noise without its parameters;
-    their code draws the uniform one); 'cartoon' is drawn from the seed, 'picture' reads the image file `path` and
-    fits it to the image bilinearly.
-    Raises `UserError` for an unknown pattern and a missing or broken picture.
+    Pattern 'noise' is uniform over 0..254 per pixel and channel; 'gaussian' is normal with mean
+    127.5 and standard deviation 63.75, clipped to 0..255 and rounded (Struppek et al. 2023 say
+    Gaussian noise without its parameters; their code draws the uniform one); 'cartoon' is drawn
+    from the seed, 'picture' reads the image file `path` and fits it to the image bilinearly. Raises
+    `UserError` for an unknown pattern and a missing or broken picture.
     """
 
     pattern: Annotated[str, one_of(PATTERNS)] = 'noise'
@@ -44,9 +44,13 @@ def fit_pattern(attack: FullFrame, height: int, width: int, channels: int) -> np
     elif attack.pattern == 'cartoon':
         pattern = fit_channels(draw_cartoon(attack.seed, height, width), channels)
     elif attack.pattern == 'gaussian':
-        normal = np.random.default_rng(attack.seed).normal(MEAN, DEVIATION, (height, width, channels))
+        normal = np.random.default_rng(attack.seed).normal(
+            MEAN, DEVIATION, (height, width, channels)
+        )
         pattern = np.rint(np.clip(normal, 0, 255)).astype(np.uint8)
     else:
-        pattern = np.random.default_rng(attack.seed).integers(0, 255, (height, width, channels), np.uint8)
+        pattern = np.random.default_rng(attack.seed).integers(
+            0, 255, (height, width, channels), np.uint8
+        )
     pattern.flags.writeable = False
     return pattern

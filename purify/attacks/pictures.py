@@ -19,12 +19,14 @@ from purify.data.notes import Notes
 class Pictured(Attack):
     """An attack whose `pattern` is drawn, or 'picture': the image file `path`.
 
-    Raises `UserError` for a path that no pattern reads, and for a picture that is missing or broken.
+    Raises `UserError` for a path that no pattern reads, and for a picture that is missing or
+    broken.
 
     Attributes:
       pattern: its name; a subclass says which there are.
       path: of the image file, for pattern 'picture' alone.
-      content: SHA-256 of the picture's pixels, so that equal paths with other pixels differ; '' for other patterns.
+      content: SHA-256 of the picture's pixels, so that equal paths with other pixels differ; '' for
+        other patterns.
       picture: u8[h w 3]; None for other patterns.
     """
 
@@ -36,7 +38,10 @@ class Pictured(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         picture = _picture_of(self.pattern, self.path)
-        self._keep(picture=picture, content='' if picture is None else hashlib.sha256(picture.tobytes()).hexdigest())
+        self._keep(
+            picture=picture,
+            content='' if picture is None else hashlib.sha256(picture.tobytes()).hexdigest(),
+        )
 
 
 def _picture_of(pattern: str, path: str) -> np.ndarray | None:
@@ -45,7 +50,9 @@ def _picture_of(pattern: str, path: str) -> np.ndarray | None:
     if pattern == 'picture':
         return read_picture(path)
     if path:
-        raise UserError(f"path={path!r} is read for pattern 'picture', not for {pattern!r}. Drop it.")
+        raise UserError(
+            f"path={path!r} is read for pattern 'picture', not for {pattern!r}. Drop it."
+        )
     return None
 
 
@@ -60,7 +67,10 @@ def read_picture(path: str) -> np.ndarray:
     Raises `UserError` when it is missing, broken or absurdly large.
     """
     if not path:
-        raise UserError("pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or 'noise'.")
+        raise UserError(
+            "pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or"
+            " 'noise'."
+        )
     file = user_path(path)
     if not file.exists():
         raise UserError(f'the picture path={path!r} does not exist. Set path to an image file.')

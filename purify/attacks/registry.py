@@ -40,8 +40,12 @@ ATTACKS: Registry[Callable[..., Attack]] = Registry(
     input_aware=InputAware,
     lira=Lira,
 )
-PUBLISHED: dict[str, Callable[..., Attack]] = {  # the triggers of papers under names of their own; presets leave them as they are
-    'white_patch': functools.partial(Patch, pattern='solid'),  # BackdoorBench on 32 px; DataElixir, figure 2
+PUBLISHED: dict[
+    str, Callable[..., Attack]
+] = {  # the triggers of papers under names of their own; presets leave them as they are
+    'white_patch': functools.partial(
+        Patch, pattern='solid'
+    ),  # BackdoorBench on 32 px; DataElixir, figure 2
     'dataelixir_patch': functools.partial(Patch, pattern='blocks', size_px=4),  # Zhou et al. 2024
     'dbd_patch': functools.partial(
         Patch,

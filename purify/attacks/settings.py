@@ -18,8 +18,14 @@ class Word:
     fit: TriggerFit | None = None
 
 
-_SECOND = {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')}  # Zhou et al. 2024, several targets:
-_THIRD = {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')}  # distinct colours, equal shares
+_SECOND = {
+    'target': 1,
+    'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00'),
+}  # Zhou et al. 2024, several targets:
+_THIRD = {
+    'target': 2,
+    'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff'),
+}  # distinct colours, equal shares
 WORDS = {
     'two_patches': Word('dataelixir_patch', {'more': {'second': _SECOND}}),
     'three_patches': Word('dataelixir_patch', {'more': {'second': _SECOND, 'third': _THIRD}}),
@@ -29,7 +35,11 @@ WORDS = {
 
 def attack_words() -> tuple[str, ...]:
     """Every word for an attack: the names of `ATTACKS`, each followed by those of `WORDS` that stand for it."""
-    return tuple(word for name in ATTACKS for word in (name, *(word for word, own in WORDS.items() if own.attack == name)))
+    return tuple(
+        word
+        for name in ATTACKS
+        for word in (name, *(word for word, own in WORDS.items() if own.attack == name))
+    )
 
 
 def attack_class(name: str) -> type[Attack]:
@@ -49,11 +59,14 @@ def fit_of(name: str) -> TriggerFit | None:
     return WORDS[name].fit if name in WORDS else attack_class(name).fit
 
 
-def attack(name: str, *, rate: float | str = 'usual', covers: float | None = None, **changes: Any) -> Facts:
+def attack(
+    name: str, *, rate: float | str = 'usual', covers: float | None = None, **changes: Any
+) -> Facts:
     """The part `attack`. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images.
 
-    The usual rate is the class's: 10 %; 8 % for clean-label attacks, 1 % for the adaptive ones. `covers` is how many images
-    cover for each poisoned one, by the attack's authors unless given. Raises ValueError for unknown names and settings.
+    The usual rate is the class's: 10 %; 8 % for clean-label attacks, 1 % for the adaptive ones.
+    `covers` is how many images cover for each poisoned one, by the attack's authors unless given.
+    Raises ValueError for unknown names and settings.
     """
     kind, word = attack_class(name), WORDS.get(name, Word(name))
     try:

@@ -31,16 +31,27 @@ from purify.train.inference import compile_rows
 
 Row = dict[str, Any]
 FILE = 'bench.jsonl'
-LEAST = {'repeats': 1, 'source_px': 1, 'batches': 1, 'steps': 1, 'sizes_px': 0, 'vae_slices': 0}  # of the whole numbers
+LEAST = {
+    'repeats': 1,
+    'source_px': 1,
+    'batches': 1,
+    'steps': 1,
+    'sizes_px': 0,
+    'vae_slices': 0,
+}  # of the whole numbers
 UNET_CALLS = 8  # in a row, so that starting one does not count
-IMAGE_TO_IMAGE = {'strength': 0.75, 'caption': 'A photo of a {}'}  # of sd_img2img: three quarters of `steps` are taken
+IMAGE_TO_IMAGE = {
+    'strength': 0.75,
+    'caption': 'A photo of a {}',
+}  # of sd_img2img: three quarters of `steps` are taken
 CLASS_NAMES = ('cat', 'dog')
 
 
 def bench(config: Settings, workdir: Path | None) -> None:
     """Prints one JSON line for each setting, and appends it to `workdir`/bench.jsonl where one is given.
 
-    A line holds what was set, and (see `_measure`) times, rates and bytes, or `error` where memory ran out.
+    A line holds what was set, and (see `_measure`) times, rates and bytes, or `error` where memory
+    ran out.
     """
     mesh = devices.local_mesh()
     for row in measure_all(config, mesh):
@@ -78,11 +89,17 @@ def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
     prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline, dtype=dtype)
     weights = devices.put_copy(prior.weights, mesh)
     facts = facts | {'parameters': sum(leaf.size for leaf in jax.tree.leaves(prior.weights))}
-    for size_px, guidance, batch in itertools.product(config['sizes_px'], config['guidances'], config['batches']):
+    for size_px, guidance, batch in itertools.product(
+        config['sizes_px'], config['guidances'], config['batches']
+    ):
         unet: Row = {}  # steps and slices do not change it
         for steps, vae_slice in itertools.product(config['steps'], config['vae_slices']):
             sliced = dataclasses.replace(prior, vae_slice=vae_slice)
-            row = facts | {'size_px': prior.output_size(size_px), 'batch': batch, 'guidance': guidance}
+            row = facts | {
+                'size_px': prior.output_size(size_px),
+                'batch': batch,
+                'guidance': guidance,
+            }
             row |= {'steps': steps, 'vae_slice': vae_slice}
             try:
                 row |= _measure(sliced, weights, row, config['repeats'], mesh)
@@ -97,29 +114,67 @@ def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
 
 def _check(config: Settings) -> None:
     """Raises `UserError` for a mistake in any setting; makes every chain, but no weights."""
-    missing = [name for name in (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler') if name not in config]
+    missing = [
+        name
+        for name in (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler')
+        if name not in config
+    ]
     if missing:
-        raise UserError(f'this config has no {", ".join(missing)}: it is none for bench. Give one like configs/bench.py.')
-    least = LEAST | ({'steps': math.ceil(1 / IMAGE_TO_IMAGE['strength'])} if config['kind'] == 'sd_img2img' else {})
+        raise UserError(
+            f'this config has no {", ".join(missing)}: it is none for bench. Give one like'
+            ' configs/bench.py.'
+        )
+    least = LEAST | (
+        {'steps': math.ceil(1 / IMAGE_TO_IMAGE['strength'])}
+        if config['kind'] == 'sd_img2img'
+        else {}
+    )
     for name in ('repeats', 'source_px'):
-        _demand(name, config[name], _is_whole(config[name], least[name]), f'a whole number, {least[name]} or more')
+        _demand(
+            name,
+            config[name],
+            _is_whole(config[name], least[name]),
+            f'a whole number, {least[name]} or more',
+        )
     for name in ('batches', 'steps', 'sizes_px', 'vae_slices'):
-        fits = _is_list(config[name]) and all(_is_whole(value, least[name]) for value in config[name])
-        _demand(name, config[name], fits, f'one or more whole numbers, each {least[name]} or more, like 8,16')
+        fits = _is_list(config[name]) and all(
+            _is_whole(value, least[name]) for value in config[name]
+        )
+        _demand(
+            name,
+            config[name],
+            fits,
+            f'one or more whole numbers, each {least[name]} or more, like 8,16',
+        )
     guidances, dtypes = config['guidances'], config['dtypes']
-    fits = _is_list(guidances) and all(type(value) in (int, float) and math.isfinite(value) for value in guidances)
+    fits = _is_list(guidances) and all(
+        type(value) in (int, float) and math.isfinite(value) for value in guidances
+    )
     _demand('guidances', guidances, fits, 'one or more finite numbers, like 1.0,7.5')
-    fits = _is_list(dtypes) and all(isinstance(item, str) for item in dtypes) and set(_dtypes(config)) <= set(DTYPES)
+    fits = (
+        _is_list(dtypes)
+        and all(isinstance(item, str) for item in dtypes)
+        and set(_dtypes(config)) <= set(DTYPES)
+    )
     _demand('dtypes', dtypes, fits, f'one or more of {", ".join(DTYPES)}')
-    pipeline = abstract_pipeline(config['kind'], config['shapes'])  # which knows the kinds that can be measured
+    pipeline = abstract_pipeline(
+        config['kind'], config['shapes']
+    )  # which knows the kinds that can be measured
     prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline)
-    for size_px, guidance, steps in itertools.product(config['sizes_px'], guidances, config['steps']):
-        row = {name: config[name] for name in ('kind', 'sampler', 'source_px')} | {'dtype': 'float32'}
+    for size_px, guidance, steps in itertools.product(
+        config['sizes_px'], guidances, config['steps']
+    ):
+        row = {name: config[name] for name in ('kind', 'sampler', 'source_px')} | {
+            'dtype': 'float32'
+        }
         row |= {'steps': steps, 'guidance': guidance, 'size_px': size_px}
         try:
             _rule(prior, row)
         except UserError as error:
-            raise UserError(f'sampler={row["sampler"]}, steps={steps}, guidance={guidance}, size_px={size_px}: {error}') from error
+            raise UserError(
+                f'sampler={row["sampler"]}, steps={steps}, guidance={guidance}, size_px={size_px}:'
+                f' {error}'
+            ) from error
 
 
 def _demand(name: str, value: Any, fits: bool, wanted: str) -> None:
@@ -136,21 +191,29 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _dtypes(config: Settings) -> list[str]:
-    return [dtype for item in config['dtypes'] for dtype in item.split(',')]  # a flag's list of words arrives as one
+    return [
+        dtype for item in config['dtypes'] for dtype in item.split(',')
+    ]  # a flag's list of words arrives as one
 
 
 def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> Row:
     """The whole program of a batch, from 8-bit images to 8-bit images.
 
-    compile_s, images_per_s of all devices (median, least and most of the repeats), tflops_per_image, mfu (share of the dense
-    bf16 peak, whatever the dtype; None where it is not known), program_bytes (arguments, outputs and scratch of one device),
-    peak_bytes (most ever in use on the first device; None where that was earlier, or is not told).
+    compile_s, images_per_s of all devices (median, least and most of the repeats),
+    tflops_per_image, mfu (share of the dense bf16 peak, whatever the dtype; None where it is not
+    known), program_bytes (arguments, outputs and scratch of one device), peak_bytes (most ever in
+    use on the first device; None where that was earlier, or is not told).
     """
     rule = _rule(prior, row)
     size, count = row['source_px'], row['batch'] * mesh.size
     images = stream_rng(0, 'bench').integers(0, 256, (count, size, size, 3), np.uint8)
     numbers = np.arange(count, dtype=np.int32)
-    rows = {'image': images, 'id': numbers, 'variation': 0 * numbers, 'label': numbers % len(CLASS_NAMES)}
+    rows = {
+        'image': images,
+        'id': numbers,
+        'variation': 0 * numbers,
+        'label': numbers % len(CLASS_NAMES),
+    }
 
     def place() -> Any:
         return jax.block_until_ready(jax.device_put(rows, devices.batched(mesh)))
@@ -160,7 +223,9 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
     constants = {'prior': weights}
     program, flops = compile_rows(rule, constants, place(), mesh)
     compile_s = time.perf_counter() - begun
-    seconds = [_seconds(lambda placed: program(constants, placed), place()) for _ in range(1 + repeats)][1:]  # the first warms up
+    seconds = [
+        _seconds(lambda placed: program(constants, placed), place()) for _ in range(1 + repeats)
+    ][1:]  # the first warms up
     middle, after = statistics.median(seconds), _peak_bytes(mesh)
     return {
         'compile_s': round(compile_s, 2),
@@ -176,10 +241,16 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
 
 def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
     """({'prior': weights}, rows of 8-bit images) -> what the defence makes of them; `UserError` where there is no such chain."""
-    vary = {'model': row['kind']} | {name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')}
+    vary = {'model': row['kind']} | {
+        name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')
+    }
     vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
-    defense = Variations(copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype=row['dtype'])
-    return defense.rule({'prior': prior}, Context((row['source_px'], row['source_px'], 3), 0, CLASS_NAMES))
+    defense = Variations(
+        copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype=row['dtype']
+    )
+    return defense.rule(
+        {'prior': prior}, Context((row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
+    )
 
 
 def _seconds(run: Callable[[Any], Any], rows: Tree) -> float:
@@ -194,7 +265,9 @@ def _measure_unet(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh)
     tokens, width = _condition_shape(prior)
     count = row['batch'] * mesh.size * (1 if row['guidance'] == 1 else 2)
 
-    def call(weights: Tree, rows: Tree) -> Any:  # gives back what it got, so that calls follow each other
+    def call(
+        weights: Tree, rows: Tree
+    ) -> Any:  # gives back what it got, so that calls follow each other
         network = nnx.merge(graph, weights['params'], weights['stats'])
         return rows | {'x': network(rows['x'], jnp.float32(500), rows['context'])}
 
@@ -223,11 +296,15 @@ def _condition_shape(prior: Any) -> tuple[int, int]:
     """(tokens, width) of what the UNet is told."""
     if prior.tokenizer is not None:
         ids = prior.tokens([''])
-        found = jax.eval_shape(lambda weights: prior.networks(weights)['text_encoder'](ids)[0], prior.weights)
+        found = jax.eval_shape(
+            lambda weights: prior.networks(weights)['text_encoder'](ids)[0], prior.weights
+        )
     else:
         images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
         found = jax.eval_shape(
-            lambda weights, x: prior.condition(prior.networks(weights)['image_encoder'], prior.preprocess(x))[1],
+            lambda weights, x: prior.condition(
+                prior.networks(weights)['image_encoder'], prior.preprocess(x)
+            )[1],
             prior.weights,
             images,
         )
@@ -252,11 +329,18 @@ def command(call: Call) -> int:
     """`bench variations`: what the config's settings cost here, one JSON line for each."""
     subject, spec = next(iter(call.words), None), call.args.config or 'configs/bench.py'
     if subject != 'variations':
-        raise UserError(f'`purify bench {subject or "..."}`: say what is to be measured. Choose from: variations.')
+        raise UserError(
+            f'`purify bench {subject or "..."}`: say what is to be measured. Choose from:'
+            ' variations.'
+        )
     try:
         config = load_config(spec, call.overrides)
     except ValueError as error:
-        here = '' if Path(spec.partition(':')[0]).is_file() else ' Start in the folder that holds configs/, or give --config FILE.'
+        here = (
+            ''
+            if Path(spec.partition(':')[0]).is_file()
+            else ' Start in the folder that holds configs/, or give --config FILE.'
+        )
         raise UserError(f'{error}{here}') from error
     bench(config, call.args.workdir)
     return 0

@@ -40,24 +40,32 @@ from purify.stages.train_classifier import shape_classifier
 from purify.stages.train_diffusion import shape_prior
 from purify.stages.train_encoder import open_encoder
 
-NOMINAL_IMAGES = 10_000  # stands for the number of training images where the source is not on this machine yet
+NOMINAL_IMAGES = (
+    10_000  # stands for the number of training images where the source is not on this machine yet
+)
 
 
 def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
     """Shapes all stages of a config (plain nested dicts); downloads and trains nothing.
 
-    A prior or encoder on the hub stands for itself where it is `fetched` already, else the published network of its kind does.
-    Raises `UserError` for a config that describes no run.
+    A prior or encoder on the hub stands for itself where it is `fetched` already, else the
+    published network of its kind does. Raises `UserError` for a config that describes no run.
     """
     check_parts(config)
     found = Diagnosis()
-    find = (prior_folder, encoder_folder) if fetched else (partial(_find, prior_folder), partial(_find, encoder_folder))
+    find = (
+        (prior_folder, encoder_folder)
+        if fetched
+        else (partial(_find, prior_folder), partial(_find, encoder_folder))
+    )
     found.attempt('stages', lambda: make_stages(config, *find))
     known = Known(found, config, _source(found, config), {})
     if not config['attack'].get('load'):
         if 'surrogate' in config:
             shape_classifier(known, 'surrogate', config['surrogate'])
-        failed = 'surrogate' in config and known.networks['surrogate'] is None  # which the findings say why
+        failed = (
+            'surrogate' in config and known.networks['surrogate'] is None
+        )  # which the findings say why
         if 'trigger' in config and not failed:
             found.attempt('trigger', lambda: shape_trigger(known))
     if 'teacher' in config:
@@ -81,24 +89,47 @@ def _find(find: Find, load: str, revision: str) -> tuple[Path, str]:
 
 
 def _is_local(load: str) -> bool:
-    here = load.startswith(('/', './', '../', '~')) or Path(load).suffix in ('.safetensors', '.pt', '.pth')
+    here = load.startswith(('/', './', '../', '~')) or Path(load).suffix in (
+        '.safetensors',
+        '.pt',
+        '.pth',
+    )
     return here or load in EMBEDDED or user_path(load).exists() or load.count('/') != 1
 
 
 def _source(found: Diagnosis, config: Settings) -> Data:
     part, rule = config['source'], config['attack']
     kind, _, dataset = part['name'].partition(':')
-    shape = Data(part['size_px'], part['channels'], max(2, rule['target'] + 1), part['train_size'] or NOMINAL_IMAGES)
-    if kind == 'tfds' and (size := found.attempt('source', lambda: _catalogue(found, dataset, part))):
+    shape = Data(
+        part['size_px'],
+        part['channels'],
+        max(2, rule['target'] + 1),
+        part['train_size'] or NOMINAL_IMAGES,
+    )
+    if kind == 'tfds' and (
+        size := found.attempt('source', lambda: _catalogue(found, dataset, part))
+    ):
         shape = Data(shape.size_px, shape.channels, *size)
     elif kind != 'tfds' and (source := found.attempt('source', lambda: open_source(**part))):
         shape = Data(shape.size_px, shape.channels, len(source.class_names), len(source.train))
         if (poisoning := found.attempt('attack', lambda: _poisoning(source, config))) is not None:
-            poisoned, covering = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
-            counts = f'{len(poisoning.pool):,} training and {len(source.test):,} test images, {poisoned:,} poisoned'
-            found.notes.append(f'source: {counts}' + (f', {covering:,} covering' if covering else ''))
+            poisoned, covering = (
+                sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering)
+            )
+            counts = (
+                f'{len(poisoning.pool):,} training and {len(source.test):,} test images,'
+                f' {poisoned:,} poisoned'
+            )
+            found.notes.append(
+                f'source: {counts}' + (f', {covering:,} covering' if covering else '')
+            )
             if 'trusted' in config:
-                found.attempt('trusted', lambda: found.notes.append(_count_trusted(source, poisoning, config['trusted'])))
+                found.attempt(
+                    'trusted',
+                    lambda: found.notes.append(
+                        _count_trusted(source, poisoning, config['trusted'])
+                    ),
+                )
     if attacks := found.attempt('attack', lambda: _attacks(config, shape.classes)):
         blank = np.zeros((shape.size_px, shape.size_px, shape.channels), np.uint8)
         for attack in attacks:
@@ -127,7 +158,10 @@ def _poisoning(source: Source, config: Settings) -> Poisoning:
 
 
 def _count_trusted(source: Source, poisoning: Poisoning, part: Settings) -> str:
-    """A note on how many images the defender is told to be clean. Raises `UserError` where a class has too few."""
+    """A note on how many images the defender is told to be clean.
+
+    Raises `UserError` where a class has too few.
+    """
     pool, touched = poisoning.pool, np.concatenate([*poisoning.poisoned, *poisoning.covering])
     left = np.bincount(pool.labels[~np.isin(pool.ids, touched)], minlength=len(source.class_names))
     counts = share_out(dict(zip(source.class_names, left.tolist(), strict=True)), len(pool), **part)
@@ -139,10 +173,15 @@ def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int
     try:
         builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
     except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
+        raise UserError(
+            f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.'
+        ) from error
     here = dict(builder.info.splits)
     if not here:
-        found.notes.append(f'source: tfds:{dataset} is not on this machine; the run downloads it to {builder.data_dir}')
+        found.notes.append(
+            f'source: tfds:{dataset} is not on this machine; the run downloads it to'
+            f' {builder.data_dir}'
+        )
     features: Any = builder.info.features
     name = part.get('label', 'label')
     label = dict(features.items()).get(name)
@@ -160,12 +199,19 @@ def _prior(known: Known, fetched: bool) -> Any:
     if 'load' in part:
         if fetched or _is_local(part['load']):
             folder = found.attempt('prior', lambda: prior_folder(part['load'], part['revision'])[0])
-            return folder and found.attempt('prior', lambda: load_variation_model(folder, weights=False, **_opened(config)))
+            return folder and found.attempt(
+                'prior', lambda: load_variation_model(folder, weights=False, **_opened(config))
+            )
         model = _wanted_prior(config['defense']) if 'defense' in config else 'pixel'
-        found.notes.append(f'prior: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
+        found.notes.append(
+            f'prior: {part["load"]} is fetched from the hub at the start of a run, or given as a'
+            ' local folder'
+        )
         return found.attempt('prior', lambda: stand_in(model, **_opened(config)))
     if part['data'] == 'reference' and config['source']['reference'] == 'none':
-        found.problems.append("prior.data='reference', but source.reference='none': no images to train the prior on.")
+        found.problems.append(
+            "prior.data='reference', but source.reference='none': no images to train the prior on."
+        )
 
     return found.attempt('prior', lambda: shape_prior(known, part))
 
@@ -180,8 +226,14 @@ def _wanted_prior(defense: Settings) -> str:
 def _encoder(found: Diagnosis, part: Settings, fetched: bool) -> Any:
     """The configured finished encoder as shapes, or None and a problem."""
     if fetched or _is_local(part['load']):
-        return found.attempt('encoder', lambda: open_encoder(encoder_folder(part['load'], part['revision'])[0], weights=False))
-    found.notes.append(f'encoder: {part["load"]} is fetched from the hub at the start of a run, or given as a local folder')
+        return found.attempt(
+            'encoder',
+            lambda: open_encoder(encoder_folder(part['load'], part['revision'])[0], weights=False),
+        )
+    found.notes.append(
+        f'encoder: {part["load"]} is fetched from the hub at the start of a run, or given as a'
+        ' local folder'
+    )
     return stand_in_encoder()
 
 
@@ -199,5 +251,8 @@ def command(call: Call) -> int:
         print(f'  {note}')
     for problem in found.problems:
         print(f'problem: {problem}')
-    print(f'{config["name"]}: ' + (f'{len(found.problems)} problem(s)' if found.problems else 'every stage can run'))
+    print(
+        f'{config["name"]}: '
+        + (f'{len(found.problems)} problem(s)' if found.problems else 'every stage can run')
+    )
     return 2 if found.problems else 0

@@ -25,8 +25,9 @@ from purify.stages.provenance import PROVENANCE_FILE, note_published
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     """Improved DDPM's `.pt` or the same tensors as `.safetensors` -> a DDPMPipeline's folder.
 
-    Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`. Files that go by their
-    published names need none; of others, all must be given, for the weights fit wrong ones too.
+    Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`.
+    Files that go by their published names need none; of others, all must be given, for the weights
+    fit wrong ones too.
     """
     tensors, flags = read_tensors(file), _flags(file.stem, words)
     config, converted, scheduler = to_diffusers(tensors, flags)
@@ -47,8 +48,18 @@ def convert(kind: str, file: Path, folder: Path) -> None:
     """
     name, _, words = kind.partition(':')
     converter, folder = CONVERTERS[name], user_path(folder)
-    if found := next((path for what in (INDEX, PROVENANCE_FILE, '*.safetensors') for path in sorted(folder.rglob(what))), None):
-        raise UserError(f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder, or delete it.')
+    if found := next(
+        (
+            path
+            for what in (INDEX, PROVENANCE_FILE, '*.safetensors')
+            for path in sorted(folder.rglob(what))
+        ),
+        None,
+    ):
+        raise UserError(
+            f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder,'
+            ' or delete it.'
+        )
     converter(user_path(file), folder, words)
     say(f'{folder}: written; use it as --config.prior.load={folder}')
 
@@ -63,8 +74,9 @@ def _flags(stem: str, words: str) -> Flags:
     if stem not in PUBLISHED and (missing := [name for name in spec if name not in given]):
         like = ','.join(f'{name}={value}' for name, value in spec.items())
         raise UserError(
-            f'{stem}: is not the name of a published file ({", ".join(PUBLISHED)}), so say how it was trained: '
-            f'{", ".join(missing)}. For example: convert improved_ddpm:{like} FILE FOLDER.'
+            f'{stem}: is not the name of a published file ({", ".join(PUBLISHED)}), so say how it'
+            f' was trained: {", ".join(missing)}. For example: convert improved_ddpm:{like} FILE'
+            ' FOLDER.'
         )
     return chosen
 
@@ -72,8 +84,8 @@ def _flags(stem: str, words: str) -> Flags:
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, or of a pickled state dict (.pt, .pth, .ckpt, .bin; with PyTorch), as float32.
 
-    Raises `UserError` for missing, broken and unsafe files, for tensors that are not plain arrays of floats, and where PyTorch is
-    needed and not there.
+    Raises `UserError` for missing, broken and unsafe files, for tensors that are not plain arrays
+    of floats, and where PyTorch is needed and not there.
     """
     if not file.is_file():
         kind = 'is a folder' if file.is_dir() else 'no such file'
@@ -84,19 +96,29 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise UserError(
-            f'{file}: is read by PyTorch, which is not installed. `pip install torch`, or bring the file as .safetensors.'
+            f'{file}: is read by PyTorch, which is not installed. `pip install torch`, or bring the'
+            ' file as .safetensors.'
         ) from error
     try:
         state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever the formats of zip files and pickles can raise, code that is refused too
-        raise UserError(f'{file}: holds no plain tensors ({type(error).__name__}). Download it again.') from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f'{file}: must hold a state dict, names and tensors alone. Give the one of the averaged weights (ema).')
+    except (
+        Exception
+    ) as error:  # whatever the formats of zip files and pickles can raise, code that is refused too
+        raise UserError(
+            f'{file}: holds no plain tensors ({type(error).__name__}). Download it again.'
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise UserError(
+            f'{file}: must hold a state dict, names and tensors alone. Give the one of the averaged'
+            ' weights (ema).'
+        )
     state = {str(name): value for name, value in state.items() if not BUFFERS.search(str(name))}
     if odd := [f'{name} ({told})' for name, value in state.items() if (told := oddity(value))]:
         raise UserError(
-            f'{file}: {len(odd)} tensors are not plain arrays of floats: {", ".join(odd[:6])}. Write the checkpoint with dense '
-            'tensors of float16, bfloat16, float32 or float64.'
+            f'{file}: {len(odd)} tensors are not plain arrays of floats: {", ".join(odd[:6])}.'
+            ' Write the checkpoint with dense tensors of float16, bfloat16, float32 or float64.'
         )
     return {name: value.detach().float().numpy() for name, value in state.items()}
 
@@ -106,7 +128,10 @@ def oddity(value: Any) -> str:
     faults = {
         'nested': value.is_nested,
         f'layout {value.layout}': str(value.layout) != 'torch.strided',
-        f'dtype {value.dtype}': str(value.dtype).removeprefix('torch.') not in ('float16', 'bfloat16', 'float32', 'float64'),
+        f'dtype {value.dtype}': (
+            str(value.dtype).removeprefix('torch.')
+            not in ('float16', 'bfloat16', 'float32', 'float64')
+        ),
         f'on {value.device.type}': value.device.type != 'cpu',
     }
     return ', '.join(fault for fault, found in faults.items() if found)
@@ -115,6 +140,9 @@ def oddity(value: Any) -> str:
 def command(call: Call) -> int:
     """`convert`: a prior from its authors' own format into a folder that `prior.load` takes."""
     if len(call.words) != 3 or call.overrides or call.args.config or call.args.workdir:
-        raise UserError('say what is to be converted, and where to: python -m purify convert improved_ddpm FILE.pt FOLDER')
+        raise UserError(
+            'say what is to be converted, and where to: python -m purify convert improved_ddpm'
+            ' FILE.pt FOLDER'
+        )
     convert(call.words[0], Path(call.words[1]), Path(call.words[2]))
     return 0

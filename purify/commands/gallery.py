@@ -30,17 +30,23 @@ SHOWN = 8  # images of each attack
 def gallery(configs: Sequence[Facts], workdir: Path, store: Path | None) -> Path:
     """Stamps test images with the attack of each config (plain nested dicts) and writes one page; -> its path.
 
-    Triggers that are learned are fitted first, or taken from the store where they are there already. Raises `UserError`
-    for bad input and where no config attacks anything.
+    Triggers that are learned are fitted first, or taken from the store where they are there
+    already. Raises `UserError` for bad input and where no config attacks anything.
     """
     workdir = user_path(workdir).absolute()
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     store = user_path(store) if store else workdir / 'stages'
     open_once = _opener()
-    entries = [entry for config in configs for entry in _entries(config, Chain(make_stages(config), store), open_once)]
+    entries = [
+        entry
+        for config in configs
+        for entry in _entries(config, Chain(make_stages(config), store), open_once)
+    ]
     if not entries:
-        raise UserError('gallery: no attack of this config changes a pixel. Give it one, like :attack=patch.')
+        raise UserError(
+            'gallery: no attack of this config changes a pixel. Give it one, like :attack=patch.'
+        )
     page = write_gallery(workdir / 'gallery', entries, environment())
     say(f'gallery: {page}')
     return page
@@ -70,22 +76,37 @@ def _entries(config: Settings, chain: Chain, open_once: Callable[[Facts], Source
     check_target(rule, len(source.class_names))
     rules = make_rules(rule)
     inputs = chain.stages['prepare'].inputs
-    folders = {role: chain.path(inputs[role]) for role in ('trigger', 'surrogate') if role in inputs}
+    folders = {
+        role: chain.path(inputs[role]) for role in ('trigger', 'surrogate') if role in inputs
+    }
     attacks = make_attacks(rule, config['seeds']['poison'], len(source.class_names), **folders)
     seconds = sum(chain.done(name)['cost']['seconds'] for name in fitting if name != 'clean')
     found = []
     for number, attack in enumerate(attacks):
         if attack.has_trigger:
             name = f'{rule["name"]} {number + 1}' if len(attacks) > 1 else rule['name']
-            found.append(_stamp(name, own_settings(rule), attack, rules, source.test, seconds if fitting else None))
+            found.append(
+                _stamp(
+                    name,
+                    own_settings(rule),
+                    attack,
+                    rules,
+                    source.test,
+                    seconds if fitting else None,
+                )
+            )
     return found
 
 
-def _stamp(name: str, settings: Settings, attack: Attack, rules: Rules, pool: Pool, seconds: float | None) -> Entry:
+def _stamp(
+    name: str, settings: Settings, attack: Attack, rules: Rules, pool: Pool, seconds: float | None
+) -> Entry:
     """The attack on test images of the kind that it poisons, in the modes that differ."""
     chosen = _one_of_each(pool.labels, attack, rules)
     clean, ids = np.stack([pool.fetch(i) for i in chosen]), pool.ids[chosen].tolist()
-    test, training, cover = (attack.stamp_many(list(clean), ids, mode) for mode in ('test', 'training', 'cover'))
+    test, training, cover = (
+        attack.stamp_many(list(clean), ids, mode) for mode in ('test', 'training', 'cover')
+    )
     return Entry(
         name=name,
         settings=settings,
@@ -108,7 +129,9 @@ def _one_of_each(labels: np.ndarray, attack: Attack, rules: Rules) -> list[int]:
         order.append((seen.get(label, 0), i))
         seen[label] = seen.get(label, 0) + 1
     if not order:
-        raise UserError(f'gallery: the test images have none that {type(attack).__name__} would poison.')
+        raise UserError(
+            f'gallery: the test images have none that {type(attack).__name__} would poison.'
+        )
     return sorted(i for _, i in sorted(order)[:SHOWN])
 
 
@@ -120,7 +143,11 @@ def command(call: Call) -> int:
     devices.start(None, None, None)
     offered = sweep_functions(load_module(spec))
     named = [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]
-    shown = sweep.split(',') if sweep else [name for name in ('attack', 'patch') if name in offered and 'attack' not in named]
+    shown = (
+        sweep.split(',')
+        if sweep
+        else [name for name in ('attack', 'patch') if name in offered and 'attack' not in named]
+    )
     try:
         points = [point for name in shown or [''] for point, _ in points_of(spec, name, '0')]
         runs = [describe_run(spec, call.overrides, point, None) for point in points]

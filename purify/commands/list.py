@@ -25,7 +25,17 @@ from purify.train.optim import OPTIMIZERS, SCHEDULES
 
 def list_registries() -> None:
     """Prints every name a config can use."""
-    for registry in (SOURCES, ATTACKS, DEFENSES, VARIATION_MODELS, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, SCHEDULES):
+    for registry in (
+        SOURCES,
+        ATTACKS,
+        DEFENSES,
+        VARIATION_MODELS,
+        NETWORKS,
+        AUGMENTATIONS,
+        SAMPLERS,
+        OPTIMIZERS,
+        SCHEDULES,
+    ):
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
 
 
@@ -33,17 +43,28 @@ def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> N
     """Prints the stages, their fingerprints, and whether they are done."""
     chain = Chain(make_stages(config), store or (workdir or Path('.')) / 'stages')
     for name, stage in chain.stages.items():
-        inputs = ', '.join(f'{role}={source.stage or source.outside}' for role, source in stage.inputs.items() if role != 'source')
-        print(f'{name:<10} {chain.prints[name]}  {"done" if chain.finished(name) else "open"}  {inputs}')
+        inputs = ', '.join(
+            f'{role}={source.stage or source.outside}'
+            for role, source in stage.inputs.items()
+            if role != 'source'
+        )
+        print(
+            f'{name:<10} {chain.prints[name]}  {"done" if chain.finished(name) else "open"} '
+            f' {inputs}'
+        )
 
 
 def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> None:
     """Prints one JSON line {'name', 'point', 'seed', 'config', 'flags'} per run of the product.
 
-    Loads the config of every run, so that a sweep with a mistake in it fails here and not after some hours.
+    Loads the config of every run, so that a sweep with a mistake in it fails here and not after
+    some hours.
     """
     try:
-        runs = [describe_run(spec, overrides, point, seed) for point, seed in points_of(spec, sweeps, seeds)]
+        runs = [
+            describe_run(spec, overrides, point, seed)
+            for point, seed in points_of(spec, sweeps, seeds)
+        ]
         for run in runs:
             load_config(run['config'], run['flags'])
     except ValueError as error:
@@ -54,26 +75,40 @@ def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> Non
 
 
 def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[Facts, int]]:
-    """(settings and words, seed) of every run of the product of a config's sweeps. Raises `UserError` for unknown ones."""
+    """(settings and words, seed) of every run of the product of a config's sweeps.
+
+    Raises `UserError` for unknown ones.
+    """
     offered = sweep_functions(load_module(spec))
     chosen, numbers = [name for name in sweeps.split(',') if name], (seeds or '0').split(',')
     if unknown := [name for name in chosen if name not in offered]:
-        raise UserError(f'--sweep {",".join(unknown)}: {spec} offers {", ".join(sorted(offered)) or "no sweeps"}.')
+        raise UserError(
+            f'--sweep {",".join(unknown)}: {spec} offers'
+            f' {", ".join(sorted(offered)) or "no sweeps"}.'
+        )
     if not all(number.isdecimal() for number in numbers):
         raise UserError(f'--seeds {seeds}: whole numbers separated by commas, like 0,1,2.')
     if 'seed' in [word.partition('=')[0] for word in spec.partition(':')[2].split(',')]:
         raise UserError(f'{spec}: give the seeds of a sweep with --seeds, not as a word.')
-    return multiply([map(flat, offered[name]()) for name in chosen], [int(number) for number in numbers])
+    return multiply(
+        [map(flat, offered[name]()) for name in chosen], [int(number) for number in numbers]
+    )
 
 
 def flat(point: Facts) -> Facts:
     """Words and settings on one level, so that sweeps over different words do not clash."""
-    return point.get('words', {}) | {name: value for name, value in point.items() if name != 'words'}
+    return point.get('words', {}) | {
+        name: value for name, value in point.items() if name != 'words'
+    }
 
 
 def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None) -> Facts:
     """One run of a sweep: its folder's name and its command line; `seed` None leaves the config's own."""
-    settings = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
+    settings = {
+        name.removeprefix('config.'): value
+        for name, value in point.items()
+        if name.startswith('config.')
+    }
     own = {name: value for name, value in point.items() if not name.startswith('config.')}
     own |= {} if seed is None else {'seed': seed}
     path, _, given = spec.partition(':')
@@ -84,7 +119,9 @@ def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None
         'name': f'{name}{mark}-seed{seed}' if point else f'seed{seed}',
         'point': point,
         'seed': seed,
-        'config': f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}',
+        'config': (
+            f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}'
+        ),
         'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
     }
 

@@ -12,7 +12,14 @@ from purify.evaluation.stages import evaluation_stages
 from purify.stages.networks_on_disk import encoder_folder, prior_folder
 from purify.stages.stage_lists import Find, find_encoder, prior_stages, step_stages
 
-NEEDED = ('name', 'seeds', 'source', 'attack', 'shard_size', 'run')  # parts and settings that every run has
+NEEDED = (
+    'name',
+    'seeds',
+    'source',
+    'attack',
+    'shard_size',
+    'run',
+)  # parts and settings that every run has
 
 
 class _NoStudent(Facts):
@@ -23,7 +30,9 @@ class _NoStudent(Facts):
         self.defense = defense
 
     def __missing__(self, name: str) -> Any:
-        raise UserError(f'defense {self.defense!r} trains a student, but the config has no part `student`.')
+        raise UserError(
+            f'defense {self.defense!r} trains a student, but the config has no part `student`.'
+        )
 
 
 def make_method(config: Settings) -> Method:
@@ -31,17 +40,24 @@ def make_method(config: Settings) -> Method:
     if 'defense' not in config:
         return Method()
     name = config['defense']['name']
-    defense = DEFENSES.make(name, **{key: value for key, value in config['defense'].items() if key != 'name'})
+    defense = DEFENSES.make(
+        name, **{key: value for key, value in config['defense'].items() if key != 'name'}
+    )
     return defense.method(config.get('student') or _NoStudent(name))
 
 
 def check_parts(config: Settings) -> None:
     """Raises `UserError` unless the config has what every run needs."""
     if missing := [part for part in NEEDED if part not in config]:
-        raise UserError(f'the config has no {", ".join(missing)}: it describes no run. Is it one for `purify bench`?')
+        raise UserError(
+            f'the config has no {", ".join(missing)}: it describes no run. Is it one for `purify'
+            ' bench`?'
+        )
 
 
-def make_stages(config: Settings, find: Find = prior_folder, look_up: Find = encoder_folder) -> list[Stage]:
+def make_stages(
+    config: Settings, find: Find = prior_folder, look_up: Find = encoder_folder
+) -> list[Stage]:
     """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
 
     Args:

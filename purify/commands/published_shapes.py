@@ -13,18 +13,23 @@ from purify.models.files.weights import abstract_model
 from purify.train.state import abstract_network
 
 _SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}
-_PIXEL_PX, _PIXEL_STEPS = 32, 1000  # google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
+_PIXEL_PX, _PIXEL_STEPS = (
+    32,
+    1000,
+)  # google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
 
 
 def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
     """A prior for `model`, one of `VARIATION_MODELS`, with the published networks' shapes in place of their weights.
 
-    Settings are checked against it as against the real one; that the real one's folder is whole, is not. Raises `UserError`
-    for an unknown model.
+    Settings are checked against it as against the real one; that the real one's folder is whole, is
+    not. Raises `UserError` for an unknown model.
     """
     VARIATION_MODELS[model]
     if model == 'pixel':
-        graph, weights = abstract_network(lambda rngs: UNet2DModel(block_out_channels=(32, 32, 32, 32), rngs=rngs, dtype=dtype))
+        graph, weights = abstract_network(
+            lambda rngs: UNet2DModel(block_out_channels=(32, 32, 32, 32), rngs=rngs, dtype=dtype)
+        )
         return PixelPrior(graph, weights, make_noise_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
     pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)
     return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)

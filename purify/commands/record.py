@@ -17,7 +17,18 @@ from purify.core.files import fingerprint, read_json
 from purify.core.types import Facts
 
 AGAIN = 'Start the run again with its own command, which writes it and keeps what is finished.'
-PACKAGES = ('purify', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets', 'numpy', 'pillow')
+PACKAGES = (
+    'purify',
+    'jax',
+    'jaxlib',
+    'flax',
+    'optax',
+    'orbax-checkpoint',
+    'grain',
+    'tensorflow-datasets',
+    'numpy',
+    'pillow',
+)
 
 
 class Environment(TypedDict):
@@ -42,8 +53,9 @@ def read_record(workdir: Path) -> tuple[Facts, Facts]:
         same = False
     if not same:
         raise UserError(
-            f'{workdir / "config.json"}: not the config that environment.json is about; one of them was changed. Start the run '
-            'again with its own command, which writes both and keeps what is finished.'
+            f'{workdir / "config.json"}: not the config that environment.json is about; one of them'
+            ' was changed. Start the run again with its own command, which writes both and keeps'
+            ' what is finished.'
         )
     return config, known
 

@@ -35,7 +35,8 @@ def conclude(
 ) -> None:
     """Writes results.json and report/, tells the writers, prints the before/after table, what was found, and where the report is.
 
-    `environment` is what the run recorded of itself; `reused` says which stages this start did not run (None: all).
+    `environment` is what the run recorded of itself; `reused` says which stages this start did not
+    run (None: all).
     """
     results = gather(config, chain, reused or {})
     results.write(workdir / 'results.json')
@@ -52,14 +53,17 @@ def conclude(
 def collect_runs(folder: Path) -> Path:
     """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
 
-    A run's point is its point.json where a sweep left one, else its name. A run whose files are damaged is named and left out.
+    A run's point is its point.json where a sweep left one, else its name. A run whose files are
+    damaged is named and left out.
     """
     runs = list(_read_runs(folder))
     if not runs:
         raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
     rows = collect(runs)
     write_runs_page(folder, rows)
-    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))  # names may hold what is no text
+    print(
+        to_markdown(rows).encode('utf-8', 'replace').decode('utf-8')
+    )  # names may hold what is no text
     return folder / 'table.html'
 
 
@@ -88,19 +92,20 @@ def command(call: Call) -> int:
     chain = Chain(make_stages(config), user_path(environment['store']))
     if strange := [name for name in chain.stages if name not in environment['fingerprints']]:
         raise UserError(
-            f'{workdir / "environment.json"}: knows no stage {", ".join(strange)}, which the config has. Start the run '
-            f'again with its own command: {environment["command"]}'
+            f'{workdir / "environment.json"}: knows no stage {", ".join(strange)}, which the config'
+            f' has. Start the run again with its own command: {environment["command"]}'
         )
     if gone := [name for name in environment['fingerprints'] if name not in chain.stages]:
         raise UserError(
-            f'{workdir / "environment.json"}: knows the stages {", ".join(gone)}, which this version does not make of the config. '
-            'Write the report with the version that ran it.'
+            f'{workdir / "environment.json"}: knows the stages {", ".join(gone)}, which this'
+            ' version does not make of the config. Write the report with the version that ran it.'
         )
     chain.recall(environment['fingerprints'])
     if missing := chain.unfinished():
         raise UserError(
-            f'{workdir}: the run is not finished: {chain.store} holds no finished {", ".join(missing)} of it. Start its command '
-            f'again, without --stages: {environment["command"]}'
+            f'{workdir}: the run is not finished: {chain.store} holds no finished'
+            f' {", ".join(missing)} of it. Start its command again, without --stages:'
+            f' {environment["command"]}'
         )
     chain.check()
     conclude(workdir, config, chain, environment)

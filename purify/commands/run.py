@@ -14,24 +14,41 @@ from purify.commands.record import environment
 from purify.commands.report import conclude
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, fingerprint, read_json, user_path, write_bytes, write_json
+from purify.core.files import (
+    explain_os_errors,
+    fingerprint,
+    read_json,
+    user_path,
+    write_bytes,
+    write_json,
+)
 from purify.core.progress import say
 from purify.core.types import Facts, Settings
 from purify.core.writers import WANDB_ID, open_writers
 from purify.engine.chain import Chain
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
-OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}  # link: what the method hands over as that, whatever its step is called
+OUTCOMES = {
+    'verdicts': 'findings',
+    'benign': 'benign',
+}  # link: what the method hands over as that, whatever its step is called
 
 
-def run(config: Settings, overrides: Sequence[str], workdir: Path, store: Path | None, only: Sequence[str]) -> None:
+def run(
+    config: Settings,
+    overrides: Sequence[str],
+    workdir: Path,
+    store: Path | None,
+    only: Sequence[str],
+) -> None:
     """Runs the config's stages in `workdir`; finished ones are left alone, so the same command goes on after a stop.
 
     Args:
       config: plain nested dicts.
       overrides: the words and flags that made it, for the record.
       workdir: the run's own folder.
-      store: where stage folders live; runs that share a store share equal stages. None is `workdir/stages`.
+      store: where stage folders live; runs that share a store share equal stages. None is
+        `workdir/stages`.
       only: stages to run; empty for all.
 
     Raises:
@@ -42,13 +59,18 @@ def run(config: Settings, overrides: Sequence[str], workdir: Path, store: Path |
     chain = Chain(make_stages(config), user_path(store) if store else workdir / 'stages')
     names = list(chain.stages)
     if unknown := [name for name in only if name not in names]:
-        raise UserError(f'--stages: no stage {", ".join(unknown)} in this config. Its stages: {", ".join(names)}.')
+        raise UserError(
+            f'--stages: no stage {", ".join(unknown)} in this config. Its stages:'
+            f' {", ".join(names)}.'
+        )
     wanted = [name for name in names if name in (only or names)]
     if not all(chain.finished(name) for name in wanted):
         _check_first(config)
     recorded = _record(workdir, config, overrides, chain) if devices.is_lead() else None
     devices.barrier('run recorded')
-    with open_writers(config['run']['writers'] if recorded else (), workdir, workdir.name, config) as writers:
+    with open_writers(
+        config['run']['writers'] if recorded else (), workdir, workdir.name, config
+    ) as writers:
         reused = chain.run(wanted, config['run'], writers)
         chain.check()
         if recorded:
@@ -75,10 +97,18 @@ def _record(workdir: Path, config: Settings, overrides: Sequence[str], chain: Ch
             raise PermissionError(13, 'no permission', str(workdir))
         before = _read_old_config(workdir)
         stale = ('results.json', 'report/index.html') if before not in (None, config) else ()
-        stale += (WANDB_ID,) if before is not None and _without_run(before) != _without_run(config) else ()
+        stale += (
+            (WANDB_ID,)
+            if before is not None and _without_run(before) != _without_run(config)
+            else ()
+        )
         for name in stale:
             (workdir / name).unlink(missing_ok=True)
-    known = environment() | {'store': str(chain.store), 'fingerprints': chain.prints, 'settings': fingerprint(config)}
+    known = environment() | {
+        'store': str(chain.store),
+        'fingerprints': chain.prints,
+        'settings': fingerprint(config),
+    }
     write_json(workdir / 'config.json', config)
     write_json(workdir / 'overrides.json', list(overrides))
     write_json(workdir / 'environment.json', known)
@@ -103,7 +133,11 @@ def _link(workdir: Path, chain: Chain) -> None:
     """Short names in the work folder for the stage folders; metrics of all stages in one file."""
     places = {name: chain.folder(name) for name in chain.stages if chain.finished(name)}
     if 'prepare' in places:
-        places |= {sub: places['prepare'] / sub for sub in ('poisoned', 'reference') if (places['prepare'] / sub).is_dir()}
+        places |= {
+            sub: places['prepare'] / sub
+            for sub in ('poisoned', 'reference')
+            if (places['prepare'] / sub).is_dir()
+        }
     inputs = chain.stages['evaluate'].inputs if 'evaluate' in chain.stages else {}
     handed = {link: inputs[role].stage for link, role in OUTCOMES.items() if role in inputs}
     places = {name: place for name, place in places.items() if name not in OUTCOMES} | {
@@ -116,7 +150,11 @@ def _link(workdir: Path, chain: Chain) -> None:
                 link.unlink()
             if name in places and not link.exists():
                 link.symlink_to(os.path.relpath(places[name], workdir))
-        lines = [path.read_bytes() for name in places if (path := places[name] / 'metrics.jsonl').exists()]
+        lines = [
+            path.read_bytes()
+            for name in places
+            if (path := places[name] / 'metrics.jsonl').exists()
+        ]
         write_bytes(workdir / 'metrics.jsonl', b''.join(lines))
 
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 def parse_words(arg: str | None, **spec: Any) -> Any:
     """`'attack=blended,rate=0.05'` with defaults `spec` -> a ConfigDict; types come from the defaults.
 
-    A bare word sets a boolean (`smoke` is `smoke=True`). Raises ValueError for an unknown word, with the nearest one,
-    and for a value of another type.
+    A bare word sets a boolean (`smoke` is `smoke=True`). Raises ValueError for an unknown word,
+    with the nearest one, and for a value of another type.
     """
     words = ConfigDict(spec)
     for item in filter(None, (arg or '').split(',')):
@@ -19,7 +19,10 @@ def parse_words(arg: str | None, **spec: Any) -> Any:
         if name not in spec:
             near = difflib.get_close_matches(name, spec, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            raise ValueError(f'unknown word {name!r} after the colon.{hint} This config takes: {", ".join(sorted(spec))}.')
+            raise ValueError(
+                f'unknown word {name!r} after the colon.{hint} This config takes:'
+                f' {", ".join(sorted(spec))}.'
+            )
         words[name] = _typed(name, text if equals else 'True', spec[name])
     return words
 
@@ -28,7 +31,9 @@ def check_words(words: Any, **choices: Collection[Any]) -> None:
     """Raises ValueError for a word whose value is none of its choices."""
     for name, offered in choices.items():
         if words[name] not in offered:
-            raise ValueError(f'{name}={words[name]!r}: choose from {", ".join(map(str, sorted(offered)))}.')
+            raise ValueError(
+                f'{name}={words[name]!r}: choose from {", ".join(map(str, sorted(offered)))}.'
+            )
 
 
 def _typed(name: str, text: str, default: Any) -> Any:
@@ -39,4 +44,6 @@ def _typed(name: str, text: str, default: Any) -> Any:
     try:
         return type(default)(text)
     except ValueError as error:
-        raise ValueError(f'{name}={text!r} must be of type {type(default).__name__}, like {default!r}.') from error
+        raise ValueError(
+            f'{name}={text!r} must be of type {type(default).__name__}, like {default!r}.'
+        ) from error

@@ -16,7 +16,9 @@ from ml_collections import ConfigDict, config_flags
 from purify.config.resolve import leaves, plain
 
 AT_LEAST = {  # by the last part of a leaf's name
-    **dict.fromkeys(('batch', 'accumulate', 'shard_size', 'inference_batch', 'batch_per_device'), 1),
+    **dict.fromkeys(
+        ('batch', 'accumulate', 'shard_size', 'inference_batch', 'batch_per_device'), 1
+    ),
     **dict.fromkeys(('save_every', 'log_every', 'threads'), 1),
     **dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0),
 }
@@ -26,22 +28,33 @@ DTYPES = ('bfloat16', 'float16', 'float32')
 def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`'configs/quickstart.py:rate=0.05'` and `['--config.student.optim.lr=0.02']` -> plain nested dicts.
 
-    Types come from the config's own values. Raises ValueError for a missing or broken file, an unknown word or flag
-    (with the nearest one), a value of another type, a number that is not finite, a count that is too small.
+    Types come from the config's own values. Raises ValueError for a missing or broken file, an
+    unknown word or flag (with the nearest one), a value of another type, a number that is not
+    finite, a count that is too small.
     """
     path = Path(spec.partition(':')[0])
     if not path.is_file():
-        near = sorted(str(other) for other in path.parent.glob('*.py')) if path.parent.is_dir() else []
-        raise ValueError(f'--config {path}: no such file.' + (f' There are: {", ".join(near)}.' if near else ''))
+        near = (
+            sorted(str(other) for other in path.parent.glob('*.py')) if path.parent.is_dir() else []
+        )
+        raise ValueError(
+            f'--config {path}: no such file.' + (f' There are: {", ".join(near)}.' if near else '')
+        )
     known = {f'--config.{name}': value for name, value in leaves(plain(_call(spec))).items()}
     for flag in overrides:
         name = flag.partition('=')[0]
         if not flag.startswith('--config.') or '=' not in flag:
-            raise ValueError(f'unknown argument {flag!r}; settings are given as --config.part.name=value.')
+            raise ValueError(
+                f'unknown argument {flag!r}; settings are given as --config.part.name=value.'
+            )
         if name not in known:
             bare = [other.removeprefix('--config.') for other in known]
             near = difflib.get_close_matches(name.removeprefix('--config.'), bare, n=1)
-            hint = f'Did you mean --config.{near[0]}?' if near else f'This config has: {", ".join(_parts(bare))}.'
+            hint = (
+                f'Did you mean --config.{near[0]}?'
+                if near
+                else f'This config has: {", ".join(_parts(bare))}.'
+            )
             raise ValueError(f'unknown setting {name}. {hint}')
     values, argv = flags.FlagValues(), ['purify', f'--config={spec}', *overrides]
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
@@ -51,7 +64,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for flag in overrides:
             default = known[flag.partition('=')[0]]
             if f'flag {flag}:' in str(error):
-                raise ValueError(f'{flag}: must be of type {type(default).__name__}, like {default!r}.') from error
+                raise ValueError(
+                    f'{flag}: must be of type {type(default).__name__}, like {default!r}.'
+                ) from error
         raise ValueError(f'{spec}: {error}') from error
     config = plain(values.config)
     for name, value in leaves(config).items():
@@ -79,14 +94,18 @@ def load_module(spec: str) -> ModuleType:
         raise ValueError(f'--config {path}: no such file.')
     found = importlib.util.spec_from_file_location(f'purify_config_{path.stem}', path)
     if found is None or found.loader is None:
-        raise ValueError(f'--config {path}: not a Python file; a config is one, like configs/quickstart.py.')
+        raise ValueError(
+            f'--config {path}: not a Python file; a config is one, like configs/quickstart.py.'
+        )
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
     except Exception as error:  # whatever the file's own code raises
         raise ValueError(_broken(path, error)) from error
     if not callable(getattr(module, 'get_config', None)):
-        raise ValueError(f'--config {path}: has no function get_config(arg); see configs/quickstart.py.')
+        raise ValueError(
+            f'--config {path}: has no function get_config(arg); see configs/quickstart.py.'
+        )
     return module
 
 
@@ -106,7 +125,11 @@ def _parts(names: Sequence[str]) -> list[str]:
 
 
 def _broken(path: Path, error: Exception) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == path
+    ]
     where = f' line {lines[-1]}' if lines else ''
     return f'--config {path}{where}: {type(error).__name__}: {error}. Correct the file.'
 

@@ -6,18 +6,27 @@ from ml_collections import ConfigDict
 
 
 def plain(value: Any) -> Any:
-    """ConfigDict -> nested dicts of JSON values; tuples become lists. Raises ValueError for anything else."""
+    """ConfigDict -> nested dicts of JSON values; tuples become lists.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, ConfigDict | dict):
         return {str(name): plain(value[name]) for name in value}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f'a config holds {value!r} of type {type(value).__name__}; only plain values are allowed.')
+    raise ValueError(
+        f'a config holds {value!r} of type {type(value).__name__}; only plain values are allowed.'
+    )
 
 
 def leaves(value: Any, path: str = '') -> dict[str, Any]:
     """All leaves by dotted path."""
     if isinstance(value, dict):
-        return {k: v for name, item in value.items() for k, v in leaves(item, f'{path}.{name}' if path else name).items()}
+        return {
+            k: v
+            for name, item in value.items()
+            for k, v in leaves(item, f'{path}.{name}' if path else name).items()
+        }
     return {path: value}

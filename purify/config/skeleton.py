@@ -13,7 +13,8 @@ class Run:
     Attributes:
       inference_batch: images that a classifier looks at at a time on a host.
       batch_per_device: images that a prior varies at a time on a device.
-      vae_slice: of these, how many the VAE of a latent prior takes at once, which bounds memory; 0 for all.
+      vae_slice: of these, how many the VAE of a latent prior takes at once, which bounds memory; 0
+        for all.
       save_every: updates of a training from one checkpoint to the next.
       log_every: updates from one line of numbers to the next.
       threads: that read images, in a process.
@@ -36,9 +37,10 @@ class Run:
 def skeleton(name: str, seed: int, *, shard_size: int = 1000, **run: Any) -> Any:
     """A ConfigDict with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds.
 
-    Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal unless changed.
-    `clean_source` says that the source is known to be clean: then what a defence flags where nothing was poisoned counts as false
-    alarms. Without it nobody knows (of the embedded digits this program does).
+    Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal
+    unless changed. `clean_source` says that the source is known to be clean: then what a defence
+    flags where nothing was poisoned counts as false alarms. Without it nobody knows (of the
+    embedded digits this program does).
     """
     seeds = {'poison': seed, 'model': seed, 'data': seed}
     own = {'name': name, 'seeds': seeds, 'shard_size': shard_size, 'clean_source': False}

@@ -10,12 +10,23 @@ Point = dict[str, Any]
 
 def sweep_functions(module: ModuleType) -> dict[str, Callable[[], Iterable[Point]]]:
     """The sweeps a config file offers: name -> function yielding {'words': {...}, 'config.a.b': value} overrides."""
-    found = {name.removeprefix('sweep_'): value for name, value in vars(module).items() if name.startswith('sweep_')}
-    return {name: cast(Callable[[], Iterable[Point]], value) for name, value in found.items() if callable(value)}
+    found = {
+        name.removeprefix('sweep_'): value
+        for name, value in vars(module).items()
+        if name.startswith('sweep_')
+    }
+    return {
+        name: cast(Callable[[], Iterable[Point]], value)
+        for name, value in found.items()
+        if callable(value)
+    }
 
 
 def multiply(sweeps: Sequence[Iterable[Point]], seeds: Sequence[int]) -> list[tuple[Point, int]]:
-    """Every combination of one point of each sweep, with every seed. Raises ValueError if two sweeps set one thing."""
+    """Every combination of one point of each sweep, with every seed.
+
+    Raises ValueError if two sweeps set one thing.
+    """
     points = []
     for combination in itertools.product(*[list(sweep) for sweep in sweeps]):
         merged: Point = {}

@@ -14,8 +14,9 @@ from purify.core.files import explain_os_errors
 from purify.core.types import Tree
 
 NEXT = (
-    'Build the network the checkpoint was made with (its network.json), or start from another checkpoint; where a training was to '
-    'go on from it, delete this folder to train from the beginning.'
+    'Build the network the checkpoint was made with (its network.json), or start from another'
+    ' checkpoint; where a training was to go on from it, delete this folder to train from the'
+    ' beginning.'
 )
 
 
@@ -27,7 +28,11 @@ def _in_short(error: Exception) -> str:
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """The shape of every array of a tree, by its path."""
     named, _ = jax.tree.flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in named if hasattr(x, 'shape')}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape)
+        for path, x in named
+        if hasattr(x, 'shape')
+    }
 
 
 class Checkpoints:
@@ -38,51 +43,76 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, create: bool = True):
         self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, step_prefix='step', create=create, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, step_prefix='step', create=create, enable_async_checkpointing=True
+        )
         try:
             with explain_os_errors(self.folder):
-                self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+                self.manager = ocp.CheckpointManager(
+                    self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+                )
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f'{self.folder}: not a folder of checkpoints, or damaged ({_in_short(error)}). {NEXT}') from error
+            raise UserError(
+                f'{self.folder}: not a folder of checkpoints, or damaged ({_in_short(error)}).'
+                f' {NEXT}'
+            ) from error
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self.manager.latest_step()
 
     def save(self, step: int, tree: Tree) -> None:
-        """Saves `tree` as `step`, unless it is there already. Raises `UserError` where the disk has no room for it."""
+        """Saves `tree` as `step`, unless it is there already.
+
+        Raises `UserError` where the disk has no room for it.
+        """
         with explain_os_errors(self.folder):
             if self.latest() != step:
                 need = sum(getattr(leaf, 'nbytes', 8) for leaf in jax.tree.leaves(tree))
-                if shutil.disk_usage(self.folder).free < need:  # orbax would find out in its threads, with a trace from each
+                if (
+                    shutil.disk_usage(self.folder).free < need
+                ):  # orbax would find out in its threads, with a trace from each
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self.manager.save(step, args=ocp.args.StandardSave(tree))
 
     def restore(self, like: Tree) -> tuple[int, Any]:
         """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
 
-        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files are damaged, may not be
-        read or do not fit into memory.
+        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files
+        are damaged, may not be read or do not fit into memory.
         """
         step = self.latest()
         if step is None:
-            raise UserError(f'{self.folder}: no complete checkpoint here. Give the folder of a finished training stage.')
+            raise UserError(
+                f'{self.folder}: no complete checkpoint here. Give the folder of a finished'
+                ' training stage.'
+            )
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             self._check_shapes(step, target)
             tree = self.manager.restore(step, args=ocp.args.StandardRestore(target))
-            if jax.tree.structure(tree) != jax.tree.structure(like):  # orbax lets None stand for anything
+            if jax.tree.structure(tree) != jax.tree.structure(
+                like
+            ):  # orbax lets None stand for anything
                 raise ValueError('tree structures do not match')
             return step, tree
         except Exception as error:
-            if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):  # the files are well
-                raise UserError(f'{self.folder}: there is no memory to read step {step} ({_in_short(error)}).') from error
+            if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(
+                error
+            ):  # the files are well
+                raise UserError(
+                    f'{self.folder}: there is no memory to read step {step} ({_in_short(error)}).'
+                ) from error
             if isinstance(error, PermissionError) or os.strerror(errno.EACCES) in str(error):
-                raise UserError(f'{self.folder}: step {step} may not be read ({_in_short(error)}). Ask for permission.') from error
+                raise UserError(
+                    f'{self.folder}: step {step} may not be read ({_in_short(error)}). Ask for'
+                    ' permission.'
+                ) from error
             raise UserError(
-                f'{self.folder}: step {step} does not fit this network, or is damaged ({_in_short(error)}). {NEXT}'
+                f'{self.folder}: step {step} does not fit this network, or is damaged'
+                f' ({_in_short(error)}). {NEXT}'
             ) from error
 
     def _check_shapes(self, step: int, target: Tree) -> None:
@@ -90,7 +120,9 @@ class Checkpoints:
         saved, wanted = _shapes(self.manager.item_metadata(step)), _shapes(target)
         for name in sorted(saved.keys() & wanted.keys()):
             if saved[name] != wanted[name]:
-                raise ValueError(f'{name} is of shape {saved[name]} there and {wanted[name]} in the network')
+                raise ValueError(
+                    f'{name} is of shape {saved[name]} there and {wanted[name]} in the network'
+                )
 
     def close(self) -> None:
         """Waits for pending saves."""

@@ -28,22 +28,28 @@ PEAK_FLOPS = {
 }
 
 
-def start(coordinator: str | None = None, hosts: int | None = None, host_id: int | None = None) -> None:
+def start(
+    coordinator: str | None = None, hosts: int | None = None, host_id: int | None = None
+) -> None:
     """Joins the other hosts, if any. Must run before anything touches a device.
 
-    With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with `coordinator='auto'` jax finds the
-    cluster itself (Slurm, TPU pods, Kubernetes, Open MPI). Without, this process is alone.
+    With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with
+    `coordinator='auto'` jax finds the cluster itself (Slurm, TPU pods, Kubernetes, Open MPI).
+    Without, this process is alone.
 
     Raises `UserError` for numbers that do not fit together.
     """
     explicit = coordinator not in (None, '', 'auto')
     if explicit != (hosts is not None) or explicit != (host_id is not None):
         raise UserError(
-            f'--coordinator={coordinator} --hosts={hosts} --host-id={host_id}: give all three (address:port of host 0, '
-            'number of processes, number of this one), or --coordinator=auto alone, or none of them.'
+            f'--coordinator={coordinator} --hosts={hosts} --host-id={host_id}: give all three'
+            ' (address:port of host 0, number of processes, number of this one), or'
+            ' --coordinator=auto alone, or none of them.'
         )
     if explicit and not 0 <= (host_id or 0) < (hosts or 0):
-        raise UserError(f'--host-id={host_id} with --hosts={hosts}: hosts are numbered 0 to {(hosts or 0) - 1}.')
+        raise UserError(
+            f'--host-id={host_id} with --hosts={hosts}: hosts are numbered 0 to {(hosts or 0) - 1}.'
+        )
     if coordinator:  # jax's own preemption service would take SIGTERM away from `core.preemption`
         jax.config.update('jax_enable_preemption_service', False)
     if coordinator == 'auto':
@@ -84,13 +90,17 @@ def batched(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Tree, mesh: Mesh) -> Any:
     """Host rows (NumPy [rows ...]; each host its own) -> one global array per leaf, sharded over 'data'."""
     sharding = batched(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
+    )
 
 
 def put_copy(tree: Tree, mesh: Mesh) -> Any:
     """Equal host values (NumPy) on every process -> one replicated global array per leaf."""
     sharding = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree
+    )
 
 
 def peak_flops() -> float | None:

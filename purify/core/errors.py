@@ -2,7 +2,11 @@
 
 
 class UserError(Exception):
-    """Bad input. The message names the value, what is allowed, and the next step; the CLI prints it without a traceback."""
+    """Bad input.
+
+    The message names the value, what is allowed, and the next step; the CLI prints it without a
+    traceback.
+    """
 
 
 class Preempted(BaseException):

@@ -17,7 +17,9 @@ import msgspec
 from purify.core.errors import UserError
 from purify.core.types import Facts
 
-AGAIN = 'Delete its stage folder and run again.'  # the next step where a file of a stage is not as it was written
+AGAIN = (  # the next step where a file of a stage is not as it was written
+    'Delete its stage folder and run again.'
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -35,20 +37,26 @@ def explain_os_errors(path: Path) -> Iterator[None]:
         if number in FULL:
             free = shutil.disk_usage(existing_parent(path)).free / 2**20
             raise UserError(
-                f'{path}: the disk is full ({free:.0f} MiB free). What is finished is kept: free some space or choose '
-                'another --workdir, and start the same command again.'
+                f'{path}: the disk is full ({free:.0f} MiB free). What is finished is kept: free'
+                ' some space or choose another --workdir, and start the same command again.'
             ) from error
         if number in SHUT:
-            raise UserError(f'{path}: cannot write here ({os.strerror(number)}). Choose a --workdir you own.') from error
+            raise UserError(
+                f'{path}: cannot write here ({os.strerror(number)}). Choose a --workdir you own.'
+            ) from error
         if number in BLOCKED:
             raise UserError(
-                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way, or choose another --workdir.'
+                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way, or'
+                ' choose another --workdir.'
             ) from error
         raise
 
 
 def _errno_of(error: Exception) -> int:
-    """The errno; array_record and orbax write from C++ and give it in words alone. 0 where there is none."""
+    """The errno; array_record and orbax write from C++ and give it in words alone.
+
+    0 where there is none.
+    """
     if isinstance(error, OSError):
         return error.errno or 0
     return next((number for number in (*FULL, *SHUT) if os.strerror(number) in str(error)), 0)
@@ -63,7 +71,10 @@ def existing_parent(path: Path) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> str:
-    """Writes `data` to a temporary neighbour, then renames it; returns the SHA-256. Never leaves half a file."""
+    """Writes `data` to a temporary neighbour, then renames it; returns the SHA-256.
+
+    Never leaves half a file.
+    """
     path = Path(path)
     part = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.part')
     with explain_os_errors(path):
@@ -91,21 +102,28 @@ def read_json(path: Path, schema: type[T], *, cure: str = ...) -> T: ...
 def read_json(path: Path, schema: Any = Any, *, cure: str = AGAIN) -> Any:
     """Reads a JSON file and checks that it has the form it should have.
 
-    `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys that it does not name are kept.
-    Raises `UserError` that names the file, the place in it and what was expected, when it is missing, broken or of another form;
-    `cure` is the next step for the last two. What is not finite (NaN, Infinity) is let through where `schema` sets no bounds.
+    `schema` is a type that JSON itself has: a `TypedDict`, `dict[str, int]`, `list[str]`, ... Keys
+    that it does not name are kept. Raises `UserError` that names the file, the place in it and what
+    was expected, when it is missing, broken or of another form; `cure` is the next step for the
+    last two. What is not finite (NaN, Infinity) is let through where `schema` sets no bounds.
     """
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_without_twins)
-        msgspec.convert(value, type=schema)  # which leaves out of a `TypedDict` what that does not name
+        msgspec.convert(
+            value, type=schema
+        )  # which leaves out of a `TypedDict` what that does not name
         return value
     except FileNotFoundError as error:
-        raise UserError(f'{path}: no such file. Is {path.parent} the right folder, and what writes it finished?') from error
+        raise UserError(
+            f'{path}: no such file. Is {path.parent} the right folder, and what writes it finished?'
+        ) from error
     except IsADirectoryError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}). {cure}') from error
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Give a folder that holds {path.name}.') from error
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror}). Give a folder that holds {path.name}.'
+        ) from error
     except msgspec.ValidationError as error:
         raise UserError(f'{path}: not what this program writes there ({error}). {cure}') from error
     except RecursionError as error:
@@ -138,7 +156,8 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 def user_path(text: str | Path) -> Path:
     """The path that a person wrote, with the home folder in place of `~` and `~name`; nothing has to exist there yet.
 
-    Raises `UserError` for an unknown user and for what can name no file here (too long, a NUL, a loop of links, a shut folder).
+    Raises `UserError` for an unknown user and for what can name no file here (too long, a NUL, a
+    loop of links, a shut folder).
     """
     try:
         path = Path(text).expanduser()
@@ -147,6 +166,7 @@ def user_path(text: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full, or choose another.'
+            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full, or'
+            ' choose another.'
         ) from error
     return path

@@ -26,7 +26,10 @@ class Limit:
     keep: Callable[[Any], Any]
 
     def check(self, name: str, value: Any) -> Any:
-        """`value` as it is kept. Raises `UserError` with the `name`, the value and what is allowed for any other."""
+        """`value` as it is kept.
+
+        Raises `UserError` with the `name`, the value and what is allowed for any other.
+        """
         kept = self.keep(value)
         if kept is None:
             raise UserError(f'{name}={short(value)} must be {self.allowed}.')
@@ -34,7 +37,11 @@ class Limit:
 
 
 def number(
-    *, least: float | None = None, above: float | None = None, most: float | None = None, below: float | None = None
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
 ) -> Limit:
     """Finite numbers in these bounds, kept as floats; True and False are none."""
     bounds = ((least, 'of at least', operator.ge), (above, 'above', operator.gt))
@@ -46,7 +53,11 @@ def number(
             found = math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
         except (TypeError, ValueError, OverflowError):
             return None
-        return found if math.isfinite(found) and all(holds(found, bound) for bound, _, holds in asked) else None
+        return (
+            found
+            if math.isfinite(found) and all(holds(found, bound) for bound, _, holds in asked)
+            else None
+        )
 
     bounded = most is not None or below is not None
     words = ' and '.join(f'{words} {bound:g}' for bound, words, _ in asked)
@@ -61,15 +72,23 @@ def whole(least: int, most: int | None = None) -> Limit:
             found = None if isinstance(value, bool | np.bool_) else operator.index(value)
         except TypeError:
             return None
-        return None if found is None or found < least or (most is not None and found > most) else found
+        return (
+            None if found is None or found < least or (most is not None and found > most) else found
+        )
 
-    return Limit(f'a whole number of at least {least}' + ('' if most is None else f' and at most {most}'), keep)
+    return Limit(
+        f'a whole number of at least {least}' + ('' if most is None else f' and at most {most}'),
+        keep,
+    )
 
 
 def one_of(words: Iterable[str]) -> Limit:
     """These words and no others."""
     known = sorted(words)
-    return Limit(f'one of {", ".join(known)}', lambda value: value if isinstance(value, str) and value in known else None)
+    return Limit(
+        f'one of {", ".join(known)}',
+        lambda value: value if isinstance(value, str) and value in known else None,
+    )
 
 
 Count = Annotated[int, whole(1)]
@@ -80,15 +99,21 @@ Chance = Annotated[float, number(least=0, most=1)]
 Share = Annotated[float, number(above=0, below=1)]  # some, not all
 ShareOrZero = Annotated[float, number(least=0, below=1)]
 Portion = Annotated[float, number(above=0, most=1)]  # some, or all
-Flag = Annotated[bool, Limit('True or False', lambda value: bool(value) if isinstance(value, bool | np.bool_) else None)]
+Flag = Annotated[
+    bool,
+    Limit(
+        'True or False', lambda value: bool(value) if isinstance(value, bool | np.bool_) else None
+    ),
+]
 
 
 class Limited:
     """A base of dataclasses whose settings are checked when one is made, and kept as their limits say.
 
-    `class Strip(Limited, Measure, place='strip: ')` with `draws: Count = 100`: `Strip(draws=0)` raises the `UserError` 'strip:
-    draws=0 must be a whole number of at least 1.' `place` is what stands before the names in messages. Where settings must go
-    together, `__post_init__` checks that after `super().__post_init__()`. A subclass that gives a setting another default keeps its
+    `class Strip(Limited, Measure, place='strip: ')` with `draws: Count = 100`: `Strip(draws=0)`
+    raises the `UserError` 'strip: draws=0 must be a whole number of at least 1.' `place` is what
+    stands before the names in messages. Where settings must go together, `__post_init__` checks
+    that after `super().__post_init__()`. A subclass that gives a setting another default keeps its
     limit, unless it says another.
     """
 
@@ -100,7 +125,9 @@ class Limited:
 
     def __post_init__(self) -> None:
         for name, limit in limits(type(self)).items():
-            object.__setattr__(self, name, limit.check(f'{self._place}{name}', getattr(self, name)))  # the class may be frozen
+            object.__setattr__(
+                self, name, limit.check(f'{self._place}{name}', getattr(self, name))
+            )  # the class may be frozen
 
 
 @functools.cache
@@ -109,7 +136,11 @@ def limits(kind: type) -> dict[str, Limit]:
     found = {}
     for base in reversed(kind.__mro__):
         for name, hint in inspect.get_annotations(base, eval_str=True).items():
-            found.update((name, part) for part in getattr(hint, '__metadata__', ()) if isinstance(part, Limit))
+            found.update(
+                (name, part)
+                for part in getattr(hint, '__metadata__', ())
+                if isinstance(part, Limit)
+            )
     return found
 
 

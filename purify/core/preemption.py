@@ -27,7 +27,10 @@ def _remember(number: int, frame: FrameType | None) -> None:
     if _asked and number == signal.SIGINT:  # a second Ctrl-C means now
         raise KeyboardInterrupt
     _asked = True
-    os.write(2, f'\npurify: {signal.Signals(number).name}: saving at the next step, then leaving\n'.encode())
+    os.write(
+        2,
+        f'\npurify: {signal.Signals(number).name}: saving at the next step, then leaving\n'.encode(),
+    )
 
 
 @contextlib.contextmanager

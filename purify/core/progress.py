@@ -22,8 +22,17 @@ class Bar:
 
     def __enter__(self) -> 'Bar':
         if self.shown and self.console.is_terminal:
-            columns = TextColumn('{task.description:>12}'), BarColumn(), TextColumn('{task.percentage:>3.0f} %')
-            self.rich = Progress(*columns, TextColumn('{task.fields[note]}'), TimeRemainingColumn(), console=self.console)
+            columns = (
+                TextColumn('{task.description:>12}'),
+                BarColumn(),
+                TextColumn('{task.percentage:>3.0f} %'),
+            )
+            self.rich = Progress(
+                *columns,
+                TextColumn('{task.fields[note]}'),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
             self.rich.start()
             self.task = self.rich.add_task(self.name, total=self.total, note='')
         return self
@@ -46,9 +55,19 @@ class Bar:
         elif self.shown and now - self.said >= PLAIN_INTERVAL_S:
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
-            print(f'{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}, {left:,.0f} s left', file=sys.stderr, flush=True)
+            print(
+                f'{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}, {left:,.0f} s'
+                ' left',
+                file=sys.stderr,
+                flush=True,
+            )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.rich is not None:
             self.rich.stop()
 

@@ -32,11 +32,15 @@ def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
 
 def stream_seed(seed: int, name: str) -> int:
     """A 31-bit seed for libraries that take an int (grain)."""
-    return int(np.random.SeedSequence([check_seed(seed), stream_number(name)]).generate_state(1)[0] >> 1)
+    return int(
+        np.random.SeedSequence([check_seed(seed), stream_number(name)]).generate_state(1)[0] >> 1
+    )
 
 
 def check_seed(seed: int) -> int:
     """`seed`, if every library here takes it for what it is; else raises `UserError`."""
     if not 0 <= seed < SEED_LIMIT:
-        raise UserError(f'seed {seed} is out of range: choose a whole number from 0 to {SEED_LIMIT - 1}.')
+        raise UserError(
+            f'seed {seed} is out of range: choose a whole number from 0 to {SEED_LIMIT - 1}.'
+        )
     return seed

@@ -24,16 +24,17 @@ class Fixed(functools.partial[Any]):
 class Registry(dict[str, T], Generic[T]):
     """`ATTACKS = Registry('attack', patch=Patch)`; `ATTACKS.make('patch', size_px=3)`; `ATTACKS.part('patch', size_px=3)`.
 
-    Raises `UserError` for an unknown name (with the nearest and all choices) and Python's own `TypeError` text, as a
-    `UserError`, for unknown or missing arguments.
+    Raises `UserError` for an unknown name (with the nearest and all choices) and Python's own
+    `TypeError` text, as a `UserError`, for unknown or missing arguments.
 
-    `DEFENSES: Registry[Callable[..., Defense]]` says what entries make, and pyright holds every entry to it.
+    `DEFENSES: Registry[Callable[..., Defense]]` says what entries make, and pyright holds every
+    entry to it.
 
     Args:
       kind: what the entries are, for messages.
       common: takes the settings that all entries have beside their own.
-      hidden: parameters that `part` leaves out unless they are given: what a stage hands over, and settings that are seldom
-        asked for. 'tfds.label' is the parameter of one entry.
+      hidden: parameters that `part` leaves out unless they are given: what a stage hands over, and
+        settings that are seldom asked for. 'tfds.label' is the parameter of one entry.
       entries: name -> class or function.
     """
 
@@ -52,7 +53,9 @@ class Registry(dict[str, T], Generic[T]):
     def __missing__(self, name: str) -> T:
         near = difflib.get_close_matches(str(name), self, n=1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise UserError(f'unknown {self.kind} {name!r}.{hint} Choose from: {", ".join(sorted(self))}.')
+        raise UserError(
+            f'unknown {self.kind} {name!r}.{hint} Choose from: {", ".join(sorted(self))}.'
+        )
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """The entry called `name`, called with the arguments."""
@@ -67,26 +70,36 @@ class Registry(dict[str, T], Generic[T]):
     def part(self, name: str, /, *presets: Mapping[str, Any], **changes: Any) -> Facts:
         """The part of a config that makes the entry called `name`: its name and its settings, the defaults as they are changed.
 
-        Changes are those of the `presets`, one after the other, and then those that are named.
-        A mapping among the changes changes leaves of a mapping, unless it has a `name`: then it takes its place. None takes a
-        setting away, and a default None is none. Raises ValueError for an unknown name, an unknown change and a setting without
-        a default that is not given.
+        Changes are those of the `presets`, one after the other, and then those that are named. A
+        mapping among the changes changes leaves of a mapping, unless it has a `name`: then it takes
+        its place. None takes a setting away, and a default None is none. Raises ValueError for an
+        unknown name, an unknown change and a setting without a default that is not given.
         """
         if name not in self:
             raise ValueError(f'{self.kind}={name!r}: choose from {", ".join(sorted(self))}.')
         known = self._settings(name)
-        shown = {key: value for key, value in known.items() if value is not None and not {key, f'{name}.{key}'} & self.hidden}
+        shown = {
+            key: value
+            for key, value in known.items()
+            if value is not None and not {key, f'{name}.{key}'} & self.hidden
+        }
         part = {key: value for key, value in shown.items() if value is not EMPTY}
         for layer in (*presets, changes):
             part = changed(part, layer, f'{self.kind} {name!r}', known)
         if missing := [key for key, value in shown.items() if value is EMPTY and key not in part]:
-            raise ValueError(f'{self.kind} {name!r} has no default for {", ".join(missing)}; give it.')
+            raise ValueError(
+                f'{self.kind} {name!r} has no default for {", ".join(missing)}; give it.'
+            )
         return {'name': name} | part
 
     def wanted(self, name: str) -> tuple[str, ...]:
         """The settings of the entry called `name` that have no default."""
         hidden = self.hidden | {key.removeprefix(f'{name}.') for key in self.hidden}
-        return tuple(key for key, value in self._settings(name).items() if value is EMPTY and key not in hidden)
+        return tuple(
+            key
+            for key, value in self._settings(name).items()
+            if value is EMPTY and key not in hidden
+        )
 
     def takes(self, name: str, setting: str) -> bool:
         """Whether a `setting` of that name is one of the entry called `name`."""
@@ -97,26 +110,45 @@ class Registry(dict[str, T], Generic[T]):
         entry: Any = self[name]
         fixed = set(entry.keywords) if isinstance(entry, Fixed) else set()
         found = defaults(self.common) if self.common else {}
-        own = {key: value for key, value in defaults(entry).items() if value is not EMPTY or key not in found}
-        return {key: value for key, value in (found | own).items() if key != 'name' and key not in fixed}
+        own = {
+            key: value
+            for key, value in defaults(entry).items()
+            if value is not EMPTY or key not in found
+        }
+        return {
+            key: value for key, value in (found | own).items() if key != 'name' and key not in fixed
+        }
 
 
 def defaults(taker: Callable[..., Any]) -> Facts:
     """The parameters of a function or class by name -> a copy of their default, or `EMPTY`."""
     partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
     bare: Any = partial.func
-    made = {field.name: field.default_factory for field in dataclasses.fields(bare)} if dataclasses.is_dataclass(bare) else {}
+    made = (
+        {field.name: field.default_factory for field in dataclasses.fields(bare)}
+        if dataclasses.is_dataclass(bare)
+        else {}
+    )
     is_class = inspect.isclass(bare)
     called: Any = bare.__init__ if is_class else bare  # flax hides the signatures of its classes
     found = {}
-    for parameter in list(inspect.signature(called).parameters.values())[is_class + len(partial.args) :]:
+    for parameter in list(inspect.signature(called).parameters.values())[
+        is_class + len(partial.args) :
+    ]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             factory = made.get(parameter.name, dataclasses.MISSING)
-            found[parameter.name] = parameter.default if factory is dataclasses.MISSING else factory()
+            found[parameter.name] = (
+                parameter.default if factory is dataclasses.MISSING else factory()
+            )
     return {name: _copied(value) for name, value in (found | partial.keywords).items()}
 
 
-def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None) -> Facts:
+def changed(
+    usual: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    place: str,
+    known: Iterable[str] | None = None,
+) -> Facts:
     """Settings with `changes`, as `Registry.part` describes them; `known` are those that may be given, all of `usual` unless told.
 
     Raises ValueError for others, with the nearest; `place` says whose they are.
@@ -126,7 +158,9 @@ def changed(usual: Mapping[str, Any], changes: Mapping[str, Any], place: str, kn
         if known and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            raise ValueError(f'{place} has no setting {key!r}.{hint} It has: {", ".join(sorted(known))}.')
+            raise ValueError(
+                f'{place} has no setting {key!r}.{hint} It has: {", ".join(sorted(known))}.'
+            )
     whole = dict(usual)
     for key, value in changes.items():
         old: Any = usual.get(key)
@@ -149,6 +183,8 @@ def make_part(what: str, entry: Callable[..., Any], /, *args: Any, **kwargs: Any
     except TypeError as error:
         bare = entry.func if isinstance(entry, functools.partial) else entry
         by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
-        if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):  # classes of flax are called some frames below
+        if by_call or str(error).startswith(
+            f'{bare.__qualname__}.__init__() '
+        ):  # classes of flax are called some frames below
             raise UserError(f'{what}: {error}.') from error
         raise

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_EVENTS = ('open', 'os.listdir', 'os.scandir', 'shutil.copyfile', 'os.rename', 'os.link', 'os.symlink')
+_EVENTS = (
+    'open',
+    'os.listdir',
+    'os.scandir',
+    'shutil.copyfile',
+    'os.rename',
+    'os.link',
+    'os.symlink',
+)
 _seals: list[tuple[list[str], list[str]]] = []  # what is shut, and what of it stays open
 _hooked = False
 
@@ -20,7 +28,8 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
             real = os.path.realpath(os.fsdecode(arg))
             if any(_is_under(real, shut) and not _is_under(real, left) for shut, left in _seals):
                 raise PermissionError(
-                    f'{real} is sealed: a stage may open its own inputs alone, and a defence may not read the truth'
+                    f'{real} is sealed: a stage may open its own inputs alone, and a defence may'
+                    ' not read the truth'
                 )
 
 
@@ -36,9 +45,10 @@ def sealed(*folders: Path, but: Sequence[Path] = ()) -> Iterator[None]:
       *folders: that are shut, whether they are there yet or not.
       but: files and folders among them that stay open.
 
-    Held by an audit hook, so it also covers libraries and threads; that is what keeps a defence blind even if it
-    guesses where the truth lies. Raises `PermissionError` in whoever tries. Code that opens files from C++ by itself is
-    out of its reach, and so is a path relative to an open folder (`dir_fd`): it stops mistakes, not malice.
+    Held by an audit hook, so it also covers libraries and threads; that is what keeps a defence
+    blind even if it guesses where the truth lies. Raises `PermissionError` in whoever tries. Code
+    that opens files from C++ by itself is out of its reach, and so is a path relative to an open
+    folder (`dir_fd`): it stops mistakes, not malice.
     """
     global _hooked
     if not _hooked:

@@ -65,14 +65,17 @@ class Writer(Protocol):
 def read_rows(path: Path) -> list[Facts]:
     """The rows of a metrics.jsonl; a last line cut by a kill is left out.
 
-    Raises `UserError` that names the line for anything else that is no row: text that is no JSON, a row without stage or step.
+    Raises `UserError` that names the line for anything else that is no row: text that is no JSON, a
+    row without stage or step.
     """
     try:
         lines = Path(path).read_bytes().split(b'\n')
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Remove it and start again.') from error
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror}). Remove it and start again.'
+        ) from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -83,14 +86,18 @@ def read_rows(path: Path) -> list[Facts]:
             if number == len(lines) and not isinstance(error, msgspec.ValidationError):
                 break  # the line break is written last
             raise UserError(
-                f'{path}: line {number} is no row of numbers ({error}). Delete the file and start the same command again: '
-                'the curves of a finished stage are lost with it, and nothing else.'
+                f'{path}: line {number} is no row of numbers ({error}). Delete the file and start'
+                ' the same command again: the curves of a finished stage are lost with it, and'
+                ' nothing else.'
             ) from error
     return rows
 
 
 class JsonLines:
-    """Appends to `path`. Opened at `step`, it first drops rows after it: they will be written again."""
+    """Appends to `path`.
+
+    Opened at `step`, it first drops rows after it: they will be written again.
+    """
 
     def __init__(self, path: Path, step: int):
         kept = [row for row in read_rows(path) if row['step'] <= step]
@@ -117,18 +124,23 @@ def _starting(name: str, advice: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"run.writers has {name!r}: install the extra, pip install 'purify[{name}]' ({error}).") from error
+        raise UserError(
+            f"run.writers has {name!r}: install the extra, pip install 'purify[{name}]' ({error})."
+        ) from error
     except Exception as error:
         reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-        raise UserError(f'run.writers has {name!r}, which does not start: {reason}. {advice}') from error
+        raise UserError(
+            f'run.writers has {name!r}, which does not start: {reason}. {advice}'
+        ) from error
 
 
 class TensorBoard:
     """Writes event files to `folder/tensorboard/<run>/<stage>` (needs the `tensorboard` extra).
 
-    A stage that goes on after a stop writes some steps again: its file begins with the mark that makes TensorBoard forget what
-    it has of these. Events are written at once and by this thread; the one of tensorboardX's `SummaryWriter` dies on a full disk,
-    and whoever hands it the next events waits for ever.
+    A stage that goes on after a stop writes some steps again: its file begins with the mark that
+    makes TensorBoard forget what it has of these. Events are written at once and by this thread;
+    the one of tensorboardX's `SummaryWriter` dies on a full disk, and whoever hands it the next
+    events waits for ever.
     """
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
@@ -149,14 +161,22 @@ class TensorBoard:
         for name, value in numbers.items():
             self._add('results', 0, summary=self.summary.scalar(f'results/{name}', value))
         for sheet in sheets:
-            self._add('results', 0, summary=self.summary.text(f'results/{sheet.name}', sheet.to_markdown()))
+            self._add(
+                'results',
+                0,
+                summary=self.summary.text(f'results/{sheet.name}', sheet.to_markdown()),
+            )
 
     def _add(self, stage: str, step: int, **what: Any) -> None:
         if stage not in self.files:
             (self.folder / stage).mkdir(parents=True, exist_ok=True)
-            suffix = f'.{time.time_ns()}'  # the name's own clock has whole seconds, and the last file of a second would win
+            suffix = (  # the name's own clock has whole seconds, and the last file of a second would win
+                f'.{time.time_ns()}'
+            )
             self.files[stage] = self.open_file(str(self.folder / stage / 'events'), suffix)
-            self._add(stage, step, session_log=self.events.SessionLog(status=self.events.SessionLog.START))
+            self._add(
+                stage, step, session_log=self.events.SessionLog(status=self.events.SessionLog.START)
+            )
         self.files[stage].write_event(self.events.Event(wall_time=time.time(), step=step, **what))
 
     def close(self) -> None:
@@ -170,11 +190,22 @@ class WandB:
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
         mark = _wandb_id(folder)
-        cut = run if len(run) <= WANDB_NAME else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'  # its seed stands last
+        cut = (
+            run
+            if len(run) <= WANDB_NAME
+            else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'
+        )  # its seed stands last
         with _starting('wandb', 'Log in with `wandb login`, or set WANDB_MODE=offline.'):
             import wandb
 
-            self.run = wandb.init(project='purify', name=cut, config=dict(config), dir=str(folder), resume='allow', id=mark)
+            self.run = wandb.init(
+                project='purify',
+                name=cut,
+                config=dict(config),
+                dir=str(folder),
+                resume='allow',
+                id=mark,
+            )
         self.table, self.stages = wandb.Table, set()
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
@@ -183,12 +214,17 @@ class WandB:
             self.stages.add(stage)
             self.run.define_metric(f'{stage}/step', hidden=True)
             self.run.define_metric(f'{stage}/*', step_metric=f'{stage}/step')
-        self.run.log({f'{stage}/{name}': value for name, value in row.items()} | {f'{stage}/step': step})
+        self.run.log(
+            {f'{stage}/{name}': value for name, value in row.items()} | {f'{stage}/step': step}
+        )
 
     def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
         """Sets results/name in the summary, and logs every table."""
         self.run.summary.update({f'results/{name}': value for name, value in numbers.items()})
-        tables = {sheet.name: self.table(list(sheet.columns), [list(row) for row in sheet.rows]) for sheet in sheets}
+        tables = {
+            sheet.name: self.table(list(sheet.columns), [list(row) for row in sheet.rows])
+            for sheet in sheets
+        }
         self.run.log({f'results/{name}': table for name, table in tables.items()})
 
     def close(self) -> None:
@@ -233,17 +269,28 @@ class Copy:
             return
         try:
             act()
-        except Exception as error:  # whatever a library of others raises, on a full disk or without a network
+        except (
+            Exception
+        ) as error:  # whatever a library of others raises, on a full disk or without a network
             self.failed = True
-            what = f'run.writers: {self.name!r} failed and gets no more numbers ({type(error).__name__}: {error}).'
-            say(f'{what} The run goes on; metrics.jsonl and results.json hold them all.', shown=not quiet)
+            what = (
+                f'run.writers: {self.name!r} failed and gets no more numbers'
+                f' ({type(error).__name__}: {error}).'
+            )
+            say(
+                f'{what} The run goes on; metrics.jsonl and results.json hold them all.',
+                shown=not quiet,
+            )
 
 
 @contextlib.contextmanager
-def open_writers(names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any]) -> Iterator[list[Writer]]:
+def open_writers(
+    names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any]
+) -> Iterator[list[Writer]]:
     """While open, the copies of those names, for the run called `run` in the work folder; closed whatever happens.
 
-    Raises `UserError` for a name that is none, and for one that cannot be started. One that fails later stops nothing.
+    Raises `UserError` for a name that is none, and for one that cannot be started. One that fails
+    later stops nothing.
     """
     with contextlib.ExitStack() as stack:
         opened: list[Writer] = []

@@ -1,7 +1,8 @@
 """Augmentations of one record, as grain transforms; other keys than 'image' pass through untouched.
 
-All numbers come from the generator grain hands in, so an image is augmented by (seed, place in the stream) alone.
-`image: u8[h w c]` with c = 1 (grey) or 3 (RGB) keeps its shape and type; others raise `UserError`.
+All numbers come from the generator grain hands in, so an image is augmented by (seed, place in the
+stream) alone. `image: u8[h w c]` with c = 1 (grey) or 3 (RGB) keeps its shape and type; others
+raise `UserError`.
 
 The strong set of Struppek et al. 2023 (appendix B): `ColourJitter(.4, .4, .4, .1)`, `Rotation(20)`,
 `Affine(.1, (.9, 1.1))`, `Flip(.5)`.
@@ -37,8 +38,9 @@ class Augmentation(Limited, transforms.RandomMap):
         image = record['image']
         if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
             raise UserError(
-                f'cannot augment an image of shape {image.shape} and type {image.dtype}: it must be uint8 [height, '
-                'width, channels] with 1 channel (grey) or 3 (RGB). Convert the dataset first.'
+                f'cannot augment an image of shape {image.shape} and type {image.dtype}: it must be'
+                ' uint8 [height, width, channels] with 1 channel (grey) or 3 (RGB). Convert the'
+                ' dataset first.'
             )
         return {**record, 'image': self.change(image, rng)}
 
@@ -66,7 +68,8 @@ class PadCrop(Augmentation):
         height, width, _ = image.shape
         if self.mode == 'reflect' and self.pad_px >= min(height, width):
             raise UserError(
-                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x {width}. Lower pad_px '
+                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x'
+                f' {width}. Lower pad_px '
                 f"below {min(height, width)} or set mode to 'zero'."
             )
         pad = self.pad_px
@@ -79,15 +82,18 @@ class PadCrop(Augmentation):
 class ResizedCrop(Augmentation):
     """Cut out a random box and bring it to the image's size, bilinear and antialiased (Szegedy et al. 2015).
 
-    The box has a share of the area from `scale`, and a width to height from 3/4 to 4/3, evenly on a logarithm; sides longer than
-    the image's are cut to it.
+    The box has a share of the area from `scale`, and a width to height from 3/4 to 4/3, evenly on a
+    logarithm; sides longer than the image's are cut to it.
     """
 
     scale: tuple[float, float]
 
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UserError(f'scale={self.scale} is no range of shares of the area. Set it to (low, high), 0 < low <= high <= 1.')
+            raise UserError(
+                f'scale={self.scale} is no range of shares of the area. Set it to (low, high), 0 <'
+                ' low <= high <= 1.'
+            )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> the enlarged cut."""
@@ -97,15 +103,17 @@ class ResizedCrop(Augmentation):
         across, down = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
         left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
         box = (left, top, left + across, top + down)
-        return _to_array(_to_pillow(image).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        return _to_array(
+            _to_pillow(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class ColourJitter(Augmentation):
     """Brightness, contrast and saturation by factors from [1 - s, 1 + s], hue by a shift from [-s, s], in random order.
 
-    The rules of torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images have neither
-    saturation nor hue: both leave them as they are.
+    The rules of torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images
+    have neither saturation nor hue: both leave them as they are.
     """
 
     brightness: NotNegative = 0.0
@@ -154,7 +162,10 @@ class Affine(Augmentation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise UserError(f'scale={self.scale} is not a range of factors. Set it to (low, high), 0 < low <= high.')
+            raise UserError(
+                f'scale={self.scale} is not a range of factors. Set it to (low, high), 0 < low <='
+                ' high.'
+            )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """`image: u8[h w c]` -> the scaled and shifted image."""
@@ -162,11 +173,15 @@ class Affine(Augmentation):
         reach = self.translate * np.array([width, height])
         right, down = np.rint(rng.uniform(-reach, reach))
         factor = rng.uniform(*self.scale)
-        # Pillow asks where each pixel of the result comes from: undo the shift, then the scaling about the centre.
+        # Pillow asks where each pixel of the result comes from: undo the shift, then the scaling
+        # about the centre.
         x = width / 2 - (width / 2 + right) / factor
         y = height / 2 - (height / 2 + down) / factor
         picture = _to_pillow(image).transform(
-            (width, height), Image.Transform.AFFINE, (1 / factor, 0, x, 0, 1 / factor, y), Image.Resampling.BILINEAR
+            (width, height),
+            Image.Transform.AFFINE,
+            (1 / factor, 0, x, 0, 1 / factor, y),
+            Image.Resampling.BILINEAR,
         )
         return _to_array(picture)
 
@@ -175,7 +190,9 @@ def _turn_hue(picture: Image.Image, shift: float) -> Image.Image:
     """Turn the colours of an RGB picture by `shift` of a full circle."""
     hue, saturation, value = picture.convert('HSV').split()
     turned = (np.asarray(hue, np.int64) + round(shift * 255)) % 256
-    return Image.merge('HSV', (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert('RGB')
+    return Image.merge(
+        'HSV', (Image.fromarray(turned.astype(np.uint8)), saturation, value)
+    ).convert('RGB')
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:

@@ -1,7 +1,8 @@
 """Datasets in the TFDS folder format, written shard by shard without TensorFlow.
 
-Plain TFDS opens the result: `tfds.builder_from_directory(folder).as_data_source(split='train')`. Each shard is one
-ArrayRecord file, written whole or not at all, so hosts can write different shards and a restart skips what is there.
+Plain TFDS opens the result: `tfds.builder_from_directory(folder).as_data_source(split='train')`.
+Each shard is one ArrayRecord file, written whole or not at all, so hosts can write different shards
+and a restart skips what is there.
 """
 
 import contextlib
@@ -27,7 +28,9 @@ from purify.data.images import encode_png
 NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
 
 
-def make_features(size_px: int, channels: int, class_names: Sequence[str], variations: bool = False) -> tfds.features.FeaturesDict:
+def make_features(
+    size_px: int, channels: int, class_names: Sequence[str], variations: bool = False
+) -> tfds.features.FeaturesDict:
     """The features of every dataset here: id, image (PNG), label, and the variation's number in a purified one."""
     features: Facts = {
         'id': tfds.features.Scalar(np.int64),
@@ -59,7 +62,9 @@ class DatasetWriter:
 
     def path(self, shard: int) -> Path:
         """The file of one shard."""
-        return self.folder / f'{self.name}-{self.split}.array_record-{shard:05d}-of-{self.shards:05d}'
+        return (
+            self.folder / f'{self.name}-{self.split}.array_record-{shard:05d}-of-{self.shards:05d}'
+        )
 
     def pending(self) -> list[int]:
         """Shards that are not there yet."""
@@ -71,15 +76,23 @@ class DatasetWriter:
         part = final.with_name(f'{final.name}.{os.getpid()}.part')
         with explain_os_errors(final), contextlib.ExitStack() as cleanup:
             final.parent.mkdir(parents=True, exist_ok=True)
-            for stale in {*final.parent.glob(f'{final.name}.*.part')} - {part}:  # of a process that was killed
+            for stale in {*final.parent.glob(f'{final.name}.*.part')} - {
+                part
+            }:  # of a process that was killed
                 stale.unlink(missing_ok=True)
             cleanup.callback(part.unlink, missing_ok=True)
-            writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')  # random access wants groups of one
+            writer = array_record_module.ArrayRecordWriter(
+                str(part), 'group_size:1'
+            )  # random access wants groups of one
             serializer = ExampleSerializer(cast(Any, self.features.get_serialized_info()))
             for record in records:
                 png = io.BytesIO(encode_png(record['image']))
-                example = serializer.get_tf_example(self.features.encode_example(record | {'image': png}))
-                writer.write(example.SerializeToString(deterministic=True))  # equal records, equal bytes, in every process
+                example = serializer.get_tf_example(
+                    self.features.encode_example(record | {'image': png})
+                )
+                writer.write(
+                    example.SerializeToString(deterministic=True)
+                )  # equal records, equal bytes, in every process
             writer.close()
             _to_disk(part)
             os.replace(part, final)
@@ -87,14 +100,23 @@ class DatasetWriter:
     def finish(self, lengths: Sequence[int]) -> None:
         """Writes TFDS's metadata, once all shards (with `lengths` records each) are there."""
         if self.pending():
-            raise UserError(f'{self.folder}: shards {self.pending()} are missing; run the stage again.')
+            raise UserError(
+                f'{self.folder}: shards {self.pending()} are missing; run the stage again.'
+            )
         template = tfds.core.ShardedFileTemplate(
-            data_dir=epath.Path(self.folder), dataset_name=self.name, split=self.split, filetype_suffix='array_record'
+            data_dir=epath.Path(self.folder),
+            dataset_name=self.name,
+            split=self.split,
+            filetype_suffix='array_record',
         )
         size = sum(self.path(shard).stat().st_size for shard in range(self.shards))
-        info = tfds.core.SplitInfo(name=self.split, shard_lengths=list(lengths), num_bytes=size, filename_template=template)
+        info = tfds.core.SplitInfo(
+            name=self.split, shard_lengths=list(lengths), num_bytes=size, filename_template=template
+        )
         with explain_os_errors(self.folder):
-            tfds.folder_dataset.write_metadata(data_dir=self.folder, features=self.features, split_infos=[info], check_data=False)
+            tfds.folder_dataset.write_metadata(
+                data_dir=self.folder, features=self.features, split_infos=[info], check_data=False
+            )
 
 
 def _to_disk(path: Path) -> None:
@@ -106,7 +128,8 @@ def _to_disk(path: Path) -> None:
 class Records:
     """The records of one split by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
 
-    Without `shape` (h, w, c) pictures stay encoded. Raises `UserError` for a record that cannot be read.
+    Without `shape` (h, w, c) pictures stay encoded. Raises `UserError` for a record that cannot be
+    read.
     """
 
     def __init__(self, folder: Path, source: Any, shape: tuple[int, int, int] | None):
@@ -121,11 +144,18 @@ class Records:
     def __getitem__(self, index: SupportsIndex) -> Facts:
         try:
             record = dict(self.source[index])
-        except Exception as error:  # damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise
-            raise UserError(f'{self.folder}: record {operator.index(index)} cannot be read ({error}). {AGAIN}') from error
+        except (
+            Exception
+        ) as error:  # damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise
+            raise UserError(
+                f'{self.folder}: record {operator.index(index)} cannot be read ({error}). {AGAIN}'
+            ) from error
         if self.shape is not None and (shape := record['image'].shape) != self.shape:
             number = operator.index(index)
-            raise UserError(f'{self.folder}: record {number} is of shape {shape}, not {self.shape} as the dataset says. {AGAIN}')
+            raise UserError(
+                f'{self.folder}: record {number} is of shape {shape}, not {self.shape} as the'
+                f' dataset says. {AGAIN}'
+            )
         return record
 
 
@@ -137,13 +167,17 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
     builder = _open(folder)
     info = builder.info.splits.get(split)
     if info is None:
-        raise UserError(f'{folder}: no split {split!r} here. Choose from: {", ".join(builder.info.splits)}.')
+        raise UserError(
+            f'{folder}: no split {split!r} here. Choose from: {", ".join(builder.info.splits)}.'
+        )
     if not info.num_examples:
         raise UserError(f'{folder}: the split {split!r} is empty.')
     if missing := [Path(file).name for file in info.filepaths if not Path(file).is_file()]:
         raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. {AGAIN}')
     try:
-        source = builder.as_data_source(split=split, decoders=None if decode else {'image': tfds.decode.SkipDecoding()})
+        source = builder.as_data_source(
+            split=split, decoders=None if decode else {'image': tfds.decode.SkipDecoding()}
+        )
     except Exception as error:
         raise UserError(f'{folder}: cannot be read ({error}). {AGAIN}') from error
     return Records(Path(folder), source, _shape(builder) if decode else None)
@@ -165,13 +199,20 @@ def _open(folder: Path) -> Any:
         builder: Any = tfds.builder_from_directory(folder)
         label = builder.info.features['label']
         if not (Path(folder) / NAMES_FILE).stat().st_size or len(label.names) != label.num_classes:
-            raise ValueError(f'{NAMES_FILE} does not name its {label.num_classes} classes')  # TFDS would number them
+            raise ValueError(
+                f'{NAMES_FILE} does not name its {label.num_classes} classes'
+            )  # TFDS would number them
         if builder.info.features['id'].np_dtype != np.int64 or not all(_shape(builder)):
             raise ValueError('it does not say of what size its images are')
         [info.num_examples for info in builder.info.splits.values()]
-    except Exception as error:  # its four files of metadata are broken in as many ways as TFDS has parsers
+    except (
+        Exception
+    ) as error:  # its four files of metadata are broken in as many ways as TFDS has parsers
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f'{folder}: no TFDS dataset here ({reason}). Give the folder of one, or run its stage again.') from error
+        raise UserError(
+            f'{folder}: no TFDS dataset here ({reason}). Give the folder of one, or run its stage'
+            ' again.'
+        ) from error
     return builder
 
 

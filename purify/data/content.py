@@ -15,8 +15,9 @@ SMALL_BYTES = 64 * 2**20
 def marks(files: Mapping[str, Path], *, hashed: bool = False) -> dict[str, str]:
     """{name: path} -> {name: what tells the file from another}.
 
-    Files are hashed where they hold `SMALL_BYTES` at most together, or all of them if `hashed`. Of more, size and time of
-    change count: a file that was replaced by one of the same size under its old time is not seen.
+    Files are hashed where they hold `SMALL_BYTES` at most together, or all of them if `hashed`. Of
+    more, size and time of change count: a file that was replaced by one of the same size under its
+    old time is not seen.
     """
     found = {name: _stat(path) for name, path in files.items()}
     small = hashed or sum(facts.st_size for facts in found.values() if facts) <= SMALL_BYTES
@@ -68,13 +69,22 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
         waiting += reversed(folders)
 
 
-def scan(folder: Path, advice: str = 'Choose another, or give yourself the right to read it.') -> list[os.DirEntry[str]]:
-    """What lies in the folder, by name. Raises `UserError`, ending in `advice`, where it cannot be listed."""
+def scan(
+    folder: Path, advice: str = 'Choose another, or give yourself the right to read it.'
+) -> list[os.DirEntry[str]]:
+    """What lies in the folder, by name.
+
+    Raises `UserError`, ending in `advice`, where it cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        reason = 'no such folder' if isinstance(error, FileNotFoundError) else f'cannot be read ({error.strerror})'
+        reason = (
+            'no such folder'
+            if isinstance(error, FileNotFoundError)
+            else f'cannot be read ({error.strerror})'
+        )
         raise UserError(f'{folder}: {reason}. {advice}') from error
 
 

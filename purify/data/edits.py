@@ -16,23 +16,35 @@ class Edited(Split):
       keep: bool[n], which of them are left.
       labels: i32[n], what they are called from here on.
       candidate: i32[n], which candidate replaces the image, -1 where it stays.
-      replacements: splits that hold the images of (id, variation = candidate); where two hold one, the later counts.
+      replacements: splits that hold the images of (id, variation = candidate); where two hold one,
+        the later counts.
 
     Raises:
       UserError: if nothing is kept, or a kept record has a candidate that no replacement holds.
     """
 
     def __init__(
-        self, split: Split, keep: np.ndarray, labels: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split] = ()
+        self,
+        split: Split,
+        keep: np.ndarray,
+        labels: np.ndarray,
+        candidate: np.ndarray,
+        replacements: Sequence[Split] = (),
     ):
         if not keep.any():
-            raise UserError(f'{split.folder}: none of its {len(split):,} images is kept. The defence is too strict for this data.')
+            raise UserError(
+                f'{split.folder}: none of its {len(split):,} images is kept. The defence is too'
+                ' strict for this data.'
+            )
         self.folder, self.shape, self.class_names = split.folder, split.shape, split.class_names
         self.positions = np.flatnonzero(keep)
         self.ids, self.variations = split.ids[keep], split.variations[keep]
         self.labels = np.asarray(labels, np.int32)[keep]
         if len(wrong := self.labels[(self.labels < 0) | (self.labels >= len(self.class_names))]):
-            raise UserError(f'{split.folder}: label {wrong[0]} is not a class; choose 0 to {len(self.class_names) - 1}.')
+            raise UserError(
+                f'{split.folder}: label {wrong[0]} is not a class; choose 0 to'
+                f' {len(self.class_names) - 1}.'
+            )
         self.replaced = _find(self.ids, np.asarray(candidate)[keep], replacements, split)
         self.source = _Source(split, self.positions, self.labels, self.replaced, replacements)
 
@@ -64,19 +76,29 @@ class _Source:
         return record | {'label': np.int64(self.labels[index])}
 
 
-def _find(ids: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split], split: Split) -> dict[int, tuple[int, int]]:
+def _find(
+    ids: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split], split: Split
+) -> dict[int, tuple[int, int]]:
     """Position -> (which replacement, position in it), for all with a candidate."""
     offered = {
         pair: (which, position)
         for which, other in enumerate(replacements)
-        for position, pair in enumerate(zip(other.ids.tolist(), other.variations.tolist(), strict=True))
+        for position, pair in enumerate(
+            zip(other.ids.tolist(), other.variations.tolist(), strict=True)
+        )
     }
     if wrong := [other for other in replacements if other.shape != split.shape]:
-        raise UserError(f'{wrong[0].folder}: images of {wrong[0].shape} cannot replace those of {split.folder}, {split.shape}.')
-    wanted = {row: (int(ids[row]), int(candidate[row])) for row in np.flatnonzero(candidate >= 0).tolist()}
+        raise UserError(
+            f'{wrong[0].folder}: images of {wrong[0].shape} cannot replace those of {split.folder},'
+            f' {split.shape}.'
+        )
+    wanted = {
+        row: (int(ids[row]), int(candidate[row])) for row in np.flatnonzero(candidate >= 0).tolist()
+    }
     if missing := [pair for pair in wanted.values() if pair not in offered]:
         raise UserError(
-            f'{split.folder}: candidate {missing[0][1]} of image {missing[0][0]} is nowhere ({len(missing)} like it). The step '
-            'that makes them must be an input whose name begins with `replaced`.'
+            f'{split.folder}: candidate {missing[0][1]} of image {missing[0][0]} is nowhere'
+            f' ({len(missing)} like it). The step that makes them must be an input whose name'
+            ' begins with `replaced`.'
         )
     return {row: offered[pair] for row, pair in wanted.items()}

@@ -14,7 +14,17 @@ from purify.data.notes import Notes
 from purify.data.profiles import lab_to_srgb, to_srgb
 
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded: decompression bombs
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')  # not those that start programs: EPS
+FORMATS = (
+    'PNG',
+    'JPEG',
+    'WEBP',
+    'BMP',
+    'GIF',
+    'TIFF',
+    'PPM',
+    'JPEG2000',
+    'AVIF',
+)  # not those that start programs: EPS
 FILTERS = {
     'nearest': Image.Resampling.NEAREST,
     'bilinear': Image.Resampling.BILINEAR,
@@ -23,7 +33,16 @@ FILTERS = {
 }
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF's tags
 SRGB_GAMMA = 1 / 2.2
-SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue in xy, as PNG's cHRM has them
+SRGB_PRIMARIES = (
+    0.3127,
+    0.3290,
+    0.64,
+    0.33,
+    0.30,
+    0.60,
+    0.15,
+    0.06,
+)  # white, red, green, blue in xy, as PNG's cHRM has them
 SRGB_CODES = (1, 2)  # H.273: BT.709's, or not said
 SRGB_CURVES = (1, 2, 4, 6, 13, 14, 15)  # sRGB's, the like of BT.709's, gamma 2.2, or not said
 PRIMARIES = 319  # TIFF's tag
@@ -35,10 +54,12 @@ Note = Callable[[str], None]
 def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) -> np.ndarray:
     """Encoded picture -> u8[h w c], grey (c=1) or RGB (c=3), as a viewer with a white page shows it.
 
-    What the file says of how it is to be shown is followed: EXIF's orientation, palettes, transparency (on white, like a web
-    page; most loaders show what happens to lie under it), an embedded colour profile (to sRGB), and the depth: of more than
-    8 bits the highest 8 are kept, counted from the depth that the file states (PGM's maximum, TIFF's BitsPerSample; of 16
-    bits, a MaxSampleValue like 4095 states the depth). What cannot be followed is counted in `notes`: see `notes.KINDS`.
+    What the file says of how it is to be shown is followed: EXIF's orientation, palettes,
+    transparency (on white, like a web page; most loaders show what happens to lie under it), an
+    embedded colour profile (to sRGB), and the depth: of more than 8 bits the highest 8 are kept,
+    counted from the depth that the file states (PGM's maximum, TIFF's BitsPerSample; of 16 bits, a
+    MaxSampleValue like 4095 states the depth). What cannot be followed is counted in `notes`: see
+    `notes.KINDS`.
 
     Raises:
       UserError: naming the file, when it is broken, too large, or has values of no known range.
@@ -56,16 +77,24 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
         picture = Image.open(io.BytesIO(data), formats=_formats())
         if picture.width * picture.height > MAX_PIXELS:
             raise UserError(
-                f'{name}: {picture.width}x{picture.height} pixels is more than the limit of {MAX_PIXELS:,}. Shrink or remove it.'
+                f'{name}: {picture.width}x{picture.height} pixels is more than the limit of'
+                f' {MAX_PIXELS:,}. Shrink or remove it.'
             )
-        pixels = np.asarray(_shown(picture, data, name, note).convert('L' if channels == 1 else 'RGB'))
+        pixels = np.asarray(
+            _shown(picture, data, name, note).convert('L' if channels == 1 else 'RGB')
+        )
     except UserError:
         raise
     except UnidentifiedImageError as error:
         kinds = ', '.join(FORMATS)
-        raise UserError(f'{name}: not a readable picture (of {kinds}). Repair or remove the file and start again.') from error
+        raise UserError(
+            f'{name}: not a readable picture (of {kinds}). Repair or remove the file and start'
+            ' again.'
+        ) from error
     except Exception as error:  # broken files fail in as many ways as there are formats
-        raise UserError(f'{name}: not a readable picture ({error}). Repair or remove the file and start again.') from error
+        raise UserError(
+            f'{name}: not a readable picture ({error}). Repair or remove the file and start again.'
+        ) from error
     if pixels.max() == 1 and 'dark' not in told:
         note('scaled')
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -100,10 +129,20 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
 def _other_colours(picture: Image.Image, data: bytes) -> bool:
     """Whether a picture without a profile marks its colours as others than sRGB's: by primaries, a gamma, or numbers for both.
 
-    The numbers are those of ITU-T H.273, in the cICP chunk of a PNG, which goes before its other marks, and in the colr box of an
-    AVIF; Pillow reads neither.
+    The numbers are those of ITU-T H.273, in the cICP chunk of a PNG, which goes before its other
+    marks, and in the colr box of an AVIF; Pillow reads neither.
     """
-    info, coloured = picture.info, picture.mode not in ('1', 'L', 'LA', 'La') and not picture.mode.startswith('I')
+    info, coloured = (
+        picture.info,
+        picture.mode
+        not in (
+            '1',
+            'L',
+            'LA',
+            'La',
+        )
+        and not picture.mode.startswith('I'),
+    )
     if code_points := _code_points(data):
         primaries, curve = code_points
         return curve not in SRGB_CURVES or (primaries not in SRGB_CODES and coloured)
@@ -112,7 +151,9 @@ def _other_colours(picture: Image.Image, data: bytes) -> bool:
     marked = info.get('chromaticity')
     if picture.format == 'TIFF':
         marked = picture.tag_v2.get(PRIMARIES)  # pyright: ignore[reportAttributeAccessIssue]
-    moved = marked and coloured and not np.allclose(marked, SRGB_PRIMARIES[-len(marked) :], atol=0.01)
+    moved = (
+        marked and coloured and not np.allclose(marked, SRGB_PRIMARIES[-len(marked) :], atol=0.01)
+    )
     return bool(moved) or abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01
 
 
@@ -133,13 +174,16 @@ def _raw_mode(picture: Image.Image) -> str:
     """How the values lie in the file, in Pillow's words ('L;2', 'RGB;16B'); '' where it does not tell. Gone after loading."""
     tiles = getattr(picture, 'tile', None)
     args = tiles[0].args if tiles else ''
-    return args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ''
+    return (
+        args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ''
+    )
 
 
 def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
     """Gives a PNG of 16-bit colours alpha in place of the colour that is transparent, which takes all 16 bits to tell from others.
 
-    Pillow keeps the higher eight bits of each value; in the other byte order, it keeps the lower ones.
+    Pillow keeps the higher eight bits of each value; in the other byte order, it keeps the lower
+    ones.
     """
     key: Any = picture.info.get('transparency')
     if raw != 'RGB;16B' or not isinstance(key, tuple):
@@ -161,14 +205,22 @@ def _turn(picture: Image.Image, note: Note) -> None:
         if (named == ADOBE_RGB or index == 'R03') and 'icc_profile' not in picture.info:
             note('colours')
         ImageOps.exif_transpose(picture, in_place=True)
-    except Exception:  # the pixels are whole, and EXIF data break in as many ways as there are cameras
+    except (
+        Exception
+    ):  # the pixels are whole, and EXIF data break in as many ways as there are cameras
         note('exif')
 
 
 def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.Image:
     """The picture with 8 bits per value; Pillow's own conversion would cut everything above 255 off."""
-    if picture.mode in ('I', 'F') and (picture.format, picture.mode) != ('PPM', 'I'):  # Pillow stretches a PGM to 16 bits
-        raise UserError(f'{name}: has signed, floating-point or 32-bit values of no known range. Store it with 8 or 16 bits.')
+    if picture.mode in ('I', 'F') and (picture.format, picture.mode) != (
+        'PPM',
+        'I',
+    ):  # Pillow stretches a PGM to 16 bits
+        raise UserError(
+            f'{name}: has signed, floating-point or 32-bit values of no known range. Store it with'
+            ' 8 or 16 bits.'
+        )
     if not picture.mode.startswith('I'):
         return picture
     values, bits = np.asarray(picture).astype(np.int32), 16
@@ -176,7 +228,9 @@ def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.
         tags = picture.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
         bits = 12 if raw == 'I;12' else int(np.ravel(tags.get(BITS_PER_SAMPLE, 16))[0])
         highest = int(np.ravel(tags.get(MAX_SAMPLE_VALUE, 0))[0])
-        if highest in [2**k - 1 for k in range(9, bits)]:  # other values tell how light this picture is: no depth
+        if highest in [
+            2**k - 1 for k in range(9, bits)
+        ]:  # other values tell how light this picture is: no depth
             bits = highest.bit_length()
         if tags.get(PHOTOMETRIC) == 0:  # white is zero; of 8 bits Pillow has turned them round
             values = 2**bits - 1 - values
@@ -185,14 +239,20 @@ def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.
     return Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8))
 
 
-def _split_alpha(colours: Image.Image, picture: Image.Image, raw: str) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(
+    colours: Image.Image, picture: Image.Image, raw: str
+) -> tuple[Image.Image, Image.Image | None]:
     """Colours without transparency (palettes resolved), and alpha of mode L or None; `picture` is the one before `_eight_bits`."""
     if not picture.has_transparency_data:
         grey, palette = colours.mode == '1', colours.mode in ('P', 'YCbCr', 'RGBX')
-        return (colours.convert('L') if grey else colours.convert('RGB') if palette else colours), None
+        return (
+            colours.convert('L') if grey else colours.convert('RGB') if palette else colours
+        ), None
     key: Any = picture.info.get('transparency')
     if picture.mode.startswith('I;16'):
-        return colours, Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
+        return colours, Image.fromarray(
+            np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)
+        )
     if raw in ('L;2', 'L;4'):  # the colour that is transparent, in the file's depth
         picture.info['transparency'] = int(key) * 255 // (2 ** int(raw[-1]) - 1)
     straight = picture.convert('LA') if picture.mode == 'La' else picture
@@ -211,11 +271,16 @@ def _in_srgb(picture: Image.Image, profile: bytes | None, note: Note) -> Image.I
 
 
 def read(path: Path, channels: int, notes: Notes | None = None) -> np.ndarray:
-    """A picture file -> u8[h w c]; see `decode`. Raises `UserError` naming the file when it is broken or cannot be opened."""
+    """A picture file -> u8[h w c]; see `decode`.
+
+    Raises `UserError` naming the file when it is broken or cannot be opened.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Repair or remove it and start again.') from error
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror}). Repair or remove it and start again.'
+        ) from error
     return decode(data, str(path), channels, notes)
 
 
@@ -234,8 +299,9 @@ def looks_like_picture(path: Path) -> bool:
 def resize(image: np.ndarray, size_px: int, resample: str) -> np.ndarray:
     """u8[h w c] -> u8[size size c], squashed to a square with Pillow's filter; equal sizes pass untouched.
 
-    The one resize of the product: training, clean test and triggered test images all come through here, before any
-    trigger is stamped (the published code has three different paths; Struppek 2023's is this one, with bicubic).
+    The one resize of the product: training, clean test and triggered test images all come through
+    here, before any trigger is stamped (the published code has three different paths; Struppek
+    2023's is this one, with bicubic).
     """
     if image.shape[:2] == (size_px, size_px):
         return image

@@ -28,8 +28,8 @@ class RandomTransform(Protocol):
 class Split:
     """The records of one split, by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
 
-    `ids` i64[n], `labels` i32[n]. Decoded once into memory where that fits in `CACHE_BYTES`, else on each access.
-    Raises `UserError` for an empty split or ids that occur twice.
+    `ids` i64[n], `labels` i32[n]. Decoded once into memory where that fits in `CACHE_BYTES`, else
+    on each access. Raises `UserError` for an empty split or ids that occur twice.
     """
 
     def __init__(self, folder: Path, split: str, *, keep: np.ndarray | None = None):
@@ -41,15 +41,29 @@ class Split:
         else:  # everything but the picture, which is what costs
             scan = builders.open_split(folder, split, decode=False)
         self.source: Any = source
-        rows = [(row['id'], row['label'], row.get('variation', 0)) for row in map(scan.__getitem__, range(len(scan)))]
+        rows = [
+            (row['id'], row['label'], row.get('variation', 0))
+            for row in map(scan.__getitem__, range(len(scan)))
+        ]
         self.ids, self.labels, self.variations = (
-            np.array(column, kind) for column, kind in zip(zip(*rows, strict=True), (np.int64, np.int32, np.int32), strict=True)
+            np.array(column, kind)
+            for column, kind in zip(
+                zip(*rows, strict=True), (np.int64, np.int32, np.int32), strict=True
+            )
         )
         if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
             raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
         if keep is not None:
-            self.source = [source[i] for i in np.flatnonzero(keep)] if isinstance(source, list) else _Subset(source, keep)
-            self.ids, self.labels, self.variations = self.ids[keep], self.labels[keep], self.variations[keep]
+            self.source = (
+                [source[i] for i in np.flatnonzero(keep)]
+                if isinstance(source, list)
+                else _Subset(source, keep)
+            )
+            self.ids, self.labels, self.variations = (
+                self.ids[keep],
+                self.labels[keep],
+                self.variations[keep],
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +96,9 @@ class _Subset:
 
 
 def _decode_all(source: Any) -> list[Record]:
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter lock while it inflates
+    with (
+        concurrent.futures.ThreadPoolExecutor() as pool
+    ):  # Pillow lets go of the interpreter lock while it inflates
         return list(pool.map(source.__getitem__, range(len(source)), chunksize=64))
 
 
@@ -107,17 +123,24 @@ def training_batches(
 ) -> Iterator[Record]:
     """Endless shuffled batches {'image': u8[rows h w c], 'label', 'id'}; rows = batch / processes.
 
-    Step s holds the same images with the same augmentation whatever the number of hosts, workers or restarts: the
-    order is shuffle -> repeat -> random transforms -> batch -> slice by host, all by index, so resuming is `[start:]`.
+    Step s holds the same images with the same augmentation whatever the number of hosts, workers or
+    restarts: the order is shuffle -> repeat -> random transforms -> batch -> slice by host, all by
+    index, so resuming is `[start:]`.
     """
     if batch % place.processes:
-        raise UserError(f'batch={batch} does not split over {place.processes} hosts; choose a multiple.')
+        raise UserError(
+            f'batch={batch} does not split over {place.processes} hosts; choose a multiple.'
+        )
     data = grain.MapDataset.source(split).seed(check_seed(seed)).shuffle().repeat()
     for transform in transforms:
         data = data.random_map(transform.random_map)
     rows = batch // place.processes
-    data = data.batch(rows)[place.process :: place.processes][start_step:]  # hosts side by side are the one-host batch
-    iterator = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4)))
+    data = data.batch(rows)[place.process :: place.processes][
+        start_step:
+    ]  # hosts side by side are the one-host batch
+    iterator = data.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4))
+    )
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(iterator)
@@ -128,15 +151,19 @@ def ordered_batches(
 ) -> Iterator[tuple[np.ndarray, Record]]:
     """Batches of `fetch(position)` in order, the last one padded by repeating its last record.
 
-    Yields (positions i64[m], record of arrays [batch ...]) with m <= batch; rows from m on are padding. Two batches
-    are fetched ahead in threads.
+    Yields (positions i64[m], record of arrays [batch ...]) with m <= batch; rows from m on are
+    padding. Two batches are fetched ahead in threads.
     """
-    pieces = [np.asarray(positions[k : k + batch], np.int64) for k in range(0, len(positions), batch)]
+    pieces = [
+        np.asarray(positions[k : k + batch], np.int64) for k in range(0, len(positions), batch)
+    ]
 
     def gather(piece: np.ndarray) -> Record:
         records = [fetch(int(i)) for i in piece]
         records += [records[-1]] * (batch - len(records))
-        return {name: np.stack([np.asarray(record[name]) for record in records]) for name in records[0]}
+        return {
+            name: np.stack([np.asarray(record[name]) for record in records]) for name in records[0]
+        }
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting = [pool.submit(gather, piece) for piece in pieces[:2]]

@@ -6,13 +6,23 @@ from collections.abc import Sequence
 
 from purify.core.errors import UserError
 
-UNSEEN = {0xAD, 0x34F, 0x200B, 0x2060, 0x3164, 0xFEFF, *range(0xFE00, 0xFE10)}  # letters without shape, nor change to another's
+UNSEEN = {
+    0xAD,
+    0x34F,
+    0x200B,
+    0x2060,
+    0x3164,
+    0xFEFF,
+    *range(0xFE00, 0xFE10),
+}  # letters without shape, nor change to another's
 
 
 def looks(name: str) -> str:
     """What is seen of a name: composed (NFC), ligatures and wide letters as what they stand for, without what has no shape."""
     seen = ''.join(letter for letter in name if ord(letter) not in UNSEEN)
-    alike = ''.join(unicodedata.normalize('NFKC', letter) if _is_twin(letter) else letter for letter in seen)
+    alike = ''.join(
+        unicodedata.normalize('NFKC', letter) if _is_twin(letter) else letter for letter in seen
+    )
     return unicodedata.normalize('NFC', alike)
 
 
@@ -24,20 +34,27 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
     """Raises `UserError` that shows the names of `source` that are there twice, look alike, or cannot be stored as text."""
     if broken := [name for name in names if not _is_text(name)]:
         raise UserError(
-            f'source {source}: the class name {_bytes_of(broken[0])} is not UTF-8, and the results could not name it '
-            f'({len(broken)} like it). Rename it.'
+            f'source {source}: the class name {_bytes_of(broken[0])} is not UTF-8, and the results'
+            f' could not name it ({len(broken)} like it). Rename it.'
         )
     times = Counter(names)
-    if odd := [name for name in names if name != name.strip() or not looks(name) or _has_control(name) or times[name] > 1]:
+    if odd := [
+        name
+        for name in names
+        if name != name.strip() or not looks(name) or _has_control(name) or times[name] > 1
+    ]:
         raise UserError(
-            f'source {source}: class names {odd[:10]}: each must be there once, without space around it or control characters. '
-            'Rename them.'
+            f'source {source}: class names {odd[:10]}: each must be there once, without space'
+            ' around it or control characters. Rename them.'
         )
     alike = defaultdict(list)
     for name in names:
         alike[looks(name)].append(name)
     if twins := next((group for group in alike.values() if len(group) > 1), None):
-        raise UserError(f'source {source}: class names that differ in their Unicode form alone: {tell_apart(twins)}. Rename one.')
+        raise UserError(
+            f'source {source}: class names that differ in their Unicode form alone:'
+            f' {tell_apart(twins)}. Rename one.'
+        )
 
 
 def tell_apart(names: Sequence[str]) -> str:

@@ -10,10 +10,22 @@ from purify.core.progress import say
 KINDS = {
     'alpha': 'transparent in places, shown on white',
     'frames': 'more than one picture in the file, of which the first is taken',
-    'dark': '16 bits per value of which only the lowest 12 or fewer are used, so that it comes out dark; stretch its values',
-    'scaled': 'no value above 1, as of a picture scaled to [0, 1], so that it comes out black; store 0 to 255',
-    'profile': 'a colour profile that cannot be read or is for another kind of picture; the colours are taken for sRGB',
-    'colours': 'colours marked as others than sRGB (gamma, primaries, Adobe RGB, HDR) without a profile; they are taken for sRGB',
+    'dark': (
+        '16 bits per value of which only the lowest 12 or fewer are used, so that it comes out'
+        ' dark; stretch its values'
+    ),
+    'scaled': (
+        'no value above 1, as of a picture scaled to [0, 1], so that it comes out black; store 0'
+        ' to 255'
+    ),
+    'profile': (
+        'a colour profile that cannot be read or is for another kind of picture; the colours are'
+        ' taken for sRGB'
+    ),
+    'colours': (
+        'colours marked as others than sRGB (gamma, primaries, Adobe RGB, HDR) without a profile;'
+        ' they are taken for sRGB'
+    ),
     'exif': 'EXIF data that cannot be read; the picture is taken as it is stored',
 }
 
@@ -21,8 +33,8 @@ KINDS = {
 class Notes:
     """Counts the pictures of one source by what is peculiar to them; safe to share between threads.
 
-    The first picture of each kind is said at once, by name; `say_counts` says how many there were. A picture that is read
-    again counts once.
+    The first picture of each kind is said at once, by name; `say_counts` says how many there were.
+    A picture that is read again counts once.
     """
 
     def __init__(self) -> None:
@@ -49,6 +61,10 @@ class Notes:
         All hosts call this together.
         """
         own = self.counts()
-        for kind, count in zip(KINDS, sum_over_hosts(np.array([own.get(kind, 0) for kind in KINDS])).tolist(), strict=True):
+        for kind, count in zip(
+            KINDS,
+            sum_over_hosts(np.array([own.get(kind, 0) for kind in KINDS])).tolist(),
+            strict=True,
+        ):
             if count:
                 say_once(f'{what}: {count:,} of the pictures read: {KINDS[kind]}.')

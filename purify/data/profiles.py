@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-MODES = {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK', 'Lab': 'LAB'}  # ICC's colour spaces -> Pillow's modes
+MODES = {
+    'RGB': 'RGB',
+    'GRAY': 'L',
+    'CMYK': 'CMYK',
+    'Lab': 'LAB',
+}  # ICC's colour spaces -> Pillow's modes
 EQUAL_LEVELS = 2  # of 255: who moves no colour by more is sRGB (the sRGBs of colord and Ghostscript move by 1, Rec. 709 by 16)
 
 
 def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     """A picture of mode L, RGB, CMYK or LAB in the colours of `profile` -> the same in sRGB, of mode L or RGB.
 
-    A grey picture may carry a profile for colours: then its grey is one of them. Raises ValueError for a profile that cannot
-    be read or is for another kind of picture.
+    A grey picture may carry a profile for colours: then its grey is one of them. Raises ValueError
+    for a profile that cannot be read or is for another kind of picture.
     """
     mode = _mode_of(profile)
     if picture.mode == 'L' and mode == 'RGB':
@@ -33,7 +38,9 @@ def lab_to_srgb(picture: Image.Image) -> Image.Image:
 
 @functools.cache
 def _lab() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')
+    return ImageCms.buildTransform(
+        ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB'
+    )
 
 
 @functools.lru_cache(256)
@@ -55,15 +62,23 @@ def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
 @functools.lru_cache(256)  # cameras and programs embed the same few
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """To sRGB; None where there is nothing to do."""
-    exact = ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE  # its short cut is up to ten levels off in the dark
+    exact = (
+        ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE
+    )  # its short cut is up to ten levels off in the dark
     try:
-        found = ImageCms.buildTransform(_open(profile), ImageCms.createProfile('sRGB'), mode, 'RGB', flags=exact)
+        found = ImageCms.buildTransform(
+            _open(profile), ImageCms.createProfile('sRGB'), mode, 'RGB', flags=exact
+        )
     except ImageCms.PyCMSError as error:
         raise ValueError(f'no way from it to sRGB ({error})') from error
     if mode not in ('L', 'RGB'):
         return found
     levels = np.arange(0, 256, 17).astype(np.uint8)
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1)
-    colours = ramp if mode == 'L' else np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
-    moved = ImageCms.applyTransform(Image.fromarray(colours[..., 0] if mode == 'L' else colours), found)
+    colours = (
+        ramp if mode == 'L' else np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    )
+    moved = ImageCms.applyTransform(
+        Image.fromarray(colours[..., 0] if mode == 'L' else colours), found
+    )
     return None if np.abs(np.asarray(moved).astype(int) - colours).max() <= EQUAL_LEVELS else found

@@ -15,21 +15,29 @@ TABLE = Path(__file__).parent / 'synsets.txt'
 def readable(name: str) -> str:
     """The words a caption uses for the class `name`, in WordNet's own capitals.
 
-    A WordNet id of ImageNet's 1,000 classes (ILSVRC 2012) becomes its English name: 'n02102040' -> 'English springer'.
-    Any other name keeps its words, spaces for underscores and none at the ends, without the number that Caltech's folders
-    begin with: 'fire_truck' -> 'fire truck', '012.binoculars' -> 'binoculars'; an id outside the table stays as it is.
-    The two classes that WordNet has but one name for are told apart by a word in brackets: 'crane (bird)', 'crane (machine)'.
+    A WordNet id of ImageNet's 1,000 classes (ILSVRC 2012) becomes its English name: 'n02102040' ->
+    'English springer'. Any other name keeps its words, spaces for underscores and none at the ends,
+    without the number that Caltech's folders begin with: 'fire_truck' -> 'fire truck',
+    '012.binoculars' -> 'binoculars'; an id outside the table stays as it is. The two classes that
+    WordNet has but one name for are told apart by a word in brackets: 'crane (bird)', 'crane
+    (machine)'.
     """
     words = _NUMBER.sub('', name).replace('_', ' ').strip()
     return _names().get(words, words)
 
 
 def caption_names(class_names: Sequence[str]) -> list[str]:
-    """`readable` names of all classes. Raises `UserError` where two classes would be called the same in a caption."""
+    """`readable` names of all classes.
+
+    Raises `UserError` where two classes would be called the same in a caption.
+    """
     names = [readable(name) for name in class_names]
     if shared := next((words for words, count in Counter(names).items() if count > 1), None):
         alike = [name for name, words in zip(class_names, names, strict=True) if words == shared]
-        raise UserError(f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename all but one of them.')
+        raise UserError(
+            f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename all'
+            ' but one of them.'
+        )
     return names
 
 

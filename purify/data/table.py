@@ -13,9 +13,10 @@ from purify.core.types import Facts
 class Table:
     """What a 'measure' or 'decide' step leaves: columns [n ...] by name, and facts that JSON can hold.
 
-    Every table has the column `ids` i64[n]. Columns that others act on: `keep` bool[n] (in the training set from here on),
-    `labels` i32[n] (trained on), `candidate` i32[n] (which candidate replaces the image; -1: none), `pick` bool[n] (which
-    rows the steps with this table as input 'picked' look at), `flagged` bool[n] (taken for poisoned).
+    Every table has the column `ids` i64[n]. Columns that others act on: `keep` bool[n] (in the
+    training set from here on), `labels` i32[n] (trained on), `candidate` i32[n] (which candidate
+    replaces the image; -1: none), `pick` bool[n] (which rows the steps with this table as input
+    'picked' look at), `flagged` bool[n] (taken for poisoned).
     """
 
     columns: dict[str, np.ndarray]
@@ -36,7 +37,10 @@ class Table:
         found = own[rows] == ids if len(own) else np.zeros(len(ids), np.bool_)
         if fill is None and not found.all():
             missing = ids[~found]
-            raise UserError(f'the table of {name} lacks {missing.size} images (such as id {missing[0]}); measure all of them.')
+            raise UserError(
+                f'the table of {name} lacks {missing.size} images (such as id {missing[0]});'
+                ' measure all of them.'
+            )
         whole = np.full((len(ids), *column.shape[1:]), 0 if fill is None else fill, column.dtype)
         whole[found] = column[rows[found]]
         return whole

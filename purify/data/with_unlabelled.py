@@ -18,7 +18,10 @@ class Paired:
 
     def __init__(self, others: Any):
         if not len(others):
-            raise UserError('mixmatch: every label is believed, so no image is left without one; lower the share of credible ones.')
+            raise UserError(
+                'mixmatch: every label is believed, so no image is left without one; lower the'
+                ' share of credible ones.'
+            )
         self.others = others
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:

@@ -10,7 +10,11 @@ from purify.core.limits import Limited, one_of
 from purify.core.types import Tree
 from purify.defenses.method import Context, Measure, Models
 from purify.train.inference import Rows, Rule
-from purify.train.objectives.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
+from purify.train.objectives.losses import (
+    check_symmetric,
+    cross_entropies,
+    symmetric_cross_entropies,
+)
 from purify.train.objectives.tasks import unit_images
 
 LOSSES = ('ce', 'sce')
@@ -37,7 +41,10 @@ class Predictions(Limited, Measure, place='predictions: '):
         if self.loss == 'sce':
             check_symmetric("predictions: loss 'sce'", self.alpha, self.beta)
         elif self.alpha or self.beta:
-            raise UserError(f"predictions: alpha={self.alpha} and beta={self.beta} are of the loss 'sce'; leave them out of 'ce'.")
+            raise UserError(
+                f"predictions: alpha={self.alpha} and beta={self.beta} are of the loss 'sce'; leave"
+                " them out of 'ce'."
+            )
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
@@ -67,7 +74,11 @@ class Features(Measure):
             logits, features = answer(constants['classifier'], unit_images(rows))
             features = features.astype(jnp.float32)
             finite = jnp.isfinite(features).all(-1) & jnp.isfinite(logits).all(-1)
-            return {'features': features, 'label': logits.argmax(-1).astype(jnp.int32), 'finite': finite}
+            return {
+                'features': features,
+                'label': logits.argmax(-1).astype(jnp.int32),
+                'finite': finite,
+            }
 
         return measure
 

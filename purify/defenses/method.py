@@ -10,9 +10,11 @@ from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.train.inference import Rule
 
-# Models by role: 'prior' (`purify.generative.pixel_prior.Prior`), 'generator' (`purify.generative.pixel_generator.Generator`),
-# 'classifier' (has `answer(weights, images f32[b h w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`), 'encoder' (has
-# `embed(weights, images) -> f32[b d]`), 'drawn' (whose `weights` are images u8[n h w c]). A rule is handed their weights by role.
+# Models by role: 'prior' (`purify.generative.pixel_prior.Prior`), 'generator'
+# (`purify.generative.pixel_generator.Generator`), 'classifier' (has `answer(weights, images f32[b h
+# w c] in [0, 1]) -> (logits f32[b k], features f32[b d])`), 'encoder' (has `embed(weights, images)
+# -> f32[b d]`), 'drawn' (whose `weights` are images u8[n h w c]). A rule is handed their weights by
+# role.
 Models = Mapping[str, Any]
 
 
@@ -37,8 +39,8 @@ class Measure(Protocol):
     def rule(self, models: Models, context: Context) -> Rule:
         """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
 
-        A column `finite` bool[b] says which rows came out as numbers; the stage refuses others and does not keep it. Raises
-        `UserError` for models and settings that do not go together.
+        A column `finite` bool[b] says which rows came out as numbers; the stage refuses others and
+        does not keep it. Raises `UserError` for models and settings that do not go together.
         """
         ...
 
@@ -81,7 +83,9 @@ class Guard(Protocol):
 class Decision(Protocol):
     """Conclusions from tables, on the host, in float64."""
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """`ids` i64[n] and given `labels` i32[n] of the poisoned dataset, `tables` by role -> a table of all n ids, in order."""
         ...
 
@@ -107,13 +111,15 @@ class Step:
 
     Attributes:
       name: the stage's name, unique in its method.
-      kind: what is done (`purify.stages.registry.KINDS`): 'classifier' trains one, 'encoder' trains one without labels,
-        'generator' trains a class-conditional diffusion model, 'measure' looks at every image and writes numbers, 'densities'
-        fits one to the features of each class, 'decide' draws conclusions from numbers, 'look' does both, 'purify' makes images of
-        images, 'generate' makes images of classes, 'rewrite' writes the dataset as it has been decided.
-      inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher', 'encoder' (a finished one from outside),
-        'trusted' (a table that keeps the few images which the defender knows to be clean). Where numbers are measured, 'poisoned'
-        is the dataset that they are of: the poisoned one, or a 'generate' step.
+      kind: what is done (`purify.stages.registry.KINDS`): 'classifier' trains one, 'encoder' trains
+        one without labels, 'generator' trains a class-conditional diffusion model, 'measure' looks
+        at every image and writes numbers, 'densities' fits one to the features of each class,
+        'decide' draws conclusions from numbers, 'look' does both, 'purify' makes images of images,
+        'generate' makes images of classes, 'rewrite' writes the dataset as it has been decided.
+      inputs: role -> the name of an earlier step, or 'poisoned', 'prior', 'teacher', 'encoder' (a
+        finished one from outside), 'trusted' (a table that keeps the few images which the defender
+        knows to be clean). Where numbers are measured, 'poisoned' is the dataset that they are of:
+        the poisoned one, or a 'generate' step.
       settings: of a training, and of what is generated.
       by: what measures, decides or makes images.
     """
@@ -134,7 +140,8 @@ def describe_rule(rule: Any) -> Facts:
     parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
     return {'name': type(rule).__name__} | {
-        name: describe_rule(part) if hasattr(part, '__dataclass_fields__') else plain[name] for name, part in parts.items()
+        name: describe_rule(part) if hasattr(part, '__dataclass_fields__') else plain[name]
+        for name, part in parts.items()
     }
 
 
@@ -146,20 +153,27 @@ class Outcome:
       purified: the step whose folder is a purified dataset.
       classifier: the step whose folder is a classifier without the backdoor, trained by the method.
       repaired: the step whose folder is the poisoned classifier, without its backdoor.
-      guard: what is done to the poisoned classifier's inputs at test time: a step of the kind 'guard', which is no stage, with its
-        models as inputs and a `Guard`.
-      benign: the step whose folder is a classifier that the method trained on its way, free of the backdoor too.
-      findings: the step whose table holds `flagged` bool[n], and `labels` i32[n] where the method relabels; its facts hold
-        `target_labels`, a list, where the method looks for them.
-      candidates: the step that measured candidates, from which the report shows how labels change along the rounds.
-      features: the step that measured the features by which it decides, of which the report draws a map.
-      generator: the step whose folder is a class-conditional diffusion model trained on the poisoned dataset.
-      generated: the 'generate' step whose dataset stands for the poisoned one: images of all classes, whose ids are their own.
+      guard: what is done to the poisoned classifier's inputs at test time: a step of the kind
+        'guard', which is no stage, with its models as inputs and a `Guard`.
+      benign: the step whose folder is a classifier that the method trained on its way, free of the
+        backdoor too.
+      findings: the step whose table holds `flagged` bool[n], and `labels` i32[n] where the method
+        relabels; its facts hold `target_labels`, a list, where the method looks for them.
+      candidates: the step that measured candidates, from which the report shows how labels change
+        along the rounds.
+      features: the step that measured the features by which it decides, of which the report draws a
+        map.
+      generator: the step whose folder is a class-conditional diffusion model trained on the
+        poisoned dataset.
+      generated: the 'generate' step whose dataset stands for the poisoned one: images of all
+        classes, whose ids are their own.
       probe: the 'generate' step with images of few classes, to be looked at closely.
-      scores: name -> the steps that measured it on the poisoned dataset and on `generated`; their column `score` f32[n] is the
-        bigger, the likelier an image is poisoned.
-      diffusion: how `generator` is used as a classifier (`purify.defenses.castle_walls.diffusion_classifier.DiffusionClassifier`).
-      copies: the steps that measured `features` of `generated` and of the poisoned dataset, by which copies are looked for.
+      scores: name -> the steps that measured it on the poisoned dataset and on `generated`; their
+        column `score` f32[n] is the bigger, the likelier an image is poisoned.
+      diffusion: how `generator` is used as a classifier
+        (`purify.defenses.castle_walls.diffusion_classifier.DiffusionClassifier`).
+      copies: the steps that measured `features` of `generated` and of the poisoned dataset, by
+        which copies are looked for.
     """
 
     purified: str | None = None

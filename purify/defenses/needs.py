@@ -12,10 +12,13 @@ class Needs:
     """What a config has beside its part `defense`: the class variable `needs` of a defence's class.
 
     Attributes:
-      trusted: which training images the defender must know to be clean: `per_class` or `share`; empty for none.
-      steps: whether its student is trained for so many steps by MixMatch, not for the epochs of the teacher.
+      trusted: which training images the defender must know to be clean: `per_class` or `share`;
+        empty for none.
+      steps: whether its student is trained for so many steps by MixMatch, not for the epochs of the
+        teacher.
       prior: whether it asks a diffusion model.
-      dataset: whether it leaves a purified dataset, whose images are then compared with those it was given.
+      dataset: whether it leaves a purified dataset, whose images are then compared with those it
+        was given.
     """
 
     trusted: Mapping[str, Any] = field(default_factory=dict)

@@ -1,12 +1,16 @@
 """Which labels of a dataset stand out from the others: in NumPy, on the host, with up to half of the labels standing out.
 
-What is usual is said by the lower half of the labels, for attacks raise what is counted here and never lower it.
+What is usual is said by the lower half of the labels, for attacks raise what is counted here and
+never lower it.
 """
 
 import numpy as np
 from scipy.special import bdtrc
 
-NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314  # a normal deviation over its median, and over its mean, absolute deviation
+NORMAL_MAD, NORMAL_MEAN = (
+    1.4826,
+    1.253314,
+)  # a normal deviation over its median, and over its mean, absolute deviation
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
 ONE_WAY = 0.6  # see `one_way`
@@ -22,34 +26,43 @@ def lower_median(values: np.ndarray) -> float:
 def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
     """(The lower median of values f64[n], the deviation of those that lie below it) -> of what is usual, both; 0 for one value.
 
-    The deviation is 1.4826 times the median distance of the lower half, which for symmetric values is that of all (Leys 2013), and
-    which nothing changes that lies above: up to half of the values may be no usual ones.
+    The deviation is 1.4826 times the median distance of the lower half, which for symmetric values
+    is that of all (Leys 2013), and which nothing changes that lies above: up to half of the values
+    may be no usual ones.
     """
     ordered = np.sort(values)
     middle = (len(ordered) - 1) // 2
-    return float(ordered[middle]), float(NORMAL_MAD * np.median(ordered[middle] - ordered[:middle])) if middle else 0.0
+    return float(ordered[middle]), (
+        float(NORMAL_MAD * np.median(ordered[middle] - ordered[:middle])) if middle else 0.0
+    )
 
 
 def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
     """How far each score f64[c] lies above the median of the present ones bool[c], over their deviation; f64[c].
 
-    The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0, and the mean absolute
-    deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are not present and where all scores are equal.
+    The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0,
+    and the mean absolute deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are
+    not present and where all scores are equal.
     """
     if not present.any():
         return np.zeros(len(scores))
     median = np.median(scores[present])
     apart = np.abs(scores[present] - median)
-    deviation = NORMAL_MAD * (np.median(apart) + EPSILON) if np.median(apart) > 0 else NORMAL_MEAN * (apart.mean() + EPSILON)
+    deviation = (
+        NORMAL_MAD * (np.median(apart) + EPSILON)
+        if np.median(apart) > 0
+        else NORMAL_MEAN * (apart.mean() + EPSILON)
+    )
     return np.where(present, (scores - median) / deviation, 0.0)
 
 
 def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
     """For each label, how likely as many of its `images` i64[c] are `leavers` i64[c], were it like the others; f64[c].
 
-    The others are spoken for by the one whose share of leavers is their lower median (of equal shares, fewer images first): up
-    to half of them may be targets themselves. One-sided, exact: P(Bin(images, p) >= leavers) with p = (leavers + 1) / (images + 1)
-    of that reference, so that a reference without leavers does not make one leaver a miracle. 1 for labels without images and
+    The others are spoken for by the one whose share of leavers is their lower median (of equal
+    shares, fewer images first): up to half of them may be targets themselves. One-sided, exact:
+    P(Bin(images, p) >= leavers) with p = (leavers + 1) / (images + 1) of that reference, so that a
+    reference without leavers does not make one leaver a miracle. 1 for labels without images and
     where there is no other label to compare with.
     """
     present = np.flatnonzero(images)
@@ -68,9 +81,10 @@ def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
 def pooled_p_values(counts: np.ndarray, events: np.ndarray) -> np.ndarray:
     """For each label, how likely as many of its `counts` i64[c] are `events` i64[c], were they as frequent as among the others.
 
-    For counts that may be few: the others speak together, those of lower frequency up to half of all their counts, of which twice
-    the frequency is taken for usual (with one event more, so that none is no miracle). One-sided, exact, f64[c]; 1 for labels
-    without counts and where there is no other.
+    For counts that may be few: the others speak together, those of lower frequency up to half of
+    all their counts, of which twice the frequency is taken for usual (with one event more, so that
+    none is no miracle). One-sided, exact, f64[c]; 1 for labels without counts and where there is no
+    other.
     """
     p_values = np.ones(len(counts))
     for label in np.flatnonzero(events):
@@ -95,10 +109,11 @@ def excess(
 ) -> np.ndarray:
     """How far each label's value f64[c] lies above the usual one of the others, over what is asked for: beyond 1 it stands out.
 
-    Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of fewer than `FEW` others at
-    least `of_few`. `present` bool[c]: labels that have images; 0 for others and where there is nothing to compare with. With
-    `images` i64[c] the values are shares of so many images: then the deviation that chance alone gives such shares is taken off
-    the others', for chance is what a test of the counts asks about.
+    Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of
+    fewer than `FEW` others at least `of_few`. `present` bool[c]: labels that have images; 0 for
+    others and where there is nothing to compare with. With `images` i64[c] the values are shares of
+    so many images: then the deviation that chance alone gives such shares is taken off the others',
+    for chance is what a test of the counts asks about.
     """
     found = np.zeros(len(values))
     for label in np.flatnonzero(present):
@@ -106,20 +121,27 @@ def excess(
         if len(others):
             usual, spread = usual_and_spread(others)
             if images is not None:
-                chance = usual * (1 - usual) / np.median(images[present & (np.arange(len(values)) != label)])
+                chance = (
+                    usual
+                    * (1 - usual)
+                    / np.median(images[present & (np.arange(len(values)) != label)])
+                )
                 spread = max(0.0, spread**2 - chance) ** 0.5
             needed = least if len(others) >= FEW else max(least, of_few)
             found[label] = (values[label] - usual) / max(needed, deviations * spread, EPSILON)
     return found
 
 
-def one_way(labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_classes: int) -> np.ndarray:
+def one_way(
+    labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_classes: int
+) -> np.ndarray:
     """How far the images that leave a label go to one other: f64[c], 0 where they go as evenly as images come, 1 where all do.
 
-    labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws images from all other classes, as
-    many as each has; labels that were confused have one true class. So of the share that the most frequent goal has, the share
-    is left out that this class has of all images with other labels. 0 where none leaves, with two labels, where there is but one
-    goal, and where so few leave that chance sends as many to one (binomial, at `CHANCE`).
+    labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws
+    images from all other classes, as many as each has; labels that were confused have one true
+    class. So of the share that the most frequent goal has, the share is left out that this class
+    has of all images with other labels. 0 where none leaves, with two labels, where there is but
+    one goal, and where so few leave that chance sends as many to one (binomial, at `CHANCE`).
     """
     images = np.bincount(labels, minlength=num_classes)
     found = np.zeros(num_classes)

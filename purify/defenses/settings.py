@@ -17,8 +17,9 @@ class Loaded:
     """A part `prior` or `encoder` that is taken as it is.
 
     Attributes:
-      load: of a prior 'digits' (embedded), a folder in diffusers' format, a finished stage, or a hub id; of an encoder CLIP (a
-        folder, or 'openai/clip-vit-base-patch32'), SSCD's file, a finished encoder or classifier.
+      load: of a prior 'digits' (embedded), a folder in diffusers' format, a finished stage, or a
+        hub id; of an encoder CLIP (a folder, or 'openai/clip-vit-base-patch32'), SSCD's file, a
+        finished encoder or classifier.
       revision: of a hub id.
     """
 
@@ -44,8 +45,10 @@ class Evaluation:
     """The part `evaluation`: what is measured besides ACC, ASR and detection.
 
     Attributes:
-      features: by which FID and IS look: 'student', 'teacher', 'none' for no such numbers, or the folder of a finished classifier.
-      residual: whether the ASR of triggered test images that were purified themselves is measured too (Zhou 2024, section 5.1).
+      features: by which FID and IS look: 'student', 'teacher', 'none' for no such numbers, or the
+        folder of a finished classifier.
+      residual: whether the ASR of triggered test images that were purified themselves is measured
+        too (Zhou 2024, section 5.1).
     """
 
     features: str = 'student'
@@ -70,11 +73,19 @@ def preset(name: str, kind: str) -> Mapping[str, Any]:
     return getattr(DEFENSES.bare(name), 'presets', {}).get(kind, {})
 
 
-def defend(config: Any, name: str, changes: Mapping[str, Any] | None = None, *, semi_steps: int = 0, prior: Any = None) -> None:
+def defend(
+    config: Any,
+    name: str,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    semi_steps: int = 0,
+    prior: Any = None,
+) -> None:
     """Gives a config that has its teacher a defence: `defense`, `student`, and what else its class says that it needs.
 
-    The student has the teacher's network and recipe; what MixMatch trains, of DBD and ASD, has Adam and `semi_steps`, as its
-    authors'. `changes` are to the defence's settings (see `Registry.part`). The `prior` is given where the defence asks one.
+    The student has the teacher's network and recipe; what MixMatch trains, of DBD and ASD, has Adam
+    and `semi_steps`, as its authors'. `changes` are to the defence's settings (see
+    `Registry.part`). The `prior` is given where the defence asks one.
     """
     kind, teacher = DEFENSES.bare(name), config.teacher.to_dict()
     needs: Needs = getattr(kind, 'needs', Needs())

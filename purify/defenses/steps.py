@@ -12,7 +12,9 @@ from purify.train.views import Views
 
 def student_step(student: Settings, data: str) -> Step:
     """Trains `student` on the dataset `data`; its objective says whether the teacher helps."""
-    inputs = {'data': data} | ({'teacher': 'teacher'} if student['objective']['name'] == 'distill' else {})
+    inputs = {'data': data} | (
+        {'teacher': 'teacher'} if student['objective']['name'] == 'distill' else {}
+    )
     return Step('student', 'classifier', inputs, student)
 
 
@@ -22,11 +24,19 @@ def at_constant_rate(optim: Settings) -> Facts:
     return kept | {'schedule': 'constant', 'warmup': 0.0}
 
 
-def train_part(student: Settings, part: Settings, objective: Settings, *, constant: bool = False) -> Facts:
+def train_part(
+    student: Settings, part: Settings, objective: Settings, *, constant: bool = False
+) -> Facts:
     """The student's config with the `epochs`, `lr` and objective of one part of a defence; the rate may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
-    fresh = {'epochs': part['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}
+    fresh = {
+        'epochs': part['epochs'],
+        'steps': 0,
+        'objective': objective,
+        'load': '',
+        'init_from': '',
+    }
     return student | fresh | {'optim': optim}
 
 
@@ -55,7 +65,9 @@ class Simclr:
 
 def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
     """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published. See `Simclr`."""
-    return asdict(Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes))
+    return asdict(
+        Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes)
+    )
 
 
 def encoder_step(part: Mapping[str, Any]) -> Step:

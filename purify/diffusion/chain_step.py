@@ -1,7 +1,8 @@
 """From noise to image: what every sampler is, on any descending list of timesteps.
 
-A sampler is a table of numbers. It is built once, in float64, for the timesteps at hand (respaced chains and the tails of
-chains that editing needs are just other lists) and used from inside `lax.scan`:
+A sampler is a table of numbers. It is built once, in float64, for the timesteps at hand (respaced
+chains and the tails of chains that editing needs are just other lists) and used from inside
+`lax.scan`:
 
     carry = sampler.init(x)                                  # x ~ q(x_t | x_0), t = sampler.timesteps[0], or N(0, 1)
     for i in range(sampler.steps):                           # i may be traced
@@ -9,8 +10,8 @@ chains that editing needs are just other lists) and used from inside `lax.scan`:
         carry = sampler.step(carry, i, network(x, t), noise)
     x = sampler.final(carry)
 
-The state of every sampler is variance preserving, x_t = alpha_t x_0 + sigma_t eps, Euler's too, so that all of them start
-from the same noised image. Each call moves it by
+The state of every sampler is variance preserving, x_t = alpha_t x_0 + sigma_t eps, Euler's too, so
+that all of them start from the same noised image. Each call moves it by
 
     x' = on_x x + on_x0 x_0 + on_eps eps + on_last (x_0 of the call before) + on_noise N(0, 1).
 """
@@ -33,10 +34,11 @@ Carry = dict[str, jax.Array]
 class Sampler:
     """The numbers of a chain of k network calls; see the top of this file for their meaning.
 
-    `timesteps`: what the network is told at each call, i32[k] (f32[k] where there are fractions). `tables`: f32[k] each.
-    `stochastic`: whether `step` needs noise. `clip`: predictions of x_0 are clipped to [-clip, clip], None for never.
-    `use_clipped_model_output`: whether eps is then derived again from the clipped x_0, as it should be (Dhariwal & Nichol 2021's
-    code does); False is diffusers' default, which under guidance drives a chain away from what it is guided to.
+    `timesteps`: what the network is told at each call, i32[k] (f32[k] where there are fractions).
+    `tables`: f32[k] each. `stochastic`: whether `step` needs noise. `clip`: predictions of x_0 are
+    clipped to [-clip, clip], None for never. `use_clipped_model_output`: whether eps is then
+    derived again from the clipped x_0, as it should be (Dhariwal & Nichol 2021's code does); False
+    is diffusers' default, which under guidance drives a chain away from what it is guided to.
     `start`: what N(0, 1) is multiplied by to stand for pure noise at `timesteps[0]`.
     """
 
@@ -81,14 +83,21 @@ class Sampler:
         """The images of a carry, f32[b h w c]; after the last call, the result."""
         return carry['x']
 
-    def _move(self, carry: Carry, start: jax.Array, i: Any, output: jax.Array, prediction: str) -> tuple[jax.Array, jax.Array]:
+    def _move(
+        self, carry: Carry, start: jax.Array, i: Any, output: jax.Array, prediction: str
+    ) -> tuple[jax.Array, jax.Array]:
         x0, eps = x0_and_eps(prediction, output, start, self.at('alpha', i), self.at('sigma', i))
         if self.clip is not None:
             x0 = jnp.clip(x0, -self.clip, self.clip)
-            if self.use_clipped_model_output:  # what lies between x and the clipped x_0; the network's would lead past it
+            if (
+                self.use_clipped_model_output
+            ):  # what lies between x and the clipped x_0; the network's would lead past it
                 eps = (start - self.at('alpha', i) * x0) / self.at('sigma', i)
         parts = {'on_x': start, 'on_x0': x0, 'on_eps': eps, 'on_last': carry.get('x0')}
-        moved = sum((self.at(name, i) * part for name, part in parts.items() if name in self.tables), jnp.float32(0))
+        moved = sum(
+            (self.at(name, i) * part for name, part in parts.items() if name in self.tables),
+            jnp.float32(0),
+        )
         return jnp.asarray(moved), x0
 
     def _deviation(self, i: Any, variance: jax.Array | None) -> jax.Array:
@@ -104,8 +113,9 @@ class LearnedVariance(Sampler):
     def _deviation(self, i: Any, variance: jax.Array | None) -> jax.Array:
         if variance is None:
             raise UserError(
-                "variance 'learned' and 'learned_range' need a network with twice the channels at its output; "
-                "this one has none to spare. Choose variance 'fixed_small' or 'fixed_large'."
+                "variance 'learned' and 'learned_range' need a network with twice the channels at"
+                " its output; this one has none to spare. Choose variance 'fixed_small' or"
+                " 'fixed_large'."
             )
         log_variance = variance.astype(jnp.float32)
         if self.is_range:
@@ -142,8 +152,15 @@ class LinearMultistep(Sampler):
             level = (self.at('told_alpha', i), self.at('told_sigma', i))
             now, kind = x0_and_eps(self.prediction, output, carry['x'], *level)[1], 'epsilon'
         recent = (now, *(carry[f'last_{n}'] for n in (1, 2, 3)))
-        mean = sum((w * part for w, part in zip(self.at('weights', i), recent, strict=True)), jnp.float32(0))
-        again = jnp.asarray(i) == 1  # the second call repairs the first step: it starts over and leaves no trace
-        x, _ = self._move(carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), kind)
+        mean = sum(
+            (w * part for w, part in zip(self.at('weights', i), recent, strict=True)),
+            jnp.float32(0),
+        )
+        again = (
+            jnp.asarray(i) == 1
+        )  # the second call repairs the first step: it starts over and leaves no trace
+        x, _ = self._move(
+            carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), kind
+        )
         history = {f'last_{n}': jnp.where(again, recent[n], recent[n - 1]) for n in (1, 2, 3)}
         return {'x': x, 'base': carry['base']} | history

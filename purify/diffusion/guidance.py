@@ -13,8 +13,8 @@ from purify.diffusion.run_chain import Predict
 def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:
     """Conditions [b ...] of both kinds as [2b ...] in the order `guide` asks for: rows 2i without, rows 2i+1 with.
 
-    `without` may also be one row [1 ...] for all. Neighbouring rows stay on one device when the batch is sharded, which
-    two halves one after the other would not.
+    `without` may also be one row [1 ...] for all. Neighbouring rows stay on one device when the
+    batch is sharded, which two halves one after the other would not.
     """
     both = jnp.stack([jnp.broadcast_to(without, conditioned.shape), conditioned], axis=1)
     return both.reshape(2 * conditioned.shape[0], *conditioned.shape[1:])
@@ -23,16 +23,21 @@ def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:
 def guide(predict_pair: Predict, scale: float) -> Predict:
     """`predict` with e = e_u + scale (e_c - e_u), the two from one call with a doubled batch.
 
-    `predict_pair(x [2b h w c], t [2b])` answers row 2i without condition (e_u) and row 2i+1 with it (e_c); make its conditions
-    with `pair`. scale 0 is e_u, 1 is e_c. A learned variance is not guided: it is taken from the conditioned row.
+    `predict_pair(x [2b h w c], t [2b])` answers row 2i without condition (e_u) and row 2i+1 with it
+    (e_c); make its conditions with `pair`. scale 0 is e_u, 1 is e_c. A learned variance is not
+    guided: it is taken from the conditioned row.
     """
     if not math.isfinite(scale):
         raise UserError(f'the guidance scale must be a finite number, got {scale}.')
 
     def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-        output = predict_pair(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0)).astype(jnp.float32)
+        output = predict_pair(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0)).astype(
+            jnp.float32
+        )
         output = output.reshape(x.shape[0], 2, *output.shape[1:])
-        (without, _), (conditioned, variance) = (split_variance(output[:, i], x.shape[-1]) for i in (0, 1))
+        (without, _), (conditioned, variance) = (
+            split_variance(output[:, i], x.shape[-1]) for i in (0, 1)
+        )
         guided = without + scale * (conditioned - without)
         return guided if variance is None else jnp.concatenate([guided, variance], axis=-1)
 

@@ -1,7 +1,8 @@
 """Preconditioning of Karras et al. 2022 (EDM): a network that is asked at its own scale at every level of noise.
 
-Here x = x_0 + sigma n; the variance-preserving state of `purify.diffusion.samplers` is x / sqrt(1 + sigma^2). The network F sees
-c_in x and c_noise, and the clean image is D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) (their eq. 7, table 1).
+Here x = x_0 + sigma n; the variance-preserving state of `purify.diffusion.samplers` is x / sqrt(1 +
+sigma^2). The network F sees c_in x and c_noise, and the clean image is D(x; sigma) = c_skip x +
+c_out F(c_in x; c_noise) (their eq. 7, table 1).
 """
 
 from collections.abc import Callable
@@ -42,10 +43,16 @@ class Preconditioning:
     levels: int = 1000
 
     def __post_init__(self) -> None:
-        if not (0 < self.sigma_min < self.sigma_max and self.sigma_data > 0 and self.p_std > 0 and self.rho > 0):
+        if not (
+            0 < self.sigma_min < self.sigma_max
+            and self.sigma_data > 0
+            and self.p_std > 0
+            and self.rho > 0
+        ):
             raise UserError(
-                f'edm: sigma_min={self.sigma_min} must be positive and below sigma_max={self.sigma_max}; sigma_data='
-                f'{self.sigma_data}, p_std={self.p_std} and rho={self.rho} positive.'
+                f'edm: sigma_min={self.sigma_min} must be positive and below'
+                f' sigma_max={self.sigma_max}; sigma_data={self.sigma_data}, p_std={self.p_std} and'
+                f' rho={self.rho} positive.'
             )
         if self.levels < 2:
             raise UserError(f'edm: levels={self.levels} must be 2 or more.')

@@ -1,7 +1,7 @@
 """What a network says about a noisy image, in three languages, and the way between them.
 
-With x_t = alpha_t x_0 + sigma_t eps the network predicts `epsilon` (Ho et al. 2020), `sample` (x_0) or `v_prediction`,
-v = alpha_t eps - sigma_t x_0 (Salimans & Ho 2022, appendix D).
+With x_t = alpha_t x_0 + sigma_t eps the network predicts `epsilon` (Ho et al. 2020), `sample` (x_0)
+or `v_prediction`, v = alpha_t eps - sigma_t x_0 (Salimans & Ho 2022, appendix D).
 """
 
 from typing import Any
@@ -14,7 +14,9 @@ from purify.core.errors import UserError
 from purify.diffusion.schedules import PREDICTIONS, Schedule, per_image
 
 
-def x0_and_eps(prediction: str, output: jax.Array, x: jax.Array, alpha: Any, sigma: Any) -> tuple[jax.Array, jax.Array]:
+def x0_and_eps(
+    prediction: str, output: jax.Array, x: jax.Array, alpha: Any, sigma: Any
+) -> tuple[jax.Array, jax.Array]:
     """(x_0, eps) that a network's output on x = alpha x_0 + sigma eps stands for, f32.
 
     Raises `UserError` for an unknown prediction.
@@ -29,7 +31,9 @@ def x0_and_eps(prediction: str, output: jax.Array, x: jax.Array, alpha: Any, sig
     raise UserError(f'unknown prediction {prediction!r}. Choose from: {", ".join(PREDICTIONS)}.')
 
 
-def read_output(schedule: Schedule, output: jax.Array, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def read_output(
+    schedule: Schedule, output: jax.Array, x: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(x_0, eps), f32, from the network's output on noisy images x at timesteps t i32[b]."""
     alpha = per_image(np.sqrt(schedule.alphas_cumprod), t, x)
     sigma = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x)
@@ -54,6 +58,6 @@ def split_variance(output: jax.Array, channels: int) -> tuple[jax.Array, jax.Arr
     if output.shape[-1] == 2 * channels:
         return output[..., :channels], output[..., channels:]
     raise UserError(
-        f'the network answers {channels} channels with {output.shape[-1]}; it should be {channels}, '
-        f'or {2 * channels} where it learned the variance too.'
+        f'the network answers {channels} channels with {output.shape[-1]}; it should be {channels},'
+        f' or {2 * channels} where it learned the variance too.'
     )

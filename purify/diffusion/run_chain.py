@@ -16,7 +16,9 @@ START = 2**31 - 1  # the stream of the first noise; steps count from 0 and never
 
 def normal_for(keys: jax.Array, stream: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """N(0, 1) noise f32[b *shape]; row b is a function of (keys[b], stream) alone, whatever else is in the batch."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape, jnp.float32))(keys)
+    return jax.vmap(
+        lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape, jnp.float32)
+    )(keys)
 
 
 def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -25,24 +27,35 @@ def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def sample(
-    sampler: Sampler, predict: Predict, x: jax.Array, keys: jax.Array, *, record: int = 0, state: str = 'x_t'
+    sampler: Sampler,
+    predict: Predict,
+    x: jax.Array,
+    keys: jax.Array,
+    *,
+    record: int = 0,
+    state: str = 'x_t',
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Runs the whole chain from x f32[b h w c] (noise, or images noised to `sampler.timesteps[0]`) as one `lax.scan`.
 
-    `predict(x, t [b])` is the network. Image b draws its noise at call i from `fold_in(keys[b], i)`; samplers that are not
-    stochastic draw none. Returns f32[b h w c]; with `record` = m also the states of the last m calls f32[m b h w c], oldest
-    first: what the chain is after the call ('x_t'; the last of them is the result), or what the network took the clean image
-    for at it ('x0', clipped as the sampler clips). Raises `UserError` when keys and x disagree, the chain is shorter than m,
-    and for another `state`.
+    `predict(x, t [b])` is the network. Image b draws its noise at call i from `fold_in(keys[b],
+    i)`; samplers that are not stochastic draw none. Returns f32[b h w c]; with `record` = m also
+    the states of the last m calls f32[m b h w c], oldest
+    first: what the chain is after the call ('x_t'; the last of them is the result), or what the
+    network took the clean image for at it ('x0', clipped as the sampler clips). Raises `UserError`
+    when keys and x disagree, the chain is shorter than m, and for another `state`.
     """
     if keys.shape != x.shape[:1]:
-        raise UserError(f'sampling needs one key per image: {x.shape[0]} images, keys of shape {keys.shape}.')
+        raise UserError(
+            f'sampling needs one key per image: {x.shape[0]} images, keys of shape {keys.shape}.'
+        )
     if not 0 <= record <= sampler.steps:
         raise UserError(f'cannot record {record} states of a chain of {sampler.steps} calls.')
     if state not in STATES:
         raise UserError(f'unknown state {state!r} to record. Choose from: {", ".join(STATES)}.')
 
-    def call(carried: tuple[Carry, jax.Array], i: jax.Array) -> tuple[tuple[Carry, jax.Array], None]:
+    def call(
+        carried: tuple[Carry, jax.Array], i: jax.Array
+    ) -> tuple[tuple[Carry, jax.Array], None]:
         carry, kept = carried
         x, t = sampler.network_input(carry, i)
         output = predict(x, t)
@@ -72,9 +85,10 @@ def edit(
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Noises images f32[b h w c] in [-1, 1] to `sampler.timesteps[0]` and denoises them again; returns as `sample` does.
 
-    What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir (Zhou et al. 2024) do; build the sampler on
-    `edit_timesteps(start, steps)`. The noise of image b comes from `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises
-    to another level than the chain starts from, as DataElixir's released code does.
+    What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir (Zhou et al. 2024) do;
+    build the sampler on `edit_timesteps(start, steps)`. The noise of image b comes from
+    `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises to another level than the chain
+    starts from, as DataElixir's released code does.
     """
     alpha, sigma = level or (sampler.at('alpha', 0), sampler.at('sigma', 0))
     noised = alpha * images + sigma * start_noise(keys, images.shape[1:])
@@ -84,6 +98,8 @@ def edit(
 def _clean_image(sampler: Sampler, x: jax.Array, i: jax.Array, output: jax.Array) -> jax.Array:
     """x_0 f32[b h w c] that the network's output on x stands for at call i."""
     output, _ = split_variance(output, x.shape[-1])
-    level = ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')  # PNDM repairs its first step
+    level = (
+        ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')
+    )  # PNDM repairs its first step
     x0, _ = x0_and_eps(sampler.prediction, output, x, *(sampler.at(name, i) for name in level))
     return x0 if sampler.clip is None else jnp.clip(x0, -sampler.clip, sampler.clip)

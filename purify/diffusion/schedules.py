@@ -1,7 +1,7 @@
 """How much noise there is at which step: the forward process q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I).
 
-`alpha_t = sqrt(alphas_cumprod[t])`, `sigma_t = sqrt(1 - alphas_cumprod[t])`, t = 0 ... T-1 (Ho et al. 2020, eq. 4). Tables are
-float64 NumPy arrays; what reaches a device is float32.
+`alpha_t = sqrt(alphas_cumprod[t])`, `sigma_t = sqrt(1 - alphas_cumprod[t])`, t = 0 ... T-1 (Ho et
+al. 2020, eq. 4). Tables are float64 NumPy arrays; what reaches a device is float32.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,11 @@ PREDICTIONS = ('epsilon', 'sample', 'v_prediction')
 class Schedule:
     """A noise schedule, and what the network that goes with it predicts.
 
-    `set_alpha_to_one`: what DDIM and PNDM step to after the last timestep, 1 (a clean image) or `alphas_cumprod[0]`.
-    `clip_sample`: samplers clip every prediction of x_0 to `[-clip_range, clip_range]`, unless told otherwise.
-    `use_clipped_model_output`: those that reckon with eps derive it again from the clipped x_0 (`Sampler`), likewise.
-    Raises `UserError` for betas that are not finite numbers between 0 and 1 and for unknown predictions.
+    `set_alpha_to_one`: what DDIM and PNDM step to after the last timestep, 1 (a clean image) or
+    `alphas_cumprod[0]`. `clip_sample`: samplers clip every prediction of x_0 to `[-clip_range,
+    clip_range]`, unless told otherwise. `use_clipped_model_output`: those that reckon with eps
+    derive it again from the clipped x_0 (`Sampler`), likewise. Raises `UserError` for betas that
+    are not finite numbers between 0 and 1 and for unknown predictions.
     """
 
     betas: np.ndarray
@@ -40,18 +41,25 @@ class Schedule:
         except (TypeError, ValueError) as error:
             raise UserError(f'betas must be a list of numbers, got {self.betas!r}.') from error
         if betas.ndim != 1 or not betas.size:
-            raise UserError(f'betas must be a non-empty list of numbers, got an array of shape {betas.shape}.')
+            raise UserError(
+                f'betas must be a non-empty list of numbers, got an array of shape {betas.shape}.'
+            )
         if not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
-            raise UserError(f'betas must lie between 0 and 1 (both excluded), got {betas.min()} ... {betas.max()}.')
+            raise UserError(
+                f'betas must lie between 0 and 1 (both excluded), got {betas.min()} ...'
+                f' {betas.max()}.'
+            )
         if self.prediction not in PREDICTIONS:
-            raise UserError(f'unknown prediction {self.prediction!r}. Choose from: {", ".join(PREDICTIONS)}.')
+            raise UserError(
+                f'unknown prediction {self.prediction!r}. Choose from: {", ".join(PREDICTIONS)}.'
+            )
         if not (np.isfinite(self.clip_range) and self.clip_range > 0):
             raise UserError(f'clip_range must be a positive number, got {self.clip_range}.')
         alphas_cumprod = np.cumprod(1.0 - betas)
         if alphas_cumprod[-1] < np.finfo(np.float32).tiny:
             raise UserError(
-                f'these {betas.size} betas leave no signal at the end (alphas_cumprod {alphas_cumprod[-1]:.3g}). '
-                'Choose fewer steps or smaller betas.'
+                f'these {betas.size} betas leave no signal at the end (alphas_cumprod'
+                f' {alphas_cumprod[-1]:.3g}). Choose fewer steps or smaller betas.'
             )
         betas.flags.writeable = alphas_cumprod.flags.writeable = False
         object.__setattr__(self, 'betas', betas)
@@ -123,13 +131,19 @@ def make_noise_schedule(
 
 
 def per_image(table: np.ndarray, t: jax.Array, like: jax.Array) -> jax.Array:
-    """Rows t i32[b] of a table as f32[b 1 ... 1], to multiply `like`; NaN for a t that the table does not have."""
+    """Rows t i32[b] of a table as f32[b 1 ...
+
+    1], to multiply `like`; NaN for a t that the table does not have.
+    """
     values = jnp.asarray(table, jnp.float32).at[t].get(mode='fill', fill_value=jnp.nan)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
 def add_noise(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """A draw from q(x_t | x_0): `alpha_t x_0 + sigma_t noise`, f32 (Ho et al. 2020, eq. 4); t i32[b]."""
+    """A draw from q(x_t | x_0): `alpha_t x_0 + sigma_t noise`, f32 (Ho et al.
+
+    2020, eq. 4); t i32[b].
+    """
     alpha = per_image(np.sqrt(schedule.alphas_cumprod), t, x0)
     sigma = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0)
     return alpha * x0 + sigma * noise

@@ -16,24 +16,37 @@ def _linspace(train_steps: int, steps: int, spare: int, steps_offset: int) -> np
 
 
 def _trailing(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
-    return np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1  # arange's own rounding decides at .5
+    return (
+        np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1
+    )  # arange's own rounding decides at .5
 
 
 SPACINGS = Registry('timestep spacing', leading=_leading, linspace=_linspace, trailing=_trailing)
 
 
 def make_timesteps(
-    train_steps: int, steps: int, *, spacing: str = 'leading', steps_offset: int = 0, sampler: str = 'ddim'
+    train_steps: int,
+    steps: int,
+    *,
+    spacing: str = 'leading',
+    steps_offset: int = 0,
+    sampler: str = 'ddim',
 ) -> np.ndarray:
     """`steps` descending timesteps out of `0 ... train_steps-1`, as diffusers spaces them (Lin et al. 2024, table 2).
 
-    i64[steps]; f64 for `euler` with 'linspace', the one case with fractions. `dpmpp_2m` and `sde` spread one point more and leave
-    out the cleanest. `steps_offset` moves the 'leading' spacing. 'trailing' with some `steps` (61 of 1000 is the least) has
-    one timestep more in diffusers, -1, by a rounding error; not here. Raises `UserError` where no such list exists.
+    i64[steps]; f64 for `euler` with 'linspace', the one case with fractions. `dpmpp_2m` and `sde`
+    spread one point more and leave out the cleanest. `steps_offset` moves the 'leading' spacing.
+    'trailing' with some `steps` (61 of 1000 is the least) has one timestep more in diffusers, -1,
+    by a rounding error; not here. Raises `UserError` where no such list exists.
     """
     if not 1 <= steps <= train_steps:
-        raise UserError(f'steps must lie between 1 and the {train_steps} timesteps of the schedule, got {steps}.')
-    timesteps = SPACINGS[spacing](train_steps, steps, int(sampler in ('dpmpp_2m', 'sde')), steps_offset)
+        raise UserError(
+            f'steps must lie between 1 and the {train_steps} timesteps of the schedule, got'
+            f' {steps}.'
+        )
+    timesteps = SPACINGS[spacing](
+        train_steps, steps, int(sampler in ('dpmpp_2m', 'sde')), steps_offset
+    )
     if not (spacing == 'linspace' and sampler == 'euler'):
         timesteps = np.round(timesteps).astype(np.int64)
     return check_timesteps(timesteps, train_steps)
@@ -42,28 +55,37 @@ def make_timesteps(
 def edit_timesteps(start: int, steps: int) -> np.ndarray:
     """`steps` evenly spaced, distinct, descending timesteps i64[steps] from start-1 to 0, to denoise after editing.
 
-    With steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if `steps` > `start`.
+    With steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if
+    `steps` > `start`.
     """
     if not 1 <= steps <= start:
-        raise UserError(f'cannot place {steps} distinct steps on the {start} timesteps 0 ... {start - 1}: choose 1 to {start}.')
+        raise UserError(
+            f'cannot place {steps} distinct steps on the {start} timesteps 0 ... {start - 1}:'
+            f' choose 1 to {start}.'
+        )
     return np.floor(np.linspace(start - 1, 0, steps) + 0.5).astype(np.int64)
 
 
 def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarray:
     """`steps` distinct, descending timesteps i64[steps] below `start`, the last `kept` of them below `window`.
 
-    Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0, with kept = 1 at 0 alone (but a
-    single call in all is at start-1, where the noising ended). So the states that are kept of a short chain come from the same
-    noise levels as those of a long one. start = steps = 150 and window = kept = 10 is every timestep
-    (Zhou et al. 2024). Raises `UserError` for numbers that leave no room for distinct timesteps, or none for the start.
+    Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0, with
+    kept = 1 at 0 alone (but a single call in all is at start-1, where the noising ended). So the
+    states that are kept of a short chain come from the same noise levels as those of a long one.
+    start = steps = 150 and window = kept = 10 is every timestep (Zhou et al. 2024). Raises
+    `UserError` for numbers that leave no room for distinct timesteps, or none for the start.
     """
     if not 1 <= kept <= window <= start:
-        raise UserError(f'kept={kept}, window={window}, start={start}: choose numbers with 1 <= kept <= window <= start.')
+        raise UserError(
+            f'kept={kept}, window={window}, start={start}: choose numbers with 1 <= kept <= window'
+            ' <= start.'
+        )
     least = int(start > window)  # the first call is where the noising ended
     if not least <= steps - kept <= start - window:
         raise UserError(
-            f'steps={steps} with kept={kept} leaves {steps - kept} calls for the {start - window} timesteps from window to start: '
-            f'choose steps from {kept + least} to {kept + start - window}.'
+            f'steps={steps} with kept={kept} leaves {steps - kept} calls for the {start - window}'
+            f' timesteps from window to start: choose steps from {kept + least} to'
+            f' {kept + start - window}.'
         )
     parts = [(start - 1, window, steps - kept), (0 if kept == 1 < steps else window - 1, 0, kept)]
     return np.concatenate([np.floor(np.linspace(*part) + 0.5) for part in parts]).astype(np.int64)
@@ -76,9 +98,11 @@ def check_timesteps(timesteps: np.ndarray, train_steps: int) -> np.ndarray:
         raise UserError(f'timesteps must be a non-empty list of numbers, got {timesteps!r}.')
     if not np.isfinite(timesteps).all() or timesteps.max() > train_steps - 1 or timesteps.min() < 0:
         raise UserError(
-            f'timesteps must lie within 0 ... {train_steps - 1}, got {timesteps.max()} ... {timesteps.min()}. '
-            'Choose fewer steps or a smaller steps_offset.'
+            f'timesteps must lie within 0 ... {train_steps - 1}, got {timesteps.max()} ...'
+            f' {timesteps.min()}. Choose fewer steps or a smaller steps_offset.'
         )
     if (np.diff(timesteps) >= 0).any():
-        raise UserError(f'timesteps must descend, each one once, got {timesteps.tolist()}. Choose fewer steps.')
+        raise UserError(
+            f'timesteps must descend, each one once, got {timesteps.tolist()}. Choose fewer steps.'
+        )
     return timesteps

@@ -14,7 +14,16 @@ from purify.core.progress import say
 from purify.core.seal import sealed
 from purify.core.types import Facts, Settings
 from purify.core.writers import Writer
-from purify.engine.finished import DONE, PRINT, Done, check_files, files_of, hash_files, read_done, remove_parts
+from purify.engine.finished import (
+    DONE,
+    PRINT,
+    Done,
+    check_files,
+    files_of,
+    hash_files,
+    read_done,
+    remove_parts,
+)
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
 FORGET = 'Delete it and run again: the stage goes on, and what it cost so far is not counted.'
@@ -27,7 +36,8 @@ class Input:
     Attributes:
       stage: the earlier stage; '' for what comes from outside.
       sub: the subfolder of its folder.
-      outside: a file or folder from outside; None where that is not one place, such as a dataset that is downloaded.
+      outside: a file or folder from outside; None where that is not one place, such as a dataset
+        that is downloaded.
       digest: identifies what lies outside.
     """
 
@@ -41,16 +51,19 @@ class Input:
 class Stage:
     """One stage: `run(work)` fills `work.folder` from `work.inputs`, by `work.settings`.
 
-    A defence is blind because a stage can open its inputs alone, and because of the last two attributes.
+    A defence is blind because a stage can open its inputs alone, and because of the last two
+    attributes.
 
     Attributes:
       name: unique in its chain.
       run: does the work.
       settings: everything besides the inputs that changes the result.
       inputs: role -> where that lies.
-      sees: the roles of those inputs that tell more than a defence may know: the source before the attack, the truth about who is
-        poisoned, and whatever was made by stages that see such a thing. Inputs that are not named here must be open to all.
-      shows: subfolders of such a stage's own folder that are open to all nevertheless; '' for the whole of it.
+      sees: the roles of those inputs that tell more than a defence may know: the source before the
+        attack, the truth about who is poisoned, and whatever was made by stages that see such a
+        thing. Inputs that are not named here must be open to all.
+      shows: subfolders of such a stage's own folder that are open to all nevertheless; '' for the
+        whole of it.
     """
 
     name: str
@@ -62,11 +75,15 @@ class Stage:
 
     def __post_init__(self) -> None:
         if unknown := [role for role in self.sees if role not in self.inputs]:
-            raise ValueError(f'stage {self.name!r} sees {", ".join(unknown)}, which is none of its inputs.')
+            raise ValueError(
+                f'stage {self.name!r} sees {", ".join(unknown)}, which is none of its inputs.'
+            )
 
     def shuts(self, sub: str) -> bool:
         """Whether that subfolder of the stage's folder is for those alone whose `sees` says so."""
-        return bool(self.sees) and not any(open_ == '' or Path(sub).is_relative_to(open_) for open_ in self.shows)
+        return bool(self.sees) and not any(
+            open_ == '' or Path(sub).is_relative_to(open_) for open_ in self.shows
+        )
 
 
 @dataclass(frozen=True)
@@ -105,20 +122,39 @@ class Chain:
             self._add(stage)
 
     def _add(self, stage: Stage) -> None:
-        """One more stage at the end. Raises `UserError` for a name that is there already, and for inputs that it may not have."""
+        """One more stage at the end.
+
+        Raises `UserError` for a name that is there already, and for inputs that it may not have.
+        """
         if stage.name in self.stages:
-            raise UserError(f'two stages of this run are called {stage.name!r}. Give the steps of the defence names of their own.')
+            raise UserError(
+                f'two stages of this run are called {stage.name!r}. Give the steps of the defence'
+                ' names of their own.'
+            )
         inputs = {}
         for role, source in stage.inputs.items():
             if source.stage and source.stage not in self.stages:
-                raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of this run.')
-            if source.stage and self.stages[source.stage].shuts(source.sub) and role not in stage.sees:
                 raise UserError(
-                    f'stage {stage.name!r} may not open {source.stage}/{source.sub}, its input {role!r}: that tells more than a '
-                    'defence may know. A stage of the attacker or of the evaluation says so where it is made: Stage(sees=...).'
+                    f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of'
+                    ' this run.'
+                )
+            if (
+                source.stage
+                and self.stages[source.stage].shuts(source.sub)
+                and role not in stage.sees
+            ):
+                raise UserError(
+                    f'stage {stage.name!r} may not open {source.stage}/{source.sub}, its input'
+                    f' {role!r}: that tells more than a defence may know. A stage of the attacker'
+                    ' or of the evaluation says so where it is made: Stage(sees=...).'
                 )
             inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
-        whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs, 'version': purify.__version__}
+        whole = {
+            'stage': stage.name,
+            'settings': stage.settings,
+            'inputs': inputs,
+            'version': purify.__version__,
+        }
         self.prints[stage.name] = fingerprint(whole)
         self.stages[stage.name] = stage
 
@@ -151,7 +187,9 @@ class Chain:
         stage = self.stages[name]
         there = [folder for folder in self.store.iterdir() if PRINT.fullmatch(folder.name)]
         still = [folder for folder in map(self.folder, self.stages) if not folder.exists()]
-        given = [self.path(source) for source in stage.inputs.values() if source.stage or source.outside]
+        given = [
+            self.path(source) for source in stage.inputs.values() if source.stage or source.outside
+        ]
         return sealed(*there, *still, but=[self.folder(name), *given])
 
     def done(self, name: str) -> Done:
@@ -162,14 +200,18 @@ class Chain:
         folder = self.folder(name)
         done = read_done(folder, older=name in self._older)
         if done['stage'] != name:
-            raise UserError(f'{folder / DONE}: is of the stage {done["stage"]!r}, not of {name!r}. Delete {folder} and run again.')
+            raise UserError(
+                f'{folder / DONE}: is of the stage {done["stage"]!r}, not of {name!r}. Delete'
+                f' {folder} and run again.'
+            )
         return done
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Makes sure that the files of finished stages are those that were written; to be called before these are read.
 
-        Host 0 hashes every file, once for each stage in the life of this chain; all hosts call this together. `run` does it for
-        the inputs of a stage; who opens the folders of stages afterwards does it for them.
+        Host 0 hashes every file, once for each stage in the life of this chain; all hosts call this
+        together. `run` does it for the inputs of a stage; who opens the folders of stages
+        afterwards does it for them.
 
         Args:
           names: of stages; None for all that are finished.
@@ -189,7 +231,9 @@ class Chain:
 
         _on_lead(look)
 
-    def run(self, names: Sequence[str], run: Facts, writers: Sequence[Writer] = ()) -> dict[str, bool]:
+    def run(
+        self, names: Sequence[str], run: Facts, writers: Sequence[Writer] = ()
+    ) -> dict[str, bool]:
         """Runs the named stages in order; -> name -> whether it was there already.
 
         Raises:
@@ -207,9 +251,16 @@ class Chain:
         folder, lead = self.folder(stage.name), devices.is_lead()
         for source in stage.inputs.values():
             if source.stage and not self.finished(source.stage):
-                raise UserError(f'stage {stage.name!r} needs {source.stage!r}, which is not finished; add it to --stages.')
+                raise UserError(
+                    f'stage {stage.name!r} needs {source.stage!r}, which is not finished; add it to'
+                    ' --stages.'
+                )
         waiting = f'{stage.name}: another run is working on {folder.name}; waiting for it'
-        lock = locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting)) if lead else contextlib.nullcontext()
+        lock = (
+            locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting))
+            if lead
+            else contextlib.nullcontext()
+        )
         with lock:
             if devices.lead_says(lead and self.finished(stage.name)):
                 say(f'{stage.name}: done before ({folder.name})', shown=lead)
@@ -218,7 +269,11 @@ class Chain:
             with explain_os_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
-            inputs = {role: self.path(source) for role, source in stage.inputs.items() if source.stage or source.outside}
+            inputs = {
+                role: self.path(source)
+                for role, source in stage.inputs.items()
+                if source.stage or source.outside
+            }
             if (folder / COST_FILE).exists():
                 cost.resume(read_json(folder / COST_FILE, Totals, cure=FORGET))
             try:
@@ -237,7 +292,11 @@ class Chain:
         remove_parts(folder)
         totals = summarize(cost.totals())
         names = {
-            role: f'{self.folder(source.stage).name}/{source.sub}' if source.stage else str(source.outside or source.digest)
+            role: (
+                f'{self.folder(source.stage).name}/{source.sub}'
+                if source.stage
+                else str(source.outside or source.digest)
+            )
             for role, source in stage.inputs.items()
         }
         done: Done = {
@@ -264,7 +323,9 @@ def _on_lead(act: Callable[[], None]) -> None:
             act()
         except (Exception, Preempted) as error:
             trouble = error
-    verdict = devices.lead_says(0 if trouble is None else 2 if isinstance(trouble, Preempted) else 1)
+    verdict = devices.lead_says(
+        0 if trouble is None else 2 if isinstance(trouble, Preempted) else 1
+    )
     if trouble is not None:
         raise trouble
     if verdict:

@@ -14,10 +14,14 @@ from purify.core.types import Settings
 from purify.train.cost import COST_FILE, Spent
 
 DONE = 'DONE'  # the file in a stage's folder that says so
-STATE = 'checkpoints'  # folder of an unfinished or finished training, beside the weights; nobody reads it after the end
+STATE = (  # folder of an unfinished or finished training, beside the weights; nobody reads it after the end
+    'checkpoints'
+)
 PART = '.part'  # the end of the name of a file that is being written
 SHOWN = 3  # files that a message names
-WEIGHTS = 'weights'  # folder of a network's checkpoint, of which a reader takes whatever step is the newest
+WEIGHTS = (  # folder of a network's checkpoint, of which a reader takes whatever step is the newest
+    'weights'
+)
 # What people and systems leave and no reader takes: notes at the top, hidden files anywhere.
 _STRAY = re.compile(r'[^/]+\.(txt|md|log)|(.*/)?(\.[^/]*(/.*)?|Thumbs\.db|desktop\.ini)')
 PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in the fingerprint
@@ -37,29 +41,43 @@ class Done(TypedDict):
 def read_done(folder: Path, advice: str = '', *, older: bool = False) -> Done:
     """What the finished stage in `folder` says of itself.
 
-    Raises `UserError`, with `advice` as the next step, where it is not finished, `DONE` is damaged or notes no hashes (unless the
-    folder may be of an `older` version), or the stage is another one than the folder's name says, where that ends in a fingerprint.
+    Raises `UserError`, with `advice` as the next step, where it is not finished, `DONE` is damaged
+    or notes no hashes (unless the folder may be of an `older` version), or the stage is another one
+    than the folder's name says, where that ends in a fingerprint.
     """
     advice = advice or f'Delete {folder} and run again.'
     done = read_json(folder / DONE, Done, cure=advice)
-    named = next((name for name in (folder.name, folder.resolve().name) if PRINT.fullmatch(name)), None)
+    named = next(
+        (name for name in (folder.name, folder.resolve().name) if PRINT.fullmatch(name)), None
+    )
     if named is not None and not named.endswith(f'-{done["fingerprint"]}'):
         raise UserError(
-            f'{folder / DONE}: is of the stage {done["stage"]!r} with the fingerprint {done["fingerprint"]!r}, and not of the one '
-            f'that the folder {named} is named for. {advice}'
+            f'{folder / DONE}: is of the stage {done["stage"]!r} with the fingerprint'
+            f' {done["fingerprint"]!r}, and not of the one that the folder {named} is named for.'
+            f' {advice}'
         )
     if 'files' not in done and not older:
-        raise UserError(f'{folder / DONE}: notes no hashes of files, as versions before 0.2 did not, or is damaged. {advice}')
+        raise UserError(
+            f'{folder / DONE}: notes no hashes of files, as versions before 0.2 did not, or is'
+            f' damaged. {advice}'
+        )
     return done
 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Every file that a stage hands on, by its path in the stage's folder: all but `DONE`, costs, training states and parts."""
-    found = {path.relative_to(folder): path for path in sorted(folder.rglob('*')) if path.is_file() or path.is_symlink()}
+    found = {
+        path.relative_to(folder): path
+        for path in sorted(folder.rglob('*'))
+        if path.is_file() or path.is_symlink()
+    }
     return {
         name.as_posix(): path
         for name, path in found.items()
-        if name != Path(DONE) and name.name != COST_FILE and name.suffix != PART and STATE not in name.parts
+        if name != Path(DONE)
+        and name.name != COST_FILE
+        and name.suffix != PART
+        and STATE not in name.parts
     }
 
 
@@ -86,31 +104,46 @@ def _hash(path: Path) -> str:
         raise UserError(f'{path}: cannot be read ({error.strerror}). {AGAIN}') from error
 
 
-def check_files(folder: Path, done: Done, advice: str, hashes: Mapping[str, str] | None = None) -> None:
+def check_files(
+    folder: Path, done: Done, advice: str, hashes: Mapping[str, str] | None = None
+) -> None:
     """Raises `UserError` unless every file that `done` names is in `folder` as the stage wrote it; `advice` is the next step.
 
-    Nor may there be other files that a reader could take for the stage's; how many notes and hidden files are there is said.
-    `hashes` are those of `files_of` the folder, where they are known already. A `done` without hashes cannot be checked, which is
-    said as well.
+    Nor may there be other files that a reader could take for the stage's; how many notes and hidden
+    files are there is said. `hashes` are those of `files_of` the folder, where they are known
+    already. A `done` without hashes cannot be checked, which is said as well.
     """
     if 'files' not in done:
-        say(f'{folder}: an older version wrote it and noted no hashes, so nobody knows whether its files are still the same.')
+        say(
+            f'{folder}: an older version wrote it and noted no hashes, so nobody knows whether its'
+            ' files are still the same.'
+        )
         return
     named, there = done['files'], files_of(folder)
-    found = hashes if hashes is not None else hash_files({name: there[name] for name in named if name in there})
+    found = (
+        hashes
+        if hashes is not None
+        else hash_files({name: there[name] for name in named if name in there})
+    )
     if wrong := [name for name in named if found.get(name) != named[name]]:
         raise UserError(
-            f'{", ".join(str(folder / name) for name in wrong[:SHOWN])}{_more(wrong)}: missing, or changed since the stage '
-            f'{done["stage"]!r} wrote it. {advice}'
+            f'{", ".join(str(folder / name) for name in wrong[:SHOWN])}{_more(wrong)}: missing, or'
+            f' changed since the stage {done["stage"]!r} wrote it. {advice}'
         )
     extra = [name for name in there if name not in named]
-    if taken := [name for name in extra if WEIGHTS in Path(name).parts[:-1] or not _STRAY.fullmatch(name)]:
+    if taken := [
+        name for name in extra if WEIGHTS in Path(name).parts[:-1] or not _STRAY.fullmatch(name)
+    ]:
         raise UserError(
-            f'{", ".join(str(folder / name) for name in taken[:SHOWN])}{_more(taken)}: not written by the stage {done["stage"]!r}, '
-            f'and could be taken for its results. Move what is not its own out of {folder} and run again.'
+            f'{", ".join(str(folder / name) for name in taken[:SHOWN])}{_more(taken)}: not written'
+            f' by the stage {done["stage"]!r}, and could be taken for its results. Move what is not'
+            f' its own out of {folder} and run again.'
         )
     if extra:
-        say(f'{folder}: holds {len(extra)} files that its stage did not write, such as {extra[0]}; they are not read.')
+        say(
+            f'{folder}: holds {len(extra)} files that its stage did not write, such as {extra[0]};'
+            ' they are not read.'
+        )
 
 
 def _more(names: list[str]) -> str:

@@ -44,7 +44,9 @@ def look_in_turn(
     mine = [int(position) for position in positions[jax.process_index() :: hosts]]
     placed = devices.put_copy(weights, mesh)
     batch = batch or work.run['inference_batch']
-    for where, found in map_images(rule, placed, fetch, mine, batch=batch, mesh=mesh, cost=work.cost):
+    for where, found in map_images(
+        rule, placed, fetch, mine, batch=batch, mesh=mesh, cost=work.cost
+    ):
         yield found
         bar.advance(len(where) * hosts)
         if preemption.asked():
@@ -66,18 +68,26 @@ def look_at_all(
 ) -> Columns:
     """Runs a rule over rows, each host over its share, and gives every host the columns [len(positions) ...] of all, in order.
 
-    Args: see `look_in_turn`; hosts leave what they saw in files, called after `name`, for each other. Of no rows there are no
-    columns.
+    Args: see `look_in_turn`; hosts leave what they saw in files, called after `name`, for each
+    other. Of no rows there are no columns.
     """
     if not len(positions):
         return {}
     parts = list(look_in_turn(work, rule, weights, fetch, positions, bar, batch=batch))
     if not parts:  # no row is this host's: its columns are empty
         like = {key: np.asarray(value)[None] for key, value in fetch(int(positions[0])).items()}
-        parts = [{key: np.zeros((0, *x.shape[1:]), x.dtype) for key, x in jax.eval_shape(rule, weights, like).items()}]
+        parts = [
+            {
+                key: np.zeros((0, *x.shape[1:]), x.dtype)
+                for key, x in jax.eval_shape(rule, weights, like).items()
+            }
+        ]
     mine = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     hosts = exchange(work, name, mine)
-    whole = {key: np.zeros((len(positions), *column.shape[1:]), column.dtype) for key, column in mine.items()}
+    whole = {
+        key: np.zeros((len(positions), *column.shape[1:]), column.dtype)
+        for key, column in mine.items()
+    }
     for host, found in enumerate(hosts):
         for key, column in found.items():
             whole[key][host :: len(hosts)] = column

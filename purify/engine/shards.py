@@ -1,7 +1,7 @@
 """Work in shards, written once for all stages: fixed ranges of rows, each of them one file that is whole or not there.
 
-Hosts take the shards that are missing in turn, and a restart makes no others. What a row becomes may depend on the row alone, so
-neither batches nor devices, hosts or restarts change a byte.
+Hosts take the shards that are missing in turn, and a restart makes no others. What a row becomes
+may depend on the row alone, so neither batches nor devices, hosts or restarts change a byte.
 """
 
 import concurrent.futures
@@ -58,7 +58,9 @@ def table_sink(folder: Path, ids: np.ndarray, shard_size: int) -> Sink:
         columns = {name: np.stack([row[name] for row in whole]) for name in whole[0]}
         write_columns(paths[part], columns | {'ids': ids[ranges[part]]})
 
-    return Sink(ranges, [part for part, path in enumerate(paths) if not path.exists()], write, lambda: None)
+    return Sink(
+        ranges, [part for part, path in enumerate(paths) if not path.exists()], write, lambda: None
+    )
 
 
 def dataset_sink(
@@ -76,9 +78,13 @@ def dataset_sink(
     writer = DatasetWriter(folder, name, split, features, len(ranges))
 
     def write(shard: int, rows: Iterable[Record]) -> None:
-        writer.write(shard, (record | numbers(row) for row, record in zip(ranges[shard], rows, strict=True)))
+        writer.write(
+            shard, (record | numbers(row) for row, record in zip(ranges[shard], rows, strict=True))
+        )
 
-    return Sink(ranges, writer.pending(), write, lambda: writer.finish([len(rows) for rows in ranges]))
+    return Sink(
+        ranges, writer.pending(), write, lambda: writer.finish([len(rows) for rows in ranges])
+    )
 
 
 def map_rows(
@@ -110,13 +116,18 @@ def map_rows(
     """
     devices.barrier(f'pending shards of {work.name}')  # all look before any writes
     mine = sink.pending[jax.process_index() :: jax.process_count()]
-    numbers, total = [row for shard in mine for row in sink.ranges[shard]], sum(map(len, sink.ranges))
+    numbers, total = (
+        [row for shard in mine for row in sink.ranges[shard]],
+        sum(map(len, sink.ranges)),
+    )
     mesh = devices.local_mesh()
     batch = work.run['batch_per_device'] * mesh.size
     with Bar(work.name, total, shown=devices.is_lead()) as bar, _Collector(sink) as collector:
         bar.skip(total - len(numbers) * jax.process_count())
         placed = devices.put_copy(constants, mesh) if numbers else None
-        for where, out in map_images(rule, placed, fetch, numbers, batch=batch, mesh=mesh, cost=work.cost):
+        for where, out in map_images(
+            rule, placed, fetch, numbers, batch=batch, mesh=mesh, cost=work.cost
+        ):
             finite = out.pop('finite', np.ones(len(where), bool))
             _refuse_broken(ids[where[~finite]], dtype)
             collector.put(where, out)
@@ -130,7 +141,9 @@ def map_rows(
         sink.finish()
 
 
-def write_shards(work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterable[Record]]]]) -> None:
+def write_shards(
+    work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterable[Record]]]]
+) -> None:
     """Writes several datasets at once, the pending shards of all of them spread over hosts and over `threads` of each.
 
     Args:
@@ -153,7 +166,9 @@ def write_shards(work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterab
             return 0
         return len(sink.ranges[shard])
 
-    threads = concurrent.futures.ThreadPoolExecutor(work.run['threads'])  # encoding lets go of the interpreter lock
+    threads = concurrent.futures.ThreadPoolExecutor(
+        work.run['threads']
+    )  # encoding lets go of the interpreter lock
     with Bar(work.name, total, shown=devices.is_lead()) as bar, threads as pool:
         bar.skip(total - sum(len(sink.ranges[shard]) for sink, _, shard in mine) * hosts)
         waiting = [pool.submit(write, *job) for job in mine]
@@ -188,8 +203,9 @@ def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
     """`UserError` naming images that the models could make nothing of; no shard with one of them is written."""
     if len(ids):
         raise UserError(
-            f'the models gave NaN for {len(ids)} images of a batch (ids {", ".join(map(str, ids[:8].tolist()))}). Computing in '
-            f'{dtype} may overflow: try defense.dtype=float32; or the weights of the prior or the classifier are broken.'
+            f'the models gave NaN for {len(ids)} images of a batch (ids'
+            f' {", ".join(map(str, ids[:8].tolist()))}). Computing in {dtype} may overflow: try'
+            ' defense.dtype=float32; or the weights of the prior or the classifier are broken.'
         )
 
 

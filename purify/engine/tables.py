@@ -24,7 +24,9 @@ def part_path(folder: Path, part: int, parts: int) -> Path:
     return folder / f'rows-{part:05d}-of-{parts:05d}.npz'
 
 
-def write_columns(path: Path, columns: Mapping[str, np.ndarray], *, compressed: bool = False) -> str:
+def write_columns(
+    path: Path, columns: Mapping[str, np.ndarray], *, compressed: bool = False
+) -> str:
     """Writes columns [n ...] as one npz, whole or not at all; returns its SHA-256.
 
     Equal columns give equal bytes: zip entries bear no date.
@@ -37,8 +39,9 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray], *, compressed: 
 def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The columns of one npz.
 
-    `groups` say what it must hold: column -> the kinds of NumPy its numbers may be of ('i', 'fiu', ...); the columns of a group
-    are of one length. Raises `UserError` for a file that is none, is damaged, or lacks some of that.
+    `groups` say what it must hold: column -> the kinds of NumPy its numbers may be of ('i', 'fiu',
+    ...); the columns of a group are of one length. Raises `UserError` for a file that is none, is
+    damaged, or lacks some of that.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -47,8 +50,14 @@ def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray
         raise UserError(f'{path}: cannot be read ({error}). {AGAIN}') from error
     for group in groups:
         for name, kinds in group.items():
-            if name not in columns or columns[name].dtype.kind not in kinds or not columns[name].ndim:
-                raise UserError(f'{path}: its column {name!r} is missing or of another type. {AGAIN}')
+            if (
+                name not in columns
+                or columns[name].dtype.kind not in kinds
+                or not columns[name].ndim
+            ):
+                raise UserError(
+                    f'{path}: its column {name!r} is missing or of another type. {AGAIN}'
+                )
         _check_lengths(path, {name: columns[name] for name in group})
     return columns
 
@@ -57,13 +66,20 @@ def _check_lengths(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     """Raises `UserError` unless all columns are arrays of one length."""
     lengths = {len(column) if column.ndim else -1 for column in columns.values()}
     if len(lengths) > 1 or -1 in lengths:
-        raise UserError(f'{path}: its columns {", ".join(sorted(columns))} are not of one length. {AGAIN}')
+        raise UserError(
+            f'{path}: its columns {", ".join(sorted(columns))} are not of one length. {AGAIN}'
+        )
 
 
 def write_table(folder: Path, table: Table) -> None:
     """Findings as columns, as facts, and as a sheet for people: one line per image with all columns that are numbers."""
     write_columns(folder / FINDINGS, table.columns)
-    names = ['ids', *sorted(name for name, column in table.columns.items() if column.ndim == 1 and name != 'ids')]
+    names = [
+        'ids',
+        *sorted(
+            name for name, column in table.columns.items() if column.ndim == 1 and name != 'ids'
+        ),
+    ]
     sheet = io.StringIO()
     writer = csv.writer(sheet, lineterminator='\n')
     writer.writerow(names)
@@ -78,21 +94,40 @@ def _plain(column: np.ndarray) -> list[object]:
 
 
 def read_table(folder: Path) -> Table:
-    """The table of a finished 'measure' or 'decide' step. Raises `UserError` if there is none, or part of it is missing."""
-    found = {path: match for path in sorted(folder.glob('rows-*.npz')) if (match := _PART.fullmatch(path.name))}
+    """The table of a finished 'measure' or 'decide' step.
+
+    Raises `UserError` if there is none, or part of it is missing.
+    """
+    found = {
+        path: match
+        for path in sorted(folder.glob('rows-*.npz'))
+        if (match := _PART.fullmatch(path.name))
+    }
     if (folder / FINDINGS).exists():
         if found:
             raise UserError(
-                f'{folder}: holds two tables, {FINDINGS} and {next(iter(found)).name}. Delete the folder and run its stage again.'
+                f'{folder}: holds two tables, {FINDINGS} and {next(iter(found)).name}. Delete the'
+                ' folder and run its stage again.'
             )
         return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, Facts))
     counts = {int(match[2]) for match in found.values()}
-    if len(counts) != 1 or sorted(int(match[1]) for match in found.values()) != list(range(max(counts))):
-        raise UserError(f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its stage again.')
+    if len(counts) != 1 or sorted(int(match[1]) for match in found.values()) != list(
+        range(max(counts))
+    ):
+        raise UserError(
+            f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its'
+            ' stage again.'
+        )
     parts = [_read_part(path) for path in found]
-    kinds = [{name: (column.dtype.kind, column.shape[1:]) for name, column in part.items()} for part in parts]
+    kinds = [
+        {name: (column.dtype.kind, column.shape[1:]) for name, column in part.items()}
+        for part in parts
+    ]
     if any(kind != kinds[0] for kind in kinds):
-        raise UserError(f'{folder}: the parts of its table hold different columns. Delete the folder and run its stage again.')
+        raise UserError(
+            f'{folder}: the parts of its table hold different columns. Delete the folder and run'
+            ' its stage again.'
+        )
     return Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -105,7 +140,8 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
 def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
     """`split` as a table among the inputs leaves it; itself where there is none.
 
-    `edits` says who is kept, under which label, with images from the inputs `replaced...`; of `flagged` the flagged are left alone.
+    `edits` says who is kept, under which label, with images from the inputs `replaced...`; of
+    `flagged` the flagged are left alone.
     """
     role = next((role for role in ('edits', 'flagged') if role in inputs), None)
     if role is None:
@@ -115,12 +151,27 @@ def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
     if role == 'flagged':
         return Edited(split, table['flagged'], split.labels, np.full(len(split), -1), [])
     kept = table['candidate'][table['keep']]
-    folders = [folder for role, folder in inputs.items() if role.startswith('replaced')] if (kept >= 0).any() else []
-    full = [folder for folder in folders if (folder / 'dataset_info.json').exists()]  # where none was picked there is none
-    return Edited(split, table['keep'], table['labels'], table['candidate'], [Split(folder, 'train') for folder in full])
+    folders = (
+        [folder for role, folder in inputs.items() if role.startswith('replaced')]
+        if (kept >= 0).any()
+        else []
+    )
+    full = [
+        folder for folder in folders if (folder / 'dataset_info.json').exists()
+    ]  # where none was picked there is none
+    return Edited(
+        split,
+        table['keep'],
+        table['labels'],
+        table['candidate'],
+        [Split(folder, 'train') for folder in full],
+    )
 
 
 def check_ids(table: Table, split: Split, folder: Path) -> None:
     """Raises `UserError` unless the table is of just these images, in their order."""
     if not np.array_equal(table['ids'], split.ids):
-        raise UserError(f'{folder}: its {len(table["ids"])} rows are not the {len(split)} images of {split.folder}.')
+        raise UserError(
+            f'{folder}: its {len(table["ids"])} rows are not the {len(split)} images of'
+            f' {split.folder}.'
+        )

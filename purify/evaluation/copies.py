@@ -21,22 +21,32 @@ FILE, NUMBERS = 'replication.npz', 'numbers.json'
 LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy
 SHOWN = 200  # pairs of highest similarity that are kept one by one (figure 5)
 AT_ONCE = 4096  # points looked up between two moves of the bar
-COLUMNS = {'ids': 'iu', 'match': 'iu', 'twin': 'iu', 'similarity': 'f', 'twin_similarity': 'f', 'poisoned': 'b'}  # and their kinds
+COLUMNS = {
+    'ids': 'iu',
+    'match': 'iu',
+    'twin': 'iu',
+    'similarity': 'f',
+    'twin_similarity': 'f',
+    'poisoned': 'b',
+}  # and their kinds
 
 
 def find_copies(work: Work) -> None:
     """Writes numbers.json and replication.npz for the report, on one host (Pan 2024, section 6 and figure 5).
 
-    To every generated image A belongs the training image B that is most alike by the cosine of their features, and to B the
-    other training image C most alike to it. Inputs: the tables `generated` and `given` of features, `encoder`, which made them,
-    and the truth. Of the pairs of highest similarity, up to `SHOWN`, the first highest: 'ids' i64[k] of A, 'match' i64[k] of B,
-    'twin' i64[k] of C, 'similarity' f32[k] of A and B, 'twin_similarity' f32[k] of B and C, 'poisoned' bool[k], of B.
+    To every generated image A belongs the training image B that is most alike by the cosine of
+    their features, and to B the other training image C most alike to it. Inputs: the tables
+    `generated` and `given` of features, `encoder`, which made them, and the truth. Of the pairs of
+    highest similarity, up to `SHOWN`, the first highest: 'ids' i64[k] of A, 'match' i64[k] of B,
+    'twin' i64[k] of C, 'similarity' f32[k] of A and B, 'twin_similarity' f32[k] of B and C,
+    'poisoned' bool[k], of B.
 
-    Numbers: 'encoder' and 'copy_detection' (`describe_encoder`); 'pairs', all of them; 'mean' of the similarities; 'above':
-    {'limit', 'share', 'count', 'interval'}; 'poisoned_matches', the share of pairs whose B is poisoned, with its 'interval' as
-    'poisoned_interval', beside 'poisoned', the share of the training images that are, both None where no image is; 'copied':
-    {'images' in the training set that are copies of another or have one, 'matches' with such a B, 'share', 'mean' of their
-    similarity}, None where the attack added no copies.
+    Numbers: 'encoder' and 'copy_detection' (`describe_encoder`); 'pairs', all of them; 'mean' of
+    the similarities; 'above': {'limit', 'share', 'count', 'interval'}; 'poisoned_matches', the
+    share of pairs whose B is poisoned, with its 'interval' as 'poisoned_interval', beside
+    'poisoned', the share of the training images that are, both None where no image is; 'copied':
+    {'images' in the training set that are copies of another or have one, 'matches' with such a B,
+    'share', 'mean' of their similarity}, None where the attack added no copies.
     """
     if not devices.is_lead():
         return
@@ -46,7 +56,9 @@ def find_copies(work: Work) -> None:
     with Bar(work.name, len(generated['ids']) + min(SHOWN, len(generated['ids']))) as bar:
         match, similarity = _look_up(neighbours, generated['features'], None, bar)
         kept = np.lexsort((generated['ids'], -similarity))[:SHOWN]
-        twin, twin_similarity = _look_up(neighbours, given['features'][match[kept]], match[kept], bar)
+        twin, twin_similarity = _look_up(
+            neighbours, given['features'][match[kept]], match[kept], bar
+        )
     rows = np.searchsorted(manifest.ids, given['ids'][match])
     found = {
         'ids': generated['ids'][kept],
@@ -75,7 +87,12 @@ def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest)
     return {
         'pairs': len(similarity),
         'mean': _mean(similarity),
-        'above': {'limit': LIMIT, 'share': above.value, 'count': above.hits, 'interval': _interval(above)},
+        'above': {
+            'limit': LIMIT,
+            'share': above.value,
+            'count': above.hits,
+            'interval': _interval(above),
+        },
         'poisoned_matches': hit.value if hit else None,
         'poisoned_interval': _interval(hit) if hit else None,
         'poisoned': share_of(manifest.poisoned).value if hit else None,
@@ -91,10 +108,17 @@ def _describe_copied(similarity: np.ndarray, rows: np.ndarray, manifest: Manifes
     several = copies | np.isin(manifest.ids, manifest.copy_of[copies])
     among = several[rows]
     share = share_of(among)
-    return {'images': int(several.sum()), 'matches': share.hits, 'share': share.value, 'mean': _mean(similarity[among])}
+    return {
+        'images': int(several.sum()),
+        'matches': share.hits,
+        'share': share.value,
+        'mean': _mean(similarity[among]),
+    }
 
 
-def _look_up(neighbours: Neighbours, points: np.ndarray, own: np.ndarray | None, bar: Bar) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(
+    neighbours: Neighbours, points: np.ndarray, own: np.ndarray | None, bar: Bar
+) -> tuple[np.ndarray, np.ndarray]:
     found = []
     for start in range(0, len(points), AT_ONCE):
         part = slice(start, start + AT_ONCE)

@@ -38,28 +38,44 @@ class Asked(TypedDict):
     p_filters: list[float]
 
 
-Answers = tuple[np.ndarray, np.ndarray]  # positions i64[m] of test images, the classes i32[m] they are taken for
+Answers = tuple[
+    np.ndarray, np.ndarray
+]  # positions i64[m] of test images, the classes i32[m] they are taken for
 
 
 def diffuse(work: Work) -> None:
     """Predictions of the test images by a generator, in tables of shards: one of the clean ones, one for each trigger.
 
-    Columns: `ids`, `predictions` i32[m p] for every p_filter, `errors` f32[m k p] (see `DenoisingErrors`). Triggered are those
-    that count for the ASR. Shards are fixed ranges of images, taken round-robin by the hosts; a restart does the missing ones. A
-    row depends on the generator, the seed and its image alone. What was done is said in facts.json.
+    Columns: `ids`, `predictions` i32[m p] for every p_filter, `errors` f32[m k p] (see
+    `DenoisingErrors`). Triggered are those that count for the ASR. Shards are fixed ranges of
+    images, taken round-robin by the hosts; a restart does the missing ones. A row depends on the
+    generator, the seed and its image alone. What was done is said in facts.json.
     """
     bench, seed = Bench.open(work, Manifest.read(work.inputs['truth'])), work.settings['seed']
     settings = {name: value for name, value in work.settings.items() if name not in STAGE_OWN}
     rule, names = errors_rule(settings), bench.test.class_names
-    generator = open_generator(work.inputs['generator'], dtype=settings['dtype'], vae_slice=work.run['vae_slice'])
+    generator = open_generator(
+        work.inputs['generator'], dtype=settings['dtype'], vae_slice=work.run['vae_slice']
+    )
     measure = rule.rule({'generator': generator}, Context(bench.test.shape, seed, names))
     chosen, calls = choose_images(len(bench.test), settings['images'], seed), rule.calls(len(names))
-    for name, attack in (CLEAN, None), *((TRIGGERED(k), attack) for k, attack in enumerate(bench.attacks)):
+    for name, attack in (
+        (CLEAN, None),
+        *((TRIGGERED(k), attack) for k, attack in enumerate(bench.attacks)),
+    ):
         rows = chosen if attack is None else chosen[bench.aim(attack)[1][chosen]]
         _measure(bench, name, attack, rows, measure, generator.weights, calls)
     if devices.is_lead():
-        facts = {'draws': rule.draws, 'weighting': rule.weighting, 'images': len(chosen), 'calls_per_image': calls}
-        write_json(work.folder / FACTS, facts | {'p_filter': rule.p_filter, 'p_filters': list(rule.p_filters)})
+        facts = {
+            'draws': rule.draws,
+            'weighting': rule.weighting,
+            'images': len(chosen),
+            'calls_per_image': calls,
+        }
+        write_json(
+            work.folder / FACTS,
+            facts | {'p_filter': rule.p_filter, 'p_filters': list(rule.p_filters)},
+        )
 
 
 def choose_images(count: int, images: int, seed: int) -> np.ndarray:
@@ -70,7 +86,13 @@ def choose_images(count: int, images: int, seed: int) -> np.ndarray:
 
 
 def _measure(
-    bench: Bench, name: str, attack: Attack | None, positions: np.ndarray, measure: Rule, weights: Tree, calls: int
+    bench: Bench,
+    name: str,
+    attack: Attack | None,
+    positions: np.ndarray,
+    measure: Rule,
+    weights: Tree,
+    calls: int,
 ) -> None:
     """Fills the table `name` with the test images at `positions`, stamped by `attack`."""
     work, ids = bench.work, bench.test.ids[positions]
@@ -94,7 +116,10 @@ def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers,
     """What `diffuse` left -> its facts, and for each p_filter the answers on the clean images and on those under each trigger."""
     facts: Any = read_json(folder / FACTS, Asked)
     filters = len(facts['p_filters'])
-    sets = [_read(bench, folder / name, filters) for name in (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))]
+    sets = [
+        _read(bench, folder / name, filters)
+        for name in (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))
+    ]
     split = [[(where, classes[:, k]) for where, classes in sets] for k in range(filters)]
     return facts, [(clean, triggered) for clean, *triggered in split]
 

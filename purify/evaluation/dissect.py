@@ -32,37 +32,60 @@ from purify.train.inference import Rows
 
 ARRAYS = 'dissection.npz'
 SETS = ('generated', 'probe')
-TRAINING, GENERATED = 'training ', 'generated '  # roles of the tables of a score: one of these and its name
+TRAINING, GENERATED = (
+    'training ',
+    'generated ',
+)  # roles of the tables of a score: one of these and its name
 Columns = dict[str, np.ndarray]
-OF_A_SET = {'ids': 'iu', 'label': 'iu', 'predicted': 'iu', 'trigger': 'f', 'group': 'u'}  # columns and their kinds
+OF_A_SET = {
+    'ids': 'iu',
+    'label': 'iu',
+    'predicted': 'iu',
+    'trigger': 'f',
+    'group': 'u',
+}  # columns and their kinds
 
 
 def dissect(work: Work) -> None:
     """Writes numbers.json and dissection.npz: what the judges say of the datasets `generated` and `probe`, as far as given.
 
-    The `labeller` was trained on the `clean` training images; the `detector`, which is missing where the attack has no trigger,
-    on `marked` ones. Numbers: 'judges' on test images; 'sets', of each a row per condition; 'auroc' of every score on the
-    training set, by the truth, and on the generated set, by the detector's verdict; 'fid' of the generated set against the clean
-    training images by the labeller's features; and the settings of the stage, which say how images were drawn. Arrays, of each
-    set: ids i64[n], label i32[n] as asked for, predicted i32[n], trigger f32[n] (probability), group u8[n] (1 to 4).
+    The `labeller` was trained on the `clean` training images; the `detector`, which is missing
+    where the attack has no trigger, on `marked` ones. Numbers: 'judges' on test images; 'sets', of
+    each a row per condition; 'auroc' of every score on the training set, by the truth, and on the
+    generated set, by the detector's verdict; 'fid' of the generated set against the clean training
+    images by the labeller's features; and the settings of the stage, which say how images were
+    drawn. Arrays, of each
+    set: ids i64[n], label i32[n] as asked for, predicted i32[n], trigger f32[n] (probability),
+      group u8[n] (1 to 4).
     """
     manifest = Manifest.read(work.inputs['truth'])
     sets = {name: Split(work.inputs[name], 'train') for name in SETS if name in work.inputs}
     numbers: Facts = {'judges': _judge_judges(work)}
     arrays = {name: _sort(work, name, split) for name, split in sets.items()}
     numbers['sets'] = {name: describe_set(columns, manifest) for name, columns in arrays.items()}
-    numbers['auroc'] = _separations(work, manifest, sets['generated'], arrays['generated']['trigger'] > 0.5)
+    numbers['auroc'] = _separations(
+        work, manifest, sets['generated'], arrays['generated']['trigger'] > 0.5
+    )
     numbers['fid'] = _compare(work, sets['generated'], aims(manifest.facts))
     if devices.is_lead():
-        write_columns(work.folder / ARRAYS, {f'{s}_{name}': column for s, own in arrays.items() for name, column in own.items()})
+        write_columns(
+            work.folder / ARRAYS,
+            {f'{s}_{name}': column for s, own in arrays.items() for name, column in own.items()},
+        )
         write_json(work.folder / 'numbers.json', numbers | work.settings)
 
 
 def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
     """What `dissect` wrote: its numbers, and of each set there is, columns by name."""
     numbers: Any = read_json(folder / 'numbers.json', Dissection)
-    arrays = read_columns(folder / ARRAYS, *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']))
-    own = {s: {name.removeprefix(f'{s}_'): x for name, x in arrays.items() if name.startswith(f'{s}_')} for s in SETS}
+    arrays = read_columns(
+        folder / ARRAYS,
+        *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']),
+    )
+    own = {
+        s: {name.removeprefix(f'{s}_'): x for name, x in arrays.items() if name.startswith(f'{s}_')}
+        for s in SETS
+    }
     return numbers, {s: columns for s, columns in own.items() if columns}
 
 
@@ -77,13 +100,19 @@ def aims(facts: Facts) -> list[int]:
 def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
     """Of every condition there are images of, in order, a row.
 
-    {'label', 'target': whether the attack aims at it, 'images', 'counts' and 'shares' of groups 1 to 4, 'triggered': the share
-    with a trigger, 'interval' of that, 'p_t': the share of stamped images, covers too, of the training images given this label}.
+    {'label', 'target': whether the attack aims at it, 'images', 'counts' and 'shares' of groups 1
+    to 4, 'triggered': the share with a trigger, 'interval' of that, 'p_t': the share of stamped
+    images, covers too, of the training images given this label}.
     """
     targets, rows = aims(manifest.facts), []
     for label in np.unique(columns['label']).tolist():
         made = Composition.of(columns['group'][columns['label'] == label])
-        row = {'label': label, 'target': label in targets, 'images': made.images, 'counts': list(made.counts)}
+        row = {
+            'label': label,
+            'target': label in targets,
+            'images': made.images,
+            'counts': list(made.counts),
+        }
         row |= {'shares': [share.value for share in made.shares], 'triggered': made.triggered.value}
         before = poisoned_share(manifest.given_labels, manifest.poisoned | manifest.cover, label)
         rows.append(row | {'interval': list(made.triggered.interval()), 'p_t': before.value})
@@ -93,13 +122,20 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
 def _judge_judges(work: Work) -> Facts:
     """How far the judges can be believed: on test images as they are, and for the detector under the triggers too."""
     test = Split(work.inputs['truth'] / 'test', 'test')
-    judges = {'labeller': describe_shares({'acc': accuracy(_see(work, 'labeller', test, 'test')[0], test.labels)})}
+    judges = {
+        'labeller': describe_shares(
+            {'acc': accuracy(_see(work, 'labeller', test, 'test')[0], test.labels)}
+        )
+    }
     if 'detector' not in work.inputs:
         return judges | {'detector': None}
     marked = Split(work.inputs['marked'], 'test')
     said = _see(work, 'detector', marked, 'marked')[0] == 1
     clean, stamped, faint = (said[marked.variations == kind] for kind in range(3))
-    shares: dict[str, Share | None] = {'acc': share_of(np.concatenate([~clean, stamped])), 'tpr': share_of(stamped)}
+    shares: dict[str, Share | None] = {
+        'acc': share_of(np.concatenate([~clean, stamped])),
+        'tpr': share_of(stamped),
+    }
     shares |= {'tpr_faint': share_of(faint), 'fpr': share_of(clean)}
     return judges | {'detector': describe_shares(shares) | {'count': len(clean) + len(stamped)}}
 
@@ -112,13 +148,20 @@ def _sort(work: Work, name: str, split: Split) -> Columns:
         side, certainty = _see(work, 'detector', split, f'{name}-triggers')
         trigger = np.where(side == 1, certainty, 1 - certainty).astype(np.float32)
     group = sort_out(trigger > 0.5, predicted == split.labels)
-    return {'ids': split.ids, 'label': split.labels, 'predicted': predicted, 'trigger': trigger, 'group': group}
+    return {
+        'ids': split.ids,
+        'label': split.labels,
+        'predicted': predicted,
+        'trigger': trigger,
+        'group': group,
+    }
 
 
 def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
     """What a judge takes every image for, i32[n], and how certainly, f32[n].
 
-    Hosts take every so-many-th image and leave what they saw in files, called after `name`, for each other.
+    Hosts take every so-many-th image and leave what they saw in files, called after `name`, for
+    each other.
     """
     model = read_classifier(work.inputs[role])
     names = split.class_names if role == 'labeller' else list(CLASSES)
@@ -146,7 +189,11 @@ def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndar
         before, after = read_table(work.inputs[TRAINING + name]), read_table(folder)
         check_ids(after, made, folder)
         poisoned = np.isin(before['ids'], manifest.ids[manifest.poisoned])
-        row = {'score': name, 'training': auroc(before['score'], poisoned), 'poisoned': int(poisoned.sum())}
+        row = {
+            'score': name,
+            'training': auroc(before['score'], poisoned),
+            'poisoned': int(poisoned.sum()),
+        }
         after_all = auroc(after['score'], triggered) if judged else None
         rows.append(row | {'generated': after_all, 'triggered': int(triggered.sum())})
     return rows
@@ -158,15 +205,36 @@ def _compare(work: Work, made: Split, targets: Iterable[int]) -> Facts:
     sides: dict[str, list[Moments]] = {'others': [], 'targets': []}
     for name, split in (('generated', made), ('clean', Split(work.inputs['clean'], 'train'))):
         aimed = np.isin(split.labels, list(targets))
-        for side, chosen in (('others', np.flatnonzero(~aimed)), ('targets', np.flatnonzero(aimed))):
-            with Bar(f'{work.name} features of {name}', len(chosen), shown=devices.is_lead()) as bar:
+        for side, chosen in (
+            ('others', np.flatnonzero(~aimed)),
+            ('targets', np.flatnonzero(aimed)),
+        ):
+            with Bar(
+                f'{work.name} features of {name}', len(chosen), shown=devices.is_lead()
+            ) as bar:
 
-                def fetch(row: int, split: Split = split, chosen: np.ndarray = chosen) -> np.ndarray:
+                def fetch(
+                    row: int, split: Split = split, chosen: np.ndarray = chosen
+                ) -> np.ndarray:
                     return split[int(chosen[row])]['image']
 
-                sides[side].append(sum_up(work, model, fetch, len(chosen), split.shape, f'{name}-{side}', bar).moments)
-    pairs = {'all': [a + b for a, b in zip(*sides.values(), strict=True)], 'others': sides['others']}
+                sides[side].append(
+                    sum_up(
+                        work, model, fetch, len(chosen), split.shape, f'{name}-{side}', bar
+                    ).moments
+                )
+    pairs = {
+        'all': [a + b for a, b in zip(*sides.values(), strict=True)],
+        'others': sides['others'],
+    }
     found = {name: frechet_distance(*pair) for name, pair in pairs.items()}
     facts = model.facts
-    notes = [f'{name}: {note}' for name, pair in pairs.items() for note in warn({name: found[name]}, *pair)]
-    return found | {'network': f'labeller ({facts["network"]["name"]}, {facts["num_classes"]} classes)', 'notes': notes}
+    notes = [
+        f'{name}: {note}'
+        for name, pair in pairs.items()
+        for note in warn({name: found[name]}, *pair)
+    ]
+    return found | {
+        'network': f'labeller ({facts["network"]["name"]}, {facts["num_classes"]} classes)',
+        'notes': notes,
+    }

@@ -30,20 +30,26 @@ from purify.stages.models import open_models, weights_of
 from purify.train.inference import Rows, Rule
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
-REPAIRED, GUARD = 'repaired', 'guard '  # the second before the roles of a guard's models, among the inputs
+REPAIRED, GUARD = (
+    'repaired',
+    'guard ',
+)  # the second before the roles of a guard's models, among the inputs
 FATES = ('kept', 'dropped', 'relabelled')
 
 
 def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | None = None) -> None:
     """Writes numbers.json: every classifier there is on the clean and the triggered test images, findings, purified images.
 
-    With several triggers the test images carry each in turn; ASR and RA are over all of them, and listed one by one. A generator
-    that classifies stands for the student where the method trains none.
+    With several triggers the test images carry each in turn; ASR and RA are over all of them, and
+    listed one by one. A generator that classifies stands for the student where the method trains
+    none.
 
     Args:
       work: the stage's.
-      candidates: what measured the candidates that an attacker may hand in himself, where that is asked for.
-      guard: what is done to the teacher's inputs at test time; its models are the inputs called 'guard ' and the role.
+      candidates: what measured the candidates that an attacker may hand in himself, where that is
+        asked for.
+      guard: what is done to the teacher's inputs at test time; its models are the inputs called
+        'guard ' and the role.
     """
     manifest = Manifest.read(work.inputs['truth'])
     numbers: Facts = dict.fromkeys((*CLASSIFIERS, 'diffusion'))
@@ -68,25 +74,37 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
 
 
 def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = None) -> Facts:
-    """ACC, ASR and RA of one classifier, whose inputs are changed before, if so. Raises `UserError` where that makes no images."""
+    """ACC, ASR and RA of one classifier, whose inputs are changed before, if so.
+
+    Raises `UserError` where that makes no images.
+    """
     model, every, label = bench.classifier(name), bench.everyone, 'guarded' if change else name
     batch = bench.work.run['batch_per_device'] * devices.local_mesh().size if change else None
 
     def ask(attack: Attack | None, what: str) -> Answers:
         classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change, batch=batch)
         if (broken := int((classes == BROKEN).sum())) > 0:
-            raise UserError(f'the guard gave no image for {broken} test images. Computing in bfloat16 may overflow: try float32.')
+            raise UserError(
+                f'the guard gave no image for {broken} test images. Computing in bfloat16 may'
+                ' overflow: try float32.'
+            )
         return every, classes
 
     clean = ask(None, 'clean')
-    return describe_answers(bench, clean, [ask(attack, f'triggered-{number}') for number, attack in enumerate(bench.attacks)])
+    return describe_answers(
+        bench,
+        clean,
+        [ask(attack, f'triggered-{number}') for number, attack in enumerate(bench.attacks)],
+    )
 
 
 def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
     """(constants, rule) of a guard, whose noise is of a stream of its own and which is told no label."""
     work = bench.work
     models = open_models(work, bench.test, dtype=getattr(guard, 'dtype', 'float32'), prefix=GUARD)
-    context = Context(bench.test.shape, stream_seed(work.settings['seed'], 'guard'), bench.test.class_names)
+    context = Context(
+        bench.test.shape, stream_seed(work.settings['seed'], 'guard'), bench.test.class_names
+    )
     rule = guard.rule(models, context)
 
     def change(constants: Tree, rows: Rows) -> Rows:
@@ -99,17 +117,28 @@ def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers])
     """ACC, ASR and RA from the answers of a classifier on clean test images and on those under each trigger."""
     where, classes = clean
     labels = bench.test.labels
-    shares: dict[str, Share | None] = {'acc': accuracy(classes, labels[where]), 'asr': None, 'ra': None}
+    shares: dict[str, Share | None] = {
+        'acc': accuracy(classes, labels[where]),
+        'asr': None,
+        'ra': None,
+    }
     triggers = []
     for attack, (where, hit) in zip(bench.attacks, triggered, strict=True):
         goals, among = (column[where] for column in bench.aim(attack))
-        triggers.append({'asr': attack_success(hit, goals, among), 'ra': robust_accuracy(hit, labels[where], among)})
+        triggers.append(
+            {
+                'asr': attack_success(hit, goals, among),
+                'ra': robust_accuracy(hit, labels[where], among),
+            }
+        )
     if triggers:
         shares |= {key: pooled([trigger[key] for trigger in triggers]) for key in ('asr', 'ra')}
     numbers = describe_shares(shares)
     if len(triggers) > 1:
         rows = zip(bench.attacks, triggers, strict=True)
-        numbers['triggers'] = [{'target': attack.target} | describe_shares(trigger) for attack, trigger in rows]
+        numbers['triggers'] = [
+            {'target': attack.target} | describe_shares(trigger) for attack, trigger in rows
+        ]
     return numbers
 
 
@@ -126,23 +155,37 @@ def describe_shares(shares: dict[str, Share | None]) -> Facts:
     """Shares -> {'acc': .., 'counts': {'acc': [hits, n]}, 'intervals': {'acc': [low, high]}}; None where nothing was counted."""
     values = {name: share.value if share else None for name, share in shares.items()}
     counts = {name: [share.hits, share.count] if share else None for name, share in shares.items()}
-    intervals = {name: list(share.interval()) if share and share.count else None for name, share in shares.items()}
+    intervals = {
+        name: list(share.interval()) if share and share.count else None
+        for name, share in shares.items()
+    }
     return values | {'counts': counts, 'intervals': intervals}
 
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     """A method's findings held against what this run added to the data; None for what it does not claim, or nothing was counted.
 
-    'found', whatever the truth: {'images' that it has a verdict on, 'flagged', 'dropped', 'relabelled' and kept}. 'tpr' and 'fpr'
-    of its verdicts, its 'target_labels', 'label_accuracy' of what it keeps. 'removed': {'tpr', 'fpr'} of the images that do not
-    stay under the label they were given, dropped or relabelled. 'relabel_accuracy': the share of the images taken for poisoned
-    and kept under another label whose new label is the true one; 'relabel_accuracy_poisoned' the same among those that are
-    poisoned; 'counts' of both. 'auroc' of the score (bigger: likelier poisoned) inside the classes it names; over all images, of
-    a method that names none and whose scores are `comparable`.
-    'fates', of a method that names classes: of each one named or aimed at how many images, clean, poisoned or 'every', were
-    kept under their label, dropped, or relabelled and kept.
+    'found', whatever the truth: {'images' that it has a verdict on, 'flagged', 'dropped',
+    'relabelled' and kept}. 'tpr' and 'fpr' of its verdicts, its 'target_labels', 'label_accuracy'
+    of what it keeps. 'removed': {'tpr', 'fpr'} of the images that do not stay under the label they
+    were given, dropped or relabelled. 'relabel_accuracy': the share of the images taken for
+    poisoned and kept under another label whose new label is the true one;
+    'relabel_accuracy_poisoned' the same among those that are poisoned; 'counts' of both. 'auroc' of
+    the score (bigger: likelier poisoned) inside the classes it names; over all images, of a method
+    that names none and whose scores are `comparable`. 'fates', of a method that names classes: of
+    each one named or aimed at how many images, clean, poisoned or 'every', were kept under their
+    label, dropped, or relabelled and kept.
     """
-    parts = ('found', 'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned')
+    parts = (
+        'found',
+        'tpr',
+        'fpr',
+        'target_labels',
+        'label_accuracy',
+        'removed',
+        'relabel_accuracy',
+        'relabel_accuracy_poisoned',
+    )
     found: Facts = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
     if folder is None:
         return found
@@ -154,35 +197,58 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     found |= _rates(ids, flagged, poisoned)
     found['target_labels'] = table.facts.get('target_labels')
     found['auroc'] = _separation(table, manifest)
-    moved = np.zeros(len(ids), np.bool_) if labels is None else labels != _of(manifest, manifest.given_labels, ids)
+    moved = (
+        np.zeros(len(ids), np.bool_)
+        if labels is None
+        else labels != _of(manifest, manifest.given_labels, ids)
+    )
     counted = {'flagged': flagged, 'dropped': ~keep, 'relabelled': keep & moved}
-    found['found'] = {'images': len(ids)} | {name: int(column.sum()) for name, column in counted.items()}
+    found['found'] = {'images': len(ids)} | {
+        name: int(column.sum()) for name, column in counted.items()
+    }
     if labels is None:
         return found
-    found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], manifest.ids, manifest.true_labels).value
+    found['label_accuracy'] = label_accuracy(
+        ids[keep], labels[keep], manifest.ids, manifest.true_labels
+    ).value
     found['removed'] = _rates(ids, ~keep | moved, poisoned)
     if found['target_labels'] is not None:
-        found['fates'] = _count_fates(manifest, ids, np.where(~keep, 1, np.where(moved, 2, 0)), found['target_labels'])
+        found['fates'] = _count_fates(
+            manifest, ids, np.where(~keep, 1, np.where(moved, 2, 0)), found['target_labels']
+        )
     shares = {}
-    for name, among in (('relabel_accuracy', moved), ('relabel_accuracy_poisoned', moved & np.isin(ids, poisoned))):
+    for name, among in (
+        ('relabel_accuracy', moved),
+        ('relabel_accuracy_poisoned', moved & np.isin(ids, poisoned)),
+    ):
         new = flagged & keep & among
         shares[name] = label_accuracy(ids[new], labels[new], manifest.ids, manifest.true_labels)
     counts = {name: [share.hits, share.count] for name, share in shares.items()}
     return found | {name: share.value for name, share in shares.items()} | {'counts': counts}
 
 
-def _count_fates(manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]) -> list[Facts]:
+def _count_fates(
+    manifest: Manifest, ids: np.ndarray, fate: np.ndarray, named: list[int]
+) -> list[Facts]:
     """What became of the images i64[n], positions in `FATES`, of each class named or aimed at.
 
     {'label', 'every': {fate: images}, 'clean': .., 'poisoned': ..}.
     """
-    given, poisoned = (_of(manifest, column, ids) for column in (manifest.given_labels, manifest.poisoned))
+    given, poisoned = (
+        _of(manifest, column, ids) for column in (manifest.given_labels, manifest.poisoned)
+    )
     rows = []
     for label in sorted({*named, *np.unique(given[poisoned]).tolist()}):
         own = given == label
         kinds = {'every': own, 'clean': own & ~poisoned, 'poisoned': own & poisoned}
-        counts = {kind: np.bincount(fate[rows_of], minlength=len(FATES)).tolist() for kind, rows_of in kinds.items()}
-        rows.append({'label': label} | {kind: dict(zip(FATES, count, strict=True)) for kind, count in counts.items()})
+        counts = {
+            kind: np.bincount(fate[rows_of], minlength=len(FATES)).tolist()
+            for kind, rows_of in kinds.items()
+        }
+        rows.append(
+            {'label': label}
+            | {kind: dict(zip(FATES, count, strict=True)) for kind, count in counts.items()}
+        )
     return rows
 
 
@@ -199,7 +265,9 @@ def _separation(table: Table, manifest: Manifest) -> float | None:
     name = next((name for name in ('poison_score', 'score') if name in table.columns), None)
     if name is None:
         return None
-    given, poisoned = (_of(manifest, column, table['ids']) for column in (manifest.given_labels, manifest.poisoned))
+    given, poisoned = (
+        _of(manifest, column, table['ids']) for column in (manifest.given_labels, manifest.poisoned)
+    )
     if table.facts.get('comparable'):
         return auroc(table[name], poisoned)
     if not table.facts.get('target_labels'):

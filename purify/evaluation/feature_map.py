@@ -20,9 +20,19 @@ from purify.engine.tables import read_columns, read_table, write_columns
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map
 DIMENSIONS = 50  # that UMAP starts from
-MOST_CLASSES, INNOCENT = 6, 2  # looked at closely: accused ones or targets of the attack, and others beside them
+MOST_CLASSES, INNOCENT = (
+    6,
+    2,
+)  # looked at closely: accused ones or targets of the attack, and others beside them
 CLOSE = ('foreign', 'score')  # columns of findings that are looked at closely, where there are such
-ON_MAP = {'ids': 'iu', 'points': 'f', 'label': 'iu', 'true': 'iu', 'poisoned': 'b', 'named': 'b'}  # columns and their kinds
+ON_MAP = {
+    'ids': 'iu',
+    'points': 'f',
+    'label': 'iu',
+    'true': 'iu',
+    'poisoned': 'b',
+    'named': 'b',
+}  # columns and their kinds
 CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close_verdict': 'u'}
 
 
@@ -39,13 +49,14 @@ class Mapped(TypedDict):
 def make_map(work: Work) -> None:
     """Writes atlas.npz and atlas.json for the report, on one host.
 
-    A map of k images: all that are poisoned up to half of `MOST`, the rest drawn by the seed. 'ids' i64[k], 'points' f32[k 2],
-    'label' i32[k] as given, 'true' i32[k], 'poisoned' bool[k], 'named' bool[k] (the given label is one that the defence named).
-    Of a few classes every image, ascending ids: 'close_ids' i64[m], 'close_label' i32[m], 'close_poisoned' bool[m],
-    'close_verdict' u8[m] (1 taken for clean, 2 doubted, 3 taken for poisoned; 0: its class is not suspected), and
-    'close_foreign', 'close_score' f64[m] as far as the findings hold them. Mapped: 'method' of the map ('umap' where umap-learn
-    is installed, else 'pca'), 'images' of the whole dataset, 'classes' looked at closely, those 'named' by the defence and
-    those the poison 'aims' at.
+    A map of k images: all that are poisoned up to half of `MOST`, the rest drawn by the seed. 'ids'
+    i64[k], 'points' f32[k 2], 'label' i32[k] as given, 'true' i32[k], 'poisoned' bool[k], 'named'
+    bool[k] (the given label is one that the defence named). Of a few classes every image, ascending
+    ids: 'close_ids' i64[m], 'close_label' i32[m], 'close_poisoned' bool[m], 'close_verdict' u8[m]
+    (1 taken for clean, 2 doubted, 3 taken for poisoned; 0: its class is not suspected), and
+    'close_foreign', 'close_score' f64[m] as far as the findings hold them. Mapped: 'method' of the
+    map ('umap' where umap-learn is installed, else 'pca'), 'images' of the whole dataset, 'classes'
+    looked at closely, those 'named' by the defence and those the poison 'aims' at.
     """
     if not devices.is_lead():
         return
@@ -64,22 +75,35 @@ def make_map(work: Work) -> None:
         'named': np.isin(manifest.given_labels[rows], named),
     }
     classes = close_classes(named, aims, np.unique(manifest.given_labels).tolist())
-    found |= {f'close_{name}': column for name, column in _look_close(manifest, findings, classes).items()}
+    found |= {
+        f'close_{name}': column for name, column in _look_close(manifest, findings, classes).items()
+    }
     write_json(
-        work.folder / FACTS, {'method': method, 'images': len(manifest.ids), 'classes': classes, 'named': named, 'aims': aims}
+        work.folder / FACTS,
+        {
+            'method': method,
+            'images': len(manifest.ids),
+            'classes': classes,
+            'named': named,
+            'aims': aims,
+        },
     )
     write_columns(work.folder / FILE, found, compressed=True)
 
 
 def read_atlas(folder: Path) -> Facts:
     """What `make_map` wrote: arrays by name, and 'facts'."""
-    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': read_json(folder / FACTS, Mapped)}
+    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {
+        'facts': read_json(folder / FACTS, Mapped)
+    }
 
 
 def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
     """Rows i64[<= MOST] of the manifest, ascending: poisoned images up to half, then images that are not."""
     rng = stream_rng(seed, 'atlas')
-    hit, rest = (rng.permutation(np.flatnonzero(manifest.poisoned == poisoned)) for poisoned in (True, False))
+    hit, rest = (
+        rng.permutation(np.flatnonzero(manifest.poisoned == poisoned)) for poisoned in (True, False)
+    )
     hit = hit[: MOST // 2]
     return np.sort(np.concatenate([hit, rest[: MOST - len(hit)]]))
 
@@ -94,8 +118,9 @@ def close_classes(named: list[int], aims: list[int], classes: list[int]) -> list
 def lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
     """Features f[k d] -> the method's name and points f32[k 2]: UMAP of 50 principal components, or the first two of these.
 
-    Every feature is brought to mean 0 and variance 1 first. All runs on one thread, for sums depend on their order and UMAP
-    (McInnes et al. 2018) on the last bit: the same features and seed give the same map by the same version of it.
+    Every feature is brought to mean 0 and variance 1 first. All runs on one thread, for sums depend
+    on their order and UMAP (McInnes et al. 2018) on the last bit: the same features and seed give
+    the same map by the same version of it.
     """
     with threadpool_limits(1):
         return _lay_out(features, seed)
@@ -110,7 +135,9 @@ def _lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
     import umap
 
     say(f'drawing a map of {len(whole):,} images by UMAP')
-    mapped = umap.UMAP(n_neighbors=min(15, len(whole) - 1), random_state=stream_seed(seed, 'umap'), n_jobs=1)
+    mapped = umap.UMAP(
+        n_neighbors=min(15, len(whole) - 1), random_state=stream_seed(seed, 'umap'), n_jobs=1
+    )
     return 'umap', np.asarray(mapped.fit_transform(principal(whole, DIMENSIONS)), np.float32)
 
 
@@ -134,6 +161,14 @@ def _look_close(manifest: Manifest, findings: Table, classes: list[int]) -> dict
         verdict = findings.of(ids, 'verdict')
     else:  # a filter has two verdicts, on every class
         verdict = np.where(findings.of(ids, 'flagged'), 3, 1)
-    columns = {'ids': ids, 'label': manifest.given_labels[rows], 'poisoned': manifest.poisoned[rows]}
-    scores = {name: findings.of(ids, name).astype(np.float64) for name in CLOSE if name in findings.columns}
+    columns = {
+        'ids': ids,
+        'label': manifest.given_labels[rows],
+        'poisoned': manifest.poisoned[rows],
+    }
+    scores = {
+        name: findings.of(ids, name).astype(np.float64)
+        for name in CLOSE
+        if name in findings.columns
+    }
     return columns | {'verdict': verdict.astype(np.uint8)} | scores

@@ -46,17 +46,21 @@ class _Samples:
 def illustrate(work: Work, candidates: Candidates) -> None:
     """Writes illustration.npz of k samples: half of `report_images` poisoned ones, as many clean ones, `MOST` of each at most.
 
-    'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h w c]; 'has_purified' bool[k], false where the
-    defence dropped the image (then 'purified' is black); 'true', 'label' (as given) and 'new' i32[k] classes; 'rounds'
-    u8[k r h w c], the last candidate of each round; 'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes of
-    these and of the given image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it sees, 0 to 255) on the
-    three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student' i32[k], of the given image,
-    by the classifiers there are. Raises `Preempted` when SIGTERM came; nothing is kept, the pictures are few.
+    'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h w c]; 'has_purified'
+    bool[k], false where the defence dropped the image (then 'purified' is black); 'true', 'label'
+    (as given) and 'new' i32[k] classes; 'rounds' u8[k r h w c], the last candidate of each round;
+    'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes of these and of the given
+    image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it sees, 0 to 255) on the
+    three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student'
+    i32[k], of the given image, by the classifiers there are. Raises `Preempted` when SIGTERM came;
+    nothing is kept, the pictures are few.
     """
     manifest = Manifest.read(work.inputs['truth'])
     findings, table = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
     count = min(work.run['report_images'] // 2, MOST)
-    ids = np.concatenate([choose_samples(manifest, findings, poisoned, count) for poisoned in (True, False)])
+    ids = np.concatenate(
+        [choose_samples(manifest, findings, poisoned, count) for poisoned in (True, False)]
+    )
     truth = np.searchsorted(manifest.ids, ids)
     samples = _collect(work, ids)
     measured = table.of(ids, 'candidates')
@@ -75,7 +79,9 @@ def illustrate(work: Work, candidates: Candidates) -> None:
     found['heat'], found['heat_labels'] = _look(work, samples)
     for role in [role for role in ANSWERING if role in work.inputs]:
         found[f'answer_{role}'] = _ask(work, read_classifier(work.inputs[role]), samples.given)
-    if devices.is_lead():  # a handful of images: all hosts make them, for opening a classifier is done together
+    if (
+        devices.is_lead()
+    ):  # a handful of images: all hosts make them, for opening a classifier is done together
         write_columns(work.folder / FILE, found, compressed=True)
 
 
@@ -87,21 +93,33 @@ def read_illustration(folder: Path) -> dict[str, np.ndarray]:
 def choose_samples(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:
     """Ids i64[<= count] of poisoned or of clean images.
 
-    The first poisoned ones as they come: a defence that finds only some must not be shown by these alone. Of the clean ones
-    those flagged first, then those not in the benign set, where the findings tell sets apart.
+    The first poisoned ones as they come: a defence that finds only some must not be shown by these
+    alone. Of the clean ones those flagged first, then those not in the benign set, where the
+    findings tell sets apart.
     """
     ids = manifest.ids[manifest.poisoned == poisoned]
     if poisoned:
         return ids[:count]
     flagged = findings.of(manifest.ids, 'flagged', False)[manifest.poisoned == poisoned]
-    anomalous = findings.of(manifest.ids, 'set', 0)[manifest.poisoned == poisoned] if 'set' in findings.columns else flagged
+    anomalous = (
+        findings.of(manifest.ids, 'set', 0)[manifest.poisoned == poisoned]
+        if 'set' in findings.columns
+        else flagged
+    )
     return ids[np.lexsort((ids, anomalous == 0, ~flagged))][:count]
 
 
 def _collect(work: Work, ids: np.ndarray) -> _Samples:
     """The images of those ids, before the attack, as given, and purified."""
-    given, purified = Split(work.inputs['poisoned'], 'train'), Split(work.inputs['purified'], 'train')
-    before, rows, has = Originals(given, work.inputs['truth']), given.position_of(ids), np.isin(ids, purified.ids)
+    given, purified = (
+        Split(work.inputs['poisoned'], 'train'),
+        Split(work.inputs['purified'], 'train'),
+    )
+    before, rows, has = (
+        Originals(given, work.inputs['truth']),
+        given.position_of(ids),
+        np.isin(ids, purified.ids),
+    )
     original, images, after = (np.zeros((len(ids), *given.shape), np.uint8) for _ in VIEWS)
     for number, row in enumerate(rows):
         original[number], images[number] = before[row], given[row]['image']
@@ -121,14 +139,19 @@ def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.nda
     def fetch(position: int) -> Facts:
         row, number = divmod(position, rounds)
         own = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': numbers[number]}
-        return {'image': samples.given[row]} | {name: np.int32(value) for name, value in own.items()}
+        return {'image': samples.given[row]} | {
+            name: np.int32(value) for name, value in own.items()
+        }
 
     made = _map(work, rule, weights_of(models), fetch, count * rounds, work.run['batch_per_device'])
     work.cost.network_calls += remake.network_calls(models) * count * rounds * jax.process_count()
     if not made:
         return np.zeros((0, rounds, *shape), np.uint8)
     if not made['finite'].all():
-        raise UserError(f'the prior gave NaN for a sample of the report. Computing in {measured.dtype} may overflow: try float32.')
+        raise UserError(
+            f'the prior gave NaN for a sample of the report. Computing in {measured.dtype} may'
+            ' overflow: try float32.'
+        )
     return made['image'].reshape(count, rounds, *shape)
 
 
@@ -145,15 +168,31 @@ def _look(work: Work, samples: _Samples) -> tuple[np.ndarray, np.ndarray]:
         heat = grad_cam(network, rows['image'].astype(jnp.float32) / 255, labels)
         return jnp.round(heat * 255).astype(jnp.uint8), labels
 
-    made = _map(work, look, model.weights, lambda i: {'image': flat[i]}, len(flat), work.run['inference_batch'])
+    made = _map(
+        work,
+        look,
+        model.weights,
+        lambda i: {'image': flat[i]},
+        len(flat),
+        work.run['inference_batch'],
+    )
     if not made:
-        return np.zeros((0, len(VIEWS), height, width), np.uint8), np.zeros((0, len(VIEWS)), np.int32)
+        return np.zeros((0, len(VIEWS), height, width), np.uint8), np.zeros(
+            (0, len(VIEWS)), np.int32
+        )
     return made[0].reshape(count, len(VIEWS), height, width), made[1].reshape(count, len(VIEWS))
 
 
 def _ask(work: Work, model: Classifier, images: np.ndarray) -> np.ndarray:
     """Predicted classes i32[k]."""
-    made = _map(work, model.predict, model.weights, lambda i: {'image': images[i]}, len(images), work.run['inference_batch'])
+    made = _map(
+        work,
+        model.predict,
+        model.weights,
+        lambda i: {'image': images[i]},
+        len(images),
+        work.run['inference_batch'],
+    )
     return made.astype(np.int32) if len(made) else np.zeros(0, np.int32)
 
 
@@ -162,7 +201,9 @@ def _map(work: Work, rule: Any, weights: Tree, fetch: Any, count: int, batch: in
     mesh = devices.local_mesh()
     constants, size = devices.put_copy(weights, mesh), max(1, min(batch * mesh.size, count))
     parts = []
-    for _, out in map_images(rule, constants, fetch, range(count), batch=size, mesh=mesh, cost=work.cost):
+    for _, out in map_images(
+        rule, constants, fetch, range(count), batch=size, mesh=mesh, cost=work.cost
+    ):
         parts.append(out)
         if preemption.asked():
             break

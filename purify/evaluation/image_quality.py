@@ -37,23 +37,35 @@ class Likeness:
 def describe_likeness(work: Work) -> Facts | None:
     """{'fid', 'is', 'is_raw', 'images', 'remade', 'features', 'notes'} of the purified images; None where not asked for.
 
-    Features and answers are those of the network `features`, which no Inception is: the run's student or teacher, or the
-    input of that role. FID compares with the training images as they were before the attack; 'is_raw' is the score of these.
-    'remade': whether the defence made any image anew, or only dropped and relabelled some; then the numbers say nothing of it.
-    A number is None, with a note, where there are too few images or it is not finite.
+    Features and answers are those of the network `features`, which no Inception is: the run's
+    student or teacher, or the input of that role. FID compares with the training images as they
+    were before the attack; 'is_raw' is the score of these. 'remade': whether the defence made any
+    image anew, or only dropped and relabelled some; then the numbers say nothing of it. A number is
+    None, with a note, where there are too few images or it is not finite.
     """
     chosen = work.settings['features']
     if chosen == NONE or 'purified' not in work.inputs:
         return None
     role = chosen if chosen in OWN else 'features'
     if role not in work.inputs:
-        raise UserError(f'evaluation.features={chosen!r}: this run has no {role}. Choose {NONE!r}, or another network.')
+        raise UserError(
+            f'evaluation.features={chosen!r}: this run has no {role}. Choose {NONE!r}, or another'
+            ' network.'
+        )
     model = read_classifier(work.inputs[role])
     purified = Split(work.inputs['purified'], 'train')
     given = Split(work.inputs['poisoned'], 'train')
     before = Originals(given, work.inputs['truth'])
     with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
-        after = sum_up(work, model, lambda i: purified[i]['image'], len(purified), purified.shape, 'purified', bar)
+        after = sum_up(
+            work,
+            model,
+            lambda i: purified[i]['image'],
+            len(purified),
+            purified.shape,
+            'purified',
+            bar,
+        )
         raw = sum_up(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
     found = {
         'fid': frechet_distance(after.moments, raw.moments),
@@ -85,18 +97,26 @@ def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
     if None in found.values():
         return ['The network gave numbers that are not finite for some image.']
     if smallest <= width:
-        return [f'{smallest:,} images and features of {width:,} numbers: FID is biased upwards; compare equal numbers only.']
+        return [
+            f'{smallest:,} images and features of {width:,} numbers: FID is biased upwards; compare'
+            ' equal numbers only.'
+        ]
     return []
 
 
-def sight(model: Classifier, shape: tuple[int, int, int]) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+def sight(
+    model: Classifier, shape: tuple[int, int, int]
+) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
     """(weights, rows with image u8[b h w c]) -> (logits f32[b k], features f32[b d]) of images of `shape`, made grey or wider.
 
     Raises `UserError` where the network looks at other channels.
     """
     width = model.facts['channels']
     if shape[2] != width and 1 not in (shape[2], width):
-        raise UserError(f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose another.')
+        raise UserError(
+            f'the network of FID looks at {width} channels; the images have {shape[2]}. Choose'
+            ' another.'
+        )
 
     def see(weights: Tree, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         images = rows['image'].astype(jnp.float32) / 255
@@ -117,7 +137,8 @@ def sum_up(
 ) -> Likeness:
     """Moments and answers of a network over `count` images u8[h w c] of `shape`, by number.
 
-    Hosts take every so-many-th one and leave their sums in files, called after `name`, for each other.
+    Hosts take every so-many-th one and leave their sums in files, called after `name`, for each
+    other.
     """
     see = sight(model, shape)
 
@@ -125,11 +146,18 @@ def sum_up(
         logits, features = see(weights, rows)
         return {'logits': logits, 'features': features}
 
-    like = jax.eval_shape(rule, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)})
+    like = jax.eval_shape(
+        rule, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)}
+    )
     moments = Moments.of(np.zeros((0, like['features'].shape[1])))
     answers = Answers.of(np.zeros((0, like['logits'].shape[1])))
-    for seen in look_in_turn(work, rule, model.weights, lambda i: {'image': fetch(i)}, np.arange(count), bar):
-        moments, answers = moments + Moments.of(seen['features']), answers + Answers.of(seen['logits'])
+    for seen in look_in_turn(
+        work, rule, model.weights, lambda i: {'image': fetch(i)}, np.arange(count), bar
+    ):
+        moments, answers = (
+            moments + Moments.of(seen['features']),
+            answers + Answers.of(seen['logits']),
+        )
     return _sum_over_hosts(work, name, Likeness(moments, answers))
 
 
@@ -139,8 +167,14 @@ def _sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
     if jax.process_count() == 1:
         return mine
     own = {'count': np.float64(moments.count), 'mean': moments.mean, 'scatter': moments.scatter}
-    own |= {'answers': np.float64(answers.count), 'total': answers.total, 'certainty': np.float64(answers.certainty)}
+    own |= {
+        'answers': np.float64(answers.count),
+        'total': answers.total,
+        'certainty': np.float64(answers.certainty),
+    }
     hosts = exchange(work, name, {key: np.asarray(value, np.float64) for key, value in own.items()})
     every = [Moments(int(host['count']), host['mean'], host['scatter']) for host in hosts]
-    said = [Answers(int(host['answers']), host['total'], float(host['certainty'])) for host in hosts]
+    said = [
+        Answers(int(host['answers']), host['total'], float(host['certainty'])) for host in hosts
+    ]
     return Likeness(merged(every), merged(said))

@@ -15,7 +15,8 @@ GROUPS = (1, 2, 3, 4)
 def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
     """Generations of target classes, the first of each group by id; see `purify.report.sections.generations.make_groups`.
 
-    Of the probe where there is one, else of the generated set; None for runs that dissected none, or have none of a target.
+    Of the probe where there is one, else of the generated set; None for runs that dissected none,
+    or have none of a target.
     """
     if not chain.finished('dissect'):
         return None
@@ -23,9 +24,14 @@ def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
     for name in ('probe', 'generated'):
         targets = [row['label'] for row in numbers['sets'].get(name, []) if row['target']]
         if targets:
-            columns, split = sets[name], Split(chain.path(chain.stages['dissect'].inputs[name]), 'train')
+            columns, split = (
+                sets[name],
+                Split(chain.path(chain.stages['dissect'].inputs[name]), 'train'),
+            )
             rows = choose_groups(columns, targets)
-            return {key: column[rows] for key, column in columns.items()} | {'image': _pictures(split, columns['ids'][rows])}
+            return {key: column[rows] for key, column in columns.items()} | {
+                'image': _pictures(split, columns['ids'][rows])
+            }
     return None
 
 
@@ -45,12 +51,21 @@ def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
     if not chain.finished('replicate'):
         return None
     _, found = read_replication(chain.folder('replicate'))
-    made, given = (Split(chain.path(_measured(chain, role)), 'train') for role in ('generated', 'given'))
+    made, given = (
+        Split(chain.path(_measured(chain, role)), 'train') for role in ('generated', 'given')
+    )
     pairs = choose_pairs(found)
     shown = {'shown': pairs}
-    for name, split, ids in (('made', made, 'ids'), ('match', given, 'match'), ('twin', given, 'twin')):
+    for name, split, ids in (
+        ('made', made, 'ids'),
+        ('match', given, 'match'),
+        ('twin', given, 'twin'),
+    ):
         own = found[ids][pairs]
-        shown |= {f'{name}_image': _pictures(split, own), f'{name}_label': split.labels[split.position_of(own)]}
+        shown |= {
+            f'{name}_image': _pictures(split, own),
+            f'{name}_label': split.labels[split.position_of(own)],
+        }
     return found | shown
 
 
@@ -69,4 +84,8 @@ def _measured(chain: Chain, role: str) -> Input:
 def _pictures(split: Split, ids: np.ndarray) -> np.ndarray:
     """u8[k h w c]."""
     rows = split.position_of(ids).tolist()
-    return np.stack([split[row]['image'] for row in rows]) if rows else np.zeros((0, *split.shape), np.uint8)
+    return (
+        np.stack([split[row]['image'] for row in rows])
+        if rows
+        else np.zeros((0, *split.shape), np.uint8)
+    )

@@ -22,21 +22,34 @@ from purify.train.inference import Rule
 def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
     """{'residual_asr', 'residual_counts', 'residual_interval'} of the student.
 
-    Each triggered test image that counts for the ASR becomes the candidate that the defence would put in its place, by the
-    prior and the victim's eyes, and goes to the student. Nothing where the attack has no trigger.
+    Each triggered test image that counts for the ASR becomes the candidate that the defence would
+    put in its place, by the prior and the victim's eyes, and goes to the student. Nothing where the
+    attack has no trigger.
     """
     shares = []
     goals_of = [bench.aim(attack) for attack in bench.attacks]
-    with Bar(f'{bench.work.name} residual', sum(int(among.sum()) for _, among in goals_of), shown=devices.is_lead()) as bar:
+    with Bar(
+        f'{bench.work.name} residual',
+        sum(int(among.sum()) for _, among in goals_of),
+        shown=devices.is_lead(),
+    ) as bar:
         change = _purification(bench, candidates) if bench.attacks else None
         student = bench.classifier('student')
-        for number, (attack, (goals, among)) in enumerate(zip(bench.attacks, goals_of, strict=True)):
-            where, batch = np.flatnonzero(among), bench.work.run['batch_per_device'] * devices.local_mesh().size
+        for number, (attack, (goals, among)) in enumerate(
+            zip(bench.attacks, goals_of, strict=True)
+        ):
+            where, batch = (
+                np.flatnonzero(among),
+                bench.work.run['batch_per_device'] * devices.local_mesh().size,
+            )
             classes = bench.predict(
                 student, f'residual-{number}', bar, attack, positions=where, change=change, batch=batch
             )  # fmt: skip
             if (broken := int((classes == BROKEN).sum())) > 0:
-                raise UserError(f'the prior gave NaN for {broken} triggered test images: try defense.dtype=float32.')
+                raise UserError(
+                    f'the prior gave NaN for {broken} triggered test images: try'
+                    ' defense.dtype=float32.'
+                )
             shares.append(attack_success(classes, goals[where], np.ones(len(where), bool)))
     share: Share | None = pooled(shares) if shares else None
     return {
@@ -49,7 +62,11 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
 def _purification(bench: Bench, candidates: Candidates) -> tuple[Any, Rule]:
     """(constants, rule) that put the ranked candidate in a test image's place; its noise is of a stream of its own."""
     work, settings = bench.work, bench.work.settings
-    prior = load_variation_model(work.inputs['prior'], dtype=candidates.dtype, vae_slice=work.run['vae_slice'])
+    prior = load_variation_model(
+        work.inputs['prior'], dtype=candidates.dtype, vae_slice=work.run['vae_slice']
+    )
     models = {'prior': prior, 'classifier': bench.classifier('teacher')}
-    context = Context(bench.test.shape, stream_seed(settings['seed'], 'residual'), bench.test.class_names)
+    context = Context(
+        bench.test.shape, stream_seed(settings['seed'], 'residual'), bench.test.class_names
+    )
     return weights_of(models), candidates.chosen(models, context, **settings['residual_choice'])

@@ -23,7 +23,17 @@ from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
-from purify.report.results import AttackFacts, Numbers, PriorFacts, Results, RunCost, Seeds, StageCost, TrustedImages, read_typed
+from purify.report.results import (
+    AttackFacts,
+    Numbers,
+    PriorFacts,
+    Results,
+    RunCost,
+    Seeds,
+    StageCost,
+    TrustedImages,
+    read_typed,
+)
 from purify.report.run import Finished, Rows, Sample
 from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
@@ -32,7 +42,10 @@ T = TypeVar('T')
 
 
 def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Results:
-    """What results.json holds. Where nobody knows the truth about the data, numbers that need it are None."""
+    """What results.json holds.
+
+    Where nobody knows the truth about the data, numbers that need it are None.
+    """
     manifest = Manifest.read(chain.folder('prepare') / 'truth')
     numbers = read_typed(chain.folder('evaluate') / 'numbers.json', Numbers)
     findings, known = _facts(chain), is_known(config, manifest.facts)
@@ -52,7 +65,13 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
         findings=findings,
         prior=_provenance(config, chain),
         cost=gather_cost(chain, reused),
-        **(asdict(numbers) | {'repaired': numbers.repaired or UNSET, 'guarded': numbers.guarded or UNSET}),
+        **(
+            asdict(numbers)
+            | {
+                'repaired': numbers.repaired or UNSET,
+                'guarded': numbers.guarded or UNSET,
+            }
+        ),
     )
     return results if known else withhold(results)
 
@@ -60,20 +79,33 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
 def gather_run(results: Results, config: Settings, chain: Chain, environment: Settings) -> Finished:
     """All that the page shows, without what nobody knows."""
     known = results.truth_known
-    pictures = read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
+    pictures = (
+        read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
+    )
     atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
     single = pictures, atlas, show_groups(chain), show_copies(chain)
     shown = samples(chain, config['run']['report_images'], known=known)
-    return Finished(results, curves(chain), shown, environment, *(single if known else map(forget, single)))
+    return Finished(
+        results, curves(chain), shown, environment, *(single if known else map(forget, single))
+    )
 
 
 def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
-    """What all stages cost, each and together. Raises `UserError` where one is not finished, as the sum would be too small."""
+    """What all stages cost, each and together.
+
+    Raises `UserError` where one is not finished, as the sum would be too small.
+    """
     if missing := chain.unfinished():
-        raise UserError(f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run costs. Run all stages.')
+        raise UserError(
+            f'{chain.store}: {", ".join(missing)} is not finished, so nobody knows what the run'
+            ' costs. Run all stages.'
+        )
     spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
     return RunCost(
-        stages={name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost) for name, cost in spent.items()},
+        stages={
+            name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost)
+            for name, cost in spent.items()
+        },
         seconds=sum(cost['seconds'] for cost in spent.values()),
         device_seconds=sum(cost['device_seconds'] for cost in spent.values()),
         network_calls=sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
@@ -83,7 +115,10 @@ def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
 def _attack(rule: Settings, facts: Settings) -> AttackFacts:
     """What the config asks for, and what the manifest says was done."""
     return AttackFacts(
-        **{name: rule[name] for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')},
+        **{
+            name: rule[name]
+            for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')
+        },
         targets=true_targets(facts),
         rate_base=rule['base'],
         poisoned=facts['poisoned_images'],
@@ -107,11 +142,17 @@ def true_targets(facts: Settings) -> list[int]:
 
 def _trusted(chain: Chain) -> TrustedImages | None:
     """How many clean images the defence was handed; None where no stage asked for any."""
-    if not any('trusted' in (source.stage for source in stage.inputs.values()) for stage in chain.stages.values()):
+    if not any(
+        'trusted' in (source.stage for source in stage.inputs.values())
+        for stage in chain.stages.values()
+    ):
         return None
     images = read_table(chain.folder('trusted')).facts.get('images')
     if type(images) is not int:
-        raise UserError(f'{chain.folder("trusted")}: does not say how many images it holds. Delete it and run again.')
+        raise UserError(
+            f'{chain.folder("trusted")}: does not say how many images it holds. Delete it and run'
+            ' again.'
+        )
     return TrustedImages(images=images)
 
 
@@ -129,15 +170,20 @@ def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
 
 def curves(chain: Chain) -> dict[str, Rows]:
     """Rows of metrics by stage, from the folders of the stages, whose files are checked; those of a work folder are a copy."""
-    found = {name: read_rows(chain.folder(name) / 'metrics.jsonl') for name in chain.stages if chain.finished(name)}
+    found = {
+        name: read_rows(chain.folder(name) / 'metrics.jsonl')
+        for name in chain.stages
+        if chain.finished(name)
+    }
     return {name: rows for name, rows in found.items() if rows}
 
 
 def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
     """Up to `count` images for the report, half poisoned and half clean: original, as given, purified.
 
-    Where the truth is not `known`, those that the method flagged come first and stand for the poisoned ones, with neither original
-    nor true label. `label_after` is the class's name, 'dropped', or None where the method says nothing of labels.
+    Where the truth is not `known`, those that the method flagged come first and stand for the
+    poisoned ones, with neither original nor true label. `label_after` is the class's name,
+    'dropped', or None where the method says nothing of labels.
     """
     prepared = chain.folder('prepare')
     manifest = Manifest.read(prepared / 'truth')
@@ -147,7 +193,11 @@ def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
     purified = Split(chain.path(source), 'train') if source else None
     names, after = given.class_names, _labels_after(chain, given.class_names)
     found: list[Sample] = []
-    kinds = {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned} if known else _kinds_found(chain, manifest.ids)
+    kinds = (
+        {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned}
+        if known
+        else _kinds_found(chain, manifest.ids)
+    )
     for (kind, own), most in zip(kinds.items(), ((count + 1) // 2, count // 2), strict=True):
         for row in np.flatnonzero(own)[:most].tolist():
             identity = int(manifest.ids[row])
@@ -158,7 +208,11 @@ def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
                     'kind': kind,
                     'original': before[position] if known else None,
                     'poisoned': given[position]['image'],
-                    'purified': _image(purified, identity) if purified and identity in purified.ids else None,
+                    'purified': (
+                        _image(purified, identity)
+                        if purified and identity in purified.ids
+                        else None
+                    ),
                     'true_label': names[manifest.true_labels[row]] if known else None,
                     'given_label': names[manifest.given_labels[row]],
                     'label_after': after.get(identity),
@@ -170,7 +224,11 @@ def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
 def _kinds_found(chain: Chain, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Which of those images the method flagged, and which are others, bool[n] each."""
     source = chain.stages['evaluate'].inputs.get('findings')
-    flagged = read_table(chain.path(source)).of(ids, 'flagged', False) if source else np.zeros(len(ids), np.bool_)
+    flagged = (
+        read_table(chain.path(source)).of(ids, 'flagged', False)
+        if source
+        else np.zeros(len(ids), np.bool_)
+    )
     return {'flagged': flagged, 'other': ~flagged}
 
 

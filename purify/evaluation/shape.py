@@ -35,7 +35,11 @@ def _residual(known: Known, method: Method) -> None:
     step = method.step(method.outcome.candidates)
     if step is not None:  # else the stages have said so
         choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
-        known.trace(partial(step.by.chosen, **choice), known.models(step.inputs), known.data.rows('label', 'id'))
+        known.trace(
+            partial(step.by.chosen, **choice),
+            known.models(step.inputs),
+            known.data.rows('label', 'id'),
+        )
 
 
 def _guard(known: Known, method: Method) -> None:
@@ -49,7 +53,9 @@ def _features(known: Known, method: Method) -> None:
     """What the network of FID makes of the run's images."""
     chosen = known.config.get('evaluation', {}).get('features', NONE)
     if chosen == 'student' and not method.outcome.classifier:
-        raise UserError(f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.')
+        raise UserError(
+            f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.'
+        )
     if chosen in (NONE, *OWN):  # they are trained on these very images
         return
     model = read_classifier(finished_folder(chosen)[0])
@@ -58,8 +64,13 @@ def _features(known: Known, method: Method) -> None:
 
 def _diffused(known: Known, method: Method) -> None:
     """A generator as a classifier."""
-    rule, generator = errors_rule(method.outcome.diffusion or {}), known.generators.get(method.outcome.generator or '')
-    known.found.notes.append(f'diffused: {rule.calls(known.data.classes):,} network calls for each test image')
+    rule, generator = (
+        errors_rule(method.outcome.diffusion or {}),
+        known.generators.get(method.outcome.generator or ''),
+    )
+    known.found.notes.append(
+        f'diffused: {rule.calls(known.data.classes):,} network calls for each test image'
+    )
     known.trace(rule.rule, {'generator': generator}, known.data.rows('label', 'id'))
 
 

@@ -40,13 +40,19 @@ def _numbers(where: dict[str, Input], method: Method, config: Settings) -> list[
     if settings['residual']:
         measured = method.step(outcome.candidates)
         if measured is None or not outcome.classifier:
-            raise UserError('evaluation.residual: this defence measures no candidates for an attacker to hand in; set it to False.')
+            raise UserError(
+                'evaluation.residual: this defence measures no candidates for an attacker to hand'
+                ' in; set it to False.'
+            )
         inputs['prior'] = where['prior']
         choice = {name: config['defense'][name] for name in ('rank', 'count_raw')}
         settings |= measured.facts() | {'residual_choice': choice, 'seed': seed}
         asked['candidates'] = measured.by
     if outcome.guard:
-        inputs |= {f'{GUARD}{role}': place for role, place in inputs_of(where, outcome.guard, config).items()}
+        inputs |= {
+            f'{GUARD}{role}': place
+            for role, place in inputs_of(where, outcome.guard, config).items()
+        }
         settings |= {'guard': outcome.guard.facts(), 'seed': seed}
         asked['guard'] = outcome.guard.by
     stages = []
@@ -76,14 +82,25 @@ def _pictures(where: dict[str, Input], method: Method, config: Settings) -> list
     outcome, seed, stages = method.outcome, config['seeds']['model'], []
     shown = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
     if measured := method.step(outcome.candidates):
-        pictured = shown | {role: where[role] for role in ('poisoned', 'prior')} | {'candidates': where[measured.name]}
-        draw, settings = partial(illustrate, candidates=measured.by), measured.facts() | {'seed': seed}
+        pictured = (
+            shown
+            | {role: where[role] for role in ('poisoned', 'prior')}
+            | {'candidates': where[measured.name]}
+        )
+        draw, settings = (
+            partial(illustrate, candidates=measured.by),
+            measured.facts() | {'seed': seed},
+        )
         stages.append(Stage('illustrate', draw, settings, pictured, sees=('truth',)))
     if outcome.features and outcome.findings:
-        mapped = {role: shown[role] for role in ('truth', 'findings')} | {'features': where[outcome.features]}
+        mapped = {role: shown[role] for role in ('truth', 'findings')} | {
+            'features': where[outcome.features]
+        }
         stages.append(Stage('atlas', make_map, {'seed': seed}, mapped, sees=('truth',)))
     if outcome.copies:
-        stages.append(Stage('replicate', find_copies, {}, _compared(where, method), sees=('truth',)))
+        stages.append(
+            Stage('replicate', find_copies, {}, _compared(where, method), sees=('truth',))
+        )
     return stages
 
 
@@ -92,7 +109,10 @@ def _compared(where: dict[str, Input], method: Method) -> dict[str, Input]:
     roles = dict(zip(('generated', 'given'), method.outcome.copies or (), strict=True))
     looks = {step.name: step.inputs for step in method.steps}[roles['generated']]
     through = looks['encoder'] if 'encoder' in looks else looks['classifier']
-    return {role: where[name] for role, name in roles.items()} | {'encoder': where[through], 'truth': TRUTH}
+    return {role: where[name] for role, name in roles.items()} | {
+        'encoder': where[through],
+        'truth': TRUTH,
+    }
 
 
 def _dissection(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
@@ -102,21 +122,49 @@ def _dissection(where: dict[str, Input], method: Method, config: Settings) -> li
     """
     part, outcome, seeds = config['dissection'], method.outcome, config['seeds']
     if outcome.generated is None:
-        raise UserError("the config's part `dissection` looks at generated images, which this defence does not make: leave it out.")
+        raise UserError(
+            "the config's part `dissection` looks at generated images, which this defence does not"
+            ' make: leave it out.'
+        )
     stages = [] if needs_clean(config) else [clean_stage(config)]
-    stages += classifier_stages(where, 'labeller', part['labeller'], seeds, {'data': CLEAN}, sees=('data',))
+    stages += classifier_stages(
+        where, 'labeller', part['labeller'], seeds, {'data': CLEAN}, sees=('data',)
+    )
     inputs = {'truth': TRUTH, 'clean': CLEAN, 'labeller': where['labeller']}
     if has_trigger(config['attack']):
-        settings = {'seed': seeds['poison'], 'shard_size': config['shard_size'], 'faintest': part['faintest']}
-        stages.append(Stage('marked', write_triggered, settings, {'data': CLEAN, 'truth': TRUTH}, sees=('data', 'truth')))
+        settings = {
+            'seed': seeds['poison'],
+            'shard_size': config['shard_size'],
+            'faintest': part['faintest'],
+        }
+        stages.append(
+            Stage(
+                'marked',
+                write_triggered,
+                settings,
+                {'data': CLEAN, 'truth': TRUTH},
+                sees=('data', 'truth'),
+            )
+        )
         given = {'data': Input('marked', 'train')}
-        stages += classifier_stages(where, 'detector', part['detector'], seeds, given, sees=('data',))
+        stages += classifier_stages(
+            where, 'detector', part['detector'], seeds, given, sees=('data',)
+        )
         inputs |= {'detector': where['detector'], 'marked': Input('marked', 'test')}
     judges = tuple(inputs)
-    inputs |= {name: where[step] for name, step in zip(SETS, (outcome.generated, outcome.probe), strict=True) if step}
+    inputs |= {
+        name: where[step]
+        for name, step in zip(SETS, (outcome.generated, outcome.probe), strict=True)
+        if step
+    }
     for name, steps in outcome.scores.items():
-        inputs |= {f'{role}{name}': where[step] for role, step in zip((TRAINING, GENERATED), steps, strict=True)}
+        inputs |= {
+            f'{role}{name}': where[step]
+            for role, step in zip((TRAINING, GENERATED), steps, strict=True)
+        }
     drawn = next(step.by for step in method.steps if step.name == outcome.generated)
-    sampler = drawn.sampler['name'] + ''.join(f', {name} {x}' for name, x in drawn.sampler.items() if name != 'name')
+    sampler = drawn.sampler['name'] + ''.join(
+        f', {name} {x}' for name, x in drawn.sampler.items() if name != 'name'
+    )
     how = {'sampler': sampler, 'guidance': drawn.guidance, 'steps': drawn.steps}
     return [*stages, Stage('dissect', dissect, how, inputs, sees=judges)]

@@ -38,12 +38,19 @@ class Bench:
         """From the input `truth`, whose manifest this is."""
         truth = work.inputs['truth']
         attacks = [attack for attack in read_attacks(truth, manifest) if attack.has_trigger]
-        return cls(work, Split(truth / 'test', 'test'), attacks, make_rules(manifest.facts['attack']))
+        return cls(
+            work, Split(truth / 'test', 'test'), attacks, make_rules(manifest.facts['attack'])
+        )
 
     def classifier(self, role: str) -> Classifier:
         """The input of that role; `UserError` where it was made for other classes."""
         model = read_classifier(self.work.inputs[role])
-        check_classes(model, self.test.class_names, self.test.shape[-1], f'the {role} {self.work.inputs[role]}')
+        check_classes(
+            model,
+            self.test.class_names,
+            self.test.shape[-1],
+            f'the {role} {self.work.inputs[role]}',
+        )
         return model
 
     def aim(self, attack: Attack) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +68,11 @@ class Bench:
         drawn = attack.drawn(self.test.shape, int(record['id']), 'test') if attack else {}
         goal = attack.goal(int(record['label'])) if attack else record['label']
         numbers = {'id': np.int32(record['id']), 'label': np.int32(goal)}
-        return {'image': record['image']} | numbers | {f'{DRAWN}{key}': value for key, value in drawn.items()}
+        return (
+            {'image': record['image']}
+            | numbers
+            | {f'{DRAWN}{key}': value for key, value in drawn.items()}
+        )
 
     @cached_property
     def everyone(self) -> np.ndarray:
@@ -81,21 +92,41 @@ class Bench:
     ) -> np.ndarray:
         """Predicted classes i32[m] of the test images at `positions` (all), stamped by `attack` and then changed, if so.
 
-        Stamping and `change`, (its constants, its rule: rows {'image', 'label' that the attack wants, 'id'} -> {'image',
-        'finite'}), happen on the devices in the program that classifies; `BROKEN` where it is not finite. Every host does its
-        rows and leaves them in a file, called after `name`, for the others.
+        Stamping and `change`, (its constants, its rule: rows {'image', 'label' that the attack
+        wants, 'id'} -> {'image', 'finite'}), happen on the devices in the program that classifies;
+        `BROKEN` where it is not finite. Every host does its rows and leaves them in a file, called
+        after `name`, for the others.
         """
         chosen = self.everyone if positions is None else positions
-        constants = {'model': model.weights, 'trigger': self.shared(attack), 'change': change[0] if change else {}}
+        constants = {
+            'model': model.weights,
+            'trigger': self.shared(attack),
+            'change': change[0] if change else {},
+        }
 
         def classify(arrays: Tree, rows: Rows) -> Rows:
             images = stamped(attack, arrays['trigger'], rows)
             if change is None:
                 return {'classes': model.predict(arrays['model'], {'image': images})}
-            changed = change[1](arrays['change'], {'image': images, 'label': rows['label'], 'id': rows['id']})
-            return {'classes': jnp.where(changed['finite'], model.predict(arrays['model'], changed), BROKEN)}
+            changed = change[1](
+                arrays['change'], {'image': images, 'label': rows['label'], 'id': rows['id']}
+            )
+            return {
+                'classes': jnp.where(
+                    changed['finite'], model.predict(arrays['model'], changed), BROKEN
+                )
+            }
 
-        seen = look_at_all(self.work, classify, constants, partial(self.record, attack), chosen, name, bar, batch=batch or 0)
+        seen = look_at_all(
+            self.work,
+            classify,
+            constants,
+            partial(self.record, attack),
+            chosen,
+            name,
+            bar,
+            batch=batch or 0,
+        )
         return seen['classes'].astype(np.int32) if seen else np.zeros(0, np.int32)
 
 

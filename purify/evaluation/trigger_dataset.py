@@ -31,27 +31,38 @@ def has_trigger(settings: Mapping[str, Any]) -> bool:
 def write_triggered(work: Work) -> None:
     """Clean training images and the truth -> datasets train/ and test/ of the two classes 'clean' and 'triggered'.
 
-    Of the training images one half, drawn by the seed, is stamped; every test image is there three times, as it is (variation 0),
-    stamped (1) and faintly stamped (2). Of several triggers each stamps its equal share. What a generator makes of a trigger is
-    often faint: stamps are as strong as U(`faintest`, 1) of the settings says, mixed with the image as it was; 1 is the
-    attack's own. A shard is written whole or not at all; a restart writes the missing ones.
-    Raises `UserError` for an attack without a trigger.
+    Of the training images one half, drawn by the seed, is stamped; every test image is there three
+    times, as it is (variation 0), stamped (1) and faintly stamped (2). Of several triggers each
+    stamps its equal share. What a generator makes of a trigger is often faint: stamps are as strong
+    as U(`faintest`, 1) of the settings says, mixed with the image as it was; 1 is the attack's own.
+    A shard is written whole or not at all; a restart writes the missing ones. Raises `UserError`
+    for an attack without a trigger.
     """
     attacks = [attack for attack in read_attacks(work.inputs['truth']) if attack.has_trigger]
     if not attacks:
-        raise UserError('this attack has no trigger that a network could learn to tell. Choose another, or leave the detector out.')
+        raise UserError(
+            'this attack has no trigger that a network could learn to tell. Choose another, or'
+            ' leave the detector out.'
+        )
     seed, test = work.settings['seed'], Split(work.inputs['truth'] / 'test', 'test')
     train, faintest = Split(work.inputs['data'], 'train'), work.settings['faintest']
     check_faintest(faintest)
     halves = draw_half(train.ids, len(attacks), seed), draw_strength(train.ids, faintest, seed)
     sets = {
-        'train': _Triggered(train, attacks, np.arange(len(train)), *halves, np.zeros(len(train), np.int32)),
+        'train': _Triggered(
+            train, attacks, np.arange(len(train)), *halves, np.zeros(len(train), np.int32)
+        ),
         'test': _Triggered(test, attacks, *_thrice(test, len(attacks), faintest, seed)),
     }
     jobs = []
     for name, rows in sets.items():
-        features, shard_size = make_features(train.shape[0], train.shape[2], CLASSES, variations=True), work.settings['shard_size']
-        sink = dataset_sink(work.folder / name, 'marked', features, len(rows.which), shard_size, split=name)
+        features, shard_size = (
+            make_features(train.shape[0], train.shape[2], CLASSES, variations=True),
+            work.settings['shard_size'],
+        )
+        sink = dataset_sink(
+            work.folder / name, 'marked', features, len(rows.which), shard_size, split=name
+        )
         jobs.append((sink, rows.records))
     write_shards(work, jobs)
 
@@ -78,7 +89,10 @@ def draw_strength(ids: np.ndarray, faintest: float, seed: int) -> np.ndarray:
 def check_faintest(faintest: float) -> None:
     """Raises `UserError` for a strength that is none."""
     if not 0 < faintest <= 1:
-        raise UserError(f'dissection.faintest={faintest}: how strong the faintest stamp is must be above 0, and at most 1.')
+        raise UserError(
+            f'dissection.faintest={faintest}: how strong the faintest stamp is must be above 0, and'
+            ' at most 1.'
+        )
 
 
 def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.ndarray, ...]:
@@ -88,7 +102,11 @@ def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.
     which[order] = np.arange(len(test)) % triggers
     one, faint = np.ones(len(test)), draw_strength(test.ids, faintest, seed)
     columns = np.stack([np.full_like(which, -1), which, which], 1), np.stack([one, one, faint], 1)
-    return np.arange(len(test)).repeat(3), *(column.ravel() for column in columns), np.tile(np.arange(3, dtype=np.int32), len(test))
+    return (
+        np.arange(len(test)).repeat(3),
+        *(column.ravel() for column in columns),
+        np.tile(np.arange(3, dtype=np.int32), len(test)),
+    )
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,7 @@ def mix(image: np.ndarray, stamped: np.ndarray, strength: float) -> np.ndarray:
 def mode_of(attack: Attack) -> str:
     """How images are stamped: as poisoned training images are, since these are what a diffusion model was shown.
 
-    Label-consistent poison is made hard by a classifier of the attacker's, which only he has; its corner marks are its trigger.
+    Label-consistent poison is made hard by a classifier of the attacker's, which only he has; its
+    corner marks are its trigger.
     """
     return 'test' if isinstance(attack, LabelConsistent) else 'training'

@@ -10,16 +10,25 @@ from purify.report.results import Results
 
 T = TypeVar('T')
 VOUCHED = ('digits',)  # sources that come with this program, and are clean
-_OF_VERDICTS = ('tpr', 'fpr', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc')
+_OF_VERDICTS = (
+    'tpr',
+    'fpr',
+    'label_accuracy',
+    'removed',
+    'relabel_accuracy',
+    'relabel_accuracy_poisoned',
+    'counts',
+    'auroc',
+)
 _OF_IMAGES = ('poisoned', 'true', 'close_poisoned')  # columns of what is shown of single images
 
 
 def is_known(config: Settings, facts: Settings) -> bool:
     """Whether an image that this run did not poison counts as clean.
 
-    It does where the run poisoned others, for that is what an experiment assumes; where the source is one that this program
-    vouches for; and where the config says `clean_source`. `facts` are those of the manifest. Elsewhere somebody may have poisoned
-    the data before they came here.
+    It does where the run poisoned others, for that is what an experiment assumes; where the source
+    is one that this program vouches for; and where the config says `clean_source`. `facts` are
+    those of the manifest. Elsewhere somebody may have poisoned the data before they came here.
     """
     added = facts['poisoned_images'] or facts['cover_images']
     return bool(added or config['source']['name'] in VOUCHED or config.get('clean_source', False))
@@ -28,13 +37,21 @@ def is_known(config: Settings, facts: Settings) -> bool:
 def withhold(results: Results) -> Results:
     """Results with None for every number that needs the truth, and no class that the attack aims at; the rest as it is."""
     attack = replace(results.attack, poisoned=None, cover=None, targets=None)
-    detection, dissection = replace(results.detection, **dict.fromkeys(_OF_VERDICTS)), results.dissection
+    detection, dissection = (
+        replace(results.detection, **dict.fromkeys(_OF_VERDICTS)),
+        results.dissection,
+    )
     if detection.fates:
-        detection = replace(detection, fates=[replace(fate, clean=None, poisoned=None) for fate in detection.fates])
+        detection = replace(
+            detection, fates=[replace(fate, clean=None, poisoned=None) for fate in detection.fates]
+        )
     if dissection:
         dissection = replace(
             dissection,
-            sets={name: [replace(row, target=False, p_t=None) for row in rows] for name, rows in dissection.sets.items()},
+            sets={
+                name: [replace(row, target=False, p_t=None) for row in rows]
+                for name, rows in dissection.sets.items()
+            },
             auroc=[replace(row, training=None, poisoned=None) for row in dissection.auroc],
             fid=replace(dissection.fid, others=None),
         )
@@ -43,4 +60,8 @@ def withhold(results: Results) -> Results:
 
 def forget(arrays: Mapping[str, T] | None) -> dict[str, T] | None:
     """What is shown of single images, without the columns that tell which are poisoned and what their true class is."""
-    return None if arrays is None else {name: column for name, column in arrays.items() if name not in _OF_IMAGES}
+    return (
+        None
+        if arrays is None
+        else {name: column for name, column in arrays.items() if name not in _OF_IMAGES}
+    )

@@ -37,32 +37,50 @@ class ClipEncoder:
     processor: Mapping[str, Any]
 
     @classmethod
-    def of(cls, network: CLIPVisionModelWithProjection, processor: Mapping[str, Any] | None = None) -> 'ClipEncoder':
+    def of(
+        cls, network: CLIPVisionModelWithProjection, processor: Mapping[str, Any] | None = None
+    ) -> 'ClipEncoder':
         """From a network; without a `processor`, images are brought to its size and normalised as CLIP's own were."""
         graph, params, stats = split_network(network)
         size = network.config['image_size']
-        return cls(graph, {'params': params, 'stats': stats}, processor or {'size': size, 'crop_size': size})
+        return cls(
+            graph,
+            {'params': params, 'stats': stats},
+            processor or {'size': size, 'crop_size': size},
+        )
 
     @classmethod
     def from_folder(cls, folder: Path, *, weights: bool = True) -> 'ClipEncoder':
         """From a folder of transformers: of the image encoder alone, or of a whole CLIP, whose text encoder is not read.
 
-        Without `weights`, it holds shapes. Raises `UserError` for folders of other models and weights that do not fit.
+        Without `weights`, it holds shapes. Raises `UserError` for folders of other models and
+        weights that do not fit.
         """
         config = read_object(folder / 'config.json')
         kinds = [str(config.get('model_type')), *map(str, config.get('architectures') or ())]
-        if not any(kind.lower().startswith('clip') and 'text' not in kind.lower() for kind in kinds):
+        if not any(
+            kind.lower().startswith('clip') and 'text' not in kind.lower() for kind in kinds
+        ):
             raise UserError(
-                f'{folder}: its config.json describes {", ".join(kinds)}, which is no encoder of images. Give a folder of CLIP, '
-                'such as openai/clip-vit-base-patch32, or of a finished classifier or encoder.'
+                f'{folder}: its config.json describes {", ".join(kinds)}, which is no encoder of'
+                ' images. Give a folder of CLIP, such as openai/clip-vit-base-patch32, or of a'
+                ' finished classifier or encoder.'
             )
         network = load_model(CLIPVisionModelWithProjection, folder, weights=weights, within=_VISION)
         file = folder / PROCESSOR
         return cls.of(network, read_object(file) if file.is_file() else None)
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d]. Raises `UserError` for other channels."""
+        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d].
+
+        Raises `UserError` for other channels.
+        """
         if images.shape[-1] not in (1, 3):
-            raise UserError(f'CLIP sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose another encoder.')
+            raise UserError(
+                f'CLIP sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose'
+                ' another encoder.'
+            )
         pixels = clip_pixels(jnp.broadcast_to(images, (*images.shape[:3], 3)), self.processor)
-        return nnx.merge(self.graph, weights['params'], weights['stats'])(pixels)[0].astype(np.float32)
+        return nnx.merge(self.graph, weights['params'], weights['stats'])(pixels)[0].astype(
+            np.float32
+        )

@@ -45,28 +45,46 @@ class ImageToImage(LatentPrior):
         Args:
           class_names: what label i is called in the caption.
           steps: timesteps of a whole chain, of which `int(steps * strength)` are taken.
-          guidance: scale of classifier-free guidance towards the caption; 1 is without, at half the work.
+          guidance: scale of classifier-free guidance towards the caption; 1 is without, at half the
+            work.
           strength: how much of the image is given up, 0 (excluded) to 1.
-          caption: '{}' in it stands for the name of the image's label, as given (and of a poisoned image, wrong): 'A photo
-            of a {}'. ImageNet's ids are written out (`purify.data.synsets`). '' gives no caption and needs guidance 1.
+          caption: '{}' in it stands for the name of the image's label, as given (and of a poisoned
+            image, wrong): 'A photo of a {}'. ImageNet's ids are written out
+            (`purify.data.synsets`). '' gives no caption and needs guidance 1.
           sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
           size_px: the image is resized to it first; 0 for the model's own (512).
-          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own,
+            0.
         """
         if not caption and guidance != 1:
             raise UserError(
-                f'defense.vary.guidance={guidance}: without a caption there is nothing to guide to; say 1, or a caption.'
+                f'defense.vary.guidance={guidance}: without a caption there is nothing to guide to;'
+                ' say 1, or a caption.'
             )
         chain = self.sampler(sampler, steps, eta, strength)
         size_px = self.output_size(size_px)
-        ids = self.tokens([caption.replace('{}', name) for name in caption_names(class_names)] if '{}' in caption else [caption])
+        ids = self.tokens(
+            [caption.replace('{}', name) for name in caption_names(class_names)]
+            if '{}' in caption
+            else [caption]
+        )
         nothing, named = self.tokens(['']), '{}' in caption
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             noise = start_noise(keys, self._latents(size_px))
             drawn = normal_for(keys, ENCODE, self._latents(size_px))
             said = jnp.asarray(ids)[labels if named else jnp.zeros_like(labels)]
-            out = self._chain(chain, guidance, weights, resize_to(images, size_px), noise, drawn, said, jnp.asarray(nothing), keys)
+            out = self._chain(
+                chain,
+                guidance,
+                weights,
+                resize_to(images, size_px),
+                noise,
+                drawn,
+                said,
+                jnp.asarray(nothing),
+                keys,
+            )
             return 2 * out - 1
 
         return vary
@@ -88,16 +106,27 @@ class ImageToImage(LatentPrior):
     ) -> jax.Array:
         """Variations f32[b s s 3] in [0, 1] of images f32[b s s 3] in [0, 1], noised by latents f32[b h w z] ~ N(0, 1).
 
-        input_ids i32[b n] and negative_input_ids i32[1 or b, n] are the captions with and without condition (see `tokens`),
-        `encode_noise` like latents draws the images' latents (0: their mean), `keys` key[b] are for samplers that draw noise
-        on the way. Other settings are those of `vary`; each is compiled once.
+        input_ids i32[b n] and negative_input_ids i32[1 or b, n] are the captions with and without
+        condition (see `tokens`), `encode_noise` like latents draws the images' latents (0: their
+        mean), `keys` key[b] are for samplers that draw noise on the way. Other settings are those
+        of `vary`; each is compiled once.
         """
         chain = self.sampler(sampler, steps, eta, strength)
         keys = keys_for(chain, keys, len(images))
         settings = (steps, guidance, strength, sampler, eta)
-        noises = jnp.asarray(latents), jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents))
+        noises = (
+            jnp.asarray(latents),
+            jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents)),
+        )
         ids = jnp.asarray(input_ids), jnp.asarray(negative_input_ids)
-        return self.run(settings, partial(self._chain, chain, guidance), 2 * jnp.asarray(images) - 1, *noises, *ids, keys)
+        return self.run(
+            settings,
+            partial(self._chain, chain, guidance),
+            2 * jnp.asarray(images) - 1,
+            *noises,
+            *ids,
+            keys,
+        )
 
     def _chain(
         self,

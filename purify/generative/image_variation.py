@@ -38,16 +38,20 @@ class ImageVariation(LatentPrior):
         Args:
           class_names: not looked at.
           steps: timesteps of the chain (50 in the paper).
-          guidance: scale of classifier-free guidance (7.5 in the paper); 1 is without, at half the work.
+          guidance: scale of classifier-free guidance (7.5 in the paper); 1 is without, at half the
+            work.
           sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
           size_px: of the new image, 0 for the model's own (512).
-          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own, 0.
+          eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own,
+            0.
         """
         chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             latents = start_noise(keys, (side, side, self.latent_shape[1]))
-            out = self._chain(chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys)
+            out = self._chain(
+                chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys
+            )
             return 2 * out - 1
 
         return vary
@@ -65,19 +69,36 @@ class ImageVariation(LatentPrior):
     ) -> jax.Array:
         """Variations f32[b s s 3] in [0, 1] of pixel_values f32[b h w 3] (see `preprocess`), from noise latents f32[b h w z].
 
-        `keys` key[b] are for samplers that draw noise on the way. Settings are those of `vary`; each is compiled once.
+        `keys` key[b] are for samplers that draw noise on the way. Settings are those of `vary`;
+        each is compiled once.
         """
         chain = self.sampler(sampler, steps, eta)
         keys = keys_for(chain, keys, len(latents))
         settings = (steps, guidance, sampler, eta)
-        return self.run(settings, partial(self._chain, chain, guidance), jnp.asarray(pixel_values), jnp.asarray(latents), keys)
+        return self.run(
+            settings,
+            partial(self._chain, chain, guidance),
+            jnp.asarray(pixel_values),
+            jnp.asarray(latents),
+            keys,
+        )
 
     def _chain(
-        self, chain: Sampler, guidance: float, weights: Tree, pixel_values: jax.Array, latents: jax.Array, keys: jax.Array
+        self,
+        chain: Sampler,
+        guidance: float,
+        weights: Tree,
+        pixel_values: jax.Array,
+        latents: jax.Array,
+        keys: jax.Array,
     ) -> jax.Array:
         networks = self.networks(weights)
-        predict = self.predictor(networks, self.condition(networks['image_encoder'], pixel_values), guidance)
-        return self.decode(networks, cast(jax.Array, sample(chain, predict, chain.start * latents, keys)))
+        predict = self.predictor(
+            networks, self.condition(networks['image_encoder'], pixel_values), guidance
+        )
+        return self.decode(
+            networks, cast(jax.Array, sample(chain, predict, chain.start * latents, keys))
+        )
 
     def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
         """CLIP's embedding as the only token; zeros where there is none."""
@@ -100,8 +121,9 @@ class Versatile(ImageVariation):
     def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
         """Every token projected and divided by the length of the first; a grey image's where there is none.
 
-        The published pipeline makes that image of floats of 0.5, which its processor takes for 8-bit values and divides by
-        255 once more: the image is all but black. The model was published with it, so it stays.
+        The published pipeline makes that image of floats of 0.5, which its processor takes for
+        8-bit values and divides by 255 once more: the image is all but black. The model was
+        published with it, so it stays.
         """
         _, crop, mean, std = read_processor(self.processor or {})
         blank = jnp.broadcast_to((127 / 255 / 255 - mean) / std, (1, crop, crop, 3))

@@ -15,7 +15,13 @@ from purify.diffusion.schedules import Schedule
 from purify.generative.image_to_image import ENCODE
 from purify.generative.latent_prior import LatentPrior
 from purify.models.files.pipelines import Pipeline
-from purify.train.objectives.denoise_latents import PICTURES, caption_table, image_size, in_colour, read_stable_diffusion
+from purify.train.objectives.denoise_latents import (
+    PICTURES,
+    caption_table,
+    image_size,
+    in_colour,
+    read_stable_diffusion,
+)
 from purify.train.objectives.tasks import resize_to
 
 
@@ -33,7 +39,8 @@ class LatentGenerator:
 
     Attributes:
       networks: the UNet and the VAE, without their weights' place on a device.
-      weights: {'networks': theirs, 'captions': f32[classes + 1, tokens, width], of which the last is the empty caption}.
+      weights: {'networks': theirs, 'captions': f32[classes + 1, tokens, width], of which the last
+        is the empty caption}.
       schedule: of its chains.
       size_px: of its images.
       class_names: what it can be asked for.
@@ -47,18 +54,33 @@ class LatentGenerator:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, note: Mapping[str, Any], *, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
+        cls,
+        folder: Path,
+        note: Mapping[str, Any],
+        *,
+        dtype: str = 'float32',
+        vae_slice: int = 0,
+        weights: bool = True,
     ) -> 'LatentGenerator':
         """The generator in a folder with a StableDiffusionPipeline, whose `note` is its generator.json.
 
-        Options are those of `purify.generative.pixel_generator.open_generator`. Raises `UserError` for a folder that does not fit.
+        Options are those of `purify.generative.pixel_generator.open_generator`. Raises `UserError`
+        for a folder that does not fit.
         """
         pipeline = read_stable_diffusion(folder, dtype, weights=weights)
-        return cls.from_pipeline(pipeline, note['objective'], note['class_names'], dtype=dtype, vae_slice=vae_slice)
+        return cls.from_pipeline(
+            pipeline, note['objective'], note['class_names'], dtype=dtype, vae_slice=vae_slice
+        )
 
     @classmethod
     def from_pipeline(
-        cls, pipeline: Pipeline, objective: Mapping[str, Any], class_names: list[str], *, dtype: str = 'float32', vae_slice: int = 0
+        cls,
+        pipeline: Pipeline,
+        objective: Mapping[str, Any],
+        class_names: list[str],
+        *,
+        dtype: str = 'float32',
+        vae_slice: int = 0,
     ) -> 'LatentGenerator':
         """The generator a pipeline is the networks of; `objective` (caption, size_px) is what it was trained by."""
         pictures = Pipeline(pipeline.class_name, {name: pipeline.parts[name] for name in PICTURES})
@@ -92,7 +114,9 @@ class LatentGenerator:
         """The UNet under the captions of `labels` i32[b], guided from the empty caption; `guidance` 1 asks it once."""
         captions = jnp.asarray(weights['captions'])
         condition = captions[-1:], captions[labels]
-        return self.networks.predictor(self.networks.networks(weights['networks']), condition, guidance)
+        return self.networks.predictor(
+            self.networks.networks(weights['networks']), condition, guidance
+        )
 
     def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [-1, 1], resized, as latents f32[b *state_shape] drawn from the VAE's posterior; keys key[b]."""

@@ -2,12 +2,14 @@
 
 Three ways from an image to a variation of it, one chain of latents for all:
 
-    sd_variation  CLIP's embedding of the image is the condition (lambdalabs' fine-tuning of Stable Diffusion)
-    versatile     all of CLIP's tokens of the image are the condition (Xu 2022; used by Struppek 2023)
-    sd_img2img    the image's latents are noised part of the way, a caption is the condition (Meng 2022, Rombach 2022)
+    sd_variation  CLIP's embedding of the image is the condition (lambdalabs' fine-tuning of Stable
+    Diffusion) versatile     all of CLIP's tokens of the image are the condition (Xu 2022; used by
+    Struppek 2023) sd_img2img    the image's latents are noised part of the way, a caption is the
+    condition (Meng 2022, Rombach 2022)
 
-Networks answer in float32 whatever they compute in; the chain of latents is float32. Everything is row-wise: nothing one
-image does reaches another, so a batch may be spread over devices without a word between them.
+Networks answer in float32 whatever they compute in; the chain of latents is float32. Everything is
+row-wise: nothing one image does reaches another, so a batch may be spread over devices without a
+word between them.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,15 +41,18 @@ class LatentPrior:
 
     Attributes:
       graphs: structure of each network, by its name in the pipeline folder.
-      weights: arrays of each network, {'params', 'stats'}; those of convolutions and projections in the type they compute in.
+      weights: arrays of each network, {'params', 'stats'}; those of convolutions and projections in
+        the type they compute in.
       scheduler: the folder's scheduler_config.json.
       processor: its preprocessor_config.json (how CLIP wants its images), where it has one.
       tokenizer: where it has one.
       latent_shape: (width of the UNet's own latents, their channels).
       factor: pixels per latent, in height and in width.
       scaling: what latents are multiplied by before the UNet sees them.
-      stride: pixels of which a size must be a multiple, for the VAE and all levels of the UNet to halve.
-      vae_slice: how many images the VAE takes at once on one device, 0 for all; bounds memory, changes no result but its rounding.
+      stride: pixels of which a size must be a multiple, for the VAE and all levels of the UNet to
+        halve.
+      vae_slice: how many images the VAE takes at once on one device, 0 for all; bounds memory,
+        changes no result but its rounding.
     """
 
     graphs: Networks
@@ -68,35 +73,55 @@ class LatentPrior:
     channels: ClassVar[int] = 3
 
     @classmethod
-    def from_pipeline(cls, pipeline: Pipeline, *, dtype: Any = 'float32', vae_slice: int = 0) -> 'LatentPrior':
+    def from_pipeline(
+        cls, pipeline: Pipeline, *, dtype: Any = 'float32', vae_slice: int = 0
+    ) -> 'LatentPrior':
         """The prior a pipeline holds the parts of; `dtype` is the type its networks were opened to compute in.
 
         Raises `UserError` for parts that are missing.
         """
         parts = dict(pipeline.parts)
-        processor = next((parts.pop(name) for name in ('feature_extractor', 'image_feature_extractor') if name in parts), None)
+        processor = next(
+            (
+                parts.pop(name)
+                for name in ('feature_extractor', 'image_feature_extractor')
+                if name in parts
+            ),
+            None,
+        )
         missing = [name for name in cls.needs if name not in parts] + ['feature_extractor'] * (
             processor is None and 'image_encoder' in cls.needs
         )
         if missing:
-            raise UserError(f'{pipeline.class_name}: {cls.model} needs {", ".join(missing)}, which this pipeline does not hold.')
+            raise UserError(
+                f'{pipeline.class_name}: {cls.model} needs {", ".join(missing)}, which this'
+                ' pipeline does not hold.'
+            )
         networks = {name: parts[name] for name in cls.needs if isinstance(parts[name], nnx.Module)}
         graphs, weights = {}, {}
         for name, network in networks.items():
             graphs[name], params, stats = split_network(network)
-            upcast = str(jnp.dtype(dtype)) == 'float16' and network.config.get('force_upcast', False)
-            weights[name] = {'params': params if upcast else cast_parameters(params, dtype), 'stats': stats}
+            upcast = str(jnp.dtype(dtype)) == 'float16' and network.config.get(
+                'force_upcast', False
+            )
+            weights[name] = {
+                'params': params if upcast else cast_parameters(params, dtype),
+                'stats': stats,
+            }
         words = parts['text_encoder'].config['vocab_size'] if 'tokenizer' in cls.needs else None
         if words is not None and parts['tokenizer'].size > words:
             raise UserError(
-                f'{pipeline.class_name}: its tokenizer knows {parts["tokenizer"].size} tokens, its text_encoder {words} '
-                '(vocab_size). They are of different models; download both again.'
+                f'{pipeline.class_name}: its tokenizer knows {parts["tokenizer"].size} tokens, its'
+                f' text_encoder {words} (vocab_size). They are of different models; download both'
+                ' again.'
             )
         vae, unet = networks['vae'].config, networks[cls.unet].config
         size = unet['sample_size'] or 64
         return cls(
             graphs,
-            jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x), weights),
+            jax.tree.map(
+                lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x), weights
+            ),
             parts['scheduler'],
             processor,
             parts.get('tokenizer'),
@@ -111,16 +136,28 @@ class LatentPrior:
 
     def networks(self, weights: Tree) -> Facts:
         """The networks, from `weights` as they lie on the device."""
-        return {name: nnx.merge(graph, weights[name]['params'], weights[name]['stats']) for name, graph in self.graphs.items()}
+        return {
+            name: nnx.merge(graph, weights[name]['params'], weights[name]['stats'])
+            for name, graph in self.graphs.items()
+        }
 
-    def sampler(self, sampler: str, steps: int, eta: float | None, strength: float = 1.0) -> Sampler:
+    def sampler(
+        self, sampler: str, steps: int, eta: float | None, strength: float = 1.0
+    ) -> Sampler:
         """The chain's sampler: 'own' is the folder's scheduler, else one of `SAMPLERS` with the folder's noise."""
         config = self.scheduler if sampler == 'own' else with_sampler(self.scheduler, sampler)
         options = {} if eta is None else {'eta': eta}
         return sampler_from_diffusers(config, steps, strength=strength, **options)
 
     def network_calls(
-        self, *, steps: int, guidance: float, strength: float = 1.0, sampler: str = 'own', eta: float | None = None, **other: Any
+        self,
+        *,
+        steps: int,
+        guidance: float,
+        strength: float = 1.0,
+        sampler: str = 'own',
+        eta: float | None = None,
+        **other: Any,
     ) -> int:
         """One for each of the sampler's steps, two where they are guided."""
         return self.sampler(sampler, steps, eta, strength).steps * (1 if guidance == 1 else 2)
@@ -129,13 +166,17 @@ class LatentPrior:
         """Checked size of the variations; 0 is the size the UNet was made for."""
         size_px = size_px or self.latent_shape[0] * self.factor
         if size_px < self.stride or size_px % self.stride:
-            raise UserError(f"defense.vary.size_px={size_px} must be a multiple of {self.stride}, or 0 for the model's own.")
+            raise UserError(
+                f'defense.vary.size_px={size_px} must be a multiple of {self.stride}, or 0 for the'
+                " model's own."
+            )
         return size_px
 
     def predictor(self, networks: Networks, condition: Condition, guidance: float) -> Any:
         """The UNet under `condition`, guided: one doubled batch, or a single one where guidance is 1.
 
-        Below 1 the condition counts for less, at 0 for nothing (diffusers leaves guidance out there).
+        Below 1 the condition counts for less, at 0 for nothing (diffusers leaves guidance out
+        there).
         """
         unet, (without, conditioned) = networks[self.unet], condition
         if guidance == 1:
@@ -172,7 +213,12 @@ class LatentPrior:
 
 
 def keys_for(chain: Sampler, keys: jax.Array | None, count: int) -> jax.Array:
-    """The keys [count] a chain is called with: those given, or any where it draws nothing. Raises `UserError` where it does."""
+    """The keys [count] a chain is called with: those given, or any where it draws nothing.
+
+    Raises `UserError` where it does.
+    """
     if keys is None and chain.stochastic:
-        raise UserError('this sampler draws noise on the way: give `keys`, one for each image, or choose eta=0.')
+        raise UserError(
+            'this sampler draws noise on the way: give `keys`, one for each image, or choose eta=0.'
+        )
     return jax.random.split(jax.random.key(0), count) if keys is None else keys

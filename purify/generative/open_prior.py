@@ -18,19 +18,28 @@ from purify.models.files.weights import check_dtype, load_model
 from purify.train.state import split_network
 
 VARIATION_MODELS: Registry[Any] = Registry(
-    'variation model', pixel=PixelPrior, sd_variation=ImageVariation, versatile=Versatile, sd_img2img=ImageToImage
+    'variation model',
+    pixel=PixelPrior,
+    sd_variation=ImageVariation,
+    versatile=Versatile,
+    sd_img2img=ImageToImage,
 )
 
 
 def variation(model: str, **changes: Any) -> Facts:
     """The part `vary` of a defence: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
 
-    A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as DDPM unless told otherwise; the
-    others have the steps and the guidance of Struppek 2023. Raises ValueError for unknown models and settings.
+    A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as
+    DDPM unless told otherwise; the others have the steps and the guidance of Struppek 2023. Raises
+    ValueError for unknown models and settings.
     """
     if model not in VARIATION_MODELS:
         raise ValueError(f'model={model!r}: choose from {", ".join(sorted(VARIATION_MODELS))}.')
-    known = {name: value for name, value in defaults(VARIATION_MODELS[model].vary).items() if name not in ('self', 'class_names')}
+    known = {
+        name: value
+        for name, value in defaults(VARIATION_MODELS[model].vary).items()
+        if name not in ('self', 'class_names')
+    }
     usual = {name: value for name, value in known.items() if value not in (None, EMPTY)}
     usual |= {'sampler': 'ddim', 'eta': 1.0} if model == 'pixel' else {}
     return {'model': model} | changed(usual, changes, f'vary.model={model}', {*known, *usual})
@@ -48,7 +57,12 @@ _PIPELINES = {  # class in model_index.json: our name
 
 
 def load_variation_model(
-    path_or_hub_id: str | Path, *, revision: str | None = None, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
+    path_or_hub_id: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = 'float32',
+    vae_slice: int = 0,
+    weights: bool = True,
 ) -> Any:
     """The prior in a folder in diffusers' pipeline format, or of a hub id: the class of its model_index.json says which.
 
@@ -57,11 +71,12 @@ def load_variation_model(
       revision: of a hub id.
       dtype: what the networks compute in: 'float32', 'bfloat16' or 'float16'.
       vae_slice: images a latent prior's VAE takes at once on one device, 0 for all.
-      weights: False puts shapes (`jax.ShapeDtypeStruct`) in place of the weights: that the files fit is seen from their headers,
-        and no tensor is read. Such a prior can be traced, not run.
+      weights: False puts shapes (`jax.ShapeDtypeStruct`) in place of the weights: that the files
+        fit is seen from their headers, and no tensor is read. Such a prior can be traced, not run.
 
     Raises:
-      UserError: for folders that hold no such pipeline, naming the classes that can be read; for broken files.
+      UserError: for folders that hold no such pipeline, naming the classes that can be read; for
+        broken files.
     """
     check_dtype(dtype)
     if not isinstance(vae_slice, int) or vae_slice < 0:
@@ -69,12 +84,17 @@ def load_variation_model(
     folder = resolve(path_or_hub_id, revision)
     if (folder / 'unet').is_dir() or not (folder / 'config.json').is_file():
         if not (folder / INDEX).is_file():
-            raise UserError(f"{folder}: holds no {INDEX}. Give a folder in diffusers' pipeline format.")
+            raise UserError(
+                f"{folder}: holds no {INDEX}. Give a folder in diffusers' pipeline format."
+            )
         kind = read_index(folder)['_class_name']
     else:
         kind = 'DDPMPipeline'  # an old layout: the network on top, its scheduler beside it
     if kind not in _PIPELINES:
-        raise UserError(f'{folder}: a {kind} makes no variations. Choose a folder with one of {", ".join(_PIPELINES)}.')
+        raise UserError(
+            f'{folder}: a {kind} makes no variations. Choose a folder with one of'
+            f' {", ".join(_PIPELINES)}.'
+        )
     model = _PIPELINES[kind]
     if model == 'pixel':
         return _pixel(folder, dtype, weights)
@@ -95,13 +115,18 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     size = network.config['sample_size']
     height, width = size if isinstance(size, list) else (size, size)
     if height is None or height != width:
-        raise UserError(f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as high.')
+        raise UserError(
+            f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as'
+            ' high.'
+        )
     graph, params, stats = split_network(network)
     schedule = schedule_from_diffusers(read_object(noise))
     rows = network.config['num_train_timesteps']
     if network.config['time_embedding_type'] == 'learned' and rows != schedule.steps:
         raise UserError(
-            f'{config}: num_train_timesteps = {rows}, but that of {noise} is {schedule.steps}, and the network has a row for each '
-            'timestep. Download both again.'
+            f'{config}: num_train_timesteps = {rows}, but that of {noise} is {schedule.steps}, and'
+            ' the network has a row for each timestep. Download both again.'
         )
-    return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels'])
+    return PixelPrior(
+        graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels']
+    )

@@ -1,14 +1,15 @@
 """Generators: class-conditional diffusion models, as functions that defences sample from and classify with.
 
-A generator has `class_names`, `weights` (a pytree for the device), the noise `schedule` of its chains, the `state_shape`
-(h, w, c) of what it denoises, and
+A generator has `class_names`, `weights` (a pytree for the device), the noise `schedule` of its
+chains, the `state_shape` (h, w, c) of what it denoises, and
 
-    predictor(weights, labels i32[b], guidance) -> (x f32[b h w c], t i32[b]) -> f32[b h w c], as `schedule.prediction` says
-    encode(weights, images f32[b h w channels] in [-1, 1], keys key[b]) -> states f32[b h w c]
-    decode(weights, states) -> images in [-1, 1]
+    predictor(weights, labels i32[b], guidance) -> (x f32[b h w c], t i32[b]) -> f32[b h w c], as
+    `schedule.prediction` says encode(weights, images f32[b h w channels] in [-1, 1], keys key[b])
+    -> states f32[b h w c] decode(weights, states) -> images in [-1, 1]
 
-States are variance preserving, alpha x_0 + sigma eps. `guidance` is the scale s of e_u + s (e_c - e_u), whose 1 is the plain
-network under its condition; Ho & Salimans' weight w is s - 1 (`purify.diffusion.guidance.from_ho_salimans`).
+States are variance preserving, alpha x_0 + sigma eps. `guidance` is the scale s of e_u + s (e_c -
+e_u), whose 1 is the plain network under its condition; Ho & Salimans' weight w is s - 1
+(`purify.diffusion.guidance.from_ho_salimans`).
 """
 
 from dataclasses import dataclass
@@ -154,8 +155,8 @@ class PixelGenerator:
             return lambda x, t: self._ask(network, x, t, labels)
         if not self.guidable:
             raise UserError(
-                f'guidance={guidance} needs a generator that was told no class now and then: train it with '
-                'generator.objective.drop above 0, or set guidance to 1.'
+                f'guidance={guidance} needs a generator that was told no class now and then: train'
+                ' it with generator.objective.drop above 0, or set guidance to 1.'
             )
         both = pair(jnp.full((1,), len(self.class_names), labels.dtype), labels)
         return guide(lambda x, t: self._ask(network, x, t, both), guidance)
@@ -173,10 +174,14 @@ class PixelGenerator:
             return network(x, t, labels)
         sigma = jnp.asarray(self.edm.sigmas(), jnp.float32)[t]
         unscaled = x * jnp.sqrt(1 + sigma**2)[:, None, None, None]
-        return self.edm.denoise(lambda noised, level: network(noised, level, labels), unscaled, sigma)
+        return self.edm.denoise(
+            lambda noised, level: network(noised, level, labels), unscaled, sigma
+        )
 
 
-def open_generator(folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True) -> Any:
+def open_generator(
+    folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
+) -> Any:
     """The generator in a finished stage's folder.
 
     Args:
@@ -192,11 +197,16 @@ def open_generator(folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, 
     objective = note['objective']
     needed = {'ddpm': ('schedule',), 'edm': (), 'latent': ('caption', 'size_px')}[objective['name']]
     if missing := [name for name in needed if name not in objective]:
-        raise UserError(f'{folder}: its {NOTE} says nothing of {", ".join(missing)}. Give the folder of a generator stage.')
+        raise UserError(
+            f'{folder}: its {NOTE} says nothing of {", ".join(missing)}. Give the folder of a'
+            ' generator stage.'
+        )
     if objective['name'] == 'latent':
         from purify.generative.latent_generator import LatentGenerator
 
-        return LatentGenerator.from_folder(Path(folder), note, dtype=dtype, vae_slice=vae_slice, weights=weights)
+        return LatentGenerator.from_folder(
+            Path(folder), note, dtype=dtype, vae_slice=vae_slice, weights=weights
+        )
     network = load_model(UNet2DModel, folder, subfolder='unet', dtype=dtype, weights=weights)
     graph, params, stats = split_network(network)
     arrays = {'params': params, 'stats': stats}
@@ -206,22 +216,33 @@ def open_generator(folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, 
 
 
 def make_pixel_generator(
-    graph: nnx.GraphDef, weights: Tree, objective: Settings, size_px: int, channels: int, class_names: list[str]
+    graph: nnx.GraphDef,
+    weights: Tree,
+    objective: Settings,
+    size_px: int,
+    channels: int,
+    class_names: list[str],
 ) -> PixelGenerator:
     """The generator of a network that was trained for an `objective`, 'ddpm' or 'edm'."""
     edm = make_preconditioning(objective) if objective['name'] == 'edm' else None
     schedule = edm.schedule() if edm else read_schedule(objective['schedule'])
-    return PixelGenerator(graph, weights, schedule, size_px, channels, class_names, objective['drop'] > 0, edm)
+    return PixelGenerator(
+        graph, weights, schedule, size_px, channels, class_names, objective['drop'] > 0, edm
+    )
 
 
 def make_preconditioning(objective: Settings) -> Preconditioning:
     """The `objective` part of an EDM generator."""
     try:
-        return Preconditioning(**{name: value for name, value in objective.items() if name not in ('name', 'drop')})
+        return Preconditioning(
+            **{name: value for name, value in objective.items() if name not in ('name', 'drop')}
+        )
     except TypeError as error:
         raise UserError(f'objective edm: {error}.') from error
 
 
 def read_schedule(settings: Settings) -> Schedule:
     """The `schedule` part of a prior or of a generator's objective."""
-    return make_noise_schedule(settings['name'], settings['steps'], prediction=settings['prediction'])
+    return make_noise_schedule(
+        settings['name'], settings['steps'], prediction=settings['prediction']
+    )

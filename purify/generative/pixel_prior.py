@@ -1,13 +1,14 @@
 """Priors: diffusion models as a function from images to variations of them.
 
-A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a pytree for the device) and
-`vary(class_names, **settings)`, which returns
+A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a pytree for the
+device) and `vary(class_names, **settings)`, which returns
 
-    (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s channels] in [-1, 1]
+    (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s
+    channels] in [-1, 1]
 
-in whatever size the model works: pure, row-wise and traceable. `network_calls(**settings)` says how often its network is asked
-for one of them. The defences know no more of it, so that a latent model takes
-a pixel model's place without a change to them.
+in whatever size the model works: pure, row-wise and traceable. `network_calls(**settings)` says how
+often its network is asked for one of them. The defences know no more of it, so that a latent model
+takes a pixel model's place without a change to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +69,15 @@ class PixelPrior:
         """One for each of the sampler's steps."""
         return SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options).steps
 
-    def vary(self, class_names: Sequence[str] = (), *, sampler: str, start: int, steps: int, **options: Any) -> Vary:
+    def vary(
+        self,
+        class_names: Sequence[str] = (),
+        *,
+        sampler: str,
+        start: int,
+        steps: int,
+        **options: Any,
+    ) -> Vary:
         """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.
 
         Images are resized to the prior's size first.
@@ -81,7 +90,10 @@ class PixelPrior:
           **options: the sampler's own (eta, variance, clip_sample).
         """
         if not 1 <= start <= self.schedule.steps:
-            raise UserError(f'defense.vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.')
+            raise UserError(
+                f'defense.vary.start={start}: the prior was trained with steps 1 to'
+                f' {self.schedule.steps}.'
+            )
         chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:

@@ -28,7 +28,10 @@ def copy_file(path: Path) -> Path | None:
         found = [] if (path / CONFIG).is_file() else sorted(path.glob('*' + SUFFIX))
         return found[0] if len(found) == 1 else None
     if path.is_file() and path.suffix in PUBLISHED:
-        raise UserError(f'{path}: of the files that SSCD publishes, take the one called .torchvision.pt. {conversion(path)}')
+        raise UserError(
+            f'{path}: of the files that SSCD publishes, take the one called .torchvision.pt.'
+            f' {conversion(path)}'
+        )
     return path if path.is_file() and path.suffix == SUFFIX else None
 
 
@@ -60,8 +63,14 @@ class CopyEncoder:
         return cls(graph, {'params': params, 'stats': stats})
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d]. Raises `UserError` for other channels."""
+        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d].
+
+        Raises `UserError` for other channels.
+        """
         if images.shape[-1] not in (1, 3):
-            raise UserError(f'SSCD sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose another encoder.')
+            raise UserError(
+                f'SSCD sees images of 1 or 3 channels; these have {images.shape[-1]}. Choose'
+                ' another encoder.'
+            )
         pixels = sscd_pixels(jnp.broadcast_to(images, (*images.shape[:3], 3)))
         return nnx.merge(self.graph, weights['params'], weights['stats']).describe(pixels)

@@ -15,8 +15,9 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Share:
 def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) -> Share:
     """ASR: share of the triggered test images that count which are taken for what the attack wants.
 
-    `triggered: int[n]` are predictions, `goals: int[n]` the classes wanted, `among: bool[n]` the images that count: those
-    whose true class is not the goal already, and of a source class where the attack has any.
+    `triggered: int[n]` are predictions, `goals: int[n]` the classes wanted, `among: bool[n]` the
+    images that count: those whose true class is not the goal already, and of a source class where
+    the attack has any.
     """
     predictions, goals = _pair(triggered, goals)
     return share_of((predictions == goals)[_mask(among, predictions)])
@@ -31,16 +32,27 @@ def robust_accuracy(triggered: np.ndarray, true_labels: np.ndarray, among: np.nd
 def _mask(among: np.ndarray, like: np.ndarray) -> np.ndarray:
     among = np.asarray(among)
     if among.dtype != np.bool_ or among.shape != like.shape:
-        raise UserError(f'which images count must be true or false for each of {like.size}, not {among.dtype}{list(among.shape)}.')
+        raise UserError(
+            f'which images count must be true or false for each of {like.size}, not'
+            f' {among.dtype}{list(among.shape)}.'
+        )
     return among
 
 
 def _pair(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as `int[n]`. Raises `UserError` for other shapes or types: scores, say, would compare to nonsense."""
+    """Both as `int[n]`.
+
+    Raises `UserError` for other shapes or types: scores, say, would compare to nonsense.
+    """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.ndim != 1 or predictions.shape != labels.shape:
-        raise UserError(f'predictions {predictions.shape} and labels {labels.shape} must be lists of the same length.')
+        raise UserError(
+            f'predictions {predictions.shape} and labels {labels.shape} must be lists of the same'
+            ' length.'
+        )
     for name, values in (('predictions', predictions), ('labels', labels)):
         if values.size and not np.issubdtype(values.dtype, np.integer):
-            raise UserError(f'{name} of type {values.dtype} are not class numbers. Give whole numbers.')
+            raise UserError(
+                f'{name} of type {values.dtype} are not class numbers. Give whole numbers.'
+            )
     return predictions, labels

@@ -13,12 +13,15 @@ GROUPS = 4
 def sort_out(triggered: np.ndarray, matching: np.ndarray) -> np.ndarray:
     """Groups u8[n], 1 to 4, of images with a trigger or without (bool[n]) that match their condition or do not (bool[n]).
 
-    1: trigger, no match; 2: trigger, match; 3: no trigger, no match; 4: no trigger, match. Raises `UserError` for other types
-    or unlike lengths.
+    1: trigger, no match; 2: trigger, match; 3: no trigger, no match; 4: no trigger, match. Raises
+    `UserError` for other types or unlike lengths.
     """
     triggered, matching = _flags('triggered', triggered), _flags('matching', matching)
     if triggered.shape != matching.shape:
-        raise UserError(f'{triggered.size} verdicts on triggers and {matching.size} on matches. Give one of each per image.')
+        raise UserError(
+            f'{triggered.size} verdicts on triggers and {matching.size} on matches. Give one of'
+            ' each per image.'
+        )
     return (1 + matching + 2 * ~triggered).astype(np.uint8)
 
 
@@ -30,7 +33,10 @@ class Composition:
 
     @classmethod
     def of(cls, groups: np.ndarray) -> 'Composition':
-        """Of `groups: u8[n]` as from `sort_out`, n of 0 or more. Raises `UserError` for a number that is no group."""
+        """Of `groups: u8[n]` as from `sort_out`, n of 0 or more.
+
+        Raises `UserError` for a number that is no group.
+        """
         groups = np.asarray(groups)
         if wrong := sorted(set(np.unique(groups).tolist()) - {1, 2, 3, 4}):
             raise UserError(f'{wrong[0]} is no group. Choose from 1 to {GROUPS}.')
@@ -56,17 +62,21 @@ class Composition:
 def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Share:
     """p_t: of the training images that are given `label`, the share which is poisoned (Pan et al. 2024, section 4).
 
-    `given: int[n]`, `poisoned: bool[n]`. Where a rate r of N_nt images of other classes is relabelled to a target of N_t, it is
-    r N_nt / (r N_nt + N_t).
+    `given: int[n]`, `poisoned: bool[n]`. Where a rate r of N_nt images of other classes is
+    relabelled to a target of N_t, it is r N_nt / (r N_nt + N_t).
     """
     given, poisoned = np.asarray(given), _flags('poisoned', poisoned)
     if given.shape != poisoned.shape:
-        raise UserError(f'{given.size} labels and {poisoned.size} verdicts. Give one of each per image.')
+        raise UserError(
+            f'{given.size} labels and {poisoned.size} verdicts. Give one of each per image.'
+        )
     return share_of(poisoned[given == label])
 
 
 def _flags(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype != np.bool_:
-        raise UserError(f'{name} must be true or false for every image, not {values.dtype}{list(values.shape)}.')
+        raise UserError(
+            f'{name} must be true or false for every image, not {values.dtype}{list(values.shape)}.'
+        )
     return values

@@ -20,60 +20,81 @@ class Detection:
 def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndarray) -> Detection:
     """Compare `verdicts: bool[n]` (true: flagged as poisoned) on samples `ids: int[n]` with the true `poisoned_ids`.
 
-    Raises `UserError` for ids that repeat, verdicts that are not boolean, and poisoned samples without a verdict.
+    Raises `UserError` for ids that repeat, verdicts that are not boolean, and poisoned samples
+    without a verdict.
     """
     ids, verdicts, poisoned_ids = _unique(ids), np.asarray(verdicts), _unique(poisoned_ids)
     if verdicts.shape != ids.shape or verdicts.dtype != np.bool_:
         raise UserError(
-            f'verdicts of type {verdicts.dtype} and shape {verdicts.shape} do not fit {ids.size} ids. Give one true or '
-            'false per id.'
+            f'verdicts of type {verdicts.dtype} and shape {verdicts.shape} do not fit {ids.size}'
+            ' ids. Give one true or false per id.'
         )
     missing = np.setdiff1d(poisoned_ids, ids)
     if missing.size:
-        raise UserError(f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give each one.')
+        raise UserError(
+            f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give each'
+            ' one.'
+        )
     poisoned = np.isin(ids, poisoned_ids)
     return Detection(tpr=share_of(verdicts[poisoned]), fpr=share_of(verdicts[~poisoned]))
 
 
-def label_accuracy(ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, true_labels: np.ndarray) -> Share:
+def label_accuracy(
+    ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, true_labels: np.ndarray
+) -> Share:
     """Share of the samples `ids: int[n]` whose `labels: int[n]` are the true ones, in whatever order both come.
 
-    Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError` for ids that repeat
-    or that the truth does not know.
+    Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError`
+    for ids that repeat or that the truth does not know.
     """
-    ids, true_ids, labels, true_labels = _unique(ids), _unique(true_ids), np.asarray(labels), np.asarray(true_labels)
+    ids, true_ids, labels, true_labels = (
+        _unique(ids),
+        _unique(true_ids),
+        np.asarray(labels),
+        np.asarray(true_labels),
+    )
     if labels.shape != ids.shape or true_labels.shape != true_ids.shape:
         raise UserError(
-            f'{ids.size} ids with labels {labels.shape}, {true_ids.size} true ids with labels {true_labels.shape}. '
-            'Give one label per id.'
+            f'{ids.size} ids with labels {labels.shape}, {true_ids.size} true ids with labels'
+            f' {true_labels.shape}. Give one label per id.'
         )
     unknown = np.setdiff1d(ids, true_ids)
     if unknown.size:
         raise UserError(
-            f'{unknown.size} samples have no true label (the first is id {unknown[0]}). Compare with the truth of the '
-            'dataset that they come from.'
+            f'{unknown.size} samples have no true label (the first is id {unknown[0]}). Compare'
+            ' with the truth of the dataset that they come from.'
         )
     order = np.argsort(true_ids)
     places = order[np.searchsorted(true_ids, ids, sorter=order)]
     return share_of(labels == true_labels[places])
 
 
-def auroc(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray | None = None) -> float | None:
+def auroc(
+    scores: np.ndarray, positive: np.ndarray, groups: np.ndarray | None = None
+) -> float | None:
     """The chance that a positive sample scores higher than a negative one of its own group; a tie counts half.
 
-    `scores: f[n]`, `positive: bool[n]`, `groups: int[n]` (None: all are one group). Scores are never compared across groups:
-    the pairs of each are counted and added up, so a group weighs as many pairs as it has. None where there is no pair. Raises
-    `UserError` for scores that are NaN and for lists of unlike lengths.
+    `scores: f[n]`, `positive: bool[n]`, `groups: int[n]` (None: all are one group). Scores are
+    never compared across groups: the pairs of each are counted and added up, so a group weighs as
+    many pairs as it has. None where there is no pair. Raises `UserError` for scores that are NaN
+    and for lists of unlike lengths.
     """
     scores, positive = np.asarray(scores, np.float64), np.asarray(positive)
     groups = np.zeros(scores.shape, np.int64) if groups is None else np.asarray(groups)
-    if scores.ndim != 1 or positive.shape != scores.shape or groups.shape != scores.shape or positive.dtype != np.bool_:
+    if (
+        scores.ndim != 1
+        or positive.shape != scores.shape
+        or groups.shape != scores.shape
+        or positive.dtype != np.bool_
+    ):
         raise UserError(
-            f'{scores.shape} scores, {positive.dtype}{list(positive.shape)} positives and groups {groups.shape} do not fit. '
-            'Give one of each per sample.'
+            f'{scores.shape} scores, {positive.dtype}{list(positive.shape)} positives and groups'
+            f' {groups.shape} do not fit. Give one of each per sample.'
         )
     if np.isnan(scores).any():
-        raise UserError(f'{np.count_nonzero(np.isnan(scores))} scores are NaN. Give each sample a number.')
+        raise UserError(
+            f'{np.count_nonzero(np.isnan(scores))} scores are NaN. Give each sample a number.'
+        )
     wins, pairs = 0.0, 0
     for group in np.unique(groups):
         own = groups == group
@@ -88,5 +109,7 @@ def _unique(ids: np.ndarray) -> np.ndarray:
     ids = np.asarray(ids)
     values, counts = np.unique(ids, return_counts=True)
     if values.size < ids.size:
-        raise UserError(f'id {values[counts > 1][0]} occurs more than once. Give every sample once.')
+        raise UserError(
+            f'id {values[counts > 1][0]} occurs more than once. Give every sample once.'
+        )
     return ids

@@ -67,7 +67,9 @@ class Answers:
         return cls(len(rows), p.sum(0), float((p * log_p).sum()))
 
     def __add__(self, other: 'Answers') -> 'Answers':
-        return Answers(self.count + other.count, self.total + other.total, self.certainty + other.certainty)
+        return Answers(
+            self.count + other.count, self.total + other.total, self.certainty + other.certainty
+        )
 
 
 def merged(parts: list[Any]) -> Any:
@@ -78,11 +80,15 @@ def merged(parts: list[Any]) -> Any:
 def frechet_distance(a: Moments, b: Moments) -> float | None:
     """FID (Heusel 2017, eq. 6): |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)), at least 0.
 
-    None where a set has fewer than two rows, or a number is not finite. The root's trace is that of the symmetric matrix
-    A^(1/2) B A^(1/2), which has the same eigenvalues and no imaginary parts. Raises `UserError` for features of unlike width.
+    None where a set has fewer than two rows, or a number is not finite. The root's trace is that of
+    the symmetric matrix A^(1/2) B A^(1/2), which has the same eigenvalues and no imaginary parts.
+    Raises `UserError` for features of unlike width.
     """
     if a.mean.shape != b.mean.shape:
-        raise UserError(f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared. Take both from one network.')
+        raise UserError(
+            f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared. Take both'
+            ' from one network.'
+        )
     if min(a.count, b.count) < 2:
         return None
     first, second = a.covariance, b.covariance
@@ -101,7 +107,11 @@ def inception_score(answers: Answers) -> float | None:
 
     None for no rows or numbers that are not finite.
     """
-    if not answers.count or not np.isfinite(answers.certainty) or not np.isfinite(answers.total).all():
+    if (
+        not answers.count
+        or not np.isfinite(answers.certainty)
+        or not np.isfinite(answers.total).all()
+    ):
         return None
     mean = answers.total / answers.count
     used = mean[mean > 0]
@@ -111,5 +121,7 @@ def inception_score(answers: Answers) -> float | None:
 def _rows(values: np.ndarray) -> np.ndarray:
     rows = np.asarray(values, np.float64)
     if rows.ndim != 2:
-        raise UserError(f'features and answers are [rows numbers], not {list(rows.shape)}. Flatten each row.')
+        raise UserError(
+            f'features and answers are [rows numbers], not {list(rows.shape)}. Flatten each row.'
+        )
     return rows

@@ -15,10 +15,13 @@ K1, K2 = 0.01, 0.03
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of pairs u8[n h w c] or u8[h w c] (n = 1) -> f64[n] in dB; inf where a pair is equal.
 
-    10 log10(255^2 / mean squared difference). Raises `UserError` for other arrays and for pairs of unlike shape.
+    10 log10(255^2 / mean squared difference). Raises `UserError` for other arrays and for pairs of
+    unlike shape.
     """
     a, b = _pairs(a, b)
-    squared = np.array([np.mean(np.square(_grey_levels(x) - y)) for x, y in zip(a, b, strict=True)], np.float64)
+    squared = np.array(
+        [np.mean(np.square(_grey_levels(x) - y)) for x, y in zip(a, b, strict=True)], np.float64
+    )
     with np.errstate(divide='ignore'):
         return 10 * np.log10(PEAK**2 / squared)
 
@@ -29,19 +32,25 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises `UserError` for other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
-    return np.array([np.abs(_grey_levels(x) - y).max() for x, y in zip(a, b, strict=True)], np.float64)
+    return np.array(
+        [np.abs(_grey_levels(x) - y).max() for x, y in zip(a, b, strict=True)], np.float64
+    )
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Structural similarity of pairs u8[n h w c] or u8[h w c] (n = 1) -> f64[n], at most 1 (exactly 1 where a pair is equal).
 
-    Wang et al. 2004, eq. (13) and their settings: Gaussian window of 11 px and sigma 1.5, K1 .01, K2 .03, range 255;
-    population covariance; each channel by itself; the mean over channels and over all windows that lie in the image.
-    On an image smaller than 11 px the window is the largest odd one that fits, of the same sigma.
-    Raises `UserError` for other arrays and for pairs of unlike shape.
+    Wang et al. 2004, eq. (13) and their settings: Gaussian window of 11 px and sigma 1.5, K1 .01,
+    K2 .03, range 255; population covariance; each channel by itself; the mean over channels and
+    over all windows that lie in the image. On an image smaller than 11 px the window is the largest
+    odd one that fits, of the same sigma. Raises `UserError` for other arrays and for pairs of
+    unlike shape.
     """
     a, b = _pairs(a, b)
-    return np.array([ssim_of(np, _grey_levels(x), _grey_levels(y)) for x, y in zip(a, b, strict=True)], np.float64)
+    return np.array(
+        [ssim_of(np, _grey_levels(x), _grey_levels(y)) for x, y in zip(a, b, strict=True)],
+        np.float64,
+    )
 
 
 def ssim_of(xp: Any, a: Any, b: Any) -> Any:
@@ -58,13 +67,17 @@ def ssim_of(xp: Any, a: Any, b: Any) -> Any:
 def ssim_uniform_of(xp: Any, a: Any, b: Any) -> Any:
     """SSIM of one pair float[h w c] in 0..255 under a uniform window of 3 along each axis, channels too unless there is one.
 
-    As scikit-image's `structural_similarity(a, b, win_size=3, data_range=255)` of arrays of three axes, or of two: sample
-    covariance, K1 .01, K2 .03, the mean over the windows that lie in the image. It is what DataElixir's released code compares
-    colour images with (Zhou 2024, eq. 5). `xp` is numpy or jax.numpy (jit, vmap). Raises `UserError` where no window fits.
+    As scikit-image's `structural_similarity(a, b, win_size=3, data_range=255)` of arrays of three
+    axes, or of two: sample covariance, K1 .01, K2 .03, the mean over the windows that lie in the
+    image. It is what DataElixir's released code compares colour images with (Zhou 2024, eq. 5).
+    `xp` is numpy or jax.numpy (jit, vmap). Raises `UserError` where no window fits.
     """
     a, b = (a[..., 0], b[..., 0]) if a.shape[-1] == 1 else (a, b)
     if min(a.shape) < UNIFORM_PX:
-        raise UserError(f'no window of {UNIFORM_PX} along each axis fits into images of {list(a.shape)}. Give larger images.')
+        raise UserError(
+            f'no window of {UNIFORM_PX} along each axis fits into images of {list(a.shape)}. Give'
+            ' larger images.'
+        )
     count = UNIFORM_PX**a.ndim
     a, b = a - PEAK / 2, b - PEAK / 2  # moments about the middle lose fewer digits in float32
     mean_a, mean_b = _box(a) / count, _box(b) / count
@@ -110,7 +123,13 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     for images in (a, b):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[-3:]:
-            raise UserError(f'images to compare are {images.dtype}{list(images.shape)}. Give u8[h w c] or u8[n h w c].')
+            raise UserError(
+                f'images to compare are {images.dtype}{list(images.shape)}. Give u8[h w c] or u8[n'
+                ' h w c].'
+            )
     if a.shape != b.shape:
-        raise UserError(f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Give pairs of one shape.')
+        raise UserError(
+            f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Give pairs'
+            ' of one shape.'
+        )
     return (a[None], b[None]) if a.ndim == 3 else (a, b)

@@ -26,7 +26,8 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     share = hits / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    # Exact arithmetic keeps the share inside and the bounds in [0, 1]; rounding may miss it by the last bit.
+    # Exact arithmetic keeps the share inside and the bounds in [0, 1]; rounding may miss it by the
+    # last bit.
     return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
 
 
@@ -72,13 +73,18 @@ class SeedSpread:
 def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> SeedSpread:
     """Mean of `values: f[n]`, one per seed, with Student's t interval and range.
 
-    The interval is not cut to [0, 1] where the values are shares. Raises `UserError` for no values, or any not finite.
+    The interval is not cut to [0, 1] where the values are shares. Raises `UserError` for no values,
+    or any not finite.
     """
     runs = np.asarray(values, np.float64)
     if runs.ndim != 1 or not runs.size or not np.isfinite(runs).all():
-        raise UserError(f'{values!r} has no mean over seeds. Give one finite number per seed, and at least one.')
+        raise UserError(
+            f'{values!r} has no mean over seeds. Give one finite number per seed, and at least one.'
+        )
     mean, low, high = float(runs.mean()), None, None
     if runs.size > 1:
-        reach = float(stats.t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size))
+        reach = float(
+            stats.t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size)
+        )
         low, high = mean - reach, mean + reach
     return SeedSpread(mean, low, high, float(runs.min()), float(runs.max()), int(runs.size))

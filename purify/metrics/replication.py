@@ -10,15 +10,18 @@ from jax.typing import ArrayLike
 from purify.core import devices
 from purify.core.errors import UserError
 
-QUERIES, REFERENCES = 1024, 8192  # compared at a time, so that memory does not grow with the product of both
+QUERIES, REFERENCES = (
+    1024,
+    8192,
+)  # compared at a time, so that memory does not grow with the product of both
 _NOBODY = -1
 
 
 class Neighbours:
     """The nearest of a set of points by cosine, on this host's devices.
 
-    `references: f[m d]`, finite; a point of length 0 is unlike all others (cosine 0). Raises `UserError` where there is none, or
-    one is not finite.
+    `references: f[m d]`, finite; a point of length 0 is unlike all others (cosine 0). Raises
+    `UserError` where there is none, or one is not finite.
     """
 
     def __init__(self, references: np.ndarray):
@@ -30,32 +33,48 @@ class Neighbours:
         padded = np.zeros((blocks * rows, self.points.shape[1]), np.float32)
         padded[: len(self.points)] = self.points
         self.mesh = devices.local_mesh()
-        self.blocks = jax.device_put(padded.reshape(blocks, rows, -1), devices.replicated(self.mesh))
+        self.blocks = jax.device_put(
+            padded.reshape(blocks, rows, -1), devices.replicated(self.mesh)
+        )
 
-    def nearest(self, queries: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, queries: np.ndarray, own: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`queries: f[n d]` -> (which reference is nearest i64[n], cosine f32[n]); of equals, one.
 
-        `own: int[n]`, where a query is one of the references, is the row that is passed over. Raises `UserError` for points of
-        another width, and where no other is left.
+        `own: int[n]`, where a query is one of the references, is the row that is passed over.
+        Raises `UserError` for points of another width, and where no other is left.
         """
-        points, own = _unit(queries), np.full(len(queries), _NOBODY) if own is None else np.asarray(own)
+        points, own = (
+            _unit(queries),
+            (np.full(len(queries), _NOBODY) if own is None else np.asarray(own)),
+        )
         if points.shape[1] != self.points.shape[1]:
             raise UserError(
-                f'points of {points.shape[1]} numbers are compared with points of {self.points.shape[1]}. Measure both sets '
-                'with one encoder.'
+                f'points of {points.shape[1]} numbers are compared with points of'
+                f' {self.points.shape[1]}. Measure both sets with one encoder.'
             )
         if len(self.points) == 1 and (own == 0).any():
             raise UserError('there is one point, which has no neighbour. Give at least two.')
-        size = self.mesh.size * -(-min(QUERIES, max(len(points), 1)) // self.mesh.size)  # one shape, so one program
+        size = self.mesh.size * -(
+            -min(QUERIES, max(len(points), 1)) // self.mesh.size
+        )  # one shape, so one program
         found = []
         for start in range(0, len(points), size):
             part, mine = points[start : start + size], own[start : start + size]
             short = size - len(part)
-            placed = (np.pad(part, ((0, short), (0, 0))), np.pad(mine, (0, short), constant_values=_NOBODY).astype(np.int32))
-            rows = _search(self.blocks, len(self.points), *jax.device_put(placed, devices.batched(self.mesh)))
+            placed = (
+                np.pad(part, ((0, short), (0, 0))),
+                np.pad(mine, (0, short), constant_values=_NOBODY).astype(np.int32),
+            )
+            rows = _search(
+                self.blocks, len(self.points), *jax.device_put(placed, devices.batched(self.mesh))
+            )
             found.append(np.asarray(rows)[: len(part)])
         rows = np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
-        cosines = np.einsum('nd,nd->n', points, self.points[rows], dtype=np.float64)  # whatever the device rounded to
+        cosines = np.einsum(
+            'nd,nd->n', points, self.points[rows], dtype=np.float64
+        )  # whatever the device rounded to
         return rows, np.clip(cosines, -1, 1).astype(np.float32)
 
 
@@ -64,7 +83,9 @@ def _search(blocks: jax.Array, count: int, queries: jax.Array, own: jax.Array) -
     """References f32[k r d], of which the first `count` are there, and queries f32[n d] -> the nearest's row i32[n]."""
     rows = blocks.shape[1]
 
-    def step(best: tuple[jax.Array, jax.Array], block: tuple[ArrayLike, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def step(
+        best: tuple[jax.Array, jax.Array], block: tuple[ArrayLike, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         start, points = block
         cosines = jnp.matmul(queries, points.T, precision='highest')
         where = start + jnp.arange(rows)
@@ -83,6 +104,8 @@ def _unit(points: np.ndarray) -> np.ndarray:
     """Points f[n d] -> f32 of length 1, or 0. Raises `UserError` unless they are finite rows."""
     points = np.asarray(points)
     if points.ndim != 2 or not np.isfinite(points).all():
-        raise UserError(f'points of shape {points.shape} are to be rows of finite numbers. Measure them again.')
+        raise UserError(
+            f'points of shape {points.shape} are to be rows of finite numbers. Measure them again.'
+        )
     lengths = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
     return (points / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)

@@ -13,7 +13,10 @@ from purify.core.registry import Registry
 
 LOG_SCALE = 2.0  # of features of unit variance; one that hardly varies in a class would else be scaled without end
 BINS, TAIL = 8, 5.0  # of a spline; features have unit variance, so few lie beyond the tail
-LEAST_BIN, LEAST_SLOPE = 1e-3, 1e-3  # of a spline: width and height of a bin as shares of all, derivative at a knot
+LEAST_BIN, LEAST_SLOPE = (
+    1e-3,
+    1e-3,
+)  # of a spline: width and height of a bin as shares of all, derivative at a knot
 MIXINGS = ('swap', 'permute')
 
 
@@ -44,7 +47,10 @@ class Affine:
 
 @dataclass(frozen=True)
 class Spline:
-    """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside (Durkan et al. 2019, eqs. 4 to 8, 29)."""
+    """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside (Durkan et al.
+
+    2019, eqs. 4 to 8, 29).
+    """
 
     numbers: int = 3 * BINS - 1
 
@@ -64,23 +70,33 @@ class Spline:
 
 
 def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parameters f32[... 3K-1] -> knots' x, y and slopes, f32[... K+1] each; slopes at both ends are 1, that of the tails."""
+    """Parameters f32[...
+
+    3K-1] -> knots' x, y and slopes, f32[... K+1] each; slopes at both ends are 1, that of the
+    tails.
+    """
     widths, heights, inner = jnp.split(raw, [BINS, 2 * BINS], -1)
     ends = [(0, 0)] * (raw.ndim - 1)
 
     def corners(sizes: jax.Array) -> jax.Array:
         shares = LEAST_BIN + (1 - LEAST_BIN * BINS) * jax.nn.softmax(sizes, -1)
         inside = 2 * TAIL * jnp.cumsum(shares[..., :-1], -1) - TAIL
-        return jnp.concatenate([jnp.full_like(inside[..., :1], -TAIL), inside, jnp.full_like(inside[..., :1], TAIL)], -1)
+        return jnp.concatenate(
+            [jnp.full_like(inside[..., :1], -TAIL), inside, jnp.full_like(inside[..., :1], TAIL)],
+            -1,
+        )
 
     slopes = LEAST_SLOPE + jax.nn.softplus(inner + math.log(math.expm1(1 - LEAST_SLOPE)))
     return corners(widths), corners(heights), jnp.pad(slopes, [*ends, (1, 1)], constant_values=1.0)
 
 
 def _bin(value: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
-    """Of the bin between knots x [... K+1] that holds value [...]: left, low, width, height, slopes at its two ends."""
+    """Of the bin between knots x [...
+
+    K+1] that holds value [...]: left, low, width, height, slopes at its two ends.
+    """
     place = (value[..., None] >= x[..., 1:-1]).sum(-1, keepdims=True)
-    at = lambda knots, shift: jnp.take_along_axis(knots, place + shift, -1)[..., 0]  # noqa: E731
+    at = lambda knots, shift: jnp.take_along_axis(knots, place + shift, -1)[..., 0]
     left, low = at(x, 0), at(y, 0)
     return left, low, at(x, 1) - left, at(y, 1) - low, at(slopes, 0), at(slopes, 1)
 
@@ -91,16 +107,23 @@ TRANSFORMS = Registry('flow transform', affine=Affine, spline=Spline)
 class Coupling(nnx.Module):
     """Changes some numbers of a vector by what the others say: affine, ReLU, affine -> the parameters of a `Transform`."""
 
-    def __init__(self, given: int, changed: int, hidden: int, transform: Transform, *, rngs: nnx.Rngs):
+    def __init__(
+        self, given: int, changed: int, hidden: int, transform: Transform, *, rngs: nnx.Rngs
+    ):
         self.transform = transform
-        # Zero weights at the end begin with the identity. Densities are compared to fractions of a nat: no bf16, no TF32.
+        # Zero weights at the end begin with the identity. Densities are compared to fractions of a
+        # nat: no bf16, no TF32.
         zeros, exact = nnx.initializers.zeros_init(), jax.lax.Precision.HIGHEST
         self.hidden = nnx.Linear(given, hidden, precision=exact, rngs=rngs)
-        self.out = nnx.Linear(hidden, changed * transform.numbers, kernel_init=zeros, precision=exact, rngs=rngs)
+        self.out = nnx.Linear(
+            hidden, changed * transform.numbers, kernel_init=zeros, precision=exact, rngs=rngs
+        )
 
     def forward(self, given: jax.Array, changed: jax.Array) -> tuple[jax.Array, jax.Array]:
         """f32[b m] and f32[b k] -> (changed f32[b k], log determinant f32[b])."""
-        raw = self.out(jax.nn.relu(self.hidden(given))).reshape(*changed.shape, self.transform.numbers)
+        raw = self.out(jax.nn.relu(self.hidden(given))).reshape(
+            *changed.shape, self.transform.numbers
+        )
         changed, log_slopes = self.transform.forward(changed, raw)
         return changed, log_slopes.sum(-1)
 
@@ -108,37 +131,55 @@ class Coupling(nnx.Module):
 class CouplingFlow(nnx.Module):
     """Couplings in which two halves of a vector take turns; of an odd width the second half is the longer one.
 
-    Every coupling changes one half by what the other says, the second half first. A fresh flow is the identity (up to order).
+    Every coupling changes one half by what the other says, the second half first. A fresh flow is
+    the identity (up to order).
 
     Args:
       width: of the vectors, 2 or more.
       couplings: how many, 2 or more: one alone leaves half of the numbers as they are.
       hidden: units between the two affine maps of each; 0: `width`.
       transform: 'affine' or 'spline', of each changed number.
-      mixing: 'swap': always the same halves; 'permute': a random order, fixed from the start, before every two couplings.
+      mixing: 'swap': always the same halves; 'permute': a random order, fixed from the start,
+        before every two couplings.
       rngs: stream `params`.
 
     Raises `UserError` for other values.
     """
 
     def __init__(
-        self, width: int, couplings: int = 2, hidden: int = 0, transform: str = 'affine', mixing: str = 'swap', *, rngs: nnx.Rngs
+        self,
+        width: int,
+        couplings: int = 2,
+        hidden: int = 0,
+        transform: str = 'affine',
+        mixing: str = 'swap',
+        *,
+        rngs: nnx.Rngs,
     ):
         if width < 2:
-            raise UserError(f'a coupling flow of {width} dimensions has no halves; give it features of 2 or more.')
+            raise UserError(
+                f'a coupling flow of {width} dimensions has no halves; give it features of 2 or'
+                ' more.'
+            )
         if couplings < 2 or hidden < 0:
             raise UserError(
-                f'flows.couplings={couplings} must be 2 or more, so that both halves change, and flows.hidden={hidden} 0 or more.'
+                f'flows.couplings={couplings} must be 2 or more, so that both halves change, and'
+                f' flows.hidden={hidden} 0 or more.'
             )
         if mixing not in MIXINGS:
-            raise UserError(f'flows.mixing={mixing!r}: choose from {", ".join(map(repr, MIXINGS))}.')
+            raise UserError(
+                f'flows.mixing={mixing!r}: choose from {", ".join(map(repr, MIXINGS))}.'
+            )
         self.width, self.half = width, width // 2
         made, sizes = TRANSFORMS.make(transform), (self.half, width - self.half)
         self.couplings = nnx.List(
-            Coupling(sizes[k % 2], sizes[1 - k % 2], hidden or width, made, rngs=rngs) for k in range(couplings)
+            Coupling(sizes[k % 2], sizes[1 - k % 2], hidden or width, made, rngs=rngs)
+            for k in range(couplings)
         )
         pairs = (couplings + 1) // 2 if mixing == 'permute' else 0
-        self.orders = nnx.List(nnx.Variable(jax.random.permutation(rngs.params(), width)) for _ in range(pairs))
+        self.orders = nnx.List(
+            nnx.Variable(jax.random.permutation(rngs.params(), width)) for _ in range(pairs)
+        )
 
     def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """f32[b width] -> (u f32[b width], ln |det du/dz| f32[b])."""

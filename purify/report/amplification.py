@@ -20,7 +20,11 @@ QUANTITIES = {  # of a dissection and of replication, for tables of many runs
     **{name.lower(): name for name in GROUPS},
     'p_t': 'p_t',
     'amplification': 'amplification',
-    **{f'auroc_{score}_{side}': f'{title} AUROC, {side}' for score, title in SCORES.items() for side in SIDES},
+    **{
+        f'auroc_{score}_{side}': f'{title} AUROC, {side}'
+        for score, title in SCORES.items()
+        for side in SIDES
+    },
     'fid_generated': 'FID of generations, no target',
     'copies': 'copies',
 }
@@ -37,8 +41,10 @@ class Amplification:
       labels: the target classes.
       counts: images of G1, G2, G3, G4.
       low, high: 95 % interval of the share with the trigger.
-      trained: share p_t of stamped images among those labelled so, weighted by the images made; None where not known.
-      expected: what the detector would see of p_t, by the mistakes it makes on test images: p_t TPR + (1 - p_t) FPR.
+      trained: share p_t of stamped images among those labelled so, weighted by the images made;
+        None where not known.
+      expected: what the detector would see of p_t, by the mistakes it makes on test images: p_t TPR
+        + (1 - p_t) FPR.
     """
 
     labels: list[int]
@@ -75,7 +81,10 @@ class Amplification:
 def list_rows(results: Results) -> list[Made]:
     """The rows of target classes: of the probe where it holds as many of them, else of the generated set."""
     sets = results.dissection.sets if results.dissection else {}
-    probe, made = ([row for row in sets.get(name, []) if row.target and row.images] for name in ('probe', 'generated'))
+    probe, made = (
+        [row for row in sets.get(name, []) if row.target and row.images]
+        for name in ('probe', 'generated')
+    )
     return probe if len(probe) >= len(made) else made
 
 
@@ -92,10 +101,16 @@ def measure_amplification(results: Results) -> Amplification | None:
     counts = [sum(row.counts[group] for row in rows) for group in range(len(GROUPS))]
     whole = sum(counts)
     known = [(row.p_t, row.images) for row in rows if row.p_t is not None]
-    trained = sum(share * images for share, images in known) / sum(images for _, images in known) if known else None
+    trained = (
+        sum(share * images for share, images in known) / sum(images for _, images in known)
+        if known
+        else None
+    )
     interval = rows[0].interval if len(rows) == 1 else None
     low, high = interval or wilson_interval(counts[0] + counts[1], whole)
-    return Amplification([row.label for row in rows], counts, low, high, trained, _expect(results, trained))
+    return Amplification(
+        [row.label for row in rows], counts, low, high, trained, _expect(results, trained)
+    )
 
 
 def _expect(results: Results, trained: float | None) -> float | None:
@@ -115,7 +130,10 @@ def say_amplification(results: Results) -> str:
     made = f'{say_percent(found.share)} of the images it makes of {which} show it'
     if not found.trained:
         return f'The generator saw no trigger: {made}, as the detector sees it.'
-    return f'The generator {_VERBS.get(found.verdict, _NEITHER)}: {made}, against {say_percent(found.trained)} in training.'
+    return (
+        f'The generator {_VERBS.get(found.verdict, _NEITHER)}: {made}, against'
+        f' {say_percent(found.trained)} in training.'
+    )
 
 
 def say_groups(results: Results) -> list[str]:
@@ -126,19 +144,27 @@ def say_groups(results: Results) -> list[str]:
     (g1, g2, g3, _), which = found.counts, say_set(found.labels, results.classes, 'target class')
     detector = results.dissection.judges.detector if results.dissection else None
     if detector is None:
-        return [f'Of {found.images:,} images made of {which}, {say_percent((g1 + g3) / found.images)} are of another class.']
+        return [
+            f'Of {found.images:,} images made of {which}, {say_percent((g1 + g3) / found.images)}'
+            ' are of another class.'
+        ]
     said = [
-        f'Of {found.images:,} images made of {which}, {say_percent(g1 / found.images)} show the trigger and another class (G1), '
-        f'{say_percent(g2 / found.images)} the trigger and the class asked for (G2), {say_percent(g3 / found.images)} another '
-        'class and no trigger that the detector sees (G3).'
+        f'Of {found.images:,} images made of {which}, {say_percent(g1 / found.images)} show the'
+        f' trigger and another class (G1), {say_percent(g2 / found.images)} the trigger and the'
+        f' class asked for (G2), {say_percent(g3 / found.images)} another class and no trigger that'
+        ' the detector sees (G3).'
     ]
     if found.verdict == 'dampens' and found.trained and (g1 + g3) / found.images >= found.trained:
         said.append(
-            'As many as were poisoned in training are of another class: look at the pictures of G3 for remains of a trigger.'
+            'As many as were poisoned in training are of another class: look at the pictures of G3'
+            ' for remains of a trigger.'
         )
     false = say_percent(detector.fpr)
     if detector.fpr is not None and found.trained and found.low <= detector.fpr:
-        said.append(f'That is no more than the detector imagines: it sees a trigger on {false} of clean test images.')
+        said.append(
+            f'That is no more than the detector imagines: it sees a trigger on {false} of clean'
+            ' test images.'
+        )
     return said
 
 
@@ -147,29 +173,69 @@ def list_amplification(results: Results) -> list[Line]:
     found, lines = measure_amplification(results), []
     if found is not None and has_detector(results):
         which = say_set(found.labels, results.classes, 'target class')
-        counted = f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which} show the trigger'
+        counted = (
+            f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which} show'
+            ' the trigger'
+        )
         interval = f'95 % interval {say_interval(found.low, found.high)}'
         lines.append(('Triggers made', say_percent(found.share), f'{counted}; {interval}'))
         if found.trained is not None:
-            lines.append(('Triggers in training', say_percent(found.trained), 'p_t: stamped images among those labelled so'))
+            lines.append(
+                (
+                    'Triggers in training',
+                    say_percent(found.trained),
+                    'p_t: stamped images among those labelled so',
+                )
+            )
         if found.ratio is not None:
-            lines.append(('Amplification', f'×{say_number(found.ratio)}', 'made over in training; above 1 amplifies'))
+            lines.append(
+                (
+                    'Amplification',
+                    f'×{say_number(found.ratio)}',
+                    'made over in training; above 1 amplifies',
+                )
+            )
     if results.dissection is None:
         return lines
     judges, fid = results.dissection.judges, results.dissection.fid
-    given = 'clean test images given their true class' if results.truth_known else 'test images given the class on their label'
-    lines.append(('Labeller', say_percent(judges.labeller.acc), f'of {given}; it says of which class an image is'))
+    given = (
+        'clean test images given their true class'
+        if results.truth_known
+        else 'test images given the class on their label'
+    )
+    lines.append(
+        (
+            'Labeller',
+            say_percent(judges.labeller.acc),
+            f'of {given}; it says of which class an image is',
+        )
+    )
     if detector := judges.detector:
-        faint = f', {say_percent(detector.tpr_faint)} of faint ones' if isinstance(detector.tpr_faint, float) else ''
-        finds = f'finds {say_percent(detector.tpr)} of triggers{faint}, sees one on {say_percent(detector.fpr)} of clean images'
-        lines.append(('Detector', say_percent(detector.acc), f'of test images told to be clean or triggered; {finds}'))
+        faint = (
+            f', {say_percent(detector.tpr_faint)} of faint ones'
+            if isinstance(detector.tpr_faint, float)
+            else ''
+        )
+        finds = (
+            f'finds {say_percent(detector.tpr)} of triggers{faint}, sees one on'
+            f' {say_percent(detector.fpr)} of clean images'
+        )
+        lines.append(
+            (
+                'Detector',
+                say_percent(detector.acc),
+                f'of test images told to be clean or triggered; {finds}',
+            )
+        )
     clean = 'clean training images' if results.truth_known else 'the training images'
     for key, value, what in (
         ('all', fid.all, 'all generations'),
         ('others', fid.others, 'those of conditions that are no target'),
     ):
         if value is not None:
-            lines.append((f'FID, {key}', say_number(value), f'distance of {what} from {clean}; 0 is best'))
+            lines.append(
+                (f'FID, {key}', say_number(value), f'distance of {what} from {clean}; 0 is best')
+            )
     return lines
 
 
@@ -178,15 +244,29 @@ def read_set_quantities(results: Results) -> dict[str, float]:
     found = measure_amplification(results)
     values: dict[str, float | None] = {}
     if found is not None:
-        shown = list(GROUPS) if has_detector(results) else ['G3', 'G4']  # of an attack without a trigger nobody looks for it
-        shares = {name: count / found.images for name, count in zip(GROUPS, found.counts, strict=True)}
+        shown = (
+            list(GROUPS) if has_detector(results) else ['G3', 'G4']
+        )  # of an attack without a trigger nobody looks for it
+        shares = {
+            name: count / found.images for name, count in zip(GROUPS, found.counts, strict=True)
+        }
         values |= {name.lower(): shares[name] for name in shown}
-        values |= {'p_t': found.trained, 'amplification': found.ratio if has_detector(results) else None}
+        values |= {
+            'p_t': found.trained,
+            'amplification': found.ratio if has_detector(results) else None,
+        }
     if results.dissection:
         for row in results.dissection.auroc:
-            values |= {f'auroc_{row.score}_{side}': value for side, value in zip(SIDES, row.sides, strict=True)}
+            values |= {
+                f'auroc_{row.score}_{side}': value
+                for side, value in zip(SIDES, row.sides, strict=True)
+            }
         fid = results.dissection.fid
-        values['fid_generated'] = fid.all if fid.others is None else fid.others  # as Table 2 of Pan 2024
+        values['fid_generated'] = (
+            fid.all if fid.others is None else fid.others
+        )  # as Table 2 of Pan 2024
     if results.replication and results.replication.copy_detection:
         values['copies'] = results.replication.above.share
-    return {name: value for name, value in values.items() if name in QUANTITIES and value is not None}
+    return {
+        name: value for name, value in values.items() if name in QUANTITIES and value is not None
+    }

@@ -19,8 +19,8 @@ _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
 def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
     """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it.
 
-    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is without 'poisoned', 'true' and
-    'close_poisoned' where nobody knows them.
+    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is
+    without 'poisoned', 'true' and 'close_poisoned' where nobody knows them.
     """
     if atlas is None or not len(atlas['ids']):
         return None
@@ -29,18 +29,35 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
     with new_axes(_HEIGHT_PX, 0, 1, 0, 0) as (figure, axes):
         axes.axis('off')
         low, high = points.min(0), points.max(0)
-        room = np.maximum(high - low, 1e-9) * _MARGIN_PX / (np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX)
-        axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        room = (
+            np.maximum(high - low, 1e-9)
+            * _MARGIN_PX
+            / (np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX)
+        )
+        axes.set(
+            xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1])
+        )
         quiet = [label for label in np.unique(labels).tolist() if label not in strong]
         for number, label in enumerate(quiet):
             draw_dots(axes, points[(labels == label) & ~poisoned], _QUIET[number % len(_QUIET)], 3)
         draw_dots(axes, points[np.isin(labels, strong) & ~poisoned], 'before', 3)
         draw_dots(axes, points[poisoned], 'ink', 3)
         shown = [*strong, *(quiet if len(quiet) <= _MOST_NAMES else [])]
-        middles = [(label, np.median(points[own], 0)) for label in shown if (own := (labels == label) & ~poisoned).any()]
-        places = spread(axes.transData.transform([middle for _, middle in middles]) if middles else np.zeros((0, 2)))
+        middles = [
+            (label, np.median(points[own], 0))
+            for label in shown
+            if (own := (labels == label) & ~poisoned).any()
+        ]
+        places = spread(
+            axes.transData.transform([middle for _, middle in middles])
+            if middles
+            else np.zeros((0, 2))
+        )
         for (label, _), (x, y) in zip(middles, places, strict=True):
-            name, weight = shorten(say_class(label, classes), _NAME_CHARS), 'bold' if label in strong else 'normal'
+            name, weight = (
+                shorten(say_class(label, classes), _NAME_CHARS),
+                ('bold' if label in strong else 'normal'),
+            )
             place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
             axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
         return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')
@@ -57,8 +74,9 @@ def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
     if neighbours := count_neighbours(atlas):
         true, given, whole = neighbours
         parts.append(
-            f'Of {whole:,} poisoned images under a label that is not their own, {say_percent(true / whole)} lie nearest to a clean '
-            f'image of their true class, {say_percent(given / whole)} to one of the class that they were given.'
+            f'Of {whole:,} poisoned images under a label that is not their own,'
+            f' {say_percent(true / whole)} lie nearest to a clean image of their true class,'
+            f' {say_percent(given / whole)} to one of the class that they were given.'
         )
     return ' '.join(parts)
 
@@ -82,7 +100,11 @@ def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
 def suspects(atlas: Atlas) -> list[int]:
     """The classes named by the defence, and those the attack aims at; none where these are most of all classes."""
     found = sorted({*atlas['facts']['named'], *atlas['facts']['aims']})
-    return found if 2 * len(found) <= len(np.unique(atlas['label'])) + 1 else sorted(atlas['facts']['named'])
+    return (
+        found
+        if 2 * len(found) <= len(np.unique(atlas['label'])) + 1
+        else sorted(atlas['facts']['named'])
+    )
 
 
 def spread(places: np.ndarray) -> np.ndarray:
@@ -90,8 +112,18 @@ def spread(places: np.ndarray) -> np.ndarray:
     found: list[np.ndarray] = []
     for place in places:
         x = np.clip(place[0], 40, WIDTH_PX - 40)
-        tries = [place[1] + sign * number * _LINE_PX for number in range(len(places) + 1) for sign in (1, -1)]
+        tries = [
+            place[1] + sign * number * _LINE_PX
+            for number in range(len(places) + 1)
+            for sign in (1, -1)
+        ]
         inside = [y for y in tries if _LINE_PX / 2 <= y <= _HEIGHT_PX - _LINE_PX / 2]
-        free = (y for y in inside if all(abs(y - other[1]) >= _LINE_PX or abs(x - other[0]) >= _NAME_PX for other in found))
+        free = (
+            y
+            for y in inside
+            if all(
+                abs(y - other[1]) >= _LINE_PX or abs(x - other[0]) >= _NAME_PX for other in found
+            )
+        )
         found.append(np.array([x, next(free, place[1])]))
     return np.array(found).reshape(-1, 2)

@@ -21,8 +21,18 @@ WIDTH_PX = 360  # as wide as a phone; figures are shown at most a little larger,
 _DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
 
 # Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
-_NAMES = ('ink', 'quiet', 'rule', 'before', 'after', *(f'line-{i}' for i in range(1, 5)), *(f'map-{i}' for i in range(1, 6)))
-COLOURS = {'paper': '#000001'} | {name: '#' + 3 * f'{number:02x}' for number, name in enumerate(_NAMES, 1)}
+_NAMES = (
+    'ink',
+    'quiet',
+    'rule',
+    'before',
+    'after',
+    *(f'line-{i}' for i in range(1, 5)),
+    *(f'map-{i}' for i in range(1, 6)),
+)
+COLOURS = {'paper': '#000001'} | {
+    name: '#' + 3 * f'{number:02x}' for number, name in enumerate(_NAMES, 1)
+}
 STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'purify',
@@ -66,10 +76,17 @@ def new_figure(height_px: float) -> Iterator[Figure]:
 
 
 @contextmanager
-def new_axes(height_px: float, left: float, width: float, below_px: float, above_px: float) -> Iterator[tuple[Figure, Axes]]:
+def new_axes(
+    height_px: float, left: float, width: float, below_px: float, above_px: float
+) -> Iterator[tuple[Figure, Axes]]:
     """A figure and its only axes: `left` and `width` as shares of the figure's, with so many pixels below and above them."""
     with new_figure(height_px) as figure:
-        yield figure, figure.add_axes((left, below_px / height_px, width, 1 - (below_px + above_px) / height_px))
+        yield (
+            figure,
+            figure.add_axes(
+                (left, below_px / height_px, width, 1 - (below_px + above_px) / height_px)
+            ),
+        )
 
 
 def draw_grid(axes: Axes, axis: Literal['both', 'x', 'y']) -> None:
@@ -90,12 +107,16 @@ def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> 
 def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> None:
     """Dots at `points: f[n 2]`, in the coordinates of `axes`, whose limits must be set: one path of n short strokes.
 
-    Strokes of no length with round ends are dots; thousands of them take a tenth of the bytes that as many markers do.
+    Strokes of no length with round ends are dots; thousands of them take a tenth of the bytes that
+    as many markers do.
     """
     if not len(points):
         return
     places = np.round(axes.transData.transform(points), 1)
-    path = Path(np.repeat(places, 2, 0), np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type))
+    path = Path(
+        np.repeat(places, 2, 0),
+        np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type),
+    )
     path.should_simplify = False
     axes.add_artist(
         PathPatch(
@@ -108,7 +129,9 @@ def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> No
 def finish(figure: Figure, prefix: str, text: str) -> Drawing:
     """The figure as one `<svg>` element whose colours and font come from the page around it."""
     out = io.StringIO()
-    figure.savefig(out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None})
+    figure.savefig(
+        out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None}
+    )
     svg = out.getvalue()
     svg = svg[svg.index('<svg') :].rstrip()
     svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', svg, flags=re.S)
@@ -116,10 +139,17 @@ def finish(figure: Figure, prefix: str, text: str) -> Drawing:
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f'var(--{name})')
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else '', svg)
+    svg = re.sub(
+        r' id="([^"]*)"',
+        lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else '',
+        svg,
+    )
     svg = re.sub(r'(url\(#|href="#)', rf'\g<1>{prefix}-', svg)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None
-    root = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="img" aria-label="{escape(text)}">'
+    root = (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="img"'
+        f' aria-label="{escape(text)}">'
+    )
     svg = root + svg[svg.index('>') + 1 :]
     return Drawing(Markup(re.sub(r'\n\s*', '\n', svg)), text)

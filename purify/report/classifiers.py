@@ -1,6 +1,7 @@
 """What results.json says of classifiers: shares of test images; None where nothing was counted.
 
-`counts` are the [hits, n] that each share was counted from, by its name, and `intervals` its 95 % interval.
+`counts` are the [hits, n] that each share was counted from, by its name, and `intervals` its 95 %
+interval.
 """
 
 from msgspec import UNSET, Struct, UnsetType

@@ -12,41 +12,65 @@ from purify.report.markup import MarkupTable
 from purify.report.run import Atlas
 from purify.report.words import MISSING, say_class, say_number, say_percent
 
-MOST_ROWS = 24  # of the table; the named classes and those nearest to being named, where there are more
+MOST_ROWS = (
+    24  # of the table; the named classes and those nearest to being named, where there are more
+)
 BINS = 30  # of a histogram, where no rule counts them
 MOST_DOTS = 1500  # in a lane
 _CLEAR, _DOUBTED, _ACCUSED = 1, 2, 3  # verdicts
 _SAID = {_CLEAR: 'clean', _DOUBTED: 'dropped', _ACCUSED: 'poisoned'}
 _TESTS = (
-    'S_ND is asked first: a class that it names is non-disruptive whatever S_D says. S_D is the share of a class that looks like '
-    'no class: the images to which no other class gives a log-density as high as μ.'
+    'S_ND is asked first: a class that it names is non-disruptive whatever S_D says. S_D is the'
+    ' share of a class that looks like no class: the images to which no other class gives a'
+    ' log-density as high as μ.'
 )
-_BINOMIAL = ' It is bold where such images are also too many to be chance, which in a small class takes more than the threshold.'
+_BINOMIAL = (
+    ' It is bold where such images are also too many to be chance, which in a small class takes'
+    ' more than the threshold.'
+)
 _MARGIN = (
-    ' Strangers look more like another class than like their own; a low S_ND names a class where they are more than usual too, in '
-    'bold. The margin is how far a class has come to being named, by the test that comes nearest: above 1 it is reached.'
+    ' Strangers look more like another class than like their own; a low S_ND names a class where'
+    ' they are more than usual too, in bold. The margin is how far a class has come to being named,'
+    ' by the test that comes nearest: above 1 it is reached.'
 )
 _EDGE = 0.005  # share of a class's scores beyond either end of the axis
 Figure = tuple[str, Drawing]
 Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
 
 
-def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]) -> MarkupTable | None:
+def list_tests(
+    facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]
+) -> MarkupTable | None:
     """The table of S_ND and S_D; None for findings of methods without them.
 
-    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims` are the attack's targets, None
-    where nobody knows them.
+    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims`
+    are the attack's targets, None where nobody knows them.
     """
-    rows, rule, (low, high) = facts.labels, facts.rule, (facts.thresholds.nondisruptive, facts.thresholds.disruptive)
+    rows, rule, (low, high) = (
+        facts.labels,
+        facts.rule,
+        (facts.thresholds.nondisruptive, facts.thresholds.disruptive),
+    )
     if low is None or high is None or not rows:
         return None
-    rank = sorted(rows, key=lambda row: (not row['target'], row['label'] not in (aims or ()), _order(row['nd']), row['label']))
+    rank = sorted(
+        rows,
+        key=lambda row: (
+            not row['target'],
+            row['label'] not in (aims or ()),
+            _order(row['nd']),
+            row['label'],
+        ),
+    )
     shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
     asked = all('margin' in row for row in rows)
     columns: dict[str, Callable[[Row], tuple[str, bool]]] = {
         'named': lambda row: (row['type'] or MISSING, row['target']),
         'images': lambda row: (f'{row["images"]:,}', False),
-        f'S_ND (below {low:g})': lambda row: (say_number(row['nd']), row['nd'] is not None and row['nd'] < low),
+        f'S_ND (below {low:g})': lambda row: (
+            say_number(row['nd']),
+            row['nd'] is not None and row['nd'] < low,
+        ),
         'strangers': lambda row: (say_percent(row['strangers']), row['strange']),
         f'S_D (above {high:g})': lambda row: (
             say_number(row['disruptive']),
@@ -58,17 +82,32 @@ def list_tests(facts: Findings, aims: Sequence[int] | None, classes: Sequence[st
     }
     without = (() if asked else ('strangers', 'margin')) + (('aimed at',) if aims is None else ())
     columns = {title: tell for title, tell in columns.items() if title not in without}
-    lines = [(say_class(row['label'], classes), [tell(row) for tell in columns.values()], bool(row['target'])) for row in shown]
-    note = f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
-    note += f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.' if 'most' in rule else ''
+    lines = [
+        (
+            say_class(row['label'], classes),
+            [tell(row) for tell in columns.values()],
+            bool(row['target']),
+        )
+        for row in shown
+    ]
+    note = (
+        f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
+    )
+    note += (
+        f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.'
+        if 'most' in rule
+        else ''
+    )
     return MarkupTable(list(columns), lines, note, len(rows) - len(shown))
 
 
-def draw_foreign(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:
+def draw_foreign(
+    atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
+) -> list[Figure]:
     """Of each class looked at closely, the histogram of its images' highest foreign log-density (Figure 3 of Sabolić 2024).
 
-    From the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images stand on those of clean ones. Of the valley
-    rule the bins are those in which it looks for one, left of λ.
+    From the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images stand on
+    those of clean ones. Of the valley rule the bins are those in which it looks for one, left of λ.
     """
     rule, rows = facts.rule, {row['label']: row for row in facts.labels}
     if atlas is None or 'close_foreign' not in atlas:
@@ -85,15 +124,20 @@ def draw_foreign(atlas: Atlas | None, facts: Findings, classes: Sequence[str], p
         mu = None if row['mu'] is None else (row['mu'] - low) / (high - low)
         colour = 'before' if label in _strong(atlas) else 'after'
         name = say_class(label, classes)
-        drawing = _draw_bins(counts, list(kinds), mu, rule.get('limit'), colour, f'{prefix}{label}', name)
+        drawing = _draw_bins(
+            counts, list(kinds), mu, rule.get('limit'), colour, f'{prefix}{label}', name
+        )
         found.append((_title(atlas, row, name), drawing))
     return found
 
 
-def draw_scores(atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str) -> list[Figure]:
+def draw_scores(
+    atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
+) -> list[Figure]:
     """Of each class named or aimed at, the score of every image, clean and poisoned ones in a lane each (Figure 4).
 
-    Dashed: where the defence divides them. Scores beyond the axis, a half per cent at either end, are drawn on its edge.
+    Dashed: where the defence divides them. Scores beyond the axis, a half per cent at either end,
+      are drawn on its edge.
     """
     if atlas is None or 'close_score' not in atlas:
         return []
@@ -105,12 +149,30 @@ def draw_scores(atlas: Atlas | None, facts: Findings, classes: Sequence[str], pr
         score, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'verdict'))
         name = say_class(label, classes)
         kind = 'log s; low: looks more like another class' if 'close_foreign' in atlas else 'score'
-        kind = 'highest log-density; low: looks like no class' if outside and facts.types.get(str(label)) == 'disruptive' else kind
-        found.append((name, _draw_lanes(score, _kinds(atlas, own), find_cuts(score, verdict), kind, f'{prefix}{label}', name)))
+        kind = (
+            'highest log-density; low: looks like no class'
+            if outside and facts.types.get(str(label)) == 'disruptive'
+            else kind
+        )
+        found.append(
+            (
+                name,
+                _draw_lanes(
+                    score,
+                    _kinds(atlas, own),
+                    find_cuts(score, verdict),
+                    kind,
+                    f'{prefix}{label}',
+                    name,
+                ),
+            )
+        )
     return found
 
 
-def count_bins(values: np.ndarray, kinds: Kinds, ends: tuple[float, float], bins: int) -> np.ndarray:
+def count_bins(
+    values: np.ndarray, kinds: Kinds, ends: tuple[float, float], bins: int
+) -> np.ndarray:
     """Values f[n] -> counts i64[k bins] of the images of each of k kinds in bins of equal widths between `ends`."""
     return np.stack([np.histogram(values[own], bins, ends)[0] for own in kinds.values()])
 
@@ -133,11 +195,19 @@ def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, 
     changes = np.flatnonzero(np.diff(ranked)).tolist()
     if len(changes) != len(np.unique(verdict)) - 1:
         return []
-    return [(float(sizes[i] + sizes[i + 1]) / 2, int(ranked[i]), int(ranked[i + 1])) for i in changes]
+    return [
+        (float(sizes[i] + sizes[i + 1]) / 2, int(ranked[i]), int(ranked[i + 1])) for i in changes
+    ]
 
 
 def _draw_bins(
-    counts: np.ndarray, kinds: Sequence[str], mu: float | None, limit: float | None, colour: str, prefix: str, name: str
+    counts: np.ndarray,
+    kinds: Sequence[str],
+    mu: float | None,
+    limit: float | None,
+    colour: str,
+    prefix: str,
+    name: str,
 ) -> Drawing:
     bins, both = counts.shape[1], counts.sum(0)
     edges = np.linspace(0, 1, bins + 1)
@@ -159,25 +229,41 @@ def _draw_bins(
             said += 'no place μ.'
         else:
             below = counts[:, (edges[:-1] + edges[1:]) / 2 < mu - 1e-9].sum(1)
-            said += f'μ = {say_number(mu)}; in the bins left of that one are {_say_counts(kinds, below)}.'
+            said += (
+                f'μ = {say_number(mu)}; in the bins left of that one are'
+                f' {_say_counts(kinds, below)}.'
+            )
         return finish(figure, prefix, said)
 
 
 def _draw_lanes(
-    score: np.ndarray, kinds: Kinds, cuts: Sequence[tuple[float, int, int]], kind: str, prefix: str, name: str
+    score: np.ndarray,
+    kinds: Kinds,
+    cuts: Sequence[tuple[float, int, int]],
+    kind: str,
+    prefix: str,
+    name: str,
 ) -> Drawing:
     lanes = {kind or 'all': rows for kind, rows in kinds.items()}
     with new_axes(58 + 55 * len(lanes), 0.17, 0.79, 36, 22) as (figure, axes):
         places = [cut for cut, *_ in cuts]
-        low, high = min(np.quantile(score, _EDGE), *places, np.inf), max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
+        low, high = (
+            min(np.quantile(score, _EDGE), *places, np.inf),
+            max(np.quantile(score, 1 - _EDGE), *places, -np.inf),
+        )
         room = 0.04 * max(high - low, 1e-9)
         axes.set(xlim=(low - room, high + room), ylim=(len(lanes) - 0.5, -0.5))
-        axes.set_yticks(range(len(lanes)), labels=[f'{lane}\nn = {rows.sum():,}' for lane, rows in lanes.items()])
+        axes.set_yticks(
+            range(len(lanes)),
+            labels=[f'{lane}\nn = {rows.sum():,}' for lane, rows in lanes.items()],
+        )
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         for lane, (rows, colour) in enumerate(zip(lanes.values(), ('before', 'ink'), strict=False)):
             values = _thin(np.clip(score[rows], low, high))
-            jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5  # the golden ratio: neighbours never meet
+            jitter = (
+                np.arange(len(values)) * 0.618034
+            ) % 1 - 0.5  # the golden ratio: neighbours never meet
             draw_dots(axes, np.stack([values, lane + 0.72 * jitter], -1), colour, 2.2)
         for cut in places:
             _mark(axes, cut)
@@ -185,15 +271,36 @@ def _draw_lanes(
         verdicts = [below for _, below, _ in cuts[:1]] + [above for *_, above in cuts]
         for left, right, verdict in zip(borders, borders[1:], verdicts, strict=False):
             if (right - left) / (high - low + 2 * room) > 0.16:  # else its name has no room
-                axes.text((left + right) / 2, -0.56, f'as {_SAID[verdict]}', ha='center', va='bottom', fontsize=10)
+                axes.text(
+                    (left + right) / 2,
+                    -0.56,
+                    f'as {_SAID[verdict]}',
+                    ha='center',
+                    va='bottom',
+                    fontsize=10,
+                )
         axes.set_xlabel(kind, labelpad=1)
-        medians = (f'{lane} {say_number(float(np.median(score[rows])))}' for lane, rows in lanes.items() if rows.any())
-        said = ', '.join(f'{say_number(cut)} (below: as {_SAID[below]}, above: as {_SAID[above]})' for cut, below, above in cuts)
-        return finish(figure, prefix, f'Scores of {name}. Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.')
+        medians = (
+            f'{lane} {say_number(float(np.median(score[rows])))}'
+            for lane, rows in lanes.items()
+            if rows.any()
+        )
+        said = ', '.join(
+            f'{say_number(cut)} (below: as {_SAID[below]}, above: as {_SAID[above]})'
+            for cut, below, above in cuts
+        )
+        return finish(
+            figure,
+            prefix,
+            f'Scores of {name}. Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.',
+        )
 
 
 def _say_counts(kinds: Sequence[str], counts: np.ndarray) -> str:
-    return ' and '.join(f'{count:,} {kind}'.strip() for kind, count in zip(kinds, counts, strict=True)) + ' images'
+    return (
+        ' and '.join(f'{count:,} {kind}'.strip() for kind, count in zip(kinds, counts, strict=True))
+        + ' images'
+    )
 
 
 def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None:
@@ -217,7 +324,11 @@ def _strong(atlas: Atlas) -> set[int]:
 def _thin(values: np.ndarray) -> np.ndarray:
     """Sorted, and of many every so-manieth, the ends among them."""
     ranked = np.sort(values)
-    return ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)] if len(ranked) > MOST_DOTS else ranked
+    return (
+        ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)]
+        if len(ranked) > MOST_DOTS
+        else ranked
+    )
 
 
 def _order(value: float | None) -> float:

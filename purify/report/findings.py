@@ -85,8 +85,8 @@ class Findings(Struct, frozen=True, kw_only=True):
       rule: by which rule labels are named.
       sets: how many images fell into which set.
       types: why a class is named, by its label.
-      counts: what became of the images of the classes named.
-      classes, size: of methods that cluster classes a row each, and the share below which the smaller cluster is flagged.
+      counts: what became of the images of the classes named. classes, size: of methods that cluster
+      classes a row each, and the share below which the smaller cluster is flagged.
       comparable: whether scores of two classes may be compared.
     """
 

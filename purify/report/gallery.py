@@ -30,8 +30,10 @@ class Entry:
       clean: u8[n h w c] before.
       test: u8[n h w c] stamped as at test time.
       training: u8[n h w c] stamped as a poisoned training image; None where that is the same.
-      cover: u8[n h w c] stamped as an image that keeps its label; None where that is the same as in training.
-      fit_seconds: how long the attack took to be made ready; None where it needs nothing of the kind.
+      cover: u8[n h w c] stamped as an image that keeps its label; None where that is the same as in
+        training.
+      fit_seconds: how long the attack took to be made ready; None where it needs nothing of the
+        kind.
       note: a sentence for the reader, or nothing.
     """
 
@@ -57,7 +59,8 @@ class Closeness:
     Attributes:
       psnr: dB, mean over the images that changed (an unchanged one has none); None where none did.
       ssim: at most 1, mean over all images.
-      max_difference: largest change of a pixel value in grey levels, 0 to 255, mean over all images.
+      max_difference: largest change of a pixel value in grey levels, 0 to 255, mean over all
+        images.
       changed: how many images changed at all.
       count: how many images there are.
     """
@@ -70,7 +73,10 @@ class Closeness:
 
 
 def measure(clean: np.ndarray, stamped: np.ndarray) -> Closeness:
-    """Compares `clean: u8[n h w c]` with `stamped`. Raises `UserError` for other arrays, unlike shapes and no image."""
+    """Compares `clean: u8[n h w c]` with `stamped`.
+
+    Raises `UserError` for other arrays, unlike shapes and no image.
+    """
     if not len(clean):
         raise UserError('a gallery of no images shows nothing. Give at least one image.')
     ratios, largest = psnr(clean, stamped), max_difference(clean, stamped)
@@ -85,7 +91,10 @@ def measure(clean: np.ndarray, stamped: np.ndarray) -> Closeness:
 
 
 def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
-    """128 + 10 (stamped - clean), cut to 0..255: u8 of any shape -> u8. Raised values are bright, lowered ones dark."""
+    """128 + 10 (stamped - clean), cut to 0..255: u8 of any shape -> u8.
+
+    Raised values are bright, lowered ones dark.
+    """
     change = stamped.astype(np.int32) - clean.astype(np.int32)
     return np.clip(GREY + GAIN * change, 0, 255).astype(np.uint8)
 
@@ -93,20 +102,29 @@ def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
 def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings) -> Path:
     """Writes `folder/index.html` and the numbers as `folder/gallery.json`; returns the path of the page.
 
-    All images are measured. The first `MAX_COLUMNS` of each entry are shown, fewer where the page would get heavy.
-    `environment` says what ran where, with the `command` that ran it. Raises `UserError` for no entries, images of
-    another kind and a folder that cannot be written; no file changes where entries are refused.
+    All images are measured. The first `MAX_COLUMNS` of each entry are shown, fewer where the page
+    would get heavy. `environment` says what ran where, with the `command` that ran it. Raises
+    `UserError` for no entries, images of another kind and a folder that cannot be written; no file
+    changes where entries are refused.
     """
     if not entries:
         raise UserError('a gallery of no attacks shows nothing. Name at least one attack.')
     shown = _count_shown(entries)
-    measured = [{mode: measure(entry.clean, images) for mode, images in entry.stamped().items()} for entry in entries]
+    measured = [
+        {mode: measure(entry.clean, images) for mode, images in entry.stamped().items()}
+        for entry in entries
+    ]
     page = render(
         'gallery.html',
-        sections=[_lay_out(entry, numbers, i, shown) for i, (entry, numbers) in enumerate(zip(entries, measured, strict=True), 1)],
+        sections=[
+            _lay_out(entry, numbers, i, shown)
+            for i, (entry, numbers) in enumerate(zip(entries, measured, strict=True), 1)
+        ],
         timed=any(entry.fit_seconds is not None for entry in entries),
         images=_say_images(entries),
-        environment=flatten({name: value for name, value in environment.items() if name != 'command'}),
+        environment=flatten(
+            {name: value for name, value in environment.items() if name != 'command'}
+        ),
         command=say_command(environment['command']) if environment.get('command') else None,
     )
     folder = Path(folder)
@@ -115,13 +133,18 @@ def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings)
     return folder / 'index.html'
 
 
-def _list_numbers(entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Settings) -> Settings:
+def _list_numbers(
+    entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Settings
+) -> Settings:
     attacks = [
         {
             'name': entry.name,
             'settings': dict(entry.settings),
             'image_shape': list(entry.clean.shape[1:]),
-            **{mode: dataclasses.asdict(numbers[mode]) if mode in numbers else None for mode in STAMPS},
+            **{
+                mode: dataclasses.asdict(numbers[mode]) if mode in numbers else None
+                for mode in STAMPS
+            },
             'fit_seconds': entry.fit_seconds,
             'note': entry.note,
         }
@@ -136,10 +159,16 @@ def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown
         'anchor': f'attack-{number}',
         'name': entry.name,
         'scheme': str(entry.settings.get('scheme') or MISSING).replace('_', ' '),
-        'settings': [(name, text) for name, text in flatten(entry.settings) if text not in ('', MISSING)],
+        'settings': [
+            (name, text) for name, text in flatten(entry.settings) if text not in ('', MISSING)
+        ],
         'images': _say_images([entry]),
         'measures': [(STAMPS[mode], *_say(numbers)) for mode, numbers in measured.items()],
-        'unchanged': [(STAMPS[mode], n.count - n.changed, n.count) for mode, n in measured.items() if n.changed < n.count],
+        'unchanged': [
+            (STAMPS[mode], n.count - n.changed, n.count)
+            for mode, n in measured.items()
+            if n.changed < n.count
+        ],
         'fit': None if entry.fit_seconds is None else say_duration(entry.fit_seconds),
         'note': entry.note,
         'rows': _make_rows(entry, shown),
@@ -163,19 +192,29 @@ def _make_rows(entry: Entry, shown: int) -> list[GridRow]:
     rows = [_make_row('clean', clean)]
     for mode, images in entry.stamped().items():
         rows.append(_make_row(STAMPS[mode], images[:shown]))
-        rows.append(_make_row(f'difference ×\N{NO-BREAK SPACE}{GAIN}', draw_difference(clean, images[:shown]), STAMPS[mode]))
+        rows.append(
+            _make_row(
+                f'difference ×\N{NO-BREAK SPACE}{GAIN}',
+                draw_difference(clean, images[:shown]),
+                STAMPS[mode],
+            )
+        )
     return rows
 
 
 def _make_row(name: str, images: np.ndarray, of: str = '') -> GridRow:
     alt = f'{name}, {of}' if of else name
-    return GridRow(name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)])
+    return GridRow(
+        name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)]
+    )
 
 
 def _say(numbers: Closeness) -> tuple[str, str, str]:
     """PSNR, SSIM and largest difference; SSIM is never rounded to 1."""
     ratio = '∞' if numbers.psnr is None else f'{numbers.psnr:.1f}\N{NO-BREAK SPACE}dB'
-    likeness = '1' if numbers.ssim == 1 else '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'
+    likeness = (
+        '1' if numbers.ssim == 1 else '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'
+    )
     return ratio, likeness, say_number(numbers.max_difference)
 
 
@@ -184,4 +223,7 @@ def _say_images(entries: Sequence[Entry]) -> str:
     if len({entry.clean.shape for entry in entries}) > 1:
         return ''
     n, height, width, channels = entries[0].clean.shape
-    return f'{n} {"grey" if channels == 1 else "colour"} {"image" if n == 1 else "images"} of {width} × {height} pixels'
+    return (
+        f'{n} {"grey" if channels == 1 else "colour"} {"image" if n == 1 else "images"} of {width}'
+        f' × {height} pixels'
+    )

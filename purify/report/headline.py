@@ -23,8 +23,9 @@ _MADE = {
 def write_headline(results: Results) -> str:
     """The first sentence of the report. It says so when the defence fails, when it costs much, and when nothing was attacked.
 
-    Where nobody knows whether anything was, the method's own verdict on the dataset comes first, if it has one. Where a generator
-    was dissected a last sentence says whether it amplifies the trigger.
+    Where nobody knows whether anything was, the method's own verdict on the dataset comes first, if
+    it has one. Where a generator was dissected a last sentence says whether it amplifies the
+    trigger.
     """
     verdict = '' if results.truth_known else say_verdict(results)
     return ' '.join(filter(None, [verdict, _write_backdoor(results), say_amplification(results)]))
@@ -66,12 +67,21 @@ def _write_backdoor(results: Results) -> str:
         lead = _write_unknown(results)
     elif b_asr is None and a_asr is None:
         alarm = ', and the defence raised a false alarm' if results.detection.target_labels else ''
-        lead = 'The attack success was not measured' if results.attack.poisoned else f'The data was not attacked{alarm}'
+        lead = (
+            'The attack success was not measured'
+            if results.attack.poisoned
+            else f'The data was not attacked{alarm}'
+        )
     elif a_asr is None:
         lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
-        lead += ', and was not measured after' if after else ', and no purified classifier was trained'
+        lead += (
+            ', and was not measured after' if after else ', and no purified classifier was trained'
+        )
     elif b_asr is None:
-        lead = f'The backdoor fires on {say_percent(a_asr)} {_WHERE} after the defence{whose}, and was not measured before'
+        lead = (
+            f'The backdoor fires on {say_percent(a_asr)} {_WHERE} after the defence{whose}, and was'
+            ' not measured before'
+        )
     else:
         lead = _compare(_interval(before, b_asr), _interval(after, a_asr), b_asr, a_asr, whose)
     return f'{lead}; {"the price is high: " if dear else ""}{accuracy}.' if accuracy else f'{lead}.'
@@ -89,29 +99,44 @@ def write_detail(results: Results) -> str:
     """The lines below the headline: what was poisoned and how, who defended, and what became of the triggered images."""
     attack, parts = results.attack, []
     if attack.poisoned:
-        share = f' of {attack.train_images:,} training images ({say_percent(attack.poisoned / attack.train_images)})'
+        share = (
+            f' of {attack.train_images:,} training images'
+            f' ({say_percent(attack.poisoned / attack.train_images)})'
+        )
         targets = list_targets(results)
         aim = ', with every class a target' if len(targets) == len(results.classes) > 1 else ''
         if targets and not aim:
-            aim = f', with target class{"es" if len(targets) > 1 else ""} {say_classes(targets, results.classes)}'
+            aim = (
+                f', with target class{"es" if len(targets) > 1 else ""}'
+                f' {say_classes(targets, results.classes)}'
+            )
         parts.append(
-            f'The {attack.name} attack poisoned {attack.poisoned:,}{share if attack.train_images else " training images"}{aim}.'
+            f'The {attack.name} attack poisoned'
+            f' {attack.poisoned:,}{share if attack.train_images else " training images"}{aim}.'
         )
     elif results.truth_known:
         parts.append('No training image was poisoned.')
     else:
         parts.append(
-            'This run added no poison, and nobody vouches for the source. If you know that it is clean, say '
-            '--config.clean_source=True: then flagged images count as false alarms.'
+            'This run added no poison, and nobody vouches for the source. If you know that it is'
+            ' clean, say --config.clean_source=True: then flagged images count as false alarms.'
         )
     if results.defender not in ('', 'none'):
         parts.append(f'The defence is {results.defender}{_write_trusted(results)}.')
     parts += [f'After is {say_after(results)}.'] if _say_whose(results) else []
     b_ra, a_ra = (side.ra if side else None for side in (results.teacher, results.after))
     if b_ra is not None and a_ra is not None:
-        parts.append(f'Triggered images get their true class in {say_percent(b_ra)} of cases before, {say_percent(a_ra)} after.')
+        parts.append(
+            f'Triggered images get their true class in {say_percent(b_ra)} of cases before,'
+            f' {say_percent(a_ra)} after.'
+        )
     parts += [said] if results.truth_known and (said := say_verdict(results)) else []
-    parts += [*_write_accused(results), *_write_counts(results), *_write_relabelled(results), *_write_triggers(results)]
+    parts += [
+        *_write_accused(results),
+        *_write_counts(results),
+        *_write_relabelled(results),
+        *_write_triggers(results),
+    ]
     return ' '.join([*parts, *_write_others(results), *say_groups(results)])
 
 
@@ -126,22 +151,37 @@ def list_found(results: Results) -> list[Line]:
         ('Relabelled', found.relabelled, 'kept under another label'),
     ]
     of = f'of {found.images:,} training images'
-    return [(name, f'{count:,}', f'{of} ({say_percent(count / found.images)}): {meaning}') for name, count, meaning in entries]
+    return [
+        (name, f'{count:,}', f'{of} ({say_percent(count / found.images)}): {meaning}')
+        for name, count, meaning in entries
+    ]
 
 
 def _write_others(results: Results) -> list[str]:
     """What else the defence left to classify with, beside what stands after it."""
     found = []
     for name, side in list(results.outcomes.items())[1:]:
-        said = [] if side.asr is None else [f'the backdoor fires on {say_percent(side.asr)} {_WHERE}']
-        said += [] if side.acc is None else [f'{"clean" if results.truth_known else "test"} accuracy is {say_percent(side.acc)}']
+        said = (
+            [] if side.asr is None else [f'the backdoor fires on {say_percent(side.asr)} {_WHERE}']
+        )
+        said += (
+            []
+            if side.acc is None
+            else [
+                f'{"clean" if results.truth_known else "test"} accuracy is {say_percent(side.acc)}'
+            ]
+        )
         found += [f'With {say_outcome(results, name)} {" and ".join(said)}.'] if said else []
     return found
 
 
 def _write_relabelled(results: Results) -> list[str]:
     hits, count = (results.detection.counts or {}).get('relabel_accuracy') or (0, 0)
-    return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.'] if count else []
+    return (
+        [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.']
+        if count
+        else []
+    )
 
 
 def _write_accused(results: Results) -> list[str]:
@@ -150,7 +190,9 @@ def _write_accused(results: Results) -> list[str]:
     if named is None or not results.truth_known or sorted(named) == sorted(aims):
         return []
     if not results.attack.poisoned:
-        return [f'It accused {say_set(named, results.classes)}: a false alarm, for nothing is aimed at.']
+        return [
+            f'It accused {say_set(named, results.classes)}: a false alarm, for nothing is aimed at.'
+        ]
     aimed = f'; the attack aims at {say_set(aims, results.classes)}' if aims else ''
     return [f'It accused {say_set(named, results.classes)}{aimed}.']
 
@@ -161,28 +203,46 @@ def _write_counts(results: Results) -> list[str]:
     if not counts or not named:
         return []
     whole = sum(counts[fate] for fate in ('dropped', 'relabelled', 'kept'))
-    said = f'{counts["dropped"]:,} were dropped, {counts["relabelled"]:,} relabelled, {counts["kept"]:,} kept'
+    said = (
+        f'{counts["dropped"]:,} were dropped, {counts["relabelled"]:,} relabelled,'
+        f' {counts["kept"]:,} kept'
+    )
     return [f'Of the {whole:,} images of {say_set(named, results.classes)}, {said}.']
 
 
 def _write_trusted(results: Results) -> str:
     images = results.trusted.images if results.trusted else 0
     how = 'known to be clean' if results.truth_known else 'that nobody vouches for'
-    return f', which was handed {images:,} training image{"" if images == 1 else "s"} {how}' if images else ''
+    return (
+        f', which was handed {images:,} training image{"" if images == 1 else "s"} {how}'
+        if images
+        else ''
+    )
 
 
 def _write_triggers(results: Results) -> list[str]:
     """One sentence for each of several triggers."""
-    before, after = ((side.triggers or []) if side else [] for side in (results.teacher, results.after))
+    before, after = (
+        (side.triggers or []) if side else [] for side in (results.teacher, results.after)
+    )
     found = []
     for number, trigger in enumerate(before):
         aim = say_class(trigger.target, results.classes)
         then = f' before, {say_percent(after[number].asr)} after' if after else ''
-        found.append(f'Trigger {number + 1} of {len(before)} aims at {aim} and fires on {say_percent(trigger.asr)}{then}.')
+        found.append(
+            f'Trigger {number + 1} of {len(before)} aims at {aim} and fires on'
+            f' {say_percent(trigger.asr)}{then}.'
+        )
     return found
 
 
-def _compare(b_interval: Sequence[float], a_interval: Sequence[float], before: float, after: float, whose: str) -> str:
+def _compare(
+    b_interval: Sequence[float],
+    a_interval: Sequence[float],
+    before: float,
+    after: float,
+    whose: str,
+) -> str:
     """The verdict on an ASR measured twice; 'no difference' means that the 95 % intervals overlap."""
     (b_low, b_high), (a_low, a_high) = b_interval, a_interval
     fires = f'fires on {say_percent(before)} {_WHERE} before, {say_percent(after)} after{whose}'
@@ -192,7 +252,10 @@ def _compare(b_interval: Sequence[float], a_interval: Sequence[float], before: f
     if not worked and not works:
         return f'The backdoor never took hold: it {fires}'
     if b_low <= a_high:
-        return f'The defence {"fails" if works else "makes no measurable difference"}: the backdoor {fires}'
+        return (
+            f'The defence {"fails" if works else "makes no measurable difference"}: the backdoor'
+            f' {fires}'
+        )
     if works:
         return f'The defence weakens the backdoor and does not remove it: it {fires}'
     return f'The backdoor {fires}'
@@ -206,10 +269,17 @@ def _write_accuracy(before: float | None, after: float | None, kind: str) -> tup
     """How accuracy on test images of that kind moved, and whether it fell by `DEAR_ACC_DROP` or more."""
     old, new = say_percent(before), say_percent(after)
     if before is None or after is None:
-        return ('' if before is None and after is None else f'{kind} accuracy is {new if before is None else old}'), False
+        return (
+            ''
+            if before is None and after is None
+            else f'{kind} accuracy is {new if before is None else old}'
+        ), False
     if old == new:
         return f'{kind} accuracy stays at {new}', False
-    return f'{kind} accuracy {"falls" if after < before else "rises"} from {old} to {new}', before - after >= DEAR_ACC_DROP
+    return (
+        f'{kind} accuracy {"falls" if after < before else "rises"} from {old} to {new}',
+        before - after >= DEAR_ACC_DROP,
+    )
 
 
 def _write_unknown(results: Results) -> str:
@@ -221,7 +291,9 @@ def _write_unknown(results: Results) -> str:
         parts.append(f'flags {found.flagged:,} of {found.images:,} training images ({share})')
     if named is not None:
         parts.append(f'names {say_set(named, results.classes)} as target')
-    return 'Nobody knows whether the data are poisoned' + (f': the defence {" and ".join(parts)}' if parts else '')
+    return 'Nobody knows whether the data are poisoned' + (
+        f': the defence {" and ".join(parts)}' if parts else ''
+    )
 
 
 def _found(results: Results) -> Found | None:

@@ -14,8 +14,8 @@ from purify.report.tables import SweepPoint, to_csv, to_html, to_markdown
 def write_report(folder: Path, run: Finished) -> Path:
     """Writes `folder/index.html`, whole or not at all, and returns its path.
 
-    The page holds the sections of `SECTIONS` that have something to show, in that order. Raises `UserError` for a folder that
-    cannot be written and for images of another kind.
+    The page holds the sections of `SECTIONS` that have something to show, in that order. Raises
+    `UserError` for a folder that cannot be written and for images of another kind.
     """
     page = render(
         'report.html',
@@ -39,7 +39,10 @@ def write_runs_page(folder: Path, rows: list[SweepPoint]) -> Path:
         points=len(rows),
         runs=sum(row.n for row in rows),
         lines=draw_sweeps(rows, 'line'),
-        after='what the defence left to classify with: a student, a repaired classifier, or the teacher behind a guard',
+        after=(
+            'what the defence left to classify with: a student, a repaired classifier, or the'
+            ' teacher behind a guard'
+        ),
     )
     write_bytes(folder / 'table.md', encode(to_markdown(rows)))
     write_bytes(folder / 'table.csv', encode(to_csv(rows)))

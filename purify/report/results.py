@@ -1,7 +1,7 @@
 """What results.json holds: types that write it, and that a file is checked against before anyone computes with it.
 
-A number is None where it was not measured, or where nobody knows the truth that it needs (`truth_known` false). A key that is not
-written in every case is UNSET where it is missing.
+A number is None where it was not measured, or where nobody knows the truth that it needs
+(`truth_known` false). A key that is not written in every case is UNSET where it is missing.
 """
 
 from pathlib import Path
@@ -23,7 +23,10 @@ REWRITE = 'Write it again with `purify report --workdir {}`.'
 
 
 def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
-    """A JSON file as that type. Raises `UserError` that names file, place and what was expected there; `cure` is the next step."""
+    """A JSON file as that type.
+
+    Raises `UserError` that names file, place and what was expected there; `cure` is the next step.
+    """
     value: Any = read_json(path, kind, cure=cure)
     return msgspec.convert(value, kind)
 
@@ -130,7 +133,8 @@ class Numbers(Struct, frozen=True, kw_only=True):
 class Results(Struct, frozen=True, kw_only=True):
     """The whole file, with the `Numbers` of the run. Keys that older versions did not write may be missing.
 
-    `findings` are the facts of the method's verdicts as it wrote them; `facts` is what of these a report shows.
+    `findings` are the facts of the method's verdicts as it wrote them; `facts` is what of these a
+    report shows.
     """
 
     version: int
@@ -163,7 +167,10 @@ class Results(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The file at `path`. Raises `UserError` for one that is missing, broken or of another form."""
+        """The file at `path`.
+
+        Raises `UserError` for one that is missing, broken or of another form.
+        """
         return read_typed(path, cls, cure=REWRITE.format(path.parent))
 
     def write(self, path: Path) -> None:
@@ -188,11 +195,16 @@ class Results(Struct, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> Findings:
-        """Of the method's findings what a report shows. Raises `UserError` where these are of another form."""
+        """Of the method's findings what a report shows.
+
+        Raises `UserError` where these are of another form.
+        """
         try:
             return msgspec.convert(self.findings or {}, Findings)
         except msgspec.ValidationError as error:
-            raise UserError(f'the findings of {self.defender} are not such as a report shows ({error}).') from error
+            raise UserError(
+                f'the findings of {self.defender} are not such as a report shows ({error}).'
+            ) from error
 
 
 class Point(Struct, frozen=True, kw_only=True):

@@ -16,8 +16,8 @@ Rows = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
 class Sample(TypedDict):
     """An image before the attack, as the defence saw it, and after it, u8[h w c] each; None where there is none.
 
-    `kind` is 'poisoned' or 'clean', or where nobody knows 'flagged' or 'other'. `true_label` is None where nobody knows it,
-    `label_after` where the method says nothing of labels.
+    `kind` is 'poisoned' or 'clean', or where nobody knows 'flagged' or 'other'. `true_label` is
+    None where nobody knows it, `label_after` where the method says nothing of labels.
     """
 
     id: int
@@ -42,7 +42,8 @@ class Finished:
       pictures: those that explain a purification, as the stage `illustrate` wrote them.
       atlas: a map of features, as the stage `atlas` wrote it.
       groups: pictures of generations (`purify.report.sections.generations.make_groups`).
-      copies: generations beside their likest training images (`purify.report.sections.replication.make_triplets`).
+      copies: generations beside their likest training images
+        (`purify.report.sections.replication.make_triplets`).
     """
 
     results: Results

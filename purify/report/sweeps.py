@@ -11,7 +11,10 @@ from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, SweepPoint
 from purify.report.words import say_number, say_percent, say_value
 
-AXES = {'rate': ('poisoning rate', lambda rate: f'{100 * rate:g} %'), 'guidance': ('guidance', say_number)}
+AXES = {
+    'rate': ('poisoning rate', lambda rate: f'{100 * rate:g} %'),
+    'guidance': ('guidance', say_number),
+}
 _RUN = 'run'  # of points that no sweep made: the folder's name
 _WIDTH = 0.62  # of a bar
 Figure = tuple[str, Drawing]
@@ -29,12 +32,21 @@ def draw_sweeps(points: Sequence[SweepPoint], prefix: str) -> list[Figure]:
 
 def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[SweepPoint]]]:
     """(what the points share, points with two values of `axis` or more, ascending), of points that were dissected."""
-    known = [point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')]
-    moving = {_RUN, *(name for point in known for name in point.overrides if _sets(name, known, axis))}
+    known = [
+        point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')
+    ]
+    moving = {
+        _RUN,
+        *(name for point in known for name in point.overrides if _sets(name, known, axis)),
+    }
     groups: dict[str, tuple[Settings, list[SweepPoint]]] = {}
     for point in known:
         shared = {name: value for name, value in point.overrides.items() if name not in moving}
-        key = json.dumps([shared, {name: point.facts.get(name) for name in FACTS if name != axis}], sort_keys=True, default=str)
+        key = json.dumps(
+            [shared, {name: point.facts.get(name) for name in FACTS if name != axis}],
+            sort_keys=True,
+            default=str,
+        )
         groups.setdefault(key, (shared, []))[1].append(point)
     found = []
     for shared, line in groups.values():
@@ -46,14 +58,20 @@ def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[
 
 def _sets(name: str, points: Sequence[SweepPoint], axis: str) -> bool:
     """Whether an override is what moves the points along the axis: each value of the one comes with one value of the other."""
-    pairs = {(point.facts[axis], json.dumps(point.overrides.get(name), default=str)) for point in points}
+    pairs = {
+        (point.facts[axis], json.dumps(point.overrides.get(name), default=str)) for point in points
+    }
     return len({place for place, _ in pairs}) == len({value for _, value in pairs}) == len(pairs)
 
 
 def _say_shared(shared: Settings, facts: Settings, axis: str) -> str:
     other = next(name for name in AXES if name != axis)
-    own = {'attack': facts['attack'], other: facts[other]} | {name.rpartition('.')[2]: value for name, value in shared.items()}
-    return ', '.join(f'{name} {say_value(value)}' for name, value in own.items() if value is not None)
+    own = {'attack': facts['attack'], other: facts[other]} | {
+        name.rpartition('.')[2]: value for name, value in shared.items()
+    }
+    return ', '.join(
+        f'{name} {say_value(value)}' for name, value in own.items() if value is not None
+    )
 
 
 def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -> Drawing:
@@ -62,7 +80,9 @@ def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -
         axes.set(xlim=(-0.6, len(line) - 0.4), ylim=(0, 1))
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
         size = 11 if len(line) <= 6 else 8
-        axes.set_xticks(range(len(line)), labels=[say(point.facts[axis]) for point in line], fontsize=size)
+        axes.set_xticks(
+            range(len(line)), labels=[say(point.facts[axis]) for point in line], fontsize=size
+        )
         axes.tick_params(axis='x', length=0)
         draw_grid(axes, 'y')
         for x, point in enumerate(line):
@@ -84,11 +104,20 @@ def _draw_point(axes: Axes, x: int, point: SweepPoint) -> None:
     if trained := point.spreads['p_t']:
         ends = [x - 0.45, x + 0.45]
         axes.plot(ends, [trained.mean] * 2, color=COLOURS['paper'], linewidth=3, clip_on=False)
-        axes.plot(ends, [trained.mean] * 2, color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
+        axes.plot(
+            ends,
+            [trained.mean] * 2,
+            color=COLOURS['ink'],
+            linewidth=1.4,
+            linestyle=(0, (3, 2)),
+            clip_on=False,
+        )
 
 
 def _say_point(point: SweepPoint) -> str:
-    shares = [(name.upper(), point.spreads[name]) for name in _groups(point)] + [('p_t', point.spreads['p_t'])]
+    shares = [(name.upper(), point.spreads[name]) for name in _groups(point)] + [
+        ('p_t', point.spreads['p_t'])
+    ]
     return ', '.join(f'{title} {say_percent(spread.mean)}' for title, spread in shares if spread)
 
 

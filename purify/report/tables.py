@@ -20,7 +20,14 @@ from purify.report.classifiers import ClassifierScores
 from purify.report.headline import say_outcome
 from purify.report.markup import render
 from purify.report.results import Results
-from purify.report.words import MISSING, say_duration, say_interval, say_number, say_percent, say_value
+from purify.report.words import (
+    MISSING,
+    say_duration,
+    say_interval,
+    say_number,
+    say_percent,
+    say_value,
+)
 
 MEASURES = {
     'acc': 'clean test images given their true class',
@@ -29,12 +36,26 @@ MEASURES = {
 }
 _SIDES = ('teacher', 'student', 'repaired', 'guarded')
 QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in _SIDES for name in MEASURES}
-_RARE = {f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES}  # columns of a CSV where some run measured them
+_RARE = {
+    f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES
+}  # columns of a CSV where some run measured them
 _FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
 _FOUND |= {'relabel_accuracy': 'relabel accuracy', 'auroc': 'AUROC'}
 _IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
-QUANTITIES |= _FOUND | {'residual_asr': 'residual ASR'} | _IMAGES | amplification.QUANTITIES | {'seconds': 'time'}
-FACTS = ('config', 'attack', 'defense', 'rate', 'guidance')  # of a run, by which points are told apart in figures
+QUANTITIES |= (
+    _FOUND
+    | {'residual_asr': 'residual ASR'}
+    | _IMAGES
+    | amplification.QUANTITIES
+    | {'seconds': 'time'}
+)
+FACTS = (
+    'config',
+    'attack',
+    'defense',
+    'rate',
+    'guidance',
+)  # of a run, by which points are told apart in figures
 
 
 @dataclass(frozen=True)
@@ -53,7 +74,11 @@ class Reading:
 
     def say_counts(self) -> str:
         """'9,912 of 10,000'."""
-        return MISSING if self.hits is None or self.total is None else f'{self.hits:,} of {self.total:,}'
+        return (
+            MISSING
+            if self.hits is None or self.total is None
+            else f'{self.hits:,} of {self.total:,}'
+        )
 
     def say_interval(self) -> str:
         """'98.9 to 99.3 %'."""
@@ -62,7 +87,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """One row of the before/after table; None where it was not measured. `of` says who is after, '' for a student."""
+    """One row of the before/after table; None where it was not measured.
+
+    `of` says who is after, '' for a student.
+    """
 
     name: str
     meaning: str
@@ -80,8 +108,8 @@ class BeforeAfter:
 class SweepPoint:
     """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None.
 
-    `trusted`: how many clean images `defense` was handed; such rows get a star, for the others got none. `facts`: the `FACTS` of
-    its first run.
+    `trusted`: how many clean images `defense` was handed; such rows get a star, for the others got
+    none. `facts`: the `FACTS` of its first run.
     """
 
     overrides: Settings
@@ -103,13 +131,19 @@ def before_after(results: Results) -> list[BeforeAfter]:
     Where nobody knows a trigger only those that were measured.
     """
     known = results.truth_known
-    meanings = MEASURES if known else MEASURES | {'acc': 'test images given the class on their label'}
+    meanings = (
+        MEASURES if known else MEASURES | {'acc': 'test images given the class on their label'}
+    )
     rows = []
     for side in results.outcomes or ('student',):
         of, after = '' if side == 'student' else side, results.outcomes.get(side)
         for name, meaning in meanings.items():
             said = f'{meaning}; after: {say_outcome(results, side)}' if of else meaning
-            rows.append(BeforeAfter(name, said, read_share(results.teacher, name), read_share(after, name), of))
+            rows.append(
+                BeforeAfter(
+                    name, said, read_share(results.teacher, name), read_share(after, name), of
+                )
+            )
     return [row for row in rows if known or row.before or row.after]
 
 
@@ -117,24 +151,34 @@ def read_share(side: ClassifierScores | None, name: str) -> Reading | None:
     """A share of a classifier with its counts and interval; None where it was not measured."""
     if side is None or (value := getattr(side, name)) is None:
         return None
-    return Reading(value, *(side.counts.get(name) or (None, None)), *(side.intervals.get(name) or (None, None)))
+    return Reading(
+        value, *(side.counts.get(name) or (None, None)), *(side.intervals.get(name) or (None, None))
+    )
 
 
 def print_before_after(results: Results, console: Console) -> None:
     """Prints the before/after table; aligned plain lines when the console is not a terminal."""
     rows = [
-        [row.title, *(text for side in (row.before, row.after) for text in _say_reading(side))] for row in before_after(results)
+        [row.title, *(text for side in (row.before, row.after) for text in _say_reading(side))]
+        for row in before_after(results)
     ]
     head = ['', 'before', 'counts', '95 % interval', 'after', 'counts', '95 % interval']
     if not console.is_terminal:
         widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
         for row in [head, *rows]:
             line = '  '.join(
-                text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))
+                text.rjust(width) if i else text.ljust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
             )
             console.print(Text(line.rstrip()), soft_wrap=True)
         return
-    table = Table(title=Text(results.name), title_justify='left', box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=Text(results.name),
+        title_justify='left',
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for i, name in enumerate(head):
         style = 'bold' if name in ('', 'before', 'after') else 'dim'
         table.add_column(name, justify='right' if i else 'left', style=style, no_wrap=True)
@@ -146,23 +190,38 @@ def print_before_after(results: Results, console: Console) -> None:
 def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[SweepPoint]:
     """Groups finished runs (overrides of the point, seed, results) by point, in order of first appearance.
 
-    Every quantity gets n, mean, range and Student-t interval over the seeds that measured it. Raises `UserError` when a
-    seed of a point comes twice: it would count one run as two.
+    Every quantity gets n, mean, range and Student-t interval over the seeds that measured it.
+    Raises `UserError` when a seed of a point comes twice: it would count one run as two.
     """
     groups: dict[str, tuple[Settings, dict[int, Results]]] = {}
     for overrides, seed, results in runs:
-        _, by_seed = groups.setdefault(json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {}))
+        _, by_seed = groups.setdefault(
+            json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {})
+        )
         if seed in by_seed:
-            raise UserError(f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs out.')
+            raise UserError(
+                f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs'
+                ' out.'
+            )
         by_seed[seed] = results
-    return [_make_point(overrides, list(by_seed), list(by_seed.values())) for overrides, by_seed in groups.values()]
+    return [
+        _make_point(overrides, list(by_seed), list(by_seed.values()))
+        for overrides, by_seed in groups.values()
+    ]
 
 
 def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> SweepPoint:
     first, trusted = runs[0], max((run.trusted.images for run in runs if run.trusted), default=0)
     guidance = first.dissection.guidance if first.dissection else None
     own = (first.config, first.attack.name, first.defender, first.attack.rate, guidance)
-    return SweepPoint(overrides, seeds, _summarise(runs), first.defender, trusted, dict(zip(FACTS, own, strict=True)))
+    return SweepPoint(
+        overrides,
+        seeds,
+        _summarise(runs),
+        first.defender,
+        trusted,
+        dict(zip(FACTS, own, strict=True)),
+    )
 
 
 def to_markdown(rows: list[SweepPoint]) -> str:
@@ -181,16 +240,32 @@ def to_csv(rows: list[SweepPoint]) -> str:
     Columns of repaired and guarded classifiers are there where a run has one.
     """
     out = io.StringIO()
-    quantities = [name for name in QUANTITIES if name not in _RARE or any(row.spreads[name] for row in rows)]
+    quantities = [
+        name for name in QUANTITIES if name not in _RARE or any(row.spreads[name] for row in rows)
+    ]
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
     fields = ['n', 'mean', 'min', 'max', 'low', 'high']
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow([*names, 'runs', 'seeds', 'trusted', *(f'{quantity}_{field}' for quantity in quantities for field in fields)])
+    writer.writerow(
+        [
+            *names,
+            'runs',
+            'seeds',
+            'trusted',
+            *(f'{quantity}_{field}' for quantity in quantities for field in fields),
+        ]
+    )
     for row in rows:
-        cells = [row.overrides.get(name, '') for name in names] + [row.n, ' '.join(map(str, row.seeds)), row.trusted]
+        cells = [row.overrides.get(name, '') for name in names] + [
+            row.n,
+            ' '.join(map(str, row.seeds)),
+            row.trusted,
+        ]
         for quantity in quantities:
             spread = row.spreads[quantity]
-            cells += [getattr(spread, field, None) for field in fields]  # csv writes None as nothing
+            cells += [
+                getattr(spread, field, None) for field in fields
+            ]  # csv writes None as nothing
         writer.writerow(cells)
     return out.getvalue()
 
@@ -205,13 +280,21 @@ def _say_reading(share: Reading | None) -> tuple[str, ...]:
     """Value, counts and interval for a terminal that may know ASCII only."""
     if share is None:
         return ('-',) * 3
-    return tuple(text.replace(MISSING, '-') for text in (share.say(), share.say_counts(), share.say_interval()))
+    return tuple(
+        text.replace(MISSING, '-')
+        for text in (share.say(), share.say_counts(), share.say_interval())
+    )
 
 
 def read_quantities(results: Results) -> dict[str, float]:
     """The numbers of `QUANTITIES` that a run measured."""
     sides = {'teacher': results.teacher, **results.outcomes}
-    values = {f'{side}_{name}': getattr(found, name) for side, found in sides.items() if found for name in MEASURES}
+    values = {
+        f'{side}_{name}': getattr(found, name)
+        for side, found in sides.items()
+        if found
+        for name in MEASURES
+    }
     values |= {name: getattr(results.detection, name) for name in _FOUND}
     if results.purified:
         values |= {'fid': results.purified.fid, 'is': results.purified.inception}
@@ -234,13 +317,19 @@ def _lay_out(rows: list[SweepPoint]) -> tuple[list[str], list[list[list[str]]], 
     A cell is a list: the value, then what is said about it.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
-    shown = {name: title for name, title in QUANTITIES.items() if any(row.spreads[name] for row in rows)}
+    shown = {
+        name: title for name, title in QUANTITIES.items() if any(row.spreads[name] for row in rows)
+    }
     body = []
     for row in rows:
-        cells = [[say_value(row.overrides[name]) if name in row.overrides else MISSING] for name in names]
+        cells = [
+            [say_value(row.overrides[name]) if name in row.overrides else MISSING] for name in names
+        ]
         cells += [[str(row.n)], *(_say_spread(name, row) for name in shown)]
         if row.trusted:  # at the name of the defence, or where the row begins
-            cells[next((i for i, cell in enumerate(cells[: len(names)]) if row.defense in cell[0]), 0)][0] += '*'
+            cells[
+                next((i for i, cell in enumerate(cells[: len(names)]) if row.defense in cell[0]), 0)
+            ][0] += '*'
         body.append(cells)
     return [*names, 'runs', *shown.values()], body, len(names)
 
@@ -269,8 +358,16 @@ _SAID = {'seconds': say_duration} | dict.fromkeys((*_IMAGES, *amplification.NUMB
 
 def _say_trusted(rows: list[SweepPoint]) -> str:
     """What the star means: the counts of clean images that defences were handed; '' where none was."""
-    counts = {(row.defense, row.trusted): f'{row.trusted:,} ({row.defense})' for row in rows if row.trusted}
-    return f'* was handed training images as clean ones: {", ".join(counts.values())}' if counts else ''
+    counts = {
+        (row.defense, row.trusted): f'{row.trusted:,} ({row.defense})'
+        for row in rows
+        if row.trusted
+    }
+    return (
+        f'* was handed training images as clean ones: {", ".join(counts.values())}'
+        if counts
+        else ''
+    )
 
 
 def _say_point(overrides: Settings) -> str:

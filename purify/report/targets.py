@@ -8,7 +8,15 @@ from matplotlib import ticker
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
 from purify.report.quantities import Line
-from purify.report.words import MISSING, say_class, say_classes, say_number, say_percent, say_value, shorten
+from purify.report.words import (
+    MISSING,
+    say_class,
+    say_classes,
+    say_number,
+    say_percent,
+    say_value,
+    shorten,
+)
 
 MAX_BARS = 24  # the targets and the labels nearest to being one, where there are more
 _NAME_CHARS = 13
@@ -17,8 +25,8 @@ _MEANINGS = {
     'score': 'How far a label stands out by the labels of its candidates',
     'index': 'How many deviations the score of a label lies above the median',
     'nd': (
-        'S_ND: how much worse the density of a class fits the images of others than its own, 1 for the median class; a low one is '
-        'suspect. S_D may name a class too: see the table of tests'
+        'S_ND: how much worse the density of a class fits the images of others than its own, 1 for'
+        ' the median class; a low one is suspect. S_D may name a class too: see the table of tests'
     ),
     'share': 'Share of the smaller of two clusters of a class; a small one is suspect',
 }
@@ -27,10 +35,11 @@ _LOW = ('share', 'nd')  # quantities that speak against a label where they are l
 _LEFT_OUT = 'labels that are no targets, with {} than those shown, are left out.'
 _RULES = {
     'significant': (
-        'Two excesses over the lower half of the other labels: of the scatter, and of the share of images that have another label '
-        'for good; the larger is shown, 1 being the least that is asked for ({score} nats, {share} of the images, or {deviations} '
-        'deviations of the others, whichever is more). A label beyond it is named where chance does not explain so many (level '
-        '{level}), and its images leave for more than one label.'
+        'Two excesses over the lower half of the other labels: of the scatter, and of the share of'
+        ' images that have another label for good; the larger is shown, 1 being the least that is'
+        ' asked for ({score} nats, {share} of the images, or {deviations} deviations of the others,'
+        ' whichever is more). A label beyond it is named where chance does not explain so many'
+        ' (level {level}), and its images leave for more than one label.'
     ),
     'mad': 'A label beyond the threshold is named.',
 }
@@ -44,14 +53,22 @@ _SETS = {
 def read_bars(facts: Findings) -> tuple[str, float, list[Row]]:
     """The facts of a method's verdicts -> (quantity, threshold, rows {'label', 'target', the quantity}).
 
-    They hold labels and a chart where labels are scored; classes, {'label', 'share', 'flagged'}, and a size where classes are
-    clustered. No rows for others.
+    They hold labels and a chart where labels are scored; classes, {'label', 'share', 'flagged'},
+    and a size where classes are clustered. No rows for others.
     """
     if facts.labels and facts.chart:
         name = facts.chart.quantity
-        return name, float(facts.chart.threshold), [row for row in facts.labels if row[name] is not None]
+        return (
+            name,
+            float(facts.chart.threshold),
+            [row for row in facts.labels if row[name] is not None],
+        )
     if facts.size is not None and facts.classes:
-        return 'share', float(facts.size), [row | {'target': row['flagged']} for row in facts.classes]
+        return (
+            'share',
+            float(facts.size),
+            [row | {'target': row['flagged']} for row in facts.classes],
+        )
     return '', 0.0, []
 
 
@@ -74,7 +91,10 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
     with new_axes(44 + _BAR_PX * len(shown), 0.27, 0.6 - room, 36, 6) as (figure, axes):
         low, high = min(0.0, *values), max(threshold, *values, 1e-9)
         axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
-        axes.set_yticks(range(len(shown)), labels=[shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown])
+        axes.set_yticks(
+            range(len(shown)),
+            labels=[shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown],
+        )
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
         draw_grid(axes, 'x')
@@ -84,18 +104,29 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
                 axes.text(1.07 * high, y, marks[y], va='center', fontsize=10, fontweight='bold')
         axes.axvline(threshold, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlabel(f'{symbol}; dashed: {say_number(threshold)}', labelpad=1)
-        said = '; '.join(f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown)
-        left_out = f' {len(rows) - len(shown)} {_LEFT_OUT.format("more" if sign > 0 else "less")}' if len(rows) > len(shown) else ''
+        said = '; '.join(
+            f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown
+        )
+        left_out = (
+            f' {len(rows) - len(shown)} {_LEFT_OUT.format("more" if sign > 0 else "less")}'
+            if len(rows) > len(shown)
+            else ''
+        )
         named = say_classes([row['label'] for row in rows if row['target']], classes)
         return finish(
-            figure, prefix, f'Bars. {symbol} by label: {said}. Threshold {say_number(threshold)}. Targets: {named}.{left_out}'
+            figure,
+            prefix,
+            f'Bars. {symbol} by label: {said}. Threshold {say_number(threshold)}. Targets:'
+            f' {named}.{left_out}',
         )
 
 
 def say_chart(facts: Findings) -> str:
     """The caption below the bars: what they are, and by which rule labels are named."""
     quantity, rule = read_bars(facts)[0], facts.rule
-    said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})  # older runs name fewer
+    said = defaultdict(
+        lambda: MISSING, {name: say_value(value) for name, value in rule.items()}
+    )  # older runs name fewer
     how = _RULES.get(rule.get('name', ''), '').format_map(said)
     both = ' Low ones are named too.' if rule.get('two_sided') else ''
     return f'{_MEANINGS.get(quantity, quantity)}. Dashed: the threshold. {how}{both}'.strip()
@@ -105,7 +136,8 @@ def list_sets(facts: Findings) -> list[Line]:
     """Name, size and meaning of each set of images."""
     sets, whole = facts.sets, sum(facts.sets.values()) or 1
     return [
-        (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}') for name, count in sets.items()
+        (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}')
+        for name, count in sets.items()
     ]
 
 

@@ -35,10 +35,18 @@ class GridRow:
 def make_thumb(image: np.ndarray, alt: str, limit_px: int = THUMB_PX) -> Thumb:
     """A thumbnail of `image: u8[h w c]` (c 1 or 3). Large images are shrunk; small ones stay small in the file.
 
-    Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError` for any other array.
+    Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError`
+    for any other array.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
-        raise UserError(f'a report shows images u8[h w 1] or u8[h w 3], not {image.dtype}{list(image.shape)}.')
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] not in (1, 3)
+        or 0 in image.shape
+    ):
+        raise UserError(
+            f'a report shows images u8[h w 1] or u8[h w 3], not {image.dtype}{list(image.shape)}.'
+        )
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     side = max(picture.size)
     if side > limit_px:

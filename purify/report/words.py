@@ -70,7 +70,11 @@ def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') 
     """Classes as a part of a sentence: 'class one (1)', 'classes one (1), two (2)', 'every class', 'no class'; `kind` names one."""
     if len(labels) == len(classes) > 1:
         return 'every class'
-    return f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}' if labels else f'no {kind}'
+    return (
+        f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}'
+        if labels
+        else f'no {kind}'
+    )
 
 
 def say_value(value: Any) -> str:

@@ -10,7 +10,13 @@ from purify.stages import measure
 from purify.stages.kind import Kind
 from purify.stages.known import Known
 
-MODELS = ('prior', 'generator', 'classifier', 'encoder', 'picked')  # inputs that are no tables to decide by
+MODELS = (
+    'prior',
+    'generator',
+    'classifier',
+    'encoder',
+    'picked',
+)  # inputs that are no tables to decide by
 MEASURED = 'measured'  # the subfolder of what was looked at
 
 
@@ -24,7 +30,11 @@ def run(work: Work, decision: Decision, more: dict[str, Table] | None = None) ->
     """
     if devices.is_lead():
         split = Split(work.inputs['poisoned'], 'train')
-        given = {role: folder for role, folder in work.inputs.items() if role not in (*MODELS, 'poisoned')}
+        given = {
+            role: folder
+            for role, folder in work.inputs.items()
+            if role not in (*MODELS, 'poisoned')
+        }
         tables = {role: read_table(folder) for role, folder in given.items()} | (more or {})
         found = decision.decide(split.ids, split.labels, tables, len(split.class_names))
         check_ids(found, split, work.folder)

@@ -19,7 +19,13 @@ from purify.generative.pixel_generator import NOTE
 from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
 from purify.models.files.pipelines import Pipeline, save_pretrained
 from purify.stages.fit_network import fit_network, make_augmentations
-from purify.train.objectives.denoise_latents import READABLE, DenoiseLatents, caption_table, image_size, read_stable_diffusion
+from purify.train.objectives.denoise_latents import (
+    READABLE,
+    DenoiseLatents,
+    caption_table,
+    image_size,
+    read_stable_diffusion,
+)
 from purify.train.state import Build, split_network
 
 CAN_LEARN = ('float32', 'bfloat16')  # float16 would need its loss scaled
@@ -28,7 +34,8 @@ CAN_LEARN = ('float32', 'bfloat16')  # float16 would need its loss scaled
 def train_latent(work: Work) -> None:
     """Trains the UNet of the Stable Diffusion in the input `prior` on the dataset `data`, under captions of the labels.
 
-    Leaves a whole pipeline in diffusers' format, whose other parts are the prior's, and generator.json beside it.
+    Leaves a whole pipeline in diffusers' format, whose other parts are the prior's, and
+    generator.json beside it.
     """
     settings, objective = work.settings, work.settings['objective']
     check_precision(objective)
@@ -36,7 +43,9 @@ def train_latent(work: Work) -> None:
     pipeline = read_stable_diffusion(work.inputs['prior'], objective['dtype'])
     task, build, unet = make_latent(pipeline, settings, split.class_names)
     task = dataclasses.replace(task, frozen=devices.put_copy(task.frozen, devices.global_mesh()))
-    state = fit_network(work, task, build, None, split, make_augmentations(settings['augment']), start=unet)
+    state = fit_network(
+        work, task, build, None, split, make_augmentations(settings['augment']), start=unet
+    )
     if devices.is_lead():
         weights = jax.device_get(state.weights())
         trained = nnx.merge(task.graph, weights['params'], weights['stats'])
@@ -48,10 +57,15 @@ def train_latent(work: Work) -> None:
 def check_precision(objective: Settings) -> None:
     """Raises `UserError` for a `dtype` that nothing is learned in."""
     if objective['dtype'] not in CAN_LEARN:
-        raise UserError(f'generator.objective.dtype={objective["dtype"]!r}: to train in, choose {" or ".join(CAN_LEARN)}.')
+        raise UserError(
+            f'generator.objective.dtype={objective["dtype"]!r}: to train in, choose'
+            f' {" or ".join(CAN_LEARN)}.'
+        )
 
 
-def make_latent(pipeline: Pipeline, settings: Settings, class_names: list[str]) -> tuple[DenoiseLatents, Build, Facts]:
+def make_latent(
+    pipeline: Pipeline, settings: Settings, class_names: list[str]
+) -> tuple[DenoiseLatents, Build, Facts]:
     """The settings of a generator in latents -> its task, what builds its UNet, the weights to start from.
 
     Arrays are on the host, or shapes where the networks hold shapes.
@@ -70,19 +84,29 @@ def make_latent(pipeline: Pipeline, settings: Settings, class_names: list[str]) 
         settings['ema_decay'],
         {'vae': dict(zip(('params', 'stats'), frozen, strict=True)), 'captions': captions},
     )
-    build = lambda rngs: UNet2DConditionModel.from_config(unet.config, rngs=rngs, dtype=objective['dtype'])  # noqa: E731
+    build = lambda rngs: UNet2DConditionModel.from_config(
+        unet.config, rngs=rngs, dtype=objective['dtype']
+    )
     return task, build, {'params': params, 'stats': stats}
 
 
-def shape_latent(prior: Any, settings: Settings, class_names: list[str]) -> tuple[DenoiseLatents, Build, Facts, LatentGenerator]:
+def shape_latent(
+    prior: Any, settings: Settings, class_names: list[str]
+) -> tuple[DenoiseLatents, Build, Facts, LatentGenerator]:
     """What `make_latent` makes of a prior that holds shapes, and the generator that comes of it, as shapes.
 
-    Raises `UserError` for a prior that is no Stable Diffusion, and for settings that do not go with it.
+    Raises `UserError` for a prior that is no Stable Diffusion, and for settings that do not go with
+    it.
     """
     objective = settings['objective']
     check_precision(objective)
     if not isinstance(prior, ImageToImage):
-        raise UserError(f"generator.objective 'latent' trains a {READABLE[0]}; the config's part `prior` is {prior.model!r}.")
+        raise UserError(
+            f"generator.objective 'latent' trains a {READABLE[0]}; the config's part `prior` is"
+            f' {prior.model!r}.'
+        )
     words = {'scheduler': prior.scheduler, 'tokenizer': prior.tokenizer}
     pipeline = Pipeline(READABLE[0], prior.networks(prior.weights) | words)
-    return *make_latent(pipeline, settings, class_names), LatentGenerator.from_pipeline(pipeline, objective, class_names)
+    return *make_latent(pipeline, settings, class_names), LatentGenerator.from_pipeline(
+        pipeline, objective, class_names
+    )

@@ -28,22 +28,39 @@ FLAT = 1e-12  # of the largest variance: below it a direction holds rounding, no
 def run(work: Work) -> None:
     """Fits a flow to the `features` of each class as labelled in `poisoned`; leaves a table.
 
-    With `fit.hold_out` flows are first fitted without these images, to find the epoch under which they are likeliest, and then
-    afresh to all images up to that epoch: what a flow was not fitted to is less likely under it, and would be taken for poison.
+    With `fit.hold_out` flows are first fitted without these images, to find the epoch under which
+    they are likeliest, and then afresh to all images up to that epoch: what a flow was not fitted
+    to is less likely under it, and would be taken for poison.
 
-    Column `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them. Settings: `flows`
-    (`purify.models.flow.CouplingFlow`, and `reduce`), `fit` (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, the
-    epoch, of the fit of every class, and `apart`, of that without the images held out.
+    Column `log_density` f32[n C] in nats, of the features as `prepare_features` leaves them.
+    Settings: `flows` (`purify.models.flow.CouplingFlow`, and `reduce`), `fit`
+    (`purify.train.class_batches.Fit`), `seed`. Facts: of the features, the epoch, of the fit of
+    every class, and `apart`, of that without the images held out.
     """
     settings = work.settings
     split = Split(work.inputs['poisoned'], 'train')
     flow, reduce = split_flow(settings['flows'])
-    features, facts = prepare_features(read_table(work.inputs['features']).of(split.ids, 'features'), reduce)
+    features, facts = prepare_features(
+        read_table(work.inputs['features']).of(split.ids, 'features'), reduce
+    )
     fit, shown = Fit(**settings['fit']), {}
-    train = partial(fit_flows, features, split.labels, split.ids, len(split.class_names), flow, seed=settings['seed'])
+    train = partial(
+        fit_flows,
+        features,
+        split.labels,
+        split.ids,
+        len(split.class_names),
+        flow,
+        seed=settings['seed'],
+    )
     common = {'cost': work.cost, 'save_every': work.run['save_every'], 'writers': work.writers}
     if fit.hold_out:
-        apart = train(fit=replace(fit, members=1), folder=work.folder / 'apart', name=f'{work.name} apart', **common)
+        apart = train(
+            fit=replace(fit, members=1),
+            folder=work.folder / 'apart',
+            name=f'{work.name} apart',
+            **common,
+        )
         shown = {'apart': describe_classes(apart, split.labels)}
         fit = replace(fit, epochs=float(apart.best_epoch), hold_out=0.0)
     found = train(fit=fit, folder=work.folder, name=work.name, **common)
@@ -55,11 +72,17 @@ def run(work: Work) -> None:
 
 
 def check_flow(flows: Settings, fit: Settings, width: int) -> int:
-    """How many parameters the flow of a class has on `width` features. Raises `UserError` for settings that do not fit."""
+    """How many parameters the flow of a class has on `width` features.
+
+    Raises `UserError` for settings that do not fit.
+    """
     flow, reduce = split_flow(flows)
     Fit(**fit)
     if reduce and not 2 <= reduce <= width:
-        raise UserError(f'flows.reduce={reduce}: there are {width} features. Choose 2 to {width}, or 0 for all of them.')
+        raise UserError(
+            f'flows.reduce={reduce}: there are {width} features. Choose 2 to {width}, or 0 for all'
+            ' of them.'
+        )
     _, weights = abstract_network(lambda rngs: CouplingFlow(reduce or width, **flow, rngs=rngs))
     return sum(x.size for x in jax.tree.leaves(weights['params']))
 
@@ -72,21 +95,26 @@ def split_flow(flows: Settings) -> tuple[Facts, int]:
 def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray, Facts]:
     """Features [n d] with mean 0 and variance 1 over all images in every dimension -> (f32[n k], facts); in float64.
 
-    Dimensions that never vary are left out: they say nothing, and a flow would make any density of them. With `reduce`, the
-    first so many principal components of what is left, of variance 1 too.
+    Dimensions that never vary are left out: they say nothing, and a flow would make any density of
+    them. With `reduce`, the first so many principal components of what is left, of variance 1 too.
 
-    Raises `UserError` for features that are not finite, all alike, or of fewer than `reduce` dimensions.
+    Raises `UserError` for features that are not finite, all alike, or of fewer than `reduce`
+    dimensions.
     """
     whole = features.astype(np.float64)
     if not np.isfinite(whole).all():
         bad = np.flatnonzero(~np.isfinite(whole).all(1))
-        raise UserError(f'the features of {len(bad)} images (row {bad[0]} is the first) are not finite; train the encoder anew.')
+        raise UserError(
+            f'the features of {len(bad)} images (row {bad[0]} is the first) are not finite; train'
+            ' the encoder anew.'
+        )
     whole -= whole.mean(0)
     spread = whole.std(0)
     kept = spread > np.sqrt(FLAT) * spread.max(initial=0)
     if kept.sum() < 2:
         raise UserError(
-            f'of {len(spread)} features {int(kept.sum())} vary over the images; a density needs 2. Train the encoder anew.'
+            f'of {len(spread)} features {int(kept.sum())} vary over the images; a density needs 2.'
+            ' Train the encoder anew.'
         )
     whole = whole[:, kept] / spread[kept]
     facts = {'features': len(spread), 'dimensions': int(kept.sum()), 'explained': 1.0}
@@ -97,11 +125,17 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
     rank = int((variances > FLAT * variances[0]).sum())
     if not 2 <= reduce <= rank:
         raise UserError(
-            f'flows.reduce={reduce}: these features vary in {rank} directions. Choose 2 to {rank}, or 0 for all of them.'
+            f'flows.reduce={reduce}: these features vary in {rank} directions. Choose 2 to {rank},'
+            ' or 0 for all of them.'
         )
     axes, share = axes[:, :reduce], float(variances[:reduce].sum() / variances.sum())
-    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(reduce)])  # either sign is an eigenvector: take one
-    return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts | {'dimensions': reduce, 'explained': share}
+    axes = axes * np.sign(
+        axes[np.abs(axes).argmax(0), np.arange(reduce)]
+    )  # either sign is an eigenvector: take one
+    return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts | {
+        'dimensions': reduce,
+        'explained': share,
+    }
 
 
 def describe_classes(found: Densities, labels: np.ndarray) -> list[Facts]:
@@ -128,7 +162,9 @@ def shape(known: Known, step: Step) -> None:
     width = known.widths.get(step.inputs['features'])
     if width is not None:  # else the step that measures them has said why
         count = check_flow(step.settings['flows'], step.settings['fit'], width)
-        known.found.notes.append(f'{step.name}: {known.data.classes} flows of {count:,} parameters on {width} features')
+        known.found.notes.append(
+            f'{step.name}: {known.data.classes} flows of {count:,} parameters on {width} features'
+        )
 
 
 KIND = Kind(run, shape, ('seed',))

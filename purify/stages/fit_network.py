@@ -21,18 +21,28 @@ from purify.train.state import Build, TrainState, make_state
 
 def make_augmentations(settings: Settings) -> list[RandomTransform]:
     """The `augment` part of a config -> transforms, in the order written there."""
-    listed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
-    return [AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()}) for name, options in settings.items()]
+    listed = lambda value: tuple(value) if isinstance(value, list) else value
+    return [
+        AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()})
+        for name, options in settings.items()
+    ]
 
 
 def fit_network(
-    work: Work, task: Task, build: Build, like: Tree, split: Split, transforms: list[RandomTransform], *, start: Tree = None
+    work: Work,
+    task: Task,
+    build: Build,
+    like: Tree,
+    split: Split,
+    transforms: list[RandomTransform],
+    *,
+    start: Tree = None,
 ) -> TrainState:
     """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds; where it is `part`
     (first, last) of a longer run, it does these updates of it, with an optimiser of its own.
 
-    `like` are its weights as shapes; it starts from the weights `start`, or from those that lie where an input `init` says.
-    Goes on from a checkpoint in the folder.
+    `like` are its weights as shapes; it starts from the weights `start`, or from those that lie
+    where an input `init` says. Goes on from a checkpoint in the folder.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
@@ -40,9 +50,15 @@ def fit_network(
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     first, last = settings.get('part', (0, steps))
     seed = settings['seeds']
-    init = starting_weights(work.inputs['init'], build, like, seed['model']) if 'init' in work.inputs else start
+    init = (
+        starting_weights(work.inputs['init'], build, like, seed['model'])
+        if 'init' in work.inputs
+        else start
+    )
     keep_ema = task.ema_decay > 0
-    state = make_state(build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init, step=first)
+    state = make_state(
+        build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init, step=first
+    )
     plan = Plan(
         name=work.name,
         folder=work.folder,
@@ -62,9 +78,22 @@ def fit_network(
 
 
 def _batches(
-    split: Split, batch: int, seed: int, transforms: list[RandomTransform], run: Facts, place: Place, start: int
+    split: Split,
+    batch: int,
+    seed: int,
+    transforms: list[RandomTransform],
+    run: Facts,
+    place: Place,
+    start: int,
 ) -> Iterator[Any]:
     threads, workers = run['threads'], run['workers']
     return training_batches(
-        split, batch=batch, seed=seed, start_step=start, place=place, transforms=transforms, threads=threads, workers=workers
+        split,
+        batch=batch,
+        seed=seed,
+        start_step=start,
+        place=place,
+        transforms=transforms,
+        threads=threads,
+        workers=workers,
     )

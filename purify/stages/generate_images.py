@@ -19,12 +19,15 @@ from purify.stages.models import open_models, weights_of
 def run(work: Work, generate: Generate) -> None:
     """Generator -> a TFDS dataset of `images` with ids from 0, of the classes `labels` in turn (all, where there are none).
 
-    As many as the poisoned dataset holds where `images` is 0; that dataset says their size, channels and class names, and no
-    image of it is looked at. Shards are fixed ranges, taken in turn by the hosts; a restart makes the missing ones. A pixel
-    depends on the generator, the seed, the id and its label alone, a prefix of a larger set is the smaller one.
+    As many as the poisoned dataset holds where `images` is 0; that dataset says their size,
+    channels and class names, and no image of it is looked at. Shards are fixed ranges, taken in
+    turn by the hosts; a restart makes the missing ones. A pixel depends on the generator, the seed,
+    the id and its label alone, a prefix of a larger set is the smaller one.
     """
     settings, split = work.settings, Split(work.inputs['poisoned'], 'train')
-    labels = wanted_labels(settings['images'] or len(split), settings['labels'], len(split.class_names), work.name)
+    labels = wanted_labels(
+        settings['images'] or len(split), settings['labels'], len(split.class_names), work.name
+    )
     models = open_models(work, split, dtype=generate.dtype)
     rule = generate.rule(models, Context(split.shape, settings['seed'], split.class_names))
     features = make_features(split.shape[0], split.shape[2], split.class_names)
@@ -35,24 +38,35 @@ def run(work: Work, generate: Generate) -> None:
     def numbers(row: int) -> dict[str, int]:
         return {'id': row, 'label': int(labels[row])}
 
-    sink = dataset_sink(work.folder, work.name, features, len(labels), settings['shard_size'], numbers=numbers)
+    sink = dataset_sink(
+        work.folder, work.name, features, len(labels), settings['shard_size'], numbers=numbers
+    )
     ids, calls = np.arange(len(labels)), generate.network_calls(models)
     map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=calls, dtype=generate.dtype)
 
 
-def wanted_labels(images: int, labels: tuple[int, ...] | list[int], classes: int, name: str = 'generated') -> np.ndarray:
-    """Conditions i32[images] of the set `name`: the `labels` in turn, or all. Raises `UserError` for those that are none."""
+def wanted_labels(
+    images: int, labels: tuple[int, ...] | list[int], classes: int, name: str = 'generated'
+) -> np.ndarray:
+    """Conditions i32[images] of the set `name`: the `labels` in turn, or all.
+
+    Raises `UserError` for those that are none.
+    """
     if wrong := [label for label in labels if not 0 <= label < classes]:
         raise UserError(f'{name}: labels {wrong} are no classes; choose from 0 to {classes - 1}.')
     if images < 1:
-        raise UserError(f'{name}: images={images} must be 0 (as many as the training images) or more.')
+        raise UserError(
+            f'{name}: images={images} must be 0 (as many as the training images) or more.'
+        )
     chosen = np.array(labels or range(classes), np.int32)
     return chosen[np.arange(images) % len(chosen)]
 
 
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over two rows, and checks which labels are asked for."""
-    wanted_labels(step.settings['images'] or 1, step.settings['labels'], known.data.classes, step.name)
+    wanted_labels(
+        step.settings['images'] or 1, step.settings['labels'], known.data.classes, step.name
+    )
     rows = {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
     known.trace(step.by.rule, known.models({'generator': step.inputs['generator']}), rows)
 

@@ -15,9 +15,10 @@ class Kind:
 
     Attributes:
       run: does the work; a step with something in `by` hands that on as a second argument.
-      shape: traces the step without running it, for `check`; what it leaves is put down in what is `Known`. A wrong setting is
-        raised as a `UserError`, or noted as a problem of its own.
-      uses: what of the config changes the result besides the step's own settings: 'seed' (the model's), 'seeds', 'shard_size'.
+      shape: traces the step without running it, for `check`; what it leaves is put down in what is
+        `Known`. A wrong setting is raised as a `UserError`, or noted as a problem of its own.
+      uses: what of the config changes the result besides the step's own settings: 'seed' (the
+        model's), 'seeds', 'shard_size'.
     """
 
     run: Callable[..., None]

@@ -41,7 +41,9 @@ class Diagnosis:
         except UserError as error:
             text = str(error)
         except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
-            text = f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
+            text = (
+                f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
+            )
         if text not in [problem.partition(': ')[2] for problem in self.problems]:
             self.problems.append(f'{what}: {text}')
         return None
@@ -121,7 +123,10 @@ class Known:
         return found
 
     def trace(
-        self, make_rule: Callable[[Facts, Context], Any], models: Facts, rows: dict[str, jax.ShapeDtypeStruct]
+        self,
+        make_rule: Callable[[Facts, Context], Any],
+        models: Facts,
+        rows: dict[str, jax.ShapeDtypeStruct],
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """The columns of a rule over rows, as shapes; none where a model is missing, of which its own step has said why."""
         if None in models.values():
@@ -131,7 +136,13 @@ class Known:
 
 
 def shape_training(
-    known: Known, name: str, part: Settings, transforms: list[RandomTransform], task: Task, build: Build, weights: Tree = None
+    known: Known,
+    name: str,
+    part: Settings,
+    transforms: list[RandomTransform],
+    task: Task,
+    build: Build,
+    weights: Tree = None,
 ) -> None:
     """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them.
 
@@ -141,15 +152,26 @@ def shape_training(
     if start and not user_path(start).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
     if start and _headless(user_path(start), build):
-        known.found.notes.append(f'{name}: the head of {start} is for another number of classes; training starts with a fresh one')
+        known.found.notes.append(
+            f'{name}: the head of {start} is for another number of classes; training starts with a'
+            ' fresh one'
+        )
     if part['batch'] % (mesh.size * part['accumulate']):
-        raise UserError(f'batch={part["batch"]} does not split over {mesh.size} devices x accumulate={part["accumulate"]}.')
+        raise UserError(
+            f'batch={part["batch"]} does not split over {mesh.size} devices x'
+            f' accumulate={part["accumulate"]}.'
+        )
     steps = total_steps(part['epochs'], part['steps'], data.images, part['batch'])
     optimizer = make_optimizer(steps, **part['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
-    same = {key: part.get(key) for key in ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')}
+    same = {
+        key: part.get(key)
+        for key in ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')
+    }
     given = str(jax.tree.map(np.shape, task.frozen))
-    mark = fingerprint({'task': type(task).__name__, 'given': given, 'projection': part.get('projection')} | same)
+    mark = fingerprint(
+        {'task': type(task).__name__, 'given': given, 'projection': part.get('projection')} | same
+    )
     if mark in known.traced:
         return
     image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
@@ -157,8 +179,14 @@ def shape_training(
         image = transform.random_map(image, np.random.default_rng(0))
     image = pair(image, image) if isinstance(task, MixMatch) else image
     seed, keep = known.config['seeds']['model'], task.ema_decay > 0
-    state = jax.eval_shape(lambda init: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh, init=init), weights)
-    rows = {key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype) for key, x in image.items()}
+    state = jax.eval_shape(
+        lambda init: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh, init=init),
+        weights,
+    )
+    rows = {
+        key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype)
+        for key, x in image.items()
+    }
     jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
     known.traced.add(mark)  # at the end: what failed fails again
 

@@ -20,8 +20,9 @@ from purify.train.inference import Rule
 def run(work: Work, measure: Measure, sub: str = '') -> None:
     """Numbers of every image of the poisoned dataset, or of those that the table `picked` leaves open, as a table of shards.
 
-    Shards are fixed ranges of images, taken in turn by the hosts; a restart does the missing ones. A row depends on the models,
-    the seed and its image alone. The table goes into the subfolder `sub` of the stage's.
+    Shards are fixed ranges of images, taken in turn by the hosts; a restart does the missing ones.
+    A row depends on the models, the seed and its image alone. The table goes into the subfolder
+    `sub` of the stage's.
     """
     split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
     chosen = open_rows(work, split)
@@ -31,7 +32,9 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
     rule = measure.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     if not len(chosen):
         if devices.is_lead():  # a table of no rows has columns too
-            write_columns(part_path(folder, 0, 1), _empty_columns(rule, weights_of(models), split.shape))
+            write_columns(
+                part_path(folder, 0, 1), _empty_columns(rule, weights_of(models), split.shape)
+            )
         return
     sink = table_sink(folder, split.ids[chosen], work.settings['shard_size'])
 
@@ -39,7 +42,9 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
         return image_row(split, int(chosen[row]))
 
     calls = measure.network_calls(models)
-    map_rows(work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls, dtype=dtype)
+    map_rows(
+        work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls, dtype=dtype
+    )
 
 
 def open_rows(work: Work, split: Split) -> np.ndarray:
@@ -54,15 +59,25 @@ def open_rows(work: Work, split: Split) -> np.ndarray:
 def image_row(split: Split, position: int) -> Facts:
     """What a rule gets of one image."""
     record = split[position]
-    return {'image': record['image'], 'label': np.int32(record['label']), 'id': np.int32(record['id'])}
+    return {
+        'image': record['image'],
+        'label': np.int32(record['label']),
+        'id': np.int32(record['id']),
+    }
 
 
-def _empty_columns(rule: Rule, constants: Tree, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+def _empty_columns(
+    rule: Rule, constants: Tree, shape: tuple[int, int, int]
+) -> dict[str, np.ndarray]:
     """The columns of a rule with no rows: their types and shapes, from tracing it."""
     rows = {'image': jax.ShapeDtypeStruct((2, *shape), np.uint8)}
     rows |= {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
     columns = jax.eval_shape(rule, constants, rows)
-    empty = {name: np.zeros((0, *x.shape[1:]), x.dtype) for name, x in columns.items() if name != 'finite'}
+    empty = {
+        name: np.zeros((0, *x.shape[1:]), x.dtype)
+        for name, x in columns.items()
+        if name != 'finite'
+    }
     return empty | {'ids': np.zeros(0, np.int64)}
 
 
@@ -72,7 +87,9 @@ def shape(known: Known, step: Step) -> None:
     models, count = known.models(step.inputs), measure.drawn()
     generated = step.inputs['poisoned'] != 'poisoned' and known.config['defense'].get('images')
     if count > (images := generated or known.data.images):
-        raise UserError(f'draws={count}: the dataset it draws from has {images} images. Choose fewer.')
+        raise UserError(
+            f'draws={count}: the dataset it draws from has {images} images. Choose fewer.'
+        )
     if count:
         models['drawn'] = Drawn(jax.ShapeDtypeStruct((count, *known.data.pixels), np.uint8))
     columns = known.trace(measure.rule, models, known.data.rows('label', 'id'))

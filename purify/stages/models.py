@@ -34,15 +34,26 @@ def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str
     """
     models: Facts = {}
     places = {
-        role: work.inputs[prefix + role] for role in ('prior', 'generator', 'classifier', 'encoder') if prefix + role in work.inputs
+        role: work.inputs[prefix + role]
+        for role in ('prior', 'generator', 'classifier', 'encoder')
+        if prefix + role in work.inputs
     }
     if 'prior' in places:
-        models['prior'] = load_variation_model(places['prior'], dtype=dtype, vae_slice=work.run['vae_slice'])
+        models['prior'] = load_variation_model(
+            places['prior'], dtype=dtype, vae_slice=work.run['vae_slice']
+        )
     if 'generator' in places:
-        models['generator'] = open_generator(places['generator'], dtype=dtype, vae_slice=work.run['vae_slice'])
+        models['generator'] = open_generator(
+            places['generator'], dtype=dtype, vae_slice=work.run['vae_slice']
+        )
     if 'classifier' in places:
         models['classifier'] = read_classifier(places['classifier'])
-        check_classes(models['classifier'], split.class_names, split.shape[-1], f'the classifier {places["classifier"]}')
+        check_classes(
+            models['classifier'],
+            split.class_names,
+            split.shape[-1],
+            f'the classifier {places["classifier"]}',
+        )
     if 'encoder' in places:
         models['encoder'] = open_encoder(places['encoder'])
     return models
@@ -62,6 +73,8 @@ def draw_images(measure: Measure, split: Split, seed: int) -> dict[str, Drawn]:
     if not count:
         return {}
     if count > len(split):
-        raise UserError(f'draws={count}: the dataset {split.folder} has {len(split)} images. Choose fewer.')
+        raise UserError(
+            f'draws={count}: the dataset {split.folder} has {len(split)} images. Choose fewer.'
+        )
     chosen = stream_rng(seed, 'drawn').permutation(len(split))[:count]
     return {'drawn': Drawn(split.images(np.sort(chosen).tolist()))}

@@ -14,7 +14,14 @@ from flax import nnx
 from purify.core.checkpoint import Checkpoints
 from purify.core.devices import barrier, is_lead, say_once
 from purify.core.errors import UserError
-from purify.core.files import explain_os_errors, fingerprint, read_json, sha256_of, user_path, write_json
+from purify.core.files import (
+    explain_os_errors,
+    fingerprint,
+    read_json,
+    sha256_of,
+    user_path,
+    write_json,
+)
 from purify.core.randomness import stream_key
 from purify.core.types import Facts, Settings, Tree
 from purify.engine.finished import DONE, STATE, WEIGHTS, check_files, files_of, read_done
@@ -71,7 +78,9 @@ class Classifier:
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
         """Images f32[b h w c] in [0, 1] -> the features f32[b d] that the head reads."""
-        features = nnx.merge(self.graph, weights['params'], weights['stats']).features(images, train=False)
+        features = nnx.merge(self.graph, weights['params'], weights['stats']).features(
+            images, train=False
+        )
         return features.astype(np.float32)
 
     def digest(self) -> str:
@@ -84,16 +93,23 @@ class Classifier:
 
 def classifier_builder(settings: Settings, num_classes: int, channels: int) -> Build:
     """Built of a classifier network -> a function from rngs to it."""
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name != 'name'}
-    return lambda rngs: NETWORKS.make(settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs)
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name != 'name'
+    }
+    return lambda rngs: NETWORKS.make(
+        settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs
+    )
 
 
 def check_classes(model: Classifier, class_names: list[str], channels: int, what: str) -> None:
     """Raises `UserError` unless the classifier was trained for these very classes and channels."""
     if model.facts['class_names'] != class_names or model.facts['channels'] != channels:
         raise UserError(
-            f'{what} was trained for {model.facts["channels"]} channels and classes {", ".join(model.facts["class_names"][:10])}; '
-            f'this dataset has {channels} channels and classes {", ".join(class_names[:10])}. Load a network of the same dataset.'
+            f'{what} was trained for {model.facts["channels"]} channels and classes'
+            f' {", ".join(model.facts["class_names"][:10])}; this dataset has {channels} channels'
+            f' and classes {", ".join(class_names[:10])}. Load a network of the same dataset.'
         )
 
 
@@ -114,14 +130,20 @@ def write_network(folder: Path, facts: Facts, weights: Tree) -> None:
 
 
 def read_facts(folder: Path) -> Facts:
-    """What network.json in the folder of a classifier says (`ClassifierFacts`). Raises `UserError` where it describes none."""
+    """What network.json in the folder of a classifier says (`ClassifierFacts`).
+
+    Raises `UserError` where it describes none.
+    """
     file = Path(folder) / NETWORK_FILE
     try:
         facts: Any = read_json(file, ClassifierFacts)
     except UserError as error:
         raise UserError(f'{error} {GIVE}') from error
     if len(facts['class_names']) != facts['num_classes']:
-        raise UserError(f'{file}: names {len(facts["class_names"])} classes and says num_classes={facts["num_classes"]}. {GIVE}')
+        raise UserError(
+            f'{file}: names {len(facts["class_names"])} classes and says'
+            f' num_classes={facts["num_classes"]}. {GIVE}'
+        )
     return facts
 
 
@@ -131,8 +153,12 @@ def read_classifier(folder: Path) -> Classifier:
     build = classifier_builder(facts['network'], facts['num_classes'], facts['channels'])
     try:
         graph, like = abstract_network(build)
-    except Exception as error:  # a word for a number comes to light in whichever layer reckons with it
-        raise UserError(f'{Path(folder) / NETWORK_FILE}: no network can be built from it ({error}). {GIVE}') from error
+    except (
+        Exception
+    ) as error:  # a word for a number comes to light in whichever layer reckons with it
+        raise UserError(
+            f'{Path(folder) / NETWORK_FILE}: no network can be built from it ({error}). {GIVE}'
+        ) from error
     return Classifier(graph, restore_weights(folder, like), facts)
 
 
@@ -140,7 +166,10 @@ def restore_weights(folder: Path, like: Tree) -> Any:
     """Weights {'params', 'stats'} as NumPy arrays shaped as `like`, from a finished stage or a bare orbax checkpoint."""
     folder = user_path(folder).absolute()
     if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder. Give the folder of a finished stage or of an orbax checkpoint.')
+        raise UserError(
+            f'{folder}: no such folder. Give the folder of a finished stage or of an orbax'
+            ' checkpoint.'
+        )
     inner = folder / WEIGHTS
     checkpoints = Checkpoints(inner if inner.is_dir() else folder, create=False)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -154,7 +183,8 @@ def restore_weights(folder: Path, like: Tree) -> Any:
 def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
     """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
 
-    Where the head there is for another number of classes, ours is as in a fresh network of this `seed`.
+    Where the head there is for another number of classes, ours is as in a fresh network of this
+    `seed`.
     """
     if start.is_dir():
         others = other_classes(start, like)
@@ -169,7 +199,9 @@ def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
         if not headless:
             return {'params': params, 'stats': stats}
     key = stream_key(seed, 'init')
-    fresh = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'])  # compiled, so that only the head is drawn
+    fresh = jax.jit(
+        lambda: split_network(build(nnx.Rngs(key)))[1]['head']
+    )  # compiled, so that only the head is drawn
     say_once(f'{start}: its head is for another number of classes, so ours is a fresh one')
     return {'params': params | {'head': jax.tree.map(np.asarray, fresh())}, 'stats': stats}
 
@@ -177,7 +209,8 @@ def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
 def other_classes(start: Path, like: Tree) -> int:
     """How many classes the head in a classifier's folder is for, where that is another number than in `like`; else 0.
 
-    0 too for folders that do not say it, as most checkpoints; that of a classifier's stage lies beside its network.json.
+    0 too for folders that do not say it, as most checkpoints; that of a classifier's stage lies
+    beside its network.json.
     """
     file = (start.parent if start.name == WEIGHTS else start) / NETWORK_FILE
     if not file.is_file() or 'head' not in like['params']:
@@ -188,12 +221,18 @@ def other_classes(start: Path, like: Tree) -> int:
         return 0  # the weights alone are wanted, and whoever restores them sees whether they fit
     if type(classes) is not int:
         return 0
-    return classes if {x.shape[-1] for x in jax.tree.leaves(like['params']['head'])} != {classes} else 0
+    return (
+        classes
+        if {x.shape[-1] for x in jax.tree.leaves(like['params']['head'])} != {classes}
+        else 0
+    )
 
 
 def with_head(like: Tree, classes: int) -> Any:
     """Weights as shapes, with a head for so many classes."""
-    head = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype), like['params']['head'])
+    head = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype), like['params']['head']
+    )
     return like | {'params': like['params'] | {'head': head}}
 
 
@@ -225,9 +264,12 @@ def _checked_digest(path: Path) -> str:
 def _check_stage(path: Path) -> None:
     """Compares what a user gives with what its stage says of it, where it is a finished stage's folder or lies in one.
 
-    A folder of a stage before 0.2, which noted no hashes, is taken without `DONE` as any other folder is.
+    A folder of a stage before 0.2, which noted no hashes, is taken without `DONE` as any other
+    folder is.
     """
-    advice = f'Train it again, give another, or delete {DONE} there where you know that it is whole.'
+    advice = (
+        f'Train it again, give another, or delete {DONE} there where you know that it is whole.'
+    )
     for folder in dict.fromkeys((path, path.parent, path.resolve().parent)):
         if (folder / DONE).exists():
             check_files(folder, read_done(folder, advice), advice, _digests(folder))
@@ -252,16 +294,29 @@ def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
     if (file := copy_file(user_path(load).absolute())) is not None:
         return file, _checked_digest(file)
     if Path(load).suffix in ('.safetensors', *PUBLISHED) or user_path(load).is_file():
-        raise UserError(f"{load}: no such file of SSCD, which is a '.safetensors'; or give the folder of another encoder.")
+        raise UserError(
+            f"{load}: no such file of SSCD, which is a '.safetensors'; or give the folder of"
+            ' another encoder.'
+        )
     folder = resolve(load, revision=revision or None)
-    return folder, _folder_digest(folder, "an encoder is a folder of CLIP, a file of SSCD, or a finished classifier's folder")
+    return folder, _folder_digest(
+        folder, "an encoder is a folder of CLIP, a file of SSCD, or a finished classifier's folder"
+    )
 
 
 def _folder_digest(folder: Path, expected: str) -> str:
-    files = [path for path in sorted(folder.rglob('*')) if path.suffix in _READ and STATE not in path.parts]
+    files = [
+        path
+        for path in sorted(folder.rglob('*'))
+        if path.suffix in _READ and STATE not in path.parts
+    ]
     if (folder / INDEX).is_file():
         read = COMPONENTS.get(read_index(folder)['_class_name'])
-        files = [path for path in files if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read]
+        files = [
+            path
+            for path in files
+            if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read
+        ]
     if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; {expected}.')
     return fingerprint({str(path.relative_to(folder)): _digest(path) for path in files})
@@ -273,7 +328,9 @@ def _digest(path: Path) -> str:
         stat = path.stat()
         return _digest_once(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}). Give another folder.') from error
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror}). Give another folder.'
+        ) from error
 
 
 @functools.cache

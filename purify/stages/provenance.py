@@ -1,8 +1,9 @@
 """What a prior was made from: noted beside its weights, and said in the report.
 
-A prior that has seen the trigger paints it back (Zhou 2024, table 4), so a report must say where the prior comes from. The note
-holds what a defender knows of himself: which images he trained it on, never whether those are poisoned. Images cut from the
-source under suspicion are vouched for by nobody, in whatever way they were cut.
+A prior that has seen the trigger paints it back (Zhou 2024, table 4), so a report must say where
+the prior comes from. The note holds what a defender knows of himself: which images he trained it
+on, never whether those are poisoned. Images cut from the source under suspicion are vouched for by
+nobody, in whatever way they were cut.
 """
 
 from pathlib import Path
@@ -20,7 +21,10 @@ PUBLISHED, UNKNOWN = 'published', 'unknown'
 KINDS = ('embedded', REFERENCE, HELD_OUT, POISONED, PUBLISHED, UNKNOWN)
 _WORST_FIRST = (POISONED, HELD_OUT, UNKNOWN, PUBLISHED, REFERENCE)
 _FIELDS = {
-    **{kind: {'source': str, 'reference': str, 'images': int} for kind in (REFERENCE, HELD_OUT, POISONED)},
+    **{
+        kind: {'source': str, 'reference': str, 'images': int}
+        for kind in (REFERENCE, HELD_OUT, POISONED)
+    },
     PUBLISHED: {'model': str, 'file': str, 'sha256': str},
 }
 _TRAINED_ON = {
@@ -29,20 +33,25 @@ _TRAINED_ON = {
     'other_classes': 'images of {source} that are of other classes than the training images',
     'none': 'training images of {source}, as they came',
 }
-_SAME_TRIGGER = 'A prior that was trained on the same trigger puts it back, and the defence fails (Zhou 2024, table 4).'
+_SAME_TRIGGER = (
+    'A prior that was trained on the same trigger puts it back, and the defence fails (Zhou 2024,'
+    ' table 4).'
+)
 _WARNINGS = {
     POISONED: (
-        'The prior was trained on the very data that are under suspicion, or on others that nobody vouched for. '
-        f'{_SAME_TRIGGER} Train it on reference images, or load one from a source you trust.'
+        'The prior was trained on the very data that are under suspicion, or on others that nobody'
+        f' vouched for. {_SAME_TRIGGER} Train it on reference images, or load one from a source you'
+        ' trust.'
     ),
     HELD_OUT: (
-        'The prior was trained on images cut from the same source as training images. Who poisons a source can have poisoned '
-        f'these too. {_SAME_TRIGGER} Train it on images of a source you trust, or load one from there.'
+        'The prior was trained on images cut from the same source as training images. Who poisons'
+        f' a source can have poisoned these too. {_SAME_TRIGGER} Train it on images of a source you'
+        ' trust, or load one from there.'
     ),
     PUBLISHED: f'What a published prior has seen is known from its authors alone. {_SAME_TRIGGER}',
     UNKNOWN: (
-        f'Nothing beside this prior that can be believed says what it was trained on. {_SAME_TRIGGER} Make sure before you trust '
-        'the result.'
+        'Nothing beside this prior that can be believed says what it was trained on.'
+        f' {_SAME_TRIGGER} Make sure before you trust the result.'
     ),
 }
 
@@ -50,8 +59,8 @@ _WARNINGS = {
 def note_training(folder: Path, settings: Settings, images: int, start: Path | None) -> None:
     """Writes provenance.json of a prior trained here, by the settings of its stage, on so many images, from a checkpoint.
 
-    The weights are written already: the note is of these alone. `settings['reference']` says how reference images were got,
-    as `source.reference` does.
+    The weights are written already: the note is of these alone. `settings['reference']` says how
+    reference images were got, as `source.reference` does.
     """
     how = settings['reference'] if settings['data'] == 'reference' else 'none'
     note = {
@@ -71,20 +80,31 @@ def note_published(folder: Path, model: str, file: str, digest: str) -> None:
 
     The converted weights are written already.
     """
-    note = {'kind': PUBLISHED, 'model': model, 'file': file, 'sha256': digest, 'weights': _weights(folder)}
+    note = {
+        'kind': PUBLISHED,
+        'model': model,
+        'file': file,
+        'sha256': digest,
+        'weights': _weights(folder),
+    }
     write_json(folder / PROVENANCE_FILE, note)
 
 
 def _weights(folder: Path) -> dict[str, str]:
     """SHA-256 of the safetensors in a prior's folder, by path."""
-    files = [path for path in sorted(folder.rglob('*.safetensors')) if STATE not in path.relative_to(folder).parts]
+    files = [
+        path
+        for path in sorted(folder.rglob('*.safetensors'))
+        if STATE not in path.relative_to(folder).parts
+    ]
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def read_note(folder: Path) -> Facts:
     """What the provenance.json in a prior's folder says; {'kind': 'unknown', 'why'} where there is none to be believed.
 
-    One that cannot be read, is none of ours, or was written for other weights than lie there is not believed.
+    One that cannot be read, is none of ours, or was written for other weights than lie there is not
+    believed.
     """
     folder = Path(folder)
     file = folder / PROVENANCE_FILE
@@ -97,7 +117,11 @@ def read_note(folder: Path) -> Facts:
         here, noted = _weights(folder), note.get('weights')
     except (UserError, OSError, RecursionError):
         return _doubt('its note cannot be read')
-    if not here or not isinstance(noted, dict) or any(noted.get(name) != digest for name, digest in here.items()):
+    if (
+        not here
+        or not isinstance(noted, dict)
+        or any(noted.get(name) != digest for name, digest in here.items())
+    ):
         return _doubt('its note is not about these weights')
     return note
 
@@ -111,7 +135,9 @@ def _is_ours(note: Any) -> bool:
     if not isinstance(note, dict) or not isinstance(note.get('kind'), str):
         return False
     fields = _FIELDS.get(note['kind'])
-    known = fields is not None and all(isinstance(note.get(name), kind) for name, kind in fields.items())
+    known = fields is not None and all(
+        isinstance(note.get(name), kind) for name, kind in fields.items()
+    )
     return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
@@ -122,16 +148,29 @@ def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
     """
     load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
-        text = f'The prior {load!r} that comes with this program: trained on images that no run trains or tests on.'
+        text = (
+            f'The prior {load!r} that comes with this program: trained on images that no run trains'
+            ' or tests on.'
+        )
         return {'kind': 'embedded', 'text': text, 'warning': ''}
     notes = _unfold(read_note(folder))
-    kinds, told = [note['kind'] for note in notes], ' It started from this: '.join(map(_tell, notes))
+    kinds, told = (
+        [note['kind'] for note in notes],
+        ' It started from this: '.join(map(_tell, notes)),
+    )
     if load and not user_path(load).is_dir():
-        text = f'The published prior {load}, {f"revision {revision}" if revision else "at no pinned revision"}.'
+        text = (
+            f'The published prior {load},'
+            f' {f"revision {revision}" if revision else "at no pinned revision"}.'
+        )
         text += '' if kinds[0] == UNKNOWN else f' Its note says: {told}'
         kinds = [PUBLISHED, *(kinds if kinds[0] != UNKNOWN else [])]
     elif load:
-        text = f'{told} Loaded from {load}.' if kinds[0] == UNKNOWN else f'Loaded from {load}. Its note says: {told}'
+        text = (
+            f'{told} Loaded from {load}.'
+            if kinds[0] == UNKNOWN
+            else f'Loaded from {load}. Its note says: {told}'
+        )
     else:
         text = told
     kind = next(kind for kind in _WORST_FIRST if kind in kinds)
@@ -150,6 +189,9 @@ def _tell(note: Facts) -> str:
     if note['kind'] == UNKNOWN:
         return f'A prior of unknown origin: {note["why"]}.'
     if note['kind'] == PUBLISHED:
-        return f'{note["model"]} as published, converted from {note["file"]} (SHA-256 {note["sha256"][:12]}).'
+        return (
+            f'{note["model"]} as published, converted from {note["file"]} (SHA-256'
+            f' {note["sha256"][:12]}).'
+        )
     which = _TRAINED_ON[note['reference']].format(source=note['source'])
     return f'A prior trained on {note["images"]} {which}.'

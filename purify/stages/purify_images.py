@@ -19,9 +19,10 @@ from purify.stages.models import open_models, weights_of
 def run(work: Work, purifier: Purifier) -> None:
     """Poisoned dataset + models -> a dataset of so many images per image as the purifier makes, under the given labels.
 
-    With a table `picked`, of its picked rows alone, one image each: the table's `candidate`, under the table's label. Where it
-    picks none, no dataset is written. Shards are fixed ranges of (image, copy), taken in turn by the hosts and written while the
-    devices work on; a restart does the missing ones. A pixel depends on (seed, id, copy) alone.
+    With a table `picked`, of its picked rows alone, one image each: the table's `candidate`, under
+    the table's label. Where it picks none, no dataset is written. Shards are fixed ranges of
+    (image, copy), taken in turn by the hosts and written while the devices work on; a restart does
+    the missing ones. A pixel depends on (seed, id, copy) alone.
     """
     split = Split(work.inputs['poisoned'], 'train')
     where, labels, variations = _wanted(work, split, purifier.number())
@@ -30,7 +31,10 @@ def run(work: Work, purifier: Purifier) -> None:
     dtype = getattr(purifier, 'dtype', 'float32')
     models = open_models(work, split, dtype=dtype)
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
-    ids, features = split.ids[where], make_features(split.shape[0], split.shape[2], split.class_names, variations=True)
+    ids, features = (
+        split.ids[where],
+        make_features(split.shape[0], split.shape[2], split.class_names, variations=True),
+    )
 
     def fetch(row: int) -> Facts:
         return image_row(split, int(where[row])) | {'variation': np.int32(variations[row])}
@@ -38,8 +42,19 @@ def run(work: Work, purifier: Purifier) -> None:
     def numbers(row: int) -> dict[str, int]:
         return {'id': int(ids[row]), 'label': int(labels[row]), 'variation': int(variations[row])}
 
-    sink = dataset_sink(work.folder, work.name, features, len(where), work.settings['shard_size'], numbers=numbers)
-    map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=purifier.network_calls(models), dtype=dtype)
+    sink = dataset_sink(
+        work.folder, work.name, features, len(where), work.settings['shard_size'], numbers=numbers
+    )
+    map_rows(
+        work,
+        rule,
+        weights_of(models),
+        fetch,
+        sink,
+        ids,
+        calls=purifier.network_calls(models),
+        dtype=dtype,
+    )
 
 
 def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,14 +65,18 @@ def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarr
     table = read_table(work.inputs['picked'])
     check_ids(table, split, work.inputs['picked'])
     if number != 1:
-        raise UserError(f'{work.name}: {number} of each picked image; a candidate replaces one image. Make one.')
+        raise UserError(
+            f'{work.name}: {number} of each picked image; a candidate replaces one image. Make one.'
+        )
     where = np.flatnonzero(table['pick'] & (table['candidate'] >= 0))
     return where, table['labels'][where], table['candidate'][where]
 
 
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over rows of two images."""
-    known.trace(step.by.rule, known.models(step.inputs), known.data.rows('label', 'id', 'variation'))
+    known.trace(
+        step.by.rule, known.models(step.inputs), known.data.rows('label', 'id', 'variation')
+    )
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

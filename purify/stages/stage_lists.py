@@ -42,7 +42,9 @@ def classifier_stages(
         where[name] = Input(outside=folder, digest=digest)
         return []
     where[name] = Input(name)
-    settings = {key: value for key, value in part.items() if key != 'load'} | {'seeds': training_seeds(seeds)}
+    settings = {key: value for key, value in part.items() if key != 'load'} | {
+        'seeds': training_seeds(seeds)
+    }
     return [Stage(name, run, settings, inputs | start_of(part), sees, shows)]
 
 
@@ -81,7 +83,10 @@ def find_encoder(config: Settings, method: Method, find: Find) -> Input:
     wanted = any('encoder' in step.inputs.values() for step in method.steps)
     if not wanted or method.step('encoder'):
         name = config['defense']['name'] if 'defense' in config else 'none'
-        raise UserError(f"defense {name!r} does not look through a finished encoder; leave the config's part `encoder` out.")
+        raise UserError(
+            f"defense {name!r} does not look through a finished encoder; leave the config's part"
+            ' `encoder` out.'
+        )
     folder, digest = find(config['encoder']['load'], config['encoder']['revision'])
     return Input(outside=folder, digest=digest)
 
@@ -95,7 +100,11 @@ def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[S
     if step.kind == 'classifier':
         return classifier_stages(where, step.name, step.settings, seeds, inputs)
     where[step.name] = Input(step.name)
-    offered = {'seed': seeds['model'], 'seeds': training_seeds(seeds), 'shard_size': config['shard_size']}
+    offered = {
+        'seed': seeds['model'],
+        'seeds': training_seeds(seeds),
+        'shard_size': config['shard_size'],
+    }
     settings = step.facts() | {name: offered[name] for name in kind.uses}
     return [Stage(step.name, kind.bind(step), settings, inputs | start_of(step.settings))]
 
@@ -103,5 +112,8 @@ def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[S
 def inputs_of(where: dict[str, Input], step: Step, config: Settings) -> dict[str, Input]:
     """Where the inputs of a step lie, by role. Raises `UserError` for one that is nowhere."""
     if missing := [source for source in step.inputs.values() if source not in where]:
-        raise UserError(f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no such part.')
+        raise UserError(
+            f'defense {config["defense"]["name"]!r} needs {", ".join(missing)}; the config has no'
+            ' such part.'
+        )
     return {role: where[source] for role, source in step.inputs.items()}

@@ -17,7 +17,13 @@ from purify.engine.tables import apply_edits, read_table
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.networks_on_disk import check_classes, classifier_builder, finished_folder, read_classifier, write_network
+from purify.stages.networks_on_disk import (
+    check_classes,
+    classifier_builder,
+    finished_folder,
+    read_classifier,
+    write_network,
+)
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.objectives.semi_supervised import MixMatch
 from purify.train.objectives.tasks import Task
@@ -44,7 +50,8 @@ class Training:
       accumulate: pieces that a batch is worked through in.
       augment: of the images, by name of the augmentation (`purify.data.augment`), in this order.
       objective: `name`, one of `purify.train.objectives.registry.OBJECTIVES`, and its settings.
-      init_from: a finished classifier, or a safetensors file of its network's weights, to start from.
+      init_from: a finished classifier, or a safetensors file of its network's weights, to start
+        from.
       load: a finished classifier that is taken instead of training one.
     """
 
@@ -60,7 +67,9 @@ class Training:
     load: str = ''
 
 
-def classifier(network: Settings, optim: Settings, *, epochs: float, batch: int, **changes: Any) -> Facts:
+def classifier(
+    network: Settings, optim: Settings, *, epochs: float, batch: int, **changes: Any
+) -> Facts:
     """A classifier's part of a config, see `Training`."""
     return asdict(Training(network, optim, epochs, batch, **changes))
 
@@ -70,7 +79,10 @@ TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 def make_task(objective: Settings, graph: Any, teacher: tuple[Any, Any] | None) -> Task:
     """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
-    name, options = objective['name'], {name: value for name, value in objective.items() if name != 'name'}
+    name, options = (
+        objective['name'],
+        {name: value for name, value in objective.items() if name != 'name'},
+    )
     if name in TAUGHT and teacher is None:
         raise UserError(f'objective {name!r} needs a teacher; only a student has one.')
     return OBJECTIVES.make(name, graph, *(teacher or () if name in TAUGHT else ()), **options)
@@ -85,8 +97,8 @@ def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
 def run(work: Work) -> None:
     """Trains a classifier on the dataset `data`, with a `teacher` where that is an input.
 
-    A table `edits` leaves images out, relabels them, or puts those of the inputs `replaced...` in their place; of a table `flagged`
-    the flagged images alone are left.
+    A table `edits` leaves images out, relabels them, or puts those of the inputs `replaced...` in
+    their place; of a table `flagged` the flagged images alone are left.
     """
     train(work, Split(work.inputs['data'], 'train'), make_augmentations(work.settings['augment']))
 
@@ -119,8 +131,13 @@ def classifier_facts(network: Settings, split: Split) -> Facts:
 def _pair_up(work: Work) -> Paired:
     """Gives every record that the table `edits` keeps one that it does not keep."""
     if 'edits' not in work.inputs:
-        raise UserError("objective 'mixmatch' needs a table of the labels to believe; the students of dbd and asd have one.")
-    return Paired(Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep']))
+        raise UserError(
+            "objective 'mixmatch' needs a table of the labels to believe; the students of dbd and"
+            ' asd have one.'
+        )
+    return Paired(
+        Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep'])
+    )
 
 
 def shape(known: Known, step: Step) -> None:
@@ -129,7 +146,9 @@ def shape(known: Known, step: Step) -> None:
     shape_classifier(known, step.name, step.settings, **given)
 
 
-def shape_classifier(known: Known, name: str, part: Settings, *, teacher: str = '', init: str = '') -> None:
+def shape_classifier(
+    known: Known, name: str, part: Settings, *, teacher: str = '', init: str = ''
+) -> None:
     """Traces a classifier's training, or opens a finished one; puts it among the networks.
 
     `teacher` and `init` name networks; one that is wrong is a problem of its own.
@@ -155,13 +174,21 @@ def shape_classifier(known: Known, name: str, part: Settings, *, teacher: str = 
         found.attempt(name, trace)
     if init and (start := known.networks.get(init)) is not None:
         found.attempt(name, lambda: _check_start(name, init, start[1], network[1]))
-    found.notes.append(f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters')
+    found.notes.append(
+        f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters'
+    )
 
 
 def _check_start(name: str, init: str, start: Tree, weights: Tree) -> None:
-    described = [jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree)) for tree in (start, weights)]
+    described = [
+        jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree))
+        for tree in (start, weights)
+    ]
     if described[0] != described[1]:
-        raise UserError(f'{name} starts from the weights of {init}, a network of another build. Give both the same `network`.')
+        raise UserError(
+            f'{name} starts from the weights of {init}, a network of another build. Give both the'
+            ' same `network`.'
+        )
 
 
 KIND = Kind(run, shape, ('seeds',))

@@ -16,7 +16,12 @@ from purify.defenses.method import Step
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.chain import Work
-from purify.generative.pixel_generator import NOTE, make_pixel_generator, make_preconditioning, read_schedule
+from purify.generative.pixel_generator import (
+    NOTE,
+    make_pixel_generator,
+    make_preconditioning,
+    read_schedule,
+)
 from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.weights import write_folder
@@ -101,36 +106,70 @@ class TrainedPrior(Denoising):
     schedule: NoiseSchedule = NoiseSchedule()
 
 
-def pixel_prior(network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any) -> Facts:
+def pixel_prior(
+    network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any
+) -> Facts:
     """A pixel DDPM trained in the same run, see `TrainedPrior`."""
     return asdict(TrainedPrior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
 
 
-def wide_prior(*, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any) -> Facts:
-    """A `pixel_prior` with the settings of Ho et al. 2020 for photographs: two blocks a level, dropout, EMA .9999, flips."""
-    network = PixelNetwork(size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16')
+def wide_prior(
+    *, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any
+) -> Facts:
+    """A `pixel_prior` with the settings of Ho et al.
+
+    2020 for photographs: two blocks a level, dropout, EMA .9999, flips.
+    """
+    network = PixelNetwork(
+        size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16'
+    )
     return pixel_prior(network, ema_decay=0.9999, augment={'flip': {'p': 0.5}}, **run)
 
 
-def pixel_generator(network: PixelNetwork, optim: Settings, *, objective: str = 'ddpm', drop: float = 0.1, **run: Any) -> Facts:
+def pixel_generator(
+    network: PixelNetwork,
+    optim: Settings,
+    *,
+    objective: str = 'ddpm',
+    drop: float = 0.1,
+    **run: Any,
+) -> Facts:
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images; `run` is of `Denoising`.
 
-    `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with
-    chance `drop`, for guidance.
+    `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al.
+    2022). A class is not told with chance `drop`, for guidance.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
-    return {'objective': {'name': objective, 'drop': drop} | own} | asdict(Denoising(network, optim, **run))
+    return {'objective': {'name': objective, 'drop': drop} | own} | asdict(
+        Denoising(network, optim, **run)
+    )
 
 
-def latent_generator(*, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32') -> Facts:
+def latent_generator(
+    *, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32'
+) -> Facts:
     """Stable Diffusion, the config's `prior`, whose UNet is trained on under the captions 'A photo of a <class>' (Pan 2024).
 
-    Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images, every caption told (`drop` 0).
-    `size_px` 0 is the model's own size; `dtype` what its networks compute in, 'float32' or 'bfloat16'.
+    Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images,
+    every caption told (`drop` 0). `size_px` 0 is the model's own size; `dtype` what its networks
+    compute in, 'float32' or 'bfloat16'.
     """
     optim = OPTIMIZERS.part('adamw', lr=lr, schedule='constant', weight_decay=0.01)
-    run = {'epochs': epochs, 'steps': 0, 'batch': batch, 'accumulate': 1, 'ema_decay': 0.0, 'stored_dtype': 'float32'}
-    objective = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.0, 'size_px': 0, 'dtype': dtype}
+    run = {
+        'epochs': epochs,
+        'steps': 0,
+        'batch': batch,
+        'accumulate': 1,
+        'ema_decay': 0.0,
+        'stored_dtype': 'float32',
+    }
+    objective = {
+        'name': 'latent',
+        'caption': 'A photo of a {}',
+        'drop': 0.0,
+        'size_px': 0,
+        'dtype': dtype,
+    }
     return {'objective': objective, 'optim': optim, 'augment': {}} | run
 
 
@@ -167,11 +206,18 @@ def make_denoiser(settings: Settings, graph: Any, classes: int) -> tuple[Task, F
     told = {'classes': classes, 'drop': objective['drop']}
     if objective['name'] == 'ddpm':
         schedule = read_schedule(objective['schedule'])
-        return Denoise(graph, schedule, size_px, settings['ema_decay'], **told), schedule_to_diffusers(schedule)
+        return Denoise(
+            graph, schedule, size_px, settings['ema_decay'], **told
+        ), schedule_to_diffusers(schedule)
     if objective['name'] == 'edm':
         edm = make_preconditioning(objective)
-        return DenoisePreconditioned(graph, edm, size_px, settings['ema_decay'], **told), edm.to_diffusers()
-    raise UserError(f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'.")
+        return (
+            DenoisePreconditioned(graph, edm, size_px, settings['ema_decay'], **told),
+            edm.to_diffusers(),
+        )
+    raise UserError(
+        f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'."
+    )
 
 
 def train_prior(work: Work) -> None:
@@ -185,15 +231,23 @@ def train_prior(work: Work) -> None:
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
     if devices.is_lead():
-        write_denoiser(work.folder, config, schedule_to_diffusers(schedule), graph, state.weights(), settings['stored_dtype'])
+        write_denoiser(
+            work.folder,
+            config,
+            schedule_to_diffusers(schedule),
+            graph,
+            state.weights(),
+            settings['stored_dtype'],
+        )
         note_training(work.folder, settings, len(split), work.inputs.get('init'))
 
 
 def run(work: Work) -> None:
     """Trains a class-conditional diffusion model on the dataset `data`; leaves its average as `train_prior` does, with a note.
 
-    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to know. One in latents is trained on
-    from the input `prior` (`purify.stages.finetune_latent.train_latent`).
+    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to
+    know. One in latents is trained on from the input `prior`
+    (`purify.stages.finetune_latent.train_latent`).
     """
     settings = work.settings
     if settings['objective']['name'] == 'latent':
@@ -206,16 +260,28 @@ def run(work: Work) -> None:
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     write_network(work.folder, config, state.weights())
     if devices.is_lead():
-        write_denoiser(work.folder, config, scheduler, graph, state.weights(), settings['stored_dtype'])
-        write_json(work.folder / NOTE, {'objective': settings['objective'], 'class_names': split.class_names})
+        write_denoiser(
+            work.folder, config, scheduler, graph, state.weights(), settings['stored_dtype']
+        )
+        write_json(
+            work.folder / NOTE,
+            {'objective': settings['objective'], 'class_names': split.class_names},
+        )
 
 
-def write_denoiser(folder: Path, config: Settings, scheduler: Facts, graph: Any, weights: Tree, dtype: str) -> None:
+def write_denoiser(
+    folder: Path, config: Settings, scheduler: Facts, graph: Any, weights: Tree, dtype: str
+) -> None:
     """A folder whose parts diffusers opens, all of it as a DDPMPipeline where no class is told; `weights` are stored as `dtype`."""
     weights = jax.device_get(weights)
-    write_folder(nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet', dtype=dtype)
+    write_folder(
+        nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet', dtype=dtype
+    )
     write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
-    parts = {'scheduler': ['diffusers', scheduler['_class_name']], 'unet': ['diffusers', 'UNet2DModel']}
+    parts = {
+        'scheduler': ['diffusers', scheduler['_class_name']],
+        'unet': ['diffusers', 'UNet2DModel'],
+    }
     write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
 
 
@@ -245,9 +311,13 @@ def shape(known: Known, step: Step) -> None:
         graph, weights = abstract_network(build)
         task, _ = make_denoiser(part, graph, data.classes)
         size_px, start, kind = part['network']['sample_size'], None, 'UNet2DModel'
-        generator = make_pixel_generator(graph, weights, part['objective'], size_px, data.channels, data.names)
+        generator = make_pixel_generator(
+            graph, weights, part['objective'], size_px, data.channels, data.names
+        )
     shape_training(known, step.name, part, augment, task, build, start)
-    known.found.notes.append(f'{step.name}: {kind}, {count_numbers(weights["params"]):,} parameters')
+    known.found.notes.append(
+        f'{step.name}: {kind}, {count_numbers(weights["params"]):,} parameters'
+    )
     known.generators[step.name] = generator
 
 

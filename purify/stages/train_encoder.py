@@ -19,7 +19,14 @@ from purify.generative.sscd_encoder import CopyEncoder, copy_file
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, shape_training
-from purify.stages.networks_on_disk import NETWORK_FILE, Classifier, classifier_builder, read_classifier, read_facts, write_network
+from purify.stages.networks_on_disk import (
+    NETWORK_FILE,
+    Classifier,
+    classifier_builder,
+    read_classifier,
+    read_facts,
+    write_network,
+)
 from purify.stages.train_classifier import classifier_facts
 from purify.train.objectives.contrast import Contrast, Projected
 from purify.train.state import Build, abstract_network, split_network
@@ -33,12 +40,15 @@ def encoder_builder(settings: Settings, num_classes: int, channels: int) -> Buil
 
 
 def make_contrast(settings: Settings, graph: Any, images: int) -> Contrast:
-    """The settings of an encoder step, for so many images -> its task. Raises `UserError` for batches without rivals."""
+    """The settings of an encoder step, for so many images -> its task.
+
+    Raises `UserError` for batches without rivals.
+    """
     objective, batch = settings['objective'], settings['batch']
     if not 2 <= batch <= images:
         raise UserError(
-            f'defense.encoder.batch={batch}: an image is told from the others of its batch, each there once. Choose 2 to {images}, '
-            'the number of images.'
+            f'defense.encoder.batch={batch}: an image is told from the others of its batch, each'
+            f' there once. Choose 2 to {images}, the number of images.'
         )
     views = objective['views'] | {'crop': tuple(objective['views']['crop'])}  # JSON has lists
     return Contrast(graph, Views(**views), objective['temperature'])
@@ -54,8 +64,12 @@ def run(work: Work) -> None:
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     facts = classifier_facts(settings['network'], split)
     weights = state.weights()
-    plain = {name: part.get('network', {}) for name, part in weights.items()}  # no statistics, no entry
-    plain['params'] = plain['params'] | {'head': _fresh_head(settings, facts)}  # the old one knew nothing but weight decay
+    plain = {
+        name: part.get('network', {}) for name, part in weights.items()
+    }  # no statistics, no entry
+    plain['params'] = plain['params'] | {
+        'head': _fresh_head(settings, facts)
+    }  # the old one knew nothing but weight decay
     write_network(work.folder, facts, plain)
 
 
@@ -63,15 +77,19 @@ def _fresh_head(settings: Settings, facts: Facts) -> Any:
     """The head of a new network, a function of the seed; on every device."""
     build = classifier_builder(settings['network'], facts['num_classes'], facts['channels'])
     key = stream_key(settings['seeds']['model'], 'head')
-    make = jax.jit(lambda: split_network(build(nnx.Rngs(key)))[1]['head'], out_shardings=devices.replicated(devices.global_mesh()))
+    make = jax.jit(
+        lambda: split_network(build(nnx.Rngs(key)))[1]['head'],
+        out_shardings=devices.replicated(devices.global_mesh()),
+    )
     return make()
 
 
 def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEncoder | CopyEncoder:
     """What embeds images: a finished classifier or encoder by its features, SSCD's file, or CLIP's image encoder.
 
-    A folder with a network.json is the first, a safetensors file (or a folder of one and no config.json) the second, any other
-    folder the third. Without `weights`, the last two hold shapes. Raises `UserError` for what is none of these.
+    A folder with a network.json is the first, a safetensors file (or a folder of one and no
+    config.json) the second, any other folder the third. Without `weights`, the last two hold
+    shapes. Raises `UserError` for what is none of these.
     """
     if (folder / NETWORK_FILE).is_file():
         return read_classifier(folder)
@@ -90,7 +108,11 @@ def describe_encoder(folder: Path) -> Facts:
     if (folder / DONE).is_file():
         done = read_done(folder, older=True)  # this alone is read, and it is but a name
         stage, objective = done['stage'], done['settings'].get('objective')
-    how = ', trained without labels' if isinstance(objective, dict) and objective.get('name') == 'contrast' else ''
+    how = (
+        ', trained without labels'
+        if isinstance(objective, dict) and objective.get('name') == 'contrast'
+        else ''
+    )
     return {'encoder': f'{stage} ({network}{how})', 'copy_detection': False}
 
 
@@ -101,7 +123,9 @@ def shape(known: Known, step: Step) -> None:
     build = encoder_builder(part, data.classes, data.channels)
     task = make_contrast(part, abstract_network(build)[0], data.images)
     shape_training(known, step.name, part, make_augmentations(part['augment']), task, build)
-    known.networks[step.name] = abstract_network(classifier_builder(part['network'], data.classes, data.channels))
+    known.networks[step.name] = abstract_network(
+        classifier_builder(part['network'], data.classes, data.channels)
+    )
 
 
 KIND = Kind(run, shape, ('seeds',))

@@ -23,7 +23,17 @@ def run(work: Work) -> None:
     def records(rows: range) -> Iterator[Record]:
         return (split[row] for row in rows)
 
-    write_shards(work, [(dataset_sink(work.folder, work.name, features, len(split), work.settings['shard_size']), records)])
+    write_shards(
+        work,
+        [
+            (
+                dataset_sink(
+                    work.folder, work.name, features, len(split), work.settings['shard_size']
+                ),
+                records,
+            )
+        ],
+    )
 
 
 def shape(known: Known, step: Step) -> None:

@@ -18,15 +18,18 @@ class Fit(Limited, place='fit.'):
     """How flows are fitted.
 
     Attributes:
-      epochs: passes over the images of each class, fractions too; a class of fewer images than a batch has one update in each.
+      epochs: passes over the images of each class, fractions too; a class of fewer images than a
+        batch has one update in each.
       batch: images of one update; where a class has fewer, they repeat.
       lr: of Adam, constant.
       b1: of Adam.
       b2: of Adam.
-      hold_out: share of each class that is not trained on; the parameters of the epoch are kept under which these images were
-        likeliest, each class counting alike. 0: those of the last epoch.
-      members: flows of each class, from other beginnings and with other batches; their log densities are averaged, which few
-        images need: what one flow makes of the space between them is chance.
+      hold_out: share of each class that is not trained on; the parameters of the epoch are kept
+        under which these images were likeliest, each class counting alike. 0: those of the last
+        epoch.
+      members: flows of each class, from other beginnings and with other batches; their log
+        densities are averaged, which few images need: what one flow makes of the space between them
+        is chance.
     """
 
     epochs: Positive = 50.0
@@ -61,7 +64,12 @@ class Classes:
 
     def until(self, epoch: int) -> np.ndarray:
         """Updates of each flow before `epoch` i64[C]."""
-        return np.array([_count_updates(min(epoch, self.fit.epochs), len(rows), self.fit.batch) for rows in self.train])
+        return np.array(
+            [
+                _count_updates(min(epoch, self.fit.epochs), len(rows), self.fit.batch)
+                for rows in self.train
+            ]
+        )
 
     def longest(self) -> int:
         """Most updates that any class has in an epoch."""
@@ -70,7 +78,8 @@ class Classes:
     def picks(self, epoch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """An epoch's batches: positions of a flow's own training rows i32[C length batch], and which are updates bool[C length].
 
-        A class goes through its rows in an order drawn anew for each pass; a batch may end one pass and begin the next.
+        A class goes through its rows in an order drawn anew for each pass; a batch may end one pass
+        and begin the next.
         """
         first, last, batch = self.until(epoch), self.until(epoch + 1), self.fit.batch
         picks = np.zeros((len(self.train), length * batch), np.int32)
@@ -79,9 +88,14 @@ class Classes:
             passes, steps = places // len(rows), places % len(rows)
             for turn in np.unique(passes):
                 now = passes == turn
-                order = stream_rng(self.seed, 'flow batches', label, int(turn)).permutation(len(rows))
+                order = stream_rng(self.seed, 'flow batches', label, int(turn)).permutation(
+                    len(rows)
+                )
                 picks[label, : len(places)][now] = rows[order[steps[now]]]
-        return picks.reshape(len(self.train), length, batch), np.arange(length) < (last - first)[:, None]
+        return (
+            picks.reshape(len(self.train), length, batch),
+            np.arange(length) < (last - first)[:, None],
+        )
 
     def apart(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the rows held out i32[C h], zeros behind those of a small class, and how many there are i32[C]; h >= 1."""
@@ -102,15 +116,17 @@ def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed
         rows = np.flatnonzero(labels == label)
         if len(rows) < LEAST_IMAGES:
             raise UserError(
-                f'class {label} has {len(rows)} images; the density of its features needs {LEAST_IMAGES} or more. '
-                'Take a larger part of the dataset, or leave the class out of it.'
+                f'class {label} has {len(rows)} images; the density of its features needs'
+                f' {LEAST_IMAGES} or more. Take a larger part of the dataset, or leave the class'
+                ' out of it.'
             )
         rows = rows[np.argsort(ids[rows])]
         apart = max(round(fit.hold_out * len(rows)), 1) if fit.hold_out else 0
         if not _count_updates(fit.epochs, len(rows) - apart, fit.batch):
             raise UserError(
-                f'fit.epochs={fit.epochs} of the {len(rows) - apart} images that class {label} is trained on, in batches of '
-                f'{fit.batch}, is no update at all. Raise fit.epochs; 1 is enough for every class.'
+                f'fit.epochs={fit.epochs} of the {len(rows) - apart} images that class {label} is'
+                f' trained on, in batches of {fit.batch}, is no update at all. Raise fit.epochs; 1'
+                ' is enough for every class.'
             )
         order = stream_rng(seed, 'held out', label).permutation(len(rows))
         held += [rows[np.sort(order[:apart])]] * fit.members

@@ -53,7 +53,8 @@ class Cost:
       wait_seconds: of which waiting for data.
       images: images processed, all hosts together.
       flops: floating-point operations of the programs that ran, one device (`purify.train.flops`).
-      network_calls: evaluations of a prior's network, one for each image and call, all hosts together.
+      network_calls: evaluations of a prior's network, one for each image and call, all hosts
+        together.
       devices: devices in use.
     """
 
@@ -77,7 +78,14 @@ class Cost:
 
     def resume(self, saved: Totals) -> None:
         """Takes over the totals of an earlier part of the same stage."""
-        for name in ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops', 'network_calls'):
+        for name in (
+            'seconds',
+            'compile_seconds',
+            'wait_seconds',
+            'images',
+            'flops',
+            'network_calls',
+        ):
             setattr(self, name, getattr(self, name) + saved.get(name, 0))
 
     def totals(self) -> Totals:

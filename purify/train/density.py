@@ -54,8 +54,8 @@ def fit_flows(
 ) -> Densities:  # fmt: skip
     """Fits flows to the features of each class, all side by side, and looks at every row under every one.
 
-    Which rows are held out, the order of batches and the flows' beginnings are functions of (seed, class, ids); how many
-    devices there are, and the order of the rows, change nothing but rounding.
+    Which rows are held out, the order of batches and the flows' beginnings are functions of (seed,
+    class, ids); how many devices there are, and the order of the rows, change nothing but rounding.
 
     Args:
       features: f32[n d], standardised, on every host.
@@ -73,7 +73,8 @@ def fit_flows(
       writers: copies of the metrics.
 
     Raises:
-      UserError: for a class of fewer than 8 images or without an update, or when numbers stop being finite.
+      UserError: for a class of fewer than 8 images or without an update, or when numbers stop being
+        finite.
       Preempted: when SIGTERM came; after saving, if there is a folder.
     """
     place, cost = Layout(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
@@ -89,17 +90,35 @@ def fit_flows(
     held = np.zeros(len(labels), bool)
     held[np.concatenate(classes.held)] = True
     whole = run.log_density().reshape(len(labels), num_classes, fit.members)
-    return Densities(whole.mean(-1), held, classes.until(classes.rounds)[:: fit.members], run.best_epoch())
+    return Densities(
+        whole.mean(-1), held, classes.until(classes.rounds)[:: fit.members], run.best_epoch()
+    )
 
 
 def _train(
-    run: '_Run', done: int, checkpoints: Checkpoints | None, folder: Path | None, save_every: int, writers: Sequence[Writer]
+    run: '_Run',
+    done: int,
+    checkpoints: Checkpoints | None,
+    folder: Path | None,
+    save_every: int,
+    writers: Sequence[Writer],
 ) -> None:
     """All updates after the first `done` pieces."""
     classes, cost, total = run.classes, run.cost, run.classes.rounds * run.pieces
-    own, since = [JsonLines(folder / 'metrics.jsonl', done // run.pieces)] if folder and devices.is_lead() else [], 0
+    own, since = (
+        (
+            [JsonLines(folder / 'metrics.jsonl', done // run.pieces)]
+            if folder and devices.is_lead()
+            else []
+        ),
+        0,
+    )
     try:
-        with Bar(run.name, int(classes.until(classes.rounds).sum()) * classes.fit.batch, shown=devices.is_lead()) as bar:
+        with Bar(
+            run.name,
+            int(classes.until(classes.rounds).sum()) * classes.fit.batch,
+            shown=devices.is_lead(),
+        ) as bar:
             bar.skip(int(classes.until(done // run.pieces).sum()) * classes.fit.batch)
             for picks, live in run.batches(done):
                 done += 1
@@ -132,17 +151,37 @@ class _Run:
     An epoch is worked through in `pieces` of `length` updates of every class that has so many.
     """
 
-    def __init__(self, name: str, classes: Classes, place: Layout, flow: Facts, features: np.ndarray, cost: Cost):
-        self.name, self.classes, self.place, self.features, self.cost = name, classes, place, features, cost
+    def __init__(
+        self,
+        name: str,
+        classes: Classes,
+        place: Layout,
+        flow: Facts,
+        features: np.ndarray,
+        cost: Cost,
+    ):
+        self.name, self.classes, self.place, self.features, self.cost = (
+            name,
+            classes,
+            place,
+            features,
+            cost,
+        )
         self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
         self.length = math.ceil(classes.longest() / self.pieces)
-        build = lambda rngs: CouplingFlow(features.shape[1], **flow, rngs=rngs)  # noqa: E731
+        build = lambda rngs: CouplingFlow(features.shape[1], **flow, rngs=rngs)
         fit, spread = classes.fit, place.spread
-        flows = Flows(abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), fit.hold_out > 0)
-        first = lambda labels: jax.vmap(partial(jax.random.fold_in, stream_key(classes.seed, 'flows')))(labels)  # noqa: E731
+        flows = Flows(
+            abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), fit.hold_out > 0
+        )
+        first = lambda labels: jax.vmap(
+            partial(jax.random.fold_in, stream_key(classes.seed, 'flows'))
+        )(labels)
         make = jax.jit(lambda labels: flows.start(build, first(labels)), out_shardings=spread)
         self.stats, self.state = make(place.put(np.arange(place.count)))
-        self.rows = devices.put_copy(features, place.mesh)  # of all classes: a copy for each would grow with the largest one
+        self.rows = devices.put_copy(
+            features, place.mesh
+        )  # of all classes: a copy for each would grow with the largest one
         self.held, self.counts = map(place.put, classes.apart())
         copy = devices.replicated(place.mesh)
         self.functions = {
@@ -170,24 +209,35 @@ class _Run:
         self.cost.images += int(live.sum()) * self.classes.fit.batch
 
     def judge(self, epoch: int) -> dict[str, float]:
-        """Ends an epoch; -> its row of metrics, means over the updates and the classes. Raises `UserError` as `check` does."""
-        held = np.asarray(self._call('judge', self.state['params'], self.stats, self.held, self.counts, self.rows), np.float64)
+        """Ends an epoch; -> its row of metrics, means over the updates and the classes.
+
+        Raises `UserError` as `check` does.
+        """
+        held = np.asarray(
+            self._call(
+                'judge', self.state['params'], self.stats, self.held, self.counts, self.rows
+            ),
+            np.float64,
+        )
         mean = float(held[: self.place.count].mean())
         nll = self._look('nll').astype(np.float64)
         self.check(nll, epoch)
         numbers = devices.put_copy((np.float32(mean), np.int32(epoch)), self.place.mesh)
         self.state = self._call('keep', self.state, *numbers)
         updates = self.classes.until(epoch) - self.classes.until(epoch - 1)
-        row = {'loss': float(nll.sum() / max(1, updates.sum()))}  # what is left of an epoch may be less than half an update
+        row = {
+            'loss': float(nll.sum() / max(1, updates.sum()))
+        }  # what is left of an epoch may be less than half an update
         return row | ({'held_out': mean} if self.classes.fit.hold_out else {})
 
     def check(self, nll: Any, epoch: int) -> None:
         """Raises `UserError` where the likelihood [C] of a class stopped being finite."""
         if not (finite := np.isfinite(np.asarray(nll))).all():
             raise UserError(
-                f'{self.name}: the density of class {int(np.argmin(finite)) // self.classes.fit.members} stopped being finite '
-                f'after {epoch} epochs. '
-                'Lower fit.lr, or reduce the features to fewer dimensions by flows.reduce.'
+                f'{self.name}: the density of class'
+                f' {int(np.argmin(finite)) // self.classes.fit.members} stopped being finite after'
+                f' {epoch} epochs. Lower fit.lr, or reduce the features to fewer dimensions by'
+                ' flows.reduce.'
             )
 
     def narrow(self) -> Any:
@@ -213,11 +263,16 @@ class _Run:
         return best
 
     def log_density(self) -> np.ndarray:
-        """Of all rows under the kept flow of each class: f32[n C]. Raises `UserError` for NaN, `Preempted` when SIGTERM came."""
+        """Of all rows under the kept flow of each class: f32[n C].
+
+        Raises `UserError` for NaN, `Preempted` when SIGTERM came.
+        """
         found = np.empty((len(self.features), self.place.count), np.float32)
         size = min(ROWS, len(self.features))
         for start in range(0, len(found), size):
-            first = min(start, len(found) - size)  # the last rows are looked at with some before them
+            first = min(
+                start, len(found) - size
+            )  # the last rows are looked at with some before them
             placed = devices.put_copy(np.int32(first), self.place.mesh)
             columns = self._call('everywhere', self.state['best'], self.stats, self.rows, placed)
             found[first : first + size] = np.asarray(columns)[: self.place.count].T
@@ -226,9 +281,9 @@ class _Run:
         if not (finite := np.isfinite(found)).all():
             row, label = np.argwhere(~finite)[0]
             raise UserError(
-                f'{self.name}: {int((~finite).sum())} log densities are not finite, such as that of image {row} under class '
-                f'{label // self.classes.fit.members}. '
-                'Lower fit.lr or flows.couplings, or reduce the features to fewer dimensions by flows.reduce.'
+                f'{self.name}: {int((~finite).sum())} log densities are not finite, such as that of'
+                f' image {row} under class {label // self.classes.fit.members}. Lower fit.lr or'
+                ' flows.couplings, or reduce the features to fewer dimensions by flows.reduce.'
             )
         return found
 
@@ -239,7 +294,9 @@ class _Run:
     def _call(self, name: str, *args: Any) -> Any:
         if name not in self.programs:
             with self.cost.timing('compile_seconds'):
-                self.programs[name] = compile_counted(self.functions[name], *args, devices=self.place.mesh.size)
+                self.programs[name] = compile_counted(
+                    self.functions[name], *args, devices=self.place.mesh.size
+                )
         program, flops = self.programs[name]
         self.cost.flops += flops
         return program(*args)

@@ -1,7 +1,8 @@
 """Floating-point operations of a traced program, counted from its jaxpr.
 
-XLA's own count (`compiled.cost_analysis()`) takes the body of a loop once, however often it runs, and a cuDNN kernel for
-nothing, so a sampling chain seems to cost what one of its steps does, or less.
+XLA's own count (`compiled.cost_analysis()`) takes the body of a loop once, however often it runs,
+and a cuDNN kernel for nothing, so a sampling chain seems to cost what one of its steps does, or
+less.
 """
 
 import math
@@ -13,23 +14,28 @@ from jax.interpreters import partial_eval
 
 from purify.core.types import Facts
 
-CUDNN_ATTENTION = 'dot_product_attention_'  # + fwd, bwd, and suffixes that change with jax's versions
+CUDNN_ATTENTION = (  # + fwd, bwd, and suffixes that change with jax's versions
+    'dot_product_attention_'
+)
 
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
     """Model FLOPs of a jaxpr over all devices: twice the multiply-adds of its matrix products, convolutions and attention.
 
-    A scan's body counts as often as it runs, of a cond the most costly branch. A while loop whose length only the data know
-    (`lax.while_loop`; a `fori_loop` of fixed length is a scan) counts once: such a count is a lower bound. What is computed
-    twice to save memory (`jax.checkpoint`) counts twice. Element-wise work, sums, norms and FFTs count for nothing, and so does
-    what no output depends on: XLA leaves it out.
+    A scan's body counts as often as it runs, of a cond the most costly branch. A while loop whose
+    length only the data know (`lax.while_loop`; a `fori_loop` of fixed length is a scan) counts
+    once: such a count is a lower bound. What is computed twice to save memory (`jax.checkpoint`)
+    counts twice. Element-wise work, sums, norms and FFTs count for nothing, and so does what no
+    output depends on: XLA leaves it out.
 
-    Shapes under automatic sharding are those of the whole array; those inside a `shard_map` are one device's, so its body
-    counts once for each device. Divide by the number of devices for one device's share.
+    Shapes under automatic sharding are those of the whole array; those inside a `shard_map` are one
+    device's, so its body counts once for each device. Divide by the number of devices for one
+    device's share.
     """
     whole = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-    # Not in jax.extend, but in jax 0.8.1 to 0.11 without deprecation. Its rules reach into jit, scan, cond, remat and shard_map;
-    # into the rest, like while, it is taken by being called here for every body.
+    # Not in jax.extend, but in jax 0.8.1 to 0.11 without deprecation. Its rules reach into jit,
+    # scan, cond, remat and shard_map; into the rest, like while, it is taken by being called here
+    # for every body.
     alive, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
     return sum(_equation_flops(equation) for equation in alive.eqns)
 
@@ -67,7 +73,9 @@ def _inner(params: Facts) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
 def _shards(params: Facts) -> int:
     """How many devices run a shard_map's body; axes that stay automatic have whole arrays inside."""
     sizes = dict(params['mesh'].shape)
-    manual = params.get('newly_manual_axes', params.get('manual_axes', sizes))  # the name changed with jax 0.10
+    manual = params.get(
+        'newly_manual_axes', params.get('manual_axes', sizes)
+    )  # the name changed with jax 0.10
     return math.prod(sizes[axis] for axis in manual)
 
 
@@ -78,24 +86,38 @@ def _shape(variable: Any) -> tuple[int, ...]:
 def _matrix_flops(equation: core.JaxprEqn) -> float:
     (contracted, _), _ = equation.params['dimension_numbers']
     left = _shape(equation.invars[0])
-    return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
+    return (
+        2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
+    )
 
 
 def _convolution_flops(equation: core.JaxprEqn) -> float:
     """Each output value takes one product per tap and input channel of its group.
 
-    The border of zeros counts as if it were image (as in the papers' tables). The zeros between the rows of a dilated input,
-    where the derivative of a strided convolution comes from, do not.
+    The border of zeros counts as if it were image (as in the papers' tables). The zeros between the
+    rows of a dilated input, where the derivative of a strided convolution comes from, do not.
     """
     kernel, layout = _shape(equation.invars[1]), equation.params['dimension_numbers'].rhs_spec
-    taps = math.prod(kernel[axis] for axis in layout[1:])  # its input channels are those of one group
-    return 2.0 * math.prod(_shape(equation.outvars[0])) * taps / math.prod(equation.params['lhs_dilation'])
+    taps = math.prod(
+        kernel[axis] for axis in layout[1:]
+    )  # its input channels are those of one group
+    return (
+        2.0
+        * math.prod(_shape(equation.outvars[0]))
+        * taps
+        / math.prod(equation.params['lhs_dilation'])
+    )
 
 
 def _attention_flops(equation: core.JaxprEqn) -> float:
-    """Two products forwards; five backwards, where the weights are made again. Masked pairs count like the others."""
+    """Two products forwards; five backwards, where the weights are made again.
+
+    Masked pairs count like the others.
+    """
     query, key, value = map(_shape, equation.invars[:3])
-    tokens, heads = (2, 1) if equation.params.get('layout', 0) == 1 else (1, 2)  # jax's AttentionLayout: 0 is [b t n h]
+    tokens, heads = (
+        (2, 1) if equation.params.get('layout', 0) == 1 else (1, 2)
+    )  # jax's AttentionLayout: 0 is [b t n h]
     pairs = query[0] * query[heads] * query[tokens] * key[tokens]
     times_qk, times_v = (3, 2) if '_bwd' in equation.primitive.name else (1, 1)
     return 2.0 * pairs * (times_qk * query[-1] + times_v * value[-1])

@@ -59,7 +59,9 @@ class Layout:
 
         def call(*args: Any) -> Any:
             specs = (spec,) * (len(args) - shared) + (whole,) * shared
-            return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=spec, check_vma=False)(*args)
+            return jax.shard_map(
+                function, mesh=self.mesh, in_specs=specs, out_specs=spec, check_vma=False
+            )(*args)
 
         return call
 
@@ -75,18 +77,28 @@ class Flows:
     def start(self, build: Any, keys: jax.Array) -> tuple[Params, Facts]:
         """Keys [C] -> what no update changes (orders), and the state of fresh flows."""
         params, stats = jax.vmap(lambda key: split_network(build(nnx.Rngs(key)))[1:])(keys)
-        none = {'nll': jnp.zeros(len(keys)), 'held': jnp.full(len(keys), jnp.inf), 'epoch': jnp.zeros(len(keys), jnp.int32)}
-        return stats, {
-            'params': params,
-            'best': jax.tree.map(jnp.copy, params),
-            'opt': jax.vmap(self.optimizer.init)(params),
-        } | none
+        none = {
+            'nll': jnp.zeros(len(keys)),
+            'held': jnp.full(len(keys), jnp.inf),
+            'epoch': jnp.zeros(len(keys), jnp.int32),
+        }
+        return (
+            stats,
+            {
+                'params': params,
+                'best': jax.tree.map(jnp.copy, params),
+                'opt': jax.vmap(self.optimizer.init)(params),
+            }
+            | none,
+        )
 
     def log_density(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
         """Of rows f32[b d] under one flow: f32[b]."""
         return nnx.merge(self.graph, params, stats).log_density(rows)
 
-    def advance(self, state: Tree, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array) -> Any:
+    def advance(
+        self, state: Tree, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array
+    ) -> Any:
         """Updates of all flows side by side, adding up `nll` of the live ones.
 
         picks i32[C k batch] are rows of `features` f32[n d], which all flows share; live bool[C k].
@@ -95,36 +107,54 @@ class Flows:
         def loss(params: Params, stats: Params, batch: jax.Array) -> jax.Array:
             return -self.log_density(params, stats, batch).mean()
 
-        def update(stats: Params, carry: Tree, now: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        def update(
+            stats: Params, carry: Tree, now: tuple[jax.Array, jax.Array]
+        ) -> tuple[Any, None]:
             (params, opt, total), (chosen, live) = carry, now
             nll, grads = jax.value_and_grad(loss)(params, stats, features[chosen])
             changes, new_opt = self.optimizer.update(grads, opt, params)
             new = optax.apply_updates(params, changes), new_opt, total + nll
             return jax.tree.map(partial(jnp.where, live), new, carry), None
 
-        def one(params: Params, opt: Any, total: jax.Array, stats: Params, picks: jax.Array, live: jax.Array) -> Any:
+        def one(
+            params: Params,
+            opt: Any,
+            total: jax.Array,
+            stats: Params,
+            picks: jax.Array,
+            live: jax.Array,
+        ) -> Any:
             return jax.lax.scan(partial(update, stats), (params, opt, total), (picks, live))[0]
 
-        params, opt, nll = jax.vmap(one)(state['params'], state['opt'], state['nll'], stats, picks, live)
+        params, opt, nll = jax.vmap(one)(
+            state['params'], state['opt'], state['nll'], stats, picks, live
+        )
         return state | {'params': params, 'opt': opt, 'nll': nll}
 
-    def judge(self, params: Params, stats: Params, held: jax.Array, counts: jax.Array, features: jax.Array) -> jax.Array:
+    def judge(
+        self, params: Params, stats: Params, held: jax.Array, counts: jax.Array, features: jax.Array
+    ) -> jax.Array:
         """Mean negative log-likelihoods f32[C] of rows `held` i32[C h] of `features` f32[n d], the first `counts` i32[C]."""
 
         def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
             params, stats, rows, count = one
-            found = -jax.lax.map(lambda row: self.log_density(params, stats, features[row]), rows, batch_size=ROWS)
-            return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(count, 1)
+            found = -jax.lax.map(
+                lambda row: self.log_density(params, stats, features[row]), rows, batch_size=ROWS
+            )
+            return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(
+                count, 1
+            )
 
         return jax.lax.map(mean, (params, stats, held, counts))
 
     def keep(self, state: Tree, held: jax.Array, epoch: jax.Array) -> Any:
         """Ends `epoch` i32[]: all flows are kept if the held-out rows, `held` f32[] on average, are likelier than ever.
 
-        All at one epoch: a class that stopped sooner would have a flatter density than the others, and be told from them by that.
+        All at one epoch: a class that stopped sooner would have a flatter density than the others,
+        and be told from them by that.
         """
         better = held < state['held'][0] if self.keep_best else jnp.array(True)
-        take = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        take = lambda new, old: jnp.where(better, new, old)
         kept = {
             'best': jax.tree.map(take, state['params'], state['best']),
             'held': take(jnp.full_like(state['held'], held), state['held']),
@@ -132,10 +162,15 @@ class Flows:
         return (
             state
             | kept
-            | {'epoch': take(jnp.full_like(state['epoch'], epoch), state['epoch']), 'nll': jnp.zeros_like(state['nll'])}
+            | {
+                'epoch': take(jnp.full_like(state['epoch'], epoch), state['epoch']),
+                'nll': jnp.zeros_like(state['nll']),
+            }
         )
 
-    def everywhere(self, params: Params, stats: Params, features: jax.Array, first: jax.Array) -> jax.Array:
+    def everywhere(
+        self, params: Params, stats: Params, features: jax.Array, first: jax.Array
+    ) -> jax.Array:
         """`ROWS` of features f32[n d], or all if they are fewer, from `first` i32[] on, under the flows of all classes: f32[C b].
 
         One flow after another, so that memory does not grow with C.

@@ -32,8 +32,9 @@ def map_images(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs `apply(constants, rows) -> pytree of [batch ...]` over records, in order.
 
-    Every batch has one shape (`batch` rounded up to a multiple of the devices; the last one is padded and the padding
-    dropped), so there is one program. No collectives: hosts need not keep step.
+    Every batch has one shape (`batch` rounded up to a multiple of the devices; the last one is
+    padded and the padding dropped), so there is one program. No collectives: hosts need not keep
+    step.
 
     Args:
       apply: pure and row-wise: row i of its output depends on row i of its input alone.
@@ -60,21 +61,31 @@ def map_images(
             with cost.timing('compile_seconds'):
                 program, flops = compile_rows(apply, constants, placed, mesh)
         waiting.append((piece[0], program(constants, placed)))
-        cost.images, cost.flops = cost.images + len(piece[0]) * jax.process_count(), cost.flops + flops
+        cost.images, cost.flops = (
+            cost.images + len(piece[0]) * jax.process_count(),
+            cost.flops + flops,
+        )
         if len(waiting) > AHEAD:
             yield _fetched(*waiting.pop(0))
     for pair in waiting:
         yield _fetched(*pair)
 
 
-def compile_rows(apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh) -> tuple[Any, float]:
+def compile_rows(
+    apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh
+) -> tuple[Any, float]:
     """The compiled program of `apply` over rows [batch ...] spread over the mesh, and its FLOPs on one device.
 
-    Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could say to each other.
+    Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could
+    say to each other.
     """
     whole, rows_spec = PartitionSpec(), PartitionSpec('data')
-    each = jax.shard_map(apply, mesh=mesh, in_specs=(whole, rows_spec), out_specs=rows_spec, check_vma=False)
-    with warnings.catch_warnings():  # rows that no output has the shape of cannot be reused; that is fine
+    each = jax.shard_map(
+        apply, mesh=mesh, in_specs=(whole, rows_spec), out_specs=rows_spec, check_vma=False
+    )
+    with (
+        warnings.catch_warnings()
+    ):  # rows that no output has the shape of cannot be reused; that is fine
         warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
         return compile_counted(jax.jit(each, donate_argnums=1), constants, rows, devices=mesh.size)
 

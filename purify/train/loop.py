@@ -58,21 +58,27 @@ class Plan:
     of: int = 0
 
 
-def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1) -> Step:
+def make_step(
+    task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1
+) -> Step:
     """One update, of `steps` in all, as a pure function; randomness is a function of (seed, step, piece).
 
     Tasks find the share of the run that is done as `batch['progress']` f32[], from 0 to 1.
     """
     gradient = jax.value_and_grad(task, has_aux=True)
 
-    def update(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(
+        state: TrainState, frozen: Tree, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(stream_key(seed, 'train'), state.step)
         progress = jnp.minimum(state.step / steps, 1.0)
 
         def piece(carry: Tree, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
             stats, total = carry
             number, rows = part[0], part[1] | {'progress': progress}
-            (loss, (stats, metrics)), grads = gradient(state.params, stats, frozen, rows, jax.random.fold_in(key, number))
+            (loss, (stats, metrics)), grads = gradient(
+                state.params, stats, frozen, rows, jax.random.fold_in(key, number)
+            )
             return (stats, jax.tree.map(jnp.add, total, grads)), metrics | {'loss': loss}
 
         carry = state.stats, jax.tree.map(jnp.zeros_like, state.params)
@@ -80,7 +86,9 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: i
             carry, metrics = piece(carry, (jnp.int32(0), batch))
         else:
             # Piece j takes rows j, j + accumulate, ...: each device's rows stay on it.
-            pieces = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+            pieces = jax.tree.map(
+                lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+            )
             carry, metrics = jax.lax.scan(piece, carry, (jnp.arange(accumulate), pieces))
         stats, total = carry
         grads = jax.tree.map(lambda g: g / accumulate, total)
@@ -96,7 +104,9 @@ def make_step(task: Task, optimizer: optax.GradientTransformation, accumulate: i
     return update
 
 
-def compile_step(step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh) -> tuple[Any, float]:
+def compile_step(
+    step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh
+) -> tuple[Any, float]:
     """The step as one program for this mesh (state replicated and donated, rows sharded), and its FLOPs on one device."""
     copy = devices.replicated(mesh)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(copy, copy))
@@ -125,10 +135,13 @@ class _Log:
         if not all(math.isfinite(value) for value in row.values()):
             first = max(step - self.plan.log_every, 0)
             raise UserError(
-                f'{self.plan.name}: the loss or its gradient stopped being finite between steps {first} and {step} ({row}). '
-                'Lower optim.lr, set optim.clip, or train in float32; the last checkpoint is kept.'
+                f'{self.plan.name}: the loss or its gradient stopped being finite between steps'
+                f' {first} and {step} ({row}). Lower optim.lr, set optim.clip, or train in float32;'
+                ' the last checkpoint is kept.'
             )
-        self.note = f'loss {row["loss"]:.3f}' + (f'  accuracy {row["accuracy"]:.3f}' if 'accuracy' in row else '')
+        self.note = f'loss {row["loss"]:.3f}' + (
+            f'  accuracy {row["accuracy"]:.3f}' if 'accuracy' in row else ''
+        )
         for writer in self.writers:
             writer.write(self.plan.name, step, row)
 
@@ -179,7 +192,9 @@ def fit(
                     rows = devices.put_batch(next(stream), mesh)
                 if program is None:
                     with cost.timing('compile_seconds'):
-                        step_function = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
+                        step_function = make_step(
+                            task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps
+                        )
                         program, flops = compile_step(step_function, state, task, rows, mesh)
                 state, metrics = program(state, task.frozen, rows)
                 done = step + 1
@@ -203,8 +218,8 @@ def fit(
 def _check_batch(plan: Plan, mesh: Mesh) -> None:
     if plan.batch % (mesh.size * plan.accumulate):
         raise UserError(
-            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x accumulate={plan.accumulate}; '
-            'choose a multiple.'
+            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
+            f' accumulate={plan.accumulate}; choose a multiple.'
         )
 
 

@@ -16,10 +16,14 @@ def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
     A pass over fewer images than a batch is one update, on a batch in which they repeat.
     """
     if bool(epochs) == bool(steps):
-        raise UserError(f'train.epochs={epochs} and train.steps={steps}: give one of them, and 0 for the other.')
+        raise UserError(
+            f'train.epochs={epochs} and train.steps={steps}: give one of them, and 0 for the other.'
+        )
     count = steps or round(epochs * max(images / batch, 1))
     if count < 1:
-        raise UserError(f'train.epochs={epochs} of {images} images in batches of {batch} is no step at all.')
+        raise UserError(
+            f'train.epochs={epochs} of {images} images in batches of {batch} is no step at all.'
+        )
     return int(count)
 
 
@@ -35,14 +39,20 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
     """`lr` times `factor` at each of `drops` (shares of what follows the warm-up; Struppek 2023: .3 and .5, factor .1)."""
-    counts = Counter(round(share * total) for share in drops)  # in a short run several may fall on one step
-    return optax.piecewise_constant_schedule(lr, {at: factor**count for at, count in counts.items()})
+    counts = Counter(
+        round(share * total) for share in drops
+    )  # in a short run several may fall on one step
+    return optax.piecewise_constant_schedule(
+        lr, {at: factor**count for at, count in counts.items()}
+    )
 
 
 SCHEDULES = Registry('learning-rate schedule', constant=constant, cosine=cosine, step=step)
 
 
-def _adam(rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransformation:
+def _adam(
+    rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformation:
     return optax.adam(rate, b1, b2)
 
 
@@ -53,7 +63,11 @@ def _adamw(
 
 
 def _sgd(
-    rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 5e-4
+    rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 5e-4,
 ) -> optax.GradientTransformation:
     # As PyTorch's SGD: the decay joins the gradient before the momentum.
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
@@ -61,10 +75,24 @@ def _sgd(
 
 
 def _lars(
-    rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, weight_decay: float = 1e-6, trust_coefficient: float = 1e-3
+    rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-6,
+    trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """Layer-wise rates (You et al. 2017), as SimCLR trains with large batches: biases and norms neither decay nor are scaled."""
-    return optax.lars(rate, weight_decay, _is_matrix, trust_coefficient, trust_ratio_mask=_is_matrix, momentum=momentum)
+    """Layer-wise rates (You et al.
+
+    2017), as SimCLR trains with large batches: biases and norms neither decay nor are scaled.
+    """
+    return optax.lars(
+        rate,
+        weight_decay,
+        _is_matrix,
+        trust_coefficient,
+        trust_ratio_mask=_is_matrix,
+        momentum=momentum,
+    )
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
@@ -73,18 +101,31 @@ def _is_matrix(params: optax.Params) -> optax.Params:
 
 
 def make_lr_schedule(
-    total: int, *, lr: float, schedule: str, warmup: float, drops: Sequence[float] = (), factor: float = 0.1
+    total: int,
+    *,
+    lr: float,
+    schedule: str,
+    warmup: float,
+    drops: Sequence[float] = (),
+    factor: float = 0.1,
 ) -> optax.Schedule:
     """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest.
 
-    Of n steps of warm-up number k (from 0) has the rate lr (k + 1) / (n + 1): the first one learns too.
+    Of n steps of warm-up number k (from 0) has the rate lr (k + 1) / (n + 1): the first one learns
+    too.
     """
     if not lr > 0 or not 0 <= warmup < 1:
-        raise UserError(f'optim.lr={lr} must be positive and optim.warmup={warmup} a share in [0, 1).')
+        raise UserError(
+            f'optim.lr={lr} must be positive and optim.warmup={warmup} a share in [0, 1).'
+        )
     first = round(warmup * total)
     options = {'drops': tuple(drops), 'factor': factor} if schedule == 'step' else {}
     rest = SCHEDULES.make(schedule, lr, max(total - first, 1), **options)
-    return optax.join_schedules([optax.linear_schedule(lr / (first + 1), lr, first), rest], [first]) if first else rest
+    return (
+        optax.join_schedules([optax.linear_schedule(lr / (first + 1), lr, first), rest], [first])
+        if first
+        else rest
+    )
 
 
 def make_optimizer(
@@ -118,8 +159,13 @@ def make_optimizer(
         if not low <= value <= high or (key in ('b1', 'b2') and value == 1):
             raise UserError(f'optim.{key}={value} is out of range; choose {low} to {high}.')
     if schedule == 'step' and not drops:
-        raise UserError("optim.schedule='step' needs optim.drops, the shares of the run at which the rate falls.")
-    rate = make_lr_schedule(total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor)
+        raise UserError(
+            "optim.schedule='step' needs optim.drops, the shares of the run at which the rate"
+            ' falls.'
+        )
+    rate = make_lr_schedule(
+        total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor
+    )
     optimizer = OPTIMIZERS.make(name, rate, **options)
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
 

@@ -66,7 +66,8 @@ def make_state(
 ) -> TrainState:
     """A fresh state on every device of `mesh`, after `step` updates that others have done.
 
-    The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'} (another run's weights).
+    The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'}
+    (another run's weights).
     """
 
     def make(weights: Tree) -> TrainState:

@@ -24,21 +24,26 @@ SIGMAS = (0.1, 2.0)  # of a blur, in pixels
 class Views(Limited, place='views: '):
     """The views of SimCLR (Chen et al. 2020, appendix A), its blur included, and two more: rotation and noise.
 
-    Changes come in the order of the attributes, but that an image turns before it is mirrored. Light changes in a fixed order
-    (brightness, contrast, saturation, hue), where torchvision draws one. Saturation, hue and grey leave images of one channel
-    as they are. What is 0 draws nothing: without the last three, views are what they were before there were such.
+    Changes come in the order of the attributes, but that an image turns before it is mirrored.
+    Light changes in a fixed order (brightness, contrast, saturation, hue), where torchvision draws
+    one. Saturation, hue and grey leave images of one channel as they are. What is 0 draws nothing:
+    without the last three, views are what they were before there were such.
 
     Attributes:
-      crop: (low, high), between which the share lies of the image's area that is cut out and brought to full size, bilinear;
-        its width to height lies between 3/4 and 4/3, and no side is longer than the image's.
+      crop: (low, high), between which the share lies of the image's area that is cut out and
+        brought to full size, bilinear; its width to height lies between 3/4 and 4/3, and no side is
+        longer than the image's.
       flip: chance of being mirrored left to right.
       jitter: chance of other light.
-      strength: s; brightness, contrast and saturation change by factors from [1 - s, 1 + s], the hue by up to s/4 of a turn.
-        SimCLR's strength 1/2 on CIFAR-10, and DBD's jitter, is s = .4.
+      strength: s; brightness, contrast and saturation change by factors from [1 - s, 1 + s], the
+        hue by up to s/4 of a turn. SimCLR's strength 1/2 on CIFAR-10, and DBD's jitter, is s = .4.
       grey: chance of losing the colour.
-      rotation: degrees by which an image turns about its centre at most, either way; bilinear, black coming in.
-      blur: chance of being blurred by a Gaussian of .1 to 2 pixels. SimCLR's .5 is for large images; it has none on CIFAR-10.
-      noise: highest deviation of Gaussian noise; each image has a share of it, drawn uniformly. Cut to [0, 1].
+      rotation: degrees by which an image turns about its centre at most, either way; bilinear,
+        black coming in.
+      blur: chance of being blurred by a Gaussian of .1 to 2 pixels. SimCLR's .5 is for large
+        images; it has none on CIFAR-10.
+      noise: highest deviation of Gaussian noise; each image has a share of it, drawn uniformly. Cut
+        to [0, 1].
     """
 
     crop: tuple[float, float] = (0.2, 1.0)
@@ -53,7 +58,10 @@ class Views(Limited, place='views: '):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise UserError(f'views: crop={self.crop} is no range of shares. Set it to (low, high), 0 < low <= high <= 1.')
+            raise UserError(
+                f'views: crop={self.crop} is no range of shares. Set it to (low, high), 0 < low <='
+                ' high <= 1.'
+            )
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Images, key[b] -> one view of each."""
@@ -63,12 +71,19 @@ class Views(Limited, place='views: '):
         place, side, chance, light, colour = jax.random.split(key, 5)
         image = crop_resize(image, *draw_box(place, image.shape[:2], self.crop))
         if self.rotation:
-            angle = jax.random.uniform(_own(key, 'rotation'), minval=-self.rotation, maxval=self.rotation)
+            angle = jax.random.uniform(
+                _own(key, 'rotation'), minval=-self.rotation, maxval=self.rotation
+            )
             image = rotate(image, jnp.deg2rad(angle))
         image = _sometimes(side, self.flip, mirror, image)
         image = _sometimes(chance, self.jitter, lambda image: self._relight(image, light), image)
         if image.shape[-1] > 1:
-            image = _sometimes(colour, self.grey, lambda image: jnp.broadcast_to(to_grey(image), image.shape), image)
+            image = _sometimes(
+                colour,
+                self.grey,
+                lambda image: jnp.broadcast_to(to_grey(image), image.shape),
+                image,
+            )
         if self.blur:
             chance, width = jax.random.split(_own(key, 'blur'))
             sigma = jax.random.uniform(width, minval=SIGMAS[0], maxval=SIGMAS[1])
@@ -81,13 +96,17 @@ class Views(Limited, place='views: '):
 
     def _relight(self, image: jax.Array, key: jax.Array) -> jax.Array:
         factors_key, hue_key = jax.random.split(key)
-        bright, contrast, saturation = jax.random.uniform(factors_key, (3,), minval=1 - self.strength, maxval=1 + self.strength)
+        bright, contrast, saturation = jax.random.uniform(
+            factors_key, (3,), minval=1 - self.strength, maxval=1 + self.strength
+        )
         image = blend(image, jnp.float32(0), bright)
         image = blend(image, to_grey(image).mean(), contrast)
         if image.shape[-1] == 1:
             return image
         image = blend(image, to_grey(image), saturation)
-        return turn_hue(image, jax.random.uniform(hue_key, minval=-self.strength / 4, maxval=self.strength / 4))
+        return turn_hue(
+            image, jax.random.uniform(hue_key, minval=-self.strength / 4, maxval=self.strength / 4)
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,9 @@ class Shifts(Limited):
         return _sometimes(side, self.flip, mirror, image)
 
 
-def draw_box(key: jax.Array, size: Sequence[int], areas: tuple[float, float]) -> tuple[jax.Array, jax.Array]:
+def draw_box(
+    key: jax.Array, size: Sequence[int], areas: tuple[float, float]
+) -> tuple[jax.Array, jax.Array]:
     """(corner, sides), each f32[2] as (down, right) in pixels of an image of `size` (height, width): where a random crop lies."""
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     whole = jnp.array(size, jnp.float32)
@@ -124,7 +145,9 @@ def draw_box(key: jax.Array, size: Sequence[int], areas: tuple[float, float]) ->
 def crop_resize(image: jax.Array, corner: jax.Array, sides: jax.Array) -> jax.Array:
     """What lies in the box at `corner` with `sides` (pixels, fractions too), brought to the image's own size; bilinear."""
     scale = jnp.array(image.shape[:2]) / sides
-    return jax.image.scale_and_translate(image, image.shape, (0, 1), scale, -corner * scale, 'linear', antialias=True)
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), scale, -corner * scale, 'linear', antialias=True
+    )
 
 
 def mirror(image: jax.Array) -> jax.Array:
@@ -137,22 +160,33 @@ def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
     centre = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
     down, right = (x - c for x, c in zip(jnp.indices(image.shape[:2]), centre, strict=True))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    places = [centre[0] + cos * down + sin * right, centre[1] - sin * down + cos * right]  # where each pixel comes from
-    read = functools.partial(jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='constant')
+    places = [
+        centre[0] + cos * down + sin * right,
+        centre[1] - sin * down + cos * right,
+    ]  # where each pixel comes from
+    read = functools.partial(
+        jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='constant'
+    )
     return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
 
 
 def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
     """f32[h w c] under a Gaussian of `sigma` pixels, cut off beyond a twentieth of the shorter side; mirrored at the edges.
 
-    Even the smallest image is blurred over its nearest neighbours, where SimCLR's code leaves sides under 20 pixels alone.
+    Even the smallest image is blurred over its nearest neighbours, where SimCLR's code leaves sides
+    under 20 pixels alone.
     """
     radius = max(1, min(image.shape[:2]) // 20)
     weights = jax.nn.softmax(-jnp.square(jnp.arange(-radius, radius + 1) / sigma) / 2)
     for axis in (0, 1):
-        size, wide = image.shape[axis], [(radius, radius) if k == axis else (0, 0) for k in range(3)]
+        size, wide = (
+            image.shape[axis],
+            [(radius, radius) if k == axis else (0, 0) for k in range(3)],
+        )
         padded = jnp.pad(image, wide, 'reflect')
-        shifted = [w * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, w in enumerate(weights)]
+        shifted = [
+            w * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, w in enumerate(weights)
+        ]
         image = functools.reduce(jnp.add, shifted)
     return image
 
@@ -163,7 +197,10 @@ def to_grey(image: jax.Array) -> jax.Array:
 
 
 def blend(image: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    """`share` of the image and the rest of `other`; beyond 1 it leads away from it. Cut to [0, 1]."""
+    """`share` of the image and the rest of `other`; beyond 1 it leads away from it.
+
+    Cut to [0, 1].
+    """
     return jnp.clip(share * image + (1 - share) * other, 0, 1)
 
 
@@ -178,7 +215,8 @@ def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
         (green - blue) / spread,
         jnp.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
     )
-    # Of channel n: full chroma down from the value where the turned hue lies a third of the circle or more away from it.
+    # Of channel n: full chroma down from the value where the turned hue lies a third of the circle
+    # or more away from it.
     away = (jnp.array([5.0, 3.0, 1.0]) + sixths[..., None] + 6 * turn) % 6
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
@@ -188,5 +226,7 @@ def _own(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, stream_number(name))
 
 
-def _sometimes(key: jax.Array, chance: float, change: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
+def _sometimes(
+    key: jax.Array, chance: float, change: Callable[[jax.Array], jax.Array], image: jax.Array
+) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, chance), change(image), image) if chance else image

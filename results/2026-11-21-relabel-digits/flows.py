@@ -1,6 +1,8 @@
-"""The flows of all classes at once against one class after another, in turn, on this machine: python flows.py [pairs].
+"""The flows of all classes at once against one class after another, in turn, on this machine:
+python flows.py [pairs].
 
-Both sides run the same compiled updates on the same batches; compiling, and looking at all rows afterwards, is not counted.
+Both sides run the same compiled updates on the same batches; compiling, and looking at all rows
+afterwards, is not counted.
 """
 
 import json
@@ -19,13 +21,17 @@ from purify.train.state import abstract_network
 
 
 def prepare(classes, width, rows, epochs, batch):
-    """(a function that trains the flows numbered so, which are all of them, which are each alone)."""
+    """(a function that trains the flows numbered so, which are all of them, which are each
+    alone).
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), rows)
     features = rng.normal(size=(len(labels), width)).astype(np.float32)
     fit = Fit(epochs=epochs, batch=batch, hold_out=0.0)
     divided = divide(labels, np.arange(len(labels)), classes, fit, 0)
-    build = lambda rngs: CouplingFlow(width, couplings=2, hidden=0, transform='affine', mixing='swap', rngs=rngs)  # noqa: E731
+    build = lambda rngs: CouplingFlow(
+        width, couplings=2, hidden=0, transform='affine', mixing='swap', rngs=rngs
+    )
     flows = Flows(abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), False)
     start = jax.jit(partial(flows.start, build))
     picks, live = divided.picks(0, divided.longest())
@@ -43,7 +49,11 @@ def prepare(classes, width, rows, epochs, batch):
     return train, np.arange(classes), [np.array([label]) for label in range(classes)]
 
 
-for classes, width, rows, epochs, batch in ((10, 18, 80, 1.0, 16), (10, 64, 500, 1.0, 16), (10, 512, 1000, 0.16, 16)):
+for classes, width, rows, epochs, batch in (
+    (10, 18, 80, 1.0, 16),
+    (10, 64, 500, 1.0, 16),
+    (10, 512, 1000, 0.16, 16),
+):
     train, together, alone = prepare(classes, width, rows, epochs, batch)
     for which in (together, alone[0]):
         train(which)  # compiles
@@ -51,5 +61,19 @@ for classes, width, rows, epochs, batch in ((10, 18, 80, 1.0, 16), (10, 64, 500,
     pairs = [(train(together), sum(train(which) for which in alone)) for _ in range(count)]
     ratios = sorted(one / all_ for all_, one in pairs)
     facts = {'classes': classes, 'width': width, 'rows': rows, 'pairs': len(pairs)}
-    times = {'at_once_s': float(np.median([a for a, _ in pairs])), 'one_by_one_s': float(np.median([b for _, b in pairs]))}
-    print(json.dumps(facts | times | {'ratio': ratios[len(ratios) // 2], 'low': ratios[0], 'high': ratios[-1]}), flush=True)
+    times = {
+        'at_once_s': float(np.median([a for a, _ in pairs])),
+        'one_by_one_s': float(np.median([b for _, b in pairs])),
+    }
+    print(
+        json.dumps(
+            facts
+            | times
+            | {
+                'ratio': ratios[len(ratios) // 2],
+                'low': ratios[0],
+                'high': ratios[-1],
+            }
+        ),
+        flush=True,
+    )

@@ -1,4 +1,7 @@
-"""bfloat16 against float32: whole image-variation chains on random weights. `python precision.py small 20` (shapes, steps)."""
+"""bfloat16 against float32: whole image-variation chains on random weights.
+
+`python precision.py small 20` (shapes, steps).
+"""
 
 import json
 import sys

@@ -1,9 +1,11 @@
-"""What a model without mistakes makes of the same poisoned sets: the posterior mean of a Gaussian mixture, in closed form.
+"""What a model without mistakes makes of the same poisoned sets: the posterior mean of a Gaussian
+mixture, in closed form.
 
     PYTHONPATH=.:tests python results/2026-11-29-castle-walls-guidance/exact.py WORK [seeds, 0,1]
 
-The components lie on the poisoned training images (deviation .1 of a range of 2); samplers are the product's. An image shows the
-trigger where the training image nearest to it does. WORK is that of sweep.sh; writes exact.json.
+The components lie on the poisoned training images (deviation .1 of a range of 2); samplers are the
+product's. An image shows the trigger where the training image nearest to it does. WORK is that of
+sweep.sh; writes exact.json.
 """
 
 import json
@@ -23,17 +25,25 @@ from purify.diffusion.schedules import make_noise_schedule
 from purify.diffusion.timesteps import make_timesteps
 
 HERE, COUNT, SHAPE = Path(__file__).parent, 1000, (16, 16, 1)
-CHAINS = {'ddim': (50, {'eta': 0.0}), 'dpmpp_2m': (50, {}), 'ddpm': (1000, {'variance': 'fixed_large'})}
+CHAINS = {
+    'ddim': (50, {'eta': 0.0}),
+    'dpmpp_2m': (50, {}),
+    'ddpm': (1000, {'variance': 'fixed_large'}),
+}
 
 
 def shares(points, labels, stamped, name, scale):
-    """Of images made of class 0: the shares that show it, by the label they are given, and that show the trigger."""
+    """Of images made of class 0: the shares that show it, by the label they are given, and that
+    show the trigger.
+    """
     schedule = make_noise_schedule('linear', 1000)
     steps, options = CHAINS[name]
     chain = SAMPLERS.make(name, schedule, make_timesteps(1000, steps, sampler=name), **options)
     keys = jax.random.split(jax.random.key(0), COUNT)
     predict = guide(predict_pair(schedule, points, labels == 0), scale)
-    made = np.asarray(jax.jit(lambda: sample(chain, predict, start_noise(keys, SHAPE), keys))()).reshape(COUNT, -1)
+    made = np.asarray(
+        jax.jit(lambda: sample(chain, predict, start_noise(keys, SHAPE), keys))()
+    ).reshape(COUNT, -1)
     like = nearest(made, points)
     return {'class': float((labels[like] == 0).mean()), 'trigger': float(stamped[like].mean())}
 
@@ -43,16 +53,27 @@ def main(work, seeds):
     rows = []
     for rate in ('0.1', '0.02'):
         for seed in seeds:
-            environment = json.loads((work / f'{rate}-{seed}-ddim-1' / 'environment.json').read_text())
-            folder = Path(environment['store']) / f'prepare-{environment["fingerprints"]["prepare"]}'
+            environment = json.loads(
+                (work / f'{rate}-{seed}-ddim-1' / 'environment.json').read_text()
+            )
+            folder = (
+                Path(environment['store']) / f'prepare-{environment["fingerprints"]["prepare"]}'
+            )
             split, manifest = Split(folder / 'poisoned', 'train'), Manifest.read(folder / 'truth')
-            points = np.stack(list(split.images(range(len(split.ids))))).reshape(len(split.ids), -1) / 127.5 - 1
+            points = (
+                np.stack(list(split.images(range(len(split.ids))))).reshape(len(split.ids), -1)
+                / 127.5
+                - 1
+            )
             stamped = np.isin(split.ids, manifest.ids[manifest.poisoned])
             p_t = float(stamped[split.labels == 0].mean())
             for name in CHAINS:
                 for scale in (1.0, 2.0, 6.0):
                     found = shares(points, split.labels, stamped, name, scale)
-                    rows.append({'rate': rate, 'seed': seed, 'p_t': p_t, 'sampler': name, 'scale': scale} | found)
+                    rows.append(
+                        {'rate': rate, 'seed': seed, 'p_t': p_t, 'sampler': name, 'scale': scale}
+                        | found
+                    )
                     print(rows[-1], flush=True)
     (HERE / 'exact.json').write_text(json.dumps(rows, indent=1) + '\n')
 

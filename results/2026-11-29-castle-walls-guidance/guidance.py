@@ -1,4 +1,6 @@
-"""The digits of configs/castle_walls.py, of which only what the dissection needs is made; words as there."""
+"""The digits of configs/castle_walls.py, of which only what the dissection needs is made; words as
+there.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,9 @@ from purify.config.load import load_module
 
 def get_config(arg=None):
     """200 images of the target class, 20 of all classes, no detectors."""
-    config = load_module(str(Path(__file__).parents[2] / 'configs' / 'castle_walls.py')).get_config(arg)
+    config = load_module(str(Path(__file__).parents[2] / 'configs' / 'castle_walls.py')).get_config(
+        arg
+    )
     config.defense.scores = {}
     config.defense.images = 20
     return config

@@ -1,4 +1,5 @@
-"""Verdicts of runs that differ in network evaluations, held against the truth and against the run named last.
+"""Verdicts of runs that differ in network evaluations, held against the truth and against the run
+named last.
 
 python curve.py STORE RUN [RUN ...] EXACT_RUN    # work folders, all with --store STORE
 """
@@ -23,11 +24,20 @@ for run in runs:
     rates = detection_rates(table['ids'], table['flagged'], manifest.ids[manifest.poisoned])
     part = read_json(run / 'config.json')['defense']
     seconds = read_json(store / f'candidates-{prints["candidates"]}' / 'DONE')['cost']['seconds']
-    found[run.name] = table, {
-        'run': run.name, 'steps': part['steps'], 'kept': part['kept'], 'evaluations_per_image': part['rounds'] * part['steps'],
-        'tpr': rates.tpr.value, 'fpr': rates.fpr.value, 'targets': table.facts['target_labels'], 'sets': table.facts['sets'],
-        'candidates_seconds': seconds,
-    }  # fmt: skip
+    found[run.name] = (
+        table,
+        {
+            'run': run.name,
+            'steps': part['steps'],
+            'kept': part['kept'],
+            'evaluations_per_image': part['rounds'] * part['steps'],
+            'tpr': rates.tpr.value,
+            'fpr': rates.fpr.value,
+            'targets': table.facts['target_labels'],
+            'sets': table.facts['sets'],
+            'candidates_seconds': seconds,
+        },
+    )
 last = found[runs[-1].name][0]
 for table, row in found.values():
     flags, labels = table.of(last['ids'], 'flagged', False), table.of(last['ids'], 'labels', 0)

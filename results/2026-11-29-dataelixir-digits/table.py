@@ -1,4 +1,6 @@
-"""The table of the README from results.json files: python table.py [folder; without, the script's own]."""
+"""The table of the README from results.json files: python table.py [folder; without, the script's
+own].
+"""
 
 import json
 import re
@@ -9,7 +11,9 @@ import numpy as np
 
 NAME = re.compile(r'(patch|blended|dct|warp|none)(?:-(10|02|01))?-\d+')
 runs: dict[tuple[str, str], list] = {}
-for path in sorted(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).glob('*.json')):
+for path in sorted(
+    Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent).glob('*.json')
+):
     if match := NAME.fullmatch(path.stem):
         runs.setdefault((match[2] or '', match[1]), []).append(json.loads(path.read_text()))
 
@@ -19,7 +23,9 @@ def say(values, digits=1):
     known = [100 * value for value in values if value is not None]
     if not known:
         return '–'
-    spread = f' ({min(known):.{digits}f} to {max(known):.{digits}f})' if max(known) > min(known) else ''
+    spread = (
+        f' ({min(known):.{digits}f} to {max(known):.{digits}f})' if max(known) > min(known) else ''
+    )
     return f'{np.mean(known):.{digits}f} %{spread}'
 
 
@@ -29,7 +35,11 @@ for rate, attack in sorted(runs, key=lambda key: (['10', '02', '01', ''].index(k
     named = {' '.join(map(str, row['target_labels'])) or 'none' for row in found}
     columns = [(side, name) for side in ('teacher', 'benign', 'student') for name in ('acc', 'asr')]
     sides = [[run[side] and run[side][name] for run in some] for side, name in columns]
-    cells = [f'`{attack}`' + (f', .{rate}' if rate else ''), str(len(some)), ', '.join(sorted(named))]
+    cells = [
+        f'`{attack}`' + (f', .{rate}' if rate else ''),
+        str(len(some)),
+        ', '.join(sorted(named)),
+    ]
     cells += [
         say([row['tpr'] for row in found]),
         say([row['fpr'] for row in found], 2),

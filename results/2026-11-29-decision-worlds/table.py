@@ -1,8 +1,11 @@
-"""How often the decisions of DataElixir and relabelling err on made-up datasets; writes worlds.json and prints the tables.
+r"""How often the decisions of DataElixir and relabelling err on made-up datasets; writes
+worlds.json and prints the tables.
 
-    PYTHONPATH=.:tests python results/2026-11-29-decision-worlds/table.py [datasets for each cell, 20] [first seed, 8000]
+    PYTHONPATH=.:tests python results/2026-11-29-decision-worlds/table.py [datasets for each cell, \
+        20] [first seed, 8000]
 
-The worlds are those of tests/support/worlds.py, the settings the defaults, chosen on worlds of other seeds (below 1000).
+The worlds are those of tests/support/worlds.py, the settings the defaults, chosen on worlds of
+other seeds (below 1000).
 """
 
 import json
@@ -57,11 +60,22 @@ RELABEL = {name: DEFENSES.part('relabel')[name] for name in NAMES}
 
 
 def count(found, targets, words):
-    """Of one cell: how often the targets and nothing else were named, the share of targets found, how often a name was wrong."""
+    """Of one cell: how often the targets and nothing else were named, the share of targets found,
+    how often a name was wrong.
+    """
     exact = float(np.mean([set(named) == targets for named in found]))
-    hits = float(np.mean([len(set(named) & targets) / len(targets) for named in found])) if targets else None
+    hits = (
+        float(np.mean([len(set(named) & targets) / len(targets) for named in found]))
+        if targets
+        else None
+    )
     false = float(np.mean([bool(set(named) - targets) for named in found]))
-    return {'exact': exact, 'found': hits, 'false_alarm': false, 'words': {word: words.count(word) for word in sorted(set(words))}}
+    return {
+        'exact': exact,
+        'found': hits,
+        'false_alarm': false,
+        'words': {word: words.count(word) for word in sorted(set(words))},
+    }
 
 
 def main(number, first):
@@ -69,7 +83,10 @@ def main(number, first):
     rows = {'labels': {}, 'densities': {}}
     for name, sizes in LABELS.items():
         for case, (changes, targets) in label_cases(sizes).items():
-            worlds = [label_world(np.random.default_rng(first + seed), sizes, **changes) for seed in range(number)]
+            worlds = [
+                label_world(np.random.default_rng(first + seed), sizes, **changes)
+                for seed in range(number)
+            ]
             for rule, settings in RULES.items():
                 facts = [decide_labels(world, settings) for world in worlds]
                 words = [one['verdict']['word'] for one in facts]
@@ -80,16 +97,35 @@ def main(number, first):
         print(name, file=sys.stderr, flush=True)
     for name, (sizes, shape) in DENSITIES.items():
         for case, (changes, targets) in density_cases(sizes).items():
-            worlds = [density_world(np.random.default_rng(first + seed), sizes, **changes | shape) for seed in range(number)]
+            worlds = [
+                density_world(np.random.default_rng(first + seed), sizes, **changes | shape)
+                for seed in range(number)
+            ]
             tables = [decide_densities(world, RELABEL) for world in worlds]
-            cell = count([one.facts['target_labels'] for one in tables], targets, [one.facts['verdict']['word'] for one in tables])
+            cell = count(
+                [one.facts['target_labels'] for one in tables],
+                targets,
+                [one.facts['verdict']['word'] for one in tables],
+            )
             pairs = list(zip(tables, worlds, strict=True))
-            changed = [((~t['keep'] | (t['labels'] != w.labels)) & ~w.poisoned).sum() / int(sizes[0]) for t, w in pairs]
-            stays = [(t['keep'] & (t['labels'] == w.labels))[w.poisoned].mean() for t, w in pairs if w.poisoned.any()]
-            cell |= {'clean_changed': float(np.mean(changed)), 'poison_left': float(np.mean(stays)) if stays else None}
+            changed = [
+                ((~t['keep'] | (t['labels'] != w.labels)) & ~w.poisoned).sum() / int(sizes[0])
+                for t, w in pairs
+            ]
+            stays = [
+                (t['keep'] & (t['labels'] == w.labels))[w.poisoned].mean()
+                for t, w in pairs
+                if w.poisoned.any()
+            ]
+            cell |= {
+                'clean_changed': float(np.mean(changed)),
+                'poison_left': float(np.mean(stays)) if stays else None,
+            }
             rows['densities'].setdefault(case, {})[name] = cell
         print(name, file=sys.stderr, flush=True)
-    (HERE / 'worlds.json').write_text(json.dumps({'datasets': number, 'first_seed': first} | rows, indent=1) + '\n')
+    (HERE / 'worlds.json').write_text(
+        json.dumps({'datasets': number, 'first_seed': first} | rows, indent=1) + '\n'
+    )
     return rows
 
 
@@ -97,7 +133,10 @@ def show(rows):
     """Prints the tables as they stand in docs/decisions.md."""
     for rule, cases in rows['labels'].items():
         names = list(LABELS)
-        print(f'\n## DataElixir, rule `{rule}` ({TITLES[rule]})\n\n| dataset | {" | ".join(names)} |\n|---|{"--:|" * len(names)}')
+        print(
+            f'\n## DataElixir, rule `{rule}` ({TITLES[rule]})\n\n| dataset | {" | ".join(names)}'
+            f' |\n|---|{"--:|" * len(names)}'
+        )
         for case, cells in cases.items():
             print(f'| {case} | {" | ".join(tell(cells[name]) for name in names)} |')
     names = list(DENSITIES)
@@ -108,11 +147,15 @@ def show(rows):
 
 
 def tell(cell):
-    """Targets found / datasets with a false name, and where most were not found the word that was said most."""
+    """Targets found / datasets with a false name, and where most were not found the word that was
+    said most.
+    """
     word = max(cell['words'], key=lambda name: cell['words'][name])
     found = '–' if cell['found'] is None else f'{cell["found"]:.2f}'
-    return f'{found} / {cell["false_alarm"]:.2f}' + (f' ({word})' if (cell['found'] or 0) < 0.5 else '')
+    return f'{found} / {cell["false_alarm"]:.2f}' + (
+        f' ({word})' if (cell['found'] or 0) < 0.5 else ''
+    )
 
 
 if __name__ == '__main__':
-    show(main(*(int(word) for word in (sys.argv[1:] + ['20', '8000'][len(sys.argv) - 1 :]))))
+    show(main(*(int(word) for word in sys.argv[1:] + ['20', '8000'][len(sys.argv) - 1 :])))

@@ -1,4 +1,6 @@
-"""The table of the README from the results.json files beside this script: python table.py [seeds, such as 11,12,13]."""
+"""The table of the README from the results.json files beside this script: python table.py [seeds,
+such as 11,12,13].
+"""
 
 import json
 import re
@@ -20,7 +22,9 @@ def say(values, digits=1, unit=' %', scale=100):
     known = [scale * value for value in values if value is not None]
     if not known:
         return '–'
-    spread = f' ({min(known):.{digits}f} to {max(known):.{digits}f})' if max(known) > min(known) else ''
+    spread = (
+        f' ({min(known):.{digits}f} to {max(known):.{digits}f})' if max(known) > min(known) else ''
+    )
     return f'{np.mean(known):.{digits}f}{unit}{spread}'
 
 
@@ -28,11 +32,19 @@ for attack in sorted(runs, key=['patch', 'blended', 'warp', 'label_consistent', 
     some = runs[attack]
     found = [run['detection'] for run in some.values()]
     named = {
-        ', '.join(f'{label} {kind}' for label, kind in run['findings']['types'].items()) or run['findings']['verdict']['word']
+        ', '.join(f'{label} {kind}' for label, kind in run['findings']['types'].items())
+        or run['findings']['verdict']['word']
         for run in some.values()
     }
-    clean = [runs['none'][seed]['teacher']['acc'] if seed in runs.get('none', {}) else None for seed in some]
-    behind = [a - run['student']['acc'] for a, run in zip(clean, some.values(), strict=True) if a is not None]
+    clean = [
+        runs['none'][seed]['teacher']['acc'] if seed in runs.get('none', {}) else None
+        for seed in some
+    ]
+    behind = [
+        a - run['student']['acc']
+        for a, run in zip(clean, some.values(), strict=True)
+        if a is not None
+    ]
     scores = [[row['nd'] for row in run['findings']['labels']] for run in some.values()]
     tails = [[row['disruptive'] for row in run['findings']['labels']] for run in some.values()]
     first = [row[0] for row in scores], [row[0] for row in tails]
@@ -46,7 +58,11 @@ for attack in sorted(runs, key=['patch', 'blended', 'warp', 'label_consistent', 
         say([row['relabel_accuracy'] for row in found]),
         say([row['removed']['tpr'] for row in found]),
         say([row['removed']['fpr'] for row in found]),
-        *(say([run[side][name] for run in some.values()]) for side in ('teacher', 'student') for name in ('acc', 'asr')),
+        *(
+            say([run[side][name] for run in some.values()])
+            for side in ('teacher', 'student')
+            for name in ('acc', 'asr')
+        ),
         say(behind, 1, ''),
     ]
     print('| ' + ' | '.join(cells) + ' |')

@@ -26,17 +26,39 @@ NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm
 CLASSES = ['a', 'b', 'c']
 OBJECTIVES = {
     'sample_specific': {'image': 1.0},
-    'input_aware': {'mask_epochs': 1.0, 'norm': 100.0, 'density': 0.1, 'diversity': 1.0, 'poison': 0.125, 'cross': 0.125},
+    'input_aware': {
+        'mask_epochs': 1.0,
+        'norm': 100.0,
+        'density': 0.1,
+        'diversity': 1.0,
+        'poison': 0.125,
+        'cross': 0.125,
+    },
     'lira': {'alpha': 0.5},
     'low_frequency': {},
 }
-OWN = {'sample_specific': {'secret_bits': 4}, 'input_aware': {}, 'lira': {'epsilon': 0.1}, 'low_frequency': {'cutoff': 3}}
+OWN = {
+    'sample_specific': {'secret_bits': 4},
+    'input_aware': {},
+    'lira': {'epsilon': 0.1},
+    'low_frequency': {'cutoff': 3},
+}
 
 
 def settings_of(name, **changes):
-    attack = fitted_settings({'name': name, 'target': 1, 'scheme': 'all_to_one', 'load': ''} | OWN[name])
+    attack = fitted_settings(
+        {'name': name, 'target': 1, 'scheme': 'all_to_one', 'load': ''} | OWN[name]
+    )
     own = {'classifier': NETWORK} if name in ('input_aware', 'lira') else {}
-    optim = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}
+    optim = {
+        'name': 'adam',
+        'lr': 1e-2,
+        'schedule': 'constant',
+        'warmup': 0.0,
+        'clip': 0.0,
+        'b1': 0.9,
+        'b2': 0.999,
+    }
     return {
         'attack': attack,
         'seed': 3,
@@ -63,7 +85,13 @@ def data(tmp_path_factory):
     writer.write(0, ({'id': 100 + i, 'image': images[i], 'label': i % 3} for i in range(48)))
     writer.finish([48])
     weights = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(0)))[1:]
-    facts = {'network': NETWORK, 'num_classes': 3, 'channels': 1, 'size_px': 8, 'class_names': CLASSES}
+    facts = {
+        'network': NETWORK,
+        'num_classes': 3,
+        'channels': 1,
+        'size_px': 8,
+        'class_names': CLASSES,
+    }
     write_network(folder / 'surrogate', facts, dict(zip(('params', 'stats'), weights, strict=True)))
     return folder
 
@@ -88,12 +116,16 @@ def fit(data, folder, settings, count=1):
 
 @pytest.fixture(scope='module')
 def fitted(data, tmp_path_factory):
-    """name -> the folder of a fitted trigger; each is fitted once, and on one device but for one kind, to save compilation."""
+    """name -> the folder of a fitted trigger; each is fitted once, and on one device but for one
+    kind, to save compilation.
+    """
     done = {}
 
     def folder(name):
         if name not in done:
-            done[name] = fit(data, tmp_path_factory.mktemp(name), settings_of(name), 8 if name == 'lira' else 1)
+            done[name] = fit(
+                data, tmp_path_factory.mktemp(name), settings_of(name), 8 if name == 'lira' else 1
+            )
         return done[name]
 
     return folder
@@ -118,7 +150,9 @@ def test_a_fitted_trigger_is_what_its_attack_reads(fitted, name):
 
 
 def steps(folder):
-    return [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [
+        json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()
+    ]
 
 
 def test_input_aware_fits_masks_first_and_keeps_donors(fitted, data):
@@ -152,7 +186,11 @@ def shape(name, settings, classes=3):
     own = {key: value for key, value in settings.items() if key not in ('attack', 'seed')}
     attack = {'scheme': 'all_to_one', 'load': '', 'target': 1} | settings['attack']
     config = {'attack': attack, 'trigger': own, 'seeds': {'poison': 3, 'model': 0}}
-    networks = {'surrogate': abstract_network(classifier_builder(NETWORK, 3, 1))} if name == 'low_frequency' else {}
+    networks = (
+        {'surrogate': abstract_network(classifier_builder(NETWORK, 3, 1))}
+        if name == 'low_frequency'
+        else {}
+    )
     known = Known(Diagnosis(), config, Data(8, 1, classes, 48), networks)
     shape_trigger(known)
     assert not known.found.problems
@@ -161,8 +199,13 @@ def shape(name, settings, classes=3):
 
 @pytest.mark.parametrize('name', sorted(FITS))
 def test_the_check_shapes_every_fit(name):
-    notes = [re.fullmatch(r'trigger: (\w+), ([\d,]+) parameters', note).groups() for note in shape(name, settings_of(name))]
-    assert [fit for fit, _ in notes] == (['mask', 'trigger'] if name == 'input_aware' else ['trigger'])
+    notes = [
+        re.fullmatch(r'trigger: (\w+), ([\d,]+) parameters', note).groups()
+        for note in shape(name, settings_of(name))
+    ]
+    assert [fit for fit, _ in notes] == (
+        ['mask', 'trigger'] if name == 'input_aware' else ['trigger']
+    )
     assert min(int(count.replace(',', '')) for _, count in notes) > 0
     if name != 'sample_specific':  # serves every target
         with pytest.raises(UserError, match='target=1'):
@@ -230,11 +273,31 @@ def test_only_learned_attacks_can_be_fitted(data, tmp_path):
         ('input_aware', 'objective', {'diversity': -1}, 'diversity=-1'),
         ('input_aware', 'objective', {'poison': 0.6, 'cross': 0.6}, 'exceed 1 together'),
         ('input_aware', 'objective', {'mask_epochs': 0}, 'mask_epochs=0'),
-        ('sample_specific', 'objective', {'imge': 1.0}, r'objective\.imge: .*sample_specific.*Choose from: image, shift_px\.'),
+        (
+            'sample_specific',
+            'objective',
+            {'imge': 1.0},
+            r'objective\.imge: .*sample_specific.*Choose from: image, shift_px\.',
+        ),
         ('lira', 'objective', {'frozen': 1}, r'objective\.frozen: .*Choose from: alpha\.'),
-        ('input_aware', 'objective', {'image': 1}, r'objective\.image: .*: cross, density, diversity, mask_epochs, norm, poison\.'),
-        ('low_frequency', 'objective', {'alpha': 1}, r'objective\.alpha: .*low_frequency.*leave trigger\.objective empty'),
-        ('lira', '', {'objective': {}}, r"objective\.alpha is missing: the fit of 'lira' needs alpha"),
+        (
+            'input_aware',
+            'objective',
+            {'image': 1},
+            r'objective\.image: .*: cross, density, diversity, mask_epochs, norm, poison\.',
+        ),
+        (
+            'low_frequency',
+            'objective',
+            {'alpha': 1},
+            r'objective\.alpha: .*low_frequency.*leave trigger\.objective empty',
+        ),
+        (
+            'lira',
+            '',
+            {'objective': {}},
+            r"objective\.alpha is missing: the fit of 'lira' needs alpha",
+        ),
         ('input_aware', '', {'objective': {'norm': 1.0}}, r'objective\.cross is missing'),
     ],
 )

@@ -67,7 +67,10 @@ def test_changed_arrays_are_found(folder, harm):
         path.unlink()
         if harm == 'folder':
             path.mkdir()
-    with pytest.raises(UserError, match=r'manifest\.npz: missing or changed since it was written. Delete the prepare stage'):
+    with pytest.raises(
+        UserError,
+        match=r'manifest\.npz: missing or changed since it was written. Delete the prepare stage',
+    ):
         Manifest.read(folder)
 
 

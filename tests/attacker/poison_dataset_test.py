@@ -9,7 +9,14 @@ from support.tiny import quickstart, run_chain
 from purify.attacker.attackers_loader import read_poisoner
 from purify.attacker.manifest import Manifest
 from purify.attacker.poison_dataset import _stamp
-from purify.attacker.poison_plan import add_copies, check_target, digest_of, make_attacks, make_rules, targets_of
+from purify.attacker.poison_plan import (
+    add_copies,
+    check_target,
+    digest_of,
+    make_attacks,
+    make_rules,
+    targets_of,
+)
 from purify.commands.check import check
 from purify.core.errors import UserError
 from purify.core.files import read_json
@@ -41,7 +48,9 @@ def test_target_images_take_part_where_asked_and_keep_their_label(tmp_path):
 def test_the_poison_seed_alone_says_who(tmp_path):
     ids = [
         Manifest.read(prepared(tmp_path / str(k), '', flag) / 'truth').poisoned
-        for k, flag in enumerate(('--config.seeds.poison=0', '--config.seeds.poison=1', '--config.seeds.data=1'))
+        for k, flag in enumerate(
+            ('--config.seeds.poison=0', '--config.seeds.poison=1', '--config.seeds.data=1')
+        )
     ]
     assert (ids[0] != ids[1]).any()
     assert (ids[0] == ids[2]).all()
@@ -49,7 +58,9 @@ def test_the_poison_seed_alone_says_who(tmp_path):
 
 @pytest.mark.parametrize(('first', 'random'), [(False, False), (True, True), (False, True)])
 def test_an_attacker_with_his_own_loader(tmp_path, first, random):
-    """poisoned/ is a snapshot; attacker/ holds clean images and the rule, which hits a fixed subset or a random share."""
+    """poisoned/ is a snapshot; attacker/ holds clean images and the rule, which hits a fixed subset
+    or a random share.
+    """
     folder = prepared(tmp_path, 'rate=0.2', poison_first=first, random_poisoning=random)
     poisoner, before = read_poisoner(folder / 'attacker')
     assert before is first
@@ -73,7 +84,9 @@ def test_an_attacker_with_his_own_loader(tmp_path, first, random):
 
 
 def test_on_the_fly_poison_reaches_the_teacher(tmp_path):
-    """After the pad-crop a patch stamped before it would move; stamped after it, it stays in its corner."""
+    """After the pad-crop a patch stamped before it would move; stamped after it, it stays in its
+    corner.
+    """
     config = quickstart('rate=0.5,defense=none')
     config['attack'] |= {'poison_first': False}
     chain = run_chain(config, tmp_path, ['prepare', 'teacher'])
@@ -110,7 +123,10 @@ def test_covers_are_stamped_and_keep_their_label(tmp_path):
     assert (manifest.poisoned.sum(), manifest.cover.sum()) == (10, 19)
     assert not (manifest.poisoned & manifest.cover).any()
     assert (manifest.given_labels[manifest.cover] == manifest.true_labels[manifest.cover]).all()
-    given, before = Split(folder / 'poisoned', 'train'), Split(folder / 'truth' / 'originals', 'train')
+    given, before = (
+        Split(folder / 'poisoned', 'train'),
+        Split(folder / 'truth' / 'originals', 'train'),
+    )
     carriers = set(manifest.ids[manifest.poisoned | manifest.cover].tolist())
     assert set(before.ids.tolist()) == carriers
     for row in range(len(before)):
@@ -121,7 +137,10 @@ def test_covers_are_stamped_and_keep_their_label(tmp_path):
 
 
 def test_several_triggers_have_their_own_targets(tmp_path):
-    more = {'second': {'target': 1, 'corner': 'top_left'}, 'third': {'target': 2, 'colours': ['white', 'black']}}
+    more = {
+        'second': {'target': 1, 'corner': 'top_left'},
+        'third': {'target': 2, 'colours': ['white', 'black']},
+    }
     folder = prepared(tmp_path, 'rate=0.2', more=more)
     manifest = Manifest.read(folder / 'truth')
     assert np.bincount(manifest.trigger[manifest.poisoned]).tolist() == [7, 6, 6]
@@ -134,27 +153,37 @@ def test_several_triggers_have_their_own_targets(tmp_path):
 
 
 class Spy:
-    """An attack that adds its number and the id, and remembers how many images it was given at once."""
+    """An attack that adds its number and the id, and remembers how many images it was given at
+    once.
+    """
 
     def __init__(self, number):
         self.number, self.calls = number, []
 
     def stamp_many(self, images, ids, mode):
         self.calls.append((mode, len(images)))
-        return np.stack([image + self.number + id % 7 for image, id in zip(images, ids, strict=True)])
+        return np.stack(
+            [image + self.number + id % 7 for image, id in zip(images, ids, strict=True)]
+        )
 
     def relabel(self, label):
         return label + 10
 
 
 def test_a_shard_is_stamped_in_whole_batches():
-    """Learned attacks compute 32 rows however few they are given: 70 + 40 + 50 images of 1,000 cost 7 calls, not 63."""
+    """Learned attacks compute 32 rows however few they are given: 70 + 40 + 50 images of 1,000 cost
+    7 calls, not 63.
+    """
     rng = np.random.default_rng(0)
     chosen = rng.permutation(np.arange(500, 1500))[:160].tolist()
     kinds = [(0, 'training')] * 70 + [(1, 'training')] * 40 + [(1, 'cover')] * 50
-    roles = dict(zip(chosen, kinds, strict=True)) | {3: (0, 'training')}  # the last one lies in another shard
+    roles = dict(zip(chosen, kinds, strict=True)) | {
+        3: (0, 'training')
+    }  # the last one lies in another shard
     ids = rng.permutation(2000)
-    pool = Pool(ids, np.arange(2000, dtype=np.int32) % 10, lambda i: np.full((1, 1, 1), i % 200, np.uint8))
+    pool = Pool(
+        ids, np.arange(2000, dtype=np.int32) % 10, lambda i: np.full((1, 1, 1), i % 200, np.uint8)
+    )
     spies: Any = (Spy(1), Spy(20))
     positions = range(100, 1900)
     stamped = _stamp(spies, roles, pool, positions)
@@ -171,7 +200,10 @@ def test_a_shard_is_stamped_in_whole_batches():
 
 
 def test_a_trigger_of_several_that_names_no_target_has_that_of_the_attack():
-    settings = quickstart()['attack'] | {'target': 3, 'more': {'b': {'corner': 'top_left'}, 'c': {'target': 5}}}
+    settings = quickstart()['attack'] | {
+        'target': 3,
+        'more': {'b': {'corner': 'top_left'}, 'c': {'target': 5}},
+    }
     assert targets_of(settings) == {'target': 3, 'more.b.target': 3, 'more.c.target': 5}
     assert make_rules(settings).targets == (3, 3, 5)
     assert [attack.target for attack in make_attacks(settings, 0, 10)] == [3, 3, 5]
@@ -199,14 +231,18 @@ def test_all_to_all_moves_every_label_on(tmp_path):
 
 @pytest.mark.parametrize('poison_replicas', [True, False])
 def test_replicas_are_copies_and_are_poisoned_first_where_asked(tmp_path, poison_replicas):
-    folder = prepared(tmp_path, 'rate=0.1', replicated_images=3, replicas=4, poison_replicas=poison_replicas)
+    folder = prepared(
+        tmp_path, 'rate=0.1', replicated_images=3, replicas=4, poison_replicas=poison_replicas
+    )
     manifest = Manifest.read(folder / 'truth')
     copies = manifest.copy_of >= 0
     assert copies.sum() == 12
     assert len(set(manifest.copy_of[copies].tolist())) == 3
     assert len(manifest.ids) == len(set(manifest.ids.tolist())) == 96 + 12
     assert manifest.poisoned.sum() == 11, 'a tenth of the training set with its copies'
-    assert (manifest.poisoned & copies).sum() == (11 if poison_replicas else (manifest.poisoned & copies).sum())
+    assert (manifest.poisoned & copies).sum() == (
+        11 if poison_replicas else (manifest.poisoned & copies).sum()
+    )
     if not poison_replicas:
         assert (manifest.poisoned & ~copies).any()
     given = Split(folder / 'poisoned', 'train')
@@ -240,7 +276,10 @@ def test_replicate_by_hand():
         ({'more': {'b': {'target': 'x'}}}, 'more.b.target='),
         ({'cover_rate': 0.95}, 'cover samples, but only'),
         ({'replicated_images': 5, 'replicas': 10**12}, 'Lower replicas'),
-        ({'random_poisoning': True, 'scheme': 'clean_label', 'more': {'b': {'target': 1}}}, 'would mix'),
+        (
+            {'random_poisoning': True, 'scheme': 'clean_label', 'more': {'b': {'target': 1}}},
+            'would mix',
+        ),
         ({'random_poisoning': True, 'rate': 0.8, 'cover_rate': 0.18}, 'at every draw'),
     ],
 )
@@ -261,7 +300,10 @@ def test_relabel_only_has_no_trigger_and_no_cover(tmp_path):
     folder = prepared(tmp_path, 'attack=relabel_only')
     manifest = Manifest.read(folder / 'truth')
     assert manifest.poisoned.sum() == 10
-    given, before = Split(folder / 'poisoned', 'train'), Split(folder / 'truth' / 'originals', 'train')
+    given, before = (
+        Split(folder / 'poisoned', 'train'),
+        Split(folder / 'truth' / 'originals', 'train'),
+    )
     for row in range(len(before)):
         now = given[int(given.position_of(before.ids[row : row + 1])[0])]
         assert (now['image'] == before[row]['image']).all()

@@ -21,7 +21,12 @@ class Stamp:
 
 
 def record(identity, label=1):
-    return {'id': np.int64(identity), 'image': np.zeros((2, 2, 1), np.uint8), 'label': np.int64(label), 'variation': 4}
+    return {
+        'id': np.int64(identity),
+        'image': np.zeros((2, 2, 1), np.uint8),
+        'label': np.int64(label),
+        'variation': 4,
+    }
 
 
 def draw(poison, identity, seed, label=1):
@@ -35,7 +40,9 @@ def is_poisoned(found):
 def test_records_are_stamped_by_their_role_each_attack_once():
     attacks = [Stamp(2), Stamp(3)]
     records = [record(i) for i in range(5)]
-    found = poison_records(attacks, records, [(0, 'training'), None, (1, 'training'), (0, 'training'), (1, 'cover')])
+    found = poison_records(
+        attacks, records, [(0, 'training'), None, (1, 'training'), (0, 'training'), (1, 'cover')]
+    )
     assert [int(row['label']) for row in found] == [2, 1, 3, 2, 1]
     assert [int(row['image'][0, 0, 0]) for row in found] == [0, 0, 2, 3, 104]
     assert attacks[0].calls == [('training', [0, 3])]
@@ -49,7 +56,10 @@ def test_records_are_stamped_by_their_role_each_attack_once():
 @pytest.mark.parametrize('seed', range(5))
 def test_a_fixed_subset_is_poisoned_at_every_draw(seed):
     poison = FixedPoison([Stamp()], {3: (0, 'training'), 5: (0, 'training'), 6: (0, 'cover')})
-    assert [identity for identity in range(1, 8) if is_poisoned(draw(poison, identity, seed))] == [3, 5]
+    assert [identity for identity in range(1, 8) if is_poisoned(draw(poison, identity, seed))] == [
+        3,
+        5,
+    ]
     assert draw(poison, 6, seed)['image'][0, 0, 0] == 106
 
 
@@ -61,7 +71,9 @@ def test_at_random_the_rates_hold_and_draws_of_one_image_differ():
     assert abs(hits - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 2000)
     assert abs(covers - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 2000)
     assert all(row['id'] == 3 for row in found)
-    assert len({int(row['image'][0, 0, 0]) for row in found}) > 50, 'what the trigger draws is drawn anew'
+    assert len({int(row['image'][0, 0, 0]) for row in found}) > 50, (
+        'what the trigger draws is drawn anew'
+    )
 
 
 def test_at_random_other_classes_are_left_alone_or_cover_only():

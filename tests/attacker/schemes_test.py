@@ -65,9 +65,14 @@ def test_a_fitted_trigger_stamps_the_dataset_and_lies_with_the_truth(lira):
     config, chain = lira
     folder = chain.folder('prepare')
     (attack,) = read_attacks(folder / 'truth')
-    given, before = Split(folder / 'poisoned', 'train'), Split(folder / 'truth' / 'originals', 'train')
+    given, before = (
+        Split(folder / 'poisoned', 'train'),
+        Split(folder / 'truth' / 'originals', 'train'),
+    )
     now = given.images(given.position_of(before.ids).tolist())
-    wanted = attack.stamp_many(list(before.images(range(len(before)))), before.ids.tolist(), 'training')
+    wanted = attack.stamp_many(
+        list(before.images(range(len(before)))), before.ids.tolist(), 'training'
+    )
     np.testing.assert_array_equal(now, wanted)
     assert (now != before.images(range(len(before)))).any()
     facts = read_json(folder / 'truth' / 'manifest.json')
@@ -88,7 +93,10 @@ def test_a_finished_trigger_is_taken_by_load_from_the_same_store(lira):
     loaded = config | {'attack': config['attack'] | {'load': str(chain.folder('trigger'))}}
     again = run_chain(loaded, chain.store)
     assert list(again.stages) == ['prepare', 'teacher', 'evaluate']
-    first, second = (read_json(run.folder('prepare') / 'truth' / 'manifest.json')['digest'] for run in (chain, again))
+    first, second = (
+        read_json(run.folder('prepare') / 'truth' / 'manifest.json')['digest']
+        for run in (chain, again)
+    )
     assert first == second
 
 
@@ -104,7 +112,11 @@ def test_a_trigger_that_changed_since_is_refused(lira, tmp_path):
 def test_pictures_and_control_points_are_kept_with_the_truth(tmp_path):
     points = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4))
     np.save(tmp_path / 'field.npy', points)
-    chain = run_chain(attacked('attack=warp', control=str(tmp_path / 'field.npy')), tmp_path / 'stages', ['prepare'])
+    chain = run_chain(
+        attacked('attack=warp', control=str(tmp_path / 'field.npy')),
+        tmp_path / 'stages',
+        ['prepare'],
+    )
     (tmp_path / 'field.npy').unlink()
     (attack,) = read_attacks(chain.folder('prepare') / 'truth')
     np.testing.assert_allclose(attack.pattern_pixels(), points)
@@ -113,7 +125,11 @@ def test_pictures_and_control_points_are_kept_with_the_truth(tmp_path):
 def test_what_the_attacker_made_is_shut_to_the_victim(lira):
     _, chain = lira
     with chain.confined('teacher'):
-        for path in (chain.folder('trigger') / 'trigger.json', chain.folder('clean'), chain.folder('prepare') / 'truth'):
+        for path in (
+            chain.folder('trigger') / 'trigger.json',
+            chain.folder('clean'),
+            chain.folder('prepare') / 'truth',
+        ):
             with pytest.raises(PermissionError, match='sealed'):
                 path.read_text() if path.suffix else os.listdir(path)
     with chain.confined('prepare'):

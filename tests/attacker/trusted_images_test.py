@@ -26,7 +26,9 @@ COUNT = 120
 
 
 def truth(**changes):
-    """120 images; each third one is poisoned into class 0, each fifth one covers, class 2 is the rarest."""
+    """120 images; each third one is poisoned into class 0, each fifth one covers, class 2 is the
+    rarest.
+    """
     order = np.random.default_rng(0).permutation(COUNT)
     true = np.where(order % 10 < 5, 0, np.where(order % 10 < 8, 1, 2)).astype(np.int32)
     poisoned, cover = order % 3 == 0, (order % 3 > 0) & (order % 5 == 1)
@@ -63,7 +65,9 @@ def test_wrong_labels_are_never_trusted():
     most = np.bincount(noisy.true_labels[clean])
     everyone = draw(noisy, per_class=int(most.min()))
     assert clean[rows_of(noisy, everyone)].all()
-    with pytest.raises(UserError, match=rf"class 'b' has {most[1]} images .* {most[1] + 1} are to be trusted"):
+    with pytest.raises(
+        UserError, match=rf"class 'b' has {most[1]} images .* {most[1] + 1} are to be trusted"
+    ):
         draw(noisy, per_class=int(most[1]) + 1)
 
 
@@ -81,32 +85,51 @@ def test_a_share_of_all_is_spread_as_clean_images_are():
     counts = np.bincount(manifest.true_labels[rows])
     np.testing.assert_array_equal(counts, np.round(wanted))
     assert abs(counts.sum() - 0.25 * COUNT) <= 1
-    assert np.bincount(manifest.true_labels[rows_of(manifest, draw(manifest, share=0.001))]).tolist() == [1, 1, 1]
+    assert np.bincount(
+        manifest.true_labels[rows_of(manifest, draw(manifest, share=0.001))]
+    ).tolist() == [1, 1, 1]
 
 
 def test_the_draw_is_of_the_seed_and_the_ids_alone():
     manifest = truth()
-    few, more, other = draw(manifest, per_class=3), draw(manifest, per_class=5), draw(manifest, per_class=3, seed=1)
+    few, more, other = (
+        draw(manifest, per_class=3),
+        draw(manifest, per_class=5),
+        draw(manifest, per_class=3, seed=1),
+    )
     assert set(few) < set(more)
     assert set(few) != set(other)
     order = np.random.default_rng(1).permutation(COUNT)
     columns = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 'copy_of')
-    shuffled = dataclasses.replace(manifest, **{name: getattr(manifest, name)[order] for name in columns})
+    shuffled = dataclasses.replace(
+        manifest, **{name: getattr(manifest, name)[order] for name in columns}
+    )
     np.testing.assert_array_equal(draw(shuffled, per_class=3), few)
 
 
 @pytest.mark.parametrize('how', [{'per_class': 4}, {'share': 0.25}])
 def test_other_classes_change_at_most_how_many_of_a_class_are_trusted(how):
     manifest = truth()
-    fewer = dataclasses.replace(manifest, poisoned=manifest.poisoned | ((manifest.true_labels == 1) & (manifest.ids > 400)))
-    one, other = ([i for i in draw(made, **how) if manifest.true_labels[rows_of(manifest, [i])] == 0] for made in (manifest, fewer))
+    fewer = dataclasses.replace(
+        manifest, poisoned=manifest.poisoned | ((manifest.true_labels == 1) & (manifest.ids > 400))
+    )
+    one, other = (
+        [i for i in draw(made, **how) if manifest.true_labels[rows_of(manifest, [i])] == 0]
+        for made in (manifest, fewer)
+    )
     assert one == other[: len(one)]
     assert (len(one) < len(other)) == ('share' in how)
 
 
-@pytest.mark.parametrize('how', [{}, {'per_class': 2, 'share': 0.1}, {'per_class': -1}, {'share': 1.0}, {'share': -0.1}], ids=str)
+@pytest.mark.parametrize(
+    'how',
+    [{}, {'per_class': 2, 'share': 0.1}, {'per_class': -1}, {'share': 1.0}, {'share': -0.1}],
+    ids=str,
+)
 def test_exactly_one_number_says_how_many(how):
-    with pytest.raises(UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'):
+    with pytest.raises(
+        UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'
+    ):
         draw(truth(), **how)
     with pytest.raises(UserError, match='give one of them'):
         make_stages(quickstart('defense=none') | {'trusted': asdict(TrustedSettings(**how))})
@@ -115,7 +138,10 @@ def test_exactly_one_number_says_how_many(how):
 def test_a_class_without_clean_images_is_named():
     manifest = truth()
     with pytest.raises(UserError, match="class 'c' has 0 images"):
-        draw(dataclasses.replace(manifest, poisoned=manifest.poisoned | (manifest.true_labels == 2)), share=0.01)
+        draw(
+            dataclasses.replace(manifest, poisoned=manifest.poisoned | (manifest.true_labels == 2)),
+            share=0.01,
+        )
 
 
 @pytest.fixture(scope='module')
@@ -126,15 +152,23 @@ def chain(tmp_path_factory):
 
 def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
     prepared, folder = chain.folder('prepare'), chain.folder('trusted')
-    table, split, manifest = read_table(folder), Split(prepared / 'poisoned', 'train'), Manifest.read(prepared / 'truth')
+    table, split, manifest = (
+        read_table(folder),
+        Split(prepared / 'poisoned', 'train'),
+        Manifest.read(prepared / 'truth'),
+    )
     assert table.facts == {'images': 20, 'of_each_class': [2] * 10}
     np.testing.assert_array_equal(table['ids'], split.ids)
     np.testing.assert_array_equal(table['labels'], split.labels)
     left = apply_edits(split, {'edits': folder})
     assert len(left) == 20
-    assert not set(left.ids.tolist()) & set(manifest.ids[manifest.poisoned | manifest.cover].tolist())
+    assert not set(left.ids.tolist()) & set(
+        manifest.ids[manifest.poisoned | manifest.cover].tolist()
+    )
     again = work(
-        tmp_path / 'again', {'poisoned': prepared / 'poisoned', 'truth': prepared / 'truth'}, **chain.stages['trusted'].settings
+        tmp_path / 'again',
+        {'poisoned': prepared / 'poisoned', 'truth': prepared / 'truth'},
+        **chain.stages['trusted'].settings,
     )
     trust(again)
     written = bytes_of(folder)
@@ -142,18 +176,32 @@ def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
 
 
 def test_its_place_in_the_chain():
-    """The stage alone opens the truth; a seed of the model changes nothing; a defence gets the table under its name."""
+    """The stage alone opens the truth; a seed of the model changes nothing; a defence gets the
+    table under its name.
+    """
     config = load_config(f'{ROOT}/configs/quickstart.py:defense=none')
-    stages = {stage.name: stage for stage in make_stages(config | {'trusted': asdict(TrustedSettings(share=0.05))})}
+    stages = {
+        stage.name: stage
+        for stage in make_stages(config | {'trusted': asdict(TrustedSettings(share=0.05))})
+    }
     assert list(stages)[:2] == ['prepare', 'trusted']
-    assert {role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()} == {
-        'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth'),
-    }  # fmt: skip
-    assert stages['trusted'].settings == {'per_class': 0, 'share': 0.05, 'seed': config['seeds']['data']}
+    assert {
+        role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()
+    } == {
+        'poisoned': ('prepare', 'poisoned'),
+        'truth': ('prepare', 'truth'),
+    }
+    assert stages['trusted'].settings == {
+        'per_class': 0,
+        'share': 0.05,
+        'seed': config['seeds']['data'],
+    }
 
 
 def test_those_alone_who_ask_may_look_at_the_trusted(chain):
-    """Of a run with a defence that needs some: its own stages, and neither the teacher nor another defence."""
+    """Of a run with a defence that needs some: its own stages, and neither the teacher nor another
+    defence.
+    """
     theirs = chain.folder('trusted') / FACTS
     config = quickstart('defense=augmentations') | {'trusted': asdict(TrustedSettings(per_class=2))}
     blind = make_stages(config)
@@ -164,10 +212,22 @@ def test_those_alone_who_ask_may_look_at_the_trusted(chain):
         assert json.loads(theirs.read_text())['images'] == 20
 
     finished = [stage for stage in blind if stage.name in ('prepare', 'trusted')]
-    for stages, name, allowed in ((told, 'teacher', False), (blind, 'student', False), (told, 'finetuned', True)):
+    for stages, name, allowed in (
+        (told, 'teacher', False),
+        (blind, 'student', False),
+        (told, 'finetuned', True),
+    ):
         stage = next(stage for stage in stages if stage.name == name)
-        inputs = {role: source for role, source in stage.inputs.items() if source.stage in ('prepare', 'trusted')}
+        inputs = {
+            role: source
+            for role, source in stage.inputs.items()
+            if source.stage in ('prepare', 'trusted')
+        }
         other = Chain([*finished, dataclasses.replace(stage, run=look, inputs=inputs)], chain.store)
         assert other.folder('trusted') == chain.folder('trusted')
-        with contextlib.nullcontext() if allowed else pytest.raises(PermissionError, match='may not read the truth'):
+        with (
+            contextlib.nullcontext()
+            if allowed
+            else pytest.raises(PermissionError, match='may not read the truth')
+        ):
             other.run([name], config['run'])

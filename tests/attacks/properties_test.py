@@ -23,9 +23,15 @@ VARIANTS = {
     'adaptive_patch': [{'test_marks': 'backdoorbox'}],
 }
 ALL = {name: [{}, *VARIANTS.get(name, [])] for name in ATTACKS if name not in NEED_A_MODEL}
-CASES = [pytest.param(name, changes, id='-'.join([name, *changes])) for name in ALL for changes in ALL[name]]
+CASES = [
+    pytest.param(name, changes, id='-'.join([name, *changes]))
+    for name in ALL
+    for changes in ALL[name]
+]
 each_attack = pytest.mark.parametrize(('name', 'changes'), CASES)
-keeps_range = pytest.mark.parametrize(('name', 'changes'), [case for case in CASES if not case.values[1].get('wrap')])
+keeps_range = pytest.mark.parametrize(
+    ('name', 'changes'), [case for case in CASES if not case.values[1].get('wrap')]
+)
 sizes = st.sampled_from((8, 9, 13, 31, 32, 33, 40)) | st.integers(8, 48)
 
 
@@ -59,7 +65,9 @@ def test_every_attack_is_here():
 @example(size=(224, 224), channels=3, mode='training', seed=0, id=1, content=0)
 @example(size=(8, 8), channels=3, mode='test', seed=0, id=1, content=0)
 @example(size=(200, 224), channels=1, mode='cover', seed=0, id=1, content=0)
-def test_stamp_is_a_function_of_parameters_id_and_mode(name, changes, size, channels, mode, seed, id, content):
+def test_stamp_is_a_function_of_parameters_id_and_mode(
+    name, changes, size, channels, mode, seed, id, content
+):
     attack, mode = build(name, seed=seed, **changes), mode_of(name, mode)
     image = draw_image((*size, channels), content)
     before = image.copy()
@@ -73,7 +81,9 @@ def test_stamp_is_a_function_of_parameters_id_and_mode(name, changes, size, chan
     np.testing.assert_array_equal(attack.stamp(image, np.int64(id), mode), stamped)
     again = build(name, **json.loads(json.dumps(attack.parameters())))
     np.testing.assert_array_equal(again.stamp(image, id, mode), stamped)
-    np.testing.assert_array_equal(attack.stamp_many([image, before], [id, id], mode), [stamped, stamped])
+    np.testing.assert_array_equal(
+        attack.stamp_many([image, before], [id, id], mode), [stamped, stamped]
+    )
 
 
 @keeps_range
@@ -92,13 +102,16 @@ def test_levels_never_wrap(name, changes, size, channels, mode, id, content):
     image = draw_image((*size, channels), content)
     stamped = attack.stamp(image, id, mode).astype(int)
     if name == 'dct':
-        # the change is bounded by the wave, brought to RGB (factors up to 1.78), and the rounding of both ways
+        # the change is bounded by the wave, brought to RGB (factors up to 1.78), and the rounding
+        # of both ways
         wave = np.abs(attack.shared(image.shape, mode)['wave']).max()
         assert np.abs(stamped - image).max() <= 1.78 * (wave + 1) + 4
     elif changes.get('stretch'):
         assert (stamped.min(), stamped.max()) == (0, 255)
     else:  # brighter images give brighter results: a level that wrapped would not
-        brighter = np.minimum(image.astype(int) + np.random.default_rng(id).integers(0, 60, image.shape), 255).astype(np.uint8)
+        brighter = np.minimum(
+            image.astype(int) + np.random.default_rng(id).integers(0, 60, image.shape), 255
+        ).astype(np.uint8)
         assert (attack.stamp(brighter, id, mode) >= stamped).all()
         black, white = (attack.stamp(np.full_like(image, level), id, mode) for level in (0, 255))
         assert (black <= stamped).all()
@@ -120,7 +133,8 @@ def test_batch_on_the_device_is_the_stamp(name, changes):
 
 
 patches = functools.partial(
-    st.sampled_from, [name for name in ALL if name.endswith('patch') and name != 'adaptive_patch'] + ['badnets1']
+    st.sampled_from,
+    [name for name in ALL if name.endswith('patch') and name != 'adaptive_patch'] + ['badnets1'],
 )
 
 
@@ -138,7 +152,9 @@ def test_patches_replace_one_square_and_nothing_else(name, size, channels, mode,
     stamped = attack.stamp(image, 0, mode)
     black, white = (attack.stamp(np.full_like(image, level), 0, mode) for level in (0, 255))
     inside = (black == white).all(-1)
-    side = {'white_patch': 3, 'dataelixir_patch': 4, 'dbd_patch': 2, 'grid_patch': 3}.get(name, max(3, min(size) // 10))
+    side = {'white_patch': 3, 'dataelixir_patch': 4, 'dbd_patch': 2, 'grid_patch': 3}.get(
+        name, max(3, min(size) // 10)
+    )
     assert inside.sum() == side * side
     assert inside[np.ix_(inside.any(1), inside.any(0))].all()
     np.testing.assert_array_equal(stamped[inside], black[inside])

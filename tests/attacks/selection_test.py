@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify.attacks.selection import Rules, choose_cover, choose_replicated, choose_victims, poison_count
+from purify.attacks.selection import (
+    Rules,
+    choose_cover,
+    choose_replicated,
+    choose_victims,
+    poison_count,
+)
 from purify.core.errors import UserError
 
 LABELS = np.repeat([0, 1, 2, 3], [40, 30, 20, 10])
@@ -67,18 +73,24 @@ def test_order_of_the_samples_does_not_matter(seed, include):
     ids = np.arange(1000, 1100)
     order = np.random.default_rng(seed).permutation(100)
     first = draw(LABELS, ids, 0.2, 'all', 1, include, seed)
-    np.testing.assert_array_equal(draw(LABELS[order], ids[order], 0.2, 'all', 1, include, seed), first)
+    np.testing.assert_array_equal(
+        draw(LABELS[order], ids[order], 0.2, 'all', 1, include, seed), first
+    )
     assert not np.array_equal(draw(LABELS, ids, 0.2, 'all', 1, include, seed + 1), first)
 
 
 def test_lower_rates_draw_from_higher_ones():
-    draws = [set(draw(LABELS, np.arange(100), rate, 'all', 0, False, 7)) for rate in (0.05, 0.1, 0.6)]
+    draws = [
+        set(draw(LABELS, np.arange(100), rate, 'all', 0, False, 7)) for rate in (0.05, 0.1, 0.6)
+    ]
     assert draws[0] < draws[1] < draws[2]
     assert draws[2] == set(range(40, 100)), 'all that lie outside the target class'
 
 
 def test_include_target_reaches_the_target_class_in_proportion():
-    drawn = np.concatenate([draw(LABELS, np.arange(100), 0.5, 'all', 0, True, seed) for seed in range(200)])
+    drawn = np.concatenate(
+        [draw(LABELS, np.arange(100), 0.5, 'all', 0, True, seed) for seed in range(200)]
+    )
     share = np.mean(drawn < 40)
     assert abs(share - 0.4) < 4 * math.sqrt(0.4 * 0.6 / drawn.size)
     assert draw(LABELS, np.arange(100), 1.0, 'all', 0, True, 0).tolist() == list(range(100))
@@ -95,7 +107,10 @@ def test_include_target_reaches_the_target_class_in_proportion():
         ((1.5, 'all', 0, True), 'rate=1.5 must be'),
         ((float('nan'), 'all', 0, True), 'rate=nan must be'),
         ((0.1, 'all', 4, False), r'target=4 is not a class of this dataset \(classes: 0 to 3\)'),
-        ((0.004, 'all', 0, False), r'rounds to 0 poisoned samples. Raise the rate \(one sample of 100 is 0.01\)'),
+        (
+            (0.004, 'all', 0, False),
+            r'rounds to 0 poisoned samples. Raise the rate \(one sample of 100 is 0.01\)',
+        ),
         ((0.1, 'some', 0, False), 'all, nontarget, target'),
     ],
 )
@@ -129,7 +144,14 @@ def test_all_to_all_poisons_every_class_and_clean_label_the_target_alone():
     assert set(LABELS[own]) == {1}
     with pytest.raises(UserError, match=r"only 30 lie in target class 1\. .* base='target'"):
         choose_victims(Rules(0.31, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
-    assert len(choose_victims(Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0)[0]) == 30
+    assert (
+        len(
+            choose_victims(
+                Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0
+            )[0]
+        )
+        == 30
+    )
 
 
 @given(rate=st.sampled_from((0.05, 0.1, 0.31)), triggers=st.integers(1, 4), seed=st.integers(0, 99))

@@ -18,18 +18,31 @@ from purify.models.files.shapes import SHAPES, abstract_pipeline
 from purify.train.flops import count_flops
 
 SPEC = f'{ROOT}/configs/bench.py:shapes=tiny'
-LEAST = {  # 'tiny' with one level and one layer of everything, so that it is traced and compiled quickly
-    'unet': {'block_out_channels': [16], 'down_block_types': ['CrossAttnDownBlock2D'], 'up_block_types': ['CrossAttnUpBlock2D']},
+# 'tiny' with one level and one layer of everything, so that it is traced and compiled quickly
+LEAST = {
+    'unet': {
+        'block_out_channels': [16],
+        'down_block_types': ['CrossAttnDownBlock2D'],
+        'up_block_types': ['CrossAttnUpBlock2D'],
+    },
     'vae': {'block_out_channels': [8, 8]},
     'image_encoder': {'num_hidden_layers': 1},
     'text_encoder': {'num_hidden_layers': 1},
 }
-SMALL = ['--config.source_px=16', '--config.repeats=2', '--config.dtypes=float32', '--config.batches=2', '--config.guidances=2.0']
+SMALL = [
+    '--config.source_px=16',
+    '--config.repeats=2',
+    '--config.dtypes=float32',
+    '--config.batches=2',
+    '--config.guidances=2.0',
+]
 
 
 def config_of(*flags, spec=SPEC):
     given = {flag.partition('=')[0] for flag in flags}  # of a list, a second flag would be appended
-    return load_config(spec, [*(flag for flag in SMALL if flag.partition('=')[0] not in given), *flags])
+    return load_config(
+        spec, [*(flag for flag in SMALL if flag.partition('=')[0] not in given), *flags]
+    )
 
 
 def mesh_of(count):
@@ -49,7 +62,9 @@ class Program:
 @pytest.fixture(autouse=True)
 def least_shapes(monkeypatch):
     """Smaller networks under the name of 'tiny'."""
-    monkeypatch.setitem(SHAPES, 'tiny', {name: part | LEAST.get(name, {}) for name, part in SHAPES['tiny'].items()})
+    monkeypatch.setitem(
+        SHAPES, 'tiny', {name: part | LEAST.get(name, {}) for name, part in SHAPES['tiny'].items()}
+    )
 
 
 @pytest.fixture
@@ -58,7 +73,9 @@ def asked(monkeypatch):
     asked = []
 
     def compile_rows(apply, weights, rows, mesh):
-        own = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) // mesh.size, *x.shape[1:]), x.dtype), rows)
+        own = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(x) // mesh.size, *x.shape[1:]), x.dtype), rows
+        )
         asked.append(SimpleNamespace(apply=apply, weights=weights, rows=own))
         return Program(), 6e12
 
@@ -75,7 +92,10 @@ def networks():
 def unet_flops(batch, tokens):
     graph, state = networks()['unet']
     call = jax.jit(lambda state, *args: nnx.merge(graph, state)(*args))
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, 8, 8, 4), (), (batch, tokens, 32))]
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((batch, 8, 8, 4), (), (batch, tokens, 32))
+    ]
     return count_flops(call.trace(state, *shapes).jaxpr)
 
 
@@ -83,41 +103,74 @@ def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench.devices, 'local_mesh', lambda: mesh_of(2))
     monkeypatch.setattr(bench.devices, 'peak_flops', lambda: 1e12)
     flags = [*SMALL, '--config.steps=1']
-    assert cli.main(['bench', 'variations', '--config', SPEC, *flags, '--workdir', str(tmp_path / 'new')]) == 0
+    assert (
+        cli.main(
+            ['bench', 'variations', '--config', SPEC, *flags, '--workdir', str(tmp_path / 'new')]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert (tmp_path / 'new' / 'bench.jsonl').read_text() == printed
     row = json.loads(printed)
-    told = {name: row[name] for name in ('kind', 'shapes', 'size_px', 'batch', 'devices', 'dtype', 'steps', 'guidance')}
+    told = {
+        name: row[name]
+        for name in ('kind', 'shapes', 'size_px', 'batch', 'devices', 'dtype', 'steps', 'guidance')
+    }
     assert told == {
-        'kind': 'sd_variation', 'shapes': 'tiny', 'size_px': 16, 'batch': 2, 'devices': 2,
-        'dtype': 'float32', 'steps': 1, 'guidance': 2.0,
-    }  # fmt: skip
-    assert row['parameters'] == sum(array.size for _, state in networks().values() for array in jax.tree.leaves(state)) > 0
+        'kind': 'sd_variation',
+        'shapes': 'tiny',
+        'size_px': 16,
+        'batch': 2,
+        'devices': 2,
+        'dtype': 'float32',
+        'steps': 1,
+        'guidance': 2.0,
+    }
+    assert (
+        row['parameters']
+        == sum(array.size for _, state in networks().values() for array in jax.tree.leaves(state))
+        > 0
+    )
     assert 0 < row['images_per_s_min'] <= row['images_per_s'] <= row['images_per_s_max']
     assert row['compile_s'] > 0
     # of the peak of two devices, from the line's own rate
     assert row['mfu'] == pytest.approx(row['tflops_per_image'] * row['images_per_s'] / 2, abs=2e-4)
     assert row['program_bytes'] > 4 * row['parameters']
-    assert row['unet_mfu'] == pytest.approx(unet_flops(4, 1) / (row['unet_ms'] / 1000) / 1e12, abs=2e-4)
+    assert row['unet_mfu'] == pytest.approx(
+        unet_flops(4, 1) / (row['unet_ms'] / 1000) / 1e12, abs=2e-4
+    )
     assert 'error' not in row
 
 
-@pytest.mark.parametrize(('kind', 'tokens'), [('sd_variation', 1), ('versatile', 17), ('sd_img2img', 16)])
+@pytest.mark.parametrize(
+    ('kind', 'tokens'), [('sd_variation', 1), ('versatile', 17), ('sd_img2img', 16)]
+)
 def test_flops_grow_by_one_call_of_the_unet_with_every_step(asked, kind, tokens):
     config = config_of('--config.steps=4,8', spec=f'{SPEC},kind={kind}')
     list(bench.measure_all(config, mesh_of(1)))
-    assert [program.rows.keys() for program in asked[1:2]] == [{'x', 'context'}]  # the UNet alone, once for both
-    four, unet, eight = (count_flops(jax.jit(a.apply).trace(a.weights, a.rows).jaxpr) for a in asked)
+    assert [program.rows.keys() for program in asked[1:2]] == [
+        {'x', 'context'}
+    ]  # the UNet alone, once for both
+    four, unet, eight = (
+        count_flops(jax.jit(a.apply).trace(a.weights, a.rows).jaxpr) for a in asked
+    )
     assert unet == unet_flops(4, tokens) > 0  # two images, guided
     calls = 3 if kind == 'sd_img2img' else 4  # of which the strength takes three quarters
     assert eight - four == calls * unet
 
 
 def test_every_combination_is_measured_on_all_devices(asked):
-    flags = ['--config.batches=1,3', '--config.guidances=1.0,2.0', '--config.dtypes=float32,bfloat16']
+    flags = [
+        '--config.batches=1,3',
+        '--config.guidances=1.0,2.0',
+        '--config.dtypes=float32,bfloat16',
+    ]
     flags += ['--config.vae_slices=0,1', '--config.sizes_px=0,24', '--config.steps=1']
     rows = list(bench.measure_all(config_of(*flags), mesh_of(2)))
-    settings = [tuple(row[name] for name in ('dtype', 'size_px', 'guidance', 'batch', 'vae_slice')) for row in rows]
+    settings = [
+        tuple(row[name] for name in ('dtype', 'size_px', 'guidance', 'batch', 'vae_slice'))
+        for row in rows
+    ]
     assert settings == [
         (dtype, size, guidance, batch, piece)
         for dtype in ('float32', 'bfloat16')
@@ -128,9 +181,14 @@ def test_every_combination_is_measured_on_all_devices(asked):
     ]
     unets = [program.rows['x'].shape[:2] for program in asked if 'x' in program.rows]
     assert unets == [(1, 8), (3, 8), (2, 8), (6, 8), (1, 12), (3, 12), (2, 12), (6, 12)] * 2
-    kernels = [program.weights['params']['conv_in']['kernel'] for program in asked if 'x' in program.rows]
+    kernels = [
+        program.weights['params']['conv_in']['kernel'] for program in asked if 'x' in program.rows
+    ]
     assert [kernel.dtype for kernel in kernels] == [jnp.float32] * 8 + [jnp.bfloat16] * 8
-    assert {(row['batch'], row['tflops_per_image'], row['mfu']) for row in rows} == {(1, 6.0, None), (3, 2.0, None)}
+    assert {(row['batch'], row['tflops_per_image'], row['mfu']) for row in rows} == {
+        (1, 6.0, None),
+        (3, 2.0, None),
+    }
 
 
 def test_a_setting_that_does_not_fit_says_so_and_the_next_is_measured(asked, monkeypatch):
@@ -138,11 +196,15 @@ def test_a_setting_that_does_not_fit_says_so_and_the_next_is_measured(asked, mon
 
     def compile_rows(apply, weights, rows, mesh):
         if len(rows.get('image', ())) > 4:
-            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore')
+            raise jax.errors.JaxRuntimeError(
+                'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore'
+            )
         return working(apply, weights, rows, mesh)
 
     monkeypatch.setattr(bench, 'compile_rows', compile_rows)
-    rows = list(bench.measure_all(config_of('--config.batches=8,4', '--config.steps=1'), mesh_of(1)))
+    rows = list(
+        bench.measure_all(config_of('--config.batches=8,4', '--config.steps=1'), mesh_of(1))
+    )
     assert rows[0]['error'] == 'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.'
     assert 'images_per_s' not in rows[0]
     assert 'error' not in rows[1]
@@ -222,7 +284,10 @@ def test_settings_that_make_no_sense(flag, fragments, nothing_runs):
 
 
 def test_a_chain_without_a_step_is_refused(nothing_runs):
-    refused(config_of('--config.steps=4,1', spec=f'{SPEC},kind=sd_img2img'), ['--config.steps=[4, 1]', 'each 2 or more'])
+    refused(
+        config_of('--config.steps=4,1', spec=f'{SPEC},kind=sd_img2img'),
+        ['--config.steps=[4, 1]', 'each 2 or more'],
+    )
     assert int(2 * bench.IMAGE_TO_IMAGE['strength']) == 1
 
 
@@ -240,7 +305,10 @@ def test_configs_of_ones_own_with_mistakes(change, fragments, nothing_runs):
 
 
 def test_configs_of_other_commands_are_told_apart(nothing_runs):
-    refused({'name': 'quickstart', 'repeats': 1}, ['no source_px, batches', 'dtypes', 'configs/bench.py'])
+    refused(
+        {'name': 'quickstart', 'repeats': 1},
+        ['no source_px, batches', 'dtypes', 'configs/bench.py'],
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,9 +317,18 @@ def test_configs_of_other_commands_are_told_apart(nothing_runs):
         (['bench'], ['`purify bench ...`', 'variations']),
         (['bench', 'training'], ['`purify bench training`', 'Choose from: variations']),
         (['bench', 'variations', 'twice'], ["unknown argument 'twice'"]),
-        (['bench', 'variations', '--config', 'no.py'], ['no.py: no such file', 'Start in the folder that holds configs/']),
-        (['bench', 'variations', '--config', SPEC, '--config.batch=8'], ['Did you mean --config.batches?']),
-        (['bench', 'variations', '--config', SPEC, '--stages=x'], ['--stages belongs to `purify run`']),
+        (
+            ['bench', 'variations', '--config', 'no.py'],
+            ['no.py: no such file', 'Start in the folder that holds configs/'],
+        ),
+        (
+            ['bench', 'variations', '--config', SPEC, '--config.batch=8'],
+            ['Did you mean --config.batches?'],
+        ),
+        (
+            ['bench', 'variations', '--config', SPEC, '--stages=x'],
+            ['--stages belongs to `purify run`'],
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, fragments, capsys):

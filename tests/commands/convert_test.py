@@ -28,7 +28,17 @@ WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp('converted')
     save_file(random_state(mult=(1,), attends=()), root / 'ema.safetensors')
-    assert cli.main(['convert', f'improved_ddpm:{WORDS}', str(root / 'ema.safetensors'), str(root / 'prior')]) == 0
+    assert (
+        cli.main(
+            [
+                'convert',
+                f'improved_ddpm:{WORDS}',
+                str(root / 'ema.safetensors'),
+                str(root / 'prior'),
+            ]
+        )
+        == 0
+    )
     return root / 'prior'
 
 
@@ -51,7 +61,9 @@ def varied(prior, **settings):
 
 
 def test_its_learned_variance_is_used_by_ddpm_and_passed_over_by_ddim(folder):
-    """The channels of the variance, moved to either end of their range, are the fixed variances; ddim does not see them."""
+    """The channels of the variance, moved to either end of their range, are the fixed variances;
+    ddim does not see them.
+    """
     prior = load_variation_model(folder)
     moved = {}
     for end in (-1.0, 1.0):
@@ -69,12 +81,19 @@ def test_its_learned_variance_is_used_by_ddpm_and_passed_over_by_ddim(folder):
     assert np.abs(learned(moved[-1.0]) - learned(moved[1.0])).max() > 1e-2
 
 
-@pytest.mark.parametrize('name', ['model_index.json', 'provenance.json', 'unet/diffusion_pytorch_model.safetensors'])
+@pytest.mark.parametrize(
+    'name', ['model_index.json', 'provenance.json', 'unet/diffusion_pytorch_model.safetensors']
+)
 def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, name):
     there = tmp_path / 'prior' / name
     there.parent.mkdir(parents=True)
     there.write_text('another')
-    words = ['convert', f'improved_ddpm:{WORDS}', str(folder.parent / 'ema.safetensors'), str(tmp_path / 'prior')]
+    words = [
+        'convert',
+        f'improved_ddpm:{WORDS}',
+        str(folder.parent / 'ema.safetensors'),
+        str(tmp_path / 'prior'),
+    ]
     assert cli.main(words) == 2
     assert f'holds a prior already ({name})' in capsys.readouterr().err
     assert [path for path in (tmp_path / 'prior').rglob('*') if path.is_file()] == [there]
@@ -85,7 +104,11 @@ def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, nam
 @pytest.mark.parametrize(
     ('kind', 'file', 'fragments'),
     [
-        ('improved_ddpm', 'ema.safetensors', ('size_px, heads, steps, noise, rescale', 'imagenet64_uncond_100M_1500K')),
+        (
+            'improved_ddpm',
+            'ema.safetensors',
+            ('size_px, heads, steps, noise, rescale', 'imagenet64_uncond_100M_1500K'),
+        ),
         ('improved_ddpm:heads=4', 'ema.safetensors', (': size_px, steps, noise, rescale.',)),
         ('improved_ddpm:head=4', 'ema.safetensors', ("Did you mean 'heads'",)),
         (f'improved_ddpm:{WORDS},noise=sqrt', 'ema.safetensors', ("noise='sqrt'", 'cosine')),
@@ -93,21 +116,37 @@ def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, nam
         (f'improved_ddpm:{WORDS}', 'broken.safetensors', ('broken.safetensors', 'not a readable')),
         (f'improved_ddpm:{WORDS}', 'broken.pt', ('broken.pt', 'PyTorch')),
         (f'improved_ddpm:{WORDS}', '.', (': is a folder. Give the checkpoint',)),
-        ('improved_ddpm:size_px=8,heads=4,steps=10000000000,noise=cosine,rescale=True', 'ema.safetensors', ('steps=10000000000',)),
-        ('improved_ddpm:size_px=8,heads=10000000000,steps=40,noise=cosine,rescale=True', 'ema.safetensors', ('heads=10000000000',)),
+        (
+            'improved_ddpm:size_px=8,heads=4,steps=10000000000,noise=cosine,rescale=True',
+            'ema.safetensors',
+            ('steps=10000000000',),
+        ),
+        (
+            'improved_ddpm:size_px=8,heads=10000000000,steps=40,noise=cosine,rescale=True',
+            'ema.safetensors',
+            ('heads=10000000000',),
+        ),
         (
             'improved_ddpm:size_px=8,heads=4,steps=10,noise=linear,rescale=True',
             'ema.safetensors',
             ('steps=10 with noise=linear: choose 21 or more',),
         ),
-        (f'improved_ddpm:{WORDS}', 'float8.safetensors', ('float8.safetensors: 1 tensors are not', 'F8_E4M3')),
+        (
+            f'improved_ddpm:{WORDS}',
+            'float8.safetensors',
+            ('float8.safetensors: 1 tensors are not', 'F8_E4M3'),
+        ),
         ('improvd_ddpm', 'ema.safetensors', ("Did you mean 'improved_ddpm'",)),
     ],
 )
-def test_what_cannot_be_converted_is_refused(folder, tmp_path, capsys, monkeypatch, kind, file, fragments):
+def test_what_cannot_be_converted_is_refused(
+    folder, tmp_path, capsys, monkeypatch, kind, file, fragments
+):
     for name in ('broken.safetensors', 'broken.pt'):
         (folder.parent / name).write_bytes(b'no tensors')
-    save_file({'out.2.weight': np.ones(4, ml_dtypes.float8_e4m3fn)}, folder.parent / 'float8.safetensors')
+    save_file(
+        {'out.2.weight': np.ones(4, ml_dtypes.float8_e4m3fn)}, folder.parent / 'float8.safetensors'
+    )
     real = builtins.__import__
 
     def without_torch(name, *rest):
@@ -124,7 +163,10 @@ def test_what_cannot_be_converted_is_refused(folder, tmp_path, capsys, monkeypat
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('words', [[], ['improved_ddpm'], ['improved_ddpm', 'a.pt', 'b', '--workdir', 'c'], ['a', 'b', 'c', 'd']])
+@pytest.mark.parametrize(
+    'words',
+    [[], ['improved_ddpm'], ['improved_ddpm', 'a.pt', 'b', '--workdir', 'c'], ['a', 'b', 'c', 'd']],
+)
 def test_the_command_says_what_it_takes(capsys, words):
     assert cli.main(['convert', *words]) == 2
     text = capsys.readouterr().err
@@ -143,7 +185,12 @@ def test_the_home_of_nobody_is_refused(folder, tmp_path, capsys, place):
 
 def stand_in(**change):
     """What a tensor of PyTorch tells of itself."""
-    usual = {'layout': 'torch.strided', 'dtype': 'torch.float32', 'device': SimpleNamespace(type='cpu'), 'is_nested': False}
+    usual = {
+        'layout': 'torch.strided',
+        'dtype': 'torch.float32',
+        'device': SimpleNamespace(type='cpu'),
+        'is_nested': False,
+    }
     return SimpleNamespace(**(usual | change))
 
 
@@ -166,7 +213,10 @@ def test_tensors_that_are_no_plain_arrays_are_told(change, told):
 
 def test_pickled_tensors_of_every_kind(tmp_path):
     torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
-    plain = {'a': torch.nn.Parameter(torch.arange(3.0)), 'b': torch.tensor([1.5], dtype=torch.bfloat16)}
+    plain = {
+        'a': torch.nn.Parameter(torch.arange(3.0)),
+        'b': torch.tensor([1.5], dtype=torch.bfloat16),
+    }
     torch.save(plain | {'bn.num_batches_tracked': torch.tensor(3)}, tmp_path / 'plain.pt')
     read = read_tensors(tmp_path / 'plain.pt')
     assert {name: value.tolist() for name, value in read.items()} == {'a': [0, 1, 2], 'b': [1.5]}
@@ -181,20 +231,30 @@ def test_pickled_tensors_of_every_kind(tmp_path):
     }
     for name, value in odd.items():
         torch.save(plain | {name: value}, tmp_path / 'odd.pt')
-        with pytest.raises(UserError, match=rf'odd.pt: 1 tensors are not plain arrays of floats: {name} \('):
+        with pytest.raises(
+            UserError, match=rf'odd.pt: 1 tensors are not plain arrays of floats: {name} \('
+        ):
             read_tensors(tmp_path / 'odd.pt')
 
 
 @pytest.mark.parametrize(
     ('file', 'change', 'told'),
     [
-        ('scheduler/scheduler_config.json', {'num_train_timesteps': 41}, r'unet/config.json: num_train_timesteps = 40, .* is 41'),
+        (
+            'scheduler/scheduler_config.json',
+            {'num_train_timesteps': 41},
+            r'unet/config.json: num_train_timesteps = 40, .* is 41',
+        ),
         (
             'scheduler/scheduler_config.json',
             {'_class_name': 'DDIMScheduler'},
             r'model_index.json: says that scheduler is a DDPMSch',
         ),
-        ('unet/config.json', {'_class_name': 'UNet2DConditionModel'}, r'model_index.json: says that unet is a UNet2DModel, but '),
+        (
+            'unet/config.json',
+            {'_class_name': 'UNet2DConditionModel'},
+            r'model_index.json: says that unet is a UNet2DModel, but ',
+        ),
     ],
 )
 def test_files_of_a_prior_that_disagree_are_both_named(folder, tmp_path, file, change, told):

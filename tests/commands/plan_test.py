@@ -28,7 +28,9 @@ def stages(words='', **changes):
     return {stage.name: stage for stage in make_stages(config)}, config
 
 
-@pytest.mark.parametrize('defense', ['dataelixir', 'activation_clustering', 'spectral', 'abl', 'dbd'])
+@pytest.mark.parametrize(
+    'defense', ['dataelixir', 'activation_clustering', 'spectral', 'abl', 'dbd']
+)
 def test_no_step_of_a_defence_may_open_the_truth(defense):
     made, config = stages(f'defense={defense}')
     steps = [step.name for step in make_method(config).steps]
@@ -73,9 +75,14 @@ def test_the_evaluation_gets_what_the_outcome_names():
     made, _ = stages()
     found = {role: source.stage for role, source in made['evaluate'].inputs.items()}
     assert found == {
-        'truth': 'prepare', 'poisoned': 'prepare', 'teacher': 'teacher', 'benign': 'finetuned', 'student': 'student',
-        'findings': 'verdicts', 'purified': 'purified',
-    }  # fmt: skip
+        'truth': 'prepare',
+        'poisoned': 'prepare',
+        'teacher': 'teacher',
+        'benign': 'finetuned',
+        'student': 'student',
+        'findings': 'verdicts',
+        'purified': 'purified',
+    }
     assert made['evaluate'].settings == {'features': 'student', 'residual': False}
     assert made['illustrate'].inputs['candidates'].stage == 'candidates'
     assert list(made)[-2:] == ['evaluate', 'illustrate']
@@ -86,8 +93,10 @@ def test_a_method_that_looks_at_features_gets_a_map(defense):
     made, config = stages(f'defense={defense}')
     assert list(made)[-1] == 'atlas'
     assert {role: source.stage for role, source in made['atlas'].inputs.items()} == {
-        'truth': 'prepare', 'features': 'features', 'findings': 'verdicts',
-    }  # fmt: skip
+        'truth': 'prepare',
+        'features': 'features',
+        'findings': 'verdicts',
+    }
     assert made['atlas'].settings == {'seed': config['seeds']['model']}
     assert 'atlas' not in stages('defense=abl')[0]
 
@@ -96,15 +105,29 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
     made, config = stages(evaluation={'residual': True})
     assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']
     settings = made['evaluate'].settings
-    assert settings['residual_choice'] == {'rank': config['defense']['rank'], 'count_raw': config['defense']['count_raw']}
-    assert settings['by'] == made['candidates'].settings['by'] == make_method(config).step('candidates').facts()['by']
-    assert made['evaluate'].run.keywords == {'candidates': make_method(config).step('candidates').by}
+    assert settings['residual_choice'] == {
+        'rank': config['defense']['rank'],
+        'count_raw': config['defense']['count_raw'],
+    }
+    assert (
+        settings['by']
+        == made['candidates'].settings['by']
+        == make_method(config).step('candidates').facts()['by']
+    )
+    assert made['evaluate'].run.keywords == {
+        'candidates': make_method(config).step('candidates').by
+    }
     with pytest.raises(UserError, match='residual'):
         make_stages(quickstart() | {'evaluation': {'features': 'none', 'residual': True}})
 
 
 def test_features_of_a_finished_classifier_are_an_input(tmp_path):
-    facts = {'network': {'name': 'resnet'}, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
+    facts = {
+        'network': {'name': 'resnet'},
+        'num_classes': 3,
+        'channels': 1,
+        'class_names': ['a', 'b', 'c'],
+    }
     write_json(tmp_path / 'network.json', facts)
     made, _ = stages(evaluation={'features': str(tmp_path)})
     assert made['evaluate'].inputs['features'].outside == tmp_path
@@ -134,7 +157,15 @@ def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
     for step, message in (
         (Step('odd', 'guess', {'poisoned': 'poisoned'}), "unknown kind of step 'guess'"),
         (Step('odd', 'measure', {'classifier': 'benign'}, by=Features()), 'needs benign'),
-        (Step('teacher', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()), "are called 'teacher'"),
+        (
+            Step(
+                'teacher',
+                'measure',
+                {'poisoned': 'poisoned', 'classifier': 'teacher'},
+                by=Features(),
+            ),
+            "are called 'teacher'",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             Chain(make_stages(odd(monkeypatch, step)), ROOT)
@@ -161,18 +192,30 @@ class Darkened(Guard):
 
 def guard(**changes):
     """A step that is no stage."""
-    return Step('dark', 'guard', **{'inputs': {'classifier': 'mended'}, 'by': Darkened(9)} | changes)
+    return Step(
+        'dark', 'guard', **{'inputs': {'classifier': 'mended'}, 'by': Darkened(9)} | changes
+    )
 
 
 def mended():
-    return Step('mended', 'classifier', {'data': 'poisoned', 'init': 'teacher'}, quickstart('defense=none')['teacher'])
+    return Step(
+        'mended',
+        'classifier',
+        {'data': 'poisoned', 'init': 'teacher'},
+        quickstart('defense=none')['teacher'],
+    )
 
 
 def test_the_evaluation_gets_a_guard_and_a_repaired_classifier(monkeypatch):
     config = odd(monkeypatch, mended(), guard=guard(), repaired='mended')
     made = {stage.name: stage for stage in make_stages(config)}
     found = {role: source.stage for role, source in made['evaluate'].inputs.items()}
-    assert found == {'truth': 'prepare', 'teacher': 'teacher', 'repaired': 'mended', 'guard classifier': 'mended'}
+    assert found == {
+        'truth': 'prepare',
+        'teacher': 'teacher',
+        'repaired': 'mended',
+        'guard classifier': 'mended',
+    }
     assert 'dark' not in made
     assert made['evaluate'].settings['guard'] == {'by': {'name': 'Darkened', 'by': 9}}
     assert made['evaluate'].settings['seed'] == config['seeds']['model']
@@ -181,7 +224,10 @@ def test_the_evaluation_gets_a_guard_and_a_repaired_classifier(monkeypatch):
 
 
 def test_another_guard_is_another_evaluation_and_no_other_training(monkeypatch):
-    prints = [Chain(make_stages(odd(monkeypatch, mended(), guard=guard(by=Darkened(by)))), ROOT).prints for by in (1, 2)]
+    prints = [
+        Chain(make_stages(odd(monkeypatch, mended(), guard=guard(by=Darkened(by)))), ROOT).prints
+        for by in (1, 2)
+    ]
     assert {name for name in prints[0] if prints[0][name] != prints[1][name]} == {'evaluate'}
 
 
@@ -208,7 +254,10 @@ def prepared(source, attack=None):
     config = quickstart()
     config['source'] |= source
     config['attack'] |= attack or {}
-    return ' '.join(given.digest for given in {stage.name: stage for stage in make_stages(config)}['prepare'].inputs.values())
+    return ' '.join(
+        given.digest
+        for given in {stage.name: stage for stage in make_stages(config)}['prepare'].inputs.values()
+    )
 
 
 def test_what_a_run_reads_is_told_apart_by_what_it_holds(tmp_path):
@@ -226,7 +275,9 @@ def test_what_a_run_reads_is_told_apart_by_what_it_holds(tmp_path):
         file = folder / ('train.npz' if kind == 'arrays' else 'train/ant/0.png')
         file.write_bytes(b'two')
         assert prepared(source) not in found
-        assert prepared(source | {'path': str(tmp_path / 'nowhere')}) not in found, 'left to the source to complain about'
+        assert prepared(source | {'path': str(tmp_path / 'nowhere')}) not in found, (
+            'left to the source to complain about'
+        )
 
 
 def test_a_trigger_picture_is_told_apart_by_what_it_holds(tmp_path):

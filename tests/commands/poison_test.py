@@ -13,7 +13,10 @@ def test_a_poisoned_dataset_from_python_is_a_tfds_builder(tmp_path):
     found = poison(spec, tmp_path, FLAGS)
     rows = {int(row['id']): row for row in found.builder.as_data_source('train')}
     clean = {
-        int(row['id']): row for row in poison(f'{spec.partition("=")[0]}=none', tmp_path, FLAGS).builder.as_data_source('train')
+        int(row['id']): row
+        for row in poison(f'{spec.partition("=")[0]}=none', tmp_path, FLAGS).builder.as_data_source(
+            'train'
+        )
     }
     assert found.builder.info.splits['train'].num_examples == len(rows) == 96
     assert found.manifest.poisoned.sum() == 19

@@ -19,7 +19,9 @@ from purify.engine.chain import Chain, Input, Stage
 
 
 def make_chain(folder, **handed):
-    """Stages of a method whose benign model, or verdicts, are another step's than the one of that name."""
+    """Stages of a method whose benign model, or verdicts, are another step's than the one of that
+    name.
+    """
 
     def stage(name, inputs=None):
         return Stage(name, lambda work: write_json(work.folder / 'here.json', {}), {}, inputs or {})
@@ -32,7 +34,11 @@ def make_chain(folder, **handed):
 
 
 def links(workdir):
-    return {path.name: path.resolve().name.partition('-')[0] for path in workdir.iterdir() if path.is_symlink()}
+    return {
+        path.name: path.resolve().name.partition('-')[0]
+        for path in workdir.iterdir()
+        if path.is_symlink()
+    }
 
 
 def test_links_show_what_the_method_hands_over(tmp_path):
@@ -42,7 +48,9 @@ def test_links_show_what_the_method_hands_over(tmp_path):
     running._link(workdir, chain)
     usual = {'teacher': 'teacher', 'student': 'student'}
     assert links(workdir) == usual | {'benign': 'finetuned', 'verdicts': 'isolated'}
-    running._link(workdir, make_chain(tmp_path / 'stages', findings='verdicts'))  # the same folder with other settings
+    running._link(
+        workdir, make_chain(tmp_path / 'stages', findings='verdicts')
+    )  # the same folder with other settings
     assert links(workdir) == usual | {'verdicts': 'verdicts'}
 
 
@@ -54,7 +62,9 @@ def test_a_full_disk_while_links_are_made_is_the_user_s_error(tmp_path, monkeypa
     (tmp_path / 'run').mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, 'symlink_to', full)
-        with pytest.raises(UserError, match=r'the disk is full.*What is finished is kept.*same command'):
+        with pytest.raises(
+            UserError, match=r'the disk is full.*What is finished is kept.*same command'
+        ):
             running._link(tmp_path / 'run', chain)
     running._link(tmp_path / 'run', chain)
     assert links(tmp_path / 'run')
@@ -66,7 +76,9 @@ def test_metrics_of_a_stage_are_put_together_whatever_bytes_they_are(tmp_path):
     (chain.folder('teacher') / 'metrics.jsonl').write_bytes(b'\xff\xfe')
     (chain.folder('student') / 'metrics.jsonl').write_bytes(b'{"stage": "student", "step": 1}\n')
     running._link(tmp_path / 'run', chain)
-    assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == b'\xff\xfe{"stage": "student", "step": 1}\n'
+    assert (
+        tmp_path / 'run' / 'metrics.jsonl'
+    ).read_bytes() == b'\xff\xfe{"stage": "student", "step": 1}\n'
 
 
 CONFIG = {'name': 'x', 'seeds': {'model': 0}, 'run': {'workers': 0}}
@@ -108,7 +120,12 @@ def test_a_folder_in_the_place_of_the_results_is_said(tmp_path):
 
 
 def write_record(folder, **changes):
-    known = {'command': 'c', 'store': str(folder), 'fingerprints': {}, 'settings': fingerprint(CONFIG)}
+    known = {
+        'command': 'c',
+        'store': str(folder),
+        'fingerprints': {},
+        'settings': fingerprint(CONFIG),
+    }
     write_json(folder / 'config.json', CONFIG)
     (folder / 'environment.json').write_text(json.dumps(known | changes))
 
@@ -164,7 +181,11 @@ def test_a_report_of_a_run_that_is_not_whole_is_refused(tmp_path, how):
         environment['fingerprints']['teacher'] = '0' * 12
         write_json(tmp_path / 'environment.json', environment)
     with pytest.raises(
-        UserError, match=r'the run is not finished: .*/stages holds no finished teacher of it\. Start its command again'
+        UserError,
+        match=(
+            r'the run is not finished: .*/stages holds no finished teacher of it\. Start its'
+            r' command again'
+        ),
     ):
         call_report(tmp_path)
 
@@ -174,7 +195,9 @@ def test_a_report_of_a_stage_that_this_version_does_not_make_is_refused(tmp_path
     environment = json.loads((tmp_path / 'environment.json').read_text())
     environment['fingerprints']['retired'] = '0' * 12
     write_json(tmp_path / 'environment.json', environment)
-    with pytest.raises(UserError, match='knows the stages retired, which this version does not make'):
+    with pytest.raises(
+        UserError, match='knows the stages retired, which this version does not make'
+    ):
         call_report(tmp_path)
 
 

@@ -10,7 +10,13 @@ from purify.config.sweeps import sweep_functions
 
 CONFIG = f'{ROOT}/configs/castle_walls.py'
 SWEEPS = sweep_functions(load_module(CONFIG))
-OWN = {'digits': '', 'cifar10': '', 'cifar10_small': ',source=arrays:x', 'imagenette': '', 'caltech15': ',source=imagefolder:x'}
+OWN = {
+    'digits': '',
+    'cifar10': '',
+    'cifar10_small': ',source=arrays:x',
+    'imagenette': '',
+    'caltech15': ',source=imagefolder:x',
+}
 
 
 def configured(words=''):
@@ -27,7 +33,11 @@ def test_generation_takes_the_paper_s_numbers():
         'dtype': 'bfloat16',
     }  # w = 5
     assert defense['probe'] == {'labels': [4], 'images': 10_000}
-    assert (config['attack']['name'], config['attack']['target'], config['attack']['base']) == ('badnets1', 4, 'nontarget')
+    assert (config['attack']['name'], config['attack']['target'], config['attack']['base']) == (
+        'badnets1',
+        4,
+        'nontarget',
+    )
     large = configured('setting=imagenette')
     assert (large['defense']['sampling']['guidance'], large['attack']['target']) == (5.0, 6)
     assert large['defense']['generator']['objective']['caption'] == 'A photo of a {}'
@@ -61,16 +71,28 @@ def test_words_that_do_not_go_together_are_named(words, told):
 
 def test_ddpm_takes_every_step_with_the_paper_s_variance():
     """Ho et al. 2020, section 3.2: 1,000 steps of variance beta; the others go on 50 timesteps."""
-    sampling = {name: configured(f'setting=cifar10,sampler={name}')['defense']['sampling'] for name in ('ddpm', 'ddim', 'sde')}
+    sampling = {
+        name: configured(f'setting=cifar10,sampler={name}')['defense']['sampling']
+        for name in ('ddpm', 'ddim', 'sde')
+    }
     assert sampling['ddpm']['sampler'] == {'name': 'ddpm', 'variance': 'fixed_large'}
-    assert {name: how['steps'] for name, how in sampling.items()} == {'ddpm': 1000, 'ddim': 50, 'sde': 50}
+    assert {name: how['steps'] for name, how in sampling.items()} == {
+        'ddpm': 1000,
+        'ddim': 50,
+        'sde': 50,
+    }
 
 
 @pytest.mark.parametrize('setting', ['imagenette', 'caltech15'])
 def test_photographs_start_from_imagenet_s_weights(setting):
     """Pan 2024, appendix A.4: labeller, detector and classifiers alike."""
     told = configured(f'setting={setting}{OWN[setting]},weights=w.safetensors')
-    places = (told['teacher'], told['student'], told['dissection']['labeller'], told['dissection']['detector'])
+    places = (
+        told['teacher'],
+        told['student'],
+        told['dissection']['labeller'],
+        told['dissection']['detector'],
+    )
     assert [place['init_from'] for place in places] == 4 * ['w.safetensors']
     usual = configured(f'setting={setting}{OWN[setting]},network=densenet121')
     assert usual['student']['init_from'] == './weights/densenet121.safetensors'
@@ -87,12 +109,18 @@ def test_every_point_of_every_sweep_is_a_config(setting):
             continue  # the networks of the others are their own
         if setting in ('imagenette', 'caltech15') and name == 'table_a4':
             continue  # EDM is of pixels
-        described = [describe_run(spec, [], point, seed) for point, seed in points_of(spec, name, '0')]
-        assert len({str(load_config(one['config'], one['flags'])) for one in described}) == len(described)
+        described = [
+            describe_run(spec, [], point, seed) for point, seed in points_of(spec, name, '0')
+        ]
+        assert len({str(load_config(one['config'], one['flags'])) for one in described}) == len(
+            described
+        )
 
 
 def test_a_point_passes_check():
-    assert not check(configured('attack=relabel_only,poison=duplicates,objective=edm,sampler=sde,guidance=2')).problems
+    assert not check(
+        configured('attack=relabel_only,poison=duplicates,objective=edm,sampler=sde,guidance=2')
+    ).problems
 
 
 @pytest.mark.parametrize('setting', ['cifar10', 'imagenette'])

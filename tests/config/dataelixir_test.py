@@ -1,4 +1,6 @@
-"""The configs of Zhou 2024: the paper's numbers stand where they belong, and a study changes what it studies and nothing else."""
+"""The configs of Zhou 2024: the paper's numbers stand where they belong, and a study changes what
+it studies and nothing else.
+"""
 
 import inspect
 from pathlib import Path
@@ -25,7 +27,10 @@ STUDIED = {  # sweep -> how many points, and the leaves (or parts) that may diff
     'tau': (5, ('defense.tau',)),
     'selection': (2, ('defense.rounds', 'defense.window', 'defense.kept')),
     'labelling': (2, ('defense.labels',)),
-    'prior': (3, ('prior', 'source.reference', 'source.reference_size', 'defense.start', 'defense.window')),
+    'prior': (
+        3,
+        ('prior', 'source.reference', 'source.reference_size', 'defense.start', 'defense.window'),
+    ),
     'residual': (5, ('attack', 'surrogate', 'trigger')),
     'evaluations': (
         7,
@@ -66,15 +71,23 @@ def test_every_sweep_is_known_here():
 def test_a_study_changes_what_it_studies_and_nothing_else(setting, sweep):
     count, changed = STUDIED[sweep]
     if setting == 'tiny' and sweep in OF_A_LINE:
-        with pytest.raises(ValueError, match=f'^{sweep} counts steps of a prior that has 1,000 on a line'):
+        with pytest.raises(
+            ValueError, match=f'^{sweep} counts steps of a prior that has 1,000 on a line'
+        ):
             points(sweep, setting)
         setting = 'tiny,prior=train'
     found = [leaves(config) for config in points(sweep, setting)]
     assert len(found) == count
     assert len({str(config) for config in found}) == count, 'two points are one run'
     everywhere = set().union(*found)
-    differing = {name for name in everywhere if len({str(config.get(name, 'absent')) for config in found}) > 1}
-    assert not [name for name in differing if not any(f'{name}.'.startswith(f'{part}.') for part in changed)]
+    differing = {
+        name
+        for name in everywhere
+        if len({str(config.get(name, 'absent')) for config in found}) > 1
+    }
+    assert not [
+        name for name in differing if not any(f'{name}.'.startswith(f'{part}.') for part in changed)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,17 @@ def test_the_settings_are_the_papers(setting, network, prior, size_px, channels)
     assert (config['source']['size_px'], config['source']['channels']) == (size_px, channels)
     assert config['attack'].items() >= {'rate': 0.1, 'target': 0, 'scheme': 'all_to_one'}.items()
     defense = config['defense']
-    assert defense.items() >= {'rounds': 5, 'tau': 0.1, 'rank': 0.8, 'labels': 'benign', 'steps': 15, 'kept': 5}.items()
+    assert (
+        defense.items()
+        >= {
+            'rounds': 5,
+            'tau': 0.1,
+            'rank': 0.8,
+            'labels': 'benign',
+            'steps': 15,
+            'kept': 5,
+        }.items()
+    )
     assert bool(config['teacher']['init_from']) == (setting in ('tiny', 'lfw'))
     assert configured(f'setting={setting},weights=')['student']['init_from'] == ''
 
@@ -101,26 +124,58 @@ def test_the_settings_are_the_papers(setting, network, prior, size_px, channels)
 def test_cifar10_is_trained_as_the_released_code_trains():
     teacher = configured('setting=cifar10')['teacher']
     assert (
-        teacher['optim'].items() >= {'name': 'sgd', 'lr': 0.01, 'momentum': 0.9, 'weight_decay': 5e-4, 'schedule': 'cosine'}.items()
+        teacher['optim'].items()
+        >= {
+            'name': 'sgd',
+            'lr': 0.01,
+            'momentum': 0.9,
+            'weight_decay': 5e-4,
+            'schedule': 'cosine',
+        }.items()
     )
     assert (teacher['epochs'], teacher['batch']) == (100, 128)
 
 
 def test_exact_takes_every_step_and_keeps_the_last_of_them():
-    chain = {'start': 150, 'steps': 150, 'window': 10, 'kept': 10, 'forward': 'released', 'state': 'x_t', 'dtype': 'float32'}
+    chain = {
+        'start': 150,
+        'steps': 150,
+        'window': 10,
+        'kept': 10,
+        'forward': 'released',
+        'state': 'x_t',
+        'dtype': 'float32',
+    }
     for setting in ('digits', 'cifar10', 'lfw'):
         defense = configured(f'setting={setting},exact')['defense']
         assert defense.items() >= chain.items()
-        assert defense['sampler'] == {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}
+        assert defense['sampler'] == {
+            'name': 'ddpm',
+            'variance': 'fixed_large',
+            'clip_sample': True,
+        }
         assert defense['benign'] == 'given'
     defense = configured('setting=tiny,exact')['defense']
-    assert (defense['start'], defense['steps'], defense['window'], defense['kept']) == (1200, 1200, 10, 10)
+    assert (defense['start'], defense['steps'], defense['window'], defense['kept']) == (
+        1200,
+        1200,
+        10,
+        10,
+    )
     assert defense['sampler']['variance'] == 'learned_range'
 
 
 def test_released_reads_the_open_points_as_the_code_does():
     defense = configured('released')['defense']
-    assert defense.items() >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 15}.items()
+    assert (
+        defense.items()
+        >= {
+            'benign': 'predicted',
+            'count_raw': True,
+            'choice': 'agreeing',
+            'steps': 15,
+        }.items()
+    )
     assert defense['targets'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
 
 
@@ -130,13 +185,17 @@ def test_the_papers_rule_for_target_labels_is_a_word():
     mine, usual = configured('targets=mad')['defense'], configured()['defense']
     assert mine == usual | {'targets': rule}
     assert configured('targets=significant')['defense'] == usual
-    assert configured('released,targets=mad')['defense'] == configured('released')['defense'] | {'targets': rule}
+    assert configured('released,targets=mad')['defense'] == configured('released')['defense'] | {
+        'targets': rule
+    }
     assert configured('released,targets=significant')['defense']['targets'] == usual['targets']
 
 
 def test_the_samplers_of_the_fast_chain():
     usual = configured('setting=tiny')['defense']
-    assert configured('setting=tiny,sampler=dpmpp_2m')['defense'] == usual | {'sampler': {'name': 'dpmpp_2m'}}
+    assert configured('setting=tiny,sampler=dpmpp_2m')['defense'] == usual | {
+        'sampler': {'name': 'dpmpp_2m'}
+    }
     assert configured('setting=tiny,sampler=ddim')['defense'] == usual
 
 
@@ -144,7 +203,7 @@ def test_start_and_kept_mean_the_same_of_either_chain():
     fast, exact = (configured(f'{how}start=60,kept=20')['defense'] for how in ('', 'exact,'))
     assert [fast[name] for name in ('start', 'steps', 'window', 'kept')] == [60, 15, 20, 8]
     assert [exact[name] for name in ('start', 'steps', 'window', 'kept')] == [60, 60, 20, 20]
-    assert [exact['kept'] for exact in (leaves_of('kept', 'digits,exact'))] == [2, 5, 10, 20, 40]
+    assert [exact['kept'] for exact in leaves_of('kept', 'digits,exact')] == [2, 5, 10, 20, 40]
     assert all(exact['steps'] == exact['start'] for exact in leaves_of('start', 'digits,exact'))
     assert [fast['kept'] for fast in leaves_of('kept', 'digits')] == [1, 3, 5, 8, 10]
 
@@ -161,9 +220,13 @@ def test_a_step_on_the_cosine_is_as_noisy_as_its_twin_on_the_line():
     defense = configured('setting=tiny')['defense']
     kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     share = np.arange(4001) / 4000
-    cosine = np.cos((share + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    cosine = (
+        np.cos((share + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    )
     for here, there in (('start', 150), ('window', 10)):
-        assert np.argmin(abs(np.sqrt(1 - cosine) - np.sqrt(1 - kept[there - 1]))) == pytest.approx(defense[here], rel=0.05)
+        assert np.argmin(abs(np.sqrt(1 - cosine) - np.sqrt(1 - kept[there - 1]))) == pytest.approx(
+            defense[here], rel=0.05
+        )
     assert configured('setting=tiny,prior=train')['defense']['start'] == 150
 
 
@@ -193,8 +256,17 @@ def test_the_priors_of_table_4():
     ('words', 'told'),
     [
         ('setting=cifar', r"^setting='cifar': choose from cifar10, digits, lfw, tiny"),
-        ('defense=ac', r"^defense='ac': choose from abl, activation_clustering, dataelixir, dbd, none, spectral"),
-        ('defense=abl,exact', r'^exact is a word of defense=dataelixir; defense=abl has no use for it'),
+        (
+            'defense=ac',
+            (
+                r"^defense='ac': choose from abl, activation_clustering, dataelixir, dbd, none,"
+                r' spectral'
+            ),
+        ),
+        (
+            'defense=abl,exact',
+            r'^exact is a word of defense=dataelixir; defense=abl has no use for it',
+        ),
         ('defense=dbd,prior=train', r'^prior is a word of defense=dataelixir'),
         ('defense=dbd,targets=mad', r'^targets is a word of defense=dataelixir'),
         ('targets=mads', r"^targets='mads': choose from mad, significant"),
@@ -220,13 +292,20 @@ def test_the_parts_hold_the_very_attributes_of_their_defences(name):
     part = DEFENSES.part(name)
     assert part.pop('name') == name
     assert set(part) == set(inspect.signature(DEFENSES[name]).parameters)
-    assert set(configured('prior=poisoned')['defense']) - {'name'} == set(inspect.signature(DEFENSES['dataelixir']).parameters)
+    assert set(configured('prior=poisoned')['defense']) - {'name'} == set(
+        inspect.signature(DEFENSES['dataelixir']).parameters
+    )
 
 
 def test_quickstart_and_cifar10_offer_the_same_defences():
     root = Path(CONFIG).parent
-    mine, quick = configured('attack=patch'), load_config(f'{root}/quickstart.py:defense=dataelixir')
-    assert {key: value for key, value in quick.items() if key != 'name'} == {k: v for k, v in mine.items() if k != 'name'}
+    mine, quick = (
+        configured('attack=patch'),
+        load_config(f'{root}/quickstart.py:defense=dataelixir'),
+    )
+    assert {key: value for key, value in quick.items() if key != 'name'} == {
+        k: v for k, v in mine.items() if k != 'name'
+    }
     for name in ('activation_clustering', 'spectral', 'abl', 'dbd'):
         for words in ('', 'small,', 'smoke,'):
             config = load_config(f'{root}/cifar10.py:{words}defense={name}')
@@ -250,7 +329,12 @@ def test_quickstart_and_cifar10_offer_the_same_defences():
     ],
 )
 def test_baselines_may_remove_all_the_poison_there_is(words, share, remove):
-    """1,000 of 50,000 images in one class of ten: 1,000 of 6,000 of its images, of which half as many again may go."""
-    config = {name: load_config(f'{CONFIG}:{words},defense={name}')['defense'] for name in ('abl', 'spectral')}
+    """1,000 of 50,000 images in one class of ten: 1,000 of 6,000 of its images, of which half as
+    many again may go.
+    """
+    config = {
+        name: load_config(f'{CONFIG}:{words},defense={name}')['defense']
+        for name in ('abl', 'spectral')
+    }
     assert config['abl']['share'] == share
     assert config['spectral']['remove'] == pytest.approx(remove)

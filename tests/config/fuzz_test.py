@@ -1,4 +1,6 @@
-"""Random words and flags: every config is read and makes stages, or is refused with a message that blames no config file."""
+"""Random words and flags: every config is read and makes stages, or is refused with a message that
+blames no config file.
+"""
 
 import os
 import random
@@ -14,7 +16,19 @@ from purify.core.errors import UserError
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 VALUES = (
-    *('patch', 'blended', 'warp', 'lira', 'input_aware', 'sinusoidal', 'none', 'badnets', 'variations', 'augmentations', 'relabel'),
+    *(
+        'patch',
+        'blended',
+        'warp',
+        'lira',
+        'input_aware',
+        'sinusoidal',
+        'none',
+        'badnets',
+        'variations',
+        'augmentations',
+        'relabel',
+    ),
     *(
         'generation',
         'diffusion_classifier',
@@ -29,8 +43,32 @@ VALUES = (
         'ddpm',
         'latent',
     ),
-    *('digits', 'arrays:here', 'imagefolder:here', 'tfds:mnist', 'cifar10', 'imagenette', 'imagenet100', 'cifar10_small', 'gtsrb'),
-    *('ddim', 'reference', 'poisoned', 'own', 'pixel', 'sd', 'sd_img2img', 'resnet18', 'embedded', 'clip', 'sscd', 'vary', 'usual'),
+    *(
+        'digits',
+        'arrays:here',
+        'imagefolder:here',
+        'tfds:mnist',
+        'cifar10',
+        'imagenette',
+        'imagenet100',
+        'cifar10_small',
+        'gtsrb',
+    ),
+    *(
+        'ddim',
+        'reference',
+        'poisoned',
+        'own',
+        'pixel',
+        'sd',
+        'sd_img2img',
+        'resnet18',
+        'embedded',
+        'clip',
+        'sscd',
+        'vary',
+        'usual',
+    ),
     *('1', '3', '0.05', '0.5', '32', '100', '1000', 'True', 'False'),
 )
 ODD = (
@@ -54,7 +92,23 @@ ODD = (
     'ä',
     '9' * 5000,
 )
-ODD += ('\\', '\n', '\0', '0x10', '1_000', '1j', '-0.0', '..', '~', 'a' * 300, '%s', '{0}', '__import__("os")', '3 4', '[1, "a"]')
+ODD += (
+    '\\',
+    '\n',
+    '\0',
+    '0x10',
+    '1_000',
+    '1j',
+    '-0.0',
+    '..',
+    '~',
+    'a' * 300,
+    '%s',
+    '{0}',
+    '__import__("os")',
+    '3 4',
+    '[1, "a"]',
+)
 
 
 def mutate(rng, text):
@@ -87,7 +141,11 @@ def flag_of(rng, name, value):
     """A flag of the config with another value, or with a name that is nearly right."""
     name = mutate(rng, name) if rng.random() < 0.1 else name
     value = rng.choice((str(value), mutate(rng, str(value)), rng.choice(VALUES), rng.choice(ODD)))
-    return f'--config.{name}={value}' if rng.random() < 0.9 else rng.choice((f'--config.{name}', f'{name}={value}'))
+    return (
+        f'--config.{name}={value}'
+        if rng.random() < 0.9
+        else rng.choice((f'--config.{name}', f'{name}={value}'))
+    )
 
 
 def test_random_words_and_flags_are_read_or_refused_with_a_message():
@@ -109,10 +167,17 @@ def test_random_words_and_flags_are_read_or_refused_with_a_message():
         except (ValueError, UserError) as error:
             told, refused = str(error).strip(), refused + 1
         except Exception as error:
-            raise AssertionError(f'case {case}: {spec} {flags}: {type(error).__name__}: {error}') from error
+            raise AssertionError(
+                f'case {case}: {spec} {flags}: {type(error).__name__}: {error}'
+            ) from error
         else:
             told, read = 'read', read + 1
-            assert all(isinstance(value, str | int | float | bool | list) for value in leaves(config).values())
+            assert all(
+                isinstance(value, str | int | float | bool | list)
+                for value in leaves(config).values()
+            )
         assert told, f'case {case}: {spec} {flags}: refused without a word'
         assert 'Correct the file' not in told, f'case {case}: {spec} {flags}: {told}'
-    assert min(read, refused) > CASES // 10, f'{read} read, {refused} refused: the cases are all alike'
+    assert min(read, refused) > CASES // 10, (
+        f'{read} read, {refused} refused: the cases are all alike'
+    )

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs and files as text)
 import json
 from pathlib import Path
 
@@ -29,9 +30,23 @@ def test_words_go_to_the_file_and_the_rest_are_its_values(small):
 
 
 def test_flags_change_values_and_keep_types(small):
-    flags = ['--config.lr=2', '--config.steps=7', '--config.on=False', '--config.name=y z', '--config.sizes=(3,4,5)']
+    flags = [
+        '--config.lr=2',
+        '--config.steps=7',
+        '--config.on=False',
+        '--config.name=y z',
+        '--config.sizes=(3,4,5)',
+    ]
     config = load_config(small, [*flags, '--config.part.deep=1e-3'])
-    assert config == {'word': '', 'lr': 2.0, 'steps': 7, 'on': False, 'name': 'y z', 'sizes': [3, 4, 5], 'part': {'deep': 0.001}}
+    assert config == {
+        'word': '',
+        'lr': 2.0,
+        'steps': 7,
+        'on': False,
+        'name': 'y z',
+        'sizes': [3, 4, 5],
+        'part': {'deep': 0.001},
+    }
     assert type(config['lr']) is float
 
 
@@ -42,7 +57,15 @@ def test_only_the_flags_handed_in_count(small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('name', 'value'), [('lr', 0.25), ('steps', 9), ('on', False), ('name', 'y'), ('sizes', (4, 5)), ('part.deep', 1e-9)]
+    ('name', 'value'),
+    [
+        ('lr', 0.25),
+        ('steps', 9),
+        ('on', False),
+        ('name', 'y'),
+        ('sizes', (4, 5)),
+        ('part.deep', 1e-9),
+    ],
 )
 def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
     config = load_config(small, [flag_for(name, value)])
@@ -54,10 +77,16 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
 @pytest.mark.parametrize(
     ('flag', 'expected'),
     [
-        ('--config.part.dep=1', r'^unknown setting --config\.part\.dep\. Did you mean --config\.part\.deep\?'),
+        (
+            '--config.part.dep=1',
+            r'^unknown setting --config\.part\.dep\. Did you mean --config\.part\.deep\?',
+        ),
         (
             '--config.zzzzzz=1',
-            r'^unknown setting --config\.zzzzzz\. This config has: --config\.lr, .*--config\.part\.\*',
+            (
+                r'^unknown setting --config\.zzzzzz\. This config has: --config\.lr,'
+                r' .*--config\.part\.\*'
+            ),
         ),
         ('--config.part=1', r'^unknown setting --config\.part\.'),
         ('--config.lr=fast', r'^--config\.lr=fast: must be of type float, like 0\.5'),
@@ -65,7 +94,10 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
         ('--config.on=maybe', r'^--config\.on=maybe: must be of type bool, like True'),
         ('--config.lr=nan', r'^--config\.lr=nan: must be a finite number'),
         ('--config.part.deep=1e999', r'^--config\.part\.deep=inf: must be a finite number'),
-        ('--config.lr', r"^unknown argument '--config\.lr'; settings are given as --config\.part\.name=value"),
+        (
+            '--config.lr',
+            r"^unknown argument '--config\.lr'; settings are given as --config\.part\.name=value",
+        ),
         ('lr=3', r"^unknown argument 'lr=3'"),
     ],
 )
@@ -100,19 +132,28 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, expected):
 
 
 def test_a_mistake_in_the_words_keeps_its_own_words():
-    with pytest.raises(ValueError, match=r"^unknown word 'atack' after the colon. Did you mean 'attack'"):
+    with pytest.raises(
+        ValueError, match=r"^unknown word 'atack' after the colon. Did you mean 'attack'"
+    ):
         load_config(f'{QUICKSTART}:atack=none')
-    with pytest.raises(ValueError, match=r"^attack='blend': choose from adaptive_blend, .*none, patch"):
+    with pytest.raises(
+        ValueError, match=r"^attack='blend': choose from adaptive_blend, .*none, patch"
+    ):
         load_config(f'{QUICKSTART}:attack=blend')
     with pytest.raises(
-        ValueError, match=r"^defense='variation': choose from abl, activation_.*, none, relabel, spectral, strip, variations"
+        ValueError,
+        match=(
+            r"^defense='variation': choose from abl, activation_.*, none, relabel, spectral, strip,"
+            r' variations'
+        ),
     ):
         load_config(f'{QUICKSTART}:defense=variation')
 
 
 def test_values_that_are_no_plain_values_are_refused(tmp_path):
     (tmp_path / 'a.py').write_text(
-        'from ml_collections import ConfigDict\ndef get_config(arg=None): return ConfigDict({"a": {"b": object}})'
+        'from ml_collections import ConfigDict\ndef get_config(arg=None): return ConfigDict({"a":'
+        ' {"b": object}})'
     )
     with pytest.raises(ValueError, match='only plain values'):
         load_config(str(tmp_path / 'a.py'))
@@ -123,7 +164,9 @@ def test_every_config_file_loads_and_is_json(path):
     config = load_config(str(path))
     assert json.loads(json.dumps(config, allow_nan=False)) == config
     if path.stem == 'bench':  # which is no run
-        assert load_module(str(path)).__doc__.count('python -m purify bench variations --config') > 0
+        assert (
+            load_module(str(path)).__doc__.count('python -m purify bench variations --config') > 0
+        )
         return
     assert {'name', 'seeds', 'shard_size', 'run', 'source', 'attack'} <= set(config)
     assert set(config['seeds']) == {'poison', 'model', 'data'}
@@ -137,7 +180,11 @@ def test_the_words_of_quickstart_change_the_structure():
     assert set(augmented['student']['augment']) > set(augmented['teacher']['augment'])
     assert load_config(f'{QUICKSTART}:distill=False')['student']['objective']['name'] == 'classify'
     outside = load_config(f'{QUICKSTART}:source=arrays:/data/x,size_px=8,channels=1')
-    assert (outside['source']['name'], outside['source']['path'], outside['source']['size_px']) == ('arrays', '/data/x', 8)
+    assert (outside['source']['name'], outside['source']['path'], outside['source']['size_px']) == (
+        'arrays',
+        '/data/x',
+        8,
+    )
     assert outside['prior']['network']['sample_size'] == 8
 
 
@@ -173,4 +220,9 @@ def test_values_no_stage_could_use_are_refused(flag, expected):
 
 
 def test_the_least_value_is_allowed():
-    assert load_config(QUICKSTART, ['--config.run.workers=0', '--config.run.threads=1'])['run']['threads'] == 1
+    assert (
+        load_config(QUICKSTART, ['--config.run.workers=0', '--config.run.threads=1'])['run'][
+            'threads'
+        ]
+        == 1
+    )

@@ -1,4 +1,6 @@
-"""What is put into a registry from outside is a word of the configs at once, with the defaults of its own class."""
+"""What is put into a registry from outside is a word of the configs at once, with the defaults of
+its own class.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +57,9 @@ class Trusting(Own):
 class Tiny(nnx.Module):
     """A network whose settings no other has."""
 
-    def __init__(self, *, num_classes, channels, depth=2, mean=(0.0,), std=(1.0,), dtype='float32', rngs):
+    def __init__(
+        self, *, num_classes, channels, depth=2, mean=(0.0,), std=(1.0,), dtype='float32', rngs
+    ):
         self.head = nnx.Linear(depth * channels, num_classes, dtype=dtype, rngs=rngs)
 
 
@@ -80,21 +84,37 @@ def test_an_attack():
     attack = configured('attack=mine')['attack']
     patch = configured('attack=patch')['attack']
     assert set(attack) == {*patch, 'shade'}
-    own = {'name': 'mine', 'rate': 0.03, 'cover_rate': 0.03, 'shade': 0.5, 'size_px': 3, 'colours': [], 'scheme': 'all_to_one'}
+    own = {
+        'name': 'mine',
+        'rate': 0.03,
+        'cover_rate': 0.03,
+        'shade': 0.5,
+        'size_px': 3,
+        'colours': [],
+        'scheme': 'all_to_one',
+    }
     assert attack.items() >= own.items()
     assert configured('attack=mine,source=arrays:x')['attack']['shade'] == 0.25
     assert configured('attack=mine', QUICKSTART.with_name('cifar10.py'))['attack']['rate'] == 0.03
-    with pytest.raises(ValueError, match=r"^attack='min': choose from .*lira, low_frequency, mine, none"):
+    with pytest.raises(
+        ValueError, match=r"^attack='min': choose from .*lira, low_frequency, mine, none"
+    ):
         configured('attack=min')
 
 
 def test_a_defence():
     config = configured('defense=mine')
-    assert config['defense'] == {'name': 'mine', 'share': 0.3, 'lengths': {'first': 1.0, 'last': 9.0}}
+    assert config['defense'] == {
+        'name': 'mine',
+        'share': 0.3,
+        'lengths': {'first': 1.0, 'last': 9.0},
+    }
     assert config['student'] == config['teacher']
     assert not {'trusted', 'evaluation', 'prior'} & set(config)
     assert not check(config).problems
-    with pytest.raises(ValueError, match=r"^defense='min': choose from abl, .*fct, mine, nad, none"):
+    with pytest.raises(
+        ValueError, match=r"^defense='min': choose from abl, .*fct, mine, nad, none"
+    ):
         configured('defense=min')
 
 
@@ -113,12 +133,27 @@ def test_a_network():
     assert NETWORKS.part('mine', depth=3) == {'name': 'mine', 'depth': 3, 'dtype': 'float32'}
     walls = QUICKSTART.with_name('castle_walls.py')
     network = configured('setting=imagenette,network=mine', walls)['teacher']['network']
-    assert {name: network[name] for name in ('name', 'depth', 'dtype')} == {'name': 'mine', 'depth': 2, 'dtype': 'bfloat16'}
+    assert {name: network[name] for name in ('name', 'depth', 'dtype')} == {
+        'name': 'mine',
+        'depth': 2,
+        'dtype': 'bfloat16',
+    }
 
 
 def test_a_source():
     source = configured('source=mine:here')['source']
-    assert source.items() >= {'name': 'mine', 'path': 'here', 'year': 2024, 'size_px': 32, 'reference': 'held_out'}.items()
+    assert (
+        source.items()
+        >= {
+            'name': 'mine',
+            'path': 'here',
+            'year': 2024,
+            'size_px': 32,
+            'reference': 'held_out',
+        }.items()
+    )
     assert configured('source=mine:here')['prior']['network']['sample_size'] == 32
-    with pytest.raises(ValueError, match=r"^source='main': choose from arrays, digits, imagefolder, mine, tfds"):
+    with pytest.raises(
+        ValueError, match=r"^source='main': choose from arrays, digits, imagefolder, mine, tfds"
+    ):
         configured('source=main')

@@ -37,9 +37,18 @@ def test_no_attack_has_no_rate():
 @pytest.mark.parametrize(
     ('make', 'expected'),
     [
-        (lambda: attack('badnets', rate=0.1), r"attack='badnets': choose from adaptive_blend, .*none, patch"),
-        (lambda: OPTIMIZERS.part('lion', lr=0.1), r"optimizer='lion': choose from adam, adamw, lars, sgd"),
-        (lambda: source('kaggle:digits', size_px=8), r"source='kaggle': choose from arrays, digits, imagefolder, tfds"),
+        (
+            lambda: attack('badnets', rate=0.1),
+            r"attack='badnets': choose from adaptive_blend, .*none, patch",
+        ),
+        (
+            lambda: OPTIMIZERS.part('lion', lr=0.1),
+            r"optimizer='lion': choose from adam, adamw, lars, sgd",
+        ),
+        (
+            lambda: source('kaggle:digits', size_px=8),
+            r"source='kaggle': choose from arrays, digits, imagefolder, tfds",
+        ),
     ],
 )
 def test_unknown_names_are_answered_with_the_choices(make, expected):
@@ -54,7 +63,13 @@ def test_settings_belong_to_their_optimiser_and_schedule():
     assert 'factor' not in OPTIMIZERS.part('sgd', lr=0.1)
 
 
-CIFAR, IMAGENET = [(0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)], [(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)]
+CIFAR, IMAGENET = (
+    [(0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)],
+    [
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    ],
+)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +91,16 @@ def test_networks_scale_images_as_their_datasets_do(spec, scale):
 
 
 def test_scales_stand_in_one_place():
-    files = [path for room in ('configs', 'purify') for path in sorted((ROOT / room).rglob('*.py')) if path.name != 'sscd.py']
+    files = [
+        path
+        for room in ('configs', 'purify')
+        for path in sorted((ROOT / room).rglob('*.py'))
+        if path.name != 'sscd.py'
+    ]
     for number in ('0.4914', '0.247', '0.485', '0.229'):
-        assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == ['networks.py']
+        assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == [
+            'networks.py'
+        ]
 
 
 def _networks(value):
@@ -104,7 +126,9 @@ def _networks(value):
     ],
 )
 def test_photographs_meet_the_stem_that_was_published_for_them(spec):
-    """7 x 7 of stride 2 and a max pool (He 2015, table 1; Huang 2016, table 1); a VGG has but one beginning."""
+    """7 x 7 of stride 2 and a max pool (He 2015, table 1; Huang 2016, table 1); a VGG has but one
+    beginning.
+    """
     config = load_config(f'{ROOT}/configs/{spec}')
     found = list(_networks(config))
     assert all(network['stem'] == 'imagenet' for network in found)

@@ -22,7 +22,15 @@ EMBEDDED = {  # what the weights in purify/models/pretrained/digits_ddpm were tr
         'norm_num_groups': 8,
         'sample_size': 16,
     },
-    'optim': {'b1': 0.9, 'b2': 0.999, 'clip': 0.0, 'lr': 0.002, 'name': 'adam', 'schedule': 'cosine', 'warmup': 0.0},
+    'optim': {
+        'b1': 0.9,
+        'b2': 0.999,
+        'clip': 0.0,
+        'lr': 0.002,
+        'name': 'adam',
+        'schedule': 'cosine',
+        'warmup': 0.0,
+    },
     'schedule': {'name': 'linear', 'prediction': 'epsilon', 'steps': 1000},
     'steps': 2500,
     'stored_dtype': 'float16',
@@ -37,9 +45,17 @@ def test_without_words_it_is_the_embedded_priors_recipe():
     config = load()
     assert config['prior'] == EMBEDDED
     assert config['source'] == {
-        'channels': 1, 'classes': '', 'name': 'digits', 'reference': 'own', 'reference_size': 0, 'resample': 'nearest',
-        'size_px': 16, 'split_seed': 0, 'test_size': 0, 'train_size': 0,
-    }  # fmt: skip
+        'channels': 1,
+        'classes': '',
+        'name': 'digits',
+        'reference': 'own',
+        'reference_size': 0,
+        'resample': 'nearest',
+        'size_px': 16,
+        'split_seed': 0,
+        'test_size': 0,
+        'train_size': 0,
+    }
     assert config['attack']['rate'] == 0
     assert config['seeds'] == {'data': 0, 'model': 0, 'poison': 0}
 
@@ -53,7 +69,9 @@ def test_words_change_what_they_name():
     assert 'trigger' in load('data=poisoned,attack=lira')
 
 
-@pytest.mark.parametrize(('size_px', 'levels'), [(32, 4), (28, 3), (64, 4), (20, 3), (17, 1), (4, 1)])
+@pytest.mark.parametrize(
+    ('size_px', 'levels'), [(32, 4), (28, 3), (64, 4), (20, 3), (17, 1), (4, 1)]
+)
 def test_other_sources_get_a_network_that_can_halve_their_images(size_px, levels):
     config = load(f'source=arrays:x,size_px={size_px},channels=1,held_out=50')
     network = config['prior']['network']
@@ -68,7 +86,10 @@ def test_a_prior_of_data_as_they_come_keeps_none_of_them_apart():
     assert load('source=arrays:x,data=poisoned')['source']['reference'] == 'none'
 
 
-@pytest.mark.parametrize(('words', 'word'), [('data=truth', 'data='), ('attack=patch', 'data=poisoned'), ('attack=x', 'attack=')])
+@pytest.mark.parametrize(
+    ('words', 'word'),
+    [('data=truth', 'data='), ('attack=patch', 'data=poisoned'), ('attack=x', 'attack=')],
+)
 def test_words_that_make_no_sense_are_refused(words, word):
     with pytest.raises(ValueError, match=word):
         load(words)

@@ -11,7 +11,9 @@ def test_sweeps_multiply_with_each_other_and_with_seeds():
     sweeps = [[{'a': 1}, {'a': 2}], ({'b': k, 'c': k} for k in (5, 6, 7))]
     points = multiply(sweeps, [0, 1])
     assert len(points) == 2 * 3 * 2
-    assert [point for point, seed in points if seed == 0] == [{'a': a, 'b': b, 'c': b} for a in (1, 2) for b in (5, 6, 7)]
+    assert [point for point, seed in points if seed == 0] == [
+        {'a': a, 'b': b, 'c': b} for a in (1, 2) for b in (5, 6, 7)
+    ]
     assert [seed for _, seed in points] == [0, 1] * 6
 
 
@@ -30,7 +32,9 @@ def test_what_a_module_offers():
 
 
 def test_the_sweeps_of_quickstart_hold_words_and_settings():
-    offered = sweep_functions(load_module(str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')))
+    offered = sweep_functions(
+        load_module(str(Path(__file__).parents[2] / 'configs' / 'quickstart.py'))
+    )
     assert set(offered) == {'attack', 'start', 'ablation'}
     assert len(multiply([offered['attack'](), offered['start']()], [0, 1, 2])) == 3 * 3 * 3
     for function in offered.values():

@@ -1,4 +1,5 @@
-"""The experiments of Zhou 2024: points of the studies pass `check` at full size, and run at a tiny one to their reports.
+"""The experiments of Zhou 2024: points of the studies pass `check` at full size, and run at a tiny
+one to their reports.
 
 A few in the daily suite; with PURIFY_ALL_POINTS=1 all, but those that `tiny` refuses.
 """
@@ -29,17 +30,34 @@ SOME = [  # in the daily suite; all of them with PURIFY_ALL_POINTS=1
     ('cifar10', 'table1', 0),
 ]
 SOME_RUNS = [('digits', 'table1', 1)]
-SMALL = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'stem': 'small', 'norm': 'group', 'dtype': 'float32'}
+SMALL = {
+    'name': 'resnet',
+    'stages': [1],
+    'block': 'preact',
+    'width': 4,
+    'stem': 'small',
+    'norm': 'group',
+    'dtype': 'float32',
+}
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """Coloured random pictures of ten classes, which every setting brings to its size, and a small Improved DDPM."""
+    """Coloured random pictures of ten classes, which every setting brings to its size, and a small
+    Improved DDPM.
+    """
     folder = tmp_path_factory.mktemp('pictures')
     write_pictures(folder, 1200, 30)
     save_file(random_state(mult=(1, 2), attends=()), folder / 'ema.safetensors')
-    for name, noise in (('prior', 'steps=4000,noise=cosine'), ('linear', 'steps=1000,noise=linear')):
-        convert(f'improved_ddpm:size_px=16,heads=4,rescale=True,{noise}', folder / 'ema.safetensors', folder / name)
+    for name, noise in (
+        ('prior', 'steps=4000,noise=cosine'),
+        ('linear', 'steps=1000,noise=linear'),
+    ):
+        convert(
+            f'improved_ddpm:size_px=16,heads=4,rescale=True,{noise}',
+            folder / 'ema.safetensors',
+            folder / name,
+        )
     return folder
 
 
@@ -50,17 +68,29 @@ def run_of(setting, sweep, which, place):
         spec += f',source=arrays:{place},weights='
     point, seed = points_of(spec, sweep, '0')[which]
     described = describe_run(spec, [], point, seed)
-    if setting == 'tiny' and point.get('prior', 'usual') == 'usual' and point.get('defense', 'dataelixir') == 'dataelixir':
+    if (
+        setting == 'tiny'
+        and point.get('prior', 'usual') == 'usual'
+        and point.get('defense', 'dataelixir') == 'dataelixir'
+    ):
         flags = [f'--config.prior.load={place}/prior']
     return described['config'], [*described['flags'], *flags]
 
 
 def every_point(some):
-    """(setting, sweep, place in it); but for those that tiny refuses, since its prior has other steps."""
+    """(setting, sweep, place in it); but for those that tiny refuses, since its prior has other
+    steps.
+    """
     if not os.environ.get('PURIFY_ALL_POINTS'):
         return some
-    pairs = [(setting, name) for setting in SETTINGS for name in SWEEPS if (setting, name) not in REFUSED]
-    return [(setting, name, k) for setting, name in pairs for k in range(len(points_of(CONFIG, name, '0')))]
+    pairs = [
+        (setting, name) for setting in SETTINGS for name in SWEEPS if (setting, name) not in REFUSED
+    ]
+    return [
+        (setting, name, k)
+        for setting, name in pairs
+        for k in range(len(points_of(CONFIG, name, '0')))
+    ]
 
 
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
@@ -108,7 +138,12 @@ def shrink(config):
         defense['head']['epochs'] = 1
     if 'network' in config.get('prior', {}):
         config['prior'] |= {'steps': 2, 'batch': 8}
-        config['prior']['network'] |= {'sample_size': 8, 'block_out_channels': [8, 16], 'norm_num_groups': 4, 'attention_levels': 0}
+        config['prior']['network'] |= {
+            'sample_size': 8,
+            'block_out_channels': [8, 16],
+            'norm_num_groups': 4,
+            'attention_levels': 0,
+        }
     return config
 
 
@@ -126,7 +161,11 @@ def test_points_of_the_studies_run_to_their_reports(place, tmp_path, setting, sw
     for who in ('teacher', 'student'):
         assert results[who]['acc'] is not None
     for link in ('verdicts', 'benign'):
-        made = (tmp_path / link).resolve().name.partition('-')[0] if (tmp_path / link).exists() else None
+        made = (
+            (tmp_path / link).resolve().name.partition('-')[0]
+            if (tmp_path / link).exists()
+            else None
+        )
         assert made == handed_over(settings)[link]
     if sweep == 'residual':
         assert results['student']['residual_asr'] is not None
@@ -142,13 +181,16 @@ def handed_over(config):
 def prints(sweep):
     """Stage -> its fingerprints in the points of a sweep."""
     chains = [
-        Chain(make_stages(load_config(*run_of('digits', sweep, k, ''))), ROOT) for k in range(len(points_of(CONFIG, sweep, '0')))
+        Chain(make_stages(load_config(*run_of('digits', sweep, k, ''))), ROOT)
+        for k in range(len(points_of(CONFIG, sweep, '0')))
     ]
     return {name: [chain.prints.get(name) for chain in chains] for name in chains[0].stages}
 
 
 def test_points_share_what_they_have_in_common():
-    """The readings of the candidates are studied on the same candidates; one attack's defences on one teacher."""
+    """The readings of the candidates are studied on the same candidates; one attack's defences on
+    one teacher.
+    """
     for sweep, shared, own in [
         ('tau', 'candidates', 'targets'),
         ('labelling', 'candidates', 'student'),
@@ -175,5 +217,9 @@ def test_check_names_every_file_that_tiny_misses(monkeypatch, tmp_path):
     config = load_config(f'{CONFIG}:setting=tiny')
     config['teacher']['network'] = config['student']['network'] = SMALL
     problems = '\n'.join(check(config).problems)
-    for missing in ('tiny-imagenet-200', './priors/imagenet64', './weights/efficientnet_b4.safetensors'):
+    for missing in (
+        'tiny-imagenet-200',
+        './priors/imagenet64',
+        './weights/efficientnet_b4.safetensors',
+    ):
         assert missing in problems

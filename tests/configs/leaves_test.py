@@ -6,7 +6,16 @@ import functools
 from pathlib import Path
 
 import pytest
-from support.tiny import ROOT, SMALL, STUDENT, VARY, quickstart, shrink_fit, shrink_struppek, write_pictures
+from support.tiny import (
+    ROOT,
+    SMALL,
+    STUDENT,
+    VARY,
+    quickstart,
+    shrink_fit,
+    shrink_struppek,
+    write_pictures,
+)
 
 from purify.attacks.settings import attack_words
 from purify.commands.plan import make_stages
@@ -25,10 +34,17 @@ from purify.train import inference
 
 
 class Watched(dict):
-    """A nested dict that remembers which leaves were looked at by name, or passed on as arguments."""
+    """A nested dict that remembers which leaves were looked at by name, or passed on as
+    arguments.
+    """
 
     def __init__(self, value, path, seen):
-        super().__init__({k: Watched(v, f'{path}.{k}', seen) if isinstance(v, dict) else v for k, v in value.items()})
+        super().__init__(
+            {
+                k: Watched(v, f'{path}.{k}', seen) if isinstance(v, dict) else v
+                for k, v in value.items()
+            }
+        )
         self.path, self.seen = path, seen
 
     def _saw(self, name):
@@ -91,7 +107,9 @@ def read_leaves(config, folder, names=None, seen=None):
 
         def run(work, stage=stage, prefix=prefix):
             watched = Watched(stage.settings, prefix, seen)
-            stage.run(dataclasses.replace(work, settings=watched, run=Watched(work.run, 'run', seen)))
+            stage.run(
+                dataclasses.replace(work, settings=watched, run=Watched(work.run, 'run', seen))
+            )
 
         stages.append(dataclasses.replace(stage, run=run))
     chain = Chain(stages, folder / 'stages')
@@ -102,7 +120,10 @@ def read_leaves(config, folder, names=None, seen=None):
 def plain(seen):
     """What the stages of an attacker read, under the names that configs have for it."""
     names = {name.removeprefix('prepare.').removeprefix('clean.') for name in seen}
-    return {name.removeprefix('trigger.') if name.startswith('trigger.attack.') else name for name in names}
+    return {
+        name.removeprefix('trigger.') if name.startswith('trigger.attack.') else name
+        for name in names
+    }
 
 
 class Traced(Exception):
@@ -110,7 +131,9 @@ class Traced(Exception):
 
 
 def traced_leaves(config, folder, name):
-    """The same for a stage that nothing comes after, up to where its first program would be compiled."""
+    """The same for a stage that nothing comes after, up to where its first program would be
+    compiled.
+    """
 
     def stop(jitted, *args, devices):
         jitted.trace(*args)
@@ -125,11 +148,30 @@ def traced_leaves(config, folder, name):
 
 
 OUTSIDE = {  # read where stages are made or concluded
-    'name', 'seeds.poison', 'seeds.model', 'seeds.data', 'teacher.load', 'student.load', 'prior.load', 'prior.revision',
-    'teacher.init_from', 'student.init_from', 'prior.init_from', 'dissection.labeller.init_from', 'dissection.detector.init_from',
-    'surrogate.load', 'surrogate.init_from', 'trigger.init_from', 'attack.load',
-    'prior.data', 'run.writers', 'run.report_images', 'evaluation.residual', 'clean_source', 'defense.name',
-}  # fmt: skip
+    'name',
+    'seeds.poison',
+    'seeds.model',
+    'seeds.data',
+    'teacher.load',
+    'student.load',
+    'prior.load',
+    'prior.revision',
+    'teacher.init_from',
+    'student.init_from',
+    'prior.init_from',
+    'dissection.labeller.init_from',
+    'dissection.detector.init_from',
+    'surrogate.load',
+    'surrogate.init_from',
+    'trigger.init_from',
+    'attack.load',
+    'prior.data',
+    'run.writers',
+    'run.report_images',
+    'evaluation.residual',
+    'clean_source',
+    'defense.name',
+}
 
 
 def attacked(name):
@@ -147,7 +189,9 @@ def seen(tmp_path_factory):
     trained = load_config(
         f'{ROOT}/configs/cifar10.py:smoke,source=arrays:{folder},attack=blended',
         [
-            *SMALL, *STUDENT, *VARY,
+            *SMALL,
+            *STUDENT,
+            *VARY,
             '--config.source.size_px=16',
             '--config.source.reference_size=64',
             '--config.prior.network.sample_size=16',
@@ -155,27 +199,34 @@ def seen(tmp_path_factory):
             '--config.prior.network.layers_per_block=1',
             '--config.prior.steps=2',
         ],
-    )  # fmt: skip
+    )
     sgd = load_config(f'{ROOT}/configs/cifar10.py:source=arrays:{folder}')['teacher']['optim']
     drops = load_config(f'{ROOT}/configs/imagenette.py')['teacher']['optim']
     trained['teacher']['optim'], trained['student']['optim'] = sgd, drops
-    strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student']['augment']
+    strong = load_config(f'{ROOT}/configs/quickstart.py:defense=augmentations')['student'][
+        'augment'
+    ]
     crops = load_config(f'{ROOT}/configs/relabel.py:setting=cifar10')['teacher']['augment']
     trained['teacher']['augment'] |= strong | crops
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
     found, chain = read_leaves(trained, folder / 'trained')
     assert summary.gather(trained, chain, {}).student.acc is not None
     for name in attack_words():
-        found |= read_leaves(attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare'))[0]
+        found |= read_leaves(
+            attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare')
+        )[0]
     for kind in ('versatile', 'sd_img2img'):
         save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
-        own = load_config(f'{ROOT}/configs/imagenette.py:model={kind},prior={folder / kind},source=arrays:{folder}')
+        words = f'model={kind},prior={folder / kind},source=arrays:{folder}'
+        own = load_config(f'{ROOT}/configs/imagenette.py:{words}')
         found |= traced_leaves(shrink_struppek(own), folder / f'{kind}_run', 'purified')
     return found
 
 
 def unify(name):
-    """Teachers, students and surrogates, and all optimisers and augmentations, are read by the same code."""
+    """Teachers, students and surrogates, and all optimisers and augmentations, are read by the same
+    code.
+    """
     part, _, rest = name.partition('.')
     return f'classifier.{rest}' if part in ('teacher', 'student', 'surrogate') else name
 
@@ -188,25 +239,72 @@ METHODS = (
     *(f'defense={name}' for name in ('activation_clustering', 'spectral', 'abl', 'dbd')),
 )
 OTHER_WORDS = {  # what a word may be changed to
-    'fixed_large': 'fixed_small', 'float32': 'bfloat16', 'given': 'predicted', 'predicted': 'given',
-    'all': 'agreeing', 'agreeing': 'all', 'x_t': 'x0', 'matched': 'released', 'released': 'matched', 'benign': 'vote',
-    'rounded': 'truncated', 'truncated': 'rounded', 'rest': 'all',
-    'local_ascent': 'flooding', 'ica': 'pca', 'kl': 'count', 'student': 'teacher', 'simclr': 'teacher', 'teacher': 'student',
-    'affine': 'spline', 'swap': 'permute', 'outside': 'ratio', 'ratio': 'outside', 'preact': 'basic', 'small': 'imagenet',
-    'group': 'batch', 'batch': 'group', 'bfloat16': 'float32', 'cosine': 'constant', 'openai/clip-vit-base-patch32': 'other',
-    'folder': 'other', 'linear': 'cosine', 'epsilon': 'sample', 'edm': 'none', 'none': 'encoder', 'A photo of a {}': 'A {}',
-    'CompVis/stable-diffusion-v1-4': 'other', 'logits': 'features', 'own': 'teacher', '': 'other', 'encoder': 'teacher',
-    'imagenet': 'small', 'constant': 'cosine', 'fixed_small': 'fixed_large',
-}  # fmt: skip
+    'fixed_large': 'fixed_small',
+    'float32': 'bfloat16',
+    'given': 'predicted',
+    'predicted': 'given',
+    'all': 'agreeing',
+    'agreeing': 'all',
+    'x_t': 'x0',
+    'matched': 'released',
+    'released': 'matched',
+    'benign': 'vote',
+    'rounded': 'truncated',
+    'truncated': 'rounded',
+    'rest': 'all',
+    'local_ascent': 'flooding',
+    'ica': 'pca',
+    'kl': 'count',
+    'student': 'teacher',
+    'simclr': 'teacher',
+    'teacher': 'student',
+    'affine': 'spline',
+    'swap': 'permute',
+    'outside': 'ratio',
+    'ratio': 'outside',
+    'preact': 'basic',
+    'small': 'imagenet',
+    'group': 'batch',
+    'batch': 'group',
+    'bfloat16': 'float32',
+    'cosine': 'constant',
+    'openai/clip-vit-base-patch32': 'other',
+    'folder': 'other',
+    'linear': 'cosine',
+    'epsilon': 'sample',
+    'edm': 'none',
+    'none': 'encoder',
+    'A photo of a {}': 'A {}',
+    'CompVis/stable-diffusion-v1-4': 'other',
+    'logits': 'features',
+    'own': 'teacher',
+    '': 'other',
+    'encoder': 'teacher',
+    'imagenet': 'small',
+    'constant': 'cosine',
+    'fixed_small': 'fixed_large',
+}
 RELABEL = (
-    '', *(f'features={name}' for name in ('teacher', 'clip')), 'features=encoder,encoder=folder', 'defense=nad', 'defense=asd',
-    'setting=cifar10', 'setting=imagenet30', 'setting=vggface30', 'setting=cifar10_small,source=arrays:x',
-    'setting=cifar10,defense=nad', 'setting=cifar10,defense=asd', 'attack=label_consistent', 'attack=sample_specific',
-)  # fmt: skip
+    '',
+    *(f'features={name}' for name in ('teacher', 'clip')),
+    'features=encoder,encoder=folder',
+    'defense=nad',
+    'defense=asd',
+    'setting=cifar10',
+    'setting=imagenet30',
+    'setting=vggface30',
+    'setting=cifar10_small,source=arrays:x',
+    'setting=cifar10,defense=nad',
+    'setting=cifar10,defense=asd',
+    'attack=label_consistent',
+    'attack=sample_specific',
+)
 CASTLE_WALLS = (
-    'objective=edm,copies=simclr,sampler=ddpm', 'defense=diffusion_classifier', 'setting=cifar10',
+    'objective=edm,copies=simclr,sampler=ddpm',
+    'defense=diffusion_classifier',
+    'setting=cifar10',
     'setting=caltech15,source=arrays:x,copies=encoder,encoder=folder',
-)  # fmt: skip
+)
 BUILT = (
     *(f'dataelixir.py:{words}'.rstrip(':') for words in METHODS),
     *(f'relabel.py:{words}'.rstrip(':') for words in RELABEL),
@@ -216,7 +314,9 @@ BUILT = (
 
 
 def change(config, leaf):
-    """The config with another value of one leaf, or None for a leaf that chooses what the others are."""
+    """The config with another value of one leaf, or None for a leaf that chooses what the others
+    are.
+    """
     config = copy.deepcopy(config)
     *path, name = leaf.split('.')
     part = functools.reduce(lambda part, key: part[key], path, config)
@@ -226,16 +326,24 @@ def change(config, leaf):
     elif isinstance(value, str):
         part[name] = OTHER_WORDS.get(value)
     elif isinstance(value, (list, tuple)):
-        part[name] = [number + 1 if isinstance(number, int) else 0.75 * number for number in value] or [[1, 2]]
+        part[name] = [
+            number + 1 if isinstance(number, int) else 0.75 * number for number in value
+        ] or [[1, 2]]
     else:
         part[name] = (
-            value - 1 if isinstance(value, int) and value > 1 else value + 1 if isinstance(value, int) else value * 0.75 + 0.001
+            value - 1
+            if isinstance(value, int) and value > 1
+            else value + 1
+            if isinstance(value, int)
+            else value * 0.75 + 0.001
         )
     return None if part[name] is None else config
 
 
 def prints_of(config):
-    """The stages' fingerprints; nothing is fetched for a finished prior or encoder, whose name stands for its digest."""
+    """The stages' fingerprints; nothing is fetched for a finished prior or encoder, whose name
+    stands for its digest.
+    """
 
     def find(load, revision):
         return Path(load), f'{load} {revision}'
@@ -244,13 +352,19 @@ def prints_of(config):
 
 
 def reaching(config):
-    """The leaves that say what a defence does which change the settings of some stage, and those that name a part."""
+    """The leaves that say what a defence does which change the settings of some stage, and those
+    that name a part.
+    """
     prints = prints_of(config)
-    found = {name for name in leaves(config) if name.startswith(('defense.', 'dissection.')) and name.endswith('.name')}
+    found = {
+        name
+        for name in leaves(config)
+        if name.startswith(('defense.', 'dissection.')) and name.endswith('.name')
+    }
     for leaf in leaves(config):
-        if leaf.startswith(('defense.', 'dissection.', 'encoder.', 'evaluation.', 'prior.', 'trusted.')) and (
-            other := change(config, leaf)
-        ):
+        if leaf.startswith(
+            ('defense.', 'dissection.', 'encoder.', 'evaluation.', 'prior.', 'trusted.')
+        ) and (other := change(config, leaf)):
             try:
                 found |= {leaf} if prints_of(other) != prints else set()
             except UserError:  # exact chains have room for no other number
@@ -260,15 +374,31 @@ def reaching(config):
 
 @pytest.mark.parametrize(
     'spec',
-    ['quickstart.py', 'quickstart.py:attack=blended', 'quickstart.py:defense=augmentations', 'quickstart.py:attack=none',
-     *(f'attacks.py:attack={name}' for name in attack_words()), 'attacks.py:full,source=arrays:x', 'attacks.py:source=arrays:x',
-     'prior.py', 'cifar10.py', 'cifar10.py:small', 'cifar10.py:prior=train',
-     'imagenette.py', 'imagenette.py:model=sd_img2img', 'imagenette.py:model=pixel', 'imagenette.py:defense=augmentations',
-     'imagenet100.py', *BUILT],
-)  # fmt: skip
+    [
+        'quickstart.py',
+        'quickstart.py:attack=blended',
+        'quickstart.py:defense=augmentations',
+        'quickstart.py:attack=none',
+        *(f'attacks.py:attack={name}' for name in attack_words()),
+        'attacks.py:full,source=arrays:x',
+        'attacks.py:source=arrays:x',
+        'prior.py',
+        'cifar10.py',
+        'cifar10.py:small',
+        'cifar10.py:prior=train',
+        'imagenette.py',
+        'imagenette.py:model=sd_img2img',
+        'imagenette.py:model=pixel',
+        'imagenette.py:defense=augmentations',
+        'imagenet100.py',
+        *BUILT,
+    ],
+)
 def test_every_leaf_is_read(seen, spec):
     config = load_config(f'{ROOT}/configs/{spec}')
-    known = {unify(name) for name in seen | OUTSIDE | (reaching(config) if spec in BUILT else set())}
+    known = {
+        unify(name) for name in seen | OUTSIDE | (reaching(config) if spec in BUILT else set())
+    }
     own_source = {
         f'source.{name}' for name in ('data_dir', 'path', 'train', 'test', 'test_share')
     }  # handed to the source by name: an unknown one is an error there
@@ -276,11 +406,15 @@ def test_every_leaf_is_read(seen, spec):
     assert not unread
 
 
-@pytest.mark.parametrize('words', [words for words in RELABEL if 'defense' not in words and 'features' not in words])
+@pytest.mark.parametrize(
+    'words', [words for words in RELABEL if 'defense' not in words and 'features' not in words]
+)
 def test_an_encoder_s_network_and_optimiser_are_read_as_a_classifier_s_are(seen, words):
     part = load_config(f'{ROOT}/configs/relabel.py:{words}'.rstrip(':'))['defense']['encoder']
     known = {unify(name) for name in seen}
-    assert {f'classifier.{leaf}' for leaf in leaves({name: part[name] for name in ('network', 'optim')})} <= known
+    assert {
+        f'classifier.{leaf}' for leaf in leaves({name: part[name] for name in ('network', 'optim')})
+    } <= known
 
 
 def test_the_watch_can_fail(seen):

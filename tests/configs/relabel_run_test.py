@@ -1,6 +1,8 @@
-"""The experiments of Sabolić 2024: points of the study pass `check` at full size, and run at a tiny one to their reports.
+"""The experiments of Sabolić 2024: points of the study pass `check` at full size, and run at a tiny
+one to their reports.
 
-A few in the daily suite; with PURIFY_ALL_POINTS=1 every point of every sweep in every setting, but each config once.
+A few in the daily suite; with PURIFY_ALL_POINTS=1 every point of every sweep in every setting, but
+each config once.
 """
 
 import json
@@ -21,7 +23,10 @@ from purify.stages import train_classifier
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
-SOME = [('digits', 'table1', 3), ('cifar10', 'table3', 2)]  # in the daily suite: ASD; features of CLIP
+SOME = [
+    ('digits', 'table1', 3),
+    ('cifar10', 'table3', 2),
+]  # in the daily suite: ASD; features of CLIP
 SOME_RUNS = [('digits', 'table3', 1)]
 BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}
 SMALL = {
@@ -33,7 +38,9 @@ SMALL = {
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """Coloured random pictures of ten classes, which every setting brings to its size, and a small CLIP."""
+    """Coloured random pictures of ten classes, which every setting brings to its size, and a small
+    CLIP.
+    """
     folder = tmp_path_factory.mktemp('pictures')
     write_pictures(folder, 600, 30)
     materialise(GOLDEN / 'clip_vision_gelu', folder / 'clip')
@@ -58,7 +65,9 @@ def remembered():
 
 def run_of(setting, sweep, which, place):
     """(words, flags) of one run of a sweep, with nothing in it that lies on the net."""
-    spec = f'{CONFIG}:setting={setting}' + ('' if setting == 'digits' else f',source=arrays:{place}')
+    spec = f'{CONFIG}:setting={setting}' + (
+        '' if setting == 'digits' else f',source=arrays:{place}'
+    )
     described = describe_run(spec, [], *points_of(spec, sweep, '0')[which])
     return described['config'], described['flags']
 
@@ -79,7 +88,9 @@ def every_point(some):
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
 def test_points_of_the_study_pass_check_as_they_are(place, setting, sweep, which):
     config = load_config(*run_of(setting, sweep, which, place))
-    config['source'] |= {'train_size': 0, 'test_size': 0} if setting != 'digits' else {}  # the pictures here are few
+    config['source'] |= (
+        {'train_size': 0, 'test_size': 0} if setting != 'digits' else {}
+    )  # the pictures here are few
     assert not check(config).problems
 
 
@@ -98,12 +109,22 @@ def shrink(config):
     config['shard_size'] = 80
     config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'report_images': 2}
     for name in {'teacher', 'student', 'surrogate'} & set(config):
-        config[name] |= {'epochs': 0, 'steps': 2, 'batch': 16, 'network': shrink_network(config[name]['network'])}
+        config[name] |= {
+            'epochs': 0,
+            'steps': 2,
+            'batch': 16,
+            'network': shrink_network(config[name]['network']),
+        }
     shrink_fit(config)
     defense = config.get('defense', {'name': 'none'})
     if defense['name'] == 'relabel':
         if 'encoder' in defense:
-            small = {'epochs': 1, 'batch': 80, 'projection': 4, 'network': shrink_network(defense['encoder']['network'])}
+            small = {
+                'epochs': 1,
+                'batch': 80,
+                'projection': 4,
+                'network': shrink_network(defense['encoder']['network']),
+            }
             defense['encoder'] |= small
         defense['flows'] |= {'reduce': min(defense['flows']['reduce'], 3)}
         defense['fit'] |= {'epochs': 2, 'members': min(defense['fit']['members'], 2)}
@@ -132,13 +153,25 @@ def run_tiny(spec, flags, place, folder):
     """-> what results.json holds, and the report's page."""
     settings = shrink(load_config(spec, flags))
     running.run(settings, [spec, *flags], folder, place / 'stages', [])
-    return json.loads((folder / 'results.json').read_text()), (folder / 'report' / 'index.html').read_text()
+    return (
+        json.loads((folder / 'results.json').read_text()),
+        (folder / 'report' / 'index.html').read_text(),
+    )
 
 
 FOUND = {
-    'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed', 'relabel_accuracy', 'relabel_accuracy_poisoned', 'counts', 'auroc',
-    'fates', 'found',
-}  # fmt: skip
+    'tpr',
+    'fpr',
+    'target_labels',
+    'label_accuracy',
+    'removed',
+    'relabel_accuracy',
+    'relabel_accuracy_poisoned',
+    'counts',
+    'auroc',
+    'fates',
+    'found',
+}
 
 
 def assert_told(folder, results, page):
@@ -151,7 +184,11 @@ def assert_told(folder, results, page):
     assert results['detection']['target_labels'] == facts['target_labels'] == sorted(named)
     changed = (verdicts['labels'] != verdicts['given']) & verdicts['keep']
     counted = facts['counts']
-    assert results['detection']['counts']['relabel_accuracy'][1] == changed.sum() <= counted['relabelled']
+    assert (
+        results['detection']['counts']['relabel_accuracy'][1]
+        == changed.sum()
+        <= counted['relabelled']
+    )
     assert counted['dropped'] == (~verdicts['keep']).sum()
     assert set(verdicts['given'][verdicts['verdict'] > 0]) == set(named)
     assert '<h2 id="features">' in page
@@ -169,7 +206,9 @@ def test_points_of_the_study_run_to_their_reports(place, tmp_path, setting, swee
     assert (results['trusted'] is not None) == (defense in ('nad', 'asd'))
     if defense == 'relabel':
         assert_told(tmp_path, results, page)
-        assert ('encoder' in results['cost']['stages']) == (results['defense']['features'] == 'simclr')
+        assert ('encoder' in results['cost']['stages']) == (
+            results['defense']['features'] == 'simclr'
+        )
     elif defense != 'nad':
         assert results['detection']['tpr'] is not None or results['attack']['name'] == 'none'
 

@@ -1,4 +1,6 @@
-"""The experiments of Struppek 2023: every point of every table can run, and runs at a tiny size from prepare to report."""
+"""The experiments of Struppek 2023: every point of every table can run, and runs at a tiny size
+from prepare to report.
+"""
 
 import json
 import os
@@ -14,14 +16,22 @@ from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
 from purify.models.files.shapes import random_pipeline
 
-TABLES = {'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'), 'imagenet100': ('table1', 'table3')}
+TABLES = {
+    'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'),
+    'imagenet100': ('table1', 'table3'),
+}
 
 
 def points(config, table, **words):
     """(words, flags) of every run of a table, as `purify list --sweep` gives them."""
-    spec = f'configs/{config}.py' + (':' + ','.join(f'{name}={value}' for name, value in words.items()) if words else '')
+    spec = f'configs/{config}.py' + (
+        ':' + ','.join(f'{name}={value}' for name, value in words.items()) if words else ''
+    )
     sweep = sweep_functions(load_module(f'{ROOT}/{spec}'))[table]
-    runs = [describe_run(f'{ROOT}/{spec}', [], point, seed) for point, seed in multiply([map(flat, sweep())], [0])]
+    runs = [
+        describe_run(f'{ROOT}/{spec}', [], point, seed)
+        for point, seed in multiply([map(flat, sweep())], [0])
+    ]
     return [(run['config'], run['flags']) for run in runs]
 
 
@@ -34,7 +44,9 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(('config', 'table'), [(config, table) for config, tables in TABLES.items() for table in tables])
+@pytest.mark.parametrize(
+    ('config', 'table'), [(config, table) for config, tables in TABLES.items() for table in tables]
+)
 def test_every_point_of_every_table_loads_and_differs(config, table):
     configs = [load_config(*run) for run in points(config, table)]
     assert len({str(one) for one in configs}) == len(configs) >= 5
@@ -43,21 +55,43 @@ def test_every_point_of_every_table_loads_and_differs(config, table):
         assert one['attack']['rate'] in (0.0, {'imagenette': 0.1, 'imagenet100': 0.01}[config])
         assert one['teacher']['network']['name'] == 'resnet101'
         if one['defense']['name'] == 'variations':
-            assert one['defense']['vary'].items() >= {'model': 'versatile', 'steps': 50, 'guidance': 7.5}.items()
+            assert (
+                one['defense']['vary'].items()
+                >= {
+                    'model': 'versatile',
+                    'steps': 50,
+                    'guidance': 7.5,
+                }.items()
+            )
 
 
 def every_run():
-    """(config, table, place in it, model): some in the daily suite, all of them with PURIFY_ALL_POINTS=1."""
+    """(config, table, place in it, model): some in the daily suite, all of them with
+    PURIFY_ALL_POINTS=1.
+    """
     if not os.environ.get('PURIFY_ALL_POINTS'):
-        some = [('imagenette', 'table1', 0, 'versatile'), ('imagenette', 'table2', -1, 'sd_variation')]
-        return [*some, ('imagenette', 'table6', 0, 'versatile'), ('imagenet100', 'table3', 2, 'sd_img2img')]
+        some = [
+            ('imagenette', 'table1', 0, 'versatile'),
+            ('imagenette', 'table2', -1, 'sd_variation'),
+        ]
+        return [
+            *some,
+            ('imagenette', 'table6', 0, 'versatile'),
+            ('imagenet100', 'table3', 2, 'sd_img2img'),
+        ]
     tables = [(config, table) for config, tables in TABLES.items() for table in tables]
-    return [(config, table, k, 'versatile') for config, table in tables for k in range(len(points(config, table)))]
+    return [
+        (config, table, k, 'versatile')
+        for config, table in tables
+        for k in range(len(points(config, table)))
+    ]
 
 
 @pytest.mark.parametrize(('config', 'table', 'which', 'model'), every_run())
 def test_points_of_the_tables_run_to_their_reports(place, tmp_path, config, table, which, model):
-    run, flags = points(config, table, model=model, prior=place / model, source=f'arrays:{place}')[which]
+    run, flags = points(config, table, model=model, prior=place / model, source=f'arrays:{place}')[
+        which
+    ]
     settings = shrink_struppek(load_config(run, flags))
     running.run(settings, [run, *flags], tmp_path, place / 'stages', [])
     assert (tmp_path / 'report' / 'index.html').is_file()
@@ -70,7 +104,11 @@ def test_points_of_the_tables_run_to_their_reports(place, tmp_path, config, tabl
 
 
 def every_check():
-    return every_run() if os.environ.get('PURIFY_ALL_POINTS') else [('imagenette', 'table1', 1, 'versatile')]
+    return (
+        every_run()
+        if os.environ.get('PURIFY_ALL_POINTS')
+        else [('imagenette', 'table1', 1, 'versatile')]
+    )
 
 
 @pytest.mark.parametrize(('config', 'table', 'which', 'model'), every_check())

@@ -14,7 +14,8 @@ from purify.core import devices
 from purify.core.checkpoint import Checkpoints
 from purify.core.errors import UserError
 
-# tensorstore may still be at a read when orbax, on a mismatch, has closed the loop that asked for it
+# tensorstore may still be at a read when orbax, on a mismatch, has closed the loop that asked for
+# it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 ROOT = Path(__file__).parents[2]
 TREE = {
@@ -64,7 +65,9 @@ def test_a_tree_comes_back_on_whatever_mesh_is_there(tmp_path, saved, restored):
 def test_shapes_and_a_sharding_are_enough_to_restore(tmp_path):
     save(tmp_path, 5)
     here = devices.replicated(mesh(2))
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=here), TREE)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=here), TREE
+    )
     jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, like)[1], TREE)
 
 
@@ -105,13 +108,18 @@ def test_a_damaged_checkpoint_is_the_users_error(tmp_path):
     for file in (tmp_path / 'step_7' / 'default').rglob('*'):
         if file.is_file() and file.parent.name == 'd':
             file.write_bytes(file.read_bytes()[:10])
-    told = r'step 7 does not fit this network, or is damaged \(.+\).*delete this folder to train from the beginning'
+    told = (
+        r'step 7 does not fit this network, or is damaged \(.+\).*delete this folder to train from'
+        r' the beginning'
+    )
     with pytest.raises(UserError, match=told):
         restore(tmp_path, blank(1))
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
-    with pytest.raises(UserError, match=r'empty: no complete checkpoint here. Give the folder of a finished'):
+    with pytest.raises(
+        UserError, match=r'empty: no complete checkpoint here. Give the folder of a finished'
+    ):
         restore(tmp_path / 'empty', blank(1))
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file'):
@@ -132,7 +140,9 @@ def test_a_disk_that_fills_while_saving_is_explained_at_the_end(tmp_path, monkey
     checkpoints = Checkpoints(tmp_path)
 
     def fail():
-        raise ValueError('RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 4: No space left on device')
+        raise ValueError(
+            'RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 4: No space left on device'
+        )
 
     monkeypatch.setattr(checkpoints.manager, 'wait_until_finished', fail)
     with pytest.raises(UserError, match='the disk is full'):
@@ -156,11 +166,18 @@ checkpoints.close()
 
 def test_another_shape_is_told_in_one_line(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, placed({'params': {f'w{k}': np.ones((4, 5 + (k == 7)), np.float32) for k in range(20)}}, 1))
+    checkpoints.save(
+        3,
+        placed({'params': {f'w{k}': np.ones((4, 5 + (k == 7)), np.float32) for k in range(20)}}, 1),
+    )
     checkpoints.close()
     environment = {**os.environ, 'XLA_FLAGS': ''}
     done = subprocess.run(
-        [sys.executable, '-c', LEAVES_NO_TRACE, str(tmp_path)], capture_output=True, text=True, env=environment, cwd=ROOT
+        [sys.executable, '-c', LEAVES_NO_TRACE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
     assert 'params.w7 is of shape (4, 6) there and (4, 5) in the network' in done.stdout
     assert 'Traceback' not in done.stderr
@@ -170,14 +187,18 @@ def test_another_shape_is_told_in_one_line(tmp_path):
 def test_every_file_of_a_checkpoint_may_be_damaged(tmp_path, harm):
     save(tmp_path / 'whole', 7, count=1)
     refused = read = 0
-    for number, file in enumerate(sorted(path for path in (tmp_path / 'whole').rglob('*') if path.is_file())):
+    for number, file in enumerate(
+        sorted(path for path in (tmp_path / 'whole').rglob('*') if path.is_file())
+    ):
         folder = shutil.copytree(tmp_path / 'whole', tmp_path / str(number))
         victim = folder / file.relative_to(tmp_path / 'whole')
         victim.unlink()
         if harm == 'a folder':
             victim.mkdir()
         elif harm != 'missing':
-            victim.write_bytes({'emptied': b'', 'another type': b'[3]', 'zeros': bytes(file.stat().st_size)}[harm])
+            victim.write_bytes(
+                {'emptied': b'', 'another type': b'[3]', 'zeros': bytes(file.stat().st_size)}[harm]
+            )
         try:
             step, tree = restore(folder, blank(1))
         except UserError as error:
@@ -210,12 +231,20 @@ def test_odd_things_beside_a_checkpoint_are_no_traceback(tmp_path, odd):
     ('error', 'told'),
     [
         (PermissionError(13, 'Permission denied'), 'may not be read .*Ask for permission'),
-        (ValueError('PERMISSION_DENIED: Permission denied [OS error 13]'), 'may not be read .*Ask for permission'),
+        (
+            ValueError('PERMISSION_DENIED: Permission denied [OS error 13]'),
+            'may not be read .*Ask for permission',
+        ),
         (MemoryError('of 9 bytes'), 'there is no memory to read step 7'),
-        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes'), 'there is no memory to read step 7'),
+        (
+            RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes'),
+            'there is no memory to read step 7',
+        ),
     ],
 )
-def test_what_is_no_fault_of_the_files_does_not_advise_to_delete_them(tmp_path, monkeypatch, error, told):
+def test_what_is_no_fault_of_the_files_does_not_advise_to_delete_them(
+    tmp_path, monkeypatch, error, told
+):
     save(tmp_path, 7, count=1)
     checkpoints = Checkpoints(tmp_path)
 

@@ -33,14 +33,27 @@ def test_alone_every_question_to_the_hosts_is_answered_at_once():
 
 def test_peak_is_known_by_kind_and_unknown_on_a_cpu(monkeypatch):
     assert devices.peak_flops() is None
-    for kind, expected in {'NVIDIA H200': 989e12, 'TPU v5 lite': 197e12, 'TPU v5': 459e12, 'TPU v4': 275e12}.items():
-        monkeypatch.setattr(jax, 'devices', lambda kind=kind: [type('Device', (), {'device_kind': kind})])
+    for kind, expected in {
+        'NVIDIA H200': 989e12,
+        'TPU v5 lite': 197e12,
+        'TPU v5': 459e12,
+        'TPU v4': 275e12,
+    }.items():
+        monkeypatch.setattr(
+            jax, 'devices', lambda kind=kind: [type('Device', (), {'device_kind': kind})]
+        )
         assert devices.peak_flops() == expected
 
 
 @pytest.mark.parametrize(
     ('coordinator', 'hosts', 'host_id'),
-    [(None, 2, 0), (None, None, 1), ('auto', 2, 0), ('127.0.0.1:1234', None, None), ('127.0.0.1:1234', 2, None)],
+    [
+        (None, 2, 0),
+        (None, None, 1),
+        ('auto', 2, 0),
+        ('127.0.0.1:1234', None, None),
+        ('127.0.0.1:1234', 2, None),
+    ],
 )
 def test_half_a_cluster_is_refused(monkeypatch, coordinator, hosts, host_id):
     monkeypatch.setattr(jax.distributed, 'initialize', lambda *args: pytest.fail('started'))

@@ -31,7 +31,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, brok
     path = tmp_path / 'x.bin'
     files.write_bytes(path, b'old')
     monkeypatch.setattr(os, broken, failing(errno.ENOSPC))
-    with pytest.raises(UserError, match=r'x\.bin: the disk is full \(\d+ MiB free\).*free some space.*--workdir'):
+    with pytest.raises(
+        UserError, match=r'x\.bin: the disk is full \(\d+ MiB free\).*free some space.*--workdir'
+    ):
         files.write_bytes(path, b'new')
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['x.bin']
@@ -63,7 +65,12 @@ def test_other_errors_pass_unchanged(tmp_path, monkeypatch):
     ('error', 'expected'),
     [
         (RuntimeError('write() failed: No space left on device; writing x'), 'the disk is full'),
-        (ValueError('RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code=28]'), 'the disk is full'),
+        (
+            ValueError(
+                'RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code=28]'
+            ),
+            'the disk is full',
+        ),
         (RuntimeError('open() failed: Permission denied; opening x'), 'cannot write here'),
     ],
 )
@@ -107,7 +114,10 @@ class Form(TypedDict):
 
 
 def test_json_of_the_right_form_comes_back_whole(tmp_path):
-    for value in ({'name': 'x', 'sizes': [1, 2]}, {'name': 'x', 'sizes': [], 'rate': 3, 'unnamed': {'deep': [None]}}):
+    for value in (
+        {'name': 'x', 'sizes': [1, 2]},
+        {'name': 'x', 'sizes': [], 'rate': 3, 'unnamed': {'deep': [None]}},
+    ):
         files.write_json(tmp_path / 'x.json', value)
         assert files.read_json(tmp_path / 'x.json', Form) == value
 
@@ -141,7 +151,10 @@ def test_fingerprint_is_the_digest_of_canonical_json():
     assert files.fingerprint({'b': {'c': 'x'}, 'a': (1, 2.5, True, None)}) == expected
 
 
-@pytest.mark.parametrize('other', [{'a': 2}, {'a': 1.0}, {'a': True}, {'a': '1'}, {'b': 1}, {'a': 1, 'b': None}, {'a': [1]}])
+@pytest.mark.parametrize(
+    'other',
+    [{'a': 2}, {'a': 1.0}, {'a': True}, {'a': '1'}, {'b': 1}, {'a': 1, 'b': None}, {'a': [1]}],
+)
 def test_fingerprint_changes_with_anything(other):
     assert files.fingerprint(other) != files.fingerprint({'a': 1})
 

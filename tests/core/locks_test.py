@@ -48,9 +48,15 @@ def test_whoever_waits_for_the_lock_leaves_when_asked_to(tmp_path, monkeypatch):
 
     lock_now, tries = locks._lock_now, iter(range(500))
     monkeypatch.setattr(
-        locks, '_lock_now', lambda file: lock_now(file) if next(tries, None) is not None else pytest.fail('waits on')
+        locks,
+        '_lock_now',
+        lambda file: lock_now(file) if next(tries, None) is not None else pytest.fail('waits on'),
     )
-    with locks.locked(tmp_path / 'x.lock'), pytest.raises(Preempted), locks.locked(tmp_path / 'x.lock', ask_to_stop):
+    with (
+        locks.locked(tmp_path / 'x.lock'),
+        pytest.raises(Preempted),
+        locks.locked(tmp_path / 'x.lock', ask_to_stop),
+    ):
         pytest.fail('the lock was given twice')
     assert waited == [1]
 

@@ -21,13 +21,18 @@ def bits(keys):
 
 def test_stream_number_is_31_bits_of_sha256():
     for name in NAMES:
-        assert randomness.stream_number(name) == int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) // 2
+        assert (
+            randomness.stream_number(name)
+            == int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) // 2
+        )
 
 
 def test_streams_and_seeds_differ():
     keys = [tuple(bits(randomness.stream_key(seed, name))) for seed in range(3) for name in NAMES]
     assert len(set(keys)) == len(keys)
-    numbers = [randomness.stream_rng(seed, name).integers(2**62) for seed in range(3) for name in NAMES]
+    numbers = [
+        randomness.stream_rng(seed, name).integers(2**62) for seed in range(3) for name in NAMES
+    ]
     assert len(set(numbers)) == len(numbers)
     seeds = [randomness.stream_seed(seed, name) for seed in range(3) for name in NAMES]
     assert len(set(seeds)) == len(seeds)
@@ -35,7 +40,10 @@ def test_streams_and_seeds_differ():
 
 
 def test_further_numbers_make_further_streams():
-    draws = {randomness.stream_rng(0, 'x', *numbers).integers(2**62) for numbers in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))}
+    draws = {
+        randomness.stream_rng(0, 'x', *numbers).integers(2**62)
+        for numbers in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+    }
     assert len(draws) == 5
 
 
@@ -46,9 +54,18 @@ def test_streams_are_the_same_in_another_process_with_another_hash_seed():
     )
     environment = {'PYTHONHASHSEED': '12345', 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(
-        [sys.executable, '-c', code], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, '-c', code],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    here = randomness.stream_number('a'), randomness.stream_seed(3, 'a'), randomness.stream_rng(3, 'a', 1).integers(99999)
+    here = (
+        randomness.stream_number('a'),
+        randomness.stream_seed(3, 'a'),
+        randomness.stream_rng(3, 'a', 1).integers(99999),
+    )
     assert done.stdout.split() == [str(number) for number in here]
 
 
@@ -70,7 +87,10 @@ def test_id_keys_are_the_same_compiled():
 @pytest.mark.parametrize('seed', [-1, 2**32, 2**70])
 def test_seeds_that_libraries_would_refuse_or_cut_are_named(seed):
     for draw in (randomness.stream_key, randomness.stream_rng, randomness.stream_seed):
-        with pytest.raises(UserError, match=f'seed {seed} is out of range: choose a whole number from 0 to 4294967295'):
+        with pytest.raises(
+            UserError,
+            match=f'seed {seed} is out of range: choose a whole number from 0 to 4294967295',
+        ):
             draw(seed, 'x')
 
 

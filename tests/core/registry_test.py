@@ -34,12 +34,19 @@ def test_makes_what_is_asked_for(attacks):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all(attacks):
-    with pytest.raises(UserError, match=r"^unknown attack 'pach'. Did you mean 'patch'\? Choose from: blended, broken, patch.$"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"^unknown attack 'pach'. Did you mean 'patch'\? Choose from: blended, broken, patch.$"
+        ),
+    ):
         attacks.make('pach')
 
 
 def test_a_name_like_none_gets_no_guess(attacks):
-    with pytest.raises(UserError, match=r"^unknown attack 'xyz'. Choose from: blended, broken, patch.$"):
+    with pytest.raises(
+        UserError, match=r"^unknown attack 'xyz'. Choose from: blended, broken, patch.$"
+    ):
         attacks['xyz']
 
 
@@ -48,7 +55,11 @@ def test_a_name_like_none_gets_no_guess(attacks):
     [
         ('patch', {'sizepx': 3}, r"^attack 'patch': .*unexpected keyword argument 'sizepx'"),
         ('patch', {}, r"^attack 'patch': .*missing 1 required positional argument: 'size_px'"),
-        ('blended', {'ratio': 1}, r"^attack 'blended': .*missing 1 required keyword-only argument: 'pattern'"),
+        (
+            'blended',
+            {'ratio': 1},
+            r"^attack 'blended': .*missing 1 required keyword-only argument: 'pattern'",
+        ),
     ],
 )
 def test_wrong_arguments_are_the_users_error(attacks, name, arguments, expected):
@@ -58,9 +69,17 @@ def test_wrong_arguments_are_the_users_error(attacks, name, arguments, expected)
 
 def test_wrong_arguments_of_a_class_that_is_called_by_another_are_the_users_error():
     """flax builds its modules in its own frames."""
-    networks = Registry('network', linear=nnx.Linear, small=functools.partial(nnx.Linear, in_features=2))
+    networks = Registry(
+        'network', linear=nnx.Linear, small=functools.partial(nnx.Linear, in_features=2)
+    )
     for name in networks:
-        with pytest.raises(UserError, match=rf"^network '{name}': Linear.__init__\(\) got an unexpected keyword argument 'width'"):
+        with pytest.raises(
+            UserError,
+            match=(
+                rf"^network '{name}': Linear.__init__\(\) got an unexpected keyword argument"
+                r" 'width'"
+            ),
+        ):
             networks.make(name, width=3)
 
 
@@ -101,11 +120,21 @@ def makers():
 
 
 def test_a_part_is_the_defaults_and_what_changes_them(makers):
-    assert makers.part('patch', lr=0.5) == {'name': 'patch', 'lr': 0.5, 'schedule': 'cosine', 'colour': 'red'}
-    assert makers.part('fixed', lr=0.5, size_px=2) == {'name': 'fixed', 'lr': 0.5, 'schedule': 'cosine', 'size_px': 2}
-    assert makers.part('blended', {'lr': 1, 'pattern': 'a'}, {'lr': 2}, pattern='b', schedule='step') == {
-        'name': 'blended', 'lr': 2, 'schedule': 'step', 'pattern': 'b'
-    }  # fmt: skip
+    assert makers.part('patch', lr=0.5) == {
+        'name': 'patch',
+        'lr': 0.5,
+        'schedule': 'cosine',
+        'colour': 'red',
+    }
+    assert makers.part('fixed', lr=0.5, size_px=2) == {
+        'name': 'fixed',
+        'lr': 0.5,
+        'schedule': 'cosine',
+        'size_px': 2,
+    }
+    assert makers.part(
+        'blended', {'lr': 1, 'pattern': 'a'}, {'lr': 2}, pattern='b', schedule='step'
+    ) == {'name': 'blended', 'lr': 2, 'schedule': 'step', 'pattern': 'b'}
     assert makers.make('patch', colour='blue') == Patch(3, 'blue')
     assert makers.make('fixed', size_px=1) == Patch(1, 'red')
 
@@ -113,9 +142,18 @@ def test_a_part_is_the_defaults_and_what_changes_them(makers):
 def test_mappings_are_changed_leaf_by_leaf_unless_they_are_named(makers):
     usual = makers.part('clever', lr=1)
     assert usual == {'name': 'clever', 'lr': 1, 'schedule': 'cosine'} | {
-        'choice': {'name': 'first', 'share': 0.1}, 'lengths': {'first': 1.0, 'last': 2.0}
-    }  # fmt: skip
-    changed = makers.part('clever', lr=1, lengths={'last': 5.0}, choice={'name': 'other'}, rounds=2, extra={'a': 1}, schedule=None)
+        'choice': {'name': 'first', 'share': 0.1},
+        'lengths': {'first': 1.0, 'last': 2.0},
+    }
+    changed = makers.part(
+        'clever',
+        lr=1,
+        lengths={'last': 5.0},
+        choice={'name': 'other'},
+        rounds=2,
+        extra={'a': 1},
+        schedule=None,
+    )
     assert changed['lengths'] == {'first': 1.0, 'last': 5.0}
     assert changed['choice'] == {'name': 'other'}
     assert (changed['rounds'], changed['extra'], 'schedule' in changed) == (2, {'a': 1}, False)
@@ -127,8 +165,16 @@ def test_mappings_are_changed_leaf_by_leaf_unless_they_are_named(makers):
     ('name', 'changes', 'expected'),
     [
         ('pach', {}, "^maker='pach': choose from blended, clever, fixed, linear, patch"),
-        ('clever', {'lr': 1, 'round': 2}, r"^maker 'clever' has no setting 'round'\. Did you mean 'rounds'\? It has: choice, "),
-        ('clever', {'lr': 1, 'lengths': {'frist': 2.0}}, r"lengths, has no setting 'frist'\. Did you mean 'first'\?"),
+        (
+            'clever',
+            {'lr': 1, 'round': 2},
+            r"^maker 'clever' has no setting 'round'\. Did you mean 'rounds'\? It has: choice, ",
+        ),
+        (
+            'clever',
+            {'lr': 1, 'lengths': {'frist': 2.0}},
+            r"lengths, has no setting 'frist'\. Did you mean 'first'\?",
+        ),
         ('fixed', {'lr': 1, 'size_px': 2, 'colour': 'blue'}, "has no setting 'colour'"),
         ('fixed', {'size_px': 2}, "^maker 'fixed' has no default for lr; give it"),
         ('blended', {}, "^maker 'blended' has no default for lr, pattern; give it"),

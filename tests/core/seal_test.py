@@ -70,8 +70,12 @@ DETOURS = {
     'scandir': lambda truth: list(os.scandir(truth)),
     'iterdir': lambda truth: list(truth.iterdir()),
     'link to a file': lambda truth: (truth.parent.parent / 'outside').read_text(),
-    'link to the folder': lambda truth: (truth.parent.parent / 'shortcut' / 'manifest.json').read_text(),
-    'new symlink': lambda truth: (truth.parent.parent / 'fresh').symlink_to(truth / 'manifest.json'),
+    'link to the folder': (
+        lambda truth: (truth.parent.parent / 'shortcut' / 'manifest.json').read_text()
+    ),
+    'new symlink': (
+        lambda truth: (truth.parent.parent / 'fresh').symlink_to(truth / 'manifest.json')
+    ),
     'hard link': lambda truth: os.link(truth / 'manifest.json', truth.parent / 'hard'),
     'rename': lambda truth: os.rename(truth, truth.parent / 'mine'),
     'rename into it': lambda truth: os.rename(truth.parent / 'note', truth / 'note'),
@@ -136,5 +140,8 @@ def test_what_is_left_open_is_open_and_all_beside_it_is_shut(truth):
                 beside.read_text()
         with pytest.raises(PermissionError):
             os.listdir(truth)
-        with sealed(truth / 'deep'), pytest.raises(PermissionError):  # what one seal leaves open another may shut
+        with (
+            sealed(truth / 'deep'),
+            pytest.raises(PermissionError),
+        ):  # what one seal leaves open another may shut
             os.listdir(truth / 'deep')

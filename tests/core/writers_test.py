@@ -109,7 +109,9 @@ def test_a_folder_in_the_place_of_the_rows(tmp_path):
 @pytest.mark.parametrize(('name', 'package'), [('tensorboard', 'tensorboardX'), ('wandb', 'wandb')])
 def test_optional_writers_name_their_extra(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"run.writers has '{name}'.*pip install 'purify\[{name}\]'"):
+    with pytest.raises(
+        UserError, match=rf"run.writers has '{name}'.*pip install 'purify\[{name}\]'"
+    ):
         WRITERS.make(name, tmp_path, 'run', {})
 
 
@@ -121,14 +123,20 @@ SHEETS = [
 
 
 def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
-    for steps, loss in (((10, 20, 30), 1.0), ((20, 30, 40), 2.0)):  # stopped after 30, gone on with from the checkpoint of 10
+    for steps, loss in (
+        ((10, 20, 30), 1.0),
+        ((20, 30, 40), 2.0),
+    ):  # stopped after 30, gone on with from the checkpoint of 10
         writer = WRITERS.make('tensorboard', tmp_path, 'run', {})
         for step in steps:
             writer.write('teacher', step, {'loss': loss / step, 'accuracy': float('nan')})
             writer.write('prior', step + 100, {'loss': loss})
         writer.close()
     scalars, _ = read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')
-    assert scalars['teacher/loss'] == [(10, pytest.approx(0.1)), *((step, pytest.approx(2 / step)) for step in (20, 30, 40))]
+    assert scalars['teacher/loss'] == [
+        (10, pytest.approx(0.1)),
+        *((step, pytest.approx(2 / step)) for step in (20, 30, 40)),
+    ]
     scalars, _ = read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'prior')
     assert scalars == {'prior/loss': [(110, 1.0), (120, 2.0), (130, 2.0), (140, 2.0)]}
 
@@ -136,7 +144,9 @@ def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
 def test_tensorboard_has_rows_on_disk_at_once(tmp_path):
     writer = WRITERS.make('tensorboard', tmp_path, 'run', {})
     writer.write('teacher', 1, {'loss': 2.0})
-    assert read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')[0] == {'teacher/loss': [(1, 2.0)]}
+    assert read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')[0] == {
+        'teacher/loss': [(1, 2.0)]
+    }
     writer.close()
 
 
@@ -147,8 +157,10 @@ def test_tensorboard_shows_the_last_results_alone(tmp_path):
         writer.close()
     scalars, texts = read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'results')
     assert scalars == {f'results/{name}': [(0, value)] for name, value in NUMBERS.items()}
-    assert texts['results/before_after/text_summary'] == (
-        '| measure | before | after |\n| --- | --- | --- |\n| ACC | 0.5 | 0.75 |\n| ASR | 1 | – |\n'
+    assert (
+        texts['results/before_after/text_summary']
+        == '| measure | before | after |\n| --- | --- | --- |\n| ACC | 0.5 | 0.75 |\n| ASR | 1 |'
+        ' – |\n'
     )
     assert texts['results/cost/text_summary'].splitlines()[-1] == '| a \\| b | 12.5 |'
 
@@ -171,13 +183,18 @@ def test_wandb_keeps_curves_and_results_offline_and_goes_on_with_its_run(offline
     assert first['id'] == second['id'] == (tmp_path / 'wandb_id').read_text()
     assert (first['name'], first['config']['seeds']) == ('run', {'model': 3})
     assert first['axes'] == {'teacher/*': 'teacher/step'}
-    curve = [(row['teacher/step'], row['teacher/loss']) for run in (first, second) for row in run['rows'] if 'teacher/step' in row]
+    curve = [
+        (row['teacher/step'], row['teacher/loss'])
+        for run in (first, second)
+        for row in run['rows']
+        if 'teacher/step' in row
+    ]
     assert curve == [(10, 0.1), (20, 0.05), (30, pytest.approx(1 / 30))]
     for run in (first, second):
         assert {name: run['summary'][f'results/{name}'] for name in NUMBERS} == NUMBERS
-        assert {name: (table['columns'], table['data']) for name, table in run['tables'].items()} == {
-            f'results/{sheet.name}': (list(sheet.columns), sheet.rows) for sheet in SHEETS
-        }
+        assert {
+            name: (table['columns'], table['data']) for name, table in run['tables'].items()
+        } == {f'results/{sheet.name}': (list(sheet.columns), sheet.rows) for sheet in SHEETS}
 
 
 class FakeWandB(types.ModuleType):
@@ -199,7 +216,9 @@ class FakeWandB(types.ModuleType):
 
 
 def test_a_name_too_long_for_wandb_keeps_both_its_ends(tmp_path, monkeypatch):
-    """Its server refuses a name of more than 128 characters; a sweep's have 120, a mark and a seed."""
+    """Its server refuses a name of more than 128 characters; a sweep's have 120, a mark and a
+    seed.
+    """
     monkeypatch.setitem(sys.modules, 'wandb', wandb := FakeWandB())
     for length in (128, 129, 200):
         WRITERS.make('wandb', tmp_path, ('attack=patch-' + 'x' * 200)[: length - 6] + '-seed7', {})
@@ -211,30 +230,52 @@ def test_a_name_too_long_for_wandb_keeps_both_its_ends(tmp_path, monkeypatch):
 
 def test_wandb_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB('No API key configured.'))
-    with pytest.raises(UserError, match=r"run\.writers has 'wandb'.*No API key.*WANDB_MODE=offline"):
+    with pytest.raises(
+        UserError, match=r"run\.writers has 'wandb'.*No API key.*WANDB_MODE=offline"
+    ):
         WRITERS.make('wandb', tmp_path, 'run', {})
 
 
 @pytest.mark.parametrize(
-    'error', [ValueError('mode\n  Input should be online'), OSError('no route'), KeyError('x'), RuntimeError()]
+    'error',
+    [
+        ValueError('mode\n  Input should be online'),
+        OSError('no route'),
+        KeyError('x'),
+        RuntimeError(),
+    ],
 )
 def test_whatever_keeps_wandb_from_starting_is_told_in_a_sentence(tmp_path, monkeypatch, error):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB(error))
-    with pytest.raises(UserError, match=r"run\.writers has 'wandb', which does not start: .+\. Log in with") as caught:
+    with pytest.raises(
+        UserError, match=r"run\.writers has 'wandb', which does not start: .+\. Log in with"
+    ) as caught:
         WRITERS.make('wandb', tmp_path, 'run', {})
     assert '\n' not in str(caught.value)
 
 
 def test_a_setting_that_wandb_itself_refuses(tmp_path):
     pytest.importorskip('wandb', reason='the wandb extra is not installed')
-    code = 'import pathlib, sys; from purify.core.writers import *; WRITERS.make("wandb", pathlib.Path(sys.argv[1]), "run", {})'
-    env = os.environ | {'WANDB_MODE': 'bogus'}  # in a process of its own, for wandb reads its settings once
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=env, capture_output=True, text=True)
-    assert re.search(r"UserError: run\.writers has 'wandb', which does not start: .*mode.*bogus", done.stderr.splitlines()[-1])
+    code = (
+        'import pathlib, sys; from purify.core.writers import *; WRITERS.make("wandb",'
+        ' pathlib.Path(sys.argv[1]), "run", {})'
+    )
+    env = os.environ | {
+        'WANDB_MODE': 'bogus'
+    }  # in a process of its own, for wandb reads its settings once
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path)], env=env, capture_output=True, text=True
+    )
+    assert re.search(
+        r"UserError: run\.writers has 'wandb', which does not start: .*mode.*bogus",
+        done.stderr.splitlines()[-1],
+    )
 
 
 @pytest.mark.parametrize('damage', [b'', b'\xff\x00', b'two words', b'../x'])
-def test_a_damaged_mark_of_wandb_begins_a_new_run_and_says_so(tmp_path, monkeypatch, capsys, damage):
+def test_a_damaged_mark_of_wandb_begins_a_new_run_and_says_so(
+    tmp_path, monkeypatch, capsys, damage
+):
     monkeypatch.setitem(sys.modules, 'wandb', wandb := FakeWandB())
     (tmp_path / 'wandb_id').write_bytes(damage)
     WRITERS.make('wandb', tmp_path, 'run', {})
@@ -291,7 +332,10 @@ def test_a_copy_that_fails_is_said_once_and_stops_nothing(tmp_path, recorders, c
                 writer.write('teacher', 1, {'loss': 1.0})
         for writer in writers:
             writer.conclude({}, [])
-    assert [recorder.got for recorder in recorders] == [got, ['write', 'write', 'conclude', 'close']]
+    assert [recorder.got for recorder in recorders] == [
+        got,
+        ['write', 'write', 'conclude', 'close'],
+    ]
     said = capsys.readouterr().err
     assert said.count(f"run.writers: 'bad {what}' failed") == 1
     assert 'No space left' in said
@@ -299,12 +343,18 @@ def test_a_copy_that_fails_is_said_once_and_stops_nothing(tmp_path, recorders, c
 
 @pytest.mark.parametrize('error', [Preempted, UserError('x'), KeyboardInterrupt])
 def test_copies_are_closed_whatever_happens(tmp_path, recorders, error):
-    with pytest.raises(type(error) if isinstance(error, Exception) else error), open_writers(['good'], tmp_path, 'run', {}):
+    with (
+        pytest.raises(type(error) if isinstance(error, Exception) else error),
+        open_writers(['good'], tmp_path, 'run', {}),
+    ):
         raise error
     assert recorders[0].got == ['close']
 
 
 def test_copies_that_are_open_are_closed_where_another_is_none(tmp_path, recorders):
-    with pytest.raises(UserError, match="unknown writer 'tensorbord'"), open_writers(['good', 'tensorbord'], tmp_path, 'run', {}):
+    with (
+        pytest.raises(UserError, match="unknown writer 'tensorbord'"),
+        open_writers(['good', 'tensorbord'], tmp_path, 'run', {}),
+    ):
         pytest.fail('entered')
     assert recorders[0].got == ['close']

@@ -8,9 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.data.augment import AUGMENTATIONS, Affine, ColourJitter, Flip, PadCrop, ResizedCrop, Rotation
+from purify.data.augment import (
+    AUGMENTATIONS,
+    Affine,
+    ColourJitter,
+    Flip,
+    PadCrop,
+    ResizedCrop,
+    Rotation,
+)
 
-STRONG = (ColourJitter(0.4, 0.4, 0.4, 0.1), Rotation(20), Affine(0.1, (0.9, 1.1)), Flip(0.5), PadCrop(2), ResizedCrop((0.2, 1.0)))
+STRONG = (
+    ColourJitter(0.4, 0.4, 0.4, 0.1),
+    Rotation(20),
+    Affine(0.1, (0.9, 1.1)),
+    Flip(0.5),
+    PadCrop(2),
+    ResizedCrop((0.2, 1.0)),
+)
 IDLE = (ColourJitter(), Rotation(0), Affine(), Flip(0), PadCrop(0), PadCrop(0, 'reflect'))
 CHANNELS = (1, 3)
 
@@ -40,7 +55,9 @@ def centre(image):
 @pytest.mark.parametrize('augmentation', IDLE, ids=repr)
 def test_zero_strength_changes_nothing(augmentation, channels):
     for seed in range(5):
-        np.testing.assert_array_equal(apply(augmentation, picture(channels), seed), picture(channels))
+        np.testing.assert_array_equal(
+            apply(augmentation, picture(channels), seed), picture(channels)
+        )
 
 
 @pytest.mark.parametrize('channels', CHANNELS)
@@ -66,7 +83,9 @@ def test_other_keys_pass_untouched():
 
 def test_flip_mirrors_at_its_probability():
     image = picture()
-    mirrored = [np.array_equal(apply(Flip(0.3), image, seed), image[:, ::-1]) for seed in range(1000)]
+    mirrored = [
+        np.array_equal(apply(Flip(0.3), image, seed), image[:, ::-1]) for seed in range(1000)
+    ]
     kept = [np.array_equal(apply(Flip(0.3), image, seed), image) for seed in range(1000)]
     assert sum(mirrored) + sum(kept) == 1000
     assert 240 < sum(mirrored) < 360  # four deviations
@@ -95,11 +114,15 @@ def test_pad_crop_is_a_window_of_the_padded_image(mode, pad, seed, channels):
 def test_pad_crop_reaches_every_shift_equally():
     image = np.zeros((5, 5, 1), np.uint8)
     image[2, 2] = 1
-    places = [np.argwhere(apply(PadCrop(2), image, seed)[..., 0]).ravel().tolist() for seed in range(2500)]
+    places = [
+        np.argwhere(apply(PadCrop(2), image, seed)[..., 0]).ravel().tolist() for seed in range(2500)
+    ]
     counts = np.zeros((5, 5))
     for row, column in places:
         counts[row, column] += 1
-    assert ((counts - 100) ** 2 / 100).sum() < 60  # chi-squared with 24 degrees of freedom: p = 1e-4
+    assert (
+        (counts - 100) ** 2 / 100
+    ).sum() < 60  # chi-squared with 24 degrees of freedom: p = 1e-4
 
 
 @given(seed=st.integers(0, 10**6))
@@ -140,7 +163,9 @@ def test_hue_turns_within_its_range_and_keeps_the_value():
     before = colorsys.rgb_to_hsv(*(image[0, 0] / 255))
     turns = []
     for seed in range(60):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(apply(ColourJitter(hue=0.1), image, seed)[0, 0] / 255))
+        hue, saturation, value = colorsys.rgb_to_hsv(
+            *(apply(ColourJitter(hue=0.1), image, seed)[0, 0] / 255)
+        )
         turns.append((hue - before[0] + 0.5) % 1 - 0.5)
         assert abs(saturation - before[1]) < 0.03
         assert abs(value - before[2]) < 0.02
@@ -150,7 +175,9 @@ def test_hue_turns_within_its_range_and_keeps_the_value():
 
 def test_grey_images_have_neither_hue_nor_saturation():
     for seed in range(5):
-        np.testing.assert_array_equal(apply(ColourJitter(saturation=0.4, hue=0.5), picture(1), seed), picture(1))
+        np.testing.assert_array_equal(
+            apply(ColourJitter(saturation=0.4, hue=0.5), picture(1), seed), picture(1)
+        )
 
 
 @pytest.mark.parametrize('channels', CHANNELS)
@@ -168,7 +195,9 @@ def test_rotation_turns_about_the_centre_within_its_range(channels):
 
 def test_affine_shifts_by_whole_pixels_within_its_range():
     image = smooth(3)
-    shifts = np.array([centre(apply(Affine(translate=0.1), image, seed)) - centre(image) for seed in range(80)])
+    shifts = np.array(
+        [centre(apply(Affine(translate=0.1), image, seed)) - centre(image) for seed in range(80)]
+    )
     np.testing.assert_allclose(shifts, np.rint(shifts), atol=0.02)
     assert np.rint(shifts).min() == -4
     assert np.rint(shifts).max() == 4
@@ -191,7 +220,9 @@ def test_affine_scales_about_the_centre():
 
 def test_grain_runs_them_the_same_way_twice():
     def run():
-        records = grain.MapDataset.range(6).map(lambda id: {'id': id, 'image': picture(seed=id)}).seed(5)
+        records = (
+            grain.MapDataset.range(6).map(lambda id: {'id': id, 'image': picture(seed=id)}).seed(5)
+        )
         for augmentation in STRONG:
             records = records.random_map(augmentation)
         return [records[place] for place in range(6)]
@@ -240,7 +271,9 @@ def test_all_are_frozen_and_named():
 
 @pytest.mark.parametrize('scale', [(0.2, 0.4), (0.5, 0.5), (0.08, 1.0)])
 def test_resized_crops_are_boxes_of_the_share_they_say(scale):
-    """A ramp that is cut and enlarged is a flatter ramp: its slope tells the side of the box, its middle where that lay."""
+    """A ramp that is cut and enlarged is a flatter ramp: its slope tells the side of the box, its
+    middle where that lay.
+    """
     size, areas = 100, []
     ramp = np.broadcast_to(np.arange(size) + 50, (size, size)).astype(np.uint8)
     for seed in range(40):

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs and files as text)
 import os
 import subprocess
 import sys
@@ -19,7 +20,9 @@ def records(positions, channels=3):
 
 
 def make_writer(folder, channels=3, shards=3, **options):
-    return builders.DatasetWriter(folder, 'poisoned', 'train', builders.make_features(6, channels, NAMES, **options), shards)
+    return builders.DatasetWriter(
+        folder, 'poisoned', 'train', builders.make_features(6, channels, NAMES, **options), shards
+    )
 
 
 def write_all(folder, channels=3):
@@ -30,7 +33,9 @@ def write_all(folder, channels=3):
     return writer
 
 
-@pytest.mark.parametrize(('count', 'size', 'expected'), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])])
+@pytest.mark.parametrize(
+    ('count', 'size', 'expected'), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (0, 5, [])]
+)
 def test_cut_is_consecutive_and_complete(count, size, expected):
     ranges = builders.cut(count, size)
     assert [len(positions) for positions in ranges] == expected
@@ -80,7 +85,9 @@ print(len(source), *names, *[(int(r['id']), int(r['label']), int(r['image'].sum(
 
 def test_plain_tfds_opens_it_where_tensorflow_cannot_be_imported(tmp_path):
     write_all(tmp_path)
-    done = subprocess.run([sys.executable, '-c', PLAIN_TFDS, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', PLAIN_TFDS, str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     expected = [(100 + i, i % 3, int(PIXELS[3][i].astype(int).sum())) for i in range(7)]
     assert done.stdout.strip() == ' '.join(map(str, [7, *NAMES, *expected]))
@@ -100,7 +107,9 @@ def test_a_restart_writes_only_what_is_missing(tmp_path):
     again.finish([3, 3, 1])
     again.finish([3, 3, 1])  # a stage that was killed before its DONE does it twice
     assert writer.path(0).stat().st_mtime_ns == before
-    assert [int(record['id']) for record in builders.open_split(tmp_path, 'train')] == list(range(100, 107))
+    assert [int(record['id']) for record in builders.open_split(tmp_path, 'train')] == list(
+        range(100, 107)
+    )
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
@@ -125,7 +134,9 @@ def test_a_really_full_disk_is_the_users_error(tmp_path):
     writer = make_writer(tmp_path)
     part = writer.path(0).with_name(f'{writer.path(0).name}.{os.getpid()}.part')
     part.symlink_to('/dev/full')
-    with pytest.raises(UserError, match=r'poisoned-train.*: the disk is full .*What is finished is kept'):
+    with pytest.raises(
+        UserError, match=r'poisoned-train.*: the disk is full .*What is finished is kept'
+    ):
         writer.write(0, records(range(3)))
     assert os.listdir(tmp_path) == []
 
@@ -139,14 +150,22 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
 def test_what_is_no_dataset_is_named(tmp_path):
     writer = write_all(tmp_path / 'good')
     (tmp_path / 'empty').mkdir()
-    for read in (builders.class_names, builders.image_shape, lambda folder: builders.open_split(folder, 'train')):
+    for read in (
+        builders.class_names,
+        builders.image_shape,
+        lambda folder: builders.open_split(folder, 'train'),
+    ):
         for name in ('none', 'empty'):
-            with pytest.raises(UserError, match=rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'):
+            with pytest.raises(
+                UserError, match=rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'
+            ):
                 read(tmp_path / name)
     with pytest.raises(UserError, match=r"good: no split 'test' here. Choose from: train"):
         builders.open_split(tmp_path / 'good', 'test')
     writer.path(2).unlink()
-    with pytest.raises(UserError, match=r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'):
+    with pytest.raises(
+        UserError, match=r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'
+    ):
         builders.open_split(tmp_path / 'good', 'train')
 
 
@@ -156,7 +175,9 @@ def test_a_damaged_shard_is_the_users_error(tmp_path, shard):
     writer.path(1).write_bytes(shard)
     source = builders.open_split(tmp_path, 'train')
     assert source[0]['id'] == 100
-    with pytest.raises(UserError, match=r'record 3 cannot be read \(.+\). Delete its stage folder and run again'):
+    with pytest.raises(
+        UserError, match=r'record 3 cannot be read \(.+\). Delete its stage folder and run again'
+    ):
         source[3]
     with pytest.raises(UserError, match='record 3'):
         list(source)
@@ -195,7 +216,9 @@ print(*[(int(r['id']), int(r['label']), int(r['image'].sum())) for r in records]
 @pytest.mark.parametrize('channels', [1, 3])
 def test_it_is_read_without_opencv(tmp_path, channels):
     write_all(tmp_path, channels)
-    done = subprocess.run([sys.executable, '-c', WITHOUT_OPENCV, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_OPENCV, str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     expected = [(100 + i, i % 3, int(PIXELS[channels][i].astype(int).sum())) for i in range(7)]
     assert done.stdout.strip() == ' '.join(map(str, expected))
@@ -203,7 +226,9 @@ def test_it_is_read_without_opencv(tmp_path, channels):
 
 def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_written(tmp_path):
     writer = make_writer(tmp_path)
-    ours, another = (writer.path(shard).with_name(f'{writer.path(shard).name}.1.part') for shard in (0, 1))
+    ours, another = (
+        writer.path(shard).with_name(f'{writer.path(shard).name}.1.part') for shard in (0, 1)
+    )
     ours.write_bytes(b'half')
     another.write_bytes(b'half')
     writer.write(0, records(range(3)))

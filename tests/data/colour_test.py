@@ -10,7 +10,10 @@ def transfer64(variation, source):
     """Equation (1) for one image, channel by channel."""
     result = np.empty(variation.shape)
     for channel in range(variation.shape[-1]):
-        new, old = variation[..., channel].astype(np.float64), source[..., channel].astype(np.float64)
+        new, old = (
+            variation[..., channel].astype(np.float64),
+            source[..., channel].astype(np.float64),
+        )
         result[..., channel] = (new - new.mean()) / new.std() * old.std() + old.mean()
     return result
 
@@ -55,4 +58,6 @@ def test_constant_channels_take_the_mean(level, size):
 
 def test_a_constant_source_flattens():
     variation = np.random.default_rng(5).random((6, 6, 3), np.float32)
-    np.testing.assert_allclose(colour_transfer(variation, np.full((4, 4, 3), 0.25, np.float32)), 0.25, atol=1e-6)
+    np.testing.assert_allclose(
+        colour_transfer(variation, np.full((4, 4, 3), 0.25, np.float32)), 0.25, atol=1e-6
+    )

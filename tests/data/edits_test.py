@@ -18,7 +18,9 @@ def picture(*numbers):
 
 def write(folder, records, size_px=6):
     variations = 'variation' in records[0]
-    writer = builders.DatasetWriter(folder, 'd', 'train', builders.make_features(size_px, 1, list('abc'), variations), 1)
+    writer = builders.DatasetWriter(
+        folder, 'd', 'train', builders.make_features(size_px, 1, list('abc'), variations), 1
+    )
     writer.write(0, records)
     writer.finish([len(records)])
     return folder
@@ -28,9 +30,14 @@ def write(folder, records, size_px=6):
 def folders(tmp_path_factory):
     """The dataset, and two replacements: images 1, 4 as candidate 7; images 4, 5 as candidate 2."""
     base = tmp_path_factory.mktemp('edits')
-    write(base / 'given', [{'id': IDS[i], 'image': picture(i), 'label': i % 3} for i in range(COUNT)])
+    write(
+        base / 'given', [{'id': IDS[i], 'image': picture(i), 'label': i % 3} for i in range(COUNT)]
+    )
     for name, rows, candidate in (('first', (1, 4), 7), ('second', (5, 4), 2)):
-        records = [{'id': IDS[i], 'image': picture(i, candidate), 'label': 0, 'variation': candidate} for i in rows]
+        records = [
+            {'id': IDS[i], 'image': picture(i, candidate), 'label': 0, 'variation': candidate}
+            for i in rows
+        ]
         write(base / name, records)
     return base
 
@@ -42,7 +49,9 @@ def splits(request, folders, monkeypatch):
 
 
 def edits():
-    """Images 0, 1, 4, 5, 9 stay; 1 and 5 are called anew; 1 is candidate 7, 4 and 5 are candidate 2."""
+    """Images 0, 1, 4, 5, 9 stay; 1 and 5 are called anew; 1 is candidate 7, 4 and 5 are candidate
+    2.
+    """
     keep, labels, candidate = np.isin(np.arange(COUNT), [0, 1, 4, 5, 9]), LABELS.copy(), NONE.copy()
     labels[[1, 5]] = 2, 0
     candidate[[1, 4, 5]] = 7, 2, 2
@@ -52,7 +61,13 @@ def edits():
 def test_the_kept_records_come_in_order_with_new_labels_and_images(splits):
     given, *replacements = splits
     edited = Edited(given, *edits(), replacements)
-    expected = [(0, 0, picture(0)), (1, 2, picture(1, 7)), (4, 1, picture(4, 2)), (5, 0, picture(5, 2)), (9, 0, picture(9))]
+    expected = [
+        (0, 0, picture(0)),
+        (1, 2, picture(1, 7)),
+        (4, 1, picture(4, 2)),
+        (5, 0, picture(5, 2)),
+        (9, 0, picture(9)),
+    ]
     assert len(edited) == len(expected)
     for position, (row, label, image) in enumerate(expected):
         record = edited[position]
@@ -69,7 +84,11 @@ def test_the_kept_records_come_in_order_with_new_labels_and_images(splits):
 def test_it_is_a_split_to_all_readers(splits):
     given, *replacements = splits
     edited = Edited(given, *edits(), replacements)
-    assert (edited.shape, edited.class_names, edited.folder) == (given.shape, given.class_names, given.folder)
+    assert (edited.shape, edited.class_names, edited.folder) == (
+        given.shape,
+        given.class_names,
+        given.folder,
+    )
     np.testing.assert_array_equal(edited.position_of(IDS[[9, 1]]), [4, 1])
     with pytest.raises(KeyError):
         edited.position_of(IDS[[2]])
@@ -109,6 +128,10 @@ def test_edits_that_cannot_be_are_refused(splits, keep, labels, candidate, messa
 
 
 def test_replacements_of_another_size_are_refused(folders, splits, tmp_path):
-    write(tmp_path, [{'id': IDS[0], 'image': np.zeros((4, 4, 1), np.uint8), 'label': 0, 'variation': 0}], size_px=4)
+    write(
+        tmp_path,
+        [{'id': IDS[0], 'image': np.zeros((4, 4, 1), np.uint8), 'label': 0, 'variation': 0}],
+        size_px=4,
+    )
     with pytest.raises(UserError, match=r'\(4, 4, 1\)'):
         Edited(splits[0], EVERY, LABELS, NONE, [Split(tmp_path, 'train')])

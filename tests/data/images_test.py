@@ -22,16 +22,25 @@ def encoded(picture, kind='PNG', **options):
 
 def test_png_keeps_every_pixel():
     for image in (COLOUR, GREY):
-        np.testing.assert_array_equal(images.decode(images.encode_png(image), 'x', image.shape[-1]), image)
+        np.testing.assert_array_equal(
+            images.decode(images.encode_png(image), 'x', image.shape[-1]), image
+        )
 
 
 def test_grey_becomes_equal_channels_and_colour_becomes_luminance():
-    np.testing.assert_array_equal(images.decode(images.encode_png(GREY), 'x', 3), np.repeat(GREY, 3, -1))
+    np.testing.assert_array_equal(
+        images.decode(images.encode_png(GREY), 'x', 3), np.repeat(GREY, 3, -1)
+    )
     luminance = COLOUR @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(images.decode(images.encode_png(COLOUR), 'x', 1)[..., 0], luminance, atol=0.51)
+    np.testing.assert_allclose(
+        images.decode(images.encode_png(COLOUR), 'x', 1)[..., 0], luminance, atol=0.51
+    )
 
 
-@pytest.mark.parametrize(('kind', 'options'), [('JPEG', {'quality': 95}), ('WEBP', {}), ('WEBP', {'lossless': True}), ('BMP', {})])
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [('JPEG', {'quality': 95}), ('WEBP', {}), ('WEBP', {'lossless': True}), ('BMP', {})],
+)
 def test_other_formats_show_the_same_picture(kind, options):
     smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(24, 24, 3).astype(np.uint8)
     found = images.decode(encoded(Image.fromarray(smooth), kind, **options), 'x', 3)
@@ -41,9 +50,13 @@ def test_other_formats_show_the_same_picture(kind, options):
 
 def test_palettes_are_looked_up():
     palette = Image.fromarray(COLOUR).quantize(16)
-    np.testing.assert_array_equal(images.decode(encoded(palette), 'x', 3), np.asarray(palette.convert('RGB')))
+    np.testing.assert_array_equal(
+        images.decode(encoded(palette), 'x', 3), np.asarray(palette.convert('RGB'))
+    )
     bits = Image.fromarray(GREY[..., 0] > 99)
-    np.testing.assert_array_equal(images.decode(encoded(bits), 'x', 1)[..., 0], 255 * (GREY[..., 0] > 99))
+    np.testing.assert_array_equal(
+        images.decode(encoded(bits), 'x', 1)[..., 0], 255 * (GREY[..., 0] > 99)
+    )
 
 
 def test_sixteen_bits_are_scaled_not_cut_off():
@@ -55,7 +68,9 @@ def test_sixteen_bits_are_scaled_not_cut_off():
 
 def test_values_without_a_known_range_are_refused():
     data = encoded(Image.fromarray(np.float32([[0.5, 300]])), 'TIFF')
-    with pytest.raises(UserError, match=r'^a\.tif: has signed, floating-point or 32-bit values.*8 or 16 bits'):
+    with pytest.raises(
+        UserError, match=r'^a\.tif: has signed, floating-point or 32-bit values.*8 or 16 bits'
+    ):
         images.decode(data, 'a.tif', 3)
 
 
@@ -69,7 +84,9 @@ def test_half_a_file_is_no_picture(kind):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::PIL.Image.DecompressionBombWarning')
-@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF'])
+@pytest.mark.parametrize(
+    'kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF']
+)
 def test_no_damaged_file_ends_in_anything_but_a_picture_or_a_users_error(kind):
     try:
         whole = encoded(Image.fromarray(COLOUR), kind)
@@ -85,7 +102,11 @@ def test_no_damaged_file_ends_in_anything_but_a_picture_or_a_users_error(kind):
             assert images.decode(bytes(data), 'x', 3).dtype == np.uint8
         except UserError:
             refused += 1
-    assert refused > 0 or kind in ('BMP', 'PPM', 'JPEG')  # those hold pixels without a check on them
+    assert refused > 0 or kind in (
+        'BMP',
+        'PPM',
+        'JPEG',
+    )  # those hold pixels without a check on them
 
 
 def test_a_broken_file_is_named_with_the_next_step(tmp_path):
@@ -107,10 +128,17 @@ def bomb(width, height):
     """A PNG of a few hundred bytes that says it is huge."""
 
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
 
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(b''))
+        + chunk(b'IEND', b'')
+    )
 
 
 @pytest.mark.parametrize(('width', 'height'), [(8_001, 8_000), (60_000, 60_000)])
@@ -121,7 +149,9 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch, width, heig
 
 
 def test_formats_that_start_other_programs_are_not_opened(monkeypatch):
-    monkeypatch.setattr('PIL.EpsImagePlugin.Ghostscript', lambda *args, **options: pytest.fail('started a program'))
+    monkeypatch.setattr(
+        'PIL.EpsImagePlugin.Ghostscript', lambda *args, **options: pytest.fail('started a program')
+    )
     eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n'
     assert Image.open(io.BytesIO(eps)).format == 'EPS'  # Pillow by itself would
     with pytest.raises(UserError, match='not a readable picture'):
@@ -132,7 +162,9 @@ def test_formats_that_start_other_programs_are_not_opened(monkeypatch):
 @pytest.mark.parametrize('image', [COLOUR, GREY], ids=['colour', 'grey'])
 def test_resize_squashes_to_a_square_with_pillows_filter(image, resample):
     picture = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
-    expected = np.asarray(picture.resize((5, 5), getattr(Image.Resampling, resample.upper()))).reshape(5, 5, -1)
+    expected = np.asarray(
+        picture.resize((5, 5), getattr(Image.Resampling, resample.upper()))
+    ).reshape(5, 5, -1)
     np.testing.assert_array_equal(images.resize(image, 5, resample), expected)
 
 

@@ -13,7 +13,9 @@ IDS = 1000 - 7 * np.arange(COUNT)
 
 
 def write(folder, records, *, variations=False):
-    writer = builders.DatasetWriter(folder, 'd', 'train', builders.make_features(6, 1, list('abc'), variations), 1)
+    writer = builders.DatasetWriter(
+        folder, 'd', 'train', builders.make_features(6, 1, list('abc'), variations), 1
+    )
     writer.write(0, records)
     writer.finish([len(records)])
     return folder
@@ -37,7 +39,14 @@ def split(folder):
 def batches(split, *, start=0, steps=STEPS, place=(0, 1), seed=3, **options):
     transforms = options.pop('transforms', [PadCrop(pad_px=2)])
     stream = training_batches(
-        split, batch=BATCH, seed=seed, start_step=start, place=Place(*place), transforms=transforms, threads=2, **options
+        split,
+        batch=BATCH,
+        seed=seed,
+        start_step=start,
+        place=Place(*place),
+        transforms=transforms,
+        threads=2,
+        **options,
     )
     return list(itertools.islice(stream, steps))
 
@@ -70,7 +79,9 @@ class TestSplit:
         part = Split(either.folder, 'train', keep=keep)
         assert len(part) == keep.sum()
         np.testing.assert_array_equal(part.ids, IDS[keep])
-        np.testing.assert_array_equal(part.images(range(len(part))), [picture(i) for i in np.flatnonzero(keep)])
+        np.testing.assert_array_equal(
+            part.images(range(len(part))), [picture(i) for i in np.flatnonzero(keep)]
+        )
 
     def test_positions_of_ids(self, either):
         wanted = np.array([17, 3, 29, 0])
@@ -83,12 +94,16 @@ class TestSplit:
 
     def test_ids_that_occur_twice(self, tmp_path):
         row = {'id': 5, 'image': picture(0), 'label': 0}
-        with pytest.raises(UserError, match=r"ids occur more than once in 'train'; ids must be unique"):
+        with pytest.raises(
+            UserError, match=r"ids occur more than once in 'train'; ids must be unique"
+        ):
             Split(write(tmp_path, [row, row]), 'train')
 
     def test_one_id_may_have_several_variations(self, tmp_path):
         rows = [{'id': 5, 'image': picture(k), 'label': 0, 'variation': k} for k in range(3)]
-        np.testing.assert_array_equal(Split(write(tmp_path, rows, variations=True), 'train').variations, [0, 1, 2])
+        np.testing.assert_array_equal(
+            Split(write(tmp_path, rows, variations=True), 'train').variations, [0, 1, 2]
+        )
 
     def test_an_empty_split(self, tmp_path):
         with pytest.raises(UserError, match="the split 'train' is empty"):
@@ -99,7 +114,9 @@ class TestTrainingBatches:
     def test_batches_hold_records_of_the_split(self, split):
         for batch in batches(split, transforms=[]):
             assert batch['image'].shape == (BATCH, 6, 6, 1)
-            for image, label, identity in zip(batch['image'], batch['label'], batch['id'], strict=True):
+            for image, label, identity in zip(
+                batch['image'], batch['label'], batch['id'], strict=True
+            ):
                 position = int(np.flatnonzero(identity == IDS)[0])
                 np.testing.assert_array_equal(image, picture(position))
                 assert label == position % 3
@@ -127,7 +144,9 @@ class TestTrainingBatches:
         shares = [batches(split, place=(host, hosts)) for host in range(hosts)]
         assert {len(share[0]['id']) for share in shares} == {BATCH // hosts}
         together = [
-            {name: np.concatenate([part[name] for part in step]) for name in step[0]}  # as `put_batch` lays them side by side
+            {
+                name: np.concatenate([part[name] for part in step]) for name in step[0]
+            }  # as `put_batch` lays them side by side
             for step in zip(*shares, strict=True)
         ]
         assert_equal(together, alone)
@@ -144,7 +163,9 @@ class TestTrainingBatches:
         assert_equal(batches(Split(folder, 'train')), batches(split))
 
     def test_a_batch_that_does_not_split_over_the_hosts(self, split):
-        with pytest.raises(UserError, match=r'batch=8 does not split over 3 hosts; choose a multiple'):
+        with pytest.raises(
+            UserError, match=r'batch=8 does not split over 3 hosts; choose a multiple'
+        ):
             batches(split, place=(0, 3))
 
     def test_a_seed_that_is_none(self, split):

@@ -25,7 +25,13 @@ def test_names_that_look_alike_are_refused_and_shown(twins):
 
 
 @pytest.mark.parametrize(
-    'pair', [('m\u00b2', 'm2'), ('H\u2082O', 'H2O'), ('1', '\u2460'), ('\u0645\u06cc\u200c\u062e', '\u0645\u06cc\u062e')]
+    'pair',
+    [
+        ('m\u00b2', 'm2'),
+        ('H\u2082O', 'H2O'),
+        ('1', '\u2460'),
+        ('\u0645\u06cc\u200c\u062e', '\u0645\u06cc\u062e'),
+    ],
 )
 def test_names_that_can_be_told_apart_pass(pair):
     check_class_names('x', ['dog', *pair])

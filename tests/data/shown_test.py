@@ -33,7 +33,9 @@ def png(width, height, bits, colour_type, rows, *chunks):
     """A PNG from bytes, for what no library writes."""
 
     def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
 
     parts = [
         chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, colour_type, 0, 0, 0)),
@@ -69,7 +71,16 @@ def test_pictures_stand_as_exif_says(kind, orientation):
     exif[ExifTags.Base.Orientation] = orientation
     found, noted = shown(encoded(Image.fromarray(smooth), kind, exif=exif))
     assert found.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
-    top, left = {1: (1, 1), 2: (1, 0), 3: (0, 0), 4: (0, 1), 5: (1, 1), 6: (1, 0), 7: (0, 0), 8: (0, 1)}[orientation]
+    top, left = {
+        1: (1, 1),
+        2: (1, 0),
+        3: (0, 0),
+        4: (0, 1),
+        5: (1, 1),
+        6: (1, 0),
+        7: (0, 0),
+        8: (0, 1),
+    }[orientation]
     corner = found[:8] if top else found[-8:]
     corner = corner[:, :8] if left else corner[:, -8:]
     assert corner.min() > 200
@@ -81,9 +92,16 @@ def test_pictures_stand_as_exif_says(kind, orientation):
 def test_orientation_is_that_of_opencv(orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    data = encoded(Image.fromarray(np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))), 'JPEG', exif=exif, quality=95)
+    data = encoded(
+        Image.fromarray(np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))),
+        'JPEG',
+        exif=exif,
+        quality=95,
+    )
     by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.abs(shown(data)[0].astype(int) - by_opencv).max() <= 4  # they upsample colours with other filters
+    assert (
+        np.abs(shown(data)[0].astype(int) - by_opencv).max() <= 4
+    )  # they upsample colours with other filters
 
 
 def test_broken_exif_data_are_counted_and_the_picture_is_read():
@@ -113,7 +131,9 @@ def test_transparent_grey():
 
 
 def test_an_opaque_alpha_channel_is_no_transparency():
-    found, noted = shown(encoded(Image.fromarray(np.dstack([COLOUR, np.full((6, 4), 255, np.uint8)]))))
+    found, noted = shown(
+        encoded(Image.fromarray(np.dstack([COLOUR, np.full((6, 4), 255, np.uint8)])))
+    )
     np.testing.assert_array_equal(found, COLOUR)
     assert not noted
 
@@ -169,7 +189,9 @@ def test_the_transparent_colour_of_sixteen_bits_is_told_from_its_neighbours_by_a
         expected = [[255, 0, 0x12], [255, 255, 255]]
         np.testing.assert_array_equal(found, [expected[::-1] if chunks else expected])
         assert noted == {'alpha'}
-    found, noted = shown(png(1, 1, 16, 2, [struct.pack('>3H', *near)], (b'tRNS', struct.pack('>3H', *key))))
+    found, noted = shown(
+        png(1, 1, 16, 2, [struct.pack('>3H', *near)], (b'tRNS', struct.pack('>3H', *key)))
+    )
     assert (found.tolist(), noted) == ([[[255, 0, 0x12]]], set())
 
 
@@ -196,8 +218,12 @@ def test_sixteen_bits_of_every_format_are_those_of_opencv():
 
 def test_the_maximum_of_a_pgm_is_white():
     data = b'P5 3 1 4095\n' + np.array([0, 2048, 4095], '>u2').tobytes()
-    np.testing.assert_array_equal(shown(data, 1)[0][0, :, 0], [0, 128, 255])  # 2048 / 4095 of 255 is 127.5
-    np.testing.assert_array_equal(shown(b'P5 3 1 15\n' + bytes([0, 5, 15]), 1)[0][0, :, 0], [0, 85, 255])
+    np.testing.assert_array_equal(
+        shown(data, 1)[0][0, :, 0], [0, 128, 255]
+    )  # 2048 / 4095 of 255 is 127.5
+    np.testing.assert_array_equal(
+        shown(b'P5 3 1 15\n' + bytes([0, 5, 15]), 1)[0][0, :, 0], [0, 85, 255]
+    )
     np.testing.assert_array_equal(shown(b'P2 2 1 1000\n500 1000\n', 1)[0][0, :, 0], [128, 255])
 
 
@@ -208,10 +234,14 @@ def test_twelve_bits_of_a_tiff():
     found, noted = shown(tiff(3, values, highest=4095), 1)
     assert found.ravel().tolist() == [0, 128, 255]
     assert not noted
-    found, noted = shown(tiff(3, values), 1)  # nothing tells that these are 12 bits: said, not guessed
+    found, noted = shown(
+        tiff(3, values), 1
+    )  # nothing tells that these are 12 bits: said, not guessed
     assert found.ravel().tolist() == [0, 8, 15]
     assert noted == {'dark'}
-    found, noted = shown(tiff(3, values, highest=3000), 1)  # how light the picture is, says TIFF 6.0, not how deep
+    found, noted = shown(
+        tiff(3, values, highest=3000), 1
+    )  # how light the picture is, says TIFF 6.0, not how deep
     assert found.ravel().tolist() == [0, 8, 15]
     assert noted == {'dark'}
 
@@ -219,7 +249,11 @@ def test_twelve_bits_of_a_tiff():
 def test_white_may_be_zero():
     values = np.array([0, 256, 65535], '<u2').tobytes()
     assert shown(tiff(3, values, photometric=0), 1)[0].ravel().tolist() == [255, 254, 0]
-    assert shown(tiff(3, bytes([0, 1, 255]), photometric=0, bits=8), 1)[0].ravel().tolist() == [255, 254, 0]
+    assert shown(tiff(3, bytes([0, 1, 255]), photometric=0, bits=8), 1)[0].ravel().tolist() == [
+        255,
+        254,
+        0,
+    ]
 
 
 def test_dark_colours_of_sixteen_bits_are_counted():
@@ -247,7 +281,9 @@ def test_pictures_scaled_to_one_are_counted(channels):
 
 @pytest.mark.parametrize('kind', [np.float32, np.int32])
 def test_values_without_a_known_range_are_refused(kind):
-    with pytest.raises(UserError, match=r'^x: has signed, floating-point or 32-bit values of no known range'):
+    with pytest.raises(
+        UserError, match=r'^x: has signed, floating-point or 32-bit values of no known range'
+    ):
         shown(encoded(Image.fromarray(np.array([[1, 300]], kind)), 'TIFF'))
 
 
@@ -257,29 +293,52 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 
 def profile(red, green, blue, gamma, space=b'RGB ', white=(0.9642, 1.0, 0.8249)):
-    """A display profile (ICC v2) with primaries as XYZ under D50 and one gamma, or a grey one with that gamma."""
+    """A display profile (ICC v2) with primaries as XYZ under D50 and one gamma, or a grey one with
+    that gamma.
+    """
 
     def xyz(values):
         return b'XYZ \0\0\0\0' + struct.pack('>3i', *(round(value * 65536) for value in values))
 
     curve = b'curv\0\0\0\0' + struct.pack('>IH', 1, round(gamma * 256))
-    tags = {b'desc': b'desc\0\0\0\0' + struct.pack('>I', 2) + b'x\0' + bytes(78), b'cprt': b'text\0\0\0\0x\0', b'wtpt': xyz(white)}
+    tags = {
+        b'desc': b'desc\0\0\0\0' + struct.pack('>I', 2) + b'x\0' + bytes(78),
+        b'cprt': b'text\0\0\0\0x\0',
+        b'wtpt': xyz(white),
+    }
     if space == b'RGB ':
-        tags |= {b'rXYZ': xyz(red), b'gXYZ': xyz(green), b'bXYZ': xyz(blue), b'rTRC': curve, b'gTRC': curve, b'bTRC': curve}
+        tags |= {
+            b'rXYZ': xyz(red),
+            b'gXYZ': xyz(green),
+            b'bXYZ': xyz(blue),
+            b'rTRC': curve,
+            b'gTRC': curve,
+            b'bTRC': curve,
+        }
     else:
         tags |= {b'kTRC': curve}
     start, table, body = 128 + 4 + 12 * len(tags), b'', b''
     for name, data in tags.items():
         table += name + struct.pack('>II', start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    header = struct.pack('>I4sI4s4s4s', start + len(body), b'lcms', 0x02400000, b'mntr', space, b'XYZ ') + bytes(12) + b'acsp'
+    header = (
+        struct.pack('>I4sI4s4s4s', start + len(body), b'lcms', 0x02400000, b'mntr', space, b'XYZ ')
+        + bytes(12)
+        + b'acsp'
+    )
     header += bytes(28) + struct.pack('>3i', 63190, 65536, 54061)
     return header + bytes(128 - len(header)) + struct.pack('>I', len(tags)) + table + body
 
 
-ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))  # ICC's numbers, D50
+ADOBE = (
+    (0.60974, 0.31111, 0.01947),
+    (0.20528, 0.62567, 0.06087),
+    (0.14919, 0.06322, 0.74457),
+)  # ICC's numbers, D50
 ADOBE_RGB = profile(*ADOBE, 2.19921875)
-TO_SRGB = np.linalg.inv([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+TO_SRGB = np.linalg.inv(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
 
 
 def srgb_of_adobe(pixels):
@@ -305,12 +364,16 @@ def test_a_profile_of_srgb_changes_nothing():
     np.testing.assert_array_equal(found, COLOUR)
     assert not noted
     grey = COLOUR[..., 0]
-    np.testing.assert_array_equal(shown(encoded(Image.fromarray(grey), icc_profile=SRGB), 1)[0][..., 0], grey)
+    np.testing.assert_array_equal(
+        shown(encoded(Image.fromarray(grey), icc_profile=SRGB), 1)[0][..., 0], grey
+    )
 
 
 def test_grey_with_a_profile_of_grey():
     grey = np.arange(256, dtype=np.uint8)[None]
-    found, noted = shown(encoded(Image.fromarray(grey), icc_profile=profile(*ADOBE, 1.0, b'GRAY')), 1)
+    found, noted = shown(
+        encoded(Image.fromarray(grey), icc_profile=profile(*ADOBE, 1.0, b'GRAY')), 1
+    )
     light = grey / 255  # a linear profile
     expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     assert np.abs(found[..., 0] - expected).max() <= 2
@@ -325,7 +388,11 @@ def test_transparent_pictures_keep_their_profile_and_their_white():
     assert noted == {'alpha'}
 
 
-@pytest.mark.parametrize('wrong', [b'nonsense', ADOBE_RGB[:200], profile(*ADOBE, 1.0, b'GRAY')], ids=['none', 'cut', 'grey'])
+@pytest.mark.parametrize(
+    'wrong',
+    [b'nonsense', ADOBE_RGB[:200], profile(*ADOBE, 1.0, b'GRAY')],
+    ids=['none', 'cut', 'grey'],
+)
 def test_a_profile_that_does_not_fit_is_counted(wrong):
     found, noted = shown(encoded(Image.fromarray(COLOUR), icc_profile=wrong))
     np.testing.assert_array_equal(found, COLOUR)
@@ -342,12 +409,26 @@ def test_inks_become_colours():
 
 def test_lab_becomes_colours():
     """L 53.6, a 80.4, b 69.9 under D50 is sRGB's red (Lindbloom: 54.29, 80.81, 69.89)."""
-    lab = Image.fromarray(np.broadcast_to(np.array([138, 81, 70], np.uint8), (2, 2, 3)).copy(), 'LAB')
+    lab = Image.fromarray(
+        np.broadcast_to(np.array([138, 81, 70], np.uint8), (2, 2, 3)).copy(), 'LAB'
+    )
     found, _ = shown(encoded(lab, 'TIFF'))
     assert np.abs(found.astype(int) - [255, 0, 0]).max() <= 6
 
 
-SRGB_XY, P3_XY = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+SRGB_XY, P3_XY = (
+    (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+    (
+        31270,
+        32900,
+        68000,
+        32000,
+        26500,
+        69000,
+        15000,
+        6000,
+    ),
+)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +446,9 @@ SRGB_XY, P3_XY = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), (31270
 def test_primaries_that_are_not_srgbs_are_counted(chunk, noted):
     pixels, found = shown(png(1, 1, 8, 2, [b'\1\2\3'], (b'tEXt', b'a\0' + bytes(5000)), chunk))
     assert (pixels.tolist(), found) == ([[[1, 2, 3]]], noted)
-    assert not shown(png(1, 1, 8, 0, [b'\7'], (b'cHRM', struct.pack('>8I', *P3_XY))))[1], 'grey has no primaries'
+    assert not shown(png(1, 1, 8, 0, [b'\7'], (b'cHRM', struct.pack('>8I', *P3_XY))))[1], (
+        'grey has no primaries'
+    )
 
 
 def test_numbers_for_colours_go_before_other_marks():
@@ -380,7 +463,9 @@ def test_primaries_of_tiff_are_counted(primaries, noted):
     assert shown(encoded(Image.fromarray(COLOUR), 'TIFF', tiffinfo=tags))[1] == noted
 
 
-@pytest.mark.parametrize(('primaries', 'curve', 'noted'), [(1, 13, set()), (12, 13, {'colours'}), (1, 16, {'colours'})])
+@pytest.mark.parametrize(
+    ('primaries', 'curve', 'noted'), [(1, 13, set()), (12, 13, {'colours'}), (1, 16, {'colours'})]
+)
 def test_primaries_and_curves_of_avif_are_counted(primaries, curve, noted):
     data = encoded(Image.fromarray(COLOUR), 'AVIF')
     at = data.index(b'colrnclx') + 8
@@ -404,7 +489,8 @@ def test_adobe_rgb_in_exif_alone_is_counted():
     assert not shown(encoded(Image.fromarray(COLOUR), 'JPEG', exif=exif))[1]
 
 
-# ------------------------------------------------------------------ several pictures in a file, and counting
+# ------------------------------------------------------------------ several pictures in a file, and
+# counting
 
 
 @pytest.mark.parametrize('kind', ['GIF', 'PNG', 'WEBP', 'TIFF', 'MPO', 'AVIF'])

@@ -26,7 +26,10 @@ IMAGENETTE = {
     'n03445777': 'golf ball',
     'n03888257': 'parachute',
 }
-SECOND_LEMMA = {'n02113186': 'Cardigan Welsh corgi', 'n03710721': 'tank suit'}  # the first names another class too
+SECOND_LEMMA = {
+    'n02113186': 'Cardigan Welsh corgi',
+    'n03710721': 'tank suit',
+}  # the first names another class too
 
 
 def tfds_file(path):
@@ -42,15 +45,25 @@ def imagenet_ids():
 
 
 def siscore_labels():
-    """ImageNet's classes as TFDS's siscore lists them: all lemmas of each, in the order of the ids."""
+    """ImageNet's classes as TFDS's siscore lists them: all lemmas of each, in the order of
+    the ids.
+    """
     for node in ast.parse(tfds_file('datasets/siscore/labels.py')).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List) and len(node.value.elts) == 1000:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.List)
+            and len(node.value.elts) == 1000
+        ):
             return ast.literal_eval(node.value)
     raise AssertionError('siscore lists no 1,000 labels')
 
 
 def test_the_table_holds_imagenets_ids_and_no_other():
-    ids = [line.split('\t')[0] for line in TABLE.read_text(encoding='utf-8').splitlines() if not line.startswith('#')]
+    ids = [
+        line.split('\t')[0]
+        for line in TABLE.read_text(encoding='utf-8').splitlines()
+        if not line.startswith('#')
+    ]
     assert len(ids) == 1000
     assert ids == sorted(imagenet_ids())
 
@@ -58,7 +71,9 @@ def test_the_table_holds_imagenets_ids_and_no_other():
 def test_every_name_is_the_first_lemma_or_the_one_that_tells_it_apart():
     lemmas = dict(zip(sorted(imagenet_ids()), siscore_labels(), strict=True))
     for synset, words in lemmas.items():
-        first, *others = words.split(', ')  # siscore's cranes are 'crane (bird)' and 'crane (machine)'
+        first, *others = words.split(
+            ', '
+        )  # siscore's cranes are 'crane (bird)' and 'crane (machine)'
         assert readable(synset) == SECOND_LEMMA.get(synset, first)
         assert readable(synset) in (first, *others)
 
@@ -98,9 +113,13 @@ def test_other_names_keep_their_words(name, words):
     assert readable(name) == words
 
 
-@pytest.mark.parametrize('names', [('fire_truck', 'ant', 'fire truck'), ('tench', 'n01440764'), ('012.bee', 'bee')])
+@pytest.mark.parametrize(
+    'names', [('fire_truck', 'ant', 'fire truck'), ('tench', 'n01440764'), ('012.bee', 'bee')]
+)
 def test_two_classes_with_one_caption_are_refused(names):
-    with pytest.raises(UserError, match=r'^classes .* would have one caption, .*Rename all but one') as caught:
+    with pytest.raises(
+        UserError, match=r'^classes .* would have one caption, .*Rename all but one'
+    ) as caught:
         caption_names(names)
     assert repr(names[0]) in str(caught.value)
     assert repr(names[-1]) in str(caught.value)
@@ -108,12 +127,19 @@ def test_two_classes_with_one_caption_are_refused(names):
 
 def test_names_fit_a_caption():
     for synset in imagenet_ids():
-        assert re.fullmatch(r"[A-Za-z][A-Za-z' .-]*[A-Za-z]( \((bird|machine)\))?", readable(synset)), synset
+        assert re.fullmatch(
+            r"[A-Za-z][A-Za-z' .-]*[A-Za-z]( \((bird|machine)\))?", readable(synset)
+        ), synset
 
 
 def test_the_table_carries_wordnets_notice():
     text = TABLE.read_text(encoding='utf-8')
-    for part in ('WordNet 3.0 Copyright 2006 by Princeton', 'Permission to use', 'PROVIDED "AS IS"', 'Title to copyright'):
+    for part in (
+        'WordNet 3.0 Copyright 2006 by Princeton',
+        'Permission to use',
+        'PROVIDED "AS IS"',
+        'Title to copyright',
+    ):
         assert part in text
 
 

@@ -39,19 +39,28 @@ def test_a_filter_leaves_out_what_it_flags_and_nothing_else(folder):
     kept = split.ids[~found['flagged']]
     purified = Split(chain.folder('purified'), 'train')
     np.testing.assert_array_equal(purified.ids, kept)
-    np.testing.assert_array_equal(purified.images(range(len(kept))), split.images(split.position_of(kept).tolist()))
+    np.testing.assert_array_equal(
+        purified.images(range(len(kept))), split.images(split.position_of(kept).tolist())
+    )
     np.testing.assert_array_equal(purified.labels, split.labels[split.position_of(kept)])
 
 
 def test_abl_isolates_what_is_learned_first_and_unlearns_it(folder):
     config = small('defense=abl', *SHORT)
     chain = Chain(make_stages(config), folder)
-    chain.run(['prepare', 'isolation', 'losses', 'isolated', 'forgotten', 'finetuned', 'student'], config['run'])
+    chain.run(
+        ['prepare', 'isolation', 'losses', 'isolated', 'forgotten', 'finetuned', 'student'],
+        config['run'],
+    )
     split = Split(chain.folder('prepare') / 'poisoned', 'train')
-    first, before, after = (losses_of(chain.folder(name), split) for name in ('isolation', 'finetuned', 'student'))
+    first, before, after = (
+        losses_of(chain.folder(name), split) for name in ('isolation', 'finetuned', 'student')
+    )
     isolated = read_table(chain.folder('isolated'))
     np.testing.assert_allclose(isolated['loss'], first, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(isolated['flagged'], isolated['loss'] <= np.sort(isolated['loss'])[9])
+    np.testing.assert_array_equal(
+        isolated['flagged'], isolated['loss'] <= np.sort(isolated['loss'])[9]
+    )
     climbed = after - before
     assert climbed[isolated['flagged']].mean() > 0.1
     assert climbed[isolated['flagged']].mean() > climbed[~isolated['flagged']].mean()
@@ -60,5 +69,7 @@ def test_abl_isolates_what_is_learned_first_and_unlearns_it(folder):
 def losses_of(folder, split):
     """Cross-entropies f64[n] of a classifier on the images as given, one by one."""
     model = read_classifier(folder)
-    logits = np.asarray(model.logits(model.weights, split.images(range(len(split))) / np.float32(255)), np.float64)
+    logits = np.asarray(
+        model.logits(model.weights, split.images(range(len(split))) / np.float32(255)), np.float64
+    )
     return np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(split)), split.labels]

@@ -25,7 +25,10 @@ class Linear:
 
 
 def measured(measure, images=IMAGES, weights=WEIGHTS):
-    rule = measure.rule({'classifier': Linear(), 'encoder': Linear()}, Context((4, 4, 3), 0, [str(k) for k in range(5)]))
+    rule = measure.rule(
+        {'classifier': Linear(), 'encoder': Linear()},
+        Context((4, 4, 3), 0, [str(k) for k in range(5)]),
+    )
     rows = {'image': jnp.array(images), 'label': jnp.array(LABELS), 'id': jnp.arange(7)}
     placed = jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)
     out = jax.jit(rule)({'classifier': placed, 'encoder': placed}, rows)
@@ -42,15 +45,26 @@ def by_hand():
 def test_predictions_are_labels_and_losses_on_the_given_ones():
     found, (_, p) = measured(Predictions()), by_hand()
     np.testing.assert_array_equal(found['label'], p.argmax(-1))
-    np.testing.assert_allclose(found['loss'], -np.log(p[np.arange(7), LABELS]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found['loss'], -np.log(p[np.arange(7), LABELS]), rtol=1e-4, atol=1e-5
+    )
     assert found['finite'].all()
-    assert {name: column.dtype for name, column in found.items()} == {'label': np.int32, 'loss': np.float32, 'finite': np.bool_}
+    assert {name: column.dtype for name, column in found.items()} == {
+        'label': np.int32,
+        'loss': np.float32,
+        'finite': np.bool_,
+    }
 
 
 def test_symmetric_loss_adds_what_lies_on_other_labels():
     found, (_, p) = measured(Predictions(loss='sce', alpha=0.1, beta=1.0)), by_hand()
     own = p[np.arange(7), LABELS]
-    np.testing.assert_allclose(found['loss'], -0.1 * np.log(np.maximum(own, 1e-7)) - np.log(1e-4) * (1 - own), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found['loss'],
+        -0.1 * np.log(np.maximum(own, 1e-7)) - np.log(1e-4) * (1 - own),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 def test_features_are_what_the_head_reads():
@@ -67,17 +81,27 @@ def test_embeddings_are_what_the_encoder_makes_of_unit_images():
     assert found['finite'].all()
 
 
-@pytest.mark.parametrize('measure', [Predictions(), Predictions(loss='sce', alpha=1.0, beta=1.0), Features(), Embeddings()])
+@pytest.mark.parametrize(
+    'measure',
+    [Predictions(), Predictions(loss='sce', alpha=1.0, beta=1.0), Features(), Embeddings()],
+)
 def test_broken_weights_are_told(measure):
-    assert not measured(measure, weights={'body': np.full((48, 6), np.nan), 'head': WEIGHTS['head']})['finite'].any()
+    assert not measured(
+        measure, weights={'body': np.full((48, 6), np.nan), 'head': WEIGHTS['head']}
+    )['finite'].any()
 
 
 @pytest.mark.parametrize('measure', [Predictions(), Features()])
 def test_a_broken_head_is_told_though_the_features_are_numbers(measure):
-    assert not measured(measure, weights={'body': WEIGHTS['body'], 'head': np.full((6, 5), np.nan)})['finite'].any()
+    assert not measured(
+        measure, weights={'body': WEIGHTS['body'], 'head': np.full((6, 5), np.nan)}
+    )['finite'].any()
 
 
-@pytest.mark.parametrize('bad', [{'loss': 'mse'}, {'alpha': 0.5}, {'loss': 'sce'}, {'loss': 'sce', 'alpha': -1.0, 'beta': 2.0}])
+@pytest.mark.parametrize(
+    'bad',
+    [{'loss': 'mse'}, {'alpha': 0.5}, {'loss': 'sce'}, {'loss': 'sce', 'alpha': -1.0, 'beta': 2.0}],
+)
 def test_settings_that_say_nothing_are_refused(bad):
     with pytest.raises(UserError, match='predictions'):
         Predictions(**bad)

@@ -40,19 +40,24 @@ def take(**more):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'changes'), [(Candidates, {}), (Remake, {'rounds': 2, 'steps': 5, 'kept': 2, 'forward': 'matched'})]
+    ('kind', 'changes'),
+    [(Candidates, {}), (Remake, {'rounds': 2, 'steps': 5, 'kept': 2, 'forward': 'matched'})],
 )
 def test_candidates(asked, kind, changes):
     made = kind(**EVERY | changes)
     rows = take(variation=np.zeros(len(ROWS['id']), np.int32))
-    assert asked(Mixture, made.rule(MODELS, Context(SHAPE, 0, list('abcd'))), CONSTANTS, rows) == made.network_calls(MODELS)
+    assert asked(
+        Mixture, made.rule(MODELS, Context(SHAPE, 0, list('abcd'))), CONSTANTS, rows
+    ) == made.network_calls(MODELS)
 
 
 @pytest.mark.parametrize('sampler', ['ddim', 'dpmpp_2m', 'pndm'])
 def test_variations_of_a_prior_on_pixels(asked, sampler):
     made = Variations(vary={'model': 'pixel', 'sampler': sampler, 'start': 12, 'steps': 4}, **OTHER)
     rows = take(variation=np.zeros(len(ROWS['id']), np.int32))
-    assert asked(Mixture, made.rule(MODELS, Context(SHAPE, 0, NAMES)), CONSTANTS, rows) == made.network_calls(MODELS)
+    assert asked(
+        Mixture, made.rule(MODELS, Context(SHAPE, 0, NAMES)), CONSTANTS, rows
+    ) == made.network_calls(MODELS)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,9 @@ def test_variations_of_a_prior_on_pixels(asked, sampler):
 def test_variations_of_latent_priors(asked, kind, own, calls):
     prior = open_prior(kind)
     made = Variations(vary={'model': kind, 'steps': 5, 'size_px': 16} | own, **OTHER)
-    rows = {'image': jnp.zeros((COUNT, 24, 24, 3), jnp.uint8)} | dict.fromkeys(('label', 'id', 'variation'), jnp.arange(COUNT) % 3)
+    rows = {'image': jnp.zeros((COUNT, 24, 24, 3), jnp.uint8)} | dict.fromkeys(
+        ('label', 'id', 'variation'), jnp.arange(COUNT) % 3
+    )
     rule = made.rule({'prior': prior}, Context((24, 24, 3), 0, NAMES))
     assert made.network_calls({'prior': prior}) == calls
     assert asked(Networks.UNet, rule, {'prior': prior.weights}, rows) == calls

@@ -1,7 +1,8 @@
-"""The decisions on made-up datasets: what must be found, what must not be called an attack, and what a false alarm costs.
+"""The decisions on made-up datasets: what must be found, what must not be called an attack, and
+what a false alarm costs.
 
-The settings are the defaults; they were chosen on other worlds (seeds below 1000) than are asked here. How often both methods
-err over many sizes stands in docs/decisions.md.
+The settings are the defaults; they were chosen on other worlds (seeds below 1000) than are asked
+here. How often both methods err over many sizes stands in docs/decisions.md.
 """
 
 from dataclasses import replace
@@ -34,13 +35,18 @@ SIZES = {
 
 def label_verdicts(case, sizes, count=6):
     changes, targets = label_cases(sizes)[case]
-    worlds = (label_world(np.random.default_rng(7000 + seed), sizes, **changes) for seed in range(count))
+    worlds = (
+        label_world(np.random.default_rng(7000 + seed), sizes, **changes) for seed in range(count)
+    )
     return [decide_labels(world, TARGETS) for world in worlds], targets
 
 
 def density_verdicts(case, sizes, count=6, **changes):
     own, targets = density_cases(sizes)[case]
-    worlds = [density_world(np.random.default_rng(7000 + seed), sizes, **own | changes) for seed in range(count)]
+    worlds = [
+        density_world(np.random.default_rng(7000 + seed), sizes, **own | changes)
+        for seed in range(count)
+    ]
     return [(decide_densities(world, RELABEL), world) for world in worlds], targets
 
 
@@ -52,10 +58,18 @@ def test_dataelixir_names_targets(case, sizes):
 
 
 def test_dataelixir_names_stubborn_poison():
-    """1,000 honest odd images of which .4 of the candidates stay, 5,000 poisoned ones of which .2 do: an excess of half a nat."""
+    """1,000 honest odd images of which .4 of the candidates stay, 5,000 poisoned ones of which .2
+    do: an excess of half a nat.
+    """
     for seed in range(4):
         world = label_world(
-            np.random.default_rng(7000 + seed), equal(10, 10_000), h=0.1, q=0.4, poison={0: 5000}, e=0.2, spread_q=0.1
+            np.random.default_rng(7000 + seed),
+            equal(10, 10_000),
+            h=0.1,
+            q=0.4,
+            poison={0: 5000},
+            e=0.2,
+            spread_q=0.1,
         )
         assert decide_labels(world, TARGETS)['target_labels'] == [0]
 
@@ -63,15 +77,25 @@ def test_dataelixir_names_stubborn_poison():
 def test_dataelixir_names_eight_images_of_eighty_eight():
     """The digits at a rate of .01, where the teacher may know the trigger but by half."""
     worlds = [
-        label_world(np.random.default_rng(7000 + seed), equal(10, 80), poison={0: 8}, learned=0.6, spread_h=0.8)
+        label_world(
+            np.random.default_rng(7000 + seed),
+            equal(10, 80),
+            poison={0: 8},
+            learned=0.6,
+            spread_h=0.8,
+        )
         for seed in range(12)
     ]
-    assert np.mean([decide_labels(world, TARGETS)['target_labels'] == [0] for world in worlds]) >= 0.75
+    assert (
+        np.mean([decide_labels(world, TARGETS)['target_labels'] == [0] for world in worlds]) >= 0.75
+    )
 
 
 @pytest.mark.parametrize(('case', 'most'), [('clean', 2), ('clean, many odd images', 4)])
 def test_dataelixir_leaves_clean_data_alone(case, most):
-    """Of 32 datasets of four shapes; where a third of the images is odd, classes differ more, and chance has more room."""
+    """Of 32 datasets of four shapes; where a third of the images is odd, classes differ more, and
+    chance has more room.
+    """
     found = [facts for sizes in SIZES.values() for facts in label_verdicts(case, sizes, count=8)[0]]
     assert sum(bool(facts['suspect_labels']) for facts in found) <= most
     assert sum(facts['verdict']['word'] != 'clean' for facts in found) <= most
@@ -91,26 +115,44 @@ def test_half_of_the_labels_may_be_targets_of_dataelixir():
 
 
 @pytest.mark.parametrize('sizes', ['10 of 1000', '100 of 100', '43, long-tailed'])
-@pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
+@pytest.mark.parametrize(
+    'case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %']
+)
 def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
-    """But for one dataset of six with small classes, of which half may be wrong labels of all other classes."""
+    """But for one dataset of six with small classes, of which half may be wrong labels of all other
+    classes.
+    """
     found, _ = label_verdicts(case, SIZES[sizes])
     assert sum(bool(facts['target_labels']) for facts in found) <= ('tailed' in sizes)
     found = [facts for facts in found if not facts['target_labels']]
     words = {facts['verdict']['word'] for facts in found}
-    assert words <= ({'unexplained', 'mislabelled'} if case != 'all-to-all' or 'tailed' in sizes else {'unexplained'})
+    assert words <= (
+        {'unexplained', 'mislabelled'}
+        if case != 'all-to-all' or 'tailed' in sizes
+        else {'unexplained'}
+    )
     for facts in found:
         assert 0.03 < facts['verdict']['share'] < 0.13
         assert f'{facts["verdict"]["share"]:.1%}' in facts['verdict']['text']
 
 
 def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
-    """Seven of ten: what is usual is then said by targets, so that none stands out; silence would be wrong."""
+    """Seven of ten: what is usual is then said by targets, so that none stands out; silence would
+    be wrong.
+    """
     poison = dict.fromkeys(range(7), 71)
     for seed in range(4):
-        facts = decide_labels(label_world(np.random.default_rng(7000 + seed), equal(10, 500), poison=poison), TARGETS)
+        facts = decide_labels(
+            label_world(np.random.default_rng(7000 + seed), equal(10, 500), poison=poison), TARGETS
+        )
         assert (facts['target_labels'], facts['verdict']['word']) == ([], 'unexplained')
-        world = density_world(np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, poison=poison)
+        world = density_world(
+            np.random.default_rng(7000 + seed),
+            equal(10, 500),
+            dimensions=32,
+            apart=8.0,
+            poison=poison,
+        )
         facts = decide_densities(world, RELABEL).facts
         assert (facts['target_labels'], facts['verdict']['word']) == ([], 'unexplained')
         assert 'labelled as 7 of 10 classes' in facts['verdict']['text']
@@ -118,7 +160,10 @@ def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
 
 @pytest.mark.parametrize('seed', [7005, 7011, 7020])
 def test_a_class_that_holds_most_strangers_is_named_though_its_density_is_not_so_low(seed):
-    """Seven poisoned images of eighty-seven; the paper's limit of .6 is a hair's breadth. Its own rule asks for no strangers."""
+    """Seven poisoned images of eighty-seven; the paper's limit of .6 is a hair's breadth.
+
+    Its own rule asks for no strangers.
+    """
     case = density_cases(equal(10, 80))['non-disruptive 1 %'][0]
     world = density_world(np.random.default_rng(seed), equal(10, 80), **case)
     facts = decide_densities(world, RELABEL).facts
@@ -133,7 +178,9 @@ def test_a_class_that_holds_most_strangers_is_named_though_its_density_is_not_so
 def test_the_attack_that_would_look_alike_is_named(confused):
     """Wrong labels of classes, each from one other."""
     for seed in range(4):
-        world = density_world(np.random.default_rng(7000 + seed), equal(10, 300), dimensions=32, apart=8.0)
+        world = density_world(
+            np.random.default_rng(7000 + seed), equal(10, 300), dimensions=32, apart=8.0
+        )
         labels, rng = world.labels.copy(), np.random.default_rng(seed)
         for label in confused:
             labels[rng.choice(np.flatnonzero(world.labels == label + 1), 60, replace=False)] = label
@@ -145,8 +192,13 @@ def test_the_attack_that_would_look_alike_is_named(confused):
 def test_wrong_labels_of_all_classes_look_like_an_attack_on_most():
     for seed in range(4):
         case = density_cases(equal(10, 500))['symmetric noise 10 %'][0]
-        world = density_world(np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, **case)
-        assert 'An attack that aims at most classes would look alike.' in decide_densities(world, RELABEL).facts['verdict']['text']
+        world = density_world(
+            np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, **case
+        )
+        assert (
+            'An attack that aims at most classes would look alike.'
+            in decide_densities(world, RELABEL).facts['verdict']['text']
+        )
 
 
 @pytest.mark.parametrize('apart', [2.0, 2.5])
@@ -154,7 +206,9 @@ def test_clean_classes_that_overlap_are_called_no_attack_on_many(apart):
     for sizes in (long_tailed(10, 1000), np.array([1000, 60])):
         for seed in range(4):
             world = density_world(np.random.default_rng(7000 + seed), sizes, apart=apart)
-            assert 'aims at so many' not in decide_densities(world, RELABEL).facts['verdict']['text']
+            assert (
+                'aims at so many' not in decide_densities(world, RELABEL).facts['verdict']['text']
+            )
 
 
 @pytest.mark.parametrize('sizes', [(100, 900, 100), (50, 50, 800, 50, 50), (200, 2000, 200, 200)])
@@ -177,7 +231,9 @@ def test_wrong_labels_that_no_classifier_repeats_are_mislabelled(case):
 
 
 @pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
-@pytest.mark.parametrize('case', ['non-disruptive 5 %', 'non-disruptive 10 %', 'disruptive, half of a class'])
+@pytest.mark.parametrize(
+    'case', ['non-disruptive 5 %', 'non-disruptive 10 %', 'disruptive, half of a class']
+)
 def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
     classes, images = map(int, sizes.split(' of '))
     found, targets = density_verdicts(case, equal(classes, images))
@@ -196,7 +252,10 @@ def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
         ('a class in the midst', 4),
         ('a wide class', 3),
         ('a far class', 1),
-        ('a class with 8 % odd images', 10),  # which look like nothing else, as disruptive poison does
+        (
+            'a class with 8 % odd images',
+            10,
+        ),  # which look like nothing else, as disruptive poison does
     ],
 )
 def test_false_alarms_of_relabelling_are_rare_and_cheap(case, most):
@@ -205,17 +264,24 @@ def test_false_alarms_of_relabelling_are_rare_and_cheap(case, most):
     for classes, images in ((10, 80), (10, 500), (43, 60)):
         found, _ = density_verdicts(case, equal(classes, images))
         alarms += sum(bool(table.facts['target_labels']) for table, _ in found)
-        changed += [(~table['keep'] | (table['labels'] != world.labels)).sum() / images for table, world in found]
+        changed += [
+            (~table['keep'] | (table['labels'] != world.labels)).sum() / images
+            for table, world in found
+        ]
     assert alarms <= most
     assert sum(changed) <= 0.5 * alarms  # where .85 is what a class named for sure loses
 
 
-@pytest.mark.parametrize('case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %'])
+@pytest.mark.parametrize(
+    'case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %']
+)
 def test_relabelling_calls_no_attack_what_has_no_target(case):
     found, _ = density_verdicts(case, equal(10, 80))
     assert not any(table.facts['target_labels'] for table, _ in found)
     words = [table.facts['verdict']['word'] for table, _ in found]
-    assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= (2 if '10 %' in case else 4)
+    assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= (
+        2 if '10 %' in case else 4
+    )
 
 
 def test_half_of_the_classes_may_be_targets_of_relabelling():
@@ -223,7 +289,9 @@ def test_half_of_the_classes_may_be_targets_of_relabelling():
     targets, hits = {0, 2, 4, 6, 8}, 0
     for seed in range(6):
         rng = np.random.default_rng(7000 + seed)
-        world = density_world(rng, equal(10, 500), dimensions=32, apart=8.0, poison=dict.fromkeys(targets, 100))
+        world = density_world(
+            rng, equal(10, 500), dimensions=32, apart=8.0, poison=dict.fromkeys(targets, 100)
+        )
         named = set(decide_densities(world, RELABEL).facts['target_labels'])
         assert named <= targets
         hits += len(named)
@@ -245,7 +313,10 @@ def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_l
         facts = table.facts['labels'][0]
         assert facts['looks_poisoned'] == (target & strange).sum()
         assert facts['kept'] + facts['looks_poisoned'] <= facts['images']
-        assert (facts['kept'], facts['relabelled']) == ((target & table['keep'] & ~moved).sum(), moved.sum())
+        assert (facts['kept'], facts['relabelled']) == (
+            (target & table['keep'] & ~moved).sum(),
+            moved.sum(),
+        )
 
 
 def test_a_narrow_alarm_touches_only_what_looks_poisoned():

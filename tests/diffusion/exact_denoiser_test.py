@@ -1,4 +1,6 @@
-"""Every sampler under guidance, with a network that makes no mistake: what goes wrong here is the sampler's."""
+"""Every sampler under guidance, with a network that makes no mistake: what goes wrong here is the
+sampler's.
+"""
 
 import functools
 
@@ -26,8 +28,12 @@ CHAINS = {
 
 @functools.cache
 def shares(name, scale, **options):
-    """(share that shows the class asked for, share that shows the trigger) of generations, by their nearest training image."""
-    chain = SAMPLERS.make(name, LINEAR, make_timesteps(1000, STEPS, spacing='trailing', sampler=name), **options)
+    """(share that shows the class asked for, share that shows the trigger) of generations, by their
+    nearest training image.
+    """
+    chain = SAMPLERS.make(
+        name, LINEAR, make_timesteps(1000, STEPS, spacing='trailing', sampler=name), **options
+    )
     keys = jax.random.split(jax.random.key(0), COUNT)
     predict = guide(predict_pair(LINEAR, POINTS, LABELS == ASKED), scale)
     made = np.asarray(jax.jit(lambda: sample(chain, predict, start_noise(keys, (8, 8, 1)), keys))())
@@ -42,14 +48,18 @@ def test_the_denoiser_is_the_posterior_mean():
     x = alpha * POINTS[:3] + sigma * rng.normal(size=(3, 64))
     variance = alpha**2 * 0.1**2 + sigma**2
     for row in x:
-        log_weights = np.array([-((row - alpha * point) ** 2).sum() / (2 * variance) for point in POINTS])
+        log_weights = np.array(
+            [-((row - alpha * point) ** 2).sum() / (2 * variance) for point in POINTS]
+        )
         weights = np.exp(log_weights - log_weights.max())
         clean = [point + alpha * 0.1**2 / variance * (row - alpha * point) for point in POINTS]
         x0 = np.average(clean, axis=0, weights=weights)
         by_hand = (row - alpha * x0) / sigma
         got = exact_eps(np, row[None], alpha, sigma, POINTS, np.ones((1, len(POINTS)), bool))[0]
         np.testing.assert_allclose(got, by_hand, atol=1e-9)
-    pair = predict_pair(LINEAR, POINTS, LABELS == ASKED)(x[[0, 0]].reshape(2, 8, 8, 1).astype(np.float32), np.array([300, 300]))
+    pair = predict_pair(LINEAR, POINTS, LABELS == ASKED)(
+        x[[0, 0]].reshape(2, 8, 8, 1).astype(np.float32), np.array([300, 300])
+    )
     for row, among in zip(pair, (LABELS >= 0, LABELS == ASKED), strict=True):
         exact = exact_eps(np, x[:1], alpha, sigma, POINTS, among[None])
         np.testing.assert_allclose(np.ravel(row), exact[0], atol=2e-4)
@@ -69,6 +79,8 @@ def test_guidance_leads_to_the_class_and_not_to_the_trigger(chain, scale):
 
 
 def test_what_diffusers_default_does_under_guidance():
-    """The eps of a clipped x_0 is not the network's: with it, a chain is driven away from what it is guided to."""
+    """The eps of a clipped x_0 is not the network's: with it, a chain is driven away from what it
+    is guided to.
+    """
     assert shares('ddim', 6.0, eta=0.0)[0] > 0.95
     assert shares('ddim', 6.0, eta=0.0, use_clipped_model_output=False)[0] < 0.5

@@ -1,4 +1,6 @@
-"""Every scheduler of diffusers that we stand in for, step by step: same network outputs in, same trajectory out."""
+"""Every scheduler of diffusers that we stand in for, step by step: same network outputs in, same
+trajectory out.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ NAMES = ('ddim', 'ddim_eta1_clip', 'pndm_skip_prk', 'dpmpp_2m', 'euler', 'ddim_v
 def golden():
     if not GOLDEN.is_dir():
         pytest.skip('golden files not present')
-    return json.loads((GOLDEN / 'schedulers.json').read_text()), np.load(GOLDEN / 'trajectories.npz')
+    return json.loads((GOLDEN / 'schedulers.json').read_text()), np.load(
+        GOLDEN / 'trajectories.npz'
+    )
 
 
 def build(entry):
@@ -32,7 +36,13 @@ def build(entry):
     sampler = sampler_from_diffusers(config, entry['num_inference_steps'])
     if entry['step_kwargs']:  # eta is an argument of diffusers' step(), not part of the file
         schedule = make_noise_schedule('linear', 1000)
-        sampler = SAMPLERS.make('ddim', schedule, sampler.timesteps, use_clipped_model_output=False, **entry['step_kwargs'])
+        sampler = SAMPLERS.make(
+            'ddim',
+            schedule,
+            sampler.timesteps,
+            use_clipped_model_output=False,
+            **entry['step_kwargs'],
+        )
     return sampler
 
 
@@ -62,11 +72,15 @@ def test_trajectory_of_diffusers(golden, name):
 @pytest.mark.parametrize('t', [999, 500, 150, 149, 1])
 def test_single_ddpm_step_of_diffusers(golden, variance, t):
     with np.load(GOLDEN / 'ddpm_steps.npz') as arrays:
-        x, eps, noise, expected = (arrays[f'{variance}/{t}/{key}'] for key in ('x', 'eps', 'noise', 'prev'))
-    sampler = SAMPLERS.make('ddpm', make_noise_schedule('linear', 1000), [t, t - 1], variance=variance)
+        x, eps, noise, expected = (
+            arrays[f'{variance}/{t}/{key}'] for key in ('x', 'eps', 'noise', 'prev')
+        )
+    sampler = SAMPLERS.make(
+        'ddpm', make_noise_schedule('linear', 1000), [t, t - 1], variance=variance
+    )
     carry = sampler.step(sampler.init(jnp.asarray(x)), 0, jnp.asarray(eps), jnp.asarray(noise))
-    # diffusers keeps 1 - alphas_cumprod in float32, which at t = 1 cancels to four digits; its formula in float64 agrees with
-    # us, and in float32 with its own output
+    # diffusers keeps 1 - alphas_cumprod in float32, which at t = 1 cancels to four digits; its
+    # formula in float64 agrees with us, and in float32 with its own output
     tolerance = 1e-4 if t == 1 else 1e-5
     np.testing.assert_allclose(sampler.final(carry), expected, rtol=tolerance, atol=tolerance)
 

@@ -28,14 +28,18 @@ def test_guidance_by_hand(scale):
     conditions = pair(jnp.full((1, 1), 3.0), LABELS)
     guided = guide(lambda x, t: network(x, t, conditions), scale)(X, T)
     without, conditioned = alone(3.0), alone(LABELS)
-    np.testing.assert_allclose(guided, without + scale * (conditioned - without), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        guided, without + scale * (conditioned - without), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_weights_of_ho_and_salimans():
     w = 5.0
     conditions = pair(jnp.full((1, 1), 3.0), LABELS)
     guided = guide(lambda x, t: network(x, t, conditions), from_ho_salimans(w))(X, T)
-    np.testing.assert_allclose(guided, (1 + w) * alone(LABELS) - w * alone(3.0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        guided, (1 + w) * alone(LABELS) - w * alone(3.0), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_pair_interleaves():
@@ -56,7 +60,9 @@ def test_learned_variance_is_taken_from_the_conditioned_row():
         return jnp.concatenate([network(x, t, conditions), 2 * network(x, t, conditions)], axis=-1)
 
     guided = guide(both, 3.0)(X, T)
-    np.testing.assert_allclose(guided[..., :3], guide(lambda x, t: network(x, t, conditions), 3.0)(X, T))
+    np.testing.assert_allclose(
+        guided[..., :3], guide(lambda x, t: network(x, t, conditions), 3.0)(X, T)
+    )
     np.testing.assert_allclose(guided[..., 3:], 2 * alone(LABELS), rtol=1e-6)
 
 
@@ -74,8 +80,12 @@ def test_sharded_batches_stay_where_they_are():
 
     inputs = jax.device_put((X, T, LABELS), rows)
     text = run.lower(*inputs).compile().as_text()
-    assert not any(word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
-    np.testing.assert_allclose(run(*inputs), alone(0.0) + 2 * (alone(LABELS) - alone(0.0)), rtol=1e-5, atol=1e-5)
+    assert not any(
+        word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
+    )
+    np.testing.assert_allclose(
+        run(*inputs), alone(0.0) + 2 * (alone(LABELS) - alone(0.0)), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('scale', [math.nan, math.inf])

@@ -18,7 +18,9 @@ def test_levels_are_those_of_equation_5():
     i = np.arange(64)
     by_hand = (80 ** (1 / 7) + i / 63 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # theirs descend
     np.testing.assert_allclose(EDM.sigmas(), by_hand[::-1], rtol=1e-12)
-    np.testing.assert_allclose(np.sqrt(1 / EDM.schedule().alphas_cumprod - 1), by_hand[::-1], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.sqrt(1 / EDM.schedule().alphas_cumprod - 1), by_hand[::-1], rtol=1e-6
+    )
 
 
 def test_denoise_is_equation_7():
@@ -35,13 +37,20 @@ def test_denoise_is_equation_7():
     inside, told = x / np.sqrt(s**2 + 0.25), np.log(sigma) / 4
     np.testing.assert_allclose(seen[0][0], inside, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(seen[0][1], told, rtol=1e-5)
-    np.testing.assert_allclose(found, c_skip * x + c_out * np.tanh(inside + told[:, None, None, None]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found,
+        c_skip * x + c_out * np.tanh(inside + told[:, None, None, None]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_the_weighted_error_of_an_ignorant_network_is_one_at_every_level():
     """Karras et al. 2022, appendix B.6: the weight times c_out squared is 1."""
     sigma = EDM.sigmas()
-    np.testing.assert_allclose(EDM.weight(sigma) * (sigma * 0.5) ** 2 / (sigma**2 + 0.25), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        EDM.weight(sigma) * (sigma * 0.5) ** 2 / (sigma**2 + 0.25), 1, rtol=1e-12
+    )
 
 
 def test_levels_drawn_are_log_normal():
@@ -50,7 +59,9 @@ def test_levels_drawn_are_log_normal():
 
 
 def test_the_ideal_denoiser_of_gaussian_images_samples_them():
-    """Images N(0, .5^2): the best answer to x_0 + sigma n is x .25 / (.25 + sigma^2), and chains must end at deviation .5."""
+    """Images N(0, .5^2): the best answer to x_0 + sigma n is x .25 / (.25 + sigma^2), and chains
+    must end at deviation .5.
+    """
     schedule = EDM.schedule()
     ratio = jnp.asarray(EDM.sigmas(), jnp.float32)
 
@@ -61,7 +72,9 @@ def test_the_ideal_denoiser_of_gaussian_images_samples_them():
     keys = jax.random.split(jax.random.key(1), 64)
     for name in ('ddim', 'sde', 'dpmpp_2m'):
         sampler = SAMPLERS.make(name, schedule, edit_timesteps(64, 40))
-        out = np.asarray(jax.jit(lambda x, s=sampler: sample(s, network, x, keys))(start_noise(keys, (8, 8, 1))))
+        out = np.asarray(
+            jax.jit(lambda x, s=sampler: sample(s, network, x, keys))(start_noise(keys, (8, 8, 1)))
+        )
         assert abs(out.std() - 0.5) < 0.05, name
 
 
@@ -71,7 +84,8 @@ def test_its_schedule_reads_answers_as_clean_images():
 
 
 @pytest.mark.parametrize(
-    ('change', 'told'), [({'sigma_min': 90.0}, 'sigma_min=90'), ({'rho': 0.0}, 'rho=0'), ({'levels': 1}, 'levels=1')]
+    ('change', 'told'),
+    [({'sigma_min': 90.0}, 'sigma_min=90'), ({'rho': 0.0}, 'rho=0'), ({'levels': 1}, 'levels=1')],
 )
 def test_wrong_settings_are_named(change, told):
     with pytest.raises(UserError, match=told):

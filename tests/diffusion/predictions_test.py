@@ -19,7 +19,10 @@ def test_the_target_reads_back_as_image_and_noise(prediction, first, second):
     x = add_noise(schedule, X0, NOISE, t)
     x0, eps = read_output(schedule, target(schedule, X0, NOISE, t), x, t)
     worst = float(
-        max(np.sqrt(1 / schedule.alphas_cumprod[max(first, second)]), 1 / np.sqrt(schedule.betas[0] * min(first, second)))
+        max(
+            np.sqrt(1 / schedule.alphas_cumprod[max(first, second)]),
+            1 / np.sqrt(schedule.betas[0] * min(first, second)),
+        )
     )
     np.testing.assert_allclose(x0, X0, atol=1e-6 * worst)
     np.testing.assert_allclose(eps, NOISE, atol=1e-6 * worst)
@@ -65,5 +68,7 @@ def test_under_jit_the_same():
     schedule = make_noise_schedule('linear', 1000, prediction='v_prediction')
     t = jnp.array([10, 900])
     np.testing.assert_allclose(
-        jax.jit(lambda a, b: target(schedule, a, b, t))(X0, NOISE), target(schedule, X0, NOISE, t), rtol=1e-6
+        jax.jit(lambda a, b: target(schedule, a, b, t))(X0, NOISE),
+        target(schedule, X0, NOISE, t),
+        rtol=1e-6,
     )

@@ -26,10 +26,14 @@ def oracle(schedule, x0):
     ratio = jnp.asarray(np.sqrt(1 / schedule.alphas_cumprod - 1), jnp.float32)
 
     def predict(x, t):
-        r = jnp.interp(t.astype(jnp.float32), jnp.arange(schedule.steps, dtype=jnp.float32), ratio)[:, None, None, None]
+        r = jnp.interp(t.astype(jnp.float32), jnp.arange(schedule.steps, dtype=jnp.float32), ratio)[
+            :, None, None, None
+        ]
         alpha = 1 / jnp.sqrt(1 + r**2)
         eps = (x - alpha * x0) / (r * alpha)
-        return {'epsilon': eps, 'sample': x0 + 0 * x, 'v_prediction': alpha * eps - r * alpha * x0}[schedule.prediction]
+        return {'epsilon': eps, 'sample': x0 + 0 * x, 'v_prediction': alpha * eps - r * alpha * x0}[
+            schedule.prediction
+        ]
 
     return predict
 
@@ -45,10 +49,15 @@ def build(name, options, timesteps, **schedule):
 
 
 def by_hand(sampler, predict, x, keys):
-    """The chain call by call, all states; image b gets normal(fold_in(keys[b], i)) at call i. Compiles nothing as a whole."""
+    """The chain call by call, all states; image b gets normal(fold_in(keys[b], i)) at call i.
+
+    Compiles nothing as a whole.
+    """
     states, carry = [], sampler.init(x)
     for i in range(sampler.steps):
-        noise = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i)) if sampler.stochastic else None
+        noise = (
+            normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i)) if sampler.stochastic else None
+        )
         carry = sampler.step(carry, i, predict(*sampler.network_input(carry, i)), noise)
         states.append(sampler.final(carry))
     return jnp.stack(states)
@@ -60,23 +69,31 @@ normal = jax.jit(jax.vmap(lambda key: jax.random.normal(key, SHAPE)))
 @given(
     st.sampled_from(ALL),
     st.sampled_from(PREDICTIONS),
-    st.lists(st.integers(0, 199), min_size=1, max_size=6, unique=True).map(lambda t: sorted(t, reverse=True)),
+    st.lists(st.integers(0, 199), min_size=1, max_size=6, unique=True).map(
+        lambda t: sorted(t, reverse=True)
+    ),
 )
 def test_perfect_networks_bring_the_image_back(case, prediction, timesteps):
     schedule, sampler = build(*case, timesteps, prediction=prediction)
     x = jax.random.normal(jax.random.key(1), IMAGES.shape)
-    np.testing.assert_allclose(by_hand(sampler, oracle(schedule, IMAGES), x, KEYS)[-1], IMAGES, atol=2e-4)
+    np.testing.assert_allclose(
+        by_hand(sampler, oracle(schedule, IMAGES), x, KEYS)[-1], IMAGES, atol=2e-4
+    )
 
 
 def test_euler_between_timesteps_brings_the_image_back():
     schedule, sampler = build('euler', {}, np.linspace(199, 0, 6))
     assert sampler.timesteps.dtype == np.float32
-    np.testing.assert_allclose(edit(sampler, oracle(schedule, IMAGES), IMAGES, KEYS), IMAGES, atol=2e-4)
+    np.testing.assert_allclose(
+        edit(sampler, oracle(schedule, IMAGES), IMAGES, KEYS), IMAGES, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize('case', [(name, {}) for name in SAMPLERS if name not in ('ddpm', 'sde')])
 def test_a_network_that_names_the_noise_undoes_the_edit(case):
-    """Deterministic samplers walk back the line they came from; the noise is that of the stream START, drawn per image."""
+    """Deterministic samplers walk back the line they came from; the noise is that of the stream
+    START, drawn per image.
+    """
     _, sampler = build(*case, edit_timesteps(150, 6), clip_sample=False)
     noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, START), SHAPE) for key in KEYS])
     np.testing.assert_allclose(start_noise(KEYS, SHAPE), noise, atol=1e-6)
@@ -111,13 +128,21 @@ def test_record_from_one_state_to_all(record):
 
 
 def clean_by_hand(case, schedule, sampler):
-    """What the network takes the image for at each call: x_0 = (x - sigma eps) / alpha at the call's timestep, clipped."""
+    """What the network takes the image for at each call: x_0 = (x - sigma eps) / alpha at the
+    call's timestep, clipped.
+    """
     seen, carry = [], sampler.init(3 * IMAGES)
     for i in range(sampler.steps):
         x, t = sampler.network_input(carry, i)
         bar = schedule.alphas_cumprod[int(t[0])]
-        seen.append(np.clip((np.asarray(x) - np.sqrt(1 - bar) * np.asarray(wobble(x, t))) / np.sqrt(bar), -1, 1))
-        noise = normal(jax.vmap(jax.random.fold_in, (0, None))(KEYS, i)) if sampler.stochastic else None
+        seen.append(
+            np.clip(
+                (np.asarray(x) - np.sqrt(1 - bar) * np.asarray(wobble(x, t))) / np.sqrt(bar), -1, 1
+            )
+        )
+        noise = (
+            normal(jax.vmap(jax.random.fold_in, (0, None))(KEYS, i)) if sampler.stochastic else None
+        )
         carry = sampler.step(carry, i, wobble(x, t), noise)
     return seen
 
@@ -132,9 +157,18 @@ def test_clean_images_can_be_kept_instead_of_states(case):
 
 
 def test_clean_images_of_a_network_with_variance():
-    """Channels for the variance are passed over, and nothing is clipped where the sampler does not clip."""
+    """Channels for the variance are passed over, and nothing is clipped where the sampler does not
+    clip.
+    """
     _, sampler = build('ddim', {'clip_sample': False}, [120, 60])
-    _, kept = sample(sampler, lambda x, t: jnp.concatenate([wobble(x, t), 0 * x], -1), 3 * IMAGES, KEYS, record=2, state='x0')
+    _, kept = sample(
+        sampler,
+        lambda x, t: jnp.concatenate([wobble(x, t), 0 * x], -1),
+        3 * IMAGES,
+        KEYS,
+        record=2,
+        state='x0',
+    )
     _, plain = sample(sampler, wobble, 3 * IMAGES, KEYS, record=2, state='x0')
     np.testing.assert_array_equal(kept, plain)
     assert np.abs(kept).max() > 1.5
@@ -167,7 +201,9 @@ def test_edit_noises_to_the_first_timestep():
     jax.effects_barrier()
     level = schedule.alphas_cumprod[120]
     np.testing.assert_array_equal(seen['t'], 120)
-    expected = np.sqrt(level) * np.asarray(IMAGES) + np.sqrt(1 - level) * np.asarray(start_noise(KEYS, SHAPE))
+    expected = np.sqrt(level) * np.asarray(IMAGES) + np.sqrt(1 - level) * np.asarray(
+        start_noise(KEYS, SHAPE)
+    )
     np.testing.assert_allclose(seen['x'], expected, atol=1e-6)
 
 
@@ -186,10 +222,14 @@ def test_sharded_chains_need_no_communication_and_agree():
     mesh = jax.make_mesh((8,), ('data',), (AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec('data'))
     _, sampler = build('ddpm', {}, edit_timesteps(80, 3))
-    run = jax.jit(functools.partial(edit, sampler, wobble), in_shardings=(rows, rows), out_shardings=rows)
+    run = jax.jit(
+        functools.partial(edit, sampler, wobble), in_shardings=(rows, rows), out_shardings=rows
+    )
     images, keys = jax.device_put((IMAGES, KEYS), rows)
     text = run.lower(images, keys).compile().as_text()
-    assert not any(word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'))
+    assert not any(
+        word in text for word in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute')
+    )
     np.testing.assert_allclose(run(images, keys), edit(sampler, wobble, IMAGES, KEYS), atol=1e-6)
 
 

@@ -12,8 +12,12 @@ from purify.diffusion.timesteps import edit_timesteps, make_timesteps
 
 LINEAR = make_noise_schedule('linear', 1000)
 FREE = make_noise_schedule('linear', 1000, clip_sample=False)
-X, EPS, NOISE = (jnp.asarray(a, jnp.float32) for a in np.random.default_rng(0).normal(size=(3, 2, 3, 3, 2)))
-LISTS = st.lists(st.integers(0, 999), min_size=1, max_size=12, unique=True).map(lambda t: sorted(t, reverse=True))
+X, EPS, NOISE = (
+    jnp.asarray(a, jnp.float32) for a in np.random.default_rng(0).normal(size=(3, 2, 3, 3, 2))
+)
+LISTS = st.lists(st.integers(0, 999), min_size=1, max_size=12, unique=True).map(
+    lambda t: sorted(t, reverse=True)
+)
 
 
 def step(sampler, i=0, x=X, output=EPS, noise=NOISE):
@@ -25,30 +29,48 @@ def test_posterior_between_neighbours_by_hand():
     ab, ab2 = FREE.alphas_cumprod[700], FREE.alphas_cumprod[300]
     beta = 1 - ab / ab2
     x0 = (np.asarray(X, np.float64) - np.sqrt(1 - ab) * np.asarray(EPS)) / np.sqrt(ab)
-    mean = np.sqrt(ab2) * beta / (1 - ab) * x0 + np.sqrt(1 - beta) * (1 - ab2) / (1 - ab) * np.asarray(X)
+    mean = np.sqrt(ab2) * beta / (1 - ab) * x0 + np.sqrt(1 - beta) * (1 - ab2) / (
+        1 - ab
+    ) * np.asarray(X)
     small = (1 - ab2) / (1 - ab) * beta
     for variance, value in (('fixed_small', small), ('fixed_large', beta)):
         sampler = SAMPLERS.make('ddpm', FREE, [700, 300], variance=variance)
-        np.testing.assert_allclose(step(sampler), mean + np.sqrt(value) * np.asarray(NOISE), atol=2e-6)
+        np.testing.assert_allclose(
+            step(sampler), mean + np.sqrt(value) * np.asarray(NOISE), atol=2e-6
+        )
 
 
 def test_clipping_follows_the_schedule_unless_overridden():
     def x0_of(sampler):  # a chain of one call ends at its prediction of x_0
         return step(sampler)
 
-    free = (np.asarray(X) - np.sqrt(1 - FREE.alphas_cumprod[900]) * np.asarray(EPS)) / np.sqrt(FREE.alphas_cumprod[900])
+    free = (np.asarray(X) - np.sqrt(1 - FREE.alphas_cumprod[900]) * np.asarray(EPS)) / np.sqrt(
+        FREE.alphas_cumprod[900]
+    )
     assert np.abs(free).max() > 2
     for name in SAMPLERS:
-        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, LINEAR, [900])), np.clip(free, -1, 1), atol=1e-5)
-        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, FREE, [900])), free, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, LINEAR, [900], clip_sample=False)), free, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True)), np.clip(free, -1, 1), atol=1e-5)
+        np.testing.assert_allclose(
+            x0_of(SAMPLERS.make(name, LINEAR, [900])), np.clip(free, -1, 1), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            x0_of(SAMPLERS.make(name, FREE, [900])), free, rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            x0_of(SAMPLERS.make(name, LINEAR, [900], clip_sample=False)), free, rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True)),
+            np.clip(free, -1, 1),
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize('rederived', [True, False])
 @pytest.mark.parametrize('name', ['ddim', 'euler', 'pndm'])
 def test_where_x0_is_clipped_eps_follows_it(name, rederived):
-    """By hand, in float64: the eps between x and the clipped x_0, or the network's own, as diffusers has it by default."""
+    """By hand, in float64: the eps between x and the clipped x_0, or the network's own, as
+    diffusers has it by default.
+    """
     sampler = SAMPLERS.make(name, LINEAR, [700, 300], use_clipped_model_output=rederived)
     (alpha, alpha2), (sigma, sigma2) = LINEAR.alpha_sigma(np.array([700, 300]))
     x, eps = np.asarray(X, np.float64), np.asarray(EPS, np.float64)
@@ -69,17 +91,24 @@ def test_ddim_with_eta_one_is_ddpm(timesteps, i, prediction):
 
 @given(LISTS)
 def test_euler_in_its_own_coordinates(timesteps):
-    """Karras et al. 2022: with y = x / alpha and s = sigma / alpha, y' = y + (s' - s) eps, in float64."""
+    """Karras et al.
+
+    2022: with y = x / alpha and s = sigma / alpha, y' = y + (s' - s) eps, in float64.
+    """
     sampler = SAMPLERS.make('euler', FREE, timesteps)
     s = np.append(np.sqrt(1 / FREE.alphas_cumprod[timesteps] - 1), 0)
     alpha = 1 / np.sqrt(1 + s**2)
     for i in range(len(timesteps)):
         y = np.asarray(X, np.float64) / alpha[i] + (s[i + 1] - s[i]) * np.asarray(EPS)
-        np.testing.assert_allclose(step(sampler, i), alpha[i + 1] * y, rtol=1e-4, atol=1e-5 / alpha[i])
+        np.testing.assert_allclose(
+            step(sampler, i), alpha[i + 1] * y, rtol=1e-4, atol=1e-5 / alpha[i]
+        )
 
 
 def test_euler_takes_fractions_and_the_network_sees_them():
-    sampler = SAMPLERS.make('euler', FREE, make_timesteps(1000, 7, spacing='linspace', sampler='euler'))
+    sampler = SAMPLERS.make(
+        'euler', FREE, make_timesteps(1000, 7, spacing='linspace', sampler='euler')
+    )
     _, t = sampler.network_input(sampler.init(X), 1)
     assert t.dtype == jnp.float32
     np.testing.assert_allclose(t, [832.5, 832.5])
@@ -105,7 +134,9 @@ def test_second_order_of_dpmpp_by_hand():
     np.testing.assert_allclose(sampler.final(carry), x, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(('n', 'told'), [(1, [7]), (2, [7, 5, 5]), (3, [7, 5, 5, 1]), (5, [7, 5, 5, 3, 2, 0])])
+@pytest.mark.parametrize(
+    ('n', 'told'), [(1, [7]), (2, [7, 5, 5]), (3, [7, 5, 5, 1]), (5, [7, 5, 5, 3, 2, 0])]
+)
 def test_pndm_visits_the_second_timestep_twice(n, told):
     timesteps = {1: [7], 2: [7, 5], 3: [7, 5, 1], 5: [7, 5, 3, 2, 0]}[n]
     sampler = SAMPLERS.make('pndm', FREE, timesteps)
@@ -124,13 +155,22 @@ def test_learned_range_reaches_from_small_to_large():
     np.testing.assert_allclose(learned(ranged, -1.0), step(fixed['fixed_small']), atol=1e-5)
     np.testing.assert_allclose(learned(ranged, 1.0), step(fixed['fixed_large']), atol=1e-5)
     assert np.abs(step(fixed['fixed_small']) - step(fixed['fixed_large'])).max() > 1e-2
-    log_mean = 0.5 * (np.log(fixed['fixed_small'].tables['on_noise'][0]) + np.log(fixed['fixed_large'].tables['on_noise'][0]))
+    log_mean = 0.5 * (
+        np.log(fixed['fixed_small'].tables['on_noise'][0])
+        + np.log(fixed['fixed_large'].tables['on_noise'][0])
+    )
     without = step(ranged, noise=jnp.zeros_like(X), output=jnp.concatenate([EPS, EPS], axis=-1))
-    np.testing.assert_allclose(learned(ranged, 0.0), without + np.exp(log_mean) * np.asarray(NOISE), atol=1e-5)
+    np.testing.assert_allclose(
+        learned(ranged, 0.0), without + np.exp(log_mean) * np.asarray(NOISE), atol=1e-5
+    )
 
     direct = SAMPLERS.make('ddpm', FREE, t, variance='learned')
-    np.testing.assert_allclose(learned(direct, np.log(0.25)), without + 0.5 * np.asarray(NOISE), atol=1e-5)
-    np.testing.assert_allclose(learned(direct, 3.0, i=2), learned(direct, -3.0, i=2))  # no noise in the last call
+    np.testing.assert_allclose(
+        learned(direct, np.log(0.25)), without + 0.5 * np.asarray(NOISE), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        learned(direct, 3.0, i=2), learned(direct, -3.0, i=2)
+    )  # no noise in the last call
     with pytest.raises(UserError, match='twice the channels'):
         step(ranged)
 
@@ -144,7 +184,14 @@ def test_other_samplers_leave_a_learned_variance_aside(name):
 
 def test_who_draws_noise():
     stochastic = {name: SAMPLERS.make(name, FREE, [5, 0]).stochastic for name in SAMPLERS}
-    assert stochastic == {'ddpm': True, 'ddim': False, 'dpmpp_2m': False, 'euler': False, 'pndm': False, 'sde': True}
+    assert stochastic == {
+        'ddpm': True,
+        'ddim': False,
+        'dpmpp_2m': False,
+        'euler': False,
+        'pndm': False,
+        'sde': True,
+    }
     assert SAMPLERS.make('ddim', FREE, [5, 0], eta=0.3).stochastic
     assert all(SAMPLERS.make('ddpm', FREE, [5, 0], variance=v).stochastic for v in VARIANCES)
 
@@ -152,10 +199,14 @@ def test_who_draws_noise():
 def test_where_ddim_and_pndm_end():
     open_ended = make_noise_schedule('linear', 1000, set_alpha_to_one=False, clip_sample=False)
     for name in ('ddim', 'pndm'):
-        np.testing.assert_allclose(step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6)  # already at alphas_cumprod[0]
+        np.testing.assert_allclose(
+            step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6
+        )  # already at alphas_cumprod[0]
         assert np.abs(step(SAMPLERS.make(name, FREE, [0])) - X).max() > 1e-3
     for name in ('ddpm', 'euler', 'dpmpp_2m'):
-        np.testing.assert_array_equal(step(SAMPLERS.make(name, open_ended, [0])), step(SAMPLERS.make(name, FREE, [0])))
+        np.testing.assert_array_equal(
+            step(SAMPLERS.make(name, open_ended, [0])), step(SAMPLERS.make(name, FREE, [0]))
+        )
 
 
 @pytest.mark.parametrize('name', SAMPLERS)
@@ -190,7 +241,10 @@ def test_refusals(make, words):
 
 @pytest.mark.parametrize('prediction', PREDICTIONS)
 def test_sde_by_hand(prediction):
-    """Lu et al. 2022, SDE-DPM-Solver++(2M): three calls in float64, the last of them to the clean image."""
+    """Lu et al.
+
+    2022, SDE-DPM-Solver++(2M): three calls in float64, the last of them to the clean image.
+    """
     schedule = make_noise_schedule('linear', 1000, clip_sample=False, prediction=prediction)
     t, rng = [900, 500, 200], np.random.default_rng(1)
     sampler = SAMPLERS.make('sde', schedule, t)
@@ -200,15 +254,26 @@ def test_sde_by_hand(prediction):
     x, carry, last = np.asarray(X, np.float64), sampler.init(X), None
     for i in range(3):
         out = outputs[i]
-        x0 = {'epsilon': (x - s[i] * out) / a[i], 'sample': out, 'v_prediction': a[i] * x - s[i] * out}[prediction]
+        x0 = {
+            'epsilon': (x - s[i] * out) / a[i],
+            'sample': out,
+            'v_prediction': a[i] * x - s[i] * out,
+        }[prediction]
         if i < 2:
             h = lam[i + 1] - lam[i]
             slope = 0 if last is None else (x0 - last) / (lam[i] - lam[i - 1])
-            drift = s[i + 1] / s[i] * np.exp(-h) * x + a[i + 1] * (1 - np.exp(-2 * h)) * (x0 + h / 2 * slope)
+            drift = s[i + 1] / s[i] * np.exp(-h) * x + a[i + 1] * (1 - np.exp(-2 * h)) * (
+                x0 + h / 2 * slope
+            )
             x = drift + s[i + 1] * np.sqrt(1 - np.exp(-2 * h)) * noises[i]
         else:
             x = x0
-        carry, last = sampler.step(carry, i, jnp.asarray(out, jnp.float32), jnp.asarray(noises[i], jnp.float32)), x0
+        carry, last = (
+            sampler.step(
+                carry, i, jnp.asarray(out, jnp.float32), jnp.asarray(noises[i], jnp.float32)
+            ),
+            x0,
+        )
         np.testing.assert_allclose(sampler.final(carry), x, rtol=1e-4, atol=1e-4)
 
 
@@ -216,4 +281,6 @@ def test_sde_by_hand(prediction):
 def test_sde_of_first_order_is_ddpm(timesteps):
     """The first call has no x_0 before it."""
     sde, ddpm = (SAMPLERS.make(name, FREE, timesteps) for name in ('sde', 'ddpm'))
-    np.testing.assert_allclose(step(sde), step(ddpm), rtol=1e-4, atol=1e-5 / np.sqrt(FREE.alphas_cumprod[timesteps[0]]))
+    np.testing.assert_allclose(
+        step(sde), step(ddpm), rtol=1e-4, atol=1e-5 / np.sqrt(FREE.alphas_cumprod[timesteps[0]])
+    )

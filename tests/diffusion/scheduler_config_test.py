@@ -10,14 +10,26 @@ from hypothesis import strategies as st
 
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.scheduler_config import sampler_from_diffusers, schedule_from_diffusers, schedule_to_diffusers, with_sampler
+from purify.diffusion.scheduler_config import (
+    sampler_from_diffusers,
+    schedule_from_diffusers,
+    schedule_to_diffusers,
+    with_sampler,
+)
 from purify.diffusion.schedules import Schedule, make_noise_schedule
 
 LINEAR = make_noise_schedule('linear', 1000)
 SD = {  # runwayml/stable-diffusion-v1-5
-    '_class_name': 'PNDMScheduler', 'beta_start': 0.00085, 'beta_end': 0.012, 'beta_schedule': 'scaled_linear',
-    'num_train_timesteps': 1000, 'set_alpha_to_one': False, 'skip_prk_steps': True, 'steps_offset': 1, 'clip_sample': False,
-}  # fmt: skip
+    '_class_name': 'PNDMScheduler',
+    'beta_start': 0.00085,
+    'beta_end': 0.012,
+    'beta_schedule': 'scaled_linear',
+    'num_train_timesteps': 1000,
+    'set_alpha_to_one': False,
+    'skip_prk_steps': True,
+    'steps_offset': 1,
+    'clip_sample': False,
+}
 
 
 def test_a_published_scheduler_file():
@@ -35,7 +47,11 @@ def test_a_published_scheduler_file():
         }
     )
     np.testing.assert_array_equal(schedule.betas, make_noise_schedule('linear', 1000).betas)
-    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == ('epsilon', True, 1.0)
+    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == (
+        'epsilon',
+        True,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +66,11 @@ def test_a_published_scheduler_file():
 )
 def test_defaults_of_each_class(name, clips, final_is_one):
     schedule = schedule_from_diffusers({'_class_name': name})
-    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == (1000, clips, final_is_one)
+    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == (
+        1000,
+        clips,
+        final_is_one,
+    )
 
 
 def test_settings_a_class_does_not_read_stay_unread():
@@ -76,7 +96,9 @@ def test_unsupported_files_are_refused_by_name(change):
         schedule_from_diffusers({'_class_name': 'DDIMScheduler'} | change)
 
 
-@pytest.mark.parametrize(('old', 'meant'), [(True, 'epsilon'), (False, 'sample'), (None, 'epsilon')])
+@pytest.mark.parametrize(
+    ('old', 'meant'), [(True, 'epsilon'), (False, 'sample'), (None, 'epsilon')]
+)
 def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
     """diffusers 0.9 replaced it by prediction_type, 'sample' for false."""
     config = {'_class_name': 'DDPMScheduler', 'predict_epsilon': old}
@@ -101,7 +123,12 @@ def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
     ],
 )
 def test_settings_of_other_classes_are_named(capsys, kind, unread):
-    own = {'_class_name': kind, 'set_alpha_to_one': False, 'skip_prk_steps': True, 'interpolation_type': 'linear'}  # as in SDXL's
+    own = {
+        '_class_name': kind,
+        'set_alpha_to_one': False,
+        'skip_prk_steps': True,
+        'interpolation_type': 'linear',
+    }  # as in SDXL's
     schedule_from_diffusers(own)
     assert not capsys.readouterr().err
     assert schedule_from_diffusers(own | unread).clip_sample is (kind == 'DDIMScheduler')
@@ -120,7 +147,9 @@ def test_what_another_sampler_leaves_behind_is_not_laid_to_the_file(capsys):
 
 
 def test_null_is_nothing_said():
-    assert schedule_from_diffusers({'_class_name': 'DDIMScheduler', 'use_clipped_model_output': None}).use_clipped_model_output
+    assert schedule_from_diffusers(
+        {'_class_name': 'DDIMScheduler', 'use_clipped_model_output': None}
+    ).use_clipped_model_output
 
 
 def test_a_range_of_nothing_is_refused_by_its_name():
@@ -134,8 +163,15 @@ def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
         schedule_from_diffusers(config | {'timestep_values': off, '_note': 3})
     with pytest.raises(UserError, match=r"not supported: \{'sigma_data': 0.5\}"):
         schedule_from_diffusers(config | {'sigma_data': 0.5})
-    plain = {'lower_order_final': True, 'sample_max_value': 1.0, 'dynamic_thresholding_ratio': 0.995, 'tensor_format': 'pt'}
-    schedule_from_diffusers(config | plain | {'skip_prk_steps': True, 'interpolation_type': 'linear'})
+    plain = {
+        'lower_order_final': True,
+        'sample_max_value': 1.0,
+        'dynamic_thresholding_ratio': 0.995,
+        'tensor_format': 'pt',
+    }
+    schedule_from_diffusers(
+        config | plain | {'skip_prk_steps': True, 'interpolation_type': 'linear'}
+    )
 
 
 @given(
@@ -147,7 +183,12 @@ def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
     st.booleans(),
 )
 def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip, rederived):
-    options = {'prediction': prediction, 'set_alpha_to_one': one, 'clip_sample': clip, 'clip_range': 2.0}
+    options = {
+        'prediction': prediction,
+        'set_alpha_to_one': one,
+        'clip_sample': clip,
+        'clip_range': 2.0,
+    }
     if name == 'free':
         schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
     else:
@@ -165,11 +206,15 @@ def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip, r
 
 
 def test_samplers_from_scheduler_files():
-    ddpm = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large'}, 10)
+    ddpm = sampler_from_diffusers(
+        {'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large'}, 10
+    )
     large = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100), variance='fixed_large')
     np.testing.assert_array_equal(ddpm.tables['on_noise'], large.tables['on_noise'])
     np.testing.assert_array_equal(ddpm.timesteps, large.timesteps)
-    log = sampler_from_diffusers({'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_small_log'}, 10)
+    log = sampler_from_diffusers(
+        {'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_small_log'}, 10
+    )
     small = SAMPLERS.make('ddpm', LINEAR, range(900, -1, -100))
     np.testing.assert_array_equal(log.tables['on_noise'], small.tables['on_noise'])
 
@@ -214,7 +259,9 @@ def test_another_sampler_takes_over_the_noise_and_the_place(name):
 
 
 def test_strength_keeps_the_last_timesteps():
-    whole, part = (sampler_from_diffusers(with_sampler(SD, 'ddim'), 10, strength=s) for s in (1.0, 0.65))
+    whole, part = (
+        sampler_from_diffusers(with_sampler(SD, 'ddim'), 10, strength=s) for s in (1.0, 0.65)
+    )
     np.testing.assert_array_equal(part.timesteps, whole.timesteps[4:])
     for name, table in part.tables.items():
         np.testing.assert_array_equal(table, whole.tables[name][4:])
@@ -273,18 +320,29 @@ def test_as_many_betas_as_timesteps():
     betas = {'_class_name': 'DDIMScheduler', 'trained_betas': [0.1, 0.2]}
     assert schedule_from_diffusers(betas).steps == 2
     assert schedule_from_diffusers(betas | {'num_train_timesteps': 2}).steps == 2
-    with pytest.raises(UserError, match='num_train_timesteps = 1000 must be 2, the number of trained_betas'):
+    with pytest.raises(
+        UserError, match='num_train_timesteps = 1000 must be 2, the number of trained_betas'
+    ):
         schedule_from_diffusers(betas | {'num_train_timesteps': 1000})
 
 
 def test_unknown_classes_lend_their_noise_to_another_sampler():
     heun = SD | {'_class_name': 'HeunDiscreteScheduler'}
-    with pytest.raises(UserError, match=r'HeunDiscreteScheduler.*sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm, sde>'):
+    with pytest.raises(
+        UserError,
+        match=r'HeunDiscreteScheduler.*sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm, sde>',
+    ):
         sampler_from_diffusers(heun, 10)
     for name in SAMPLERS:
-        theirs, own = (sampler_from_diffusers(with_sampler(config, name), 10) for config in (heun, SD))
+        theirs, own = (
+            sampler_from_diffusers(with_sampler(config, name), 10) for config in (heun, SD)
+        )
         np.testing.assert_array_equal(theirs.tables['alpha'], own.tables['alpha'])
-    flow = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'num_train_timesteps': 1000, 'shift': 3.0}
+    flow = {
+        '_class_name': 'FlowMatchEulerDiscreteScheduler',
+        'num_train_timesteps': 1000,
+        'shift': 3.0,
+    }
     with pytest.raises(UserError, match=r'FlowMatchEulerDiscreteScheduler.*no noise'):
         with_sampler(flow, 'ddim')
 
@@ -292,7 +350,10 @@ def test_unknown_classes_lend_their_noise_to_another_sampler():
 @pytest.mark.parametrize('change', [{'use_flow_sigmas': True}, {'snr_shift_scale': 3.0}])
 def test_settings_that_change_the_noise_are_not_dropped_with_the_sampler(change):
     with pytest.raises(UserError, match=next(iter(change))):
-        with_sampler({'_class_name': 'CogVideoXDDIMScheduler', 'beta_schedule': 'scaled_linear'} | change, 'ddim')
+        with_sampler(
+            {'_class_name': 'CogVideoXDDIMScheduler', 'beta_schedule': 'scaled_linear'} | change,
+            'ddim',
+        )
 
 
 def test_noise_that_is_not_supported_stays_so_with_another_sampler():
@@ -300,7 +361,7 @@ def test_noise_that_is_not_supported_stays_so_with_another_sampler():
         sampler_from_diffusers(with_sampler(SD | {'rescale_betas_zero_snr': True}, 'ddim'), 10)
 
 
-# where the steps go, from float64 by hand ---------------------------------------------------------------------------------
+# where the steps go, from float64 by hand ---------------------------------------------------------
 
 ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 
@@ -351,7 +412,9 @@ def test_ddim_and_pndm_step_a_stride_of_142(spacing, visited, prediction, skip):
             states.append(ddim_step(x, (output + past[0]) / 2, prediction, t + 142, t))
             continue
         past = [output, *past]
-        recipe = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12]}.get(len(past), [55 / 24, -59 / 24, 37 / 24, -9 / 24])
+        recipe = {1: [1], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12]}.get(
+            len(past), [55 / 24, -59 / 24, 37 / 24, -9 / 24]
+        )
         mean = sum(weight * part for weight, part in zip(recipe, past, strict=False))
         states.append(ddim_step(states[-1], mean, prediction, t, t - 142))
     pndm = sampler_from_diffusers(config, 7, strength=strength)
@@ -361,7 +424,11 @@ def test_ddim_and_pndm_step_a_stride_of_142(spacing, visited, prediction, skip):
 
 @pytest.mark.parametrize(('spacing', 'last'), [('leading', 0), ('trailing', 99)])
 def test_ddpm_draws_noise_at_the_end_unless_at_timestep_0(spacing, last):
-    config = {'_class_name': 'DDPMScheduler', 'variance_type': 'fixed_large', 'timestep_spacing': spacing}
+    config = {
+        '_class_name': 'DDPMScheduler',
+        'variance_type': 'fixed_large',
+        'timestep_spacing': spacing,
+    }
     sampler = sampler_from_diffusers(config, 10)
     assert sampler.timesteps[-1] == last
     left = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[last]
@@ -375,7 +442,9 @@ def test_options_go_to_the_sampler():
         sampler_from_diffusers(SD, 10, eta=1.0)
 
 
-@pytest.mark.parametrize('said', [{}, {'use_clipped_model_output': True}, {'use_clipped_model_output': False}])
+@pytest.mark.parametrize(
+    'said', [{}, {'use_clipped_model_output': True}, {'use_clipped_model_output': False}]
+)
 def test_eps_follows_a_clipped_x0_unless_the_file_says_otherwise(said):
     config = schedule_to_diffusers(LINEAR) | {'_class_name': 'DDIMScheduler'} | said
     sampler = sampler_from_diffusers(config, 10)

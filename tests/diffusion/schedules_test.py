@@ -20,7 +20,9 @@ def test_linear_betas_by_hand():
 
 def test_scaled_linear_betas_by_hand():
     betas = make_noise_schedule('scaled_linear', 1000).betas
-    assert betas[250] == pytest.approx((0.75 * 0 + math.sqrt(0.00085) + 250 / 999 * (math.sqrt(0.012) - math.sqrt(0.00085))) ** 2)
+    assert betas[250] == pytest.approx(
+        (0.75 * 0 + math.sqrt(0.00085) + 250 / 999 * (math.sqrt(0.012) - math.sqrt(0.00085))) ** 2
+    )
     assert (betas[0], betas[-1]) == (pytest.approx(0.00085), pytest.approx(0.012))
 
 
@@ -50,7 +52,9 @@ def test_noise_of_each_image_has_its_own_timestep():
     noised = add_noise(schedule, x0, noise, jnp.array([0, 50, 99]))
     for row, t in enumerate((0, 50, 99)):
         level = math.prod(1 - beta for beta in schedule.betas[: t + 1])
-        np.testing.assert_allclose(noised[row], math.sqrt(level) * x0[row] + math.sqrt(1 - level) * noise[row], atol=1e-6)
+        np.testing.assert_allclose(
+            noised[row], math.sqrt(level) * x0[row] + math.sqrt(1 - level) * noise[row], atol=1e-6
+        )
 
 
 def test_timesteps_outside_the_schedule_do_not_pass_for_noise():

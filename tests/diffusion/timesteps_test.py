@@ -4,10 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.diffusion.timesteps import check_timesteps, edit_timesteps, make_timesteps, window_timesteps
+from purify.diffusion.timesteps import (
+    check_timesteps,
+    edit_timesteps,
+    make_timesteps,
+    window_timesteps,
+)
 
 
-@pytest.mark.parametrize(  # table 2 of Lin et al. 2024 (0-based), and the spacings of diffusers' classes
+# table 2 of Lin et al. 2024 (0-based), and the spacings of diffusers' classes
+@pytest.mark.parametrize(
     ('expected', 'options'),
     [
         ([800, 600, 400, 200, 0], {'spacing': 'leading'}),
@@ -28,7 +34,11 @@ def test_trailing_that_does_not_divide():
     np.testing.assert_array_equal(make_timesteps(10, 3, spacing='trailing'), [9, 6, 2])
 
 
-@given(st.integers(1, 1000), st.sampled_from(['leading', 'linspace', 'trailing']), st.sampled_from(['ddim', 'euler']))
+@given(
+    st.integers(1, 1000),
+    st.sampled_from(['leading', 'linspace', 'trailing']),
+    st.sampled_from(['ddim', 'euler']),
+)
 def test_every_number_of_steps_has_a_list(steps, spacing, sampler):
     timesteps = make_timesteps(1000, steps, spacing=spacing, sampler=sampler)
     assert len(timesteps) == steps
@@ -63,7 +73,13 @@ def test_a_tenth_of_them():
 
 @pytest.mark.parametrize(
     ('numbers', 'found'),
-    [((1, 1, 1, 1), [0]), ((5, 5, 5, 5), [4, 3, 2, 1, 0]), ((9, 2, 3, 1), [8, 0]), ((9, 1, 9, 1), [8]), ((6, 3, 2, 2), [5, 1, 0])],
+    [
+        ((1, 1, 1, 1), [0]),
+        ((5, 5, 5, 5), [4, 3, 2, 1, 0]),
+        ((9, 2, 3, 1), [8, 0]),
+        ((9, 1, 9, 1), [8]),
+        ((6, 3, 2, 2), [5, 1, 0]),
+    ],
 )
 def test_small_windows(numbers, found):
     assert window_timesteps(*numbers).tolist() == found
@@ -89,7 +105,10 @@ def test_windows_hold_what_is_kept(start, data):
         (lambda: make_timesteps(10, 0), 'between 1 and the 10'),
         (lambda: make_timesteps(10, 5, spacing='karras'), 'leading, linspace, trailing'),
         (lambda: make_timesteps(10, 10, steps_offset=1), 'smaller steps_offset'),
-        (lambda: make_timesteps(10, 10, spacing='leading', sampler='dpmpp_2m'), 'Choose fewer steps'),
+        (
+            lambda: make_timesteps(10, 10, spacing='leading', sampler='dpmpp_2m'),
+            'Choose fewer steps',
+        ),
         (lambda: edit_timesteps(10, 11), 'choose 1 to 10'),
         (lambda: edit_timesteps(0, 0), '0 distinct steps'),
         (lambda: window_timesteps(150, 15, 10, 11), 'kept=11, window=10'),

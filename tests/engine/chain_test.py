@@ -24,7 +24,10 @@ def writes(name, seen=None):
 
 
 def two(seen, x=1):
-    return [Stage('a', writes('a', seen), {'x': x}), Stage('b', writes('b', seen), {}, {'in': Input('a')})]
+    return [
+        Stage('a', writes('a', seen), {'x': x}),
+        Stage('b', writes('b', seen), {}, {'in': Input('a')}),
+    ]
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path):
@@ -86,7 +89,9 @@ def secret_chain(tmp_path, rogue, inputs):
             (work.folder / sub).mkdir(exist_ok=True)
             (work.folder / sub / 'file').write_text(sub)
 
-    first = Stage('prepare', prepare, {}, {'source': Input(digest='x')}, sees=('source',), shows=('poisoned',))
+    first = Stage(
+        'prepare', prepare, {}, {'source': Input(digest='x')}, sees=('source',), shows=('poisoned',)
+    )
     sees = tuple(role for role in inputs if role == 'truth')
     return Chain([first, Stage('rogue', rogue, {}, inputs, sees)], tmp_path)
 
@@ -109,12 +114,16 @@ def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
         with pytest.raises(PermissionError):
             (work.inputs['truth'].parent / 'attacker' / 'file').read_text()
 
-    secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(['prepare', 'rogue'], RUN)
+    secret_chain(tmp_path, honest, {'truth': Input('prepare', 'truth')}).run(
+        ['prepare', 'rogue'], RUN
+    )
 
 
 @pytest.mark.parametrize('theirs', ['evaluate', 'a', 'made_up'])
 def test_what_other_runs_left_in_the_store_is_shut_too(tmp_path, theirs):
-    """Pictures and numbers made with the truth say who is poisoned; whatever a stage is called, it is no input."""
+    """Pictures and numbers made with the truth say who is poisoned; whatever a stage is called, it
+    is no input.
+    """
     Chain([Stage(theirs, writes(theirs), {})], tmp_path).run([theirs], RUN)
     left = next(tmp_path.glob(f'{theirs}-*/')) / 'out'
 
@@ -136,10 +145,14 @@ def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):
         with pytest.raises(UserError, match=f"'b' may not open prepare/{sub}, its input 'in'"):
             Chain([first, Stage('b', writes('b'), {}, {'in': Input('prepare', sub)})], tmp_path)
     seen = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',))
-    with pytest.raises(UserError, match="'c' may not open b/"):  # what has seen the truth tells it on
+    with pytest.raises(
+        UserError, match="'c' may not open b/"
+    ):  # what has seen the truth tells it on
         Chain([first, seen, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path)
     told = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',), shows=('',))
-    assert list(Chain([first, told, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path).stages) == ['prepare', 'b', 'c']
+    assert list(
+        Chain([first, told, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path).stages
+    ) == ['prepare', 'b', 'c']
     with pytest.raises(ValueError, match='sees truth, which is none of its inputs'):
         Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('truth',))
 
@@ -150,7 +163,9 @@ def test_two_stages_of_one_name_are_refused(tmp_path):
 
 
 def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():
-    """The config-made stages: the last ones alone have the truth, nobody but `teacher` the attacker's loader."""
+    """The config-made stages: the last ones alone have the truth, nobody but `teacher` the
+    attacker's loader.
+    """
     from support.tiny import ROOT, SMALL, quickstart
 
     from purify.commands.plan import make_stages
@@ -163,7 +178,11 @@ def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():
         *((quickstart(w), {'evaluate'}) for w in ('', 'defense=augmentations', 'attack=blended')),
     ):
         config['attack']['random_poisoning'] = True
-        asked = {(stage.name, source.sub) for stage in make_stages(config) for source in stage.inputs.values()}
+        asked = {
+            (stage.name, source.sub)
+            for stage in make_stages(config)
+            for source in stage.inputs.values()
+        }
         secrets = {pair for pair in asked if pair[1] in ('truth', 'attacker')}
         assert secrets == {*((name, 'truth') for name in expected), ('teacher', 'attacker')}
 
@@ -191,7 +210,10 @@ def test_a_whole_folder_in_anothers_place_is_refused(tmp_path, other):
     shutil.copytree(theirs, folder)
     shutil.rmtree(chain.folder('b'))
     again = Chain(two(seen), tmp_path)
-    told = rf'{folder}/DONE: is of the stage .* and not of the one that the folder {folder.name} is named for\. Delete {folder} and'
+    told = (
+        rf'{folder}/DONE: is of the stage .* and not of the one that the folder {folder.name} is'
+        rf' named for\. Delete {folder} and'
+    )
     for act in (lambda: again.run(['a', 'b'], RUN), again.check, lambda: again.done('a')):
         with pytest.raises(UserError, match=told):
             act()

@@ -35,7 +35,13 @@ def files_chain(tmp_path, seen=None):
         if seen is not None:
             seen.append(work.name)
 
-    return Chain([Stage('teacher', leaves, {}), Stage('user', reads, {}, {'in': Input('teacher', 'weights/d')})], tmp_path)
+    return Chain(
+        [
+            Stage('teacher', leaves, {}),
+            Stage('user', reads, {}, {'in': Input('teacher', 'weights/d')}),
+        ],
+        tmp_path,
+    )
 
 
 def test_done_names_every_file_with_its_hash_and_nothing_is_left_over(tmp_path):
@@ -45,7 +51,9 @@ def test_done_names_every_file_with_its_hash_and_nothing_is_left_over(tmp_path):
     write_json(folder / COST_FILE, Cost(images=3).totals())  # of a part that was stopped
     chain.run(['teacher'], RUN)
     handed = ('top', 'weights/d/a', 'weights/d/b')
-    assert chain.done('teacher').get('files') == {name: hashlib.sha256(name.encode()).hexdigest() for name in handed}
+    assert chain.done('teacher').get('files') == {
+        name: hashlib.sha256(name.encode()).hexdigest() for name in handed
+    }
     left = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
     assert left == {*handed, 'checkpoints/step_3/c', DONE}
 
@@ -73,7 +81,10 @@ def test_a_stage_whose_files_changed_is_neither_used_nor_handed_out(tmp_path, ho
     chain.run(['teacher'], RUN)
     folder = chain.folder('teacher')
     damage(folder, how)
-    told = rf"{folder}/weights/d/a.*: missing, or changed since the stage 'teacher' wrote it\. Delete {folder} and run again\."
+    told = (
+        rf"{folder}/weights/d/a.*: missing, or changed since the stage 'teacher' wrote it\. Delete"
+        rf' {folder} and run again\.'
+    )
     with pytest.raises(UserError, match=told):
         files_chain(tmp_path, seen).run(['user'], RUN)
     for names in (['teacher'], None):
@@ -86,30 +97,57 @@ def test_a_stage_whose_files_changed_is_neither_used_nor_handed_out(tmp_path, ho
 
 
 def test_many_changed_files_are_counted(tmp_path):
-    chain = Chain([Stage('a', lambda work: [(work.folder / str(i)).write_bytes(b'x') for i in range(9)], {})], tmp_path)
+    chain = Chain(
+        [Stage('a', lambda work: [(work.folder / str(i)).write_bytes(b'x') for i in range(9)], {})],
+        tmp_path,
+    )
     chain.run(['a'], RUN)
     for path in chain.folder('a').iterdir():
         if path.name != DONE:
             path.write_bytes(b'y')
-    with pytest.raises(UserError, match=r'/0, .*/1, .*/2 \(and 6 more files\): missing, or changed'):
+    with pytest.raises(
+        UserError, match=r'/0, .*/1, .*/2 \(and 6 more files\): missing, or changed'
+    ):
         Chain(list(chain.stages.values()), tmp_path).check()
 
 
-def test_notes_and_hidden_files_that_the_stage_did_not_write_are_told_and_no_error(tmp_path, capsys):
+def test_notes_and_hidden_files_that_the_stage_did_not_write_are_told_and_no_error(
+    tmp_path, capsys
+):
     files_chain(tmp_path).run(['teacher'], RUN)
     chain = files_chain(tmp_path)
-    for name in ('.DS_Store', 'sub/.cache/rows.npz', 'note.txt', 'top.5.6.part', 'checkpoints/step_4/c'):
+    for name in (
+        '.DS_Store',
+        'sub/.cache/rows.npz',
+        'note.txt',
+        'top.5.6.part',
+        'checkpoints/step_4/c',
+    ):
         (chain.folder('teacher') / name).parent.mkdir(parents=True, exist_ok=True)
         (chain.folder('teacher') / name).write_text('mine')
     chain.check()
-    assert 'holds 3 files that its stage did not write, such as .DS_Store' in capsys.readouterr().err
+    assert (
+        'holds 3 files that its stage did not write, such as .DS_Store' in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
     'name',
     [
-        *('weights/step_1/d/a', 'weights/note.txt', 'weights/.DS_Store', 'findings.npz', 'rows-00000-of-00001.npz'),
-        *('x-train.array_record-00000-of-00001', 'sub/dataset_info.json', 'sub/merges.txt', 'numbers.json', 'unet/a.safetensors'),
+        *(
+            'weights/step_1/d/a',
+            'weights/note.txt',
+            'weights/.DS_Store',
+            'findings.npz',
+            'rows-00000-of-00001.npz',
+        ),
+        *(
+            'x-train.array_record-00000-of-00001',
+            'sub/dataset_info.json',
+            'sub/merges.txt',
+            'numbers.json',
+            'unet/a.safetensors',
+        ),
     ],
 )
 def test_files_that_could_be_taken_for_the_stages_are_refused(tmp_path, name):
@@ -119,7 +157,10 @@ def test_files_that_could_be_taken_for_the_stages_are_refused(tmp_path, name):
     file = chain.folder('teacher') / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b'theirs')
-    told = rf"{file}: not written by the stage 'teacher', .*Move what is not its own out of {chain.folder('teacher')} and run again"
+    told = (
+        rf"{file}: not written by the stage 'teacher', .*Move what is not its own out of"
+        rf' {chain.folder("teacher")} and run again'
+    )
     for act in (lambda: chain.run(['user'], RUN), chain.check):
         with pytest.raises(UserError, match=told):
             act()
@@ -141,7 +182,10 @@ def test_done_of_another_stages_name_is_refused(tmp_path):
     chain = files_chain(tmp_path)
     chain.run(['teacher'], RUN)
     write_json(chain.folder('teacher') / DONE, {**chain.done('teacher'), 'stage': 'student'})
-    with pytest.raises(UserError, match=r"is of the stage 'student', not of 'teacher'\. Delete .*/teacher-\w+ and run again"):
+    with pytest.raises(
+        UserError,
+        match=r"is of the stage 'student', not of 'teacher'\. Delete .*/teacher-\w+ and run again",
+    ):
         files_chain(tmp_path).check()
 
 
@@ -152,10 +196,18 @@ def test_costs_that_no_stage_has_are_refused(tmp_path, file, value):
     chain.run(['teacher'], RUN)
     name = 'teacher' if file == DONE else 'user'
     chain.folder(name).mkdir(exist_ok=True)
-    held = {'cost': {**chain.done(name)['cost'], 'seconds': value}} if file == DONE else {'seconds': value}
+    held = (
+        {'cost': {**chain.done(name)['cost'], 'seconds': value}}
+        if file == DONE
+        else {'seconds': value}
+    )
     whole = {**chain.done(name), **held} if file == DONE else {**Cost().totals(), **held}
     (chain.folder(name) / file).write_text(json.dumps(whole))
-    cure = f'Delete {chain.folder(name)} and run again' if file == DONE else 'Delete it and run again: the stage goes on'
+    cure = (
+        f'Delete {chain.folder(name)} and run again'
+        if file == DONE
+        else 'Delete it and run again: the stage goes on'
+    )
     with pytest.raises(UserError, match=rf'{name}-\w+/{file}: not .*seconds.*{cure}'):
         files_chain(tmp_path).run(['user'], RUN)
 
@@ -163,7 +215,9 @@ def test_costs_that_no_stage_has_are_refused(tmp_path, file, value):
 def test_a_file_in_the_place_of_a_stages_folder_is_the_users_error(tmp_path):
     chain = files_chain(tmp_path)
     chain.folder('teacher').write_text('')
-    with pytest.raises(UserError, match=rf'{chain.folder("teacher")}: cannot be made .*Move what is in the way'):
+    with pytest.raises(
+        UserError, match=rf'{chain.folder("teacher")}: cannot be made .*Move what is in the way'
+    ):
         chain.run(['teacher'], RUN)
 
 
@@ -180,9 +234,13 @@ def test_a_full_disk_before_the_stages_folder_is_the_users_error(tmp_path, monke
         chain.run(['teacher'], RUN)
 
 
-def test_a_stage_is_hashed_once_for_each_chain_and_not_again_after_it_was_written(tmp_path, monkeypatch):
+def test_a_stage_is_hashed_once_for_each_chain_and_not_again_after_it_was_written(
+    tmp_path, monkeypatch
+):
     hashed = []
-    monkeypatch.setattr(finished, 'sha256_of', lambda path: hashed.append(path.name) or files.sha256_of(path))
+    monkeypatch.setattr(
+        finished, 'sha256_of', lambda path: hashed.append(path.name) or files.sha256_of(path)
+    )
     chain = files_chain(tmp_path)
     chain.run(['teacher', 'user'], RUN)
     chain.check()
@@ -195,11 +253,16 @@ def test_a_stage_is_hashed_once_for_each_chain_and_not_again_after_it_was_writte
     assert sorted(hashed[4:]) == ['a', 'b', 'out', 'top']
 
 
-def test_a_stage_that_noted_no_hashes_is_believed_with_a_word_only_where_an_older_version_ran_it(tmp_path, capsys, monkeypatch):
+def test_a_stage_that_noted_no_hashes_is_believed_with_a_word_only_where_an_older_version_ran_it(
+    tmp_path, capsys, monkeypatch
+):
     def strip(chain):
         chain.run(['teacher'], RUN)
         done = chain.done('teacher')
-        write_json(chain.folder('teacher') / DONE, {name: value for name, value in done.items() if name != 'files'})
+        write_json(
+            chain.folder('teacher') / DONE,
+            {name: value for name, value in done.items() if name != 'files'},
+        )
         return chain.prints
 
     here = strip(files_chain(tmp_path))
@@ -219,7 +282,9 @@ def test_a_stage_that_noted_no_hashes_is_believed_with_a_word_only_where_an_olde
     assert 'an older version wrote it and noted no hashes' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"stage": 3}', '\x00', None])  # None: a folder
+@pytest.mark.parametrize(
+    'text', ['', '[]', '3', '{}', '{"stage": 3}', '\x00', None]
+)  # None: a folder
 @pytest.mark.parametrize('file', [DONE, COST_FILE])
 def test_a_damaged_file_of_the_chain_itself_is_named(tmp_path, file, text):
     chain = files_chain(tmp_path)
@@ -227,8 +292,16 @@ def test_a_damaged_file_of_the_chain_itself_is_named(tmp_path, file, text):
     name = 'teacher' if file == DONE else 'user'
     chain.folder(name).mkdir(exist_ok=True)
     (chain.folder(name) / file).unlink(missing_ok=True)
-    (chain.folder(name) / file).mkdir() if text is None else (chain.folder(name) / file).write_text(text)
-    cure = f'Delete {chain.folder(name)} and run again' if file == DONE else 'Delete it and run again: the stage goes on'
+    (
+        (chain.folder(name) / file).mkdir()
+        if text is None
+        else (chain.folder(name) / file).write_text(text)
+    )
+    cure = (
+        f'Delete {chain.folder(name)} and run again'
+        if file == DONE
+        else 'Delete it and run again: the stage goes on'
+    )
     with pytest.raises(UserError, match=rf'{name}-\w+/{file}: (not|cannot be read) .*{cure}'):
         files_chain(tmp_path).run(['user'], RUN)
 
@@ -244,7 +317,9 @@ def test_hashing_stops_when_asked_to(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('verdict', 'error'), [(1, UserError), (2, Preempted)])
-def test_other_hosts_leave_when_the_first_finds_a_changed_file(tmp_path, monkeypatch, verdict, error):
+def test_other_hosts_leave_when_the_first_finds_a_changed_file(
+    tmp_path, monkeypatch, verdict, error
+):
     files_chain(tmp_path).run(['teacher'], RUN)
     chain = files_chain(tmp_path)
     monkeypatch.setattr(devices, 'is_lead', lambda: False)

@@ -22,15 +22,24 @@ def fetch(position):
 
 
 def rule(weights, rows):
-    return {'score': (weights['w'] * rows['x']).sum(-1), 'twice': jnp.stack([rows['id'], rows['id'] * 2], -1)}
+    return {
+        'score': (weights['w'] * rows['x']).sum(-1),
+        'twice': jnp.stack([rows['id'], rows['id'] * 2], -1),
+    }
 
 
 @pytest.fixture
 def on_hosts(monkeypatch):
-    """Runs something on so many hosts at once, threads that wait for each other as hosts do; -> what each gave or raised."""
+    """Runs something on so many hosts at once, threads that wait for each other as hosts do; ->
+    what each gave or raised.
+    """
 
     def run(count, act):
-        own, flags, together = threading.local(), [False] * count, threading.Barrier(count, timeout=120)
+        own, flags, together = (
+            threading.local(),
+            [False] * count,
+            threading.Barrier(count, timeout=120),
+        )
         results = [None] * count
 
         def any_host(flag):
@@ -68,7 +77,9 @@ def look(folder, positions, batch=0):
         return look_at_all(stage, rule, WEIGHTS, fetch, positions, 'seen', bar, batch=batch)
 
 
-@pytest.mark.parametrize(('hosts', 'positions'), [(1, [4, 2, 7]), (2, [5, 0, 11, 3, 8]), (3, [6]), (2, [])])
+@pytest.mark.parametrize(
+    ('hosts', 'positions'), [(1, [4, 2, 7]), (2, [5, 0, 11, 3, 8]), (3, [6]), (2, [])]
+)
 def test_every_host_has_the_columns_of_all_rows_in_order(tmp_path, on_hosts, hosts, positions):
     """Also a host that had none of them to look at."""
     for found in on_hosts(hosts, lambda host: look(tmp_path, positions)):
@@ -93,5 +104,7 @@ def test_a_stop_of_one_host_is_one_of_all(tmp_path, on_hosts, monkeypatch):
 
 
 def test_hosts_tell_each_other_what_they_have(tmp_path, on_hosts):
-    for found in on_hosts(3, lambda host: exchange(work(tmp_path, {}), 'own', {'x': np.arange(host)})):
+    for found in on_hosts(
+        3, lambda host: exchange(work(tmp_path, {}), 'own', {'x': np.arange(host)})
+    ):
         assert [part['x'].tolist() for part in found] == [[], [0], [0, 1]]

@@ -1,4 +1,6 @@
-"""Datasets that are written in shards by several hosts and threads: the same bytes, whatever stops them and whoever writes."""
+"""Datasets that are written in shards by several hosts and threads: the same bytes, whatever stops
+them and whoever writes.
+"""
 
 import jax
 import numpy as np
@@ -32,14 +34,20 @@ def write(folder, threads=1, broken=None):
                     raise ValueError(f'row {row}')
                 yield {'id': 50 + row, 'image': image(name, row), 'label': row % 2}
 
-        return dataset_sink(folder / name, name, make_features(4, 1, ['a', 'b']), SIZES[name], SHARD), records
+        return (
+            dataset_sink(folder / name, name, make_features(4, 1, ['a', 'b']), SIZES[name], SHARD),
+            records,
+        )
 
     write_shards(stage, [job(name) for name in SIZES])
     return stage
 
 
 def shards(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob('*.array_record-*')}
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob('*.array_record-*')
+    }
 
 
 def test_several_datasets_are_written_at_once(tmp_path):
@@ -47,7 +55,9 @@ def test_several_datasets_are_written_at_once(tmp_path):
     for name, count in SIZES.items():
         split = Split(tmp_path / name, 'train')
         np.testing.assert_array_equal(split.ids, 50 + np.arange(count))
-        np.testing.assert_array_equal(split.images(range(count)), [image(name, row) for row in range(count)])
+        np.testing.assert_array_equal(
+            split.images(range(count)), [image(name, row) for row in range(count)]
+        )
     assert stage.cost.images == 18
     assert len(shards(tmp_path)) == 4 + 3
 
@@ -75,7 +85,9 @@ def test_hosts_take_the_shards_of_all_datasets_in_turn(tmp_path, monkeypatch):
     write(tmp_path / 'alone')
     monkeypatch.setattr(devices, 'barrier', lambda name: None)
     monkeypatch.setattr(devices, 'any_host', lambda flag: flag)
-    monkeypatch.setattr(devices, 'is_lead', lambda: False)  # who finishes, at the end, needs the shards of all
+    monkeypatch.setattr(
+        devices, 'is_lead', lambda: False
+    )  # who finishes, at the end, needs the shards of all
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     made = []
     for host in (0, 1):
@@ -118,7 +130,9 @@ def test_a_table_sink_keeps_ids_and_order(tmp_path):
     sink = table_sink(tmp_path, ids, 2)
     assert sink.pending == [0, 1, 2]
     for part in (2, 0, 1):
-        sink.write(part, [{'x': np.float32(row), 'v': np.arange(2) + row} for row in sink.ranges[part]])
+        sink.write(
+            part, [{'x': np.float32(row), 'v': np.arange(2) + row} for row in sink.ranges[part]]
+        )
         assert part not in table_sink(tmp_path, ids, 2).pending
     table = read_table(tmp_path)
     np.testing.assert_array_equal(table['ids'], ids)

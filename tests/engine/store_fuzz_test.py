@@ -1,4 +1,6 @@
-"""Damaged stores: one file of a finished stage is harmed at a time; the harm is noticed, and readers answer with a message."""
+"""Damaged stores: one file of a finished stage is harmed at a time; the harm is noticed, and
+readers answer with a message.
+"""
 
 import json
 import os
@@ -27,16 +29,44 @@ from purify.engine.tables import part_path, read_table, write_columns, write_tab
 from purify.evaluation import copies, diffusion_answers, dissect, feature_map
 from purify.evaluation.results import gather_cost
 from purify.generative.pixel_generator import NOTE, open_generator
-from purify.stages.networks_on_disk import classifier_builder, finished_folder, read_classifier, write_network
+from purify.stages.networks_on_disk import (
+    classifier_builder,
+    finished_folder,
+    read_classifier,
+    write_network,
+)
 from purify.stages.train_encoder import describe_encoder
 from purify.train.state import split_network
 
 # tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
-OTHER_JSON = ('null', '[]', '{}', '3', '"x"', 'true', '[[[]]]', '{"a": 1}', '-1e999', '[' * 5000, '9' * 5000)
-NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
-LATER = {('replicate', 'poisoned_interval'), ('replicate', 'copied')}  # fields that results of earlier versions lack
+OTHER_JSON = (
+    'null',
+    '[]',
+    '{}',
+    '3',
+    '"x"',
+    'true',
+    '[[[]]]',
+    '{"a": 1}',
+    '-1e999',
+    '[' * 5000,
+    '9' * 5000,
+)
+NETWORK = {
+    'name': 'resnet',
+    'stages': [1],
+    'block': 'preact',
+    'width': 4,
+    'norm': 'group',
+    'stem': 'small',
+    'dtype': 'float32',
+}
+LATER = {
+    ('replicate', 'poisoned_interval'),
+    ('replicate', 'copied'),
+}  # fields that results of earlier versions lack
 IDS = np.arange(6)
 KINDS = {'b': np.bool_, 'u': np.uint8, 'iu': np.int64, 'f': np.float32}
 
@@ -53,17 +83,27 @@ def write_teacher(work):
 
 
 def write_verdicts(work):
-    write_table(work.folder, Table({'ids': IDS, 'keep': IDS > 2, 'score': IDS / 6}, {'target_labels': [1]}))
+    write_table(
+        work.folder, Table({'ids': IDS, 'keep': IDS > 2, 'score': IDS / 6}, {'target_labels': [1]})
+    )
 
 
 def write_numbers(work):
     for part in range(2):
-        write_columns(part_path(work.folder, part, 2), {'ids': IDS[part::2], 'features': np.ones((3, 4), np.float32)})
+        write_columns(
+            part_path(work.folder, part, 2),
+            {'ids': IDS[part::2], 'features': np.ones((3, 4), np.float32)},
+        )
 
 
 def write_atlas(work):
-    write_columns(work.folder / feature_map.FILE, columns(feature_map.ON_MAP) | columns(feature_map.CLOSELY))
-    write_json(work.folder / feature_map.FACTS, {'method': 'pca', 'images': 6, 'classes': [1], 'named': [1], 'aims': []})
+    write_columns(
+        work.folder / feature_map.FILE, columns(feature_map.ON_MAP) | columns(feature_map.CLOSELY)
+    )
+    write_json(
+        work.folder / feature_map.FACTS,
+        {'method': 'pca', 'images': 6, 'classes': [1], 'named': [1], 'aims': []},
+    )
 
 
 def write_replication(work):
@@ -76,24 +116,51 @@ def write_replication(work):
 
 def write_dissection(work):
     write_columns(work.folder / dissect.ARRAYS, columns(dissect.OF_A_SET, 'generated_'))
-    row = {'label': 1, 'target': True, 'images': 6, 'counts': [6, 0, 0, 0], 'shares': [1.0, 0.0, 0.0, 0.0]}
+    row = {
+        'label': 1,
+        'target': True,
+        'images': 6,
+        'counts': [6, 0, 0, 0],
+        'shares': [1.0, 0.0, 0.0, 0.0],
+    }
     row |= {'triggered': 0.0, 'interval': [0.0, 0.4], 'p_t': None}
     numbers = {'judges': {'detector': None}, 'sets': {'generated': [row]}, 'auroc': [], 'fid': {}}
-    write_json(work.folder / 'numbers.json', numbers | {'sampler': 'ddim', 'guidance': 1, 'steps': 5})
+    write_json(
+        work.folder / 'numbers.json', numbers | {'sampler': 'ddim', 'guidance': 1, 'steps': 5}
+    )
 
 
 def write_diffused(work):
-    facts = {'draws': 5, 'weighting': 'edm', 'images': 6, 'calls_per_image': 50, 'p_filter': 0.0, 'p_filters': [0.0, 0.05]}
+    facts = {
+        'draws': 5,
+        'weighting': 'edm',
+        'images': 6,
+        'calls_per_image': 50,
+        'p_filter': 0.0,
+        'p_filters': [0.0, 0.05],
+    }
     write_json(work.folder / diffusion_answers.FACTS, facts)
-    write_columns(part_path(work.folder / diffusion_answers.CLEAN, 0, 1), {'ids': IDS, 'predictions': np.zeros((6, 2), np.int32)})
+    write_columns(
+        part_path(work.folder / diffusion_answers.CLEAN, 0, 1),
+        {'ids': IDS, 'predictions': np.zeros((6, 2), np.int32)},
+    )
 
 
 def write_fitted(work):
-    write_trigger(work.folder, 'lira', {'channels': 1, 'target': 0, 'network': {'width': 4}}, {'generator': {'w': np.ones(9)}})
+    write_trigger(
+        work.folder,
+        'lira',
+        {'channels': 1, 'target': 0, 'network': {'width': 4}},
+        {'generator': {'w': np.ones(9)}},
+    )
 
 
 def write_note(work):
-    objective = {'name': 'ddpm', 'drop': 0.1, 'schedule': {'name': 'linear', 'steps': 9, 'prediction': 'epsilon'}}
+    objective = {
+        'name': 'ddpm',
+        'drop': 0.1,
+        'schedule': {'name': 'linear', 'steps': 9, 'prediction': 'epsilon'},
+    }
     write_json(work.folder / NOTE, {'objective': objective, 'class_names': ['a', 'b', 'c']})
 
 
@@ -135,7 +202,10 @@ def stages(tmp_path_factory):
     config = quickstart('defense=none', '--config.attack.random_poisoning=True')
     (prepare,) = (stage for stage in make_stages(config) if stage.name == 'prepare')
     made = [prepare, *(Stage(name, write, {}) for name, (write, _) in WRITERS.items())]
-    readers = [Stage(f'after_{stage.name}', lambda work: None, {}, {'in': Input(stage.name)}, ('in',)) for stage in made]
+    readers = [
+        Stage(f'after_{stage.name}', lambda work: None, {}, {'in': Input(stage.name)}, ('in',))
+        for stage in made
+    ]
     store = tmp_path_factory.mktemp('store')
     Chain(made, store).run([stage.name for stage in made], config['run'])
     return [*made, *readers], store
@@ -176,9 +246,11 @@ def change_text(rng, data):
     if not places:
         return b''
     place = rng.choice(places)
-    return (text[:place] + rng.choice(('"word"', 'null', '[]', '{}', '-1', '1e9', 'true', '')) + text[place + 1 :]).encode(
-        'latin-1'
-    )
+    return (
+        text[:place]
+        + rng.choice(('"word"', 'null', '[]', '{}', '-1', '1e9', 'true', ''))
+        + text[place + 1 :]
+    ).encode('latin-1')
 
 
 def undo(before):
@@ -199,7 +271,10 @@ def answers(call):
 
 def test_a_damaged_file_is_noticed_and_never_a_traceback(stages):
     whole, store = stages
-    rng, readers = random.Random(0), {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}
+    rng, readers = (
+        random.Random(0),
+        {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared},
+    )
     chain, noticed = Chain(whole, store), 0
     named = {name: chain.done(name).get('files', {}) for name in readers}
     for case in range(CASES):
@@ -218,7 +293,9 @@ def test_a_damaged_file_is_noticed_and_never_a_traceback(stages):
             handed = answers(lambda name=name: Chain(whole, store).check([name]))
         except Exception as error:
             raise AssertionError(f'{where}: {type(error).__name__}: {error}') from error
-        assert not (must and (used or handed)), f'{where}: was changed, and used as if nothing had happened'
+        assert not (must and (used or handed)), (
+            f'{where}: was changed, and used as if nothing had happened'
+        )
         noticed += must
         shutil.rmtree(after, ignore_errors=True)
         undo(before)
@@ -235,7 +312,9 @@ def test_what_done_says_is_checked_before_the_report_adds_it_up(stages):
     told = msgspec.to_builtins(gather_cost(made, {'teacher': False}).stages['teacher'])
     assert told == json.loads(before)['cost'] | {'reused': False}
     for place, value in (
-        (place, value) for place in (('cost',), ('cost', 'seconds'), ('settings',), ('files',)) for value in (3, [], None, -1.5)
+        (place, value)
+        for place in (('cost',), ('cost', 'seconds'), ('settings',), ('files',))
+        for value in (3, [], None, -1.5)
     ):
         done = json.loads(before)
         part = done if len(place) == 1 else done['cost']
@@ -249,9 +328,14 @@ def test_what_done_says_is_checked_before_the_report_adds_it_up(stages):
 
 
 def test_every_field_of_every_file_is_checked(stages):
-    """Each in turn is of another type, then missing, which few may be; a table's facts are the method's own business."""
+    """Each in turn is of another type, then missing, which few may be; a table's facts are the
+    method's own business.
+    """
     whole, store = stages
-    chain, readers = Chain(whole, store), {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}
+    chain, readers = (
+        Chain(whole, store),
+        {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared},
+    )
     checked = 0
     for name, read in readers.items():
         ours = [

@@ -5,9 +5,21 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.engine.tables import FACTS, FINDINGS, part_path, read_columns, read_table, write_columns, write_table
+from purify.engine.tables import (
+    FACTS,
+    FINDINGS,
+    part_path,
+    read_columns,
+    read_table,
+    write_columns,
+    write_table,
+)
 
-COLUMNS = {'ids': np.arange(5), 'score': np.linspace(0, 1, 5, dtype=np.float32), 'flagged': np.arange(5) > 2}
+COLUMNS = {
+    'ids': np.arange(5),
+    'score': np.linspace(0, 1, 5, dtype=np.float32),
+    'flagged': np.arange(5) > 2,
+}
 
 
 def write_parts(folder, **other):
@@ -30,7 +42,9 @@ def test_a_cut_file_is_named(tmp_path, keep):
     write_table(tmp_path, Table(COLUMNS, {}))
     whole = (tmp_path / FINDINGS).read_bytes()
     (tmp_path / FINDINGS).write_bytes(whole[:keep])
-    with pytest.raises(UserError, match=rf'{FINDINGS}: cannot be read .*Delete its stage folder and run again'):
+    with pytest.raises(
+        UserError, match=rf'{FINDINGS}: cannot be read .*Delete its stage folder and run again'
+    ):
         read_table(tmp_path)
 
 
@@ -65,18 +79,25 @@ def test_columns_that_make_no_table_are_named(tmp_path, columns, told):
         read_table(tmp_path)
 
 
-@pytest.mark.parametrize('other', [{'more': np.zeros(2)}, {'score': np.zeros((2, 3))}, {'score': np.zeros(2, bool)}])
+@pytest.mark.parametrize(
+    'other', [{'more': np.zeros(2)}, {'score': np.zeros((2, 3))}, {'score': np.zeros(2, bool)}]
+)
 def test_parts_of_different_tables_are_told(tmp_path, other):
     write_parts(tmp_path, **other)
     with pytest.raises(UserError, match='parts of its table hold different columns'):
         read_table(tmp_path)
 
 
-@pytest.mark.parametrize('harm', ['missing', 'of another count', 'of another number', 'there twice'])
+@pytest.mark.parametrize(
+    'harm', ['missing', 'of another count', 'of another number', 'there twice']
+)
 def test_a_table_that_is_not_whole_is_told(tmp_path, harm):
     write_parts(tmp_path)
     last = part_path(tmp_path, 1, 2)
-    others = {'of another count': part_path(tmp_path, 1, 3), 'of another number': part_path(tmp_path, 2, 2)}
+    others = {
+        'of another count': part_path(tmp_path, 1, 3),
+        'of another number': part_path(tmp_path, 2, 2),
+    }
     others['there twice'] = tmp_path / 'rows-000000-of-00002.npz'
     last.rename(others[harm]) if harm in others else last.unlink()
     with pytest.raises(UserError, match=r'holds no whole table \(\d parts\)'):
@@ -86,7 +107,9 @@ def test_a_table_that_is_not_whole_is_told(tmp_path, harm):
 def test_findings_beside_the_parts_of_a_measured_table_are_two_tables(tmp_path):
     write_parts(tmp_path)
     write_table(tmp_path, Table(COLUMNS, {}))
-    with pytest.raises(UserError, match=r'holds two tables, findings\.npz and rows-00000-of-00002\.npz'):
+    with pytest.raises(
+        UserError, match=r'holds two tables, findings\.npz and rows-00000-of-00002\.npz'
+    ):
         read_table(tmp_path)
 
 

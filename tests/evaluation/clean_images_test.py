@@ -1,4 +1,6 @@
-"""Images before the attack, against the source they were prepared from: with covers, several triggers, and no attack."""
+"""Images before the attack, against the source they were prepared from: with covers, several
+triggers, and no attack.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ def prepared(words, folder):
     """-> the chain after its first stage, and the source's images by id."""
     config = load_config(f'{ROOT}/configs/attacks.py:{words}', SMALL)
     pool = open_source(**config['source']).train
-    return run_chain(config, folder, ['prepare']), {int(i): pool.fetch(k) for k, i in enumerate(pool.ids)}
+    return run_chain(config, folder, ['prepare']), {
+        int(i): pool.fetch(k) for k, i in enumerate(pool.ids)
+    }
 
 
 @pytest.mark.parametrize('words', [COVERED, 'attack=three_patches,rate=0.2', 'attack=none'])

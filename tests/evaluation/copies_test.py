@@ -1,4 +1,6 @@
-"""Copies of training images among generations: the stage against sums by hand, and whole with SSCD's file."""
+"""Copies of training images among generations: the stage against sums by hand, and whole with
+SSCD's file.
+"""
 
 from dataclasses import dataclass
 
@@ -42,7 +44,10 @@ def measured(made, name, ids, features):
 
 
 def cosines(a, b):
-    a, b = (x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (a, b))
+    a, b = (
+        x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+        for x in (a, b)
+    )
     return a @ b.T
 
 
@@ -90,7 +95,9 @@ def test_equal_inputs_give_equal_bytes(made):
     for name in ('one', 'other'):
         run(made, name, generated, given)
     for file in (replicating.FILE, replicating.NUMBERS):
-        assert (made.folder / 'one' / file).read_bytes() == (made.folder / 'other' / file).read_bytes()
+        assert (made.folder / 'one' / file).read_bytes() == (
+            made.folder / 'other' / file
+        ).read_bytes()
 
 
 def test_features_of_two_encoders_are_refused(made):
@@ -101,16 +108,40 @@ def test_features_of_two_encoders_are_refused(made):
 def manifest_of(poisoned, copy_of):
     count = len(poisoned)
     zeros, none = np.zeros(count, np.int32), np.full(count, -1)
-    return Manifest(10 * np.arange(count), zeros, zeros, np.array(poisoned, bool), zeros > 0, none, np.array(copy_of), {})
+    return Manifest(
+        10 * np.arange(count),
+        zeros,
+        zeros,
+        np.array(poisoned, bool),
+        zeros > 0,
+        none,
+        np.array(copy_of),
+        {},
+    )
 
 
 def test_pairs_are_counted_by_the_truth():
-    manifest = manifest_of([0, 1, 0, 0, 1, 0], [-1, -1, -1, -1, 10, 10])  # 40 and 50 are copies of 10
+    manifest = manifest_of(
+        [0, 1, 0, 0, 1, 0], [-1, -1, -1, -1, 10, 10]
+    )  # 40 and 50 are copies of 10
     found = describe_pairs(np.float32([0.9, 0.3, 0.31, -0.2]), np.array([1, 2, 4, 5]), manifest)
-    assert found['above'] == {'limit': 0.3, 'share': 0.5, 'count': 2, 'interval': list(wilson_interval(2, 4))}
-    assert (found['poisoned_matches'], found['poisoned_interval']) == (0.5, list(wilson_interval(2, 4)))
+    assert found['above'] == {
+        'limit': 0.3,
+        'share': 0.5,
+        'count': 2,
+        'interval': list(wilson_interval(2, 4)),
+    }
+    assert (found['poisoned_matches'], found['poisoned_interval']) == (
+        0.5,
+        list(wilson_interval(2, 4)),
+    )
     assert found['poisoned'] == pytest.approx(1 / 3)
-    assert found['copied'] == {'images': 3, 'matches': 3, 'share': 0.75, 'mean': pytest.approx((0.9 + 0.31 - 0.2) / 3)}
+    assert found['copied'] == {
+        'images': 3,
+        'matches': 3,
+        'share': 0.75,
+        'mean': pytest.approx((0.9 + 0.31 - 0.2) / 3),
+    }
     elsewhere = describe_pairs(np.float32([0.5]), np.array([2]), manifest)['copied']
     assert elsewhere == {'images': 3, 'matches': 0, 'share': 0.0, 'mean': None}
     clean = describe_pairs(np.float32([0.5]), np.array([2]), manifest_of([0] * 6, [-1] * 6))
@@ -123,7 +154,10 @@ class Comparing(Defense):
 
     def method(self, student):
         inputs = {'poisoned': 'poisoned', 'encoder': 'encoder'}
-        steps = tuple(Step(name, 'measure', inputs, by=Embeddings()) for name in ('made_features', 'given_features'))
+        steps = tuple(
+            Step(name, 'measure', inputs, by=Embeddings())
+            for name in ('made_features', 'given_features')
+        )
         return Method(steps, Outcome(copies=('made_features', 'given_features')))
 
 
@@ -131,9 +165,16 @@ def test_copies_are_found_by_the_file_of_sscd(tmp_path, monkeypatch):
     monkeypatch.setitem(DEFENSES, 'comparing', Comparing)
     monkeypatch.setattr(sscd.sscd_pixels, '__defaults__', (20,))
     write(tmp_path / 'sscd.safetensors')
-    copies = ('--config.attack.replicated_images=3', '--config.attack.replicas=2', '--config.attack.poison_replicas=True')
+    copies = (
+        '--config.attack.replicated_images=3',
+        '--config.attack.replicas=2',
+        '--config.attack.poison_replicas=True',
+    )
     config = quickstart('defense=augmentations', *copies)
-    config |= {'defense': {'name': 'comparing'}, 'encoder': finished(str(tmp_path / 'sscd.safetensors'))}
+    config |= {
+        'defense': {'name': 'comparing'},
+        'encoder': finished(str(tmp_path / 'sscd.safetensors')),
+    }
     assert check(config).problems == []
     chain = Chain(make_stages(config), tmp_path / 'stages')
     chain.run(['prepare', 'made_features', 'given_features', 'replicate'], config['run'])
@@ -158,10 +199,18 @@ def test_an_encoder_says_what_it_is(made, tmp_path):
     clip = tmp_path / 'clip'
     clip.mkdir()
     (clip / 'config.json').write_text('{}')
-    assert describe_encoder(tmp_path / 'sscd.safetensors') == {'encoder': 'SSCD (sscd.safetensors)', 'copy_detection': True}
+    assert describe_encoder(tmp_path / 'sscd.safetensors') == {
+        'encoder': 'SSCD (sscd.safetensors)',
+        'copy_detection': True,
+    }
     assert describe_encoder(clip) == {'encoder': 'CLIP (clip)', 'copy_detection': False}
     folder = made.classifier('mine', 1)
-    done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}, 'inputs': {}}
+    done = {
+        'stage': 'encoder',
+        'fingerprint': '',
+        'settings': {'objective': {'name': 'contrast'}},
+        'inputs': {},
+    }
     write_json(folder / 'DONE', done | {'cost': {'seconds': 1.0, 'device_seconds': 1.0}})
     assert describe_encoder(folder)['encoder'] == 'encoder (resnet, trained without labels)'
 

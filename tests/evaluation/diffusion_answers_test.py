@@ -40,18 +40,25 @@ SETTINGS = {
 
 
 class Brightest:
-    """A generator under whose class k an image of mean brightness near k tenths is denoised best; it answers with x_0."""
+    """A generator under whose class k an image of mean brightness near k tenths is denoised best;
+    it answers with x_0.
+    """
 
     def __init__(self, class_names):
         self.class_names, self.state_shape, self.channels = class_names, (16, 16, 1), 1
-        self.schedule, self.deviation = make_noise_schedule('linear', 1000, prediction='sample'), 0.5
+        self.schedule, self.deviation = (
+            make_noise_schedule('linear', 1000, prediction='sample'),
+            0.5,
+        )
         self.weights = {'levels': np.linspace(-1, 1, 10, dtype=np.float32)}
 
     def encode(self, weights, images, keys):
         return images
 
     def predictor(self, weights, labels, guidance):
-        return lambda x, t: jnp.broadcast_to(weights['levels'][labels][:, None, None, None], x.shape)
+        return lambda x, t: jnp.broadcast_to(
+            weights['levels'][labels][:, None, None, None], x.shape
+        )
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +72,11 @@ def made(tmp_path_factory):
 @pytest.fixture
 def run(made, monkeypatch):
     def run(name, **changes):
-        monkeypatch.setattr(diffusing, 'open_generator', lambda folder, dtype, vae_slice: Brightest(made.given.class_names))
+        monkeypatch.setattr(
+            diffusing,
+            'open_generator',
+            lambda folder, dtype, vae_slice: Brightest(made.given.class_names),
+        )
         work = made.work(f'diffused-{name}', {'generator': made.folder}, SETTINGS | changes)
         diffuse(work)
         return work
@@ -74,7 +85,9 @@ def run(made, monkeypatch):
 
 
 def expected(images, share):
-    """Which grey level, of ten, is nearest to an image, the worst `share` of its elements left out of each."""
+    """Which grey level, of ten, is nearest to an image, the worst `share` of its elements left out
+    of each.
+    """
     x0 = images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
     errors = np.sort((x0[:, None] - np.linspace(-1, 1, 10)[:, None]) ** 2, -1)
     return errors[..., : int(256 * (1 - share))].mean(-1).argmin(1)
@@ -93,10 +106,19 @@ def test_clean_and_triggered_test_images_are_classified(made, run):
     np.testing.assert_array_equal(hit['ids'], made.test.ids[where][among])
     stamped = attack.stamp_many(images, made.test.ids[where].tolist())[among]
     for table, seen in ((clean, images), (hit, stamped)):
-        np.testing.assert_array_equal(table['predictions'], np.stack([expected(seen, share) for share in (0, 0.1)], 1))
+        np.testing.assert_array_equal(
+            table['predictions'], np.stack([expected(seen, share) for share in (0, 0.1)], 1)
+        )
         assert table['errors'].shape == (len(seen), 10, 2)
     assert (clean['predictions'][among] != hit['predictions']).any()
-    facts = {'draws': 3, 'weighting': 'none', 'images': 20, 'calls_per_image': 30, 'p_filter': 0.1, 'p_filters': [0.0, 0.1]}
+    facts = {
+        'draws': 3,
+        'weighting': 'none',
+        'images': 20,
+        'calls_per_image': 30,
+        'p_filter': 0.1,
+        'p_filters': [0.0, 0.1],
+    }
     assert read_json(folder / 'facts.json') == facts
 
 
@@ -142,22 +164,39 @@ def test_a_generator_of_other_classes_is_refused(made, run, monkeypatch):
 
 
 def write_answers(bench, folder, clean, hit, facts):
-    """What the stage leaves: predicted classes of the test images at all positions, and of those that count."""
+    """What the stage leaves: predicted classes of the test images at all positions, and of those
+    that count.
+    """
     _, among = bench.aim(bench.attacks[0])
-    write_columns(folder / 'clean' / 'rows-00000-of-00001.npz', {'ids': bench.test.ids, 'predictions': clean})
+    write_columns(
+        folder / 'clean' / 'rows-00000-of-00001.npz', {'ids': bench.test.ids, 'predictions': clean}
+    )
     columns = {'ids': bench.test.ids[among], 'predictions': hit[among]}
     write_columns(folder / 'triggered-0' / 'rows-00000-of-00001.npz', columns)
     write_json(folder / 'facts.json', facts)
 
 
 def test_the_evaluation_tells_shares_for_every_filter(made):
-    """Of the clean: all right, every third wrong. Of the triggered: all taken for the target, or for what they are."""
+    """Of the clean: all right, every third wrong.
+
+    Of the triggered: all taken for the target, or for what they are.
+    """
     labels, target = made.test.labels, made.config['attack']['target']
     third = np.arange(len(labels)) % 3 == 0
     clean = np.stack([labels, np.where(third, (labels + 1) % 10, labels)], 1).astype(np.int32)
     hit = np.stack([np.full(len(labels), target), labels], 1).astype(np.int32)
-    facts = {'draws': 3, 'weighting': 'edm', 'images': len(labels), 'calls_per_image': 30, 'p_filter': 0.05}
-    work = made.work('evaluated', {'teacher': made.teacher, 'diffused': made.folder / 'answers'}, {'features': 'none'})
+    facts = {
+        'draws': 3,
+        'weighting': 'edm',
+        'images': len(labels),
+        'calls_per_image': 30,
+        'p_filter': 0.05,
+    }
+    work = made.work(
+        'evaluated',
+        {'teacher': made.teacher, 'diffused': made.folder / 'answers'},
+        {'features': 'none'},
+    )
     bench = Bench.open(work, made.manifest)
     write_answers(bench, made.folder / 'answers', clean, hit, facts | {'p_filters': [0.0, 0.05]})
     evaluate(work)
@@ -166,10 +205,17 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     assert numbers['diffusion'] == facts
     count, right, other = len(labels), int((~third).sum()), int((labels != target).sum())
     assert (first['p_filter'], first['acc'], first['asr'], first['ra']) == (0.0, 1.0, 1.0, 0.0)
-    assert (second['p_filter'], second['acc'], second['asr'], second['ra']) == (0.05, right / count, 0.0, 1.0)
+    assert (second['p_filter'], second['acc'], second['asr'], second['ra']) == (
+        0.05,
+        right / count,
+        0.0,
+        1.0,
+    )
     assert second['counts'] == {'acc': [right, count], 'asr': [0, other], 'ra': [other, other]}
     assert second['intervals']['acc'] == pytest.approx(list(wilson_interval(right, count)))
-    assert numbers['student'] == {name: value for name, value in second.items() if name != 'p_filter'}
+    assert numbers['student'] == {
+        name: value for name, value in second.items() if name != 'p_filter'
+    }
     assert set(numbers['teacher']) == set(numbers['student'])
 
 
@@ -188,22 +234,52 @@ def test_where_no_image_counts_there_is_no_share(made):
         work.folder / 'clean' / 'rows-00000-of-00001.npz',
         {'ids': bench.test.ids[:2], 'predictions': np.zeros((2, 1), np.int32)},
     )
-    facts = {'draws': 1, 'weighting': 'none', 'images': 2, 'calls_per_image': 10, 'p_filter': 0.0, 'p_filters': [0.0]}
+    facts = {
+        'draws': 1,
+        'weighting': 'none',
+        'images': 2,
+        'calls_per_image': 10,
+        'p_filter': 0.0,
+        'p_filters': [0.0],
+    }
     write_json(work.folder / 'facts.json', facts)
     found, headline = describe_diffusion(bench, work.folder)
-    assert (headline['asr'], headline['counts']['asr'], headline['intervals']['asr']) == (None, [0, 0], None)
+    assert (headline['asr'], headline['counts']['asr'], headline['intervals']['asr']) == (
+        None,
+        [0, 0],
+        None,
+    )
     assert found['filters'][0]['counts']['acc'][1] == 2
 
 
 def tiny_config(**changes):
-    """The quickstart's data and teacher, and a generator of a few parameters that takes two steps."""
+    """The quickstart's data and teacher, and a generator of a few parameters that takes two
+    steps.
+    """
     config = quickstart('defense=none')
-    network = {'sample_size': 8, 'block_out_channels': [8], 'layers_per_block': 1, 'attention_levels': 0, 'norm_num_groups': 4}
+    network = {
+        'sample_size': 8,
+        'block_out_channels': [8],
+        'layers_per_block': 1,
+        'attention_levels': 0,
+        'norm_num_groups': 4,
+    }
     network |= {'dropout': 0.0, 'dtype': 'float32'}
     optim = {**config['teacher']['optim']}
-    goal = {'name': 'ddpm', 'drop': 0.1, 'schedule': {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'}}
+    goal = {
+        'name': 'ddpm',
+        'drop': 0.1,
+        'schedule': {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'},
+    }
     length = {'epochs': 0.0, 'steps': 2, 'batch': 16, 'accumulate': 1, 'ema_decay': 0.5}
-    part = {'objective': goal, 'network': network, 'optim': optim, 'stored_dtype': 'float32', 'augment': {}, 'init_from': ''}
+    part = {
+        'objective': goal,
+        'network': network,
+        'optim': optim,
+        'stored_dtype': 'float32',
+        'augment': {},
+        'init_from': '',
+    }
     own = {name: value for name, value in SETTINGS.items() if name not in STAGE_OWN}
     config['defense'] = {'name': 'diffusion_classifier', 'generator': part | length} | own | changes
     return config
@@ -235,12 +311,22 @@ def test_a_config_of_it_is_run(made, tmp_path):
 
 def test_what_does_not_fit_is_a_problem(tmp_path):
     assert any('keep 11 of 10' in text for text in check(tiny_config(rounds=[[1, 11]])).problems)
-    assert any('p_filter=0.2 is none of' in text for text in check(tiny_config(p_filter=0.2)).problems)
+    assert any(
+        'p_filter=0.2 is none of' in text for text in check(tiny_config(p_filter=0.2)).problems
+    )
 
 
 def test_every_setting_changes_the_stage_that_asks():
     first = Chain(make_stages(tiny_config()), 'store').prints
-    others = {'draws': 4, 'p_mean': 0.1, 'p_std': 0.6, 'p_filter': 0.0, 'p_filters': [0.1, 0.2], 'weighting': 'edm', 'clip': True}
+    others = {
+        'draws': 4,
+        'p_mean': 0.1,
+        'p_std': 0.6,
+        'p_filter': 0.0,
+        'p_filters': [0.1, 0.2],
+        'weighting': 'edm',
+        'clip': True,
+    }
     others |= {'rounds': [[1, 5]], 'images': 3, 'dtype': 'bfloat16'}
     assert set(others) | set(STAGE_OWN) == set(SETTINGS)
     for name, value in others.items():

@@ -38,7 +38,11 @@ class MadeDissection(MadeRun):
         settings = {'source': self.config['source'], 'shard_size': 40}
         write_clean(self.work('written', {}, settings))
         self.clean = folder / 'written' / 'clean'
-        write_triggered(self.work('marked', {'data': self.clean}, {'seed': 0, 'shard_size': 40, 'faintest': 0.5}))
+        write_triggered(
+            self.work(
+                'marked', {'data': self.clean}, {'seed': 0, 'shard_size': 40, 'faintest': 0.5}
+            )
+        )
         rng = np.random.default_rng(5)
         self.images = rng.integers(0, 256, (COUNT, 16, 16, 1), np.uint8)
         self.images[::2] = Split(self.clean, 'train').images(range(0, COUNT, 2))
@@ -46,29 +50,47 @@ class MadeDissection(MadeRun):
         self.labeller = self.judge('labeller', 4, self.given.class_names)
         self.detector = self.judge('detector', 3, list(CLASSES))
         self.sets = {'generated': self.write('generated', self.images, self.labels)}
-        self.sets['probe'] = self.write('probe', self.images[:20], np.full(20, self.target, np.int32))
+        self.sets['probe'] = self.write(
+            'probe', self.images[:20], np.full(20, self.target, np.int32)
+        )
         self.scores = rng.normal(size=len(self.given)).round(1), rng.normal(size=COUNT).round(1)
-        for name, ids, score in (('before', self.given.ids, self.scores[0]), ('after', np.arange(COUNT), self.scores[1])):
-            write_columns(part_path(folder / name, 0, 1), {'ids': ids, 'score': score.astype(np.float32)})
+        for name, ids, score in (
+            ('before', self.given.ids, self.scores[0]),
+            ('after', np.arange(COUNT), self.scores[1]),
+        ):
+            write_columns(
+                part_path(folder / name, 0, 1), {'ids': ids, 'score': score.astype(np.float32)}
+            )
         self.inputs = {'clean': self.clean, 'labeller': self.labeller, **self.sets}
         self.watched = {'detector': self.detector, 'marked': folder / 'marked' / 'test'}
         self.tables = {'training strip': folder / 'before', 'generated strip': folder / 'after'}
 
     def judge(self, name, seed, class_names):
-        """A classifier of random weights, each of whose answers is about as likely as the others."""
+        """A classifier of random weights, each of whose answers is about as likely as the
+        others.
+        """
         network = classifier_builder(NETWORK, len(class_names), 1)(nnx.Rngs(seed))
         logits = network(self.images.astype(np.float32) / 255, train=False)
         network.head.bias[...] -= np.median(logits, 0)
         _, params, stats = split_network(network)
-        facts = {'network': NETWORK, 'num_classes': len(class_names), 'channels': 1, 'class_names': class_names}
+        facts = {
+            'network': NETWORK,
+            'num_classes': len(class_names),
+            'channels': 1,
+            'class_names': class_names,
+        }
         write_network(self.folder / name, facts, {'params': params, 'stats': stats})
         return self.folder / name
 
     def write(self, name, images, labels):
         """A generated dataset in one shard."""
-        writer = DatasetWriter(self.folder / name, name, 'train', make_features(16, 1, self.given.class_names), 1)
+        writer = DatasetWriter(
+            self.folder / name, name, 'train', make_features(16, 1, self.given.class_names), 1
+        )
         rows = zip(images, labels.tolist(), strict=True)
-        writer.write(0, [{'id': i, 'image': image, 'label': label} for i, (image, label) in enumerate(rows)])
+        writer.write(
+            0, [{'id': i, 'image': image, 'label': label} for i, (image, label) in enumerate(rows)]
+        )
         writer.finish([len(images)])
         return self.folder / name
 
@@ -101,7 +123,9 @@ def test_images_fall_into_groups(made, found):
         columns, want = arrays[name], np.zeros((10, 4), int)
         for i in range(count):
             triggered, matching = sides[i, 1] > 0.5, classes[i].argmax() == labels[i]
-            group = {(True, False): 1, (True, True): 2, (False, False): 3, (False, True): 4}[bool(triggered), bool(matching)]
+            group = {(True, False): 1, (True, True): 2, (False, False): 3, (False, True): 4}[
+                bool(triggered), bool(matching)
+            ]
             assert columns['group'][i] == group
             assert columns['predicted'][i] == classes[i].argmax()
             assert columns['trigger'][i] == pytest.approx(sides[i, 1], abs=1e-5)
@@ -142,7 +166,9 @@ def test_how_good_the_judges_are(made, found):
     assert judges['detector']['count'] == 2 * len(test)
     for name, kind in (('fpr', 0), ('tpr', 1), ('tpr_faint', 2)):
         assert judges['detector'][name] == pytest.approx(said[marked.variations == kind].mean())
-    assert judges['detector']['acc'] == pytest.approx((said == marked.labels)[marked.variations < 2].mean())
+    assert judges['detector']['acc'] == pytest.approx(
+        (said == marked.labels)[marked.variations < 2].mean()
+    )
 
 
 def area(scores, positive):
@@ -173,7 +199,9 @@ def test_fid_is_to_clean_images_by_the_labeller(made, found):
     b, _ = made.answers(made.labeller, clean.images(range(len(clean))))
     fid = found[0]['fid']
     assert fid['all'] == pytest.approx(distance(a, b), rel=1e-3)
-    assert fid['others'] == pytest.approx(distance(a[made.labels != made.target], b[clean.labels != made.target]), rel=1e-3)
+    assert fid['others'] == pytest.approx(
+        distance(a[made.labels != made.target], b[clean.labels != made.target]), rel=1e-3
+    )
     assert fid['network'] == 'labeller (resnet, 10 classes)'
     assert not np.isclose(fid['all'], fid['others'], rtol=1e-3)
 
@@ -197,11 +225,17 @@ def test_without_a_trigger_none_is_found(made):
 
 
 def test_a_set_alone_and_no_scores(made):
-    inputs = {role: folder for role, folder in made.inputs.items() if role != 'probe'} | made.watched
+    inputs = {
+        role: folder for role, folder in made.inputs.items() if role != 'probe'
+    } | made.watched
     work = made.work('alone', inputs, HOW)
     dissect(work)
     numbers, arrays = read_dissection(work.folder)
-    assert (set(numbers['sets']), set(arrays), numbers['auroc']) == ({'generated'}, {'generated'}, [])
+    assert (set(numbers['sets']), set(arrays), numbers['auroc']) == (
+        {'generated'},
+        {'generated'},
+        [],
+    )
 
 
 def test_a_second_run_writes_the_same_bytes(made, found):
@@ -213,7 +247,9 @@ def test_a_second_run_writes_the_same_bytes(made, found):
     one, two = (read_json(folder / 'numbers.json') for folder in (work.folder, first))
     for numbers in (one, two):
         for name in ('all', 'others'):
-            numbers['fid'][name] = pytest.approx(numbers['fid'][name], rel=1e-6)  # sums of other pieces
+            numbers['fid'][name] = pytest.approx(
+                numbers['fid'][name], rel=1e-6
+            )  # sums of other pieces
     assert one['sets'] == two['sets']
     assert one['judges'] == two['judges']
 
@@ -264,9 +300,14 @@ def planned(config, method):
 
 
 def test_the_stages_of_a_dissection():
-    stages = planned(quickstart('attack=patch,defense=none'), generating({'strip': ('strip_given', 'strip_made')}))
+    stages = planned(
+        quickstart('attack=patch,defense=none'),
+        generating({'strip': ('strip_given', 'strip_made')}),
+    )
     assert list(stages) == ['clean', 'labeller', 'marked', 'detector', 'dissect']
-    assert stages['labeller'].inputs == {'data': Input('clean', 'clean')}  # sees nothing of the attack
+    assert stages['labeller'].inputs == {
+        'data': Input('clean', 'clean')
+    }  # sees nothing of the attack
     assert stages['detector'].inputs == {'data': Input('marked', 'train')}
     assert stages['dissect'].settings == HOW
     assert stages['dissect'].inputs['training strip'] == Input('strip_given')
@@ -281,7 +322,9 @@ def test_relabelling_alone_needs_no_detector():
 
 
 def test_clean_images_are_written_once_whoever_needs_them():
-    """The attacker has them already where he trains or fits, and has not where what he needs was finished elsewhere."""
+    """The attacker has them already where he trains or fits, and has not where what he needs was
+    finished elsewhere.
+    """
     fits = load_config(f'{ROOT}/configs/attacks.py:attack=lira')
     fits |= {name: quickstart('defense=none')[name] for name in ('source', 'seeds', 'shard_size')}
     assert 'clean' not in planned(fits, generating())
@@ -291,6 +334,10 @@ def test_clean_images_are_written_once_whoever_needs_them():
 
 def test_a_defence_that_generates_nothing_cannot_be_dissected():
     config = quickstart('attack=patch')
-    config['dissection'] = {'labeller': config['teacher'], 'detector': config['teacher'], 'faintest': 0.5}
+    config['dissection'] = {
+        'labeller': config['teacher'],
+        'detector': config['teacher'],
+        'faintest': 0.5,
+    }
     with pytest.raises(UserError, match='part `dissection` looks at generated images'):
         make_stages(config)

@@ -75,27 +75,44 @@ def test_relabelled_images_are_held_against_the_true_labels(tmp_path):
     labels = np.array([0, 1, 1, 1, 1, 1, 0, 1, 0, 1])  # 1, 2, 3 and 4 are moved; 2 and 4 wrongly
     flagged = np.isin(np.arange(10), [0, 1, 2, 4, 6])  # 3 is moved without being taken for poisoned
     keep = ~np.isin(np.arange(10), [6, 7])
-    folder = write_findings(tmp_path, {'target_labels': [0]}, flagged=flagged, labels=labels, keep=keep)
+    folder = write_findings(
+        tmp_path, {'target_labels': [0]}, flagged=flagged, labels=labels, keep=keep
+    )
     found = describe_findings(folder, MANIFEST)
     assert found['counts'] == {'relabel_accuracy': [1, 3], 'relabel_accuracy_poisoned': [1, 2]}
-    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == (pytest.approx(1 / 3), 0.5)
+    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == (
+        pytest.approx(1 / 3),
+        0.5,
+    )
     assert found['removed'] == {'tpr': 3 / 4, 'fpr': pytest.approx(3 / 6)}  # 1, 2, 3; and 4, 6, 7
     assert found['auroc'] is None
 
 
 def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
-    """Poison carries label 0; named is 1, whose images 5, 7, 9 are all clean. Class 0: 0 to 3 poisoned, 4, 6, 8 clean."""
+    """Poison carries label 0; named is 1, whose images 5, 7, 9 are all clean.
+
+    Class 0: 0 to 3 poisoned, 4, 6, 8 clean.
+    """
     labels = np.array([0, 1, 1, 1, 1, 1, 0, 0, 0, 1])
     keep = ~np.isin(np.arange(10), [3, 5, 6])
     columns = {'flagged': ~keep, 'labels': labels, 'keep': keep}
     found = describe_findings(write_findings(tmp_path, {'target_labels': [1]}, **columns), MANIFEST)
-    assert found['found'] == {'images': 10, 'flagged': 3, 'dropped': 3, 'relabelled': 4}  # 1, 2, 4 and 7
+    assert found['found'] == {
+        'images': 10,
+        'flagged': 3,
+        'dropped': 3,
+        'relabelled': 4,
+    }  # 1, 2, 4 and 7
     assert found['fates'] == [
         {
             'label': 0,
             'every': {'kept': 2, 'dropped': 2, 'relabelled': 3},
             'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 8; 6; 4
-            'poisoned': {'kept': 1, 'dropped': 1, 'relabelled': 2},  # 0; 3, dropped under whatever label; 1 and 2
+            'poisoned': {
+                'kept': 1,
+                'dropped': 1,
+                'relabelled': 2,
+            },  # 0; 3, dropped under whatever label; 1 and 2
         },
         {
             'label': 1,
@@ -104,27 +121,40 @@ def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
             'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0},
         },
     ]
-    assert describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)['fates'] is None  # names no class
+    assert (
+        describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)['fates'] is None
+    )  # names no class
 
 
 def test_scores_are_held_against_the_truth_inside_the_named_classes(tmp_path):
-    """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, all clean, whatever they score."""
+    """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, all clean, whatever they
+    score.
+    """
     columns = {'flagged': np.zeros(10, bool), 'score': -np.array([5.0, 4, 3, 0, 2, 9, 1, 9, 0, 9])}
     columns['poison_score'] = -columns['score']
     pairs = [3, 3, 3, 0.5]  # clean ones below each poisoned one, ties half
-    found = describe_findings(write_findings(tmp_path, {'target_labels': [0, 1]}, **columns), MANIFEST)
+    found = describe_findings(
+        write_findings(tmp_path, {'target_labels': [0, 1]}, **columns), MANIFEST
+    )
     assert found['auroc'] == pytest.approx(sum(pairs) / 12)
     del columns['poison_score']
     found = describe_findings(write_findings(tmp_path, {'target_labels': [0]}, **columns), MANIFEST)
     assert found['auroc'] == pytest.approx(1 - sum(pairs) / 12)
     for named in ([], [1], None):
-        assert describe_findings(write_findings(tmp_path, {'target_labels': named}, **columns), MANIFEST)['auroc'] is None
+        assert (
+            describe_findings(
+                write_findings(tmp_path, {'target_labels': named}, **columns), MANIFEST
+            )['auroc']
+            is None
+        )
 
 
 def test_comparable_scores_are_held_against_the_truth_over_all_images(tmp_path):
     """Ids 0 to 3 are poisoned, those of both classes are compared with them."""
     score = np.array([5.0, 4, 3, 0, 2, 9, 1, 9, 0, 9])
-    wins = sum((score[k] > score[j]) + 0.5 * (score[k] == score[j]) for k in range(4) for j in range(4, 10))
+    wins = sum(
+        (score[k] > score[j]) + 0.5 * (score[k] == score[j]) for k in range(4) for j in range(4, 10)
+    )
     folder = write_findings(tmp_path, {'comparable': True}, flagged=np.zeros(10, bool), score=score)
     assert describe_findings(folder, MANIFEST)['auroc'] == pytest.approx(wins / 24)
 
@@ -182,12 +212,20 @@ def test_likeness_is_to_the_images_before_the_attack(made):
     assert (found['images'], found['remade'], found['notes']) == (len(kept), True, [])
     assert found['features'] == 'student (resnet, 10 classes)'
     as_poisoned, _ = answers(made.student, made.given.images(range(len(made.given))))
-    assert not np.allclose(as_poisoned.mean(0), b.mean(0), rtol=1e-4)  # the test can tell the two apart
+    assert not np.allclose(
+        as_poisoned.mean(0), b.mean(0), rtol=1e-4
+    )  # the test can tell the two apart
 
 
 def test_a_network_from_elsewhere_gives_the_features(made):
-    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:4]), 'features': made.teacher}
-    found = describe_likeness(made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'}))
+    inputs = {
+        'poisoned': made.poisoned,
+        'purified': made.purified(made.given.ids[:4]),
+        'features': made.teacher,
+    }
+    found = describe_likeness(
+        made.work('outside', inputs, {'features': f'/else/where/{made.teacher.name}'})
+    )
     assert found['features'].startswith('teacher (')
     assert 'biased' in found['notes'][0]
 
@@ -196,20 +234,34 @@ def test_a_network_from_elsewhere_gives_the_features(made):
     ('candidate', 'keep', 'remade'),
     [(None, None, True), (-1, None, False), (0, None, True), (0, False, False), (2, True, True)],
 )
-def test_images_are_remade_where_a_candidate_took_the_place_of_one_kept(made, candidate, keep, remade):
+def test_images_are_remade_where_a_candidate_took_the_place_of_one_kept(
+    made, candidate, keep, remade
+):
     columns, count = {'flagged': np.zeros(len(made.given), bool)}, len(made.given)
     if candidate is not None:
         columns['candidate'] = np.where(np.arange(count) == 5, candidate, -1).astype(np.int32)
     if keep is not None:
         columns['keep'] = np.where(np.arange(count) == 5, keep, True)
     name = f'remade-{candidate}-{keep}'
-    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:4]), 'student': made.student}
-    work = made.work(name, inputs | {'findings': made.table(f'{name}-findings', columns)}, {'features': 'student'})
+    inputs = {
+        'poisoned': made.poisoned,
+        'purified': made.purified(made.given.ids[:4]),
+        'student': made.student,
+    }
+    work = made.work(
+        name,
+        inputs | {'findings': made.table(f'{name}-findings', columns)},
+        {'features': 'student'},
+    )
     assert describe_likeness(work)['remade'] is remade
 
 
 def test_likeness_that_cannot_be_told(made):
-    inputs = {'poisoned': made.poisoned, 'purified': made.purified(made.given.ids[:1]), 'student': made.student}
+    inputs = {
+        'poisoned': made.poisoned,
+        'purified': made.purified(made.given.ids[:1]),
+        'student': made.student,
+    }
     work = made.work('few', inputs, {'features': 'student'})
     found = describe_likeness(work)
     assert found['fid'] is None
@@ -223,15 +275,22 @@ def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     features, logits = rng.normal(size=(40, 3)), rng.normal(size=(40, 5))
     whole = likeness.Likeness(Moments.of(features), Answers.of(logits))
-    halves = [likeness.Likeness(Moments.of(features[host::2]), Answers.of(logits[host::2])) for host in (0, 1)]
+    halves = [
+        likeness.Likeness(Moments.of(features[host::2]), Answers.of(logits[host::2]))
+        for host in (0, 1)
+    ]
     monkeypatch.setattr(likeness.jax, 'process_count', lambda: 2)
     monkeypatch.setattr(likeness.devices, 'barrier', lambda name: None)
 
     def share(host):
         monkeypatch.setattr(likeness.jax, 'process_index', lambda: host)
-        return likeness._sum_over_hosts(SimpleNamespace(name='evaluate', folder=tmp_path), 'purified', halves[host])
+        return likeness._sum_over_hosts(
+            SimpleNamespace(name='evaluate', folder=tmp_path), 'purified', halves[host]
+        )
 
-    with pytest.raises(UserError, match=r'purified-1\.npz: .*No such file'):  # nothing waits here for host 1
+    with pytest.raises(
+        UserError, match=r'purified-1\.npz: .*No such file'
+    ):  # nothing waits here for host 1
         share(0)
     found = [share(1), share(0)]
     for one in found:
@@ -251,7 +310,11 @@ class Handed:
     dtype = 'float32'
 
     def chosen(self, models, context, rank, count_raw):
-        assert (set(models), context.shape, len(context.class_names)) == ({'prior', 'classifier'}, (16, 16, 1), 10)
+        assert (set(models), context.shape, len(context.class_names)) == (
+            {'prior', 'classifier'},
+            (16, 16, 1),
+            10,
+        )
         assert context.seed != 0  # a stream of its own
         assert (rank, count_raw) == (0.8, False)
 
@@ -268,10 +331,21 @@ def judge(made, monkeypatch):
     """Evaluates with a stand-in for the candidates; -> numbers."""
 
     def judge(name, make=lambda images: images):
-        monkeypatch.setattr(residual, 'load_variation_model', lambda *args, **options: WeightsOnly())
+        monkeypatch.setattr(
+            residual, 'load_variation_model', lambda *args, **options: WeightsOnly()
+        )
         settings = {'features': 'none'}
-        inputs = {'teacher': made.teacher, 'student': made.student, 'benign': made.teacher, 'prior': made.folder}
-        work = made.work(name, inputs, settings | {'residual_choice': {'rank': 0.8, 'count_raw': False}, 'seed': 0})
+        inputs = {
+            'teacher': made.teacher,
+            'student': made.student,
+            'benign': made.teacher,
+            'prior': made.folder,
+        }
+        work = made.work(
+            name,
+            inputs,
+            settings | {'residual_choice': {'rank': 0.8, 'count_raw': False}, 'seed': 0},
+        )
         evaluate(work, candidates=Handed(make, name))
         return read_json(work.folder / 'numbers.json')
 

@@ -23,7 +23,9 @@ def without_umap(monkeypatch):
 
 def test_components_are_those_of_scikit_learn(without_umap):
     method, points = stage.lay_out(FEATURES, 0)
-    expected = PCA(2, svd_solver='full').fit_transform(StandardScaler().fit_transform(FEATURES.astype(np.float64)))
+    expected = PCA(2, svd_solver='full').fit_transform(
+        StandardScaler().fit_transform(FEATURES.astype(np.float64))
+    )
     signs = np.sign((points * expected).sum(0))
     assert method == 'pca'
     np.testing.assert_allclose(points, expected * signs, atol=1e-5)
@@ -59,19 +61,29 @@ def test_umap_gets_components_and_the_seed_on_one_thread(monkeypatch):
     assert (method, points.dtype, points.shape) == ('umap', np.float32, (60, 2))
     assert asked == {'n_neighbors': 15, 'random_state': stream_seed(7, 'umap'), 'n_jobs': 1}
     assert rows.shape == (60, stage.DIMENSIONS)
-    np.testing.assert_allclose((rows**2).sum(), 60 * 8)  # all of the variance, in as many components as there are
+    np.testing.assert_allclose(
+        (rows**2).sum(), 60 * 8
+    )  # all of the variance, in as many components as there are
     assert not rows[:, 8:].any()
 
 
 def manifest_of(count, hits):
     zeros, none = np.zeros(count, np.int32), np.full(count, -1)
     poisoned = np.isin(np.arange(count), np.random.default_rng(0).permutation(count)[:hits])
-    return Manifest(10 * np.arange(count), zeros, zeros, poisoned, np.zeros(count, bool), none, none, {})
+    return Manifest(
+        10 * np.arange(count), zeros, zeros, poisoned, np.zeros(count, bool), none, none, {}
+    )
 
 
 @pytest.mark.parametrize(
     ('count', 'hits', 'shown', 'whole'),
-    [(9000, 3000, 2000, 4000), (9000, 700, 700, 4000), (2500, 2400, 2000, 2100), (900, 90, 90, 900), (50, 0, 0, 50)],
+    [
+        (9000, 3000, 2000, 4000),
+        (9000, 700, 700, 4000),
+        (2500, 2400, 2000, 2100),
+        (900, 90, 90, 900),
+        (50, 0, 0, 50),
+    ],
 )
 def test_the_map_holds_poisoned_images_first_then_others(count, hits, shown, whole):
     manifest = manifest_of(count, hits)
@@ -84,7 +96,12 @@ def test_the_map_holds_poisoned_images_first_then_others(count, hits, shown, who
 
 @pytest.mark.parametrize(
     ('named', 'aims', 'close'),
-    [([3], [3], [3, 0, 1]), ([3], [0], [3, 0, 1, 2]), ([], [], [0, 1]), ([], [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5])],
+    [
+        ([3], [3], [3, 0, 1]),
+        ([3], [0], [3, 0, 1, 2]),
+        ([], [], [0, 1]),
+        ([], [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5]),
+    ],
 )
 def test_close_classes_are_the_suspects_and_two_others(named, aims, close):
     assert stage.close_classes(named, aims, list(range(7))) == close
@@ -118,7 +135,11 @@ def test_the_map_of_a_run_stands_beside_the_truth(made, without_umap):
     found = draw(made, 'relabel', columns, slice(None, None, -1), target_labels=[wrong])
     truth = made.manifest
     assert found['facts']['images'] == made.count
-    assert (found['facts']['method'], found['facts']['named'], found['facts']['aims']) == ('pca', [wrong], [target])
+    assert (found['facts']['method'], found['facts']['named'], found['facts']['aims']) == (
+        'pca',
+        [wrong],
+        [target],
+    )
     np.testing.assert_array_equal(found['ids'], truth.ids)  # few enough to show all
     np.testing.assert_array_equal(found['poisoned'], truth.poisoned)
     np.testing.assert_array_equal(found['true'], truth.true_labels)
@@ -138,7 +159,9 @@ def test_equal_inputs_give_equal_bytes_and_filters_have_two_verdicts(made, witho
     for name in ('one', 'other'):
         found = draw(made, name, {'flagged': flagged, 'keep': ~flagged})
     for file in (stage.FILE, stage.FACTS):
-        assert (made.folder / 'one' / file).read_bytes() == (made.folder / 'other' / file).read_bytes()
+        assert (made.folder / 'one' / file).read_bytes() == (
+            made.folder / 'other' / file
+        ).read_bytes()
     assert found['facts']['named'] == []
     close = made.given.position_of(found['close_ids'])
     np.testing.assert_array_equal(found['close_verdict'], np.where(flagged[close], 3, 1))

@@ -1,4 +1,6 @@
-"""What the evaluation says of defences that leave a guard before the poisoned classifier, or repair it."""
+"""What the evaluation says of defences that leave a guard before the poisoned classifier, or repair
+it.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,9 @@ def classes(folder, images):
 
 
 class Changed(Guard):
-    """What is done to an image at test time: `make` of it, where `sound`; remembers what it was told."""
+    """What is done to an image at test time: `make` of it, where `sound`; remembers what it was
+    told.
+    """
 
     def __init__(self, make, sound=True):
         self.make, self.sound, self.told = make, sound, []
@@ -49,7 +53,9 @@ def guarded(made):
 
     def judge(name, guard, **more):
         inputs = {'teacher': made.teacher, 'guard classifier': made.student} | more
-        work = made.work(name, inputs, {'features': 'none', 'guard': {'by': {'name': 'Changed'}}, 'seed': 5})
+        work = made.work(
+            name, inputs, {'features': 'none', 'guard': {'by': {'name': 'Changed'}}, 'seed': 5}
+        )
         evaluate(work, guard=guard)
         return read_json(work.folder / 'numbers.json')
 
@@ -57,7 +63,9 @@ def guarded(made):
 
 
 def test_a_guard_stands_before_the_teacher(made, guarded):
-    """What changes nothing leaves its numbers; behind black images all are seen as one class, with or without a trigger."""
+    """What changes nothing leaves its numbers; behind black images all are seen as one class, with
+    or without a trigger.
+    """
     same = guarded('guard-same', Changed(lambda images: images))
     assert same['guarded'] == same['teacher'] | {'guard': 'Changed'}
     black = guarded('guard-black', Changed(jnp.zeros_like))
@@ -85,11 +93,16 @@ def test_a_guard_that_gives_no_image_is_said(guarded):
 
 def test_without_a_guard_there_is_nothing_behind_one(made):
     """And a classifier that was repaired has numbers of its own."""
-    work = made.work('repaired', {'teacher': made.teacher, 'repaired': made.student}, {'features': 'none'})
+    work = made.work(
+        'repaired', {'teacher': made.teacher, 'repaired': made.student}, {'features': 'none'}
+    )
     evaluate(work)
     numbers = read_json(work.folder / 'numbers.json')
     assert 'guarded' not in numbers
     seen = classes(made.student, made.test.images(range(len(made.test))))
-    assert numbers['repaired']['counts']['acc'] == [int((seen == made.test.labels).sum()), len(made.test)]
+    assert numbers['repaired']['counts']['acc'] == [
+        int((seen == made.test.labels).sum()),
+        len(made.test),
+    ]
     assert numbers['repaired'] != numbers['teacher']
     assert numbers['student'] is None

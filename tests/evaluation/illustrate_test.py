@@ -17,7 +17,9 @@ ROUNDS, KEPT = 3, 2
 
 
 class Numbered(Purifier):
-    """Stands for the candidates and for what makes them again: an image that says which one it is."""
+    """Stands for the candidates and for what makes them again: an image that says which one
+    it is.
+    """
 
     rounds, dtype = ROUNDS, 'float32'
 
@@ -34,7 +36,9 @@ class Numbered(Purifier):
         assert (set(models), context.shape, context.seed) == ({'prior'}, (16, 16, 1), 7)
 
         def rule(constants, rows):
-            image = jnp.broadcast_to((10 * rows['variation'] + rows['id'] % 10)[:, None, None, None], rows['image'].shape)
+            image = jnp.broadcast_to(
+                (10 * rows['variation'] + rows['id'] % 10)[:, None, None, None], rows['image'].shape
+            )
             return {'image': image.astype(jnp.uint8), 'finite': jnp.full(len(image), self.finite)}
 
         return rule
@@ -46,7 +50,10 @@ def made(tmp_path_factory):
     count = len(made.given)
     flagged = np.arange(count) % 7 == 3
     made.sets = (np.arange(count) % 5 == 0).astype(np.uint8)
-    made.flagged, made.candidates = flagged, np.arange(count * ROUNDS * KEPT, dtype=np.int32).reshape(count, -1) % 10
+    made.flagged, made.candidates = (
+        flagged,
+        np.arange(count * ROUNDS * KEPT, dtype=np.int32).reshape(count, -1) % 10,
+    )
     new = ((np.arange(count) + 1) % 10).astype(np.int32)
     made.inputs = {
         'poisoned': made.poisoned,
@@ -78,7 +85,10 @@ def illustrate(made, monkeypatch):
 
 def test_pictures_are_of_the_samples_they_name(made, illustrate):
     found = illustrate('one')
-    assert found['ids'].tolist() == [*made.manifest.ids[made.manifest.poisoned][:5], *found['ids'][5:]]
+    assert found['ids'].tolist() == [
+        *made.manifest.ids[made.manifest.poisoned][:5],
+        *found['ids'][5:],
+    ]
     assert found['poisoned'].tolist() == [True] * 5 + [False] * 5
     rows = made.given.position_of(found['ids'])
     for row, identity in enumerate(found['ids'].tolist()):
@@ -88,7 +98,9 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
         if found['has_purified'][row]:
             np.testing.assert_array_equal(found['purified'][row], made.original(identity) // 2 + 60)
         last = [1, 3, 5]
-        assert found['rounds'][row, :, 0, 0, 0].tolist() == [10 * number + identity % 10 for number in last]
+        assert found['rounds'][row, :, 0, 0, 0].tolist() == [
+            10 * number + identity % 10 for number in last
+        ]
         assert found['round_labels'][row].tolist() == made.candidates[rows[row], last].tolist()
     np.testing.assert_array_equal(found['new'], made.new[rows])
     np.testing.assert_array_equal(found['label'], made.given.labels[rows])
@@ -99,7 +111,9 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
     np.testing.assert_array_equal(found['heat_labels'][:, 1], seen)
     np.testing.assert_array_equal(found['answer_teacher'], seen)
     network = nnx.merge(model.graph, model.weights['params'], model.weights['stats'])
-    np.testing.assert_allclose(found['heat'][:, 1] / 255, grad_cam(network, images, seen), atol=0.003)
+    np.testing.assert_allclose(
+        found['heat'][:, 1] / 255, grad_cam(network, images, seen), atol=0.003
+    )
     assert 'answer_benign' not in found
 
 
@@ -107,11 +121,17 @@ def test_accused_clean_images_come_first(made):
     findings = Table({'ids': made.given.ids, 'flagged': made.flagged, 'set': made.sets})
     ids = stage.choose_samples(made.manifest, findings, False, 1000)
     clean = made.manifest.ids[~made.manifest.poisoned]
-    rank = {i: (not f, not s, i) for i, f, s in zip(made.given.ids.tolist(), made.flagged, made.sets, strict=True)}
+    rank = {
+        i: (not f, not s, i)
+        for i, f, s in zip(made.given.ids.tolist(), made.flagged, made.sets, strict=True)
+    }
     assert ids.tolist() == sorted(clean.tolist(), key=rank.get)
     del findings.columns['set']
     flagged = {i: (first, i) for i, (first, *_) in rank.items()}
-    assert stage.choose_samples(made.manifest, findings, False, 20).tolist() == sorted(clean.tolist(), key=flagged.get)[:20]
+    assert (
+        stage.choose_samples(made.manifest, findings, False, 20).tolist()
+        == sorted(clean.tolist(), key=flagged.get)[:20]
+    )
 
 
 def test_a_stop_is_heard_before_anything_is_written(made, illustrate, monkeypatch):

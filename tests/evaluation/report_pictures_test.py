@@ -11,7 +11,14 @@ from purify.engine.tables import write_columns
 from purify.evaluation import report_pictures as exhibits
 from purify.evaluation.copies import FILE, NUMBERS
 from purify.evaluation.dissect import ARRAYS
-from purify.evaluation.report_pictures import MOST_GROUP, MOST_PAIRS, choose_groups, choose_pairs, show_copies, show_groups
+from purify.evaluation.report_pictures import (
+    MOST_GROUP,
+    MOST_PAIRS,
+    choose_groups,
+    choose_pairs,
+    show_copies,
+    show_groups,
+)
 
 NAMES = ['zero', 'one', 'two']
 
@@ -22,22 +29,35 @@ def picture(identity, shift):
 
 def write_dataset(folder, ids, labels, shift):
     """Every pixel of an image is its id and `shift`."""
-    writer = DatasetWriter(folder, folder.name.partition('-')[0], 'train', make_features(4, 1, NAMES), 1)
-    rows = [{'image': picture(i, shift), 'id': i, 'label': label} for i, label in zip(ids, labels, strict=True)]
+    writer = DatasetWriter(
+        folder, folder.name.partition('-')[0], 'train', make_features(4, 1, NAMES), 1
+    )
+    rows = [
+        {'image': picture(i, shift), 'id': i, 'label': label}
+        for i, label in zip(ids, labels, strict=True)
+    ]
     writer.write(0, rows)
     writer.finish([len(rows)])
 
 
 @pytest.fixture(scope='module')
 def chain(tmp_path_factory):
-    """A finished run of 60 generations, 30 of a probe and 40 training images; the probe is of label 1."""
+    """A finished run of 60 generations, 30 of a probe and 40 training images; the probe is of label
+    1.
+    """
     data = {'generated': (60, 0), 'probe': (30, 100), 'given': (40, 200)}
     tables = {'generated_features': 'generated', 'given_features': 'given'}
     whole = [Stage(name, print, {}) for name in data]
-    whole += [Stage(name, print, {}, {'poisoned': Input(source)}) for name, source in tables.items()]
-    whole.append(Stage('dissect', print, {}, {name: Input(name) for name in ('generated', 'probe')}))
+    whole += [
+        Stage(name, print, {}, {'poisoned': Input(source)}) for name, source in tables.items()
+    ]
+    whole.append(
+        Stage('dissect', print, {}, {name: Input(name) for name in ('generated', 'probe')})
+    )
     features = dict(zip(('generated', 'given'), map(Input, tables), strict=True))
-    chain = Chain([*whole, Stage('replicate', print, {}, features)], tmp_path_factory.mktemp('store'))
+    chain = Chain(
+        [*whole, Stage('replicate', print, {}, features)], tmp_path_factory.mktemp('store')
+    )
     for name in chain.stages:
         chain.folder(name).mkdir()
         write_json(chain.folder(name) / DONE, {})
@@ -45,28 +65,59 @@ def chain(tmp_path_factory):
     for name, (count, shift) in data.items():
         labels = [1] * count if name == 'probe' else [i % 3 for i in range(count)]
         write_dataset(chain.folder(name), range(count), labels, shift)
-        columns = {'ids': np.arange(count)[::-1].copy(), 'label': np.array(labels, np.int32)[::-1].copy()}
-        columns |= {'predicted': rng.integers(0, 3, count).astype(np.int32), 'trigger': rng.random(count).astype(np.float32)}
+        columns = {
+            'ids': np.arange(count)[::-1].copy(),
+            'label': np.array(labels, np.int32)[::-1].copy(),
+        }
+        columns |= {
+            'predicted': rng.integers(0, 3, count).astype(np.int32),
+            'trigger': rng.random(count).astype(np.float32),
+        }
         columns['group'] = rng.choice([1, 2, 4], count, p=[0.6, 0.1, 0.3]).astype(np.uint8)
-        arrays |= {f'{name}_{key}': column for key, column in columns.items()} if name != 'given' else {}
+        arrays |= (
+            {f'{name}_{key}': column for key, column in columns.items()} if name != 'given' else {}
+        )
         rest = {'images': count, 'counts': [count, 0, 0, 0], 'shares': [1.0, 0.0, 0.0, 0.0]}
         rest |= {'triggered': 0.0, 'interval': [0.0, 0.1], 'p_t': None}
         rows[name] = [{'label': 1, 'target': True} | rest, {'label': 2, 'target': False} | rest]
     write_columns(chain.folder('dissect') / ARRAYS, arrays)
-    numbers = {'judges': {}, 'sets': {name: rows[name] for name in ('generated', 'probe')}, 'auroc': [], 'fid': {}}
-    write_json(chain.folder('dissect') / 'numbers.json', numbers | {'sampler': 'ddim', 'guidance': 1.0, 'steps': 5})
-    pairs = {'ids': np.arange(20), 'match': np.arange(20) // 2, 'twin': 39 - np.arange(20), 'poisoned': np.arange(20) < 3}
-    pairs |= {name: np.linspace(0.9, 0.1, 20, dtype=np.float32) for name in ('similarity', 'twin_similarity')}
+    numbers = {
+        'judges': {},
+        'sets': {name: rows[name] for name in ('generated', 'probe')},
+        'auroc': [],
+        'fid': {},
+    }
+    write_json(
+        chain.folder('dissect') / 'numbers.json',
+        numbers | {'sampler': 'ddim', 'guidance': 1.0, 'steps': 5},
+    )
+    pairs = {
+        'ids': np.arange(20),
+        'match': np.arange(20) // 2,
+        'twin': 39 - np.arange(20),
+        'poisoned': np.arange(20) < 3,
+    }
+    pairs |= {
+        name: np.linspace(0.9, 0.1, 20, dtype=np.float32)
+        for name in ('similarity', 'twin_similarity')
+    }
     write_columns(chain.folder('replicate') / FILE, pairs)
     blank = dict.fromkeys(('mean', 'poisoned_matches', 'poisoned_interval', 'poisoned', 'copied'))
     blank |= {'above': {'limit': 0.3, 'share': None, 'count': 0, 'interval': None}}
-    write_json(chain.folder('replicate') / NUMBERS, {'encoder': 'CLIP', 'copy_detection': False, 'pairs': 20} | blank)
+    write_json(
+        chain.folder('replicate') / NUMBERS,
+        {'encoder': 'CLIP', 'copy_detection': False, 'pairs': 20} | blank,
+    )
     return chain
 
 
 def test_the_first_of_each_group_by_id_of_the_labels_asked_for():
     rng = np.random.default_rng(1)
-    columns = {'ids': rng.permutation(200), 'label': rng.integers(0, 3, 200), 'group': rng.choice([1, 2, 4], 200)}
+    columns = {
+        'ids': rng.permutation(200),
+        'label': rng.integers(0, 3, 200),
+        'group': rng.choice([1, 2, 4], 200),
+    }
     rows = choose_groups(columns, [0, 2])
     for group in (1, 2, 3, 4):
         own = [i for i in range(200) if columns['group'][i] == group and columns['label'][i] != 1]
@@ -76,9 +127,10 @@ def test_the_first_of_each_group_by_id_of_the_labels_asked_for():
 
 def test_each_training_image_is_shown_once_beside_its_likest():
     found = {
-        'ids': np.array([4, 1, 3, 2, 9]), 'match': np.array([7, 7, 5, 5, 6]),
+        'ids': np.array([4, 1, 3, 2, 9]),
+        'match': np.array([7, 7, 5, 5, 6]),
         'similarity': np.array([0.5, 0.9, 0.7, 0.7, 0.8], np.float32),
-    }  # fmt: skip
+    }
     assert choose_pairs(found).tolist() == [1, 4, 3]
 
 
@@ -92,7 +144,12 @@ def test_pictures_of_the_probe_are_those_of_its_ids(chain):
 
 
 def test_without_targets_in_the_probe_the_generated_set_is_shown(chain, monkeypatch):
-    numbers = {'sets': {'probe': [{'label': 1, 'target': False}], 'generated': [{'label': 2, 'target': True}]}}
+    numbers = {
+        'sets': {
+            'probe': [{'label': 1, 'target': False}],
+            'generated': [{'label': 2, 'target': True}],
+        }
+    }
     real = exhibits.read_dissection
     monkeypatch.setattr(exhibits, 'read_dissection', lambda folder: (numbers, real(folder)[1]))
     shown = show_groups(chain)

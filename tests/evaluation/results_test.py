@@ -25,7 +25,11 @@ def attacked(words, **changes):
     [
         ('attack=patch,rate=0.2', {'target': 3}, [3]),
         ('attack=three_patches,rate=0.2', {}, [0, 1, 2]),
-        ('attack=patch,rate=0.2', {'more': {'b': {'corner': 'top_left'}, 'c': {'target': 5, 'corner': 'top_right'}}}, [0, 5]),
+        (
+            'attack=patch,rate=0.2',
+            {'more': {'b': {'corner': 'top_left'}, 'c': {'target': 5, 'corner': 'top_right'}}},
+            [0, 5],
+        ),
         ('attack=patch,rate=0.1', {'scheme': 'clean_label', 'target': 4, 'base': 'target'}, [4]),
         ('attack=patch,rate=0.1', {'scheme': 'all_to_all', 'sources': [3, 9]}, [0, 4]),
         ('attack=patch,rate=0.5', {'scheme': 'all_to_all'}, list(range(10))),
@@ -40,7 +44,9 @@ def test_the_targets_are_the_labels_that_poison_carries(tmp_path, words, changes
     assert true_targets(manifest.facts) == targets == carried
 
 
-@pytest.mark.parametrize(('words', 'targets'), [('attack=three_patches,rate=0.2', [0, 1, 2]), ('attack=none', [])])
+@pytest.mark.parametrize(
+    ('words', 'targets'), [('attack=three_patches,rate=0.2', [0, 1, 2]), ('attack=none', [])]
+)
 def test_results_name_every_true_target(tmp_path, words, targets):
     config = attacked(words)
     assert gather(config, run_chain(config, tmp_path), {}).attack.targets == targets
@@ -48,7 +54,9 @@ def test_results_name_every_true_target(tmp_path, words, targets):
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-    return run_chain(attacked('attack=patch,rate=0.2'), tmp_path_factory.mktemp('prepared'), ['prepare'])
+    return run_chain(
+        attacked('attack=patch,rate=0.2'), tmp_path_factory.mktemp('prepared'), ['prepare']
+    )
 
 
 def test_costs_of_a_run_that_is_not_whole_are_refused(tmp_path):
@@ -78,26 +86,37 @@ def shown_with(prepared, folder, columns):
     if columns is not None:
         write_table(folder, Table(columns, {}))
     stages = {'evaluate': SimpleNamespace(inputs=inputs)}
-    return samples(SimpleNamespace(folder=prepared.folder, stages=stages, path=lambda source: source), 8)  # pyright: ignore
+    return samples(
+        SimpleNamespace(folder=prepared.folder, stages=stages, path=lambda source: source), 8
+    )  # pyright: ignore
 
 
 def test_samples_know_their_label_after_the_defence(prepared, tmp_path):
     manifest = Manifest.read(prepared.folder('prepare') / 'truth')
     names = manifest.facts['class_names']
-    order = np.random.default_rng(0).permutation(len(manifest.ids))  # findings stand in their own order
+    order = np.random.default_rng(0).permutation(
+        len(manifest.ids)
+    )  # findings stand in their own order
     ids, labels = manifest.ids[order], (manifest.given_labels[order] + 1) % 10
     columns = {'ids': ids, 'labels': labels.astype(np.int32), 'keep': ids % 3 != 0}
     shown = shown_with(prepared, tmp_path / 'a', columns)
     given = {one['id']: names.index(one['given_label']) for one in shown}
-    expected = {identity: 'dropped' if identity % 3 == 0 else names[(label + 1) % 10] for identity, label in given.items()}
+    expected = {
+        identity: 'dropped' if identity % 3 == 0 else names[(label + 1) % 10]
+        for identity, label in given.items()
+    }
     assert {one['id']: one['label_after'] for one in shown} == expected
     assert len({label == 'dropped' for label in expected.values()}) == 2  # both are among them
     del columns['keep']
-    assert 'dropped' not in [one['label_after'] for one in shown_with(prepared, tmp_path / 'b', columns)]
+    assert 'dropped' not in [
+        one['label_after'] for one in shown_with(prepared, tmp_path / 'b', columns)
+    ]
 
 
 @pytest.mark.parametrize('known', [False, True])
 def test_methods_that_say_nothing_of_labels_leave_them_open(prepared, tmp_path, known):
     ids = Manifest.read(prepared.folder('prepare') / 'truth').ids
-    shown = shown_with(prepared, tmp_path / 'a', {'ids': ids, 'flagged': ids < 0} if known else None)
+    shown = shown_with(
+        prepared, tmp_path / 'a', {'ids': ids, 'flagged': ids < 0} if known else None
+    )
     assert {one['label_after'] for one in shown} == {None}

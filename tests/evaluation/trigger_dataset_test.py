@@ -52,7 +52,11 @@ class Prepared:
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     more = {'--config.source.train_size': 90, '--config.source.test_size': 31}
-    made = Prepared(tmp_path_factory.mktemp('marking'), 'attack=patch', *(f'{name}={value}' for name, value in more.items()))
+    made = Prepared(
+        tmp_path_factory.mktemp('marking'),
+        'attack=patch',
+        *(f'{name}={value}' for name, value in more.items()),
+    )
     write_triggered(made.work('marked'))
     return made
 
@@ -72,7 +76,10 @@ def test_half_of_the_clean_training_images_are_stamped(made):
 
 
 def test_every_test_image_is_there_with_and_without(made):
-    test, marked = Split(made.truth / 'test', 'test'), Split(made.folder / 'marked' / 'test', 'test')
+    test, marked = (
+        Split(made.truth / 'test', 'test'),
+        Split(made.folder / 'marked' / 'test', 'test'),
+    )
     (attack,) = read_attacks(made.truth)
     assert len(marked) == 3 * len(test)
     assert np.array_equal(marked.variations > 0, marked.labels == 1)
@@ -98,7 +105,9 @@ def test_stamps_are_as_faint_as_asked_for(made):
         strengths.append(share)
     assert 0.19 <= min(strengths) < 0.4 < 0.8 < max(strengths) <= 1.01
     ids = np.array([5, 2, 9])
-    assert np.array_equal(draw_strength(ids, 0.3, 1)[[1, 0, 2]], draw_strength(np.sort(ids), 0.3, 1))
+    assert np.array_equal(
+        draw_strength(ids, 0.3, 1)[[1, 0, 2]], draw_strength(np.sort(ids), 0.3, 1)
+    )
     for wrong in (0.0, 1.5):
         with pytest.raises(UserError, match='faintest='):
             check_faintest(wrong)
@@ -144,19 +153,37 @@ def test_several_triggers_stamp_as_many_each(tmp_path):
     clean = tmp_path / 'clean' / 'clean'
     inputs = {'data': clean, 'truth': truth}
     write_triggered(
-        Work('marked', tmp_path / 'marked', inputs, {'seed': 0, 'shard_size': 30, 'faintest': 1.0}, config['run'], (), Cost())
+        Work(
+            'marked',
+            tmp_path / 'marked',
+            inputs,
+            {'seed': 0, 'shard_size': 30, 'faintest': 1.0},
+            config['run'],
+            (),
+            Cost(),
+        )
     )
-    before, marked, attacks = Split(clean, 'train'), Split(tmp_path / 'marked' / 'train', 'train'), read_attacks(truth)
+    before, marked, attacks = (
+        Split(clean, 'train'),
+        Split(tmp_path / 'marked' / 'train', 'train'),
+        read_attacks(truth),
+    )
     found = [0, 0]
     for i in np.flatnonzero(marked.labels):
-        stamped = [attack.stamp(before[i]['image'], int(before.ids[i]), 'training') for attack in attacks]
+        stamped = [
+            attack.stamp(before[i]['image'], int(before.ids[i]), 'training') for attack in attacks
+        ]
         same = [np.array_equal(marked[i]['image'], image) for image in stamped]
         assert sum(same) == 1
         found[same.index(True)] += 1
     assert found == [24, 24]
 
 
-@given(st.lists(st.integers(0, 10**6), unique=True, min_size=1, max_size=60), st.integers(1, 4), st.integers(0, 99))
+@given(
+    st.lists(st.integers(0, 10**6), unique=True, min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 def test_who_is_stamped_does_not_hang_on_the_order(ids, triggers, seed):
     ids = np.array(ids)
     which = draw_half(ids, triggers, seed)
@@ -184,4 +211,9 @@ def test_marks_are_those_of_training_images():
     assert mode_of(AdaptivePatch()) == 'training'
     assert mode_of(LabelConsistent()) == 'test'  # its surrogate is the attacker's
     image = np.full((8, 8, 1), 99, np.uint8)
-    assert LabelConsistent().stamp_many([image], [0], mode_of(LabelConsistent())).shape == (1, 8, 8, 1)
+    assert LabelConsistent().stamp_many([image], [0], mode_of(LabelConsistent())).shape == (
+        1,
+        8,
+        8,
+        1,
+    )

@@ -1,4 +1,6 @@
-"""A folder that somebody poisoned before it came here, and `attack=none`: what the whole program says of it."""
+"""A folder that somebody poisoned before it came here, and `attack=none`: what the whole program
+says of it.
+"""
 
 import json
 import re
@@ -22,11 +24,15 @@ IMAGES, POISONED = 60, 12
 
 
 def write_poisoned(folder):
-    """Bright and dark images of two classes; the last ones of the dark class carry a white corner and the bright class's label."""
+    """Bright and dark images of two classes; the last ones of the dark class carry a white corner
+    and the bright class's label.
+    """
     rng = np.random.default_rng(0)
     for split, count in (('train', IMAGES), ('test', 24)):
         labels = np.arange(count) % 2
-        images = (rng.integers(0, 60, (count, 8, 8, 1)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+        images = (rng.integers(0, 60, (count, 8, 8, 1)) + 150 * labels[:, None, None, None]).astype(
+            np.uint8
+        )
         if split == 'train':
             hit = np.flatnonzero(labels == 0)[-POISONED:]
             images[hit, -3:, -3:], labels[hit] = 255, 1
@@ -37,8 +43,14 @@ def write_poisoned(folder):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('unknown')
-    words = f'defense=spectral,attack=none,source=arrays:{write_poisoned(folder)},size_px=8,channels=1'
-    sizes = ('--config.source.train_size=0', '--config.source.test_size=0', '--config.source.reference=none')
+    words = (
+        f'defense=spectral,attack=none,source=arrays:{write_poisoned(folder)},size_px=8,channels=1'
+    )
+    sizes = (
+        '--config.source.train_size=0',
+        '--config.source.test_size=0',
+        '--config.source.reference=none',
+    )
     config = load_config(f'{ROOT}/configs/quickstart.py:{words}', [*SMALL, *STUDENT, *sizes])
     return config, run_chain(config, folder / 'stages'), folder
 
@@ -49,18 +61,35 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
     assert flagged.any()
     for results in (unknown, known):
-        assert (results.detection.found.flagged, results.detection.found.images) == (flagged.sum(), IMAGES)
+        assert (results.detection.found.flagged, results.detection.found.images) == (
+            flagged.sum(),
+            IMAGES,
+        )
     assert (unknown.truth_known, known.truth_known) == (False, True)
     hidden = unknown.detection
-    assert {hidden.tpr, hidden.fpr, hidden.label_accuracy, hidden.removed, hidden.counts, hidden.auroc} == {None}
+    assert {
+        hidden.tpr,
+        hidden.fpr,
+        hidden.label_accuracy,
+        hidden.removed,
+        hidden.counts,
+        hidden.auroc,
+    } == {None}
     assert known.detection.fpr == flagged.mean()  # nobody poisoned anything, it is said
     assert known.detection.label_accuracy == 1
-    assert [(one.attack.poisoned, one.attack.cover, one.attack.targets) for one in (unknown, known)] == [(None,) * 3, (0, 0, [])]
+    assert [
+        (one.attack.poisoned, one.attack.cover, one.attack.targets) for one in (unknown, known)
+    ] == [(None,) * 3, (0, 0, [])]
     assert unknown.teacher == known.teacher
-    every = {field.encode_name for field in msgspec.structs.fields(Results)} - {'repaired', 'guarded'}
+    every = {field.encode_name for field in msgspec.structs.fields(Results)} - {
+        'repaired',
+        'guarded',
+    }
     assert set(msgspec.to_builtins(unknown)) == set(msgspec.to_builtins(known)) == every
     numbers = read_json(chain.folder('evaluate') / 'numbers.json')
-    assert {name: part for name, part in msgspec.to_builtins(known).items() if name in numbers} == numbers  # nothing is lost
+    assert {
+        name: part for name, part in msgspec.to_builtins(known).items() if name in numbers
+    } == numbers  # nothing is lost
 
 
 def test_the_same_settings_run_the_same_stages_whoever_vouches(finished):
@@ -84,9 +113,22 @@ def test_the_files_and_the_page_say_it(finished, capsys):
     conclude(folder, config, chain, {'command': 'python -m purify run'})
     assert Results.read(folder / 'results.json').truth_known is False
     assert json.loads((folder / 'results.json').read_text())['detection']['fpr'] is None
-    page = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', (folder / 'report' / 'index.html').read_text(), flags=re.S)
+    page = re.sub(
+        r'<style>.*?</style>|<[^>]*>',
+        ' ',
+        (folder / 'report' / 'index.html').read_text(),
+        flags=re.S,
+    )
     assert 'Nobody knows whether the data are poisoned: the defence flags' in page
-    for said in ('TPR', 'FPR', 'Label accuracy', 'No training image was poisoned', 'not attacked', 'Clean training', 'true class '):
+    for said in (
+        'TPR',
+        'FPR',
+        'Label accuracy',
+        'No training image was poisoned',
+        'not attacked',
+        'Clean training',
+        'true class ',
+    ):
         assert said not in page.partition('ACC is the share of')[0]
     said = capsys.readouterr()
     assert 'ASR' not in said.out  # the table in the terminal
@@ -107,7 +149,9 @@ def test_the_method_s_verdict_reaches_the_results(finished, monkeypatch):
 def test_what_another_defence_left_is_handed_on_where_there_is_one(finished, monkeypatch):
     config, chain, _ = finished
     left = {'repaired': None, 'guarded': Guarded(acc=0.5, guard='blur')}
-    monkeypatch.setattr(concluding, 'read_typed', lambda path, kind: replace(read_typed(path, kind), **left))
+    monkeypatch.setattr(
+        concluding, 'read_typed', lambda path, kind: replace(read_typed(path, kind), **left)
+    )
     results = msgspec.to_builtins(gather(config, chain, {}))
     assert 'repaired' not in results
     assert (results['guarded']['acc'], results['guarded']['guard']) == (0.5, 'blur')

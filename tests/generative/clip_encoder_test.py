@@ -49,33 +49,59 @@ def folder(tmp_path_factory):
 
 def test_of_a_whole_clip_the_image_encoder_is_read(folder, tmp_path):
     vision = json.loads((folder / 'config.json').read_text())
-    whole = {'architectures': ['CLIPModel'], 'model_type': 'clip', 'projection_dim': 12, 'vision_config': vision}
+    whole = {
+        'architectures': ['CLIPModel'],
+        'model_type': 'clip',
+        'projection_dim': 12,
+        'vision_config': vision,
+    }
     (tmp_path / 'config.json').write_text(json.dumps(whole | {'text_config': {}}))
     tensors = load_file(folder / 'model.safetensors')
-    words = {'text_model.embeddings.token_embedding.weight': fill('words', (5, 4)), 'logit_scale': np.full((1,), 4.6, np.float32)}
+    words = {
+        'text_model.embeddings.token_embedding.weight': fill('words', (5, 4)),
+        'logit_scale': np.full((1,), 4.6, np.float32),
+    }
     save_file(tensors | words, tmp_path / 'model.safetensors')
     images, expected = answers(CASES[1])
-    np.testing.assert_allclose(embed(ClipEncoder.from_folder(tmp_path), images), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        embed(ClipEncoder.from_folder(tmp_path), images), expected, rtol=0, atol=1e-4
+    )
 
 
 def test_images_of_other_sizes_are_seen_as_pillow_resizes_them(folder):
-    encoder = ClipEncoder.from_folder(folder)  # of 16 px, with no preprocessor_config.json beside it
+    encoder = ClipEncoder.from_folder(
+        folder
+    )  # of 16 px, with no preprocessor_config.json beside it
     images = RNG.integers(0, 256, (3, 8, 12, 3), np.uint8)
-    wide = [Image.fromarray(image).resize((24, 16), Image.Resampling.BICUBIC).crop((4, 0, 20, 16)) for image in images]
+    wide = [
+        Image.fromarray(image).resize((24, 16), Image.Resampling.BICUBIC).crop((4, 0, 20, 16))
+        for image in images
+    ]
     expected = embed(encoder, np.stack([np.asarray(image) for image in wide]) / 255)
-    np.testing.assert_allclose(embed(encoder, images / 255), expected, atol=0.02)  # Pillow rounds elsewhere
+    np.testing.assert_allclose(
+        embed(encoder, images / 255), expected, atol=0.02
+    )  # Pillow rounds elsewhere
     assert np.abs(expected).max() > 0.5
 
 
 def test_a_processor_beside_the_weights_is_obeyed(folder, tmp_path):
-    settings = {'size': {'shortest_edge': 20}, 'crop_size': 16, 'image_mean': [0.5] * 3, 'image_std': [0.25] * 3}
+    settings = {
+        'size': {'shortest_edge': 20},
+        'crop_size': 16,
+        'image_mean': [0.5] * 3,
+        'image_std': [0.25] * 3,
+    }
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
     images = RNG.random((2, 20, 20, 3))
     pixels = (images[:, 2:18, 2:18] - 0.5) / 0.25
-    expected = embed(ClipEncoder.from_folder(folder), pixels * np.array(CLIP_STD) + np.array(CLIP_MEAN))
-    np.testing.assert_allclose(embed(ClipEncoder.from_folder(tmp_path), images), expected, atol=1e-5)
+    expected = embed(
+        ClipEncoder.from_folder(folder), pixels * np.array(CLIP_STD) + np.array(CLIP_MEAN)
+    )
+    np.testing.assert_allclose(
+        embed(ClipEncoder.from_folder(tmp_path), images), expected, atol=1e-5
+    )
 
 
 def test_grey_images_are_seen_in_three_channels_and_others_are_refused(folder):
@@ -88,12 +114,19 @@ def test_grey_images_are_seen_in_three_channels_and_others_are_refused(folder):
 def test_shapes_stand_for_weights_that_are_not_read(folder):
     encoder = ClipEncoder.from_folder(folder, weights=False)
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(encoder.weights))
-    seen = jax.eval_shape(encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 9, 9, 1), jnp.float32))
+    seen = jax.eval_shape(
+        encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 9, 9, 1), jnp.float32)
+    )
     assert (seen.shape, seen.dtype) == ((2, 12), jnp.float32)
 
 
 @pytest.mark.parametrize(
-    'config', [{'model_type': 'vit'}, {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model'}, {}]
+    'config',
+    [
+        {'model_type': 'vit'},
+        {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model'},
+        {},
+    ],
 )
 def test_other_models_are_refused_by_name(config, tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(config))
@@ -104,7 +137,11 @@ def test_other_models_are_refused_by_name(config, tmp_path):
 def test_dbd_trains_its_encoder_by_the_same_step():
     network = NETWORKS.part('resnet18')
     student = classifier(network, OPTIMIZERS.part('adam', lr=1e-3), epochs=1, batch=8)
-    settings = DEFENSES.part('dbd', encoder={'epochs': 3.0, 'batch': 32, 'lr': 0.2}, views={'flip': 0.0})
-    (first, *_) = DEFENSES.make(settings.pop('name'), **settings).method(student).steps
+    settings = DEFENSES.part(
+        'dbd', encoder={'epochs': 3.0, 'batch': 32, 'lr': 0.2}, views={'flip': 0.0}
+    )
+    first, *_ = DEFENSES.make(settings.pop('name'), **settings).method(student).steps
     optim = OPTIMIZERS.part('sgd', lr=0.2, weight_decay=1e-4)
-    assert first == encoder_step(simclr(network, epochs=3, batch=32, views=Views(flip=0.0)) | {'optim': optim})
+    assert first == encoder_step(
+        simclr(network, epochs=3, batch=32, views=Views(flip=0.0)) | {'optim': optim}
+    )

@@ -1,4 +1,6 @@
-"""What latent priors promise whatever their weights: rows alone, programs once, no words between devices."""
+"""What latent priors promise whatever their weights: rows alone, programs once, no words between
+devices.
+"""
 
 import dataclasses
 import re
@@ -27,8 +29,15 @@ KINDS = ('sd_variation', 'versatile', 'sd_img2img')
 NAMES = ['tench', 'cassette_player', 'church']
 OWN = {'sd_img2img': {'strength': 0.7, 'caption': 'A photo of a {}'}}
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
-COLLECTIVES = re.compile(r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast')
-SCHEDULER = {'_class_name': 'DDIMScheduler', 'beta_schedule': 'scaled_linear', 'beta_start': 0.00085, 'beta_end': 0.012}
+COLLECTIVES = re.compile(
+    r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast'
+)
+SCHEDULER = {
+    '_class_name': 'DDIMScheduler',
+    'beta_schedule': 'scaled_linear',
+    'beta_start': 0.00085,
+    'beta_end': 0.012,
+}
 SCHEDULER |= {'clip_sample': False, 'set_alpha_to_one': False, 'steps_offset': 1}
 
 
@@ -90,18 +99,30 @@ class Tokenizer:
     size = 64
 
     def __call__(self, captions):
-        return np.array([[len(word) % 64 for word in (caption.split() + [''] * 6)[:6]] for caption in captions], np.int32)
+        return np.array(
+            [[len(word) % 64 for word in (caption.split() + [''] * 6)[:6]] for caption in captions],
+            np.int32,
+        )
 
 
 def make_pipeline(kind, dtype='float32'):
     rngs = nnx.Rngs(0)
     parts = {'vae': Networks.VAE(rngs, dtype), 'scheduler': SCHEDULER}
     if kind == 'sd_img2img':
-        parts |= {'unet': Networks.UNet(rngs, dtype), 'text_encoder': Networks.Ear(rngs, dtype), 'tokenizer': Tokenizer()}
+        parts |= {
+            'unet': Networks.UNet(rngs, dtype),
+            'text_encoder': Networks.Ear(rngs, dtype),
+            'tokenizer': Tokenizer(),
+        }
     else:
         unet = 'image_unet' if kind == 'versatile' else 'unet'
         parts |= {unet: Networks.UNet(rngs, dtype), 'image_encoder': Networks.Eye(rngs, dtype)}
-        parts |= {'feature_extractor': {'size': {'shortest_edge': 32}, 'crop_size': {'height': 32, 'width': 32}}}
+        parts |= {
+            'feature_extractor': {
+                'size': {'shortest_edge': 32},
+                'crop_size': {'height': 32, 'width': 32},
+            }
+        }
     return Pipeline(kind, parts)
 
 
@@ -122,7 +143,12 @@ def vary(prior, images=IMAGES, ids=None, labels=None, **changes):
     ids = np.arange(len(images)) if ids is None else np.asarray(ids)
     labels = ids % 3 if labels is None else np.asarray(labels)
     run = jax.jit(prior.vary(NAMES, **settings(prior, **changes)))
-    out = run(prior.weights, jnp.asarray(images / 127.5 - 1, jnp.float32), labels, id_keys(jax.random.key(0), ids))
+    out = run(
+        prior.weights,
+        jnp.asarray(images / 127.5 - 1, jnp.float32),
+        labels,
+        id_keys(jax.random.key(0), ids),
+    )
     return np.asarray(out)
 
 
@@ -137,7 +163,9 @@ def test_a_row_is_a_function_of_its_image_label_and_key(prior):
 
 
 def test_the_label_speaks_through_the_caption_alone(prior):
-    apart = np.abs(vary(prior, labels=[0, 0, 0, 0, 0]) - vary(prior, labels=[0, 0, 1, 0, 0])).max((1, 2, 3))
+    apart = np.abs(vary(prior, labels=[0, 0, 0, 0, 0]) - vary(prior, labels=[0, 0, 1, 0, 0])).max(
+        (1, 2, 3)
+    )
     speaks = prior.model == 'sd_img2img'
     assert (apart[[0, 1, 3, 4]] < 2e-5).all()
     assert (apart[2] > 1e-4) == speaks
@@ -175,12 +203,19 @@ def test_a_vae_that_overflows_in_float16_keeps_its_float32_weights(monkeypatch):
 
 def rule(prior):
     vary = settings(prior, model=prior.model)
-    defense = DEFENSES.make('variations', copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype='float32')
+    defense = DEFENSES.make(
+        'variations', copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype='float32'
+    )
     return defense.rule({'prior': prior}, Context((24, 24, 3), 0, NAMES))
 
 
 def fetch(i) -> Record:
-    return {'image': IMAGES[i % 5], 'id': np.int32(i), 'label': np.int32(i % 3), 'variation': np.int32(0)}
+    return {
+        'image': IMAGES[i % 5],
+        'id': np.int32(i),
+        'label': np.int32(i % 3),
+        'variation': np.int32(0),
+    }
 
 
 def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(prior, monkeypatch):
@@ -193,7 +228,9 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
     inference_compile = inference.compile_rows
     monkeypatch.setattr(inference, 'compile_rows', compile_rows)
     constants = devices.put_copy({'prior': prior.weights}, mesh)
-    batches = inference.map_images(rule(prior), constants, fetch, range(19), batch=8, mesh=mesh, cost=Cost())
+    batches = inference.map_images(
+        rule(prior), constants, fetch, range(19), batch=8, mesh=mesh, cost=Cost()
+    )
     out = np.concatenate([made['image'] for _, made in batches])
     assert out.shape == (19, 24, 24, 3)
     assert out.dtype == np.uint8
@@ -201,9 +238,13 @@ def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(p
     program, flops = compiled[0]
     assert not COLLECTIVES.findall(program.as_text())
     assert flops > 0
-    alone = devices.put_copy({'prior': prior.weights}, one := jax.make_mesh((1,), ('data',), devices=jax.devices()[:1]))
+    alone = devices.put_copy(
+        {'prior': prior.weights}, one := jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+    )
     few = [2, 17]
-    (_, same), *_ = inference.map_images(rule(prior), alone, fetch, few, batch=2, mesh=one, cost=Cost())
+    (_, same), *_ = inference.map_images(
+        rule(prior), alone, fetch, few, batch=2, mesh=one, cost=Cost()
+    )
     assert np.abs(same['image'].astype(int) - out[few]).max() <= 1
 
 
@@ -218,7 +259,12 @@ def test_clips_view_is_pillows(size):
     prior = open_prior('sd_variation')
     images = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
     ours = prior.preprocess(jnp.asarray(images / 255, jnp.float32))
-    theirs = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in images])
+    theirs = np.stack(
+        [
+            np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC))
+            for image in images
+        ]
+    )
     mean, std = np.asarray(CLIP_MEAN), np.asarray(CLIP_STD)
     assert np.abs(np.asarray(ours) * std + mean - theirs / 255).max() < 1.01 / 255
 

@@ -30,7 +30,9 @@ def described(weights):
 @pytest.mark.parametrize('which', ['latent', 'pixel'])
 def test_shapes_are_those_of_the_weights(saved, which, dtype):
     folder = saved if which == 'latent' else EMBEDDED['digits']
-    real, shapes = (load_variation_model(folder, dtype=dtype, weights=weights) for weights in (True, False))
+    real, shapes = (
+        load_variation_model(folder, dtype=dtype, weights=weights) for weights in (True, False)
+    )
     assert {type(leaf) for leaf in jax.tree.leaves(real.weights)} == {np.ndarray}
     assert {type(leaf) for leaf in jax.tree.leaves(shapes.weights)} == {jax.ShapeDtypeStruct}
     assert described(shapes.weights) == described(real.weights)
@@ -41,17 +43,24 @@ def test_pixel_priors_of_shapes_can_be_traced():
     vary = prior.vary(sampler='ddim', start=200, steps=2)
     size = (2, prior.size_px, prior.size_px, prior.channels)
     keys = jax.random.split(jax.random.key(0), 2)
-    out = jax.eval_shape(vary, prior.weights, jax.ShapeDtypeStruct(size, jnp.float32), np.zeros(2, int), keys)
+    out = jax.eval_shape(
+        vary, prior.weights, jax.ShapeDtypeStruct(size, jnp.float32), np.zeros(2, int), keys
+    )
     assert out.shape == size
 
 
 @pytest.mark.parametrize('rederived', [True, False])
 def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
-    """Its chain is that of the samplers themselves, on a network that answers beyond what may be."""
+    """Its chain is that of the samplers themselves, on a network that answers beyond what may
+    be.
+    """
     shutil.copytree(EMBEDDED['digits'], tmp_path / 'prior')
     file = next((tmp_path / 'prior').rglob('scheduler_config.json'))
     index = tmp_path / 'prior' / 'model_index.json'
-    told = json.loads(file.read_text()) | {'_class_name': 'DDIMScheduler', 'use_clipped_model_output': rederived}
+    told = json.loads(file.read_text()) | {
+        '_class_name': 'DDIMScheduler',
+        'use_clipped_model_output': rederived,
+    }
     file.write_text(json.dumps(told))
     index.write_text(index.read_text().replace('DDPMScheduler', 'DDIMScheduler'))
     prior = load_variation_model(tmp_path / 'prior')
@@ -61,10 +70,15 @@ def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
     assert (0.5 + 3 * sigma) / alpha > 1
     eps = (0.5 - alpha) / sigma if rederived else -3.0
     moved = sampler.step(sampler.init(x), 0, output, None)['x']
-    np.testing.assert_allclose(moved, sampler.tables['on_x0'][0] + sampler.tables['on_eps'][0] * eps, rtol=1e-5)
+    np.testing.assert_allclose(
+        moved, sampler.tables['on_x0'][0] + sampler.tables['on_eps'][0] * eps, rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize(('index', 'shown'), [([], 'a list'), ({'_class_name': ['a']}, r"\['a'\]"), ({'unet': ['a', 'b']}, 'None')])
+@pytest.mark.parametrize(
+    ('index', 'shown'),
+    [([], 'a list'), ({'_class_name': ['a']}, r"\['a'\]"), ({'unet': ['a', 'b']}, 'None')],
+)
 def test_broken_indices_are_named(tmp_path, index, shown):
     (tmp_path / 'model_index.json').write_text(json.dumps(index))
     with pytest.raises(UserError, match=rf'model_index\.json: must hold a .*, not {shown}'):
@@ -109,7 +123,9 @@ def test_float16_runs_on_cpus(saved):
         image = jnp.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3)
         vary = model.vary(['a', 'b'], steps=2, guidance=2.0, size_px=8)
         quick = jax.jit(vary, compiler_options={'xla_backend_optimization_level': 0})
-        out[dtype] = np.asarray(quick(model.weights, image, jnp.zeros(1, int), jax.random.split(jax.random.key(0), 1)))
+        out[dtype] = np.asarray(
+            quick(model.weights, image, jnp.zeros(1, int), jax.random.split(jax.random.key(0), 1))
+        )
     assert np.isfinite(out['float16']).all()
     assert np.abs(out['float16'] - out['float32']).max() < 0.05
     assert out['float32'].std() > 0.01

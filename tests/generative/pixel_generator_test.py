@@ -7,12 +7,21 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.diffusion.guidance import from_ho_salimans
-from purify.generative.pixel_generator import NOTE, make_pixel_generator, make_preconditioning, open_generator
+from purify.generative.pixel_generator import (
+    NOTE,
+    make_pixel_generator,
+    make_preconditioning,
+    open_generator,
+)
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.stages.train_diffusion import prior_builder, write_denoiser
 from purify.train.state import split_network
 
-DDPM = {'name': 'ddpm', 'drop': 0.1, 'schedule': {'name': 'linear', 'steps': 50, 'prediction': 'epsilon'}}
+DDPM = {
+    'name': 'ddpm',
+    'drop': 0.1,
+    'schedule': {'name': 'linear', 'steps': 50, 'prediction': 'epsilon'},
+}
 EDM = {
     'name': 'edm',
     'drop': 0.1,
@@ -43,7 +52,9 @@ def network():
     net = build(nnx.Rngs(0))
     graph, params, stats = split_network(net)
     keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
-    params = jax.tree.map(lambda x: x + jax.random.normal(next(keys), x.shape) / 5, params)  # some start as zeros
+    params = jax.tree.map(
+        lambda x: x + jax.random.normal(next(keys), x.shape) / 5, params
+    )  # some start as zeros
     net = nnx.merge(graph, params, stats)
     return config, net, graph, {'params': params, 'stats': stats}
 
@@ -58,7 +69,9 @@ def test_guidance_is_the_scale_and_the_last_row_stands_for_no_class(network):
     np.testing.assert_allclose(model.predictor(weights, LABELS, 0)(X, t), untold, atol=1e-5)
     w = 1.5  # Ho & Salimans, eq. 6
     by_hand = (1 + w) * told - w * untold
-    np.testing.assert_allclose(model.predictor(weights, LABELS, from_ho_salimans(w))(X, t), by_hand, atol=1e-5)
+    np.testing.assert_allclose(
+        model.predictor(weights, LABELS, from_ho_salimans(w))(X, t), by_hand, atol=1e-5
+    )
 
 
 def test_a_generator_that_was_always_told_its_class_cannot_be_guided(network):
@@ -77,9 +90,17 @@ def test_edm_is_asked_at_its_own_scale_and_answers_with_the_image(network):
     sigma = np.asarray(model.edm.sigmas(), np.float64)[np.asarray(t)][:, None, None, None]
     x = np.asarray(X, np.float64) * np.sqrt(1 + sigma**2)
     inside = x / np.sqrt(sigma**2 + 0.25)
-    answer = net(jnp.asarray(inside, jnp.float32), jnp.asarray(np.log(sigma.ravel()) / 4, jnp.float32), LABELS)
-    clean = 0.25 / (sigma**2 + 0.25) * x + sigma * 0.5 / np.sqrt(sigma**2 + 0.25) * np.asarray(answer, np.float64)
-    np.testing.assert_allclose(model.predictor(weights, LABELS, 1)(X, t), clean, rtol=1e-3, atol=2e-3)
+    answer = net(
+        jnp.asarray(inside, jnp.float32),
+        jnp.asarray(np.log(sigma.ravel()) / 4, jnp.float32),
+        LABELS,
+    )
+    clean = 0.25 / (sigma**2 + 0.25) * x + sigma * 0.5 / np.sqrt(sigma**2 + 0.25) * np.asarray(
+        answer, np.float64
+    )
+    np.testing.assert_allclose(
+        model.predictor(weights, LABELS, 1)(X, t), clean, rtol=1e-3, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize('objective', [DDPM, EDM], ids=['ddpm', 'edm'])

@@ -32,18 +32,24 @@ def prior():
 def test_a_perfect_network_gives_the_image_back(sampler):
     model = prior()
     keys = jax.random.split(jax.random.key(0), 3)
-    out = model.vary(sampler=sampler, start=60, steps=12)(model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys)
+    out = model.vary(sampler=sampler, start=60, steps=12)(
+        model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys
+    )
     assert np.abs(np.asarray(out)).max() < 2e-3
 
 
-@pytest.mark.parametrize(('start', 'steps', 'word'), [(0, 1, 'start=0'), (101, 5, 'start=101'), (5, 10, 'steps')])
+@pytest.mark.parametrize(
+    ('start', 'steps', 'word'), [(0, 1, 'start=0'), (101, 5, 'start=101'), (5, 10, 'steps')]
+)
 def test_starts_the_schedule_does_not_have_are_refused(start, steps, word):
     with pytest.raises(UserError, match=word):
         prior().vary(sampler='ddim', start=start, steps=steps)
 
 
 def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
-    """Noised digits come back nearer to the clean ones than they were: the shipped weights are trained ones."""
+    """Noised digits come back nearer to the clean ones than they were: the shipped weights are
+    trained ones.
+    """
     folder = EMBEDDED['digits']
     assert sum(path.stat().st_size for path in folder.rglob('*')) < 2 * 2**20
     assert 'configs/prior.py' in (folder / 'README.md').read_text()

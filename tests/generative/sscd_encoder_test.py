@@ -22,7 +22,11 @@ def write(file, layout='published', but=()):
     names, tensors = sscd_names(network)[layout], {}
     for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))):
         value = np.asarray(variable[...])
-        value = value.transpose(*range(value.ndim - 1, value.ndim - 3, -1), *range(value.ndim - 2)) if value.ndim > 1 else value
+        value = (
+            value.transpose(*range(value.ndim - 1, value.ndim - 3, -1), *range(value.ndim - 2))
+            if value.ndim > 1
+            else value
+        )
         name = f'{names[".".join(map(str, path[:-1]))]}.{LEAVES.get(path[-1], path[-1])}'
         tensors[name] = np.ascontiguousarray(value)
     save_file({name: value for name, value in tensors.items() if name not in but}, file)
@@ -37,7 +41,10 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize('layout', ['published', 'torchvision'])
 def test_a_file_is_read_and_embeds(tmp_path, layout):
-    network, images = write(tmp_path / 'a.safetensors', layout), np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+    network, images = (
+        write(tmp_path / 'a.safetensors', layout),
+        np.random.default_rng(0).random((3, 8, 8, 1), np.float32),
+    )
     encoder = CopyEncoder.from_file(tmp_path / 'a.safetensors')
     found = jax.jit(encoder.embed)(encoder.weights, images)
     pixels = sscd.sscd_pixels(np.broadcast_to(images, (3, 8, 8, 3)))
@@ -52,14 +59,20 @@ def test_shapes_stand_for_weights(tmp_path):
     write(tmp_path / 'a.safetensors')
     encoder = CopyEncoder.from_file(tmp_path / 'a.safetensors', weights=False)
     assert {type(x) for x in jax.tree.leaves(encoder.weights)} == {jax.ShapeDtypeStruct}
-    assert jax.eval_shape(encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32)).shape == (2, 6)
+    assert jax.eval_shape(
+        encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 8, 8, 3), np.float32)
+    ).shape == (2, 6)
     with pytest.raises(UserError, match='channels; these have 4'):
-        jax.eval_shape(encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 8, 8, 4), np.float32))
+        jax.eval_shape(
+            encoder.embed, encoder.weights, jax.ShapeDtypeStruct((2, 8, 8, 4), np.float32)
+        )
 
 
 def test_broken_files_are_named(tmp_path):
     write(tmp_path / 'a.safetensors', but=('backbone.layer1.0.bn2.running_var',))
-    with pytest.raises(UserError, match=r'a\.safetensors.*1 missing: backbone\.layer1\.0\.bn2\.running_var'):
+    with pytest.raises(
+        UserError, match=r'a\.safetensors.*1 missing: backbone\.layer1\.0\.bn2\.running_var'
+    ):
         CopyEncoder.from_file(tmp_path / 'a.safetensors', weights=False)
     save_file({'x': np.zeros(2, np.float32)}, tmp_path / 'b.safetensors')
     with pytest.raises(UserError, match=r'b\.safetensors.*finding copies'):
@@ -76,5 +89,7 @@ def test_a_file_or_a_folder_of_one_and_nothing_else(tmp_path):
     assert copy_file(tmp_path) is None
     assert copy_file(tmp_path / 'nothing') is None
     (tmp_path / 'sscd_disc_mixup.torchvision.pt').write_bytes(b'pickle')
-    with pytest.raises(UserError, match=r'(?s)take the one called \.torchvision\.pt.*not opened.*weights_only=True'):
+    with pytest.raises(
+        UserError, match=r'(?s)take the one called \.torchvision\.pt.*not opened.*weights_only=True'
+    ):
         copy_file(tmp_path / 'sscd_disc_mixup.torchvision.pt')

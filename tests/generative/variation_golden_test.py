@@ -26,8 +26,15 @@ GUIDANCE = (1.0, 7.5)
 def read(case):
     """io.npz with images as NHWC; pictures already are."""
     with np.load(case / 'io.npz') as arrays:
-        flip = {name for name in arrays if arrays[name].ndim == 4 and not name.startswith(('image_gs', 'source'))}
-        return {name: array.transpose(0, 2, 3, 1) if name in flip else array for name, array in arrays.items()}
+        flip = {
+            name
+            for name in arrays
+            if arrays[name].ndim == 4 and not name.startswith(('image_gs', 'source'))
+        }
+        return {
+            name: array.transpose(0, 2, 3, 1) if name in flip else array
+            for name, array in arrays.items()
+        }
 
 
 def check(made, expected):
@@ -42,13 +49,20 @@ def compare(folder, case, guidances=GUIDANCE):
         pictures = jnp.asarray(io['source_uint8'] / 255, jnp.float32)
         np.testing.assert_allclose(model.preprocess(pictures), io['pixel_values'], atol=1e-5)
     for guidance in guidances:
-        made = model.generate(io['pixel_values'], io['latents'], steps=int(io['num_inference_steps']), guidance=guidance)
+        made = model.generate(
+            io['pixel_values'],
+            io['latents'],
+            steps=int(io['num_inference_steps']),
+            guidance=guidance,
+        )
         check(made, io[f'image_gs{guidance}'])
 
 
 @pytest.mark.parametrize('case', VARIATIONS)
 def test_image_variations_of_pytorch(case, tmp_path):
-    guidances = GUIDANCE if case == VARIATIONS[0] else GUIDANCE[1:]  # each is a program of its own to compile
+    guidances = (
+        GUIDANCE if case == VARIATIONS[0] else GUIDANCE[1:]
+    )  # each is a program of its own to compile
     compare(materialise(GOLDEN / case, tmp_path / case), GOLDEN / case, guidances)
 
 

@@ -1,7 +1,8 @@
-"""Weights that need no storing: every tensor is a function of its name and shape, so a list of names stands for a network.
+"""Weights that need no storing: every tensor is a function of its name and shape, so a list of
+names stands for a network.
 
-Used by make_golden.py, which fills PyTorch's networks, and by the tests, which fill ours from the `names.json` it left. Pure
-NumPy, so that both sides draw the same numbers.
+Used by make_golden.py, which fills PyTorch's networks, and by the tests, which fill ours from the
+`names.json` it left. Pure NumPy, so that both sides draw the same numbers.
 """
 
 import json
@@ -17,10 +18,11 @@ GOLDEN = Path(__file__).parent
 
 
 def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor f32[shape] called `name`: uniform numbers seeded by the name, nothing zero, activations of about unit size.
+    """The tensor f32[shape] called `name`: uniform numbers seeded by the name, nothing zero,
+    activations of about unit size.
 
-    Matrices and kernels keep the variance of what they are given; norms scale by 0.8 to 1.2, biases lie within 0.2 of zero,
-    embeddings within 1.
+    Matrices and kernels keep the variance of what they are given; norms scale by 0.8 to 1.2, biases
+    lie within 0.2 of zero, embeddings within 1.
     """
     uniform = np.random.default_rng(zlib.crc32(name.encode())).random(shape) * 2 - 1
     if name.endswith('.bias'):
@@ -41,13 +43,16 @@ def weights_name(folder: Path) -> str:
 
 
 def materialise(case: Path, target: Path) -> Path:
-    """Copies the JSON files of a golden case to `target` and writes the weights its `names.json` files stand for.
+    """Copies the JSON files of a golden case to `target` and writes the weights its `names.json`
+    files stand for.
 
     Folders that hold weights are copied as they are. Returns `target`.
     """
     shutil.copytree(case, target, ignore=shutil.ignore_patterns('names.json', 'io.npz'))
     for names in case.rglob('names.json'):
         folder = target / names.parent.relative_to(case)
-        tensors = {name: fill(name, tuple(shape)) for name, shape in json.loads(names.read_text()).items()}
+        tensors = {
+            name: fill(name, tuple(shape)) for name, shape in json.loads(names.read_text()).items()
+        }
         save_file(tensors, folder / weights_name(folder), metadata={'format': 'pt'})
     return target

@@ -1,4 +1,6 @@
-"""Poisoned diffusion models as a user runs them on the digits, at a hundredth of the work; killed, they go on."""
+"""Poisoned diffusion models as a user runs them on the digits, at a hundredth of the work; killed,
+they go on.
+"""
 
 import json
 import os
@@ -63,20 +65,33 @@ def test_generations_are_taken_apart_and_the_report_shows_it(whole):
     sets = results['dissection']['sets']
     assert [row['images'] for row in sets['generated']] == [9] * 10
     (probe,) = sets['probe']
-    assert (probe['label'], probe['target'], probe['images'], sum(probe['counts'])) == (0, True, 30, 30)
+    assert (probe['label'], probe['target'], probe['images'], sum(probe['counts'])) == (
+        0,
+        True,
+        30,
+        30,
+    )
     truth = json.loads((stage(whole, 'prepare') / 'truth' / 'manifest.json').read_text())
     given = Split(stage(whole, 'prepare') / 'poisoned', 'train').labels
     assert probe['p_t'] == truth['poisoned_images'] / (given == 0).sum()
-    assert {row['score'] for row in results['dissection']['auroc']} == {'cognitive_distillation', 'fct', 'strip'}
+    assert {row['score'] for row in results['dissection']['auroc']} == {
+        'cognitive_distillation',
+        'fct',
+        'strip',
+    }
     assert all(0 <= row['training'] <= 1 for row in results['dissection']['auroc'])
     page = (whole / 'report' / 'index.html').read_text()
     for text in ('G1', 'G4', 'on training images', 'on generations'):
         assert text in page
 
 
-def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_bytes(whole, tmp_path):
+def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_bytes(
+    whole, tmp_path
+):
     rng = random.Random(SEED)
-    name, sign = rng.choice((('generator', 'checkpoints/step_*'), ('generated', '*.array_record-*')))
+    name, sign = rng.choice(
+        (('generator', 'checkpoints/step_*'), ('generated', '*.array_record-*'))
+    )
     flags = ('--workdir', tmp_path, *TINY, '--stages', 'prepare,generator,generated')
     process = start('run', *flags, config=CONFIG)
     deadline = time.monotonic() + 300
@@ -86,12 +101,16 @@ def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_by
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), 'it was done before it was killed: the test shows nothing'
+    assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (
+        'it was done before it was killed: the test shows nothing'
+    )
     code, text = call('run', *flags, config=CONFIG)
     assert code == 0, text
     assert dataset_bytes(stage(whole, 'generated'))
     assert dataset_bytes(stage(whole, 'generated')) == dataset_bytes(stage(tmp_path, 'generated'))
-    one, other = ((stage(run, 'generator') / 'unet' / WEIGHTS_FILE).read_bytes() for run in (whole, tmp_path))
+    one, other = (
+        (stage(run, 'generator') / 'unet' / WEIGHTS_FILE).read_bytes() for run in (whole, tmp_path)
+    )
     assert one == other
 
 
@@ -103,4 +122,6 @@ def test_the_same_generator_classifies(whole, tmp_path):
     results = json.loads((tmp_path / 'results.json').read_text())
     assert [row['p_filter'] for row in results['diffusion']['filters']] == [0.0, 0.01, 0.05, 0.1]
     assert results['diffusion']['images'] == 12
-    assert results['student']['counts']['acc'] == results['diffusion']['filters'][2]['counts']['acc']
+    assert (
+        results['student']['counts']['acc'] == results['diffusion']['filters'][2]['counts']['acc']
+    )

@@ -1,4 +1,6 @@
-"""DataElixir as a user runs it, tiny: killed in the midst of its stages, on 1 and on 8 devices, on two hosts."""
+"""DataElixir as a user runs it, tiny: killed in the midst of its stages, on 1 and on 8 devices, on
+two hosts.
+"""
 
 import json
 import signal
@@ -22,7 +24,8 @@ TINY = (
     '--config.defense.rounds=2',
     '--config.defense.steps=4',
     '--config.defense.kept=2',
-    '--config.defense.targets.score=0.0',  # so few images would show nothing otherwise, and no image would be replaced
+    # so few images would show nothing otherwise, and no image would be replaced
+    '--config.defense.targets.score=0.0',
     '--config.defense.targets.deviations=0.0',
     '--config.defense.targets.level=0.9',
     '--config.shard_size=20',
@@ -57,9 +60,13 @@ def whole(tmp_path_factory):
 
 
 def written(folder):
-    """The bytes of every table and dataset file of a run, by stage and name; what a kill left half-written is not one."""
+    """The bytes of every table and dataset file of a run, by stage and name; what a kill left
+    half-written is not one.
+    """
     stages = folder / 'stages'
-    found = sorted(path for name in WRITTEN for path in stages.rglob(name) if path.suffix != '.part')
+    found = sorted(
+        path for name in WRITTEN for path in stages.rglob(name) if path.suffix != '.part'
+    )
     return {str(path.relative_to(stages)): path.read_bytes() for path in found}
 
 
@@ -74,13 +81,19 @@ def test_the_run_replaces_images_and_says_what_became_of_each(whole):
     given, purified = Split(whole / 'poisoned', 'train'), Split(whole / 'purified', 'train')
     assert (verdicts['ids'] == given.ids).all()
     open_ones, kept = ~targets['keep'], verdicts['keep']
-    assert open_ones.any(), 'no suspicious image is left for the benign model: the test shows less than it should'
-    assert (targets['candidate'][~open_ones] >= 0).any(), 'no image of the poisoned set is replaced: so it does'
+    assert open_ones.any(), (
+        'no suspicious image is left for the benign model: the test shows less than it should'
+    )
+    assert (targets['candidate'][~open_ones] >= 0).any(), (
+        'no image of the poisoned set is replaced: so it does'
+    )
     assert kept.all(), 'every image that was open has its label now'
     assert (verdicts['candidate'][open_ones] >= 0).all()
     assert (purified.ids == given.ids[kept]).all()
     assert (purified.labels == verdicts['labels'][kept]).all()
-    changed = (purified.images(range(len(purified))) != given.images(np.flatnonzero(kept).tolist())).any((1, 2, 3))
+    changed = (
+        purified.images(range(len(purified))) != given.images(np.flatnonzero(kept).tolist())
+    ).any((1, 2, 3))
     assert (changed == (verdicts['candidate'][kept] >= 0)).all()
     assert (verdicts['flagged'] == (verdicts['labels'] != given.labels)).all()
     results = json.loads((whole / 'results.json').read_text())
@@ -94,7 +107,11 @@ def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tm
     for pattern in MIDST:
         process = start('run', '--workdir', tmp_path, *TINY, config=CONFIG)
         deadline = time.monotonic() + 300
-        while process.poll() is None and not list(tmp_path.glob(f'stages/{pattern}')) and time.monotonic() < deadline:
+        while (
+            process.poll() is None
+            and not list(tmp_path.glob(f'stages/{pattern}'))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
@@ -105,7 +122,9 @@ def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tm
     assert written(whole)
     assert written(whole) == written(tmp_path)
     for name in ('teacher', 'benign', 'finetuned', 'student'):
-        (one,), (other,) = (list(folder.glob(f'stages/{name}-*/network.json')) for folder in (whole, tmp_path))
+        (one,), (other,) = (
+            list(folder.glob(f'stages/{name}-*/network.json')) for folder in (whole, tmp_path)
+        )
         pairs = list(zip(weights(one.parent), weights(other.parent), strict=True))
         assert pairs
         assert all(a.tobytes() == b.tobytes() for a, b in pairs)
@@ -115,7 +134,9 @@ def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tm
 
 
 def assert_same_candidates(one, other):
-    """XLA's CPU convolutions round differently for other numbers of rows: a candidate in hundreds may tip over."""
+    """XLA's CPU convolutions round differently for other numbers of rows: a candidate in hundreds
+    may tip over.
+    """
     a, b = table(one, 'candidates'), table(other, 'candidates')
     assert (a['ids'] == b['ids']).all()
     assert (a['raw'] == b['raw']).all()
@@ -128,7 +149,9 @@ def assert_same_candidates(one, other):
 def test_eight_devices_see_the_same_candidates(whole, tmp_path):
     loaded = f'--config.teacher.load={whole}/teacher'
     stages = ('--stages', 'prepare,candidates,targets')
-    assert_same_candidates(whole, finished(tmp_path, loaded, '--config.run.batch_per_device=7', *stages, devices=8))
+    assert_same_candidates(
+        whole, finished(tmp_path, loaded, '--config.run.batch_per_device=7', *stages, devices=8)
+    )
 
 
 def test_two_hosts_share_every_stage(whole, tmp_path):

@@ -27,8 +27,17 @@ def reference(tmp_path_factory):
 
 @pytest.mark.parametrize(('devices', 'batch'), [(1, 50), (4, 8), (8, 7)])
 def test_purified_images_do_not_depend_on_devices_or_batch(reference, tmp_path, devices, batch):
-    """At most one level apart: XLA's CPU convolutions round differently for different numbers of rows per device."""
-    code, text = call('run', '--workdir', tmp_path, *PURIFY, f'--config.run.batch_per_device={batch}', devices=devices)
+    """At most one level apart: XLA's CPU convolutions round differently for different numbers of
+    rows per device.
+    """
+    code, text = call(
+        'run',
+        '--workdir',
+        tmp_path,
+        *PURIFY,
+        f'--config.run.batch_per_device={batch}',
+        devices=devices,
+    )
     assert code == 0, text
     apart = np.abs(pixels(reference) - pixels(tmp_path))
     assert apart.max() <= 1

@@ -14,7 +14,9 @@ def gallery(tmp_path, monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
     def run(words, *flags):
-        code = main(['gallery', '--config', f'{CONFIG}:{words}', '--workdir', str(tmp_path), *flags])
+        code = main(
+            ['gallery', '--config', f'{CONFIG}:{words}', '--workdir', str(tmp_path), *flags]
+        )
         page = tmp_path / 'gallery' / 'index.html'
         return code, page.read_text() if page.exists() else ''
 
@@ -39,11 +41,24 @@ def test_every_trigger_of_several_is_shown(gallery):
 
 def test_without_an_attack_in_the_words_the_sweep_is_shown(gallery, monkeypatch):
     opened = []
-    monkeypatch.setattr('purify.commands.gallery.open_source', lambda **part: opened.append(part) or open_source(**part))
+    monkeypatch.setattr(
+        'purify.commands.gallery.open_source',
+        lambda **part: opened.append(part) or open_source(**part),
+    )
     code, text = gallery('rate=0.05', '--sweep', 'patch')
     assert code == 0
     assert len(opened) == 1, 'one source for all'
-    assert all(name in text for name in ('white_patch', 'dataelixir_patch 3', 'badnets1', 'badnets2', 'grid_patch', 'dbd_patch'))
+    assert all(
+        name in text
+        for name in (
+            'white_patch',
+            'dataelixir_patch 3',
+            'badnets1',
+            'badnets2',
+            'grid_patch',
+            'dbd_patch',
+        )
+    )
 
 
 @pytest.mark.parametrize(

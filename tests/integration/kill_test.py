@@ -14,7 +14,9 @@ FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead 
 
 
 def run(folder, flags):
-    """-> the seconds that it took without compiling, which takes none when the programs are in the cache."""
+    """-> the seconds that it took without compiling, which takes none when the programs are in the
+    cache.
+    """
     begun = time.monotonic()
     code, text = call('run', '--workdir', folder, *flags)
     assert code == 0, text
@@ -36,7 +38,9 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
             process.send_signal(signal.SIGKILL)
             killed += 1
         process.communicate()
-        if process.returncode == 0:  # it was done first: the cores are freer now than when it was timed
+        if (
+            process.returncode == 0
+        ):  # it was done first: the cores are freer now than when it was timed
             shutil.rmtree(tmp_path / 'cut')
             longest *= 0.6
         done = sorted(path.parent.name.split('-')[0] for path in tmp_path.glob('cut/stages/*/DONE'))
@@ -71,7 +75,10 @@ def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path):
 def test_sigterm_to_one_of_two_hosts_stops_both_with_75(tmp_path):
     hosts = start_hosts('--workdir', tmp_path, *TINY, '--config.teacher.epochs=2000', devices=1)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob('stages/teacher-*/checkpoints/step_*')) and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob('stages/teacher-*/checkpoints/step_*'))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
     hosts[1].terminate()
     texts = [host.communicate(timeout=120)[0] for host in hosts]

@@ -1,4 +1,6 @@
-"""The launchers, with stand-ins for purify, Python, ssh, srun, scontrol and gcloud that note how they are called."""
+"""The launchers, with stand-ins for purify, Python, ssh, srun, scontrol and gcloud that note how
+they are called.
+"""
 
 import os
 import re
@@ -13,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / 'launch'
 
-# Says which process it is, then ends as EXIT_<its --host-id> says: with a code, or on SIGTERM with 75.
+# Says which process it is, then ends as EXIT_<its --host-id> says: with a code, or on SIGTERM with
+# 75.
 PURIFY = r"""
 [[ "$*" =~ --host-id\ ([0-9]+) ]] && id=${BASH_REMATCH[1]} || id=0
 note() { echo "$*" >>"$NOTES"; }
@@ -24,7 +27,8 @@ if [ "${!ending:-0}" != wait ]; then exit "${!ending:-0}"; fi
 for i in $(seq 200); do sleep 0.1; done
 """
 
-# A Python whose virtual environments are itself again, and whose modules only note that they were asked for.
+# A Python whose virtual environments are itself again, and whose modules only note that they were
+# asked for.
 PYTHON = r"""
 case "$1 ${2:-}" in
   -c*) exec "$REAL_PYTHON" "$@" ;;
@@ -80,7 +84,9 @@ class Bench:
 
     def start(self, script: str, *args: str) -> subprocess.Popen[str]:
         command = ['bash', str(LAUNCH / script), *args]
-        return subprocess.Popen(command, text=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, text=True, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     def run(self, script: str, *args: str) -> tuple[str, int]:
         process = self.start(script, *args)
@@ -97,7 +103,9 @@ class Bench:
 
 
 @pytest.mark.parametrize(
-    'script', [*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), ROOT / '.ci' / 'run'], ids=lambda path: path.name
+    'script',
+    [*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch'), ROOT / '.ci' / 'run'],
+    ids=lambda path: path.name,
 )
 def test_scripts_are_valid_bash_and_executable(script):
     assert subprocess.run(['bash', '-n', script]).returncode == 0
@@ -107,7 +115,10 @@ def test_scripts_are_valid_bash_and_executable(script):
 
 
 def test_every_requirement_is_pinned_once():
-    pins = [line.partition('==')[0].lower().replace('_', '-') for line in (ROOT / 'third_party' / 'constraints.txt').open()]
+    pins = [
+        line.partition('==')[0].lower().replace('_', '-')
+        for line in (ROOT / 'third_party' / 'constraints.txt').open()
+    ]
     assert len(set(pins)) == len(pins)
     wanted = re.findall(r"'([a-zA-Z_-]+)(?:\[\w+\])?>=", (ROOT / 'setup.py').read_text())
     optional = {'tensorboardx', 'wandb', 'umap-learn', 'torch', 'diffusers', 'transformers'}
@@ -122,7 +133,9 @@ def test_local_passes_arguments_and_exit_code_on(bench):
 
 
 def test_hosts_starts_every_process_with_its_number_and_gpus(bench):
-    assert bench.run('hosts.sh', '-n', '2', '--gpus', '2', '--port', '1234', '--', '--config', "it's") == ('', 0)
+    assert bench.run(
+        'hosts.sh', '-n', '2', '--gpus', '2', '--port', '1234', '--', '--config', "it's"
+    ) == ('', 0)
     common = "run --config it's --coordinator 127.0.0.1:1234 --hosts 2 --host-id"
     assert sorted(bench.noted()) == [f'0 gpus=0,1 {common} 0', f'1 gpus=2,3 {common} 1']
 
@@ -134,7 +147,9 @@ def test_one_process_that_fails_stops_the_others(bench, code):
     assert ended == code
     assert ('process 1 ended with exit code 7' in said) == (code == 7)
     started = {line[0] for line in bench.noted() if '--host-id' in line} - {'1'}
-    assert {f'{number} stopped' for number in started} <= set(bench.noted())  # one may have been stopped before it began
+    assert {f'{number} stopped' for number in started} <= set(
+        bench.noted()
+    )  # one may have been stopped before it began
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -152,17 +167,23 @@ def test_signals_to_hosts_stop_every_process(bench, number):
 def test_hosts_over_ssh(bench):
     bench.stand_in('ssh', 'echo "ssh $3" >>"$NOTES"; cd / && bash -c "${@:4}"')
     bench.set(EXIT_0='wait', EXIT_1='wait')
-    process = bench.start('hosts.sh', '--hosts', 'me@one,two', '--dir', str(ROOT), '--', '--config', "it's a")
+    process = bench.start(
+        'hosts.sh', '--hosts', 'me@one,two', '--dir', str(ROOT), '--', '--config', "it's a"
+    )
     bench.wait_for(4)
     process.terminate()
     process.communicate(timeout=20)
     assert process.returncode == 75
     common = "run --config it's a --coordinator one:8476 --hosts 2 --host-id"
-    assert sorted(bench.noted()) == sorted([f'0 {common} 0', '0 stopped', f'1 {common} 1', '1 stopped', 'ssh me@one', 'ssh two'])
+    assert sorted(bench.noted()) == sorted(
+        [f'0 {common} 0', '0 stopped', f'1 {common} 1', '1 stopped', 'ssh me@one', 'ssh two']
+    )
 
 
 def test_a_process_that_will_not_stop_is_killed_with_its_children(bench):
-    bench.stand_in('purify', 'trap "" TERM; echo begun >>"$NOTES"; sleep 60 & echo $! >>"$NOTES"; wait')
+    bench.stand_in(
+        'purify', 'trap "" TERM; echo begun >>"$NOTES"; sleep 60 & echo $! >>"$NOTES"; wait'
+    )
     process = bench.start('hosts.sh', '-n', '1', '--grace', '0.5', '--', '--config', 'x')
     bench.wait_for(2)
     process.terminate()
@@ -174,7 +195,10 @@ def test_a_process_that_will_not_stop_is_killed_with_its_children(bench):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize('args', [['-n', 'x', '--'], ['--foo', '1', '--'], ['-n'], ['-n', '2', '--hosts', 'a', '--'], ['--']])
+@pytest.mark.parametrize(
+    'args',
+    [['-n', 'x', '--'], ['--foo', '1', '--'], ['-n'], ['-n', '2', '--hosts', 'a', '--'], ['--']],
+)
 def test_hosts_refuses_what_it_does_not_understand(bench, args):
     said, code = bench.run('hosts.sh', *args)
     assert code == 2
@@ -205,28 +229,39 @@ def test_slurm_array_runs_its_point(bench):
 
 def test_tpu_pod_runs_on_all_workers_and_stops_them(bench):
     bench.stand_in('gcloud', 'echo "$*" >>"$NOTES"; [[ "$*" != *local.sh* ]] || sleep 1')
-    process = bench.start('tpu_pod.sh', 'run', 'pod', 'zone-b', '--project=p', '--', '--config', "it's")
+    process = bench.start(
+        'tpu_pod.sh', 'run', 'pod', 'zone-b', '--project=p', '--', '--config', "it's"
+    )
     bench.wait_for(1)
     process.terminate()
     process.communicate(timeout=20)
     assert process.returncode == 0
     run, stop = bench.noted()
-    assert run.startswith('compute tpus tpu-vm ssh pod --zone zone-b --worker=all --project=p --command cd purify ')
+    assert run.startswith(
+        'compute tpus tpu-vm ssh pod --zone zone-b --worker=all --project=p --command cd purify '
+    )
     assert run.endswith(r'exec bash launch/local.sh --config it\'s --coordinator auto')
-    assert stop.startswith('compute tpus tpu-vm ssh pod --zone zone-b --worker=all --project=p --command ')
+    assert stop.startswith(
+        'compute tpus tpu-vm ssh pod --zone zone-b --worker=all --project=p --command '
+    )
     assert 'kill -TERM' in stop
 
 
 def test_quickstart_makes_the_environment_once(bench):
     bench.stand_in_python()
     venv = bench.folder / 'venv'
-    install = f'-m pip install --quiet --disable-pip-version-check -c {ROOT}/third_party/constraints.txt -e {ROOT}'
+    install = (
+        f'-m pip install --quiet --disable-pip-version-check -c {ROOT}/third_party/constraints.txt'
+        f' -e {ROOT}'
+    )
     run = f'-m purify run --config {ROOT}/configs/quickstart.py'
     assert bench.run('quickstart.sh')[1] == 0
     assert bench.noted() == ['venv', install, f'{run} --workdir {ROOT}/runs/quickstart']
     bench.notes.unlink()
     assert bench.run('quickstart.sh', 'attack=blended', 'rate=0.05', '--workdir', 'w')[1] == 0
-    assert bench.noted() == [f'{run}:attack=blended,rate=0.05 --workdir {ROOT}/runs/quickstart --workdir w']
+    assert bench.noted() == [
+        f'{run}:attack=blended,rate=0.05 --workdir {ROOT}/runs/quickstart --workdir w'
+    ]
     bench.notes.unlink()
     (venv / 'bin' / 'python').unlink()  # as after an upgrade of the system's Python
     (venv / 'pyvenv.cfg').touch()
@@ -247,13 +282,19 @@ def test_quickstart_names_the_python_it_needs(bench):
     said, code = bench.run('quickstart.sh')
     assert code == 2
     assert 'needs Python 3.11, 3.12 or 3.13; python3 here is Python 3.8.1' in said
-    bench.stand_in('python3.12', f'if [ "$2" = venv ]; then exit 1; else exec {sys.executable} "$@"; fi')
+    bench.stand_in(
+        'python3.12', f'if [ "$2" = venv ]; then exit 1; else exec {sys.executable} "$@"; fi'
+    )
     assert 'apt install python3-venv' in bench.run('quickstart.sh')[0]
 
 
 def test_the_test_script_runs_everything_and_fails_if_anything_does(bench):
     bench.stand_in_python()
-    tools = ['-m ruff check', '-m ruff format --check', f'-m pyright --pythonpath {os.environ["PURIFY_PYTHON"]}']
+    tools = [
+        '-m ruff check',
+        '-m ruff format --check',
+        f'-m pyright --pythonpath {os.environ["PURIFY_PYTHON"]}',
+    ]
     assert bench.run('test.sh', '--no-venv', '-k', 'x')[1] == 0
     assert bench.noted() == [*tools, '-m pytest -n 2 --dist loadfile --no-loadscope-reorder -k x']
     bench.set(FAILS='pytest')

@@ -22,7 +22,9 @@ FLAGS = [*SMALL, *STUDENT, *VARY]
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('runs') / 'tiny'  # a folder of its own above it: one test collects all runs there
+    folder = (
+        tmp_path_factory.mktemp('runs') / 'tiny'
+    )  # a folder of its own above it: one test collects all runs there
     assert main(['run', '--config', QUICKSTART, '--workdir', str(folder), *FLAGS]) == 0
     return folder
 
@@ -36,7 +38,13 @@ def test_results_have_their_fixed_keys(finished):
         assert count < 48  # the target class is left out
         assert results[side]['counts']['acc'][1] == 48
     assert set(results['detection'].values()) == {None}  # this defence judges no image
-    assert set(results['cost']['stages']) == {'prepare', 'teacher', 'purified', 'student', 'evaluate'}
+    assert set(results['cost']['stages']) == {
+        'prepare',
+        'teacher',
+        'purified',
+        'student',
+        'evaluate',
+    }
     assert results['cost']['stages']['purified']['images_per_s'] > 0
     assert results['seeds'] == {'poison': 0, 'model': 0, 'data': 0}
     assert results['attack']['poisoned'] == 10
@@ -44,15 +52,19 @@ def test_results_have_their_fixed_keys(finished):
 
 def test_plain_tfds_opens_the_datasets_without_tensorflow(finished):
     code = (
-        'import sys\n'
-        'import tensorflow_datasets as tfds\n'
-        'for name in ("poisoned", "purified"):\n'
-        f'    source = tfds.builder_from_directory("{finished}/" + name).as_data_source(split="train")\n'
-        '    print(name, len(source), source[3]["image"].shape, source[3]["image"].dtype)\n'
-        'assert "tensorflow" not in sys.modules\n'
+        'import sys\nimport tensorflow_datasets as tfds\nfor name in ("poisoned", "purified"):\n  '
+        f'  source = tfds.builder_from_directory("{finished}/" +'
+        ' name).as_data_source(split="train")\n    print(name, len(source),'
+        ' source[3]["image"].shape, source[3]["image"].dtype)\nassert "tensorflow" not in'
+        ' sys.modules\n'
     )
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
-    assert out.split('\n')[:2] == ['poisoned 96 (16, 16, 1) uint8', 'purified 288 (16, 16, 1) uint8']
+    out = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split('\n')[:2] == [
+        'poisoned 96 (16, 16, 1) uint8',
+        'purified 288 (16, 16, 1) uint8',
+    ]
 
 
 def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
@@ -66,7 +78,9 @@ def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
     assert (manifest.true_labels[manifest.poisoned] != 0).all()
     originals = Split(truth / 'originals', 'train')
     for identity in manifest.ids[manifest.poisoned][:3]:
-        before, after = (x[int(x.position_of(np.array([identity]))[0])]['image'] for x in (originals, given))
+        before, after = (
+            x[int(x.position_of(np.array([identity]))[0])]['image'] for x in (originals, given)
+        )
         changed = np.argwhere((before != after)[..., 0])
         assert len(changed)
         assert changed.min() >= 12  # nothing outside the 3x3 patch one pixel from the corner
@@ -92,10 +106,23 @@ def test_the_same_command_again_runs_nothing(finished, capfd):
 
 def test_the_record_of_the_run(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {'config.json', 'overrides.json', 'environment.json', 'metrics.jsonl', 'results.json', 'report', 'stages'} <= names
+    assert {
+        'config.json',
+        'overrides.json',
+        'environment.json',
+        'metrics.jsonl',
+        'results.json',
+        'report',
+        'stages',
+    } <= names
     assert json.loads((finished / 'overrides.json').read_text())[0] == QUICKSTART
-    assert json.loads((finished / 'environment.json').read_text())['versions']['jax'] == jax.__version__
-    stages = {json.loads(line)['stage'] for line in (finished / 'metrics.jsonl').read_text().splitlines()}
+    assert (
+        json.loads((finished / 'environment.json').read_text())['versions']['jax']
+        == jax.__version__
+    )
+    stages = {
+        json.loads(line)['stage'] for line in (finished / 'metrics.jsonl').read_text().splitlines()
+    }
     assert stages == {'teacher', 'student'}
 
 
@@ -108,8 +135,26 @@ def test_report_can_be_written_again_and_lists_of_runs_make_a_table(finished, ca
 
 
 def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_path, capfd):
-    loaded = [f'--config.teacher.load={finished}/teacher', '--config.prior.load=purify/models/pretrained/digits_ddpm']
-    assert main(['run', '--config', QUICKSTART, '--workdir', str(tmp_path), *FLAGS, *loaded, '--stages', 'prepare,purified']) == 0
+    loaded = [
+        f'--config.teacher.load={finished}/teacher',
+        '--config.prior.load=purify/models/pretrained/digits_ddpm',
+    ]
+    assert (
+        main(
+            [
+                'run',
+                '--config',
+                QUICKSTART,
+                '--workdir',
+                str(tmp_path),
+                *FLAGS,
+                *loaded,
+                '--stages',
+                'prepare,purified',
+            ]
+        )
+        == 0
+    )
     assert main(['list', '--config', QUICKSTART, '--workdir', str(tmp_path), *FLAGS, *loaded]) == 0
     listed = capfd.readouterr().out
     assert 'teacher ' not in {line[:8] for line in listed.splitlines()}
@@ -118,9 +163,22 @@ def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_pa
 
 def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
     """With a learning rate of almost 0, a student started from the teacher stays the teacher."""
-    flags = [f'--config.teacher.init_from={finished}/teacher', '--config.teacher.optim.lr=1e-12', '--stages', 'prepare,teacher']
-    assert main(['run', '--config', f'{QUICKSTART}:seed=5', '--workdir', str(tmp_path), *FLAGS, *flags]) == 0
-    old, new = (read_classifier((folder / 'teacher').resolve()).weights['params'] for folder in (finished, tmp_path))
+    flags = [
+        f'--config.teacher.init_from={finished}/teacher',
+        '--config.teacher.optim.lr=1e-12',
+        '--stages',
+        'prepare,teacher',
+    ]
+    assert (
+        main(
+            ['run', '--config', f'{QUICKSTART}:seed=5', '--workdir', str(tmp_path), *FLAGS, *flags]
+        )
+        == 0
+    )
+    old, new = (
+        read_classifier((folder / 'teacher').resolve()).weights['params']
+        for folder in (finished, tmp_path)
+    )
     for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -135,7 +193,11 @@ def test_list_and_check(finished, capfd):
 
 
 def test_check_lists_all_problems_at_once(tmp_path, capfd):
-    wrong = ['--config.attack.target=12', '--config.student.optim.name=adm', '--config.defense.vary.start=5000']
+    wrong = [
+        '--config.attack.target=12',
+        '--config.student.optim.name=adm',
+        '--config.defense.vary.start=5000',
+    ]
     assert main(['check', '--config', QUICKSTART, *FLAGS, *wrong, '--config.teacher.batch=7']) == 2
     out = capfd.readouterr().out
     for word in ('target=12', "'adm'", 'start=5000', 'batch=7'):
@@ -143,5 +205,19 @@ def test_check_lists_all_problems_at_once(tmp_path, capfd):
 
 
 def test_unknown_stage(finished, capfd):
-    assert main(['run', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS, '--stages', 'purify']) == 2
+    assert (
+        main(
+            [
+                'run',
+                '--config',
+                QUICKSTART,
+                '--workdir',
+                str(finished),
+                *FLAGS,
+                '--stages',
+                'purify',
+            ]
+        )
+        == 2
+    )
     assert 'Its stages: prepare, teacher, purified, student, evaluate' in capfd.readouterr().err

@@ -1,4 +1,6 @@
-"""From outside the package: each kind of thing is one file and one line in a registry, and goes through to the report."""
+"""From outside the package: each kind of thing is one file and one line in a registry, and goes
+through to the report.
+"""
 
 import json
 
@@ -66,7 +68,11 @@ def finish(words, folder, *flags, network=None):
 def test_an_attack_a_filter_a_network_and_a_section(tmp_path):
     network = NETWORKS.part('one_layer', width=6)
     config, results, page = finish(
-        'attack=stripe,defense=distant', tmp_path, *STUDENT, '--config.attack.width_px=3', network=network
+        'attack=stripe,defense=distant',
+        tmp_path,
+        *STUDENT,
+        '--config.attack.width_px=3',
+        network=network,
     )
     assert config['attack']['width_px'] == 3
     assert results['attack']['name'] == 'stripe'
@@ -80,7 +86,11 @@ def test_an_attack_a_filter_a_network_and_a_section(tmp_path):
 
 
 def test_a_repairer_and_a_source(tmp_path):
-    flags = ('--config.student.batch=16', '--config.source.noise=5', '--config.source.reference=own')
+    flags = (
+        '--config.student.batch=16',
+        '--config.source.noise=5',
+        '--config.source.reference=own',
+    )
     words = 'source=bars,size_px=16,channels=1,defense=tuned'
     _, results, page = finish(words, tmp_path, *flags, '--config.source.reference_size=0')
     assert results['classes'] == ['standing', 'lying']
@@ -92,7 +102,9 @@ def test_a_repairer_and_a_source(tmp_path):
 
 
 def test_a_guard(tmp_path):
-    _, results, page = finish('attack=patch,rate=0.3,defense=cover', tmp_path, '--config.teacher.epochs=30')
+    _, results, page = finish(
+        'attack=patch,rate=0.3,defense=cover', tmp_path, '--config.teacher.epochs=30'
+    )
     assert results['teacher']['asr'] > 0.9
     assert results['guarded']['asr'] < 0.5
     assert results['guarded']['guard'] == 'Cover'

@@ -6,7 +6,9 @@ from support.command import call
 
 
 def test_the_backdoor_goes_in_and_comes_out(tmp_path):
-    """Bounds a little wider than the README's numbers: another processor rounds differently, and trains another student."""
+    """Bounds a little wider than the README's numbers: another processor rounds differently, and
+    trains another student.
+    """
     code, text = call('run', '--workdir', tmp_path)
     assert code == 0, text
     assert 'before' in text

@@ -1,4 +1,6 @@
-"""Relabelling as a user runs it on the digits, at a tenth of the work: it finds the poison, and killed it goes on."""
+"""Relabelling as a user runs it on the digits, at a tenth of the work: it finds the poison, and
+killed it goes on.
+"""
 
 import json
 import os
@@ -54,7 +56,11 @@ def test_the_target_is_found_and_its_images_get_their_true_labels(whole):
 
 def tables(folder):
     """The bytes of what says how likely every image is, and what became of it."""
-    written = {path: path.read_bytes() for name in ('densities', 'verdicts') for path in stage(folder, name).glob('findings.*')}
+    written = {
+        path: path.read_bytes()
+        for name in ('densities', 'verdicts')
+        for path in stage(folder, name).glob('findings.*')
+    }
     return {f'{path.parent.name} {path.name}': content for path, content in written.items()}
 
 
@@ -72,7 +78,9 @@ def test_killed_within_its_encoder_or_its_densities_it_ends_with_the_same_bytes(
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), 'it was done before it was killed: the test shows nothing'
+    assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (
+        'it was done before it was killed: the test shows nothing'
+    )
     code, text = call('run', *flags, config=CONFIG)
     assert code == 0, text
     assert len(tables(whole)) == 4

@@ -1,4 +1,7 @@
-"""launch/sweep.py on a stand-in for purify that only notes what it is asked, and `purify list`, which says what the runs are."""
+"""launch/sweep.py on a stand-in for purify that only notes what it is asked, and `purify list`,
+which says what the runs are.
+"""
+# ruff: noqa: E501  (programs and files as text)
 
 import json
 import os
@@ -58,7 +61,9 @@ else:
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Calls sweep.py for tmp_path/out, with the stand-in behaving as told by run: an exit code or 'wait'."""
+    """Calls sweep.py for tmp_path/out, with the stand-in behaving as told by run: an exit code or
+    'wait'.
+    """
     (tmp_path / 'stand_in.py').write_text(STAND_IN)
     monkeypatch.setenv('PURIFY_COMMAND', f'{sys.executable} {tmp_path / "stand_in.py"}')
 
@@ -73,7 +78,14 @@ def sweep(tmp_path, monkeypatch):
             *flags,
         ]
         env = os.environ | {'STAND_IN': json.dumps(behaviour or {})}
-        return subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command,
+            env=env,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def run(*flags, behaviour=None):
         process = start(*flags, behaviour=behaviour)
@@ -85,13 +97,18 @@ def sweep(tmp_path, monkeypatch):
 
 def calls(out: Path) -> dict[str, list[dict]]:
     """What the stand-in was asked to run, by name of the run."""
-    return {path.parent.name: [json.loads(line) for line in path.open()] for path in out.glob('points/*/calls.jsonl')}
+    return {
+        path.parent.name: [json.loads(line) for line in path.open()]
+        for path in out.glob('points/*/calls.jsonl')
+    }
 
 
 def test_a_dry_run_prints_the_product_and_touches_nothing(sweep):
     said, code = sweep('--seeds', '0,7', '--dry-run')
     assert code == 0
-    assert [line.split()[1:] for line in said.splitlines()] == [['open', f'x={i}-seed{s}'] for i in range(3) for s in (0, 7)]
+    assert [line.split()[1:] for line in said.splitlines()] == [
+        ['open', f'x={i}-seed{s}'] for i in range(3) for s in (0, 7)
+    ]
     assert not sweep.out.exists()
 
 
@@ -109,7 +126,9 @@ def test_every_run_has_its_folder_and_all_share_one_store(sweep):
 
 
 @pytest.mark.parametrize('name', ['overrides.json', 'results.json'])
-@pytest.mark.parametrize('damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000, b'{}', b'[]', b'5', b'{"teacher": 3}'])
+@pytest.mark.parametrize(
+    'damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000, b'{}', b'[]', b'5', b'{"teacher": 3}']
+)
 def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
     sweep()
     damaged = sweep.out / 'points' / 'x=1-seed0'
@@ -119,7 +138,9 @@ def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
         os.utime(path, (when, when))  # so that it is not the dates that tell
     said, code = sweep()
     assert code == 0
-    assert [line for line in said.splitlines() if line.startswith('started')] == ['started: x=1-seed0']
+    assert [line for line in said.splitlines() if line.startswith('started')] == [
+        'started: x=1-seed0'
+    ]
 
 
 @pytest.mark.parametrize('damage', [b'[]', b'{"point": {"config.x": 9}, "seed": 0}', None])
@@ -140,7 +161,10 @@ def test_a_result_is_known_by_the_keys_that_purify_writes():
     assert runpy.run_path(str(ROOT / 'launch' / 'sweep.py'))['RESULTS'] == REQUIRED
 
 
-@pytest.mark.parametrize(('text', 'number'), [(b'', '0'), (b'nonsense\n', '0'), (b'{"command": ["true"]}\n', '1'), (b'[1]\n', '0')])
+@pytest.mark.parametrize(
+    ('text', 'number'),
+    [(b'', '0'), (b'nonsense\n', '0'), (b'{"command": ["true"]}\n', '1'), (b'[1]\n', '0')],
+)
 def test_an_array_task_without_a_run_says_so(sweep, tmp_path, text, number):
     (tmp_path / 'points.jsonl').write_bytes(text)
     said, code = sweep('--run-point', str(tmp_path / 'points.jsonl'), number)
@@ -218,10 +242,20 @@ def test_slurm_gets_the_open_runs_as_an_array(sweep, tmp_path, monkeypatch):
     array, output, *rest = (tmp_path / 'submitted').read_text().splitlines()
     assert array == '--array=0,2'
     assert output == f'--output={sweep.out}/logs/slurm-%A_%a.log'
-    assert rest == ['--gpus=1', '--time=2:00:00', str(ROOT / 'launch' / 'slurm_array.sbatch'), points, str(ROOT)]
+    assert rest == [
+        '--gpus=1',
+        '--time=2:00:00',
+        str(ROOT / 'launch' / 'slurm_array.sbatch'),
+        points,
+        str(ROOT),
+    ]
     command = [sys.executable, str(ROOT / 'launch' / 'sweep.py'), '--run-point', points, '2']
     assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
-    assert [len(calls(sweep.out)[name]) for name in ('x=0-seed0', 'x=1-seed0', 'x=2-seed0')] == [1, 1, 2]
+    assert [len(calls(sweep.out)[name]) for name in ('x=0-seed0', 'x=1-seed0', 'x=2-seed0')] == [
+        1,
+        1,
+        2,
+    ]
 
 
 def test_what_purify_refuses_is_not_started(tmp_path):
@@ -248,7 +282,9 @@ def listed(capsys, *args):
 
 
 def test_list_multiplies_sweeps_and_seeds(capsys):
-    runs = listed(capsys, f'{QUICKSTART}:rate=0.05', 'attack,start', '0,1', ['--config.teacher.epochs=3'])
+    runs = listed(
+        capsys, f'{QUICKSTART}:rate=0.05', 'attack,start', '0,1', ['--config.teacher.epochs=3']
+    )
     assert len({run['name'] for run in runs}) == len(runs) == 3 * 3 * 2
     assert runs[1] == {
         'name': 'attack=patch-defense.vary.start=150-seed1',
@@ -261,7 +297,9 @@ def test_list_multiplies_sweeps_and_seeds(capsys):
 
 def test_list_multiplies_sweeps_over_different_words(capsys):
     runs = listed(capsys, QUICKSTART, 'attack,ablation', '', [])
-    assert runs[4]['config'] == f'{QUICKSTART}:attack=blended,defense=variations,distill=False,seed=0'
+    assert (
+        runs[4]['config'] == f'{QUICKSTART}:attack=blended,defense=variations,distill=False,seed=0'
+    )
     assert [run['name'] for run in listed(capsys, QUICKSTART, '', '0,1', [])] == ['seed0', 'seed1']
 
 
@@ -269,7 +307,8 @@ def test_list_names_runs_so_that_they_can_be_folders(capsys, tmp_path):
     config = (ROOT / 'configs' / 'quickstart.py').read_text()
     paths = ['a/b', 'a b', 'x' * 300]
     (tmp_path / 'c.py').write_text(
-        f'{config}\n\ndef sweep_path():\n    yield from ({{"config.teacher.load": p}} for p in {paths})\n'
+        f'{config}\n\ndef sweep_path():\n    yield from ({{"config.teacher.load": p}} for p in'
+        f' {paths})\n'
     )
     names = [run['name'] for run in listed(capsys, str(tmp_path / 'c.py'), 'path', '', [])]
     assert len(set(names)) == 3
@@ -284,8 +323,20 @@ def test_list_names_runs_so_that_they_can_be_folders(capsys, tmp_path):
         (QUICKSTART, 'start', '0,0', [], 'comes more than once'),
         (QUICKSTART, 'start', '0,a', [], '--seeds 0,a'),
         (f'{QUICKSTART}:seed=1', 'start', '0', [], 'with --seeds'),
-        (QUICKSTART, 'start', '0', ['--config.teacher.epoch=3'], 'Did you mean --config.teacher.epochs'),
-        (f'{QUICKSTART}:defense=none', 'start', '0', [], 'unknown setting --config.defense.vary.start'),
+        (
+            QUICKSTART,
+            'start',
+            '0',
+            ['--config.teacher.epoch=3'],
+            'Did you mean --config.teacher.epochs',
+        ),
+        (
+            f'{QUICKSTART}:defense=none',
+            'start',
+            '0',
+            [],
+            'unknown setting --config.defense.vary.start',
+        ),
         ('nowhere.py', 'start', '0', [], 'no such file'),
     ],
 )

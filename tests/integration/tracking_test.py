@@ -1,4 +1,6 @@
-"""A whole run with both trackers, offline: the curves are those of metrics.jsonl, the results those of results.json."""
+"""A whole run with both trackers, offline: the curves are those of metrics.jsonl, the results those
+of results.json.
+"""
 
 import json
 
@@ -16,7 +18,9 @@ MEASURES = ('acc', 'asr', 'ra')
 
 
 def start(folder, *flags):
-    config = load_config(f'{ROOT}/configs/quickstart.py:defense=spectral', [*SMALL, *STUDENT, *flags])
+    config = load_config(
+        f'{ROOT}/configs/quickstart.py:defense=spectral', [*SMALL, *STUDENT, *flags]
+    )
     running.run(config, ['words'], folder / 'tracked', folder / 'stages', ())
 
 
@@ -39,9 +43,15 @@ def expected(folder):
         for name in set(row) - {'stage', 'step'}:
             curves.setdefault(f'{row["stage"]}/{name}', []).append((row['step'], row[name]))
     results = json.loads((folder / 'results.json').read_text())
-    numbers = {f'{side}_{name}': results[side][name] for side in ('teacher', 'student') for name in MEASURES}
+    numbers = {
+        f'{side}_{name}': results[side][name]
+        for side in ('teacher', 'student')
+        for name in MEASURES
+    }
     numbers |= {name: results['detection'][name] for name in ('tpr', 'fpr', 'label_accuracy')}
-    numbers |= {f'cost/{name}': stage['seconds'] for name, stage in results['cost']['stages'].items()}
+    numbers |= {
+        f'cost/{name}': stage['seconds'] for name, stage in results['cost']['stages'].items()
+    }
     return curves, numbers | {'seconds': results['cost']['seconds']}, results
 
 
@@ -56,7 +66,9 @@ def test_tensorboard_holds_what_the_record_holds(finished):
     scalars, texts = read_tensorboard(finished / 'tensorboard' / 'tracked' / 'results')
     for name, value in numbers.items():
         assert scalars[f'results/{name}'] == [(0, pytest.approx(value, rel=1e-6))], name
-    assert set(texts) == {f'results/{name}/text_summary' for name in ('before_after', 'detection', 'cost')}
+    assert set(texts) == {
+        f'results/{name}/text_summary' for name in ('before_after', 'detection', 'cost')
+    }
 
 
 def test_wandb_holds_what_the_record_holds(finished):
@@ -64,7 +76,9 @@ def test_wandb_holds_what_the_record_holds(finished):
     first, second = read_wandb(finished)
     assert first['id'] == second['id']
     assert first['config']['attack'] == json.loads((finished / 'config.json').read_text())['attack']
-    assert not [row for row in second['rows'] if 'teacher/step' in row]  # nothing ran again, nothing is told again
+    assert not [
+        row for row in second['rows'] if 'teacher/step' in row
+    ]  # nothing ran again, nothing is told again
     assert first['axes'] == {'teacher/*': 'teacher/step', 'student/*': 'student/step'}
     for tag, rows in curves.items():
         step = f'{tag.partition("/")[0]}/step'
@@ -72,7 +86,15 @@ def test_wandb_holds_what_the_record_holds(finished):
     for run in (first, second):
         assert {name: run['summary'][f'results/{name}'] for name in numbers} == numbers
     table = second['tables']['results/before_after']
-    assert table['columns'] == ['measure', 'before', 'before, from', 'before, to', 'after', 'after, from', 'after, to']
+    assert table['columns'] == [
+        'measure',
+        'before',
+        'before, from',
+        'before, to',
+        'after',
+        'after, from',
+        'after, to',
+    ]
     for row, name in zip(table['data'], MEASURES, strict=True):
         sides = [results[side] for side in ('teacher', 'student')]
         wanted = [number for side in sides for number in (side[name], *side['intervals'][name])]
@@ -81,8 +103,10 @@ def test_wandb_holds_what_the_record_holds(finished):
     assert cost == {name: stage['seconds'] for name, stage in results['cost']['stages'].items()}
     found = dict(second['tables']['results/detection']['data'])
     assert (found['tpr'], found['fpr'], found['flagged']) == (
-        results['detection']['tpr'], results['detection']['fpr'], results['detection']['found']['flagged'],
-    )  # fmt: skip
+        results['detection']['tpr'],
+        results['detection']['fpr'],
+        results['detection']['found']['flagged'],
+    )
 
 
 def test_other_settings_are_another_run_of_wandb_and_how_to_run_is_not(tmp_path, monkeypatch):
@@ -100,10 +124,21 @@ def test_other_settings_are_another_run_of_wandb_and_how_to_run_is_not(tmp_path,
     monkeypatch.setattr(running.Chain, 'run', stop)
     monkeypatch.setattr(running, '_check_first', lambda config: None)
     writing = '--config.run.writers=("wandb",)'
-    for flags in (['--config.seeds.poison=5'], ['--config.seeds.poison=5', '--config.run.workers=1'], ['--config.seeds.poison=6']):
+    for flags in (
+        ['--config.seeds.poison=5'],
+        ['--config.seeds.poison=5', '--config.run.workers=1'],
+        ['--config.seeds.poison=6'],
+    ):
         with pytest.raises(Preempted):
             start(tmp_path, *flags, writing)
-    assert marks == ['5', 'closed', '5', 'closed', '6', 'closed']  # closed, though the run was stopped
+    assert marks == [
+        '5',
+        'closed',
+        '5',
+        'closed',
+        '6',
+        'closed',
+    ]  # closed, though the run was stopped
 
 
 def stop(*args, **options):

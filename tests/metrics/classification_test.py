@@ -25,7 +25,8 @@ def test_success_leaves_the_target_class_out():
     # Of the six images of classes 1 and 2, three are taken for class 0 and two for what they are.
     assert success(PREDICTIONS, LABELS, 0) == Share(3, 6)
     assert robust(PREDICTIONS, LABELS, 0) == Share(2, 6)
-    # Another target: class 1 is left out, the others are taken for it twice and for themselves twice.
+    # Another target: class 1 is left out, the others are taken for it twice and for themselves
+    # twice.
     assert success(PREDICTIONS, LABELS, 1) == Share(2, 5)
     assert robust(PREDICTIONS, LABELS, 1) == Share(2, 5)
 
@@ -60,14 +61,20 @@ def test_nothing_but_the_target_class_has_no_value():
 )
 def test_what_are_no_predictions_is_refused(predictions, told):
     among = np.ones(8, bool)
-    for measure in (accuracy, lambda *pair: attack_success(*pair, among), lambda *pair: robust_accuracy(*pair, among)):
+    for measure in (
+        accuracy,
+        lambda *pair: attack_success(*pair, among),
+        lambda *pair: robust_accuracy(*pair, among),
+    ):
         with pytest.raises(UserError, match=told):
             measure(predictions, LABELS)
 
 
 def test_all_to_all_counts_the_next_class():
     goals = (LABELS + 1) % 3
-    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Share(2, 8)  # the second image and the sixth
+    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Share(
+        2, 8
+    )  # the second image and the sixth
 
 
 def test_which_images_count_must_be_said_for_each():

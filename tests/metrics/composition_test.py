@@ -7,7 +7,9 @@ from purify.core.errors import UserError
 from purify.metrics.composition import Composition, poisoned_share, sort_out
 
 
-@pytest.mark.parametrize(('triggered', 'matching', 'group'), [(1, 0, 1), (1, 1, 2), (0, 0, 3), (0, 1, 4)])
+@pytest.mark.parametrize(
+    ('triggered', 'matching', 'group'), [(1, 0, 1), (1, 1, 2), (0, 0, 3), (0, 1, 4)]
+)
 def test_the_four_groups(triggered, matching, group):
     found = sort_out(np.array([triggered], bool), np.array([matching], bool))
     assert (found.tolist(), found.dtype) == ([group], np.uint8)
@@ -15,7 +17,9 @@ def test_the_four_groups(triggered, matching, group):
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
 def test_counts_are_those_of_a_loop(images):
-    triggered, matching = (np.array(column, bool) for column in (zip(*images, strict=True) if images else ((), ())))
+    triggered, matching = (
+        np.array(column, bool) for column in (zip(*images, strict=True) if images else ((), ()))
+    )
     made = Composition.of(sort_out(triggered, matching))
     counts = {(t, m): 0 for t in (True, False) for m in (False, True)}  # in the order of the groups
     for image in images:
@@ -30,7 +34,9 @@ def test_counts_are_those_of_a_loop(images):
 
 
 def test_p_t_is_that_of_the_paper():
-    """ImageNette at 10 %: 9,469 images of which 961 are of the target; p_t = r N_nt / (r N_nt + N_t)."""
+    """ImageNette at 10 %: 9,469 images of which 961 are of the target; p_t = r N_nt / (r N_nt +
+    N_t).
+    """
     others, own, rate = 8508, 961, 0.1
     moved = round(rate * others)
     given_labels = np.array([6] * (own + moved) + [1] * (others - moved))

@@ -68,8 +68,17 @@ def test_labels_must_fit():
 def test_auroc_is_the_share_of_pairs_in_order(seed):
     """Against all pairs one by one, and scikit-learn where there is one group."""
     rng = np.random.default_rng(seed)
-    scores, positive, groups = rng.integers(0, 6, 30) / 2, rng.random(30) < 0.4, rng.integers(0, 3, 30)
-    pairs = [(a, b) for a in range(30) for b in range(30) if positive[a] and not positive[b] and groups[a] == groups[b]]
+    scores, positive, groups = (
+        rng.integers(0, 6, 30) / 2,
+        rng.random(30) < 0.4,
+        rng.integers(0, 3, 30),
+    )
+    pairs = [
+        (a, b)
+        for a in range(30)
+        for b in range(30)
+        if positive[a] and not positive[b] and groups[a] == groups[b]
+    ]
     wins = sum(1.0 if scores[a] > scores[b] else 0.5 * (scores[a] == scores[b]) for a, b in pairs)
     assert auroc(scores, positive, groups) == (pytest.approx(wins / len(pairs)) if pairs else None)
     if 0 < positive.sum() < 30:
@@ -86,7 +95,11 @@ def test_auroc_of_one_kind_is_not_defined_and_infinite_scores_have_ranks():
 
 @pytest.mark.parametrize(
     ('scores', 'positive', 'message'),
-    [([0.0, np.nan], [True, False], '1 scores are NaN'), ([0.0], [True, False], 'do not fit'), ([0.0, 1.0], [1, 0], 'int64')],
+    [
+        ([0.0, np.nan], [True, False], '1 scores are NaN'),
+        ([0.0], [True, False], 'do not fit'),
+        ([0.0, 1.0], [1, 0], 'int64'),
+    ],
 )
 def test_scores_must_fit(scores, positive, message):
     with pytest.raises(UserError, match=message):

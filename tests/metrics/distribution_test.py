@@ -20,7 +20,10 @@ def test_fid_is_that_of_scipys_matrix_root():
 
 def test_fid_of_one_dimension_by_hand():
     """(3 - 1)^2 + (2 - 1)^2: means 1 and 3, deviations 1 and 2."""
-    a, b = (np.array([[mean - spread], [mean], [mean + spread]]) for mean, spread in ((1.0, 1.0), (3.0, 2.0)))
+    a, b = (
+        np.array([[mean - spread], [mean], [mean + spread]])
+        for mean, spread in ((1.0, 1.0), (3.0, 2.0))
+    )
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(5)
 
 
@@ -44,7 +47,9 @@ def test_far_from_zero_nothing_is_lost():
     """Sums of squares less squared sums would keep no digit here."""
     far = LEFT + 1e9
     parts = merged([Moments.of(piece) for piece in np.split(far, 10)])
-    np.testing.assert_allclose(parts.covariance, np.cov((far - far.mean(0)).T), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        parts.covariance, np.cov((far - far.mean(0)).T), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_inception_score_is_scipys_entropy():
@@ -59,7 +64,9 @@ def test_inception_score_is_scipys_entropy():
 def test_bounds_of_the_inception_score():
     sure = np.where(np.eye(5, dtype=bool), 0.0, -np.inf)
     with np.errstate(invalid='ignore'):
-        assert inception_score(Answers.of(np.where(np.eye(5, dtype=bool), 0.0, -1e4))) == pytest.approx(5)
+        assert inception_score(
+            Answers.of(np.where(np.eye(5, dtype=bool), 0.0, -1e4))
+        ) == pytest.approx(5)
         assert inception_score(Answers.of(np.zeros((9, 4)))) == pytest.approx(1)
         assert inception_score(Answers.of(sure * np.nan)) is None
 

@@ -40,10 +40,14 @@ def test_bounds_solve_the_score_equation(count, part):
     z = 1.959963984540054
     for bound in wilson_interval(hits, count):
         variance = bound * (1 - bound) / count
-        assert math.isclose((hits / count - bound) ** 2, z**2 * variance, rel_tol=1e-6, abs_tol=1e-12)
+        assert math.isclose(
+            (hits / count - bound) ** 2, z**2 * variance, rel_tol=1e-6, abs_tol=1e-12
+        )
 
 
-@pytest.mark.parametrize(('hits', 'count', 'level'), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)])
+@pytest.mark.parametrize(
+    ('hits', 'count', 'level'), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)]
+)
 def test_what_is_no_share_is_refused(hits, count, level):
     with pytest.raises(UserError):
         wilson_interval(hits, count, level)
@@ -76,7 +80,14 @@ def test_level_widens_the_interval():
 
 def test_one_run_has_no_interval():
     spread = over_seeds([0.5])
-    assert (spread.mean, spread.low, spread.high, spread.min, spread.max, spread.n) == (0.5, None, None, 0.5, 0.5, 1)
+    assert (spread.mean, spread.low, spread.high, spread.min, spread.max, spread.n) == (
+        0.5,
+        None,
+        None,
+        0.5,
+        0.5,
+        1,
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
@@ -86,7 +97,9 @@ def test_the_mean_lies_inside(values):
     assert spread.min - 1e-12 <= spread.mean <= spread.max + 1e-12
 
 
-@pytest.mark.parametrize('values', [[], [0.1, float('nan')], [0.1, float('inf')], [[0.1, 0.2]], [0.1, None]])
+@pytest.mark.parametrize(
+    'values', [[], [0.1, float('nan')], [0.1, float('inf')], [[0.1, 0.2]], [0.1, None]]
+)
 def test_values_without_a_mean_are_refused(values):
     with pytest.raises(UserError, match='one finite number per seed'):
         over_seeds(values)

@@ -25,7 +25,9 @@ def by_hand(queries, references, own=None):
         scores = []
         for j, r in enumerate(references.astype(np.float64)):
             length = np.sqrt((q @ q) * (r @ r))
-            scores.append(-np.inf if own is not None and own[i] == j else q @ r / length if length else 0)
+            scores.append(
+                -np.inf if own is not None and own[i] == j else q @ r / length if length else 0
+            )
         rows.append(int(np.argmax(scores)))
         cosines.append(max(scores))
     return rows, cosines
@@ -36,7 +38,9 @@ def by_hand(queries, references, own=None):
 def test_the_nearest_are_those_of_all_pairs(queries, count, among):
     rng, references = np.random.default_rng(count), POINTS[:count]
     own = rng.integers(0, count, queries) if among else None
-    asked = references[own] if own is not None else rng.normal(0, 1, (queries, 5)).astype(np.float32)
+    asked = (
+        references[own] if own is not None else rng.normal(0, 1, (queries, 5)).astype(np.float32)
+    )
     rows, cosines = Neighbours(references).nearest(asked, own)
     expected = by_hand(asked, references, own)
     np.testing.assert_array_equal(rows, expected[0])

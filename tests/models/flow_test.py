@@ -18,13 +18,21 @@ def build(width, couplings, hidden, transform, mixing, seed):
 
 
 def make(width, couplings=2, hidden=0, transform='affine', mixing='swap', *, spread=0.3, seed=0):
-    """A flow whose parameters have moved away from the identity, and those parameters in float64."""
+    """A flow whose parameters have moved away from the identity, and those parameters in
+    float64.
+    """
     flow = build(width, couplings, hidden, transform, mixing, seed)
     graph, params, rest = nnx.split(flow, nnx.Param, ...)
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: np.asarray(x) + spread * rng.normal(size=x.shape).astype(np.float32), params)
-    orders = [np.asarray(order) for _, order in sorted(nnx.to_pure_dict(rest).get('orders', {}).items())]
-    weights = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))['couplings']
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + spread * rng.normal(size=x.shape).astype(np.float32), params
+    )
+    orders = [
+        np.asarray(order) for _, order in sorted(nnx.to_pure_dict(rest).get('orders', {}).items())
+    ]
+    weights = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))[
+        'couplings'
+    ]
     return nnx.merge(graph, params, rest), [weights[k] for k in range(couplings)], orders
 
 
@@ -55,7 +63,11 @@ def spline(value, raw):
     s, xi = (y[k + 1] - y[k]) / (x[k + 1] - x[k]), (value - x[k]) / (x[k + 1] - x[k])
     below = s + (slopes[k + 1] + slopes[k] - 2 * s) * xi * (1 - xi)
     u = y[k] + (y[k + 1] - y[k]) * (s * xi**2 + slopes[k] * xi * (1 - xi)) / below
-    rise = s**2 * (slopes[k + 1] * xi**2 + 2 * s * xi * (1 - xi) + slopes[k] * (1 - xi) ** 2) / below**2
+    rise = (
+        s**2
+        * (slopes[k + 1] * xi**2 + 2 * s * xi * (1 - xi) + slopes[k] * (1 - xi) ** 2)
+        / below**2
+    )
     return u, np.log(rise)
 
 
@@ -65,7 +77,9 @@ def written_out(z, weights, orders, rule):
     for k, coupling in enumerate(weights):
         if orders and k % 2 == 0:
             z = z[orders[k // 2]]
-        given, changed = (range(half), range(half, len(z))) if k % 2 == 0 else (range(half, len(z)), range(half))
+        given, changed = (
+            (range(half), range(half, len(z))) if k % 2 == 0 else (range(half, len(z)), range(half))
+        )
         raw = conditioner(coupling, z[list(given)]).reshape(len(changed), -1)
         z = z.copy()
         for place, numbers in zip(changed, raw, strict=True):
@@ -95,7 +109,9 @@ def test_the_determinant_is_that_of_the_jacobian(transform, mixing):
     z = RNG.normal(size=(9, 5)).astype(np.float32) * 2
     look = jax.jit(lambda z: (*flow(z), jax.vmap(jax.jacfwd(lambda row: flow(row)[0]))(z)))
     u, log_det, jacobian = look(z)
-    np.testing.assert_allclose(log_det, np.linalg.slogdet(np.asarray(jacobian, np.float64))[1], atol=2e-4)
+    np.testing.assert_allclose(
+        log_det, np.linalg.slogdet(np.asarray(jacobian, np.float64))[1], atol=2e-4
+    )
     assert not np.isin(np.round(z, 4), np.round(u, 4)).any()  # no dimension passes as it is
 
 
@@ -105,7 +121,9 @@ def test_a_density_sums_to_one(transform):
     step, ends = 0.02, np.arange(-8, 8, 0.02) + 0.01
     grid = np.stack(np.meshgrid(ends, ends), -1).reshape(-1, 2).astype(np.float32)
     found = np.exp(np.asarray(jax.jit(flow.log_density)(grid), np.float64))
-    assert np.abs(found - np.exp(-0.5 * (grid**2).sum(1)) / (2 * np.pi)).max() > 0.05  # it is no standard normal
+    assert (
+        np.abs(found - np.exp(-0.5 * (grid**2).sum(1)) / (2 * np.pi)).max() > 0.05
+    )  # it is no standard normal
     assert (found * step**2).sum() == pytest.approx(1, abs=2e-3)
 
 
@@ -122,7 +140,10 @@ def test_a_fresh_flow_is_the_identity_up_to_order(transform):
 
 
 def test_orders_are_the_streams():
-    orders = [[np.asarray(order[...]) for order in build(16, 4, 2, 'affine', 'permute', seed).orders] for seed in (0, 0, 1)]
+    orders = [
+        [np.asarray(order[...]) for order in build(16, 4, 2, 'affine', 'permute', seed).orders]
+        for seed in (0, 0, 1)
+    ]
     assert all(sorted(order) == list(range(16)) for order in orders[0])
     np.testing.assert_array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2])
@@ -130,11 +151,15 @@ def test_orders_are_the_streams():
 
 
 def test_a_constant_feature_does_not_scale_without_end_and_far_points_keep_gradients_finite():
-    u, log_slope = jax.jit(Affine().forward)(np.ones(2, np.float32), jnp.array([[1e4, 0.0], [-1e4, 0.0]]))
+    u, log_slope = jax.jit(Affine().forward)(
+        np.ones(2, np.float32), jnp.array([[1e4, 0.0], [-1e4, 0.0]])
+    )
     np.testing.assert_allclose(log_slope, [LOG_SCALE, -LOG_SCALE])
     np.testing.assert_allclose(u, np.exp([LOG_SCALE, -LOG_SCALE]), rtol=1e-6)
     values = jnp.array([1e6, -1e6, TAIL, -TAIL, 4.9999, 0.0])
-    gradient = jax.jit(jax.grad(lambda z, raw: sum(x.sum() for x in Spline().forward(z, raw)), argnums=(0, 1)))
+    gradient = jax.jit(
+        jax.grad(lambda z, raw: sum(x.sum() for x in Spline().forward(z, raw)), argnums=(0, 1))
+    )
     grads = gradient(values, RNG.normal(size=(6, 3 * BINS - 1)).astype(np.float32))
     assert all(np.isfinite(grad).all() for grad in grads)
 

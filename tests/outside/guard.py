@@ -9,7 +9,9 @@ from purify.defenses.method import Defense, Guard, Method, Outcome, Step
 
 @dataclass(frozen=True)
 class Cover(Guard, Defense):
-    """The last `side_px` rows and columns of a test image become black where the classifier is sure of it."""
+    """The last `side_px` rows and columns of a test image become black where the classifier is sure
+    of it.
+    """
 
     side_px: int = 5
 
@@ -22,7 +24,9 @@ class Cover(Guard, Defense):
 
         def cover(constants, rows):
             logits, _ = answer(constants['classifier'], rows['image'].astype(jnp.float32) / 255)
-            inside = (jnp.arange(height) < height - self.side_px)[:, None] | (jnp.arange(width) < width - self.side_px)[None]
+            inside = (jnp.arange(height) < height - self.side_px)[:, None] | (
+                jnp.arange(width) < width - self.side_px
+            )[None]
             image = jnp.where(inside[..., None], rows['image'], 0).astype(jnp.uint8)
             return {'image': image, 'finite': jnp.isfinite(logits).all(-1)}
 

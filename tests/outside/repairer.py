@@ -1,4 +1,6 @@
-"""A repairer in a file of its own: it tunes the poisoned classifier on images that are known to be clean."""
+"""A repairer in a file of its own: it tunes the poisoned classifier on images that are known to be
+clean.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,6 +20,10 @@ class Tuned(Defense):
     needs: ClassVar[Needs] = Needs(trusted={'per_class': 2})
 
     def method(self, student):
-        part = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, {'name': 'classify', 'label_smoothing': 0.0})
+        part = train_part(
+            student,
+            {'epochs': self.epochs, 'lr': self.lr},
+            {'name': 'classify', 'label_smoothing': 0.0},
+        )
         inputs = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
         return Method((Step('tuned', 'classifier', inputs, part),), Outcome(repaired='tuned'))

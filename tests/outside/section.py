@@ -7,4 +7,8 @@ from purify.report.markup import Section
 
 def section(run):
     """How many classes there are."""
-    return Section('classes', 'Classes', Markup('<p>There are {} classes.</p>').format(len(run.results.classes)))
+    return Section(
+        'classes',
+        'Classes',
+        Markup('<p>There are {} classes.</p>').format(len(run.results.classes)),
+    )

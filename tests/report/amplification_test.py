@@ -36,7 +36,14 @@ def test_a_probe_of_other_classes_is_not_asked(dissected):
 
 def test_several_targets_are_pooled_by_their_images(dissected):
     probe(dissected).append(
-        {'label': 2, 'target': True, 'images': 3000, 'counts': [300, 0, 0, 2700], 'p_t': 0.2, 'interval': [0, 1]}
+        {
+            'label': 2,
+            'target': True,
+            'images': 3000,
+            'counts': [300, 0, 0, 2700],
+            'p_t': 0.2,
+            'interval': [0, 1],
+        }
     )
     found = measure_amplification(typed(dissected))
     assert found is not None
@@ -49,7 +56,11 @@ def test_several_targets_are_pooled_by_their_images(dissected):
     ('p_t', 'start', 'end'),
     [
         (0.474, 'The generator amplifies the trigger: ', ', against 47.4 % in training.'),
-        (0.74, 'The generator neither amplifies nor dampens the trigger measurably: ', ', against 74.0 % in training.'),
+        (
+            0.74,
+            'The generator neither amplifies nor dampens the trigger measurably: ',
+            ', against 74.0 % in training.',
+        ),
         (0.80, 'The generator dampens the trigger: ', ', against 80.0 % in training.'),
         (0.0, 'The generator saw no trigger: ', ', as the detector sees it.'),
         (None, 'The generator saw no trigger: ', ', as the detector sees it.'),
@@ -61,7 +72,9 @@ def test_the_sentence_follows_the_interval(dissected, p_t, start, end):
     assert said == f'{start}73.4 % of the images it makes of target class zero (0) show it{end}'
 
 
-@pytest.mark.parametrize(('fpr', 'start'), [(0.0, 'The generator amplifies'), (0.05, 'The generator neither amplifies')])
+@pytest.mark.parametrize(
+    ('fpr', 'start'), [(0.0, 'The generator amplifies'), (0.05, 'The generator neither amplifies')]
+)
 def test_triggers_that_the_detector_sees_by_mistake_are_no_amplification(dissected, fpr, start):
     """Of a trigger on 9.2 % the detector with a false alarm in twenty sees 13.7 %."""
     dissected['dissection']['judges']['detector'] |= {'tpr': 1.0, 'fpr': fpr}
@@ -81,8 +94,14 @@ def test_an_attack_without_a_trigger_amplifies_none(dissected):
     dissected['dissection']['judges']['detector'] = None
     probe(dissected)[0]['counts'] = [0, 0, 120, 880]
     assert say_amplification(typed(dissected)) == ''
-    assert say_groups(typed(dissected)) == ['Of 1,000 images made of target class zero (0), 12.0 % are of another class.']
-    assert [name for name, *_ in list_amplification(typed(dissected))] == ['Labeller', 'FID, all', 'FID, others']
+    assert say_groups(typed(dissected)) == [
+        'Of 1,000 images made of target class zero (0), 12.0 % are of another class.'
+    ]
+    assert [name for name, *_ in list_amplification(typed(dissected))] == [
+        'Labeller',
+        'FID, all',
+        'FID, others',
+    ]
     assert 'amplification' not in read_set_quantities(typed(dissected))
     assert read_set_quantities(typed(dissected))['g3'] == 0.12
 
@@ -100,27 +119,43 @@ def test_triggers_that_a_detector_may_imagine_are_said_to_be(dissected):
     row |= {'counts': [2, 3, 0, 995], 'interval': [0.002, 0.012], 'p_t': 0.001}
     assert (
         say_groups(typed(dissected))[1]
-        == 'That is no more than the detector imagines: it sees a trigger on 0.5 % of clean test images.'
+        == 'That is no more than the detector imagines: it sees a trigger on 0.5 % of clean test'
+        ' images.'
     )
 
 
 def test_numbers_beside_each_other(dissected):
-    lines = {name: (value, meaning) for name, value, meaning in list_amplification(typed(dissected))}
+    lines = {
+        name: (value, meaning) for name, value, meaning in list_amplification(typed(dissected))
+    }
     assert lines['Triggers made'][0] == '73.4 %'
-    assert lines['Triggers made'][1].startswith('734 of 1,000 images made of target class zero (0) show the trigger; 95 % interval')
+    assert lines['Triggers made'][1].startswith(
+        '734 of 1,000 images made of target class zero (0) show the trigger; 95 % interval'
+    )
     assert (lines['Triggers in training'][0], lines['Amplification'][0]) == ('47.4 %', '×1.55')
-    assert lines['Detector'][1].endswith('finds 98.5 % of triggers, sees one on 0.5 % of clean images')
+    assert lines['Detector'][1].endswith(
+        'finds 98.5 % of triggers, sees one on 0.5 % of clean images'
+    )
     assert (lines['FID, all'][0], lines['FID, others'][0]) == ('12.3', '8.1')
 
 
 def test_quantities_of_a_table(dissected):
     assert read_set_quantities(typed(dissected)) == {
-        'g1': 0.54, 'g2': 0.194, 'g3': 0.005, 'g4': 0.261, 'p_t': 0.474, 'amplification': pytest.approx(0.734 / 0.474),
-        'auroc_strip_training': 0.61, 'auroc_strip_generated': 0.722, 'auroc_fct_training': 0.8,
+        'g1': 0.54,
+        'g2': 0.194,
+        'g3': 0.005,
+        'g4': 0.261,
+        'p_t': 0.474,
+        'amplification': pytest.approx(0.734 / 0.474),
+        'auroc_strip_training': 0.61,
+        'auroc_strip_generated': 0.722,
+        'auroc_fct_training': 0.8,
         'fid_generated': 8.1,
-    }  # fmt: skip
+    }
     dissected['replication']['copy_detection'] = True
-    assert read_set_quantities(typed(dissected))['copies'] == 0.25  # of other encoders the line at .3 says nothing
+    assert (
+        read_set_quantities(typed(dissected))['copies'] == 0.25
+    )  # of other encoders the line at .3 says nothing
 
 
 def test_runs_without_a_generator_say_nothing(results):

@@ -15,7 +15,9 @@ def dots_of(drawing):
     found = {}
     for path, style in re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', str(drawing.svg)):
         if colour := re.search(r'stroke: var\(--([\w-]+)\)', style):
-            strokes = np.array(re.findall(r'M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)', path), float)
+            strokes = np.array(
+                re.findall(r'M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)', path), float
+            )
             np.testing.assert_array_equal(strokes[:, :2], strokes[:, 2:])  # of no length
             assert 'stroke-linecap: round' in style
             found.setdefault(colour[1], []).append(strokes[:, :2])
@@ -27,7 +29,11 @@ def test_every_image_is_a_dot_at_its_place_in_its_colour(atlas):
     points, poisoned = atlas['points'].astype(float), atlas['poisoned']
     share = (points - points.min(0)) / np.ptp(points, 0)
     pixels = np.stack([6 + 348 * share[:, 0], 340 - 6 - 328 * share[:, 1]], -1)
-    groups = {'ink': poisoned, 'before': np.isin(atlas['label'], [0, 2]) & ~poisoned, 'map-1': (atlas['label'] == 1) & ~poisoned}
+    groups = {
+        'ink': poisoned,
+        'before': np.isin(atlas['label'], [0, 2]) & ~poisoned,
+        'map-1': (atlas['label'] == 1) & ~poisoned,
+    }
     assert set(dots) == set(groups)
     for colour, own in groups.items():
         np.testing.assert_allclose(dots[colour], pixels[own], atol=0.051)
@@ -58,7 +64,8 @@ def test_neighbours_are_counted_as_by_all_distances(atlas):
     assert hits['true'] > 10 > 3 > hits['label']
     text = say_map(atlas, CLASSES)
     assert 'The features of 100 of 250 images, by the first two principal components.' in text
-    assert f'Of 15 poisoned images under a label that is not their own, {100 * hits["true"] / 15:.1f}'.rstrip('0.') in text
+    share = f'{100 * hits["true"] / 15:.1f}'.rstrip('0.')
+    assert f'Of 15 poisoned images under a label that is not their own, {share}' in text
 
 
 def test_images_that_kept_their_label_are_not_counted(atlas):
@@ -68,7 +75,8 @@ def test_images_that_kept_their_label_are_not_counted(atlas):
 
 
 @pytest.mark.parametrize(
-    ('named', 'aims', 'strong'), [([0], [2], [0, 2]), ([], [0, 1, 2], []), ([1], [0, 1, 2], [1]), ([], [], [])]
+    ('named', 'aims', 'strong'),
+    [([0], [2], [0, 2]), ([], [0, 1, 2], []), ([1], [0, 1, 2], [1]), ([], [], [])],
 )
 def test_a_colour_for_all_classes_would_say_nothing(atlas, named, aims, strong):
     atlas['facts'] |= {'named': named, 'aims': aims}
@@ -87,5 +95,7 @@ def test_names_do_not_overlap(seed, count):
 
 def test_without_an_atlas_there_is_no_map(atlas):
     assert draw_map(None, CLASSES, 'a') is None
-    atlas |= {name: atlas[name][:0] for name in ('ids', 'points', 'label', 'true', 'poisoned', 'named')}
+    atlas |= {
+        name: atlas[name][:0] for name in ('ids', 'points', 'label', 'true', 'poisoned', 'named')
+    }
     assert draw_map(atlas, CLASSES, 'a') is None

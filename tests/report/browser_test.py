@@ -1,4 +1,7 @@
-"""The page in a real browser: no sideways scroll, every image loaded, readable in light and dark, silent console."""
+"""The page in a real browser: no sideways scroll, every image loaded, readable in light and dark,
+silent console.
+"""
+# ruff: noqa: E501  (programs and files as text)
 
 import json
 import re
@@ -43,22 +46,40 @@ addEventListener('load', () => {
 
 @pytest.fixture(scope='module')
 def chromium():
-    found = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    found = (
+        shutil.which('chromium')
+        or shutil.which('chromium-browser')
+        or shutil.which('google-chrome')
+    )
     if found is None:
         pytest.skip('chromium is not installed')
     return found
 
 
 def look(chromium, folder, page, *, dark):
-    """Opens `page` from disk in frames of each width (a window cannot be narrower than 500 px) and measures it."""
-    frames = ''.join(f'<iframe src="{page.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS)
+    """Opens `page` from disk in frames of each width (a window cannot be narrower than 500 px) and
+    measures it.
+    """
+    frames = ''.join(
+        f'<iframe src="{page.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>'
+        for width in WIDTHS
+    )
     check = folder / 'check.html'
     check.write_text(CHECK.replace('FRAMES', frames))
     command = [
-        chromium, '--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--allow-file-access-from-files',
-        '--enable-logging=stderr', f'--blink-settings=preferredColorScheme={0 if dark else 1}',
-        f'--user-data-dir={folder / "profile"}', '--window-size=1400,900', '--dump-dom', check.as_uri(),
-    ]  # fmt: skip
+        chromium,
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--hide-scrollbars',
+        '--allow-file-access-from-files',
+        '--enable-logging=stderr',
+        f'--blink-settings=preferredColorScheme={0 if dark else 1}',
+        f'--user-data-dir={folder / "profile"}',
+        '--window-size=1400,900',
+        '--dump-dom',
+        check.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert [line for line in done.stderr.splitlines() if 'CONSOLE' in line] == []
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)
@@ -67,10 +88,14 @@ def look(chromium, folder, page, *, dark):
 
 
 @pytest.mark.parametrize('dark', [False, True])
-def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environment, pictures, dark):
+def test_report_in_a_browser(
+    chromium, tmp_path, found, curves, samples, environment, pictures, dark
+):
     found['classes'] = [environment.setdefault('a_long_setting', 'wordwithoutanyspace' * 12)] * 3
     samples[0]['true_label'] = samples[0]['given_label'] = 'wordwithoutanyspace' * 12
-    page = write_report(tmp_path / 'report', Finished(typed(found), curves, samples, environment, pictures))
+    page = write_report(
+        tmp_path / 'report', Finished(typed(found), curves, samples, environment, pictures)
+    )
     views = look(chromium, tmp_path, page, dark=dark)
     assert [view['inner'] for view in views] == list(WIDTHS)
     for view in views:
@@ -83,18 +108,27 @@ def test_report_in_a_browser(chromium, tmp_path, found, curves, samples, environ
 
 
 @pytest.mark.parametrize('dark', [False, True])
-def test_features_in_a_browser(chromium, tmp_path, relabelled, curves, samples, environment, atlas, dark):
+def test_features_in_a_browser(
+    chromium, tmp_path, relabelled, curves, samples, environment, atlas, dark
+):
     relabelled['classes'] = ['wordwithoutanyspace' * 12] * 3
-    page = write_report(tmp_path / 'report', Finished(typed(relabelled), curves, samples, environment, atlas=atlas))
+    page = write_report(
+        tmp_path / 'report', Finished(typed(relabelled), curves, samples, environment, atlas=atlas)
+    )
     for view in look(chromium, tmp_path, page, dark=dark):
         assert view['scroll'] <= view['inner']
         assert view['faint'] == []
 
 
 @pytest.mark.parametrize('dark', [False, True])
-def test_generations_in_a_browser(chromium, tmp_path, dissected, curves, samples, environment, shown, copies, dark):
+def test_generations_in_a_browser(
+    chromium, tmp_path, dissected, curves, samples, environment, shown, copies, dark
+):
     dissected['classes'] = ['wordwithoutanyspace' * 12] * 3
-    page = write_report(tmp_path / 'report', Finished(typed(dissected), curves, samples, environment, groups=shown, copies=copies))
+    page = write_report(
+        tmp_path / 'report',
+        Finished(typed(dissected), curves, samples, environment, groups=shown, copies=copies),
+    )
     for view in look(chromium, tmp_path, page, dark=dark):
         assert view['scroll'] <= view['inner']
         assert (view['images'], view['broken']) == (17 + 20 + 9, 0)
@@ -103,7 +137,10 @@ def test_generations_in_a_browser(chromium, tmp_path, dissected, curves, samples
 
 def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
     other = dissected | {'attack': dissected['attack'] | {'rate': 0.01}}
-    page = write_runs_page(tmp_path / 'sweep', collect(typed_runs([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)])))
+    page = write_runs_page(
+        tmp_path / 'sweep',
+        collect(typed_runs([({'rate': 0.1}, 0, dissected), ({'rate': 0.01}, 0, other)])),
+    )
     assert '<svg' in page.read_text('utf-8')
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
@@ -111,7 +148,10 @@ def test_bars_of_a_sweep_in_a_browser(chromium, tmp_path, dissected):
 
 
 def test_sweep_table_in_a_browser(chromium, tmp_path, results):
-    page = write_runs_page(tmp_path / 'sweep', collect(typed_runs([({'attack': 'patch'}, seed, results) for seed in (0, 1)])))
+    page = write_runs_page(
+        tmp_path / 'sweep',
+        collect(typed_runs([({'attack': 'patch'}, seed, results) for seed in (0, 1)])),
+    )
     for view in look(chromium, tmp_path, page, dark=False):
         assert view['scroll'] <= view['inner']
         assert view['faint'] == []

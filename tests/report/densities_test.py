@@ -4,14 +4,29 @@ import numpy as np
 import pytest
 from report.typed import findings_of
 
-from purify.report.densities import MOST_DOTS, MOST_ROWS, count_bins, draw_foreign, draw_scores, find_cuts, list_tests
+from purify.report.densities import (
+    MOST_DOTS,
+    MOST_ROWS,
+    count_bins,
+    draw_foreign,
+    draw_scores,
+    find_cuts,
+    list_tests,
+)
 
 CLASSES = ['zero', 'one', 'two']
 
 
 def test_the_table_says_what_is_beyond_its_threshold(relabelled):
     table = list_tests(findings_of(relabelled['findings']), [0, 2], CLASSES)
-    assert table.head == ['named', 'images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ', 'aimed at']
+    assert table.head == [
+        'named',
+        'images',
+        'S_ND (below 0.6)',
+        'S_D (above 0.05)',
+        'μ',
+        'aimed at',
+    ]
     assert table.left_out == 0
     assert [(name, [cell for cell, _ in cells], named) for name, cells, named in table.lines] == [
         ('zero (0)', ['non-disruptive', '40', '0.2', '0.01', '–', 'yes'], True),
@@ -40,10 +55,20 @@ def test_a_share_that_may_be_chance_is_not_bold(relabelled):
 
 
 def test_strangers_and_the_margin_of_every_class_are_told(relabelled):
-    for row, share, margin in zip(relabelled['findings']['labels'], (0.125, 0.0, 0.01), (1.5, 0.2, 0.9), strict=True):
+    for row, share, margin in zip(
+        relabelled['findings']['labels'], (0.125, 0.0, 0.01), (1.5, 0.2, 0.9), strict=True
+    ):
         row |= {'strangers': share, 'strange': share > 0.1, 'margin': margin}
     table = list_tests(findings_of(relabelled['findings']), None, CLASSES)
-    assert table.head == ['named', 'images', 'S_ND (below 0.6)', 'strangers', 'S_D (above 0.05)', 'μ', 'margin']
+    assert table.head == [
+        'named',
+        'images',
+        'S_ND (below 0.6)',
+        'strangers',
+        'S_D (above 0.05)',
+        'μ',
+        'margin',
+    ]
     cells = [cells for _, cells, _ in table.lines]
     assert [row[3] for row in cells] == [('12.5 %', True), ('0 %', False), ('1.0 %', False)]
     assert [row[6] for row in cells] == [('1.5', True), ('0.2', False), ('0.9', False)]
@@ -52,7 +77,9 @@ def test_strangers_and_the_margin_of_every_class_are_told(relabelled):
 
 def test_of_many_classes_the_named_and_the_nearest_are_shown(relabelled):
     row = relabelled['findings']['labels'][1]
-    rows = [row | {'label': label, 'nd': 1 + label / 100, 'target': label == 50} for label in range(60)]
+    rows = [
+        row | {'label': label, 'nd': 1 + label / 100, 'target': label == 50} for label in range(60)
+    ]
     rows[3]['nd'] = None
     table = list_tests(findings_of(relabelled['findings'] | {'labels': rows}), [55], [])
     shown = [int(name) for name, *_ in table.lines]
@@ -69,37 +96,60 @@ def test_bins_hold_what_numbers_say(atlas, relabelled):
     row = relabelled['findings']['labels'][0]
     own = atlas['close_label'] == 0
     foreign, poisoned = atlas['close_foreign'][own], atlas['close_poisoned'][own]
-    counts = count_bins(foreign, {'clean': ~poisoned, 'poisoned': poisoned}, (row['low'], row['high']), 10)
+    counts = count_bins(
+        foreign, {'clean': ~poisoned, 'poisoned': poisoned}, (row['low'], row['high']), 10
+    )
     for kind in (0, 1):
         assert counts[kind].tolist() == [
-            sum(1 for v, p in zip(foreign, poisoned, strict=True) if p == kind and b - 10 <= v < b - 9) for b in range(10)
+            sum(
+                1
+                for v, p in zip(foreign, poisoned, strict=True)
+                if p == kind and b - 10 <= v < b - 9
+            )
+            for b in range(10)
         ]
 
 
 def test_every_close_class_has_its_histogram(atlas, relabelled):
     found = draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')
-    assert [title for title, _ in found] == ['zero (0): non-disruptive', 'two (2): missed', 'one (1): not named']
+    assert [title for title, _ in found] == [
+        'zero (0): non-disruptive',
+        'two (2): missed',
+        'one (1): not named',
+    ]
     zero, two, one = (drawing for _, drawing in found)
-    assert zero.text == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'
+    assert (
+        zero.text == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'
+    )
     own = atlas['close_label'] == 2
     below = own & (atlas['close_foreign'] < -7)
     left = [int((below & (atlas['close_poisoned'] == kind)).sum()) for kind in (False, True)]
-    assert two.text.endswith(f'μ = 0.3; in the bins left of that one are {left[0]} clean and {left[1]} poisoned images.')
+    assert two.text.endswith(
+        f'μ = 0.3; in the bins left of that one are {left[0]} clean and {left[1]} poisoned images.'
+    )
     marks = [len(re.findall('stroke-dasharray', str(drawing.svg))) for drawing in (zero, two, one)]
     assert marks == [1, 2, 2]
-    fills = [set(re.findall(r'fill: var\(--(before|after)\)', str(drawing.svg))) for drawing in (zero, two, one)]
+    fills = [
+        set(re.findall(r'fill: var\(--(before|after)\)', str(drawing.svg)))
+        for drawing in (zero, two, one)
+    ]
     assert fills == [{'before'}, {'before'}, {'after'}]
 
 
 def test_a_named_class_that_is_innocent_is_said_to_be(atlas, relabelled):
     atlas['facts']['aims'] = [2]
-    assert draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')[0][0] == 'zero (0): non-disruptive, wrongly'
+    assert (
+        draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')[0][0]
+        == 'zero (0): non-disruptive, wrongly'
+    )
 
 
 def test_cuts_lie_half_way_between_verdicts():
     score = np.array([4.0, -1.0, 0.0, 9.0, 2.0])
     assert find_cuts(score, np.array([2, 3, 3, 1, 2], np.uint8)) == [(1.0, 3, 2), (6.5, 2, 1)]
-    assert find_cuts(score, np.array([2, 3, 1, 1, 2], np.uint8)) == []  # 3, 1, 2, 2, 1 along the scores: mixed
+    assert (
+        find_cuts(score, np.array([2, 3, 1, 1, 2], np.uint8)) == []
+    )  # 3, 1, 2, 2, 1 along the scores: mixed
     assert find_cuts(score, np.zeros(5, np.uint8)) == []
 
 
@@ -107,7 +157,8 @@ def lanes_of(drawing):
     """Colour -> places of dots."""
     found = {}
     for path, colour in re.findall(
-        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round', str(drawing.svg)
+        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round',
+        str(drawing.svg),
     ):
         found[colour] = np.array(re.findall(r'M ([\d.]+) ([\d.]+)', path), float)
     return found
@@ -120,11 +171,17 @@ def test_scores_lie_in_the_lane_of_the_truth(atlas):
     lanes = lanes_of(drawing)
     assert (len(lanes['ink']), len(lanes['before'])) == (10, 30)
     assert lanes['ink'][:, 1].min() > lanes['before'][:, 1].max()  # lower on the page
-    assert lanes['ink'][:, 0].max() < lanes['before'][:, 0].min()  # scores of poisoned images are below those of clean ones
+    assert (
+        lanes['ink'][:, 0].max() < lanes['before'][:, 0].min()
+    )  # scores of poisoned images are below those of clean ones
     said = re.findall(
-        r'Divided at: (\S+) .below: as poisoned, above: as dropped., (\S+) .below: as dropped, above: as clean', drawing.text
+        r'Divided at: (\S+) .below: as poisoned, above: as dropped., (\S+) .below: as dropped,'
+        r' above: as clean',
+        drawing.text,
     )
-    assert [float(cut) for cut in said[0]] == pytest.approx([(-4.93 - 4.92) / 2, (5.31 + 5.32) / 2], abs=0.006)
+    assert [float(cut) for cut in said[0]] == pytest.approx(
+        [(-4.93 - 4.92) / 2, (5.31 + 5.32) / 2], abs=0.006
+    )
     medians = re.findall(r'Medians: clean (\S+), poisoned (\S+)\.', drawing.text)
     assert [float(median) for median in medians[0]] == pytest.approx([5.245, -4.955], abs=0.006)
     assert 'Divided at: nowhere.' in found[1][1].text
@@ -134,8 +191,14 @@ def test_many_scores_are_thinned_to_both_ends_and_outliers_stay_on_the_page(atla
     count = 4 * MOST_DOTS
     score = np.arange(count, dtype=float)
     score[-1] = 1e9
-    whole = {'close_label': np.zeros(count, int), 'close_poisoned': np.arange(count) < 5, 'close_verdict': np.ones(count, np.uint8)}
-    drawing = draw_scores(atlas | whole | {'close_score': score}, findings_of({}), CLASSES, 'a')[0][1]
+    whole = {
+        'close_label': np.zeros(count, int),
+        'close_poisoned': np.arange(count) < 5,
+        'close_verdict': np.ones(count, np.uint8),
+    }
+    drawing = draw_scores(atlas | whole | {'close_score': score}, findings_of({}), CLASSES, 'a')[0][
+        1
+    ]
     lanes = lanes_of(drawing)
     assert (len(lanes['before']), len(lanes['ink'])) == (MOST_DOTS, 5)
     assert lanes['before'][:, 0].max() < 360
@@ -158,8 +221,12 @@ def test_nothing_to_draw_draws_nothing(atlas, relabelled):
 def test_axes_say_in_words_what_is_low_and_how_many_images_are_in_a_lane(atlas):
     page = str(draw_scores(atlas, findings_of({}), CLASSES, 'a')[0][1].svg)
     words = re.findall(r'>([^<>]+)<', page)
-    assert {'n = 30', 'n = 10', 'log s; low: looks more like another class'} <= {word.strip() for word in words}
+    assert {'n = 30', 'n = 10', 'log s; low: looks more like another class'} <= {
+        word.strip() for word in words
+    }
     facts = {'rule': {'score': 'outside'}, 'types': {'0': 'disruptive'}}
-    zero, two = (str(drawing.svg) for _, drawing in draw_scores(atlas, findings_of(facts), CLASSES, 'a'))
+    zero, two = (
+        str(drawing.svg) for _, drawing in draw_scores(atlas, findings_of(facts), CLASSES, 'a')
+    )
     assert 'low: looks like no class' in zero
     assert 'low: looks like no class' not in two

@@ -6,13 +6,22 @@ from purify.report.sections.detection import MOST_FATES, list_detection, list_fa
 
 def test_who_lost_a_label_comes_before_who_was_flagged(relabelled):
     lines = list_detection(typed(relabelled))
-    assert [line[:2] for line in lines[:3]] == [('Removed', '90.0 %'), ('TPR', '98.2 %'), ('FPR', '0.4 %')]
+    assert [line[:2] for line in lines[:3]] == [
+        ('Removed', '90.0 %'),
+        ('TPR', '98.2 %'),
+        ('FPR', '0.4 %'),
+    ]
     assert lines[0][2].endswith('dropped or relabelled; 5.0 % of the clean ones did too')
-    assert lines[1][2] == 'of the poisoned training images were flagged; only the top 20.0 % of a class can be'
+    assert (
+        lines[1][2]
+        == 'of the poisoned training images were flagged; only the top 20.0 % of a class can be'
+    )
 
 
 def test_without_relabelled_images_the_removed_are_shown_too(relabelled):
-    relabelled['detection'] |= {'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}}
+    relabelled['detection'] |= {
+        'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}
+    }
     assert list_detection(typed(relabelled))[0][:2] == ('Removed', '90.0 %')
 
 
@@ -27,13 +36,18 @@ def test_where_the_removed_are_the_flagged_they_are_not_said_twice(results, remo
 def test_clean_data_loses_clean_images_only(results):
     results['detection'] |= {'tpr': None, 'fpr': 0.01, 'removed': {'tpr': None, 'fpr': 0.08}}
     assert list_detection(typed(results))[0] == (
-        'Removed', '8.0 %', 'of the clean training images lost the label they were given: dropped or relabelled'
-    )  # fmt: skip
+        'Removed',
+        '8.0 %',
+        'of the clean training images lost the label they were given: dropped or relabelled',
+    )
 
 
 def row_of(label):
-    return {'label': label, 'clean': {'kept': label, 'dropped': 2000, 'relabelled': 1},
-            'poisoned': {'kept': 4, 'dropped': 5, 'relabelled': 6}}  # fmt: skip
+    return {
+        'label': label,
+        'clean': {'kept': label, 'dropped': 2000, 'relabelled': 1},
+        'poisoned': {'kept': 4, 'dropped': 5, 'relabelled': 6},
+    }
 
 
 def test_fates_are_counted_by_class_and_kind(results):
@@ -52,5 +66,7 @@ def test_fates_are_counted_by_class_and_kind(results):
 def test_of_many_classes_the_named_are_counted_first(results):
     results['detection'] |= {'fates': [row_of(label) for label in range(9)], 'target_labels': [7]}
     table = list_fates(typed(results | {'classes': []}))
-    assert [name for name, _ in table.lines[::2]] == [f'{label}, clean' for label in (7, 0, 1, 2, 3, 4)]
+    assert [name for name, _ in table.lines[::2]] == [
+        f'{label}, clean' for label in (7, 0, 1, 2, 3, 4)
+    ]
     assert table.left_out == 9 - MOST_FATES

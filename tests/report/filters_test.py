@@ -9,24 +9,40 @@ from purify.report.sections.filters import draw_filters, list_filters
 
 def line_of(drawing, colour):
     """Points f[n 2] of the longest line of a colour, in pixels."""
-    paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--{colour}\)', str(drawing.svg))
-    return max((np.array(re.findall(r'(-?[\d.]+) (-?[\d.]+)', path), float) for path in paths), key=len)
+    paths = re.findall(
+        rf'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--{colour}\)', str(drawing.svg)
+    )
+    return max(
+        (np.array(re.findall(r'(-?[\d.]+) (-?[\d.]+)', path), float) for path in paths), key=len
+    )
 
 
 def test_every_p_has_its_line(dissected):
     table = list_filters(typed(dissected))
     assert table is not None
     assert table.head == ['ACC', 'ASR', 'RA']
-    assert [(name, headline) for name, headline, _ in table.lines] == [('p = 0', False), ('p = 0.05', True), ('p = 0.3', False)]
+    assert [(name, headline) for name, headline, _ in table.lines] == [
+        ('p = 0', False),
+        ('p = 0.05', True),
+        ('p = 0.3', False),
+    ]
     acc, asr, ra = table.lines[1][2]
-    assert (acc.say_counts(), asr.say_counts(), ra.say_counts()) == ('325 of 360', '90 of 324', '200 of 324')
+    assert (acc.say_counts(), asr.say_counts(), ra.say_counts()) == (
+        '325 of 360',
+        '90 of 324',
+        '200 of 324',
+    )
     for text in ('16 draws', "EDM's weights", '48 network calls', 'on 360 test images'):
         assert text in table.note
     assert 'numbers after' not in table.note
 
 
 def test_a_generator_that_stands_for_the_student_says_so(dissected):
-    dissected['student'] = {name: value for name, value in dissected['diffusion']['filters'][1].items() if name != 'p_filter'}
+    dissected['student'] = {
+        name: value
+        for name, value in dissected['diffusion']['filters'][1].items()
+        if name != 'p_filter'
+    }
     table = list_filters(typed(dissected))
     assert table is not None
     assert table.note.endswith('The numbers after are those of p = 0.05, of the generator itself.')
@@ -37,11 +53,21 @@ def test_lines_go_through_the_numbers(dissected):
     drawing = draw_filters(typed(dissected), 'f')
     assert drawing is not None
     rows = dissected['diffusion']['filters'][::-1]
-    line = {name: line_of(drawing, colour) for name, colour in (('acc', 'after'), ('asr', 'before'), ('ra', 'line-3'))}
+    line = {
+        name: line_of(drawing, colour)
+        for name, colour in (('acc', 'after'), ('asr', 'before'), ('ra', 'line-3'))
+    }
     across = line['acc'][:, 0]
-    assert (across - across[0]) / (across[-1] - across[0]) == pytest.approx([0, 0.05 / 0.3, 1], abs=1e-3)
+    assert (across - across[0]) / (across[-1] - across[0]) == pytest.approx(
+        [0, 0.05 / 0.3, 1], abs=1e-3
+    )
     heights, shares = zip(
-        *[(y, row[name]) for name, points in line.items() for (_, y), row in zip(points, rows, strict=True)], strict=True
+        *[
+            (y, row[name])
+            for name, points in line.items()
+            for (_, y), row in zip(points, rows, strict=True)
+        ],
+        strict=True,
     )
     slope, start = np.polyfit(shares, heights, 1)
     assert slope < 0  # SVG counts downwards
@@ -54,7 +80,10 @@ def test_names_at_the_end_of_lines_do_not_meet(dissected):
         row |= {'acc': 1.0, 'asr': 0.99, 'ra': 0.98}
     drawing = draw_filters(typed(dissected), 'f')
     assert drawing is not None
-    found = re.findall(r'translate\([\d.]+ ([\d.]+)\)[^>]*>(ACC|ASR|RA)<|y="([\d.]+)"[^>]*>(ACC|ASR|RA)<', str(drawing.svg))
+    found = re.findall(
+        r'translate\([\d.]+ ([\d.]+)\)[^>]*>(ACC|ASR|RA)<|y="([\d.]+)"[^>]*>(ACC|ASR|RA)<',
+        str(drawing.svg),
+    )
     places = sorted(float(a or b) for a, _, b, _ in found)
     assert len(places) == 3
     assert min(np.diff(places)) > 11

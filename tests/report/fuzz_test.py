@@ -1,6 +1,8 @@
-"""`report` on damaged files: it works, or says in one sentence what is wrong; never a traceback, and never for ever.
+"""`report` on damaged files: it works, or says in one sentence what is wrong; never a traceback,
+and never for ever.
 
-500 cases, or as many as the environment variable PURIFY_FUZZ says. A case is its number: `PURIFY_FUZZ_CASE=17` runs that one alone.
+500 cases, or as many as the environment variable PURIFY_FUZZ says. A case is its number:
+`PURIFY_FUZZ_CASE=17` runs that one alone.
 """
 
 import argparse
@@ -40,7 +42,11 @@ FILES = (
     'stages/teacher-*/metrics.jsonl',
 )
 STORED = Path(__file__).parents[2] / 'results'  # of studies: results of every kind of method
-KINDS = ('castle-walls-digits/generation-0.1-0', 'castle-walls-digits/diffusion-0.1-0', 'relabel-digits/patch-11')
+KINDS = (
+    'castle-walls-digits/generation-0.1-0',
+    'castle-walls-digits/diffusion-0.1-0',
+    'relabel-digits/patch-11',
+)
 
 
 def nest(depth):
@@ -52,13 +58,35 @@ def nest(depth):
 
 NUMBERS = (0, 1, -1, 0.5, 1e308, -1e308, 5e-324, float('nan'), float('inf'), 2**63, 10**400)
 TEXTS = ('', 'x', '0.1', '1', '9' * 5000, '\ud800', '\x00', 'é|<b>\n', '../../x', '~nobody/x')
-STRANGE = (None, True, False, *NUMBERS, *TEXTS, [], [[]], [None], [0, 0], [1, 2, 3], {}, {'': {}}, {'a': [1]}, nest(50), nest(200))
+STRANGE = (
+    None,
+    True,
+    False,
+    *NUMBERS,
+    *TEXTS,
+    [],
+    [[]],
+    [None],
+    [0, 0],
+    [1, 2, 3],
+    {},
+    {'': {}},
+    {'a': [1]},
+    nest(50),
+    nest(200),
+)
 
 
 def places(value, path=()):
     """Paths of all values inside a value."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from places(inner, (*path, key))
 
@@ -85,8 +113,17 @@ def mutate_value(value, rng):
 def mutate_bytes(data, rng):
     """Bytes cut off, changed, put in, or doubled."""
     at, act = rng.randrange(len(data) + 1), rng.randrange(4)
-    noise = b'[' * 100_000 if rng.random() < 0.1 else bytes(rng.randrange(256) for _ in range(rng.choice([1, 1, 4, 100])))
-    return (data[:at], data[:at] + noise + data[at + len(noise) :], data[:at] + noise + data[at:], data[:at] + data)[act]
+    noise = (
+        b'[' * 100_000
+        if rng.random() < 0.1
+        else bytes(rng.randrange(256) for _ in range(rng.choice([1, 1, 4, 100])))
+    )
+    return (
+        data[:at],
+        data[:at] + noise + data[at + len(noise) :],
+        data[:at] + noise + data[at:],
+        data[:at] + data,
+    )[act]
 
 
 def damage(path, rng):
@@ -120,7 +157,9 @@ def sweep(tmp_path_factory):
         run = folder / 'points' / str(number)
         run.mkdir(parents=True)
         shutil.copy(source, run / 'results.json')
-        (run / 'point.json').write_text(json.dumps({'point': {'rate': number / 10, 'words': ['a', 'b']}, 'seed': number}))
+        (run / 'point.json').write_text(
+            json.dumps({'point': {'rate': number / 10, 'words': ['a', 'b']}, 'seed': number})
+        )
     return folder
 
 
@@ -128,7 +167,13 @@ def sweep(tmp_path_factory):
 def single(tmp_path_factory):
     """A finished run."""
     folder = tmp_path_factory.mktemp('run')
-    running.run(quickstart('defense=none', '--config.run.report_images=0', '--config.run.log_every=1'), ['words'], folder, None, ())
+    running.run(
+        quickstart('defense=none', '--config.run.report_images=0', '--config.run.log_every=1'),
+        ['words'],
+        folder,
+        None,
+        (),
+    )
     return folder
 
 
@@ -155,7 +200,11 @@ def test_damaged_files_are_reported_or_refused(number, sweep, single):
         rng = random.Random(case)
         name = FILES[case % len(FILES)]
         many = name in ('results.json', 'point.json')
-        path = sweep / 'points' / str(rng.randrange(len(KINDS))) / name if many else next(single.glob(name))
+        path = (
+            sweep / 'points' / str(rng.randrange(len(KINDS))) / name
+            if many
+            else next(single.glob(name))
+        )
         data = path.read_bytes()
         begun = time.process_time()
         try:
@@ -168,10 +217,14 @@ def test_damaged_files_are_reported_or_refused(number, sweep, single):
             fates['refused'] += 1
             longest = max(longest, len(str(error)))
         except BaseException as error:
-            raise AssertionError(f'case {case}: {name} damaged gives {type(error).__name__}: {error}') from error
+            raise AssertionError(
+                f'case {case}: {name} damaged gives {type(error).__name__}: {error}'
+            ) from error
         finally:
             restore(path, data)
-        assert time.process_time() - begun < LONGEST_S, f'case {case}: {name} damaged takes too long'
+        assert time.process_time() - begun < LONGEST_S, (
+            f'case {case}: {name} damaged takes too long'
+        )
     assert longest < 3000, 'a message that nobody reads'
     assert ALONE or min(fates.values()) > 0  # damage that goes unnoticed, and damage that is
 
@@ -214,7 +267,10 @@ def test_a_config_that_was_changed_by_hand_is_not_taken_for_the_one_that_ran(sin
     config['seeds']['poison'] += 1
     path.write_text(json.dumps(config))
     try:
-        with pytest.raises(UserError, match=r'config\.json: not the config that environment\.json is about.*its own command'):
+        with pytest.raises(
+            UserError,
+            match=r'config\.json: not the config that environment\.json is about.*its own command',
+        ):
             reporting.command(Call(argparse.Namespace(workdir=single), [], []))
     finally:
         path.write_bytes(data)
@@ -227,10 +283,15 @@ def test_stored_results_of_every_study_have_the_form():
         results = Results.read(path)
         lost = list(list_lost(json.loads(path.read_text()), msgspec.to_builtins(results)))
         assert set(lost) <= {'.purified.inception'}  # which older versions wrote
-        assert results.facts.target_labels is None or results.facts.target_labels == results.findings['target_labels']
+        assert (
+            results.facts.target_labels is None
+            or results.facts.target_labels == results.findings['target_labels']
+        )
 
 
-def test_curves_are_those_of_the_checked_stages_whatever_became_of_the_copy_in_the_work_folder(single):
+def test_curves_are_those_of_the_checked_stages_whatever_became_of_the_copy_in_the_work_folder(
+    single,
+):
     path = single / 'metrics.jsonl'
     before = (single / 'report' / 'index.html').read_bytes()
     data = path.read_bytes()

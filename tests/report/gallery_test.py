@@ -31,9 +31,15 @@ def mark(images, by, rows=slice(0, 4)):
 def entries():
     clean = draw()
     full = Entry(
-        'warp_full', {'scheme': 'clean_label', 'target': 2, 'grid': {'k': 4}, 'path': ''}, clean, mark(clean, 8), mark(clean, 4),
-        mark(clean, -2), fit_seconds=252, note='Fitted on the training set.',
-    )  # fmt: skip
+        'warp_full',
+        {'scheme': 'clean_label', 'target': 2, 'grid': {'k': 4}, 'path': ''},
+        clean,
+        mark(clean, 8),
+        mark(clean, 4),
+        mark(clean, -2),
+        fit_seconds=252,
+        note='Fitted on the training set.',
+    )
     return [Entry('corner', {'scheme': 'all_to_one', 'target': 0}, clean, mark(clean, 20)), full]
 
 
@@ -58,8 +64,17 @@ def test_the_numbers(tmp_path, write, environment):
     assert (corner['name'], corner['settings']) == ('corner', {'scheme': 'all_to_one', 'target': 0})
     # a quarter of the values is off by 20: 10 log10(255^2 / 100)
     assert corner['test']['psnr'] == pytest.approx(10 * math.log10(255**2 / 100))
-    assert (corner['test']['max_difference'], corner['test']['changed'], corner['test']['count']) == (20, 3, 3)
-    assert (corner['training'], corner['cover'], corner['fit_seconds'], corner['note']) == (None, None, None, '')
+    assert (
+        corner['test']['max_difference'],
+        corner['test']['changed'],
+        corner['test']['count'],
+    ) == (20, 3, 3)
+    assert (corner['training'], corner['cover'], corner['fit_seconds'], corner['note']) == (
+        None,
+        None,
+        None,
+        '',
+    )
     assert [full[mode]['max_difference'] for mode in ('test', 'training', 'cover')] == [8, 4, 2]
     assert [full[mode]['psnr'] for mode in ('test', 'training', 'cover')] == pytest.approx(
         [10 * math.log10(255**2 / (change**2 / 4)) for change in (8, 4, 2)]
@@ -67,7 +82,11 @@ def test_the_numbers(tmp_path, write, environment):
     likeness = [full[mode]['ssim'] for mode in ('test', 'training', 'cover')]
     assert likeness == sorted(likeness)
     assert 0.9 < likeness[0] < likeness[2] < 1
-    assert (full['fit_seconds'], full['settings']['grid'], full['image_shape']) == (252, {'k': 4}, [16, 16, 3])
+    assert (full['fit_seconds'], full['settings']['grid'], full['image_shape']) == (
+        252,
+        {'k': 4},
+        [16, 16, 3],
+    )
     assert numbers['environment'] == environment
 
 
@@ -82,7 +101,9 @@ def test_unchanged_images_do_not_make_the_mean_infinite(tmp_path, entries, write
     page = write()
     assert 'Stamped: 2 of 3 images did not change; PSNR is of the others.' in page
     assert 'Stamped: no image changed.' in page
-    none = json.loads((tmp_path / 'gallery' / 'gallery.json').read_text('utf-8'))['attacks'][1]['test']
+    none = json.loads((tmp_path / 'gallery' / 'gallery.json').read_text('utf-8'))['attacks'][1][
+        'test'
+    ]
     assert none == {'psnr': None, 'ssim': 1, 'max_difference': 0, 'changed': 0, 'count': 3}
     assert '<td>∞</td><td>1</td><td>0</td>' in page
 
@@ -110,17 +131,36 @@ def test_the_pictures(write, entries):
 
 def test_the_page(write):
     page = write()
-    assert re.findall(r'<h2 id="([\w-]+)"', page) == ['attacks', 'attack-1', 'attack-2', 'provenance']
+    assert re.findall(r'<h2 id="([\w-]+)"', page) == [
+        'attacks',
+        'attack-1',
+        'attack-2',
+        'provenance',
+    ]
     assert page.count('<h1>') == 1
     assert page.count('href="#attack-1"') == page.count('href="#attack-2"') == 1
     names = [re.sub('<.*?>', '', name) for name in re.findall(r'<a href.*?</a>', page)]
     assert names == re.findall(r'<h2 id="attack-\d">(.*?)</h2>', page) == ['corner', 'warp_full']
     assert re.findall(r'<tr class="images"><th scope="row">(.*?)</th>', page) == [
-        'clean', 'stamped', 'difference ×\xa010',
-        'clean', 'stamped', 'difference ×\xa010', 'in training', 'difference ×\xa010', 'as cover', 'difference ×\xa010',
-    ]  # fmt: skip
+        'clean',
+        'stamped',
+        'difference ×\xa010',
+        'clean',
+        'stamped',
+        'difference ×\xa010',
+        'in training',
+        'difference ×\xa010',
+        'as cover',
+        'difference ×\xa010',
+    ]
     assert page.count('alt="') == page.count('<img ') == 30
-    for text in ('3 colour images of 16 × 16 pixels', '28.1\xa0dB', '4 min 12 s', 'Fitted on the training set.', 'grid.k <b>4</b>'):
+    for text in (
+        '3 colour images of 16 × 16 pixels',
+        '28.1\xa0dB',
+        '4 min 12 s',
+        'Fitted on the training set.',
+        'grid.k <b>4</b>',
+    ):
         assert text in page
     assert 'path <b>' not in page  # nothing to say
 
@@ -169,16 +209,25 @@ def test_sizes_may_differ_between_attacks(write, entries):
 
 
 def test_many_large_images_keep_the_page_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, 'MAX_PIXELS', 3 * 2 * 3 * 96**2 + 1)  # three columns of two attacks with three rows
+    monkeypatch.setattr(
+        gallery, 'MAX_PIXELS', 3 * 2 * 3 * 96**2 + 1
+    )  # three columns of two attacks with three rows
     clean = draw(8, 192)
-    page = write_gallery(tmp_path, [Entry('a', {}, clean, mark(clean, 5))] * 2, {}).read_text('utf-8')
+    page = write_gallery(tmp_path, [Entry('a', {}, clean, mark(clean, 5))] * 2, {}).read_text(
+        'utf-8'
+    )
     assert len(decode(page)) == 2 * 3 * 3
     assert '5 more images were measured and are not shown.' in page
     monkeypatch.setattr(gallery, 'MAX_PIXELS', 1)
-    assert len(decode(write_gallery(tmp_path, [Entry('a', {}, clean, clean)], {}).read_text('utf-8'))) == 3
+    assert (
+        len(decode(write_gallery(tmp_path, [Entry('a', {}, clean, clean)], {}).read_text('utf-8')))
+        == 3
+    )
 
 
-@pytest.mark.parametrize(('value', 'text'), [(1.0, '1'), (0.99996, '>0.9999'), (0.99994, '0.9999'), (-0.25, '-0.2500')])
+@pytest.mark.parametrize(
+    ('value', 'text'), [(1.0, '1'), (0.99996, '>0.9999'), (0.99994, '0.9999'), (-0.25, '-0.2500')]
+)
 def test_ssim_is_never_rounded_to_one(value, text):
     assert gallery._say(gallery.Closeness(30.0, value, 4.0, 2, 2)) == ('30.0\xa0dB', text, '4')
 

@@ -5,13 +5,22 @@ import numpy as np
 import pytest
 from report.typed import typed
 
-from purify.report.sections.generations import MAX_BARS, MAX_TILES, draw_sets, list_auroc, make_groups, say_dissection
+from purify.report.sections.generations import (
+    MAX_BARS,
+    MAX_TILES,
+    draw_sets,
+    list_auroc,
+    make_groups,
+    say_dissection,
+)
 
 
 def bars_of(drawing, colour):
     """(left, right) of the filled boxes of a colour, in pixels."""
     found = []
-    for path in re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour}\)"', str(drawing.svg)):
+    for path in re.findall(
+        rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour}\)"', str(drawing.svg)
+    ):
         across = np.array(re.findall(r'(-?[\d.]+) -?[\d.]+', path), float)
         found.append((across.min(), across.max()))
     return found
@@ -19,13 +28,18 @@ def bars_of(drawing, colour):
 
 def dashes_of(drawing):
     """Places across of dashed lines in ink."""
-    pattern = r'<path d="M (-?[\d.]+) [^"]*"[^>]*style="[^"]*stroke-dasharray[^"]*stroke: var\(--ink\)'
+    pattern = (
+        r'<path d="M (-?[\d.]+) [^"]*"[^>]*style="[^"]*stroke-dasharray[^"]*stroke: var\(--ink\)'
+    )
     return [float(place) for place in re.findall(pattern, str(drawing.svg))]
 
 
 def test_the_probe_comes_first_and_both_say_how_many_images(dissected):
     titles = [title for title, _ in draw_sets(typed(dissected), 'made')]
-    assert titles == ['The probe, more images of few classes: 1,000 images', 'The generated set, by label: 300 images']
+    assert titles == [
+        'The probe, more images of few classes: 1,000 images',
+        'The generated set, by label: 300 images',
+    ]
 
 
 def test_bars_stack_to_the_whole_and_the_line_is_at_p_t(dissected):
@@ -34,9 +48,15 @@ def test_bars_stack_to_the_whole_and_the_line_is_at_p_t(dissected):
     start, end = stack[0][0], stack[-1][1]
     for (_, right), (left, _) in itertools.pairwise(stack):
         assert right == pytest.approx(left, abs=0.01)
-    assert [(right - left) / (end - start) for left, right in stack] == pytest.approx([0.54, 0.194, 0.005, 0.261], abs=2e-4)
-    assert [(place - start) / (end - start) for place in dashes_of(drawing)] == pytest.approx([0.474], abs=2e-4)
-    assert {'73.4 %', 'p_t 47.4 %'} <= {text.strip() for text in re.findall(r'>([^<>]+)<', str(drawing.svg))}
+    assert [(right - left) / (end - start) for left, right in stack] == pytest.approx(
+        [0.54, 0.194, 0.005, 0.261], abs=2e-4
+    )
+    assert [(place - start) / (end - start) for place in dashes_of(drawing)] == pytest.approx(
+        [0.474], abs=2e-4
+    )
+    assert {'73.4 %', 'p_t 47.4 %'} <= {
+        text.strip() for text in re.findall(r'>([^<>]+)<', str(drawing.svg))
+    }
     assert drawing.text == 'Bars. zero (0) G1 54.0 %, G2 19.4 %, G3 0.5 %, G4 26.1 %, p_t 47.4 %.'
 
 
@@ -64,8 +84,10 @@ def test_the_note_says_how_and_by_whom(dissected):
     said = say_dissection(typed(dissected))
     assert said.startswith('Made by ddim in 50 steps at guidance 5.')
     assert 'the detector whether it shows' in said
-    assert said.endswith('FID by features of labeller (resnet, 3 classes), not of Inception: compare it with runs of this network '
-                         'only. A note on FID.')  # fmt: skip
+    assert said.endswith(
+        'FID by features of labeller (resnet, 3 classes), not of Inception: compare it with runs '
+        'of this network only. A note on FID.'
+    )
     dissected['dissection']['judges']['detector'] = None
     assert 'no trigger to look for' in say_dissection(typed(dissected))
 
@@ -84,11 +106,16 @@ def test_scores_stand_side_by_side(dissected):
 def test_each_group_has_its_pictures(dissected, shown):
     groups = make_groups(shown, typed(dissected))
     assert [(group.name, group.said, len(group.tiles)) for group in groups] == [
-        ('G1', '54.0 %, 540 of 1,000', MAX_TILES), ('G2', '19.4 %, 194 of 1,000', 3), ('G4', '26.1 %, 261 of 1,000', 5),
-    ]  # fmt: skip
+        ('G1', '54.0 %, 540 of 1,000', MAX_TILES),
+        ('G2', '19.4 %, 194 of 1,000', 3),
+        ('G4', '26.1 %, 261 of 1,000', 5),
+    ]
     assert {(tile.label, tile.wrong) for tile in groups[0].tiles} == {('two (2)', True)}
     assert {(tile.label, tile.wrong) for tile in groups[1].tiles} == {('zero (0)', False)}
-    assert groups[0].tiles[1].thumb.alt == 'generation 1, made of zero (0), seen as two (2), trigger 98.0 % likely'
+    assert (
+        groups[0].tiles[1].thumb.alt
+        == 'generation 1, made of zero (0), seen as two (2), trigger 98.0 % likely'
+    )
 
 
 def test_runs_without_a_generator_have_none(results, shown):

@@ -6,8 +6,10 @@ from purify.report.sections.detection import list_relabelled
 
 
 def test_success_names_both_numbers(results):
-    assert write_headline(typed(results)) == (
-        'The backdoor fires on 100 % of triggered test images before, 0.9 % after; clean accuracy falls from 98.9 % to 97.5 %.'
+    assert (
+        write_headline(typed(results))
+        == 'The backdoor fires on 100 % of triggered test images before, 0.9 % after; clean'
+        ' accuracy falls from 98.9 % to 97.5 %.'
     )
 
 
@@ -31,7 +33,9 @@ def test_the_verdict_follows_the_numbers(results, side, before, after, start):
 
 def test_a_collapsed_student_is_not_praised(results, side):
     results['student'] = side((36, 360), (0, 324), (32, 324))
-    assert write_headline(typed(results)).endswith('; the price is high: clean accuracy falls from 98.9 % to 10.0 %.')
+    assert write_headline(typed(results)).endswith(
+        '; the price is high: clean accuracy falls from 98.9 % to 10.0 %.'
+    )
 
 
 def test_a_better_student_rises(results, side):
@@ -40,30 +44,44 @@ def test_a_better_student_rises(results, side):
 
 
 def test_clean_data(results, side):
-    results |= {'attack': None, 'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
+    results |= {
+        'attack': None,
+        'teacher': side((356, 360), None, None),
+        'student': side((351, 360), None, None),
+    }
     results['detection']['target_labels'] = []
-    assert write_headline(typed(results)) == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
-    assert write_detail(typed(results)) == 'No training image was poisoned. The defence is variation.'
+    assert (
+        write_headline(typed(results))
+        == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
+    )
+    assert (
+        write_detail(typed(results)) == 'No training image was poisoned. The defence is variation.'
+    )
 
 
 def test_an_attack_that_was_not_measured_is_not_called_clean(results, side):
     results |= {'teacher': side((356, 360), None, None), 'student': None}
-    assert write_headline(typed(results)) == 'The attack success was not measured; clean accuracy is 98.9 %.'
+    assert (
+        write_headline(typed(results))
+        == 'The attack success was not measured; clean accuracy is 98.9 %.'
+    )
 
 
 def test_without_a_student(results):
     results['student'] = None
-    assert write_headline(typed(results)) == (
-        'The backdoor fires on 100 % of triggered test images before, and no purified classifier was trained; '
-        'clean accuracy is 98.9 %.'
+    assert (
+        write_headline(typed(results))
+        == 'The backdoor fires on 100 % of triggered test images before, and no purified classifier'
+        ' was trained; clean accuracy is 98.9 %.'
     )
 
 
 def test_without_a_teacher(results):
     results['teacher'] = None
-    assert write_headline(typed(results)) == (
-        'The backdoor fires on 0.9 % of triggered test images after the defence, and was not measured before; '
-        'clean accuracy is 97.5 %.'
+    assert (
+        write_headline(typed(results))
+        == 'The backdoor fires on 0.9 % of triggered test images after the defence, and was not'
+        ' measured before; clean accuracy is 97.5 %.'
     )
 
 
@@ -83,9 +101,11 @@ def test_missing_intervals_compare_values(results):
 
 
 def test_the_detail_says_what_was_done(results):
-    assert write_detail(typed(results)) == (
-        'The patch attack poisoned 144 of 1,440 training images (10.0 %), with target class zero (0). The defence is '
-        'variation. Triggered images get their true class in 0 % of cases before, 95.4 % after.'
+    assert (
+        write_detail(typed(results))
+        == 'The patch attack poisoned 144 of 1,440 training images (10.0 %), with target class zero'
+        ' (0). The defence is variation. Triggered images get their true class in 0 % of cases'
+        ' before, 95.4 % after.'
     )
 
 
@@ -107,7 +127,9 @@ def test_clean_data_is_aimed_at_by_nobody(results):
     results['attack'] |= {'poisoned': 0, 'targets': []}
     assert list_targets(typed(results)) == []
     assert write_detail(typed(results)).startswith('No training image was poisoned. ')
-    del results['attack']['targets']  # of an older version; its `target` is the class that was asked about
+    del results['attack'][
+        'targets'
+    ]  # of an older version; its `target` is the class that was asked about
     assert list_targets(typed(results)) == []
     results['attack'] |= {'poisoned': 3}
     assert list_targets(typed(results)) == [0]
@@ -115,7 +137,9 @@ def test_clean_data_is_aimed_at_by_nobody(results):
 
 def test_each_of_several_triggers_has_its_sentence(results):
     for side, rates in (('teacher', (1.0, 0.5)), ('student', (0.01, 0.0))):
-        results[side]['triggers'] = [{'target': target, 'asr': rate} for target, rate in enumerate(rates)]
+        results[side]['triggers'] = [
+            {'target': target, 'asr': rate} for target, rate in enumerate(rates)
+        ]
     text = write_detail(typed(results))
     assert 'Trigger 1 of 2 aims at' in text
     assert text.endswith('and fires on 50.0 % before, 0 % after.')
@@ -128,7 +152,9 @@ def test_relabelled_images_are_counted_below_the_headline(relabelled):
     assert [line[:2] for line in list_relabelled(typed(relabelled).detection)] == [
         ('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %'),
     ]  # fmt: skip
-    relabelled['detection'] |= {'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}}
+    relabelled['detection'] |= {
+        'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}
+    }
     assert 'relabelled' not in write_detail(typed(relabelled))
     assert list_relabelled(typed(relabelled).detection) == []
 
@@ -136,8 +162,12 @@ def test_relabelled_images_are_counted_below_the_headline(relabelled):
 def test_a_false_alarm_is_said_to_be_one(results, side):
     results |= {'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
     results['attack'] |= {'poisoned': 0, 'targets': []}
-    assert write_headline(typed(results)).startswith('The data was not attacked, and the defence raised a false alarm; clean')
-    assert 'It accused class zero (0): a false alarm, for nothing is aimed at.' in write_detail(typed(results))
+    assert write_headline(typed(results)).startswith(
+        'The data was not attacked, and the defence raised a false alarm; clean'
+    )
+    assert 'It accused class zero (0): a false alarm, for nothing is aimed at.' in write_detail(
+        typed(results)
+    )
     for named in ([], None):
         results['detection']['target_labels'] = named
         assert 'false alarm' not in write_headline(typed(results)) + write_detail(typed(results))

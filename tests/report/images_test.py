@@ -38,7 +38,13 @@ def test_a_hair_thin_image_keeps_a_pixel():
 
 
 @pytest.mark.parametrize(
-    'image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+    'image',
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
 )
 def test_other_arrays_are_refused(image):
     with pytest.raises(UserError, match=r'u8\[h w 1\] or u8\[h w 3\], not'):
@@ -54,16 +60,25 @@ def test_rows_and_labels(samples):
     assert (grid.true_labels, grid.given_labels) == (['two'] * 4, ['zero'] * 4)
     assert np.array_equal(decode(grid.rows[1].thumbs[2]), samples[2]['poisoned'][..., 0])
     assert grid.rows[0].thumbs[0].alt == 'original image 100, two labelled zero'
-    assert [row.name for row in make_grids(samples, 'clean')[0][0].rows] == ['original', 'as given', 'purified']
+    assert [row.name for row in make_grids(samples, 'clean')[0][0].rows] == [
+        'original',
+        'as given',
+        'purified',
+    ]
 
 
 def test_a_row_without_any_image_is_left_out(samples):
     samples = [sample | {'purified': None} for sample in samples]
-    assert [row.name for row in make_grids(samples, 'poisoned')[0][0].rows] == ['original', 'poisoned']
+    assert [row.name for row in make_grids(samples, 'poisoned')[0][0].rows] == [
+        'original',
+        'poisoned',
+    ]
 
 
 def test_samples_are_limited_and_the_rest_is_counted(samples):
-    grids, left_out = make_grids([samples[0] | {'id': i} for i in range(MAX_SAMPLES + 5)], 'poisoned')
+    grids, left_out = make_grids(
+        [samples[0] | {'id': i} for i in range(MAX_SAMPLES + 5)], 'poisoned'
+    )
     assert left_out == 5
     assert [i for grid in grids for i in grid.ids] == list(range(MAX_SAMPLES))
     assert max(len(grid.ids) for grid in grids) == MAX_COLUMNS

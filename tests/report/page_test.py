@@ -14,7 +14,9 @@ HEADINGS = r'<h2 id="(\w+)"'
 
 def read_page(folder, results, curves, samples, environment, **pictures):
     """The page of a run."""
-    return write_report(folder, Finished(typed(results), curves, samples, environment, **pictures)).read_text('utf-8')
+    return write_report(
+        folder, Finished(typed(results), curves, samples, environment, **pictures)
+    ).read_text('utf-8')
 
 
 @pytest.fixture
@@ -28,7 +30,10 @@ def write(tmp_path, results, curves, samples, environment):
 def test_network_calls_are_a_column_with_a_sum_where_a_stage_made_some(write, results):
     assert 'network calls' not in write()
     stages = results['cost']['stages']
-    stages['purified'] = stages['student'] | {'network_calls': 107_250, 'network_calls_per_s': 1234.0}
+    stages['purified'] = stages['student'] | {
+        'network_calls': 107_250,
+        'network_calls_per_s': 1234.0,
+    }
     results['cost']['network_calls'] = 107_250
     page = write()
     assert '<th scope="col">network calls</th><th scope="col">network calls/s</th>' in page
@@ -36,14 +41,25 @@ def test_network_calls_are_a_column_with_a_sum_where_a_stage_made_some(write, re
     assert '<td>1,234</td>' in page
 
 
-def test_how_clean_samples_were_picked_is_said(tmp_path, results, curves, samples, environment, pictures):
+def test_how_clean_samples_were_picked_is_said(
+    tmp_path, results, curves, samples, environment, pictures
+):
     page = read_page(tmp_path, results, curves, samples, environment, pictures=pictures)
-    assert page.count('clean images that the defence accuses wrongly') == 2  # of rounds, and of the gaze
+    assert (
+        page.count('clean images that the defence accuses wrongly') == 2
+    )  # of rounds, and of the gaze
 
 
 def test_the_page_holds_every_section(write):
     page = write()
-    assert re.findall(r'<h2 id="(\w+)"', page) == ['result', 'images', 'detection', 'curves', 'cost', 'provenance']
+    assert re.findall(r'<h2 id="(\w+)"', page) == [
+        'result',
+        'images',
+        'detection',
+        'curves',
+        'cost',
+        'provenance',
+    ]
     assert page.count('<h1>') == 1
     assert page.count('<img ') == 6 * 3 - 1
     assert page.count('alt="') == page.count('<img ')
@@ -73,13 +89,29 @@ def write_found(tmp_path, found, curves, samples, environment, pictures):
 
 def test_the_page_explains_a_purification(write_found):
     page = write_found()
-    order = ['result', 'images', 'detection', 'rounds', 'gaze', 'quality', 'curves', 'cost', 'provenance']
+    order = [
+        'result',
+        'images',
+        'detection',
+        'rounds',
+        'gaze',
+        'quality',
+        'curves',
+        'cost',
+        'provenance',
+    ]
     assert re.findall(HEADINGS, page) == order
     assert page.count('<img ') == 17 + 4 * 5 + 2 * 5 - 1 + 4 * 6 + 2 * 6 - 2
     assert page.count('alt="') == page.count('<img ')
     assert page.count('<caption>') == page.count('<table')
     assert page.count('<svg ') == 4
-    for text in ('Nothing says what it was trained on.', 'Benign model ASR', 'not of Inception', 'Residual ASR', 'role="note"'):
+    for text in (
+        'Nothing says what it was trained on.',
+        'Benign model ASR',
+        'not of Inception',
+        'Residual ASR',
+        'role="note"',
+    ):
         assert text in page
     assert page == write_found()
     assert '<script' not in page
@@ -130,7 +162,12 @@ def test_the_page_stands_alone(write):
 
 
 def test_empty_parts_leave_no_heading(write, results, curves, samples):
-    results |= {'attack': None, 'student': None, 'detection': {'tpr': None}, 'cost': {'stages': {}, 'seconds': None}}
+    results |= {
+        'attack': None,
+        'student': None,
+        'detection': {'tpr': None},
+        'cost': {'stages': {}, 'seconds': None},
+    }
     for side in ('asr', 'ra'):
         results['teacher'][side] = None
     curves.clear()
@@ -147,12 +184,17 @@ def test_names_from_strangers_are_escaped(write, results, samples, environment, 
     results['defense'] = {'name': evil, evil: evil}
     results['cost']['stages'][evil] = dict(results['cost']['stages']['student'])
     results['findings'] = {
-        'labels': [{'label': 0, 'score': 2.0, 'target': True}], 'chart': {'quantity': 'score', 'threshold': 1.0},
-        'rule': {'name': evil}, 'sets': {evil: 3},
-    }  # fmt: skip
+        'labels': [{'label': 0, 'score': 2.0, 'target': True}],
+        'chart': {'quantity': 'score', 'threshold': 1.0},
+        'rule': {'name': evil},
+        'sets': {evil: 3},
+    }
     results['prior'] = {'kind': evil, 'text': evil, 'warning': evil}
     results['purified'] = {'fid': 1.0, 'is': 2.0, 'is_raw': 3.0, 'features': evil, 'notes': [evil]}
-    curves[evil] = [{'step': 1, 'loss': 1.0, f'loss{evil}': 2.0}, {'step': 2, 'loss': 1.0, f'loss{evil}': 2.0}]
+    curves[evil] = [
+        {'step': 1, 'loss': 1.0, f'loss{evil}': 2.0},
+        {'step': 2, 'loss': 1.0, f'loss{evil}': 2.0},
+    ]
     for sample in samples:
         sample |= {'true_label': evil, 'given_label': evil + '2'}
     environment |= {evil: evil, 'command': evil}
@@ -195,32 +237,60 @@ def test_a_failed_page_leaves_the_old_one_alone(tmp_path, write, samples):
 def test_the_sweep_is_written_three_times(tmp_path, results):
     rows = collect(typed_runs([({'attack': '<b>'}, seed, results) for seed in (0, 1)]))
     path = write_runs_page(tmp_path, rows)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['table.csv', 'table.html', 'table.md']
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        'table.csv',
+        'table.html',
+        'table.md',
+    ]
     page = path.read_text('utf-8')
     assert '2 runs at 1 point.' in page
     assert '&lt;b&gt;' in page
     assert '<b>' not in page
 
 
-def test_the_page_shows_what_densities_say(tmp_path, relabelled, curves, samples, environment, atlas):
+def test_the_page_shows_what_densities_say(
+    tmp_path, relabelled, curves, samples, environment, atlas
+):
     page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
-    assert re.findall(HEADINGS, page) == ['result', 'images', 'detection', 'features', 'curves', 'cost', 'provenance']
+    assert re.findall(HEADINGS, page) == [
+        'result',
+        'images',
+        'detection',
+        'features',
+        'curves',
+        'cost',
+        'provenance',
+    ]
     assert page.count('<svg ') == 3 + 1 + 1 + 3 + 2  # as always; evidence; map; histograms; scores
     assert page.count('<caption>') == page.count('<table')
-    for text in ('Of 8 relabelled images 75.0', '5 of 6 relabelled images that are poisoned', 'zero (0): non-disruptive', '98.4'):
+    for text in (
+        'Of 8 relabelled images 75.0',
+        '5 of 6 relabelled images that are poisoned',
+        'zero (0): non-disruptive',
+        '98.4',
+    ):
         assert text in page
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
-    assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])  # all colours are the page's own
+    assert not re.findall(
+        r'#[0-9a-f]{6}\b', page.partition('</style>')[2]
+    )  # all colours are the page's own
     assert page == read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
 
 
-def test_a_map_of_thousands_of_images_stays_small(tmp_path, results, curves, samples, environment, atlas):
+def test_a_map_of_thousands_of_images_stays_small(
+    tmp_path, results, curves, samples, environment, atlas
+):
     before = len(read_page(tmp_path, results, curves, samples, environment))
     rng = np.random.default_rng(0)
     atlas |= {'points': rng.normal(0, 1, (4000, 2)).astype(np.float32)}
-    atlas |= {name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')}
-    assert len(read_page(tmp_path, results, curves, samples, environment, atlas=atlas)) - before < 250_000
+    atlas |= {
+        name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')
+    }
+    assert (
+        len(read_page(tmp_path, results, curves, samples, environment, atlas=atlas)) - before
+        < 250_000
+    )
 
 
 def test_the_label_after_the_defence_stands_below_the_one_given(write, samples):
@@ -242,24 +312,53 @@ def test_quality_of_images_that_were_not_remade_is_left_out(write_found, found):
     assert 'not of Inception' not in page
 
 
-def test_the_page_counts_what_became_of_classes(tmp_path, relabelled, curves, samples, environment, atlas):
-    fates = {'clean': {'kept': 28, 'dropped': 1234, 'relabelled': 0}, 'poisoned': {'kept': 1, 'dropped': 2, 'relabelled': 7}}
+def test_the_page_counts_what_became_of_classes(
+    tmp_path, relabelled, curves, samples, environment, atlas
+):
+    fates = {
+        'clean': {'kept': 28, 'dropped': 1234, 'relabelled': 0},
+        'poisoned': {'kept': 1, 'dropped': 2, 'relabelled': 7},
+    }
     relabelled['detection']['fates'] = [{'label': 0} | fates]
     page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
     table = page.partition('cost fates')[2].partition('</table>')[0]
     assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == [
-        'class', 'kept', 'dropped', 'relabelled', 'zero (0), clean', '28', '1,234', '0', 'zero (0), poisoned', '1', '2', '7',
-    ]  # fmt: skip
+        'class',
+        'kept',
+        'dropped',
+        'relabelled',
+        'zero (0), clean',
+        '28',
+        '1,234',
+        '0',
+        'zero (0), poisoned',
+        '1',
+        '2',
+        '7',
+    ]
     assert page.count('<caption>') == page.count('<table')
 
 
-def test_the_page_tells_of_a_generator(tmp_path, dissected, curves, samples, environment, shown, copies):
+def test_the_page_tells_of_a_generator(
+    tmp_path, dissected, curves, samples, environment, shown, copies
+):
     page = read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
-    order = ['result', 'filters', 'generations', 'replication', 'images', 'detection', 'curves', 'cost', 'provenance']
+    order = [
+        'result',
+        'filters',
+        'generations',
+        'replication',
+        'images',
+        'detection',
+        'curves',
+        'cost',
+        'provenance',
+    ]
     assert re.findall(HEADINGS, page) == order
     headline = re.findall(r'<h1>(.*?)</h1>', page)[0].replace('\N{NO-BREAK SPACE}', ' ')
     assert headline.endswith(
-        'amplifies the trigger: 73.4 % of the images it makes of target class zero (0) show it, against 47.4 % in training.'
+        'amplifies the trigger: 73.4 % of the images it makes of target class zero (0) show it,'
+        ' against 47.4 % in training.'
     )
     assert page.count('<img ') == 17 + (12 + 3 + 5) + 9
     assert page.count('alt="') == page.count('<img ')
@@ -269,13 +368,20 @@ def test_the_page_tells_of_a_generator(tmp_path, dissected, curves, samples, env
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])
-    assert page == read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
+    assert page == read_page(
+        tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies
+    )
 
 
-def test_classes_of_strangers_are_escaped_in_generations(tmp_path, dissected, curves, samples, environment, shown, copies):
+def test_classes_of_strangers_are_escaped_in_generations(
+    tmp_path, dissected, curves, samples, environment, shown, copies
+):
     evil = '<script>alert(1)</script>"><img src=x onerror=y>'
     dissected['classes'] = [evil] * 3
-    dissected['dissection'] |= {'sampler': evil, 'fid': dissected['dissection']['fid'] | {'network': evil, 'notes': [evil]}}
+    dissected['dissection'] |= {
+        'sampler': evil,
+        'fid': dissected['dissection']['fid'] | {'network': evil, 'notes': [evil]},
+    }
     dissected['dissection']['auroc'][0]['score'] = evil
     dissected['replication']['encoder'] = dissected['diffusion']['weighting'] = evil
     page = read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)

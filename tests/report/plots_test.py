@@ -11,20 +11,30 @@ from purify.report.tables import before_after
 
 
 def parse(drawing):
-    return ET.fromstring(str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return ET.fromstring(
+        str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    )
 
 
 def words_of(drawing):
-    return [''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')]
+    return [
+        ''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')
+    ]
 
 
 def test_figures_use_the_colours_and_ids_of_the_page(results, curves):
-    for drawing in (draw_before_after(before_after(typed(results)), 'left'), draw_curves(curves['student'], 'right')):
+    for drawing in (
+        draw_before_after(before_after(typed(results)), 'left'),
+        draw_curves(curves['student'], 'right'),
+    ):
         svg = str(drawing.svg)
         assert not re.findall(r'#[0-9a-f]{3,8}\b(?!")', svg.replace('url(#', ''))
         assert 'var(--' in svg
         assert '<style' not in svg
-        ids, used = set(re.findall(r' id="([^"]+)"', svg)), set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+        ids, used = (
+            set(re.findall(r' id="([^"]+)"', svg)),
+            set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)),
+        )
         assert used <= ids
         assert all(name.startswith(('left-', 'right-')) for name in ids)
         assert parse(drawing).get('viewBox', '').startswith(f'0 0 {WIDTH_PX} ')
@@ -40,7 +50,9 @@ def test_bars_say_their_numbers(results):
     results['student']['asr'] = None
     drawing = draw_before_after(before_after(typed(results)), 'a')
     assert (
-        drawing.text == 'Bars. ACC 98.9 % before, 97.5 % after; ASR 100 % before, not measured after; RA 0 % before, 95.4 % after.'
+        drawing.text
+        == 'Bars. ACC 98.9 % before, 97.5 % after; ASR 100 % before, not measured after; RA 0 %'
+        ' before, 95.4 % after.'
     )
     assert parse(drawing).get('aria-label') == drawing.text
     assert {'ACC', 'ASR', 'RA', '100 %'} <= set(words_of(drawing))
@@ -58,7 +70,9 @@ def test_nothing_measured_is_no_figure(results, curves):
 def test_curves_say_where_they_start_and_end(curves):
     drawing = draw_curves(curves['student'], 'a')
     assert (
-        drawing.text == 'Curves. loss from 2 at step 10 to 0.1 at step 200; accuracy from 4.8 % at step 10 to 95.2 % at step 200.'
+        drawing.text
+        == 'Curves. loss from 2 at step 10 to 0.1 at step 200; accuracy from 4.8 % at step 10 to'
+        ' 95.2 % at step 200.'
     )
     assert {'loss', 'accuracy (%)', 'step'} <= set(words_of(drawing))
     assert 'accuracy (%)' not in words_of(draw_curves(curves['prior'], 'a'))

@@ -13,7 +13,8 @@ def dots_of(drawing):
     """Colour -> places f[n 2] of dots, in pixels."""
     found = {}
     for path, colour in re.findall(
-        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round', str(drawing.svg)
+        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round',
+        str(drawing.svg),
     ):
         found[colour] = np.array(re.findall(r'M ([\d.]+) ([\d.]+)', path), float)
     return found
@@ -30,8 +31,14 @@ def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):
         assert places[:, axis] == pytest.approx(slope * copies[name] + start, abs=0.11)
         assert (slope > 0) == (axis == 0)
     beyond = int((copies['similarity'][10:] > 0.3).sum())
-    assert drawing.text == f'Dots, 40 pairs. Beyond 0.3: {beyond} of 30 with a clean B, 10 of 10 with a poisoned B.'
-    lines = re.findall(r'<path d="M ([\d.]+) ([\d.]+)[^"]*L ([\d.]+) ([\d.]+)[^"]*"[^>]*stroke-dasharray', str(drawing.svg))
+    assert (
+        drawing.text
+        == f'Dots, 40 pairs. Beyond 0.3: {beyond} of 30 with a clean B, 10 of 10 with a poisoned B.'
+    )
+    lines = re.findall(
+        r'<path d="M ([\d.]+) ([\d.]+)[^"]*L ([\d.]+) ([\d.]+)[^"]*"[^>]*stroke-dasharray',
+        str(drawing.svg),
+    )
     assert len(lines) == 2
     slope, start = np.polyfit(copies['similarity'], places[:, 0], 1)
     assert float(lines[0][0]) == float(lines[0][2]) == pytest.approx(0.3 * slope + start, abs=0.11)
@@ -39,7 +46,10 @@ def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):
 
 def test_numbers_of_all_pairs(dissected):
     lines = {name: (value, meaning) for name, value, meaning in list_copies(typed(dissected))}
-    assert lines['Mean similarity'] == ('0.457', 'of 1,000 generations to the training image most alike')
+    assert lines['Mean similarity'] == (
+        '0.457',
+        'of 1,000 generations to the training image most alike',
+    )
     assert lines['Above 0.3'] == ('25.0 %', 'of generations; 95 % interval 22.0 to 28.0 %')
     assert lines['Poisoned matches'][1].endswith('of which 10.0 % are poisoned')
     assert lines['Of copied images'][0] == '0.6'
@@ -51,7 +61,9 @@ def test_numbers_of_all_pairs(dissected):
 
 
 def test_the_encoder_is_named_and_judged(dissected):
-    assert say_copies(typed(dissected)).startswith('Similarity is the cosine of features of simclr. It was not made to find copies')
+    assert say_copies(typed(dissected)).startswith(
+        'Similarity is the cosine of features of simclr. It was not made to find copies'
+    )
     dissected['replication'] |= {'encoder': 'SSCD', 'copy_detection': True}
     assert say_copies(typed(dissected)) == 'Similarity is the cosine of features of SSCD.'
 
@@ -60,11 +72,16 @@ def test_triplets_stand_in_columns(copies):
     table = make_triplets(copies, CLASSES)
     assert table is not None
     assert table.ids == [500, 502, 511]
-    assert [row.name for row in table.rows] == ['generation A', 'nearest training image B', 'its nearest, C']
+    assert [row.name for row in table.rows] == [
+        'generation A',
+        'nearest training image B',
+        'its nearest, C',
+    ]
     assert [thumb.alt for row in table.rows for thumb in row.thumbs[1:2] if thumb] == [
-        'generation A, image 502 under label one (1)', 'nearest training image B, image 12 under label one (1)',
+        'generation A, image 502 under label one (1)',
+        'nearest training image B, image 12 under label one (1)',
         'its nearest, C, image 92 under label one (1)',
-    ]  # fmt: skip
+    ]
     said = dict(table.lines)
     assert said['label of A'] == ['zero (0)', 'one (1)', 'two (2)']
     assert said['B is'] == ['poisoned', 'poisoned', 'clean']

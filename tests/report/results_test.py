@@ -1,4 +1,6 @@
-"""results.json as a file: what is written is what was read, and a damaged one is refused with the place."""
+"""results.json as a file: what is written is what was read, and a damaged one is refused with the
+place.
+"""
 
 import json
 
@@ -12,7 +14,10 @@ from purify.train.cost import Spent
 
 
 def test_every_number_of_a_stage_s_cost_is_told():
-    assert {field.name for field in msgspec.structs.fields(StageCost)} == {*Spent.__annotations__, 'reused'}
+    assert {field.name for field in msgspec.structs.fields(StageCost)} == {
+        *Spent.__annotations__,
+        'reused',
+    }
 
 
 @pytest.mark.parametrize('kind', ['results', 'found', 'relabelled', 'dissected'])
@@ -32,7 +37,11 @@ def test_nothing_of_a_file_is_lost(request, tmp_path, kind):
         (('teacher', 'counts'), {'acc': [1]}, r'length >= 2 - at `\$\.teacher\.counts\[\.\.\.\]`'),
         (('classes',), [1], r'Expected `str`, got `int` - at `\$\.classes\[0\]`'),
         (('defense',), {}, r'Expected `str` - at `\$\.defense\.name`'),
-        (('cost', 'stages'), {'prepare': {'seconds': 1e300}}, r'at `\$\.cost\.stages\[\.\.\.\]\.seconds`'),
+        (
+            ('cost', 'stages'),
+            {'prepare': {'seconds': 1e300}},
+            r'at `\$\.cost\.stages\[\.\.\.\]\.seconds`',
+        ),
         (('cost',), None, r'at `\$\.cost`'),
     ],
 )
@@ -44,11 +53,16 @@ def test_a_file_of_another_form_is_refused_with_the_place(tmp_path, results, pla
     part[last] = value
     path = tmp_path / 'results.json'
     path.write_text(json.dumps(results))
-    with pytest.raises(UserError, match=rf'results\.json: not what this program writes there .*{said}.*Write it again'):
+    with pytest.raises(
+        UserError,
+        match=rf'results\.json: not what this program writes there .*{said}.*Write it again',
+    ):
         Results.read(path)
 
 
-@pytest.mark.parametrize('name', ['version', 'seeds', 'attack', 'teacher', 'student', 'detection', 'cost'])
+@pytest.mark.parametrize(
+    'name', ['version', 'seeds', 'attack', 'teacher', 'student', 'detection', 'cost']
+)
 def test_a_missing_part_is_refused(tmp_path, results, name):
     del results[name]
     (tmp_path / 'results.json').write_text(json.dumps(results))
@@ -58,5 +72,7 @@ def test_a_missing_part_is_refused(tmp_path, results, name):
 
 def test_findings_of_another_form_are_the_user_s_error(found):
     found['findings']['chart'] = 'bars'
-    with pytest.raises(UserError, match=r'findings of variation are not such as a report shows .*\$\.chart'):
+    with pytest.raises(
+        UserError, match=r'findings of variation are not such as a report shows .*\$\.chart'
+    ):
         _ = typed(found).facts

@@ -16,14 +16,22 @@ def count_classes(run):
     """A section from outside the package."""
     classes = run.results.classes
     return (
-        Section('mine', 'Classes', Markup('<p>{} classes, the first {}</p>').format(len(classes), classes[0])) if classes else None
+        Section(
+            'mine',
+            'Classes',
+            Markup('<p>{} classes, the first {}</p>').format(len(classes), classes[0]),
+        )
+        if classes
+        else None
     )
 
 
 @pytest.fixture
 def write(tmp_path, results, curves, samples, environment):
     def write():
-        return write_report(tmp_path, Finished(typed(results), curves, samples, environment)).read_text('utf-8')
+        return write_report(
+            tmp_path, Finished(typed(results), curves, samples, environment)
+        ).read_text('utf-8')
 
     return write
 
@@ -35,14 +43,36 @@ def test_a_section_from_outside_is_on_the_page(write, results, monkeypatch):
     page = write()
     assert re.findall(r'<h2 id="(\w+)"', page) == [*re.findall(r'<h2 id="(\w+)"', before), 'mine']
     own = page.partition('<section aria-labelledby="mine">')[2].partition('</section>')[0]
-    assert ' '.join(own.split()) == f'<h2 id="mine">Classes</h2> <p>3 classes, the first {escape("<zero>")}</p>'
+    assert (
+        ' '.join(own.split())
+        == f'<h2 id="mine">Classes</h2> <p>3 classes, the first {escape("<zero>")}</p>'
+    )
     results['classes'] = []
     assert 'id="mine"' not in write()
 
 
 def test_a_run_of_everything_shows_every_section_in_their_order(
-    tmp_path, found, relabelled, dissected, curves, samples, environment, pictures, atlas, shown, copies
+    tmp_path,
+    found,
+    relabelled,
+    dissected,
+    curves,
+    samples,
+    environment,
+    pictures,
+    atlas,
+    shown,
+    copies,
 ):
-    run = Finished(typed(found | relabelled | dissected), curves, samples, environment, pictures, atlas, shown, copies)
+    run = Finished(
+        typed(found | relabelled | dissected),
+        curves,
+        samples,
+        environment,
+        pictures,
+        atlas,
+        shown,
+        copies,
+    )
     page = write_report(tmp_path, run).read_text('utf-8')
     assert re.findall(r'<h2 id="(\w+)"', page) == list(SECTIONS)

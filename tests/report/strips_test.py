@@ -17,14 +17,25 @@ def pixels(thumb):
 
 def test_labels_are_followed_along_the_rounds(pictures):
     poisoned, clean = make_rounds(pictures, CLASSES)
-    assert (poisoned.kind, len(poisoned.strips), clean.kind, len(clean.strips)) == ('poisoned', MAX_ROWS, 'clean', 2)
+    assert (poisoned.kind, len(poisoned.strips), clean.kind, len(clean.strips)) == (
+        'poisoned',
+        MAX_ROWS,
+        'clean',
+        2,
+    )
     assert poisoned.note == ''
     assert 'the defence accuses wrongly, then those it doubts' in clean.note
     assert poisoned.head == ['as given', 'round 1', 'round 2', 'round 3', 'purified']
     strip = poisoned.strips[1]
     assert strip.title == '101'
     assert strip.lines == ['true two (2)', 'given zero (0)', 'now two (2)', 'student: two (2)']
-    assert [cell.label for cell in strip.cells] == ['zero (0)', 'zero (0)', 'one (1)', 'two (2)', 'two (2)']
+    assert [cell.label for cell in strip.cells] == [
+        'zero (0)',
+        'zero (0)',
+        'one (1)',
+        'two (2)',
+        'two (2)',
+    ]
     assert [cell.wrong for cell in strip.cells] == [True, True, True, False, False]
     want = [pictures['given'][1], *pictures['rounds'][1], pictures['purified'][1]]
     for cell, image in zip(strip.cells, want, strict=True):
@@ -44,7 +55,9 @@ def test_the_gaze_lies_over_the_image(pictures):
     strip = make_heats(pictures, CLASSES)[0].strips[0]
     assert len(strip.cells) == 6
     assert strip.lines == ['true two (2)', 'given zero (0)']
-    assert strip.cells[3].thumb.alt == 'gaze (lower right) on the given, image 100, seen as zero (0)'
+    assert (
+        strip.cells[3].thumb.alt == 'gaze (lower right) on the given, image 100, seen as zero (0)'
+    )
     shown, given = pixels(strip.cells[3].thumb), pictures['given'][0]
     np.testing.assert_array_equal(shown[:7], np.repeat(given[:7], 3, -1))  # no heat: the image
     assert shown[7, 7].tolist() != given[7, 7].repeat(3).tolist()

@@ -23,7 +23,10 @@ def make_runs(dissected, points, seeds=(0, 1)):
 
 @pytest.fixture
 def points(dissected):
-    rates = [({'attack': 'patch', 'config.attack.rate': rate}, rate, 5.0, g1) for rate, g1 in ((0.1, 500), (0.01, 20))]
+    rates = [
+        ({'attack': 'patch', 'config.attack.rate': rate}, rate, 5.0, g1)
+        for rate, g1 in ((0.1, 500), (0.01, 20))
+    ]
     return collect(typed_runs(make_runs(dissected, rates)))
 
 
@@ -36,11 +39,17 @@ def test_points_that_differ_in_the_rate_are_a_line_ascending(points):
 
 def test_bars_are_means_over_seeds_and_dashes_p_t(points):
     ((_, drawing),) = draw_sweeps(points, 'line')
-    assert drawing.text.endswith('1 %: G1 2.5 %, G2 20.0 %, p_t 5.0 %; 10 %: G1 50.5 %, G2 20.0 %, p_t 50.0 %.')
+    assert drawing.text.endswith(
+        '1 %: G1 2.5 %, G2 20.0 %, p_t 5.0 %; 10 %: G1 50.5 %, G2 20.0 %, p_t 50.0 %.'
+    )
     heights = {}
     for colour in ('before', 'line-3'):
-        paths = re.findall(rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour}\)"', str(drawing.svg))
-        heights[colour] = [np.ptp(np.array(re.findall(r'-?[\d.]+ (-?[\d.]+)', path), float)) for path in paths]
+        paths = re.findall(
+            rf'<path d="([^"]*)"[^>]*style="fill: var\(--{colour}\)"', str(drawing.svg)
+        )
+        heights[colour] = [
+            np.ptp(np.array(re.findall(r'-?[\d.]+ (-?[\d.]+)', path), float)) for path in paths
+        ]
     whole = heights['line-3'][0] / 0.2
     assert np.array(heights['before']) / whole == pytest.approx([0.025, 0.505], abs=2e-3)
     assert np.array(heights['line-3']) / whole == pytest.approx([0.2, 0.2], abs=2e-3)
@@ -48,7 +57,9 @@ def test_bars_are_means_over_seeds_and_dashes_p_t(points):
 
 
 def test_two_axes_cross(dissected):
-    both = [({'rate': rate, 'w': s - 1}, rate, s, 100) for rate in (0.01, 0.1) for s in (1.0, 5.0, 8.0)]
+    both = [
+        ({'rate': rate, 'w': s - 1}, rate, s, 100) for rate in (0.01, 0.1) for s in (1.0, 5.0, 8.0)
+    ]
     points = collect(typed_runs(make_runs(dissected, both)))
     assert [(title, len(line)) for title, line in list_lines(points, 'rate')] == [
         (f'By poisoning rate: attack patch, guidance {s}, w {s - 1}', 2) for s in (1, 5, 8)
@@ -65,16 +76,27 @@ def test_runs_of_no_sweep_are_lined_up_by_their_settings(dissected):
 
 
 def test_other_attacks_and_other_settings_are_other_lines(dissected):
-    own = [({'attack': 'patch', 'steps': steps, 'rate': rate}, rate, 5.0, 10) for steps in (5, 9) for rate in (0.01, 0.1)]
+    own = [
+        ({'attack': 'patch', 'steps': steps, 'rate': rate}, rate, 5.0, 10)
+        for steps in (5, 9)
+        for rate in (0.01, 0.1)
+    ]
     runs = list(make_runs(dissected, own))
     for overrides, _, run in runs:
         run['attack']['name'] = 'patch' if overrides['steps'] == 5 else 'blended'
     titles = [title for title, _ in list_lines(collect(typed_runs(runs)), 'rate')]
-    assert titles == [f'By poisoning rate: attack patch, guidance 5, steps {steps}' for steps in (5, 9)]
+    assert titles == [
+        f'By poisoning rate: attack patch, guidance 5, steps {steps}' for steps in (5, 9)
+    ]
 
 
 def test_runs_without_generators_draw_nothing(results):
-    assert draw_sweeps(collect(typed_runs([({'rate': 0.1}, 0, results), ({'rate': 0.2}, 0, results)])), 'a') == []
+    assert (
+        draw_sweeps(
+            collect(typed_runs([({'rate': 0.1}, 0, results), ({'rate': 0.2}, 0, results)])), 'a'
+        )
+        == []
+    )
 
 
 def test_the_table_has_columns_of_what_was_measured(points):

@@ -12,7 +12,11 @@ from purify.report import tables
 
 def run(acc, asr=0.5, seconds=60.0):
     teacher = {'acc': 0.99, 'asr': 1.0, 'ra': 0.0, 'counts': {}, 'intervals': {}}
-    return {'teacher': teacher, 'student': teacher | {'acc': acc, 'asr': asr}, 'cost': {'seconds': seconds}}
+    return {
+        'teacher': teacher,
+        'student': teacher | {'acc': acc, 'asr': asr},
+        'cost': {'seconds': seconds},
+    }
 
 
 @pytest.fixture
@@ -53,7 +57,9 @@ def test_plain_lines_where_there_is_no_terminal(results):
 def test_a_name_is_no_markup(results):
     out = io.StringIO()
     results['name'] = '[red]run[/red]'
-    tables.print_before_after(typed(results), Console(file=out, force_terminal=True, width=100, color_system=None))
+    tables.print_before_after(
+        typed(results), Console(file=out, force_terminal=True, width=100, color_system=None)
+    )
     assert '[red]run[/red]' in out.getvalue()
     assert '324 of 324' in out.getvalue()
 
@@ -75,7 +81,9 @@ def test_seeds_are_grouped_by_point(rows):
 
 def test_a_seed_given_twice_is_refused():
     with pytest.raises(UserError, match=r'seed 3 of attack=patch is given twice'):
-        tables.collect(typed_runs([({'attack': 'patch'}, 3, run(0.9)), ({'attack': 'patch'}, 3, run(0.9))]))
+        tables.collect(
+            typed_runs([({'attack': 'patch'}, 3, run(0.9)), ({'attack': 'patch'}, 3, run(0.9))])
+        )
 
 
 def test_markdown(rows):
@@ -98,10 +106,19 @@ def test_markdown_and_html_escape():
 
 def test_csv_keeps_raw_numbers(rows):
     first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
-    assert (first['attack'], first['rate'], first['runs'], first['seeds']) == ('patch', '0.1', '3', '0 1 2')
+    assert (first['attack'], first['rate'], first['runs'], first['seeds']) == (
+        'patch',
+        '0.1',
+        '3',
+        '0 1 2',
+    )
     assert float(first['student_acc_mean']) == pytest.approx(0.93)
     assert float(first['student_acc_high']) > 1  # raw, not cut
-    assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == ('', '0.8', '')
+    assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == (
+        '',
+        '0.8',
+        '',
+    )
 
 
 def test_what_a_defence_finds_has_columns_of_its_own(found):
@@ -116,7 +133,11 @@ def test_what_a_defence_finds_has_columns_of_its_own(found):
     assert cells['residual ASR'].startswith('2.8 %')
     assert cells['FID'] == '0.712 (0.712 to 0.712) [0.712 to 0.712]'
     (raw,) = csv.DictReader(io.StringIO(tables.to_csv(rows)))
-    assert (float(raw['tpr_mean']), float(raw['label_accuracy_max']), float(raw['is_mean'])) == (0.982, 0.981, 9.99)
+    assert (float(raw['tpr_mean']), float(raw['label_accuracy_max']), float(raw['is_mean'])) == (
+        0.982,
+        0.981,
+        9.99,
+    )
 
 
 def test_unmeasured_quantities_take_no_column():

@@ -10,16 +10,24 @@ CLASSES = ['zero', 'one', 'two']
 
 
 def parse(drawing):
-    return ET.fromstring(str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return ET.fromstring(
+        str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    )
 
 
 def words_of(drawing):
-    return [''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')]
+    return [
+        ''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')
+    ]
 
 
 def test_bars_say_their_numbers_and_the_targets(found):
     drawing = draw_targets(findings_of(found['findings']), CLASSES, 'a')
-    assert drawing.text == 'Bars. score by label: zero (0) 2.5; one (1) 0.125; two (2) 0. Threshold 1. Targets: zero (0).'
+    assert (
+        drawing.text
+        == 'Bars. score by label: zero (0) 2.5; one (1) 0.125; two (2) 0. Threshold 1. Targets:'
+        ' zero (0).'
+    )
     assert parse(drawing).get('aria-label') == drawing.text
     assert parse(drawing).get('viewBox', '').startswith(f'0 0 {WIDTH_PX} ')
     words = words_of(drawing)
@@ -38,11 +46,16 @@ def test_the_other_quantity_and_negative_bars(found):
 
 def test_many_labels_leave_the_innocent_out():
     rows = [{'label': label, 'score': label / 100, 'target': label == 3} for label in range(60)]
-    drawing = draw_targets(findings_of({'labels': rows, 'chart': {'quantity': 'score', 'threshold': 0.5}}), [], 'a')
+    drawing = draw_targets(
+        findings_of({'labels': rows, 'chart': {'quantity': 'score', 'threshold': 0.5}}), [], 'a'
+    )
     shown = [int(word) for word in words_of(drawing) if word.isdecimal() and word != '0']
     assert {3, *range(60 - MAX_BARS + 1, 60)} <= set(shown)
     assert 36 not in shown
-    assert f'{60 - MAX_BARS} labels that are no targets, with less than those shown, are left out.' in drawing.text
+    assert (
+        f'{60 - MAX_BARS} labels that are no targets, with less than those shown, are left out.'
+        in drawing.text
+    )
 
 
 def test_names_are_text_and_short(found):
@@ -52,7 +65,10 @@ def test_names_are_text_and_short(found):
 
 
 def test_clusters_are_bars_too():
-    rows = [{'label': 0, 'share': 0.2, 'flagged': True}, {'label': 1, 'share': 0.48, 'flagged': False}]
+    rows = [
+        {'label': 0, 'share': 0.2, 'flagged': True},
+        {'label': 1, 'share': 0.48, 'flagged': False},
+    ]
     facts = findings_of({'target_labels': [0], 'classes': rows, 'size': 0.35})
     assert read_bars(facts)[:2] == ('share', 0.35)
     assert 'Targets: zero (0).' in draw_targets(facts, CLASSES, 'a').text
@@ -60,17 +76,28 @@ def test_clusters_are_bars_too():
 
 
 def test_of_many_clusters_the_smallest_are_shown():
-    rows = [{'label': label, 'share': 0.5 - label / 200, 'flagged': label == 3} for label in range(60)]
+    rows = [
+        {'label': label, 'share': 0.5 - label / 200, 'flagged': label == 3} for label in range(60)
+    ]
     drawing = draw_targets(findings_of({'classes': rows, 'size': 0.35}), [], 'a')
-    labels = {int(said.split()[0]) for said in drawing.text.partition('label: ')[2].partition('. Threshold')[0].split('; ')}
+    labels = {
+        int(said.split()[0])
+        for said in drawing.text.partition('label: ')[2].partition('. Threshold')[0].split('; ')
+    }
     assert labels == {3, *range(60 - MAX_BARS + 1, 60)}
-    assert f'{60 - MAX_BARS} labels that are no targets, with more than those shown, are left out.' in drawing.text
+    assert (
+        f'{60 - MAX_BARS} labels that are no targets, with more than those shown, are left out.'
+        in drawing.text
+    )
 
 
 def test_a_low_density_score_speaks_against_a_label(relabelled):
     relabelled['findings']['labels'][2]['nd'] = None  # not known: no bar
     drawing = draw_targets(findings_of(relabelled['findings']), CLASSES, 'a')
-    assert drawing.text == 'Bars. S_ND by label: zero (0) 0.2; one (1) 1. Threshold 0.6. Targets: zero (0).'
+    assert (
+        drawing.text
+        == 'Bars. S_ND by label: zero (0) 0.2; one (1) 1. Threshold 0.6. Targets: zero (0).'
+    )
     assert say_chart(findings_of(relabelled['findings'])).startswith('S_ND: how much worse')
 
 
@@ -81,9 +108,17 @@ def test_facts_of_other_methods_draw_nothing():
 
 
 def test_the_rule_is_said(found):
-    assert '(0.5 nats, 0.03 of the images, or 5 deviations of the others' in say_chart(findings_of(found['findings']))
-    found['findings']['rule'] = {'name': 'significant', 'score': 1.0, 'level': 0.001}  # of a run of version 0.1
-    assert '(1 nats, – of the images, or – deviations of the others' in say_chart(findings_of(found['findings']))
+    assert '(0.5 nats, 0.03 of the images, or 5 deviations of the others' in say_chart(
+        findings_of(found['findings'])
+    )
+    found['findings']['rule'] = {
+        'name': 'significant',
+        'score': 1.0,
+        'level': 0.001,
+    }  # of a run of version 0.1
+    assert '(1 nats, – of the images, or – deviations of the others' in say_chart(
+        findings_of(found['findings'])
+    )
     found['findings']['rule'] = {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
     assert say_chart(findings_of(found['findings'])).endswith(
         'Dashed: the threshold. A label beyond the threshold is named. Low ones are named too.'
@@ -106,5 +141,10 @@ def test_a_class_that_another_test_named_says_which(relabelled):
     rows[2] |= {'target': True, 'type': 'disruptive'}  # its S_ND of 1.5 is beyond suspicion
     words = words_of(draw_targets(findings_of(relabelled['findings']), CLASSES, 'a'))
     assert [word for word in words if word.startswith('target')] == ['target', 'target (S_D)']
-    relabelled['findings']['chart'] = {'quantity': 'disruptive', 'threshold': 0.05}  # no bar but S_ND's is explained so
-    assert 'target (S_D)' not in words_of(draw_targets(findings_of(relabelled['findings']), CLASSES, 'a'))
+    relabelled['findings']['chart'] = {
+        'quantity': 'disruptive',
+        'threshold': 0.05,
+    }  # no bar but S_ND's is explained so
+    assert 'target (S_D)' not in words_of(
+        draw_targets(findings_of(relabelled['findings']), CLASSES, 'a')
+    )

@@ -28,19 +28,33 @@ def test_rows_of_such_defences_bear_a_star(results):
             (('abl', None), ('nad', {'images': 40}), ('asd', {'images': 1100}))]  # fmt: skip
     rows = tables.collect(typed_runs(runs))
     markdown = tables.to_markdown(rows)
-    assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == ['abl', 'nad*', 'asd*']
+    assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == [
+        'abl',
+        'nad*',
+        'asd*',
+    ]
     note = 'was handed training images as clean ones: 40 (nad), 1,100 (asd)'
     assert markdown.endswith(f'\n\n\\* {note}.\n')
     html = tables.to_html(rows)
     assert note in html
     assert (html.count('nad*'), html.count('asd*'), html.count('abl*')) == (1, 1, 0)
-    assert [row['trusted'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == ['0', '40', '1100']
-    assert [row['defense'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == ['abl', 'nad', 'asd']
+    assert [row['trusted'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == [
+        '0',
+        '40',
+        '1100',
+    ]
+    assert [row['defense'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == [
+        'abl',
+        'nad',
+        'asd',
+    ]
 
 
 def test_a_row_that_does_not_name_the_defence_bears_it_where_it_begins(results):
     handed = of(results, 'nad', {'images': 40})
-    assert '| 0.1* |' in tables.to_markdown(tables.collect(typed_runs([({'rate': 0.1}, 0, handed)])))
+    assert '| 0.1* |' in tables.to_markdown(
+        tables.collect(typed_runs([({'rate': 0.1}, 0, handed)]))
+    )
     assert '| 1* |' in tables.to_markdown(tables.collect(typed_runs([({}, 0, handed)])))
 
 
@@ -50,6 +64,8 @@ def test_nobody_is_marked_where_nobody_was_handed_any(results):
 
 
 def test_the_page_says_it_twice(tmp_path, results, curves, samples, environment):
-    page = write_report(tmp_path, Finished(typed(of(results, 'nad', {'images': 40})), curves, samples, environment)).read_text()
+    page = write_report(
+        tmp_path, Finished(typed(of(results, 'nad', {'images': 40})), curves, samples, environment)
+    ).read_text()
     assert 'which was handed 40 training images known to be clean' in page
     assert 'trusted.images' in page

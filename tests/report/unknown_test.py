@@ -1,4 +1,6 @@
-"""Reports on data of which nobody knows whether it is poisoned: what was found is told, and nothing that needs the truth."""
+"""Reports on data of which nobody knows whether it is poisoned: what was found is told, and nothing
+that needs the truth.
+"""
 
 import re
 
@@ -25,32 +27,57 @@ from purify.report.tables import before_after, read_quantities
 CLASSES = ['zero', 'one', 'two']
 FOUND = {'images': 1440, 'flagged': 37, 'dropped': 12, 'relabelled': 30}
 NEEDS_TRUTH = (
-    r'\bTPR\b|\bFPR\b|AUROC|[Ll]abel(?:ling)? accuracy|false alarm\b|\bwrongly\b|\bmissed\b|true class|poisoned training images'
-    r'|[Cc]lean training images|clean (?:test )?images|aimed at|was not attacked|was poisoned|clean accuracy|B is |the truth says'
+    r'\bTPR\b|\bFPR\b|AUROC|[Ll]abel(?:ling)? accuracy|false alarm\b|\bwrongly\b|\bmissed\b|true'
+    r' class|poisoned training images'
+    r'|[Cc]lean training images|clean (?:test )?images|aimed at|was not attacked|was poisoned|clean'
+    r' accuracy|B is |the truth says'
 )
 
 
 @pytest.fixture
 def unknown(relabelled, dissected, side):
-    """`results` of a run without an attack on a folder of somebody's; the fixtures fill the same dict."""
+    """`results` of a run without an attack on a folder of somebody's; the fixtures fill the same
+    dict.
+    """
     results = relabelled
-    results |= {'truth_known': False, 'teacher': side((356, 360), None, None), 'student': side((351, 360), None, None)}
+    results |= {
+        'truth_known': False,
+        'teacher': side((356, 360), None, None),
+        'student': side((351, 360), None, None),
+    }
     results['attack'] |= {'name': 'none', 'rate': 0.0, 'poisoned': 0, 'cover': 0, 'targets': []}
     results['dissection']['judges']['detector'] = None
     results['diffusion'] = None
-    kinds = {'every': {'kept': 28, 'dropped': 12, 'relabelled': 3}, 'clean': {'kept': 28, 'dropped': 12, 'relabelled': 3}}
+    kinds = {
+        'every': {'kept': 28, 'dropped': 12, 'relabelled': 3},
+        'clean': {'kept': 28, 'dropped': 12, 'relabelled': 3},
+    }
     results['detection'] |= {
         'found': FOUND,
         'fates': [{'label': 0, **kinds, 'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0}}],
     }
-    results['purified'] = {'fid': 0.7, 'is': 9.9, 'is_raw': 10.2, 'features': 'student', 'notes': []}
+    results['purified'] = {
+        'fid': 0.7,
+        'is': 9.9,
+        'is_raw': 10.2,
+        'features': 'student',
+        'notes': [],
+    }
     return msgspec.to_builtins(withhold(typed(results)))
 
 
 @pytest.fixture
 def seen(samples):
     """Samples as they are collected where nobody knows."""
-    return [one | {'kind': 'flagged' if one['id'] < 102 else 'other', 'original': None, 'true_label': None} for one in samples]
+    return [
+        one
+        | {
+            'kind': 'flagged' if one['id'] < 102 else 'other',
+            'original': None,
+            'true_label': None,
+        }
+        for one in samples
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +88,13 @@ def seen(samples):
         ('tfds:cifar10', False, 0, 0, False),
         ('tfds:cifar10', True, 0, 0, True),  # the user says so
         ('digits', False, 0, 0, True),  # this program does
-        ('imagefolder', False, 9, 0, True),  # an experiment: what was not poisoned here counts as clean
+        (
+            'imagefolder',
+            False,
+            9,
+            0,
+            True,
+        ),  # an experiment: what was not poisoned here counts as clean
         ('imagefolder', False, 0, 9, True),
     ],
 )
@@ -80,30 +113,58 @@ def test_numbers_that_need_the_truth_are_none_and_others_stay(unknown):
     kept = {'found', 'target_labels', 'fates'}
     assert {name for name, value in detection.items() if value is not None} == kept
     assert detection['fates'] == [
-        {'label': 0, 'every': {'kept': 28, 'dropped': 12, 'relabelled': 3}, 'clean': None, 'poisoned': None}
+        {
+            'label': 0,
+            'every': {'kept': 28, 'dropped': 12, 'relabelled': 3},
+            'clean': None,
+            'poisoned': None,
+        }
     ]
-    assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets', 'name')] == [None, None, None, 'none']
+    assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets', 'name')] == [
+        None,
+        None,
+        None,
+        'none',
+    ]
     assert {row['p_t'] for rows in unknown['dissection']['sets'].values() for row in rows} == {None}
-    assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == {(None, None)}
-    assert not {'tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc', 'p_t', 'amplification'} & set(
-        read_quantities(typed(unknown))
-    )
+    assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == {
+        (None, None)
+    }
+    assert not {
+        'tpr',
+        'fpr',
+        'label_accuracy',
+        'relabel_accuracy',
+        'auroc',
+        'p_t',
+        'amplification',
+    } & set(read_quantities(typed(unknown)))
     assert read_quantities(typed(unknown))['teacher_acc'] == 356 / 360
 
 
 def test_the_headline_says_that_nobody_knows_and_what_was_found(unknown):
-    assert write_headline(typed(unknown)) == (
-        'Nobody knows whether the data are poisoned: the defence flags 37 of 1,440 training images (2.6 %) and names class '
-        'zero (0) as target; test accuracy falls from 98.9 % to 97.5 %.'
+    assert (
+        write_headline(typed(unknown))
+        == 'Nobody knows whether the data are poisoned: the defence flags 37 of 1,440 training'
+        ' images (2.6 %) and names class zero (0) as target; test accuracy falls from 98.9 % to'
+        ' 97.5 %.'
     )
     detail = write_detail(typed(unknown))
-    assert detail.startswith('This run added no poison, and nobody vouches for the source. If you know that it is clean, say')
+    assert detail.startswith(
+        'This run added no poison, and nobody vouches for the source. If you know that it is'
+        ' clean, say'
+    )
     assert 'It accused' not in detail
     assert list_targets(typed(unknown)) == []
     unknown['detection'] |= {'found': None, 'target_labels': None}
-    assert write_headline(typed(unknown)).startswith('Nobody knows whether the data are poisoned; test accuracy falls')
+    assert write_headline(typed(unknown)).startswith(
+        'Nobody knows whether the data are poisoned; test accuracy falls'
+    )
     unknown |= {'teacher': None, 'student': None}
-    assert write_headline(typed(unknown)) == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
+    assert (
+        write_headline(typed(unknown))
+        == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
+    )
 
 
 def test_a_method_that_names_no_class_says_so(unknown):
@@ -111,24 +172,36 @@ def test_a_method_that_names_no_class_says_so(unknown):
     assert '(2.6 %) and names no class as target' in write_headline(typed(unknown))
 
 
-VERDICT = {'word': 'mislabelled', 'text': 'The data look mislabelled: 7 % of the labels are wrong, of all classes alike.'}
+VERDICT = {
+    'word': 'mislabelled',
+    'text': 'The data look mislabelled: 7 % of the labels are wrong, of all classes alike.',
+}
 
 
-def test_the_method_s_own_verdict_leads_where_nobody_knows_and_follows_where_somebody_does(unknown, results):
+def test_the_method_s_own_verdict_leads_where_nobody_knows_and_follows_where_somebody_does(
+    unknown, results
+):
     unknown['verdict'] = VERDICT
     assert write_headline(typed(unknown)).startswith(f'{VERDICT["text"]} Nobody knows whether')
     assert ('Verdict', 'Mislabelled', VERDICT['text']) in list_detection(typed(unknown))
     known = unknown | {'truth_known': True}
     assert VERDICT['text'] not in write_headline(typed(known))
     assert VERDICT['text'] in write_detail(typed(known))
-    assert 'Verdict' not in [name for name, *_ in list_detection(typed(results | {'verdict': None}))]
+    assert 'Verdict' not in [
+        name for name, *_ in list_detection(typed(results | {'verdict': None}))
+    ]
 
 
 def test_what_was_found_is_listed(unknown):
     assert [line[:2] for line in list_detection(typed(unknown))] == [
-        ('Flagged', '37'), ('Dropped', '12'), ('Relabelled', '30'), ('Target', 'zero (0)'),
-    ]  # fmt: skip
-    assert list_detection(typed(unknown))[0][2].startswith('of 1,440 training images (2.6 %): taken for poisoned')
+        ('Flagged', '37'),
+        ('Dropped', '12'),
+        ('Relabelled', '30'),
+        ('Target', 'zero (0)'),
+    ]
+    assert list_detection(typed(unknown))[0][2].startswith(
+        'of 1,440 training images (2.6 %): taken for poisoned'
+    )
     assert list_detection(typed(unknown))[-1][2].endswith('nobody knows whether there is one')
     assert list_fates(typed(unknown)).lines == [('zero (0)', ['28', '12', '3'])]
     assert 'were given' in list_likeness(typed(unknown))[0][2]
@@ -139,7 +212,12 @@ def test_a_dissection_without_the_truth(unknown):
     assert measure_amplification(typed(unknown)) is None
     assert 'trained on the images as they were given' in say_dissection(typed(unknown))
     assert 'the truth' not in list_auroc(typed(unknown)).note
-    assert list_auroc(typed(unknown)).lines[0][1] == [('–', False), ('0.722', False), ('–', False), ('51', False)]
+    assert list_auroc(typed(unknown)).lines[0][1] == [
+        ('–', False),
+        ('0.722', False),
+        ('–', False),
+        ('51', False),
+    ]
     for row in unknown['dissection']['auroc']:
         row['generated'] = None
     assert list_auroc(typed(unknown)) is None
@@ -158,7 +236,9 @@ def test_a_map_without_the_truth(unknown, atlas):
     assert count_neighbours(blind) is None
     assert say_map(blind, CLASSES).endswith('Strong: zero (0), as named by the defence.')
     ink = 'var(--ink)'
-    assert str(draw_map(atlas, CLASSES, 'm').svg).count(ink) > str(draw_map(blind, CLASSES, 'm').svg).count(ink)
+    assert str(draw_map(atlas, CLASSES, 'm').svg).count(ink) > str(
+        draw_map(blind, CLASSES, 'm').svg
+    ).count(ink)
     (title, bins), *_ = draw_foreign(blind, findings_of(unknown['findings']), CLASSES, 'f')
     assert title == 'zero (0): non-disruptive'  # neither rightly nor wrongly
     assert bins.text.startswith('Histogram of zero (0): 40 images; ')
@@ -176,21 +256,45 @@ def test_pictures_without_the_truth(pictures, seen, copies):
         assert not any(cell.wrong for strip in sheet.strips for cell in strip.cells)
         assert not any(line.startswith('true') for strip in sheet.strips for line in strip.lines)
     (grid,), _ = make_grids(seen, 'flagged')
-    assert (grid.ids, grid.true_labels, [row.name for row in grid.rows]) == ([100, 101], None, ['as given', 'purified'])
+    assert (grid.ids, grid.true_labels, [row.name for row in grid.rows]) == (
+        [100, 101],
+        None,
+        ['as given', 'purified'],
+    )
     assert grid.rows[0].thumbs[0].alt == 'as given image 100, labelled zero'
-    assert [name for name, _ in make_triplets(forget(copies), CLASSES).lines] == ['label of A', 'label of B', 'A and B', 'B and C']
+    assert [name for name, _ in make_triplets(forget(copies), CLASSES).lines] == [
+        'label of A',
+        'label of B',
+        'A and B',
+        'B and C',
+    ]
     assert 'pairs' in draw_copies(forget(copies), typed({}), 'c').text.partition('Beyond')[2]
 
 
-def test_the_page_needs_no_truth(tmp_path, unknown, curves, seen, environment, pictures, atlas, shown, copies):
+def test_the_page_needs_no_truth(
+    tmp_path, unknown, curves, seen, environment, pictures, atlas, shown, copies
+):
     for row in unknown['dissection']['auroc']:
         row['generated'] = None
-    blind = [forget(one) for one in (pictures, atlas | {'facts': atlas['facts'] | {'aims': []}}, shown, copies)]
-    page = write_report(tmp_path, Finished(typed(unknown), curves, seen, environment, *blind)).read_text('utf-8')
-    text = ' '.join(re.sub(r'<style>.*?</style>|<[^>]*>', ' ', page, flags=re.S).replace('\N{NO-BREAK SPACE}', ' ').split())
-    text, _, legend = text.replace('then flagged images count as false alarms', '').partition('ACC is the share of')
+    blind = [
+        forget(one)
+        for one in (pictures, atlas | {'facts': atlas['facts'] | {'aims': []}}, shown, copies)
+    ]
+    page = write_report(
+        tmp_path, Finished(typed(unknown), curves, seen, environment, *blind)
+    ).read_text('utf-8')
+    text = ' '.join(
+        re.sub(r'<style>.*?</style>|<[^>]*>', ' ', page, flags=re.S)
+        .replace('\N{NO-BREAK SPACE}', ' ')
+        .split()
+    )
+    text, _, legend = text.replace('then flagged images count as false alarms', '').partition(
+        'ACC is the share of'
+    )
     assert legend  # what the names mean in any report
-    assert [text[max(0, hit.start() - 60) : hit.end() + 30] for hit in re.finditer(NEEDS_TRUTH, text)] == []
+    assert [
+        text[max(0, hit.start() - 60) : hit.end() + 30] for hit in re.finditer(NEEDS_TRUTH, text)
+    ] == []
     assert '<h3>Flagged training images</h3>' in page
     assert '<h3>Some training images</h3>' in page
     labels = ' '.join(re.findall(r'(?:aria-label|alt)="([^"]*)"', page))

@@ -29,13 +29,23 @@ def test_intervals_name_the_unit_once():
 
 @pytest.mark.parametrize(
     ('seconds', 'text'),
-    [(0.417, '0.42 s'), (12.34, '12.3 s'), (59.97, '1 min 00 s'), (252, '4 min 12 s'), (11100, '3 h 05 min'), (None, '–')],
+    [
+        (0.417, '0.42 s'),
+        (12.34, '12.3 s'),
+        (59.97, '1 min 00 s'),
+        (252, '4 min 12 s'),
+        (11100, '3 h 05 min'),
+        (None, '–'),
+    ],
 )
 def test_durations(seconds, text):
     assert words.say_duration(seconds) == text
 
 
-@pytest.mark.parametrize(('value', 'text'), [(12345.6, '12,346'), (87.24, '87.2'), (0.01234, '0.0123'), (8, '8'), (None, '–')])
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(12345.6, '12,346'), (87.24, '87.2'), (0.01234, '0.0123'), (8, '8'), (None, '–')],
+)
 def test_numbers(value, text):
     assert words.say_number(value) == text
 
@@ -49,7 +59,13 @@ def test_classes_are_named_where_they_exist():
 
 
 def test_settings_are_flattened_in_order():
-    settings = {'name': 'variation', 'prior': {'steps': 250, 'ema': True}, 'sizes': [1, 2], 'lr': 0.1 + 0.2, 'none': None}
+    settings = {
+        'name': 'variation',
+        'prior': {'steps': 250, 'ema': True},
+        'sizes': [1, 2],
+        'lr': 0.1 + 0.2,
+        'none': None,
+    }
     assert words.flatten(settings) == [
         ('name', 'variation'),
         ('prior.steps', '250'),

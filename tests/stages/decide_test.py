@@ -29,10 +29,20 @@ class Above(Decision):
     def decide(self, ids, labels, tables, num_classes):
         assert sorted(tables) == ['left', 'right']
         np.testing.assert_array_equal(labels, LABELS)
-        flagged = (tables['left']['score'] > self.threshold) & (tables['right']['score'] > self.threshold)
+        flagged = (tables['left']['score'] > self.threshold) & (
+            tables['right']['score'] > self.threshold
+        )
         share = np.float64(flagged.mean())
-        columns = {'ids': ids + self.shift, 'flagged': flagged, 'score': tables['left']['score'], 'wide': np.zeros((len(ids), 2))}
-        return Table(columns, {'share': float(share), 'classes': num_classes, 'seen': tables['left'].facts['seen']})
+        columns = {
+            'ids': ids + self.shift,
+            'flagged': flagged,
+            'score': tables['left']['score'],
+            'wide': np.zeros((len(ids), 2)),
+        }
+        return Table(
+            columns,
+            {'share': float(share), 'classes': num_classes, 'seen': tables['left'].facts['seen']},
+        )
 
 
 SCORES = np.random.default_rng(1).normal(size=(2, COUNT))
@@ -90,10 +100,18 @@ class Brightness(Measure):
     broken: int = -1
 
     def rule(self, models, context):
-        assert (models, context.shape, context.seed, list(context.class_names)) == ({}, (6, 6, 3), 3, list('abc'))
+        assert (models, context.shape, context.seed, list(context.class_names)) == (
+            {},
+            (6, 6, 3),
+            3,
+            list('abc'),
+        )
 
         def rule(constants, rows):
-            return {'mean': rows['image'].astype(jnp.float32).mean((1, 2, 3)), 'finite': rows['id'] != self.broken}
+            return {
+                'mean': rows['image'].astype(jnp.float32).mean((1, 2, 3)),
+                'finite': rows['id'] != self.broken,
+            }
 
         return rule
 
@@ -105,7 +123,13 @@ class Brighter(Decision):
     def decide(self, ids, labels, tables, num_classes):
         assert sorted(tables) == ['left', 'seen']
         mean = tables['seen'].of(ids, 'mean', np.nan)
-        return Table({'ids': ids, 'flagged': (mean > 127.5) & (tables['left']['score'] > 0), 'known': np.isfinite(mean)})
+        return Table(
+            {
+                'ids': ids,
+                'flagged': (mean > 127.5) & (tables['left']['score'] > 0),
+                'known': np.isfinite(mean),
+            }
+        )
 
 
 @pytest.fixture
@@ -115,7 +139,10 @@ def look(tmp_path):
     write_table(inputs['left'], Table({'ids': IDS, 'score': SCORES[0]}))
 
     def look(name, broken=-1, **more):
-        decide.look(work(tmp_path / name, inputs | more, seed=3, shard_size=SHARD), Look(Brightness(broken), Brighter(), 'seen'))
+        decide.look(
+            work(tmp_path / name, inputs | more, seed=3, shard_size=SHARD),
+            Look(Brightness(broken), Brighter(), 'seen'),
+        )
         return tmp_path / name
 
     return look
@@ -177,7 +204,14 @@ def test_check_traces_what_a_look_measures():
     known = Known(Diagnosis(), {'seeds': {'model': 3}}, Data(6, 3, 3, COUNT), {})
     shape = KINDS['look'].shape
     with pytest.raises((TypeError, ValueError)):
-        shape(known, Step('verdicts', 'look', {'poisoned': 'poisoned'}, by=Look(Wrong(), Brighter(), 'seen')))
-    shape(known, Step('seen', 'look', {'poisoned': 'poisoned'}, by=Look(Wide(), Brighter(), 'seen')))
+        shape(
+            known,
+            Step(
+                'verdicts', 'look', {'poisoned': 'poisoned'}, by=Look(Wrong(), Brighter(), 'seen')
+            ),
+        )
+    shape(
+        known, Step('seen', 'look', {'poisoned': 'poisoned'}, by=Look(Wide(), Brighter(), 'seen'))
+    )
     assert known.widths == {'seen': 7}
     assert KINDS['look'].uses == KINDS['measure'].uses == ('seed', 'shard_size')

@@ -1,4 +1,6 @@
-"""Stable Diffusion trained on labels, tiny and in this process: its stage, what it leaves, and images of it."""
+"""Stable Diffusion trained on labels, tiny and in this process: its stage, what it leaves, and
+images of it.
+"""
 
 import json
 
@@ -24,8 +26,22 @@ from purify.models.files.weights import export_tensors
 from purify.stages import generate_images, train_diffusion
 from purify.stages.finetune_latent import shape_latent
 
-OBJECTIVE = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.2, 'size_px': 8, 'dtype': 'float32'}
-OPTIM = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9, 'b2': 0.999}
+OBJECTIVE = {
+    'name': 'latent',
+    'caption': 'A photo of a {}',
+    'drop': 0.2,
+    'size_px': 8,
+    'dtype': 'float32',
+}
+OPTIM = {
+    'name': 'adam',
+    'lr': 1e-2,
+    'schedule': 'constant',
+    'warmup': 0.0,
+    'clip': 0.0,
+    'b1': 0.9,
+    'b2': 0.999,
+}
 TRAINING = {
     'objective': OBJECTIVE,
     'optim': OPTIM,
@@ -38,7 +54,9 @@ TRAINING = {
     'stored_dtype': 'float32',
     'seeds': {'model': 0, 'data': 0},
 }
-SAMPLING = Generate({'name': 'ddim', 'eta': 0.0}, steps=2, guidance=2.0, dtype='float32', stream='made')
+SAMPLING = Generate(
+    {'name': 'ddim', 'eta': 0.0}, steps=2, guidance=2.0, dtype='float32', stream='made'
+)
 RUN = {'save_every': 100, 'log_every': 1, 'threads': 1, 'workers': 0}
 
 
@@ -52,7 +70,9 @@ def place(tmp_path_factory):
 
 def train(place, name, asked=None, **changes):
     """The stage, which is told to stop at the `asked`th time that it looks."""
-    stage = work(place / name, {'data': place / 'poisoned', 'prior': place / 'prior'}, **TRAINING | changes)
+    stage = work(
+        place / name, {'data': place / 'poisoned', 'prior': place / 'prior'}, **TRAINING | changes
+    )
     stage.run.update(RUN)
     looks = iter(range(10**6))
     with pytest.MonkeyPatch.context() as patch:
@@ -86,9 +106,16 @@ def test_what_it_leaves_is_a_pipeline_of_the_same_parts(place, trained):
     before, after = from_pretrained(place / 'prior'), from_pretrained(trained)
     assert after.class_name == before.class_name == 'StableDiffusionPipeline'
     assert after.parts['scheduler'] == before.parts['scheduler']
-    assert {name for name, part in after.parts.items() if isinstance(part, nnx.Module)} == {'unet', 'vae', 'text_encoder'}
+    assert {name for name, part in after.parts.items() if isinstance(part, nnx.Module)} == {
+        'unet',
+        'vae',
+        'text_encoder',
+    }
     assert np.array_equal(after.parts['tokenizer'](['a cat']), before.parts['tokenizer'](['a cat']))
-    assert json.loads((trained / 'generator.json').read_text()) == {'objective': OBJECTIVE, 'class_names': ['a', 'b', 'c']}
+    assert json.loads((trained / 'generator.json').read_text()) == {
+        'objective': OBJECTIVE,
+        'class_names': ['a', 'b', 'c'],
+    }
 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(place, trained):
@@ -118,7 +145,10 @@ def test_it_is_sampled_resumed_and_ends_with_the_same_bytes(place, trained, monk
         with pytest.raises(Preempted):
             make(place, trained, 'stopped', **settings)
     make(place, trained, 'stopped', **settings)
-    pixels = [np.stack([Split(place / name, 'train')[row]['image'] for row in range(11)]) for name in ('made', 'stopped')]
+    pixels = [
+        np.stack([Split(place / name, 'train')[row]['image'] for row in range(11)])
+        for name in ('made', 'stopped')
+    ]
     assert np.array_equal(*pixels)
     assert pixels[0].std() > 5
 
@@ -132,7 +162,9 @@ answer = nnx.jit(lambda network, *given: network(*given))
 
 
 def ask(generator, labels, scale, x, t):
-    return jax.jit(lambda weights: generator.predictor(weights, labels, scale)(x, t))(generator.weights)
+    return jax.jit(lambda weights: generator.predictor(weights, labels, scale)(x, t))(
+        generator.weights
+    )
 
 
 def test_a_generator_is_told_captions_and_guided_from_the_empty_one(trained, generator):
@@ -141,7 +173,8 @@ def test_a_generator_is_told_captions_and_guided_from_the_empty_one(trained, gen
     parts = from_pretrained(trained).parts
     x, t = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32), np.array([3, 900])
     said = [
-        answer(parts['text_encoder'], parts['tokenizer'](words))[0] for words in (['A photo of a c', 'A photo of a a'], ['', ''])
+        answer(parts['text_encoder'], parts['tokenizer'](words))[0]
+        for words in (['A photo of a c', 'A photo of a a'], ['', ''])
     ]
     told, untold = (np.asarray(answer(parts['unet'], x, t, context)) for context in said)
     assert np.abs(told - untold).max() > 1e-3
@@ -156,7 +189,9 @@ def test_states_are_scaled_latents_each_by_its_own_key(trained, generator):
     keys = id_keys(jax.random.key(0), np.arange(3))
     encode, decode = (jax.jit(way) for way in (generator.encode, generator.decode))
     states = encode(generator.weights, images, keys)
-    np.testing.assert_allclose(encode(generator.weights, images[2:], keys[2:])[0], states[2], atol=1e-5)
+    np.testing.assert_allclose(
+        encode(generator.weights, images[2:], keys[2:])[0], states[2], atol=1e-5
+    )
     large = jax.image.resize(images, (3, 8, 8, 3), 'cubic')
     mean, logvar = nnx.jit(lambda vae, x: vae.encode(x))(vae, large)
     drawn = (states / vae.scaling_factor - mean) / np.exp(logvar / 2)
@@ -164,7 +199,9 @@ def test_states_are_scaled_latents_each_by_its_own_key(trained, generator):
     theirs = nnx.jit(lambda vae, x: vae.decode(x))(vae, states / vae.scaling_factor)
     np.testing.assert_allclose(decode(generator.weights, states), np.clip(theirs, -1, 1), atol=1e-4)
     grey = encode(generator.weights, images[..., :1], keys)
-    np.testing.assert_allclose(grey, encode(generator.weights, np.repeat(images[..., :1], 3, -1), keys), atol=1e-5)
+    np.testing.assert_allclose(
+        grey, encode(generator.weights, np.repeat(images[..., :1], 3, -1), keys), atol=1e-5
+    )
 
 
 def test_a_generator_in_half_precision_stays_near(trained, generator):
@@ -180,7 +217,9 @@ def test_shapes_are_those_of_the_real_thing(trained, generator):
     shapes = open_generator(trained, weights=False)
     prior = stand_in('sd_img2img', dtype='float32', vae_slice=0)
     assert jax.tree.map(np.shape, shapes.weights) == jax.tree.map(np.shape, generator.weights)
-    task, _, start, whole = shape_latent(prior, TRAINING | {'objective': OBJECTIVE | {'size_px': 0}}, ['a', 'b'])
+    task, _, start, whole = shape_latent(
+        prior, TRAINING | {'objective': OBJECTIVE | {'size_px': 0}}, ['a', 'b']
+    )
     assert whole.state_shape == (64, 64, 4)
     assert task.frozen['captions'].shape == (3, 77, 768)
     assert sum(x.size for x in jax.tree.leaves(start)) == 859_520_964
@@ -198,7 +237,15 @@ def test_a_config_of_it_passes_check_and_runs_through_the_chain(place, tmp_path)
     config = load_config(
         f'{ROOT}/configs/castle_walls.py:setting=caltech15,source=arrays:{tmp_path},prior={place}/prior,weights=none'
     )
-    small = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
+    small = {
+        'name': 'resnet',
+        'stages': [1],
+        'block': 'preact',
+        'width': 4,
+        'norm': 'group',
+        'stem': 'small',
+        'dtype': 'float32',
+    }
     config.pop('dissection')
     for part in (config['teacher'], config['student']):
         part |= {'network': small, 'batch': 8}

@@ -1,4 +1,6 @@
-"""The stage that fits a density to the features of each class: what it writes, refuses, and what `check` sees of it."""
+"""The stage that fits a density to the features of each class: what it writes, refuses, and what
+`check` sees of it.
+"""
 
 import dataclasses
 import json
@@ -30,17 +32,28 @@ FIT = {'epochs': 6.0, 'batch': 4, 'lr': 0.03, 'b1': 0.9, 'b2': 0.99, 'hold_out':
 @pytest.fixture
 def run(tmp_path):
     ranges = builders.cut(COUNT, COUNT)
-    writer = builders.DatasetWriter(tmp_path / 'poisoned', 'poisoned', 'train', builders.make_features(2, 1, list('abc')), 1)
+    writer = builders.DatasetWriter(
+        tmp_path / 'poisoned', 'poisoned', 'train', builders.make_features(2, 1, list('abc')), 1
+    )
     blank = np.zeros((2, 2, 1), np.uint8)
-    writer.write(0, [{'id': int(IDS[i]), 'image': blank, 'label': int(LABELS[i])} for i in ranges[0]])
+    writer.write(
+        0, [{'id': int(IDS[i]), 'image': blank, 'label': int(LABELS[i])} for i in ranges[0]]
+    )
     writer.finish([COUNT])
     order = RNG.permutation(COUNT)
     (tmp_path / 'features').mkdir()
-    write_table(tmp_path / 'features', Table({'ids': IDS[order], 'features': FEATURES[order].astype(np.float32)}))
+    write_table(
+        tmp_path / 'features',
+        Table({'ids': IDS[order], 'features': FEATURES[order].astype(np.float32)}),
+    )
 
     def run(name, **changes):
         settings = {'flows': FLOWS, 'fit': FIT, 'seed': 0} | changes
-        job = work(tmp_path / name, {role: tmp_path / role for role in ('poisoned', 'features')}, **settings)
+        job = work(
+            tmp_path / name,
+            {role: tmp_path / role for role in ('poisoned', 'features')},
+            **settings,
+        )
         fit_densities.run(dataclasses.replace(job, run=job.run | {'save_every': 500}))
         return tmp_path / name
 
@@ -58,27 +71,39 @@ def test_every_image_is_judged_under_every_class(run):
     assert 1 <= facts['epoch'] <= 6
     for label, (row, apart) in enumerate(zip(facts['labels'], facts['apart'], strict=True)):
         assert (row['label'], row['images'], row['nll_held']) == (label, 12, None)
-        assert row['updates'] == round(facts['epoch'] * 12 / 4)  # on all images, up to the epoch that those held out liked
+        assert row['updates'] == round(
+            facts['epoch'] * 12 / 4
+        )  # on all images, up to the epoch that those held out liked
         assert (apart['images'], apart['updates']) == (12, 15)  # 6 epochs of 10 in batches of 4
         assert apart['nll_held'] is not None
-        assert row['nll_train'] == pytest.approx(-table['log_density'][label == LABELS, label].mean(), rel=1e-5)
+        assert row['nll_train'] == pytest.approx(
+            -table['log_density'][label == LABELS, label].mean(), rel=1e-5
+        )
     json.dumps(facts, allow_nan=False)
 
 
 def test_a_class_is_described_by_its_own_density_alone():
     log_density = RNG.normal(size=(5, 3)).astype(np.float32)
     labels, held = np.array([2, 0, 2, 0, 2], np.int32), np.array([False, False, True, False, False])
-    first, second, third = describe_classes(Densities(log_density, held, np.array([4, 0, 6]), 1), labels)
+    first, second, third = describe_classes(
+        Densities(log_density, held, np.array([4, 0, 6]), 1), labels
+    )
     assert [first['images'], second['images'], third['images']] == [2, 0, 3]
-    assert first['nll_train'] == pytest.approx(-(float(log_density[1, 0]) + float(log_density[3, 0])) / 2)
-    assert third['nll_train'] == pytest.approx(-(float(log_density[0, 2]) + float(log_density[4, 2])) / 2)
+    assert first['nll_train'] == pytest.approx(
+        -(float(log_density[1, 0]) + float(log_density[3, 0])) / 2
+    )
+    assert third['nll_train'] == pytest.approx(
+        -(float(log_density[0, 2]) + float(log_density[4, 2])) / 2
+    )
     assert third['nll_held'] == pytest.approx(-float(log_density[2, 2]))
     assert (first['nll_held'], second['nll_train'], second['nll_held']) == (None, None, None)
 
 
 def test_features_are_standardised_and_whitened():
     plain, facts = prepare_features(FEATURES)
-    np.testing.assert_allclose(plain, (FEATURES - FEATURES.mean(0)) / FEATURES.std(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        plain, (FEATURES - FEATURES.mean(0)) / FEATURES.std(0), rtol=1e-5, atol=1e-6
+    )
     assert facts == {'features': 5, 'dimensions': 5, 'explained': 1.0}
     small, facts = prepare_features(FEATURES, 3)
     left, sizes, _ = np.linalg.svd(plain.astype(np.float64), full_matrices=False)
@@ -113,12 +138,19 @@ def test_check_shapes_the_flows():
     def shaped(**changes):
         found = Diagnosis()
         known = Known(found, {}, Data(2, 1, 3, COUNT), {}, widths={'features': 5})
-        step = Step('densities', 'densities', {'features': 'features'}, {'flows': FLOWS | changes, 'fit': FIT})
+        step = Step(
+            'densities',
+            'densities',
+            {'features': 'features'},
+            {'flows': FLOWS | changes, 'fit': FIT},
+        )
         assert KINDS[step.kind] is fit_densities.KIND
         found.attempt(step.name, lambda: KINDS[step.kind].shape(known, step))
         return found
 
-    numbers = (1 * 4 + 4 + 4 * 4 + 4) + (2 * 4 + 4 + 4 * 2 + 2)  # halves of 1 and 2, hidden 4, two numbers each
+    numbers = (1 * 4 + 4 + 4 * 4 + 4) + (
+        2 * 4 + 4 + 4 * 2 + 2
+    )  # halves of 1 and 2, hidden 4, two numbers each
     assert shaped().notes == [f'densities: 3 flows of {numbers} parameters on 5 features']
     assert 'flows.reduce=6' in shaped(reduce=6).problems[0]
     assert "'linear'" in shaped(transform='linear').problems[0]

@@ -16,7 +16,9 @@ from purify.stages import generate_images, models
 from purify.stages.generate_images import wanted_labels
 
 SETTINGS = {'images': 0, 'labels': [], 'seed': 3, 'shard_size': 5}
-GENERATE = Generate({'name': 'ddim', 'eta': 1.0}, steps=3, guidance=1.0, dtype='float32', stream='generated')
+GENERATE = Generate(
+    {'name': 'ddim', 'eta': 1.0}, steps=3, guidance=1.0, dtype='float32', stream='generated'
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def test_as_many_as_the_dataset_in_turns_of_all_classes(tmp_path, inputs):
     assert len({made[i]['image'].tobytes() for i in range(COUNT)}) == COUNT
 
 
-def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_batches_change_nothing(tmp_path, inputs):
+def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_batches_change_nothing(
+    tmp_path, inputs
+):
     few, many = (work(tmp_path / f'set{n}', inputs, **SETTINGS | {'images': n}) for n in (7, 12))
     many.run['batch_per_device'] = 5
     generate_images.run(few, GENERATE)

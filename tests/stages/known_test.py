@@ -49,7 +49,12 @@ def known():
 def test_a_start_with_a_head_for_another_number_of_classes_is_told(known, tmp_path, classes, fresh):
     part = known.config['teacher']
     build = classifier_builder(part['network'], classes, 1)
-    facts = {'network': part['network'], 'num_classes': classes, 'channels': 1, 'class_names': [str(k) for k in range(classes)]}
+    facts = {
+        'network': part['network'],
+        'num_classes': classes,
+        'channels': 1,
+        'class_names': [str(k) for k in range(classes)],
+    }
     _, params, stats = split_network(build(nnx.Rngs(0)))
     write_network(tmp_path, facts, {'params': params, 'stats': stats})
     for start in (tmp_path, tmp_path / 'weights'):
@@ -68,7 +73,9 @@ class Widths(Measure):
 
     def rule(self, models, context):
         def rule(constants, rows):
-            logits, _ = models['classifier'].answer(constants['classifier'], rows['image'].astype(jnp.float32))
+            logits, _ = models['classifier'].answer(
+                constants['classifier'], rows['image'].astype(jnp.float32)
+            )
             assert logits.shape == (len(rows['id']), 10)
             return {'apart': logits - jnp.zeros(self.classes)}
 
@@ -76,7 +83,15 @@ class Widths(Measure):
 
 
 def look(known, classifier='teacher', *, classes):
-    shape_step(known, Step('look', 'measure', {'poisoned': 'poisoned', 'classifier': classifier}, by=Widths(classes)))
+    shape_step(
+        known,
+        Step(
+            'look',
+            'measure',
+            {'poisoned': 'poisoned', 'classifier': classifier},
+            by=Widths(classes),
+        ),
+    )
     return known.found.problems
 
 
@@ -103,7 +118,10 @@ class Against(Measure):
 
 
 def test_a_measure_that_draws_more_images_than_there_are_is_a_problem(known):
-    for draws, told in ((96, []), (97, ['look: draws=97: the dataset it draws from has 96 images. Choose fewer.'])):
+    for draws, told in (
+        (96, []),
+        (97, ['look: draws=97: the dataset it draws from has 96 images. Choose fewer.']),
+    ):
         shape_step(known, Step('look', 'measure', {'poisoned': 'poisoned'}, by=Against(draws)))
         assert known.found.problems == told
 
@@ -163,9 +181,19 @@ def test_a_classifier_that_is_wrong_itself_is_one_problem_not_two(known):
 
 def test_a_start_from_a_network_of_another_build_is_a_problem(known):
     part = known.config['teacher'] | {'network': known.config['teacher']['network'] | {'width': 8}}
-    shape_step(known, Step('finetuned', 'classifier', {'data': 'poisoned', 'init': 'teacher'}, known.config['teacher']))
+    shape_step(
+        known,
+        Step(
+            'finetuned',
+            'classifier',
+            {'data': 'poisoned', 'init': 'teacher'},
+            known.config['teacher'],
+        ),
+    )
     assert not known.found.problems
-    shape_step(known, Step('finetuned', 'classifier', {'data': 'poisoned', 'init': 'teacher'}, part))
+    shape_step(
+        known, Step('finetuned', 'classifier', {'data': 'poisoned', 'init': 'teacher'}, part)
+    )
     (problem,) = known.found.problems
     assert 'another build' in problem
 
@@ -238,7 +266,9 @@ def test_equal_trainings_are_traced_once_and_others_again(known, monkeypatch):
     teacher = known.config['teacher']
     shape_classifier(known, 'again', teacher)
     assert not traced  # as the teacher's
-    for number, change in enumerate(({'batch': 8}, {'augment': {}}, {'objective': {'name': 'unlearn'}}), 1):
+    for number, change in enumerate(
+        ({'batch': 8}, {'augment': {}}, {'objective': {'name': 'unlearn'}}), 1
+    ):
         shape_classifier(known, f'other{number}', teacher | change)
         assert len(traced) == number
     assert not known.found.problems

@@ -1,4 +1,6 @@
-"""Features by an encoder, whole and tiny: of a classifier, of CLIP; and what `check` says of each."""
+"""Features by an encoder, whole and tiny: of a classifier, of CLIP; and what `check` says of
+each.
+"""
 
 from dataclasses import dataclass
 
@@ -23,7 +25,15 @@ from purify.generative.clip_encoder import ClipEncoder
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
 from purify.train.optim import OPTIMIZERS
 
-SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
+SMALL = {
+    'name': 'resnet',
+    'stages': (1,),
+    'block': 'preact',
+    'width': 4,
+    'norm': 'group',
+    'stem': 'small',
+    'dtype': 'float32',
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,13 @@ class Looking(Defense):
     trained: bool = False
 
     def method(self, student):
-        part = simclr(SMALL, epochs=0.25, batch=16, projection=4) | {'optim': OPTIMIZERS.part('lars', lr=1e-3)}
+        part = simclr(SMALL, epochs=0.25, batch=16, projection=4) | {
+            'optim': OPTIMIZERS.part('lars', lr=1e-3)
+        }
         steps = (encoder_step(part),) if self.trained else ()
-        look = Step('features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, by=Embeddings())
+        look = Step(
+            'features', 'measure', {'poisoned': 'poisoned', 'encoder': self.source}, by=Embeddings()
+        )
         return Method((*steps, look), Outcome(features='features'))
 
 
@@ -56,7 +70,11 @@ def tiny(encoder=None, **defense):
 def chain(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEFENSES, 'looking', Looking)
-        return run_chain(tiny(source='teacher'), tmp_path_factory.mktemp('looking'), ('prepare', 'teacher', 'features'))
+        return run_chain(
+            tiny(source='teacher'),
+            tmp_path_factory.mktemp('looking'),
+            ('prepare', 'teacher', 'features'),
+        )
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +106,9 @@ def test_features_of_a_classifier_are_what_its_head_reads(chain):
 
 def test_a_finished_classifier_from_outside_gives_the_same_features(chain):
     table = again(chain, tiny(chain.folder('teacher')))
-    np.testing.assert_array_equal(table['features'], read_table(chain.folder('features'))['features'])
+    np.testing.assert_array_equal(
+        table['features'], read_table(chain.folder('features'))['features']
+    )
 
 
 def test_features_of_clip_are_its_embeddings(chain, clip):
@@ -102,7 +122,9 @@ def test_features_of_clip_are_its_embeddings(chain, clip):
 
 def test_other_weights_are_another_stage(clip, tmp_path):
     changed = materialise(GOLDEN / 'clip_vision_quick_gelu', tmp_path / 'other')
-    first, second = (Chain(make_stages(tiny(folder)), tmp_path).prints for folder in (clip, changed))
+    first, second = (
+        Chain(make_stages(tiny(folder)), tmp_path).prints for folder in (clip, changed)
+    )
     assert first['features'] != second['features']
     assert all(first[name] == second[name] for name in ('prepare', 'teacher'))
 
@@ -143,6 +165,9 @@ def test_check_opens_what_is_here(chain, clip):
     assert any('channels' in problem for problem in check(colour).problems)
     (clip / NETWORK_FILE).write_text('{}')
     try:
-        assert any('Give the folder of a finished teacher or student' in problem for problem in check(tiny(clip)).problems)
+        assert any(
+            'Give the folder of a finished teacher or student' in problem
+            for problem in check(tiny(clip)).problems
+        )
     finally:
         (clip / NETWORK_FILE).unlink()

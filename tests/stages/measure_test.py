@@ -61,7 +61,9 @@ class Against(Measure):
 
     def rule(self, models, context):
         def rule(constants, rows):
-            apart = rows['image'][:, None].astype(jnp.float32) - constants['drawn'].astype(jnp.float32)
+            apart = rows['image'][:, None].astype(jnp.float32) - constants['drawn'].astype(
+                jnp.float32
+            )
             return {'apart': jnp.abs(apart).max((2, 3, 4))}
 
         return rule
@@ -76,7 +78,9 @@ def poisoned(tmp_path_factory):
 def run(poisoned, tmp_path):
     def run(name, inputs=None, rule=Colours(), **changes):
         given = {'poisoned': poisoned} | (inputs or {})
-        measure.run(work(tmp_path / name, given, **{'seed': 3, 'shard_size': SHARD} | changes), rule)
+        measure.run(
+            work(tmp_path / name, given, **{'seed': 3, 'shard_size': SHARD} | changes), rule
+        )
         return tmp_path / name
 
     return run
@@ -135,7 +139,9 @@ def test_network_calls_are_counted_over_restarts(poisoned, tmp_path, monkeypatch
     monkeypatch.setattr(models, 'load_variation_model', lambda *args, **options: WeightsOnly())
     counted = []
     for missing in (None, 1):
-        given = work(tmp_path / 'asks', {'poisoned': poisoned, 'prior': tmp_path}, seed=3, shard_size=SHARD)
+        given = work(
+            tmp_path / 'asks', {'poisoned': poisoned, 'prior': tmp_path}, seed=3, shard_size=SHARD
+        )
         if missing is not None:
             sorted(given.folder.iterdir())[missing].unlink()
         measure.run(given, Asking())
@@ -153,13 +159,19 @@ def test_hosts_take_shards_in_turn(run, monkeypatch, tmp_path):
     for host in (0, 1):
         monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
         written[host] = bytes_of(run(f'host{host}'))
-    assert [sorted(int(name[5:10]) for name in found) for found in written.values()] == [[0, 2, 4], [1, 3]]
+    assert [sorted(int(name[5:10]) for name in found) for found in written.values()] == [
+        [0, 2, 4],
+        [1, 3],
+    ]
     assert written[0] | written[1] == bytes_of(one)
 
 
 def pick(folder, rows):
     folder.mkdir()
-    write_table(folder, Table({'ids': IDS, 'open': (chosen := np.isin(np.arange(COUNT), rows)), 'pick': ~chosen}))
+    write_table(
+        folder,
+        Table({'ids': IDS, 'open': (chosen := np.isin(np.arange(COUNT), rows)), 'pick': ~chosen}),
+    )
     return folder
 
 
@@ -199,19 +211,26 @@ class Halved(Colours):
 
 
 def test_broken_rows_name_what_the_rule_computes_in(run):
-    for rule, named in ((Colours(broken=int(IDS[9])), 'float32'), (Halved(broken=int(IDS[9])), 'bfloat16')):
+    for rule, named in (
+        (Colours(broken=int(IDS[9])), 'float32'),
+        (Halved(broken=int(IDS[9])), 'bfloat16'),
+    ):
         with pytest.raises(UserError, match=f'Computing in {named} may overflow'):
             run(named, rule=rule)
 
 
 def test_a_rule_is_handed_as_many_images_as_it_asks_for(run):
-    apart, other = (read_table(run(f'seed{seed}', rule=Against(4), seed=seed))['apart'] for seed in (3, 4))
+    apart, other = (
+        read_table(run(f'seed{seed}', rule=Against(4), seed=seed))['apart'] for seed in (3, 4)
+    )
     assert apart.shape == (COUNT, 4)
     drawn = apart.argmin(0)  # each is one of the dataset, none comes twice, and they keep its order
     np.testing.assert_array_equal(apart[drawn, np.arange(4)], np.zeros(4))
     assert (np.diff(drawn) > 0).all()
     assert not np.array_equal(apart, other)
-    np.testing.assert_array_equal(np.sort(read_table(run('whole', rule=Against(COUNT)))['apart'].argmin(0)), np.arange(COUNT))
+    np.testing.assert_array_equal(
+        np.sort(read_table(run('whole', rule=Against(COUNT)))['apart'].argmin(0)), np.arange(COUNT)
+    )
 
 
 def test_more_images_than_there_are_cannot_be_drawn(run):

@@ -24,8 +24,22 @@ from purify.train.state import abstract_network, split_network
 
 # tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-SETTINGS = {'name': 'resnet', 'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'imagenet', 'mean': [0.5], 'std': [0.25]}
-THEIRS = {'stem': 'conv1', 'stem_norm.layer': 'bn1', 'head': 'fc', 'blocks.0': 'layer1.0', 'blocks.1': 'layer2.0'}
+SETTINGS = {
+    'name': 'resnet',
+    'stages': [1, 1],
+    'block': 'basic',
+    'width': 4,
+    'stem': 'imagenet',
+    'mean': [0.5],
+    'std': [0.25],
+}
+THEIRS = {
+    'stem': 'conv1',
+    'stem_norm.layer': 'bn1',
+    'head': 'fc',
+    'blocks.0': 'layer1.0',
+    'blocks.1': 'layer2.0',
+}
 PARTS = {'convs.0': 'conv1', 'convs.1': 'conv2', 'norms.0.layer': 'bn1', 'norms.1.layer': 'bn2'}
 PARTS |= {'shortcut': 'downsample.0', 'shortcut_norm.layer': 'downsample.1'}
 
@@ -43,16 +57,22 @@ def file_of(network, path):
 
 
 @pytest.mark.parametrize('classes', [3, 5])
-def test_training_starts_from_another_librarys_file_but_for_a_head_of_other_classes(tmp_path, classes):
+def test_training_starts_from_another_librarys_file_but_for_a_head_of_other_classes(
+    tmp_path, classes
+):
     theirs = classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(9))
     build = classifier_builder(SETTINGS, classes, 1)
     _, like = abstract_network(build)
     start = starting_weights(file_of(theirs, tmp_path / 'w.safetensors'), build, like, 4)
     _, params, stats = split_network(theirs)
     _, fresh, _ = split_network(build(nnx.Rngs(stream_key(4, 'init'))))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), start) == jax.tree.map(lambda x: (x.shape, x.dtype), like)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), start) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), like
+    )
     head = params['head'] if classes == 3 else fresh['head']
-    jax.tree.map(np.testing.assert_array_equal, start, {'params': params | {'head': head}, 'stats': stats})
+    jax.tree.map(
+        np.testing.assert_array_equal, start, {'params': params | {'head': head}, 'stats': stats}
+    )
 
 
 def test_training_starts_from_a_folder_as_it_was_written(tmp_path):
@@ -60,7 +80,11 @@ def test_training_starts_from_a_folder_as_it_was_written(tmp_path):
     _, like = abstract_network(build)
     _, params, stats = split_network(build(nnx.Rngs(9)))
     write_network(tmp_path, {'network': SETTINGS}, {'params': params, 'stats': stats})
-    jax.tree.map(np.testing.assert_array_equal, starting_weights(tmp_path, build, like, 4), {'params': params, 'stats': stats})
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        starting_weights(tmp_path, build, like, 4),
+        {'params': params, 'stats': stats},
+    )
 
 
 def test_a_start_that_is_nowhere_is_refused(tmp_path):
@@ -79,7 +103,9 @@ def write_classifier(folder, seed, facts=FACTS):
 
 
 @pytest.mark.parametrize('classes', [3, 5])
-def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_classes(tmp_path, classes):
+def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_classes(
+    tmp_path, classes
+):
     write_classifier(tmp_path, 9)
     _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(9)))
     build = classifier_builder(SETTINGS, classes, 1)
@@ -88,12 +114,16 @@ def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_clas
     _, fresh, _ = split_network(build(nnx.Rngs(stream_key(4, 'init'))))
     head = params['head'] if classes == 3 else fresh['head']
     start = starting_weights(tmp_path, build, like, 4)
-    jax.tree.map(np.testing.assert_array_equal, start, {'params': params | {'head': head}, 'stats': stats})
+    jax.tree.map(
+        np.testing.assert_array_equal, start, {'params': params | {'head': head}, 'stats': stats}
+    )
 
 
 def write_done(folder, **changes):
     """As the stage that wrote the folder would have; the hashes by hashlib."""
-    files = {path: path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+    files = {
+        path: path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()
+    }
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for path, name in files.items()}
     done = {'stage': 'teacher', 'fingerprint': '', 'settings': {}, 'inputs': {}, 'files': hashes}
     write_json(folder / 'DONE', done | {'cost': {'seconds': 1.0, 'device_seconds': 1.0}} | changes)
@@ -117,14 +147,24 @@ def test_a_finished_stages_folder_must_hold_what_the_stage_wrote(tmp_path, find)
     write_done(write_classifier(tmp_path / 'net', 1))
     find(str(tmp_path / 'net'))
     shutil.rmtree(tmp_path / 'net' / 'weights')
-    shutil.copytree(write_classifier(tmp_path / 'student', 2) / 'weights', tmp_path / 'net' / 'weights')
+    shutil.copytree(
+        write_classifier(tmp_path / 'student', 2) / 'weights', tmp_path / 'net' / 'weights'
+    )
     with pytest.raises(
-        UserError, match=r"net/weights/.* changed since the stage 'teacher' wrote it\. Train it again, give another"
+        UserError,
+        match=(
+            r"net/weights/.* changed since the stage 'teacher' wrote it\. Train it again, give"
+            r' another'
+        ),
     ):
         find(str(tmp_path / 'net'))
     done = read_json(tmp_path / 'net' / 'DONE')
-    write_json(tmp_path / 'net' / 'DONE', {name: value for name, value in done.items() if name != 'files'})
-    with pytest.raises(UserError, match=r'notes no hashes .*delete DONE there where you know that it is whole'):
+    write_json(
+        tmp_path / 'net' / 'DONE', {name: value for name, value in done.items() if name != 'files'}
+    )
+    with pytest.raises(
+        UserError, match=r'notes no hashes .*delete DONE there where you know that it is whole'
+    ):
         find(str(tmp_path / 'net'))
     (tmp_path / 'net' / 'DONE').unlink()
     find(str(tmp_path / 'net'))
@@ -135,7 +175,9 @@ def test_another_step_beside_a_finished_stages_weights_is_refused(tmp_path, find
     folder = write_done(write_classifier(tmp_path / 'net', 1))
     other = write_classifier(tmp_path / 'other', 2)
     shutil.copytree(other / 'weights' / 'step_0', folder / 'weights' / 'step_1')
-    assert read_classifier(folder).digest() == read_classifier(other).digest()  # what a reader would take
+    assert (
+        read_classifier(folder).digest() == read_classifier(other).digest()
+    )  # what a reader would take
     with pytest.raises(UserError, match=r"weights/step_1/.*: not written by the stage 'teacher'"):
         find(str(folder))
 
@@ -147,7 +189,10 @@ def test_a_stage_in_the_folder_of_another_is_refused(tmp_path, find):
     shutil.copytree(tmp_path / 'teacher-0123456789ab', tmp_path / 'mine')
     find(str(tmp_path / 'mine'))  # a name without a fingerprint says nothing
     shutil.copytree(tmp_path / 'mine', tmp_path / 'teacher-ba9876543210')
-    with pytest.raises(UserError, match=r"with the fingerprint '0123456789ab'.* named for\. Train it again, give another"):
+    with pytest.raises(
+        UserError,
+        match=r"with the fingerprint '0123456789ab'.* named for\. Train it again, give another",
+    ):
         find(str(tmp_path / 'teacher-ba9876543210'))
 
 
@@ -168,7 +213,9 @@ def test_the_weights_of_a_finished_stage_are_checked_where_they_are_given_alone(
 def test_a_network_replaces_the_weights_that_an_unfinished_stage_left(tmp_path):
     expected = read_classifier(write_classifier(tmp_path / 'fresh', 2)).digest()
     write_classifier(tmp_path / 'net', 1)
-    shutil.copytree(tmp_path / 'net' / 'weights' / 'step_0', tmp_path / 'net' / 'weights' / 'step_7')
+    shutil.copytree(
+        tmp_path / 'net' / 'weights' / 'step_0', tmp_path / 'net' / 'weights' / 'step_7'
+    )
     write_classifier(tmp_path / 'net', 2)
     assert read_classifier(tmp_path / 'net').digest() == expected
     assert [path.name for path in (tmp_path / 'net' / 'weights').glob('step_*')] == ['step_0']

@@ -10,7 +10,14 @@ from purify.core.files import sha256_of, write_json
 from purify.engine.chain import Chain
 from purify.generative.open_prior import load_variation_model
 from purify.stages.networks_on_disk import EMBEDDED
-from purify.stages.provenance import KINDS, PROVENANCE_FILE, describe_prior, note_published, note_training, read_note
+from purify.stages.provenance import (
+    KINDS,
+    PROVENANCE_FILE,
+    describe_prior,
+    note_published,
+    note_training,
+    read_note,
+)
 
 SEEDS = {'model': 0, 'data': 0}
 SETTINGS = {'data': 'reference', 'source': 'digits', 'seeds': SEEDS, 'reference': 'own'}
@@ -53,7 +60,9 @@ def test_priors_trained_here_say_on_what(tmp_path):
     text = told(tmp_path, {'data': 'reference'}, 'trained_on_reference')
     assert '700 reference images of digits' in text
     note_training(tmp_path, AS_THEY_CAME, 800, None)
-    assert '800 training images of digits' in told(tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned')
+    assert '800 training images of digits' in told(
+        tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned'
+    )
     assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'poisoned'}})['warning']
 
 
@@ -65,7 +74,9 @@ def test_a_prior_handed_to_another_run_takes_its_note_along(tmp_path):
     assert 'note says' not in told(tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned')
 
 
-@pytest.mark.parametrize(('how', 'fragment'), [('held_out', 'held out'), ('other_classes', 'other classes')])
+@pytest.mark.parametrize(
+    ('how', 'fragment'), [('held_out', 'held out'), ('other_classes', 'other classes')]
+)
 def test_images_cut_from_the_source_under_suspicion_are_warned_of(tmp_path, how, fragment):
     note_training(tmp_path, SETTINGS | {'reference': how}, 9, None)
     for part in ({'data': 'reference'}, from_folder(tmp_path)):
@@ -112,7 +123,10 @@ def test_what_a_published_prior_brings_along_does_not_vouch_for_it(tmp_path):
 PUBLISHED = {'kind': 'published', 'model': 'm', 'file': 'f', 'sha256': 'ab'}
 
 
-@pytest.mark.parametrize('note', ['text', [], {}, {'kind': 'trusted'}, {'kind': ['published']}, PUBLISHED | {'file': None}])
+@pytest.mark.parametrize(
+    'note',
+    ['text', [], {}, {'kind': 'trusted'}, {'kind': ['published']}, PUBLISHED | {'file': None}],
+)
 def test_notes_that_are_none_of_ours_are_not_believed(tmp_path, note):
     write_json(tmp_path / PROVENANCE_FILE, note)
     assert read_note(tmp_path)['kind'] == 'unknown'
@@ -129,7 +143,9 @@ def test_notes_that_cannot_be_read_are_not_believed(tmp_path, text):
     told(tmp_path, from_folder(tmp_path), 'unknown')
 
 
-@pytest.mark.parametrize('start', [{'kind': 'foo'}, {}, 'text', 7, {'kind': 'trained_on_reference'}, {'kind': {}}])
+@pytest.mark.parametrize(
+    'start', [{'kind': 'foo'}, {}, 'text', 7, {'kind': 'trained_on_reference'}, {'kind': {}}]
+)
 def test_a_start_that_is_not_understood_is_of_unknown_origin(tmp_path, start):
     note_training(tmp_path, SETTINGS, 20, None)
     file = tmp_path / PROVENANCE_FILE
@@ -153,25 +169,39 @@ def test_a_note_is_of_its_own_weights_alone(tmp_path, weights):
     told(tmp_path, from_folder(tmp_path), 'unknown')
 
 
-TINY = ['prior.network.block_out_channels=(8,)', 'prior.network.layers_per_block=1', 'prior.steps=1', 'prior.batch=8']
+TINY = [
+    'prior.network.block_out_channels=(8,)',
+    'prior.network.layers_per_block=1',
+    'prior.steps=1',
+    'prior.batch=8',
+]
 
 
 def trained(words, folder, *changes):
     """-> (config, the folder of its prior), after the stages up to it."""
-    config = load_config(f'{ROOT}/configs/prior.py:{words}', [f'--config.{change}' for change in (*TINY, *changes)])
+    config = load_config(
+        f'{ROOT}/configs/prior.py:{words}', [f'--config.{change}' for change in (*TINY, *changes)]
+    )
     chain = Chain(make_stages(config), folder)
     chain.run(['prepare', 'prior'], config['run'])
     return config, chain.folder('prior')
 
 
-@pytest.mark.parametrize(('words', 'images', 'kind'), [('', 32, 'reference'), ('data=poisoned,attack=patch', 64, 'poisoned')])
+@pytest.mark.parametrize(
+    ('words', 'images', 'kind'),
+    [('', 32, 'reference'), ('data=poisoned,attack=patch', 64, 'poisoned')],
+)
 def test_the_prior_of_a_run_is_noted_and_told_from_the_attack(tmp_path, words, images, kind):
     few = ['source.train_size=64', 'source.test_size=96', 'source.reference_size=32']
     config, folder = trained(words, tmp_path / 'run', *few)
     note = json.loads((folder / PROVENANCE_FILE).read_text())
     (weights,) = sorted((folder / 'unet').glob('*.safetensors'))
     assert note.pop('weights') == {f'unet/{weights.name}': sha256_of(weights)}
-    how = {'reference': 'own' if kind == 'reference' else 'none', 'seeds': SEEDS, 'started_from': None}
+    how = {
+        'reference': 'own' if kind == 'reference' else 'none',
+        'seeds': SEEDS,
+        'started_from': None,
+    }
     assert note == {'kind': f'trained_on_{kind}', 'source': 'digits', 'images': images} | how
     assert 'patch' not in (folder / PROVENANCE_FILE).read_text()
     told(folder, config['prior'], f'trained_on_{kind}')
@@ -184,7 +214,11 @@ def test_reference_images_held_out_of_data_that_may_be_poisoned_are_warned_of(tm
     rng, data = np.random.default_rng(0), tmp_path / 'data'
     data.mkdir()
     for name, count in (('train', 48), ('test', 8)):
-        np.savez(data / f'{name}.npz', images=rng.integers(0, 256, (count, 8, 8, 1), np.uint8), labels=np.arange(count) % 2)
+        np.savez(
+            data / f'{name}.npz',
+            images=rng.integers(0, 256, (count, 8, 8, 1), np.uint8),
+            labels=np.arange(count) % 2,
+        )
     smaller = ('prior.network.norm_num_groups=4', 'prior.network.attention_levels=0')
     words = f'source=arrays:{data},attack=none,size_px=8,channels=1,held_out=16'
     config, folder = trained(words, tmp_path / 'run', 'source.train_size=32', *smaller)

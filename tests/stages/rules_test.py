@@ -33,31 +33,49 @@ def children(kind):
 
 
 def rules():
-    """The classes that measure, decide and make images, wherever they lie, and others whose attributes are settings."""
+    """The classes that measure, decide and make images, wherever they lie, and others whose
+    attributes are settings.
+    """
     for module in pkgutil.walk_packages(purify.defenses.__path__, 'purify.defenses.'):
         importlib.import_module(module.name)
     found = {rule for kind in (Measure, Purifier, Decision, Guard) for rule in children(kind)}
     made = [rule for registry in (OBJECTIVES, TARGETS, DISRUPTIONS) for rule in registry.values()]
     ours = {rule for rule in found if rule.__module__.startswith('purify.')}
-    return sorted(ours | {getattr(rule, 'func', rule) for rule in made} | {Views, Strangers}, key=lambda rule: rule.__qualname__)
+    return sorted(
+        ours | {getattr(rule, 'func', rule) for rule in made} | {Views, Strangers},
+        key=lambda rule: rule.__qualname__,
+    )
 
 
 def used_attributes(rule):
-    """What the methods of a class and its bases read of `self`, the checks after its making left out."""
+    """What the methods of a class and its bases read of `self`, the checks after its making left
+    out.
+    """
     found = set()
     for base in rule.__mro__[:-1]:
         for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
             if isinstance(node, ast.FunctionDef) and node.name not in ('__post_init__', 'method'):
-                reads = (n for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+                reads = (
+                    n
+                    for n in ast.walk(node)
+                    if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+                )
                 found |= {read.attr for read in reads if read.value.id == 'self'}
     return found
 
 
 @pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
 def test_every_attribute_of_a_rule_is_used(rule):
-    whole = {field.name for field in dataclasses.fields(rule)} - ({'score'} if rule in DISRUPTIONS.values() else set())  # below
-    read_by_the_loop, read_by_stages = {'ema_decay', 'frozen'}, {'dtype'}  # of tasks; opens diffusion models
-    read_by_method = {'network', 'early', 'spread'} if rule is Fct else set()  # which makes a plainer rule, see below
+    whole = {field.name for field in dataclasses.fields(rule)} - (
+        {'score'} if rule in DISRUPTIONS.values() else set()
+    )  # below
+    read_by_the_loop, read_by_stages = (
+        {'ema_decay', 'frozen'},
+        {'dtype'},
+    )  # of tasks; opens diffusion models
+    read_by_method = (
+        {'network', 'early', 'spread'} if rule is Fct else set()
+    )  # which makes a plainer rule, see below
     assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages | read_by_method
 
 
@@ -71,15 +89,38 @@ def test_what_fct_says_of_its_network_is_no_attribute_of_the_rule_that_measures(
 
 def test_the_rules_of_every_kind_are_found():
     names = {rule.__qualname__ for rule in rules()}
-    assert names >= {'Candidates', 'Remake', 'LabelTransition', 'TrueLabels', 'Variations', 'Predictions', 'Relabel', 'Strip'}
-    assert names >= {'ActivationClustering', 'HighestScores', 'Generate', 'DenoisingErrors', 'Views', 'Distill'}
+    assert names >= {
+        'Candidates',
+        'Remake',
+        'LabelTransition',
+        'TrueLabels',
+        'Variations',
+        'Predictions',
+        'Relabel',
+        'Strip',
+    }
+    assert names >= {
+        'ActivationClustering',
+        'HighestScores',
+        'Generate',
+        'DenoisingErrors',
+        'Views',
+        'Distill',
+    }
 
 
 def read_of(holder, *modules):
-    """The attributes that modules read of what they call `holder`, the checks after its making left out."""
+    """The attributes that modules read of what they call `holder`, the checks after its making left
+    out.
+    """
     found = set()
     for tree in (ast.parse(inspect.getsource(module)) for module in modules):
-        checks = {id(n) for f in ast.walk(tree) if getattr(f, 'name', '') == '__post_init__' for n in ast.walk(f)}
+        checks = {
+            id(n)
+            for f in ast.walk(tree)
+            if getattr(f, 'name', '') == '__post_init__'
+            for n in ast.walk(f)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and id(node) not in checks:
                 owner = getattr(node.value, 'attr', getattr(node.value, 'id', None))
@@ -90,7 +131,11 @@ def read_of(holder, *modules):
 def used_arguments(made):
     """The arguments of a class that its `__init__` does something with, other than refuse them."""
     body = ast.parse(textwrap.dedent(inspect.getsource(made.__init__))).body[0].body
-    working = [line for line in body if not (isinstance(line, ast.If) and isinstance(line.body[0], ast.Raise))]
+    working = [
+        line
+        for line in body
+        if not (isinstance(line, ast.If) and isinstance(line.body[0], ast.Raise))
+    ]
     return {node.id for line in working for node in ast.walk(line) if isinstance(node, ast.Name)}
 
 
@@ -99,11 +144,18 @@ def test_every_setting_of_the_flows_and_of_their_fit_is_used():
     assert set(defense.fit) == {field.name for field in dataclasses.fields(Fit)}
     assert set(defense.fit) == read_of('fit', class_batches, density) & set(defense.fit)
     assert set(defense.flows) - {'reduce'} <= used_arguments(CouplingFlow)
-    assert not np.allclose(*(prepare_features(np.random.default_rng(0).normal(size=(9, 4)), reduce)[0][:, :2] for reduce in (0, 2)))
+    assert not np.allclose(
+        *(
+            prepare_features(np.random.default_rng(0).normal(size=(9, 4)), reduce)[0][:, :2]
+            for reduce in (0, 2)
+        )
+    )
 
 
 def suspected(lone):
-    """Labels i32[400], log densities [400 4]: class 1 fitted to all, 20 of it strangers; 30 of class 2 near to none, or `lone`."""
+    """Labels i32[400], log densities [400 4]: class 1 fitted to all, 20 of it strangers; 30 of
+    class 2 near to none, or `lone`.
+    """
     rng, labels = np.random.default_rng(0), (np.arange(400) % 4).astype(np.int32)
     densities = rng.normal(-40, 3, (400, 4))
     densities[np.arange(400), labels] = rng.normal(0, 3, 400)
@@ -116,7 +168,11 @@ def suspected(lone):
 
 
 SUSPICIONS = [  # the rule, what may be changed, where some images lie
-    (DISRUPTIONS.part('outlying'), {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'}, 0),
+    (
+        DISRUPTIONS.part('outlying'),
+        {'share': 0.4, 'most': 0.06, 'apart': 0.5, 'level': 1e-30, 'score': 'ratio'},
+        0,
+    ),
     (DISRUPTIONS.part('outlying'), {'quantile': 0.04}, 0.025),
     (DISRUPTIONS.part('valley'), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
 ]
@@ -132,14 +188,18 @@ OTHERS = {
 def fates(tests, labels, densities):
     """What becomes of every image."""
     ids = np.arange(len(labels))
-    found = Relabel(**tests).decide(ids, labels, {'densities': Table({'ids': ids, 'log_density': densities})}, 4)
+    found = Relabel(**tests).decide(
+        ids, labels, {'densities': Table({'ids': ids, 'log_density': densities})}, 4
+    )
     return [found[name].tolist() for name in ('keep', 'labels', 'verdict', 'flagged')]
 
 
 @pytest.mark.parametrize(('rule', 'changes', 'lone'), SUSPICIONS)
 def test_every_number_of_the_tests_for_poison_changes_a_verdict(rule, changes, lone):
     usual = DEFENSES.part('relabel')
-    tests = {field.name: usual[field.name] for field in dataclasses.fields(Relabel)} | {'disruptive': dict(rule)}
+    tests = {field.name: usual[field.name] for field in dataclasses.fields(Relabel)} | {
+        'disruptive': dict(rule)
+    }
     made = suspected(lone)
     first = fates(tests, *made)
     for name, value in OTHERS.items():
@@ -150,7 +210,12 @@ def test_every_number_of_the_tests_for_poison_changes_a_verdict(rule, changes, l
 
 def test_every_number_of_the_tests_for_poison_was_changed():
     for rule, *_ in SUSPICIONS:
-        changed = {name for other, changes, _ in SUSPICIONS if other['name'] == rule['name'] for name in changes}
+        changed = {
+            name
+            for other, changes, _ in SUSPICIONS
+            if other['name'] == rule['name']
+            for name in changes
+        }
         assert changed == set(rule) - {'name'}
     assert {rule['name'] for rule, *_ in SUSPICIONS} == set(DISRUPTIONS)
     assert {*OTHERS, 'disruptive'} == {field.name for field in dataclasses.fields(Relabel)}
@@ -159,7 +224,14 @@ def test_every_number_of_the_tests_for_poison_was_changed():
 def test_a_rule_is_described_by_its_attributes_and_not_by_its_presets():
     rule = Fct(network='teacher', times=3)
     assert Fct.presets
-    own = {'rotation': 180.0, 'shift': 0.2, 'times': 3, 'network': 'teacher', 'early': rule.early, 'spread': rule.spread}
+    own = {
+        'rotation': 180.0,
+        'shift': 0.2,
+        'times': 3,
+        'network': 'teacher',
+        'early': rule.early,
+        'spread': rule.spread,
+    }
     assert describe_rule(rule) == {'name': 'Fct'} | own
 
 

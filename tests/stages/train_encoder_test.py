@@ -36,7 +36,10 @@ def chain(tmp_path_factory):
 
 def weights(chain, name):
     found = read_classifier(chain.folder(name)).weights
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    return {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+    }
 
 
 def test_the_head_is_all_that_the_second_part_moves(chain):
@@ -61,13 +64,18 @@ def test_tables_agree_with_one_another(chain):
     expected = np.where(split['keep'], poisoned.labels, guesses['label'])
     np.testing.assert_array_equal(verdicts['labels'], expected)
     np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
-    assert read_json(chain.folder('verdicts') / 'findings.json')['relabelled'] == verdicts['flagged'].sum()
+    assert (
+        read_json(chain.folder('verdicts') / 'findings.json')['relabelled']
+        == verdicts['flagged'].sum()
+    )
 
 
 def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_it(chain):
     last = read_rows(chain.folder('student') / 'metrics.jsonl')[-1]
     assert last['step'] == 96 // 2 // 16
-    assert last['loss'] == pytest.approx(last['supervised'] + 15 * 2 / 3 * last['consistency'], rel=1e-5)
+    assert last['loss'] == pytest.approx(
+        last['supervised'] + 15 * 2 / 3 * last['consistency'], rel=1e-5
+    )
     assert last['consistency'] > 0
 
 

@@ -31,7 +31,9 @@ class Darker(Purifier):
     def rule(self, models, context):
         def rule(constants, rows):
             less = self.by * (rows['variation'] + 1)
-            image = jnp.clip(rows['image'].astype(jnp.int32) - less[:, None, None, None], 0, 255).astype(jnp.uint8)
+            image = jnp.clip(
+                rows['image'].astype(jnp.int32) - less[:, None, None, None], 0, 255
+            ).astype(jnp.uint8)
             return {'image': image, 'finite': jnp.ones(len(less), bool)}
 
         return rule
@@ -50,7 +52,13 @@ def poisoned(tmp_path_factory):
 @pytest.fixture
 def table(tmp_path):
     def table(name='verdicts', **changes):
-        columns = {'ids': IDS, 'keep': KEEP, 'labels': NEW, 'candidate': CANDIDATE, 'pick': np.ones(COUNT, bool)}
+        columns = {
+            'ids': IDS,
+            'keep': KEEP,
+            'labels': NEW,
+            'candidate': CANDIDATE,
+            'pick': np.ones(COUNT, bool),
+        }
         (tmp_path / name).mkdir()
         write_table(tmp_path / name, Table(columns | changes))
         return tmp_path / name
@@ -62,7 +70,9 @@ def table(tmp_path):
 def make(poisoned, tmp_path):
     def make(name, picked=None, copies=1):
         inputs = {'poisoned': poisoned} | ({'picked': picked} if picked else {})
-        purify_images.run(work(tmp_path / name, inputs, seed=0, shard_size=4), Darker(copies=copies))
+        purify_images.run(
+            work(tmp_path / name, inputs, seed=0, shard_size=4), Darker(copies=copies)
+        )
         return tmp_path / name
 
     return make
@@ -126,7 +136,10 @@ def test_the_dataset_is_what_was_decided(make, table, write):
 
 def test_images_may_come_from_several_steps(make, table, write):
     early = np.arange(COUNT) < 10
-    first, second = (make(name, table(f'{name} picks', pick=pick)) for name, pick in (('a', early), ('b', ~early)))
+    first, second = (
+        make(name, table(f'{name} picks', pick=pick))
+        for name, pick in (('a', early), ('b', ~early))
+    )
     one = Split(write('one', edits=table(), replaced=first, replaced_rest=second), 'train')
     rows = np.flatnonzero(KEEP)
     expected = [IMAGES[row] if CANDIDATE[row] < 0 else darker(row, CANDIDATE[row]) for row in rows]
@@ -144,7 +157,10 @@ def test_where_none_is_picked_nothing_is_made_and_the_dataset_is_whole(make, tab
 
 def test_an_empty_step_among_others_is_passed_over(make, table, poisoned):
     verdicts = table()
-    inputs = {'edits': verdicts, 'replaced': make('none', table('nobody', candidate=np.full(COUNT, -1)))}
+    inputs = {
+        'edits': verdicts,
+        'replaced': make('none', table('nobody', candidate=np.full(COUNT, -1))),
+    }
     inputs |= {'replaced_rest': make('all', verdicts)}
     assert len(apply_edits(Split(poisoned, 'train'), inputs)) == KEEP.sum()
 

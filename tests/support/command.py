@@ -28,12 +28,16 @@ TINY = (  # the quickstart's shape, a tenth of its work
 )
 
 
-def start(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> subprocess.Popen[str]:
+def start(
+    command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py'
+) -> subprocess.Popen[str]:
     """`python -m purify <command> --config ...` in a process of its own, with fake CPU devices."""
     flags = f'--xla_force_host_platform_device_count={devices}'
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
     line = [sys.executable, '-m', 'purify', command, '--config', config, *map(str, args)]
-    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def start_hosts(
@@ -44,10 +48,15 @@ def start_hosts(
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
     joined = ('--coordinator', f'localhost:{port}', '--hosts', hosts)
-    return [start('run', *args, *joined, '--host-id', k, devices=devices, config=config) for k in range(hosts)]
+    return [
+        start('run', *args, *joined, '--host-id', k, devices=devices, config=config)
+        for k in range(hosts)
+    ]
 
 
-def call(command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py') -> tuple[int, str]:
+def call(
+    command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py'
+) -> tuple[int, str]:
     """Waits; -> exit code, everything printed."""
     process = start(command, *args, devices=devices, config=config)
     text, _ = process.communicate(timeout=600)
@@ -56,7 +65,9 @@ def call(command: str, *args: object, devices: int = 1, config: str = 'configs/q
 
 def dataset_bytes(folder: Path) -> dict[str, bytes]:
     """The files of a dataset that hold its records."""
-    return {path.name: path.read_bytes() for path in sorted(folder.resolve().glob('*.array_record-*'))}
+    return {
+        path.name: path.read_bytes() for path in sorted(folder.resolve().glob('*.array_record-*'))
+    }
 
 
 def weights(folder: Path) -> list[np.ndarray]:

@@ -1,6 +1,8 @@
-"""DataElixir once more: eqs. 1 to 5 of Zhou 2024 in float64 NumPy, image by image, as the released code reads them.
+"""DataElixir once more: eqs. 1 to 5 of Zhou 2024 in float64 NumPy, image by image, as the released
+code reads them.
 
-Written from the paper and from what is known of the released code, not from `purify`; loops where that has arrays.
+Written from the paper and from what is known of the released code, not from `purify`; loops where
+that has arrays.
 """
 
 import math
@@ -10,7 +12,8 @@ import numpy as np
 
 
 def one_round(x, betas, start, predict, noise, *, released, kept, state='x_t'):
-    """Eqs. 1 and 2 for one image f64[h w c]: noised, then `start` ancestral steps with variance beta -> (x, last states).
+    """Eqs. 1 and 2 for one image f64[h w c]: noised, then `start` ancestral steps with variance
+    beta -> (x, last states).
 
     `noise(i)` is the normal draw of index i going back, `noise('forward')` that of the way there.
     """
@@ -21,7 +24,9 @@ def one_round(x, betas, start, predict, noise, *, released, kept, state='x_t'):
         bar, before = bars[i], bars[i - 1] if i else 1.0
         eps = predict(x, i)
         x0 = np.clip(x / math.sqrt(bar) - math.sqrt(1 / bar - 1) * eps, -1, 1)
-        mean = (math.sqrt(before) * betas[i] * x0 + math.sqrt(1 - betas[i]) * (1 - before) * x) / (1 - bar)
+        mean = (math.sqrt(before) * betas[i] * x0 + math.sqrt(1 - betas[i]) * (1 - before) * x) / (
+            1 - bar
+        )
         x = mean + (math.sqrt(betas[i]) * noise(i) if i else 0)
         if i < kept:
             states.append(x if state == 'x_t' else x0)
@@ -36,14 +41,20 @@ def grey_levels(x, levels='rounded'):
 
 
 def there_and_back(image):
-    """8-bit f64[h w c] -> 8-bit: a tensor in [0, 1], to [-1, 1], back, times 255, truncated; number by number in float32."""
+    """8-bit f64[h w c] -> 8-bit: a tensor in [0, 1], to [-1, 1], back, times 255, truncated; number
+    by number in float32.
+    """
     one = np.float32(1)
     signed = [np.float32(value) / np.float32(255) * (one + one) - one for value in image.ravel()]
-    return np.array([int((value + one) / (one + one) * np.float32(255)) for value in signed], float).reshape(image.shape)
+    return np.array(
+        [int((value + one) / (one + one) * np.float32(255)) for value in signed], float
+    ).reshape(image.shape)
 
 
 def ssim(a, b):
-    """Windows of 3 x 3 x 3 that lie inside, sample covariance (Wang 2004, K1 .01, K2 .03, range 255)."""
+    """Windows of 3 x 3 x 3 that lie inside, sample covariance (Wang 2004, K1 .01, K2 .03, range
+    255).
+    """
     values = []
     for i in range(a.shape[0] - 2):
         for j in range(a.shape[1] - 2):
@@ -62,10 +73,16 @@ def distance(image, candidate, features):
 
 
 def most_common(labels, reading):
-    """The vote; of labels as common the last seen, or, as `Counter` has it in the released code, the first."""
+    """The vote; of labels as common the last seen, or, as `Counter` has it in the released code,
+    the first.
+    """
     counted = Counter(labels).most_common()
     winners = [label for label, count in counted if count == counted[0][1]]
-    return winners[0] if reading == 'predicted' else next(label for label in reversed(labels) if label in winners)
+    return (
+        winners[0]
+        if reading == 'predicted'
+        else next(label for label in reversed(labels) if label in winners)
+    )
 
 
 def sort_out(candidates, given, raw, tau, reading):
@@ -75,14 +92,19 @@ def sort_out(candidates, given, raw, tau, reading):
     if eta >= tau * len(candidates) or (reading == 'given' and ranked[0] / len(candidates) <= 0.5):
         return 'S', eta, list(candidates)
     winner = most_common(candidates, reading)
-    return ('B' if winner == (given if reading == 'given' else raw) else 'P'), eta, [x for x in candidates if x == winner]
+    return (
+        ('B' if winner == (given if reading == 'given' else raw) else 'P'),
+        eta,
+        [x for x in candidates if x == winner],
+    )
 
 
 def final_verdict(image, targets, *, tau, reading, rank, count_raw, choice, final):
     """Section 3.5 for one image -> (set, label, candidate, -1 for the raw image).
 
-    `image`: {'candidates', 'distance' of each, 'given', 'raw', 'benign' and 'finetuned': (label, labels of the candidates)}, the
-    last two what the benign model says after its first and second stage.
+    `image`: {'candidates', 'distance' of each, 'given', 'raw', 'benign' and 'finetuned': (label,
+    labels of the candidates)}, the last two what the benign model says after its first and second
+    stage.
     """
     candidates, given = image['candidates'], image['given']
     letter = sort_out(candidates, given, image['raw'], tau, reading)[0]
@@ -90,7 +112,11 @@ def final_verdict(image, targets, *, tau, reading, rank, count_raw, choice, fina
         return letter, given, -1
     voted = most_common(candidates, reading)
     if letter == 'P':
-        return letter, voted, choose(image['distance'], rank, count_raw, [x == voted for x in candidates])
+        return (
+            letter,
+            voted,
+            choose(image['distance'], rank, count_raw, [x == voted for x in candidates]),
+        )
     label, theirs = image['benign']
     if final == 'all' or label != voted:
         label, theirs = image['finetuned']
@@ -99,7 +125,10 @@ def final_verdict(image, targets, *, tau, reading, rank, count_raw, choice, fina
 
 
 def divergence(own, pooled):
-    """KL(one-hot own || labels pooled by eq. 4), nats, as a sum over labels; infinite where none of them is `own`."""
+    """KL(one-hot own || labels pooled by eq.
+
+    4), nats, as a sum over labels; infinite where none of them is `own`.
+    """
     if own not in pooled:
         return math.inf
     total = 0.0

@@ -1,7 +1,8 @@
-"""Improved DDPM's network written down a second time, as a walk over the names of a checkpoint, in the arrays of `Numbers`.
+"""Improved DDPM's network written down a second time, as a walk over the names of a checkpoint, in
+the arrays of `Numbers`.
 
-Blocks are told apart by the names inside them. `Numbers` computes in float64 NumPy; a twin of it in another library gives
-another reference.
+Blocks are told apart by the names inside them. `Numbers` computes in float64 NumPy; a twin of it in
+another library gives another reference.
 """
 
 import itertools
@@ -31,13 +32,17 @@ class Numbers:
     def conv(x, weight, bias, stride=1):
         margin = weight.shape[-1] // 2
         x = np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
+        windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))[
+            :, :, ::stride, ::stride
+        ]
         return np.einsum('bchwij,ocij->bohw', windows, weight) + bias[:, None, None]
 
     @staticmethod
     def norm(x, weight, bias):
         groups = x.reshape(len(x), 32, -1)
-        groups = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(groups.var(-1, keepdims=True) + 1e-5)
+        groups = (groups - groups.mean(-1, keepdims=True)) / np.sqrt(
+            groups.var(-1, keepdims=True) + 1e-5
+        )
         shape = (-1,) + (1,) * (x.ndim - 2)
         return groups.reshape(x.shape) * weight.reshape(shape) + bias.reshape(shape)
 
@@ -52,7 +57,9 @@ def run(state, x, t, *, heads, steps, rescale, lib=Numbers):
     x, width = lib.array(x), len(state['input_blocks.0.0.bias'])
     told = np.asarray(t, np.float64) * (1000 / steps if rescale else 1)
     angles = told[:, None] * 10000.0 ** (-np.arange(width // 2) / (width // 2))
-    emb = linear(lib, state, 'time_embed.0', lib.array(np.concatenate([np.cos(angles), np.sin(angles)], 1)))
+    emb = linear(
+        lib, state, 'time_embed.0', lib.array(np.concatenate([np.cos(angles), np.sin(angles)], 1))
+    )
     emb = linear(lib, state, 'time_embed.2', lib.silu(emb))
     left = []
     for place in blocks(state, 'input_blocks'):
@@ -79,10 +86,18 @@ def blocks(state, side):
 
 
 def block(lib, state, place, x, emb, heads):
-    parts = {int(name.removeprefix(f'{place}.').split('.')[0]) for name in state if name.startswith(f'{place}.')}
+    parts = {
+        int(name.removeprefix(f'{place}.').split('.')[0])
+        for name in state
+        if name.startswith(f'{place}.')
+    }
     for part in sorted(parts):
         here = f'{place}.{part}'
-        inside = {name.removeprefix(f'{here}.').rpartition('.')[0] for name in state if name.startswith(f'{here}.')}
+        inside = {
+            name.removeprefix(f'{here}.').rpartition('.')[0]
+            for name in state
+            if name.startswith(f'{here}.')
+        }
         if 'in_layers.0' in inside:
             x = residual(lib, state, here, x, emb)
         elif 'qkv' in inside:
@@ -97,7 +112,9 @@ def block(lib, state, place, x, emb, heads):
 
 
 def residual(lib, state, here, x, emb):
-    h = lib.conv(lib.silu(lib.norm(x, *at(state, f'{here}.in_layers.0'))), *at(state, f'{here}.in_layers.2'))
+    h = lib.conv(
+        lib.silu(lib.norm(x, *at(state, f'{here}.in_layers.0'))), *at(state, f'{here}.in_layers.2')
+    )
     time = linear(lib, state, f'{here}.emb_layers.1', lib.silu(emb))[:, :, None, None]
     if time.shape[1] == 2 * h.shape[1]:  # modulates after the norm
         h = lib.norm(h, *at(state, f'{here}.out_layers.0'))
@@ -105,25 +122,45 @@ def residual(lib, state, here, x, emb):
     else:
         h = lib.norm(h + time, *at(state, f'{here}.out_layers.0'))
     h = lib.conv(lib.silu(h), *at(state, f'{here}.out_layers.3'))
-    return (lib.conv(x, *at(state, f'{here}.skip_connection')) if f'{here}.skip_connection.weight' in state else x) + h
+    return (
+        lib.conv(x, *at(state, f'{here}.skip_connection'))
+        if f'{here}.skip_connection.weight' in state
+        else x
+    ) + h
 
 
 def attention(lib, state, here, x, heads):
     b, c, height, width = x.shape
     pixels = x.reshape(b, c, height * width)
     weight, bias = at(state, f'{here}.qkv')
-    packed = lib.einsum('bct,oc->bot', lib.norm(pixels, *at(state, f'{here}.norm')), weight[..., 0]) + bias[:, None]
+    packed = (
+        lib.einsum('bct,oc->bot', lib.norm(pixels, *at(state, f'{here}.norm')), weight[..., 0])
+        + bias[:, None]
+    )
     q, k, v = (packed.reshape(b, heads, 3, c // heads, -1)[:, :, part] for part in range(3))
     weights = lib.softmax(lib.einsum('bhct,bhcs->bhts', q, k) / (c // heads) ** 0.5)
     out = lib.einsum('bhts,bhcs->bhct', weights, v).reshape(b, c, -1)
     weight, bias = at(state, f'{here}.proj_out')
-    return (pixels + lib.einsum('bct,oc->bot', out, weight[..., 0]) + bias[:, None]).reshape(x.shape)
+    return (pixels + lib.einsum('bct,oc->bot', out, weight[..., 0]) + bias[:, None]).reshape(
+        x.shape
+    )
 
 
 def random_state(
-    seed=0, *, base=32, mult=(1, 2, 3), layers=1, attends=(1, 2), modulates=True, learned=True, channels=3, empty=False
+    seed=0,
+    *,
+    base=32,
+    mult=(1, 2, 3),
+    layers=1,
+    attends=(1, 2),
+    modulates=True,
+    learned=True,
+    channels=3,
+    empty=False,
 ):
-    """A checkpoint with random numbers (`empty`: one zero for all): the names and shapes of Improved DDPM's."""
+    """A checkpoint with random numbers (`empty`: one zero for all): the names and shapes of
+    Improved DDPM's.
+    """
     rng, state = np.random.default_rng(seed), {}
 
     def put(place, outputs, *inputs):
@@ -132,7 +169,9 @@ def random_state(
             state[f'{place}.bias'] = np.broadcast_to(np.float32(0), outputs)
             return
         scale = (2 / max(1, np.prod(inputs))) ** 0.5 if inputs else 0.3
-        state[f'{place}.weight'] = rng.normal(0 if inputs else 1, scale, (outputs, *inputs)).astype(np.float32)
+        state[f'{place}.weight'] = rng.normal(0 if inputs else 1, scale, (outputs, *inputs)).astype(
+            np.float32
+        )
         state[f'{place}.bias'] = rng.normal(0, 0.3, outputs).astype(np.float32)
 
     def residual_block(place, inputs, outputs):

@@ -1,4 +1,6 @@
-"""Triggers with random weights, and a second, NumPy, float64 account of the networks that apply them."""
+"""Triggers with random weights, and a second, NumPy, float64 account of the networks that apply
+them.
+"""
 
 import jax
 import numpy as np
@@ -14,7 +16,12 @@ def params_of(kind, *options, seed):
     """Parameters for a network, all of them random: biases and scales must count, too."""
     rng = np.random.default_rng(seed)
     state = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: kind(*options, rngs=nnx.Rngs(0))))[1])
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) / max(np.prod(x.shape[:-1]), 1) ** 0.5, state)
+    return jax.tree.map(
+        lambda x: (
+            rng.normal(size=x.shape).astype(np.float32) / max(np.prod(x.shape[:-1]), 1) ** 0.5
+        ),
+        state,
+    )
 
 
 def make_trigger(folder, name, channels=1, seed=0, **changes):
@@ -31,13 +38,21 @@ def make_trigger(folder, name, channels=1, seed=0, **changes):
             'donors': np.random.default_rng(seed).integers(0, 256, (5, 9, 9, channels), np.uint8),
         }
         weights['mask']['leave']['bias'][:] = 0.5  # near where a mask is half open
-    facts = {'target': 0, 'channels': channels, 'size_px': 9, 'network': {'width': WIDTH}, 'secret_bits': BITS}
+    facts = {
+        'target': 0,
+        'channels': channels,
+        'size_px': 9,
+        'network': {'width': WIDTH},
+        'secret_bits': BITS,
+    }
     write_trigger(folder, name, facts | changes, weights)
     return weights
 
 
 def convolve(x, params, stride=1):
-    """A 3x3 convolution that keeps the size, padded below and right first where the stride leaves a choice."""
+    """A 3x3 convolution that keeps the size, padded below and right first where the stride leaves a
+    choice.
+    """
     kernel = params['kernel'].astype(np.float64)
     sizes = [-(-size // stride) for size in x.shape[:2]]
     pads = [max((n - 1) * stride + 3 - size, 0) for n, size in zip(sizes, x.shape[:2], strict=True)]
@@ -45,7 +60,10 @@ def convolve(x, params, stride=1):
     out = np.zeros((*sizes, kernel.shape[-1]))
     for i in range(3):
         for j in range(3):
-            window = x[i : i + stride * (sizes[0] - 1) + 1 : stride, j : j + stride * (sizes[1] - 1) + 1 : stride]
+            window = x[
+                i : i + stride * (sizes[0] - 1) + 1 : stride,
+                j : j + stride * (sizes[1] - 1) + 1 : stride,
+            ]
             out += window @ kernel[i, j]
     return out + params.get('bias', 0)
 
@@ -78,7 +96,9 @@ def unet(x, params):
 def encoder(x, secret, params):
     """`x: f64[h w c]` and bits -> residual `f64[h w c]`."""
     dense = params['spread']
-    sheets = np.maximum((secret - 0.5) @ dense['kernel'].astype(np.float64) + dense['bias'], 0).reshape(GRID, GRID, SHEETS)
+    sheets = np.maximum(
+        (secret - 0.5) @ dense['kernel'].astype(np.float64) + dense['bias'], 0
+    ).reshape(GRID, GRID, SHEETS)
     rows, columns = ((2 * np.arange(size) + 1) * GRID // (2 * size) for size in x.shape[:2])
     return unet(np.concatenate([x - 0.5, sheets[np.ix_(rows, columns)]], -1), params['net'])
 

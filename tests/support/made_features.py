@@ -6,10 +6,15 @@ from purify.data.table import Table
 
 
 def planted(seed=0, classes=3, images=60, poisoned=9, target=1, width=16, shift=6.0):
-    """(ids, labels, features by id as a table in another order, bool[n] the planted): a far group in class `target`."""
+    """(ids, labels, features by id as a table in another order, bool[n] the planted): a far group
+    in class `target`.
+    """
     rng = np.random.default_rng(seed)
     count = classes * images
-    ids, labels = rng.permutation(10 * count)[:count].astype(np.int64), rng.permutation(np.arange(count) % classes).astype(np.int32)
+    ids, labels = (
+        rng.permutation(10 * count)[:count].astype(np.int64),
+        rng.permutation(np.arange(count) % classes).astype(np.int32),
+    )
     features = rng.normal(size=(count, width)) + 3 * rng.normal(size=(classes, width))[labels]
     bad = np.zeros(count, np.bool_)
     bad[rng.permutation(np.flatnonzero(labels == target))[:poisoned]] = True

@@ -1,4 +1,6 @@
-"""A prepared dataset and what a method left of it, made without training: for the stages that conclude."""
+"""A prepared dataset and what a method left of it, made without training: for the stages that
+conclude.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,15 @@ from purify.stages.networks_on_disk import classifier_builder, write_network
 from purify.train.cost import Cost
 from purify.train.state import split_network
 
-NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 8, 'norm': 'group', 'stem': 'small', 'dtype': 'float32'}
+NETWORK = {
+    'name': 'resnet',
+    'stages': [1],
+    'block': 'preact',
+    'width': 8,
+    'norm': 'group',
+    'stem': 'small',
+    'dtype': 'float32',
+}
 
 
 class WeightsOnly:
@@ -28,7 +38,9 @@ class WeightsOnly:
 
 
 class MadeRun:
-    """Digits with a patch attack; classifiers with random weights; purified images that are brighter originals."""
+    """Digits with a patch attack; classifiers with random weights; purified images that are
+    brighter originals.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -42,7 +54,12 @@ class MadeRun:
         """A folder of random weights."""
         network = classifier_builder(NETWORK, 10, 1)(nnx.Rngs(seed))
         _, params, stats = split_network(network)
-        facts = {'network': NETWORK, 'num_classes': 10, 'channels': 1, 'class_names': self.given.class_names}
+        facts = {
+            'network': NETWORK,
+            'num_classes': 10,
+            'channels': 1,
+            'class_names': self.given.class_names,
+        }
         write_network(self.folder / name, facts, {'params': params, 'stats': stats})
         return self.folder / name
 
@@ -54,8 +71,16 @@ class MadeRun:
     def purified(self, ids: np.ndarray) -> Path:
         """A dataset of those images, each brighter than its original."""
         folder = self.folder / f'purified-{len(ids)}'
-        writer = DatasetWriter(folder, 'purified', 'train', make_features(*self.given.shape[1:], self.given.class_names), 1)
-        writer.write(0, [{'id': int(i), 'image': self.original(int(i)) // 2 + 60, 'label': 3} for i in ids])
+        writer = DatasetWriter(
+            folder,
+            'purified',
+            'train',
+            make_features(*self.given.shape[1:], self.given.class_names),
+            1,
+        )
+        writer.write(
+            0, [{'id': int(i), 'image': self.original(int(i)) // 2 + 60, 'label': 3} for i in ids]
+        )
         writer.finish([len(ids)])
         return folder
 
@@ -68,4 +93,6 @@ class MadeRun:
         """What a stage gets."""
         folder = self.folder / name
         write_json(folder / 'here.json', {})
-        return Work(name, folder, {'truth': self.truth} | inputs, settings, self.config['run'], (), Cost())
+        return Work(
+            name, folder, {'truth': self.truth} | inputs, settings, self.config['run'], (), Cost()
+        )

@@ -1,4 +1,6 @@
-"""A small classifier that can be written down, for the tests of scores, and how a score is asked about a few images."""
+"""A small classifier that can be written down, for the tests of scores, and how a score is asked
+about a few images.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -42,12 +44,18 @@ def scored(measure, images=IMAGES, ids=IDS, seed=5, drawn=None, weights=WEIGHTS)
     rule = measure.rule(models, Context(SHAPE, seed, [str(k) for k in range(CLASSES)]))
     placed = {'classifier': jax.tree.map(lambda x: jnp.array(x, jnp.float32), weights)}
     constants = placed | ({} if drawn is None else {'drawn': jnp.array(drawn)})
-    rows = {'image': jnp.array(images), 'label': jnp.zeros(len(images), jnp.int32), 'id': jnp.array(ids)}
+    rows = {
+        'image': jnp.array(images),
+        'label': jnp.zeros(len(images), jnp.int32),
+        'id': jnp.array(ids),
+    }
     return {name: np.asarray(column) for name, column in jax.jit(rule)(constants, rows).items()}
 
 
 def check_rows(measure, drawn=None):
-    """A row's score is its own: the same among other images, in another place; broken weights are told."""
+    """A row's score is its own: the same among other images, in another place; broken weights are
+    told.
+    """
     whole = scored(measure, drawn=drawn)
     order = np.array([4, 0, 5, 2, 1, 3])
     moved = scored(measure, IMAGES[order], IDS[order], drawn=drawn)
@@ -55,7 +63,10 @@ def check_rows(measure, drawn=None):
     few = scored(measure, IMAGES[2:4], IDS[2:4], drawn=drawn)
     np.testing.assert_allclose(few['score'], whole['score'][2:4], rtol=1e-5)
     assert whole['finite'].all()
-    assert {name: column.dtype for name, column in whole.items()} == {'score': np.float32, 'finite': np.bool_}
+    assert {name: column.dtype for name, column in whole.items()} == {
+        'score': np.float32,
+        'finite': np.bool_,
+    }
     for part in WEIGHTS:
         broken = WEIGHTS | {part: np.full_like(WEIGHTS[part], np.nan)}
         found = scored(measure, drawn=drawn, weights=broken)

@@ -15,9 +15,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 6, 3), np.uint8)
 def write_poisoned(folder):
     """The dataset, in two shards."""
     ranges = builders.cut(COUNT, 12)
-    writer = builders.DatasetWriter(folder, 'poisoned', 'train', builders.make_features(6, 3, list('abc')), len(ranges))
+    writer = builders.DatasetWriter(
+        folder, 'poisoned', 'train', builders.make_features(6, 3, list('abc')), len(ranges)
+    )
     for shard, rows in enumerate(ranges):
-        writer.write(shard, [{'id': int(IDS[i]), 'image': IMAGES[i], 'label': int(LABELS[i])} for i in rows])
+        writer.write(
+            shard, [{'id': int(IDS[i]), 'image': IMAGES[i], 'label': int(LABELS[i])} for i in rows]
+        )
     writer.finish([len(rows) for rows in ranges])
     return folder
 
@@ -31,4 +35,8 @@ def work(folder, inputs, **settings):
 
 def bytes_of(folder):
     """Every file of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }

@@ -1,4 +1,6 @@
-"""Configs of the real shape at a hundredth of the work, as plain dicts, and a chain run on them in this process."""
+"""Configs of the real shape at a hundredth of the work, as plain dicts, and a chain run on them in
+this process.
+"""
 
 from pathlib import Path
 
@@ -19,14 +21,24 @@ SMALL = (
     '--config.run.inference_batch=24',
     '--config.run.batch_per_device=24',
 )
-STUDENT = ('--config.student.epochs=1', '--config.student.network.width=4', '--config.student.batch=16')
+STUDENT = (
+    '--config.student.epochs=1',
+    '--config.student.network.width=4',
+    '--config.student.batch=16',
+)
 VARY = ('--config.defense.vary.steps=2',)
 
 
 def quickstart(words='', *flags):
     """The quickstart, tiny."""
-    extra = () if 'defense=none' in words else STUDENT + (() if 'defense=augmentations' in words else VARY)
-    return load_config(f'{ROOT}/configs/quickstart.py' + (f':{words}' if words else ''), [*SMALL, *extra, *flags])
+    extra = (
+        ()
+        if 'defense=none' in words
+        else STUDENT + (() if 'defense=augmentations' in words else VARY)
+    )
+    return load_config(
+        f'{ROOT}/configs/quickstart.py' + (f':{words}' if words else ''), [*SMALL, *extra, *flags]
+    )
 
 
 def write_pictures(folder, train, test, size_px=32, classes=10):

@@ -7,11 +7,17 @@ from pathlib import Path
 
 BLOCK = 2**15  # of LevelDB's log
 HEADER = 7  # of W&B's file, and of every piece of a record
-OFFLINE = {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_ERROR_REPORTING': 'false', 'WANDB_CONSOLE': 'off'}
+OFFLINE = {
+    'WANDB_MODE': 'offline',
+    'WANDB_SILENT': 'true',
+    'WANDB_ERROR_REPORTING': 'false',
+    'WANDB_CONSOLE': 'off',
+}
 
 
 def read_tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:
-    """(tag -> (step, value) in order, tag -> text) of all event files in a folder, as TensorBoard shows them.
+    """(tag -> (step, value) in order, tag -> text) of all event files in a folder, as TensorBoard
+    shows them.
 
     A start mark at a step makes it forget the events of earlier files from that step on.
     """
@@ -21,8 +27,14 @@ def read_tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], 
     for path in sorted(folder.glob('*tfevents*')):
         for data in _tfrecords(path.read_bytes()):
             event = event_pb2.Event.FromString(data)
-            if event.HasField('session_log') and event.session_log.status == event_pb2.SessionLog.START:
-                scalars = {tag: [row for row in rows if row[0] < event.step] for tag, rows in scalars.items()}
+            if (
+                event.HasField('session_log')
+                and event.session_log.status == event_pb2.SessionLog.START
+            ):
+                scalars = {
+                    tag: [row for row in rows if row[0] < event.step]
+                    for tag, rows in scalars.items()
+                }
             for value in event.summary.value:
                 if value.metadata.plugin_data.plugin_name == 'text':
                     texts[value.tag] = value.tensor.string_val[0].decode()
@@ -40,9 +52,11 @@ def _tfrecords(data: bytes):
 
 
 def read_wandb(folder: Path, patience_s: float = 20) -> list[dict]:
-    """Of every offline run below a work folder, in order: 'id', 'name', 'config', 'rows', 'summary', 'axes' and 'tables'.
+    """Of every offline run below a work folder, in order: 'id', 'name', 'config', 'rows',
+    'summary', 'axes' and 'tables'.
 
-    W&B writes in a process of its own, which under load is not through when the run is finished: wait until runs have an id.
+    W&B writes in a process of its own, which under load is not through when the run is finished:
+    wait until runs have an id.
     """
     until, found = time.monotonic() + patience_s, _read_runs(folder)
     while not all('id' in run for run in found) and time.monotonic() < until:
@@ -59,15 +73,23 @@ def _read_runs(folder: Path) -> list[dict]:
             kind = record.WhichOneof('record_type')
             if kind == 'run':
                 run |= {'id': record.run.run_id, 'name': record.run.display_name}
-                run['config'] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+                run['config'] |= {
+                    item.key: json.loads(item.value_json) for item in record.run.config.update
+                }
             elif kind == 'history':
-                run['rows'].append({_key(item): json.loads(item.value_json) for item in record.history.item})
+                run['rows'].append(
+                    {_key(item): json.loads(item.value_json) for item in record.history.item}
+                )
             elif kind == 'summary':
-                run['summary'] |= {_key(item): json.loads(item.value_json) for item in record.summary.update}
+                run['summary'] |= {
+                    _key(item): json.loads(item.value_json) for item in record.summary.update
+                }
             elif kind == 'metric' and record.metric.step_metric:
                 run['axes'][record.metric.glob_name] = record.metric.step_metric
         for key in [key for key in run['summary'] if key.endswith('.path')]:
-            run['tables'][key.removesuffix('.path')] = json.loads((path.parent / 'files' / run['summary'][key]).read_text())
+            run['tables'][key.removesuffix('.path')] = json.loads(
+                (path.parent / 'files' / run['summary'][key]).read_text()
+            )
         found.append(run)
     return found
 
@@ -77,7 +99,9 @@ def _key(item) -> str:
 
 
 def _wandb_records(data: bytes):
-    """Protobuf records of a file: after its header pieces of records, in blocks that a piece never crosses."""
+    """Protobuf records of a file: after its header pieces of records, in blocks that a piece never
+    crosses.
+    """
     from wandb.proto import wandb_internal_pb2
 
     assert data[:4] == b':W&B'

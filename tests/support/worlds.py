@@ -1,7 +1,9 @@
-"""Made-up worlds for decision rules: what the measurements of a dataset might look like, without training anything.
+"""Made-up worlds for decision rules: what the measurements of a dataset might look like, without
+training anything.
 
-DataElixir's are labels of candidates (`label_world`), relabelling's are log densities of features (`density_world`). Rates differ
-between classes and between images, as they do in datasets: classes that are hard, images that nobody could tell.
+DataElixir's are labels of candidates (`label_world`), relabelling's are log densities of features
+(`density_world`). Rates differ between classes and between images, as they do in datasets: classes
+that are hard, images that nobody could tell.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ CANDIDATES = 25  # five rounds, of which five states are kept
 
 @dataclass(frozen=True)
 class LabelWorld:
-    """Given labels i32[n], the classifier's of the raw images i32[n], of candidates i32[n k], and who is poisoned bool[n]."""
+    """Given labels i32[n], the classifier's of the raw images i32[n], of candidates i32[n k], and
+    who is poisoned bool[n].
+    """
 
     labels: np.ndarray
     raw: np.ndarray
@@ -33,7 +37,9 @@ def equal(classes, images):
 
 
 def long_tailed(classes, images, ratio=50):
-    """Classes from `images` down to `images / ratio`, but not below 8, each smaller than the one before by the same factor."""
+    """Classes from `images` down to `images / ratio`, but not below 8, each smaller than the one
+    before by the same factor.
+    """
     return np.maximum(8, images * ratio ** (-np.arange(classes) / max(1, classes - 1))).astype(int)
 
 
@@ -42,16 +48,23 @@ def _logit_normal(rng, mean, spread, size):
 
 
 def _drawn(rng, own, others, share, evenness, steadiness):
-    """Candidates of images: the `own` label [m] in about the `share` [m] of them, else one of the favourites in `others` [m j]."""
+    """Candidates of images: the `own` label [m] in about the `share` [m] of them, else one of the
+    favourites in `others` [m j].
+    """
     share = np.clip(share, 1e-3, 1 - 1e-3)
-    stays = rng.random((len(own), CANDIDATES)) < rng.beta(steadiness * share, steadiness * (1 - share))[:, None]
+    stays = (
+        rng.random((len(own), CANDIDATES))
+        < rng.beta(steadiness * share, steadiness * (1 - share))[:, None]
+    )
     favours = rng.dirichlet(np.full(others.shape[1], evenness), len(own)).cumsum(1)
     choice = (rng.random((len(own), CANDIDATES, 1)) > favours[:, None, :-1]).sum(-1)
     return np.where(stays, own[:, None], np.take_along_axis(others, choice, 1))
 
 
 def _poisoned(rng, true, poison, *, own=False):
-    """(Labels with those of poison among them, which are poisoned bool[n]), of images of other classes or of the target's `own`."""
+    """(Labels with those of poison among them, which are poisoned bool[n]), of images of other
+    classes or of the target's `own`.
+    """
     labels, poisoned = true.copy(), np.zeros(len(true), bool)
     if poison == 'all_to_all':
         poisoned = rng.random(len(true)) < 1 / 11
@@ -64,7 +77,9 @@ def _poisoned(rng, true, poison, *, own=False):
 
 
 def _confused(rng, true, labels, noise):
-    """(Labels with wrong ones among them, which are wrong bool[n]) for `noise` as of `label_world`."""
+    """(Labels with wrong ones among them, which are wrong bool[n]) for `noise` as of
+    `label_world`.
+    """
     classes, wrong = 1 + int(true.max()), np.zeros(len(true), bool)
     if noise and noise[1] == 'symmetric':
         wrong = rng.random(len(true)) < noise[0]
@@ -95,13 +110,17 @@ def label_world(
     Args:
       rng: source of chance.
       sizes: clean images of each class [c].
-      h: share of honest images that are anomalous, in the middle of the classes; `spread_h` is the deviation of its logarithm.
-      q: share of an anomalous honest image's candidates that keep its label; `spread_q` the deviation of its logit.
-      poison: {target: count} of images from other classes that are given the target; or 'all_to_all', an eleventh of every class.
+      h: share of honest images that are anomalous, in the middle of the classes; `spread_h` is the
+        deviation of its logarithm.
+      q: share of an anomalous honest image's candidates that keep its label; `spread_q` the
+        deviation of its logit.
+      poison: {target: count} of images from other classes that are given the target; or
+        'all_to_all', an eleventh of every class.
       e: share of a poisoned image's candidates that keep the target.
       blur: share of its other candidates that are not of its true class either.
       learned: share of the poisoned images that the classifier takes for the target.
-      noise: (share, 'symmetric' or 'asymmetric'): wrong labels without a trigger; asymmetric: of every other class, to the next.
+      noise: (share, 'symmetric' or 'asymmetric'): wrong labels without a trigger; asymmetric: of
+        every other class, to the next.
       memorised: share of wrong labels that the classifier repeats.
     """
     classes = len(sizes)
@@ -118,19 +137,27 @@ def label_world(
     )  # what a class is taken for
     candidates[odd] = _drawn(rng, true[odd], neighbours[true[odd]], stay[true[odd]], 0.4, 2.0)
     moved = poisoned | wrong  # these go where they belong, but for the share e
-    candidates[moved] = _drawn(rng, labels[moved], true[moved, None], np.full(moved.sum(), e), 1.0, 4.0)
+    candidates[moved] = _drawn(
+        rng, labels[moved], true[moved, None], np.full(moved.sum(), e), 1.0, 4.0
+    )
     lost = moved[:, None] & (candidates != labels[:, None]) & (rng.random(candidates.shape) < blur)
-    candidates = np.where(lost, _drawn(rng, true, neighbours[true], np.zeros(len(true)), 0.4, 2.0), candidates)
+    candidates = np.where(
+        lost, _drawn(rng, true, neighbours[true], np.zeros(len(true)), 0.4, 2.0), candidates
+    )
     raw = np.where(poisoned & (rng.random(len(true)) < learned), labels, true)
     raw = np.where(wrong & (rng.random(len(true)) < memorised), labels, raw)
     astray = odd & (rng.random(len(true)) < 0.15)
     raw = np.where(astray, candidates[:, 0], raw)
-    return LabelWorld(labels.astype(np.int32), raw.astype(np.int32), candidates.astype(np.int32), poisoned)
+    return LabelWorld(
+        labels.astype(np.int32), raw.astype(np.int32), candidates.astype(np.int32), poisoned
+    )
 
 
 @dataclass(frozen=True)
 class DensityWorld:
-    """Given labels i32[n], log densities f64[n c] of features under the densities of all classes, and who is poisoned bool[n]."""
+    """Given labels i32[n], log densities f64[n c] of features under the densities of all classes,
+    and who is poisoned bool[n].
+    """
 
     labels: np.ndarray
     log_density: np.ndarray
@@ -151,7 +178,8 @@ def density_world(
     far=None,
     noise=None,
 ):
-    """A world of relabelling: Gaussian classes, and a Gaussian fitted to the features of all images with a given label.
+    """A world of relabelling: Gaussian classes, and a Gaussian fitted to the features of all images
+    with a given label.
 
     Args:
       rng: source of chance.
@@ -159,15 +187,22 @@ def density_world(
       dimensions: of the features.
       apart: how far classes lie from the middle of all, in their deviations.
       poison: {target: count}, or 'all_to_all', an eleventh of every class to the next.
-      kind: 'non-disruptive' poison keeps the features of its true class; 'disruptive' lies in a place of its own.
-      odd: {label: share} of its clean images that lie far from everything, each in another direction.
-      middle: a label whose class lies in the midst of the others; `wide`: one of twice the width; `far`: of twice the distance.
+      kind: 'non-disruptive' poison keeps the features of its true class; 'disruptive' lies in a
+        place of its own.
+      odd: {label: share} of its clean images that lie far from everything, each in another
+        direction.
+      middle: a label whose class lies in the midst of the others; `wide`: one of twice the width;
+        `far`: of twice the distance.
       noise: (share, 'symmetric' or 'asymmetric'), as of `label_world`.
     """
     classes = len(sizes)
     true = np.repeat(np.arange(classes), sizes)
     centres = rng.normal(size=(classes, dimensions))
-    centres *= apart / np.linalg.norm(centres, axis=1, keepdims=True) * np.exp(0.15 * rng.normal(size=(classes, 1)))
+    centres *= (
+        apart
+        / np.linalg.norm(centres, axis=1, keepdims=True)
+        * np.exp(0.15 * rng.normal(size=(classes, 1)))
+    )
     widths = np.exp(0.15 * rng.normal(size=classes))
     if middle is not None:
         centres[middle] *= 0.2
@@ -187,18 +222,26 @@ def density_world(
         near = 0.7 * rng.normal(size=(int(chosen.sum()), dimensions))
         features[chosen] = 3 * apart * place / np.linalg.norm(place) + near
     labels, _ = _confused(rng, true, labels, noise)
-    log_density = np.stack([_gaussian(features[labels == label], features) for label in range(classes)], 1)
+    log_density = np.stack(
+        [_gaussian(features[labels == label], features) for label in range(classes)], 1
+    )
     return DensityWorld(labels.astype(np.int32), log_density, poisoned)
 
 
 def _gaussian(seen, features):
-    """Log density f64[n] of a Gaussian fitted to `seen` [m d], its covariance drawn a tenth towards a sphere."""
+    """Log density f64[n] of a Gaussian fitted to `seen` [m d], its covariance drawn a tenth towards
+    a sphere.
+    """
     mean, dimensions = seen.mean(0), seen.shape[1]
     cov = np.atleast_2d(np.cov(seen, rowvar=False)) if len(seen) > 1 else np.eye(dimensions)
     cov = 0.9 * cov + 0.1 * np.trace(cov) / dimensions * np.eye(dimensions)
     factor = np.linalg.cholesky(cov + 1e-6 * np.eye(dimensions))
     white = np.linalg.solve(factor, (features - mean).T)
-    return -0.5 * (white**2).sum(0) - np.log(np.diag(factor)).sum() - dimensions / 2 * np.log(2 * np.pi)
+    return (
+        -0.5 * (white**2).sum(0)
+        - np.log(np.diag(factor)).sum()
+        - dimensions / 2 * np.log(2 * np.pi)
+    )
 
 
 def classes_of(world):
@@ -207,7 +250,9 @@ def classes_of(world):
 
 
 def decide_labels(world, settings):
-    """What DataElixir concludes from a world of labels by a rule for targets (`purify.defenses.dataelixir.target_labels`)."""
+    """What DataElixir concludes from a world of labels by a rule for targets
+    (`purify.defenses.dataelixir.target_labels`).
+    """
     counts = count_labels(world.candidates, classes_of(world))
     votes = vote(world.candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, world.labels, 0.1, majority=True)
@@ -219,16 +264,22 @@ def decide_densities(world, settings):
     """What relabelling concludes from a world of densities: its table of verdicts."""
     ids = np.arange(len(world.labels))
     table = Table({'ids': ids, 'log_density': world.log_density})
-    return Relabel(**settings).decide(ids, world.labels, {'densities': table}, world.log_density.shape[1])
+    return Relabel(**settings).decide(
+        ids, world.labels, {'densities': table}, world.log_density.shape[1]
+    )
 
 
 def label_cases(sizes):
-    """Name -> (arguments of `label_world`, the targets) of datasets with clean classes of these sizes."""
+    """Name -> (arguments of `label_world`, the targets) of datasets with clean classes of these
+    sizes.
+    """
     total, classes = int(sizes.sum()), len(sizes)
 
     def aimed_at(targets, rate, **more):
         spare = total - int(sizes[list(targets)].sum())
-        return {'poison': {t: max(2, int(rate * spare / len(targets))) for t in targets}} | more, set(targets)
+        return {
+            'poison': {t: max(2, int(rate * spare / len(targets))) for t in targets}
+        } | more, set(targets)
 
     half, most = _half_and_most(classes)
     return {
@@ -240,7 +291,10 @@ def label_cases(sizes):
         '10 %, a fifth stays': aimed_at([0], 0.1, e=0.2, blur=0.3),
         '10 %, two targets': aimed_at([0, classes - 1] if classes > 3 else [0], 0.1),
         '10 %, half of the labels': aimed_at(half, 0.1),
-        '20 %, most labels': ({'poison': dict.fromkeys(most, int(0.2 * total / len(most)))}, set(most)),
+        '20 %, most labels': (
+            {'poison': dict.fromkeys(most, int(0.2 * total / len(most)))},
+            set(most),
+        ),
         'all-to-all': ({'poison': 'all_to_all'}, set()),
         'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),
         'asymmetric noise 10 %': ({'noise': (0.1, 'asymmetric')}, set()),
@@ -250,7 +304,9 @@ def label_cases(sizes):
 
 def _half_and_most(classes):
     """Half of the labels, and three quarters (rounded up), as targets."""
-    return range(0, classes, 2) if classes % 2 == 0 else range(1, classes, 2), range(-(-3 * classes // 4))
+    return range(0, classes, 2) if classes % 2 == 0 else range(1, classes, 2), range(
+        -(-3 * classes // 4)
+    )
 
 
 def density_cases(sizes):
@@ -260,7 +316,9 @@ def density_cases(sizes):
     odd = {'odd': {0: 0.08}}
 
     def aimed_at(targets, rate):
-        return {'poison': dict.fromkeys(targets, max(2, int(rate * total / len(targets))))}, set(targets)
+        return {'poison': dict.fromkeys(targets, max(2, int(rate * total / len(targets))))}, set(
+            targets
+        )
 
     return {
         'clean': ({}, set()),
@@ -268,11 +326,17 @@ def density_cases(sizes):
         'a wide class': ({'wide': 0}, set()),
         'a far class': ({'far': 0}, set()),
         'a class with 8 % odd images': (odd, set()),
-        **{f'non-disruptive {100 * rate:.0f} %': ({'poison': {0: max(2, int(rate * other))}}, {0}) for rate in (0.01, 0.05, 0.1)},
+        **{
+            f'non-disruptive {100 * rate:.0f} %': ({'poison': {0: max(2, int(rate * other))}}, {0})
+            for rate in (0.01, 0.05, 0.1)
+        },
         'non-disruptive 10 %, two targets': aimed_at([0, 1], 0.1),
         'non-disruptive 10 %, half of the classes': aimed_at(half, 0.1),
         'non-disruptive 20 %, most classes': aimed_at(most, 0.2),
-        'disruptive, half of a class': ({'poison': {0: int(sizes[0]) // 2}, 'kind': 'disruptive'}, {0}),
+        'disruptive, half of a class': (
+            {'poison': {0: int(sizes[0]) // 2}, 'kind': 'disruptive'},
+            {0},
+        ),
         'all-to-all': ({'poison': 'all_to_all'}, set()),
         'symmetric noise 10 %': ({'noise': (0.1, 'symmetric')}, set()),
         'asymmetric noise 10 %': ({'noise': (0.1, 'asymmetric')}, set()),

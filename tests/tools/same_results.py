@@ -1,12 +1,14 @@
-"""Runs every system small in two checkouts of this project and says what differs: for changes that must change nothing.
+"""Runs every system small in two checkouts of this project and says what differs: for changes that
+must change nothing.
 
-    git worktree add /tmp/before main
-    python tests/tools/same_results.py /tmp/before . --workdir /tmp/same [--only quickstart dataelixir]
+    git worktree add /tmp/before main python tests/tools/same_results.py /tmp/before . --workdir
+    /tmp/same [--only quickstart dataelixir]
 
-Both run in this Python's environment, on one CPU device. Compared byte for byte: results.json but for times and fingerprints,
-the records of datasets, the weights of every network, verdicts, and every other file that a stage leaves. Files that one checkout
-does not write, or writes under another name, are counted: a method may do with fewer steps. Finished runs are not run again:
-delete their folders to do so.
+Both run in this Python's environment, on one CPU device. Compared byte for byte: results.json but
+for times and fingerprints, the records of datasets, the weights of every network, verdicts, and
+every other file that a stage leaves. Files that one checkout does not write, or writes under
+another name, are counted: a method may do with fewer steps. Finished runs are not run again: delete
+their folders to do so.
 """
 
 import argparse
@@ -112,39 +114,81 @@ RUNS = {  # name -> config and words, flags
         ),
     ),
     'lira': ('quickstart.py:attack=lira,defense=none', (*SIZES, *FIT)),
-    'label_consistent': ('quickstart.py:attack=label_consistent,defense=spectral', (*SIZES, *STUDENT)),
-    'two_patches': ('dataelixir.py:attack=two_patches,defense=activation_clustering', (*SIZES, *STUDENT)),
+    'label_consistent': (
+        'quickstart.py:attack=label_consistent,defense=spectral',
+        (*SIZES, *STUDENT),
+    ),
+    'two_patches': (
+        'dataelixir.py:attack=two_patches,defense=activation_clustering',
+        (*SIZES, *STUDENT),
+    ),
     'abl': ('quickstart.py:defense=abl,attack=blended', (*SIZES,)),
     'augmentations': ('quickstart.py:defense=augmentations,attack=warp', (*SIZES, *STUDENT)),
     'fct': ('quickstart.py:defense=fct,attack=sample_specific', (*SIZES, *STUDENT, *FIT)),
     'relabel_teacher': (
         'relabel.py:features=teacher,attack=dct',
-        (*SIZES, '--config.source.train_size=400', '--config.defense.fit.members=2', '--config.student.epochs=1'),
+        (
+            *SIZES,
+            '--config.source.train_size=400',
+            '--config.defense.fit.members=2',
+            '--config.student.epochs=1',
+        ),
     ),
 }
 # Tables, which steps may hand on in other forms; the last ones of a method are its verdicts.
-IN_BETWEEN = re.compile(r'(?!verdicts/(findings|verdicts)\.).*(/rows-\S+|/findings\.\w+|/verdicts\.csv|\.npz)')
-OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command', 'date', 'reused', 'versions')
+IN_BETWEEN = re.compile(
+    r'(?!verdicts/(findings|verdicts)\.).*(/rows-\S+|/findings\.\w+|/verdicts\.csv|\.npz)'
+)
+OF_THE_RUN = (
+    'cost',
+    'environment',
+    'fingerprints',
+    'stages',
+    'config',
+    'overrides',
+    'command',
+    'date',
+    'reused',
+    'versions',
+)
 
 
 def run(code: Path, name: str, workdir: Path) -> dict[str, str]:
-    """Runs one config with the program at `code`, unless it is done; -> what is compared, by what it is."""
+    """Runs one config with the program at `code`, unless it is done; -> what is compared, by what
+    it is.
+    """
     spec, flags = RUNS[name]
     if not (workdir / 'results.json').is_file():
         environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(code)}
-        line = [sys.executable, '-m', 'purify', 'run', '--config', f'configs/{spec}', '--workdir', str(workdir), *flags]
+        line = [
+            sys.executable,
+            '-m',
+            'purify',
+            'run',
+            '--config',
+            f'configs/{spec}',
+            '--workdir',
+            str(workdir),
+            *flags,
+        ]
         subprocess.run(line, cwd=code, env=environment, check=True)
     return describe(workdir)
 
 
 def describe(workdir: Path) -> dict[str, str]:
-    """Digests of what a finished run left, by the stage and the file's place in it, and its results."""
+    """Digests of what a finished run left, by the stage and the file's place in it, and its
+    results.
+    """
     found = {}
     for done in sorted(workdir.glob('stages/*/DONE')):
         stage = done.parent.name.rpartition('-')[0]
         for path in sorted(done.parent.rglob('*')):
             own = {'checkpoints', 'weights'} & set(path.parts[len(done.parent.parts) :])
-            if path.is_file() and not own and not path.name.startswith(('DONE', 'cost', 'metrics', '.')):
+            if (
+                path.is_file()
+                and not own
+                and not path.name.startswith(('DONE', 'cost', 'metrics', '.'))
+            ):
                 found[f'{stage}/{path.relative_to(done.parent)}'] = digest_file(path)
         for place in sorted(done.parent.glob('weights/step_*')):
             found[f'{stage}/weights'] = digest_weights(place)
@@ -155,11 +199,16 @@ def describe(workdir: Path) -> dict[str, str]:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes; of arrays in whatever order they are stored, and of a manifest without their file's hash."""
+    """SHA-256 of a file's bytes; of arrays in whatever order they are stored, and of a manifest
+    without their file's hash.
+    """
     content = path.read_bytes()
     if path.suffix == '.npz':
         with np.load(path, allow_pickle=False) as arrays:
-            content = b''.join(f'{name} {arrays[name].dtype}'.encode() + arrays[name].tobytes() for name in sorted(arrays))
+            content = b''.join(
+                f'{name} {arrays[name].dtype}'.encode() + arrays[name].tobytes()
+                for name in sorted(arrays)
+            )
     elif path.name == 'manifest.json':
         content = json.dumps({**json.loads(content), 'sha256': ''}, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:16]
@@ -170,8 +219,14 @@ def digest_weights(checkpoint: Path) -> str:
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.restore(checkpoint / 'default')
     whole = hashlib.sha256()
-    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)):
-        whole.update(f'{path} {np.asarray(leaf).dtype} {np.shape(leaf)}'.encode() + np.asarray(leaf).tobytes())
+    for path, leaf in sorted(
+        (jax.tree_util.keystr(path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ):
+        whole.update(
+            f'{path} {np.asarray(leaf).dtype} {np.shape(leaf)}'.encode()
+            + np.asarray(leaf).tobytes()
+        )
     return whole.hexdigest()[:16]
 
 
@@ -187,13 +242,19 @@ def main() -> int:
     for name in args.only:
         one = run(args.before.absolute(), name, args.workdir.absolute() / 'before' / name)
         other = run(args.after.absolute(), name, args.workdir.absolute() / 'after' / name)
-        both, own = sorted({*one} & {*other}), [key for key in {*one} ^ {*other} if not IN_BETWEEN.fullmatch(key)]
+        both, own = (
+            sorted({*one} & {*other}),
+            [key for key in {*one} ^ {*other} if not IN_BETWEEN.fullmatch(key)],
+        )
         print(
-            f'{name}: {len(both)} files and results in both, {len(one) - len(both)} before and {len(other) - len(both)} after alone'
+            f'{name}: {len(both)} files and results in both, {len(one) - len(both)} before and'
+            f' {len(other) - len(both)} after alone'
         )
         for key in [key for key in both if one[key] != other[key]] + sorted(own):
             wrong += not IN_BETWEEN.fullmatch(key)
-            print(f'  {key}: {one.get(key, "not there")[:200]} -> {other.get(key, "not there")[:200]}')
+            print(
+                f'  {key}: {one.get(key, "not there")[:200]} -> {other.get(key, "not there")[:200]}'
+            )
     return 1 if wrong else 0
 
 

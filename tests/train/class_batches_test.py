@@ -23,10 +23,16 @@ def test_a_share_of_each_class_is_held_out():
 
 def test_ids_and_the_seed_say_which_and_when_not_the_order_of_the_rows():
     fit, order = Fit(batch=4), np.random.default_rng(2).permutation(len(IDS))
-    one, other, third = divide(LABELS, IDS, 3, fit, 0), divide(LABELS[order], IDS[order], 3, fit, 0), divide(LABELS, IDS, 3, fit, 1)
+    one, other, third = (
+        divide(LABELS, IDS, 3, fit, 0),
+        divide(LABELS[order], IDS[order], 3, fit, 0),
+        divide(LABELS, IDS, 3, fit, 1),
+    )
     for mine, yours in zip(one.train + one.held, other.train + other.held, strict=True):
         np.testing.assert_array_equal(IDS[mine], IDS[order][yours])
-    assert any(not np.array_equal(mine, yours) for mine, yours in zip(one.held, third.held, strict=True))
+    assert any(
+        not np.array_equal(mine, yours) for mine, yours in zip(one.held, third.held, strict=True)
+    )
     (picks, live), (places, alive) = one.picks(3, 8), other.picks(3, 8)
     np.testing.assert_array_equal(live, alive)
     np.testing.assert_array_equal(IDS[picks[live]], IDS[order][places[live]])
@@ -44,9 +50,13 @@ def test_every_pass_is_over_every_row_once(batch):
         if count < batch:
             assert updates == [1] * 6
         seen = np.concatenate([picks[label][live[label]].ravel() for picks, live in batches])
-        passes = [seen[start : start + count] for start in range(0, len(seen) // count * count, count)]
+        passes = [
+            seen[start : start + count] for start in range(0, len(seen) // count * count, count)
+        ]
         assert len(passes) >= 5
-        assert all(np.array_equal(np.sort(rows), np.flatnonzero(label == LABELS)) for rows in passes)
+        assert all(
+            np.array_equal(np.sort(rows), np.flatnonzero(label == LABELS)) for rows in passes
+        )
         assert len({tuple(rows) for rows in passes}) == len(passes)
 
 
@@ -55,7 +65,9 @@ def test_an_epoch_may_be_cut_short():
     assert classes.rounds == 2
     np.testing.assert_array_equal(classes.until(0), 0)
     np.testing.assert_array_equal(classes.until(1), [2, 6, 3])
-    np.testing.assert_array_equal(classes.until(2), [2, 9, 4])  # 1.5 x 8/5, 30/5, 13/5, to the nearest, ties to even
+    np.testing.assert_array_equal(
+        classes.until(2), [2, 9, 4]
+    )  # 1.5 x 8/5, 30/5, 13/5, to the nearest, ties to even
     picks, live = classes.picks(1, 4)
     assert picks.shape == (3, 4, 5)
     np.testing.assert_array_equal(live.sum(1), [0, 3, 1])
@@ -65,7 +77,9 @@ def test_flows_of_a_class_have_its_rows_in_orders_of_their_own():
     classes = divide(LABELS, IDS, 3, Fit(epochs=1.0, batch=1, hold_out=0.25, members=2), 0)
     picks, live = classes.picks(0, classes.longest())
     for number in range(6):
-        np.testing.assert_array_equal(np.sort(picks[number][live[number]].ravel()), np.sort(classes.train[number]))
+        np.testing.assert_array_equal(
+            np.sort(picks[number][live[number]].ravel()), np.sort(classes.train[number])
+        )
         assert not set(picks[number][live[number]].ravel()) & set(classes.held[number])
     for label, count in enumerate((6, 22, 10)):
         one, other = picks[2 * label : 2 * label + 2, :count, 0]
@@ -90,11 +104,15 @@ def test_a_class_of_few_images_is_named():
 
 def test_epochs_too_few_for_an_update_of_a_class_are_refused():
     fit = Fit(epochs=0.5, batch=10, hold_out=0.25)  # of 6, 22 and 10 rows
-    with pytest.raises(UserError, match=r'fit.epochs=0.5 of the 6 images that class 0 .* 10, is no update'):
+    with pytest.raises(
+        UserError, match=r'fit.epochs=0.5 of the 6 images that class 0 .* 10, is no update'
+    ):
         divide(LABELS, IDS, 3, fit, 0)
     with pytest.raises(UserError, match=r'fit.epochs=0.5 of the 10 images that class 1 '):
         divide(LABELS[LABELS > 0] - 1, IDS[LABELS > 0], 2, fit, 0)
-    np.testing.assert_array_equal(divide(LABELS, IDS, 3, dataclasses.replace(fit, epochs=0.6), 0).until(1), [1, 1, 1])
+    np.testing.assert_array_equal(
+        divide(LABELS, IDS, 3, dataclasses.replace(fit, epochs=0.6), 0).until(1), [1, 1, 1]
+    )
 
 
 @pytest.mark.parametrize(

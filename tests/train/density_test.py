@@ -24,7 +24,9 @@ FIT = Fit(epochs=8.0, batch=5, lr=0.03, hold_out=0.2)
 RNG = np.random.default_rng(0)
 LABELS = RNG.permutation(np.repeat(np.arange(3), COUNTS)).astype(np.int32)
 IDS = 500 + 3 * RNG.permutation(len(LABELS))
-FEATURES = (RNG.normal(size=(3, WIDTH))[LABELS] + RNG.normal(size=(len(LABELS), WIDTH)) * 0.5).astype(np.float32)
+FEATURES = (
+    RNG.normal(size=(3, WIDTH))[LABELS] + RNG.normal(size=(len(LABELS), WIDTH)) * 0.5
+).astype(np.float32)
 
 
 def mesh(count):
@@ -60,19 +62,27 @@ def stop_after(pieces, monkeypatch, **where):
 
 @functools.cache
 def one_after_another(changes=FIT):
-    """The same fits, flow by flow, update by update -> log densities f32[n flows], the epoch kept, held-out NLLs by epoch."""
+    """The same fits, flow by flow, update by update -> log densities f32[n flows], the epoch kept,
+    held-out NLLs by epoch.
+    """
     classes, epochs = divide(LABELS, IDS, 3, changes, 0), int(changes.epochs)
     optimizer = optax.adam(changes.lr, changes.b1, changes.b2)
     ways, curves = [], []
     for number in range(3 * changes.members):
         key = jax.random.fold_in(stream_key(0, 'flows'), number)
-        graph, params, rest = nnx.split(CouplingFlow(WIDTH, **FLOW, rngs=nnx.Rngs(key)), nnx.Param, ...)
+        graph, params, rest = nnx.split(
+            CouplingFlow(WIDTH, **FLOW, rngs=nnx.Rngs(key)), nnx.Param, ...
+        )
         opt = optimizer.init(params)
 
         def nll(params, rows, graph=graph, rest=rest):
             return -nnx.merge(graph, params, rest).log_density(rows).mean()
 
-        update = jax.jit(lambda params, opt, rows, nll=nll: optimizer.update(jax.grad(nll)(params, rows), opt, params))
+        update = jax.jit(
+            lambda params, opt, rows, nll=nll: optimizer.update(
+                jax.grad(nll)(params, rows), opt, params
+            )
+        )
         judge, curve, way = jax.jit(nll), [], []
         for epoch in range(epochs):
             picks, live = classes.picks(epoch, 7)
@@ -94,7 +104,9 @@ def test_several_flows_of_a_class_are_averaged():
     found = fit(changes=changes)
     columns = one_after_another(changes)[0]
     assert np.abs(columns[:, 0] - columns[:, 1]).max() > 0.1  # they differ
-    np.testing.assert_allclose(found.log_density, columns.reshape(-1, 3, 2).mean(-1), rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        found.log_density, columns.reshape(-1, 3, 2).mean(-1), rtol=1e-3, atol=2e-3
+    )
     assert found.updates.tolist() == [10, 3, 6]
 
 
@@ -109,7 +121,9 @@ def test_side_by_side_is_one_after_another(whole):
     np.testing.assert_allclose([row['held_out'] for row in rows], curves.mean(0), rtol=1e-3)
     assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
     assert cost.images == found.updates.sum() * 5
-    np.testing.assert_array_equal([found.held[label == LABELS].sum() for label in range(3)], [8, 2, 5])
+    np.testing.assert_array_equal(
+        [found.held[label == LABELS].sum() for label in range(3)], [8, 2, 5]
+    )
     assert (found.log_density.argmax(1) == LABELS).mean() > 0.8
 
 
@@ -128,7 +142,9 @@ def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
     mine = LABELS[order] != 2
     assert found.best_epoch == whole[0].best_epoch
     assert np.abs(found.log_density - whole[0].log_density[order])[mine, 2].max() > 0.01
-    np.testing.assert_allclose(found.log_density[mine, :2], whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        found.log_density[mine, :2], whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_array_equal(found.held, whole[0].held[order])
 
 
@@ -153,10 +169,23 @@ def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
 def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(monkeypatch):
     sizes, fetched = [], []
     put, narrow = Layout.put, Layout.narrow
-    monkeypatch.setattr(Layout, 'put', lambda self, array, **how: sizes.append(array.size) or put(self, array, **how))
-    monkeypatch.setattr(Layout, 'narrow', lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree))
+    monkeypatch.setattr(
+        Layout,
+        'put',
+        lambda self, array, **how: sizes.append(array.size) or put(self, array, **how),
+    )
+    monkeypatch.setattr(
+        Layout,
+        'narrow',
+        lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree),
+    )
     run = density._Run(
-        'fit', divide(LABELS, IDS, 3, FIT, 0), Layout(mesh(8), 3), FLOW, np.zeros((len(LABELS), 1000), np.float32), Cost()
+        'fit',
+        divide(LABELS, IDS, 3, FIT, 0),
+        Layout(mesh(8), 3),
+        FLOW,
+        np.zeros((len(LABELS), 1000), np.float32),
+        Cost(),
     )
     run.advance(*next(run.batches(0)))
     run.judge(1)
@@ -175,6 +204,11 @@ def test_a_class_that_leaves_the_numbers_is_named():
 
 def test_densities_that_are_no_numbers_are_refused():
     wild = FEATURES.copy()
-    wild[(apart := divide(LABELS, IDS, 3, FIT, 0).held[1][0])] = np.nan  # only looked at, by the other classes too
-    with pytest.raises(UserError, match=f'3 log densities are not finite, such as that of image {apart} under class 0'):
+    wild[(apart := divide(LABELS, IDS, 3, FIT, 0).held[1][0])] = (
+        np.nan
+    )  # only looked at, by the other classes too
+    with pytest.raises(
+        UserError,
+        match=f'3 log densities are not finite, such as that of image {apart} under class 0',
+    ):
         fit(wild, changes=Fit(epochs=1.0, batch=5, hold_out=0.2), folder=None)

@@ -25,7 +25,11 @@ def counted(function, *args):
 
 
 def convolve(x, kernel, **options):
-    options = {'window_strides': (1, 1), 'padding': 'SAME', 'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')} | options
+    options = {
+        'window_strides': (1, 1),
+        'padding': 'SAME',
+        'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'),
+    } | options
     return lax.conv_general_dilated(x, kernel, **options)
 
 
@@ -39,7 +43,9 @@ def convolve(x, kernel, **options):
     ],
 )
 def test_products_of_matrices(formula, left, right, expected):
-    assert counted(functools.partial(jnp.einsum, formula), shaped(*left), shaped(*right)) == expected
+    assert (
+        counted(functools.partial(jnp.einsum, formula), shaped(*left), shaped(*right)) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,12 +88,20 @@ def test_a_scan_counts_as_often_as_it_runs():
 
 
 def test_a_while_loop_of_unknown_length_counts_once():
-    assert counted(lambda x: lax.while_loop(lambda y: (y @ y)[0, 0] > 0, lambda y: y @ y @ y, x), SQUARE) == 3 * PRODUCT
+    assert (
+        counted(
+            lambda x: lax.while_loop(lambda y: (y @ y)[0, 0] > 0, lambda y: y @ y @ y, x), SQUARE
+        )
+        == 3 * PRODUCT
+    )
 
 
 def test_of_branches_the_most_costly_counts():
     branches = (lambda y: y, lambda y: y @ y @ y, lambda y: y @ y)
-    assert counted(lambda i, x: lax.switch(i, branches, x), shaped(dtype=jnp.int32), SQUARE) == 2 * PRODUCT
+    assert (
+        counted(lambda i, x: lax.switch(i, branches, x), shaped(dtype=jnp.int32), SQUARE)
+        == 2 * PRODUCT
+    )
 
 
 def in_a_scan(body):
@@ -110,10 +124,16 @@ def on_four_devices(body):
 @pytest.mark.parametrize(
     ('wrap', 'runs'),
     [
-        (lambda f: f, 1), (jax.jit, 1), (jax.checkpoint, 1), (in_a_scan, 3), (in_a_while_loop, 1), (in_a_cond, 1),
-        (on_four_devices, 4), (lambda f: on_four_devices(jax.jit(in_a_scan(f))), 12),
+        (lambda f: f, 1),
+        (jax.jit, 1),
+        (jax.checkpoint, 1),
+        (in_a_scan, 3),
+        (in_a_while_loop, 1),
+        (in_a_cond, 1),
+        (on_four_devices, 4),
+        (lambda f: on_four_devices(jax.jit(in_a_scan(f))), 12),
     ],
-)  # fmt: skip
+)
 def test_what_no_output_depends_on_counts_for_nothing(wrap, runs):
     def body(x):
         dead = jax.jit(lambda x: (x @ x, x + 1))(x)  # only the sum is asked for
@@ -147,7 +167,9 @@ def square(x):
 square.defjvp(lambda x, t: (x[0] @ x[0], t[0] @ x[0] + x[0] @ t[0]))
 
 
-@pytest.mark.parametrize('wrap', [jax.jit, jax.checkpoint, lambda f: lambda x: twice(x), lambda f: lambda x: square(x)])
+@pytest.mark.parametrize(
+    'wrap', [jax.jit, jax.checkpoint, lambda f: lambda x: twice(x), lambda f: lambda x: square(x)]
+)
 def test_calls_are_looked_into(wrap):
     function = wrap(lambda x: x @ x)
     assert counted(lambda x: function(x) + 1, SQUARE) == PRODUCT
@@ -173,7 +195,9 @@ def test_the_count_is_that_of_all_devices_and_a_share_is_that_of_one():
 @pytest.mark.parametrize('layout', [0, 1])
 @pytest.mark.parametrize(('name', 'products'), [('fwd_wrapper', 2), ('bwd_wrapper', 5)])
 def test_fused_attention_counts_by_its_shapes(name, products, layout):
-    kernel = Primitive(f'dot_product_attention_{name}')  # stands in for cuDNN's, which only a GPU lets us trace
+    kernel = Primitive(
+        f'dot_product_attention_{name}'
+    )  # stands in for cuDNN's, which only a GPU lets us trace
     kernel.def_abstract_eval(lambda q, k, v, *, layout: q)
     b, t, s, n, h = 2, 24, 6, 4, 8
     query, key = ((b, t, n, h), (b, s, n, h)) if layout == 0 else ((b, n, t, h), (b, n, s, h))
@@ -183,7 +207,9 @@ def test_fused_attention_counts_by_its_shapes(name, products, layout):
 
 def test_jaxs_own_attention_counts_by_its_shapes():
     b, t, s, n, h = 2, 24, 6, 4, 8
-    got = counted(lambda q, k: jax.nn.dot_product_attention(q, k, k), shaped(b, t, n, h), shaped(b, s, n, h))
+    got = counted(
+        lambda q, k: jax.nn.dot_product_attention(q, k, k), shaped(b, t, n, h), shaped(b, s, n, h)
+    )
     assert got == 4 * b * n * t * s * h
 
 

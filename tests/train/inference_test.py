@@ -21,10 +21,17 @@ def run(count, batch, n=70):
     def fetch(i):
         return {'x': np.full(2, i, np.float32)}
 
-    for positions, out in map_images(apply, jnp.float32(3), fetch, range(n), batch=batch, mesh=mesh, cost=cost):
+    for positions, out in map_images(
+        apply, jnp.float32(3), fetch, range(n), batch=batch, mesh=mesh, cost=cost
+    ):
         got.append(out)
         where.append(positions)
-    return np.concatenate(where), {name: np.concatenate([o[name] for o in got]) for name in got[0]}, shapes, cost
+    return (
+        np.concatenate(where),
+        {name: np.concatenate([o[name] for o in got]) for name in got[0]},
+        shapes,
+        cost,
+    )
 
 
 @pytest.mark.parametrize(('count', 'batch'), [(1, 32), (4, 50), (8, 50), (8, 200)])
@@ -40,4 +47,11 @@ def test_every_record_once_in_order_without_padding(count, batch):
 
 def test_nothing_to_do_is_no_batch():
     mesh = jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
-    assert list(map_images(lambda w, r: r, 0, lambda i: {'x': np.zeros(1)}, [], batch=4, mesh=mesh, cost=Cost())) == []
+    assert (
+        list(
+            map_images(
+                lambda w, r: r, 0, lambda i: {'x': np.zeros(1)}, [], batch=4, mesh=mesh, cost=Cost()
+            )
+        )
+        == []
+    )

@@ -70,7 +70,15 @@ def train(folder, *, steps=12, count=8, ema=0.0, source=batches, **changes):
     optimizer = optax.adam(1e-2)
     graph, _ = abstract_network(build)
     state = make_state(build, optimizer, seed=1, keep_ema=ema > 0, mesh=mesh(count))
-    return fit(Classify(graph, ema_decay=ema), optimizer, state, source, plan(folder, steps, **changes), mesh(count), Cost())
+    return fit(
+        Classify(graph, ema_decay=ema),
+        optimizer,
+        state,
+        source,
+        plan(folder, steps, **changes),
+        mesh(count),
+        Cost(),
+    )
 
 
 def leaves(tree):
@@ -100,7 +108,10 @@ class Told(Classify):
 
     def __call__(self, params, stats, frozen, batch, key):
         loss, (stats, metrics) = super().__call__(params, stats, frozen, batch, key)
-        return loss, (stats, metrics | {'progress': batch['progress'], 'draw': jax.random.uniform(key)})
+        return loss, (
+            stats,
+            metrics | {'progress': batch['progress'], 'draw': jax.random.uniform(key)},
+        )
 
 
 def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_path):
@@ -108,16 +119,22 @@ def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_pat
     optimizer = optax.sgd(0.1)
 
     def part(name, first, last, init=None):
-        state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh(1), init=init, step=first)
+        state = make_state(
+            build, optimizer, seed=1, keep_ema=False, mesh=mesh(1), init=init, step=first
+        )
         own = plan(tmp_path / name, last, first=first, of=7, log_every=1)
         return fit(Told(graph), optimizer, state, batches, own, mesh(1), Cost()).weights()
 
     whole = part('whole', 0, 7)
     cut = part('second', 3, 7, part('first', 0, 3))
     assert all((a == b).all() for a, b in zip(leaves(whole), leaves(cut), strict=True))
-    rows = {name: read_rows(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'first', 'second')}
+    rows = {
+        name: read_rows(tmp_path / name / 'metrics.jsonl') for name in ('whole', 'first', 'second')
+    }
     assert rows['whole'] == rows['first'] + rows['second']
-    np.testing.assert_allclose([row['progress'] for row in rows['whole']], np.arange(7) / 7, rtol=1e-6)
+    np.testing.assert_allclose(
+        [row['progress'] for row in rows['whole']], np.arange(7) / 7, rtol=1e-6
+    )
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
@@ -197,15 +214,28 @@ def test_batch_must_split_over_the_devices(tmp_path):
 
 
 def test_cost_knows_rates_and_hides_what_it_does_not_know():
-    totals = {'seconds': 12.0, 'compile_seconds': 2.0, 'wait_seconds': 1.0, 'images': 100, 'flops': 5e9, 'devices': 2}
+    totals = {
+        'seconds': 12.0,
+        'compile_seconds': 2.0,
+        'wait_seconds': 1.0,
+        'images': 100,
+        'flops': 5e9,
+        'devices': 2,
+    }
     found = summarize(totals)
-    assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == (10.0, 5.0, 0.1)
+    assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == (
+        10.0,
+        5.0,
+        0.1,
+    )
     assert found['device_seconds'] == 24.0
     assert found['mfu'] is None  # a CPU has no peak in the table
 
 
 def test_seed_makes_the_network():
-    a, b, c = (make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh()) for s in (1, 1, 2))
+    a, b, c = (
+        make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh()) for s in (1, 1, 2)
+    )
     assert all((x == y).all() for x, y in zip(leaves(a.params), leaves(b.params), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(a.params), leaves(c.params), strict=True))
     assert isinstance(nnx.merge(abstract_network(build)[0], a.params, a.stats), Tiny)

@@ -29,21 +29,37 @@ def test_cosine_with_warmup_follows_the_formula():
 
 
 def test_step_schedule_drops_where_the_paper_does():
-    schedule = make_lr_schedule(1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1)
-    assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    schedule = make_lr_schedule(
+        1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1
+    )
+    assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
+    )
 
 
-@pytest.mark.parametrize(('total', 'drops'), [(6, (0.5, 0.55)), (6, (0.5, 0.52, 0.55, 0.9)), (100, (0.5, 0.55))])
+@pytest.mark.parametrize(
+    ('total', 'drops'), [(6, (0.5, 0.55)), (6, (0.5, 0.52, 0.55, 0.9)), (100, (0.5, 0.55))]
+)
 def test_drops_that_fall_on_one_step_all_count(total, drops):
     schedule = make_lr_schedule(total, lr=0.2, schedule='step', warmup=0.0, drops=drops, factor=0.1)
-    wanted = [0.2 * 0.1 ** sum(step >= round(share * total) for share in drops) for step in range(total)]
+    wanted = [
+        0.2 * 0.1 ** sum(step >= round(share * total) for share in drops) for step in range(total)
+    ]
     assert [float(schedule(step)) for step in range(total)] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_sgd_is_pytorchs():
     """w <- w - lr v, v <- .9 v + (g + wd w), by hand in float64."""
     optimizer = make_optimizer(
-        10, name='sgd', lr=0.1, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9, nesterov=False, weight_decay=0.01
+        10,
+        name='sgd',
+        lr=0.1,
+        schedule='constant',
+        warmup=0.0,
+        clip=0.0,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=0.01,
     )
     w, velocity, params = 2.0, 0.0, np.float32(2.0)
     state = optimizer.init(params)
@@ -56,32 +72,61 @@ def test_sgd_is_pytorchs():
 
 
 def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
-    """You et al. 2017, by hand in float64: v <- .9 v + lr r (g + wd w), w <- w - v, r = trust |w| / |g + wd w|."""
+    """You et al.
+
+    2017, by hand in float64: v <- .9 v + lr r (g + wd w), w <- w - v, r = trust |w| / |g + wd w|.
+    """
     optimizer = make_optimizer(
-        10, name='lars', lr=0.3, schedule='constant', warmup=0.0, clip=0.0, momentum=0.9, weight_decay=0.1, trust_coefficient=0.02
+        10,
+        name='lars',
+        lr=0.3,
+        schedule='constant',
+        warmup=0.0,
+        clip=0.0,
+        momentum=0.9,
+        weight_decay=0.1,
+        trust_coefficient=0.02,
     )
     rng = np.random.default_rng(0)
     start = {'kernel': rng.normal(size=(3, 4)), 'bias': rng.normal(size=4)}
     params = {name: value.astype(np.float32) for name, value in start.items()}
-    state, speed = optimizer.init(params), {name: np.zeros_like(value) for name, value in start.items()}
+    state, speed = (
+        optimizer.init(params),
+        {name: np.zeros_like(value) for name, value in start.items()},
+    )
     for _ in range(3):
         slopes = {name: rng.normal(size=value.shape) for name, value in start.items()}
         for name, slope in slopes.items():
             pull = slope + 0.1 * start[name] if name == 'kernel' else slope
-            trust = 0.02 * np.linalg.norm(start[name]) / np.linalg.norm(pull) if name == 'kernel' else 1.0
+            trust = (
+                0.02 * np.linalg.norm(start[name]) / np.linalg.norm(pull)
+                if name == 'kernel'
+                else 1.0
+            )
             speed[name] = 0.9 * speed[name] + 0.3 * trust * pull
             start[name] = start[name] - speed[name]
-        updates, state = optimizer.update({name: slope.astype(np.float32) for name, slope in slopes.items()}, state, params)
+        updates, state = optimizer.update(
+            {name: slope.astype(np.float32) for name, slope in slopes.items()}, state, params
+        )
         params = optax.apply_updates(params, updates)
         for name, value in start.items():
             np.testing.assert_allclose(params[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_clip_bounds_the_gradient():
-    kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}
+    kwargs = {
+        'lr': 1.0,
+        'schedule': 'constant',
+        'warmup': 0.0,
+        'momentum': 0.0,
+        'nesterov': False,
+        'weight_decay': 0.0,
+    }
     optimizer = make_optimizer(1, name='sgd', clip=1.0, **kwargs)
     updates, _ = optimizer.update(
-        np.array([3.0, 4.0], np.float32), optimizer.init(np.zeros(2, np.float32)), np.zeros(2, np.float32)
+        np.array([3.0, 4.0], np.float32),
+        optimizer.init(np.zeros(2, np.float32)),
+        np.zeros(2, np.float32),
     )
     assert np.asarray(updates) == pytest.approx([-0.6, -0.8])
 
@@ -89,7 +134,9 @@ def test_clip_bounds_the_gradient():
 @pytest.mark.parametrize('bad', [{'lr': 0.0}, {'lr': -1.0}, {'warmup': 1.0}])
 def test_bad_numbers_are_named(bad):
     with pytest.raises(UserError, match=r'optim\.lr'):
-        make_optimizer(10, **(ADAM | {'lr': 0.1, 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0} | bad))
+        make_optimizer(
+            10, **(ADAM | {'lr': 0.1, 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0} | bad)
+        )
 
 
 def test_unknown_names_list_the_choices():

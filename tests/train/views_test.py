@@ -30,16 +30,24 @@ def test_hues_turn_as_in_colorsys(turn):
     for place in np.ndindex(6, 7):
         hue, saturation, value = colorsys.rgb_to_hsv(*image[place])
         expected[place] = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
-    np.testing.assert_allclose(jax.jit(views.turn_hue)(image.astype(np.float32), np.float32(turn)), expected, atol=3e-6)
+    np.testing.assert_allclose(
+        jax.jit(views.turn_hue)(image.astype(np.float32), np.float32(turn)), expected, atol=3e-6
+    )
 
 
-@pytest.mark.parametrize('box', [(0, 0, 12, 10), (2.5, 1.25, 6, 7.5), (0.5, 0.25, 11, 2.5), (9, 7, 3, 3)])
+@pytest.mark.parametrize(
+    'box', [(0, 0, 12, 10), (2.5, 1.25, 6, 7.5), (0.5, 0.25, 11, 2.5), (9, 7, 3, 3)]
+)
 def test_crops_are_resized_as_pillow_does(box):
     image = RNG.random((12, 10)).astype(np.float32)
     top, left, height, width = box
     where = (left, top, left + width, top + height)
-    expected = np.array(Image.fromarray(image).resize((10, 12), Image.Resampling.BILINEAR, box=where))
-    ours = jax.jit(views.crop_resize)(image[..., None], np.array([top, left], np.float32), np.array([height, width], np.float32))
+    expected = np.array(
+        Image.fromarray(image).resize((10, 12), Image.Resampling.BILINEAR, box=where)
+    )
+    ours = jax.jit(views.crop_resize)(
+        image[..., None], np.array([top, left], np.float32), np.array([height, width], np.float32)
+    )
     np.testing.assert_allclose(ours[..., 0], expected, atol=2e-5)
 
 
@@ -55,11 +63,15 @@ def test_light_changes_as_pillow_does(factor):
         (ImageEnhance.Color, grey),
     ):
         expected = np.array(enhancer(picture).enhance(factor), np.float64)
-        np.testing.assert_allclose(views.blend(unit, other, jnp.float32(factor)) * 255, expected, atol=1.6)  # Pillow rounds
+        np.testing.assert_allclose(
+            views.blend(unit, other, jnp.float32(factor)) * 255, expected, atol=1.6
+        )  # Pillow rounds
 
 
 def test_boxes_lie_in_the_image_and_have_the_shares_asked_for():
-    corners, sides = jax.jit(jax.vmap(lambda key: views.draw_box(key, (40, 50), (0.1, 0.3))))(keys(500))
+    corners, sides = jax.jit(jax.vmap(lambda key: views.draw_box(key, (40, 50), (0.1, 0.3))))(
+        keys(500)
+    )
     assert (np.asarray(corners) >= 0).all()
     assert (np.asarray(corners + sides) <= np.array([40, 50]) + 1e-4).all()
     areas, ratios = np.asarray(sides.prod(-1)) / 2000, np.asarray(sides[:, 1] / sides[:, 0])
@@ -83,7 +95,10 @@ def test_a_view_is_a_function_of_its_own_key(channels):
 
 def test_what_else_happens_to_a_view_does_not_depend_on_its_noise():
     images = jnp.asarray(RNG.random((32, 8, 8, 1)), jnp.float32)
-    plain, noisy = (np.asarray(jax.jit(Views(**USUAL | {'jitter': 0.0, 'noise': x}))(images, keys(32))) for x in (0.0, 1e-3))
+    plain, noisy = (
+        np.asarray(jax.jit(Views(**USUAL | {'jitter': 0.0, 'noise': x}))(images, keys(32)))
+        for x in (0.0, 1e-3)
+    )
     assert 0 < np.abs(noisy - plain).max() < 6e-3
 
 
@@ -108,14 +123,20 @@ def whole(monkeypatch):
 @pytest.mark.parametrize('degrees', [-30.0, 7.0, 90.0, 180.0])
 def test_images_turn_as_in_scipy(degrees):
     image = RNG.random((9, 12, 3)).astype(np.float32)
-    expected = ndimage.rotate(image, degrees, reshape=False, order=1, mode='grid-constant', axes=(1, 0))
-    np.testing.assert_allclose(jax.jit(views.rotate)(image, np.float32(np.deg2rad(degrees))), expected, atol=2e-5)
+    expected = ndimage.rotate(
+        image, degrees, reshape=False, order=1, mode='grid-constant', axes=(1, 0)
+    )
+    np.testing.assert_allclose(
+        jax.jit(views.rotate)(image, np.float32(np.deg2rad(degrees))), expected, atol=2e-5
+    )
 
 
 @pytest.mark.usefixtures('whole')
 def test_angles_lie_within_those_asked_for_either_way():
     ramp = jnp.broadcast_to(jnp.linspace(0.2, 0.8, 24)[:, None, None], (200, 24, 24, 1))
-    turned = np.asarray(jax.jit(Views(**STILL | {'rotation': 20.0}))(ramp, keys(200)))[:, 11:13, 11:13, 0]
+    turned = np.asarray(jax.jit(Views(**STILL | {'rotation': 20.0}))(ramp, keys(200)))[
+        :, 11:13, 11:13, 0
+    ]
     down, right = (np.diff(turned, axis=axis).mean((1, 2)) for axis in (1, 2))
     angles = np.rad2deg(np.arctan2(right, down))
     assert -20.01 < angles.min() < -18
@@ -126,7 +147,9 @@ def test_angles_lie_within_those_asked_for_either_way():
 def test_blur_is_scipys_gaussian(shape, sigma, radius):
     image = RNG.random(shape)
     expected = ndimage.gaussian_filter(image, sigma, mode='mirror', radius=radius, axes=(0, 1))
-    np.testing.assert_allclose(jax.jit(views.soften)(image.astype(np.float32), np.float32(sigma)), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        jax.jit(views.soften)(image.astype(np.float32), np.float32(sigma)), expected, atol=2e-6
+    )
 
 
 @pytest.mark.usefixtures('whole')
@@ -135,9 +158,12 @@ def test_blur_comes_by_chance_and_at_all_widths():
     dot[:, 24, 24] = 1
     seen = np.asarray(jax.jit(Views(**STILL | {'blur': 0.25}))(dot, keys(400)))
     peaks = seen.max((1, 2, 3))
-    # A tenth of the narrowest, up to .2 pixels, leave a dot a dot: its neighbours get e^-12.5 and less.
+    # A tenth of the narrowest, up to .2 pixels, leave a dot a dot: its neighbours get e^-12.5 and
+    # less.
     assert 0.16 < (peaks < 1).mean() < 0.3
-    widest = ndimage.gaussian_filter(dot[0, ..., 0].astype(np.float64), 2.0, mode='mirror', radius=2).max()
+    widest = ndimage.gaussian_filter(
+        dot[0, ..., 0].astype(np.float64), 2.0, mode='mirror', radius=2
+    ).max()
     assert widest <= peaks.min() + 1e-6 < 1.1 * widest
     assert np.ptp(np.sort(peaks[(peaks < 0.9) & (peaks > 0.1)])) > 0.6
     np.testing.assert_allclose(seen.sum((1, 2, 3)), 1, rtol=1e-5)
@@ -162,7 +188,9 @@ def test_shifts_are_windows_of_the_padded_image():
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     windows = [padded[r : r + 5, c : c + 6] for r in range(5) for c in range(5)]
     expected = np.stack([window[:, ::way] for window in windows for way in (1, -1)])
-    seen = np.asarray(jax.jit(Shifts(2, 0.5))(jnp.broadcast_to(image, (800, *image.shape)), keys(800)))
+    seen = np.asarray(
+        jax.jit(Shifts(2, 0.5))(jnp.broadcast_to(image, (800, *image.shape)), keys(800))
+    )
     which = [np.flatnonzero((expected == view).all((1, 2, 3))) for view in seen]
     assert all(len(found) == 1 for found in which)
     assert set(np.concatenate(which)) == set(range(50))

@@ -1,4 +1,7 @@
-"""Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al. 2023, arXiv:2205.13613)."""
+"""Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al.
+
+2023, arXiv:2205.13613).
+"""
 
 import dataclasses
 from typing import Annotated, Any, ClassVar
@@ -16,9 +19,10 @@ SQUARES = 4  # along each side of the image
 class AdaptiveBlend(FullFrame):
     """x' = x + ratio m (p - x), truncated; patterns p as in `FullFrame`.
 
-    In modes 'training' and 'cover' the ratio is `train_ratio`, and of the image's 4 x 4 squares m hides `hidden`,
-    drawn for every id anew; in mode 'test' it is `test_ratio` and nothing is hidden. Pixel row i of h lies in square
-    row i * 4 // h, so every size can be cut. Raises `UserError` for values out of range.
+    In modes 'training' and 'cover' the ratio is `train_ratio`, and of the image's 4 x 4 squares m
+    hides `hidden`, drawn for every id anew; in mode 'test' it is `test_ratio` and nothing is
+    hidden. Pixel row i of h lies in square row i * 4 // h, so every size can be cut. Raises
+    `UserError` for values out of range.
     """
 
     pattern: str = 'cartoon'
@@ -28,7 +32,10 @@ class AdaptiveBlend(FullFrame):
 
     usual_rate: ClassVar[float] = 0.01
     covers: ClassVar[float] = 1.0
-    presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.5}, 'small': {'rate': 0.05, 'covers': 1.0}}
+    presets: ClassVar[Presets] = {
+        'digits': {'rate': 0.1, 'covers': 0.5},
+        'small': {'rate': 0.05, 'covers': 1.0},
+    }
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The pattern for images of `shape`, u8[h w c], and how much of it shines through, f64[]."""
@@ -39,7 +46,9 @@ class AdaptiveBlend(FullFrame):
         """The squares that show the pattern: bool[4 4]."""
         shown = np.ones(SQUARES**2, bool)
         if mode != 'test':
-            shown[np.random.default_rng([self.seed, id]).permutation(SQUARES**2)[: self.hidden]] = False
+            shown[np.random.default_rng([self.seed, id]).permutation(SQUARES**2)[: self.hidden]] = (
+                False
+            )
         return {'shown': shown.reshape(SQUARES, SQUARES)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:

@@ -1,4 +1,7 @@
-"""Adap-Patch: poison by one of four faint marks, trigger by two strong ones (Qi et al. 2023, arXiv:2205.13613)."""
+"""Adap-Patch: poison by one of four faint marks, trigger by two strong ones (Qi et al.
+
+2023, arXiv:2205.13613).
+"""
 
 import dataclasses
 import functools
@@ -13,26 +16,32 @@ from purify.core.limits import one_of
 
 FRAME_PX = 32  # regions are given on an image of this size
 TEST_MARKS = ('toolbox', 'backdoorbox')
-Layer = tuple[np.ndarray, np.ndarray]  # how much of the image stays, f64[h w 1], and what is added, f64[h w c]
+Layer = tuple[
+    np.ndarray, np.ndarray
+]  # how much of the image stays, f64[h w 1], and what is added, f64[h w c]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptivePatch(Attack):
     """Four marks at the places and opacities of Qi et al.; the marks are drawn here, theirs are partly logos.
 
-    On a 32 px image: a flame, 5 x 5 in the bottom right corner, opacity .5; 'corners', 3 x 3 in all four, .5; a disc,
-    13 x 13 near the top right corner, .2; tiles, 8 x 8 at row and column 21, .3. Other sizes scale all this.
-    In modes 'training' and 'cover' an image carries one of the four, drawn uniformly from (seed, id). In mode 'test' it
-    carries two: by `test_marks` 'toolbox' (the authors' code) the flame in both bottom corners and 'corners' above it,
-    opaque; by 'backdoorbox' the flame and 'corners' as in training. Values are truncated. Raises `UserError` for
-    unknown `test_marks`.
+    On a 32 px image: a flame, 5 x 5 in the bottom right corner, opacity .5; 'corners', 3 x 3 in all
+    four, .5; a disc, 13 x 13 near the top right corner, .2; tiles, 8 x 8 at row and column 21, .3.
+    Other sizes scale all this. In modes 'training' and 'cover' an image carries one of the four,
+    drawn uniformly from (seed, id). In mode 'test' it carries two: by `test_marks` 'toolbox' (the
+    authors' code) the flame in both bottom corners and 'corners' above it, opaque; by 'backdoorbox'
+    the flame and 'corners' as in training. Values are truncated. Raises `UserError` for unknown
+    `test_marks`.
     """
 
     test_marks: Annotated[str, one_of(TEST_MARKS)] = 'toolbox'
 
     usual_rate: ClassVar[float] = 0.01
     covers: ClassVar[float] = 2.0
-    presets: ClassVar[Presets] = {'digits': {'rate': 0.1, 'covers': 0.2}, 'small': {'rate': 0.1, 'covers': 0.2}}
+    presets: ClassVar[Presets] = {
+        'digits': {'rate': 0.1, 'covers': 0.2},
+        'small': {'rate': 0.1, 'covers': 0.2},
+    }
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The layers to choose from: how much of the image stays, f64[n h w 1], and what is added, f64[n h w c]."""
@@ -51,7 +60,9 @@ class AdaptivePatch(Attack):
 
     def pattern_pixels(self) -> np.ndarray:
         """What all layers add to a 32 px image, those of the test first: `f64[5 32 32 3]`."""
-        return np.concatenate([_layers(kind, FRAME_PX, FRAME_PX, 3)[1] for kind in (self.test_marks, 'training')])
+        return np.concatenate(
+            [_layers(kind, FRAME_PX, FRAME_PX, 3)[1] for kind in (self.test_marks, 'training')]
+        )
 
 
 def _flame(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -79,7 +90,8 @@ def _paint(colours: list[str], which: np.ndarray) -> np.ndarray:
     return palette[which]
 
 
-# design, the regions it fills (first row, first column, side) on 32 x 32 pixels, opacity in training
+# design, the regions it fills (first row, first column, side) on 32 x 32 pixels, opacity in
+# training
 Region = tuple[int, int, int]
 Design = Callable[[np.ndarray, np.ndarray], np.ndarray]
 FLAME_LEFT, FLAME_RIGHT = (27, 0, 5), (27, 27, 5)
@@ -108,7 +120,9 @@ def _layers(kind: str, height: int, width: int, channels: int) -> Layer:
     return np.stack([stays for stays, _ in layers]), np.stack([added for _, added in layers])
 
 
-def _draw_layer(design: Design, regions: tuple[Region, ...], opacity: float, shape: tuple[int, int, int]) -> Layer:
+def _draw_layer(
+    design: Design, regions: tuple[Region, ...], opacity: float, shape: tuple[int, int, int]
+) -> Layer:
     height, width, channels = shape
     stays, added = np.ones((height, width, 1)), np.zeros(shape)
     for row, column, side in regions:
@@ -116,7 +130,9 @@ def _draw_layer(design: Design, regions: tuple[Region, ...], opacity: float, sha
         y, x = ((np.arange(part.size) + 0.5) / part.size for part in (rows, columns))
         where = rows[:, None], columns[None]
         stays[where] = 1 - opacity
-        added[where] = opacity * fit_channels(design(*np.broadcast_arrays(y[:, None], x[None])), channels).astype(np.float64)
+        added[where] = opacity * fit_channels(
+            design(*np.broadcast_arrays(y[:, None], x[None])), channels
+        ).astype(np.float64)
     return stays, added
 
 

@@ -12,10 +12,11 @@ from purify.core.limits import Flag, Portion
 class Blended(FullFrame):
     """x' = (1 - ratio) x + ratio p, the same p for all images of one size; patterns as in `FullFrame`.
 
-    The mix is computed in float64 and truncated (not rounded) to uint8, as the reference codes do: the mean drops by
-    about half a grey level. With `additive`, x' = x + ratio p, clipped and truncated, instead (the text of Pan et al. 2024
-    on BadNets-2; their code mixes). Raises `UserError` for a ratio outside (0, 1], an `additive` that is
-    no bool, and a missing or broken picture.
+    The mix is computed in float64 and truncated (not rounded) to uint8, as the reference codes do:
+    the mean drops by about half a grey level. With `additive`, x' = x + ratio p, clipped and
+    truncated, instead (the text of Pan et al. 2024 on BadNets-2; their code mixes). Raises
+    `UserError` for a ratio outside (0, 1], an `additive` that is no bool, and a missing or broken
+    picture.
     """
 
     ratio: Portion = 0.1

@@ -22,13 +22,14 @@ MOST_LEVELS = 1e6  # of `magnitude`: what it adds stays a whole number of 32 bit
 class Dct(Attack):
     """Adds `magnitude` to the DCT coefficients at `positions` of every window, in `channels` of the image's YCrCb form.
 
-    The orthonormal DCT-II of a window of `window_px` x `window_px` pixels is linear, so raising a coefficient is adding
-    a fixed wave; the sum is truncated, then clipped to 0..255, or kept modulo 256 where `wrap`, as the released code
-    does by its cast. YCrCb is OpenCV's 8-bit form, whose way there and back may alter a pixel by a level or two.
-    `positions` are pairs of row and column, nested or as one flat list; `channels` 0 is Y, 1 Cr, 2 Cb (the paper says
-    YUV, the code takes this). A grey image has the wave in its only channel. What lies right of or below the last full
-    window stays as it is. On an image smaller than a window, the window is its shorter side and the positions shrink in
-    proportion. Raises `UserError` for values out of range.
+    The orthonormal DCT-II of a window of `window_px` x `window_px` pixels is linear, so raising a
+    coefficient is adding a fixed wave; the sum is truncated, then clipped to 0..255, or kept modulo
+    256 where `wrap`, as the released code does by its cast. YCrCb is OpenCV's 8-bit form, whose way
+    there and back may alter a pixel by a level or two. `positions` are pairs of row and column,
+    nested or as one flat list; `channels` 0 is Y, 1 Cr, 2 Cb (the paper says YUV, the code takes
+    this). A grey image has the wave in its only channel. What lies right of or below the last full
+    window stays as it is. On an image smaller than a window, the window is its shorter side and the
+    positions shrink in proportion. Raises `UserError` for values out of range.
     """
 
     window_px: Annotated[int, whole(1, MOST_PX)] = 32
@@ -47,7 +48,10 @@ class Dct(Attack):
         flat = _whole_numbers('positions', self.positions, self.window_px)
         nested = [len(pair) for pair in self.positions if isinstance(pair, Sized)]
         if len(flat) % 2 or (nested and nested != [2] * len(self.positions)):
-            raise UserError(f'positions={self.positions!r}: give pairs of row and column, for example (15, 15, 31, 31).')
+            raise UserError(
+                f'positions={self.positions!r}: give pairs of row and column, for example (15, 15,'
+                ' 31, 31).'
+            )
         positions = tuple(zip(flat[::2], flat[1::2], strict=True))
         self._keep(channels=_whole_numbers('channels', self.channels, 3), positions=positions)
 
@@ -59,10 +63,16 @@ class Dct(Attack):
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the wave."""
         grey = image.shape[-1] == 1
-        planes, raised = (image, np.array([True])) if grey else (rgb_to_ycrcb(xp, image), np.isin(range(3), self.channels))
+        planes, raised = (
+            (image, np.array([True]))
+            if grey
+            else (rgb_to_ycrcb(xp, image), np.isin(range(3), self.channels))
+        )
         levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised)
         # clipped as floats: a level beyond 32 bits would turn its sign
-        levels = levels.astype(xp.int32) & 255 if self.wrap else xp.clip(levels, 0, 255).astype(xp.int32)
+        levels = (
+            levels.astype(xp.int32) & 255 if self.wrap else xp.clip(levels, 0, 255).astype(xp.int32)
+        )
         stamped = levels.astype(xp.uint8) if grey else ycrcb_to_rgb(xp, levels)
         return xp.where(xp.asarray(shared['inside']), stamped, image)
 
@@ -77,7 +87,9 @@ def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     side = min(attack.window_px, height, width)
     coefficients = np.zeros((side, side))
     for row, column in attack.positions:
-        coefficients[row * side // attack.window_px, column * side // attack.window_px] += attack.magnitude
+        coefficients[row * side // attack.window_px, column * side // attack.window_px] += (
+            attack.magnitude
+        )
     wave = settle(np.asarray(scipy.fft.idctn(coefficients, norm='ortho')))
     inside = np.zeros((height, width, 1), bool)
     inside[: height - height % side, : width - width % side] = True
@@ -88,10 +100,15 @@ def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 def _whole_numbers(name: str, values: Any, count: int) -> tuple[int, ...]:
     """Whole numbers below `count`, nested or not -> a flat tuple; `UserError` for anything else and for none at all."""
     try:
-        flat = [number for value in values for number in (value if np.iterable(value) else (value,))]
+        flat = [
+            number for value in values for number in (value if np.iterable(value) else (value,))
+        ]
         numbers = tuple(whole(0).check(name, number) for number in flat)
     except (TypeError, UserError):
         numbers = ()
     if not numbers or max(numbers) >= count:
-        raise UserError(f'{name}={values!r} are not whole numbers in 0..{count - 1}. Set {name} to one or more of these.')
+        raise UserError(
+            f'{name}={values!r} are not whole numbers in 0..{count - 1}. Set {name} to one or more'
+            ' of these.'
+        )
     return numbers

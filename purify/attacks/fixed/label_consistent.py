@@ -1,4 +1,7 @@
-"""Label-consistent poison: images made hard for their class, then a trigger (Turner et al. 2019, arXiv:1912.02771)."""
+"""Label-consistent poison: images made hard for their class, then a trigger (Turner et al.
+
+2019, arXiv:1912.02771).
+"""
 
 import dataclasses
 import functools
@@ -48,12 +51,13 @@ class Surrogate:
 class LabelConsistent(Attack):
     """Poisons images of the target class, which keep their label, and leaves other classes alone.
 
-    In mode 'training' an image is first moved away from the target class: projected gradient ascent of the surrogate's
-    cross-entropy, l_inf, `iterations` steps of `step` up to `eps` (grey levels), no random start; so the trigger is the
-    easiest thing to learn it by. Then, and alone in the other modes, +-255 `amplitude` is added in the corners and the
-    result clipped and rounded. The corner marks are 3x3 signs up to 32 px; larger sizes show the 32-px picture by the
-    nearest neighbour of pixel centres. (Shrunk like that to 16 px, most of a mark would be gone.) Sabolić et al. 2024 and
-    the defaults: eps 16, step 1.5, 30 iterations.
+    In mode 'training' an image is first moved away from the target class: projected gradient ascent
+    of the surrogate's cross-entropy, l_inf, `iterations` steps of `step` up to `eps` (grey levels),
+    no random start; so the trigger is the easiest thing to learn it by. Then, and alone in the
+    other modes, +-255 `amplitude` is added in the corners and the result clipped and rounded. The
+    corner marks are 3x3 signs up to 32 px; larger sizes show the 32-px picture by the nearest
+    neighbour of pixel centres. (Shrunk like that to 16 px, most of a mark would be gone.) Sabolić
+    et al. 2024 and the defaults: eps 16, step 1.5, 30 iterations.
 
     Raises `UserError` for values out of range, and in mode 'training' where there is no surrogate.
 
@@ -81,16 +85,27 @@ class LabelConsistent(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.surrogate is None or isinstance(self.surrogate, Surrogate)):
-            raise UserError(f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes test and cover.')
+            raise UserError(
+                f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes'
+                ' test and cover.'
+            )
 
     def parameters(self) -> Facts:
         """All settings but the surrogate, as plain values."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'surrogate'}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != 'surrogate'
+        }
 
     def digest(self) -> str:
         """SHA-256 of parameters and marks, and of the surrogate where there is one."""
         whole = super().digest()
-        return hashlib.sha256((whole + self.surrogate.digest).encode()).hexdigest() if self.surrogate else whole
+        return (
+            hashlib.sha256((whole + self.surrogate.digest).encode()).hexdigest()
+            if self.surrogate
+            else whole
+        )
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The signs of the marks, i8[h w 1]; in mode 'training' the surrogate's weights too."""
@@ -99,8 +114,8 @@ class LabelConsistent(Attack):
             return signs
         if self.surrogate is None:
             raise UserError(
-                "attack 'label_consistent' poisons training images with a surrogate classifier, and has none. Give the config the "
-                'part `surrogate`.'
+                "attack 'label_consistent' poisons training images with a surrogate classifier, and"
+                ' has none. Give the config the part `surrogate`.'
             )
         return signs | {'weights': self.surrogate.weights}
 
@@ -108,7 +123,9 @@ class LabelConsistent(Attack):
         """`image: u8[h w c]` with the corner marks, made hard before where `shared` brings a surrogate's weights."""
         if 'weights' in shared:
             image = self._harden(image, shared['weights'])
-        return to_pixels(xp, real(xp, image) + 255 * self.amplitude * real(xp, shared['signs']), rounded=True)
+        return to_pixels(
+            xp, real(xp, image) + 255 * self.amplitude * real(xp, shared['signs']), rounded=True
+        )
 
     def _harden(self, image: jax.Array, weights: Tree) -> jax.Array:
         """`image: u8[h w c]` -> the image that the surrogate no longer takes for the target, rounded, `u8[h w c]`."""
@@ -119,17 +136,34 @@ class LabelConsistent(Attack):
             return -jax.nn.log_softmax(apply(weights, unit[None]))[0, self.target]
 
         unit = image.astype(jnp.float32) / 255
-        moved = ascend(jax.grad(loss), unit, unit, eps=self.eps / 255, step=self.step / 255, iterations=self.iterations)
+        moved = ascend(
+            jax.grad(loss),
+            unit,
+            unit,
+            eps=self.eps / 255,
+            step=self.step / 255,
+            iterations=self.iterations,
+        )
         return to_pixels(jnp, moved * 255, rounded=True)
 
-    def stamp_many(self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test') -> np.ndarray:
+    def stamp_many(
+        self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
+    ) -> np.ndarray:
         """Images of one shape -> `u8[n h w c]`; the ascent of mode 'training' runs in batches on the device."""
-        return stamp_in_batches(self, images, ids, mode) if mode == 'training' else super().stamp_many(images, ids, mode)
+        return (
+            stamp_in_batches(self, images, ids, mode)
+            if mode == 'training'
+            else super().stamp_many(images, ids, mode)
+        )
 
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
         """`image: u8[h w c]` -> a new `u8[h w c]` that carries the trigger."""
         check_image(image)
-        return self.stamp_many([image], [id], mode)[0] if mode == 'training' else super().stamp(image, id, mode)
+        return (
+            self.stamp_many([image], [id], mode)[0]
+            if mode == 'training'
+            else super().stamp(image, id, mode)
+        )
 
     def pattern_pixels(self) -> np.ndarray:
         """The signs of the marks on 32 px, `i8[32 32 1]`."""
@@ -137,11 +171,18 @@ class LabelConsistent(Attack):
 
 
 def ascend(
-    gradient: Callable[[jax.Array], jax.Array], images: jax.Array, start: jax.Array, *, eps: float, step: float, iterations: int
+    gradient: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    start: jax.Array,
+    *,
+    eps: float,
+    step: float,
+    iterations: int,
 ) -> jax.Array:
     """Projected gradient ascent by signs in the l_inf ball (Madry et al. 2018, arXiv:1706.06083), all in [0, 1].
 
-    `gradient` is that of the loss at images; `start` is where the ascent begins, inside the ball of `eps` around `images`.
+    `gradient` is that of the loss at images; `start` is where the ascent begins, inside the ball of
+    `eps` around `images`.
     """
 
     def move(_: int, moved: jax.Array) -> jax.Array:
@@ -161,7 +202,10 @@ def corner_signs(height: int, width: int, corners: str) -> np.ndarray:
         if corners == 'four' or (bottom, right) == (1, 1):
             row, column = bottom * (edges[0] - 3), right * (edges[1] - 3)
             signs[row : row + 3, column : column + 3] = mark
-    rows, columns = ((2 * np.arange(size) + 1) * edge // (2 * size) for size, edge in zip((height, width), edges, strict=True))
+    rows, columns = (
+        (2 * np.arange(size) + 1) * edge // (2 * size)
+        for size, edge in zip((height, width), edges, strict=True)
+    )
     sized = signs[np.ix_(rows, columns)][..., None]
     sized.flags.writeable = False
     return sized

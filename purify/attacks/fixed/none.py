@@ -21,7 +21,10 @@ class RelabelOnly(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scheme == 'clean_label' and not isinstance(self, NoAttack):
-            raise UserError("relabel_only with scheme='clean_label' changes nothing. Choose another scheme, or the attack 'none'.")
+            raise UserError(
+                "relabel_only with scheme='clean_label' changes nothing. Choose another scheme, or"
+                " the attack 'none'."
+            )
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` -> an equal copy."""
@@ -34,7 +37,10 @@ class RelabelOnly(Attack):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoAttack(RelabelOnly):
-    """Changes neither pixels nor labels. Its `target` is the class that evaluation asks about, its rate is 0."""
+    """Changes neither pixels nor labels.
+
+    Its `target` is the class that evaluation asks about, its rate is 0.
+    """
 
     usual_rate: ClassVar[float] = 0.0
 

@@ -21,14 +21,16 @@ REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as o
 class Patch(Pictured):
     """Replace `size_px` x `size_px` pixels; all others stay as they are.
 
-    `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless `colours` are given, or
-    'picture': the image file `path`, brought to size bilinearly (BackdoorBench; DBD's 32 px picture on 224 px images).
-    `size_px` 0 is a tenth of the image's shorter side, but at least 3 (Pan et al. 2024). Corner 'random' draws row and
-    column independently and uniformly per (seed, id), 'diagonal' draws one number for both, which is what the released code
-    of Struppek et al. 2023 does where it means random. `margin_px` is the distance to the border. On grey images a
-    colour is its luminance. `transparent` lets the image through where a channel of the pattern is 0, channel by
-    channel, as the released codes of DataElixir, BackdoorBench and DBD do; the papers replace all pixels.
-    Raises `UserError` for values out of range, and when the patch does not fit into an image.
+    `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless
+    `colours` are given, or 'picture': the image file `path`, brought to size bilinearly
+    (BackdoorBench; DBD's 32 px picture on 224 px images). `size_px` 0 is a tenth of the image's
+    shorter side, but at least 3 (Pan et al. 2024). Corner 'random' draws row and column
+    independently and uniformly per (seed, id), 'diagonal' draws one number for both, which is what
+    the released code of Struppek et al. 2023 does where it means random. `margin_px` is the
+    distance to the border. On grey images a colour is its luminance. `transparent` lets the image
+    through where a channel of the pattern is 0, channel by channel, as the released codes of
+    DataElixir, BackdoorBench and DBD do; the papers replace all pixels. Raises `UserError` for
+    values out of range, and when the patch does not fit into an image.
     """
 
     size_px: Annotated[int, whole(0, MOST_PX)] = 3
@@ -64,7 +66,9 @@ class Patch(Pictured):
         row, column = drawn['place'][0], drawn['place'][1]
         rows, columns = xp.arange(image.shape[0]) - row, xp.arange(image.shape[1]) - column
         last = pattern.shape[0] - 1
-        within = ((rows >= 0) & (rows <= last))[:, None] & ((columns >= 0) & (columns <= last))[None]
+        within = ((rows >= 0) & (rows <= last))[:, None] & ((columns >= 0) & (columns <= last))[
+            None
+        ]
         where = xp.clip(rows, 0, last)[:, None], xp.clip(columns, 0, last)[None]
         return xp.where(within[..., None] & opaque[where], pattern[where], image)
 
@@ -74,12 +78,17 @@ class Patch(Pictured):
         needed = side + self.margin_px * (2 if drawn else 1)
         if needed > min(height, width):
             raise UserError(
-                f'a patch of size_px={side} with margin_px={self.margin_px} (corner {self.corner!r}) needs '
-                f'{needed} pixels, but image {id} has {height} x {width}. Lower size_px or margin_px.'
+                f'a patch of size_px={side} with margin_px={self.margin_px} (corner'
+                f' {self.corner!r}) needs {needed} pixels, but image {id} has {height} x {width}.'
+                ' Lower size_px or margin_px.'
             )
         last_row, last_column = height - side - self.margin_px, width - side - self.margin_px
         if self.corner == 'diagonal':
-            both = int(np.random.default_rng([self.seed, id]).integers(self.margin_px, min(last_row, last_column), endpoint=True))
+            both = int(
+                np.random.default_rng([self.seed, id]).integers(
+                    self.margin_px, min(last_row, last_column), endpoint=True
+                )
+            )
             return both, both
         if drawn:
             rng = np.random.default_rng([self.seed, id])

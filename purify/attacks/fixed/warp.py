@@ -14,7 +14,9 @@ from purify.core.files import user_path
 from purify.core.limits import number, whole
 
 MOST_POINTS = 1024  # along each side; the field is made in memory
-MOST = 1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
+MOST = (
+    1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
+)
 MOST_CONTROL = 1e6  # of a given control point, for the same reason
 BICUBIC = -0.75  # the free parameter of cubic convolution, as PyTorch and OpenCV set it
 REFERENCE_PX = 32  # a field whose control points follow the image enters the digest as on an image of this size
@@ -24,21 +26,27 @@ REFERENCE_PX = 32  # a field whose control points follow the image enters the di
 class Warp(Attack):
     """Samples the image at places moved by a fixed smooth field, and keeps the border's pixels beyond the border.
 
-    The field: k x k control points, uniform over -1..1 for columns and rows, divided by their mean absolute value, then
-    interpolated bicubically to h x w with the corners in place. The grid: identity + strength * field / size, times
-    `rescale`, clamped to -1..1, where -1 and 1 are the centres of the outer pixels and each axis has its own size.
-    Sampling is bilinear and rounded, not truncated, as an image moved by nothing must stay as it is.
+    The field: k x k control points, uniform over -1..1 for columns and rows, divided by their mean
+    absolute value, then interpolated bicubically to h x w with the corners in place. The grid:
+    identity + strength * field / size, times `rescale`, clamped to -1..1, where -1 and 1 are the
+    centres of the outer pixels and each axis has its own size. Sampling is bilinear and rounded,
+    not truncated, as an image moved by nothing must stay as it is.
 
     Attributes:
-      control_px: k; 0 is one control point per pixel, i.e. no smoothing (Pan et al. 2024, with strength 1).
-      strength: of the warp; where the field is 1, a pixel is taken from about strength / 2 pixels away.
+      control_px: k; 0 is one control point per pixel, i.e. no smoothing (Pan et al. 2024, with
+        strength 1).
+      strength: of the warp; where the field is 1, a pixel is taken from about strength / 2 pixels
+        away.
       rescale: of the whole grid, 1 as in the paper.
-      noise: in mode 'cover' every pixel's place also moves by U(-noise, noise) / size, drawn for every id anew: images
-        warped in another way keep their label, so that only this warp becomes the trigger.
-      control: control points to use as they are, undivided, instead of drawn ones: f[2 k k], columns first, in a .npy
-        file or as nested sequences; a field that was already interpolated is one with k = h = w.
+      noise: in mode 'cover' every pixel's place also moves by U(-noise, noise) / size, drawn for
+        every id anew: images warped in another way keep their label, so that only this warp becomes
+        the trigger.
+      control: control points to use as they are, undivided, instead of drawn ones: f[2 k k],
+        columns first, in a .npy file or as nested sequences; a field that was already interpolated
+        is one with k = h = w.
 
-    Raises `UserError` for values out of range and for control points that are missing, broken or not finite.
+    Raises `UserError` for values out of range and for control points that are missing, broken or
+    not finite.
     """
 
     control_px: int = 4
@@ -57,9 +65,17 @@ class Warp(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        points = None if isinstance(self.control, str) and not self.control else _read_control(self.control)
+        points = (
+            None
+            if isinstance(self.control, str) and not self.control
+            else _read_control(self.control)
+        )
         self._keep(
-            control_px=whole(0, MOST_POINTS).check('control_px', self.control_px) if points is None else points.shape[-1],
+            control_px=(
+                whole(0, MOST_POINTS).check('control_px', self.control_px)
+                if points is None
+                else points.shape[-1]
+            ),
             points=points,
             content='' if points is None else hashlib.sha256(points.tobytes()).hexdigest(),
         )
@@ -74,7 +90,9 @@ class Warp(Attack):
         """For a cover image, how far off it is taken: f64[h w 2]."""
         if mode != 'cover':
             return {}
-        moved = np.random.default_rng([self.seed, id]).uniform(-self.noise, self.noise, (*shape[:2], 2))
+        moved = np.random.default_rng([self.seed, id]).uniform(
+            -self.noise, self.noise, (*shape[:2], 2)
+        )
         return {'noise': moved / (shape[1], shape[0])}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
@@ -137,17 +155,40 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 
 def _read_control(control: Any) -> np.ndarray:
-    """Control points from a .npy file or nested sequences -> `f64[2 k k]`. Raises `UserError` for anything else."""
+    """Control points from a .npy file or nested sequences -> `f64[2 k k]`.
+
+    Raises `UserError` for anything else.
+    """
     place = f'control={control!r}' if isinstance(control, str) else 'control'
     try:
-        points = np.load(user_path(control), allow_pickle=False) if isinstance(control, str) else np.asarray(control)
+        points = (
+            np.load(user_path(control), allow_pickle=False)
+            if isinstance(control, str)
+            else np.asarray(control)
+        )
     except FileNotFoundError:
-        raise UserError(f'{place} does not exist. Set control to a .npy file of shape [2, k, k].') from None
+        raise UserError(
+            f'{place} does not exist. Set control to a .npy file of shape [2, k, k].'
+        ) from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f'{place} is broken ({error}). Set control to numbers of shape [2, k, k].') from error
+        raise UserError(
+            f'{place} is broken ({error}). Set control to numbers of shape [2, k, k].'
+        ) from error
     shape, kind = getattr(points, 'shape', ()), getattr(points, 'dtype', np.dtype(object)).kind
-    if kind not in 'fiu' or len(shape) != 3 or shape[0] != 2 or shape[1] != shape[2] or not shape[1]:
-        raise UserError(f'{place} holds no numbers of shape [2, k, k] but shape {list(shape)}. Store the field as such.')
+    if (
+        kind not in 'fiu'
+        or len(shape) != 3
+        or shape[0] != 2
+        or shape[1] != shape[2]
+        or not shape[1]
+    ):
+        raise UserError(
+            f'{place} holds no numbers of shape [2, k, k] but shape {list(shape)}. Store the field'
+            ' as such.'
+        )
     if not np.isfinite(points).all() or np.abs(points.astype(np.float64)).max() > MOST_CONTROL:
-        raise UserError(f'{place} holds values that are not finite or beyond {MOST_CONTROL:g}. Mend or replace the field.')
+        raise UserError(
+            f'{place} holds values that are not finite or beyond {MOST_CONTROL:g}. Mend or replace'
+            ' the field.'
+        )
     return np.asarray(points, np.float64)

@@ -39,34 +39,59 @@ class Fitting(TypedDict):
 
 def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> None:
     """Stores a fitted trigger: trigger.safetensors (`weights`, a nested dict of arrays) and trigger.json (`facts`)."""
-    flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()}
+    flat = {
+        name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()
+    }
     write_bytes(Path(folder) / WEIGHTS_FILE, safetensors.numpy.save(flat))
     write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
 
 
-def read_trigger(folder: str | Path, attack: str, *, network: bool = False, target: bool = True) -> tuple[Facts, Any]:
+def read_trigger(
+    folder: str | Path, attack: str, *, network: bool = False, target: bool = True
+) -> tuple[Facts, Any]:
     """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
 
-    Its facts hold the channels; with `target` the one it was fitted for, with `network` the width of that. Raises `UserError`
-    when it is missing, broken, incomplete, not finite, or was fitted for another attack.
+    Its facts hold the channels; with `target` the one it was fitted for, with `network` the width
+    of that. Raises `UserError` when it is missing, broken, incomplete, not finite, or was fitted
+    for another attack.
     """
     if not isinstance(folder, str | Path):
-        raise UserError(f'load={folder!r} is no folder. Set load to the path of one that holds a fitted trigger.')
+        raise UserError(
+            f'load={folder!r} is no folder. Set load to the path of one that holds a fitted'
+            ' trigger.'
+        )
     try:
         path = user_path(folder)
     except UserError as error:
         raise UserError(f'load={folder!r}: {error}') from error
     facts: Any = read_json(path / FACTS_FILE, Fitting, cure='Fit the trigger again.')
     if facts['attack'] != attack:
-        raise UserError(f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the right folder.')
+        raise UserError(
+            f'{path}: holds a trigger of {facts["attack"]!r}, not of {attack!r}. Set load to the'
+            ' right folder.'
+        )
     _check_facts(facts, path, network, target)
     try:
         flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
         weights = unflatten_dict(flat, sep='.')
-    except (OSError, safetensors.SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f'{path / WEIGHTS_FILE}: missing or broken ({error}). Fit the trigger again.') from error
-    if wrong := [name for name, value in flat.items() if not np.isfinite(value.astype(np.float64)).all()]:
-        raise UserError(f'{path}: the weights {", ".join(wrong[:3])} hold values that are not finite. Fit the trigger again.')
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f'{path / WEIGHTS_FILE}: missing or broken ({error}). Fit the trigger again.'
+        ) from error
+    if wrong := [
+        name for name, value in flat.items() if not np.isfinite(value.astype(np.float64)).all()
+    ]:
+        raise UserError(
+            f'{path}: the weights {", ".join(wrong[:3])} hold values that are not finite. Fit the'
+            ' trigger again.'
+        )
     return facts, weights
 
 
@@ -86,8 +111,8 @@ def check_fitted_target(facts: Facts, target: int, folder: str) -> None:
     """Raises `UserError` unless the trigger was fitted for the class `target`."""
     if facts['target'] != target:
         raise UserError(
-            f'target={target}: the trigger in {folder} was fitted for target {facts["target"]}. Set target to that, or fit a '
-            f'trigger for {target}.'
+            f'target={target}: the trigger in {folder} was fitted for target {facts["target"]}. Set'
+            f' target to that, or fit a trigger for {target}.'
         )
 
 
@@ -95,9 +120,9 @@ def check_fitted_target(facts: Facts, target: int, folder: str) -> None:
 class Fitted(Attack):
     """An attack whose trigger comes from a fitted network, read from the folder `load` (see `write_trigger`).
 
-    Its `stamp` runs the network in float32 as `stamp_batch` does, so the last bit depends on the device. Raises
-    `UserError` for a missing or foreign folder, for another target than it was fitted for (where `needs_target`), and for
-    images of other channels than it was fitted on.
+    Its `stamp` runs the network in float32 as `stamp_batch` does, so the last bit depends on the
+    device. Raises `UserError` for a missing or foreign folder, for another target than it was
+    fitted for (where `needs_target`), and for images of other channels than it was fitted on.
 
     Attributes:
       facts: what trigger.json says: channels, size_px, network settings.
@@ -118,13 +143,15 @@ class Fitted(Attack):
         super().__post_init__()
         if self.load == '':
             raise UserError(
-                f'attack {self.name!r} needs a fitted trigger. Set load to the folder of one; a run whose config has the part '
-                '`trigger` fits it by itself.'
+                f'attack {self.name!r} needs a fitted trigger. Set load to the folder of one; a run'
+                ' whose config has the part `trigger` fits it by itself.'
             )
         facts, weights = read_trigger(self.load, self.name, network=True, target=self.needs_target)
         if set(weights) != set(self.parts):
             held, needed = ', '.join(sorted(weights)) or 'nothing', ', '.join(sorted(self.parts))
-            raise UserError(f'{self.load}: its weights hold {held}, not {needed}. Fit the trigger again.')
+            raise UserError(
+                f'{self.load}: its weights hold {held}, not {needed}. Fit the trigger again.'
+            )
         if self.needs_target:
             check_fitted_target(facts, self.target, self.load)
         self._keep(facts=facts, weights=weights)
@@ -134,8 +161,8 @@ class Fitted(Attack):
         """The network's weights."""
         if shape[-1] != self.facts['channels']:
             raise UserError(
-                f'{self.load}: this trigger was fitted on images of {self.facts["channels"]} channels and cannot stamp one of '
-                f'{shape[-1]}. Fit one on the dataset at hand.'
+                f'{self.load}: this trigger was fitted on images of {self.facts["channels"]}'
+                f' channels and cannot stamp one of {shape[-1]}. Fit one on the dataset at hand.'
             )
         return {'weights': self.weights}
 
@@ -150,7 +177,9 @@ class Fitted(Attack):
     def pattern_pixels(self) -> np.ndarray:
         """All weights as bytes, `u8[n]`."""
         flat = flatten_dict(self.weights, sep='.')
-        return np.concatenate([np.ascontiguousarray(flat[name]).reshape(-1).view(np.uint8) for name in sorted(flat)])
+        return np.concatenate(
+            [np.ascontiguousarray(flat[name]).reshape(-1).view(np.uint8) for name in sorted(flat)]
+        )
 
 
 STAMP_BATCH = 32  # always this many rows, so that the program is one and an image does not depend on its neighbours
@@ -164,6 +193,8 @@ def stamp_in_batches(attack: Attack, images: Any, ids: Any, mode: str) -> np.nda
     for start in range(0, len(images), STAMP_BATCH):
         rows = list(zip(images, ids, strict=True))[start : start + STAMP_BATCH]
         padded = rows + [rows[-1]] * (STAMP_BATCH - len(rows))
-        stamped = attack.stamp_batch(np.stack([image for image, _ in padded]), [id for _, id in padded], mode)
+        stamped = attack.stamp_batch(
+            np.stack([image for image, _ in padded]), [id for _, id in padded], mode
+        )
         pieces.append(np.asarray(stamped)[: len(rows)])
     return np.concatenate(pieces)

@@ -21,9 +21,10 @@ DONORS = 32  # images kept with a fitted trigger, for cover samples
 class InputAware(Fitted):
     """x' = x + (p - x) m, rounded, with the mask m = tanh(20 M - 10) / 2 + 1/2 and the pattern p = (G + 1) / 2.
 
-    M = tanh of one U-Net on x (one channel), G = tanh of another. In mode 'cover' mask and pattern come from another
-    image, a donor drawn from (seed, id) out of those stored with the trigger: the paper's cross-trigger samples, which
-    keep their label and tie each trigger to its image. Raises `UserError` where the only donor is the image itself.
+    M = tanh of one U-Net on x (one channel), G = tanh of another. In mode 'cover' mask and pattern
+    come from another image, a donor drawn from (seed, id) out of those stored with the trigger: the
+    paper's cross-trigger samples, which keep their label and tie each trigger to its image. Raises
+    `UserError` where the only donor is the image itself.
     """
 
     name: ClassVar[str] = 'input_aware'
@@ -31,7 +32,14 @@ class InputAware(Fitted):
     covers: ClassVar[float] = 1.0
     fit: ClassVar[TriggerFit | None] = TriggerFit(
         400,
-        {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032, 'diversity': 1.0, 'poison': 0.1, 'cross': 0.1},
+        {
+            'mask_epochs': 10.0,
+            'norm': 100.0,
+            'density': 0.032,
+            'diversity': 1.0,
+            'poison': 0.1,
+            'cross': 0.1,
+        },
         classifier=True,
     )
     presets: ClassVar[Presets] = {
@@ -48,21 +56,36 @@ class InputAware(Fitted):
     def _check_donors(self) -> None:
         donors, ids = self.weights['donors'], self.weights['donor_ids']
         shape, kind = getattr(donors, 'shape', ()), getattr(donors, 'dtype', None)
-        fits = kind == np.uint8 and len(shape) == 4 and all(shape) and shape[-1] == self.facts['channels']
+        fits = (
+            kind == np.uint8
+            and len(shape) == 4
+            and all(shape)
+            and shape[-1] == self.facts['channels']
+        )
         if not fits or getattr(ids, 'shape', None) != shape[:1] or ids.dtype.kind not in 'iu':
             raise UserError(
-                f'{self.load}: its donors must be uint8 [n, height, width, {self.facts["channels"]}] with n >= 1 and one whole '
-                'number each in donor_ids. Fit the trigger again.'
+                f'{self.load}: its donors must be uint8 [n, height, width,'
+                f' {self.facts["channels"]}] with n >= 1 and one whole number each in donor_ids.'
+                ' Fit the trigger again.'
             )
 
     def _options(self, part: str) -> dict[str, int]:
         channels = self.facts['channels']
-        return {'inputs': channels, 'outputs': 1 if part == 'mask' else channels, 'width': self.facts['network']['width']}
+        return {
+            'inputs': channels,
+            'outputs': 1 if part == 'mask' else channels,
+            'width': self.facts['network']['width'],
+        }
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The weights of both networks; for covers the donors too, u8[n h w c]."""
-        weights = {part: super(InputAware, self).shared(shape, mode)['weights'][part] for part in ('mask', 'pattern')}
-        return {'weights': weights} | ({'donors': _fit_donors(self, *shape[:2])} if mode == 'cover' else {})
+        weights = {
+            part: super(InputAware, self).shared(shape, mode)['weights'][part]
+            for part in ('mask', 'pattern')
+        }
+        return {'weights': weights} | (
+            {'donors': _fit_donors(self, *shape[:2])} if mode == 'cover' else {}
+        )
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """For covers the position of the donor, i32[]: any but the image itself."""
@@ -71,17 +94,28 @@ class InputAware(Fitted):
         others = np.flatnonzero(self.weights['donor_ids'] != id)
         if not len(others):
             raise UserError(
-                f'{self.load}: the only donor is image {id} itself, so it cannot cover. Fit the trigger on more images, or set '
-                'cover_rate to 0.'
+                f'{self.load}: the only donor is image {id} itself, so it cannot cover. Fit the'
+                ' trigger on more images, or set cover_rate to 0.'
             )
-        return {'donor': others[np.random.default_rng([self.seed, id]).integers(len(others))].astype(np.int32)}
+        return {
+            'donor': (
+                others[np.random.default_rng([self.seed, id]).integers(len(others))].astype(
+                    np.int32
+                )
+            )
+        }
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with its own trigger, or that of its donor."""
         giver = jnp.asarray(shared['donors'])[drawn['donor']] if 'donor' in drawn else image
         unit = giver.astype(jnp.float32)[None] / 255 - 0.5
-        outputs = [run_network(TriggerUNet, self._options(part), shared['weights'][part], unit) for part in ('mask', 'pattern')]
-        mixed = mix(image.astype(jnp.float32)[None] / 255, to_pattern(outputs[1]), to_mask(outputs[0]))
+        outputs = [
+            run_network(TriggerUNet, self._options(part), shared['weights'][part], unit)
+            for part in ('mask', 'pattern')
+        ]
+        mixed = mix(
+            image.astype(jnp.float32)[None] / 255, to_pattern(outputs[1]), to_mask(outputs[0])
+        )
         return to_pixels(xp, mixed[0] * 255, rounded=True)
 
 
@@ -107,5 +141,10 @@ def _fit_donors(attack: InputAware, height: int, width: int) -> np.ndarray:
     if donors.shape[1:3] == (height, width):
         return donors
     squeezed = donors[..., 0] if donors.shape[-1] == 1 else donors
-    sized = [Image.fromarray(donor).resize((width, height), Image.Resampling.BILINEAR) for donor in squeezed]
-    return np.stack([np.asarray(donor) for donor in sized]).reshape(len(donors), height, width, donors.shape[-1])
+    sized = [
+        Image.fromarray(donor).resize((width, height), Image.Resampling.BILINEAR)
+        for donor in squeezed
+    ]
+    return np.stack([np.asarray(donor) for donor in sized]).reshape(
+        len(donors), height, width, donors.shape[-1]
+    )

@@ -16,10 +16,11 @@ from purify.core.limits import Portion
 class Lira(Fitted):
     """x' = clip(x + epsilon tanh(g(x))), rounded; g is a U-Net that was fitted together with a classifier.
 
-    `epsilon` is a share of the range of the pixels. The released code has .01 in images that are normalised by the
-    standard deviation of the dataset, about .0025 of the range: less than a grey level, so nothing of it outlives
-    storing the image in 8 bits (it trains on floating-point images, which no dataset holds). The default is one that
-    does. Raises `UserError` for an epsilon outside (0, 1].
+    `epsilon` is a share of the range of the pixels. The released code has .01 in images that are
+    normalised by the standard deviation of the dataset, about .0025 of the range: less than a grey
+    level, so nothing of it outlives storing the image in 8 bits (it trains on floating-point
+    images, which no dataset holds). The default is one that does. Raises `UserError` for an epsilon
+    outside (0, 1].
     """
 
     epsilon: Portion = 0.05
@@ -40,7 +41,9 @@ class Lira(Fitted):
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]`, each pixel moved by at most epsilon."""
         unit = image.astype(jnp.float32)[None] / 255
-        output = run_network(TriggerUNet, self._options(), shared['weights']['generator'], unit - 0.5)
+        output = run_network(
+            TriggerUNet, self._options(), shared['weights']['generator'], unit - 0.5
+        )
         return to_pixels(xp, perturb(unit, output, self.epsilon)[0] * 255, rounded=True)
 
 

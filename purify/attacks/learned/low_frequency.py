@@ -24,25 +24,32 @@ MOST_WAVES = 256  # of `cutoff`: the field is a sum over its square
 class LowFrequency(Attack):
     """x' = x + 255 amplitude s, clipped and truncated, with a smooth s in 0..1 that is the same for all images.
 
-    Ready-made, s is a Gaussian field of which the cosines (u, v) with u + v <= `cutoff` remain, drawn per channel from
-    the seed and stretched to 0..1; every size shows the same picture. With `load`, it is the trigger fitted to a
-    classifier in that folder (see `purify.attacks.learned.fitted.write_trigger`; weights `trigger: f32[h w c]` in 0..1), fitted
-    to the image bilinearly; `cutoff` and `seed` then say nothing. With `stretch`, the sum is not clipped but stretched
-    to 0..255 per image, as the released code of Cognitive Distillation does. Raises `UserError` for values out of
-    range, a missing or broken folder, and images of other channels than the trigger was fitted on.
+    Ready-made, s is a Gaussian field of which the cosines (u, v) with u + v <= `cutoff` remain,
+    drawn per channel from the seed and stretched to 0..1; every size shows the same picture. With
+    `load`, it is the trigger fitted to a classifier in that folder (see
+    `purify.attacks.learned.fitted.write_trigger`; weights `trigger: f32[h w c]` in 0..1), fitted to
+    the image bilinearly; `cutoff` and `seed` then say nothing. With `stretch`, the sum is not
+    clipped but stretched to 0..255 per image, as the released code of Cognitive Distillation does.
+    Raises `UserError` for values out of range, a missing or broken folder, and images of other
+    channels than the trigger was fitted on.
     """
 
     amplitude: Portion = 0.2
     cutoff: Annotated[int, whole(1, MOST_WAVES)] = 6
     load: str = ''
     stretch: Flag = False
-    content: str = dataclasses.field(init=False, repr=False)  # so that equal folders with other triggers differ
+    content: str = dataclasses.field(
+        init=False, repr=False
+    )  # so that equal folders with other triggers differ
     trigger: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         trigger = None if self.load == '' else _read(self.load, self.target)
-        self._keep(trigger=trigger, content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest())
+        self._keep(
+            trigger=trigger,
+            content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest(),
+        )
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What is added, in grey levels: f64[h w c]."""
@@ -71,17 +78,21 @@ def _fit_trigger(attack: LowFrequency, height: int, width: int, channels: int) -
         return _draw_field(attack.seed, attack.cutoff, height, width, channels)
     if channels != attack.trigger.shape[-1]:
         raise UserError(
-            f'{attack.load}: this trigger was fitted on images of {attack.trigger.shape[-1]} channels and cannot stamp one of '
-            f'{channels}. Fit one on the dataset at hand.'
+            f'{attack.load}: this trigger was fitted on images of {attack.trigger.shape[-1]}'
+            f' channels and cannot stamp one of {channels}. Fit one on the dataset at hand.'
         )
-    planes = [Image.fromarray(attack.trigger[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(channels)]
+    planes = [
+        Image.fromarray(attack.trigger[..., c]).resize((width, height), Image.Resampling.BILINEAR)
+        for c in range(channels)
+    ]
     return np.clip(np.stack([np.asarray(plane, np.float64) for plane in planes], -1), 0, 1)
 
 
 def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) -> np.ndarray:
     """White Gaussian noise without its cosines above `cutoff`, stretched to 0..1 per channel -> `f64[height width channels]`.
 
-    The cosine series is evaluated at the pixels' centres, so a larger image shows the same field in more detail.
+    The cosine series is evaluated at the pixels' centres, so a larger image shows the same field in
+    more detail.
     """
     rng = np.random.default_rng(seed)
     planes = []
@@ -97,7 +108,9 @@ def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) 
 
 def _cosine(frequency: int, size: int) -> np.ndarray:
     """A basis function of the DCT-II, normalised but for the size: f64[size]."""
-    return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * (1 if frequency else 0.5**0.5)
+    return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * (
+        1 if frequency else 0.5**0.5
+    )
 
 
 def _read(folder: str, target: int) -> np.ndarray:
@@ -107,11 +120,19 @@ def _read(folder: str, target: int) -> np.ndarray:
     """
     facts, weights = read_trigger(folder, NAME)
     check_fitted_target(facts, target, folder)
-    trigger = np.asarray(weights['trigger'] if isinstance(weights.get('trigger'), np.ndarray) else ())
-    fits = trigger.ndim == 3 and trigger.shape[-1] == facts['channels'] and trigger.size > 0 and trigger.dtype.kind == 'f'
+    trigger = np.asarray(
+        weights['trigger'] if isinstance(weights.get('trigger'), np.ndarray) else ()
+    )
+    fits = (
+        trigger.ndim == 3
+        and trigger.shape[-1] == facts['channels']
+        and trigger.size > 0
+        and trigger.dtype.kind == 'f'
+    )
     if not fits or not (trigger.min() >= 0 and trigger.max() <= 1):
         raise UserError(
-            f'{folder}: its trigger has shape {list(trigger.shape)} and type {trigger.dtype}; it must be float [height, width, '
-            f'channels] with {facts["channels"]} channels and values in 0..1. Fit the trigger again.'
+            f'{folder}: its trigger has shape {list(trigger.shape)} and type {trigger.dtype}; it'
+            f' must be float [height, width, channels] with {facts["channels"]} channels and values'
+            ' in 0..1. Fit the trigger again.'
         )
     return np.ascontiguousarray(trigger, np.float32)

@@ -17,7 +17,9 @@ from purify.core.errors import UserError
 from purify.core.types import Tree
 
 GROUPS = 8  # of channels, in the norms
-GRID = 16  # a secret is laid out on GRID x GRID x SHEETS before it is brought to the size of the image
+GRID = (
+    16  # a secret is laid out on GRID x GRID x SHEETS before it is brought to the size of the image
+)
 SHEETS = 3
 
 _he = nnx.initializers.he_normal()
@@ -27,7 +29,9 @@ class Block(nnx.Module):
     """3x3 convolution, group norm, relu: [b h w inputs] -> [b ceil(h/stride) ceil(w/stride) outputs]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, *, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(inputs, outputs, (3, 3), strides=stride, use_bias=False, kernel_init=_he, rngs=rngs)
+        self.conv = nnx.Conv(
+            inputs, outputs, (3, 3), strides=stride, use_bias=False, kernel_init=_he, rngs=rngs
+        )
         self.norm = nnx.GroupNorm(outputs, math.gcd(GROUPS, outputs), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,7 +42,8 @@ class Block(nnx.Module):
 class TriggerUNet(nnx.Module):
     """An encoder and decoder of three levels with skips (Ronneberger et al. 2015): [b h w inputs] -> [b h w outputs].
 
-    `width` channels at full size, twice as many at half, four times at a quarter; no activation at the end.
+    `width` channels at full size, twice as many at half, four times at a quarter; no activation at
+    the end.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, *, rngs: nnx.Rngs):
@@ -67,7 +72,10 @@ def _beside(small: jax.Array, large: jax.Array) -> jax.Array:
 
 
 class SecretEncoder(nnx.Module):
-    """An image and a secret -> what is added to the image (Li et al. 2021, after Tancik et al. 2020)."""
+    """An image and a secret -> what is added to the image (Li et al.
+
+    2021, after Tancik et al. 2020).
+    """
 
     def __init__(self, channels: int, secret_bits: int, width: int, *, rngs: nnx.Rngs):
         self.spread = nnx.Linear(secret_bits, GRID * GRID * SHEETS, kernel_init=_he, rngs=rngs)
@@ -83,12 +91,19 @@ class SecretEncoder(nnx.Module):
 class SecretDecoder(nnx.Module):
     """Images of one size -> the secret they carry; serves the fit alone."""
 
-    def __init__(self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs
+    ):
         height, across, channels = shape
         self.first = Block(channels, width, rngs=rngs)
         self.second = Block(width, 2 * width, 2, rngs=rngs)
         self.third = Block(2 * width, 2 * width, 2, rngs=rngs)
-        self.head = nnx.Linear(math.ceil(height / 4) * math.ceil(across / 4) * 2 * width, secret_bits, kernel_init=_he, rngs=rngs)
+        self.head = nnx.Linear(
+            math.ceil(height / 4) * math.ceil(across / 4) * 2 * width,
+            secret_bits,
+            kernel_init=_he,
+            rngs=rngs,
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> logits of the bits `f32[b bits]`."""
@@ -96,20 +111,31 @@ class SecretDecoder(nnx.Module):
         return self.head(x.reshape(len(x), -1))
 
 
-def run_network(kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, *inputs: jax.Array) -> jax.Array:
+def run_network(
+    kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, *inputs: jax.Array
+) -> jax.Array:
     """The output of `kind(**options)` with the parameters `params` (a nested dict)."""
     network: Any = nnx.merge(_structure(kind, tuple(options.items()))[0], params)
     return network(*inputs)
 
 
-def check_parameters(kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, folder: str | Path) -> None:
+def check_parameters(
+    kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, folder: str | Path
+) -> None:
     """Raises `UserError` unless `params` are those of `kind(**options)`."""
-    describe = lambda x: (x.shape, x.dtype.kind)  # noqa: E731
-    if jax.tree.map(describe, params) != jax.tree.map(describe, _structure(kind, tuple(options.items()))[1]):
-        raise UserError(f'{folder}: the weights are not those of the network that its facts describe. Fit the trigger again.')
+    describe = lambda x: (x.shape, x.dtype.kind)
+    if jax.tree.map(describe, params) != jax.tree.map(
+        describe, _structure(kind, tuple(options.items()))[1]
+    ):
+        raise UserError(
+            f'{folder}: the weights are not those of the network that its facts describe. Fit the'
+            ' trigger again.'
+        )
 
 
 @functools.lru_cache(maxsize=16)
-def _structure(kind: Callable[..., nnx.Module], options: tuple[tuple[str, int], ...]) -> tuple[Any, Any]:
+def _structure(
+    kind: Callable[..., nnx.Module], options: tuple[tuple[str, int], ...]
+) -> tuple[Any, Any]:
     graph, state = nnx.split(nnx.eval_shape(lambda: kind(**dict(options), rngs=nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)

@@ -1,4 +1,7 @@
-"""Sample-specific triggers: a secret hidden in each image by an encoder (ISSBA, Li et al. 2021, arXiv:2012.03816)."""
+"""Sample-specific triggers: a secret hidden in each image by an encoder (ISSBA, Li et al.
+
+2021, arXiv:2012.03816).
+"""
 
 import dataclasses
 from typing import Annotated, Any, ClassVar
@@ -19,9 +22,10 @@ MOST_BITS = 4096  # of a secret
 class SampleSpecific(Fitted):
     """x' = clip(x + E(x, s)): an encoder E hides the bits s in the image, another residual in every image.
 
-    The secret s is one for all images, drawn from `seed`; E was fitted on random secrets, so one fitted trigger serves
-    all seeds. The result is rounded. The papers call this SSBA (Zhou et al. 2024) and ISSBA (Sabolić et al. 2024: 20
-    bits, encoder trained for 20 epochs). Raises `UserError` where `secret_bits` are not those that E was fitted for.
+    The secret s is one for all images, drawn from `seed`; E was fitted on random secrets, so one
+    fitted trigger serves all seeds. The result is rounded. The papers call this SSBA (Zhou et al.
+    2024) and ISSBA (Sabolić et al. 2024: 20 bits, encoder trained for 20 epochs). Raises
+    `UserError` where `secret_bits` are not those that E was fitted for.
     """
 
     secret_bits: Annotated[int, whole(1, MOST_BITS)] = 20
@@ -38,8 +42,8 @@ class SampleSpecific(Fitted):
         super().__post_init__()
         if self.secret_bits != (bits := self.facts.get('secret_bits')):
             raise UserError(
-                f'secret_bits={self.secret_bits}: the trigger in {self.load} hides {bits}. Set secret_bits to that, or fit a '
-                'trigger for it.'
+                f'secret_bits={self.secret_bits}: the trigger in {self.load} hides {bits}. Set'
+                ' secret_bits to that, or fit a trigger for it.'
             )
         check_parameters(SecretEncoder, self._options(), self.weights.get('encoder'), self.load)
 
@@ -55,7 +59,9 @@ class SampleSpecific(Fitted):
         """`image: u8[h w c]` with the secret in it."""
         unit = image.astype(jnp.float32)[None] / 255
         secret = jnp.asarray(shared['secret'])[None]
-        residual = run_network(SecretEncoder, self._options(), shared['weights']['encoder'], unit, secret)
+        residual = run_network(
+            SecretEncoder, self._options(), shared['weights']['encoder'], unit, secret
+        )
         return to_pixels(xp, (unit + residual)[0] * 255, rounded=True)
 
 

@@ -15,30 +15,48 @@ from purify.data import images
 from purify.data.content import is_folder, marks, scan, walk
 from purify.data.names import tell_apart
 from purify.data.notes import Notes
-from purify.data.sources.source import TEST_SHARE, Pool, Source, check_apart, held_out, root_of, say_share_unused
+from purify.data.sources.source import (
+    TEST_SHARE,
+    Pool,
+    Source,
+    check_apart,
+    held_out,
+    root_of,
+    say_share_unused,
+)
 
 TRAIN, TEST = ('train', 'training'), ('test', 'val', 'validation')
-PICTURES = r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'  # names that spare a look inside
+PICTURES = (  # names that spare a look inside
+    r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'
+)
 LEAVINGS = ('thumbs.db', 'desktop.ini')  # of Windows; those of other systems begin with a dot
 NAMED = 5  # files that a message names
-LAYOUT = 'An imagefolder source needs train/<class>/ and test/<class>/ folders, or <class>/ folders alone.'
+LAYOUT = (
+    'An imagefolder source needs train/<class>/ and test/<class>/ folders, or <class>/ folders'
+    ' alone.'
+)
 
 
-def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '', test_share: float = TEST_SHARE) -> Source:
+def read_imagefolder(
+    channels: int, path: str, *, train: str = '', test: str = '', test_share: float = TEST_SHARE
+) -> Source:
     """Reads pictures from a folder per class, of any format in `images.FORMATS`; ids follow the sorted file names.
 
-    Every file of a class folder counts, however deep: what begins like a picture is one, whatever its name; what is left out
-    is counted and named, also beside the folders that are read. Links are followed.
+    Every file of a class folder counts, however deep: what begins like a picture is one, whatever
+    its name; what is left out is counted and named, also beside the folders that are read. Links
+    are followed.
 
     Args:
       channels: 1 or 3.
       path: the folder with `train/<class>/` and `test/<class>/`, or with `<class>/` folders alone.
-      train: the folder of training images, seen from `path`; '' takes the first there is of `TRAIN`.
+      train: the folder of training images, seen from `path`; '' takes the first there is of
+        `TRAIN`.
       test: the same for test images, of `TEST`.
       test_share: share of each class that is held out for testing where there is no test folder.
 
     Raises:
-      UserError: for folders that are missing, do not hold the same classes, or hold the same images.
+      UserError: for folders that are missing, do not hold the same classes, or hold the same
+        images.
     """
     root, notes = root_of(path), Notes()
     folders = _split_folders(root, train, test)
@@ -46,16 +64,16 @@ def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '
     if names[0] != names[-1]:
         odd = sorted(set(names[0]) ^ set(names[-1]))
         raise UserError(
-            f'{root}: the class folders of {folders[0].name!r} and {folders[-1].name!r} differ: {tell_apart(odd)}. '
-            'Both need every class.'
+            f'{root}: the class folders of {folders[0].name!r} and {folders[-1].name!r} differ:'
+            f' {tell_apart(odd)}. Both need every class.'
         )
     pools = [_pool(folder, names[0], channels, notes) for folder in folders]
     if len(pools) == 1:
         mask = held_out(pools[0].labels, test_share)
         pools = [pools[0].take(np.flatnonzero(~mask)), pools[0].take(np.flatnonzero(mask))]
         say_once(
-            f'{root}: no test folder, so {test_share:g} of each class is held out for testing: {len(pools[0]):,} training and '
-            f'{len(pools[1]):,} test images.'
+            f'{root}: no test folder, so {test_share:g} of each class is held out for testing:'
+            f' {len(pools[0]):,} training and {len(pools[1]):,} test images.'
         )
     else:
         say_share_unused(str(root), test_share)
@@ -65,12 +83,21 @@ def read_imagefolder(channels: int, path: str, *, train: str = '', test: str = '
 def sign_imagefolder(path: str, *, train: str = '', test: str = '') -> dict[str, str]:
     """{file: what tells it from another} of all that lies where `read_imagefolder` looks; see `content.marks`.
 
-    That is under `path`, unless `train` and `test` are both given, and under these, wherever they lie.
+    That is under `path`, unless `train` and `test` are both given, and under these, wherever they
+    lie.
     """
     root = root_of(path)
     given = [root / user_path(name) for name in (train, test) if name]
-    folders = [folder for folder in (given if len(given) == 2 else [root, *given]) if folder.is_dir()]
-    return marks({os.path.relpath(entry.path, root): Path(entry.path) for folder in folders for entry in walk(folder)})
+    folders = [
+        folder for folder in (given if len(given) == 2 else [root, *given]) if folder.is_dir()
+    ]
+    return marks(
+        {
+            os.path.relpath(entry.path, root): Path(entry.path)
+            for folder in folders
+            for entry in walk(folder)
+        }
+    )
 
 
 def _split_folders(root: Path, train: str, test: str) -> list[Path]:
@@ -87,8 +114,9 @@ def _split_folders(root: Path, train: str, test: str) -> list[Path]:
         return folders
     lacking = 'test' if first else 'training'
     raise UserError(
-        f'{root}: a folder {first or second!r}, but none of {lacking} images ({" or ".join(TEST if first else TRAIN)}); there are: '
-        f'{tell_apart(there)}. {LAYOUT} Other names: source.train=, source.test=.'
+        f'{root}: a folder {first or second!r}, but none of {lacking} images'
+        f' ({" or ".join(TEST if first else TRAIN)}); there are: {tell_apart(there)}. {LAYOUT}'
+        ' Other names: source.train=, source.test=.'
     )
 
 
@@ -96,7 +124,10 @@ def _choose(root: Path, there: Sequence[str], given: str, usual: Sequence[str]) 
     if given:
         given = str(user_path(given))
         if not (root / given).is_dir():
-            raise UserError(f'{root / given}: no such folder. There are: {tell_apart(there) or "none"}. {LAYOUT}')
+            raise UserError(
+                f'{root / given}: no such folder. There are: {tell_apart(there) or "none"}.'
+                f' {LAYOUT}'
+            )
         return given
     return next((name for word in usual for name in there if name.casefold() == word), '')
 
@@ -111,9 +142,16 @@ def _say_beside(root: Path, folders: Sequence[Path]) -> None:
             continue
         (hidden if _is_hidden(entry, root) else others if is_folder(entry) else files).append(entry)
     kinds = {'folders': others, 'files': files, 'hidden files or folders': hidden}
-    parts = [f'{len(found):,} {kind} ({_shorten([entry.name for entry in found])})' for kind, found in kinds.items() if found]
+    parts = [
+        f'{len(found):,} {kind} ({_shorten([entry.name for entry in found])})'
+        for kind, found in kinds.items()
+        if found
+    ]
     if parts:
-        say_once(f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out beside them {", ".join(parts)}.')
+        say_once(
+            f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out'
+            f' beside them {", ".join(parts)}.'
+        )
 
 
 def _shorten(names: Sequence[str]) -> str:
@@ -121,7 +159,11 @@ def _shorten(names: Sequence[str]) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in scan(folder, LAYOUT) if is_folder(entry) and not entry.name.startswith('.')]
+    return [
+        entry.name
+        for entry in scan(folder, LAYOUT)
+        if is_folder(entry) and not entry.name.startswith('.')
+    ]
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -158,16 +200,30 @@ class _LeftOut:
     def say_all(self, folder: Path) -> None:
         """The counts, and the names of the first files."""
         if self.deeper:
-            say_once(f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they count as of that class.')
+            say_once(
+                f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they'
+                ' count as of that class.'
+            )
         if self.others:
-            say_once(f'{folder}: left out {len(self.others):,} files that are no pictures ({_shorten(self.others)}).')
+            say_once(
+                f'{folder}: left out {len(self.others):,} files that are no pictures'
+                f' ({_shorten(self.others)}).'
+            )
         if self.hidden:
-            say_once(f'{folder}: left out {len(self.hidden):,} hidden files ({_shorten(self.hidden)}).')
+            say_once(
+                f'{folder}: left out {len(self.hidden):,} hidden files ({_shorten(self.hidden)}).'
+            )
         if self.loose:
-            say_once(f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder ({_shorten(self.loose)}).')
+            say_once(
+                f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder'
+                f' ({_shorten(self.loose)}).'
+            )
         if self.hidden_folders:
             count, names = len(self.hidden_folders), _shorten(self.hidden_folders)
-            say_once(f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename those that are classes.')
+            say_once(
+                f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename'
+                ' those that are classes.'
+            )
 
 
 def _pool(folder: Path, names: Sequence[str], channels: int, notes: Notes) -> Pool:
@@ -190,7 +246,9 @@ def _pictures(folder: Path, left: _LeftOut) -> list[Path]:
         files.append(Path(entry.path))
         left.deeper += files[-1].parent != folder
     if not files:
-        raise UserError(f'{folder}: no pictures in this class folder (formats: {", ".join(images.FORMATS)}).')
+        raise UserError(
+            f'{folder}: no pictures in this class folder (formats: {", ".join(images.FORMATS)}).'
+        )
     return files
 
 
@@ -200,7 +258,10 @@ def _is_hidden(entry: os.DirEntry[str], folder: Path) -> bool:
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
-    """By its suffix; by a look at the header where that says nothing. A link to nowhere counts: reading it names it."""
+    """By its suffix; by a look at the header where that says nothing.
+
+    A link to nowhere counts: reading it names it.
+    """
     known = re.search(PICTURES, entry.name, re.IGNORECASE) is not None
     if entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
         return known or images.looks_like_picture(Path(entry.path))

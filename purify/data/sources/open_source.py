@@ -24,18 +24,23 @@ from purify.data.sources.tfds import read_tfds, sign_tfds
 def read_digits(channels: int) -> Source:
     """scikit-learn's 1,797 digits, 8x8 grey, each pixel doubled to 16x16 and 0..16 scaled to 0..255.
 
-    Shuffled once with a fixed seed: 700 reference images (the embedded prior was trained on these), 800 training and
-    297 test images. The cut never changes, so the embedded prior has seen none of the other two.
+    Shuffled once with a fixed seed: 700 reference images (the embedded prior was trained on these),
+    800 training and 297 test images. The cut never changes, so the embedded prior has seen none of
+    the other two.
     """
     from sklearn.datasets import load_digits
 
     if channels != 1:
         raise UserError(f'source digits is grey: source.channels must be 1, not {channels}.')
     digits: Any = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
+    pixels = (
+        np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
+    )
     everything = make_pool(pixels, digits.target)
     order = np.random.default_rng(0).permutation(len(everything))
-    reference, train, test = (everything.take(np.sort(part)) for part in np.split(order, [700, 1500]))
+    reference, train, test = (
+        everything.take(np.sort(part)) for part in np.split(order, [700, 1500])
+    )
     return Source([str(k) for k in range(10)], train, test, reference)
 
 
@@ -45,8 +50,9 @@ _SELDOM = ('label', 'train', 'test', 'test_share', 'min_per_class')  # asked for
 def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     """The `source` part of a config -> {file: what tells it from another}; empty where it reads no files.
 
-    Whatever changes what `open_source` gives changes this or the part itself, within the limits of `content.marks`. Nothing is
-    downloaded, and what is missing is left to `open_source` to complain about.
+    Whatever changes what `open_source` gives changes this or the part itself, within the limits of
+    `content.marks`. Nothing is downloaded, and what is missing is left to `open_source` to complain
+    about.
     """
     kind, _, dataset = source['name'].partition(':')
     if kind == 'tfds':
@@ -54,10 +60,18 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     signers = {'arrays': sign_arrays, 'imagefolder': sign_imagefolder}
     if not source.get('path'):
         return {}
-    if kind not in signers:  # of a source from outside nobody knows what it reads: all that is there
+    if (
+        kind not in signers
+    ):  # of a source from outside nobody knows what it reads: all that is there
         path = user_path(source['path'])
-        return marks({entry.path: Path(entry.path) for entry in walk(path)} if path.is_dir() else {str(path): path})
-    return signers[kind](source['path'], **{name: source[name] for name in ('train', 'test') if name in source})
+        return marks(
+            {entry.path: Path(entry.path) for entry in walk(path)}
+            if path.is_dir()
+            else {str(path): path}
+        )
+    return signers[kind](
+        source['path'], **{name: source[name] for name in ('train', 'test') if name in source}
+    )
 
 
 def open_source(
@@ -84,40 +98,65 @@ def open_source(
       classes: names to keep, separated by commas; or how many to draw; '' keeps all.
       train_size: how many training images to draw; 0 keeps all that are not held out.
       test_size: how many test images to draw; 0 keeps all.
-      reference: where images for training a prior come from: 'none'; 'own' (the source brings them: digits);
-        'held_out' (`reference_size` training images are kept apart); 'other_classes' (the classes not chosen).
+      reference: where images for training a prior come from: 'none'; 'own' (the source brings them:
+        digits); 'held_out' (`reference_size` training images are kept apart); 'other_classes' (the
+        classes not chosen).
       reference_size: how many reference images; 0 keeps all ('own', 'other_classes').
-      split_seed: draws all of the above; the seeds of poison, model and data order have no part in it.
+      split_seed: draws all of the above; the seeds of poison, model and data order have no part in
+        it.
       **options: what the source itself takes (path, data_dir, ...).
 
     Raises:
       UserError: for anything that makes no usable dataset.
     """
     if resample not in images.FILTERS:
-        raise UserError(f'source.resample={resample!r}: choose from {", ".join(sorted(images.FILTERS))}.')
+        raise UserError(
+            f'source.resample={resample!r}: choose from {", ".join(sorted(images.FILTERS))}.'
+        )
     if channels not in (1, 3):
         raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
     if size_px < 1:
         raise UserError(f'source.size_px={size_px}: choose 1 or more.')
-    for part, count in {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}.items():
+    for part, count in {
+        'train_size': train_size,
+        'test_size': test_size,
+        'reference_size': reference_size,
+    }.items():
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     if reference == 'none' and reference_size:
-        say_once(f'source {name}: source.reference_size={reference_size} has no effect, for source.reference is none.')
+        say_once(
+            f'source {name}: source.reference_size={reference_size} has no effect, for'
+            ' source.reference is none.'
+        )
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
-    own = _unlabelled(source.reference) if classes.strip(', ') and source.reference else source.reference
+    own = (
+        _unlabelled(source.reference)
+        if classes.strip(', ') and source.reference
+        else source.reference
+    )
     held = reference_size if reference == 'held_out' else 0
     if held + train_size > len(train):
-        raise UserError(f'source {name}: {held} reference + {train_size} training images asked, but there are {len(train)}.')
+        raise UserError(
+            f'source {name}: {held} reference + {train_size} training images asked, but there are'
+            f' {len(train)}.'
+        )
     order = stream_rng(split_seed, 'train').permutation(len(train))
     keep = order[held : held + train_size] if train_size else order[held:]
-    pools = {'own': own, 'none': None, 'other_classes': spare, 'held_out': train.take(np.sort(order[:held]))}
+    pools = {
+        'own': own,
+        'none': None,
+        'other_classes': spare,
+        'held_out': train.take(np.sort(order[:held])),
+    }
     apart = _reference(name, pools, reference)
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
-    return _checked(name, Source(names, train.take(np.sort(keep)), test, apart, source.notes), size_px, resample)
+    return _checked(
+        name, Source(names, train.take(np.sort(keep)), test, apart, source.notes), size_px, resample
+    )
 
 
 SOURCES: Registry[Callable[..., Source]] = Registry(
@@ -134,7 +173,8 @@ SOURCES: Registry[Callable[..., Source]] = Registry(
 def source(name: str, *, size_px: int, **changes: Any) -> Facts:
     """The part `source` of a config. `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'.
 
-    `changes` are arguments of `open_source` and of the source's own reader. Raises ValueError for unknown sources and settings.
+    `changes` are arguments of `open_source` and of the source's own reader. Raises ValueError for
+    unknown sources and settings.
     """
     kind, _, rest = name.partition(':')
     where = {'path': rest} if SOURCES.takes(kind, 'path') else {}
@@ -146,7 +186,10 @@ def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | No
     if kind not in pools:
         raise UserError(f'source.reference={kind!r}: choose from {", ".join(sorted(pools))}.')
     if kind != 'none' and not pools[kind]:
-        raise UserError(f'source {name} has no reference images of the kind {kind!r}; choose another source.reference.')
+        raise UserError(
+            f'source {name} has no reference images of the kind {kind!r}; choose another'
+            ' source.reference.'
+        )
     return pools[kind]
 
 
@@ -156,26 +199,40 @@ def _draw(pool: Pool, count: int, seed: int, stream: str) -> np.ndarray:
     return np.sort(stream_rng(seed, stream).permutation(len(pool))[: count or None])
 
 
-def _choose_classes(source: Source, classes: str, seed: int) -> tuple[Pool, Pool, Pool | None, list[str]]:
-    names, wanted = source.class_names, [name.strip() for name in classes.split(',') if name.strip()]
+def _choose_classes(
+    source: Source, classes: str, seed: int
+) -> tuple[Pool, Pool, Pool | None, list[str]]:
+    names, wanted = (
+        source.class_names,
+        [name.strip() for name in classes.split(',') if name.strip()],
+    )
     if not wanted:
         return source.train, source.test, None, names
     if classes.lstrip('-').isdecimal():
         if not 2 <= int(classes) <= len(names):
-            raise UserError(f'source.classes={classes}: choose 2 to {len(names)}, or names separated by commas.')
+            raise UserError(
+                f'source.classes={classes}: choose 2 to {len(names)}, or names separated by commas.'
+            )
         chosen = np.sort(stream_rng(seed, 'classes').permutation(len(names))[: int(classes)])
     else:
         forms = [*names, *map(looks, names)]  # however the accents are typed
         if unknown := [name for name in wanted if looks(name) not in forms]:
-            raise UserError(f'source.classes: no class {", ".join(unknown)}. Choose from: {", ".join(names[:50])}.')
-        chosen = np.array([forms.index(name if name in names else looks(name)) % len(names) for name in wanted])
+            raise UserError(
+                f'source.classes: no class {", ".join(unknown)}. Choose from:'
+                f' {", ".join(names[:50])}.'
+            )
+        chosen = np.array(
+            [forms.index(name if name in names else looks(name)) % len(names) for name in wanted]
+        )
         if len(set(chosen.tolist())) < len(wanted):
             raise UserError(f'source.classes={classes}: a class is named twice; name each once.')
     number = {int(old): new for new, old in enumerate(chosen)}
 
     def kept(pool: Pool) -> Pool:
         pool = pool.take(np.flatnonzero(np.isin(pool.labels, chosen)))
-        return Pool(pool.ids, np.array([number[int(label)] for label in pool.labels], np.int32), pool.fetch)
+        return Pool(
+            pool.ids, np.array([number[int(label)] for label in pool.labels], np.int32), pool.fetch
+        )
 
     spare = source.train.take(np.flatnonzero(~np.isin(source.train.labels, chosen)))
     return kept(source.train), kept(source.test), _unlabelled(spare), [names[k] for k in chosen]
@@ -196,20 +253,26 @@ def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
             raise UserError(f'source {name}: {split} ids occur more than once; ids must be unique.')
         if pool.labels.min() < 0 or pool.labels.max() >= count:
             raise UserError(
-                f'source {name}: {split} labels run from {pool.labels.min()} to {pool.labels.max()}; '
-                f'with {count} classes they must be 0..{count - 1}.'
+                f'source {name}: {split} labels run from {pool.labels.min()} to'
+                f' {pool.labels.max()}; with {count} classes they must be 0..{count - 1}.'
             )
         present = np.unique(pool.labels)
         if len(present) < 2:
-            raise UserError(f'source {name}: all {split} images have one class; a classifier needs at least two.')
+            raise UserError(
+                f'source {name}: all {split} images have one class; a classifier needs at least'
+                ' two.'
+            )
         if len(present) < count:
             absent = [source.class_names[k] for k in range(count) if k not in present]
             raise UserError(
-                f'source {name}: no {split} images of class {", ".join(absent[:10])}. Add some or choose source.classes.'
+                f'source {name}: no {split} images of class {", ".join(absent[:10])}. Add some or'
+                ' choose source.classes.'
             )
 
     def resized(pool: Pool) -> Pool:
         return pool.mapped(lambda image: images.resize(image, size_px, resample))
 
     reference = resized(source.reference) if source.reference else None
-    return Source(source.class_names, resized(source.train), resized(source.test), reference, source.notes)
+    return Source(
+        source.class_names, resized(source.train), resized(source.test), reference, source.notes
+    )

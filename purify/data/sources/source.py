@@ -61,7 +61,10 @@ class Source:
 def root_of(path: str) -> Path:
     """The folder of a source, '~' written out. Raises `UserError` where none is given."""
     if not path:
-        raise UserError('the source has no path; give its folder, like source=imagefolder:FOLDER or source=arrays:FOLDER.')
+        raise UserError(
+            'the source has no path; give its folder, like source=imagefolder:FOLDER or'
+            ' source=arrays:FOLDER.'
+        )
     return user_path(path)
 
 
@@ -70,15 +73,18 @@ def check_apart(train: Path, test: Path) -> None:
     first, second = (Path(os.path.realpath(path)) for path in (train, test))
     if first.is_relative_to(second) or second.is_relative_to(first):
         raise UserError(
-            f'{train} for training and {test} for testing hold the same images: a model would be tested on what it was trained on. '
-            'Give two that lie apart as source.train= and source.test=, or leave both out.'
+            f'{train} for training and {test} for testing hold the same images: a model would be'
+            ' tested on what it was trained on. Give two that lie apart as source.train= and'
+            ' source.test=, or leave both out.'
         )
 
 
 def say_share_unused(what: str, share: float) -> None:
     """Says that `source.test_share`, where it was changed, has no effect, for the source `what` has test images of its own."""
     if share != TEST_SHARE:
-        say_once(f'{what}: has test images of its own, so source.test_share={share:g} has no effect.')
+        say_once(
+            f'{what}: has test images of its own, so source.test_share={share:g} has no effect.'
+        )
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:

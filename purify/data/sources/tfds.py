@@ -13,7 +13,9 @@ from purify.data.content import marks
 from purify.data.notes import Notes
 from purify.data.sources.source import TEST_SHARE, Pool, Source, held_out, say_share_unused
 
-DOWNLOADED = 'purify_downloaded.json'  # beside a dataset that was downloaded here: what it was like then
+DOWNLOADED = (  # beside a dataset that was downloaded here: what it was like then
+    'purify_downloaded.json'
+)
 
 
 class Downloaded(TypedDict):
@@ -39,25 +41,31 @@ def read_tfds(
       channels: 1 or 3; grey pictures become RGB and the other way round.
       dataset: TFDS's name, with builder config and version if wanted.
       data_dir: where TFDS keeps data; '' is TFDS's own default.
-      label: the feature that is the class; a text feature (lfw) becomes classes by its sorted values.
+      label: the feature that is the class; a text feature (lfw) becomes classes by its sorted
+        values.
       train: split for training.
-      test: split for testing; '' takes 'test', else 'validation', else holds out `test_share` of every class.
+      test: split for testing; '' takes 'test', else 'validation', else holds out `test_share` of
+        every class.
       test_share: share of each class held out when there is no test split.
-      min_per_class: classes with fewer training images are left out (lfw: 16, which are left where a fifth of 20 is
-        held out, gives the identities with 20 images or more).
+      min_per_class: classes with fewer training images are left out (lfw: 16, which are left where
+        a fifth of 20 is held out, gives the identities with 20 images or more).
 
     Raises:
-      UserError: where TFDS does not know the dataset, cannot get it, or it has no such splits and features.
+      UserError: where TFDS does not know the dataset, cannot get it, or it has no such splits and
+        features.
     """
     builder = _prepared(dataset, data_dir)
     splits = list(builder.info.splits)
     if unknown := {train, test or train} - set(splits):
-        raise UserError(f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.')
+        raise UserError(
+            f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.'
+        )
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
     if chosen == train:
         raise UserError(
-            f'tfds:{dataset}: the split {train!r} for training and for testing: a model would be tested on what it was trained on. '
-            f'Choose two with source.train= and source.test=; it has {", ".join(splits)}.'
+            f'tfds:{dataset}: the split {train!r} for training and for testing: a model would be'
+            ' tested on what it was trained on. Choose two with source.train= and source.test=; it'
+            f' has {", ".join(splits)}.'
         )
     _check_features(builder, label, dataset)
     notes = Notes()
@@ -67,7 +75,9 @@ def read_tfds(
         say_share_unused(f'tfds:{dataset}', test_share)
         test_names, test_labels = _labels(builder, chosen, label, dataset)
         if test_names != names:
-            raise UserError(f'tfds:{dataset}: splits {train!r} and {chosen!r} have different classes.')
+            raise UserError(
+                f'tfds:{dataset}: splits {train!r} and {chosen!r} have different classes.'
+            )
         pools = whole, _pool(builder, dataset, chosen, test_labels, channels, notes)
     else:
         mask = held_out(labels, test_share)
@@ -80,8 +90,8 @@ def read_tfds(
 def sign_tfds(dataset: str, data_dir: str = '') -> dict[str, str]:
     """{file: what tells it from another} of a dataset on disk; nothing is downloaded.
 
-    One that is not there yet, or is as `read_tfds` downloaded it, has no file but its name with the version: else a run would
-    not know itself again after its own download.
+    One that is not there yet, or is as `read_tfds` downloaded it, has no file but its name with the
+    version: else a run would not know itself again after its own download.
     """
     try:
         builder = _open(dataset, data_dir)
@@ -101,7 +111,11 @@ def _marks(folder: Path) -> dict[str, str]:
 
 def _is_as_downloaded(folder: Path, files: dict[str, str]) -> bool:
     file = folder / DOWNLOADED
-    noted = read_json(file, Downloaded, cure='Delete it, and the data is looked at again.') if file.exists() else None
+    noted = (
+        read_json(file, Downloaded, cure='Delete it, and the data is looked at again.')
+        if file.exists()
+        else None
+    )
     return noted is not None and noted['content'] == fingerprint(files)
 
 
@@ -109,10 +123,13 @@ def _open(dataset: str, data_dir: str) -> Any:
     try:
         return tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.') from error
+        raise UserError(
+            f'tfds:{dataset}: TFDS knows no such dataset; see tensorflow.org/datasets/catalog.'
+        ) from error
     except Exception as error:  # a wrong version, builder config or way of writing
         raise UserError(
-            f'tfds:{dataset}: TFDS cannot open it: {_shortened(error)}. Its versions and configs: tensorflow.org/datasets/catalog.'
+            f'tfds:{dataset}: TFDS cannot open it: {_shortened(error)}. Its versions and configs:'
+            ' tensorflow.org/datasets/catalog.'
         ) from error
 
 
@@ -124,19 +141,24 @@ def _prepared(dataset: str, data_dir: str) -> Any:
         builder.download_and_prepare(file_format='array_record')
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"tfds:{dataset}: TFDS's download code for this dataset needs what purify does not install, mostly TensorFlow "
-            f'({error}). Prepare it once anywhere that has it: tfds build {dataset} --file_format=array_record '
-            '--data_dir=DIR; then give --config.source.data_dir=DIR.'
+            f"tfds:{dataset}: TFDS's download code for this dataset needs what purify does not"
+            f' install, mostly TensorFlow ({error}). Prepare it once anywhere that has it: tfds'
+            f' build {dataset} --file_format=array_record --data_dir=DIR; then give'
+            ' --config.source.data_dir=DIR.'
         ) from error
-    except Exception as error:  # download, checksum, manual-download and disk errors come in many classes
+    except (
+        Exception
+    ) as error:  # download, checksum, manual-download and disk errors come in many classes
         raise UserError(
-            f'tfds:{dataset}: could not be downloaded or prepared: {_shortened(error)}. '
-            'Check the network, or prepare it elsewhere as array_record and give --config.source.data_dir=DIR.'
+            f'tfds:{dataset}: could not be downloaded or prepared: {_shortened(error)}. Check the'
+            ' network, or prepare it elsewhere as array_record and give'
+            ' --config.source.data_dir=DIR.'
         ) from error
     if 'array_record' not in str(builder.info.file_format.value):
         raise UserError(
-            f'tfds:{dataset}: prepared as {builder.info.file_format.value}, which cannot be read at random. Convert it: '
-            'python -m tensorflow_datasets.scripts.convert_format, or prepare it again with --file_format=array_record.'
+            f'tfds:{dataset}: prepared as {builder.info.file_format.value}, which cannot be read at'
+            ' random. Convert it: python -m tensorflow_datasets.scripts.convert_format, or prepare'
+            ' it again with --file_format=array_record.'
         )
     if not there:
         write_json(folder / DOWNLOADED, Downloaded(content=fingerprint(_marks(folder))))
@@ -150,10 +172,16 @@ def _shortened(error: Exception) -> str:
 def _check_features(builder: Any, label: str, dataset: str) -> None:
     features = builder.info.features
     if label not in features or 'image' not in features:
-        raise UserError(f'tfds:{dataset}: needs the features image and {label}; it has {", ".join(features)}.')
+        raise UserError(
+            f'tfds:{dataset}: needs the features image and {label}; it has {", ".join(features)}.'
+        )
     image = features['image']
-    if not isinstance(image, tfds.features.Image) or np.issubdtype(cast(Any, image.np_dtype), np.floating):
-        raise UserError(f'tfds:{dataset}: its feature image is {image}; it must be an Image of whole numbers.')
+    if not isinstance(image, tfds.features.Image) or np.issubdtype(
+        cast(Any, image.np_dtype), np.floating
+    ):
+        raise UserError(
+            f'tfds:{dataset}: its feature image is {image}; it must be an Image of whole numbers.'
+        )
 
 
 def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[str], np.ndarray]:
@@ -165,27 +193,40 @@ def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[st
     try:
         texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     except UnicodeDecodeError as error:
-        raise UserError(f'tfds:{dataset}: the {label} {error.object!r} is not UTF-8. Build the dataset with texts.') from error
+        raise UserError(
+            f'tfds:{dataset}: the {label} {error.object!r} is not UTF-8. Build the dataset with'
+            ' texts.'
+        ) from error
     names, numbers = np.unique(texts, return_inverse=True)
     return [str(name) for name in names], numbers.astype(np.int32)
 
 
 def _records(builder: Any, split: str, feature: str) -> Any:
     """The records by position, of which `feature` alone is decoded; pictures stay as they are stored."""
-    decoders = {name: tfds.decode.SkipDecoding() for name in builder.info.features if name != feature or feature == 'image'}
+    decoders = {
+        name: tfds.decode.SkipDecoding()
+        for name in builder.info.features
+        if name != feature or feature == 'image'
+    }
     return builder.as_data_source(split=split, decoders=decoders)
 
 
-def _pool(builder: Any, dataset: str, split: str, labels: np.ndarray, channels: int, notes: Notes) -> Pool:
+def _pool(
+    builder: Any, dataset: str, split: str, labels: np.ndarray, channels: int, notes: Notes
+) -> Pool:
     source = _records(builder, split, 'image')
 
     def fetch(position: int) -> np.ndarray:
-        return images.decode(source[position]['image'], f'tfds:{dataset}, {split} image {position}', channels, notes)
+        return images.decode(
+            source[position]['image'], f'tfds:{dataset}, {split} image {position}', channels, notes
+        )
 
     return Pool(np.arange(len(labels)), labels, fetch)
 
 
-def _frequent(names: list[str], pools: tuple[Pool, Pool], least: int) -> tuple[list[str], tuple[Pool, Pool]]:
+def _frequent(
+    names: list[str], pools: tuple[Pool, Pool], least: int
+) -> tuple[list[str], tuple[Pool, Pool]]:
     counts = np.bincount(pools[0].labels, minlength=len(names))
     kept = np.flatnonzero(counts >= least)
     if not len(kept):

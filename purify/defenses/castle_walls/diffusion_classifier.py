@@ -1,8 +1,9 @@
 """A class-conditional diffusion model as a classifier: the class under which it denoises an image best (Pan 2024, appendix I).
 
-Of every image x_0 and for each of `draws` levels s and noises n, which are the same for all classes y, the model denoises x_0 + s n
-under every y. The squared error of an element, |D(x_0 + s n; y) - x_0|^2, is large in a trigger under all classes but the one that
-the poison aims at; leaving out the largest share p_filter of the elements, for each class and draw, takes most of the trigger away.
+Of every image x_0 and for each of `draws` levels s and noises n, which are the same for all classes
+y, the model denoises x_0 + s n under every y. The squared error of an element, |D(x_0 + s n; y) -
+x_0|^2, is large in a trigger under all classes but the one that the poison aims at; leaving out the
+largest share p_filter of the elements, for each class and draw, takes most of the trigger away.
 """
 
 import itertools
@@ -28,29 +29,36 @@ from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import signed_images
 
 WEIGHTINGS = ('edm', 'epsilon', 'none')
-STAGE_SETTINGS = ('images', 'dtype')  # of `DiffusionClassifier`: read by the stage that asks the generator
+STAGE_SETTINGS = (
+    'images',
+    'dtype',
+)  # of `DiffusionClassifier`: read by the stage that asks the generator
 
 
 @dataclass(frozen=True)
 class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
     """How well a generator denoises an image under each class, and which class it is therefore taken for.
 
-    -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters` and class k.
+    -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters`
+    and class k.
 
-    Levels s = sigma / alpha are log-normal and rounded to the nearest of the generator's schedule, on a logarithmic scale; a row's
-    are a function of (seed, id, draw) alone. Errors are of x_0, per element of all of its state, means over the draws.
+    Levels s = sigma / alpha are log-normal and rounded to the nearest of the generator's schedule,
+    on a logarithmic scale; a row's are a function of (seed, id, draw) alone. Errors are of x_0, per
+    element of all of its state, means over the draws.
 
     Attributes:
       draws: how many levels and noises.
       p_mean: of log s; -1.2 is EDM's, for images in [-1, 1].
       p_std: its deviation, likewise 1.2.
       p_filter: the headline, one of `p_filters`; classes are eliminated by it.
-      p_filters: shares of the elements, of each class and draw those with the largest errors, that are left out; [0, 1).
-      weighting: of a draw's errors: 'edm' (s^2 + d^2) / (d s)^2 with d the deviation of states (.5 of pixels, 1 of latents),
-        'epsilon' 1 / s^2, which makes them the noise's, or 'none'.
+      p_filters: shares of the elements, of each class and draw those with the largest errors, that
+        are left out; [0, 1).
+      weighting: of a draw's errors: 'edm' (s^2 + d^2) / (d s)^2 with d the deviation of states (.5
+        of pixels, 1 of latents), 'epsilon' 1 / s^2, which makes them the noise's, or 'none'.
       clip: whether a denoised image is clipped to [-1, 1], as pixels are and latents are not.
-      rounds: ((draws, classes that stay), ...): after so many draws more only the classes of the smallest errors go on. The
-        others' errors are means over the draws they had, and they are no predictions. () eliminates none.
+      rounds: ((draws, classes that stay), ...): after so many draws more only the classes of the
+        smallest errors go on. The others' errors are means over the draws they had, and they are no
+        predictions. () eliminates none.
     """
 
     draws: Count
@@ -65,18 +73,26 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.p_filters or not all(0 <= share < 1 for share in self.p_filters):
-            raise UserError(f'diffusion classifier: p_filters={list(self.p_filters)} must be shares in [0, 1), such as [0, .05].')
+            raise UserError(
+                f'diffusion classifier: p_filters={list(self.p_filters)} must be shares in [0, 1),'
+                ' such as [0, .05].'
+            )
         if self.p_filter not in self.p_filters:
-            raise UserError(f'diffusion classifier: p_filter={self.p_filter} is none of p_filters={list(self.p_filters)}; add it.')
+            raise UserError(
+                f'diffusion classifier: p_filter={self.p_filter} is none of'
+                f' p_filters={list(self.p_filters)}; add it.'
+            )
         if any(len(pair) != 2 or min(pair) < 1 for pair in self.rounds) or self._last < 1:
             raise UserError(
-                f'diffusion classifier: rounds={[list(pair) for pair in self.rounds]} must be pairs (draws, classes that stay) of '
-                f'fewer draws together than draws={self.draws}, or ().'
+                f'diffusion classifier: rounds={[list(pair) for pair in self.rounds]} must be pairs'
+                f' (draws, classes that stay) of fewer draws together than draws={self.draws},'
+                ' or ().'
             )
         stay = [classes for _, classes in self.rounds]
         if any(later >= earlier for earlier, later in itertools.pairwise(stay)) or 1 in stay:
             raise UserError(
-                f'diffusion classifier: {stay} classes stay after the rounds; give numbers that fall, the last 2 or more.'
+                f'diffusion classifier: {stay} classes stay after the rounds; give numbers that'
+                ' fall, the last 2 or more.'
             )
 
     @property
@@ -85,10 +101,16 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         return self.draws - sum(draws for draws, _ in self.rounds)
 
     def calls(self, classes: int) -> int:
-        """Evaluations of the network for one image. Raises `UserError` for rounds that keep more classes than there are."""
+        """Evaluations of the network for one image.
+
+        Raises `UserError` for rounds that keep more classes than there are.
+        """
         stay = [classes, *(stay for _, stay in self.rounds)]
         if max(stay) > classes:
-            raise UserError(f'diffusion classifier: rounds keep {max(stay)} of {classes} classes; give numbers up to {classes}.')
+            raise UserError(
+                f'diffusion classifier: rounds keep {max(stay)} of {classes} classes; give numbers'
+                f' up to {classes}.'
+            )
         counts = [*(draws for draws, _ in self.rounds), self._last]
         return sum(draws * kept for draws, kept in zip(counts, stay, strict=True))
 
@@ -101,7 +123,9 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         def measure(constants: Tree, rows: Rows) -> Rows:
             weights, images = constants['generator'], signed_images(rows['image'])
             images = jnp.broadcast_to(images, (*images.shape[:3], generator.channels))
-            latent_keys = id_keys(stream_key(context.seed, 'diffusion classifier latents'), rows['id'])
+            latent_keys = id_keys(
+                stream_key(context.seed, 'diffusion classifier latents'), rows['id']
+            )
             x0 = generator.encode(weights, images, latent_keys).astype(jnp.float32)
             keys = id_keys(stream_key(context.seed, 'diffusion classifier'), rows['id'])
 
@@ -109,12 +133,22 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
                 return self._errors_of(generator, weights, x0, keys, classes, draw)
 
             predictions, errors = self._compare(ask, len(rows['id']), len(context.class_names))
-            return {'predictions': predictions, 'errors': errors, 'finite': jnp.isfinite(errors).all((1, 2))}
+            return {
+                'predictions': predictions,
+                'errors': errors,
+                'finite': jnp.isfinite(errors).all((1, 2)),
+            }
 
         return measure
 
     def _errors_of(
-        self, generator: Generator, weights: Tree, x0: jax.Array, keys: jax.Array, classes: jax.Array, draw: jax.Array
+        self,
+        generator: Generator,
+        weights: Tree,
+        x0: jax.Array,
+        keys: jax.Array,
+        classes: jax.Array,
+        draw: jax.Array,
     ) -> jax.Array:
         """Weighted errors f32[b k p] of one draw for states x0 f32[b h w c] under `classes` i32[b k], one class after another."""
         schedule = generator.schedule
@@ -145,17 +179,23 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
     def _compare(self, ask: Any, count: int, classes: int) -> tuple[jax.Array, jax.Array]:
         """(predictions i32[b p], errors f32[b k p]) of `count` rows, by `ask(classes i32[b j], draw) -> errors f32[b j p]`."""
         left = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), (count, classes))
-        shape, headline = (count, classes, len(self.p_filters)), list(self.p_filters).index(self.p_filter)
+        shape, headline = (
+            (count, classes, len(self.p_filters)),
+            list(self.p_filters).index(self.p_filter),
+        )
         total, means, done = jnp.zeros(shape), jnp.zeros(shape), 0
         each = jnp.arange(count)[:, None]
         for draws, stay in (*self.rounds, (self._last, 0)):
-            add = lambda total, draw, left=left: (total + ask(left, draw), None)  # noqa: E731
+            add = lambda total, draw, left=left: (total + ask(left, draw), None)
             total, _ = jax.lax.scan(add, total, jnp.arange(done, done + draws))
             done += draws
             means = means.at[each, left].set(total / done)
             if stay:  # in the order of their numbers, so that ties go as without rounds
                 best = jnp.sort(jnp.argsort(total[..., headline], 1)[:, :stay], 1)
-                left, total = jnp.take_along_axis(left, best, 1), jnp.take_along_axis(total, best[..., None], 1)
+                left, total = (
+                    jnp.take_along_axis(left, best, 1),
+                    jnp.take_along_axis(total, best[..., None], 1),
+                )
         return jnp.take_along_axis(left, jnp.argmin(total, 1), 1), means
 
 
@@ -203,9 +243,17 @@ class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
 
     def method(self, student: Settings) -> Method:
         """The generator alone."""
-        return Method((generator_step(self.generator),), Outcome(generator='generator', diffusion=self._settings()))
+        return Method(
+            (generator_step(self.generator),),
+            Outcome(generator='generator', diffusion=self._settings()),
+        )
 
 
 def errors_rule(settings: Mapping[str, Any]) -> DenoisingErrors:
-    """The rule among `Outcome.diffusion`. Raises `UserError` for settings that do not fit together."""
-    return DenoisingErrors(**{name: value for name, value in settings.items() if name not in STAGE_SETTINGS})
+    """The rule among `Outcome.diffusion`.
+
+    Raises `UserError` for settings that do not fit together.
+    """
+    return DenoisingErrors(
+        **{name: value for name, value in settings.items() if name not in STAGE_SETTINGS}
+    )

@@ -35,7 +35,8 @@ class Generate(Measure):
     Attributes:
       sampler: `name`, one of `SAMPLERS`, and its own options (eta, variance, clip_sample).
       steps: timesteps of a chain, evenly spaced from the last of the schedule to its first.
-      guidance: the scale s of e_u + s (e_c - e_u); 1 is without guidance, at half the work. Ho & Salimans' w is s - 1.
+      guidance: the scale s of e_u + s (e_c - e_u); 1 is without guidance, at half the work. Ho &
+        Salimans' w is s - 1.
       dtype: what the network computes in; its chain stays float32.
       stream: names the noise, so that two sets of one generator differ.
     """
@@ -47,10 +48,17 @@ class Generate(Measure):
     stream: str
 
     def chain(self, schedule: Schedule) -> Sampler:
-        """The sampler on its timesteps, to a clean image. Raises `UserError` for settings that do not go with the schedule."""
-        schedule = replace(schedule, set_alpha_to_one=True)  # Stable Diffusion's would leave a little noise
+        """The sampler on its timesteps, to a clean image.
+
+        Raises `UserError` for settings that do not go with the schedule.
+        """
+        schedule = replace(
+            schedule, set_alpha_to_one=True
+        )  # Stable Diffusion's would leave a little noise
         options = {name: value for name, value in self.sampler.items() if name != 'name'}
-        return SAMPLERS.make(self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options)
+        return SAMPLERS.make(
+            self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options
+        )
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the generator's network for one image; guided ones are two."""
@@ -59,7 +67,8 @@ class Generate(Measure):
     def rule(self, models: Models, context: Context) -> Rule:
         """(weights by role, rows {'label' i32[b], 'id' i32[b]}) -> {'image' u8[b h w c] of `shape`, 'finite' bool[b]}.
 
-        Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of other classes or channels.
+        Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of
+        other classes or channels.
         """
         generator: Generator = models['generator']
         check_generator(generator, context.shape, context.class_names)
@@ -78,15 +87,20 @@ class Generate(Measure):
         return generate
 
 
-def check_generator(generator: Generator, shape: tuple[int, int, int], class_names: Sequence[str]) -> None:
+def check_generator(
+    generator: Generator, shape: tuple[int, int, int], class_names: Sequence[str]
+) -> None:
     """Raises `UserError` unless the generator was trained for these classes and can give these channels."""
     if list(generator.class_names) != list(class_names):
         raise UserError(
-            f'the generator was trained for classes {", ".join(generator.class_names[:10])}; this dataset has '
-            f'{", ".join(list(class_names)[:10])}. Train it on this dataset.'
+            f'the generator was trained for classes {", ".join(generator.class_names[:10])}; this'
+            f' dataset has {", ".join(list(class_names)[:10])}. Train it on this dataset.'
         )
     if generator.channels == 1 < shape[2]:
-        raise UserError('the generator makes grey images, but the dataset is in colour; train it on this dataset.')
+        raise UserError(
+            'the generator makes grey images, but the dataset is in colour; train it on this'
+            ' dataset.'
+        )
 
 
 def generator_step(part: Mapping[str, Any]) -> Step:
@@ -94,7 +108,9 @@ def generator_step(part: Mapping[str, Any]) -> Step:
 
     A latent one starts from the config's prior.
     """
-    inputs = {'data': 'poisoned'} | ({'prior': 'prior'} if part['objective']['name'] == 'latent' else {})
+    inputs = {'data': 'poisoned'} | (
+        {'prior': 'prior'} if part['objective']['name'] == 'latent' else {}
+    )
     return Step('generator', 'generator', inputs, dict(part))
 
 
@@ -103,14 +119,18 @@ class Generation(Limited, Defense, place='defense.'):
     """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
 
     Attributes:
-      generator: how the model is trained (`purify.stages.train_diffusion.pixel_generator`, `latent_generator`).
+      generator: how the model is trained (`purify.stages.train_diffusion.pixel_generator`,
+        `latent_generator`).
       sampling: `sampler`, `steps`, `guidance` and `dtype` of `Generate`.
-      images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset holds.
-      probe: `labels`, classes of which `images` more are generated to be dissected; no images, no probe. It decides nothing.
+      images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset
+        holds.
+      probe: `labels`, classes of which `images` more are generated to be dissected; no images, no
+        probe. It decides nothing.
       scores: detectors by name, measured on the poisoned and on the generated images
         (`purify.defenses.filters.score_filter.score`).
-      copies: whose features tell how near a generation is to a training image: 'none', of an `encoder` trained in the run
-        ('simclr'), or of a finished one, the config's part `encoder` ('encoder').
+      copies: whose features tell how near a generation is to a training image: 'none', of an
+        `encoder` trained in the run ('simclr'), or of a finished one, the config's part `encoder`
+        ('encoder').
       encoder: of copies='simclr' (`purify.generative.clip_encoder.Simclr`).
     """
 
@@ -132,7 +152,9 @@ class Generation(Limited, Defense, place='defense.'):
         steps = [generator_step(self.generator), self._generate('generated', self.images, ())]
         if self.probe['images']:
             steps.append(self._generate('probe', self.probe['images'], tuple(self.probe['labels'])))
-        scored, scores = score_steps(self.scores, student, {'given': 'poisoned', 'made': 'generated'})
+        scored, scores = score_steps(
+            self.scores, student, {'given': 'poisoned', 'made': 'generated'}
+        )
         steps += [*scored, *self._look_for_copies()]
         outcome = Outcome(
             classifier='student',
@@ -154,5 +176,8 @@ class Generation(Limited, Defense, place='defense.'):
             return []
         own = [encoder_step(self.encoder)] if self.copies == 'simclr' else []
         sets = {'generated_features': 'generated', 'given_features': 'poisoned'}
-        measured = [Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, by=Embeddings()) for name, data in sets.items()]
+        measured = [
+            Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, by=Embeddings())
+            for name, data in sets.items()
+        ]
         return own + measured

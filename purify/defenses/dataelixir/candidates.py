@@ -30,7 +30,9 @@ FORWARD = ('matched', 'released')
 LEVELS = ('rounded', 'truncated')
 SMALLEST = 1e-8  # length of a feature vector that cosines divide by
 
-Look = Callable[[jax.Array], Any]  # grey levels f32[m b h w c] of a round's states -> a pytree of arrays
+Look = Callable[
+    [jax.Array], Any
+]  # grey levels f32[m b h w c] of a round's states -> a pytree of arrays
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,21 @@ class CandidateChain(Limited, place='defense.'):
     """The way from an image to its candidates: rounds x kept of them, in order of time.
 
     Attributes:
-      rounds: n, how often the image is noised and denoised, each time from where the last round ended (clipped to [-1, 1],
-        not rounded).
+      rounds: n, how often the image is noised and denoised, each time from where the last round
+        ended (clipped to [-1, 1], not rounded).
       start: T, the steps of the prior's schedule that are undone.
       steps: network calls a round.
       window: candidates are kept from the calls at the timesteps below it ...
       kept: ... so many a round, m (`purify.diffusion.timesteps.window_timesteps`).
-      sampler: `name`, one of `SAMPLERS`, and its own settings. 'pndm' is none of them: it calls once more than it has timesteps,
-        and its averages are for evenly spaced ones.
-      forward: noise to the timestep of the first call ('matched'), or to the next noisier one, as the released code does
-        (index 150 forward, then calls at 149 ... 0).
-      state: candidates are the chain's states after those calls ('x_t', as released), with what is left of the noise, or
-        the clean images the network sees in them ('x0').
-      levels: how states become 8-bit images: to the nearest level ('rounded'), or to the one below, as in the released code
-        ('truncated'), where the image they are compared with takes the same way there and back. An image that stays in the
-        dataset stays as it is.
+      sampler: `name`, one of `SAMPLERS`, and its own settings. 'pndm' is none of them: it calls
+        once more than it has timesteps, and its averages are for evenly spaced ones.
+      forward: noise to the timestep of the first call ('matched'), or to the next noisier one, as
+        the released code does (index 150 forward, then calls at 149 ... 0).
+      state: candidates are the chain's states after those calls ('x_t', as released), with what is
+        left of the noise, or the clean images the network sees in them ('x0').
+      levels: how states become 8-bit images: to the nearest level ('rounded'), or to the one below,
+        as in the released code ('truncated'), where the image they are compared with takes the same
+        way there and back. An image that stays in the dataset stays as it is.
       dtype: what the prior computes in; the chain stays float32.
     """
 
@@ -69,7 +71,9 @@ class CandidateChain(Limited, place='defense.'):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        likely = make_noise_schedule('linear', max(1000, self.start))  # the prior's is not known yet; what is wrong shows on any
+        likely = make_noise_schedule(
+            'linear', max(1000, self.start)
+        )  # the prior's is not known yet; what is wrong shows on any
         _make_sampler(likely, self._timesteps(), self.sampler)
 
     def network_calls(self, models: Models) -> int:
@@ -84,7 +88,8 @@ class CandidateChain(Limited, place='defense.'):
         last = prior.schedule.steps - (self.forward == 'released')
         if self.start > last:
             raise UserError(
-                f'defense.start={self.start}: the prior was trained with {prior.schedule.steps} steps; choose 1 to {last}.'
+                f'defense.start={self.start}: the prior was trained with {prior.schedule.steps}'
+                f' steps; choose 1 to {last}.'
             )
         sampler = _make_sampler(prior.schedule, self._timesteps(), self.sampler)
         if self.forward == 'matched':
@@ -101,7 +106,8 @@ class CandidateChain(Limited, place='defense.'):
     def _compared(self, images: jax.Array) -> jax.Array:
         """Images u8 -> the grey levels f32 that candidates are compared with.
 
-        Truncated, 63 of the 256 come back from [-1, 1] one lower: rounding errors of float32, so they are looked up.
+        Truncated, 63 of the 256 come back from [-1, 1] one lower: rounding errors of float32, so
+        they are looked up.
         """
         if self.levels == 'rounded':
             return images.astype(jnp.float32)
@@ -109,17 +115,24 @@ class CandidateChain(Limited, place='defense.'):
         back = np.trunc((signed + np.float32(1)) * np.float32(0.5) * np.float32(255))
         return jnp.asarray(back)[images.astype(jnp.int32)]
 
-    def _walk(self, prior: Any, shape: tuple[int, int, int], seed: int) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
+    def _walk(
+        self, prior: Any, shape: tuple[int, int, int], seed: int
+    ) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
         """(prior's weights, rows, look) -> (what `look` saw [n ...], bool[b]: all states were numbers).
 
-        Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed, id, round) alone. States
-        are looked at in the dataset's size and channels, as 8-bit images.
+        Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed,
+        id, round) alone. States are looked at in the dataset's size and channels, as 8-bit images.
         """
         if prior.model != 'pixel':
-            raise UserError(f'defense.name=dataelixir needs a prior on pixels; this one is {prior.model!r}.')
+            raise UserError(
+                f'defense.name=dataelixir needs a prior on pixels; this one is {prior.model!r}.'
+            )
         size_px, _, channels = shape
         if prior.channels == 1 and channels == 3:
-            raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
+            raise UserError(
+                'the prior makes grey images, but the dataset is in colour; choose a prior with 3'
+                ' channels.'
+            )
         sampler, level = self._sampler(prior)
 
         def seen(states: jax.Array) -> jax.Array:
@@ -137,12 +150,16 @@ class CandidateChain(Limited, place='defense.'):
 
             def turn(x: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-                edited = edit(sampler, network, x, own, level=level, record=self.kept, state=self.state)
+                edited = edit(
+                    sampler, network, x, own, level=level, record=self.kept, state=self.state
+                )
                 x, states = cast(tuple[jax.Array, jax.Array], edited)
                 finite = jnp.isfinite(x).all((1, 2, 3)) & jnp.isfinite(states).all((0, 2, 3, 4))
                 return jnp.clip(x, -1, 1), (look(seen(states)), finite)
 
-            _, (looks, finite) = jax.lax.scan(turn, resize_to(x, prior.size_px), jnp.arange(self.rounds))
+            _, (looks, finite) = jax.lax.scan(
+                turn, resize_to(x, prior.size_px), jnp.arange(self.rounds)
+            )
             return looks, finite.all(0)
 
         return walk
@@ -152,8 +169,9 @@ class CandidateChain(Limited, place='defense.'):
 class Candidates(CandidateChain, Measure):
     """What a classifier says of an image and of its candidates, in one program: no image leaves the device.
 
-    Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the candidates, `distance`
-    f32[b rounds*kept] of each from the image: eq. 5, turned round as in the released code so that more is more different,
+    Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the
+    candidates, `distance` f32[b rounds*kept] of each from the image: eq. 5, turned round as in the
+    released code so that more is more different,
 
         (1 - (SSIM + 1) / 2) / 2 + (1 - (cos + 1) / 2) / 2,
 
@@ -162,13 +180,23 @@ class Candidates(CandidateChain, Measure):
 
     def rule(self, models: Models, context: Context) -> Rule:
         """As of `Measure`."""
-        walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
+        walk, answer = (
+            self._walk(models['prior'], context.shape, context.seed),
+            models['classifier'].answer,
+        )
 
         def measure(constants: Tree, rows: Rows) -> Rows:
             raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
-            looks, finite = walk(constants['prior'], rows, lambda states: jax.lax.map(compare, states))
+            looks, finite = walk(
+                constants['prior'], rows, lambda states: jax.lax.map(compare, states)
+            )
             labels, distance, sound = (column.reshape(-1, len(raw)).T for column in looks)
-            return {'raw': raw, 'candidates': labels, 'distance': distance, 'finite': finite & sound.all(1)}
+            return {
+                'raw': raw,
+                'candidates': labels,
+                'distance': distance,
+                'finite': finite & sound.all(1),
+            }
 
         return measure
 
@@ -185,10 +213,14 @@ class Candidates(CandidateChain, Measure):
     ) -> Rule:
         """Rows -> {'image' u8[b h w c] what `transitions.choose` takes, with every candidate allowed, 'finite' bool[b]}.
 
-        For images that were never measured: all candidates of a batch are held until their distances are known. Which of them
-        agree with a label is not asked, since an image outside the dataset has no verdict.
+        For images that were never measured: all candidates of a batch are held until their
+        distances are known. Which of them agree with a label is not asked, since an image outside
+        the dataset has no verdict.
         """
-        walk, answer = self._walk(models['prior'], context.shape, context.seed), models['classifier'].answer
+        walk, answer = (
+            self._walk(models['prior'], context.shape, context.seed),
+            models['classifier'].answer,
+        )
         place = int(place_of(rank, np.array(self.rounds * self.kept + count_raw))) - count_raw
 
         def choose(constants: Tree, rows: Rows) -> Rows:
@@ -202,7 +234,10 @@ class Candidates(CandidateChain, Measure):
             distance, sound, images = (x.reshape(-1, *x.shape[2:]) for x in looks)
             which = jnp.argsort(distance, axis=0, stable=True)[max(place, 0)]
             image = jnp.take_along_axis(images, which[None, :, None, None, None], axis=0)[0]
-            return {'image': image if place >= 0 else rows['image'], 'finite': finite & sound.all(0)}
+            return {
+                'image': image if place >= 0 else rows['image'],
+                'finite': finite & sound.all(0),
+            }
 
         return choose
 
@@ -234,23 +269,34 @@ class Remake(CandidateChain, Purifier):
         return remake
 
 
-def _make_sampler(schedule: Schedule, timesteps: np.ndarray, settings: Mapping[str, Any]) -> Sampler:
+def _make_sampler(
+    schedule: Schedule, timesteps: np.ndarray, settings: Mapping[str, Any]
+) -> Sampler:
     """A round's sampler; raises `UserError` for a name or an option that it cannot have."""
     options = dict(settings)
     name = options.pop('name', '')
     make, usable = SAMPLERS[name], sorted(SAMPLERS.keys() - {'pndm'})
     if name not in usable:
-        raise UserError(f'defense.sampler.name={name!r} needs evenly spaced timesteps: choose from {", ".join(usable)}.')
+        raise UserError(
+            f'defense.sampler.name={name!r} needs evenly spaced timesteps: choose from'
+            f' {", ".join(usable)}.'
+        )
     known = list(inspect.signature(make).parameters)[2:]  # after the schedule and the timesteps
     if unknown := sorted(options.keys() - set(known)):
-        raise UserError(f'defense.sampler.{unknown[0]}: {name!r} has no such option; it has {", ".join(known)}.')
+        raise UserError(
+            f'defense.sampler.{unknown[0]}: {name!r} has no such option; it has {", ".join(known)}.'
+        )
     try:
         return make(schedule, timesteps, **options)
     except TypeError as error:
-        raise UserError(f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).') from error
+        raise UserError(
+            f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).'
+        ) from error
 
 
-def _comparer(answer: Callable[..., Any], weights: Tree, originals: jax.Array) -> tuple[jax.Array, Callable[..., Any]]:
+def _comparer(
+    answer: Callable[..., Any], weights: Tree, originals: jax.Array
+) -> tuple[jax.Array, Callable[..., Any]]:
     """Of grey levels f32[b h w c]: (labels i32[b], those of other images -> (labels i32[b], distances f32[b], bool[b])).
 
     The last says whether the distance and all logits, of both images, are numbers.
@@ -263,7 +309,11 @@ def _comparer(answer: Callable[..., Any], weights: Tree, originals: jax.Array) -
         cosine = (features * theirs).sum(-1) / jnp.maximum(lengths, SMALLEST)
         similar = jax.vmap(lambda a, b: ssim_uniform_of(jnp, a, b))(originals, levels)
         distance = 0.5 * (1 - (similar + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
-        sound = jnp.isfinite(distance) & jnp.isfinite(logits).all(-1) & jnp.isfinite(their_logits).all(-1)
+        sound = (
+            jnp.isfinite(distance)
+            & jnp.isfinite(logits).all(-1)
+            & jnp.isfinite(their_logits).all(-1)
+        )
         return their_logits.argmax(-1).astype(jnp.int32), distance, sound
 
     return logits.argmax(-1).astype(jnp.int32), compare

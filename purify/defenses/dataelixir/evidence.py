@@ -1,6 +1,7 @@
 """What the labels of candidates say of each label of a dataset (Zhou 2024, section 3.4), in counts and shares.
 
-Arithmetic on the host, in NumPy; sets, counts and votes are those of `purify.defenses.dataelixir.label_changes`.
+Arithmetic on the host, in NumPy; sets, counts and votes are those of
+`purify.defenses.dataelixir.label_changes`.
 """
 
 from dataclasses import dataclass
@@ -25,13 +26,16 @@ class Evidence:
       left: i64, those of P, and those with that label on fewer than half of their candidates.
       moved: i64, those of P alone, whose candidates agree on another label.
       gone: i64, of the anomalous ones those with that label on at most `GONE` of their candidates.
-      held: f64, of those that moved (of those that left, where fewer than `ENOUGH` moved) the share whose raw image the classifier
-        gives that label: these leave only when they are noised; 0 where none did.
-      one_way: f64, how far the most of the same go to one label (`purify.defenses.outliers.one_way`): above `ONE_WAY` of there
-        no trigger drew them from all others.
-      divergence: f64, KL of one-hot y from the labels of C_y (eq. 4), -ln of the share that is y itself, in nats.
-      scatter: f64, the same with `BORROWED` more images in C_y, which keep y as often as those of the usual label (the lower
-        median of all that have anomalous images): few images say little.
+      held: f64, of those that moved (of those that left, where fewer than `ENOUGH` moved) the share
+        whose raw image the classifier gives that label: these leave only when they are noised; 0
+        where none did.
+      one_way: f64, how far the most of the same go to one label
+        (`purify.defenses.outliers.one_way`): above `ONE_WAY` of there no trigger drew them from all
+        others.
+      divergence: f64, KL of one-hot y from the labels of C_y (eq. 4), -ln of the share that is y
+        itself, in nats.
+      scatter: f64, the same with `BORROWED` more images in C_y, which keep y as often as those of
+        the usual label (the lower median of all that have anomalous images): few images say little.
     """
 
     images: np.ndarray
@@ -46,19 +50,30 @@ class Evidence:
 
 
 def gather_evidence(
-    labels: np.ndarray, counts: np.ndarray, votes: np.ndarray, sets: np.ndarray, raw: np.ndarray, *, count_raw: bool
+    labels: np.ndarray,
+    counts: np.ndarray,
+    votes: np.ndarray,
+    sets: np.ndarray,
+    raw: np.ndarray,
+    *,
+    count_raw: bool,
 ) -> Evidence:
     """Evidence from given labels i32[n], counts [n c], votes i32[n], sets u8[n], and predicted labels of the raw images i32[n].
 
-    The candidates of eq. 4 that P passed over are left out; with `count_raw` the raw images count as candidates too (as in the
-    released code). Where no candidate is y its share is taken for half of one, so that the divergence is a number; where no
-    image is anomalous it is 0.
+    The candidates of eq. 4 that P passed over are left out; with `count_raw` the raw images count
+    as candidates too (as in the released code). Where no candidate is y its share is taken for half
+    of one, so that the divergence is a number; where no image is anomalous it is 0.
     """
     num_classes = counts.shape[1]
     size = counts.sum(1, dtype=np.int64)
-    own, most = (np.take_along_axis(counts, of[:, None], axis=1)[:, 0].astype(np.int64) for of in (labels, votes))
+    own, most = (
+        np.take_along_axis(counts, of[:, None], axis=1)[:, 0].astype(np.int64)
+        for of in (labels, votes)
+    )
     passed, anomalous = sets == POISONED, sets != BENIGN
-    pool = np.where(passed, most, size)  # of each image, how many of its candidates are in C_y, and how many of them are y
+    pool = np.where(
+        passed, most, size
+    )  # of each image, how many of its candidates are in C_y, and how many of them are y
     stayed = np.where(passed & (votes != labels), 0, own)
     if count_raw:
         pool, stayed = pool + 1, stayed + (raw == labels)
@@ -69,7 +84,9 @@ def gather_evidence(
         return np.bincount(labels[which], weights, num_classes).astype(np.int64)
 
     whole, same = sum_up(anomalous, pool), sum_up(anomalous, stayed)
-    divergence = np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0) + 0.0  # no -0
+    divergence = (
+        np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0) + 0.0
+    )  # no -0
     borrowed = BORROWED * max(1, int(pool.max(initial=0)))
     usual = np.exp(-lower_median(divergence[whole > 0])) if whole.any() else 1.0
     scatter = -np.log((same + borrowed * usual) / (whole + borrowed)) + 0.0

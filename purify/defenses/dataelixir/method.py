@@ -19,12 +19,16 @@ from purify.defenses.steps import student_step
 class DataElixir(CandidateChain, Defense):
     """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
 
-    Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it takes a tenth of the steps.
+    Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it
+    takes a tenth of the steps.
 
-    Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and
-      final: whether the model of the second stage labels the 'rest' of S under the target labels (section 3.5), or 'all' of
-        it, what vote and model agreed on before included, and chooses their candidates anew (the released code).
-      finetune: of the benign model's second stage, `epochs_share` and `lr_share` of the student's epochs and learning rate.
+    Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and final:
+      whether the model of the second stage labels the 'rest' of S under the target labels (section
+      3.5), or 'all' of
+        it, what vote and model agreed on before included, and chooses their candidates anew (the
+        released code).
+      finetune: of the benign model's second stage, `epochs_share` and `lr_share` of the student's
+        epochs and learning rate.
 
     With labels='vote' there is no benign model: `final` and `finetune` have no effect.
     """
@@ -37,11 +41,14 @@ class DataElixir(CandidateChain, Defense):
     targets: Settings = field(default_factory=lambda: TARGETS.part('significant'))
     labels: str = 'benign'
     final: Annotated[str, one_of(('rest', 'all'))] = 'rest'
-    finetune: dict[str, float] = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
+    finetune: dict[str, float] = field(
+        default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2}
+    )
 
     needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
     presets: ClassVar[Presets] = {
-        # every step of the chain from `start`, as published, and all of the last `window`, on the levels of the released code
+        # every step of the chain from `start`, as published, and all of the last `window`, on the
+        # levels of the released code
         'exact': {
             'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True},
             'steps': 150,
@@ -62,8 +69,13 @@ class DataElixir(CandidateChain, Defense):
     def __post_init__(self) -> None:
         super().__post_init__()
         LabelTransition(**self._readings())
-        if set(self.finetune) != {'epochs_share', 'lr_share'} or not min(self.finetune.values()) > 0:
-            raise UserError(f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.')
+        if (
+            set(self.finetune) != {'epochs_share', 'lr_share'}
+            or not min(self.finetune.values()) > 0
+        ):
+            raise UserError(
+                f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.'
+            )
 
     def method(self, student: Settings) -> Method:
         """Candidates -> targets -> a benign model in two stages -> verdicts -> purified dataset -> student."""
@@ -81,7 +93,13 @@ class DataElixir(CandidateChain, Defense):
             benign = 'finetuned'
         inputs = {'poisoned': 'poisoned', 'edits': 'verdicts'} | {name: name for name in datasets}
         last = (Step('purified', 'rewrite', inputs), student_step(student, 'purified'))
-        outcome = Outcome(purified='purified', classifier='student', benign=benign, findings='verdicts', candidates='candidates')
+        outcome = Outcome(
+            purified='purified',
+            classifier='student',
+            benign=benign,
+            findings='verdicts',
+            candidates='candidates',
+        )
         return Method((candidates, *middle, *last), outcome)
 
     def _two_stages(self, student: Settings) -> tuple[Step, ...]:
@@ -90,21 +108,39 @@ class DataElixir(CandidateChain, Defense):
         waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
         agreed = (self._remake('replaced_agreed', 'agreed'),) * waits
         rest = (self._remake('replaced_rest', 'verdicts'),) * waits
-        more = data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
+        more = (
+            data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
+        )
         benign = benign_recipe(student)
         return (
             self._remake('replaced', 'targets'),
             Step('benign', 'classifier', data, benign),
-            self._label('agreed', 'targets', 'benign', TrueLabels(**self._choice(), agreement=True, again=self.final == 'all')),
+            self._label(
+                'agreed',
+                'targets',
+                'benign',
+                TrueLabels(**self._choice(), agreement=True, again=self.final == 'all'),
+            ),
             *agreed,
             Step('finetuned', 'classifier', more, finetuning_recipe(benign, **self.finetune)),
-            self._label('verdicts', 'agreed', 'finetuned', TrueLabels(**self._choice(), agreement=False, again=False)),
+            self._label(
+                'verdicts',
+                'agreed',
+                'finetuned',
+                TrueLabels(**self._choice(), agreement=False, again=False),
+            ),
             *rest,
         )
 
     def _label(self, name: str, edits: str, classifier: str, labels: TrueLabels) -> Step:
         """What `edits` leaves open, looked at with `classifier`, and what is made of it."""
-        inputs = {'poisoned': 'poisoned', 'classifier': classifier, 'picked': edits, 'edits': edits, 'candidates': 'candidates'}
+        inputs = {
+            'poisoned': 'poisoned',
+            'classifier': classifier,
+            'picked': edits,
+            'edits': edits,
+            'candidates': 'candidates',
+        }
         if self.choice == 'agreeing':
             inputs |= {'prior': 'prior'}
         look = Candidates(**self._chain()) if self.choice == 'agreeing' else Predictions()
@@ -112,7 +148,12 @@ class DataElixir(CandidateChain, Defense):
 
     def _remake(self, name: str, picked: str) -> Step:
         """The images that a table's rows become."""
-        return Step(name, 'purify', {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}, by=Remake(**self._chain()))
+        return Step(
+            name,
+            'purify',
+            {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked},
+            by=Remake(**self._chain()),
+        )
 
     def _chain(self) -> Facts:
         return {field.name: getattr(self, field.name) for field in fields(CandidateChain)}
@@ -121,13 +162,22 @@ class DataElixir(CandidateChain, Defense):
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}
 
     def _readings(self) -> Facts:
-        own = {'tau': self.tau, 'benign': self.benign, 'targets': self.targets, 'labels': self.labels}
+        own = {
+            'tau': self.tau,
+            'benign': self.benign,
+            'targets': self.targets,
+            'labels': self.labels,
+        }
         return own | self._choice()
 
 
 def benign_recipe(student: Settings) -> Facts:
     """The student's part without its teacher: the benign model is trained as the student is, from where it starts."""
-    objective = student['objective'] if student['objective']['name'] == 'classify' else {'name': 'classify', 'label_smoothing': 0.0}
+    objective = (
+        student['objective']
+        if student['objective']['name'] == 'classify'
+        else {'name': 'classify', 'label_smoothing': 0.0}
+    )
     return student | {'objective': objective, 'load': ''}
 
 
@@ -135,4 +185,11 @@ def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float)
     """The same for a share of the epochs (or steps) at a share of the learning rate, from the benign model's own weights."""
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
-    return benign | length | {'optim': benign['optim'] | {'lr': lr_share * benign['optim']['lr']}, 'init_from': ''}
+    return (
+        benign
+        | length
+        | {
+            'optim': benign['optim'] | {'lr': lr_share * benign['optim']['lr']},
+            'init_from': '',
+        }
+    )

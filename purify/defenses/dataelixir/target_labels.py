@@ -55,8 +55,9 @@ class TargetRule(Protocol):
 class Mad(Limited, place='defense.targets.'):
     """The paper's rule (section 3.4): a label whose score lies more than `threshold` deviations from the median of all.
 
-    On small datasets it calls labels of benign datasets targets; with two labels it never finds one. Where the median absolute
-    deviation is 0 the mean one takes its place (`outlier_index`). Labels without anomalous images are no targets.
+    On small datasets it calls labels of benign datasets targets; with two labels it never finds
+    one. Where the median absolute deviation is 0 the mean one takes its place (`outlier_index`).
+    Labels without anomalous images are no targets.
 
     Attributes:
       threshold: 2 in the paper.
@@ -86,7 +87,9 @@ class Mad(Limited, place='defense.targets.'):
     def suspects(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
         index = outlier_index(self.scores(evidence), evidence.images > 0)
-        return ((np.abs(index) if self.two_sided else index) > self.threshold) & (evidence.anomalous > 0)
+        return ((np.abs(index) if self.two_sided else index) > self.threshold) & (
+            evidence.anomalous > 0
+        )
 
     def targets(self, evidence: Evidence) -> np.ndarray:
         """All suspects: the paper asks no more."""
@@ -97,30 +100,35 @@ class Mad(Limited, place='defense.targets.'):
 class Significant(Limited, place='defense.targets.'):
     """The default: a label that stands out from the others by more than they differ, and that chance does not explain.
 
-    The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an outlier in every other
-    dataset. This asks two questions, of which one suffices.
+    The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an
+    outlier in every other dataset. This asks two questions, of which one suffices.
 
-    Are its candidates scattered (`Evidence.scatter`) farther than usual, by `score` nats and by `deviations` of the other labels'?
-    Then more of its images must leave than chance allows, or, among more than `FEW` labels, more of its anomalous ones be gone for
-    good (`Evidence.gone`, `ENOUGH` at least): of a hard class many images leave, but not so far.
+    Are its candidates scattered (`Evidence.scatter`) farther than usual, by `score` nats and by
+    `deviations` of the other labels'? Then more of its images must leave than chance allows, or,
+    among more than `FEW` labels, more of its anomalous ones be gone for good (`Evidence.gone`,
+    `ENOUGH` at least): of a hard class many images leave, but not so far.
 
-    Have its images another label for good (`Evidence.moved`), `share` of them more than usual, and by so many deviations? Then
-    these must be more than chance allows, both of its images and of its anomalous ones.
+    Have its images another label for good (`Evidence.moved`), `share` of them more than usual, and
+    by so many deviations? Then these must be more than chance allows, both of its images and of its
+    anomalous ones.
 
-    What is usual is the lower median of the others, so up to half of the labels may be targets where each has images enough (with
-    fewer than five labels, whose differences nobody knows, the share must be .1). No truth is needed for its numbers; how often it
-    errs, on made-up datasets, stands in docs/decisions.md.
+    What is usual is the lower median of the others, so up to half of the labels may be targets
+    where each has images enough (with fewer than five labels, whose differences nobody knows, the
+    share must be .1). No truth is needed for its numbers; how often it errs, on made-up datasets,
+    stands in docs/decisions.md.
 
-    A suspect is a target where its images leave for more than one label (asked where there are three and more), as a trigger's do,
-    and labels confused by mistake do not. Where images leave most labels, as in a dataset with wrong labels throughout, the
-    classifier must take at least a quarter of them for what they are labelled before they are noised: a trigger holds them there.
+    A suspect is a target where its images leave for more than one label (asked where there are
+    three and more), as a trigger's do, and labels confused by mistake do not. Where images leave
+    most labels, as in a dataset with wrong labels throughout, the classifier must take at least a
+    quarter of them for what they are labelled before they are noised: a trigger holds them there.
     Else the labels are wrong without a trigger.
 
     Attributes:
       score: least excess of the scatter, in nats.
       share: least excess of the share of images that moved.
       deviations: of the usual labels, for both.
-      level: of the three tests (`departure_p_values`, `pooled_p_values`), for all labels of the dataset together.
+      level: of the three tests (`departure_p_values`, `pooled_p_values`), for all labels of the
+        dataset together.
     """
 
     score: NotNegative = 0.5
@@ -142,8 +150,13 @@ class Significant(Limited, place='defense.targets.'):
         few = {'of_few': UNUSUAL_FEW, 'images': evidence.images}
         gone = excess(shares, present, least=self.share, deviations=self.deviations, **few)
         asked = np.stack([scattered, gone])
-        left, moved = (departure_p_values(evidence.images, leavers) for leavers in (evidence.left, evidence.moved))
-        gone_of, moved_of = (pooled_p_values(evidence.anomalous, some) for some in (evidence.gone, evidence.moved))
+        left, moved = (
+            departure_p_values(evidence.images, leavers)
+            for leavers in (evidence.left, evidence.moved)
+        )
+        gone_of, moved_of = (
+            pooled_p_values(evidence.anomalous, some) for some in (evidence.gone, evidence.moved)
+        )
         gone_of = np.where((evidence.gone >= ENOUGH) & (present.sum() > FEW), gone_of, 1.0)
         p_values = np.stack([np.minimum(left, gone_of), np.maximum(moved, moved_of)])
         better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
@@ -169,10 +182,16 @@ class Significant(Limited, place='defense.targets.'):
     def targets(self, evidence: Evidence) -> np.ndarray:
         """As of `TargetRule`."""
         suspects, present = self.suspects(evidence), evidence.images > 0
-        usual, _ = usual_and_spread(evidence.moved[present] / evidence.images[present]) if present.any() else (0.0, 0.0)
+        usual, _ = (
+            usual_and_spread(evidence.moved[present] / evidence.images[present])
+            if present.any()
+            else (0.0, 0.0)
+        )
         held = (evidence.held >= HELD) | (usual <= UNUSUAL)
         one_way, plain = evidence.one_way > ONE_WAY, suspects & (evidence.moved >= ENOUGH)
-        if plain.any() and one_way[plain].mean() > 0.5:  # then few images of a label do not speak against it
+        if (
+            plain.any() and one_way[plain].mean() > 0.5
+        ):  # then few images of a label do not speak against it
             one_way = one_way | ~plain
         return suspects & held & ~one_way
 
@@ -185,24 +204,31 @@ def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Fact
     if targets.any():
         gone = evidence.left[targets].sum() / evidence.images[targets].sum()
         text = (
-            f"{targets.sum()} of {labels} labels look like an attacker's aim: {gone:.1%} of their images leave them for other "
+            f"{targets.sum()} of {labels} labels look like an attacker's aim: {gone:.1%} of their"
+            ' images leave them for other '
             f'labels when they are noised.{HEDGE if labels == 2 else ""}'
         )
         return judgement('attacked', share, text)
     held = np.average(evidence.held, weights=evidence.moved) if moved else 0.0
     if suspects.any() or (everywhere and held < 0.5):
         text = (
-            f'{share:.1%} of all images leave their label for good, and most look mislabelled: their labels were confused with '
-            'another, or the classifier does not believe them. An attack from one class to one other would look alike.'
+            f'{share:.1%} of all images leave their label for good, and most look mislabelled:'
+            ' their labels were confused with another, or the classifier does not believe them. An'
+            ' attack from one class to one other would look alike.'
         )
         return judgement('mislabelled', share, text)
     if everywhere:
         text = (
-            f'{share:.1%} of all images leave their label for good, under all labels alike. Labels that are wrong and were learned '
-            'by heart look like this, and so does an attack on most labels at once (all-to-all). No label is named.'
+            f'{share:.1%} of all images leave their label for good, under all labels alike. Labels'
+            ' that are wrong and were learned by heart look like this, and so does an attack on'
+            ' most labels at once (all-to-all). No label is named.'
         )
         return judgement('unexplained', share, text)
-    return judgement('clean', share, f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.')
+    return judgement(
+        'clean',
+        share,
+        f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.',
+    )
 
 
 TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
@@ -210,17 +236,24 @@ TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
 
 def make_target_rule(settings: Settings) -> TargetRule:
     """`{'name': 'mad', ...}` -> the rule."""
-    return TARGETS.make(settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'})
+    return TARGETS.make(
+        settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
+    )
 
 
 def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
     """What a rule made of the evidence, for JSON and the report's bar chart.
 
-    {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong], 'verdict' (`judge`), 'rule':
-    {'name', its attributes}, 'chart': {'quantity': 'score' or 'index', 'threshold'}, 'labels': [{'label', 'images', 'anomalous',
-    'left', 'moved', 'gone', 'held', 'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
+    {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong],
+    'verdict' (`judge`), 'rule': {'name', its attributes}, 'chart': {'quantity': 'score' or 'index',
+    'threshold'}, 'labels': [{'label', 'images', 'anomalous', 'left', 'moved', 'gone', 'held',
+    'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
     """
-    scores, suspects, targets = rule.scores(evidence), rule.suspects(evidence), rule.targets(evidence)
+    scores, suspects, targets = (
+        rule.scores(evidence),
+        rule.suspects(evidence),
+        rule.targets(evidence),
+    )
     columns = {
         'images': evidence.images,
         'anomalous': evidence.anomalous,
@@ -242,6 +275,7 @@ def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
         'rule': {'name': rule.name} | vars(rule),
         'chart': {'quantity': quantity, 'threshold': threshold},
         'labels': [
-            {'label': label} | {name: column[label].item() for name, column in columns.items()} for label in range(len(scores))
+            {'label': label} | {name: column[label].item() for name, column in columns.items()}
+            for label in range(len(scores))
         ],
     }

@@ -32,38 +32,46 @@ class Choice(Limited, place='defense.'):
     Attributes:
       rank: the place among them in order of growing distance (eq. 5), as a share; .8 in the paper.
       count_raw: whether the raw image counts as one of them, as in the released code.
-      choice: for images of S 'all' candidates, or the 'agreeing' ones that a classifier gives the new label, as in the
-        released code. Images of B and P are left with the candidates of their vote (eq. 3): the choice is among these.
+      choice: for images of S 'all' candidates, or the 'agreeing' ones that a classifier gives the
+        new label, as in the released code. Images of B and P are left with the candidates of their
+        vote (eq. 3): the choice is among these.
     """
 
     rank: Chance
     count_raw: bool
     choice: Annotated[str, one_of(('all', 'agreeing'))]
 
-    def among(self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    def among(
+        self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray
+    ) -> np.ndarray:
         """Distances f[m k], labels of the candidates i32[m k], new labels i32[m], sets u8[m] -> candidate i32[m], -1: raw."""
         free = (sets == SUSPICIOUS) & (self.choice == 'all')
-        return choose_candidate(distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw)
+        return choose_candidate(
+            distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw
+        )
 
 
 @dataclass(frozen=True)
 class LabelTransition(Choice, Decision):
     """Table 'candidates' -> sets, target labels, and what becomes of every image whose label is plain by now.
 
-    Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32 (predicted for the raw image),
-    `vote` i32. Images of P under a suspect label (a target, or one with wrong labels) get their vote and a candidate; those of S
-    under one are not kept, for they are still to be labelled, but get a candidate too where its choice does not wait for the
-    label. `pick`: the images to be made; `open`, where labels are still to come: those left out, at which a benign classifier looks
-    next.
+    Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32
+    (predicted for the raw image), `vote` i32. Images of P under a suspect label (a target, or one
+    with wrong labels) get their vote and a candidate; those of S under one are not kept, for they
+    are still to be labelled, but get a candidate too where its choice does not wait for the label.
+    `pick`: the images to be made; `open`, where labels are still to come: those left out, at which
+    a benign classifier looks next.
 
     Attributes:
       tau: of eq. 3, as a share of the candidates.
-      benign: what candidates of a benign image agree with, the 'given' label (eq. 3) or the one 'predicted' for it (the
-        released code). 'given' also takes an image for suspicious whose vote holds no more than half of its candidates, and
-        'predicted' does not, as released; of labels as common 'given' votes for the last seen, 'predicted' for the first.
+      benign: what candidates of a benign image agree with, the 'given' label (eq. 3) or the one
+        'predicted' for it (the released code). 'given' also takes an image for suspicious whose
+        vote holds no more than half of its candidates, and 'predicted' does not, as released; of
+        labels as common 'given' votes for the last seen, 'predicted' for the first.
       targets: `TARGETS` and their attributes.
-      labels: 'benign', as above, or 'vote': every image is given its vote, whatever its set and label (appendix F). No other
-        classifier is asked then, so 'agreeing' candidates are those that the victim gives the vote.
+      labels: 'benign', as above, or 'vote': every image is given its vote, whatever its set and
+        label (appendix F). No other classifier is asked then, so 'agreeing' candidates are those
+        that the victim gives the vote.
     """
 
     tau: Portion
@@ -75,7 +83,9 @@ class LabelTransition(Choice, Decision):
         super().__post_init__()
         make_target_rule(self.targets)
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """As of `Decision`."""
         names = ('candidates', 'distance', 'raw')
         candidates, distance, raw = (tables['candidates'].of(ids, name) for name in names)
@@ -87,19 +97,31 @@ class LabelTransition(Choice, Decision):
         found = describe_targets(make_target_rule(self.targets), evidence)
         aimed_at = np.isin(labels, found['suspect_labels'])
         plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
-        replaced = plain if self.choice == 'agreeing' or self.labels == 'vote' else aimed_at & (sets != BENIGN)
+        replaced = (
+            plain
+            if self.choice == 'agreeing' or self.labels == 'vote'
+            else aimed_at & (sets != BENIGN)
+        )
         new = np.where(plain, votes, labels).astype(np.int32)
-        candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1).astype(np.int32)
+        candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1).astype(
+            np.int32
+        )
         columns = {
             'set': sets,
             'eta': transition_coefficient(counts).astype(np.int32),
             'given': labels.astype(np.int32),
             'raw': raw.astype(np.int32),
             'vote': votes,
-            'keep': np.ones(len(ids), bool) if self.labels == 'vote' else ~(aimed_at & (sets == SUSPICIOUS)),
+            'keep': (
+                np.ones(len(ids), bool)
+                if self.labels == 'vote'
+                else ~(aimed_at & (sets == SUSPICIOUS))
+            ),
         }
         columns |= {} if self.labels == 'vote' else {'open': ~columns['keep']}
-        facts = found | {'sets': {name: int((sets == number).sum()) for number, name in enumerate(SETS)}}
+        facts = found | {
+            'sets': {name: int((sets == number).sum()) for number, name in enumerate(SETS)}
+        }
         return _verdicts(ids, columns, new, candidate, candidate >= 0, facts)
 
 
@@ -107,22 +129,31 @@ class LabelTransition(Choice, Decision):
 class TrueLabels(Choice, Decision):
     """Labels for images that were left out, from a benign classifier (section 3.5, stages one and two).
 
-    Tables 'edits' (what was decided before), 'candidates' (for distances) and 'measured', which looked at the images left out:
-    by `Predictions`, or by `Candidates` with the benign classifier where the choice is among the 'agreeing' ones. The columns
-    are those of `LabelTransition`; `pick`: the images to be made now.
+    Tables 'edits' (what was decided before), 'candidates' (for distances) and 'measured', which
+    looked at the images left out: by `Predictions`, or by `Candidates` with the benign classifier
+    where the choice is among the 'agreeing' ones. The columns are those of `LabelTransition`;
+    `pick`: the images to be made now.
 
     Attributes:
-      agreement: only where the classifier's label is the vote too; the others stay left out, and are `open` to the next look.
-      again: whether those labelled here are `open` too: the next look labels them anew, and chooses their candidates anew.
+      agreement: only where the classifier's label is the vote too; the others stay left out, and
+        are `open` to the next look.
+      again: whether those labelled here are `open` too: the next look labels them anew, and chooses
+        their candidates anew.
     """
 
     agreement: bool
     again: bool
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """As of `Decision`."""
         edits, measured = tables['edits'], tables['measured']
-        old = {key: edits.of(ids, key) for key in edits.columns if key not in ('ids', 'pick', 'flagged')}
+        old = {
+            key: edits.of(ids, key)
+            for key in edits.columns
+            if key not in ('ids', 'pick', 'flagged')
+        }
         rows = np.flatnonzero(old['open'])
         predicted = measured.of(ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
         sure = (predicted == old['vote'][rows]) | (not self.agreement)
@@ -138,7 +169,9 @@ class TrueLabels(Choice, Decision):
         columns = {key: old[key] for key in ('set', 'eta', 'given', 'raw', 'vote')} | {'keep': keep}
         columns |= {'open': old['open'] if self.again else ~keep} if self.agreement else {}
         facts = edits.facts | {'settled': len(settled)}
-        return _verdicts(ids, columns, new, candidate, (candidate >= 0) & (candidate != old['candidate']), facts)
+        return _verdicts(
+            ids, columns, new, candidate, (candidate >= 0) & (candidate != old['candidate']), facts
+        )
 
 
 def _verdicts(
@@ -150,5 +183,10 @@ def _verdicts(
     facts: Facts,
 ) -> Table:
     found = {'ids': ids} | columns
-    found |= {'labels': labels, 'candidate': candidate, 'pick': pick, 'flagged': labels != columns['given']}
+    found |= {
+        'labels': labels,
+        'candidate': candidate,
+        'pick': pick,
+        'flagged': labels != columns['given'],
+    }
     return Table(found, facts)

@@ -24,11 +24,13 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
     """Drops the smaller of two clusters of a class's features, where it is small; then a student is trained.
 
     Attributes:
-      reduction: 'ica' (the paper's) or 'pca', of the features before they are clustered; see `reduce_features`.
+      reduction: 'ica' (the paper's) or 'pca', of the features before they are clustered; see
+        `reduce_features`.
       dimensions: how many are left by it.
-      size: a cluster below this share of its class is poison (the paper's section on relative size; .35 in its code).
-      silhouette: two clusters count as two where their mean silhouette coefficient lies above it; 0 does not ask, and then none
-        is computed (see `clearness`).
+      size: a cluster below this share of its class is poison (the paper's section on relative size;
+        .35 in its code).
+      silhouette: two clusters count as two where their mean silhouette coefficient lies above it; 0
+        does not ask, and then none is computed (see `clearness`).
     """
 
     reduction: Annotated[str, one_of(REDUCTIONS)] = 'ica'
@@ -42,25 +44,36 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
         """Features -> verdicts -> purified -> student."""
         return filter_method(self, student)
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the table 'features'.
 
-        Column `cluster` i32[n]: 1 in the smaller cluster of a class, 0 in the other and where nothing was split. Facts:
-        `target_labels`, the classes with a small cluster, and of every class its images, the smaller cluster's share, the
-        mean silhouette coefficient (None where it is not asked for), and in how many dimensions the clusters were sought.
+        Column `cluster` i32[n]: 1 in the smaller cluster of a class, 0 in the other and where
+        nothing was split. Facts: `target_labels`, the classes with a small cluster, and of every
+        class its images, the smaller cluster's share, the mean silhouette coefficient (None where
+        it is not asked for), and in how many dimensions the clusters were sought.
         """
         cluster, flagged, facts = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.bool_), []
         for label, rows, features in class_features(ids, labels, tables, num_classes):
-            reduced = reduce_features(features, self.reduction, self.dimensions if len(rows) >= FEWEST else 0)
+            reduced = reduce_features(
+                features, self.reduction, self.dimensions if len(rows) >= FEWEST else 0
+            )
             smaller = two_clusters(reduced)
-            share, silhouette = float(smaller.mean()), clearness(reduced, smaller) if self.silhouette else None
+            share, silhouette = (
+                float(smaller.mean()),
+                (clearness(reduced, smaller) if self.silhouette else None),
+            )
             small = 0 < share < self.size and (silhouette is None or silhouette > self.silhouette)
             cluster[rows], flagged[rows] = smaller, smaller & small
             facts.append(
                 {'label': label, 'images': len(rows), 'share': share, 'silhouette': silhouette}
                 | {'dimensions': reduced.shape[1], 'flagged': small}
             )
-        found = {'target_labels': [row['label'] for row in facts if row['flagged']], 'classes': facts}
+        found = {
+            'target_labels': [row['label'] for row in facts if row['flagged']],
+            'classes': facts,
+        }
         limits = {'size': self.size, 'silhouette': self.silhouette}
         return verdicts(ids, labels, flagged, {'cluster': cluster}, found | limits)
 
@@ -68,8 +81,9 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
 def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np.ndarray:
     """Features f64[m d] -> f64[m k], their first k principal components ('pca'), or those brought to variance 1 ('ica').
 
-    What independent components are more than the latter is a rotation of it, and neither k-means nor a silhouette sees one.
-    k is `dimensions`, or less where the features have fewer, since rounding errors at variance 1 would be features too.
+    What independent components are more than the latter is a rotation of it, and neither k-means
+    nor a silhouette sees one. k is `dimensions`, or less where the features have fewer, since
+    rounding errors at variance 1 would be features too.
     """
     left, sizes, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
     count = min(dimensions, int((sizes > 1e-6 * np.linalg.norm(features)).sum()))
@@ -79,8 +93,9 @@ def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np
 def two_clusters(points: np.ndarray) -> np.ndarray:
     """Points f64[m k] -> bool[m], true in the smaller of the two clusters of k-means.
 
-    The best of ten starts, the same ten every time, on one thread, since the order of sums is that of the threads: the verdicts
-    are a function of the features, however many cores there are. Without dimensions there is but one cluster: false everywhere.
+    The best of ten starts, the same ten every time, on one thread, since the order of sums is that
+    of the threads: the verdicts are a function of the features, however many cores there are.
+    Without dimensions there is but one cluster: false everywhere.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -88,14 +103,17 @@ def two_clusters(points: np.ndarray) -> np.ndarray:
     if not points.shape[1]:
         return np.zeros(len(points), np.bool_)
     with threadpool_limits(1):
-        second = KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters')).fit_predict(points) == 1  # pyright: ignore[reportArgumentType]
+        second = (
+            KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters')).fit_predict(points) == 1
+        )  # pyright: ignore[reportArgumentType]
     return second if second.mean() < 0.5 else ~second
 
 
 def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
     """The mean silhouette coefficient (Rousseeuw 1987) of the clusters `smaller` bool[m] and the rest of points f64[m k].
 
-    Of `MOST` points at most, drawn from each cluster as its share asks, always the same ones; 0 where a cluster is empty.
+    Of `MOST` points at most, drawn from each cluster as its share asks, always the same ones; 0
+    where a cluster is empty.
     """
     from sklearn.metrics import silhouette_score
 
@@ -103,7 +121,11 @@ def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
         return 0.0
     if len(points) > MOST:
         order = np.random.default_rng(stream_seed(0, 'silhouette')).permutation(len(points))
-        taken = max(1, round(MOST * smaller.mean()))  # of the smaller one: a plain draw might hold none of it
-        kept = np.sort(np.concatenate([order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]]))
+        taken = max(
+            1, round(MOST * smaller.mean())
+        )  # of the smaller one: a plain draw might hold none of it
+        kept = np.sort(
+            np.concatenate([order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]])
+        )
         points, smaller = points[kept], smaller[kept]
     return float(silhouette_score(points, smaller))

@@ -14,12 +14,19 @@ from purify.defenses.steps import student_step
 def filter_method(decision: Decision, student: Settings) -> Method:
     """Features -> verdicts, by the decision -> purified, the dataset without what is flagged -> student."""
     steps = (
-        Step('features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()),
+        Step(
+            'features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()
+        ),
         Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, by=decision),
         Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
         student_step(student, 'purified'),
     )
-    return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts', features='features'))
+    return Method(
+        steps,
+        Outcome(
+            purified='purified', classifier='student', findings='verdicts', features='features'
+        ),
+    )
 
 
 def class_features(
@@ -40,7 +47,15 @@ def lowest(numbers: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-def verdicts(ids: np.ndarray, labels: np.ndarray, flagged: np.ndarray, columns: dict[str, np.ndarray], facts: Facts) -> Table:
+def verdicts(
+    ids: np.ndarray,
+    labels: np.ndarray,
+    flagged: np.ndarray,
+    columns: dict[str, np.ndarray],
+    facts: Facts,
+) -> Table:
     """The table of a filter: what is flagged goes, everything else stays as it is, under its own label."""
     kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
-    return Table({'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)
+    return Table(
+        {'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts
+    )

@@ -1,4 +1,7 @@
-"""Cognitive distillation (Huang et al. 2023, arXiv:2301.10908): how little of an image the classifier needs for its answer."""
+"""Cognitive distillation (Huang et al.
+
+2023, arXiv:2301.10908): how little of an image the classifier needs for its answer.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +27,14 @@ MOMENTS = 0.1  # both of Adam's, in the authors' code
 class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
     """Distils every image to a mask that keeps the classifier's answer -> {'score' f32[b], 'finite' bool[b]}.
 
-    The mask m [h w 1] in (0, 1) is fitted by Adam from .88 everywhere: what it hides of an image is one random colour, drawn
-    anew for each image and step, and the loss of an image is
+    The mask m [h w 1] in (0, 1) is fitted by Adam from .88 everywhere: what it hides of an image is
+    one random colour, drawn anew for each image and step, and the loss of an image is
 
         mean |f(m x + (1 - m) colour) - f(x)| + gamma ||m||_1 + beta TV(m) / (h w),
 
-    TV the sum of squared differences of neighbours (eqs. 1 and 2). A trigger is small: the score is -||m||_1, so that bigger
-    means likelier poisoned. The authors' code normalises images for f(x) alone; here the network does it, for both.
+    TV the sum of squared differences of neighbours (eqs. 1 and 2). A trigger is small: the score is
+    -||m||_1, so that bigger means likelier poisoned. The authors' code normalises images for f(x)
+    alone; here the network does it, for both.
 
     Attributes:
       on: what f gives, 'logits' or 'features' (what the head reads).
@@ -65,7 +69,9 @@ class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
 
         return measure
 
-    def _distil(self, look: Callable[[jax.Array], jax.Array], images: jax.Array, keys: jax.Array) -> jax.Array:
+    def _distil(
+        self, look: Callable[[jax.Array], jax.Array], images: jax.Array, keys: jax.Array
+    ) -> jax.Array:
         """Images f32[b h w c] in [0, 1], key[b] -> masks f32[b h w 1]; `look` is row-wise, and so is Adam."""
         wanted = look(images)
         adam = optax.adam(self.lr, MOMENTS, MOMENTS)

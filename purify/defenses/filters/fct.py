@@ -1,4 +1,7 @@
-"""Feature consistency towards transformations (Chen et al. 2022, "Effective backdoor defense by exploiting sensitivity")."""
+"""Feature consistency towards transformations (Chen et al.
+
+2022, "Effective backdoor defense by exploiting sensitivity").
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,14 +28,17 @@ EARLY, SPREAD = 'fct_early', 'fct_spread'
 class FeatureConsistency(Limited, Measure, place='fct: '):
     """How far an image's features move when it is turned and shifted -> {'score' f32[b], 'finite' bool[b]}.
 
-    The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head reads (eq. 2; the authors
-    take one view). A trigger does not survive being moved, clean images do: bigger means likelier poisoned. That holds as far as
-    the network keeps clean images close to their views. On small images it may not: of the digits with a patch, `network_steps`'
-    network scores the clean ones higher (AUROC .2), while a teacher trained on shifted images tells them under smaller turns.
+    The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head
+    reads (eq. 2; the authors take one view). A trigger does not survive being moved, clean images
+    do: bigger means likelier poisoned. That holds as far as the network keeps clean images close to
+    their views. On small images it may not: of the digits with a patch, `network_steps`' network
+    scores the clean ones higher (AUROC .2), while a teacher trained on shifted images tells them
+    under smaller turns.
 
     Attributes:
       rotation: degrees by which an image turns at most, either way; bilinear, black coming in.
-      shift: share of a side by which it moves at most afterwards, each way along both sides, in whole pixels.
+      shift: share of a side by which it moves at most afterwards, each way along both sides, in
+        whole pixels.
       times: how many views are averaged.
     """
 
@@ -43,14 +49,19 @@ class FeatureConsistency(Limited, Measure, place='fct: '):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.rotation or self.shift):
-            raise UserError(f'fct: rotation={self.rotation} and shift={self.shift} must not both be 0.')
+            raise UserError(
+                f'fct: rotation={self.rotation} and shift={self.shift} must not both be 0.'
+            )
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
         answer = models['classifier'].answer
 
         def measure(constants: Tree, rows: Rows) -> Rows:
-            images, keys = unit_images(rows), id_keys(stream_key(context.seed, 'feature consistency'), rows['id'])
+            images, keys = (
+                unit_images(rows),
+                id_keys(stream_key(context.seed, 'feature consistency'), rows['id']),
+            )
 
             def look(images: jax.Array) -> jax.Array:
                 return answer(constants['classifier'], images)[1].astype(jnp.float32)
@@ -58,7 +69,9 @@ class FeatureConsistency(Limited, Measure, place='fct: '):
             wanted = look(images)
 
             def once(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-                views = jax.vmap(self._view)(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
+                views = jax.vmap(self._view)(
+                    images, jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                )
                 return total + jnp.square(look(views) - wanted).mean(-1), None
 
             total, _ = jax.lax.scan(once, jnp.zeros(len(images)), jnp.arange(self.times))
@@ -71,7 +84,9 @@ class FeatureConsistency(Limited, Measure, place='fct: '):
         turn_key, shift_key = jax.random.split(key)
         angle = jax.random.uniform(turn_key, minval=-self.rotation, maxval=self.rotation)
         most = self.shift * jnp.array(image.shape[:2])
-        by = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most)).astype(jnp.int32)
+        by = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most)).astype(
+            jnp.int32
+        )
         return move(rotate(image, jnp.deg2rad(angle)), by)
 
 
@@ -80,19 +95,29 @@ class Fct(FeatureConsistency):
     """The settings of the score: how it looks, and by which `network`.
 
     Attributes:
-      network: 'own', which is trained as `network_steps` says, or 'teacher', the poisoned classifier, as Pan 2024 looks; then
-        there are no `early` and `spread`.
+      network: 'own', which is trained as `network_steps` says, or 'teacher', the poisoned
+        classifier, as Pan 2024 looks; then there are no `early` and `spread`.
       early: see `network_steps`; rates are SGD's.
       spread: likewise.
     """
 
     network: str = 'own'
     early: dict[str, float] = field(default_factory=lambda: {'epochs': 2.0, 'lr': 0.01})
-    spread: dict[str, float] = field(default_factory=lambda: {'epochs': 10.0, 'lr': 0.01, 'weight': 0.0})
+    spread: dict[str, float] = field(
+        default_factory=lambda: {'epochs': 10.0, 'lr': 0.01, 'weight': 0.0}
+    )
 
     presets: ClassVar[Presets] = {
-        # A digit upside down is another one. An own network, trained for so few steps, scores the clean ones higher (AUROC .2).
-        'small': {'network': 'teacher', 'early': None, 'spread': None, 'rotation': 30.0, 'shift': 0.1, 'times': 8}
+        # A digit upside down is another one. An own network, trained for so few steps, scores the
+        # clean ones higher (AUROC .2).
+        'small': {
+            'network': 'teacher',
+            'early': None,
+            'spread': None,
+            'rotation': 30.0,
+            'shift': 0.1,
+            'times': 8,
+        }
     }
 
 
@@ -103,10 +128,13 @@ def move(image: jax.Array, by: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (height - by[0], width - by[1], 0), image.shape)
 
 
-def network_steps(early: Mapping[str, Any], spread: Mapping[str, Any], student: Settings) -> tuple[Step, ...]:
+def network_steps(
+    early: Mapping[str, Any], spread: Mapping[str, Any], student: Settings
+) -> tuple[Step, ...]:
     """The network that FCT looks through: trained for a few epochs, then class centres are driven apart (section 3.2).
 
-    Both see the poisoned dataset without augmentation, at a constant rate, with the student's network, batch and optimiser.
+    Both see the poisoned dataset without augmentation, at a constant rate, with the student's
+    network, batch and optimiser.
 
     Args:
       early: `epochs` (2) and `lr` (.01, SGD's) of the cross-entropy.
@@ -114,7 +142,13 @@ def network_steps(early: Mapping[str, Any], spread: Mapping[str, Any], student: 
       student: config of the classifier that is trained last.
     """
     bare = student | {'augment': {}}
-    first = train_part(bare, dict(early), {'name': 'classify', 'label_smoothing': 0.0}, constant=True)
-    last = train_part(bare, dict(spread), {'name': 'spread', 'weight': spread['weight']}, constant=True)
+    first = train_part(
+        bare, dict(early), {'name': 'classify', 'label_smoothing': 0.0}, constant=True
+    )
+    last = train_part(
+        bare, dict(spread), {'name': 'spread', 'weight': spread['weight']}, constant=True
+    )
     data = {'data': 'poisoned'}
-    return Step(EARLY, 'classifier', data, first), Step(SPREAD, 'classifier', data | {'init': EARLY}, last)
+    return Step(EARLY, 'classifier', data, first), Step(
+        SPREAD, 'classifier', data | {'init': EARLY}, last
+    )

@@ -19,11 +19,16 @@ from purify.defenses.method import Decision, Defense, Measure, Method, Outcome, 
 from purify.defenses.needs import Needs
 from purify.defenses.steps import student_step
 
-SCORES: Registry[Callable[..., Measure]] = Registry('score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip)
+SCORES: Registry[Callable[..., Measure]] = Registry(
+    'score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip
+)
 
 
 def score(name: str, **changes: Any) -> Facts:
-    """The settings of a score, the numbers of its paper as they are changed. Raises ValueError as `Registry.part` does."""
+    """The settings of a score, the numbers of its paper as they are changed.
+
+    Raises ValueError as `Registry.part` does.
+    """
     return {key: value for key, value in SCORES.part(name, **changes).items() if key != 'name'}
 
 
@@ -35,10 +40,12 @@ def score_steps(
     The classifier is the teacher, or FCT's own network, whose steps then come first.
 
     Args:
-      scores: name, of `SCORES`, -> the settings of that measure. FCT's also say by which `network` it looks: 'teacher' (the
-        poisoned classifier, as of the others), or its 'own', with `early` and `spread` of `network_steps`.
+      scores: name, of `SCORES`, -> the settings of that measure. FCT's also say by which `network`
+        it looks: 'teacher' (the poisoned classifier, as of the others), or its 'own', with `early`
+        and `spread` of `network_steps`.
       student: config of the classifier that is trained last.
-      sets: a word for a dataset -> 'poisoned', or the step that makes it: {'given': 'poisoned', 'made': 'generated'}.
+      sets: a word for a dataset -> 'poisoned', or the step that makes it: {'given': 'poisoned',
+        'made': 'generated'}.
 
     Returns:
       The steps, and of each score the names of those that measure it, in the order of `sets`.
@@ -55,7 +62,9 @@ def score_steps(
             classifier = SPREAD
         for word, data in sets.items():
             inputs = {'poisoned': data, 'classifier': classifier}
-            measure = make_part(f'score {name!r}', FeatureConsistency if name == 'fct' else SCORES[name], **own)
+            measure = make_part(
+                f'score {name!r}', FeatureConsistency if name == 'fct' else SCORES[name], **own
+            )
             steps.append(Step(f'{name}_{word}', 'measure', inputs, by=measure))
     return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
 
@@ -64,7 +73,10 @@ def _has_own(fct: Facts) -> bool:
     """Whether FCT trains a network of its own; its settings lose the word for it."""
     network, parts = fct.pop('network'), sorted({'early', 'spread'} & set(fct))
     if (network, parts) not in (('own', ['early', 'spread']), ('teacher', [])):
-        raise UserError(f"fct: network={network!r} with {parts}: choose 'own' with early and spread, or 'teacher' without them.")
+        raise UserError(
+            f"fct: network={network!r} with {parts}: choose 'own' with early and spread, or"
+            " 'teacher' without them."
+        )
     return network == 'own'
 
 
@@ -93,19 +105,24 @@ class Scored(Limited, Defense, place='defense.'):
             Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
             student_step(student, 'purified'),
         )
-        return Method(steps, Outcome(purified='purified', classifier='student', findings='verdicts'))
+        return Method(
+            steps, Outcome(purified='purified', classifier='student', findings='verdicts')
+        )
 
 
 @dataclass(frozen=True)
 class HighestScores(Limited, Decision, place='defense.'):
     """The `remove` share of all images with the highest scores is flagged; ties by id. Column `score` f32[n].
 
-    The fact `comparable` says that scores may be held against each other over the whole dataset; no class is named.
+    The fact `comparable` says that scores may be held against each other over the whole dataset; no
+    class is named.
     """
 
     remove: Share
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the table 'scores'."""
         score = tables['scores'].of(ids, 'score')
         flagged = lowest(-score, ids, int(self.remove * len(ids) + 1e-9))

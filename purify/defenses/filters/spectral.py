@@ -19,9 +19,10 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
     """Drops the images of every class that lie farthest along its features' main direction; then a student is trained.
 
     Attributes:
-      remove: share of every class that goes. The paper removes 1.5 times an upper bound of the poisoned images, which it
-        takes as known; at most half of a class. It bounds what is found: where poison is 10 of 19 parts of the target class (10 %
-        of ten classes), .15 finds at most 28.5 %.
+      remove: share of every class that goes. The paper removes 1.5 times an upper bound of the
+        poisoned images, which it takes as known; at most half of a class. It bounds what is found:
+        where poison is 10 of 19 parts of the target class (10 % of ten classes), .15 finds at most
+        28.5 %.
     """
 
     remove: Annotated[float, number(above=0, most=0.5)] = 0.15
@@ -32,7 +33,9 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
         """Features -> verdicts -> purified -> student."""
         return filter_method(self, student)
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the table 'features'. Column `score` f64[n], bigger = likelier poisoned.
 
         There is no fact `target_labels`: every class loses the same share.
@@ -43,7 +46,9 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
             first = np.lexsort((ids[rows], -own))[: int(self.remove * len(rows) + 1e-9)]
             score[rows], flagged[rows[first]] = own, own[first] > 0
             facts.append({'label': label, 'images': len(rows), 'removed': int(flagged[rows].sum())})
-        return verdicts(ids, labels, flagged, {'score': score}, {'classes': facts, 'remove': self.remove})
+        return verdicts(
+            ids, labels, flagged, {'score': score}, {'classes': facts, 'remove': self.remove}
+        )
 
 
 def spectral_scores(features: np.ndarray) -> np.ndarray:

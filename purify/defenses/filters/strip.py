@@ -1,4 +1,8 @@
-"""STRIP (Gao et al. 2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a trigger."""
+"""STRIP (Gao et al.
+
+2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a
+trigger.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,11 +23,13 @@ class Strip(Limited, Measure, place='strip: '):
     """The mean entropy of the answers to an image under other images -> {'score' f32[b], 'finite' bool[b]}.
 
     Every image is superimposed with each of the same images, drawn from those that are measured, as
-    clip(image x + overlay u, 0, 1). The score is minus the mean entropy (eqs. 3 and 4), in nats: bigger means likelier poisoned.
+    clip(image x + overlay u, 0, 1). The score is minus the mean entropy (eqs. 3 and 4), in nats:
+    bigger means likelier poisoned.
 
     Attributes:
       draws: how many are laid over it; 100 in the paper. The stage draws them by its seed.
-      image: weight of the image; 1 in the authors' code (OpenCV's `addWeighted`, which cuts to the range too).
+      image: weight of the image; 1 in the authors' code (OpenCV's `addWeighted`, which cuts to the
+        range too).
       overlay: weight of what is laid over it; 1 there.
     """
 
@@ -45,10 +51,14 @@ class Strip(Limited, Measure, place='strip: '):
             images, overlays = unit_images(rows), constants['drawn'][: self.draws]
 
             def under(total: jax.Array, overlay: jax.Array) -> tuple[jax.Array, None]:
-                mixed = jnp.clip(self.image * images + self.overlay * unit_images({'image': overlay}), 0, 1)
+                mixed = jnp.clip(
+                    self.image * images + self.overlay * unit_images({'image': overlay}), 0, 1
+                )
                 return total + entropies(answer(constants['classifier'], mixed)[0]), None
 
-            total, _ = jax.lax.scan(under, jnp.zeros(len(images)), overlays)  # one at a time, to save memory
+            total, _ = jax.lax.scan(
+                under, jnp.zeros(len(images)), overlays
+            )  # one at a time, to save memory
             score = -total / len(overlays)
             return {'score': score, 'finite': jnp.isfinite(score)}
 

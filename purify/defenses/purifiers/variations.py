@@ -47,7 +47,10 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
     def method(self, student: Settings) -> Method:
         """Purified -> student."""
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
-        return Method((purified, student_step(student, 'purified')), Outcome(purified='purified', classifier='student'))
+        return Method(
+            (purified, student_step(student, 'purified')),
+            Outcome(purified='purified', classifier='student'),
+        )
 
     def number(self) -> int:
         """As many as there are copies."""
@@ -55,22 +58,34 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the prior's network for one variation; guided ones are two."""
-        return models['prior'].network_calls(**{name: value for name, value in self.vary.items() if name != 'model'})
+        return models['prior'].network_calls(
+            **{name: value for name, value in self.vary.items() if name != 'model'}
+        )
 
     def rule(self, models: Models, context: Context) -> Rule:
         """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
 
-        Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b]; row i's noise is a function of
-        (seed, id, variation). The prior works in its own size and channels; the colour transfer comes before the way
-        back, between two images of different size, as in the paper.
+        Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b];
+        row i's noise is a function of (seed, id, variation). The prior works in its own size and
+        channels; the colour transfer comes before the way back, between two images of different
+        size, as in the paper.
         """
         prior: Prior = models['prior']
         size_px, _, channels = context.shape
         if prior.channels == 1 and channels == 3:
-            raise UserError('the prior makes grey images, but the dataset is in colour; choose a prior with 3 channels.')
+            raise UserError(
+                'the prior makes grey images, but the dataset is in colour; choose a prior with 3'
+                ' channels.'
+            )
         if prior.model != self.vary['model']:
-            raise UserError(f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r} model.')
-        vary = prior.vary(context.class_names, **{name: value for name, value in self.vary.items() if name != 'model'})
+            raise UserError(
+                f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r}'
+                ' model.'
+            )
+        vary = prior.vary(
+            context.class_names,
+            **{name: value for name, value in self.vary.items() if name != 'model'},
+        )
 
         def purify(weights: Tree, rows: Rows) -> Rows:
             key = stream_key(context.seed, 'variations')

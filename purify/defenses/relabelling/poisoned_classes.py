@@ -1,4 +1,7 @@
-"""Which classes poison bends, by densities of their features (Sabolić 2024, section 4.4). NumPy in float64, on the host."""
+"""Which classes poison bends, by densities of their features (Sabolić 2024, section 4.4).
+
+NumPy in float64, on the host.
+"""
 
 import math
 from collections.abc import Mapping
@@ -13,30 +16,41 @@ from purify.core.limits import Limited, NotNegative, Portion, Share, ShareOrZero
 from purify.core.registry import Registry
 from purify.defenses.outliers import NORMAL_MAD, UNUSUAL_FEW, departure_p_values, excess
 
-# By what the images of a class with disruptive poison are ranked. 'ratio' is eq. 6, of which the paper says that poison has the
-# highest: its own class's density was fitted to it, no other was. 'outside' is how unlikely an image is under all densities, its
-# own class's too, which the paper says it looks for.
+# By what the images of a class with disruptive poison are ranked. 'ratio' is eq. 6, of which the
+# paper says that poison has the highest: its own class's density was fitted to it, no other was.
+# 'outside' is how unlikely an image is under all densities, its own class's too, which the paper
+# says it looks for.
 Score = Annotated[str, one_of(('outside', 'ratio'))]
 FAR = 10.0  # so far out hardly any image of a clean class lies
 UPPER, TINY = 0.55, 1e-9
 
 
-def own_and_foreign(log_density: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def own_and_foreign(
+    log_density: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log densities f64[n c] and given labels i32[n] -> of each image under its own class f64[n], and its best foreign one.
 
-    That is log v of eq. 4, f64[n], and the class it belongs to, i32[n]; -inf and -1 where there is no other class. A class
-    without a density has -inf throughout.
+    That is log v of eq. 4, f64[n], and the class it belongs to, i32[n]; -inf and -1 where there is
+    no other class. A class without a density has -inf throughout.
     """
     rows = np.arange(len(labels))
     foreign = log_density.copy()
     foreign[rows, labels] = -np.inf
     best = foreign.argmax(1).astype(np.int32) if len(labels) else np.zeros(0, np.int32)
     highest = foreign.max(1, initial=-np.inf)
-    return log_density[rows, labels], highest, np.where(np.isfinite(highest), best, -1).astype(np.int32)
+    return (
+        log_density[rows, labels],
+        highest,
+        np.where(np.isfinite(highest), best, -1).astype(np.int32),
+    )
 
 
 def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Eq. 3 as it stands: of each class, the mean negative log-likelihood of all images of others, f64[c], in nats; else NaN."""
+    """Eq.
+
+    3 as it stands: of each class, the mean negative log-likelihood of all images of others, f64[c],
+    in nats; else NaN.
+    """
     sums = [-log_density[labels != label, label] for label in range(log_density.shape[1])]
     return np.array([values.mean() if len(values) else np.nan for values in sums])
 
@@ -44,14 +58,19 @@ def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """S_ND of each class, f64[c]: how far its density is from the images of other classes; 1 is usual, inf where unknown.
 
-    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in many dimensions on how wide a
-    class is; the paper's threshold .6 cannot be meant for them. Here the mean negative log-likelihood of the same foreign images
-    under their own classes is subtracted, which leaves the mean divergence of the other classes from this one, and that is
-    divided by its upper median over the classes. A density that was fitted to images of all classes diverges little from any. Up
-    to half of the classes may be poisoned; with two classes, one. A clean class in the midst of the others scores lower than they.
+    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in
+    many dimensions on how wide a class is; the paper's threshold .6 cannot be meant for them. Here
+    the mean negative log-likelihood of the same foreign images under their own classes is
+    subtracted, which leaves the mean divergence of the other classes from this one, and that is
+    divided by its upper median over the classes. A density that was fitted to images of all classes
+    diverges little from any. Up to half of the classes may be poisoned; with two classes, one. A
+    clean class in the midst of the others scores lower than they.
     """
     own = log_density[np.arange(len(labels)), labels]
-    theirs = [own[labels != label].mean() if (labels != label).any() else np.nan for label in range(log_density.shape[1])]
+    theirs = [
+        own[labels != label].mean() if (labels != label).any() else np.nan
+        for label in range(log_density.shape[1])
+    ]
     present = np.isin(np.arange(log_density.shape[1]), labels)
     apart = foreign_nll(log_density, labels) + np.array(theirs)
     scores = np.where(present & np.isfinite(apart), apart, np.inf)
@@ -63,8 +82,8 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
 def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How far out each image lies by the upper part of its class, f64[n] from f64[n], i32[n].
 
-    Foreign log densities less the `UPPER` quantile of their class, in units of how far those above it lie above it on average.
-    Nearly half of a class may be poison that lies below.
+    Foreign log densities less the `UPPER` quantile of their class, in units of how far those above
+    it lie above it on average. Nearly half of a class may be poison that lies below.
     """
     out = np.zeros(len(foreign))
     for label in np.unique(labels).tolist():
@@ -77,24 +96,29 @@ def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which images lie `FAR` deviations and more below the median foreign log density of their class: f64[n], i32[n] -> bool[n].
 
-    The deviation is 1.4826 times the median, over all images, of how far one lies from the median of its class.
+    The deviation is 1.4826 times the median, over all images, of how far one lies from the median
+    of its class.
     """
     middles = np.zeros(len(foreign))
     for label in np.unique(labels):
         middles[labels == label] = np.median(foreign[labels == label])
     below = middles - foreign
-    return below > FAR * NORMAL_MAD * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
+    return (
+        below > FAR * NORMAL_MAD * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
+    )
 
 
 @dataclass(frozen=True)
 class Strangers(Limited, place='defense.strangers.'):
     """Which classes hold more images than usual that look more like another class: those with log s < 0 (eq. 6).
 
-    Non-disruptive poison keeps the features of its true class. A clean class in the midst of the others, or a wide one, comes near
-    to their images, and scores low by `nondisruptive_scores` too; its own images stay its own. So both are asked.
+    Non-disruptive poison keeps the features of its true class. A clean class in the midst of the
+    others, or a wide one, comes near to their images, and scores low by `nondisruptive_scores` too;
+    its own images stay its own. So both are asked.
 
     Attributes:
-      share: least excess of the share of such images over the other classes' lower median; 0 does not ask, as the paper.
+      share: least excess of the share of such images over the other classes' lower median; 0 does
+        not ask, as the paper.
       deviations: of the other classes, likewise (`purify.defenses.outliers.excess`).
       level: of a binomial test, for all classes of the dataset together (`departure_p_values`).
     """
@@ -103,9 +127,14 @@ class Strangers(Limited, place='defense.strangers.'):
     deviations: NotNegative = 5.0
     level: Share = 0.05
 
-    def judge(self, strange: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    def judge(
+        self, strange: np.ndarray, labels: np.ndarray, num_classes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images bool[n], given labels i32[n] -> of each class the excess f64[c], enough beyond 1, and whether it is no chance."""
-        images, counts = (np.bincount(labels[which], minlength=num_classes) for which in (np.ones(len(labels), bool), strange))
+        images, counts = (
+            np.bincount(labels[which], minlength=num_classes)
+            for which in (np.ones(len(labels), bool), strange)
+        )
         present = images > 0
         shares = counts / np.maximum(images, 1)
         few = {'of_few': UNUSUAL_FEW, 'images': images}
@@ -118,9 +147,11 @@ class Tail:
     """The images of a class that foreign densities come least near.
 
     Attributes:
-      place: mu, the foreign log density below which they lie, in nats; NaN where no place was found.
+      place: mu, the foreign log density below which they lie, in nats; NaN where no place was
+        found.
       share: S_D of eq. 5, of the class; 0 where no place was found.
-      apart: the share that lies outside when the class is measured by its own upper part; the same where a rule does not ask.
+      apart: the share that lies outside when the class is measured by its own upper part; the same
+        where a rule does not ask.
       margin: how far the class has come to being suspect: 1 is enough.
       suspect: whether the rule takes them for disruptive poison.
     """
@@ -151,15 +182,17 @@ class DisruptionRule(Protocol):
 class Outlying(Limited, place='defense.disruptive.'):
     """The default: images that lie farther out than nearly all of the rest of the dataset does.
 
-    mu is the `quantile` of the other classes' images, so a clean class has about that share below it. The paper's histogram asks
-    for two hills, which a class of a hundred images does not show and has by chance; this asks how many lie outside, as the
-    paper's introduction does. Up to `level`, for all classes together, clean classes are not taken for poisoned by chance
-    (binomial test, exact, one-sided) where `share` is what they may have.
+    mu is the `quantile` of the other classes' images, so a clean class has about that share below
+    it. The paper's histogram asks for two hills, which a class of a hundred images does not show
+    and has by chance; this asks how many lie outside, as the paper's introduction does. Up to
+    `level`, for all classes together, clean classes are not taken for poisoned by chance (binomial
+    test, exact, one-sided) where `share` is what they may have.
 
-    A clean class that is wide, or lies apart from all others, has images outside too. So the same is asked of each class measured
-    by its own upper part, which poison does not reach (`standings`): more than `apart` of it must lie outside there, at `level`.
-    Where they are more than `most` of it, the class is taken to lie apart. With fewer than three classes there is nothing to
-    compare with.
+    A clean class that is wide, or lies apart from all others, has images outside too. So the same
+    is asked of each class measured by its own upper part, which poison does not reach
+    (`standings`): more than `apart` of it must lie outside there, at `level`. Where they are more
+    than `most` of it, the class is taken to lie apart. With fewer than three classes there is
+    nothing to compare with.
 
     Attributes:
       share: beta_D, the least share of a class that is poison.
@@ -183,11 +216,15 @@ class Outlying(Limited, place='defense.disruptive.'):
         super().__post_init__()
         if not self.quantile <= self.share < self.most:
             raise UserError(
-                f'defense.disruptive: quantile={self.quantile} must be at most share={self.share}, and that below most={self.most}.'
+                f'defense.disruptive: quantile={self.quantile} must be at most share={self.share},'
+                f' and that below most={self.most}.'
             )
 
     def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
-        """See `DisruptionRule`. Images far outside their own class are left out of the others': poison would hide poison."""
+        """See `DisruptionRule`.
+
+        Images far outside their own class are left out of the others': poison would hide poison.
+        """
         present = np.unique(labels).tolist()
         if len(present) < 3:
             return dict.fromkeys(present, NO_TAIL)
@@ -201,12 +238,18 @@ class Outlying(Limited, place='defense.disruptive.'):
             least = float(binom.isf(self.level / len(present), images, self.share) + 1)
             least_apart = float(binom.isf(self.level, images, self.apart) + 1)
             share = below / images
-            margin = min(below / least, apart / least_apart, self.most / share if share > self.most else np.inf)
+            margin = min(
+                below / least,
+                apart / least_apart,
+                self.most / share if share > self.most else np.inf,
+            )
             found[label] = Tail(place, share, apart / images, margin, margin >= 1)
         return found
 
 
-def _below(values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: float) -> tuple[float, int]:
+def _below(
+    values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: float
+) -> tuple[float, int]:
     """The `quantile` of the other classes' `usual` images by values f64[n], and how many of the class `own` bool[n] lie below it.
 
     Those far outside their own class are no usual ones: poison would hide poison.
@@ -220,12 +263,14 @@ def _below(values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: flo
 class Valley(Limited, place='defense.disruptive.'):
     """The paper's rule: the images left of the minimum of the class's histogram, if they are more than `share`.
 
-    Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms are counted here, and 0 and 1
-    of `limit` are the class's lowest and highest. mu is the centre of the lowest bin left of it; of equal ones the right-most,
-    and there are images on its left. In small classes bins are empty by chance, and the rule finds poison where there is none.
+    Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms
+    are counted here, and 0 and 1 of `limit` are the class's lowest and highest. mu is the centre of
+    the lowest bin left of it; of equal ones the right-most, and there are images on its left. In
+    small classes bins are empty by chance, and the rule finds poison where there is none.
 
     Attributes:
-      share: beta_D. (The paper says "less" than it once, and calls it the least share of poisoned images.)
+      share: beta_D. (The paper says "less" than it once, and calls it the least share of poisoned
+        images.)
       limit: lambda.
       bins: of equal widths.
       score: see `Score`.
@@ -248,12 +293,18 @@ class Valley(Limited, place='defense.disruptive.'):
             return NO_TAIL
         counts, edges = np.histogram(own, self.bins, (low, high))
         centres = (edges[:-1] + edges[1:]) / 2
-        left = [number for number in range(1, self.bins) if centres[number] < low + self.limit * (high - low)]
+        left = [
+            number
+            for number in range(1, self.bins)
+            if centres[number] < low + self.limit * (high - low)
+        ]
         if not left:
             return NO_TAIL
         place = float(centres[min(left, key=lambda number: (counts[number], -number))])
         share = float((own < place).mean())
-        return Tail(place, share, share, share / self.share if self.share else np.inf, share > self.share)
+        return Tail(
+            place, share, share, share / self.share if self.share else np.inf, share > self.share
+        )
 
 
 DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)
@@ -261,4 +312,6 @@ DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=V
 
 def make_disruption_rule(settings: Mapping[str, Any]) -> DisruptionRule:
     """`{'name': 'outlying', ...}` -> the rule."""
-    return DISRUPTIONS.make(settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'})
+    return DISRUPTIONS.make(
+        settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
+    )

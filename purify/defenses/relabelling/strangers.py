@@ -13,36 +13,66 @@ LEVEL = 0.05
 DEEP, APART = 0.2, 0.65  # of how much an image usually looks more like its own class
 
 
-def judge_strangers(named: int, mislabelled: int, score: np.ndarray, best: np.ndarray, labels: np.ndarray, beyond: bool) -> Facts:
+def judge_strangers(
+    named: int,
+    mislabelled: int,
+    score: np.ndarray,
+    best: np.ndarray,
+    labels: np.ndarray,
+    beyond: bool,
+) -> Facts:
     """What to call a dataset of which so many classes are `named` as targets, and others `mislabelled`: see `judgement`.
 
-    Images by log s f64[n] (`score`), the class each looks like most beside its own i32[n], and labels i32[n]; `beyond`: whether a
-    class has more strangers than usual. Where classes are well apart and labels are wrong, images look as much more like the other
-    class as others look like their own; where features do not tell classes apart, strangers hardly do.
+    Images by log s f64[n] (`score`), the class each looks like most beside its own i32[n], and
+    labels i32[n]; `beyond`: whether a class has more strangers than usual. Where classes are well
+    apart and labels are wrong, images look as much more like the other class as others look like
+    their own; where features do not tell classes apart, strangers hardly do.
     """
     strange, present = score < 0, np.unique(labels)
     share = strange.mean()
     if named:
-        text = f"Images that do not belong there bent the densities of {named} of {len(present)} classes: an attacker's aim."
+        text = (
+            f'Images that do not belong there bent the densities of {named} of {len(present)}'
+            " classes: an attacker's aim."
+        )
         return judgement('attacked', share, text + (HEDGE if len(present) == 2 else ''))
     looks = f'{share:.1%} of all images look more like another class than like their own'
-    depth = np.median(-score[strange]) / np.median(score[~strange]) if strange.any() and not strange.all() else 0.0
+    depth = (
+        np.median(-score[strange]) / np.median(score[~strange])
+        if strange.any() and not strange.all()
+        else 0.0
+    )
     plain, one_to_one = share > UNUSUAL, _confused(strange, best, labels)
-    crowded = _crowded(strange, best, labels) if depth > APART and not mislabelled and (beyond or plain) else 0
+    crowded = (
+        _crowded(strange, best, labels)
+        if depth > APART and not mislabelled and (beyond or plain)
+        else 0
+    )
     if crowded:
         text = (
-            f'{looks}: they come from everywhere and are labelled as {crowded} of {len(present)} classes, which leaves the others '
-            'out. An attack that aims at so many classes looks like this, and so do wrong labels in these alone. No class is named.'
+            f'{looks}: they come from everywhere and are labelled as {crowded} of {len(present)}'
+            ' classes, which leaves the others out. An attack that aims at so many classes looks'
+            ' like this, and so do wrong labels in these alone. No class is named.'
         )
         return judgement('unexplained', share, text)
     if mislabelled or beyond or (plain and depth > DEEP and not one_to_one):
-        goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[labels[strange]]  # of each stranger's class
-        alike = 'from one class to one other' if np.mean(goals > ONE_WAY) > 0.5 else 'that aims at most classes'
-        return judgement('mislabelled', share, f'{looks}: their labels are wrong. An attack {alike} would look alike.')
+        goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[
+            labels[strange]
+        ]  # of each stranger's class
+        alike = (
+            'from one class to one other'
+            if np.mean(goals > ONE_WAY) > 0.5
+            else 'that aims at most classes'
+        )
+        return judgement(
+            'mislabelled',
+            share,
+            f'{looks}: their labels are wrong. An attack {alike} would look alike.',
+        )
     if share > UNUSUAL:
         text = (
-            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels confused so, or features that '
-            'do not tell the classes apart. No class is named.'
+            f'{looks}, and no class stands out: an attack from class to class (all-to-all), labels'
+            ' confused so, or features that do not tell the classes apart. No class is named.'
         )
         return judgement('unexplained', share, text)
     return judgement('clean', share, f'No class stands out; {looks}, which is usual.')
@@ -50,17 +80,24 @@ def judge_strangers(named: int, mislabelled: int, score: np.ndarray, best: np.nd
 
 def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool:
     """Whether the strangers of most classes look like one other class each."""
-    goals, classes = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1), np.unique(labels)
-    plain = [goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2 for label in classes.tolist()]
+    goals, classes = (
+        one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1),
+        np.unique(labels),
+    )
+    plain = [
+        goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2
+        for label in classes.tolist()
+    ]
     return bool(np.mean(plain) > MOST)
 
 
 def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
     """How many classes, half or more of at least three, hold strangers from everywhere while others are spared; else 0.
 
-    Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small one, and spare none. A class
-    is spared that has less than a quarter of the usual number, and less than chance allows of half of it (Poisson, at `LEVEL` for
-    all classes together). Not for classes that overlap (`APART`): their strangers lie on the border, and large ones have more.
+    Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small
+    one, and spare none. A class is spared that has less than a quarter of the usual number, and
+    less than chance allows of half of it (Poisson, at `LEVEL` for all classes together). Not for
+    classes that overlap (`APART`): their strangers lie on the border, and large ones have more.
     """
     classes = np.unique(labels)
     counts = np.array([strange[labels == label].sum() for label in classes])

@@ -21,26 +21,32 @@ from purify.train.objectives.unlearn import HELD
 class AntiBackdoor(Limited, Defense, place='defense.'):
     """Isolates what a network learns first, trains it on the rest, and unlearns the isolated.
 
-    Every part has its own length and rate: of the student's config the epochs, the objective and the rate are not used, and
-    the schedule serves the part in the middle alone. The four phases follow the paper's code, which ends on the ascent by
-    itself (eq. 3 also descends on the rest meanwhile).
+    Every part has its own length and rate: of the student's config the epochs, the objective and
+    the rate are not used, and the schedule serves the part in the middle alone. The four phases
+    follow the paper's code, which ends on the ascent by itself (eq. 3 also descends on the rest
+    meanwhile).
 
     Attributes:
-      isolation: `loss` ('local_ascent' or 'flooding') that holds the cross-entropy up at `gamma` nats, for `epochs`, at the
-        constant rate `lr`. Few epochs: later, everything is learned.
-      share: of all images with the lowest cross-entropies, taken for poisoned. The authors' .01 bounds what is found: of 10 %
-        poison at most a tenth, which may do for unlearning, but makes no high TPR.
+      isolation: `loss` ('local_ascent' or 'flooding') that holds the cross-entropy up at `gamma`
+        nats, for `epochs`, at the constant rate `lr`. Few epochs: later, everything is learned.
+      share: of all images with the lowest cross-entropies, taken for poisoned. The authors' .01
+        bounds what is found: of 10 % poison at most a tenth, which may do for unlearning, but makes
+        no high TPR.
       finetune: `epochs` and the peak `lr` of training on the others.
       unlearn: `epochs` and the constant `lr` of gradient ascent on the isolated.
     """
 
-    isolation: Settings = field(default_factory=lambda: {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': 20.0, 'lr': 0.1})
+    isolation: Settings = field(
+        default_factory=lambda: {'loss': 'local_ascent', 'gamma': 0.5, 'epochs': 20.0, 'lr': 0.1}
+    )
     share: Share = 0.01
     finetune: Settings = field(default_factory=lambda: {'epochs': 60.0, 'lr': 0.1})
     unlearn: Settings = field(default_factory=lambda: {'epochs': 5.0, 'lr': 5e-4})
 
     # a small network learns 800 small digits in few epochs, and a hundredth of them is eight
-    presets: ClassVar[Presets] = {'small': {'isolation': {'epochs': 2.0}, 'unlearn': {'epochs': 5.0}, 'share': 0.05}}
+    presets: ClassVar[Presets] = {
+        'small': {'isolation': {'epochs': 2.0}, 'unlearn': {'epochs': 5.0}, 'share': 0.05}
+    }
 
     @staticmethod
     def after(teacher: Mapping[str, Any]) -> Facts:
@@ -57,14 +63,22 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
         """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""
         data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
-        first = train_part(student, self.isolation, held, constant=True) | {'init_from': student['init_from']}
+        first = train_part(student, self.isolation, held, constant=True) | {
+            'init_from': student['init_from']
+        }
         middle = train_part(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0})
-        last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {'load': student['load']}
+        last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {
+            'load': student['load']
+        }
         steps = (
             Step('isolation', 'classifier', data, first),
             Step('isolated', 'look', {'poisoned': 'poisoned', 'classifier': 'isolation'}, by=look),
-            Step('finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle),
-            Step('student', 'classifier', data | {'flagged': 'isolated', 'init': 'finetuned'}, last),
+            Step(
+                'finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle
+            ),
+            Step(
+                'student', 'classifier', data | {'flagged': 'isolated', 'init': 'finetuned'}, last
+            ),
         )
         return Method(steps, Outcome(classifier='student', findings='isolated'))
 
@@ -79,7 +93,9 @@ class LowestLosses(Decision):
 
     share: float
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the table 'losses'."""
         losses = tables['losses'].of(ids, 'loss')
         flagged = lowest(losses, ids, max(1, round(self.share * len(ids))))

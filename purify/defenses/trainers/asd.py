@@ -26,29 +26,33 @@ PHASES = 3
 class AdaptiveSplitting(Limited, Defense, place='defense.'):
     """Trains by MixMatch in rounds; what it believes is chosen anew before each, at first by few clean images it was handed.
 
-    Before a round, the network so far looks at every image. Phase 1 believes the lowest losses of every class, more in every
-    round (the first round believes the trusted images alone); phase 2 the lowest of all, whatever their class; phase 3 those
-    whose loss falls least when a copy of the network trains on the whole poisoned dataset, for poison is learned first. The
-    trusted are believed throughout, beside those that are counted.
+    Before a round, the network so far looks at every image. Phase 1 believes the lowest losses of
+    every class, more in every round (the first round believes the trusted images alone); phase 2
+    the lowest of all, whatever their class; phase 3 those whose loss falls least when a copy of the
+    network trains on the whole poisoned dataset, for poison is learned first. The trusted are
+    believed throughout, beside those that are counted.
 
-    As in the authors' code but for this: a choice lasts a round (theirs is made in every epoch), an optimiser starts anew with
-    each, and in phases 2 and 3, too, the trusted are believed (there they must come first like all others). The verdicts are
-    read as DBD's: an image that is not believed at last gets the label the student gives it; where this is another one, it is
-    flagged. That half of the images is not believed says nothing of them.
+    As in the authors' code but for this: a choice lasts a round (theirs is made in every epoch), an
+    optimiser starts anew with each, and in phases 2 and 3, too, the trusted are believed (there
+    they must come first like all others). The verdicts are read as DBD's: an image that is not
+    believed at last gets the label the student gives it; where this is another one, it is flagged.
+    That half of the images is not believed says nothing of them.
 
-    Of the student's config the network and batch serve throughout, its augmentations the copy alone; its rate is constant as
-    the authors' is, and its objective is not used. The rounds are even parts of one run of `steps` updates: over it, the weight
-    of MixMatch's second term grows, and images are drawn on and on.
+    Of the student's config the network and batch serve throughout, its augmentations the copy
+    alone; its rate is constant as the authors' is, and its objective is not used. The rounds are
+    even parts of one run of `steps` updates: over it, the weight of MixMatch's second term grows,
+    and images are drawn on and on.
 
     Attributes:
-      rounds: how many in each of the three phases, of equal lengths; one at least in the first. The authors' phases have 60, 30
-        and 30 epochs, with a new choice every 5 (1 in the last two).
+      rounds: how many in each of the three phases, of equal lengths; one at least in the first. The
+        authors' phases have 60, 30 and 30 epochs, with a new choice every 5 (1 in the last two).
       add: of every class, how many more are believed in each round of phase 1.
       share: of all images, believed in phases 2 and 3.
       loss: `alpha` CE + `beta` reverse CE, by which images are chosen.
-      copy: Adam at the constant `lr` for `epochs`, on cross-entropy; the last `groups` groups of layers and the head learn.
-      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its
-        weak views.
+      copy: Adam at the constant `lr` for `epochs`, on cross-entropy; the last `groups` groups of
+        layers and the head learn.
+      mixmatch: `temperature`, `alpha`, `weight` of
+        `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its weak views.
     """
 
     rounds: tuple[int, int, int] = (12, 6, 6)
@@ -57,26 +61,40 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
     loss: Settings = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
     copy: Settings = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
     mixmatch: Settings = field(
-        default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
+        default_factory=lambda: {
+            'temperature': 0.5,
+            'alpha': 0.75,
+            'weight': 15.0,
+            'pad_px': 4,
+            'flip': 0.5,
+        }
     )
 
-    needs: ClassVar[Needs] = Needs(trusted={'per_class': 10}, steps=True)  # as the authors' clean images
-    presets: ClassVar[Presets] = {'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}}
+    needs: ClassVar[Needs] = Needs(
+        trusted={'per_class': 10}, steps=True
+    )  # as the authors' clean images
+    presets: ClassVar[Presets] = {
+        'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_symmetric('defense.loss', self.loss['alpha'], self.loss['beta'])
         whole = all(type(count) is int and count >= 0 for count in self.rounds)  # True is no number
         if len(self.rounds) != PHASES or not whole or self.rounds[0] < 1:
-            raise UserError(f'defense.rounds={self.rounds} must be three whole numbers, the first of them 1 or more.')
+            raise UserError(
+                f'defense.rounds={self.rounds} must be three whole numbers, the first of them 1 or'
+                ' more.'
+            )
 
     def method(self, student: Settings) -> Method:
         """round0 -> ([losses1 -> copy1 ->] split1 -> round1) -> ... -> student -> verdicts."""
         count = sum(self.rounds)
         if student['epochs'] or student['steps'] < count:
             raise UserError(
-                f'student.epochs={student["epochs"]} and student.steps={student["steps"]}: asd divides steps over its {count} '
-                'rounds. Set epochs to 0 and steps to as many or more.'
+                f'student.epochs={student["epochs"]} and student.steps={student["steps"]}: asd'
+                f' divides steps over its {count} rounds. Set epochs to 0 and steps to as many or'
+                ' more.'
             )
         steps: list[Step] = []
         before, believed = '', 'trusted'
@@ -88,14 +106,23 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
             before = f'round{number}' if number + 1 < count else 'student'
             inputs = {'data': 'poisoned', 'edits': believed} | start
             steps.append(Step(before, 'classifier', inputs, self._round(number, student)))
-        return Method((*steps, guesses_step(believed)), Outcome(classifier='student', findings='verdicts'))
+        return Method(
+            (*steps, guesses_step(believed)), Outcome(classifier='student', findings='verdicts')
+        )
 
     def _choose(self, number: int, before: str, student: Settings) -> list[Step]:
         """The steps from the network of the round before to the table of what this round believes."""
         losses = make_part('defense.loss', Predictions, 'sce', **self.loss)
         inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
         if number < self.rounds[0]:
-            return [Step(f'split{number}', 'look', inputs, by=Look(losses, EasiestByClass(self.add * number), 'losses'))]
+            return [
+                Step(
+                    f'split{number}',
+                    'look',
+                    inputs,
+                    by=Look(losses, EasiestByClass(self.add * number), 'losses'),
+                )
+            ]
         easiest = EasiestOfAll(self.share)
         if number < self.rounds[0] + self.rounds[1]:
             return [Step(f'split{number}', 'look', inputs, by=Look(losses, easiest, 'losses'))]
@@ -110,7 +137,11 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
     def _round(self, number: int, student: Settings) -> Facts:
         count = sum(self.rounds)
         part = tuple(k * student['steps'] // count for k in (number, number + 1))
-        own: Settings = {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}, 'part': part}
+        own: Settings = {
+            'objective': {'name': 'mixmatch'} | self.mixmatch,
+            'augment': {},
+            'part': part,
+        }
         own |= {'optim': at_constant_rate(student['optim'])}
         own |= {} if number == 0 else {'init_from': ''}
         own |= {} if number + 1 == count else {'load': ''}
@@ -118,20 +149,40 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
 
     def _copy(self, student: Settings) -> Facts:
         optim = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'lr': self.copy['lr'], 'clip': 0.0}
-        own = {'objective': {'name': 'tail', 'groups': self.copy['groups']}, 'optim': at_constant_rate(optim)}
-        return student | own | {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
+        own = {
+            'objective': {'name': 'tail', 'groups': self.copy['groups']},
+            'optim': at_constant_rate(optim),
+        }
+        return (
+            student | own | {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
+        )
 
 
-def _believe(ids: np.ndarray, labels: np.ndarray, believed: np.ndarray, trusted: np.ndarray, scores: np.ndarray) -> Table:
+def _believe(
+    ids: np.ndarray,
+    labels: np.ndarray,
+    believed: np.ndarray,
+    trusted: np.ndarray,
+    scores: np.ndarray,
+) -> Table:
     """The table of a choice: those who are `believed` or `trusted`, bool[n] each, keep their labels."""
     keep = believed | trusted
     if keep.all():
         raise UserError(
-            f'asd: all {len(ids)} images are believed, so that none is left to be guessed. Lower defense.add, defense.share or '
-            'the first of defense.rounds, or trust fewer images.'
+            f'asd: all {len(ids)} images are believed, so that none is left to be guessed. Lower'
+            ' defense.add, defense.share or the first of defense.rounds, or trust fewer images.'
         )
-    facts = {'trusted': int(trusted.sum()), 'believed': int(keep.sum()), 'highest': float(scores[believed].max())}
-    columns = {'ids': ids, 'keep': keep, 'labels': labels.astype(np.int32), 'candidate': np.full(len(ids), -1, np.int32)}
+    facts = {
+        'trusted': int(trusted.sum()),
+        'believed': int(keep.sum()),
+        'highest': float(scores[believed].max()),
+    }
+    columns = {
+        'ids': ids,
+        'keep': keep,
+        'labels': labels.astype(np.int32),
+        'candidate': np.full(len(ids), -1, np.int32),
+    }
     return Table(columns | {'score': scores}, facts)
 
 
@@ -139,14 +190,20 @@ def _believe(ids: np.ndarray, labels: np.ndarray, believed: np.ndarray, trusted:
 class EasiestByClass(Decision):
     """Of every given class the `count` images with the lowest losses are believed, and the trusted, which are not counted.
 
-    Ties go by id; of a class that has fewer all are. Columns `keep` bool[n], `score` f64[n], the loss.
+    Ties go by id; of a class that has fewer all are. Columns `keep` bool[n], `score` f64[n], the
+    loss.
     """
 
     count: int
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the tables 'trusted' and 'losses'."""
-        trusted, scores = tables['trusted'].of(ids, 'keep'), tables['losses'].of(ids, 'loss').astype(np.float64)
+        trusted, scores = (
+            tables['trusted'].of(ids, 'keep'),
+            tables['losses'].of(ids, 'loss').astype(np.float64),
+        )
         believed = np.zeros(len(ids), np.bool_)
         for label in range(num_classes):
             rows = np.flatnonzero((labels == label) & ~trusted)
@@ -158,15 +215,22 @@ class EasiestByClass(Decision):
 class EasiestOfAll(Decision):
     """The `share` of images with the lowest scores is believed, and the trusted; ties go by id.
 
-    A score is the loss, or, where there is a table 'relearned', by how much the loss falls until then. Columns `keep` bool[n],
-    `score` f64[n].
+    A score is the loss, or, where there is a table 'relearned', by how much the loss falls until
+    then. Columns `keep` bool[n], `score` f64[n].
     """
 
     share: float
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the tables 'trusted' and 'losses', and 'relearned' if it is there."""
-        trusted, scores = tables['trusted'].of(ids, 'keep'), tables['losses'].of(ids, 'loss').astype(np.float64)
+        trusted, scores = (
+            tables['trusted'].of(ids, 'keep'),
+            tables['losses'].of(ids, 'loss').astype(np.float64),
+        )
         if 'relearned' in tables:
             scores = scores - tables['relearned'].of(ids, 'loss')
-        return _believe(ids, labels, lowest(scores, ids, max(1, round(self.share * len(ids)))), trusted, scores)
+        return _believe(
+            ids, labels, lowest(scores, ids, max(1, round(self.share * len(ids)))), trusted, scores
+        )

@@ -25,28 +25,44 @@ DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
 class Decoupling(Limited, Defense, place='defense.'):
     """Features without labels, a head on them, then a network that believes only the labels the head finds easy.
 
-    The labels are divided once, as in the paper's section 4.4, on images as they are; the released code divides them anew in
-    every epoch, on augmented images. Of the student's config the network serves throughout, its augmentations the head alone,
-    its optimiser, length and batch the last part, where an epoch is one pass over the credible half; its objective is not used.
+    The labels are divided once, as in the paper's section 4.4, on images as they are; the released
+    code divides them anew in every epoch, on augmented images. Of the student's config the network
+    serves throughout, its augmentations the head alone, its optimiser, length and batch the last
+    part, where an epoch is one pass over the credible half; its objective is not used.
 
     Attributes:
-      encoder: SimCLR by SGD with a cosine schedule: `epochs`, `batch`, peak `lr`, `temperature`, and `projection`, the numbers
-        that points have which are compared.
+      encoder: SimCLR by SGD with a cosine schedule: `epochs`, `batch`, peak `lr`, `temperature`,
+        and `projection`, the numbers that points have which are compared.
       views: of `purify.train.views.Views`.
-      head: Adam at the constant `lr` for `epochs`, in the student's batches, by `alpha` CE + `beta` reverse CE.
+      head: Adam at the constant `lr` for `epochs`, in the student's batches, by `alpha` CE + `beta`
+        reverse CE.
       credible: share of all images with the lowest such losses, whose labels are kept.
-      mixmatch: `temperature`, `alpha`, `weight` of `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its
-        weak views.
+      mixmatch: `temperature`, `alpha`, `weight` of
+        `purify.train.objectives.semi_supervised.MixMatch`; `pad_px` and `flip` of its weak views.
     """
 
     encoder: Settings = field(
-        default_factory=lambda: {'epochs': 1000.0, 'batch': 512, 'lr': 0.4, 'temperature': 0.5, 'projection': 128}
+        default_factory=lambda: {
+            'epochs': 1000.0,
+            'batch': 512,
+            'lr': 0.4,
+            'temperature': 0.5,
+            'projection': 128,
+        }
     )
     views: Settings = field(default_factory=lambda: asdict(Views()))
-    head: Settings = field(default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0})
+    head: Settings = field(
+        default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0}
+    )
     credible: Share = 0.5
     mixmatch: Settings = field(
-        default_factory=lambda: {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
+        default_factory=lambda: {
+            'temperature': 0.5,
+            'alpha': 0.75,
+            'weight': 15.0,
+            'pad_px': 4,
+            'flip': 0.5,
+        }
     )
 
     needs: ClassVar[Needs] = Needs(steps=True)
@@ -65,43 +81,85 @@ class Decoupling(Limited, Defense, place='defense.'):
     def method(self, student: Settings) -> Method:
         """Encoder -> head -> split, by its losses -> student -> verdicts, by its guesses."""
         if student['init_from']:
-            raise UserError(f'student.init_from={student["init_from"]!r}: dbd starts from its own encoder. Leave it empty.')
+            raise UserError(
+                f'student.init_from={student["init_from"]!r}: dbd starts from its own encoder.'
+                ' Leave it empty.'
+            )
         losses = Predictions('sce', self.head['alpha'], self.head['beta'])
         last = student | {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}}
         look = {'poisoned': 'poisoned'}
         steps = (
             self._encoder(student),
-            Step('head', 'classifier', {'data': 'poisoned', 'init': 'encoder'}, self._head(student)),
-            Step('split', 'look', look | {'classifier': 'head'}, by=Look(losses, Credible(self.credible), 'losses')),
-            Step('student', 'classifier', {'data': 'poisoned', 'edits': 'split', 'init': 'head'}, last),
+            Step(
+                'head', 'classifier', {'data': 'poisoned', 'init': 'encoder'}, self._head(student)
+            ),
+            Step(
+                'split',
+                'look',
+                look | {'classifier': 'head'},
+                by=Look(losses, Credible(self.credible), 'losses'),
+            ),
+            Step(
+                'student',
+                'classifier',
+                {'data': 'poisoned', 'edits': 'split', 'init': 'head'},
+                last,
+            ),
             guesses_step('split'),
         )
         return Method(steps, Outcome(classifier='student', findings='verdicts'))
 
     def _encoder(self, student: Settings) -> Step:
         rate = {'lr': self.encoder['lr'], 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0}
-        optim = {'name': 'sgd', 'momentum': MOMENTUM, 'nesterov': False, 'weight_decay': DECAY} | rate
-        return encoder_step(self.encoder | {'network': student['network'], 'optim': optim, 'views': self.views})
+        optim = {
+            'name': 'sgd',
+            'momentum': MOMENTUM,
+            'nesterov': False,
+            'weight_decay': DECAY,
+        } | rate
+        return encoder_step(
+            self.encoder | {'network': student['network'], 'optim': optim, 'views': self.views}
+        )
 
     def _head(self, student: Settings) -> Facts:
         rate = {'lr': self.head['lr'], 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0}
         objective = {'name': 'head', 'alpha': self.head['alpha'], 'beta': self.head['beta']}
-        own = {'epochs': self.head['epochs'], 'steps': 0, 'objective': objective, 'load': '', 'init_from': ''}
+        own = {
+            'epochs': self.head['epochs'],
+            'steps': 0,
+            'objective': objective,
+            'load': '',
+            'init_from': '',
+        }
         return student | own | {'optim': {'name': 'adam', 'b1': 0.9, 'b2': 0.999} | rate}
 
 
 @dataclass(frozen=True)
 class Credible(Decision):
-    """The `share` of images with the lowest losses keep their labels; ties by id. Columns `keep` bool[n], `loss` f32[n]."""
+    """The `share` of images with the lowest losses keep their labels; ties by id.
+
+    Columns `keep` bool[n], `loss` f32[n].
+    """
 
     share: float
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the table 'losses'."""
         losses = tables['losses'].of(ids, 'loss')
         keep = lowest(losses, ids, max(1, round(self.share * len(ids))))
-        facts = {'share': self.share, 'credible': int(keep.sum()), 'highest_loss': float(losses[keep].max())}
-        columns = {'ids': ids, 'keep': keep, 'labels': labels.astype(np.int32), 'candidate': np.full(len(ids), -1, np.int32)}
+        facts = {
+            'share': self.share,
+            'credible': int(keep.sum()),
+            'highest_loss': float(losses[keep].max()),
+        }
+        columns = {
+            'ids': ids,
+            'keep': keep,
+            'labels': labels.astype(np.int32),
+            'candidate': np.full(len(ids), -1, np.int32),
+        }
         return Table(columns | {'loss': losses}, facts)
 
 
@@ -115,11 +173,20 @@ def guesses_step(split: str) -> Step:
 class Guessed(Decision):
     """Credible images keep their labels, the others get the student's; those whose label changes are flagged."""
 
-    def decide(self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int) -> Table:
+    def decide(
+        self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
+    ) -> Table:
         """See `Decision`; reads the tables 'split' and 'guesses'."""
         believed = tables['split'].of(ids, 'keep')
         guesses = np.where(believed, labels, tables['guesses'].of(ids, 'label')).astype(np.int32)
         flagged = guesses != labels
-        columns = {'ids': ids, 'flagged': flagged, 'keep': np.ones(len(ids), np.bool_), 'labels': guesses}
+        columns = {
+            'ids': ids,
+            'flagged': flagged,
+            'keep': np.ones(len(ids), np.bool_),
+            'labels': guesses,
+        }
         unchanged = {'candidate': np.full(len(ids), -1, np.int32), 'credible': believed}
-        return Table(columns | unchanged, {'credible': int(believed.sum()), 'relabelled': int(flagged.sum())})
+        return Table(
+            columns | unchanged, {'credible': int(believed.sum()), 'relabelled': int(flagged.sum())}
+        )

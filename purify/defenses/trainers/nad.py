@@ -16,8 +16,9 @@ from purify.train.objectives.attention import check_attention
 class AttentionDistillation(Limited, Defense, place='defense.'):
     """Tunes the poisoned network on trusted images, then lets the result teach the poisoned network where to look.
 
-    Both parts see the trusted images alone, and start from the poisoned network. Each has its own length and peak rate; of the
-    student's config the epochs, the objective, the rate and `init_from` are not used, and its network must be the teacher's.
+    Both parts see the trusted images alone, and start from the poisoned network. Each has its own
+    length and peak rate; of the student's config the epochs, the objective, the rate and
+    `init_from` are not used, and its network must be the teacher's.
 
     Attributes:
       finetune: `epochs` and the peak `lr` of tuning the teacher.
@@ -34,7 +35,9 @@ class AttentionDistillation(Limited, Defense, place='defense.'):
     power: float = 2.0
 
     needs: ClassVar[Needs] = Needs(trusted={'share': 0.05})  # as the authors' clean images
-    presets: ClassVar[Presets] = {'small': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3}}
+    presets: ClassVar[Presets] = {
+        'small': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3}
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +51,9 @@ class AttentionDistillation(Limited, Defense, place='defense.'):
         plain = {'name': 'classify', 'label_smoothing': 0.0}
         attentive = {'name': 'attention', 'beta': self.beta, 'power': self.power}
         first = train_part(student, self.finetune, plain)
-        last = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, attentive) | {'load': student['load']}
+        last = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, attentive) | {
+            'load': student['load']
+        }
         steps = (
             Step('finetuned', 'classifier', inputs, first),
             Step('student', 'classifier', inputs | {'teacher': 'finetuned'}, last),

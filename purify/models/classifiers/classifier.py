@@ -22,22 +22,38 @@ conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class ClassifierNetwork(nnx.Module):
     """Images to logits in three steps: `maps`, `pool` to features, `head`.
 
-    `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or one each. Networks that drop
-    units in training need a `key` then; the others pass over it. Raises `UserError` for settings that build nothing.
+    `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or
+    one each. Networks that drop units in training need a `key` then; the others pass over it.
+    Raises `UserError` for settings that build nothing.
 
-    The maps come of `enter` and one `group` of layers after the other; `stages` holds how many blocks are in each group.
+    The maps come of `enter` and one `group` of layers after the other; `stages` holds how many
+    blocks are in each group.
     """
 
-    def __init__(self, *, num_classes: int, channels: int, mean: tuple[float, ...], std: tuple[float, ...], **sizes: int):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        **sizes: int,
+    ):
         sizes |= {'num_classes': num_classes, 'channels': channels}
         if not all(map(is_count, sizes.values())):
             listed = ', '.join(f'{name}={size!r}' for name, size in sizes.items())
-            raise UserError(f'a {type(self).__name__} with {listed} has no layers to build. Set each to {COUNT}.')
-        numbers = all(isinstance(values, tuple | list) and all(map(is_number, values)) for values in (mean, std))
+            raise UserError(
+                f'a {type(self).__name__} with {listed} has no layers to build. Set each to'
+                f' {COUNT}.'
+            )
+        numbers = all(
+            isinstance(values, tuple | list) and all(map(is_number, values))
+            for values in (mean, std)
+        )
         if not numbers or {len(mean), len(std)} - {1, channels} or min(std) <= 0:
             raise UserError(
-                f'mean={mean!r} and std={std!r} must hold one number, or one for each of the {channels} channels, and std '
-                'numbers above 0.'
+                f'mean={mean!r} and std={std!r} must hold one number, or one for each of the'
+                f' {channels} channels, and std numbers above 0.'
             )
         self.channels = channels
         self.mean, self.std = tuple(mean), tuple(std)
@@ -53,16 +69,19 @@ class ClassifierNetwork(nnx.Module):
         """What group `number` (from 0) makes of what the one before it gave, both [b h w d], of any size and float type."""
         raise NotImplementedError
 
-    def groups(self, images: jax.Array, *, train: bool, key: jax.Array | None = None, still: int = 0) -> tuple[jax.Array, ...]:
+    def groups(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None, still: int = 0
+    ) -> tuple[jax.Array, ...]:
         """`images: f32[b h w c] in [0, 1]` -> the feature maps after each group, `f32[b h' w' d]`; the last are `maps`.
 
-        No gradient reaches the first `still` groups and what is before them; their running statistics move all the same. Raises
-        `UserError` where there are fewer groups.
+        No gradient reaches the first `still` groups and what is before them; their running
+        statistics move all the same. Raises `UserError` where there are fewer groups.
         """
         if not 0 <= still <= len(self.stages):
             raise UserError(
-                f'the first {still} groups of layers were to stay as they are, but this {type(self).__name__} has '
-                f'{len(self.stages)}. Choose from 0 to {len(self.stages)}.'
+                f'the first {still} groups of layers were to stay as they are, but this'
+                f' {type(self).__name__} has {len(self.stages)}. Choose from 0 to'
+                f' {len(self.stages)}.'
             )
         x, maps = self.enter(self.normalise(images), train), []
         for number in range(len(self.stages)):
@@ -84,7 +103,9 @@ class ClassifierNetwork(nnx.Module):
         """`maps` -> what the head reads, `f32[b d]`."""
         return maps.mean((1, 2))
 
-    def features(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+    def features(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> what the head reads, `f32[b d]`."""
         body, neck = (None, None) if key is None else jax.random.split(key)
         return self.pool(self.maps(images, train=train, key=body), train=train, key=neck)
@@ -97,7 +118,9 @@ class ClassifierNetwork(nnx.Module):
         groups = self.groups(images, train=train, key=body, still=still)
         return groups, self.head(self.pool(groups[-1], train=train, key=neck))
 
-    def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> logits `f32[b classes]`; `train` updates the running statistics."""
         return self.head(self.features(images, train=train, key=key))
 
@@ -105,19 +128,23 @@ class ClassifierNetwork(nnx.Module):
         """(images - mean) / std. Raises `UserError` for images of other channels."""
         if images.shape[-1] != self.channels:
             raise UserError(
-                f'images of shape {images.shape} have {images.shape[-1]} channels, the network was built for '
-                f'{self.channels}. Build it with the channels of the dataset.'
+                f'images of shape {images.shape} have {images.shape[-1]} channels, the network was'
+                f' built for {self.channels}. Build it with the channels of the dataset.'
             )
         return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
 
 
 def check_stages(owner: str, stages: Any) -> None:
     """Raises `UserError` unless `stages` lists how many layers each stage has."""
-    listed = isinstance(stages, tuple | list) and 0 < len(stages) <= LEVELS and all(map(is_count, stages))
+    listed = (
+        isinstance(stages, tuple | list)
+        and 0 < len(stages) <= LEVELS
+        and all(map(is_count, stages))
+    )
     if not listed or sum(stages) > DEEPEST:
         raise UserError(
-            f'a {owner} with stages={stages!r} has no layers to build, or too many. List 1 or more for each of 1 to '
-            f'{LEVELS} stages, {DEEPEST} at most in all.'
+            f'a {owner} with stages={stages!r} has no layers to build, or too many. List 1 or more'
+            f' for each of 1 to {LEVELS} stages, {DEEPEST} at most in all.'
         )
 
 
@@ -137,12 +164,15 @@ def check_word(owner: str, name: str, word: Any, words: Iterable[str]) -> None:
 class Norm(nnx.Module):
     """Batch norm over the global batch (momentum .9, epsilon 1e-5), or group norm; computed and kept in f32.
 
-    One detail differs from PyTorch: the running variance is the biased one (divided by n, not n - 1).
+    One detail differs from PyTorch: the running variance is the biased one (divided by n, not n -
+    1).
     """
 
     def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
         if kind == 'batch':
-            self.layer = nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
+            self.layer = nnx.BatchNorm(
+                channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs
+            )
         else:
             groups = math.gcd(GROUPS, channels)
             self.layer = nnx.GroupNorm(channels, groups, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
@@ -150,15 +180,20 @@ class Norm(nnx.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`x: [b h w c]` -> the same shape and type; `train` uses and records the statistics of the batch."""
         layer = self.layer
-        normed = layer(x, use_running_average=not train) if isinstance(layer, nnx.BatchNorm) else layer(x)
+        normed = (
+            layer(x, use_running_average=not train)
+            if isinstance(layer, nnx.BatchNorm)
+            else layer(x)
+        )
         return normed.astype(x.dtype)
 
 
 class Conv(nnx.Conv):
     """A square convolution, padded by the same (size - 1) // 2 on all sides, as PyTorch does.
 
-    'SAME' would pad strided convolutions on the right and below only. `groups` cuts the channels into as many convolutions of
-    their own. Kernels start as He's normal ones with the fan out, where `kernel_init` is not given.
+    'SAME' would pad strided convolutions on the right and below only. `groups` cuts the channels
+    into as many convolutions of their own. Kernels start as He's normal ones with the fan out,
+    where `kernel_init` is not given.
     """
 
     def __init__(
@@ -198,11 +233,15 @@ def symmetric(bound: float) -> nnx.Initializer:
     return init
 
 
-def drop(x: jax.Array, rate: float, train: bool, key: jax.Array | None, *, whole: bool = False) -> jax.Array:
+def drop(
+    x: jax.Array, rate: float, train: bool, key: jax.Array | None, *, whole: bool = False
+) -> jax.Array:
     """Dropout in training (Srivastava 2014): units, or `whole` rows of a batch, are 0 with probability `rate`, others grow."""
     if not train or not rate:
         return x
     if key is None:
-        raise ValueError(f'a network that drops {rate:.0%} of its units in training was called without a key')
+        raise ValueError(
+            f'a network that drops {rate:.0%} of its units in training was called without a key'
+        )
     kept = jax.random.bernoulli(key, 1 - rate, (len(x), *(1,) * (x.ndim - 1)) if whole else x.shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)

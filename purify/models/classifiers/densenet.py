@@ -1,4 +1,7 @@
-"""Densely connected networks (Huang et al. 2016, arXiv:1608.06993, DenseNet-BC), layer for layer those of torchvision."""
+"""Densely connected networks (Huang et al.
+
+2016, arXiv:1608.06993, DenseNet-BC), layer for layer those of torchvision.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +9,35 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifiers.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, check_stages, check_word, symmetric
+from purify.models.classifiers.classifier import (
+    NORMS,
+    STEMS,
+    ClassifierNetwork,
+    Conv,
+    Norm,
+    check_stages,
+    check_word,
+    symmetric,
+)
 from purify.models.diffusers.config_checks import is_number
 
 _kernel_init = nnx.initializers.he_normal()
 
 
 class DenseLayer(nnx.Module):
-    """norm-relu-conv twice: 1x1 to `inner` channels, 3x3 to `growth`. What it gives is set behind what it reads."""
+    """norm-relu-conv twice: 1x1 to `inner` channels, 3x3 to `growth`.
 
-    def __init__(self, inputs: int, inner: int, growth: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    What it gives is set behind what it reads.
+    """
+
+    def __init__(
+        self, inputs: int, inner: int, growth: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.norms = nnx.List([Norm(channels, norm, rngs=rngs) for channels in (inputs, inner)])
         plan = [(inputs, inner, 1, 1), (inner, growth, 3, 1)]
-        self.convs = nnx.List([Conv(*step, kernel_init=_kernel_init, dtype=dtype, rngs=rngs) for step in plan])
+        self.convs = nnx.List(
+            [Conv(*step, kernel_init=_kernel_init, dtype=dtype, rngs=rngs) for step in plan]
+        )
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`x: [b h w inputs]` -> `[b h w inputs + growth]`."""
@@ -43,11 +62,12 @@ class Transition(nnx.Module):
 class DenseNet(ClassifierNetwork):
     """A DenseNet for images of any size that its halvings leave something of.
 
-    `stages` holds the number of layers per stage, each of which adds `growth` channels and is `bottleneck` times as wide inside;
-    between stages `compression` of the channels are kept and the image is halved. Stem 'small' is the paper's for 32 px: a 3x3
-    convolution; 'imagenet' a 7x7 of stride 2, norm, relu and a max pool; both to 2 `growth` channels. `dtype` is what
-    convolutions compute in; parameters, norms, pooling and the logits stay f32. Raises `UserError` for settings it does not
-    know and images too small.
+    `stages` holds the number of layers per stage, each of which adds `growth` channels and is
+    `bottleneck` times as wide inside; between stages `compression` of the channels are kept and the
+    image is halved. Stem 'small' is the paper's for 32 px: a 3x3 convolution; 'imagenet' a 7x7 of
+    stride 2, norm, relu and a max pool; both to 2 `growth` channels. `dtype` is what convolutions
+    compute in; parameters, norms, pooling and the logits stay f32. Raises `UserError` for settings
+    it does not know and images too small.
     """
 
     def __init__(
@@ -70,10 +90,21 @@ class DenseNet(ClassifierNetwork):
             check_word('DenseNet', name, word, words)
         check_stages('DenseNet', stages)
         if not is_number(compression) or not 0 < compression <= 1:
-            raise UserError(f'a DenseNet with compression={compression!r}: set it above 0, up to 1.')
-        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, growth=growth, bottleneck=bottleneck)
+            raise UserError(
+                f'a DenseNet with compression={compression!r}: set it above 0, up to 1.'
+            )
+        super().__init__(
+            num_classes=num_classes,
+            channels=channels,
+            mean=mean,
+            std=std,
+            growth=growth,
+            bottleneck=bottleneck,
+        )
         outputs, (size, stride) = 2 * growth, (7, 2) if stem == 'imagenet' else (3, 1)
-        self.stem = Conv(channels, outputs, size, stride, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
+        self.stem = Conv(
+            channels, outputs, size, stride, kernel_init=_kernel_init, dtype=dtype, rngs=rngs
+        )
         self.stem_norm = Norm(outputs, norm, rngs=rngs) if stem == 'imagenet' else None
         self.stages = tuple(stages)
         blocks, transitions = [], []
@@ -82,11 +113,15 @@ class DenseNet(ClassifierNetwork):
                 inputs, outputs = outputs, int(outputs * compression)
                 transitions.append(Transition(inputs, outputs, norm, dtype=dtype, rngs=rngs))
             for _ in range(depth):
-                blocks.append(DenseLayer(outputs, bottleneck * growth, growth, norm, dtype=dtype, rngs=rngs))
+                blocks.append(
+                    DenseLayer(outputs, bottleneck * growth, growth, norm, dtype=dtype, rngs=rngs)
+                )
                 outputs += growth
         self.blocks, self.transitions = nnx.List(blocks), nnx.List(transitions)
         self.last_norm = Norm(outputs, norm, rngs=rngs)
-        self.head = nnx.Linear(outputs, num_classes, kernel_init=symmetric(outputs**-0.5), rngs=rngs)
+        self.head = nnx.Linear(
+            outputs, num_classes, kernel_init=symmetric(outputs**-0.5), rngs=rngs
+        )
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""
@@ -98,8 +133,10 @@ class DenseNet(ClassifierNetwork):
             shrinks = 1 if self.stem_norm is None else 4
             smallest = shrinks * (2 ** len(self.transitions) - 1) + 1
             raise UserError(
-                f'images of {images.shape[1]} x {images.shape[2]} px are too small for a DenseNet of {len(self.stages)} stages '
-                f"with this stem. Use images of {smallest} px or more, fewer stages, or stem='small'."
+                f'images of {images.shape[1]} x {images.shape[2]} px are too small for a DenseNet'
+                f' of {len(self.stages)} stages '
+                f'with this stem. Use images of {smallest} px or more, fewer stages, or'
+                " stem='small'."
             )
         return x
 

@@ -8,10 +8,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifiers.classifier import ClassifierNetwork, Conv, Norm, check_chances, drop, symmetric
+from purify.models.classifiers.classifier import (
+    ClassifierNetwork,
+    Conv,
+    Norm,
+    check_chances,
+    drop,
+    symmetric,
+)
 from purify.models.diffusers.config_checks import is_positive
 
-# Of B0, table 1: how much a block widens inside, kernel size, stride of its first block, channels, blocks.
+# Of B0, table 1: how much a block widens inside, kernel size, stride of its first block, channels,
+# blocks.
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -50,11 +58,21 @@ class Gate(nnx.Module):
 class Inverted(nnx.Module):
     """An inverted bottleneck (Sandler 2018): 1x1 wider, a convolution per channel, a gate, 1x1 back; its shortcut is as it is.
 
-    In training the whole branch is dropped from an image with probability `rate` (stochastic depth, Huang 2016).
+    In training the whole branch is dropped from an image with probability `rate` (stochastic depth,
+    Huang 2016).
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, expand: int, size: int, stride: int, rate: float, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        expand: int,
+        size: int,
+        stride: int,
+        rate: float,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         inner = widened(inputs, expand)
         plan = [(inputs, inner, 1, 1)] if inner != inputs else []
@@ -81,9 +99,10 @@ class Inverted(nnx.Module):
 class EfficientNet(ClassifierNetwork):
     """B0 with `width` times the channels and `depth` times the blocks; B4 is 1.4 and 1.8.
 
-    `dropout` is of the features, `drop_path` of the last block's branch (the first block's is 0, between them it grows evenly).
-    `dtype` is what convolutions compute in; parameters, norms, pooling and the logits stay f32. For images of any size, made
-    for those of 224 px (B0) and 380 px (B4): it halves them five times.
+    `dropout` is of the features, `drop_path` of the last block's branch (the first block's is 0,
+    between them it grows evenly). `dtype` is what convolutions compute in; parameters, norms,
+    pooling and the logits stay f32. For images of any size, made for those of 224 px (B0) and 380
+    px (B4): it halves them five times.
     """
 
     def __init__(
@@ -102,7 +121,9 @@ class EfficientNet(ClassifierNetwork):
     ):
         for name, factor in (('width', width), ('depth', depth)):
             if not is_positive(factor) or factor > WIDEST:
-                raise UserError(f'an EfficientNet with {name}={factor!r}: set it above 0, up to {WIDEST}.')
+                raise UserError(
+                    f'an EfficientNet with {name}={factor!r}: set it above 0, up to {WIDEST}.'
+                )
         check_chances('EfficientNet', dropout=dropout, drop_path=drop_path)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std)
         outputs = widened(STEM, width)
@@ -121,7 +142,9 @@ class EfficientNet(ClassifierNetwork):
         self.last = Conv(outputs, LAST * outputs, 1, 1, dtype=dtype, rngs=rngs)
         self.last_norm = Norm(LAST * outputs, 'batch', rngs=rngs)
         self.dropout = dropout
-        self.head = nnx.Linear(LAST * outputs, num_classes, kernel_init=symmetric(num_classes**-0.5), rngs=rngs)
+        self.head = nnx.Linear(
+            LAST * outputs, num_classes, kernel_init=symmetric(num_classes**-0.5), rngs=rngs
+        )
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""
@@ -130,7 +153,9 @@ class EfficientNet(ClassifierNetwork):
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """See `ClassifierNetwork`: a stage, the last with the last convolution; a 32nd of the image's side there, rounded up."""
         for place in self.members(number):
-            x = self.blocks[place](x, train, None if key is None else jax.random.fold_in(key, place))
+            x = self.blocks[place](
+                x, train, None if key is None else jax.random.fold_in(key, place)
+            )
         if number == len(self.stages) - 1:
             x = jax.nn.silu(self.last_norm(self.last(x), train))
         return x

@@ -1,8 +1,9 @@
 """Weights of classifiers as PyTorch libraries name them: one safetensors file -> one of our networks.
 
-Read are torchvision's layouts, timm's, of VGG also that of the VGGFace of Oxford, and SSCD's. timm's `efficientnet_b4` and the
-like are PyTorch's own variety; its `tf_*` ones have the same names and shapes, but pad otherwise and have another epsilon, and
-would be read without complaint into a network that they do not fit. Pickled weights are never opened.
+Read are torchvision's layouts, timm's, of VGG also that of the VGGFace of Oxford, and SSCD's.
+timm's `efficientnet_b4` and the like are PyTorch's own variety; its `tf_*` ones have the same names
+and shapes, but pad otherwise and have another epsilon, and would be read without complaint into a
+network that they do not fit. Pickled weights are never opened.
 """
 
 import math
@@ -41,16 +42,25 @@ def resnet_names(network: ResNet) -> dict[str, Names]:
     for index, (stage, number) in enumerate(_places(network.stages)):
         ours, theirs = f'blocks.{index}.', f'layer{stage + 1}.{number}.'
         for part in range(len(network.blocks[index].convs)):
-            names |= {f'{ours}convs.{part}': f'{theirs}conv{part + 1}', f'{ours}norms.{part}.layer': f'{theirs}bn{part + 1}'}
+            names |= {
+                f'{ours}convs.{part}': f'{theirs}conv{part + 1}',
+                f'{ours}norms.{part}.layer': f'{theirs}bn{part + 1}',
+            }
         if network.blocks[index].shortcut is not None:
-            names |= {f'{ours}shortcut': f'{theirs}downsample.0', f'{ours}shortcut_norm.layer': f'{theirs}downsample.1'}
+            names |= {
+                f'{ours}shortcut': f'{theirs}downsample.0',
+                f'{ours}shortcut_norm.layer': f'{theirs}downsample.1',
+            }
     return {'torchvision': names}
 
 
 def sscd_names(network: SSCD) -> dict[str, Names]:
     """Of torchvision, and of the files that SSCD publishes."""
     plain = resnet_names(network)['torchvision']
-    return {'torchvision': plain, 'published': {ours: PREFIX + theirs for ours, theirs in plain.items()}}
+    return {
+        'torchvision': plain,
+        'published': {ours: PREFIX + theirs for ours, theirs in plain.items()},
+    }
 
 
 def densenet_names(network: DenseNet) -> dict[str, Names]:
@@ -60,7 +70,10 @@ def densenet_names(network: DenseNet) -> dict[str, Names]:
         theirs['stem_norm.layer'] = 'features.norm0'
     for number in range(len(network.transitions)):
         step = f'features.transition{number + 1}.'
-        theirs |= {f'transitions.{number}.norm.layer': step + 'norm', f'transitions.{number}.conv': step + 'conv'}
+        theirs |= {
+            f'transitions.{number}.norm.layer': step + 'norm',
+            f'transitions.{number}.conv': step + 'conv',
+        }
     published = dict(theirs)
     for index, (stage, number) in enumerate(_places(network.stages)):
         step = f'features.denseblock{stage + 1}.denselayer{number + 1}.'
@@ -76,21 +89,35 @@ def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
     last = len(network.stages) + 1
     theirs = {'stem': 'features.0.0', 'last': f'features.{last}.0', HEAD: 'classifier.1'}
     theirs |= {'stem_norm.layer': 'features.0.1', 'last_norm.layer': f'features.{last}.1'}
-    timm = {'stem': 'conv_stem', 'stem_norm.layer': 'bn1', 'last': 'conv_head', 'last_norm.layer': 'bn2', HEAD: 'classifier'}
+    timm = {
+        'stem': 'conv_stem',
+        'stem_norm.layer': 'bn1',
+        'last': 'conv_head',
+        'last_norm.layer': 'bn2',
+        HEAD: 'classifier',
+    }
     for index, (stage, number) in enumerate(_places(network.stages)):
         wide = len(network.blocks[index].widen)
         parts = [('widen.0', 'widen_norms.0', 'conv_pw')] if wide else []
-        parts += [('depthwise', 'depthwise_norm', 'conv_dw'), ('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw')]
+        parts += [
+            ('depthwise', 'depthwise_norm', 'conv_dw'),
+            ('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw'),
+        ]
         ours = f'blocks.{index}.'
         for place, (conv, norm, timm_conv) in enumerate(parts):
-            step = f'features.{stage + 1}.{number}.block.{place + (conv == "project")}.'  # the gate comes before the last
+            step = (  # the gate comes before the last
+                f'features.{stage + 1}.{number}.block.{place + (conv == "project")}.'
+            )
             theirs |= {ours + conv: step + '0', f'{ours}{norm}.layer': step + '1'}
             step = f'blocks.{stage}.{number}.'
             timm |= {ours + conv: step + timm_conv, f'{ours}{norm}.layer': f'{step}bn{place + 1}'}
         gate = f'features.{stage + 1}.{number}.block.{wide + 1}.'
         theirs |= {f'{ours}gate.squeeze': gate + 'fc1', f'{ours}gate.excite': gate + 'fc2'}
         gate = f'blocks.{stage}.{number}.se.'
-        timm |= {f'{ours}gate.squeeze': gate + 'conv_reduce', f'{ours}gate.excite': gate + 'conv_expand'}
+        timm |= {
+            f'{ours}gate.squeeze': gate + 'conv_reduce',
+            f'{ours}gate.excite': gate + 'conv_expand',
+        }
     return {'torchvision': theirs, 'timm': timm}
 
 
@@ -102,10 +129,22 @@ def vgg_names(network: VGG) -> dict[str, Names]:
         layers[f'convs.{index}'] = f'features.{index * step + stage}'
         if network.norms:
             layers[f'norms.{index}.layer'] = f'features.{index * step + stage + 1}'
-    oxford = {f'convs.{index}': f'conv{stage + 1}_{number + 1}' for index, (stage, number) in enumerate(places)}
+    oxford = {
+        f'convs.{index}': f'conv{stage + 1}_{number + 1}'
+        for index, (stage, number) in enumerate(places)
+    }
     return {
-        'torchvision': layers | {'hiddens.0': 'classifier.0', 'hiddens.1': 'classifier.3', HEAD: 'classifier.6'},
-        'timm': layers | {'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', HEAD: 'head.fc'},
+        'torchvision': (
+            layers
+            | {
+                'hiddens.0': 'classifier.0',
+                'hiddens.1': 'classifier.3',
+                HEAD: 'classifier.6',
+            }
+        ),
+        'timm': (
+            layers | {'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', HEAD: 'head.fc'}
+        ),
         'Oxford': oxford | {'hiddens.0': 'fc6', 'hiddens.1': 'fc7', HEAD: 'fc8'},
     }
 
@@ -130,16 +169,16 @@ class Fit:
 def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
     """How the safetensors `file` fits `network` (arrays or shapes); reads its header only.
 
-    The head alone may be left out: where the file has none, or one of other classes. Raises one `UserError` with all tensors
-    that are missing, unknown or of another shape.
+    The head alone may be left out: where the file has none, or one of other classes. Raises one
+    `UserError` with all tensors that are missing, unknown or of another shape.
     """
     file = Path(file)
     if file.suffix in PICKLES:
         raise UserError(f'{file}: {conversion(file)}')
     if type(network) not in NAMES:
         raise UserError(
-            f'{file}: weights of other libraries are read into {", ".join(c.__name__ for c in NAMES)}, not a '
-            f'{type(network).__name__}.'
+            f'{file}: weights of other libraries are read into'
+            f' {", ".join(c.__name__ for c in NAMES)}, not a {type(network).__name__}.'
         )
     shapes = Tensors([file]).shapes()
     layers = {name.rpartition('.')[0] for name in shapes}
@@ -160,11 +199,20 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
         elif not _same(path, shapes[name], expected):
             misshapen.append(f'{name} ({shapes[name]}, the network has {expected})')
         names[path] = name
-    faults = {'missing': missing, 'unknown': [name for name in shapes if name not in known], 'of another shape': misshapen}
-    told = [f'{len(those)} {what}: {", ".join(those[:6])}{", ..." if those[6:] else ""}' for what, those in faults.items() if those]
+    faults = {
+        'missing': missing,
+        'unknown': [name for name in shapes if name not in known],
+        'of another shape': misshapen,
+    }
+    told = [
+        f'{len(those)} {what}: {", ".join(those[:6])}{", ..." if those[6:] else ""}'
+        for what, those in faults.items()
+        if those
+    ]
     if told:
         raise UserError(
-            f'{file}: does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the network it was made for.'
+            f'{file}: does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the'
+            ' network it was made for.'
         )
     return Fit(names, headless)
 
@@ -194,7 +242,11 @@ def _theirs(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _same(path: Path_, given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether they hold the same; hidden layers are also stored as convolutions over the whole grid."""
-    return given == expected or (path[0] == 'hiddens' and given[:1] == expected[:1] and math.prod(given) == math.prod(expected))
+    return given == expected or (
+        path[0] == 'hiddens'
+        and given[:1] == expected[:1]
+        and math.prod(given) == math.prod(expected)
+    )
 
 
 def _ours(path: Path_, array: np.ndarray) -> np.ndarray:
@@ -202,5 +254,7 @@ def _ours(path: Path_, array: np.ndarray) -> np.ndarray:
     if path[-1] != 'kernel':
         return array
     if path[:2] == ('hiddens', 0):
-        array = array.reshape(len(array), -1, GRID, GRID).transpose(0, 2, 3, 1).reshape(len(array), -1)
+        array = (
+            array.reshape(len(array), -1, GRID, GRID).transpose(0, 2, 3, 1).reshape(len(array), -1)
+        )
     return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0))

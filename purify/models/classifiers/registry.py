@@ -19,7 +19,13 @@ _VGG: Facts = {'stages': (2, 2, 3, 3, 3), 'width': 64, 'hidden': 4096, 'dropout'
 
 NETWORKS: Registry[Callable[..., ClassifierNetwork]] = Registry(
     'network',
-    hidden=('num_classes', 'channels', 'rngs', 'mean', 'std'),  # the last two: without them images stay in [0, 1]
+    hidden=(
+        'num_classes',
+        'channels',
+        'rngs',
+        'mean',
+        'std',
+    ),  # the last two: without them images stay in [0, 1]
     resnet=ResNet,
     resnet18=Fixed(ResNet, stages=(2, 2, 2, 2), block='basic'),
     resnet34=Fixed(ResNet, stages=(3, 4, 6, 3), block='basic'),

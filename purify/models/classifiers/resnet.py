@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385; pre-activation: He et al. 2016, arXiv:1603.05027).
 
-Layer for layer those of torchvision (bottlenecks stride at their 3x3 convolution) and, for 'preact', that of
-BackdoorBench, which has no norm after the last block.
+Layer for layer those of torchvision (bottlenecks stride at their 3x3 convolution) and, for
+'preact', that of BackdoorBench, which has no norm after the last block.
 """
 
 import functools
@@ -10,15 +10,36 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from purify.models.classifiers.classifier import NORMS, STEMS, ClassifierNetwork, Conv, Norm, check_stages, check_word, symmetric
+from purify.models.classifiers.classifier import (
+    NORMS,
+    STEMS,
+    ClassifierNetwork,
+    Conv,
+    Norm,
+    check_stages,
+    check_word,
+    symmetric,
+)
 
-_head_init = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
+_head_init = nnx.initializers.variance_scaling(
+    1 / 3, 'fan_in', 'uniform'
+)  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
 
 
 class PostBlock(nnx.Module):
     """conv-norm-relu twice ('basic') or three times ('bottleneck': 1x1, 3x3, 1x1), added to the shortcut, relu."""
 
-    def __init__(self, inputs: int, width: int, stride: int, norm: str, *, kind: str, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        norm: str,
+        *,
+        kind: str,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         if kind == 'basic':
             plan = [(inputs, width, 3, stride), (width, width, 3, 1)]
         else:
@@ -27,7 +48,9 @@ class PostBlock(nnx.Module):
         self.convs = nnx.List([Conv(*step, dtype=dtype, rngs=rngs) for step in plan])
         self.norms = nnx.List([Norm(step[1], norm, rngs=rngs) for step in plan])
         reshape = stride != 1 or inputs != self.outputs
-        self.shortcut = Conv(inputs, self.outputs, 1, stride, dtype=dtype, rngs=rngs) if reshape else None
+        self.shortcut = (
+            Conv(inputs, self.outputs, 1, stride, dtype=dtype, rngs=rngs) if reshape else None
+        )
         self.shortcut_norm = Norm(self.outputs, norm, rngs=rngs) if reshape else None
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -43,7 +66,9 @@ class PostBlock(nnx.Module):
 class PreBlock(nnx.Module):
     """norm-relu-conv twice, added to the shortcut; a shortcut convolution reads the first relu and has no norm."""
 
-    def __init__(self, inputs: int, width: int, stride: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, stride: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.outputs = width
         self.norms = nnx.List([Norm(channels, norm, rngs=rngs) for channels in (inputs, width)])
         plan = [(inputs, width, 3, stride), (width, width, 3, 1)]
@@ -71,9 +96,10 @@ BLOCKS = {
 class ResNet(ClassifierNetwork):
     """A residual network for images of any size.
 
-    `stages` holds the number of blocks per stage; each stage after the first halves the image and doubles `width`.
-    Stem 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool. `dtype` is what convolutions compute
-    in; parameters, norms, pooling and the logits stay f32. Raises `UserError` for settings it does not know.
+    `stages` holds the number of blocks per stage; each stage after the first halves the image and
+    doubles `width`. Stem 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool.
+    `dtype` is what convolutions compute in; parameters, norms, pooling and the logits stay f32.
+    Raises `UserError` for settings it does not know.
     """
 
     def __init__(
@@ -91,10 +117,16 @@ class ResNet(ClassifierNetwork):
         dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
-        for name, word, words in (('block', block, BLOCKS), ('stem', stem, STEMS), ('norm', norm, NORMS)):
+        for name, word, words in (
+            ('block', block, BLOCKS),
+            ('stem', stem, STEMS),
+            ('norm', norm, NORMS),
+        ):
             check_word('ResNet', name, word, words)
         check_stages('ResNet', stages)
-        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width)
+        super().__init__(
+            num_classes=num_classes, channels=channels, mean=mean, std=std, width=width
+        )
         size, stride = (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
         self.stem_norm = None if block == 'preact' else Norm(width, norm, rngs=rngs)
@@ -104,11 +136,15 @@ class ResNet(ClassifierNetwork):
         for stage, depth in enumerate(stages):
             for number in range(depth):
                 stride = 2 if stage and not number else 1
-                blocks.append(BLOCKS[block](outputs, width * 2**stage, stride, norm, dtype=dtype, rngs=rngs))
+                blocks.append(
+                    BLOCKS[block](outputs, width * 2**stage, stride, norm, dtype=dtype, rngs=rngs)
+                )
                 outputs = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
         bias = symmetric(outputs**-0.5)
-        self.head = nnx.Linear(outputs, num_classes, kernel_init=_head_init, bias_init=bias, rngs=rngs)
+        self.head = nnx.Linear(
+            outputs, num_classes, kernel_init=_head_init, bias_init=bias, rngs=rngs
+        )
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""

@@ -1,7 +1,8 @@
 """SSCD, a descriptor for finding copies of images (Pizzi et al. 2022, arXiv:2202.10261): network, pictures as it wants them.
 
-Its authors publish three files of each model. Read is the one on torchvision's backbone (`sscd_disc_mixup.torchvision.pt`, which
-they advise), once it is converted to safetensors; `purify.models.classifiers.pytorch_weights` knows its names.
+Its authors publish three files of each model. Read is the one on torchvision's backbone
+(`sscd_disc_mixup.torchvision.pt`, which they advise), once it is converted to safetensors;
+`purify.models.classifiers.pytorch_weights` knows its names.
 """
 
 import re
@@ -24,11 +25,13 @@ _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.conv1\.weight')
 class SSCD(ResNet):
     """A residual network of torchvision's layout, whose head gives the descriptor: generalised means, a linear layer, length 1.
 
-    `stages`, `block` and `width` are of `ResNet`; `dims` is the length of the descriptor. The published one is a ResNet-50 with
-    512 of them. Its images have 3 channels.
+    `stages`, `block` and `width` are of `ResNet`; `dims` is the length of the descriptor. The
+    published one is a ResNet-50 with 512 of them. Its images have 3 channels.
     """
 
-    def __init__(self, *, stages: tuple[int, ...], block: str, width: int, dims: int, rngs: nnx.Rngs):
+    def __init__(
+        self, *, stages: tuple[int, ...], block: str, width: int, dims: int, rngs: nnx.Rngs
+    ):
         sizes = {'stages': stages, 'block': block, 'width': width, 'num_classes': dims}
         super().__init__(**sizes, channels=3, stem='imagenet', mean=MEAN, std=STD, rngs=rngs)
 
@@ -49,22 +52,31 @@ def sscd_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     """
     bare = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     blocks = [(int(match[1]), int(match[2])) for match in map(_BLOCK.fullmatch, bare) if match]
-    last = min(max([stage for stage, _ in blocks], default=0), 1 + len(blocks))  # a file may name any number
+    last = min(
+        max([stage for stage, _ in blocks], default=0), 1 + len(blocks)
+    )  # a file may name any number
     depths = tuple(sum(stage == number for stage, _ in blocks) for number in range(1, 1 + last))
     missing = [name for name in ('conv1.weight', 'fc.weight') if len(bare.get(name, ())) < 2]
     if missing or not depths or 0 in depths:
         raise UserError(
-            f'holds no network for finding copies: {", ".join(missing or ["whole layers"])} missing in the layout of torchvision. '
-            'Of the files that SSCD publishes, convert the one called .torchvision.pt.'
+            f'holds no network for finding copies: {", ".join(missing or ["whole layers"])} missing'
+            ' in the layout of torchvision. Of the files that SSCD publishes, convert the one'
+            ' called .torchvision.pt.'
         )
     block = 'bottleneck' if 'layer1.0.conv3.weight' in bare else 'basic'
-    return {'stages': depths, 'block': block, 'width': bare['conv1.weight'][0], 'dims': bare['fc.weight'][0]}
+    return {
+        'stages': depths,
+        'block': block,
+        'width': bare['conv1.weight'][0],
+        'dims': bare['fc.weight'][0],
+    }
 
 
 def sscd_pixels(images: jax.Array, edge: int = EDGE) -> jax.Array:
     """Images f32[b h w 3] in [0, 1] -> the same with a shorter edge of `edge`, as Pillow resizes them (linear), still in [0, 1].
 
-    Columns first, then rows, each rounded to 8 bits; the longer edge is cut to a whole number of pixels.
+    Columns first, then rows, each rounded to 8 bits; the longer edge is cut to a whole number of
+    pixels.
     """
     height, width = images.shape[1:3]
     if min(height, width) == edge:

@@ -1,6 +1,7 @@
 """VGG networks (Simonyan and Zisserman 2014, arXiv:1409.1556), layer for layer those of torchvision.
 
-VGGFace (Parkhi et al. 2015) is the same network with 16 layers, the faces' `mean` and a head of its own.
+VGGFace (Parkhi et al. 2015) is the same network with 16 layers, the faces' `mean` and a head of its
+own.
 """
 
 import itertools
@@ -13,7 +14,16 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from purify.core.errors import UserError
-from purify.models.classifiers.classifier import NORMS, ClassifierNetwork, Conv, Norm, check_chances, check_stages, check_word, drop
+from purify.models.classifiers.classifier import (
+    NORMS,
+    ClassifierNetwork,
+    Conv,
+    Norm,
+    check_chances,
+    check_stages,
+    check_word,
+    drop,
+)
 
 GRID = 7  # the hidden layers read as many by as many places, whatever the image's size
 WIDEST = 8  # times the first stage's channels
@@ -24,9 +34,10 @@ _linear_init = nnx.initializers.normal(0.01)
 class VGG(ClassifierNetwork):
     """Stages of 3x3 convolutions and a max pool each, two hidden layers of `hidden` units, a head.
 
-    `stages` holds the number of convolutions per stage; the first has `width` channels, each further one twice as many, up to
-    eight times. Half of the hidden units (`dropout`) are dropped in training. `norm` 'none' is the paper's. `dtype` is what all
-    but the norms and the head compute in. For images of 2^stages px and more, made for those of 224 px.
+    `stages` holds the number of convolutions per stage; the first has `width` channels, each
+    further one twice as many, up to eight times. Half of the hidden units (`dropout`) are dropped
+    in training. `norm` 'none' is the paper's. `dtype` is what all but the norms and the head
+    compute in. For images of 2^stages px and more, made for those of 224 px.
     """
 
     def __init__(
@@ -47,7 +58,14 @@ class VGG(ClassifierNetwork):
         check_word('VGG', 'norm', norm, (*NORMS, 'none'))
         check_stages('VGG', stages)
         check_chances('VGG', dropout=dropout)
-        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, width=width, hidden=hidden)
+        super().__init__(
+            num_classes=num_classes,
+            channels=channels,
+            mean=mean,
+            std=std,
+            width=width,
+            hidden=hidden,
+        )
         self.stages, self.dtype, self.dropout = tuple(stages), dtype, dropout
         convs, outputs = [], channels
         for stage, depth in enumerate(stages):
@@ -55,10 +73,14 @@ class VGG(ClassifierNetwork):
                 inputs, outputs = outputs, width * min(2**stage, WIDEST)
                 convs.append(Conv(inputs, outputs, 3, 1, bias=True, dtype=dtype, rngs=rngs))
         self.convs = nnx.List(convs)
-        self.norms = nnx.List([Norm(conv.out_features, norm, rngs=rngs) for conv in convs if norm != 'none'])
+        self.norms = nnx.List(
+            [Norm(conv.out_features, norm, rngs=rngs) for conv in convs if norm != 'none']
+        )
         sizes = (GRID * GRID * outputs, hidden, hidden)
         linear = {'kernel_init': _linear_init, 'rngs': rngs}
-        self.hiddens = nnx.List([nnx.Linear(*pair, dtype=dtype, **linear) for pair in itertools.pairwise(sizes)])
+        self.hiddens = nnx.List(
+            [nnx.Linear(*pair, dtype=dtype, **linear) for pair in itertools.pairwise(sizes)]
+        )
         self.head = nnx.Linear(hidden, num_classes, **linear)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
@@ -66,8 +88,9 @@ class VGG(ClassifierNetwork):
         smallest = 2 ** len(self.stages)
         if min(images.shape[1:3]) < smallest:
             raise UserError(
-                f'images of {images.shape[1]} x {images.shape[2]} px are too small for a VGG of {len(self.stages)} stages. '
-                f'Use images of {smallest} px or more, or another network.'
+                f'images of {images.shape[1]} x {images.shape[2]} px are too small for a VGG of'
+                f' {len(self.stages)} stages. Use images of {smallest} px or more, or another'
+                ' network.'
             )
         return images
 
@@ -83,7 +106,12 @@ class VGG(ClassifierNetwork):
         """The last max pool, means on a grid, and the hidden layers."""
         x = grid_means(_halved(maps), GRID).reshape(len(maps), -1)
         for number, layer in enumerate(self.hiddens):
-            x = drop(jax.nn.relu(layer(x)), self.dropout, train, None if key is None else jax.random.fold_in(key, number))
+            x = drop(
+                jax.nn.relu(layer(x)),
+                self.dropout,
+                train,
+                None if key is None else jax.random.fold_in(key, number),
+            )
         return x.astype(jnp.float32)
 
 

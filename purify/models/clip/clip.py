@@ -1,7 +1,7 @@
 """The two encoders of CLIP (Radford et al. 2021), named and configured as in transformers.
 
-Transformers with norms before each block: `CLIPVisionModelWithProjection` over the patches of an image,
-`CLIPTextModel` over the tokens of a text.
+Transformers with norms before each block: `CLIPVisionModelWithProjection` over the patches of an
+image, `CLIPTextModel` over the tokens of a text.
 """
 
 from functools import partial
@@ -22,7 +22,10 @@ def _quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-_ACTIVATIONS = {'quick_gelu': _quick_gelu, 'gelu': partial(jax.nn.gelu, approximate=False)}  # by hidden_act
+_ACTIVATIONS = {
+    'quick_gelu': _quick_gelu,
+    'gelu': partial(jax.nn.gelu, approximate=False),
+}  # by hidden_act
 _LEGACY_EOS = 2  # configs written before transformers 4.31 hold this wrong id
 
 
@@ -66,7 +69,10 @@ class CLIPMLP(nnx.Module):
 
 
 class CLIPEncoderLayer(nnx.Module):
-    """Attention and MLP, each with a norm before it and a residual round it. The residual stream is float32."""
+    """Attention and MLP, each with a norm before it and a residual round it.
+
+    The residual stream is float32.
+    """
 
     def __init__(self, c: CLIPConfig, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
         self.self_attn = CLIPAttention(c, causal=causal, dtype=dtype, rngs=rngs)
@@ -102,9 +108,18 @@ class CLIPVisionEmbeddings(nnx.Module):
 
     def __init__(self, c: CLIPVisionConfig, *, dtype: Any, rngs: nnx.Rngs):
         width, patch = c.hidden_size, c.patch_size
-        self.class_embedding = nnx.Param(nnx.initializers.normal(width**-0.5)(rngs.params(), (width,)))
+        self.class_embedding = nnx.Param(
+            nnx.initializers.normal(width**-0.5)(rngs.params(), (width,))
+        )
         self.patch_embedding = blocks.conv(
-            c.num_channels, width, patch, strides=patch, padding='VALID', use_bias=False, dtype=dtype, rngs=rngs
+            c.num_channels,
+            width,
+            patch,
+            strides=patch,
+            padding='VALID',
+            use_bias=False,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.position_embedding = _embed(1 + (c.image_size // patch) ** 2, width, rngs)
 
@@ -113,7 +128,9 @@ class CLIPVisionEmbeddings(nnx.Module):
         patches = self.patch_embedding(pixel_values)
         b, rows, columns, width = patches.shape
         patches = patches.reshape(b, rows * columns, width).astype(jnp.float32)
-        image = jnp.broadcast_to(self.class_embedding.get_value().astype(jnp.float32), (b, 1, width))
+        image = jnp.broadcast_to(
+            self.class_embedding.get_value().astype(jnp.float32), (b, 1, width)
+        )
         places = self.position_embedding(jnp.arange(1 + rows * columns))
         return jnp.concatenate([image, patches], axis=1) + places
 
@@ -135,8 +152,8 @@ class CLIPVisionTransformer(nnx.Module):
 class CLIPVisionModelWithProjection(ConfiguredModule):
     """Image encoder; its arguments are the fields of `CLIPVisionConfig` (transformers' config.json).
 
-    `dtype` is what it computes in (parameters, norms, softmax, residuals and the answers stay float32), e.g. `jnp.bfloat16`.
-    Raises `UserError` naming the field for what is not supported.
+    `dtype` is what it computes in (parameters, norms, softmax, residuals and the answers stay
+    float32), e.g. `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
     """
 
     CONFIG = CLIPVisionConfig
@@ -145,19 +162,27 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None, **config: Any):
         c = self._config = CLIPVisionConfig(**config)
         self.vision_model = CLIPVisionTransformer(c, dtype=dtype, rngs=rngs)
-        self.visual_projection = blocks.linear(c.hidden_size, c.projection_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.visual_projection = blocks.linear(
+            c.hidden_size, c.projection_dim, use_bias=False, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, pixel_values: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(image_embeds f32[b projection_dim], last_hidden_state f32[b 1+patches hidden_size]) of pixel_values f32[b h w c].
 
-        The pixels are those that the model's preprocessor makes (resized, mean and deviation of CLIP). The last state is the one
-        before `post_layernorm`. Raises `UserError` for images of another size than `image_size`.
+        The pixels are those that the model's preprocessor makes (resized, mean and deviation of
+        CLIP). The last state is the one before `post_layernorm`. Raises `UserError` for images of
+        another size than `image_size`.
         """
         c = self._config
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (c.image_size, c.image_size, c.num_channels):
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (
+            c.image_size,
+            c.image_size,
+            c.num_channels,
+        ):
             raise UserError(
-                f'this {c.OWNER} needs images [b {c.image_size} {c.image_size} {c.num_channels}], got an array of shape '
-                f'{pixel_values.shape}. Resize the images to image_size = {c.image_size} pixels.'
+                f'this {c.OWNER} needs images [b {c.image_size} {c.image_size} {c.num_channels}],'
+                f' got an array of shape {pixel_values.shape}. Resize the images to image_size ='
+                f' {c.image_size} pixels.'
             )
         states = self.vision_model(pixel_values)
         return self.project(states[:, 0]), states
@@ -165,9 +190,12 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
     def project(self, last_hidden_state: jax.Array) -> jax.Array:
         """Tokens [... hidden_size], normed and projected: f32[... projection_dim].
 
-        `image_embeds` is this of the first token; Versatile Diffusion (Xu et al. 2023) guides by all of them.
+        `image_embeds` is this of the first token; Versatile Diffusion (Xu et al. 2023) guides by
+        all of them.
         """
-        return self.visual_projection(self.vision_model.post_layernorm(last_hidden_state)).astype(jnp.float32)
+        return self.visual_projection(self.vision_model.post_layernorm(last_hidden_state)).astype(
+            jnp.float32
+        )
 
 
 # text -------------------------------------------------------------------------------------------------------------------
@@ -182,7 +210,10 @@ class CLIPTextEmbeddings(nnx.Module):
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:
         """i32[b s] -> f32[b s width]."""
-        tokens, places = self.token_embedding(input_ids), self.position_embedding(jnp.arange(input_ids.shape[1]))
+        tokens, places = (
+            self.token_embedding(input_ids),
+            self.position_embedding(jnp.arange(input_ids.shape[1])),
+        )
         return tokens.astype(jnp.float32) + places
 
 
@@ -215,18 +246,30 @@ class CLIPTextModel(ConfiguredModule):
     def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(last_hidden_state f32[b s hidden_size], pooled f32[b hidden_size]) of input_ids i32[b s].
 
-        `pooled` is the state at the first end-of-text token (at the first token where there is none); where the config holds
-        the id 2 of old files, at the largest id, which is the end of text in CLIP's own vocabulary. Ids must be below
-        `vocab_size`: larger ones give NaN. Raises `UserError` for more tokens than `max_position_embeddings`.
+        `pooled` is the state at the first end-of-text token (at the first token where there is
+        none); where the config holds the id 2 of old files, at the largest id, which is the end of
+        text in CLIP's own vocabulary. Ids must be below `vocab_size`: larger ones give NaN. Raises
+        `UserError` for more tokens than `max_position_embeddings`.
         """
         c = self._config
-        if input_ids.ndim != 2 or not jnp.issubdtype(input_ids.dtype, jnp.integer) or input_ids.shape[1] < 1:
-            raise UserError(f'{c.OWNER} needs token ids i32[b s], got {input_ids.dtype} of shape {input_ids.shape}.')
+        if (
+            input_ids.ndim != 2
+            or not jnp.issubdtype(input_ids.dtype, jnp.integer)
+            or input_ids.shape[1] < 1
+        ):
+            raise UserError(
+                f'{c.OWNER} needs token ids i32[b s], got {input_ids.dtype} of shape'
+                f' {input_ids.shape}.'
+            )
         if input_ids.shape[1] > c.max_position_embeddings:
             raise UserError(
-                f'{input_ids.shape[1]} tokens are more than the max_position_embeddings = {c.max_position_embeddings} of this '
-                f'{c.OWNER}. Truncate the text to {c.max_position_embeddings} tokens.'
+                f'{input_ids.shape[1]} tokens are more than the max_position_embeddings ='
+                f' {c.max_position_embeddings} of this {c.OWNER}. Truncate the text to'
+                f' {c.max_position_embeddings} tokens.'
             )
         states = self.text_model(input_ids)
         marks = input_ids if c.eos_token_id == _LEGACY_EOS else input_ids == c.eos_token_id
-        return states, jnp.take_along_axis(states, marks.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+        return (
+            states,
+            jnp.take_along_axis(states, marks.argmax(axis=1)[:, None, None], axis=1)[:, 0],
+        )

@@ -10,17 +10,36 @@ from purify.models.diffusers.config_checks import MOST
 from purify.models.diffusers.model_config import ModelConfig
 
 _NO_MATTER = (  # what transformers writes into any config.json and what does not change a forward pass
-    *('architectures', 'model_type', 'transformers_version', 'dtype', 'torch_dtype', 'return_dict', 'id2label', 'label2id'),
+    *(
+        'architectures',
+        'model_type',
+        'transformers_version',
+        'dtype',
+        'torch_dtype',
+        'return_dict',
+        'id2label',
+        'label2id',
+    ),
     'attention_dropout',  # of training
     *('initializer_factor', 'initializer_range', 'tie_word_embeddings'),  # new weights
-    *('max_length', 'num_beams', 'num_beam_groups', 'num_return_sequences', 'length_penalty', 'repetition_penalty'),  # generation
+    *(
+        'max_length',
+        'num_beams',
+        'num_beam_groups',
+        'num_return_sequences',
+        'length_penalty',
+        'repetition_penalty',
+    ),  # generation
     *('temperature', 'top_k', 'top_p', 'typical_p'),
 )
 
 
 @dataclass(frozen=True)
 class CLIPConfig(ModelConfig):
-    """The fields that both encoders share. Raises `UserError` naming the field for what is not supported."""
+    """The fields that both encoders share.
+
+    Raises `UserError` naming the field for what is not supported.
+    """
 
     MODEL_TYPE: ClassVar[str]
     PART: ClassVar[str]  # its place in the config.json of a whole CLIP
@@ -33,7 +52,12 @@ class CLIPConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
 
     ALLOWED: ClassVar = {'hidden_act': ('quick_gelu', 'gelu')}
-    COUNTS: ClassVar = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
+    COUNTS: ClassVar = (
+        'hidden_size',
+        'intermediate_size',
+        'num_hidden_layers',
+        'num_attention_heads',
+    )
     POSITIVES: ClassVar = ('layer_norm_eps',)
     NO_MATTER: ClassVar = frozenset(_NO_MATTER)
     OFF: ClassVar = (None, False, '', [], {})
@@ -42,18 +66,21 @@ class CLIPConfig(ModelConfig):
         super().__post_init__()
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f'{self.OWNER}: num_attention_heads = {self.num_attention_heads} does not divide hidden_size = '
-                f'{self.hidden_size}. Choose a divisor.'
+                f'{self.OWNER}: num_attention_heads = {self.num_attention_heads} does not divide'
+                f' hidden_size = {self.hidden_size}. Choose a divisor.'
             )
 
     @classmethod
     def known(cls, config: Mapping[str, Any]) -> Facts:
         """Our fields of a config.json of this encoder or of a whole CLIP. Those that are missing take transformers' defaults.
 
-        Old files of a whole CLIP hold a part twice, as `text_config` and `text_config_dict`. Fields that say nothing about the
-        network, or are off (None, False, 0, empty), pass; raises `UserError` for the others, and for two values of one field.
+        Old files of a whole CLIP hold a part twice, as `text_config` and `text_config_dict`. Fields
+        that say nothing about the network, or are off (None, False, 0, empty), pass; raises
+        `UserError` for the others, and for two values of one field.
         """
-        return super().known(cls._part(config) if cls.PART in config or f'{cls.PART}_dict' in config else config)
+        return super().known(
+            cls._part(config) if cls.PART in config or f'{cls.PART}_dict' in config else config
+        )
 
     @classmethod
     def _part(cls, config: Mapping[str, Any]) -> Facts:
@@ -62,12 +89,14 @@ class CLIPConfig(ModelConfig):
         for place in (cls.PART, f'{cls.PART}_dict'):
             given = config.get(place) or {}
             if not isinstance(given, Mapping):
-                raise UserError(f'{cls.OWNER}: {place} = {given!r} must be a JSON object of settings.')
+                raise UserError(
+                    f'{cls.OWNER}: {place} = {given!r} must be a JSON object of settings.'
+                )
             for name, value in given.items():
                 if part.get(name, value) != value:
                     raise UserError(
-                        f'{cls.OWNER}: {name} is {part[name]!r} in {cls.PART} and {value!r} in {place} of config.json. '
-                        'Download it again, or make the two equal.'
+                        f'{cls.OWNER}: {name} is {part[name]!r} in {cls.PART} and {value!r} in'
+                        f' {place} of config.json. Download it again, or make the two equal.'
                     )
             part |= given
         return part
@@ -93,12 +122,21 @@ class CLIPVisionConfig(CLIPConfig):
     image_size: int = 224
     patch_size: int = 32
 
-    COUNTS: ClassVar = (*CLIPConfig.COUNTS, 'projection_dim', 'num_channels', 'image_size', 'patch_size')
+    COUNTS: ClassVar = (
+        *CLIPConfig.COUNTS,
+        'projection_dim',
+        'num_channels',
+        'image_size',
+        'patch_size',
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.patch_size > self.image_size:
-            raise UserError(f'{self.OWNER}: patch_size = {self.patch_size} must not exceed image_size = {self.image_size}.')
+            raise UserError(
+                f'{self.OWNER}: patch_size = {self.patch_size} must not exceed image_size ='
+                f' {self.image_size}.'
+            )
 
 
 @dataclass(frozen=True)
@@ -120,4 +158,8 @@ class CLIPTextConfig(CLIPConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check('eos_token_id', lambda value: isinstance(value, int) and 0 <= value <= MOST, 'one token id')
+        self.check(
+            'eos_token_id',
+            lambda value: isinstance(value, int) and 0 <= value <= MOST,
+            'one token id',
+        )

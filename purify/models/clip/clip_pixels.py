@@ -12,7 +12,9 @@ from purify.core.errors import UserError
 from purify.models.diffusers.config_checks import MOST, is_count, is_number
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGE_PROCESSOR = re.compile(r'CLIP(FeatureExtractor|ImageProcessor(Fast|Pil)?)')  # one class of transformers, renamed often
+IMAGE_PROCESSOR = re.compile(
+    r'CLIP(FeatureExtractor|ImageProcessor(Fast|Pil)?)'
+)  # one class of transformers, renamed often
 _FIXED = {  # the only value that is implemented
     **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
     'resample': 3,  # cubic
@@ -20,14 +22,22 @@ _FIXED = {  # the only value that is implemented
 }
 _READ = ('size', 'crop_size', 'rescale_factor', 'image_mean', 'image_std')
 _TYPES = ('image_processor_type', 'feature_extractor_type')
-_NO_MATTER = ('do_convert_rgb', 'data_format', 'input_data_format', 'device', 'return_tensors', 'processor_class')
+_NO_MATTER = (
+    'do_convert_rgb',
+    'data_format',
+    'input_data_format',
+    'device',
+    'return_tensors',
+    'processor_class',
+)
 
 
 class Processor(NamedTuple):
     """The settings of a preprocessor_config.json, CLIP's own where it is silent.
 
-    `size` is the shorter edge in px, or (height, width) that the image is squashed to, whatever its shape; `crop` the edge in px
-    of the square that is cut out of the middle; `mean` and `std` f32[3] normalise the colours.
+    `size` is the shorter edge in px, or (height, width) that the image is squashed to, whatever its
+    shape; `crop` the edge in px of the square that is cut out of the middle; `mean` and `std`
+    f32[3] normalise the colours.
     """
 
     size: int | tuple[int, int]
@@ -45,8 +55,8 @@ class Processor(NamedTuple):
 def clip_pixels(images: jax.Array, config: Mapping[str, Any]) -> jax.Array:
     """Images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3], as a preprocessor_config.json says.
 
-    They are resized as Pillow does it (cubic; rows, then columns, each rounded to 8 bits), the centre cut out, and normalised.
-    Raises `UserError` for settings that are not supported.
+    They are resized as Pillow does it (cubic; rows, then columns, each rounded to 8 bits), the
+    centre cut out, and normalised. Raises `UserError` for settings that are not supported.
     """
     settings = read_processor(config)
     high, wide = settings.resized(*images.shape[1:3])
@@ -60,16 +70,26 @@ def clip_pixels(images: jax.Array, config: Mapping[str, Any]) -> jax.Array:
 
 
 def read_processor(config: Mapping[str, Any]) -> Processor:
-    """The settings of a preprocessor_config.json. Raises `UserError` by name for those that are unknown or not supported."""
+    """The settings of a preprocessor_config.json.
+
+    Raises `UserError` by name for those that are unknown or not supported.
+    """
     for name, value in _FIXED.items():
         if (config.get(name, value) or False) != value:
             raise _refuse(name, config[name], repr(value))
     for name in _TYPES:
         if not IMAGE_PROCESSOR.fullmatch(str(config.get(name) or 'CLIPImageProcessor')):
             raise _refuse(name, config[name], 'CLIPImageProcessor')
-    strange = {k: v for k, v in config.items() if k not in (*_FIXED, *_READ, *_TYPES, *_NO_MATTER) and k[:1] != '_' and v}
+    strange = {
+        k: v
+        for k, v in config.items()
+        if k not in (*_FIXED, *_READ, *_TYPES, *_NO_MATTER) and k[:1] != '_' and v
+    }
     if strange:
-        raise UserError(f'preprocessor_config.json: these settings are not supported: {strange}. Choose a model without them.')
+        raise UserError(
+            f'preprocessor_config.json: these settings are not supported: {strange}. Choose a model'
+            ' without them.'
+        )
     factor = config.get('rescale_factor', 1 / 255)
     if not is_number(factor) or not np.isclose(factor, 1 / 255):
         raise _refuse('rescale_factor', factor, '1/255, of 8-bit images')
@@ -87,7 +107,9 @@ def read_processor(config: Mapping[str, Any]) -> Processor:
 
 
 def _refuse(name: str, value: Any, allowed: str) -> UserError:
-    return UserError(f'preprocessor_config.json: {name} = {value!r} is not supported; it must be {allowed}.')
+    return UserError(
+        f'preprocessor_config.json: {name} = {value!r} is not supported; it must be {allowed}.'
+    )
 
 
 def _edges(config: Mapping[str, Any], name: str, short: str = '') -> int | tuple[int, int]:
@@ -105,6 +127,10 @@ def _edges(config: Mapping[str, Any], name: str, short: str = '') -> int | tuple
 
 def _colours(config: Mapping[str, Any], name: str, usual: tuple[float, ...]) -> np.ndarray:
     value = config.get(name, usual)
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(x) and abs(x) <= MOST for x in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 3
+        or not all(is_number(x) and abs(x) <= MOST for x in value)
+    ):
         raise _refuse(name, value, f'three numbers, of red, green and blue, from -{MOST} to {MOST}')
     return np.asarray(value, np.float32)

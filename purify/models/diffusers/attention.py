@@ -12,17 +12,22 @@ _HALVES = (jnp.dtype('bfloat16'), jnp.dtype('float16'))
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017): q [b t n d], k and v [b s n d] -> [b t n d] in q's dtype.
 
-    `causal` lets token t see keys 0 to t only. The softmax is float32. GPUs take cuDNN's flash attention for bfloat16 and
-    float16 where it accepts the shapes, all else XLA's; the choice follows `jax.default_backend()`. CPUs have no float16 kernel:
-    there float16 is computed in float32.
+    `causal` lets token t see keys 0 to t only. The softmax is float32. GPUs take cuDNN's flash
+    attention for bfloat16 and float16 where it accepts the shapes, all else XLA's; the choice
+    follows `jax.default_backend()`. CPUs have no float16 kernel: there float16 is computed in
+    float32.
     """
-    if k.shape[1] == 1:  # one key gets all the weight (an image embedding as context): queries and scores need no computing
+    if (
+        k.shape[1] == 1
+    ):  # one key gets all the weight (an image embedding as context): queries and scores need no computing
         return jnp.broadcast_to(v, q.shape).astype(q.dtype)
     backend, dtype = jax.default_backend(), q.dtype
     if backend == 'cpu' and dtype == jnp.float16:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     implementation = _implementation(q.shape, k.shape, q.dtype, causal, backend)
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation).astype(dtype)
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, implementation=implementation
+    ).astype(dtype)
 
 
 @functools.cache
@@ -34,10 +39,21 @@ def _implementation(
         return 'xla'
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (q, kv, kv)]
     try:
-        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, is_causal=causal, implementation='cudnn'), *shapes)
-    except (NotImplementedError, RuntimeError, ValueError):  # how it refuses head sizes, a missing cuDNN, other makers' GPUs
+        jax.eval_shape(
+            functools.partial(
+                jax.nn.dot_product_attention, is_causal=causal, implementation='cudnn'
+            ),
+            *shapes,
+        )
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ):  # how it refuses head sizes, a missing cuDNN, other makers' GPUs
         return 'xla'
-    return 'cudnn' if _compute_capability() >= (8, 0) else 'xla'  # older GPUs are refused only when the program is compiled
+    return (
+        'cudnn' if _compute_capability() >= (8, 0) else 'xla'
+    )  # older GPUs are refused only when the program is compiled
 
 
 def _compute_capability() -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022), named and configured as diffusers' AutoencoderKL."""
+"""The autoencoder of latent diffusion (Rombach et al.
+
+2022), named and configured as diffusers' AutoencoderKL.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +57,13 @@ class AutoencoderKLConfig(LevelsConfig):
         'latents_mean': (None,),
         'latents_std': (None,),
     }
-    COUNTS: ClassVar = ('in_channels', 'out_channels', 'latent_channels', 'norm_num_groups', 'layers_per_block')
+    COUNTS: ClassVar = (
+        'in_channels',
+        'out_channels',
+        'latent_channels',
+        'norm_num_groups',
+        'layers_per_block',
+    )
     POSITIVES: ClassVar = ('scaling_factor',)
 
     def __post_init__(self):
@@ -64,12 +73,20 @@ class AutoencoderKLConfig(LevelsConfig):
 
 def _make_middle(c: AutoencoderKLConfig, resnet: MakeResnet, shared: Facts) -> MidBlock:
     """Its attention, of one head, is left out where `mid_block_add_attention` is false."""
-    attention = partial(blocks.Attention, head_dim=None, groups=c.norm_num_groups, eps=_EPS, **shared)
-    return MidBlock(c.block_out_channels[-1], resnet=resnet, attention=attention if c.mid_block_add_attention else None)
+    attention = partial(
+        blocks.Attention, head_dim=None, groups=c.norm_num_groups, eps=_EPS, **shared
+    )
+    return MidBlock(
+        c.block_out_channels[-1],
+        resnet=resnet,
+        attention=attention if c.mid_block_add_attention else None,
+    )
 
 
 def _resnets(c: AutoencoderKLConfig, shared: Facts) -> MakeResnet:
-    return partial(blocks.ResnetBlock2D, temb_channels=None, groups=c.norm_num_groups, eps=_EPS, **shared)
+    return partial(
+        blocks.ResnetBlock2D, temb_channels=None, groups=c.norm_num_groups, eps=_EPS, **shared
+    )
 
 
 class Encoder(nnx.Module):
@@ -85,7 +102,9 @@ class Encoder(nnx.Module):
             for inputs, outputs, size in zip((widths[0], *widths), widths, sizes, strict=False)
         )
         self.mid_block = _make_middle(c, resnet, shared)
-        self.conv_norm_out = blocks.group_norm(widths[-1], c.norm_num_groups, _EPS, rngs=shared['rngs'])
+        self.conv_norm_out = blocks.group_norm(
+            widths[-1], c.norm_num_groups, _EPS, rngs=shared['rngs']
+        )
         self.conv_out = blocks.conv(widths[-1], 2 * c.latent_channels, 3, **shared)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,7 +128,9 @@ class Decoder(nnx.Module):
             UpBlock(inputs, outputs, [0] * (c.layers_per_block + 1), resnet=resnet, upsample=size)
             for inputs, outputs, size in zip((widths[0], *widths), widths, sizes, strict=False)
         )
-        self.conv_norm_out = blocks.group_norm(widths[-1], c.norm_num_groups, _EPS, rngs=shared['rngs'])
+        self.conv_norm_out = blocks.group_norm(
+            widths[-1], c.norm_num_groups, _EPS, rngs=shared['rngs']
+        )
         self.conv_out = blocks.conv(widths[-1], c.out_channels, 3, **shared)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -124,9 +145,9 @@ class Decoder(nnx.Module):
 class AutoencoderKL(ConfiguredModule):
     """Between images and latents, `factor` times smaller; its arguments are the fields of `AutoencoderKLConfig`.
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answers stay float32), e.g. `jnp.bfloat16`; where
-    `force_upcast` is true, float16 gives way to float32, because activations overflow it.
-    Raises `UserError` naming the field for what is not supported.
+    `dtype` is what it computes in (parameters, norms, softmax and the answers stay float32), e.g.
+    `jnp.bfloat16`; where `force_upcast` is true, float16 gives way to float32, because activations
+    overflow it. Raises `UserError` naming the field for what is not supported.
     """
 
     CONFIG = AutoencoderKLConfig
@@ -157,14 +178,14 @@ class AutoencoderKL(ConfiguredModule):
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log variance f32[b h/factor w/factor latent_channels], before scaling, of image f32[b h w in_channels].
 
-        The image lies in [-1, 1]; the log variance is clipped to [-30, 20]. Raises `UserError` for other channels and for
-        sizes that `factor` does not divide.
+        The image lies in [-1, 1]; the log variance is clipped to [-30, 20]. Raises `UserError` for
+        other channels and for sizes that `factor` does not divide.
         """
         channels = self._config.in_channels
         if image.ndim != 4 or image.shape[-1] != channels:
             raise UserError(
-                f'AutoencoderKL encodes images [b h w {channels}], got an array of shape {image.shape}. '
-                'Put channels last and convert the images to as many.'
+                f'AutoencoderKL encodes images [b h w {channels}], got an array of shape'
+                f' {image.shape}. Put channels last and convert the images to as many.'
             )
         if image.shape[1] % self.factor or image.shape[2] % self.factor:
             raise UserError(
@@ -185,8 +206,9 @@ class AutoencoderKL(ConfiguredModule):
         channels = self._config.latent_channels
         if latents.ndim != 4 or latents.shape[-1] != channels:
             raise UserError(
-                f'AutoencoderKL decodes latents [b h w {channels}], got an array of shape {latents.shape}. '
-                'Put channels last; the latents must come from an autoencoder of the same latent_channels.'
+                f'AutoencoderKL decodes latents [b h w {channels}], got an array of shape'
+                f' {latents.shape}. Put channels last; the latents must come from an autoencoder of'
+                ' the same latent_channels.'
             )
         if hasattr(self, 'post_quant_conv'):
             latents = self.post_quant_conv(latents)

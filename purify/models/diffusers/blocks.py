@@ -1,7 +1,8 @@
 """The blocks diffusion networks are made of, under diffusers' names, on NHWC images.
 
-Parameters are float32; `dtype` is what convolutions, projections and attention compute in (None: float32). Norms and softmax
-are always float32. Blocks end in zeros when they are new (Ho et al. 2020), so a fresh network starts near the identity.
+Parameters are float32; `dtype` is what convolutions, projections and attention compute in (None:
+float32). Norms and softmax are always float32. Blocks end in zeros when they are new (Ho et al.
+2020), so a fresh network starts near the identity.
 """
 
 import itertools
@@ -21,13 +22,38 @@ _zeros = nnx.initializers.zeros_init()
 _spread = nnx.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
-def conv(inputs: int, outputs: int, size: int, *, dtype: Any, rngs: nnx.Rngs, zero: bool = False, **kwargs: Any) -> nnx.Conv:
+def conv(
+    inputs: int,
+    outputs: int,
+    size: int,
+    *,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    zero: bool = False,
+    **kwargs: Any,
+) -> nnx.Conv:
     """A size x size convolution; keeps height and width unless told otherwise by `strides` and `padding`."""
     kwargs = {'padding': ((size // 2, size // 2),) * 2} | kwargs
-    return nnx.Conv(inputs, outputs, (size, size), kernel_init=_zeros if zero else _spread, dtype=dtype, rngs=rngs, **kwargs)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        kernel_init=_zeros if zero else _spread,
+        dtype=dtype,
+        rngs=rngs,
+        **kwargs,
+    )
 
 
-def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, zero: bool = False, use_bias: bool = True) -> nnx.Linear:
+def linear(
+    inputs: int,
+    outputs: int,
+    *,
+    dtype: Any,
+    rngs: nnx.Rngs,
+    zero: bool = False,
+    use_bias: bool = True,
+) -> nnx.Linear:
     """A projection of the last axis."""
     init = _zeros if zero else _spread
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
@@ -36,20 +62,29 @@ def linear(inputs: int, outputs: int, *, dtype: Any, rngs: nnx.Rngs, zero: bool 
 def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """Group normalisation (Wu & He 2018) in float32; raises `UserError` when the channels do not divide into the groups."""
     if channels % groups:
-        raise UserError(f'norm_num_groups = {groups} does not divide {channels} channels. Choose a divisor of all of them.')
-    return nnx.GroupNorm(channels, groups, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+        raise UserError(
+            f'norm_num_groups = {groups} does not divide {channels} channels. Choose a divisor of'
+            ' all of them.'
+        )
+    return nnx.GroupNorm(
+        channels, groups, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+    )
 
 
 def layer_norm(channels: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer normalisation (Ba et al. 2016) in float32."""
-    return nnx.LayerNorm(channels, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(
+        channels, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+    )
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Sets a share `rate` of the values to 0 and scales the rest up; the identity when `key` is None."""
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(
+        jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x)
+    )
 
 
 def dropout_keys(key: jax.Array | None) -> Keys:
@@ -60,11 +95,20 @@ def dropout_keys(key: jax.Array | None) -> Keys:
 
 
 def sinusoid(t: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
-    """Sines and cosines f32[b channels] of timesteps t [b] (Vaswani et al. 2017, as Ho et al. 2020 use it)."""
+    """Sines and cosines f32[b channels] of timesteps t [b] (Vaswani et al.
+
+    2017, as Ho et al. 2020 use it).
+    """
     half = channels // 2
-    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    frequencies = jnp.exp(
+        -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    )
     angles = t.astype(jnp.float32)[:, None] * frequencies
-    parts = [jnp.cos(angles), jnp.sin(angles)] if flip_sin_to_cos else [jnp.sin(angles), jnp.cos(angles)]
+    parts = (
+        [jnp.cos(angles), jnp.sin(angles)]
+        if flip_sin_to_cos
+        else [jnp.sin(angles), jnp.cos(angles)]
+    )
     return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, channels % 2)))
 
 
@@ -83,8 +127,8 @@ class TimestepEmbedding(nnx.Module):
 class ResnetBlock2D(nnx.Module):
     """Residual block [b h w inputs] -> [b h w outputs], told the time by temb [b temb_channels] unless that is None.
 
-    `time_scale_shift`: 'default' adds the time before the second norm, 'scale_shift' modulates after it (Nichol & Dhariwal
-    2021). The sum is divided by `scale_factor`.
+    `time_scale_shift`: 'default' adds the time before the second norm, 'scale_shift' modulates
+    after it (Nichol & Dhariwal 2021). The sum is divided by `scale_factor`.
     """
 
     def __init__(
@@ -105,7 +149,9 @@ class ResnetBlock2D(nnx.Module):
         self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
         self.modulates = time_scale_shift == 'scale_shift'
         if temb_channels is not None:
-            self.time_emb_proj = linear(temb_channels, outputs * (1 + self.modulates), dtype=dtype, rngs=rngs)
+            self.time_emb_proj = linear(
+                temb_channels, outputs * (1 + self.modulates), dtype=dtype, rngs=rngs
+            )
         self.norm2 = group_norm(outputs, groups, eps, rngs=rngs)
         self.conv2 = conv(outputs, outputs, 3, zero=True, dtype=dtype, rngs=rngs)
         if inputs != outputs:
@@ -113,7 +159,9 @@ class ResnetBlock2D(nnx.Module):
         self.scale_factor = scale_factor
         self.dropout = dropout
 
-    def __call__(self, x: jax.Array, temb: jax.Array | None = None, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, temb: jax.Array | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
         """[b h w inputs], temb [b temb_channels] -> [b h w outputs]; dropout only with a key."""
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         time = None if temb is None else self.time_emb_proj(jax.nn.silu(temb))[:, None, None]
@@ -131,8 +179,8 @@ class ResnetBlock2D(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention over the pixels of [b h w channels], with its residual; `groups` None leaves out the norm.
 
-    `head_dim` None is a single head. The sum is divided by `scale_factor`. Raises `UserError` when `head_dim` does not divide
-    the channels.
+    `head_dim` None is a single head. The sum is divided by `scale_factor`. Raises `UserError` when
+    `head_dim` does not divide the channels.
     """
 
     def __init__(
@@ -148,11 +196,16 @@ class Attention(nnx.Module):
     ):
         head_dim = channels if head_dim is None else head_dim
         if channels % head_dim:
-            raise UserError(f'attention_head_dim = {head_dim} does not divide {channels} channels. Choose a divisor.')
+            raise UserError(
+                f'attention_head_dim = {head_dim} does not divide {channels} channels. Choose a'
+                ' divisor.'
+            )
         self.heads = channels // head_dim
         if groups is not None:
             self.group_norm = group_norm(channels, groups, eps, rngs=rngs)
-        self.to_q, self.to_k, self.to_v = (linear(channels, channels, dtype=dtype, rngs=rngs) for _ in range(3))
+        self.to_q, self.to_k, self.to_v = (
+            linear(channels, channels, dtype=dtype, rngs=rngs) for _ in range(3)
+        )
         self.to_out = nnx.List([linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)])
         self.scale_factor = scale_factor
 

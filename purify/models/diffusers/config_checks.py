@@ -3,7 +3,10 @@
 import sys
 from typing import Any, TypeGuard
 
-MOST, DEEPEST = 2**20, 1000  # of any axis, and of the layers one behind the other: what is larger would fill or stall any machine
+MOST, DEEPEST = (
+    2**20,
+    1000,
+)  # of any axis, and of the layers one behind the other: what is larger would fill or stall any machine
 LEVELS = 16  # of sizes, each half the one before
 COUNT, DEPTH = f'a positive integer up to {MOST}', f'a positive integer up to {DEEPEST}'
 
@@ -20,7 +23,11 @@ def is_depth(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A finite number; integers beyond all floats are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )
 
 
 def is_positive(value: Any) -> bool:
@@ -30,4 +37,6 @@ def is_positive(value: Any) -> bool:
 
 def is_size(value: Any) -> bool:
     """A height and width: one positive integer for both, or two."""
-    return is_count(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(is_count, value)))
+    return is_count(value) or (
+        isinstance(value, tuple) and len(value) == 2 and all(map(is_count, value))
+    )

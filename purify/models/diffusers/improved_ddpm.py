@@ -1,8 +1,9 @@
 """Networks of Improved DDPM (Nichol & Dhariwal 2021) as their authors' checkpoints hold them, in diffusers' names and settings.
 
-The checkpoints number the blocks from the first to the last (input_blocks, middle_block, output_blocks) and pack queries, keys
-and values head by head into one projection. They were told the time as t 1000 / T, which no sinusoid of diffusers is; where T
-is not 1000 a table of these embeddings takes its place (time_embedding_type 'learned'), so that any diffusers-like reader
+The checkpoints number the blocks from the first to the last (input_blocks, middle_block,
+output_blocks) and pack queries, keys and values head by head into one projection. They were told
+the time as t 1000 / T, which no sinusoid of diffusers is; where T is not 1000 a table of these
+embeddings takes its place (time_embedding_type 'learned'), so that any diffusers-like reader
 computes the same.
 """
 
@@ -31,8 +32,9 @@ _ATTENTION = {'norm': 'group_norm', 'proj_out': 'to_out.0'}
 class Flags:
     """What a checkpoint does not hold of how it was trained: the flags of its training.
 
-    `size_px` of the images; `heads` of every attention; `steps` of the chain (T) and its `noise`, 'cosine' or 'linear'; `rescale`:
-    whether the network is told t 1000 / T in place of t. Raises `UserError` for values that make no network.
+    `size_px` of the images; `heads` of every attention; `steps` of the chain (T) and its `noise`,
+    'cosine' or 'linear'; `rescale`: whether the network is told t 1000 / T in place of t. Raises
+    `UserError` for values that make no network.
     """
 
     size_px: int
@@ -47,14 +49,22 @@ class Flags:
                 raise UserError(f'{name}={getattr(self, name)}: choose 1 to {most}.')
         if self.noise not in _NOISES:
             raise UserError(f'noise={self.noise!r}: choose from {", ".join(_NOISES)}.')
-        if self.noise == 'linear' and self.steps <= 20:  # betas of a thousand steps, made coarser: the last would reach 1
+        if (
+            self.noise == 'linear' and self.steps <= 20
+        ):  # betas of a thousand steps, made coarser: the last would reach 1
             raise UserError(f'steps={self.steps} with noise=linear: choose 21 or more.')
 
 
 _WIDE = Flags(size_px=256, heads=1, steps=1000, noise='linear', rescale=False)
 PUBLISHED = {  # name of the file: its flags, from the list of models that its authors publish
-    **dict.fromkeys(('imagenet64_uncond_100M_1500K', 'imagenet64_uncond_vlb_100M_1500K'), Flags(64, 4, 4000, 'cosine', True)),
-    **dict.fromkeys(('cifar10_uncond_50M_500K', 'cifar10_uncond_vlb_50M_500K'), Flags(32, 4, 4000, 'cosine', True)),
+    **dict.fromkeys(
+        ('imagenet64_uncond_100M_1500K', 'imagenet64_uncond_vlb_100M_1500K'),
+        Flags(64, 4, 4000, 'cosine', True),
+    ),
+    **dict.fromkeys(
+        ('cifar10_uncond_50M_500K', 'cifar10_uncond_vlb_50M_500K'),
+        Flags(32, 4, 4000, 'cosine', True),
+    ),
     **dict.fromkeys(('lsun_uncond_100M_1200K_bs128', 'lsun_uncond_100M_2400K_bs64'), _WIDE),
 }
 
@@ -71,25 +81,40 @@ class _Level:
 def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     """A checkpoint's tensors -> (config.json of a UNet2DModel, its tensors, scheduler_config.json).
 
-    Raises `UserError` for networks of other makes (also class-conditional ones and those of guided diffusion), by tensor.
+    Raises `UserError` for networks of other makes (also class-conditional ones and those of guided
+    diffusion), by tensor.
     """
     if 'label_emb.weight' in given:
-        raise UserError('this network was trained with class labels, which images to be purified do not have. Take one without.')
+        raise UserError(
+            'this network was trained with class labels, which images to be purified do not have.'
+            ' Take one without.'
+        )
     try:
         return _converted(given, flags)
-    except (IndexError, KeyError, ValueError) as error:  # a tensor that is missing, or of another shape than its place has
+    except (
+        IndexError,
+        KeyError,
+        ValueError,
+    ) as error:  # a tensor that is missing, or of another shape than its place has
         raise _stranger(f'its tensors have other names or shapes ({error!r:.100})') from error
 
 
 def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     levels = _levels(given)
-    rename = _TOP | _down_names(levels) | _up_names(levels) | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
+    rename = (
+        _TOP
+        | _down_names(levels)
+        | _up_names(levels)
+        | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
+    )
     for number in range(2):
         rename |= _parts(f'middle_block.{2 * number}', f'mid_block.resnets.{number}', _RESNET)
     tensors: Arrays = {}
     for name, value in given.items():
         place, _, leaf = name.rpartition('.')
-        if place.endswith('.qkv') and (attention := rename.get(place.removesuffix('.qkv') + '.norm')):
+        if place.endswith('.qkv') and (
+            attention := rename.get(place.removesuffix('.qkv') + '.norm')
+        ):
             tensors |= _split_qkv(attention.removesuffix('.group_norm'), leaf, value, flags.heads)
         elif place in rename and leaf in ('weight', 'bias'):
             tensors[f'{rename[place]}.{leaf}'] = value[..., 0] if value.ndim == 3 else value
@@ -98,26 +123,45 @@ def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Ar
     config = _config(given, levels, flags)
     if config['time_embedding_type'] == 'learned':
         tensors['time_proj.weight'] = _rescaled_times(flags.steps, levels[0].width)
-    return config, tensors, _scheduler(flags, learned=config['out_channels'] == 2 * config['in_channels'])
+    return (
+        config,
+        tensors,
+        _scheduler(flags, learned=config['out_channels'] == 2 * config['in_channels']),
+    )
 
 
 def _stranger(what: str) -> UserError:
-    return UserError(f'these weights are of no network of Improved DDPM: {what}. Give one of {", ".join(PUBLISHED)}, or its like.')
+    return UserError(
+        f'these weights are of no network of Improved DDPM: {what}. Give one of'
+        f' {", ".join(PUBLISHED)}, or its like.'
+    )
 
 
 def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
-    numbers = {int(match[1]) for name in given if (match := re.match(r'input_blocks\.(\d+)\.', name))}
+    numbers = {
+        int(match[1]) for name in given if (match := re.match(r'input_blocks\.(\d+)\.', name))
+    }
     whole = len(numbers) >= 2 and max(numbers) < len(given)
-    if not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given) or not whole:
+    if (
+        not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given)
+        or not whole
+    ):
         raise _stranger('it has no input_blocks, attention in its middle or output')
     cuts = [n for n in sorted(numbers) if f'input_blocks.{n}.0.op.weight' in given]
     levels = []
     for start, stop in zip([0, *cuts], [*cuts, max(numbers) + 1], strict=True):
         blocks = list(range(start + 1, stop))
-        widths = {given[f'input_blocks.{n}.0.out_layers.3.weight'].shape[0] for n in blocks if _has(given, n)}
+        widths = {
+            given[f'input_blocks.{n}.0.out_layers.3.weight'].shape[0]
+            for n in blocks
+            if _has(given, n)
+        }
         attends = {f'input_blocks.{n}.1.qkv.weight' in given for n in blocks}
         if not all(_has(given, n) for n in blocks) or len(widths) != 1 or len(attends) != 1:
-            raise _stranger(f'its input_blocks {start + 1} to {stop - 1} are not residual blocks of one width between strided ones')
+            raise _stranger(
+                f'its input_blocks {start + 1} to {stop - 1} are not residual blocks of one width'
+                ' between strided ones'
+            )
         levels.append(_Level(blocks, attends.pop(), widths.pop()))
     if len({len(level.blocks) for level in levels}) != 1:
         raise _stranger(f'its levels have {[len(level.blocks) for level in levels]} blocks')
@@ -136,9 +180,17 @@ def _down_names(levels: list[_Level]) -> dict[str, str]:
     names = {}
     for number, level in enumerate(levels):
         for layer, block in enumerate(level.blocks):
-            names |= _parts(f'input_blocks.{block}.0', f'down_blocks.{number}.resnets.{layer}', _RESNET)
-            names |= _parts(f'input_blocks.{block}.1', f'down_blocks.{number}.attentions.{layer}', _ATTENTION)
-        names |= _parts(f'input_blocks.{level.blocks[-1] + 1}.0', f'down_blocks.{number}.downsamplers.0', {'op': 'conv'})
+            names |= _parts(
+                f'input_blocks.{block}.0', f'down_blocks.{number}.resnets.{layer}', _RESNET
+            )
+            names |= _parts(
+                f'input_blocks.{block}.1', f'down_blocks.{number}.attentions.{layer}', _ATTENTION
+            )
+        names |= _parts(
+            f'input_blocks.{level.blocks[-1] + 1}.0',
+            f'down_blocks.{number}.downsamplers.0',
+            {'op': 'conv'},
+        )
     return names
 
 
@@ -148,7 +200,11 @@ def _up_names(levels: list[_Level]) -> dict[str, str]:
         for layer in range(each):
             block = f'output_blocks.{number * each + layer}'
             names |= _parts(f'{block}.0', f'up_blocks.{number}.resnets.{layer}', _RESNET)
-            names |= _parts(f'{block}.1', f'up_blocks.{number}.attentions.{layer}', _ATTENTION) if level.attends else {}
+            names |= (
+                _parts(f'{block}.1', f'up_blocks.{number}.attentions.{layer}', _ATTENTION)
+                if level.attends
+                else {}
+            )
         last = f'output_blocks.{(number + 1) * each - 1}.{1 + level.attends}'
         names |= _parts(last, f'up_blocks.{number}.upsamplers.0', {'conv': 'conv'})
     return names
@@ -157,9 +213,15 @@ def _up_names(levels: list[_Level]) -> dict[str, str]:
 def _split_qkv(place: str, leaf: str, value: np.ndarray, heads: int) -> Arrays:
     """Rows [head, (q k v), channel of the head] of the one projection -> those of three."""
     if len(value) % (3 * heads):
-        raise UserError(f'heads={heads} does not divide the {len(value) // 3} channels of {place}. Choose a divisor.')
+        raise UserError(
+            f'heads={heads} does not divide the {len(value) // 3} channels of {place}. Choose a'
+            ' divisor.'
+        )
     rows = value.reshape(heads, 3, -1, *value.shape[1:2])
-    return {f'{place}.to_{part}.{leaf}': rows[:, k].reshape(len(value) // 3, *value.shape[1:2]) for k, part in enumerate('qkv')}
+    return {
+        f'{place}.to_{part}.{leaf}': rows[:, k].reshape(len(value) // 3, *value.shape[1:2])
+        for k, part in enumerate('qkv')
+    }
 
 
 def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags) -> Facts:
@@ -189,8 +251,12 @@ def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags)
 def _rescaled_times(steps: int, width: int) -> np.ndarray:
     """Cosines and sines f32[steps width] of t 1000 / steps."""
     half = width // 2
-    angles = np.outer(np.arange(steps) * (1000 / steps), np.exp(-math.log(10000) * np.arange(half) / half))
-    return np.concatenate([np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))], axis=1).astype(np.float32)
+    angles = np.outer(
+        np.arange(steps) * (1000 / steps), np.exp(-math.log(10000) * np.arange(half) / half)
+    )
+    return np.concatenate(
+        [np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))], axis=1
+    ).astype(np.float32)
 
 
 def _scheduler(flags: Flags, learned: bool) -> Facts:

@@ -8,7 +8,14 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.types import Facts
-from purify.models.diffusers.config_checks import COUNT, DEPTH, LEVELS, is_count, is_depth, is_positive
+from purify.models.diffusers.config_checks import (
+    COUNT,
+    DEPTH,
+    LEVELS,
+    is_count,
+    is_depth,
+    is_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,14 @@ class ModelConfig:
     def __post_init__(self):
         for name, allowed in self.ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from: {allowed}.')
-        for name in (*self.COUNTS, *(name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None)):
+                raise UserError(
+                    f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from:'
+                    f' {allowed}.'
+                )
+        for name in (
+            *self.COUNTS,
+            *(name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None),
+        ):
             deep = 'layers' in name
             self.check(name, is_depth if deep else is_count, DEPTH if deep else COUNT)
         for name in self.POSITIVES:
@@ -43,7 +56,11 @@ class ModelConfig:
         value = getattr(self, name)
         many = isinstance(value, tuple) and name in self.PER_LEVEL
         if not all(map(fits, value if many else (value,))) or (many and len(value) != self.levels):
-            each = f', or one for each of the {self.levels} block_out_channels' if name in self.PER_LEVEL else ''
+            each = (
+                f', or one for each of the {self.levels} block_out_channels'
+                if name in self.PER_LEVEL
+                else ''
+            )
             raise UserError(f'{self.OWNER}: {name} = {value!r} must be {what}{each}.')
 
     @property
@@ -55,9 +72,15 @@ class ModelConfig:
     def known(cls, config: Mapping[str, Any]) -> Facts:
         """Our fields of a config.json; the others pass if they are off or do not matter, else `UserError` names them."""
         known = {field.name for field in fields(cls)}
-        strange = {k: v for k, v in config.items() if k not in known | cls.NO_MATTER and k[:1] != '_' and v not in cls.OFF}
+        strange = {
+            k: v
+            for k, v in config.items()
+            if k not in known | cls.NO_MATTER and k[:1] != '_' and v not in cls.OFF
+        }
         if strange:
-            raise UserError(f'{cls.OWNER}: these fields of config.json are not supported: {strange}.')
+            raise UserError(
+                f'{cls.OWNER}: these fields of config.json are not supported: {strange}.'
+            )
         return {k: v for k, v in config.items() if k in known}
 
     def as_json(self) -> Facts:
@@ -76,20 +99,37 @@ class LevelsConfig(ModelConfig):
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON and ml_collections give lists, and a config must be hashable
+            if isinstance(
+                value, list
+            ):  # JSON and ml_collections give lists, and a config must be hashable
                 object.__setattr__(self, field.name, tuple(value))
             if isinstance(field.default, bool) and field.name not in self.PER_LEVEL:
-                self.check(field.name, lambda value: value is None or isinstance(value, bool), 'true or false')
+                self.check(
+                    field.name,
+                    lambda value: value is None or isinstance(value, bool),
+                    'true or false',
+                )
         widths = self.block_out_channels
-        if not isinstance(widths, tuple) or not 0 < len(widths) <= LEVELS or not all(map(is_count, widths)):
-            raise UserError(f'{self.OWNER}: block_out_channels = {widths!r} must list {COUNT} for each of 1 to {LEVELS} levels.')
+        if (
+            not isinstance(widths, tuple)
+            or not 0 < len(widths) <= LEVELS
+            or not all(map(is_count, widths))
+        ):
+            raise UserError(
+                f'{self.OWNER}: block_out_channels = {widths!r} must list {COUNT} for each of 1 to'
+                f' {LEVELS} levels.'
+            )
         super().__post_init__()
         for name, kinds in (('down_block_types', self.DOWN), ('up_block_types', self.UP)):
             given = getattr(self, name)
-            if not isinstance(given, tuple) or len(given) != self.levels or not all(kind in tuple(kinds) for kind in given):
+            if (
+                not isinstance(given, tuple)
+                or len(given) != self.levels
+                or not all(kind in tuple(kinds) for kind in given)
+            ):
                 raise UserError(
-                    f'{self.OWNER}: {name} = {given!r} must hold {" or ".join(kinds)} for each of the {self.levels} '
-                    'block_out_channels.'
+                    f'{self.OWNER}: {name} = {given!r} must hold {" or ".join(kinds)} for each of'
+                    f' the {self.levels} block_out_channels.'
                 )
 
 

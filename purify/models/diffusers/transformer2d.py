@@ -1,6 +1,7 @@
 """The transformer in the levels of latent diffusion's UNet (Rombach et al. 2022), under diffusers' names.
 
-Pixels are tokens: they attend to each other, then to the context (an embedded image or text), then pass a feed-forward net.
+Pixels are tokens: they attend to each other, then to the context (an embedded image or text), then
+pass a feed-forward net.
 """
 
 from functools import partial
@@ -18,9 +19,9 @@ from purify.models.diffusers.attention import attend
 class Transformer2DModel(nnx.Module):
     """`layers` transformer blocks on the pixels of [b h w channels], with their residual.
 
-    `context_width` is the last axis of the context. `linear_projection` makes proj_in and proj_out projections instead of
-    1x1 convolutions, which differ in the layout of their weights alone. Raises `UserError` when `heads` does not divide the
-    channels.
+    `context_width` is the last axis of the context. `linear_projection` makes proj_in and proj_out
+    projections instead of 1x1 convolutions, which differ in the layout of their weights alone.
+    Raises `UserError` when `heads` does not divide the channels.
     """
 
     def __init__(
@@ -41,7 +42,11 @@ class Transformer2DModel(nnx.Module):
         self.norm = blocks.group_norm(channels, groups, 1e-6, rngs=rngs)
         self.proj_in = project(channels, channels, **shared)
         block = partial(
-            BasicTransformerBlock, heads=heads, context_width=context_width, only_cross_attention=only_cross_attention, **shared
+            BasicTransformerBlock,
+            heads=heads,
+            context_width=context_width,
+            only_cross_attention=only_cross_attention,
+            **shared,
         )
         self.transformer_blocks = nnx.List([block(channels) for _ in range(layers)])
         self.proj_out = project(channels, channels, zero=True, **shared)
@@ -62,7 +67,14 @@ class BasicTransformerBlock(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, *, heads: int, context_width: int, only_cross_attention: bool, dtype: Any = None, rngs: nnx.Rngs
+        self,
+        channels: int,
+        *,
+        heads: int,
+        context_width: int,
+        only_cross_attention: bool,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
     ):
         attention = partial(TokenAttention, channels, heads=heads, dtype=dtype, rngs=rngs)
         self.only_cross_attention = only_cross_attention
@@ -84,9 +96,14 @@ class BasicTransformerBlock(nnx.Module):
 class TokenAttention(nnx.Module):
     """Attention of tokens [b n channels] to others [b s context_width]; queries, keys and values have no bias."""
 
-    def __init__(self, channels: int, context_width: int, *, heads: int, dtype: Any = None, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, context_width: int, *, heads: int, dtype: Any = None, rngs: nnx.Rngs
+    ):
         if channels % heads:
-            raise UserError(f'attention_head_dim = {heads} heads (diffusers names it so) do not divide {channels} channels.')
+            raise UserError(
+                f'attention_head_dim = {heads} heads (diffusers names it so) do not divide'
+                f' {channels} channels.'
+            )
         self.heads = heads
         self.to_q = blocks.linear(channels, channels, use_bias=False, dtype=dtype, rngs=rngs)
         self.to_k = blocks.linear(context_width, channels, use_bias=False, dtype=dtype, rngs=rngs)
@@ -108,7 +125,9 @@ class FeedForward(nnx.Module):
     def __init__(self, channels: int, *, dtype: Any = None, rngs: nnx.Rngs):
         inside = GEGLU(channels, 4 * channels, dtype=dtype, rngs=rngs)
         out = blocks.linear(4 * channels, channels, dtype=dtype, rngs=rngs)
-        self.net: nnx.List[Any] = nnx.List([inside, None, out])  # diffusers has a dropout in the middle
+        self.net: nnx.List[Any] = nnx.List(
+            [inside, None, out]
+        )  # diffusers has a dropout in the middle
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b n channels] -> the same."""

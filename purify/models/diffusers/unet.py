@@ -50,17 +50,30 @@ class UNetConfig(LevelsConfig):
         'resnet_time_scale_shift': ('default', 'scale_shift'),
         'class_embed_type': (None,),
     }
-    COUNTS: ClassVar[tuple[str, ...]] = ('in_channels', 'out_channels', 'layers_per_block', 'norm_num_groups')
+    COUNTS: ClassVar[tuple[str, ...]] = (
+        'in_channels',
+        'out_channels',
+        'layers_per_block',
+        'norm_num_groups',
+    )
     OPTIONAL_COUNTS: ClassVar[tuple[str, ...]] = ('num_class_embeds', 'time_embedding_dim')
     POSITIVES: ClassVar = ('norm_eps', 'mid_block_scale_factor')
 
     def __post_init__(self):
         super().__post_init__()
         half = max(1, self.block_out_channels[0] // 2)
-        self.check('sample_size', lambda value: value is None or is_size(value), 'a positive integer, or two')
+        self.check(
+            'sample_size',
+            lambda value: value is None or is_size(value),
+            'a positive integer, or two',
+        )
         self.check('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
-        self.check('freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}')
-        self.check('dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)')
+        self.check(
+            'freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}'
+        )
+        self.check(
+            'dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)'
+        )
 
     @property
     def time_width(self) -> int:
@@ -76,8 +89,9 @@ class UNetConfig(LevelsConfig):
 class UNet(ConfiguredModule):
     """The trunk of UNet2DModel and UNet2DConditionModel, which say what makes the attention of each level.
 
-    `attention` holds one maker for each level from the finest to the coarsest, for blocks that have any, `mid` is that of the
-    middle (None: no attention); `kernels` are the sizes of the first and the last convolution.
+    `attention` holds one maker for each level from the finest to the coarsest, for blocks that have
+    any, `mid` is that of the middle (None: no attention); `kernels` are the sizes of the first and
+    the last convolution.
     """
 
     _config: UNetConfig
@@ -120,12 +134,18 @@ class UNet(ConfiguredModule):
             width = outputs
             skips += [width] * (layers[level] + (halve is not None))
         if c.mid_block_type is not None:
-            self.mid_block = MidBlock(width, resnet=partial(resnet, scale_factor=c.mid_block_scale_factor), attention=mid)
+            self.mid_block = MidBlock(
+                width, resnet=partial(resnet, scale_factor=c.mid_block_scale_factor), attention=mid
+            )
         self.up_blocks = nnx.List([])
         for kind, level in zip(c.up_block_types, reversed(range(c.levels)), strict=True):
             taken = [skips.pop() for _ in range(layers[level] + 1)]
             attends = attention[level] if c.UP[kind] else None
-            parts = {'resnet': resnet, 'attention': attends, 'upsample': upsample if level else None}
+            parts = {
+                'resnet': resnet,
+                'attention': attends,
+                'upsample': upsample if level else None,
+            }
             self.up_blocks.append(UpBlock(width, c.block_out_channels[level], taken, **parts))
             width = c.block_out_channels[level]
         self.conv_norm_out = blocks.group_norm(width, **norm, rngs=rngs)
@@ -162,18 +182,29 @@ class UNet(ConfiguredModule):
     def _tell_time(self, timestep: jax.Array) -> jax.Array:
         """What the time embedding is given of timesteps [b]: f32[b block_out_channels[0]]."""
         c = self._config
-        return blocks.sinusoid(timestep, c.block_out_channels[0], flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
+        return blocks.sinusoid(
+            timestep,
+            c.block_out_channels[0],
+            flip_sin_to_cos=c.flip_sin_to_cos,
+            freq_shift=c.freq_shift,
+        )
 
     def _check(self, sample: jax.Array, class_labels: jax.Array | None) -> None:
         c = self._config
         stride = 2 ** (c.levels - 1)
         if sample.ndim != 4 or sample.shape[-1] != c.in_channels:
-            raise UserError(f'{c.OWNER} needs images [b h w {c.in_channels}], got an array of shape {sample.shape}.')
+            raise UserError(
+                f'{c.OWNER} needs images [b h w {c.in_channels}], got an array of shape'
+                f' {sample.shape}.'
+            )
         if sample.shape[1] % stride or sample.shape[2] % stride:
             raise UserError(
-                f'images of {sample.shape[1]} x {sample.shape[2]} pixels cannot be halved {c.levels - 1} times; '
-                f'resize or pad them to multiples of {stride}, or choose a network with fewer block_out_channels.'
+                f'images of {sample.shape[1]} x {sample.shape[2]} pixels cannot be halved'
+                f' {c.levels - 1} times; resize or pad them to multiples of {stride}, or choose a'
+                ' network with fewer block_out_channels.'
             )
         if (class_labels is None) != (c.num_class_embeds is None):
             wants = 'needs' if class_labels is None else 'takes no'
-            raise UserError(f'this {c.OWNER} {wants} class_labels (num_class_embeds = {c.num_class_embeds}).')
+            raise UserError(
+                f'this {c.OWNER} {wants} class_labels (num_class_embeds = {c.num_class_embeds}).'
+            )

@@ -17,14 +17,25 @@ from purify.models.diffusers.unet import UNet, UNetConfig
 class UNet2DConfig(UNetConfig):
     """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
 
-    `attention_head_dim` may also hold one value for each level from the finest to the coarsest, for networks whose number of heads
-    is the same at all widths; diffusers' own class refuses such a list. `num_train_timesteps` is read where the embedding of the
-    time is 'learned': a table with one row for each timestep.
+    `attention_head_dim` may also hold one value for each level from the finest to the coarsest, for
+    networks whose number of heads is the same at all widths; diffusers' own class refuses such a
+    list. `num_train_timesteps` is read where the embedding of the time is 'learned': a table with
+    one row for each timestep.
     """
 
-    down_block_types: tuple[str, ...] = ('DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D')
+    down_block_types: tuple[str, ...] = (
+        'DownBlock2D',
+        'AttnDownBlock2D',
+        'AttnDownBlock2D',
+        'AttnDownBlock2D',
+    )
     mid_block_type: str | None = 'UNetMidBlock2D'
-    up_block_types: tuple[str, ...] = ('AttnUpBlock2D', 'AttnUpBlock2D', 'AttnUpBlock2D', 'UpBlock2D')
+    up_block_types: tuple[str, ...] = (
+        'AttnUpBlock2D',
+        'AttnUpBlock2D',
+        'AttnUpBlock2D',
+        'UpBlock2D',
+    )
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
     downsample_type: str = 'conv'
     upsample_type: str = 'conv'
@@ -54,14 +65,17 @@ class UNet2DConfig(UNetConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.time_embedding_type == 'learned' and self.num_train_timesteps is None:
-            raise UserError(f"{self.OWNER}: num_train_timesteps is missing; time_embedding_type = 'learned' has a row for each.")
+            raise UserError(
+                f"{self.OWNER}: num_train_timesteps is missing; time_embedding_type = 'learned' has"
+                ' a row for each.'
+            )
 
 
 class UNet2DModel(UNet):
     """Predicts from noisy images and timesteps; its arguments are the fields of `UNet2DConfig` (diffusers' config.json).
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g. `jnp.bfloat16`.
-    Raises `UserError` naming the field for what is not supported.
+    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g.
+    `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
     """
 
     CONFIG = UNet2DConfig
@@ -70,13 +84,19 @@ class UNet2DModel(UNet):
         c = UNet2DConfig(**config)
         attention = partial(blocks.Attention, eps=c.norm_eps, dtype=dtype, rngs=rngs)
         head_dims = c.per_level('attention_head_dim')
-        # diffusers leaves the norm of this one out with 'scale_shift', unless told how many groups it has
+        # diffusers leaves the norm of this one out with 'scale_shift', unless told how many groups
+        # it has
         default = c.norm_num_groups if c.resnet_time_scale_shift == 'default' else None
         groups = default if c.attn_norm_num_groups is None else c.attn_norm_num_groups
-        in_middle = partial(attention, head_dim=head_dims[-1], groups=groups, scale_factor=c.mid_block_scale_factor)
+        in_middle = partial(
+            attention, head_dim=head_dims[-1], groups=groups, scale_factor=c.mid_block_scale_factor
+        )
         super().__init__(
             c,
-            attention=[partial(attention, head_dim=head_dim, groups=c.norm_num_groups) for head_dim in head_dims],
+            attention=[
+                partial(attention, head_dim=head_dim, groups=c.norm_num_groups)
+                for head_dim in head_dims
+            ],
             mid=in_middle if c.add_attention else None,
             dtype=dtype,
             rngs=rngs,
@@ -94,8 +114,8 @@ class UNet2DModel(UNet):
     ) -> jax.Array:
         """The prediction f32[b h w out_channels] for sample f32[b h w in_channels], timestep [b], class_labels i32[b].
 
-        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot halve and for class labels
-        that are missing or not wanted.
+        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot
+        halve and for class labels that are missing or not wanted.
         """
         return self._predict(sample, timestep, class_labels, key)
 
@@ -104,7 +124,7 @@ class UNet2DModel(UNet):
             return super()._tell_time(timestep)
         if not jnp.issubdtype(timestep.dtype, jnp.integer):
             raise UserError(
-                "this UNet2DModel has a row for each whole timestep (time_embedding_type = 'learned') and was asked between them; "
-                'choose another sampler or number of steps.'
+                'this UNet2DModel has a row for each whole timestep (time_embedding_type ='
+                " 'learned') and was asked between them; choose another sampler or number of steps."
             )
         return self.time_proj(timestep)

@@ -1,6 +1,7 @@
 """The UNet of latent diffusion (Rombach et al. 2022), named and configured as diffusers' UNet2DConditionModel.
 
-It covers what Stable Diffusion 1.x and 2.x, their image variations and the image UNet of Versatile Diffusion configure.
+It covers what Stable Diffusion 1.x and 2.x, their image variations and the image UNet of Versatile
+Diffusion configure.
 """
 
 from dataclasses import dataclass
@@ -19,15 +20,25 @@ from purify.models.diffusers.unet import UNet, UNetConfig
 class UNet2DConditionConfig(UNetConfig):
     """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
 
-    `attention_head_dim` is the NUMBER of heads, as in diffusers (its issue 2011). Fields of `PER_LEVEL` hold one value, or one
-    for each level from the finest to the coarsest.
+    `attention_head_dim` is the NUMBER of heads, as in diffusers (its issue 2011). Fields of
+    `PER_LEVEL` hold one value, or one for each level from the finest to the coarsest.
     """
 
     in_channels: int = 4
     out_channels: int = 4
-    down_block_types: tuple[str, ...] = ('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D')
+    down_block_types: tuple[str, ...] = (
+        'CrossAttnDownBlock2D',
+        'CrossAttnDownBlock2D',
+        'CrossAttnDownBlock2D',
+        'DownBlock2D',
+    )
     mid_block_type: str | None = 'UNetMidBlock2DCrossAttn'
-    up_block_types: tuple[str, ...] = ('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D')
+    up_block_types: tuple[str, ...] = (
+        'UpBlock2D',
+        'CrossAttnUpBlock2D',
+        'CrossAttnUpBlock2D',
+        'CrossAttnUpBlock2D',
+    )
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     only_cross_attention: bool | tuple[bool, ...] = False
     cross_attention_dim: int | tuple[int, ...] = 1280
@@ -53,7 +64,9 @@ class UNet2DConditionConfig(UNetConfig):
         'conv_out_kernel': (1, 3),
         'attention_type': ('default',),
     }
-    NO_MATTER: ClassVar = frozenset({'addition_embed_type_num_heads'})  # not off by default, yet of nothing that is supported
+    NO_MATTER: ClassVar = frozenset(
+        {'addition_embed_type_num_heads'}
+    )  # not off by default, yet of nothing that is supported
     PER_LEVEL: ClassVar = (
         'layers_per_block',
         'only_cross_attention',
@@ -75,14 +88,23 @@ class UNet2DConditionConfig(UNetConfig):
         self.check('only_cross_attention', lambda value: isinstance(value, bool), 'true or false')
         if len(self._context_widths()) != 1:
             raise UserError(
-                f'{self.OWNER}: cross_attention_dim = {self.cross_attention_dim} must be the same for all levels that attend '
-                f'to the context, and at least one must (down_block_types = {self.down_block_types}).'
+                f'{self.OWNER}: cross_attention_dim = {self.cross_attention_dim} must be the same'
+                ' for all levels that attend to the context, and at least one must'
+                f' (down_block_types = {self.down_block_types}).'
             )
 
     def _context_widths(self) -> set[int]:
         widths = self.per_level('cross_attention_dim')
-        used = {width for kind, width in zip(self.down_block_types, widths, strict=True) if self.DOWN[kind]}
-        used |= {width for kind, width in zip(self.up_block_types, reversed(widths), strict=True) if self.UP[kind]}
+        used = {
+            width
+            for kind, width in zip(self.down_block_types, widths, strict=True)
+            if self.DOWN[kind]
+        }
+        used |= {
+            width
+            for kind, width in zip(self.up_block_types, reversed(widths), strict=True)
+            if self.UP[kind]
+        }
         return used | ({widths[-1]} if self.mid_block_type else set())
 
     @property
@@ -94,8 +116,8 @@ class UNet2DConditionConfig(UNetConfig):
 class UNet2DConditionModel(UNet):
     """Predicts from noisy latents, timesteps and a context; its arguments are the fields of `UNet2DConditionConfig`.
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g. `jnp.bfloat16`.
-    Raises `UserError` naming the field for what is not supported.
+    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g.
+    `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
     """
 
     CONFIG = UNet2DConditionConfig
@@ -141,15 +163,22 @@ class UNet2DConditionModel(UNet):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """The prediction f32[b h w out_channels] for sample f32[b h w in_channels], timestep [b] or one for all of them,
-        encoder_hidden_states f32[b s cross_attention_dim] and class_labels i32[b] (only with num_class_embeds).
+        encoder_hidden_states f32[b s cross_attention_dim] and class_labels i32[b] (only with
+        num_class_embeds).
 
-        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot halve, for a context of another
-        shape, and for class labels that are missing or not wanted.
+        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot
+        halve, for a context of another shape, and for class labels that are missing or not wanted.
         """
         shape = encoder_hidden_states.shape
-        if len(shape) != 3 or shape[:1] != sample.shape[:1] or shape[1] == 0 or shape[2] != self.context_width:
+        if (
+            len(shape) != 3
+            or shape[:1] != sample.shape[:1]
+            or shape[1] == 0
+            or shape[2] != self.context_width
+        ):
             raise UserError(
-                f'UNet2DConditionModel: encoder_hidden_states must be [b s {self.context_width}] (cross_attention_dim) with the '
-                f'b of the sample {sample.shape}, got {shape}. Choose the encoder that this network was trained with.'
+                f'UNet2DConditionModel: encoder_hidden_states must be [b s {self.context_width}]'
+                f' (cross_attention_dim) with the b of the sample {sample.shape}, got {shape}.'
+                ' Choose the encoder that this network was trained with.'
             )
         return self._predict(sample, timestep, class_labels, key, encoder_hidden_states)

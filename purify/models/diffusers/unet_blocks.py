@@ -13,7 +13,9 @@ from flax import nnx
 from purify.models.diffusers import blocks
 
 MakeResnet = Callable[[int, int], blocks.ResnetBlock2D]  # inputs, outputs
-Make = Callable[[int], Any]  # channels -> attention, called with (x, *context); or a Downsample2D, an Upsample2D
+Make = Callable[
+    [int], Any
+]  # channels -> attention, called with (x, *context); or a Downsample2D, an Upsample2D
 
 
 class DownBlock(nnx.Module):
@@ -60,7 +62,9 @@ class MidBlock(nnx.Module):
         if attention is not None:
             self.attentions = nnx.List([attention(channels)])
 
-    def __call__(self, x: jax.Array, temb: jax.Array | None, keys: blocks.Keys, *context: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, temb: jax.Array | None, keys: blocks.Keys, *context: jax.Array
+    ) -> jax.Array:
         """[b h w c] -> the same."""
         x = self.resnets[0](x, temb, next(keys))
         if hasattr(self, 'attentions'):
@@ -71,7 +75,8 @@ class MidBlock(nnx.Module):
 class UpBlock(nnx.Module):
     """As `DownBlock`, each residual block joined by what the way down left behind; then `upsample` (twice the size) if there is.
 
-    `skips` are the channels of what was left behind, in the order it is taken: coarsest first; 0 each where nothing was.
+    `skips` are the channels of what was left behind, in the order it is taken: coarsest first; 0
+    each where nothing was.
     """
 
     def __init__(
@@ -85,14 +90,21 @@ class UpBlock(nnx.Module):
         upsample: Make | None = None,
     ):
         widths = [inputs] + [outputs] * (len(skips) - 1)
-        self.resnets = nnx.List([resnet(width + skip, outputs) for width, skip in zip(widths, skips, strict=True)])
+        self.resnets = nnx.List(
+            [resnet(width + skip, outputs) for width, skip in zip(widths, skips, strict=True)]
+        )
         if attention is not None:
             self.attentions = nnx.List([attention(outputs) for _ in widths])
         if upsample is not None:
             self.upsamplers = nnx.List([upsample(outputs)])
 
     def __call__(
-        self, x: jax.Array, skips: list[jax.Array], temb: jax.Array | None, keys: blocks.Keys, *context: jax.Array
+        self,
+        x: jax.Array,
+        skips: list[jax.Array],
+        temb: jax.Array | None,
+        keys: blocks.Keys,
+        *context: jax.Array,
     ) -> jax.Array:
         """The images a level above; takes what it needs from the end of `skips`."""
         for layer, resnet in enumerate(self.resnets):

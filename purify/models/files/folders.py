@@ -19,7 +19,11 @@ from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.types import Facts
 
-STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # of diffusers, of transformers, of its pickles once converted
+STEMS = (
+    'diffusion_pytorch_model',
+    'model',
+    'pytorch_model',
+)  # of diffusers, of transformers, of its pickles once converted
 FILE = f'{STEMS[0]}.safetensors'
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 _HALF = r'\.(?:fp|bf)16'  # marks a copy in half precision
@@ -28,18 +32,25 @@ WEIGHTS = re.compile(  # whole, a shard or the index of shards
     rf'\.(?P<format>safetensors|{"|".join(suffix[1:] for suffix in PICKLES)})(?P<index>\.index(?:{_HALF})?\.json)?'
 )
 _FLOATS = ('F16', 'BF16', 'F32', 'F64')  # in the words of safetensors
-BUFFERS = re.compile(r'(^|\.)(position_ids|num_batches_tracked)$')  # not weights: old files hold them, we do not need them
+BUFFERS = re.compile(
+    r'(^|\.)(position_ids|num_batches_tracked)$'
+)  # not weights: old files hold them, we do not need them
 _DEEPEST = 50  # levels of JSON in JSON; settings have three or four
 _DAY_S = 24 * 60 * 60  # what a slow download may take from a folder's first file to its last
 _CONVERT = (
     'import pathlib, re, sys, torch, safetensors.torch as s; p = pathlib.Path(sys.argv[1]); '
-    f"h = {{f.parent for f in p.rglob('*.safetensors*') if re.fullmatch('({'|'.join(STEMS)})([.](fp|bf)16)?[.]safetensors"
+    "h = {f.parent for f in p.rglob('*.safetensors*') if"
+    f" re.fullmatch('({'|'.join(STEMS)})([.](fp|bf)16)?[.]safetensors"
     "([.]index([.](fp|bf)16)?[.]json)?', f.name)}; "
-    "w = [(f, f.with_suffix('.safetensors')) for f in ([p] if p.is_file() else p.rglob('*model*.bin'))]; "
-    "[print('left as it is:', f) if f.parent in h or t.exists() else s.save_file({k: v.clone().contiguous() for k, v in "
-    "torch.load(f, map_location='cpu', weights_only=True).items()}, t.with_suffix('.part'), {'format': 'pt'}) "
+    "w = [(f, f.with_suffix('.safetensors')) for f in ([p] if p.is_file() else"
+    " p.rglob('*model*.bin'))]; "
+    "[print('left as it is:', f) if f.parent in h or t.exists() else s.save_file({k:"
+    ' v.clone().contiguous() for k, v in '
+    "torch.load(f, map_location='cpu', weights_only=True).items()}, t.with_suffix('.part'),"
+    " {'format': 'pt'}) "
     "or t.with_suffix('.part').replace(t) for f, t in w]; "
-    "[i.with_name(i.name.replace('.bin.', '.safetensors.')).write_text(i.read_text().replace('.bin\\x22', '.safetensors\\x22')) "
+    "[i.with_name(i.name.replace('.bin.',"
+    " '.safetensors.')).write_text(i.read_text().replace('.bin\\x22', '.safetensors\\x22')) "
     "for i in p.rglob('*model*.bin.index*.json') if i.parent not in h]"
 )
 
@@ -47,15 +58,20 @@ _CONVERT = (
 def conversion(path: str | Path) -> str:
     """How to turn pickled weights into safetensors beside them, offline, as a sentence for an error.
 
-    `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut into shards. The command
-    overwrites no safetensors, and converts nothing in a folder that can be read already.
+    `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut
+    into shards. The command overwrites no safetensors, and converts nothing in a folder that can be
+    read already.
     """
     converted = Path(path).with_suffix('.safetensors')
     if Path(path).suffix in PICKLES and converted.is_file():
-        return f'Pickled weights can run code and are not opened, but {converted} lies beside them: give that file.'
+        return (
+            f'Pickled weights can run code and are not opened, but {converted} lies beside them:'
+            ' give that file.'
+        )
     return (
-        'Pickled weights can run code and are not opened. Convert them once, on a machine where you trust the files: '
-        f'`pip install torch safetensors`, then `python -c "{_CONVERT}" {shlex.quote(str(path))}`.'
+        'Pickled weights can run code and are not opened. Convert them once, on a machine where'
+        f' you trust the files: `pip install torch safetensors`, then `python -c "{_CONVERT}"'
+        f' {shlex.quote(str(path))}`.'
     )
 
 
@@ -63,10 +79,16 @@ def refuse_pickles(folder: Path, names: list[str]) -> UserError:
     """The error for a folder whose only weights are these pickled files, with a way out that leads to a readable folder."""
     told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
     if any(name.endswith('.bin') and WEIGHTS.fullmatch(name) for name in names):
-        return UserError(f'{told} {conversion(folder.parent if (folder.parent / "model_index.json").is_file() else folder)}')
+        return UserError(
+            f'{told}'
+            f' {conversion(folder.parent if (folder.parent / "model_index.json").is_file() else folder)}'
+        )
     converted = Path(names[0]).with_suffix('.safetensors').name
     if (folder / converted).is_file():
-        return UserError(f'{folder}: holds no weights under a known name. If {converted} is meant, rename it to {FILE}.')
+        return UserError(
+            f'{folder}: holds no weights under a known name. If {converted} is meant, rename it to'
+            f' {FILE}.'
+        )
     return UserError(f'{told} {conversion(folder / names[0])} Then rename {converted} to {FILE}.')
 
 
@@ -82,30 +104,53 @@ def is_half(name: str) -> bool:
 
 
 def read_object(file: Path) -> Facts:
-    """The settings in a JSON file. Raises `UserError` when it is missing, broken, nested without end or no JSON object."""
-    value = read_json(file, cure='Where it is a file of a model from elsewhere, download it again; one of a stage: run that again.')
+    """The settings in a JSON file.
+
+    Raises `UserError` when it is missing, broken, nested without end or no JSON object.
+    """
+    value = read_json(
+        file,
+        cure=(
+            'Where it is a file of a model from elsewhere, download it again; one of a stage: run'
+            ' that again.'
+        ),
+    )
     if not isinstance(value, dict):
-        raise UserError(f'{file}: must hold a JSON object of settings, not a {type(value).__name__}. Download it again.')
+        raise UserError(
+            f'{file}: must hold a JSON object of settings, not a {type(value).__name__}. Download'
+            ' it again.'
+        )
     layer: list[Any] = [value]
     for _ in range(_DEEPEST):
-        inner = (part.values() if isinstance(part, dict) else part for part in layer if isinstance(part, dict | list))
+        inner = (
+            part.values() if isinstance(part, dict) else part
+            for part in layer
+            if isinstance(part, dict | list)
+        )
         layer = [value for values in inner for value in values]
     if layer:
-        raise UserError(f'{file}: is nested deeper than {_DEEPEST} levels, which settings of a model are not. Download it again.')
+        raise UserError(
+            f'{file}: is nested deeper than {_DEEPEST} levels, which settings of a model are not.'
+            ' Download it again.'
+        )
     return value
 
 
 def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Tensors]':
     """(config, tensors) of a model folder; tensors are read when asked for, as float32.
 
-    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded (`.safetensors.index.json`), and its copy in half
-    precision (`.fp16`, `.bf16`) where there is nothing else. Raises `UserError` for missing and broken files, for folders with
-    pickled weights only, for two sets of weights side by side, for an index that contradicts its files, and for safetensors that
-    are older by more than a day than pickled weights beside them; of those that are older by less it says so.
+    Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded
+    (`.safetensors.index.json`), and its copy in half precision (`.fp16`, `.bf16`) where there is
+    nothing else. Raises `UserError` for missing and broken files, for folders with pickled weights
+    only, for two sets of weights side by side, for an index that contradicts its files, and for
+    safetensors that are older by more than a day than pickled weights beside them; of those that
+    are older by less it says so.
     """
     folder = Path(folder) / subfolder
     if not folder.is_dir():
-        raise UserError(f'{folder}: no such folder. Give a folder that holds config.json and {FILE}.')
+        raise UserError(
+            f'{folder}: no such folder. Give a folder that holds config.json and {FILE}.'
+        )
     config = read_object(folder / 'config.json')
     names = sorted(path.name for path in folder.iterdir())
     matches = {name: match for name in names if (match := WEIGHTS.fullmatch(name))}
@@ -117,8 +162,14 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Ten
         told = f' under a known name, only {", ".join(others)}' if others else ''
         raise UserError(f'{folder}: holds no weights{told}. Put {FILE} beside its config.json.')
     half = all(map(is_half, found))
-    tensors = _choose(folder, {name: match for name, match in found.items() if is_half(name) == half})
-    _check_age(folder, tensors.files, [name for name in names if Path(name).suffix in PICKLES and is_half(name) == half])
+    tensors = _choose(
+        folder, {name: match for name, match in found.items() if is_half(name) == half}
+    )
+    _check_age(
+        folder,
+        tensors.files,
+        [name for name in names if Path(name).suffix in PICKLES and is_half(name) == half],
+    )
     return config, tensors
 
 
@@ -129,8 +180,8 @@ def _choose(folder: Path, found: Mapping[str, re.Match[str]]) -> 'Tensors':
     wholes = [name for name in found if name not in (*indexes, *shards)]
     if not wholes and not indexes:
         raise UserError(
-            f'{folder}: holds shards of weights ({", ".join(shards[:3])}), but no .safetensors.index.json that lists them. '
-            'Download that file too.'
+            f'{folder}: holds shards of weights ({", ".join(shards[:3])}), but no'
+            ' .safetensors.index.json that lists them. Download that file too.'
         )
     if len(indexes) == 1 and not wholes:
         weight_map = _read_index(folder / indexes[0])
@@ -143,8 +194,9 @@ def _choose(folder: Path, found: Mapping[str, re.Match[str]]) -> 'Tensors':
     if len(wholes) == 1 and not indexes and not shards:
         return Tensors([folder / wholes[0]])
     raise UserError(
-        f'{folder}: holds more than one set of weights ({", ".join([*wholes, *indexes, *shards[:3]])}), and nothing says which '
-        'is meant. Delete the others.'
+        f'{folder}: holds more than one set of weights'
+        f' ({", ".join([*wholes, *indexes, *shards[:3]])}), and nothing says which is meant. Delete'
+        ' the others.'
     )
 
 
@@ -152,11 +204,20 @@ def _read_index(index: Path) -> dict[str, str]:
     """Tensor -> the file that holds it."""
     weight_map = read_object(index).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f'{index}: needs a "weight_map" from tensor names to files. Download it again.')
-    for name in sorted(set(map(str, weight_map.values()))):  # one from outside must not reach out of its folder, nor name a pickle
-        if name != Path(name).name or not name.endswith('.safetensors') or not (index.parent / name).is_file():
+        raise UserError(
+            f'{index}: needs a "weight_map" from tensor names to files. Download it again.'
+        )
+    for name in sorted(
+        set(map(str, weight_map.values()))
+    ):  # one from outside must not reach out of its folder, nor name a pickle
+        if (
+            name != Path(name).name
+            or not name.endswith('.safetensors')
+            or not (index.parent / name).is_file()
+        ):
             raise UserError(
-                f'{index}: names the shard {name!r:.200}, which is not a .safetensors file beside it. Download both again.'
+                f'{index}: names the shard {name!r:.200}, which is not a .safetensors file beside'
+                ' it. Download both again.'
             )
     return {tensor: str(name) for tensor, name in weight_map.items()}
 
@@ -164,19 +225,28 @@ def _read_index(index: Path) -> dict[str, str]:
 def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
     """Refuses, or says, that pickled weights are newer than those that are read; of pickles under other names it says so.
 
-    Links are passed over: a cache of the hub consists of them, and when it fetched which says nothing about the weights.
+    Links are passed over: a cache of the hub consists of them, and when it fetched which says
+    nothing about the weights.
     """
-    times = {folder / name: (folder / name).stat().st_mtime for name in pickles if not (folder / name).is_symlink()}
+    times = {
+        folder / name: (folder / name).stat().st_mtime
+        for name in pickles
+        if not (folder / name).is_symlink()
+    }
     read = max(files, key=lambda file: file.stat().st_mtime)
     newer = [path for path in times if times[path] > read.stat().st_mtime]
     if not newer or read.is_symlink():
         return
     weights = [path for path in newer if WEIGHTS.fullmatch(path.name)]
     newest = max(weights or newer, key=times.__getitem__)
-    old, new = (datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime('%Y-%m-%d %H:%M UTC') for path in (read, newest))
+    old, new = (
+        datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime('%Y-%m-%d %H:%M UTC')
+        for path in (read, newest)
+    )
     if weights and times[newest] - read.stat().st_mtime > _DAY_S:
         raise UserError(
-            f'{newest}: is of {new}, but {read.name} beside it, which would be read, of {old}. Delete the one that is not meant.'
+            f'{newest}: is of {new}, but {read.name} beside it, which would be read, of {old}.'
+            ' Delete the one that is not meant.'
         )
     _say_first(f'{read}: is read, of {old}; {newest.name} beside it, of {new}, is not')
 
@@ -195,14 +265,23 @@ class Tensors(Mapping[str, np.ndarray]):
         self._opened: dict[Path, Any] = {}
         for file in files:
             if file.is_dir():
-                raise UserError(f'{file}: is a folder, where a file of weights should be. Give the safetensors file itself.')
+                raise UserError(
+                    f'{file}: is a folder, where a file of weights should be. Give the safetensors'
+                    ' file itself.'
+                )
             try:
                 self._opened[file] = opened = safe_open(file, 'np')
             except (SafetensorError, OSError, ValueError) as error:
-                raise UserError(f'{file}: not a readable safetensors file ({error}). Download or write it again.') from error
+                raise UserError(
+                    f'{file}: not a readable safetensors file ({error}). Download or write it'
+                    ' again.'
+                ) from error
             names = [name for name in opened.keys() if not BUFFERS.search(name)]  # noqa: SIM118
             if twice := [name for name in names if name in self._sources]:
-                raise UserError(f'{file}: holds {twice[0]}, but so does {self._sources[twice[0]]}. Download both again.')
+                raise UserError(
+                    f'{file}: holds {twice[0]}, but so does {self._sources[twice[0]]}. Download'
+                    ' both again.'
+                )
             self._sources |= dict.fromkeys(names, file)
 
     def check_index(self, index: Path, weight_map: Mapping[str, str]) -> None:
@@ -216,13 +295,16 @@ class Tensors(Mapping[str, np.ndarray]):
         ]
         if wrong:
             raise UserError(
-                f'{index}: contradicts the files beside it about {len(wrong)} tensors: {", ".join(wrong[:3])}. Download them again.'
+                f'{index}: contradicts the files beside it about {len(wrong)} tensors:'
+                f' {", ".join(wrong[:3])}. Download them again.'
             )
 
     def within(self, prefixes: tuple[str, ...]) -> 'Tensors':
         """Those alone whose names begin with one of `prefixes`."""
         part = copy.copy(self)
-        part._sources = {name: file for name, file in self._sources.items() if name.startswith(prefixes)}
+        part._sources = {
+            name: file for name, file in self._sources.items() if name.startswith(prefixes)
+        }
         return part
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -232,12 +314,20 @@ class Tensors(Mapping[str, np.ndarray]):
         try:
             tensor = self._opened[self._sources[name]].get_tensor(name)
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f'{self._sources[name]}: {name} cannot be read ({error}). Download or write it again.') from error
-        with np.errstate(over='ignore', invalid='ignore'):  # whoever takes weights refuses infinities and NaN by name
+            raise UserError(
+                f'{self._sources[name]}: {name} cannot be read ({error}). Download or write it'
+                ' again.'
+            ) from error
+        with np.errstate(
+            over='ignore', invalid='ignore'
+        ):  # whoever takes weights refuses infinities and NaN by name
             return tensor.astype(np.float32, copy=False)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, from the headers of the files; reads no tensor. Raises `UserError` where one is not of floats."""
+        """Name -> shape, from the headers of the files; reads no tensor.
+
+        Raises `UserError` where one is not of floats.
+        """
         self._check_types(self._sources)
         return {name: tuple(self._slice(name).get_shape()) for name in self._sources}
 
@@ -250,8 +340,9 @@ class Tensors(Mapping[str, np.ndarray]):
         if strange:
             listed = ', '.join(f'{name} ({types[name]})' for name in strange[:6])
             raise UserError(
-                f'{self._sources[strange[0]]}: {len(strange)} tensors are not of float16, bfloat16, float32 or float64: {listed}. '
-                'What is stored in fewer bits is read by the program that wrote it alone: take the weights as one of these types.'
+                f'{self._sources[strange[0]]}: {len(strange)} tensors are not of float16, bfloat16,'
+                f' float32 or float64: {listed}. What is stored in fewer bits is read by the'
+                ' program that wrote it alone: take the weights as one of these types.'
             )
 
     def __iter__(self) -> Iterator[str]:

@@ -8,14 +8,27 @@ from typing import Any
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.types import Facts
-from purify.models.files.folders import PICKLES, STEMS, conversion, has_weights, read_object, refuse_pickles
+from purify.models.files.folders import (
+    PICKLES,
+    STEMS,
+    conversion,
+    has_weights,
+    read_object,
+    refuse_pickles,
+)
 
 INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')
 COMPONENTS: dict[str, tuple[str, ...]] = {  # what image variation needs of each kind of pipeline
-    'StableDiffusionImageVariationPipeline': ('image_encoder', 'unet', 'vae', 'scheduler', 'feature_extractor'),
+    'StableDiffusionImageVariationPipeline': (
+        'image_encoder',
+        'unet',
+        'vae',
+        'scheduler',
+        'feature_extractor',
+    ),
     'VersatileDiffusionImageVariationPipeline': _VERSATILE,
     'VersatileDiffusionPipeline': _VERSATILE,
     'StableDiffusionPipeline': _FROM_TEXT,
@@ -24,38 +37,63 @@ COMPONENTS: dict[str, tuple[str, ...]] = {  # what image variation needs of each
     'DDIMPipeline': _UNCONDITIONAL,
 }
 _SUFFIXES = {  # what is read of a component; of others the three kinds
-    **dict.fromkeys(('image_encoder', 'text_encoder', 'unet', 'image_unet', 'vae'), ('json', 'safetensors')),
+    **dict.fromkeys(
+        ('image_encoder', 'text_encoder', 'unet', 'image_unet', 'vae'), ('json', 'safetensors')
+    ),
     **dict.fromkeys(('scheduler', 'feature_extractor', 'image_feature_extractor'), ('json',)),
     'tokenizer': ('json', 'txt'),
 }
-_NON_EMA, _HALF = '*non_ema*', ('*.fp16*', '*.bf16*')  # what training would go on from, and further copies in half precision
-_SHARED = ('scheduler_config.json', 'preprocessor_config.json')  # lie in a component's folder, or at the top of old layouts
+_NON_EMA, _HALF = (
+    '*non_ema*',
+    (
+        '*.fp16*',
+        '*.bf16*',
+    ),
+)  # what training would go on from, and further copies in half precision
+_SHARED = (
+    'scheduler_config.json',
+    'preprocessor_config.json',
+)  # lie in a component's folder, or at the top of old layouts
 _TOP = (INDEX, 'config.json', *_SHARED)
 
 
 def read_index(folder: Path) -> Facts:
-    """The model_index.json of a pipeline folder. Raises `UserError` when it is not a JSON object with a `_class_name`."""
+    """The model_index.json of a pipeline folder.
+
+    Raises `UserError` when it is not a JSON object with a `_class_name`.
+    """
     index = read_object(folder / INDEX)
     name = index.get('_class_name')
     if not isinstance(name, str):
-        raise UserError(f'{folder / INDEX}: must hold a "_class_name" in text, not {name!r}. Download it again.')
+        raise UserError(
+            f'{folder / INDEX}: must hold a "_class_name" in text, not {name!r}. Download it again.'
+        )
     return index
 
 
 def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
     """Component -> class name, of the components a model_index.json has (those it leaves empty are not there)."""
-    pairs = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and all(entry)}
-    return {name: str(entry[1]) for name, entry in pairs.items() if name.isidentifier()}  # a name from outside is no path
+    pairs = {
+        name: entry
+        for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and all(entry)
+    }
+    return {
+        name: str(entry[1]) for name, entry in pairs.items() if name.isidentifier()
+    }  # a name from outside is no path
 
 
-def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders: Sequence[str] | None = None) -> Path:
+def resolve(
+    path_or_hub_id: str | Path, revision: str | None = None, subfolders: Sequence[str] | None = None
+) -> Path:
     """The local folder of a model: an existing folder as it is, else a hub id, downloaded or taken from the hub's cache.
 
-    Fetches settings and weights at the top and in `subfolders`; None takes what image variation needs of the pipeline that its
-    model_index.json names (`COMPONENTS`; of others: all components). Half-precision copies are fetched only where there is
-    nothing else. Pin `revision` to a commit for results that can be repeated. Raises `UserError` for pickled files, for folders
-    that do not exist, for models with pickled weights alone, for two files of the same component's settings that differ, and
-    when the hub cannot be reached or does not know the id.
+    Fetches settings and weights at the top and in `subfolders`; None takes what image variation
+    needs of the pipeline that its model_index.json names (`COMPONENTS`; of others: all components).
+    Half-precision copies are fetched only where there is nothing else. Pin `revision` to a commit
+    for results that can be repeated. Raises `UserError` for pickled files, for folders that do not
+    exist, for models with pickled weights alone, for two files of the same component's settings
+    that differ, and when the hub cannot be reached or does not know the id.
     """
     name = str(path_or_hub_id)
     path = user_path(name)
@@ -63,14 +101,17 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None, subfolders:
         return _checked(path)
     if path.suffix in PICKLES and has_weights(path.parent):
         raise UserError(
-            f'{path}: pickled weights can run code and are not opened. For the safetensors beside it give {path.parent}.'
+            f'{path}: pickled weights can run code and are not opened. For the safetensors beside'
+            f' it give {path.parent}.'
         )
     if path.suffix in PICKLES:
         raise UserError(f'{refuse_pickles(path.parent, [path.name])} Then give the folder.')
     if path.is_file():
         raise UserError(f'{name}: is a file; give the folder that holds it and its config.json.')
     if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
-        raise UserError(f'{name}: no such folder, and not a hub id (owner/name). Give one of the two.')
+        raise UserError(
+            f'{name}: no such folder, and not a hub id (owner/name). Give one of the two.'
+        )
     return _checked(_fetch(name, revision, subfolders))
 
 
@@ -79,34 +120,52 @@ def _checked(folder: Path) -> Path:
     for top in (folder / name for name in _SHARED):
         for inner in sorted(folder.glob(f'*/{top.name}')) if top.is_file() else ():
             if read_object(top) != read_object(inner):
-                raise UserError(f'{inner}: is read, but {top} has other settings. Delete the one that is not meant.')
+                raise UserError(
+                    f'{inner}: is read, but {top} has other settings. Delete the one that is not'
+                    ' meant.'
+                )
     return folder
 
 
 def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) -> Path:
     if subfolders is None:
-        everything = _command(name, revision, _patterns(_SUFFIXES))  # the kind of pipeline is not known yet
+        everything = _command(
+            name, revision, _patterns(_SUFFIXES)
+        )  # the kind of pipeline is not known yet
         folder = _download(name, revision, _TOP, (), everything)
         index = read_index(folder) if (folder / INDEX).is_file() else {}
         subfolders = COMPONENTS.get(index.get('_class_name', '')) or tuple(classes_of(index))
     patterns = _patterns(subfolders)
     for ignored in ((_NON_EMA, *_HALF), (_NON_EMA,)):
-        folder = _download(name, revision, patterns, ignored, _command(name, revision, patterns, ignored))
+        folder = _download(
+            name, revision, patterns, ignored, _command(name, revision, patterns, ignored)
+        )
         bare = _without_weights(folder, subfolders)
         if not bare:
             return folder
     pickles = [
-        f'{place}*.bin*' for part in bare for place in ([f'{part}/'] if part else ['diffusion_pytorch_model', 'pytorch_model'])
+        f'{place}*.bin*'
+        for part in bare
+        for place in ([f'{part}/'] if part else ['diffusion_pytorch_model', 'pytorch_model'])
     ]
     raise UserError(
-        f'{name}: the hub has no safetensors of it ({", ".join(part or "top folder" for part in bare)}). If it has pickled ones, '
-        f'fetch them:\n{_command(name, revision, [*patterns, *pickles])}\n{conversion("FOLDER")} Then give the path of FOLDER.'
+        f'{name}: the hub has no safetensors of it'
+        f' ({", ".join(part or "top folder" for part in bare)}). If it has pickled ones, fetch'
+        f' them:\n{_command(name, revision, [*patterns, *pickles])}\n{conversion("FOLDER")} Then'
+        ' give the path of FOLDER.'
     )
 
 
 def _patterns(subfolders: Iterable[str]) -> list[str]:
-    """Which files are wanted. Each pattern begins with the name of a file or folder, for * also stands for slashes."""
-    inside = [f'{part}/*.{suffix}' for part in subfolders for suffix in _SUFFIXES.get(part, ('json', 'txt', 'safetensors'))]
+    """Which files are wanted.
+
+    Each pattern begins with the name of a file or folder, for * also stands for slashes.
+    """
+    inside = [
+        f'{part}/*.{suffix}'
+        for part in subfolders
+        for suffix in _SUFFIXES.get(part, ('json', 'txt', 'safetensors'))
+    ]
     return [*_TOP, *(f'{stem}[.-]*safetensors*' for stem in STEMS), *inside]
 
 
@@ -118,7 +177,12 @@ def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:
     return [part for part in described if not has_weights(folder / part)]
 
 
-def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str] = (_NON_EMA, *_HALF)) -> str:
+def _command(
+    name: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    ignored: Sequence[str] = (_NON_EMA, *_HALF),
+) -> str:
     """The command that downloads the same by hand, with any client of the hub that we allow."""
     pinned = f'revision={revision!r}, ' if revision else ''
     code = (
@@ -129,26 +193,51 @@ def _command(name: str, revision: str | None, patterns: Sequence[str], ignored: 
     return f'python -c "{escaped}"'
 
 
-def _download(name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], by_hand: str) -> Path:
+def _download(
+    name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], by_hand: str
+) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
-    by_hand = f'Or download it elsewhere and give the path of FOLDER (what the hub does not have is passed over):\n{by_hand}'
+    by_hand = (
+        'Or download it elsewhere and give the path of FOLDER (what the hub does not have is'
+        f' passed over):\n{by_hand}'
+    )
     fetch = huggingface_hub.snapshot_download
     try:
-        return Path(fetch(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignored)))
+        return Path(
+            fetch(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(ignored),
+            )
+        )
     except GatedRepoError as error:
-        raise UserError(f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`). {by_hand}') from error
+        raise UserError(
+            f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`).'
+            f' {by_hand}'
+        ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f'{name}: the hub has no revision {revision!r} of it. Choose a commit or branch of that page.') from error
+        raise UserError(
+            f'{name}: the hub has no revision {revision!r} of it. Choose a commit or branch of that'
+            ' page.'
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f'{name}: no folder of that name here, and the hub does not know it (or it is private: `hf auth login`). '
-            f'Check the name. {by_hand}'
+            f'{name}: no folder of that name here, and the hub does not know it (or it is private:'
+            f' `hf auth login`). Check the name. {by_hand}'
         ) from error
-    except Exception as error:  # the hub's client lets its HTTP library's errors through, and that library changes
+    except (
+        Exception
+    ) as error:  # the hub's client lets its HTTP library's errors through, and that library changes
         raise UserError(
-            f'{name}: no folder of that name here, and no answer came from the hub ({type(error).__name__}: '
-            f'{str(error).splitlines()[0] if str(error) else "no message"}). Bring a cache of the hub that holds it (HF_HOME) and '
-            f'set HF_HUB_OFFLINE=1. {by_hand}'
+            f'{name}: no folder of that name here, and no answer came from the hub'
+            f' ({type(error).__name__}:'
+            f' {str(error).splitlines()[0] if str(error) else "no message"}). Bring a cache of the'
+            f' hub that holds it (HF_HOME) and set HF_HUB_OFFLINE=1. {by_hand}'
         ) from error

@@ -1,7 +1,7 @@
 """Whole models by path or name: networks and pipelines in the folders of diffusers and transformers, read and written.
 
-from purify.models import from_pretrained, save_pretrained
-pipeline = from_pretrained('lambdalabs/sd-image-variations-diffusers', revision='v2.0', dtype=jnp.bfloat16)
+from purify.models import from_pretrained, save_pretrained pipeline =
+from_pretrained('lambdalabs/sd-image-variations-diffusers', revision='v2.0', dtype=jnp.bfloat16)
 pipeline.parts['unet'](latents, timestep, encoder_hidden_states)
 """
 
@@ -37,14 +37,19 @@ NETWORKS = Registry(
     UNet2DModel=UNet2DModel,
 )
 CONFIG, SCHEDULER, PROCESSOR = 'config.json', 'scheduler_config.json', 'preprocessor_config.json'
-_MODEL_TYPES = {'clip_vision_model': 'CLIPVisionModelWithProjection', 'clip_text_model': 'CLIPTextModel'}
+_MODEL_TYPES = {
+    'clip_vision_model': 'CLIPVisionModelWithProjection',
+    'clip_text_model': 'CLIPTextModel',
+}
 _TOKENIZER = re.compile(r'CLIPTokenizer(Fast)?')
 _EMPTY = [None, None]
 _NO_CHECKER = {'safety_checker': _EMPTY, 'requires_safety_checker': False}
 _LEFT_OUT = {  # what PyTorch's pipelines want to see named, though they can do without
     'StableDiffusionImageVariationPipeline': _NO_CHECKER,
     'StableDiffusionPipeline': _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY},
-    'StableDiffusionImg2ImgPipeline': _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY},
+    'StableDiffusionImg2ImgPipeline': (
+        _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY}
+    ),
 }
 
 Part = nnx.Module | CLIPTokenizer | Facts
@@ -56,7 +61,8 @@ _Open = Callable[[Any, Path], nnx.Module]  # class, folder -> network
 class Pipeline:
     """A diffusers pipeline: its class name there and its parts under their names there.
 
-    Networks are `nnx` modules, `scheduler` and feature extractors the dicts of their config files, `tokenizer` a `CLIPTokenizer`.
+    Networks are `nnx` modules, `scheduler` and feature extractors the dicts of their config files,
+    `tokenizer` a `CLIPTokenizer`.
     """
 
     class_name: str
@@ -74,11 +80,13 @@ def from_pretrained(
 ) -> Any:
     """A network, or a `Pipeline` where the folder has a model_index.json, from a local folder or the hub.
 
-    `subfolder` takes one part of it. `dtype` is what networks compute in (parameters are float32; None: computes in float32).
-    Of a pipeline, `components` are read; None reads what image variation needs (`purify.models.files.hub.COMPONENTS`), of pipelines
-    unknown to us all that is readable. Weights are NumPy arrays, on no device yet. Without `weights`, networks hold shapes
-    (`jax.ShapeDtypeStruct`) in their place: that the files fit is seen from their headers, and no tensor is read. Raises
-    `UserError` naming the folder for missing parts, unsupported classes and settings, and weights that do not fit.
+    `subfolder` takes one part of it. `dtype` is what networks compute in (parameters are float32;
+    None: computes in float32). Of a pipeline, `components` are read; None reads what image
+    variation needs (`purify.models.files.hub.COMPONENTS`), of pipelines unknown to us all that is
+    readable. Weights are NumPy arrays, on no device yet. Without `weights`, networks hold shapes
+    (`jax.ShapeDtypeStruct`) in their place: that the files fit is seen from their headers, and no
+    tensor is read. Raises `UserError` naming the folder for missing parts, unsupported classes and
+    settings, and weights that do not fit.
     """
     check_dtype(dtype)
     open_network = partial(load_model, dtype=dtype, weights=weights)
@@ -90,7 +98,10 @@ def from_pretrained(
     if (folder / INDEX).is_file():
         return _read_pipeline(folder, components, open_network)
     if components is not None:
-        raise UserError(f'{folder}: components = {list(components)} are of pipelines, and it has no {INDEX}. Leave them out.')
+        raise UserError(
+            f'{folder}: components = {list(components)} are of pipelines, and it has no {INDEX}.'
+            ' Leave them out.'
+        )
     return open_network(NETWORKS[_class_of(folder)], folder)
 
 
@@ -99,7 +110,10 @@ def _class_of(folder: Path) -> str:
     config = read_object(folder / CONFIG)
     name = told_class(config)
     if name not in NETWORKS:
-        raise UserError(f'{folder / CONFIG}: describes {name or "no class"!r}. Supported: {", ".join(sorted(NETWORKS))}.')
+        raise UserError(
+            f'{folder / CONFIG}: describes {name or "no class"!r}. Supported:'
+            f' {", ".join(sorted(NETWORKS))}.'
+        )
     return name
 
 
@@ -124,13 +138,14 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
     for name in components:
         if name not in classes:
             raise UserError(
-                f'{folder / INDEX}: its {class_name} has no component {name!r}. It has: {", ".join(sorted(classes)) or "none"}.'
+                f'{folder / INDEX}: its {class_name} has no component {name!r}. It has:'
+                f' {", ".join(sorted(classes)) or "none"}.'
             )
         found = _reader(classes[name], open_network)
         if found is None:
             raise UserError(
-                f'{folder}: its {name} is a {classes[name]}, which is not supported. Supported: {", ".join(sorted(NETWORKS))}, '
-                'schedulers, CLIPImageProcessor and CLIPTokenizer.'
+                f'{folder}: its {name} is a {classes[name]}, which is not supported. Supported:'
+                f' {", ".join(sorted(NETWORKS))}, schedulers, CLIPImageProcessor and CLIPTokenizer.'
             )
         file, read = found
         place = _place(folder, name, file)
@@ -142,7 +157,8 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
 def check_class_name(folder: Path, name: str, file: Path) -> None:
     """Raises `UserError` where the settings in `file` name another class than the folder's model_index.json does for part `name`.
 
-    Of the classes of transformers only ours count: an encoder may be read out of the larger model that the file describes.
+    Of the classes of transformers only ours count: an encoder may be read out of the larger model
+    that the file describes.
     """
     index = folder / INDEX
     named = classes_of(read_index(folder)).get(name) if index.is_file() else None
@@ -152,7 +168,8 @@ def check_class_name(folder: Path, name: str, file: Path) -> None:
     told = told_class(config)
     if told != named and ('_class_name' in config or told in NETWORKS):
         raise UserError(
-            f'{index}: says that {name} is a {named}, but {file} that it is a {told}. Download both again, or correct one.'
+            f'{index}: says that {name} is a {named}, but {file} that it is a {told}. Download both'
+            ' again, or correct one.'
         )
 
 
@@ -161,7 +178,10 @@ def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
     if class_name in NETWORKS:
         return CONFIG, lambda folder: open_network(NETWORKS[class_name], folder)
     if class_name.endswith('Scheduler'):
-        return SCHEDULER, lambda folder: {'_class_name': class_name} | read_object(folder / SCHEDULER)
+        return (
+            SCHEDULER,
+            lambda folder: {'_class_name': class_name} | read_object(folder / SCHEDULER),
+        )
     if IMAGE_PROCESSOR.fullmatch(class_name):
         return PROCESSOR, lambda folder: read_object(folder / PROCESSOR)
     if _TOKENIZER.fullmatch(class_name):
@@ -174,24 +194,38 @@ def _place(folder: Path, name: str, file: str) -> Path:
         return folder / name
     if (folder / file).is_file():  # google/ddpm-* keep all parts in one folder
         return folder
-    raise UserError(f'{folder}: its {INDEX} names {name}, but there is no folder {name} in it. Download that folder too.')
+    raise UserError(
+        f'{folder}: its {INDEX} names {name}, but there is no folder {name} in it. Download that'
+        ' folder too.'
+    )
 
 
 # writing ----------------------------------------------------------------------------------------------------------------
 
 
 def save_pretrained(
-    network_or_pipeline: Any, folder: str | Path, *, dtype: str = 'float32', max_shard_bytes: int = SHARD_BYTES
+    network_or_pipeline: Any,
+    folder: str | Path,
+    *,
+    dtype: str = 'float32',
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a network or a `Pipeline` as folders that PyTorch diffusers and transformers open; model_index.json comes last.
 
-    `dtype` ('float32', 'float16', 'bfloat16') and `max_shard_bytes` are those of `purify.models.files.weights.write_folder`. A
-    VersatileDiffusionPipeline is written as the image-variation pipeline that its parts are. Raises `UserError` for weights that
-    are not finite, parts of unknown kinds, a full disk and an unwritable folder.
+    `dtype` ('float32', 'float16', 'bfloat16') and `max_shard_bytes` are those of
+    `purify.models.files.weights.write_folder`. A VersatileDiffusionPipeline is written as the
+    image-variation pipeline that its parts are. Raises `UserError` for weights that are not finite,
+    parts of unknown kinds, a full disk and an unwritable folder.
     """
     folder = Path(folder)
     if not isinstance(network_or_pipeline, Pipeline):
-        write_folder(network_or_pipeline, network_or_pipeline.config, folder, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        write_folder(
+            network_or_pipeline,
+            network_or_pipeline.config,
+            folder,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )
         return
     class_name, parts = network_or_pipeline.class_name, network_or_pipeline.parts
     if class_name == 'VersatileDiffusionPipeline':
@@ -203,8 +237,12 @@ def save_pretrained(
         elif isinstance(part, CLIPTokenizer):
             part.save(folder / name)
         else:
-            write_json(folder / name / (SCHEDULER if '_class_name' in part else PROCESSOR), dict(part))
-    write_json(folder / INDEX, {'_class_name': class_name} | _LEFT_OUT.get(class_name, {}) | entries)
+            write_json(
+                folder / name / (SCHEDULER if '_class_name' in part else PROCESSOR), dict(part)
+            )
+    write_json(
+        folder / INDEX, {'_class_name': class_name} | _LEFT_OUT.get(class_name, {}) | entries
+    )
 
 
 def _entry(name: str, part: Any) -> list[str]:
@@ -217,6 +255,7 @@ def _entry(name: str, part: Any) -> list[str]:
     if isinstance(part, Mapping) and name.endswith('feature_extractor'):
         return ['transformers', 'CLIPImageProcessor']
     raise UserError(
-        f'part {name!r} of the pipeline is a {type(part).__name__}, which has no place in a folder: give networks, the config of '
-        'a scheduler with its _class_name, the settings of a feature extractor, or a CLIPTokenizer.'
+        f'part {name!r} of the pipeline is a {type(part).__name__}, which has no place in a folder:'
+        ' give networks, the config of a scheduler with its _class_name, the settings of a feature'
+        ' extractor, or a CLIPTokenizer.'
     )

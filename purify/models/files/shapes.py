@@ -1,7 +1,7 @@
 """The published latent diffusion models as config.json's, and pipelines of them with random weights.
 
-What a model costs does not depend on what it has learned, so speed and memory can be measured without its weights, and a
-tiny pipeline tests what a real one would take a GPU for.
+What a model costs does not depend on what it has learned, so speed and memory can be measured
+without its weights, and a tiny pipeline tests what a real one would take a GPU for.
 """
 
 import json
@@ -25,15 +25,21 @@ from purify.models.files.weights import abstract_model
 
 SPREAD = 0.02  # deviation of biases and embeddings
 
-# Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image half; the first at a quarter of
-# its width, for measurements on CPUs; and one for tests. Of each the config.json's of its parts.
-SHAPES: dict[str, dict[str, Settings]] = json.loads((Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8'))
+# Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image
+# half; the first at a quarter of its width, for measurements on CPUs; and one for tests. Of each
+# the config.json's of its parts.
+SHAPES: dict[str, dict[str, Settings]] = json.loads(
+    (Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8')
+)
 PIPELINES = {  # kind: class in model_index.json
     'sd_variation': 'StableDiffusionImageVariationPipeline',
     'versatile': 'VersatileDiffusionImageVariationPipeline',
     'sd_img2img': 'StableDiffusionPipeline',
 }
-_SHAPED_AS = {'image_unet': 'unet', 'image_feature_extractor': 'feature_extractor'}  # parts whose name above is another
+_SHAPED_AS = {
+    'image_unet': 'unet',
+    'image_feature_extractor': 'feature_extractor',
+}  # parts whose name above is another
 
 
 def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32') -> Pipeline:
@@ -58,19 +64,33 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
     """The pipeline of `random_pipeline` before its weights are drawn: `jax.ShapeDtypeStruct`s, which cost nothing."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
-    names: dict[str, str] = {name: _SHAPED_AS.get(name, name) for name in COMPONENTS[PIPELINES[kind]] if name != 'tokenizer'}
+    names: dict[str, str] = {
+        name: _SHAPED_AS.get(name, name)
+        for name in COMPONENTS[PIPELINES[kind]]
+        if name != 'tokenizer'
+    }
     able = [name for name, parts in SHAPES.items() if set(names.values()) <= set(parts)]
     if shapes not in able:
-        raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.')
+        raise UserError(
+            f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.'
+        )
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
-    networks = {name: NETWORKS[told_class(config)] for name, config in configs.items() if told_class(config) in NETWORKS}
-    parts: Settings = configs | {name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()}
+    networks = {
+        name: NETWORKS[told_class(config)]
+        for name, config in configs.items()
+        if told_class(config) in NETWORKS
+    }
+    parts: Settings = configs | {
+        name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()
+    }
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
     return Pipeline(PIPELINES[kind], parts)
 
 
-def random_network(config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32') -> nnx.Module:
+def random_network(
+    config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32'
+) -> nnx.Module:
     """The network of a config.json with random weights that keep the size of what flows through it; none of them is zero."""
     module = abstract_model(NETWORKS[told_class(config)], config, dtype=dtype)
     _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
@@ -98,8 +118,14 @@ def _draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> 
 def byte_tokenizer(config: Mapping[str, Any]) -> CLIPTokenizer:
     """A tokenizer that spells: one token for each byte, inside and at the end of a word; `config` is the text encoder's."""
     symbols = [*_byte_symbols()]
-    vocabulary = {symbol: number for number, symbol in enumerate([*symbols, *(f'{symbol}</w>' for symbol in symbols)])}
-    vocabulary |= {'<|startoftext|>': config['bos_token_id'], '<|endoftext|>': config['eos_token_id']}
+    vocabulary = {
+        symbol: number
+        for number, symbol in enumerate([*symbols, *(f'{symbol}</w>' for symbol in symbols)])
+    }
+    vocabulary |= {
+        '<|startoftext|>': config['bos_token_id'],
+        '<|endoftext|>': config['eos_token_id'],
+    }
     return CLIPTokenizer(vocabulary, [], max_length=config['max_position_embeddings'])
 
 

@@ -1,8 +1,10 @@
 """Weights from outside and for outside: folders with config.json and safetensors, as diffusers and transformers write them.
 
-Our networks carry the attribute names of the PyTorch libraries, so names map one to one; only the last word and the layout
-differ: `kernel` HWIO is `weight` OIHW, a projection's `kernel` is `weight` transposed, `scale` and `embedding` are `weight`.
-Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
+Our networks carry the attribute names of the PyTorch libraries, so names map one to one; only the
+last word and the layout
+differ: `kernel` HWIO is `weight` OIHW, a projection's `kernel` is `weight` transposed, `scale` and
+`embedding` are `weight`. Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run
+code.
 """
 
 import re
@@ -24,7 +26,9 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
-_OLD_ATTENTION = re.compile(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.')  # diffusers before 0.15
+_OLD_ATTENTION = re.compile(
+    r'(attentions\.\d+)\.(query|key|value|proj_attn)\.'
+)  # diffusers before 0.15
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 _TEXT = 'text_model.'  # transformers from 5 on leaves it out
 
@@ -33,7 +37,9 @@ _TEXT = 'text_model.'  # transformers from 5 on leaves it out
 
 def _leaves(module_or_state: nnx.Module | nnx.State) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
     """(path, foreign name, array) of every parameter and batch statistic."""
-    state = module_or_state if isinstance(module_or_state, nnx.State) else nnx.state(module_or_state)
+    state = (
+        module_or_state if isinstance(module_or_state, nnx.State) else nnx.state(module_or_state)
+    )
     for path, variable in nnx.to_flat_state(state):
         if isinstance(variable, nnx.Param | nnx.BatchStat):
             words = _STATISTICS if isinstance(variable, nnx.BatchStat) else _LEAVES
@@ -59,7 +65,9 @@ def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndar
     return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
-_Fitting = list[tuple[tuple[Any, ...], str, str, Any]]  # path, name, name in the file, what the network holds
+_Fitting = list[
+    tuple[tuple[Any, ...], str, str, Any]
+]  # path, name, name in the file, what the network holds
 _Faults = dict[str, list[str]]  # what is wrong: names of tensors
 
 
@@ -85,24 +93,38 @@ def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Fi
             fitting.append((path, name, source, old))
         else:
             misshapen.append(f'{name} (file {shape}, network {old.shape}, in our layout)')
-    return fitting, {'missing': missing, 'unexpected': list(given.values()), 'of the wrong shape': misshapen}
+    return fitting, {
+        'missing': missing,
+        'unexpected': list(given.values()),
+        'of the wrong shape': misshapen,
+    }
 
 
 def _check_faults(module: nnx.Module, faults: _Faults) -> None:
     """Raises one `UserError` with all that is wrong."""
-    if parts := [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]:
-        raise UserError(f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the config.json beside them.')
+    if parts := [
+        f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names
+    ]:
+        raise UserError(
+            f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the'
+            ' config.json beside them.'
+        )
 
 
 def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     """Puts PyTorch-named tensors into `module` as NumPy arrays, on no device; also fills a module made by `nnx.eval_shape`.
 
-    The module may be called as it is; `nnx.jit` puts its arrays on the device at the first call. Tensors are taken one at a
-    time, so a lazy mapping (`read_folder`) is never in memory as a whole beside the network. Raises one `UserError` with all
-    missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of attention, projections stored as
-    1 x 1 convolutions and transformers 5's names of the text encoder are understood.
+    The module may be called as it is; `nnx.jit` puts its arrays on the device at the first call.
+    Tensors are taken one at a time, so a lazy mapping (`read_folder`) is never in memory as a whole
+    beside the network. Raises one `UserError` with all missing, unexpected, misshapen and
+    non-finite (NaN, infinite) names. Old diffusers names of attention, projections stored as 1 x 1
+    convolutions and transformers 5's names of the text encoder are understood.
     """
-    shapes = tensors.shapes() if isinstance(tensors, Tensors) else {name: np.shape(value) for name, value in tensors.items()}
+    shapes = (
+        tensors.shapes()
+        if isinstance(tensors, Tensors)
+        else {name: np.shape(value) for name, value in tensors.items()}
+    )
     fitting, faults = _fit(module, shapes)
     filled, broken = [], []
     for path, name, source, old in fitting:
@@ -115,7 +137,10 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
     _check_faults(module, faults | {'with NaN or infinity': broken})
     state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
     variables = dict(nnx.to_flat_state(state))
-    nnx.update(module, nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in filled]))
+    nnx.update(
+        module,
+        nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in filled]),
+    )
 
 
 def _modern(name: str, expected: set[str]) -> str:
@@ -131,18 +156,25 @@ def _shorten(names: list[str], shown: int = 8) -> str:
 def cast_parameters(params: Tree, dtype: Any) -> Any:
     """A tree of parameters (`nnx.to_pure_dict`) with those of convolutions, projections and embeddings as `dtype`.
 
-    Norms (groups with a `scale`) stay as they are, for they compute in float32. Shapes (`jax.ShapeDtypeStruct`) are cast too.
-    Raises `UserError` for arrays on the host that hold numbers too large for `dtype`.
+    Norms (groups with a `scale`) stay as they are, for they compute in float32. Shapes
+    (`jax.ShapeDtypeStruct`) are cast too. Raises `UserError` for arrays on the host that hold
+    numbers too large for `dtype`.
     """
     if isinstance(params, Mapping):
-        return params if 'scale' in params else {name: cast_parameters(value, dtype) for name, value in params.items()}
+        return (
+            params
+            if 'scale' in params
+            else {name: cast_parameters(value, dtype) for name, value in params.items()}
+        )
     if isinstance(params, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(params.shape, jnp.dtype(dtype))
     try:
         with np.errstate(over='raise'):
             return params.astype(jnp.dtype(dtype))
     except FloatingPointError as error:
-        raise UserError(f'weights are too large for dtype={str(dtype)!r}. Choose bfloat16 or float32.') from error
+        raise UserError(
+            f'weights are too large for dtype={str(dtype)!r}. Choose bfloat16 or float32.'
+        ) from error
 
 
 def check_dtype(dtype: Any) -> None:
@@ -152,7 +184,9 @@ def check_dtype(dtype: Any) -> None:
     except TypeError:
         name = ''
     if name not in DTYPES:
-        raise UserError(f'dtype={dtype!r}: networks cannot compute in it. Choose from: {", ".join(DTYPES)}.')
+        raise UserError(
+            f'dtype={dtype!r}: networks cannot compute in it. Choose from: {", ".join(DTYPES)}.'
+        )
 
 
 # folders ----------------------------------------------------------------------------------------------------------------
@@ -168,10 +202,10 @@ def write_folder(
 ) -> None:
     """Writes config.json and the weights, each file whole or not at all, weights first.
 
-    The folder opens in PyTorch diffusers; in transformers where the config names `architectures` (the files are then called
-    `model`). Weights of more than `max_shard_bytes` are cut into shards with an index. `dtype` 'float16' or 'bfloat16' halves
-    the size. Raises `UserError` for weights that are not finite (also: too large for float16), a full disk and an unwritable
-    folder.
+    The folder opens in PyTorch diffusers; in transformers where the config names `architectures`
+    (the files are then called `model`). Weights of more than `max_shard_bytes` are cut into shards
+    with an index. `dtype` 'float16' or 'bfloat16' halves the size. Raises `UserError` for weights
+    that are not finite (also: too large for float16), a full disk and an unwritable folder.
     """
     from safetensors.numpy import save
 
@@ -180,11 +214,20 @@ def write_folder(
     folder, stored = Path(folder), jnp.dtype(dtype)
     leaves = {name: (path, value) for path, name, value in _leaves(module_or_state)}
     with np.errstate(over='ignore'):  # found here, with the names
-        broken = [name for name, (_, value) in leaves.items() if not np.isfinite(np.asarray(value).astype(stored)).all()]
+        broken = [
+            name
+            for name, (_, value) in leaves.items()
+            if not np.isfinite(np.asarray(value).astype(stored)).all()
+        ]
     if broken:
-        raise UserError(f'{folder}: not written, {len(broken)} weights are not finite in {dtype}: {_shorten(broken)}.')
+        raise UserError(
+            f'{folder}: not written, {len(broken)} weights are not finite in {dtype}:'
+            f' {_shorten(broken)}.'
+        )
     stem = STEMS[1] if 'architectures' in config else STEMS[0]
-    shards = _cut({name: value.size * stored.itemsize for name, (_, value) in leaves.items()}, max_shard_bytes)
+    shards = _cut(
+        {name: value.size * stored.itemsize for name, (_, value) in leaves.items()}, max_shard_bytes
+    )
     files = [f'{stem}-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
     files = files if len(files) > 1 else [f'{stem}.safetensors']
     index = folder / f'{stem}.safetensors.index.json'
@@ -196,7 +239,9 @@ def write_folder(
         write_bytes(folder / file, save(tensors, metadata={'format': 'pt'}))
     if len(files) > 1:
         size = sum(value.size for _, value in leaves.values()) * stored.itemsize
-        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        weight_map = {
+            name: file for file, names in zip(files, shards, strict=True) for name in names
+        }
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
         files.append(index.name)
     for old in folder.glob('*.safetensors*'):  # what was here before would contradict the new
@@ -252,16 +297,17 @@ def load_model(
 ) -> Any:
     """The network of class `cls` (with `from_config`) and its weights, on the host, from a model folder.
 
-    `dtype` is what it computes in. Without `weights` it holds shapes (`jax.ShapeDtypeStruct`) in their place: the files are
-    checked by their headers, but no tensor is read. Of a larger model's file, only tensors `within` these prefixes are looked
-    at. Raises `UserError` naming the folder for what does not fit.
+    `dtype` is what it computes in. Without `weights` it holds shapes (`jax.ShapeDtypeStruct`) in
+    their place: the files are checked by their headers, but no tensor is read. Of a larger model's
+    file, only tensors `within` these prefixes are looked at. Raises `UserError` naming the folder
+    for what does not fit.
     """
     folder = Path(folder) / subfolder
     config, tensors = read_folder(folder)
     if config.get('_class_name', cls.__name__) != cls.__name__:
         raise UserError(
-            f'{folder / "config.json"}: describes a {config["_class_name"]!r}, but is to be read as a {cls.__name__}. '
-            'Give a folder that holds one.'
+            f'{folder / "config.json"}: describes a {config["_class_name"]!r}, but is to be read as'
+            f' a {cls.__name__}. Give a folder that holds one.'
         )
     tensors = tensors.within(within) if within else tensors
     try:

@@ -24,12 +24,25 @@ def section(run: Finished) -> Section | None:
     cost = run.results.cost
     if not cost.stages:
         return None
-    columns = [key for key in _COLUMNS if any(getattr(stage, key) is not None for stage in cost.stages.values())]
-    lines = [(name, stage.reused, _say_costs(stage, columns)) for name, stage in cost.stages.items()]
-    total = [
-        text if getattr(cost, key, None) is not None else '' for key, text in zip(columns, _say_costs(cost, columns), strict=True)
+    columns = [
+        key
+        for key in _COLUMNS
+        if any(getattr(stage, key) is not None for stage in cost.stages.values())
     ]
-    return fill('cost', 'Cost', head=[_COLUMNS[key][0] for key in columns], lines=lines, total=total if any(total) else None)
+    lines = [
+        (name, stage.reused, _say_costs(stage, columns)) for name, stage in cost.stages.items()
+    ]
+    total = [
+        text if getattr(cost, key, None) is not None else ''
+        for key, text in zip(columns, _say_costs(cost, columns), strict=True)
+    ]
+    return fill(
+        'cost',
+        'Cost',
+        head=[_COLUMNS[key][0] for key in columns],
+        lines=lines,
+        total=total if any(total) else None,
+    )
 
 
 def _say_costs(cost: StageCost | RunCost, columns: list[str]) -> list[str]:

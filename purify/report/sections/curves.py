@@ -17,7 +17,9 @@ Curve = list[tuple[float, float]]  # step, value
 
 def section(run: Finished) -> Section | None:
     """A figure per stage that noted a loss or an accuracy."""
-    drawings = {stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(run.curves.items())}
+    drawings = {
+        stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(run.curves.items())
+    }
     drawings = {stage: drawing for stage, drawing in drawings.items() if drawing}
     return fill('curves', 'Training', curves=drawings) if drawings else None
 
@@ -25,8 +27,8 @@ def section(run: Finished) -> Section | None:
 def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
     """Loss and accuracy of one stage over its steps, one panel each; None when the rows hold neither.
 
-    Numbers whose name contains 'loss' or 'accuracy' are lines, four at most in a panel. Values that are None or not finite
-    leave gaps.
+    Numbers whose name contains 'loss' or 'accuracy' are lines, four at most in a panel. Values that
+    are None or not finite leave gaps.
     """
     panels = {word: _lines(rows, word) for word in ('loss', 'accuracy')}
     panels = {word: lines for word, lines in panels.items() if lines}
@@ -42,7 +44,9 @@ def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel('step', labelpad=1)
-        said = '; '.join(_say_line(name, line) for lines in panels.values() for name, line in lines.items())
+        said = '; '.join(
+            _say_line(name, line) for lines in panels.values() for name, line in lines.items()
+        )
         return finish(figure, prefix, f'Curves. {said}.')
 
 
@@ -51,7 +55,14 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     for colour, (name, line) in zip(_LINES, lines.items(), strict=False):
         thin = _thin(line)
         marker = 'o' if len(thin) == 1 else ''
-        axes.plot(*zip(*thin, strict=True), color=colour, linewidth=1.6, marker=marker, markersize=4, label=name.replace('_', ' '))
+        axes.plot(
+            *zip(*thin, strict=True),
+            color=colour,
+            linewidth=1.6,
+            marker=marker,
+            markersize=4,
+            label=name.replace('_', ' '),
+        )
     if word == 'loss' and min(values) > 0 and max(values) > 50 * min(values):
         axes.set_yscale('log')
         axes.yaxis.set_major_locator(ticker.LogLocator(numticks=4))
@@ -64,7 +75,11 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     else:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value / 1e6:g}M' if value >= 1e6 else f'{value:,.0f}'))
+    axes.xaxis.set_major_formatter(
+        ticker.FuncFormatter(
+            lambda value, _: f'{value / 1e6:g}M' if value >= 1e6 else f'{value:,.0f}'
+        )
+    )
     draw_grid(axes, 'y')
     unit = ' (%)' if word == 'accuracy' else ' (log scale)' if axes.get_yscale() == 'log' else ''
     axes.text(-0.13 / 0.83, 1.14, f'{word}{unit}', transform=axes.transAxes)
@@ -76,11 +91,21 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
 
 
 def _lines(rows: Rows, word: str) -> dict[str, Curve]:
-    """(step, value) pairs of each number called after `word`; NaN where a row has none. Empty lines are left out."""
+    """(step, value) pairs of each number called after `word`; NaN where a row has none.
+
+    Empty lines are left out.
+    """
     names = sorted({name for row in rows for name in row if word in name and _is_number(row[name])})
-    names = sorted(names, key=lambda name: name != word)[: len(_LINES)]  # the stage's own loss first
+    names = sorted(names, key=lambda name: name != word)[
+        : len(_LINES)
+    ]  # the stage's own loss first
     return {
-        name: [(row['step'], row[name] if _is_number(row[name]) else math.nan) for row in rows if name in row] for name in names
+        name: [
+            (row['step'], row[name] if _is_number(row[name]) else math.nan)
+            for row in rows
+            if name in row
+        ]
+        for name in names
     }
 
 
@@ -96,12 +121,20 @@ def _thin(line: Curve) -> Curve:
     stretches = MAX_POINTS // 2 - 1
     for i in range(stretches):
         start, stop = i * len(line) // stretches, (i + 1) * len(line) // stretches
-        ranks = sorted((j for j in range(start, stop) if math.isfinite(line[j][1])), key=lambda j: line[j][1])
+        ranks = sorted(
+            (j for j in range(start, stop) if math.isfinite(line[j][1])), key=lambda j: line[j][1]
+        )
         kept |= {ranks[0], ranks[-1]} if ranks else {start}
     return [line[j] for j in sorted(kept)]
 
 
 def _say_line(name: str, line: Curve) -> str:
-    (first, start), (last, end) = (finite := [pair for pair in line if math.isfinite(pair[1])])[0], finite[-1]
+    (first, start), (last, end) = (
+        (finite := [pair for pair in line if math.isfinite(pair[1])])[0],
+        finite[-1],
+    )
     say = say_percent if 'accuracy' in name else say_number
-    return f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step {last:,.0f}'
+    return (
+        f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step'
+        f' {last:,.0f}'
+    )

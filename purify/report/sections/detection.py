@@ -11,7 +11,13 @@ from purify.report.targets import draw_targets, list_sets, say_chart
 from purify.report.words import say_class, say_classes, say_percent
 
 MOST_FATES = 6  # classes whose images are counted
-FOUND = ('Verdict', 'Target', 'Flagged', 'Dropped', 'Relabelled')  # the lines that say what was found, and not how right it is
+FOUND = (
+    'Verdict',
+    'Target',
+    'Flagged',
+    'Dropped',
+    'Relabelled',
+)  # the lines that say what was found, and not how right it is
 _FATES = ('kept', 'dropped', 'relabelled')
 
 
@@ -22,13 +28,16 @@ def section(run: Finished) -> Section | None:
     parts |= {'targets': draw_targets(facts, results.classes, 'targets'), 'sets': list_sets(facts)}
     if not any(parts.values()):
         return None
-    return fill('detection', 'Detection', known=results.truth_known, targets_note=say_chart(facts), **parts)
+    return fill(
+        'detection', 'Detection', known=results.truth_known, targets_note=say_chart(facts), **parts
+    )
 
 
 def list_detection(results: Results) -> list[Line]:
     """What was not measured is left out; who left a label comes first, for where few can be flagged that is what counts.
 
-    Where nobody knows the truth, what the defence did with the images stands for how right that was.
+    Where nobody knows the truth, what the defence did with the images stands for how right that
+    was.
     """
     found, classes, facts = results.detection, results.classes, results.facts
     where = 'anywhere' if facts.comparable else 'in a class it names'
@@ -37,13 +46,23 @@ def list_detection(results: Results) -> list[Line]:
     entries = [
         ('TPR', found.tpr, f'of the poisoned training images were flagged{most}'),
         ('FPR', found.fpr, 'of the clean training images were flagged'),
-        ('Label accuracy', found.label_accuracy, 'of the labels after the defence are the true class'),
-        ('AUROC', found.auroc, f'chance that {where} a poisoned image scores as likelier poisoned than a clean one'),
+        (
+            'Label accuracy',
+            found.label_accuracy,
+            'of the labels after the defence are the true class',
+        ),
+        (
+            'AUROC',
+            found.auroc,
+            f'chance that {where} a poisoned image scores as likelier poisoned than a clean one',
+        ),
     ]
     verdict = results.verdict
     lines = [('Verdict', verdict.word.capitalize(), verdict.text)] if verdict else []
     lines += list_found(results) + _list_removed(found)
-    lines += [(name, say_percent(value), meaning) for name, value, meaning in entries if value is not None]
+    lines += [
+        (name, say_percent(value), meaning) for name, value, meaning in entries if value is not None
+    ]
     lines += list_relabelled(found)
     if found.target_labels is not None:
         poisoned, targets = results.attack.poisoned, list_targets(results)
@@ -64,15 +83,21 @@ def list_relabelled(detection: DetectionScores) -> list[Line]:
     ):
         hits, count = (detection.counts or {}).get(key) or (0, 0)
         if count:
-            lines.append((name, say_percent(getattr(detection, key)), f'{hits:,} of {count:,} {what} got their true class'))
+            lines.append(
+                (
+                    name,
+                    say_percent(getattr(detection, key)),
+                    f'{hits:,} of {count:,} {what} got their true class',
+                )
+            )
     return lines
 
 
 def list_fates(results: Results) -> MarkupTable | None:
     """The images kept, dropped and relabelled, clean and poisoned, of classes named or aimed at.
 
-    Where nobody knows which are poisoned, a class has one line. Named classes come first where there are many; None for methods
-    that name none.
+    Where nobody knows which are poisoned, a class has one line. Named classes come first where
+    there are many; None for methods that name none.
     """
     rows, named = results.detection.fates or [], results.detection.target_labels or []
     if not rows:

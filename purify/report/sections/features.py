@@ -19,4 +19,10 @@ def section(run: Finished) -> Section | None:
     }
     if not any(parts.values()):
         return None
-    return fill('features', 'Features', known=results.truth_known, map_note=say_map(atlas, classes) if atlas else '', **parts)
+    return fill(
+        'features',
+        'Features',
+        known=results.truth_known,
+        map_note=say_map(atlas, classes) if atlas else '',
+        **parts,
+    )

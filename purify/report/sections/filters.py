@@ -9,13 +9,26 @@ from purify.report.tables import MEASURES, read_share
 from purify.report.words import say_number
 
 _LINES = {'acc': 'after', 'asr': 'before', 'ra': 'line-3'}
-_WEIGHTS = {'edm': "by EDM's weights", 'epsilon': 'by 1/s², as errors of the noise s', 'none': 'without weights'}
+_WEIGHTS = {
+    'edm': "by EDM's weights",
+    'epsilon': 'by 1/s², as errors of the noise s',
+    'none': 'without weights',
+}
 
 
 def section(run: Finished) -> Section | None:
     """The table over p and its curves."""
     table = list_filters(run.results)
-    return fill('filters', 'Generator as classifier', table=table, lines=draw_filters(run.results, 'filters')) if table else None
+    return (
+        fill(
+            'filters',
+            'Generator as classifier',
+            table=table,
+            lines=draw_filters(run.results, 'filters'),
+        )
+        if table
+        else None
+    )
 
 
 def list_filters(results: Results) -> MarkupTable | None:
@@ -27,22 +40,33 @@ def list_filters(results: Results) -> MarkupTable | None:
     if found is None or not found.filters:
         return None
     lines = [
-        (f'p = {say_number(row.p_filter)}', row.p_filter == found.p_filter, [read_share(row, name) for name in MEASURES])
+        (
+            f'p = {say_number(row.p_filter)}',
+            row.p_filter == found.p_filter,
+            [read_share(row, name) for name in MEASURES],
+        )
         for row in found.filters
     ]
     note = (
-        f'The class whose noise the generator removes best is the answer: {found.draws:,} draws of noise for each class, errors '
-        f'averaged {_WEIGHTS.get(found.weighting, found.weighting)}, {say_number(found.calls_per_image)} network calls an '
-        f'image, on {found.images:,} test images. Before averaging the largest errors of an image, a share p of its elements, '
-        'are left out, for there the trigger sits.'
+        f'The class whose noise the generator removes best is the answer: {found.draws:,} draws of'
+        f' noise for each class, errors averaged {_WEIGHTS.get(found.weighting, found.weighting)},'
+        f' {say_number(found.calls_per_image)} network calls an image, on {found.images:,} test'
+        ' images. Before averaging the largest errors of an image, a share p of its elements, are'
+        ' left out, for there the trigger sits.'
     )
     if _is_student(found, results):
-        note += f' The numbers after are those of p = {say_number(found.p_filter)}, of the generator itself.'
+        note += (
+            f' The numbers after are those of p = {say_number(found.p_filter)}, of the generator'
+            ' itself.'
+        )
     return MarkupTable([name.upper() for name in MEASURES], lines, note)
 
 
 def draw_filters(results: Results, prefix: str) -> Drawing | None:
-    """ACC, ASR and RA over p with 95 % intervals; the headline's p is dashed. None with fewer than two p."""
+    """ACC, ASR and RA over p with 95 % intervals; the headline's p is dashed.
+
+    None with fewer than two p.
+    """
     found = results.diffusion
     rows = sorted(found.filters, key=lambda row: row.p_filter) if found else []
     if found is None or len(rows) < 2:
@@ -66,10 +90,25 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
             )  # fmt: skip
             for place, reading in line:
                 if reading.low is not None and reading.high is not None:
-                    axes.plot([place] * 2, [reading.low, reading.high], color=COLOURS[colour], linewidth=1.2, clip_on=False)
+                    axes.plot(
+                        [place] * 2,
+                        [reading.low, reading.high],
+                        color=COLOURS[colour],
+                        linewidth=1.2,
+                        clip_on=False,
+                    )
             ends.append((readings[-1].value, name.upper(), colour))
-        for place, (_, name, colour) in zip(_apart([end for end, *_ in sorted(ends)]), sorted(ends), strict=True):
-            axes.text(1.03, place, name, transform=axes.get_yaxis_transform(), va='center', color=COLOURS[colour])
+        for place, (_, name, colour) in zip(
+            _apart([end for end, *_ in sorted(ends)]), sorted(ends), strict=True
+        ):
+            axes.text(
+                1.03,
+                place,
+                name,
+                transform=axes.get_yaxis_transform(),
+                va='center',
+                color=COLOURS[colour],
+            )
         axes.set_xlabel('p, share of the largest errors left out', labelpad=1)
         said = '; '.join(f'p = {say_number(row.p_filter)}: {_say_row(row)}' for row in rows)
         return finish(figure, prefix, f'Curves. {said}.')
@@ -81,14 +120,18 @@ def _apart(places: list[float]) -> list[float]:
     for place in places:
         found.append(max(place, found[-1] + 0.1) if found else place)
     over = max(0.0, found[-1] - 1.0) if found else 0.0
-    for i in range(len(found) - 1, -1, -1):  # those pushed beyond the top go back down, and push the ones below
+    for i in range(
+        len(found) - 1, -1, -1
+    ):  # those pushed beyond the top go back down, and push the ones below
         limit = 1.0 - 0.1 * (len(found) - 1 - i)
         found[i] = min(found[i], limit) if over else found[i]
     return found
 
 
 def _say_row(row: Filtered) -> str:
-    return ', '.join(f'{name.upper()} {reading.say()}' for name in MEASURES if (reading := read_share(row, name)))
+    return ', '.join(
+        f'{name.upper()} {reading.say()}' for name in MEASURES if (reading := read_share(row, name))
+    )
 
 
 def _is_student(found: Diffusion, results: Results) -> bool:

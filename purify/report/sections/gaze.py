@@ -30,9 +30,22 @@ def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSh
             if view == 'purified' and not pictures['has_purified'][row]:
                 found += [Cell(None, '', False)] * 2
                 continue
-            image, heat, label = pictures[view][row], pictures['heat'][row, number], int(pictures['heat_labels'][row, number])
+            image, heat, label = (
+                pictures[view][row],
+                pictures['heat'][row, number],
+                int(pictures['heat_labels'][row, number]),
+            )
             found.append(make_cell(pictures, row, image, label, view, classes))
-            found.append(make_cell(pictures, row, lay_over(image, heat), label, f'gaze ({say_place(heat)}) on the {view}', classes))
+            found.append(
+                make_cell(
+                    pictures,
+                    row,
+                    lay_over(image, heat),
+                    label,
+                    f'gaze ({say_place(heat)}) on the {view}',
+                    classes,
+                )
+            )
         return found
 
     return make_sample_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes)[:2])
@@ -50,6 +63,12 @@ def say_place(heat: np.ndarray) -> str:
     """Where a map `u8[h w]` is hottest, in words: 'lower right', 'centre', or 'nowhere' for an empty one."""
     if not heat.any():
         return 'nowhere'
-    rows, columns = (3 * axis / side for axis, side in zip(np.nonzero(heat == heat.max()), heat.shape, strict=True))
-    down, across = (('upper', '', 'lower')[int(rows.mean())], ('left', '', 'right')[int(columns.mean())])
+    rows, columns = (
+        3 * axis / side
+        for axis, side in zip(np.nonzero(heat == heat.max()), heat.shape, strict=True)
+    )
+    down, across = (
+        ('upper', '', 'lower')[int(rows.mean())],
+        ('left', '', 'right')[int(columns.mean())],
+    )
     return f'{down} {across}'.strip() or 'centre'

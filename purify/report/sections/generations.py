@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from purify.report.amplification import GROUPS, SCORES, has_detector, list_amplification, measure_amplification
+from purify.report.amplification import (
+    GROUPS,
+    SCORES,
+    has_detector,
+    list_amplification,
+    measure_amplification,
+)
 from purify.report.canvas import COLOURS, Drawing, draw_whisker, finish, new_axes
 from purify.report.dissection import Made
 from purify.report.markup import MarkupTable, Section, fill
@@ -19,7 +25,12 @@ MAX_BARS = 24  # of a set; targets first
 MAX_TILES = 12  # pictures of a group
 SMALL_PX = 64
 FEW = 10  # images with the trigger below which two numbers are not compared
-FILLS = ('before', 'line-3', 'map-3', 'map-1')  # of G1 to G4: strong with the trigger, quiet without
+FILLS = (
+    'before',
+    'line-3',
+    'map-3',
+    'map-1',
+)  # of G1 to G4: strong with the trigger, quiet without
 _TALL_PX, _FLAT_PX = 34, 18  # rows with a reference line, and others
 _NAME_CHARS = 13
 
@@ -63,7 +74,10 @@ def section(run: Finished) -> Section | None:
 def draw_sets(results: Results, prefix: str) -> list[tuple[str, Drawing]]:
     """(title, bars) of the probe and of the generated set, as in Figure 2 and 3 of Pan 2024; none for runs without."""
     found, sets = [], results.dissection.sets if results.dissection else {}
-    for name, title in (('probe', 'The probe, more images of few classes'), ('generated', 'The generated set, by label')):
+    for name, title in (
+        ('probe', 'The probe, more images of few classes'),
+        ('generated', 'The generated set, by label'),
+    ):
         rows = [row for row in sets.get(name, []) if row.images]
         if rows:
             drawing = _draw_bars(rows, results.classes, f'{prefix}-{name}', has_detector(results))
@@ -76,16 +90,24 @@ def say_dissection(results: Results) -> str:
     dissection = results.dissection
     if dissection is None:
         return ''
-    how = f'Made by {dissection.sampler} in {dissection.steps:,} steps at guidance {say_number(dissection.guidance)}.'
+    how = (
+        f'Made by {dissection.sampler} in {dissection.steps:,} steps at guidance'
+        f' {say_number(dissection.guidance)}.'
+    )
     data = 'clean data' if results.truth_known else 'the images as they were given'
     judged = (
-        f'Two classifiers trained on {data} judge: the labeller says what class an image is of, the detector whether it shows '
-        'the trigger. Their mistakes count too.'
+        f'Two classifiers trained on {data} judge: the labeller says what class an image is of, the'
+        ' detector whether it shows the trigger. Their mistakes count too.'
     )
-    alone = f'A classifier trained on {data}, the labeller, judges; there is no trigger to look for.'
+    alone = (
+        f'A classifier trained on {data}, the labeller, judges; there is no trigger to look for.'
+    )
     fid, network = dissection.fid, []
     if fid.all is not None:
-        network = [f'FID by features of {fid.network}, not of Inception: compare it with runs of this network only.']
+        network = [
+            f'FID by features of {fid.network}, not of Inception: compare it with runs of this'
+            ' network only.'
+        ]
     return ' '.join([how, judged if has_detector(results) else alone, *network, *fid.notes])
 
 
@@ -101,18 +123,28 @@ def list_auroc(results: Results) -> MarkupTable | None:
     for row in rows:
         known = [side for side in row.sides if side is not None]
         many = min(row.poisoned or 0, row.triggered) >= FEW
-        best = max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
-        cells = [(MISSING if side is None else f'{side:.3f}', best is not None and side == best) for side in row.sides]
+        best = (
+            max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
+        )
+        cells = [
+            (MISSING if side is None else f'{side:.3f}', best is not None and side == best)
+            for side in row.sides
+        ]
         name = SCORES.get(row.score, row.score.replace('_', ' '))
         poisoned = MISSING if row.poisoned is None else f'{row.poisoned:,}'
         lines.append((name, [*cells, (poisoned, False), (f'{row.triggered:,}', False)]))
     note = (
-        'Chance that an image with the poison scores as likelier poisoned than one without: 0.5 for guesses, below it the wrong '
-        f'way round; bold where it is higher, unless fewer than {FEW} images carry the trigger. '
+        'Chance that an image with the poison scores as likelier poisoned than one without: 0.5'
+        ' for guesses, below it the wrong way round; bold where it is higher, unless fewer than'
+        f' {FEW} images carry the trigger. '
     )
-    note += 'Of training images the truth says which are poisoned, of' if results.truth_known else 'Of'
+    note += (
+        'Of training images the truth says which are poisoned, of' if results.truth_known else 'Of'
+    )
     note += ' generations the detector says which show the trigger.'
-    return MarkupTable(['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note)
+    return MarkupTable(
+        ['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note
+    )
 
 
 def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
@@ -130,18 +162,29 @@ def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
         if rows:
             count = whole.counts[number]
             said = f'{say_percent(count / whole.images)}, {count:,} of {whole.images:,}'
-            found.append(Group(name, meaning, said, [_tile(shown, row, results.classes) for row in rows]))
+            found.append(
+                Group(name, meaning, said, [_tile(shown, row, results.classes) for row in rows])
+            )
     return found
 
 
 def _tile(shown: Arrays, row: int, classes: Sequence[str]) -> Tile:
     label, seen = int(shown['label'][row]), int(shown['predicted'][row])
-    alt = f'generation {int(shown["ids"][row])}, made of {say_class(label, classes)}, seen as {say_class(seen, classes)}'
-    thumb = make_thumb(shown['image'][row], f'{alt}, trigger {say_percent(float(shown["trigger"][row]))} likely', SMALL_PX)
+    alt = (
+        f'generation {int(shown["ids"][row])}, made of {say_class(label, classes)}, seen as'
+        f' {say_class(seen, classes)}'
+    )
+    thumb = make_thumb(
+        shown['image'][row],
+        f'{alt}, trigger {say_percent(float(shown["trigger"][row]))} likely',
+        SMALL_PX,
+    )
     return Tile(thumb, say_class(seen, classes), seen != label)
 
 
-def _draw_bars(rows: Sequence[Made], classes: Sequence[str], prefix: str, detected: bool) -> Drawing:
+def _draw_bars(
+    rows: Sequence[Made], classes: Sequence[str], prefix: str, detected: bool
+) -> Drawing:
     shown = sorted(rows, key=lambda row: (not row.target, row.label))[:MAX_BARS]
     lines = [bool(row.target and row.p_t) for row in shown]
     heights = [_TALL_PX if line else _FLAT_PX for line in lines]
@@ -149,14 +192,18 @@ def _draw_bars(rows: Sequence[Made], classes: Sequence[str], prefix: str, detect
     with new_axes(30 + sum(heights), 0.26, 0.55, 22, 8) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(sum(heights), 0))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        axes.set_yticks(places, labels=[shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown])
+        axes.set_yticks(
+            places, labels=[shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown]
+        )
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         for y, row, line in zip(places, shown, lines, strict=True):
             _draw_row(axes, y, row, line and detected)
             if detected:
                 _tell_row(axes, y, row, line)
         said = '; '.join(_say_row(row, classes) for row in shown)
-        left_out = f' {len(rows) - len(shown)} more labels are left out.' if len(rows) > len(shown) else ''
+        left_out = (
+            f' {len(rows) - len(shown)} more labels are left out.' if len(rows) > len(shown) else ''
+        )
         return finish(figure, prefix, f'Bars. {said}.{left_out}')
 
 
@@ -171,18 +218,42 @@ def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     low, high = row.interval
     draw_whisker(axes, y, low, high, 3)
     axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['paper'], linewidth=3, clip_on=False)
-    axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
+    axes.plot(
+        [row.p_t] * 2,
+        [y - 15, y + 15],
+        color=COLOURS['ink'],
+        linewidth=1.4,
+        linestyle=(0, (3, 2)),
+        clip_on=False,
+    )
 
 
 def _tell_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     """Beside the bar its share with the trigger; below that p_t."""
     share = (row.counts[0] + row.counts[1]) / row.images
-    axes.text(1.04, y - 7 if line else y, say_percent(share), va='center', fontsize=10, fontweight='bold' if line else 'normal')
+    axes.text(
+        1.04,
+        y - 7 if line else y,
+        say_percent(share),
+        va='center',
+        fontsize=10,
+        fontweight='bold' if line else 'normal',
+    )
     if line:
-        axes.text(1.04, y + 7, f'p_t {say_percent(row.p_t)}', va='center', fontsize=10, color=COLOURS['quiet'])
+        axes.text(
+            1.04,
+            y + 7,
+            f'p_t {say_percent(row.p_t)}',
+            va='center',
+            fontsize=10,
+            color=COLOURS['quiet'],
+        )
 
 
 def _say_row(row: Made, classes: Sequence[str]) -> str:
-    shares = ', '.join(f'{name} {say_percent(count / row.images)}' for name, count in zip(GROUPS, row.counts, strict=True))
+    shares = ', '.join(
+        f'{name} {say_percent(count / row.images)}'
+        for name, count in zip(GROUPS, row.counts, strict=True)
+    )
     trained = f', p_t {say_percent(row.p_t)}' if row.target and row.p_t is not None else ''
     return f'{say_class(row.label, classes)} {shares}{trained}'

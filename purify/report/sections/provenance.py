@@ -11,7 +11,12 @@ from purify.report.words import flatten, say_classes, say_command
 def section(run: Finished) -> Section:
     """The command line, and five lists of settings."""
     command = run.environment.get('command')
-    return fill('provenance', 'Provenance', command=say_command(command) if command else None, settings=list_settings(run))
+    return fill(
+        'provenance',
+        'Provenance',
+        command=say_command(command) if command else None,
+        settings=list_settings(run),
+    )
 
 
 def list_settings(run: Finished) -> dict[str, list[tuple[str, str]]]:
@@ -22,9 +27,14 @@ def list_settings(run: Finished) -> dict[str, list[tuple[str, str]]]:
         attack[name] = say_classes(attack[name], results.classes)
     groups: dict[str, Settings] = {
         'Attack': attack,
-        'Defence': results.defense | ({'trusted': {'images': results.trusted.images}} if results.trusted else {}),
+        'Defence': (
+            results.defense
+            | ({'trusted': {'images': results.trusted.images}} if results.trusted else {})
+        ),
         'Prior': {'kind': results.prior.kind, 'text': results.prior.text} if results.prior else {},
         'Run': {'config': results.config, 'seeds': seeds},
-        'Environment': {name: value for name, value in run.environment.items() if name != 'command'},
+        'Environment': {
+            name: value for name, value in run.environment.items() if name != 'command'
+        },
     }
     return {title: pairs for title, group in groups.items() if (pairs := flatten(group))}

@@ -17,7 +17,10 @@ def section(run: Finished) -> Section | None:
 
 def list_likeness(results: Results) -> list[Line]:
     """FID and inception scores of the purified images; none where the defence made no image anew."""
-    found, before = _of_remade(results), 'before the attack' if results.truth_known else 'as they were given'
+    found, before = (
+        _of_remade(results),
+        ('before the attack' if results.truth_known else 'as they were given'),
+    )
     if found is None:
         return []
     entries = [
@@ -33,13 +36,18 @@ def say_likeness(results: Results) -> str:
     found = _of_remade(results)
     if found is None:
         return ''
-    text = f'Features and answers of {found.features}, not of Inception: compare them with runs of this network only.'
+    text = (
+        f'Features and answers of {found.features}, not of Inception: compare them with runs of'
+        ' this network only.'
+    )
     return ' '.join([text, *found.notes])
 
 
 def _of_remade(results: Results) -> Purified | None:
     """The numbers; of images that were only dropped or relabelled they would tell nothing but how many are left."""
-    return None if results.purified is None or results.purified.remade is False else results.purified
+    return (
+        None if results.purified is None or results.purified.remade is False else results.purified
+    )
 
 
 def _say(value: float) -> str:

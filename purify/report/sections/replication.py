@@ -45,8 +45,8 @@ def section(run: Finished) -> Section | None:
 def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing | None:
     """Similarity of A and B across, of B and C upwards, as in Figure 5 of Pan 2024; dots in ink where B is poisoned.
 
-    `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k], 'poisoned' bool[k], which is
-    missing where nobody knows. None where there is none.
+    `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k],
+    'poisoned' bool[k], which is missing where nobody knows. None where there is none.
     """
     if copies is None or not len(copies['ids']):
         return None
@@ -54,7 +54,10 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
     poisoned = copies.get('poisoned', np.zeros(len(x), np.bool_))
     limit = float(results.replication.above.limit) if results.replication else SSCD_LIMIT
     with new_axes(300, 0.13, 0.83, 40, 20) as (figure, axes):
-        low, high = min(float(min(x.min(), y.min())), limit), max(float(max(x.max(), y.max())), limit)
+        low, high = (
+            min(float(min(x.min(), y.min())), limit),
+            max(float(max(x.max(), y.max())), limit),
+        )
         room = 0.04 * max(high - low, 1e-3)
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
         draw_grid(axes, 'both')
@@ -64,10 +67,25 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
         draw_dots(axes, points[~poisoned], 'after', 4.5)
         draw_dots(axes, points[poisoned], 'before', 4.5)
         axes.set_xlabel('similarity of A and B', labelpad=1)
-        axes.text(-0.13 / 0.83, 1.03, 'similarity of B and C', transform=axes.transAxes, color=COLOURS['quiet'])
-        kinds = {'with a clean B': ~poisoned, 'with a poisoned B': poisoned} if 'poisoned' in copies else {'pairs': ~poisoned}
-        counted = (f'{int((own & (x > limit)).sum())} of {int(own.sum())} {name}' for name, own in kinds.items())
-        return finish(figure, prefix, f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(counted)}.')
+        axes.text(
+            -0.13 / 0.83,
+            1.03,
+            'similarity of B and C',
+            transform=axes.transAxes,
+            color=COLOURS['quiet'],
+        )
+        kinds = (
+            {'with a clean B': ~poisoned, 'with a poisoned B': poisoned}
+            if 'poisoned' in copies
+            else {'pairs': ~poisoned}
+        )
+        counted = (
+            f'{int((own & (x > limit)).sum())} of {int(own.sum())} {name}'
+            for name, own in kinds.items()
+        )
+        return finish(
+            figure, prefix, f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(counted)}.'
+        )
 
 
 def list_copies(results: Results) -> list[Line]:
@@ -75,18 +93,32 @@ def list_copies(results: Results) -> list[Line]:
     found = results.replication
     if found is None:
         return []
-    lines = [('Mean similarity', say_number(found.mean), f'of {found.pairs:,} generations to the training image most alike')]
+    lines = [
+        (
+            'Mean similarity',
+            say_number(found.mean),
+            f'of {found.pairs:,} generations to the training image most alike',
+        )
+    ]
     above, copied = found.above, found.copied
     if above.share is not None:
         interval = f'; 95 % interval {say_interval(*above.interval)}' if above.interval else ''
         meaning = f'of generations{", taken for copies" if found.copy_detection else ""}{interval}'
         lines.append((f'Above {above.limit:g}', say_percent(above.share), meaning))
     if found.poisoned_matches is not None:
-        whole = f', of which {say_percent(found.poisoned)} are poisoned' if found.poisoned is not None else ''
+        whole = (
+            f', of which {say_percent(found.poisoned)} are poisoned'
+            if found.poisoned is not None
+            else ''
+        )
         meaning = f'of generations are most alike to a poisoned one of the training images{whole}'
         lines.append(('Poisoned matches', say_percent(found.poisoned_matches), meaning))
     if copied and copied.mean is not None:
-        share = f'; {say_percent(copied.share)} of generations have one as match' if copied.share is not None else ''
+        share = (
+            f'; {say_percent(copied.share)} of generations have one as match'
+            if copied.share is not None
+            else ''
+        )
         meaning = f'mean similarity to training images that are there several times{share}'
         lines.append(('Of copied images', say_number(copied.mean), meaning))
     return lines
@@ -100,8 +132,8 @@ def say_copies(results: Results) -> str:
     text = f'Similarity is the cosine of features of {found.encoder}.'
     if not found.copy_detection:
         text += (
-            f' It was not made to find copies: the line at {found.above.limit:g} is that of SSCD and decides nothing here. Compare '
-            'with runs of this encoder only.'
+            f' It was not made to find copies: the line at {found.above.limit:g} is that of SSCD'
+            ' and decides nothing here. Compare with runs of this encoder only.'
         )
     return text
 
@@ -109,8 +141,9 @@ def say_copies(results: Results) -> str:
 def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | None:
     """Pictures of the pairs that are shown; None where there is none.
 
-    `copies` holds of m of its pairs, most alike first: 'shown' i64[m] which; 'made_image', 'match_image', 'twin_image'
-    u8[m h w c] and 'made_label', 'match_label', 'twin_label' i32[m], the last two as given.
+    `copies` holds of m of its pairs, most alike first: 'shown' i64[m] which; 'made_image',
+    'match_image', 'twin_image' u8[m h w c] and 'made_label', 'match_label', 'twin_label' i32[m],
+    the last two as given.
     """
     if copies is None or not len(copies.get('shown', ())):
         return None
@@ -119,14 +152,27 @@ def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | N
     for key, name in ROWS.items():
         labels = [say_class(int(label), classes) for label in copies[f'{key}_label']]
         ids = copies[{'made': 'ids'}.get(key, key)][copies['shown']].tolist()
-        alts = [f'{name}, image {identity} under label {label}' for identity, label in zip(ids, labels, strict=True)]
-        rows.append(GridRow(name, [make_thumb(image, alt) for image, alt in zip(copies[f'{key}_image'], alts, strict=True)]))
+        alts = [
+            f'{name}, image {identity} under label {label}'
+            for identity, label in zip(ids, labels, strict=True)
+        ]
+        rows.append(
+            GridRow(
+                name,
+                [
+                    make_thumb(image, alt)
+                    for image, alt in zip(copies[f'{key}_image'], alts, strict=True)
+                ],
+            )
+        )
     lines = [
         (f'label of {letter}', [say_class(int(label), classes) for label in copies[f'{key}_label']])
         for letter, key in zip('AB', ROWS, strict=False)
     ]
     if 'poisoned' in copies:
-        lines.append(('B is', ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs]))
+        lines.append(
+            ('B is', ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs])
+        )
     lines += [
         (title, [f'{copies[name][pair]:.3f}' for pair in pairs])
         for title, name in (('A and B', 'similarity'), ('B and C', 'twin_similarity'))

@@ -40,8 +40,14 @@ def list_extras(results: Results) -> list[Line]:
         counted = ''
         if student.residual_counts and student.residual_interval:
             (hits, count), (low, high) = student.residual_counts, student.residual_interval
-            counted = f' ({hits:,} of {count:,}; 95 % interval {say_interval(low, high)})' if count else ''
-        meaning = 'of triggered test images that were purified themselves are given the target class'
+            counted = (
+                f' ({hits:,} of {count:,}; 95 % interval {say_interval(low, high)})'
+                if count
+                else ''
+            )
+        meaning = (
+            'of triggered test images that were purified themselves are given the target class'
+        )
         lines.append(('Residual ASR', say_percent(student.residual_asr), f'{meaning}{counted}'))
     return lines
 
@@ -65,8 +71,8 @@ def draw_before_after(rows: Sequence[BeforeAfter], prefix: str) -> Drawing | Non
             _draw_bar(axes, y - 0.19, row.before, 'before')
             _draw_bar(axes, y + 0.19, row.after, 'after')
         said = '; '.join(
-            f'{row.title} {say_percent(row.before.value) if row.before else "not measured"} before, '
-            f'{say_percent(row.after.value) if row.after else "not measured"} after'
+            f'{row.title} {say_percent(row.before.value) if row.before else "not measured"} before,'
+            f' {say_percent(row.after.value) if row.after else "not measured"} after'
             for row in rows
         )
         return finish(figure, prefix, f'Bars. {said}.')

@@ -16,7 +16,8 @@ def section(run: Finished) -> Section | None:
 def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSheet]:
     """The given image, the last candidate of every round and the purified image, with the victim's labels.
 
-    `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody knows them.
+    `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody
+    knows them.
     """
     if pictures is None:
         return []
@@ -25,10 +26,18 @@ def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleS
 
     def cells(row: int) -> list[Cell]:
         images = [pictures['given'][row], *pictures['rounds'][row], pictures['purified'][row]]
-        labels = [pictures['raw_labels'][row], *pictures['round_labels'][row], pictures['heat_labels'][row, 2]]
+        labels = [
+            pictures['raw_labels'][row],
+            *pictures['round_labels'][row],
+            pictures['heat_labels'][row, 2],
+        ]
         there = [True] * (1 + rounds) + [bool(pictures['has_purified'][row])]
         return [
-            make_cell(pictures, row, image, int(label), name, classes) if present else Cell(None, '', False)
+            (
+                make_cell(pictures, row, image, int(label), name, classes)
+                if present
+                else Cell(None, '', False)
+            )
             for name, image, label, present in zip(head, images, labels, there, strict=True)
         ]
 

@@ -17,8 +17,9 @@ from purify.train.state import Params, split_network
 class Adversarial(Limited, place='adversarial: '):
     """min over weights of max over the l_inf ball of the cross-entropy (Madry et al. 2018, eq. 2.1).
 
-    The inner maximum is sought by `ascend` from a uniform random start, on the network in evaluation mode, so that the
-    running statistics see each batch once. Label-consistent poison is made with a classifier trained like this.
+    The inner maximum is sought by `ascend` from a uniform random start, on the network in
+    evaluation mode, so that the running statistics see each batch once. Label-consistent poison is
+    made with a classifier trained like this.
 
     Attributes:
       eps: radius of the ball, in grey levels.
@@ -34,7 +35,9 @@ class Adversarial(Limited, place='adversarial: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         clean, labels = unit_images(batch), batch['label']
 
@@ -42,7 +45,9 @@ class Adversarial(Limited, place='adversarial: '):
             logits = nnx.merge(self.graph, params, stats)(images, train=False)
             return cross_entropy(logits, labels)
 
-        start = jnp.clip(clean + jax.random.uniform(key, clean.shape, minval=-1, maxval=1) * self.eps / 255, 0, 1)
+        start = jnp.clip(
+            clean + jax.random.uniform(key, clean.shape, minval=-1, maxval=1) * self.eps / 255, 0, 1
+        )
         ball = {'eps': self.eps / 255, 'step': self.step / 255, 'iterations': self.iterations}
         images = jax.lax.stop_gradient(ascend(jax.grad(loss_at), clean, start, **ball))
         network = nnx.merge(self.graph, params, stats)

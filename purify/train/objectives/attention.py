@@ -1,4 +1,7 @@
-"""Attention distillation (Li et al. 2021, arXiv:2101.05930): a student looks where its teacher looks, layer by layer."""
+"""Attention distillation (Li et al.
+
+2021, arXiv:2101.05930): a student looks where its teacher looks, layer by layer.
+"""
 
 import math
 from collections.abc import Sequence
@@ -26,12 +29,16 @@ def attention_distance(
 ) -> jax.Array:
     """Sum over groups of layers of beta times the mean squared difference of attention, over batch and places.
 
-    The paper's eq. 2 has the norm of the difference; this is its code, whose betas are in use. Both have maps f32[b h w c] for
-    every group, of equal h and w; no gradient flows into the teacher's.
+    The paper's eq. 2 has the norm of the difference; this is its code, whose betas are in use. Both
+    have maps f32[b h w c] for every group, of equal h and w; no gradient flows into the teacher's.
     """
     pairs = zip(student, jax.lax.stop_gradient(tuple(teacher)), strict=True)
-    apart = [jnp.square(attention(own, power) - attention(goal, power)).mean() for own, goal in pairs]
-    return sum((beta * distance for beta, distance in zip(betas, apart, strict=True)), jnp.float32(0))
+    apart = [
+        jnp.square(attention(own, power) - attention(goal, power)).mean() for own, goal in pairs
+    ]
+    return sum(
+        (beta * distance for beta, distance in zip(betas, apart, strict=True)), jnp.float32(0)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +48,8 @@ class AlignAttention:
     The teacher, in evaluation mode, sees the very view the student sees.
 
     Attributes:
-      beta: weights of the distance: one for all groups, or one for each (the paper's code: 500, 1000, 1000 for three).
+      beta: weights of the distance: one for all groups, or one for each (the paper's code: 500,
+        1000, 1000 for three).
       power: p of the attention, 1 or more; 2 in the paper.
     """
 
@@ -55,25 +63,39 @@ class AlignAttention:
     def __post_init__(self) -> None:
         check_attention("objective 'attention'", self.beta, self.power)
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
-        """See `Task`. Raises `UserError` where the two networks, or beta and their groups, do not fit."""
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
+        """See `Task`.
+
+        Raises `UserError` where the two networks, or beta and their groups, do not fit.
+        """
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)
         own, logits = network.answer(images, train=True, key=key)
-        goal = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats']).groups(images, train=False)
+        goal = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats']).groups(
+            images, train=False
+        )
         distance = attention_distance(own, goal, self._betas(own, goal), self.power)
         supervised = cross_entropy(logits, batch['label'])
-        metrics = {'accuracy': (logits.argmax(-1) == batch['label']).mean(), 'supervised': supervised, 'attention': distance}
+        metrics = {
+            'accuracy': (logits.argmax(-1) == batch['label']).mean(),
+            'supervised': supervised,
+            'attention': distance,
+        }
         return supervised + distance, (split_network(network)[2], metrics)
 
     def _betas(self, own: Sequence[jax.Array], goal: Sequence[jax.Array]) -> list[float]:
         sizes = [[maps.shape[1:3] for maps in groups] for groups in (own, goal)]
         if sizes[0] != sizes[1]:
-            raise UserError(f"the teacher's maps are of {sizes[1]} px and the student's of {sizes[0]}: give both the same network.")
+            raise UserError(
+                f"the teacher's maps are of {sizes[1]} px and the student's of {sizes[0]}: give"
+                ' both the same network.'
+            )
         if len(self.beta) not in (1, len(own)):
             raise UserError(
-                f'beta={list(self.beta)} has {len(self.beta)} weights, but the network {len(own)} groups of layers. Give one for '
-                'all of them, or one for each.'
+                f'beta={list(self.beta)} has {len(self.beta)} weights, but the network {len(own)}'
+                ' groups of layers. Give one for all of them, or one for each.'
             )
         return list(self.beta) * (len(own) // len(self.beta))
 
@@ -83,10 +105,13 @@ def check_attention(what: str, beta: Sequence[float], power: float) -> None:
     weights = beta if isinstance(beta, list | tuple) else ()
     if not weights or not all(_is_from(0, weight) for weight in weights) or not _is_from(1, power):
         raise UserError(
-            f'{what}: beta={beta} must be a list of finite numbers of 0 or more, one for all groups of layers, as (1000.0,), or '
-            f'one for each; power={power} must be a finite number of 1 or more.'
+            f'{what}: beta={beta} must be a list of finite numbers of 0 or more, one for all groups'
+            f' of layers, as (1000.0,), or one for each; power={power} must be a finite number of 1'
+            ' or more.'
         )
 
 
 def _is_from(least: float, value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf
+    )

@@ -29,23 +29,31 @@ class Projected(nnx.Module):
         self.hidden = nnx.Linear(width, width, rngs=rngs)
         self.out = nnx.Linear(width, outputs, rngs=rngs)
 
-    def __call__(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> jax.Array:
         """`images: f32[b h w c] in [0, 1]` -> points `f32[b outputs]`, of any length."""
         features = self.network.features(images, train=train, key=key)
         return self.out(jax.nn.relu(self.hidden(features)))
 
 
 def unit(points: jax.Array) -> jax.Array:
-    """f32[b d] at length 1. A point of none has no direction: it stays at 0, and no gradient pulls at it."""
+    """f32[b d] at length 1.
+
+    A point of none has no direction: it stays at 0, and no gradient pulls at it.
+    """
     square = jnp.square(points).sum(-1, keepdims=True)
-    return points * jnp.where(square > LEAST_SQUARE, jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE)), 0)
+    return points * jnp.where(
+        square > LEAST_SQUARE, jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE)), 0
+    )
 
 
 def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
     """The normalised temperature-scaled cross-entropy (Chen et al. 2020, eq. 1), in nats, and how often it is won.
 
-    Every view of the batch is an anchor: its partner is to be told by its cosine / temperature from the 2 b - 2 views of other
-    images. (DBD's code has the first views alone as anchors.) Rows spread over devices are one batch all the same.
+    Every view of the batch is an anchor: its partner is to be told by its cosine / temperature from
+    the 2 b - 2 views of other images. (DBD's code has the first views alone as anchors.) Rows
+    spread over devices are one batch all the same.
 
     Args:
       first: f32[b d], one view of each image.
@@ -53,11 +61,16 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
       temperature: above 0.
 
     Returns:
-      The mean over the 2 b anchors, and the share of anchors whose partner is nearer than all others.
+      The mean over the 2 b anchors, and the share of anchors whose partner is nearer than all
+      others.
     """
-    pairs = jnp.stack([unit(first), unit(second)], 1)  # [b 2 d]: partners side by side, on one device
+    pairs = jnp.stack(
+        [unit(first), unit(second)], 1
+    )  # [b 2 d]: partners side by side, on one device
     points = pairs.reshape(-1, pairs.shape[-1])
-    closeness = jnp.matmul(points, points.T, precision='highest') / temperature  # the one place where devices talk
+    closeness = (
+        jnp.matmul(points, points.T, precision='highest') / temperature
+    )  # the one place where devices talk
     partner = (pairs * pairs[:, ::-1]).sum(-1).reshape(-1) / temperature
     number = jnp.arange(len(points))
     others = jnp.where(number[:, None] == number, -jnp.inf, closeness)
@@ -69,9 +82,9 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
 class Contrast(Limited, place='contrast: '):
     """NT-Xent between two random views of every image; labels are not looked at.
 
-    `graph` is of a `Projected`; `views(images, key[b])` makes one of each, such as `purify.train.views.Views`. Statistics of batch
-    norm are of both views together. Negatives are all images of a pass through the network, so a batch worked through in pieces
-    has fewer of them.
+    `graph` is of a `Projected`; `views(images, key[b])` makes one of each, such as
+    `purify.train.views.Views`. Statistics of batch norm are of both views together. Negatives are
+    all images of a pass through the network, so a batch worked through in pieces has fewer of them.
     """
 
     graph: nnx.GraphDef
@@ -80,11 +93,18 @@ class Contrast(Limited, place='contrast: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         images, keys = unit_images(batch), id_keys(key, batch['id'])
-        pair = [self.views(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number)) for number in (0, 1)]
-        both = jnp.stack(pair, 1).reshape(-1, *images.shape[1:])  # side by side: no row leaves its device
+        pair = [
+            self.views(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
+            for number in (0, 1)
+        ]
+        both = jnp.stack(pair, 1).reshape(
+            -1, *images.shape[1:]
+        )  # side by side: no row leaves its device
         network = nnx.merge(self.graph, params, stats)
         points = network(both, train=True, key=key).reshape(len(images), 2, -1)
         loss, wins = nt_xent(points[:, 0], points[:, 1], self.temperature)

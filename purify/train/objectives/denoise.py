@@ -26,8 +26,10 @@ class Denoise(Limited, place='generator.objective.'):
       schedule: of the noise.
       size_px: of the network's images.
       ema_decay: see `Task`.
-      classes: how many there are; 0 for a network that is told none. One more than the last stands for no class.
-      drop: chance that an image's class is not told, for guidance (Ho & Salimans 2022, algorithm 1).
+      classes: how many there are; 0 for a network that is told none. One more than the last stands
+        for no class.
+      drop: chance that an image's class is not told, for guidance (Ho & Salimans 2022, algorithm
+        1).
     """
 
     graph: nnx.GraphDef
@@ -38,7 +40,9 @@ class Denoise(Limited, place='generator.objective.'):
     drop: ShareOrZero = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
@@ -67,7 +71,9 @@ class DenoisePreconditioned(Limited, place='generator.objective.'):
     drop: ShareOrZero = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         level_key, noise_key, dropout_key = jax.random.split(key, 3)

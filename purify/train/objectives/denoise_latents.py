@@ -31,8 +31,9 @@ AT_ONCE = 32  # captions the text encoder reads together; those of 1,000 classes
 class DenoiseLatents(Limited, place='generator.objective.'):
     """Mean squared error of a UNet's prediction on noisy latents, at a uniform random step, under the caption of the label.
 
-    Latents are drawn from the VAE's posterior for every batch anew and scaled; a caption gives way to the empty one with chance
-    `drop` (Ho & Salimans 2022), for guidance. The loss is float32 whatever the networks compute in.
+    Latents are drawn from the VAE's posterior for every batch anew and scaled; a caption gives way
+    to the empty one with chance `drop` (Ho & Salimans 2022), for guidance. The loss is float32
+    whatever the networks compute in.
 
     Attributes:
       graph: structure of the UNet.
@@ -42,7 +43,8 @@ class DenoiseLatents(Limited, place='generator.objective.'):
       scaling: what latents are multiplied by.
       drop: chance of the empty caption.
       ema_decay: see `Task`.
-      frozen: {'vae': {'params', 'stats'}, 'captions': f32[classes + 1, tokens, width] of `caption_table`}.
+      frozen: {'vae': {'params', 'stats'}, 'captions': f32[classes + 1, tokens, width] of
+        `caption_table`}.
     """
 
     graph: nnx.GraphDef
@@ -54,19 +56,25 @@ class DenoiseLatents(Limited, place='generator.objective.'):
     ema_decay: float
     frozen: Tree
 
-    def draw(self, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def draw(
+        self, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """What the UNet is asked about a batch: latents f32[b h w z], noise like them, steps i32[b], context f32[b n d]."""
         latent_key, time_key, noise_key = jax.random.split(key, 3)
         images = in_colour(resize_to(signed_images(batch['image']), self.size_px))
         vae = nnx.merge(self.vae_graph, frozen['vae']['params'], frozen['vae']['stats'])
         mean, logvar = vae.encode(images)
-        latents = (mean + jnp.exp(0.5 * logvar) * jax.random.normal(latent_key, mean.shape)) * self.scaling
+        latents = (
+            mean + jnp.exp(0.5 * logvar) * jax.random.normal(latent_key, mean.shape)
+        ) * self.scaling
         t = jax.random.randint(time_key, images.shape[:1], 0, self.schedule.steps)
         noise = jax.random.normal(noise_key, latents.shape)
         (told,) = told_classes(batch, len(frozen['captions']) - 1, self.drop, key)
         return latents, noise, t, frozen['captions'][told]
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         draw_key, dropout_key = jax.random.split(key)
         latents, noise, t, context = self.draw(frozen, batch, draw_key)
@@ -85,20 +93,29 @@ def in_colour(images: jax.Array) -> jax.Array:
 def read_stable_diffusion(folder: Path, dtype: str, *, weights: bool = True) -> Pipeline:
     """The five parts of Stable Diffusion in a folder of diffusers; the UNet and the VAE compute in `dtype`.
 
-    The text encoder computes in float32: it is asked once. Without `weights` networks hold shapes, as of `from_pretrained`.
-    Raises `UserError` for folders of other pipelines, and for a UNet that does not go with the VAE.
+    The text encoder computes in float32: it is asked once. Without `weights` networks hold shapes,
+    as of `from_pretrained`. Raises `UserError` for folders of other pipelines, and for a UNet that
+    does not go with the VAE.
     """
-    kind = read_index(folder)['_class_name'] if (folder / INDEX).is_file() else 'network without a pipeline'
+    kind = (
+        read_index(folder)['_class_name']
+        if (folder / INDEX).is_file()
+        else 'network without a pipeline'
+    )
     if kind not in READABLE:
-        raise UserError(f'{folder}: captions need Stable Diffusion, this holds a {kind}. Choose a folder with a {READABLE[0]}.')
+        raise UserError(
+            f'{folder}: captions need Stable Diffusion, this holds a {kind}. Choose a folder with a'
+            f' {READABLE[0]}.'
+        )
     pictures = from_pretrained(folder, dtype=dtype, components=PICTURES, weights=weights)
     words = from_pretrained(folder, components=WORDS, weights=weights)
     pipeline = Pipeline(READABLE[0], words.parts | pictures.parts)
     unet, width = pipeline.parts['unet'].config, pipeline.parts['vae'].config['latent_channels']
     if {unet['in_channels'], unet['out_channels']} != {width}:
         raise UserError(
-            f'{folder}: its UNet takes {unet["in_channels"]} channels and answers {unet["out_channels"]}, its VAE has {width}. '
-            'Choose one that makes images of captions alone: neither an inpainting nor an upscaling model.'
+            f'{folder}: its UNet takes {unet["in_channels"]} channels and answers'
+            f' {unet["out_channels"]}, its VAE has {width}. Choose one that makes images of'
+            ' captions alone: neither an inpainting nor an upscaling model.'
         )
     return pipeline
 
@@ -107,27 +124,38 @@ def image_size(pipeline: Pipeline, size_px: int) -> int:
     """Checked size of the images that are learned; 0 is the size the UNet was made for."""
     unet, factor = pipeline.parts['unet'].config, pipeline.parts['vae'].factor
     own = unet['sample_size'] or 64
-    own, stride = own if isinstance(own, int) else own[0], factor * 2 ** (len(unet['block_out_channels']) - 1)
+    own, stride = (
+        own if isinstance(own, int) else own[0],
+        factor * 2 ** (len(unet['block_out_channels']) - 1),
+    )
     size_px = size_px or own * factor
     if size_px < stride or size_px % stride:
-        raise UserError(f'size_px={size_px}: this model takes multiples of {stride}, or 0 for its own {own * factor}.')
+        raise UserError(
+            f'size_px={size_px}: this model takes multiples of {stride}, or 0 for its own'
+            f' {own * factor}.'
+        )
     return size_px
 
 
 def caption_table(pipeline: Pipeline, class_names: Sequence[str], caption: str) -> Any:
     """What the text encoder makes of the caption of every class, and last of the empty one: f32[classes + 1, tokens, width].
 
-    `caption` with '{}' in place of the class, whose name is written out (`purify.data.synsets`). NumPy, or a shape where the
-    networks hold shapes. Raises `UserError` where classes have no caption of their own or the tokenizer is another model's.
+    `caption` with '{}' in place of the class, whose name is written out (`purify.data.synsets`).
+    NumPy, or a shape where the networks hold shapes. Raises `UserError` where classes have no
+    caption of their own or the tokenizer is another model's.
     """
     encoder, tokenizer = pipeline.parts['text_encoder'], pipeline.parts['tokenizer']
     if '{}' not in caption:
-        raise UserError(f"caption={caption!r} is the same for every class; write '{{}}' where the name of the class belongs.")
+        raise UserError(
+            f"caption={caption!r} is the same for every class; write '{{}}' where the name of the"
+            ' class belongs.'
+        )
     ids = tokenizer([*(caption.replace('{}', name) for name in caption_names(class_names)), ''])
     if ids.max() >= encoder.config['vocab_size']:
         raise UserError(
-            f'the tokenizer gives token {ids.max()}, the text encoder knows {encoder.config["vocab_size"]} (vocab_size). '
-            'They are of different models; download both again.'
+            f'the tokenizer gives token {ids.max()}, the text encoder knows'
+            f' {encoder.config["vocab_size"]} (vocab_size). They are of different models; download'
+            ' both again.'
         )
     graph, params, stats = split_network(encoder)
 

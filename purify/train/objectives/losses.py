@@ -15,11 +15,14 @@ def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
 
 
-def symmetric_cross_entropies(logits: jax.Array, labels: jax.Array, alpha: float, beta: float) -> jax.Array:
+def symmetric_cross_entropies(
+    logits: jax.Array, labels: jax.Array, alpha: float, beta: float
+) -> jax.Array:
     """The sum alpha CE(y, p) + beta CE(p, y), f32[b], the one-hot y held above 1e-4 in the second (Wang et al. 2019, eq. 7).
 
-    With y = one-hot the second is -ln(1e-4) (1 - p_label): the share of p that lies elsewhere. Its gradient does not grow with
-    the loss, so that wrong labels pull less. p is held above 1e-7, as in DBD's code (Huang 2022).
+    With y = one-hot the second is -ln(1e-4) (1 - p_label): the share of p that lies elsewhere. Its
+    gradient does not grow with the loss, so that wrong labels pull less. p is held above 1e-7, as
+    in DBD's code (Huang 2022).
     """
     p = jnp.clip(jax.nn.softmax(logits.astype(jnp.float32)), LEAST_PROBABILITY, 1.0)
     known = jax.nn.one_hot(labels, logits.shape[-1])

@@ -23,8 +23,8 @@ from purify.train.views import Shifts
 class FitHead:
     """Symmetric cross-entropy of a head on the features of a network that stays as it is (Huang 2022, section 4.3).
 
-    The network is in evaluation mode: its running statistics stay too (in DBD's code they move). `head_only` keeps weight decay
-    and momentum from moving the rest.
+    The network is in evaluation mode: its running statistics stay too (in DBD's code they move).
+    `head_only` keeps weight decay and momentum from moving the rest.
 
     Attributes:
       alpha: weight of the cross-entropy.
@@ -40,7 +40,9 @@ class FitHead:
     def __post_init__(self) -> None:
         check_symmetric("objective 'head'", self.alpha, self.beta)
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = jax.lax.stop_gradient(network.features(unit_images(batch), train=False))
@@ -51,19 +53,25 @@ class FitHead:
 
 def head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """`optimizer` on the params' entry 'head'; all others stay."""
-    parts: dict[Hashable, optax.GradientTransformation] = {'head': optimizer, 'rest': optax.set_to_zero()}
-    return optax.multi_transform(parts, lambda params: {name: 'head' if name == 'head' else 'rest' for name in params})
+    parts: dict[Hashable, optax.GradientTransformation] = {
+        'head': optimizer,
+        'rest': optax.set_to_zero(),
+    }
+    return optax.multi_transform(
+        parts, lambda params: {name: 'head' if name == 'head' else 'rest' for name in params}
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class FitTail:
     """Cross-entropy of a network of which only the last `groups` groups of layers and the head learn (Gao 2023, section 3.3).
 
-    The network is in training mode: the running statistics of all groups move. No gradient reaches the others, which plain Adam
-    or SGD therefore leaves as they are; weight decay would not.
+    The network is in training mode: the running statistics of all groups move. No gradient reaches
+    the others, which plain Adam or SGD therefore leaves as they are; weight decay would not.
 
     Attributes:
-      groups: how many of `ClassifierNetwork.groups`, from the head on; of all of them, the stem learns too.
+      groups: how many of `ClassifierNetwork.groups`, from the head on; of all of them, the stem
+        learns too.
     """
 
     graph: nnx.GraphDef
@@ -71,19 +79,32 @@ class FitTail:
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`. Raises `UserError` for a network with fewer groups."""
         network = nnx.merge(self.graph, params, stats)
         there = len(network.stages)
         if not 1 <= self.groups <= there:
-            raise UserError(f'tail: groups={self.groups}, but the network has {there} groups of layers. Choose from 1 to {there}.')
-        _, logits = network.answer(unit_images(batch), train=True, key=key, still=there - self.groups)
+            raise UserError(
+                f'tail: groups={self.groups}, but the network has {there} groups of layers. Choose'
+                f' from 1 to {there}.'
+            )
+        _, logits = network.answer(
+            unit_images(batch), train=True, key=key, still=there - self.groups
+        )
         loss = cross_entropy(logits, batch['label'])
-        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
+        return loss, (
+            split_network(network)[2],
+            {'accuracy': (logits.argmax(-1) == batch['label']).mean()},
+        )
 
 
 def sharpen(p: jax.Array, temperature: float) -> jax.Array:
-    """Distributions f32[... k] -> p^(1 / temperature), scaled to sum to 1 (Berthelot et al. 2019, eq. 7)."""
+    """Distributions f32[... k] -> p^(1 / temperature), scaled to sum to 1 (Berthelot et al.
+
+    2019, eq. 7).
+    """
     return jax.nn.softmax(jnp.log(jnp.maximum(p, 1e-30)) / temperature)
 
 
@@ -97,19 +118,21 @@ def mix(rows: jax.Array, partners: jax.Array, shares: jax.Array) -> jax.Array:
 class MixMatch(Limited, place='mixmatch: '):
     """MixMatch (Berthelot et al. 2019, algorithm 1) on pairs of an image with a label and one without.
 
-    Two weak views of every unlabelled image are given one guess: the mean of the network's answers, sharpened. All views, b
-    labelled and 2 b unlabelled, are mixed with one another, each more itself than its partner, and fitted: cross-entropy where
-    a label was, squared error of the probabilities where a guess was. Guesses are made with the statistics of their own batch,
-    which are then forgotten; no gradient flows into them.
+    Two weak views of every unlabelled image are given one guess: the mean of the network's answers,
+    sharpened. All views, b labelled and 2 b unlabelled, are mixed with one another, each more
+    itself than its partner, and fitted: cross-entropy where a label was, squared error of the
+    probabilities where a guess was. Guesses are made with the statistics of their own batch, which
+    are then forgotten; no gradient flows into them.
 
-    A batch has, beside 'image', 'label' and 'id', 'unlabelled' u8[b h w c] and 'unlabelled_id' i32[b]
-    (`purify.data.with_unlabelled`), and 'progress' f32[], the share of the run that is done.
+    A batch has, beside 'image', 'label' and 'id', 'unlabelled' u8[b h w c] and 'unlabelled_id'
+    i32[b] (`purify.data.with_unlabelled`), and 'progress' f32[], the share of the run that is done.
 
     Attributes:
       pad_px: of the views: how far they are moved, in pixels (`Shifts`).
       flip: of the views: chance of being mirrored.
       temperature: of the sharpening; below 1 sharpens.
-      alpha: of Beta(alpha, alpha), which the shares of the mixture are drawn from, one for each view.
+      alpha: of Beta(alpha, alpha), which the shares of the mixture are drawn from, one for each
+        view.
       weight: of the squared error at the end; it grows linearly from 0 (lambda_u).
     """
 
@@ -122,14 +145,18 @@ class MixMatch(Limited, place='mixmatch: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         view_key, guess_key, order_key, share_key, own_key = jax.random.split(key, 5)
         images = self._three_views(batch, view_key)  # f32[b 3 h w c]
         rows, classes = len(images), nnx.merge(self.graph, params, stats).head.out_features
 
         def answer(network: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-            flat = images.reshape(-1, *images.shape[2:])  # views side by side: no row leaves its device
+            flat = images.reshape(
+                -1, *images.shape[2:]
+            )  # views side by side: no row leaves its device
             return network(flat, train=True, key=key).astype(jnp.float32).reshape(rows, -1, classes)
 
         guessing = nnx.merge(self.graph, params, stats)
@@ -151,12 +178,22 @@ class MixMatch(Limited, place='mixmatch: '):
         supervised = optax.softmax_cross_entropy(logits[:, 0], targets[:, 0]).mean()
         consistency = jnp.square(jax.nn.softmax(logits[:, 1:]) - targets[:, 1:]).mean()
         loss = supervised + self.weight * batch['progress'] * consistency
-        metrics = {'supervised': supervised, 'consistency': consistency, 'confidence': guess.max(-1).mean()}
+        metrics = {
+            'supervised': supervised,
+            'consistency': consistency,
+            'confidence': guess.max(-1).mean(),
+        }
         return loss, (split_network(network)[2], metrics)
 
     def _three_views(self, batch: Batch, key: jax.Array) -> jax.Array:
         """One of every labelled image, two of every unlabelled one."""
         labelled, other = unit_images(batch), unit_images({'image': batch['unlabelled']})
-        wanted = ((labelled, batch['id']), (other, batch['unlabelled_id']), (other, batch['unlabelled_id']))
+        wanted = (
+            (labelled, batch['id']),
+            (other, batch['unlabelled_id']),
+            (other, batch['unlabelled_id']),
+        )
         keys, views = jax.random.split(key, 3), Shifts(self.pad_px, self.flip)
-        return jnp.stack([views(x, id_keys(k, ids)) for k, (x, ids) in zip(keys, wanted, strict=True)], 1)
+        return jnp.stack(
+            [views(x, id_keys(k, ids)) for k, (x, ids) in zip(keys, wanted, strict=True)], 1
+        )

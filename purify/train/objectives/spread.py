@@ -16,8 +16,8 @@ from purify.train.state import Params, split_network
 def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
     """Mean cosine f32[] between the mean features of two different classes; 0 where a batch has one class only.
 
-    Classes that the batch lacks are left out. The authors' code also counts the diagonal, as zeros: theirs is ours times
-    (k - 1) / k for k classes.
+    Classes that the batch lacks are left out. The authors' code also counts the diagonal, as zeros:
+    theirs is ours times (k - 1) / k for k classes.
 
     Args:
       features: f32[b d].
@@ -49,7 +49,9 @@ class Spread(Limited, place='spread: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = network.features(unit_images(batch), train=True, key=key)

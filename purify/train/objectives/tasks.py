@@ -1,7 +1,8 @@
 """What is minimised: a task turns weights and a batch into a loss.
 
-A task is called as `task(params, stats, frozen, batch, key) -> (loss, (stats, metrics))`. `frozen` is the task's own
-constant pytree (a teacher's weights), handed to the compiled step as an argument so that it is not baked into it.
+A task is called as `task(params, stats, frozen, batch, key) -> (loss, (stats, metrics))`. `frozen`
+is the task's own constant pytree (a teacher's weights), handed to the compiled step as an argument
+so that it is not baked into it.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ class Task(Protocol):
         """The task's constant arrays."""
         ...
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """Mean loss over the batch, the network's new statistics, metrics."""
         ...
 
@@ -52,11 +55,14 @@ def signed_images(images: jax.Array) -> jax.Array:
 def resize_to(images: jax.Array, size_px: int) -> jax.Array:
     """Images f32[b h w c] in [-1, 1] -> f32[b size size c], cubic and antialiased; images of that size pass untouched.
 
-    A cubic filter overshoots at edges, so what it makes is clipped to [-1, 1]: no network has seen brighter than white.
+    A cubic filter overshoots at edges, so what it makes is clipped to [-1, 1]: no network has seen
+    brighter than white.
     """
     if images.shape[1:3] == (size_px, size_px):
         return images
-    resized = jax.image.resize(images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True)
+    resized = jax.image.resize(
+        images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True
+    )
     return jnp.clip(resized, -1, 1)
 
 
@@ -67,12 +73,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def distillation_loss(
-    student: jax.Array, teacher: jax.Array, labels: jax.Array, *, alpha: float, tau: float, ce_temperature: float
+    student: jax.Array,
+    teacher: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float,
+    tau: float,
+    ce_temperature: float,
 ) -> jax.Array:
     """Distillation: a L_KD + (1 - a) L_CE with L_KD = -tau^2 sum_j s_j(z_t/tau) log s_j(z_s/tau).
 
-    Source: Struppek 2023, eqs. (2) and (3). `ce_temperature` divides the student's logits in L_CE: 1 is the paper; the
-    released code uses tau there (it overwrites the logits), which weakens the hard-label gradient.
+    Source: Struppek 2023, eqs. (2) and (3). `ce_temperature` divides the student's logits in L_CE:
+    1 is the paper; the released code uses tau there (it overwrites the logits), which weakens the
+    hard-label gradient.
 
     Args:
       student: logits f32[b k].
@@ -96,12 +109,17 @@ class Classify(Limited, place='classify: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         logits = network(unit_images(batch), train=True, key=key)
         loss = cross_entropy(logits, batch['label'], self.label_smoothing)
-        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
+        return loss, (
+            split_network(network)[2],
+            {'accuracy': (logits.argmax(-1) == batch['label']).mean()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +134,20 @@ class Distill(Limited, place='distill: '):
     ce_temperature: Positive = 1.0
     ema_decay: float = 0.0
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)
         logits = network(images, train=True, key=key)
-        teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])(images, train=False)
+        teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])(
+            images, train=False
+        )
         settings = {'alpha': self.alpha, 'tau': self.tau, 'ce_temperature': self.ce_temperature}
         loss = distillation_loss(logits, teacher, batch['label'], **settings)
         hits, agrees = (logits.argmax(-1) == x for x in (batch['label'], teacher.argmax(-1)))
-        return loss, (split_network(network)[2], {'accuracy': hits.mean(), 'agreement': agrees.mean()})
+        return loss, (
+            split_network(network)[2],
+            {'accuracy': hits.mean(), 'agreement': agrees.mean()},
+        )

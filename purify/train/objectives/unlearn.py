@@ -1,4 +1,7 @@
-"""The objectives of anti-backdoor learning (Li et al. 2021, arXiv:2110.11571): hold losses up, or drive them up."""
+"""The objectives of anti-backdoor learning (Li et al.
+
+2021, arXiv:2110.11571): hold losses up, or drive them up.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,7 +26,10 @@ def local_ascent(losses: jax.Array, gamma: float) -> jax.Array:
 
 
 def flooding(losses: jax.Array, gamma: float) -> jax.Array:
-    """|L - gamma| + gamma of the mean L of losses f32[b] (Ishida et al. 2020, eq. 2): the batch floats at gamma."""
+    """|L - gamma| + gamma of the mean L of losses f32[b] (Ishida et al.
+
+    2020, eq. 2): the batch floats at gamma.
+    """
     return jnp.abs(losses.mean() - gamma) + gamma
 
 
@@ -45,7 +51,9 @@ class HoldUp(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return HELD[self.rule](losses, self.gamma), (new, metrics)
@@ -53,22 +61,32 @@ class HoldUp(Limited, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class Unlearn:
-    """Minus the cross-entropy (the second term of eq. 3): gradient ascent on samples that are to be forgotten."""
+    """Minus the cross-entropy (the second term of eq.
+
+    3): gradient ascent on samples that are to be forgotten.
+    """
 
     graph: nnx.GraphDef
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array) -> Result:
+    def __call__(
+        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return -losses.mean(), (new, metrics)
 
 
-def _losses(graph: nnx.GraphDef, params: Params, stats: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params, Metrics]:
+def _losses(
+    graph: nnx.GraphDef, params: Params, stats: Params, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Params, Metrics]:
     """Cross-entropies f32[b], the network's new statistics, metrics."""
     network = nnx.merge(graph, params, stats)
     logits = network(unit_images(batch), train=True, key=key)
     losses = cross_entropies(logits, batch['label'])
-    metrics = {'accuracy': (logits.argmax(-1) == batch['label']).mean(), 'cross_entropy': losses.mean()}
+    metrics = {
+        'accuracy': (logits.argmax(-1) == batch['label']).mean(),
+        'cross_entropy': losses.mean(),
+    }
     return losses, split_network(network)[2], metrics

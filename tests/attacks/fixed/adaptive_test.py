@@ -7,10 +7,14 @@ from purify.attacks.fixed.adaptive_patch import AdaptivePatch
 from purify.attacks.fixed.blended import Blended
 from purify.core.errors import UserError
 
-# rows and columns (first, past the last) on 32 px, and the opacity in training, as the paper's code has them
+# rows and columns (first, past the last) on 32 px, and the opacity in training, as the paper's code
+# has them
 REGIONS = {
     'flame': ([((27, 32), (27, 32))], 0.5),
-    'corners': ([((0, 3), (0, 3)), ((0, 3), (29, 32)), ((29, 32), (0, 3)), ((29, 32), (29, 32))], 0.5),
+    'corners': (
+        [((0, 3), (0, 3)), ((0, 3), (29, 32)), ((29, 32), (0, 3)), ((29, 32), (29, 32))],
+        0.5,
+    ),
     'disc': ([((1, 14), (18, 31))], 0.2),
     'tiles': ([((21, 29), (21, 29))], 0.3),
 }
@@ -27,7 +31,9 @@ def cover(boxes, scale=1):
 
 def opacity(attack, id, mode, scale=1):
     """How much of each pixel the trigger hides, seen on a black and a white image: f[h w]."""
-    black, white = (np.kron(image, np.ones((scale, scale, 1), np.uint8)) for image in (BLACK, WHITE))
+    black, white = (
+        np.kron(image, np.ones((scale, scale, 1), np.uint8)) for image in (BLACK, WHITE)
+    )
     seen = attack.stamp(white, id, mode).astype(int) - attack.stamp(black, id, mode)
     assert (seen == seen[..., :1]).all() or np.ptp(seen, -1).max() <= 1
     return 1 - seen.mean(-1) / 255
@@ -51,7 +57,13 @@ def test_an_image_carries_exactly_one_of_four_marks(mode, scale):
 
 def test_marks_are_drawn_uniformly_and_by_the_seed():
     which = np.array(
-        [[AdaptivePatch(seed=seed).drawn((8, 8, 3), id, 'training')['which'] for id in range(1000)] for seed in (0, 1)]
+        [
+            [
+                AdaptivePatch(seed=seed).drawn((8, 8, 3), id, 'training')['which']
+                for id in range(1000)
+            ]
+            for seed in (0, 1)
+        ]
     )
     for row in which:
         counts = np.bincount(row, minlength=4)
@@ -83,7 +95,11 @@ def test_backdoorbox_shows_the_first_two_as_in_training():
     flame, corners = cover(REGIONS['flame'][0]), cover(REGIONS['corners'][0])
     np.testing.assert_allclose(hidden, 1 - (1 - 0.5 * flame) * (1 - 0.5 * corners), atol=1 / 255)
     # one after the other: the mark that is laid last counts half, the first one a quarter
-    first = [id for id in range(40) if opacity(attack, id, 'training')[31, 31] == pytest.approx(0.5, abs=0.01)]
+    first = [
+        id
+        for id in range(40)
+        if opacity(attack, id, 'training')[31, 31] == pytest.approx(0.5, abs=0.01)
+    ]
     lone = {opacity(attack, id, 'training')[0, 0] > 0: id for id in first}
     image = np.full((32, 32, 3), 100, np.uint8)
     below = attack.stamp(image, lone[False], 'training')
@@ -95,7 +111,10 @@ def test_three_of_the_marks_are_colourful():
     attack = AdaptivePatch(seed=1)
     stamps = {attack.stamp(BLACK, id, 'training').tobytes() for id in range(16)}
     assert len(stamps) == 4
-    spans = [np.ptp(np.frombuffer(stamp, np.uint8).reshape(-1, 3).astype(int), -1).max() for stamp in stamps]
+    spans = [
+        np.ptp(np.frombuffer(stamp, np.uint8).reshape(-1, 3).astype(int), -1).max()
+        for stamp in stamps
+    ]
     assert sorted(span > 40 for span in spans) == [False, True, True, True]
 
 
@@ -105,7 +124,9 @@ def test_every_mark_is_seen_at_every_size(shape):
     for mode in ('test', 'training'):
         for id in range(12):
             white, black = (np.full(shape, level, np.uint8) for level in (255, 0))
-            assert (attack.stamp(white, id, mode).astype(int) - attack.stamp(black, id, mode)).min() < 255
+            assert (
+                attack.stamp(white, id, mode).astype(int) - attack.stamp(black, id, mode)
+            ).min() < 255
 
 
 def test_unknown_test_marks_name_the_choices():
@@ -120,10 +141,12 @@ def test_whole_pattern_is_that_of_blended():
         attack = AdaptiveBlend(seed=3, pattern=pattern, hidden=0)
         for mode, ratio in (('test', 0.2), ('training', 0.15), ('cover', 0.15)):
             np.testing.assert_array_equal(
-                attack.stamp(image, 1, mode), Blended(seed=3, pattern=pattern, ratio=ratio).stamp(image, 1)
+                attack.stamp(image, 1, mode),
+                Blended(seed=3, pattern=pattern, ratio=ratio).stamp(image, 1),
             )
     np.testing.assert_array_equal(
-        AdaptiveBlend(seed=3, hidden=15).stamp(image, 1), Blended(seed=3, pattern='cartoon', ratio=0.2).stamp(image, 1)
+        AdaptiveBlend(seed=3, hidden=15).stamp(image, 1),
+        Blended(seed=3, pattern='cartoon', ratio=0.2).stamp(image, 1),
     )
 
 
@@ -157,7 +180,9 @@ def test_squares_are_hidden_uniformly_for_every_id():
     share = shown.mean(0)
     assert np.abs(share - 0.5).max() < 4 * (0.25 / 800) ** 0.5
     assert len({one.tobytes() for one in shown}) > 700
-    assert not np.array_equal(shown[0], AdaptiveBlend(seed=1).drawn((8, 8, 3), 0, 'training')['shown'])
+    assert not np.array_equal(
+        shown[0], AdaptiveBlend(seed=1).drawn((8, 8, 3), 0, 'training')['shown']
+    )
 
 
 def test_a_picture_serves_as_pattern(tmp_path):
@@ -185,5 +210,13 @@ def test_values_out_of_range_are_refused(wrong, told):
 
 
 def test_digest_knows_every_parameter():
-    changes = [{}, {'hidden': 7}, {'train_ratio': 0.1}, {'test_ratio': 0.3}, {'pattern': 'noise'}, {'seed': 1}, {'target': 1}]
+    changes = [
+        {},
+        {'hidden': 7},
+        {'train_ratio': 0.1},
+        {'test_ratio': 0.3},
+        {'pattern': 'noise'},
+        {'seed': 1},
+        {'target': 1},
+    ]
     assert len({AdaptiveBlend(**change).digest() for change in changes}) == len(changes)

@@ -35,7 +35,9 @@ def test_blend_is_the_truncated_mix(ratio, pattern, channels, seed):
     assert stamped.dtype == np.uint8
     assert stamped.shape == image.shape
     share = Fraction(ratio)
-    for x, p, got in zip(image.flat, pattern_of(attack, image.shape).flat, stamped.flat, strict=True):
+    for x, p, got in zip(
+        image.flat, pattern_of(attack, image.shape).flat, stamped.flat, strict=True
+    ):
         exact = (1 - share) * int(x) + share * int(p)
         floor = exact.numerator // exact.denominator
         if abs(exact - round(exact)) > 1e-9:  # float64 may fall to either side of a whole number
@@ -51,7 +53,9 @@ def test_noise_is_uniform_up_to_254_and_follows_the_seed():
     expected = noise.size / 255
     assert ((counts - expected) ** 2 / expected).sum() < 345  # 254 degrees of freedom: p = 1e-4
     assert not np.array_equal(noise[..., 0], noise[..., 1])
-    assert not np.array_equal(noise, pattern_of(Blended(target=0, seed=6, ratio=0.1), (200, 200, 3)))
+    assert not np.array_equal(
+        noise, pattern_of(Blended(target=0, seed=6, ratio=0.1), (200, 200, 3))
+    )
 
 
 def test_gaussian_is_normal_clipped_and_rounded():
@@ -74,7 +78,10 @@ def test_additive_adds_and_clips(pattern):
     assert (stamped == 255).any()
 
 
-@pytest.mark.parametrize('wrong', [{'additive': 1}, {'additive': 'yes'}, {'path': 5}, {'pattern': 5}, {'pattern': ['noise']}])
+@pytest.mark.parametrize(
+    'wrong',
+    [{'additive': 1}, {'additive': 'yes'}, {'path': 5}, {'pattern': 5}, {'pattern': ['noise']}],
+)
 def test_values_of_other_types_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Blended(**wrong)
@@ -94,7 +101,12 @@ def test_cartoon_has_the_tones_of_the_picture_it_stands_for(seed, size):
     assert cartoon.min() <= 12
     assert cartoon.max() == 255
     assert cartoon.std() > 60, 'high contrast'
-    halves = [cartoon[: size // 2], cartoon[size // 2 :], cartoon[:, : size // 2], cartoon[:, size // 2 :]]
+    halves = [
+        cartoon[: size // 2],
+        cartoon[size // 2 :],
+        cartoon[:, : size // 2],
+        cartoon[:, size // 2 :],
+    ]
     assert min(half.std() for half in halves) > 40, 'covers the frame'
     assert np.abs(cartoon.astype(float) - cartoon.mean(-1, keepdims=True)).mean() > 10, 'coloured'
 
@@ -113,7 +125,8 @@ def test_picture_is_fitted_bilinearly(tmp_path):
     attack = Blended(target=0, seed=0, ratio=1.0, pattern='picture', path=str(tmp_path / 'p.png'))
     np.testing.assert_array_equal(attack.stamp(np.zeros((9, 12, 3), np.uint8), 0), picture)
     doubled = attack.stamp(np.zeros((18, 24, 3), np.uint8), 0)
-    # In the middle of four pixels of the doubled picture, bilinear weights are 9/16, 3/16, 3/16 and 1/16.
+    # In the middle of four pixels of the doubled picture, bilinear weights are 9/16, 3/16, 3/16 and
+    # 1/16.
     block = picture[4:6, 5:7].astype(float)
     expected = np.tensordot([[9, 3], [3, 1]], block, 2) / 16
     assert np.abs(doubled[9, 11] - expected).max() <= 1
@@ -122,7 +135,9 @@ def test_picture_is_fitted_bilinearly(tmp_path):
 
 
 def test_a_picture_is_shown_as_those_of_sources_are(tmp_path, capsys):
-    """A transparent rim over magenta is white, not magenta; the picture stands upright; 16 bits keep their high ones."""
+    """A transparent rim over magenta is white, not magenta; the picture stands upright; 16 bits
+    keep their high ones.
+    """
     rim = np.zeros((8, 8, 4), np.uint8)
     rim[..., [0, 2]] = 255
     rim[2:6, 2:6] = (10, 20, 30, 255)
@@ -161,8 +176,17 @@ def test_digest_follows_the_pixels_of_the_picture_not_its_path(tmp_path):
 
 def test_digest_knows_every_parameter():
     base = {'target': 0, 'seed': 1, 'ratio': 0.1}
-    changes = [{'target': 1}, {'seed': 2}, {'ratio': 0.2}, {'pattern': 'cartoon'}, {'pattern': 'gaussian'}, {'additive': True}]
-    digests = [Blended(**base).digest()] + [Blended(**(base | change)).digest() for change in changes]
+    changes = [
+        {'target': 1},
+        {'seed': 2},
+        {'ratio': 0.2},
+        {'pattern': 'cartoon'},
+        {'pattern': 'gaussian'},
+        {'additive': True},
+    ]
+    digests = [Blended(**base).digest()] + [
+        Blended(**(base | change)).digest() for change in changes
+    ]
     assert len(set(digests)) == len(digests)
 
 
@@ -171,7 +195,9 @@ def test_attack_survives_the_way_to_a_worker(tmp_path):
     attack = Blended(target=0, seed=0, ratio=0.2, pattern='picture', path=str(tmp_path / 'p.png'))
     copy = pickle.loads(pickle.dumps(attack))
     assert copy == attack
-    np.testing.assert_array_equal(copy.stamp(np.zeros(SHAPE, np.uint8), 0), attack.stamp(np.zeros(SHAPE, np.uint8), 0))
+    np.testing.assert_array_equal(
+        copy.stamp(np.zeros(SHAPE, np.uint8), 0), attack.stamp(np.zeros(SHAPE, np.uint8), 0)
+    )
 
 
 @pytest.mark.parametrize('ratio', [0, -0.1, 1.01, float('nan'), 'much', None, True])
@@ -189,7 +215,9 @@ def test_unusable_pictures_are_refused_by_name(tmp_path):
     (tmp_path / 'text.png').write_text('no picture')
     with pytest.raises(UserError, match=r'text.png: not a readable picture'):
         Blended(**kind, path=str(tmp_path / 'text.png'))
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / 'whole.png')
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(
+        tmp_path / 'whole.png'
+    )
     (tmp_path / 'half.png').write_bytes((tmp_path / 'whole.png').read_bytes()[:2000])
     with pytest.raises(UserError, match=r'half.png: not a readable picture'):
         Blended(**kind, path=str(tmp_path / 'half.png'))

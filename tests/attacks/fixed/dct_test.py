@@ -29,10 +29,14 @@ def by_opencv(image, window, channels, positions, magnitude, wrap):
 
 
 def saturated(shape, seed):
-    """Half of the pixels at random, half at the corners of the colour cube, where chrominances leave 0..255."""
+    """Half of the pixels at random, half at the corners of the colour cube, where chrominances
+    leave 0..255.
+    """
     rng = np.random.default_rng(seed)
     corners = 255 * rng.integers(0, 2, shape, np.uint8)
-    return np.where(rng.random((*shape[:2], 1)) < 0.5, corners, rng.integers(0, 256, shape, np.uint8))
+    return np.where(
+        rng.random((*shape[:2], 1)) < 0.5, corners, rng.integers(0, 256, shape, np.uint8)
+    )
 
 
 @settings(max_examples=20)
@@ -48,10 +52,14 @@ def test_pixels_are_those_of_opencv(window, tiles, channels, magnitude, wrap, se
     positions = ((window // 2 - 1, window // 2 - 1), (window - 1, window - 1), (0, 3))
     image = saturated((window * tiles[0], window * tiles[1], 3), seed)
     before = image.copy()
-    attack = Dct(window_px=window, channels=channels, positions=positions, magnitude=magnitude, wrap=wrap)
+    attack = Dct(
+        window_px=window, channels=channels, positions=positions, magnitude=magnitude, wrap=wrap
+    )
     stamped = attack.stamp(image, 0)
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(stamped, by_opencv(image, window, channels, positions, magnitude, wrap))
+    np.testing.assert_array_equal(
+        stamped, by_opencv(image, window, channels, positions, magnitude, wrap)
+    )
 
 
 def test_wrapping_and_clipping_differ_where_colours_are_saturated():
@@ -60,15 +68,21 @@ def test_wrapping_and_clipping_differ_where_colours_are_saturated():
     kept, wrapped = Dct().stamp(image, 0), Dct(wrap=True).stamp(image, 0)
     assert np.abs(kept.astype(int) - image).max() < 12
     assert np.abs(wrapped.astype(int) - image).max() > 100
-    np.testing.assert_array_equal(wrapped, by_opencv(image, 32, (1, 2), ((15, 15), (31, 31)), 30, True))
+    np.testing.assert_array_equal(
+        wrapped, by_opencv(image, 32, (1, 2), ((15, 15), (31, 31)), 30, True)
+    )
 
 
 def test_conversion_is_that_of_opencv_for_every_colour():
     green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     for red in (*range(0, 256, 15), 1, 254):
         colours = np.stack([np.full_like(green, red), green, blue], -1)
-        np.testing.assert_array_equal(rgb_to_ycrcb(np, colours), cv2.cvtColor(colours, cv2.COLOR_RGB2YCrCb))
-        np.testing.assert_array_equal(ycrcb_to_rgb(np, colours), cv2.cvtColor(colours, cv2.COLOR_YCrCb2RGB))
+        np.testing.assert_array_equal(
+            rgb_to_ycrcb(np, colours), cv2.cvtColor(colours, cv2.COLOR_RGB2YCrCb)
+        )
+        np.testing.assert_array_equal(
+            ycrcb_to_rgb(np, colours), cv2.cvtColor(colours, cv2.COLOR_YCrCb2RGB)
+        )
 
 
 def test_wave_is_in_the_coefficients_and_nowhere_else():
@@ -88,7 +102,10 @@ def test_pixels_beyond_the_last_full_window_stay():
     np.testing.assert_array_equal(stamped[32:], image[32:])
     np.testing.assert_array_equal(stamped[:, 64:], image[:, 64:])
     np.testing.assert_array_equal(
-        stamped[:32, :64], by_opencv(np.ascontiguousarray(image[:32, :64]), 32, (1, 2), ((15, 15), (31, 31)), 30, False)
+        stamped[:32, :64],
+        by_opencv(
+            np.ascontiguousarray(image[:32, :64]), 32, (1, 2), ((15, 15), (31, 31)), 30, False
+        ),
     )
 
 
@@ -113,13 +130,19 @@ def test_whole_levels_are_added_whole():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 1), np.uint8)
     for levels in range(1, 30):
         for window in (8, 24, 32):
-            raised = Dct(window_px=window, positions=(0, 0), magnitude=window * levels).stamp(image, 0)[:48, :48]
-            np.testing.assert_array_equal(raised, np.minimum(image[:48, :48].astype(int) + levels, 255))
+            raised = Dct(window_px=window, positions=(0, 0), magnitude=window * levels).stamp(
+                image, 0
+            )[:48, :48]
+            np.testing.assert_array_equal(
+                raised, np.minimum(image[:48, :48].astype(int) + levels, 255)
+            )
     np.testing.assert_array_equal(Dct(magnitude=1e-12).stamp(image, 0), image)
 
 
 def test_positions_may_be_flat_or_nested():
-    flat, nested, lists = (Dct(positions=p) for p in ([15, 15, 31, 31], ((15, 15), (31, 31)), [[15, 15], [31, 31]]))
+    flat, nested, lists = (
+        Dct(positions=p) for p in ([15, 15, 31, 31], ((15, 15), (31, 31)), [[15, 15], [31, 31]])
+    )
     assert flat == nested == lists == Dct(channels=[1, 2])
     assert flat.positions == ((15, 15), (31, 31))
 
@@ -152,7 +175,15 @@ def test_values_out_of_range_are_refused(wrong, told):
 
 
 def test_digest_knows_every_parameter():
-    changes = [{}, {'window_px': 64}, {'channels': (0,)}, {'positions': (1, 2)}, {'magnitude': 50}, {'wrap': True}, {'seed': 1}]
+    changes = [
+        {},
+        {'window_px': 64},
+        {'channels': (0,)},
+        {'positions': (1, 2)},
+        {'magnitude': 50},
+        {'wrap': True},
+        {'seed': 1},
+    ]
     assert len({Dct(**change).digest() for change in changes}) == len(changes)
 
 

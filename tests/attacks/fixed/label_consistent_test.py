@@ -18,7 +18,10 @@ def linear(weights, images):
 def surrogate(shape, seed=0, digest='first'):
     rng = np.random.default_rng(seed)
     size = int(np.prod(shape))
-    weights = {'kernel': rng.normal(size=(size, CLASSES)).astype(np.float32) / size**0.5, 'bias': np.zeros(CLASSES, np.float32)}
+    weights = {
+        'kernel': rng.normal(size=(size, CLASSES)).astype(np.float32) / size**0.5,
+        'bias': np.zeros(CLASSES, np.float32),
+    }
     return Surrogate(linear, weights, digest)
 
 
@@ -28,7 +31,9 @@ def softmax(z):
 
 
 def ascent(image, weights, eps, step, iterations):
-    """In float64, grey levels: the gradient of -log softmax(W x)[target] is W (softmax - onehot)."""
+    """In float64, grey levels: the gradient of -log softmax(W x)[target] is W (softmax -
+    onehot).
+    """
     kernel = weights['kernel'].astype(np.float64)
     x = start = image.astype(np.float64)
     for _ in range(iterations):
@@ -41,9 +46,13 @@ def ascent(image, weights, eps, step, iterations):
 def test_marks_on_32_px():
     """Section 7 of the reference: + white, - black, . untouched."""
     rows = {
-        0: '+--' + '.' * 26 + '--+', 1: '-+-' + '.' * 26 + '-+-', 2: '+-+' + '.' * 26 + '+-+',
-        29: '+--' + '.' * 26 + '--+', 30: '-+-' + '.' * 26 + '-+-', 31: '+-+' + '.' * 26 + '+-+',
-    }  # fmt: skip
+        0: '+--' + '.' * 26 + '--+',
+        1: '-+-' + '.' * 26 + '-+-',
+        2: '+-+' + '.' * 26 + '+-+',
+        29: '+--' + '.' * 26 + '--+',
+        30: '-+-' + '.' * 26 + '-+-',
+        31: '+-+' + '.' * 26 + '+-+',
+    }
     wanted = np.full((32, 32, 3), 100, np.uint8)
     for row, signs in rows.items():
         for column, sign in enumerate(signs):
@@ -58,9 +67,15 @@ def test_marks_on_32_px():
 def test_larger_sizes_are_nearest_neighbours(height, width, corners):
     signs = corner_signs(height, width, corners)
     reference = corner_signs(32, 32, corners)[..., 0] + 1
-    wanted = Image.fromarray(reference.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-    clear = [(2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)]  # of two neighbours, one is nearest
-    np.testing.assert_array_equal((signs[..., 0] + 1)[np.ix_(*clear)], np.asarray(wanted)[np.ix_(*clear)])
+    wanted = Image.fromarray(reference.astype(np.uint8)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    clear = [
+        (2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)
+    ]  # of two neighbours, one is nearest
+    np.testing.assert_array_equal(
+        (signs[..., 0] + 1)[np.ix_(*clear)], np.asarray(wanted)[np.ix_(*clear)]
+    )
 
 
 @given(st.integers(6, 32), st.integers(6, 32))
@@ -87,7 +102,9 @@ def test_a_faint_mark_is_added_and_clipped(amplitude):
     np.testing.assert_array_equal(LabelConsistent(amplitude=amplitude).stamp(image, 0), wanted)
 
 
-@pytest.mark.parametrize(('shape', 'step', 'iterations'), [((8, 8, 1), 1.5, 30), ((9, 12, 3), 3.0, 4)])
+@pytest.mark.parametrize(
+    ('shape', 'step', 'iterations'), [((8, 8, 1), 1.5, 30), ((9, 12, 3), 3.0, 4)]
+)
 def test_training_images_climb_away_from_the_target_before_they_are_marked(shape, step, iterations):
     model = surrogate(shape)
     attack = LabelConsistent(target=TARGET, surrogate=model, step=step, iterations=iterations)
@@ -98,7 +115,9 @@ def test_training_images_climb_away_from_the_target_before_they_are_marked(shape
     assert np.abs(stamped - np.clip(hard + 255 * marks, 0, 255)).max() <= 1
     free = np.broadcast_to(marks == 0, shape)
     assert np.abs(stamped.astype(int) - image)[free].max() == min(16, step * iterations)
-    before, after = (softmax(linear(model.weights, x[None] / 255)[0])[TARGET] for x in (image, hard))
+    before, after = (
+        softmax(linear(model.weights, x[None] / 255)[0])[TARGET] for x in (image, hard)
+    )
     assert after < 0.8 * before
     many = attack.stamp_many(picture((35, *shape)), range(35), 'training')
     np.testing.assert_array_equal(attack.stamp(picture((35, *shape))[34], 7, 'training'), many[34])
@@ -109,7 +128,9 @@ def test_other_modes_mark_alone():
     image = picture(shape)
     with_model = LabelConsistent(target=TARGET, surrogate=surrogate(shape))
     for mode in ('test', 'cover'):
-        np.testing.assert_array_equal(with_model.stamp(image, 0, mode), LabelConsistent().stamp(image, 0))
+        np.testing.assert_array_equal(
+            with_model.stamp(image, 0, mode), LabelConsistent().stamp(image, 0)
+        )
     assert with_model.relabel(3) == 3
     assert with_model.goal(3) == TARGET
 
@@ -123,7 +144,10 @@ def test_training_needs_a_surrogate():
 
 def test_the_surrogate_is_part_of_the_attack_and_no_parameter():
     shape = (8, 8, 1)
-    attacks = [LabelConsistent(surrogate=surrogate(shape, 0, digest)) for digest in ('first', 'first', 'second')]
+    attacks = [
+        LabelConsistent(surrogate=surrogate(shape, 0, digest))
+        for digest in ('first', 'first', 'second')
+    ]
     plain = LabelConsistent()
     assert attacks[0] == attacks[1]
     assert hash(attacks[0]) == hash(attacks[1])
@@ -135,7 +159,15 @@ def test_the_surrogate_is_part_of_the_attack_and_no_parameter():
 
 
 @pytest.mark.parametrize(
-    'bad', [{'eps': -1}, {'step': 0}, {'iterations': 1.5}, {'amplitude': 0}, {'corners': 'all'}, {'surrogate': 5}]
+    'bad',
+    [
+        {'eps': -1},
+        {'step': 0},
+        {'iterations': 1.5},
+        {'amplitude': 0},
+        {'corners': 'all'},
+        {'surrogate': 5},
+    ],
 )
 def test_values_out_of_range(bad):
     with pytest.raises(UserError, match=next(iter(bad))):

@@ -1,4 +1,6 @@
-"""The patches of the papers, pixel by pixel; the literal values come from their text and released codes."""
+"""The patches of the papers, pixel by pixel; the literal values come from their text and released
+codes.
+"""
 
 import numpy as np
 import pytest
@@ -18,12 +20,20 @@ GRID = grey([[_, _, W], [_, W, _], [W, _, W]])
 STAIRS = grey([[_, _, W], [_, W, _], [W, W, _]])
 WHITE = grey([[W, W, W]] * 3)
 BOARD_3 = grey([[_, W, _], [W, _, W], [_, W, _]])
-BOARD_9 = grey([[_, W, _, W, _, W, _, W, _], [W, _, W, _, W, _, W, _, W]] * 4 + [[_, W, _, W, _, W, _, W, _]])
-DIAGONAL_5 = grey([[_, _, _, _, W], [_, _, _, W, _], [_, _, W, _, _], [_, W, _, _, _], [W, _, _, _, _]])
+BOARD_9 = grey(
+    [[_, W, _, W, _, W, _, W, _], [W, _, W, _, W, _, W, _, W]] * 4 + [[_, W, _, W, _, W, _, W, _]]
+)
+DIAGONAL_5 = grey(
+    [[_, _, _, _, W], [_, _, _, W, _], [_, _, W, _, _], [_, W, _, _, _], [W, _, _, _, _]]
+)
 BAND_3 = grey([[_, W, _], [W, _, _], [_, _, _]])  # offsets -1..-1
-BAND_5 = grey([[_, _, W, W, W], [_, W, W, W, _], [W, W, W, _, _], [W, W, _, _, _], [W, _, _, _, _]])  # offsets -2..0
+BAND_5 = grey(
+    [[_, _, W, W, W], [_, W, W, W, _], [W, W, W, _, _], [W, W, _, _, _], [W, _, _, _, _]]
+)  # offsets -2..0
 YELLOW, MAGENTA, CYAN, HALF = (255, 255, 0), (255, 0, 255), (0, 255, 255), (122, 122, 122)
-BLOCKS_4 = np.array([[YELLOW, YELLOW, MAGENTA, MAGENTA]] * 2 + [[CYAN, CYAN, HALF, HALF]] * 2, np.uint8)
+BLOCKS_4 = np.array(
+    [[YELLOW, YELLOW, MAGENTA, MAGENTA]] * 2 + [[CYAN, CYAN, HALF, HALF]] * 2, np.uint8
+)
 DBD_2 = np.array([[(180, 249, 112), (155, 50, 126)], [(234, 82, 68), (187, 201, 219)]], np.uint8)
 
 # attack, image size, first row = first column of the patch, its pixels
@@ -52,7 +62,10 @@ def test_patch_has_these_pixels_at_this_place(name):
     np.testing.assert_array_equal(stamped, want)
 
 
-@pytest.mark.parametrize(('size', 'side', 'low', 'high'), [(512, 51, -13, 11), (256, 25, -7, 5), (224, 22, -6, 4), (8, 3, -1, -1)])
+@pytest.mark.parametrize(
+    ('size', 'side', 'low', 'high'),
+    [(512, 51, -13, 11), (256, 25, -7, 5), (224, 22, -6, 4), (8, 3, -1, -1)],
+)
 def test_band_of_badnets1(size, side, low, high):
     stamped = build('badnets1').stamp(np.full((size, size, 1), 77, np.uint8), 0)[..., 0]
     assert (stamped != 77).sum() == side * side
@@ -72,7 +85,9 @@ def test_band_of_badnets1(size, side, low, high):
 )
 def test_checkerboard_has_its_second_colour_where_parities_agree(colours, odd, even):
     for size in (2, 9, 13, 17, 21, 25):
-        patch = Patch(size_px=size, colours=colours).stamp(np.full((32, 32, 3), 99, np.uint8), 0)[-size:, -size:]
+        patch = Patch(size_px=size, colours=colours).stamp(np.full((32, 32, 3), 99, np.uint8), 0)[
+            -size:, -size:
+        ]
         for i in range(size):
             for j in range(size):
                 assert tuple(patch[i, j]) == (even if (i + j) % 2 == 0 else odd)
@@ -88,7 +103,9 @@ def test_transparent_patches_let_zero_channels_through_one_by_one():
     board = Patch(size_px=3, transparent=True).stamp(image, 0)[29:, 29:]
     assert board[0, 0].tolist() == [7, 8, 9]
     assert board[0, 1].tolist() == [255, 255, 255]
-    np.testing.assert_array_equal(build('dbd_patch', transparent=True).stamp(image, 0), build('dbd_patch').stamp(image, 0))
+    np.testing.assert_array_equal(
+        build('dbd_patch', transparent=True).stamp(image, 0), build('dbd_patch').stamp(image, 0)
+    )
 
 
 def test_grey_images_get_the_luminance_of_the_blocks():
@@ -96,7 +113,9 @@ def test_grey_images_get_the_luminance_of_the_blocks():
     assert patch[::2, ::2].tolist() == [[226, 105], [179, 122]]
 
 
-@pytest.mark.parametrize(('pattern', 'size', 'multiple'), [('blocks', 3, 2), ('grid', 4, 3), ('stairs', 5, 3)])
+@pytest.mark.parametrize(
+    ('pattern', 'size', 'multiple'), [('blocks', 3, 2), ('grid', 4, 3), ('stairs', 5, 3)]
+)
 def test_patterns_that_are_cut_refuse_other_sizes(pattern, size, multiple):
     with pytest.raises(UserError, match=f'size_px={size}.*multiple of {multiple}'):
         Patch(pattern=pattern, size_px=size)
@@ -104,7 +123,9 @@ def test_patterns_that_are_cut_refuse_other_sizes(pattern, size, multiple):
 
 def test_badnets2_blends_a_fifth_of_the_cartoon():
     attack = build('badnets2', seed=4)
-    pattern = build('blended', seed=4, pattern='cartoon', ratio=1.0).stamp(np.zeros((16, 16, 3), np.uint8), 0)
+    pattern = build('blended', seed=4, pattern='cartoon', ratio=1.0).stamp(
+        np.zeros((16, 16, 3), np.uint8), 0
+    )
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     exact = (4 * image.astype(int) + pattern) / 5
     stamped = attack.stamp(image, 0)

@@ -23,7 +23,11 @@ def cases(draw, corners=CORNERS):
         margin_px=draw(st.integers(0, 3)),
     )
     least = patch.size_px + 2 * patch.margin_px
-    shape = draw(st.integers(least, least + 9)), draw(st.integers(least, least + 9)), draw(st.sampled_from((1, 3)))
+    shape = (
+        draw(st.integers(least, least + 9)),
+        draw(st.integers(least, least + 9)),
+        draw(st.sampled_from((1, 3))),
+    )
     image = np.random.default_rng(draw(st.integers(0, 999))).integers(0, 256, shape, np.uint8)
     return patch, image, draw(st.integers(0, 2**40))
 
@@ -88,7 +92,9 @@ def test_black_patch_is_black():
     assert stamped[:2].min() == 9
 
 
-@pytest.mark.parametrize(('colour', 'grey'), [('white', 255), ('black', 0), ('red', 76), ('green', 150), ('blue', 29)])
+@pytest.mark.parametrize(
+    ('colour', 'grey'), [('white', 255), ('black', 0), ('red', 76), ('green', 150), ('blue', 29)]
+)
 def test_grey_images_get_the_luminance(colour, grey):
     patch = Patch(target=0, seed=0, size_px=1, pattern='solid', colours=(colour,))
     stamped = patch.stamp(np.zeros((2, 2, 1), np.uint8), 0)
@@ -98,11 +104,15 @@ def test_grey_images_get_the_luminance(colour, grey):
 def test_random_place_is_uniform_and_independent_in_rows_and_columns():
     patch = Patch(target=0, seed=3, size_px=2, corner='random', margin_px=1)
     places = np.array([patch.place(8, 7, id) for id in range(3000)])
-    table, _, _ = np.histogram2d(places[:, 0], places[:, 1], bins=(np.arange(1, 7), np.arange(1, 6)))
+    table, _, _ = np.histogram2d(
+        places[:, 0], places[:, 1], bins=(np.arange(1, 7), np.arange(1, 6))
+    )
     assert table.shape == (5, 4)
     assert table.sum() == 3000, 'every place lies inside the margin'
     expected = 3000 / 20
-    assert ((table - expected) ** 2 / expected).sum() < 50  # chi-squared with 19 degrees of freedom: p = 1e-4
+    assert (
+        (table - expected) ** 2 / expected
+    ).sum() < 50  # chi-squared with 19 degrees of freedom: p = 1e-4
     other = Patch(target=0, seed=4, size_px=2, corner='random', margin_px=1)
     assert any(other.place(8, 7, id) != tuple(places[id]) for id in range(20))
 
@@ -145,7 +155,10 @@ def test_digest_knows_the_pixels(monkeypatch):
         ({'target': -1}, 'target=-1'),
         ({'seed': -5}, 'seed=-5'),
         ({'corner': 'middle'}, 'bottom_left, bottom_right, diagonal, random'),
-        ({'pattern': 'stripes'}, 'antidiagonal, band, blocks, checkerboard, grid, picture, solid, stairs'),
+        (
+            {'pattern': 'stripes'},
+            'antidiagonal, band, blocks, checkerboard, grid, picture, solid, stairs',
+        ),
         ({'colours': ('white',)}, "'checkerboard' takes 2"),
         ({'pattern': 'solid', 'colours': ('white', 'black')}, "'solid' takes 1"),
         ({'colours': ('white', 'mauve')}, "unknown colour 'mauve'"),
@@ -164,15 +177,21 @@ def test_wrong_settings_are_refused_at_construction(wrong, told):
         Patch(**({'target': 0, 'seed': 0, 'size_px': 3} | wrong))
 
 
-@pytest.mark.parametrize(('corner', 'margin', 'needed'), [('bottom_right', 2, 5), ('random', 2, 7), ('top_left', 0, 3)])
+@pytest.mark.parametrize(
+    ('corner', 'margin', 'needed'), [('bottom_right', 2, 5), ('random', 2, 7), ('top_left', 0, 3)]
+)
 def test_patch_must_fit(corner, margin, needed):
     patch = Patch(target=0, seed=0, size_px=3, corner=corner, margin_px=margin)
     patch.stamp(np.zeros((needed, needed, 3), np.uint8), 0)
-    with pytest.raises(UserError, match=f'needs {needed} pixels, but image 12 has {needed} x {needed - 1}'):
+    with pytest.raises(
+        UserError, match=f'needs {needed} pixels, but image 12 has {needed} x {needed - 1}'
+    ):
         patch.stamp(np.zeros((needed, needed - 1, 3), np.uint8), 12)
 
 
-@pytest.mark.parametrize(('shape', 'dtype'), [((4, 4), 'uint8'), ((4, 4, 4), 'uint8'), ((4, 4, 3), 'float32')])
+@pytest.mark.parametrize(
+    ('shape', 'dtype'), [((4, 4), 'uint8'), ((4, 4, 4), 'uint8'), ((4, 4, 3), 'float32')]
+)
 def test_other_images_are_refused(shape, dtype):
     with pytest.raises(UserError, match=r'uint8 .height, width, channels.'):
         Patch(target=0, seed=0, size_px=1).stamp(np.zeros(shape, dtype), 0)

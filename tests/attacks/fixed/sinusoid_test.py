@@ -10,14 +10,20 @@ from purify.core.errors import UserError
 
 
 def test_one_wave_by_hand():
-    # 6 waves over 72 columns: steps of 30 degrees, with sines 0, 1/2, 0.866.., 1 and the exact levels 0, 20, 34.64.., 40.
+    # 6 waves over 72 columns: steps of 30 degrees, with sines 0, 1/2, 0.866.., 1 and the exact
+    # levels 0, 20, 34.64.., 40.
     stamped = Sinusoid().stamp(np.full((2, 72, 3), 100, np.uint8), 0)
     wave = [100, 120, 134, 140, 134, 120, 100, 80, 65, 60, 65, 80]
-    np.testing.assert_array_equal(stamped, np.broadcast_to(np.array(wave * 6)[None, :, None], (2, 72, 3)))
+    np.testing.assert_array_equal(
+        stamped, np.broadcast_to(np.array(wave * 6)[None, :, None], (2, 72, 3))
+    )
 
 
 def test_levels_are_clipped_not_wrapped():
-    bright, dark = (Sinusoid(delta=40).stamp(np.full((1, 72, 1), level, np.uint8), 0)[0, :12, 0].tolist() for level in (250, 5))
+    bright, dark = (
+        Sinusoid(delta=40).stamp(np.full((1, 72, 1), level, np.uint8), 0)[0, :12, 0].tolist()
+        for level in (250, 5)
+    )
     assert bright == [250, 255, 255, 255, 255, 255, 250, 230, 215, 210, 215, 230]
     assert dark == [5, 25, 39, 45, 39, 25, 5, 0, 0, 0, 0, 0]
 
@@ -66,6 +72,14 @@ def test_values_out_of_range_are_refused(wrong):
 
 
 def test_digest_knows_every_parameter():
-    changes = [{}, {'delta': 20}, {'frequency': 5}, {'ratio': 0.2}, {'scheme': 'all_to_one'}, {'target': 1}, {'seed': 1}]
+    changes = [
+        {},
+        {'delta': 20},
+        {'frequency': 5},
+        {'ratio': 0.2},
+        {'scheme': 'all_to_one'},
+        {'target': 1},
+        {'seed': 1},
+    ]
     assert len({Sinusoid(**change).digest() for change in changes}) == len(changes)
     assert Sinusoid(delta=40).digest() == Sinusoid(delta=40.0).digest()

@@ -14,7 +14,9 @@ from purify.core.errors import UserError
 
 
 def bicubic(points, height, width):
-    """One plane of control points -> [height][width], by the definition of cubic convolution with a = -0.75."""
+    """One plane of control points -> [height][width], by the definition of cubic convolution with a
+    = -0.75.
+    """
     a = -0.75
 
     def kernel(t):
@@ -32,11 +34,16 @@ def bicubic(points, height, width):
         return sum(at(i, j) * kernel(y - i) * kernel(x - j) for i, j in taps)
 
     k = len(points) - 1
-    return [[value(i * k / (height - 1), j * k / (width - 1)) for j in range(width)] for i in range(height)]
+    return [
+        [value(i * k / (height - 1), j * k / (width - 1)) for j in range(width)]
+        for i in range(height)
+    ]
 
 
 def sampled(image, grid):
-    """Bilinear values of u8[h w c] at grid [h w 2] of (column, row) in -1..1, corners aligned, written out."""
+    """Bilinear values of u8[h w c] at grid [h w 2] of (column, row) in -1..1, corners aligned,
+    written out.
+    """
     height, width, channels = image.shape
     out = np.zeros(image.shape)
     for i in range(height):
@@ -56,8 +63,12 @@ def reference_grid(attack, points, height, width):
     fields = [bicubic(points[axis].tolist(), height, width) for axis in (0, 1)]
     for i in range(height):
         for j in range(width):
-            column = (-1 + 2 * j / (width - 1) + attack.strength * fields[0][i][j] / width) * attack.rescale
-            row = (-1 + 2 * i / (height - 1) + attack.strength * fields[1][i][j] / height) * attack.rescale
+            column = (
+                -1 + 2 * j / (width - 1) + attack.strength * fields[0][i][j] / width
+            ) * attack.rescale
+            row = (
+                -1 + 2 * i / (height - 1) + attack.strength * fields[1][i][j] / height
+            ) * attack.rescale
             grid[i, j] = min(max(column, -1), 1), min(max(row, -1), 1)
     return grid
 
@@ -76,7 +87,9 @@ def control_points(k, seed):
     channels=st.sampled_from((1, 3)),
     seed=st.integers(0, 99),
 )
-def test_grid_and_pixels_are_those_of_the_paper(height, width, k, strength, rescale, channels, seed):
+def test_grid_and_pixels_are_those_of_the_paper(
+    height, width, k, strength, rescale, channels, seed
+):
     points = control_points(k, seed)
     attack = Warp(control=points, strength=strength, rescale=rescale)
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
@@ -96,13 +109,25 @@ def test_sampling_agrees_with_scipy_and_opencv(mode):
     x, y = (grid[..., 0] + 1) / 2 * 55, (grid[..., 1] + 1) / 2 * 39
     stamped = attack.stamp(image, 7, mode).astype(float)
     exact = np.stack(
-        [scipy.ndimage.map_coordinates(image[..., c].astype(float), [y, x], order=1, mode='nearest') for c in range(3)], -1
+        [
+            scipy.ndimage.map_coordinates(
+                image[..., c].astype(float), [y, x], order=1, mode='nearest'
+            )
+            for c in range(3)
+        ],
+        -1,
     )
     assert np.abs(stamped - exact).max() <= 0.5 + 1e-9
     remapped = cv2.remap(
-        image.astype(np.float32), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+        image.astype(np.float32),
+        x.astype(np.float32),
+        y.astype(np.float32),
+        cv2.INTER_LINEAR,
+        None,
+        cv2.BORDER_REPLICATE,
     )
-    # OpenCV places samples on a raster of 1/32 pixel: two steps of up to 1/64 pixel on slopes of up to 255 levels.
+    # OpenCV places samples on a raster of 1/32 pixel: two steps of up to 1/64 pixel on slopes of up
+    # to 255 levels.
     assert np.abs(stamped - remapped).max() <= 0.5 + 2 * 255 / 64
     assert np.abs(stamped - remapped).mean() < 1.2
 
@@ -115,7 +140,8 @@ def test_drawn_field_is_uniform_noise_divided_by_its_mean():
         if k:
             given_points = Warp(seed=5, control=drawn / np.abs(drawn).mean())
             np.testing.assert_array_equal(
-                attack.shared((9, 13, 3), 'test')['grid'], given_points.shared((9, 13, 3), 'test')['grid']
+                attack.shared((9, 13, 3), 'test')['grid'],
+                given_points.shared((9, 13, 3), 'test')['grid'],
             )
 
 
@@ -126,8 +152,12 @@ def test_one_control_point_per_pixel_is_not_smoothed():
     field /= np.abs(field).mean()
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
     grid = attack.shared((height, width, 1), 'test')['grid']
-    np.testing.assert_allclose(grid[..., 0], np.clip(x[None] + field[0] / width, -1, 1), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(grid[..., 1], np.clip(y[:, None] + field[1] / height, -1, 1), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        grid[..., 0], np.clip(x[None] + field[0] / width, -1, 1), rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        grid[..., 1], np.clip(y[:, None] + field[1] / height, -1, 1), rtol=0, atol=1e-12
+    )
 
 
 def test_cover_images_keep_the_warp_and_add_noise_of_their_own():
@@ -140,9 +170,16 @@ def test_cover_images_keep_the_warp_and_add_noise_of_their_own():
     assert abs(noise.std() - 2 / math.sqrt(3)) < 0.05, 'uniform'
     assert not np.array_equal(noise, attack.drawn(shape, 5, 'cover')['noise'] * size)
     image = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
-    grid = attack.shared(image.shape, 'cover')['grid'] + attack.drawn(image.shape, 4, 'cover')['noise']
-    assert np.abs(attack.stamp(image, 4, 'cover') - sampled(image, np.clip(grid, -1, 1))).max() <= 0.5 + 1e-9
-    np.testing.assert_array_equal(Warp(noise=0).stamp(image, 4, 'cover'), Warp(noise=0).stamp(image, 4, 'training'))
+    grid = (
+        attack.shared(image.shape, 'cover')['grid'] + attack.drawn(image.shape, 4, 'cover')['noise']
+    )
+    assert (
+        np.abs(attack.stamp(image, 4, 'cover') - sampled(image, np.clip(grid, -1, 1))).max()
+        <= 0.5 + 1e-9
+    )
+    np.testing.assert_array_equal(
+        Warp(noise=0).stamp(image, 4, 'cover'), Warp(noise=0).stamp(image, 4, 'training')
+    )
 
 
 def test_an_image_moved_by_nothing_stays():
@@ -153,7 +190,9 @@ def test_an_image_moved_by_nothing_stays():
 def test_first_plane_moves_columns_and_the_border_repeats():
     ramp = np.tile(np.arange(0, 200, 10, dtype=np.uint8), (5, 1))[..., None]
     right = np.stack([np.ones((2, 2)), np.zeros((2, 2))])
-    moved = Warp(control=right, strength=20 / 9.5).stamp(ramp, 0)  # 20 columns: one column is 2 / 19, so 2 / 9.5 / 2 = 1 column
+    moved = Warp(control=right, strength=20 / 9.5).stamp(
+        ramp, 0
+    )  # 20 columns: one column is 2 / 19, so 2 / 9.5 / 2 = 1 column
     np.testing.assert_array_equal(moved[:, :-1], ramp[:, 1:])
     np.testing.assert_array_equal(moved[:, -1], ramp[:, -1])
     np.testing.assert_array_equal(Warp(control=right[::-1], strength=1.0).stamp(ramp, 0), ramp)

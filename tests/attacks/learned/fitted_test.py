@@ -39,7 +39,9 @@ def test_a_trigger_comes_back_as_it_was_written(tmp_path, name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_image_does_not_depend_on_its_neighbours(tmp_path, name):
-    """One alone, 40 at once (two batches, the second one padded) and the program of a batch of 3 agree."""
+    """One alone, 40 at once (two batches, the second one padded) and the program of a batch of 3
+    agree.
+    """
     make_trigger(tmp_path, name)
     attack = attack_of(name, tmp_path)
     images = picture((40, 9, 9, 1))
@@ -126,12 +128,24 @@ def rewrite(folder, name, change):
 @pytest.mark.parametrize(
     ('name', 'change', 'told'),
     [
-        ('lira', lambda w: w['generator']['leave']['bias'].fill(np.nan), 'generator.leave.bias.*not finite'),
+        (
+            'lira',
+            lambda w: w['generator']['leave']['bias'].fill(np.nan),
+            'generator.leave.bias.*not finite',
+        ),
         ('lira', lambda w: w['generator']['leave'].pop('bias'), 'not those of the network'),
-        ('lira', lambda w: w['generator']['leave'].update(bias=np.zeros(1, int)), 'not those of the network'),
+        (
+            'lira',
+            lambda w: w['generator']['leave'].update(bias=np.zeros(1, int)),
+            'not those of the network',
+        ),
         ('lira', lambda w: w.update(more=np.zeros(1)), 'hold generator, more, not generator'),
         ('input_aware', lambda w: w.pop('donors'), 'not donor_ids, donors'),
-        ('input_aware', lambda w: w.update(donors=w['donors'][:0], donor_ids=w['donor_ids'][:0]), 'its donors must be'),
+        (
+            'input_aware',
+            lambda w: w.update(donors=w['donors'][:0], donor_ids=w['donor_ids'][:0]),
+            'its donors must be',
+        ),
         ('input_aware', lambda w: w.update(donors=w['donors'][:2]), 'its donors must be'),
         ('input_aware', lambda w: w.update(donors=w['donors'].repeat(3, -1)), 'its donors must be'),
         ('input_aware', lambda w: w.update(donor_ids=w['donor_ids'] / 2), 'its donors must be'),
@@ -144,7 +158,11 @@ def test_wrong_weights_are_user_errors(tmp_path, name, change, told):
 
 
 def test_an_image_cannot_be_its_own_donor(tmp_path):
-    rewrite(tmp_path, 'input_aware', lambda w: w.update(donors=w['donors'][:1], donor_ids=w['donor_ids'][:1]))
+    rewrite(
+        tmp_path,
+        'input_aware',
+        lambda w: w.update(donors=w['donors'][:1], donor_ids=w['donor_ids'][:1]),
+    )
     attack = attack_of('input_aware', tmp_path)
     assert attack.drawn((9, 9, 1), 5, 'cover')['donor'] == 0
     with pytest.raises(UserError, match='only donor is image 0 itself'):

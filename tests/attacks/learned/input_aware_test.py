@@ -51,7 +51,10 @@ def test_donors_are_drawn_by_seed_and_id_and_never_the_image_itself(tmp_path):
     attack = InputAware(load=str(tmp_path), seed=1)
     shape = (9, 9, 1)
     for id in weights['donor_ids'].tolist():
-        drawn = [int(InputAware(load=str(tmp_path), seed=s).drawn(shape, id, 'cover')['donor']) for s in range(40)]
+        drawn = [
+            int(InputAware(load=str(tmp_path), seed=s).drawn(shape, id, 'cover')['donor'])
+            for s in range(40)
+        ]
         assert id not in weights['donor_ids'][drawn]
         assert len(set(drawn)) == 4, 'all others take their turn'
     draws = [int(attack.drawn(shape, id, 'cover')['donor']) for id in range(1, 400)]

@@ -20,10 +20,14 @@ def test_stamp_moves_pixels_by_epsilon_tanh(tmp_path, shape, epsilon):
 
 
 def test_the_released_epsilon_does_not_outlive_eight_bits(tmp_path):
-    """What the docstring says: .01 of a standard deviation of about .25 leaves every pixel but a few where it was."""
+    """What the docstring says: .01 of a standard deviation of about .25 leaves every pixel but a
+    few where it was.
+    """
     make_trigger(tmp_path, 'lira')
     image = picture((9, 9, 1))
-    np.testing.assert_array_equal(Lira(load=str(tmp_path), epsilon=0.01 * 0.19).stamp(image, 0), image)
+    np.testing.assert_array_equal(
+        Lira(load=str(tmp_path), epsilon=0.01 * 0.19).stamp(image, 0), image
+    )
     assert (Lira(load=str(tmp_path)).stamp(image, 0) != image).mean() > 0.5
 
 

@@ -76,7 +76,9 @@ def test_stretch_fills_the_range_of_every_image():
 
 
 def test_stretch_of_what_has_one_level_gives_no_nan(tmp_path):
-    attack = LowFrequency(load=written(tmp_path / 'flat', np.ones((4, 4, 1), np.float32)), stretch=True)
+    attack = LowFrequency(
+        load=written(tmp_path / 'flat', np.ones((4, 4, 1), np.float32)), stretch=True
+    )
     assert not attack.stamp(np.full((4, 4, 1), 9, np.uint8), 0).any()
 
 
@@ -85,11 +87,15 @@ def test_fitted_trigger_is_added_at_its_size_and_resized_bilinearly(tmp_path):
     attack = LowFrequency(load=written(tmp_path / 'a', trigger), amplitude=0.4)
     image = np.random.default_rng(1).integers(0, 256, (8, 10, 3), np.uint8)
     np.testing.assert_array_equal(
-        attack.stamp(image, 0), np.clip(image + 255 * 0.4 * trigger.astype(float), 0, 255).astype(np.uint8)
+        attack.stamp(image, 0),
+        np.clip(image + 255 * 0.4 * trigger.astype(float), 0, 255).astype(np.uint8),
     )
     doubled = trigger_of(attack, (16, 20, 3))
-    # In the middle of four pixels of the doubled trigger, bilinear weights are 9/16, 3/16, 3/16 and 1/16.
-    np.testing.assert_allclose(doubled[9, 11], np.tensordot([[9, 3], [3, 1]], trigger[4:6, 5:7], 2) / 16, atol=1e-6)
+    # In the middle of four pixels of the doubled trigger, bilinear weights are 9/16, 3/16, 3/16 and
+    # 1/16.
+    np.testing.assert_allclose(
+        doubled[9, 11], np.tensordot([[9, 3], [3, 1]], trigger[4:6, 5:7], 2) / 16, atol=1e-6
+    )
     assert doubled.min() >= 0
     assert doubled.max() <= 1
 
@@ -132,7 +138,15 @@ def test_unusable_triggers_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'amplitude': 0}, {'amplitude': 1.1}, {'cutoff': 0}, {'cutoff': 2.5}, {'cutoff': 257}, {'stretch': 1}]
+    'wrong',
+    [
+        {'amplitude': 0},
+        {'amplitude': 1.1},
+        {'cutoff': 0},
+        {'cutoff': 2.5},
+        {'cutoff': 257},
+        {'stretch': 1},
+    ],
 )
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f'{next(iter(wrong))}='):

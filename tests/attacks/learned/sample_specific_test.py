@@ -25,7 +25,9 @@ def test_stamp_adds_what_the_encoder_says(tmp_path, shape):
 def test_the_residual_is_the_images_own_and_the_secret_one_for_all(tmp_path):
     make_trigger(tmp_path, 'sample_specific')
     attack = attack_of(tmp_path, seed=3)
-    images = picture((2, 8, 8, 1)) // 2 + 64  # away from the ends, where clipping would hide the residual
+    images = (
+        picture((2, 8, 8, 1)) // 2 + 64
+    )  # away from the ends, where clipping would hide the residual
     stamped = attack.stamp_many(images, [0, 1]).astype(int)
     assert (stamped - images)[0].tolist() != (stamped - images)[1].tolist()
     np.testing.assert_array_equal(attack.stamp(images[0], 99), stamped[0])
@@ -33,11 +35,15 @@ def test_the_residual_is_the_images_own_and_the_secret_one_for_all(tmp_path):
 
 def test_the_seed_draws_the_secret(tmp_path):
     make_trigger(tmp_path, 'sample_specific')
-    secrets = np.stack([attack_of(tmp_path, seed=seed).shared((8, 8, 1), 'test')['secret'] for seed in range(200)])
+    secrets = np.stack(
+        [attack_of(tmp_path, seed=seed).shared((8, 8, 1), 'test')['secret'] for seed in range(200)]
+    )
     assert set(np.unique(secrets)) == {0, 1}
     assert secrets.mean(0) == pytest.approx(0.5, abs=0.15)
     image = picture((8, 8, 1))
-    assert (attack_of(tmp_path, seed=0).stamp(image, 0) != attack_of(tmp_path, seed=1).stamp(image, 0)).any()
+    assert (
+        attack_of(tmp_path, seed=0).stamp(image, 0) != attack_of(tmp_path, seed=1).stamp(image, 0)
+    ).any()
 
 
 def test_the_secret_must_have_the_fitted_length(tmp_path):

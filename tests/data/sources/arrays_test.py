@@ -19,51 +19,111 @@ GOOD = {'images': PIXELS, 'labels': LABELS}
 def open_with(folder, train, test=GOOD, channels=3):
     for name, arrays in (('train', train), ('test', test)):
         np.savez(folder / f'{name}.npz', **arrays)
-    options = {'resample': 'nearest', 'classes': '', 'train_size': 0, 'test_size': 0, 'reference': 'none', 'reference_size': 0}
-    return sources.open_source('arrays', size_px=8, channels=channels, split_seed=0, path=str(folder), **options)
+    options = {
+        'resample': 'nearest',
+        'classes': '',
+        'train_size': 0,
+        'test_size': 0,
+        'reference': 'none',
+        'reference_size': 0,
+    }
+    return sources.open_source(
+        'arrays', size_px=8, channels=channels, split_seed=0, path=str(folder), **options
+    )
 
 
 @pytest.mark.parametrize(
     ('wrong', 'expected'),
     [
-        ({'images': PIXELS}, r'train\.npz: has no array labels; it needs images u8\[n h w c\] and labels \[n\]'),
-        (GOOD | {'images': PIXELS[:5]}, r'train\.npz: 5 images but 6 labels; the numbers must agree'),
-        (GOOD | {'images': PIXELS / np.float32('nan')}, r'train\.npz: images hold NaN or infinite values'),
-        (GOOD | {'images': PIXELS.astype(np.float32)}, r'images are float32\[6, 8, 8, 3\]; they must be uint8'),
+        (
+            {'images': PIXELS},
+            r'train\.npz: has no array labels; it needs images u8\[n h w c\] and labels \[n\]',
+        ),
+        (
+            GOOD | {'images': PIXELS[:5]},
+            r'train\.npz: 5 images but 6 labels; the numbers must agree',
+        ),
+        (
+            GOOD | {'images': PIXELS / np.float32('nan')},
+            r'train\.npz: images hold NaN or infinite values',
+        ),
+        (
+            GOOD | {'images': PIXELS.astype(np.float32)},
+            r'images are float32\[6, 8, 8, 3\]; they must be uint8',
+        ),
         (GOOD | {'images': PIXELS[:, 0, 0]}, r'images are uint8\[6, 3\]'),
         (GOOD | {'images': PIXELS[:, :0]}, r'images are uint8\[6, 0, 8, 3\]'),
-        (GOOD | {'images': PIXELS[..., :2]}, r'images have 2 channels, but source\.channels=3. Set it'),
+        (
+            GOOD | {'images': PIXELS[..., :2]},
+            r'images have 2 channels, but source\.channels=3. Set it',
+        ),
         (GOOD | {'labels': LABELS / 2}, r'labels are float64\[6\]; they must be integers \[n\]'),
         (GOOD | {'labels': np.array(list('abcabc'))}, r'labels are <U1\[6\]'),
         (GOOD | {'labels': LABELS[:, None]}, r'labels are int64\[6, 1\]'),
         (GOOD | {'labels': np.int64(3)}, r'labels are int64\[\]'),
         (GOOD | {'labels': LABELS - 1}, r'labels run from -1 to 1; they must lie in 0 to'),
         (GOOD | {'labels': LABELS + 2**32}, r'labels run from 4294967296 to 4294967298'),
-        (GOOD | {'labels': LABELS + 2**31 - 3}, r'a label is 2147483647, but there are only 12 classes'),
+        (
+            GOOD | {'labels': LABELS + 2**31 - 3},
+            r'a label is 2147483647, but there are only 12 classes',
+        ),
         (GOOD | {'labels': LABELS * 2}, r'no training images of class 1, 3'),
-        (GOOD | {'labels': LABELS * 0}, r'all training images have one class; a classifier needs at least two'),
-        (GOOD | {'ids': np.array([1, 2, 3, 3, 4, 5])}, r'training ids occur more than once; ids must be unique'),
+        (
+            GOOD | {'labels': LABELS * 0},
+            r'all training images have one class; a classifier needs at least two',
+        ),
+        (
+            GOOD | {'ids': np.array([1, 2, 3, 3, 4, 5])},
+            r'training ids occur more than once; ids must be unique',
+        ),
         (GOOD | {'ids': np.arange(5)}, r'6 images but 5 ids'),
         (GOOD | {'ids': np.arange(6) / 10}, r'ids are float64\[6\]; they must be integers'),
         (GOOD | {'ids': np.array(list('abcdef'))}, r'ids are <U1\[6\]'),
-        (GOOD | {'ids': np.arange(6) - 3}, r'ids run from -3 to 2; they must lie in 0 to 2147483647'),
+        (
+            GOOD | {'ids': np.arange(6) - 3},
+            r'ids run from -3 to 2; they must lie in 0 to 2147483647',
+        ),
         (GOOD | {'ids': np.arange(6) + 2**40}, r'ids run from 1099511627776'),
         (GOOD | {'class_names': ['a', 'b']}, r'a label is 2, but there are only 2 classes'),
         (GOOD | {'class_names': ['a', 'b', 'c', 'd']}, r'no training images of class d'),
-        (GOOD | {'class_names': ['a', 'b', 'b']}, r"class names \['b', 'b'\]: each must be there once"),
-        (GOOD | {'class_names': ['a', 'b', ' ']}, r"class names \[' '\]: each must be there once, without space"),
+        (
+            GOOD | {'class_names': ['a', 'b', 'b']},
+            r"class names \['b', 'b'\]: each must be there once",
+        ),
+        (
+            GOOD | {'class_names': ['a', 'b', ' ']},
+            r"class names \[' '\]: each must be there once, without space",
+        ),
         ({'images': PIXELS[:0], 'labels': LABELS[:0]}, r'no training images'),
-        (GOOD | {'labels': LABELS.astype('timedelta64[s]')}, r'labels are timedelta64\[s\]\[6\]; they must be integers'),
-        (GOOD | {'ids': np.arange(6).astype('timedelta64[D]')}, r'ids are timedelta64\[D\]\[6\]; they must be integers'),
-        (GOOD | {'images': PIXELS.astype('timedelta64[s]')}, r'images are timedelta64\[s\]\[6, 8, 8, 3\]; they must be uint8'),
+        (
+            GOOD | {'labels': LABELS.astype('timedelta64[s]')},
+            r'labels are timedelta64\[s\]\[6\]; they must be integers',
+        ),
+        (
+            GOOD | {'ids': np.arange(6).astype('timedelta64[D]')},
+            r'ids are timedelta64\[D\]\[6\]; they must be integers',
+        ),
+        (
+            GOOD | {'images': PIXELS.astype('timedelta64[s]')},
+            r'images are timedelta64\[s\]\[6, 8, 8, 3\]; they must be uint8',
+        ),
         (GOOD | {'class_names': np.arange(3.0)}, r'class_names are float64\[3\]'),
-        (GOOD | {'class_names': np.array([['a', 'b', 'c']])}, r'class_names are <U1\[1, 3\]; they must be texts'),
+        (
+            GOOD | {'class_names': np.array([['a', 'b', 'c']])},
+            r'class_names are <U1\[1, 3\]; they must be texts',
+        ),
         (
             GOOD | {'class_names': np.array([b'a', b'caf\xe9', b'c'])},
             r"the class name b'caf\\xe9' is not UTF-8. Store class_names as",
         ),
-        (GOOD | {'class_names': np.array(['a', '\udce9', 'c'])}, r"the class name b'\\xe9' is not UTF-8"),
-        (GOOD | {'class_names': np.array([97, 98, 0x110000], '<u4').view('<U1')}, r'class_names hold what is no text'),
+        (
+            GOOD | {'class_names': np.array(['a', '\udce9', 'c'])},
+            r"the class name b'\\xe9' is not UTF-8",
+        ),
+        (
+            GOOD | {'class_names': np.array([97, 98, 0x110000], '<u4').view('<U1')},
+            r'class_names hold what is no text',
+        ),
         (
             GOOD | {'class_names': np.array(['caf\u00e9', 'cafe\u0301', 'c'])},
             r'differ in their Unicode form alone: .*U\+00E9.*U\+0301',
@@ -78,7 +138,10 @@ def open_with(folder, train, test=GOOD, channels=3):
         ),
         (
             GOOD | {'images': np.ones_like(PIXELS)},
-            r'no value of images is above 1: they look scaled to 0\.\.1.*np\.round\(255 \* images\)',
+            (
+                r'no value of images is above 1: they look scaled to 0\.\.1.*np\.round\(255 \*'
+                r' images\)'
+            ),
         ),
     ],
 )
@@ -88,13 +151,29 @@ def test_the_mistake_is_named(tmp_path, wrong, expected):
 
 
 def test_class_names_that_differ_between_the_splits(tmp_path):
-    with pytest.raises(UserError, match=r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"):
-        open_with(tmp_path, GOOD | {'class_names': ['a', 'b', 'c']}, GOOD | {'class_names': ['a', 'c', 'b']})
+    with pytest.raises(
+        UserError,
+        match=(
+            r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"
+        ),
+    ):
+        open_with(
+            tmp_path,
+            GOOD | {'class_names': ['a', 'b', 'c']},
+            GOOD | {'class_names': ['a', 'c', 'b']},
+        )
 
 
 def test_class_names_that_differ_in_their_unicode_form_alone(tmp_path):
-    with pytest.raises(UserError, match=r'class_names differ: .*The first that differ: .*U\+00E9.*U\+0301.*Make them equal'):
-        open_with(tmp_path, GOOD | {'class_names': ['a', 'b', '\u00e9']}, GOOD | {'class_names': ['a', 'b', 'e\u0301']})
+    with pytest.raises(
+        UserError,
+        match=r'class_names differ: .*The first that differ: .*U\+00E9.*U\+0301.*Make them equal',
+    ):
+        open_with(
+            tmp_path,
+            GOOD | {'class_names': ['a', 'b', '\u00e9']},
+            GOOD | {'class_names': ['a', 'b', 'e\u0301']},
+        )
 
 
 def test_a_single_pixel_may_be_one_and_black_images_are_images(tmp_path):
@@ -148,7 +227,9 @@ def flipped(data, position):
 def huge():
     """An npz whose header claims an array of 2**60 bytes."""
     buffer, member = io.BytesIO(), io.BytesIO()
-    np.lib.format.write_array_header_1_0(member, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50, 32, 32, 1)})
+    np.lib.format.write_array_header_1_0(
+        member, {'descr': '|u1', 'fortran_order': False, 'shape': (2**50, 32, 32, 1)}
+    )
     with zipfile.ZipFile(buffer, 'w') as archive:
         archive.writestr('images.npy', member.getvalue())
     return buffer.getvalue()
@@ -170,12 +251,18 @@ def huge():
 def test_files_that_are_no_npz_of_plain_arrays(tmp_path, data):
     np.savez(tmp_path / 'test.npz', **GOOD)
     (tmp_path / 'train.npz').write_bytes(data)
-    with pytest.raises(UserError, match=r'train\.npz: not a readable npz file without pickles \(.+\)\. Write it again'):
+    with pytest.raises(
+        UserError,
+        match=r'train\.npz: not a readable npz file without pickles \(.+\)\. Write it again',
+    ):
         sources.read_arrays(3, str(tmp_path))
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz'):
+    with pytest.raises(
+        UserError,
+        match=r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz',
+    ):
         sources.read_arrays(3, str(tmp_path))
 
 
@@ -183,5 +270,7 @@ def test_a_missing_file(tmp_path):
 def test_one_file_for_training_and_testing(tmp_path, test):
     np.savez(tmp_path / 'train.npz', **GOOD)
     (tmp_path / 'link.npz').symlink_to('train.npz')
-    with pytest.raises(UserError, match='hold the same images: a model would be tested on what it was trained on'):
+    with pytest.raises(
+        UserError, match='hold the same images: a model would be tested on what it was trained on'
+    ):
         sources.read_arrays(3, str(tmp_path), test=test)

@@ -24,8 +24,32 @@ CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 SEED = int(os.environ.get('PURIFY_FUZZ_SEED', '0'))
 PIECES = 10  # tests that share the cases
 NAMES = (
-    *(b'ant', b'bee', b'cat', b'caf\xc3\xa9', b'cafe\xcc\x81', b'caf\xe9', b'a\nb', b' x', b'train', b'test', b'.hidden', b'-'),
-    *(b'0.png', b'1.JPG', b'2', b'3.txt', b'4.tif', b'5.webp', b'Thumbs.db', b'\xff\xfe.png', b'6.pgm', b'x' * 200),
+    *(
+        b'ant',
+        b'bee',
+        b'cat',
+        b'caf\xc3\xa9',
+        b'cafe\xcc\x81',
+        b'caf\xe9',
+        b'a\nb',
+        b' x',
+        b'train',
+        b'test',
+        b'.hidden',
+        b'-',
+    ),
+    *(
+        b'0.png',
+        b'1.JPG',
+        b'2',
+        b'3.txt',
+        b'4.tif',
+        b'5.webp',
+        b'Thumbs.db',
+        b'\xff\xfe.png',
+        b'6.pgm',
+        b'x' * 200,
+    ),
 )
 pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow's on odd tags
 
@@ -38,7 +62,9 @@ def encoded(picture, kind, **options):
 
 @functools.cache
 def wholes():
-    """Whole files of every format and mode that Pillow writes, with the things that a file may say of its picture."""
+    """Whole files of every format and mode that Pillow writes, with the things that a file may say
+    of its picture.
+    """
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8))
     alpha = Image.fromarray(rng.integers(0, 256, (12, 10, 4), np.uint8))
@@ -46,12 +72,21 @@ def wholes():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 6
-    modes = [colour, alpha, deep, *(colour.convert(mode) for mode in ('1', 'L', 'LA', 'P', 'CMYK', 'YCbCr', 'I', 'F'))]
+    modes = [
+        colour,
+        alpha,
+        deep,
+        *(colour.convert(mode) for mode in ('1', 'L', 'LA', 'P', 'CMYK', 'YCbCr', 'I', 'F')),
+    ]
     found = []
     Image.init()
     for kind in images.FORMATS:
         for picture in modes:
-            for options in ({}, {'exif': exif, 'icc_profile': profile}, {'save_all': True, 'append_images': [picture]}):
+            for options in (
+                {},
+                {'exif': exif, 'icc_profile': profile},
+                {'save_all': True, 'append_images': [picture]},
+            ):
                 try:
                     found.append(encoded(picture, kind, **options))
                 except (
@@ -63,14 +98,24 @@ def wholes():
                     RuntimeError,
                 ):  # a mode that this format does not have
                     continue
-    packed = [encoded(colour, 'TIFF', compression=name) for name in ('tiff_lzw', 'tiff_adobe_deflate', 'packbits', 'jpeg')]
+    packed = [
+        encoded(colour, 'TIFF', compression=name)
+        for name in ('tiff_lzw', 'tiff_adobe_deflate', 'packbits', 'jpeg')
+    ]
     fax = encoded(colour.convert('1'), 'TIFF', compression='group4')
-    plain = b'P5 3 2 4095\n' + bytes(range(12)), b'P2 2 1 9\n4 5\n', b'P3 1 1 255 1 2 3\n', b'Pf\n2 2\n-1.0\n' + bytes(16)
+    plain = (
+        b'P5 3 2 4095\n' + bytes(range(12)),
+        b'P2 2 1 9\n4 5\n',
+        b'P3 1 1 255 1 2 3\n',
+        b'Pf\n2 2\n-1.0\n' + bytes(16),
+    )
     return [*found, *packed, fax, *plain]
 
 
 def damage(rng, data):
-    """One to four random wounds: flipped, cut, doubled, zeroed, overwritten with an extreme number."""
+    """One to four random wounds: flipped, cut, doubled, zeroed, overwritten with an extreme
+    number.
+    """
     data = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         if not data:
@@ -108,7 +153,24 @@ def try_picture(rng, folder):
 def odd_array(rng):
     """An array as nobody should store one."""
     shapes = ((), (6,), (6, 8, 8, 3), (6, 8, 8), (0,), (6, 0, 8, 3), (2, 3), (7,))
-    kinds = ('u1', 'i8', 'u8', 'f2', 'f8', 'c8', 'b1', 'm8[s]', 'M8[D]', 'S3', 'U3', 'S0', 'V4', '>i4', '>U2', [('a', 'i4')])
+    kinds = (
+        'u1',
+        'i8',
+        'u8',
+        'f2',
+        'f8',
+        'c8',
+        'b1',
+        'm8[s]',
+        'M8[D]',
+        'S3',
+        'U3',
+        'S0',
+        'V4',
+        '>i4',
+        '>U2',
+        [('a', 'i4')],
+    )
     shape, kind = shapes[rng.integers(len(shapes))], kinds[rng.integers(len(kinds))]
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
     if not size:
@@ -124,7 +186,9 @@ def try_arrays(rng, folder):
         'ids': np.arange(6),
         'class_names': np.array(['a', 'b', 'c']),
     }
-    harmed = rng.choice([0, 1, 1, 2, 4]) / 8  # of the arrays of both files: mostly one, so that it is what is met
+    harmed = (
+        rng.choice([0, 1, 1, 2, 4]) / 8
+    )  # of the arrays of both files: mostly one, so that it is what is met
     for split in ('train', 'test'):
         arrays = dict(good)
         for name in list(arrays):
@@ -163,7 +227,9 @@ def try_folder(rng, folder):
 
 
 def put(rng, place, name, *, harm=True):
-    """A picture; with `harm` perhaps a damaged one, an empty file, a pipe or a link to somewhere."""
+    """A picture; with `harm` perhaps a damaged one, an empty file, a pipe or a link to
+    somewhere.
+    """
     path = os.path.join(place, name)
     os.makedirs(place, exist_ok=True)
     if os.path.lexists(path):
@@ -220,7 +286,9 @@ def test_every_case_works_or_is_explained(piece, tmp_path):
                 warnings.simplefilter('ignore')
                 worked[attempt].append(outcome(attempt, rng, folder))
         except Exception as error:
-            raise AssertionError(f'case {case} of PURIFY_FUZZ_SEED={SEED}: {type(error).__name__}: {error}') from error
+            raise AssertionError(
+                f'case {case} of PURIFY_FUZZ_SEED={SEED}: {type(error).__name__}: {error}'
+            ) from error
     assert all(worked.values()), 'each kind has cases'
 
 

@@ -61,9 +61,10 @@ class TestFolders:
         for name in ('unlabelled/0.png', 'train2/ant/0.png', '1.png', '.cache/0.png', 'notes.txt'):
             picture(folder / name)
         open_source(folder)
-        assert capsys.readouterr().err == (
-            f'{folder}: reads train and test, and leaves out beside them 2 folders (train2, unlabelled), '
-            '2 files (1.png, notes.txt), 1 hidden files or folders (.cache).\n'
+        assert (
+            capsys.readouterr().err
+            == f'{folder}: reads train and test, and leaves out beside them 2 folders (train2,'
+            ' unlabelled), 2 files (1.png, notes.txt), 1 hidden files or folders (.cache).\n'
         )
 
     def test_class_folders_that_are_hidden_and_pictures_outside_of_any_class(self, folder, capsys):
@@ -71,22 +72,41 @@ class TestFolders:
         picture(folder / 'train' / 'loose.png')
         assert len(open_source(folder).train) == 30
         said = capsys.readouterr().err
-        assert f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n' in said
-        assert f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename those that are classes.\n' in said
+        assert (
+            f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n'
+            in said
+        )
+        assert (
+            f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename those that'
+            ' are classes.\n' in said
+        )
         for name in CLASSES:
             (folder / 'train' / name).rename(folder / name)
         picture(folder / '0.png')
         shutil.rmtree(folder / 'train')
         shutil.rmtree(folder / 'test')
         open_source(folder)
-        assert f'{folder}: left out 1 pictures that lie in no class folder (0.png).\n' in capsys.readouterr().err
+        assert (
+            f'{folder}: left out 1 pictures that lie in no class folder (0.png).\n'
+            in capsys.readouterr().err
+        )
 
     @pytest.mark.parametrize(
-        'given', [{'train': 'train', 'test': 'train'}, {'train': 'test'}, {'test': './train'}, {'test': 'link'}, {'test': '.'}]
+        'given',
+        [
+            {'train': 'train', 'test': 'train'},
+            {'train': 'test'},
+            {'test': './train'},
+            {'test': 'link'},
+            {'test': '.'},
+        ],
     )
     def test_the_same_images_for_training_and_testing_are_refused(self, folder, given):
         (folder / 'link').symlink_to('train')
-        with pytest.raises(UserError, match='hold the same images: a model would be tested on what it was trained on'):
+        with pytest.raises(
+            UserError,
+            match='hold the same images: a model would be tested on what it was trained on',
+        ):
             open_source(folder, **given)
 
     def test_a_share_that_has_no_effect_is_said(self, folder, capsys):
@@ -115,36 +135,58 @@ class TestFolders:
         assert sorted(levels(source.train) + levels(source.test)) == list(range(30))
         again = open_source(root, test_share=0.25, split_seed=7)
         np.testing.assert_array_equal(again.test.ids, source.test.ids)
-        said = f'{root}: no test folder, so 0.25 of each class is held out for testing: 21 training and 9 test images.'
+        said = (
+            f'{root}: no test folder, so 0.25 of each class is held out for testing: 21 training'
+            ' and 9 test images.'
+        )
         assert said in capsys.readouterr().err
-        with pytest.raises(UserError, match=r'source\.test_share=1: choose a share between 0 and 1'):
+        with pytest.raises(
+            UserError, match=r'source\.test_share=1: choose a share between 0 and 1'
+        ):
             open_source(root, test_share=1)
 
     def test_a_misspelt_test_folder_is_no_reason_to_hold_out(self, folder):
         (folder / 'test').rename(folder / 'tset')
-        with pytest.raises(UserError, match=r"a folder 'train', but none of test images \(test or val or .*there are: train, tset"):
+        with pytest.raises(
+            UserError,
+            match=(
+                r"a folder 'train', but none of test images \(test or val or .*there are: train,"
+                r' tset'
+            ),
+        ):
             open_source(folder)
         (folder / 'train').rename(folder / 'trian')
         (folder / 'tset').rename(folder / 'val')
-        with pytest.raises(UserError, match=r"a folder 'val', but none of training images \(train or training\)"):
+        with pytest.raises(
+            UserError, match=r"a folder 'val', but none of training images \(train or training\)"
+        ):
             open_source(folder)
 
     def test_a_class_in_one_split_alone_is_named(self, folder):
         (folder / 'test' / 'cat').rename(folder / 'test' / 'cats')
-        with pytest.raises(UserError, match=r"class folders of 'train' and 'test' differ: cat, cats\. Both need every class"):
+        with pytest.raises(
+            UserError,
+            match=r"class folders of 'train' and 'test' differ: cat, cats\. Both need every class",
+        ):
             open_source(folder)
 
     def test_an_empty_class_is_named(self, folder):
         for file in (folder / 'train' / 'cat').iterdir():
             file.unlink()
-        with pytest.raises(UserError, match=r'train/cat: no pictures in this class folder \(formats: PNG, '):
+        with pytest.raises(
+            UserError, match=r'train/cat: no pictures in this class folder \(formats: PNG, '
+        ):
             open_source(folder)
 
     def test_what_is_no_source_at_all(self, tmp_path):
-        with pytest.raises(UserError, match=r'birds: no such folder\. An imagefolder source needs train/<class>/'):
+        with pytest.raises(
+            UserError, match=r'birds: no such folder\. An imagefolder source needs train/<class>/'
+        ):
             open_source(tmp_path / 'birds')
         (tmp_path / 'birds').mkdir()
-        with pytest.raises(UserError, match=r'birds: no class folders\. An imagefolder source needs'):
+        with pytest.raises(
+            UserError, match=r'birds: no class folders\. An imagefolder source needs'
+        ):
             open_source(tmp_path / 'birds')
         (tmp_path / 'file').write_text('')
         with pytest.raises(UserError, match=r'file: cannot be read \(Not a directory\)'):
@@ -154,9 +196,18 @@ class TestFolders:
 
 
 class TestFiles:
-    def test_every_picture_counts_whatever_its_name_and_however_deep(self, folder, tmp_path, capsys):
+    def test_every_picture_counts_whatever_its_name_and_however_deep(
+        self, folder, tmp_path, capsys
+    ):
         here = folder / 'train' / 'bee'
-        for name in ('9a.jfif', 'no_suffix', 'odd.data', 'deeper/a.png', 'deeper/still/b.JPE', 'A.PNG'):
+        for name in (
+            '9a.jfif',
+            'no_suffix',
+            'odd.data',
+            'deeper/a.png',
+            'deeper/still/b.JPE',
+            'A.PNG',
+        ):
             picture(here / name, 200)
         picture(tmp_path / 'elsewhere' / 'linked.png', 200)
         (here / 'link').symlink_to(tmp_path / 'elsewhere')
@@ -166,7 +217,11 @@ class TestFiles:
         assert np.bincount(source.train.labels).tolist() == [10, 18, 10]
         said = capsys.readouterr().err
         assert levels(source.train).count(200) == 8
-        assert said == f'{folder}/train: 3 pictures lie in folders within a class folder; they count as of that class.\n'
+        assert (
+            said
+            == f'{folder}/train: 3 pictures lie in folders within a class folder; they count as of'
+            ' that class.\n'
+        )
 
     def test_what_is_no_picture_is_counted_and_named(self, folder, capsys):
         here = folder / 'test' / 'ant'
@@ -228,7 +283,8 @@ class TestClassNames:
     def test_names_that_differ_in_their_unicode_form_alone(self, tmp_path):
         composed, parts = 'café'.encode(), 'cafe\u0301'.encode()
         expected = (
-            r'source imagefolder: class names that differ in their Unicode form alone: .*c a f e U\+0301\), .*c a f U\+00E9\)'
+            r'source imagefolder: class names that differ in their Unicode form alone: .*c a f e'
+            r' U\+0301\), .*c a f U\+00E9\)'
         )
         with pytest.raises(UserError, match=expected):
             self.make(tmp_path, composed, parts, b'tea')
@@ -236,11 +292,16 @@ class TestClassNames:
     def test_of_two_splits(self, tmp_path):
         self.make(tmp_path, b'ant', 'café'.encode())
         os.rename(tmp_path / 'test' / 'café', tmp_path / 'test' / 'cafe\u0301')
-        with pytest.raises(UserError, match=r'differ: .*\(c a f e U\+0301\), .*\(c a f U\+00E9\)\. Both need every class'):
+        with pytest.raises(
+            UserError,
+            match=r'differ: .*\(c a f e U\+0301\), .*\(c a f U\+00E9\)\. Both need every class',
+        ):
             open_source(tmp_path)
 
     def test_a_name_that_is_not_utf8(self, tmp_path):
-        with pytest.raises(UserError, match=r"the class name b'caf\\xe9' is not UTF-8.*Rename it") as caught:
+        with pytest.raises(
+            UserError, match=r"the class name b'caf\\xe9' is not UTF-8.*Rename it"
+        ) as caught:
             self.make(tmp_path, b'caf\xe9', b'tea')
         str(caught.value).encode()
 
@@ -252,7 +313,10 @@ class TestClassNames:
             open_source(tmp_path, classes='tea,café,cafe\u0301')
 
     def test_control_characters(self, tmp_path):
-        with pytest.raises(UserError, match=r"class names \['a\\rb'\]: .*without space around it or control characters"):
+        with pytest.raises(
+            UserError,
+            match=r"class names \['a\\rb'\]: .*without space around it or control characters",
+        ):
             self.make(tmp_path, b'a\rb', b'tea')
 
     def test_joiners_of_other_scripts_are_letters(self, tmp_path):
@@ -272,13 +336,22 @@ class TestSignature:
     def test_folders_outside_of_the_path_count(self, folder, tmp_path, monkeypatch, form, split):
         monkeypatch.setenv('HOME', str(tmp_path))
         (folder / split).rename(tmp_path / 'far')
-        given = {split: {'absolute': str(tmp_path / 'far'), 'above': '../far', 'home': '~/far'}[form]}
-        assert (len(open_source(folder, **given).train), len(open_source(folder, **given).test)) == (30, 15)
+        given = {
+            split: {'absolute': str(tmp_path / 'far'), 'above': '../far', 'home': '~/far'}[form]
+        }
+        assert (
+            len(open_source(folder, **given).train),
+            len(open_source(folder, **given).test),
+        ) == (30, 15)
         file = tmp_path / 'far' / 'ant' / '3.png'
         assert self.changes(folder, lambda: picture(file, 99), **given)
-        assert self.changes(folder, lambda: file.rename(tmp_path / 'far' / 'bee' / 'x.png'), **given)
+        assert self.changes(
+            folder, lambda: file.rename(tmp_path / 'far' / 'bee' / 'x.png'), **given
+        )
         other = 'train' if split == 'test' else 'test'
-        assert self.changes(folder, lambda: picture(folder / other / 'ant' / '3.png', 99), **given), 'the usual folder counts too'
+        assert self.changes(
+            folder, lambda: picture(folder / other / 'ant' / '3.png', 99), **given
+        ), 'the usual folder counts too'
         both = given | {other: other}
         assert self.changes(folder, lambda: picture(file, 98), **both)
         assert self.changes(folder, lambda: picture(folder / other / 'ant' / '3.png', 98), **both)
@@ -289,8 +362,12 @@ class TestSignature:
         picture(tmp_path / 'elsewhere' / 'far.png')
         assert not self.changes(folder, lambda: None)
         assert self.changes(folder, lambda: file.rename(folder / 'train' / 'bee' / 'x.png'))
-        assert self.changes(folder, lambda: (folder / 'test' / 'cat' / 'link').symlink_to(tmp_path / 'elsewhere'))
-        assert self.changes(folder, lambda: picture(tmp_path / 'elsewhere' / 'far.png', 99)), 'behind a link'
+        assert self.changes(
+            folder, lambda: (folder / 'test' / 'cat' / 'link').symlink_to(tmp_path / 'elsewhere')
+        )
+        assert self.changes(folder, lambda: picture(tmp_path / 'elsewhere' / 'far.png', 99)), (
+            'behind a link'
+        )
         assert self.changes(folder, lambda: (folder / 'test').rename(folder / 'val'))
 
     def test_a_file_replaced_under_its_old_size_and_time_shows(self, folder):
@@ -301,7 +378,10 @@ class TestSignature:
             data[-20] ^= 1
             file.write_bytes(bytes(data))
             os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-            assert (file.stat().st_size, file.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+            assert (file.stat().st_size, file.stat().st_mtime_ns) == (
+                facts.st_size,
+                facts.st_mtime_ns,
+            )
 
         assert self.changes(folder, replace)
 

@@ -23,8 +23,15 @@ def images_of(pool):
 def arrays(tmp_path):
     """60 training and 24 test images, 8 x 8, four classes; image i of a split is filled with i."""
     for split, count in (('train', 60), ('test', 24)):
-        pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 8, 8, 3))
-        np.savez(tmp_path / f'{split}.npz', images=pixels, labels=np.arange(count) % 4, class_names=CLASSES)
+        pixels = np.broadcast_to(
+            np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 8, 8, 3)
+        )
+        np.savez(
+            tmp_path / f'{split}.npz',
+            images=pixels,
+            labels=np.arange(count) % 4,
+            class_names=CLASSES,
+        )
     return str(tmp_path)
 
 
@@ -93,9 +100,15 @@ class TestImagefolder:
         assert found.dtype == np.uint8
         for position, label in enumerate(source.train.labels):
             colour = (
-                np.array([40 * label, 100, 200]) if position % 6 != 3 else np.array([40 * label, 100, 200]) @ (0.299, 0.587, 0.114)
+                np.array([40 * label, 100, 200])
+                if position % 6 != 3
+                else np.array([40 * label, 100, 200]) @ (0.299, 0.587, 0.114)
             )
-            np.testing.assert_allclose(found[position], np.broadcast_to(colour, (8, 8, 3)) if position % 6 != 3 else colour, atol=6)
+            np.testing.assert_allclose(
+                found[position],
+                np.broadcast_to(colour, (8, 8, 3)) if position % 6 != 3 else colour,
+                atol=6,
+            )
 
     def test_grey_on_demand(self, folder):
         source = self.open(folder, channels=1)
@@ -118,7 +131,12 @@ class TestArrays:
 
     def test_ids_of_its_own_and_no_class_names(self, tmp_path):
         for split in ('train', 'test'):
-            np.savez(tmp_path / f'{split}.npz', images=np.zeros((4, 8, 8), np.uint8), labels=[0, 1, 2, 1], ids=[9, 7, 5, 3])
+            np.savez(
+                tmp_path / f'{split}.npz',
+                images=np.zeros((4, 8, 8), np.uint8),
+                labels=[0, 1, 2, 1],
+                ids=[9, 7, 5, 3],
+            )
         source = open_arrays(str(tmp_path), channels=1)
         assert source.class_names == ['0', '1', '2']
         np.testing.assert_array_equal(source.train.ids, [9, 7, 5, 3])
@@ -139,22 +157,32 @@ class TestChoosing:
         np.testing.assert_array_equal(smaller.reference.ids, source.reference.ids)
 
     def test_reference_of_other_classes_holds_none_that_was_chosen(self, arrays):
-        source = open_arrays(arrays, classes='dog,bee', reference='other_classes', reference_size=10)
+        source = open_arrays(
+            arrays, classes='dog,bee', reference='other_classes', reference_size=10
+        )
         assert source.class_names == ['dog', 'bee']
         assert set(source.train.ids % 4) == {1, 3}
-        np.testing.assert_array_equal(source.train.labels, np.where(source.train.ids % 4 == 3, 0, 1))
+        np.testing.assert_array_equal(
+            source.train.labels, np.where(source.train.ids % 4 == 3, 0, 1)
+        )
         assert len(source.reference) == 10
         assert set(source.reference.ids % 4) <= {0, 2}
         np.testing.assert_array_equal(images_of(source.reference)[:, 0, 0, 0], source.reference.ids)
 
     def test_classes_by_number_are_drawn_and_renumbered(self, arrays):
-        drawn = {tuple(open_arrays(arrays, classes='2', split_seed=seed).class_names) for seed in range(12)}
+        drawn = {
+            tuple(open_arrays(arrays, classes='2', split_seed=seed).class_names)
+            for seed in range(12)
+        }
         assert len(drawn) > 1
         for names in drawn:
             assert len(set(names)) == 2
         source = open_arrays(arrays, classes='3')
         for position in range(len(source.train)):
-            assert CLASSES[source.train.ids[position] % 4] == source.class_names[source.train.labels[position]]
+            assert (
+                CLASSES[source.train.ids[position] % 4]
+                == source.class_names[source.train.labels[position]]
+            )
 
     def test_sizes(self, arrays):
         source = open_arrays(arrays, train_size=30, test_size=12)
@@ -165,13 +193,17 @@ class TestChoosing:
         open_arrays(arrays, reference='held_out', reference_size=20)
         assert capsys.readouterr().err == ''
         open_arrays(arrays, reference_size=20)
-        said = 'source arrays: source.reference_size=20 has no effect, for source.reference is none.\n'
+        said = (
+            'source arrays: source.reference_size=20 has no effect, for source.reference is none.\n'
+        )
         assert capsys.readouterr().err == said
 
     def test_one_seed_is_one_split(self, arrays):
         options = {'train_size': 30, 'test_size': 12, 'reference': 'held_out', 'reference_size': 9}
         np.random.seed(0)
-        first, again, other = (open_arrays(arrays, **options, split_seed=seed) for seed in (4, 4, 5))
+        first, again, other = (
+            open_arrays(arrays, **options, split_seed=seed) for seed in (4, 4, 5)
+        )
         for pool in ('train', 'test', 'reference'):
             np.testing.assert_array_equal(getattr(first, pool).ids, getattr(again, pool).ids)
             assert list(getattr(first, pool).ids) != list(getattr(other, pool).ids)
@@ -180,7 +212,10 @@ class TestChoosing:
         ('changes', 'expected'),
         [
             ({'train_size': 61}, r'0 reference \+ 61 training images asked, but there are 60'),
-            ({'train_size': 41, 'reference': 'held_out', 'reference_size': 20}, r'20 reference \+ 41 training images asked'),
+            (
+                {'train_size': 41, 'reference': 'held_out', 'reference_size': 20},
+                r'20 reference \+ 41 training images asked',
+            ),
             ({'test_size': 25}, r'25 test images asked, but the source has 24'),
             ({'train_size': -1}, r'source\.train_size=-1: choose 0 \(all\) or more'),
             ({'reference_size': -1}, r'source\.reference_size=-1'),
@@ -192,12 +227,21 @@ class TestChoosing:
             ({'reference': 'own'}, r"no reference images of the kind 'own'"),
             ({'reference': 'other_classes'}, r"no reference images of the kind 'other_classes'"),
             ({'reference': 'held_out'}, r"no reference images of the kind 'held_out'"),
-            ({'reference': 'mine'}, r"source\.reference='mine': choose from held_out, none, other_classes, own"),
-            ({'resample': 'box'}, r"source\.resample='box': choose from bicubic, bilinear, lanczos, nearest"),
+            (
+                {'reference': 'mine'},
+                r"source\.reference='mine': choose from held_out, none, other_classes, own",
+            ),
+            (
+                {'resample': 'box'},
+                r"source\.resample='box': choose from bicubic, bilinear, lanczos, nearest",
+            ),
             ({'channels': 2}, r'source\.channels=2: choose 1 \(grey\) or 3 \(RGB\)'),
             ({'size_px': 0}, r'source\.size_px=0: choose 1 or more'),
             ({'split_seed': -1}, r'seed -1 is out of range'),
-            ({'train_size': 2}, r'no training images of class .*Add some or choose source\.classes'),
+            (
+                {'train_size': 2},
+                r'no training images of class .*Add some or choose source\.classes',
+            ),
             ({'pth': 'x'}, r"source 'arrays': .*unexpected keyword argument 'pth'"),
         ],
     )
@@ -207,6 +251,10 @@ class TestChoosing:
 
     def test_an_unknown_source_is_answered_with_the_choices(self):
         with pytest.raises(
-            UserError, match=r"unknown source 'array'. Did you mean 'arrays'\? Choose from: arrays, digits, imagefolder, tfds"
+            UserError,
+            match=(
+                r"unknown source 'array'. Did you mean 'arrays'\? Choose from: arrays, digits,"
+                r' imagefolder, tfds'
+            ),
         ):
             sources.open_source('array', **PLAIN)

@@ -40,7 +40,9 @@ def mnist(split, i):
 
 
 def lay_down(data_dir, make, splits, form='array_record', encode=encode_png):
-    """A dataset as TFDS leaves it behind: the registered builder's own folder and features, shards, metadata."""
+    """A dataset as TFDS leaves it behind: the registered builder's own folder and features, shards,
+    metadata.
+    """
     name = make.__name__
     builder = tfds.builder(name, data_dir=str(data_dir))
     folder, features, infos = Path(builder.data_dir), builder.info.features, []
@@ -48,26 +50,38 @@ def lay_down(data_dir, make, splits, form='array_record', encode=encode_png):
         features['label'].names = CIFAR10
     folder.mkdir(parents=True)
     for split, lengths in splits.items():
-        template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(folder), dataset_name=name, split=split, filetype_suffix=form)
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=epath.Path(folder), dataset_name=name, split=split, filetype_suffix=form
+        )
         start = 0
         for shard, length in enumerate(lengths):
             file = folder / f'{name}-{split}.{form}-{shard:05d}-of-{len(lengths):05d}'
             writer = array_record_module.ArrayRecordWriter(str(file), 'group_size:1')
             for i in range(start, start + length):
                 record = make(split, i)
-                encoded = features.encode_example(record | {'image': io.BytesIO(encode(record['image']))})
+                encoded = features.encode_example(
+                    record | {'image': io.BytesIO(encode(record['image']))}
+                )
                 writer.write(features.serialize_example(encoded))
             writer.close()
             start += length
-        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=1, filename_template=template))
-    tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=infos, check_data=False)
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=lengths, num_bytes=1, filename_template=template
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=infos, check_data=False
+    )
     return folder
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tfds')
-    assert lay_down(folder, cifar10, {'train': [40, 35], 'test': [40]}) == folder / 'cifar10' / '3.0.2'
+    assert (
+        lay_down(folder, cifar10, {'train': [40, 35], 'test': [40]}) == folder / 'cifar10' / '3.0.2'
+    )
     lay_down(folder, lfw, {'train': [31]})
     lay_down(folder, mnist, {'train': [10], 'test': [10]}, form='tfrecord')
     return str(folder)
@@ -93,7 +107,9 @@ def test_a_share_that_has_no_effect_is_said(data_dir, capsys):
 
 def test_grey_on_demand(data_dir):
     image = read_tfds(1, 'cifar10', data_dir=data_dir).train.fetch(3)
-    np.testing.assert_allclose(image[..., 0], pixels(3, (32, 32, 3)) @ np.array([0.299, 0.587, 0.114]), atol=0.51)
+    np.testing.assert_allclose(
+        image[..., 0], pixels(3, (32, 32, 3)) @ np.array([0.299, 0.587, 0.114]), atol=0.51
+    )
 
 
 def test_text_labels_become_classes_in_alphabetical_order_and_a_test_set_is_held_out(data_dir):
@@ -102,13 +118,16 @@ def test_text_labels_become_classes_in_alphabetical_order_and_a_test_set_is_held
     assert names == ['Ann', 'Bob', 'Zoe']
     assert sorted([*train.ids, *test.ids]) == list(range(31))
     for pool in (train, test):
-        np.testing.assert_array_equal([names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids])
+        np.testing.assert_array_equal(
+            [names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids]
+        )
         np.testing.assert_array_equal(pool.fetch(1), pixels(pool.ids[1], (250, 250, 3)))
     # a fifth of every class, rounded up: of 20, 8 and 3 images
     np.testing.assert_array_equal(np.bincount(test.labels), [2, 1, 4])
     np.testing.assert_array_equal(read_tfds(3, 'lfw', data_dir=data_dir).test.ids, test.ids)
     np.testing.assert_array_equal(
-        test.ids, sorted(np.concatenate([_drawn(k, np.flatnonzero(labels_of_lfw() == k)) for k in range(3)]))
+        test.ids,
+        sorted(np.concatenate([_drawn(k, np.flatnonzero(labels_of_lfw() == k)) for k in range(3)])),
     )
 
 
@@ -117,8 +136,12 @@ def labels_of_lfw():
 
 
 def _drawn(label, positions):
-    """The released draw, which results on LFW rest on: a fifth of the class by the stream of its number."""
-    return stream_rng(0, 'held_out', label).permutation(positions)[: int(np.ceil(len(positions) / 5))]
+    """The released draw, which results on LFW rest on: a fifth of the class by the stream of its
+    number.
+    """
+    return stream_rng(0, 'held_out', label).permutation(positions)[
+        : int(np.ceil(len(positions) / 5))
+    ]
 
 
 def test_rare_classes_are_left_out_and_the_rest_renumbered(data_dir):
@@ -127,14 +150,30 @@ def test_rare_classes_are_left_out_and_the_rest_renumbered(data_dir):
     assert names == ['Ann', 'Zoe']
     np.testing.assert_array_equal(np.bincount(source.train.labels), [6, 16])
     for pool in (source.train, source.test):
-        np.testing.assert_array_equal([names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids])
+        np.testing.assert_array_equal(
+            [names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids]
+        )
     with pytest.raises(UserError, match=r'source\.min_per_class=99: no class has that many'):
         read_tfds(3, 'lfw', data_dir=data_dir, min_per_class=99)
 
 
 def test_through_the_one_door_for_sources(data_dir):
-    options = {'resample': 'bicubic', 'train_size': 0, 'test_size': 0, 'reference': 'held_out', 'reference_size': 10}
-    source = open_source('tfds:cifar10', size_px=16, channels=3, classes='', split_seed=1, data_dir=data_dir, **options)
+    options = {
+        'resample': 'bicubic',
+        'train_size': 0,
+        'test_size': 0,
+        'reference': 'held_out',
+        'reference_size': 10,
+    }
+    source = open_source(
+        'tfds:cifar10',
+        size_px=16,
+        channels=3,
+        classes='',
+        split_seed=1,
+        data_dir=data_dir,
+        **options,
+    )
     assert (len(source.train), len(source.test), len(source.reference)) == (65, 40, 10)
     assert not set(source.train.ids) & set(source.reference.ids)
     assert source.train.fetch(0).shape == (16, 16, 3)
@@ -142,7 +181,9 @@ def test_through_the_one_door_for_sources(data_dir):
 
 def test_splits_with_other_texts_are_refused(tmp_path):
     lay_down(tmp_path, lfw, {'train': [31], 'test': [25]})
-    with pytest.raises(UserError, match=r"tfds:lfw: splits 'train' and 'test' have different classes"):
+    with pytest.raises(
+        UserError, match=r"tfds:lfw: splits 'train' and 'test' have different classes"
+    ):
         read_tfds(3, 'lfw', data_dir=str(tmp_path))
 
 
@@ -164,35 +205,58 @@ def test_pictures_are_shown_as_those_of_folders_are(tmp_path):
     lay_down(tmp_path / 'a', cifar10, {'train': [10], 'test': [10]}, encode=saved('PNG', exif=exif))
     fetched = read_tfds(3, 'cifar10', data_dir=str(tmp_path / 'a')).train.fetch(4)
     np.testing.assert_array_equal(fetched, pixels(4, (32, 32, 3))[::-1, ::-1])
-    clear = saved('PNG', lambda picture: Image.merge('RGBA', [*picture.split(), Image.new('L', picture.size)]))
+    clear = saved(
+        'PNG', lambda picture: Image.merge('RGBA', [*picture.split(), Image.new('L', picture.size)])
+    )
     lay_down(tmp_path / 'b', cifar10, {'train': [10], 'test': [10]}, encode=clear)
     source = read_tfds(3, 'cifar10', data_dir=str(tmp_path / 'b'))
     assert source.train.fetch(4).min() == 255
     assert source.notes.counts() == {'alpha': 1}
-    deep = saved('PNG', lambda picture: Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 257))
+    deep = saved(
+        'PNG', lambda picture: Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 257)
+    )
     lay_down(tmp_path / 'c', cifar10, {'train': [10], 'test': [10]}, encode=deep)
     fetched = read_tfds(1, 'cifar10', data_dir=str(tmp_path / 'c')).train.fetch(4)
     np.testing.assert_array_equal(fetched[..., 0], pixels(4, (32, 32, 3))[..., 0])
 
 
 def test_a_broken_picture_is_named_by_its_split_and_position(tmp_path):
-    lay_down(tmp_path, cifar10, {'train': [10], 'test': [10]}, encode=lambda image: encode_png(image)[:40])
+    lay_down(
+        tmp_path,
+        cifar10,
+        {'train': [10], 'test': [10]},
+        encode=lambda image: encode_png(image)[:40],
+    )
     with pytest.raises(UserError, match=r'^tfds:cifar10, train image 4: not a readable picture'):
         read_tfds(3, 'cifar10', data_dir=str(tmp_path)).train.fetch(4)
 
 
 def test_floats_in_the_place_of_pictures_are_refused(tmp_path):
     image = tfds.features.Image(shape=(8, 8, 1), dtype=np.float32, encoding_format='png')
-    features = tfds.features.FeaturesDict({'image': image, 'label': tfds.features.ClassLabel(num_classes=2)})
+    features = tfds.features.FeaturesDict(
+        {'image': image, 'label': tfds.features.ClassLabel(num_classes=2)}
+    )
     folder = tmp_path / 'mine' / '1.0.0'
     folder.mkdir(parents=True)
     template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(folder), dataset_name='mine', split='train', filetype_suffix='array_record'
+        data_dir=epath.Path(folder),
+        dataset_name='mine',
+        split='train',
+        filetype_suffix='array_record',
     )
     (folder / 'mine-train.array_record-00000-of-00001').touch()
-    info = tfds.core.SplitInfo(name='train', shard_lengths=[1], num_bytes=1, filename_template=template)
-    tfds.folder_dataset.write_metadata(data_dir=folder, features=features, split_infos=[info], check_data=False)
-    with pytest.raises(UserError, match=r'tfds:mine: its feature image is Image\(.*float32.*must be an Image of whole numbers'):
+    info = tfds.core.SplitInfo(
+        name='train', shard_lengths=[1], num_bytes=1, filename_template=template
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=features, split_infos=[info], check_data=False
+    )
+    with pytest.raises(
+        UserError,
+        match=(
+            r'tfds:mine: its feature image is Image\(.*float32.*must be an Image of whole numbers'
+        ),
+    ):
         read_tfds(3, 'mine', data_dir=str(tmp_path))
 
 
@@ -210,7 +274,9 @@ print(int(source.train.fetch(4).astype(int).sum()), 'cv2' in sys.modules)
 
 
 def test_neither_tensorflow_nor_opencv_is_needed(data_dir):
-    done = subprocess.run([sys.executable, '-c', WITHOUT_OPENCV, data_dir], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT_OPENCV, data_dir], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(pixels(4, (32, 32, 3)).astype(int).sum()), 'False']
 
@@ -243,7 +309,9 @@ class TestSignature:
         lay_down(folder.parents[1], cifar10_, {'train': [10], 'test': [10]})
         assert self.sign(folder) not in (before, renamed), 'the labels of the records'
 
-    def test_what_was_downloaded_here_signs_as_what_is_to_be_downloaded(self, tmp_path, monkeypatch):
+    def test_what_was_downloaded_here_signs_as_what_is_to_be_downloaded(
+        self, tmp_path, monkeypatch
+    ):
         missing = sign_tfds('cifar10', str(tmp_path))
         assert missing == {'tfds': 'cifar10/3.0.2'}
 
@@ -269,15 +337,46 @@ class TestSignature:
 @pytest.mark.parametrize(
     ('dataset', 'options', 'expected'),
     [
-        ('cifar1O', {}, r'^tfds:cifar1O: TFDS knows no such dataset; see tensorflow\.org/datasets/catalog'),
+        (
+            'cifar1O',
+            {},
+            r'^tfds:cifar1O: TFDS knows no such dataset; see tensorflow\.org/datasets/catalog',
+        ),
         ('cifar10:9.9.9', {}, r'^tfds:cifar10:9\.9\.9: TFDS cannot open it: .*only: 3\.0\.2'),
-        ('cifar10/large', {}, r'^tfds:cifar10/large: TFDS cannot open it: .*BuilderConfig large not found'),
-        ('mnist', {}, r'^tfds:mnist: prepared as tfrecord, which cannot be read at random.*--file_format=array_record'),
+        (
+            'cifar10/large',
+            {},
+            r'^tfds:cifar10/large: TFDS cannot open it: .*BuilderConfig large not found',
+        ),
+        (
+            'mnist',
+            {},
+            (
+                r'^tfds:mnist: prepared as tfrecord, which cannot be read at'
+                r' random.*--file_format=array_record'
+            ),
+        ),
         ('cifar10', {'train': 'all'}, r'^tfds:cifar10 has no split all; it has train, test'),
-        ('cifar10', {'test': 'validation'}, r'^tfds:cifar10 has no split validation; it has train, test'),
-        ('cifar10', {'test': 'train'}, r"^tfds:cifar10: the split 'train' for training and for testing: .*it has train, test"),
-        ('cifar10', {'train': 'test'}, r"^tfds:cifar10: the split 'test' for training and for testing"),
-        ('cifar10', {'label': 'class'}, r'^tfds:cifar10: needs the features image and class; it has id, image, label'),
+        (
+            'cifar10',
+            {'test': 'validation'},
+            r'^tfds:cifar10 has no split validation; it has train, test',
+        ),
+        (
+            'cifar10',
+            {'test': 'train'},
+            r"^tfds:cifar10: the split 'train' for training and for testing: .*it has train, test",
+        ),
+        (
+            'cifar10',
+            {'train': 'test'},
+            r"^tfds:cifar10: the split 'test' for training and for testing",
+        ),
+        (
+            'cifar10',
+            {'label': 'class'},
+            r'^tfds:cifar10: needs the features image and class; it has id, image, label',
+        ),
         ('lfw', {'test_share': 1.0}, r'^source\.test_share=1\.0: choose a share between 0 and 1'),
     ],
 )
@@ -288,7 +387,9 @@ def test_what_cannot_be_is_named(data_dir, dataset, options, expected):
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
-    if importlib.util.find_spec('importlib_resources') is None:  # TFDS asks for it without saying so
+    if (
+        importlib.util.find_spec('importlib_resources') is None
+    ):  # TFDS asks for it without saying so
         monkeypatch.setitem(sys.modules, 'importlib_resources', importlib.resources)
 
     def refuse(*args, **kwargs):
@@ -297,7 +398,11 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr('requests.sessions.Session.request', refuse)
     monkeypatch.setattr('urllib.request.urlopen', refuse)
     with pytest.raises(
-        UserError, match=r'^tfds:fashion_mnist: could not be downloaded.*unreachable.*Check the network.*source\.data_dir=DIR'
+        UserError,
+        match=(
+            r'^tfds:fashion_mnist: could not be downloaded.*unreachable.*Check the'
+            r' network.*source\.data_dir=DIR'
+        ),
     ):
         read_tfds(3, 'fashion_mnist', data_dir=str(tmp_path))
 
@@ -308,6 +413,10 @@ def test_download_code_that_needs_tensorflow_is_explained(tmp_path, monkeypatch)
 
     monkeypatch.setattr('tensorflow_datasets.core.DatasetBuilder.download_and_prepare', refuse)
     with pytest.raises(
-        UserError, match=r"needs what purify does not install.*'tensorflow'.*tfds build fashion_mnist --file_format=array_record"
+        UserError,
+        match=(
+            r"needs what purify does not install.*'tensorflow'.*tfds build fashion_mnist"
+            r' --file_format=array_record'
+        ),
     ):
         read_tfds(3, 'fashion_mnist', data_dir=str(tmp_path))

@@ -55,13 +55,22 @@ class Made:
 
     def predictor(self, weights, labels, guidance):
         assert guidance == 1
-        return lambda x, t: weights['mix'] * x + jnp.tanh(jnp.asarray(weights['pull'])[labels] * (1 + t[:, None, None, None] / 500))
+        return lambda x, t: (
+            weights['mix'] * x
+            + jnp.tanh(jnp.asarray(weights['pull'])[labels] * (1 + t[:, None, None, None] / 500))
+        )
 
 
 def compiled(generator=None, seed=5, shape=SHAPE, **changes):
     """(weights, images, ids) -> columns as NumPy."""
-    rule = jax.jit(DenoisingErrors(**SETTINGS | changes).rule({'generator': generator or Made()}, Context(shape, seed, NAMES)))
-    return lambda weights, images, ids: jax.tree.map(np.asarray, rule({'generator': weights}, {'image': images, 'id': ids}))
+    rule = jax.jit(
+        DenoisingErrors(**SETTINGS | changes).rule(
+            {'generator': generator or Made()}, Context(shape, seed, NAMES)
+        )
+    )
+    return lambda weights, images, ids: jax.tree.map(
+        np.asarray, rule({'generator': weights}, {'image': images, 'id': ids})
+    )
 
 
 def run(generator=None, **changes):
@@ -73,7 +82,10 @@ def draws_of(identity, seed, count, generator):
     key = jax.random.fold_in(stream_key(seed, 'diffusion classifier'), identity)
     for draw in range(count):
         level, noise = jax.random.split(jax.random.fold_in(key, draw))
-        yield float(jax.random.normal(level)), np.asarray(jax.random.normal(noise, generator.state_shape), np.float64)
+        yield (
+            float(jax.random.normal(level)),
+            np.asarray(jax.random.normal(noise, generator.state_shape), np.float64),
+        )
 
 
 def by_hand(generator, seed=5, **changes):
@@ -85,15 +97,27 @@ def by_hand(generator, seed=5, **changes):
     for row, identity in enumerate(IDS.tolist()):
         x0 = IMAGES[row].astype(np.float64) / 127.5 - 1
         for draw, (normal, noise) in enumerate(draws_of(identity, seed, own['draws'], generator)):
-            t = int(np.argmin(np.abs(np.log(sigmas / alphas) - (own['p_mean'] + own['p_std'] * normal))))
+            t = int(
+                np.argmin(np.abs(np.log(sigmas / alphas) - (own['p_mean'] + own['p_std'] * normal)))
+            )
             alpha, sigma = alphas[t], sigmas[t]
             s, x = sigma / alpha, alpha * x0 + sigma * noise
-            weight = {'edm': (s**2 + 0.25) / (0.5 * s) ** 2, 'epsilon': 1 / s**2, 'none': 1.0}[own['weighting']]
+            weight = {'edm': (s**2 + 0.25) / (0.5 * s) ** 2, 'epsilon': 1 / s**2, 'none': 1.0}[
+                own['weighting']
+            ]
             for k in range(len(NAMES)):
-                answer = np.float64(WEIGHTS['mix']) * x + np.tanh(WEIGHTS['pull'][k].astype(np.float64) * (1 + t / 500))
-                clean = answer if generator.schedule.prediction == 'sample' else (x - sigma * answer) / alpha
+                answer = np.float64(WEIGHTS['mix']) * x + np.tanh(
+                    WEIGHTS['pull'][k].astype(np.float64) * (1 + t / 500)
+                )
+                clean = (
+                    answer
+                    if generator.schedule.prediction == 'sample'
+                    else (x - sigma * answer) / alpha
+                )
                 clean = np.clip(clean, -1, 1) if own['clip'] else clean
-                errors = sorted(float((a - b) ** 2) for a, b in zip(clean.ravel(), x0.ravel(), strict=True))
+                errors = sorted(
+                    float((a - b) ** 2) for a, b in zip(clean.ravel(), x0.ravel(), strict=True)
+                )
                 for place, share in enumerate(own['p_filters']):
                     kept = errors[: int(len(errors) * (1 - share) + 1e-9)]
                     found[row, draw, k, place] = weight * sum(kept) / len(kept)
@@ -102,7 +126,13 @@ def by_hand(generator, seed=5, **changes):
 
 @pytest.mark.parametrize(
     'changes',
-    [{}, {'clip': False}, {'weighting': 'epsilon'}, {'weighting': 'none', 'p_mean': 0.5, 'p_std': 0.4}, {'draws': 1}],
+    [
+        {},
+        {'clip': False},
+        {'weighting': 'epsilon'},
+        {'weighting': 'none', 'p_mean': 0.5, 'p_std': 0.4},
+        {'draws': 1},
+    ],
     ids=str,
 )
 def test_errors_are_those_of_loops_over_all_elements(changes):
@@ -129,11 +159,18 @@ def test_noise_is_shared_by_the_classes():
 
 def test_a_row_depends_on_its_image_id_and_seed_alone():
     rule = compiled()
-    whole, apart = rule(WEIGHTS, IMAGES, IDS), [rule(WEIGHTS, IMAGES[i : i + 1], IDS[i : i + 1]) for i in range(len(IDS))]
+    whole, apart = (
+        rule(WEIGHTS, IMAGES, IDS),
+        [rule(WEIGHTS, IMAGES[i : i + 1], IDS[i : i + 1]) for i in range(len(IDS))],
+    )
     for name in ('errors', 'predictions'):
-        np.testing.assert_allclose(whole[name], np.concatenate([one[name] for one in apart]), rtol=1e-6)
+        np.testing.assert_allclose(
+            whole[name], np.concatenate([one[name] for one in apart]), rtol=1e-6
+        )
     order = np.array([3, 0, 4, 1, 2])
-    np.testing.assert_array_equal(rule(WEIGHTS, IMAGES[order], IDS[order])['errors'], whole['errors'][order])
+    np.testing.assert_array_equal(
+        rule(WEIGHTS, IMAGES[order], IDS[order])['errors'], whole['errors'][order]
+    )
     assert not np.allclose(run(seed=6)['errors'], whole['errors'], rtol=1e-3)
 
 
@@ -159,17 +196,25 @@ def test_rounds_eliminate_by_the_headline_so_far():
         for gone in order[stay:]:
             spent[row, gone] = upto
         left[row] = set(order[:stay])
-    want = np.stack([[each[row, : spent[row, k], k].mean(0) for k in range(4)] for row in range(len(IDS))])
+    want = np.stack(
+        [[each[row, : spent[row, k], k].mean(0) for k in range(4)] for row in range(len(IDS))]
+    )
     np.testing.assert_allclose(found['errors'], want, rtol=2e-4)
     for row, p in itertools.product(range(len(IDS)), range(3)):
-        assert found['predictions'][row, p] == min(sorted(left[row]), key=lambda k, row=row, p=p: want[row, k, p])
+        assert found['predictions'][row, p] == min(
+            sorted(left[row]), key=lambda k, row=row, p=p: want[row, k, p]
+        )
     assert len({tuple(sorted(one)) for one in left}) > 1
-    assert (found['predictions'] != run()['predictions']).any() or (found['errors'] != run()['errors']).any()
+    assert (found['predictions'] != run()['predictions']).any() or (
+        found['errors'] != run()['errors']
+    ).any()
 
 
 def test_calls_are_counted():
     assert errors_rule(SETTINGS | {'images': 0, 'dtype': 'float32'}).calls(4) == 24
-    assert DenoisingErrors(**SETTINGS | {'rounds': [[2, 3], [1, 2]]}).calls(4) == 2 * 4 + 1 * 3 + 3 * 2
+    assert (
+        DenoisingErrors(**SETTINGS | {'rounds': [[2, 3], [1, 2]]}).calls(4) == 2 * 4 + 1 * 3 + 3 * 2
+    )
     with pytest.raises(UserError, match='rounds keep 5 of 4 classes'):
         DenoisingErrors(**SETTINGS | {'rounds': [[2, 5]]}).calls(4)
 
@@ -241,7 +286,9 @@ def test_bad_settings_are_refused(changes, words):
 
 def test_the_defence_is_a_generator_and_how_it_is_asked():
     part = {'objective': {'name': 'ddpm', 'drop': 0.1}, 'steps': 3}
-    made = DEFENSES.make('diffusion_classifier', generator=part, **SETTINGS, images=9, dtype='bfloat16')
+    made = DEFENSES.make(
+        'diffusion_classifier', generator=part, **SETTINGS, images=9, dtype='bfloat16'
+    )
     method = made.method({})
     assert [(step.name, step.kind, step.inputs, step.settings) for step in method.steps] == [
         ('generator', 'generator', {'data': 'poisoned'}, part)
@@ -249,7 +296,10 @@ def test_the_defence_is_a_generator_and_how_it_is_asked():
     assert (method.outcome.generator, method.outcome.classifier) == ('generator', None)
     assert method.outcome.diffusion == SETTINGS | {'images': 9, 'dtype': 'bfloat16'}
     assert errors_rule(method.outcome.diffusion) == DenoisingErrors(**SETTINGS)
-    assert {field.name for field in fields(DiffusionClassifier)} == {'generator', *method.outcome.diffusion}
+    assert {field.name for field in fields(DiffusionClassifier)} == {
+        'generator',
+        *method.outcome.diffusion,
+    }
     with pytest.raises(UserError, match='images=-1'):
         DiffusionClassifier(part, **SETTINGS, images=-1, dtype='float32')
     with pytest.raises(UserError, match='draws=0'):

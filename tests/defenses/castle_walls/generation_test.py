@@ -18,12 +18,20 @@ from purify.train.optim import OPTIMIZERS
 
 NAMES = ['black', 'grey', 'white']
 LEVELS = jnp.array([-1.0, 0.0, 1.0])
-SETTINGS = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 5, 'guidance': 1.0, 'dtype': 'float32', 'stream': 'generated'}
+SETTINGS = {
+    'sampler': {'name': 'ddim', 'eta': 1.0},
+    'steps': 5,
+    'guidance': 1.0,
+    'dtype': 'float32',
+    'stream': 'generated',
+}
 
 
 @dataclass(frozen=True)
 class Knows:
-    """Knows that images of a class are all of one grey, half in doubt if not told; states are half as wide as the dataset."""
+    """Knows that images of a class are all of one grey, half in doubt if not told; states are half
+    as wide as the dataset.
+    """
 
     class_names: tuple = tuple(NAMES)
     weights: tuple = ()
@@ -57,7 +65,9 @@ def test_a_row_is_a_function_of_seed_stream_and_id():
         def predictor(self, weights, labels, guidance):
             return lambda x, t: jnp.tanh(x)
 
-    make = lambda seed=0, **changes: Generate(**SETTINGS | changes).rule({'generator': Noisy()}, Context((4, 4, 1), seed, NAMES))  # noqa: E731
+    make = lambda seed=0, **changes: Generate(**SETTINGS | changes).rule(
+        {'generator': Noisy()}, Context((4, 4, 1), seed, NAMES)
+    )
     whole = np.asarray(run(make(), [0, 1, 2, 0], [5, 6, 7, 8])['image'])
     np.testing.assert_array_equal(np.asarray(run(make(), [2, 0], [7, 5])['image']), whole[[2, 0]])
     for other in (make(1), make(stream='probe')):
@@ -70,11 +80,18 @@ def test_a_broken_generator_is_seen():
         def predictor(self, weights, labels, guidance):
             return lambda x, t: jnp.where((labels == 1)[:, None, None, None], jnp.nan, x)
 
-    found = run(Generate(**SETTINGS).rule({'generator': Broken()}, Context((4, 4, 1), 0, NAMES)), [0, 1, 2], [0, 1, 2])['finite']
+    found = run(
+        Generate(**SETTINGS).rule({'generator': Broken()}, Context((4, 4, 1), 0, NAMES)),
+        [0, 1, 2],
+        [0, 1, 2],
+    )['finite']
     np.testing.assert_array_equal(found, [True, False, True])
 
 
-@pytest.mark.parametrize(('names', 'shape', 'told'), [(['a'], (4, 4, 1), 'trained for classes black'), (NAMES, (4, 4, 3), 'grey')])
+@pytest.mark.parametrize(
+    ('names', 'shape', 'told'),
+    [(['a'], (4, 4, 1), 'trained for classes black'), (NAMES, (4, 4, 3), 'grey')],
+)
 def test_generators_of_other_datasets_are_refused(names, shape, told):
     with pytest.raises(UserError, match=told):
         Generate(**SETTINGS).rule({'generator': Knows()}, Context(shape, 0, names))
@@ -98,9 +115,11 @@ def test_the_steps_are_what_is_asked_for():
     assert [step.name for step in method().steps] == ['generator', 'generated', 'student']
     assert (method().outcome.probe, method().outcome.copies) == (None, None)
     whole = method(
-        probe={'labels': (1,), 'images': 9}, scores={'strip': score('strip')}, copies='simclr',
+        probe={'labels': (1,), 'images': 9},
+        scores={'strip': score('strip')},
+        copies='simclr',
         encoder=simclr(NETWORKS.part('resnet'), epochs=1),
-    )  # fmt: skip
+    )
     names = [
         'generator',
         'generated',
@@ -121,7 +140,10 @@ def test_the_steps_are_what_is_asked_for():
     assert streams == {'generated': 'generated', 'probe': 'probe'}
 
 
-@pytest.mark.parametrize(('changes', 'told'), [({'copies': 'eyes'}, "copies='eyes'"), ({'copies': 'simclr'}, 'encoder goes with')])
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [({'copies': 'eyes'}, "copies='eyes'"), ({'copies': 'simclr'}, 'encoder goes with')],
+)
 def test_wrong_settings_are_named(changes, told):
     with pytest.raises(UserError, match=told):
         method(**changes)

@@ -25,13 +25,18 @@ LETTERS = {'B': BENIGN, 'P': POISONED, 'S': SUSPICIOUS}
 
 
 def draw(seed, count=60, classes=5, k=10):
-    """Candidates of images: all of one label, nearly, or in two parts; given and raw labels that often agree with them."""
+    """Candidates of images: all of one label, nearly, or in two parts; given and raw labels that
+    often agree with them.
+    """
     rng = np.random.default_rng(seed)
     candidates = np.repeat(rng.integers(0, classes, (count, 1)), k, axis=1)
     other, few = rng.integers(0, classes, count), rng.choice([0, 0, 0, 1, 4, 5], count)
     for row in range(count):
         candidates[row, rng.permutation(k)[: few[row]]] = other[row]
-    given, raw = (np.where(rng.random(count) < 0.7, candidates[:, 0], rng.integers(0, classes, count)) for _ in range(2))
+    given, raw = (
+        np.where(rng.random(count) < 0.7, candidates[:, 0], rng.integers(0, classes, count))
+        for _ in range(2)
+    )
     return candidates.astype(np.int32), given.astype(np.int32), raw.astype(np.int32)
 
 
@@ -41,7 +46,9 @@ def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     candidates, labels, raw = draw(seed)
     counts = count_labels(candidates, 5)
     votes = vote(candidates, counts, first=reading == 'predicted')
-    sets = sort_into_sets(counts, votes, labels if reading == 'given' else raw, 0.1, majority=reading == 'given')
+    sets = sort_into_sets(
+        counts, votes, labels if reading == 'given' else raw, 0.1, majority=reading == 'given'
+    )
     rows = zip(candidates.tolist(), labels.tolist(), raw.tolist(), strict=True)
     theirs = [reference.sort_out(c, y, r, 0.1, reading) for c, y, r in rows]
     assert sets.tolist() == [LETTERS[letter] for letter, _, _ in theirs]
@@ -52,13 +59,21 @@ def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     for y in range(5):
         mine = [row for row in range(len(labels)) if labels[row] == y and theirs[row][0] != 'B']
         assert evidence.anomalous[y] == len(mine)
-        pooled = [label for row in mine for label in theirs[row][2] + [int(raw[row])] * (reading == 'predicted')]
+        pooled = [
+            label
+            for row in mine
+            for label in theirs[row][2] + [int(raw[row])] * (reading == 'predicted')
+        ]
         scores.append(reference.divergence(y, pooled))
     np.testing.assert_allclose(evidence.divergence, scores, rtol=1e-12)
     rule = Mad(1.0, 'kl', two_sided=True)
     indices = reference.anomaly_indices(scores)
-    assert np.flatnonzero(rule.targets(evidence)).tolist() == [y for y in range(5) if indices[y] > 1]
-    np.testing.assert_allclose(np.abs(outlier_index(np.array(scores), np.ones(5, bool))), indices, rtol=1e-4)
+    assert np.flatnonzero(rule.targets(evidence)).tolist() == [
+        y for y in range(5) if indices[y] > 1
+    ]
+    np.testing.assert_allclose(
+        np.abs(outlier_index(np.array(scores), np.ones(5, bool))), indices, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize('reading', ['given', 'predicted'])
@@ -75,25 +90,39 @@ def test_ties_of_votes_go_by_time():
     assert vote(candidates, counts, first=False).tolist() == [2, 0, 1]
     assert vote(candidates[:2, ::-1], counts[:2], first=True).tolist() == [2, 0]
     once = np.array([[2, 0, 1]], np.int32)
-    assert [vote(once, count_labels(once, 3), first).tolist() for first in (True, False)] == [[2], [1]]
+    assert [vote(once, count_labels(once, 3), first).tolist() for first in (True, False)] == [
+        [2],
+        [1],
+    ]
 
 
 def sort_by_own(candidates, own, tau, majority=True, classes=3):
     candidates = np.asarray(candidates, np.int32)
     counts = count_labels(candidates, classes)
-    return sort_into_sets(counts, vote(candidates, counts, not majority), np.array(own), tau, majority).tolist()
+    return sort_into_sets(
+        counts, vote(candidates, counts, not majority), np.array(own), tau, majority
+    ).tolist()
 
 
-@pytest.mark.parametrize(('k', 'eta', 'suspicious'), [(50, 4, False), (50, 5, True), (25, 2, False), (25, 3, True), (70, 7, True)])
+@pytest.mark.parametrize(
+    ('k', 'eta', 'suspicious'),
+    [(50, 4, False), (50, 5, True), (25, 2, False), (25, 3, True), (70, 7, True)],
+)
 def test_tau_is_a_share_and_reaching_it_counts(k, eta, suspicious):
-    assert sort_by_own([[1] * (k - eta) + [0] * eta], [1], 0.1) == [SUSPICIOUS if suspicious else BENIGN]
+    assert sort_by_own([[1] * (k - eta) + [0] * eta], [1], 0.1) == [
+        SUSPICIOUS if suspicious else BENIGN
+    ]
 
 
 def test_a_small_eta_alone_is_no_majority():
-    """Fifty candidates scattered over thirteen labels, none of which holds five: eta is small, and nothing dominates."""
+    """Fifty candidates scattered over thirteen labels, none of which holds five: eta is small, and
+    nothing dominates.
+    """
     scattered = [[*(np.arange(48) % 12), 12, 12]]
     assert sort_by_own(scattered, [11], 0.1, classes=13) == [SUSPICIOUS]
-    assert sort_by_own(scattered, [0], 0.1, majority=False, classes=13) == [BENIGN]  # the first seen
+    assert sort_by_own(scattered, [0], 0.1, majority=False, classes=13) == [
+        BENIGN
+    ]  # the first seen
     assert sort_by_own(scattered, [11], 0.1, majority=False, classes=13) == [POISONED]
     half, more = [1] * 5 + [0] * 3 + [2] * 2, [1] * 6 + [0] * 2 + [2] * 2
     assert sort_by_own([half, more], [1, 1], 0.8) == [SUSPICIOUS, BENIGN]
@@ -107,7 +136,9 @@ def test_one_class_and_no_images():
 
 @pytest.mark.parametrize(('k', 'dtype'), [(50, np.uint8), (255, np.uint8), (256, np.uint16)])
 def test_counts_are_small_numbers(k, dtype):
-    """Of the smallest type that holds them, and nothing is lost in arithmetic with them; slices of rows change nothing."""
+    """Of the smallest type that holds them, and nothing is lost in arithmetic with them; slices of
+    rows change nothing.
+    """
     candidates = np.random.default_rng(0).integers(0, 2000, (1100, k))
     candidates[:3] = 1999
     counts = count_labels(candidates, 2000)
@@ -119,19 +150,30 @@ def test_counts_are_small_numbers(k, dtype):
     votes = vote(candidates, counts, first=False)
     sets = sort_into_sets(counts, votes, labels, 0.1, majority=True)
     assert sets[:3].tolist() == [BENIGN] * 3
-    evidence = gather_evidence(labels, counts, votes, np.full(1100, SUSPICIOUS, np.uint8), labels, count_raw=False)
+    evidence = gather_evidence(
+        labels, counts, votes, np.full(1100, SUSPICIOUS, np.uint8), labels, count_raw=False
+    )
     assert evidence.divergence[1999] == pytest.approx(-np.log((candidates == 1999).mean()))
 
 
 def test_a_thousand_labels_fit_in_memory():
-    """All of it in little more than the counts themselves and a copy: 10 MB each; of int64 they would be 80 MB."""
+    """All of it in little more than the counts themselves and a copy: 10 MB each; of int64 they
+    would be 80 MB.
+    """
     rng = np.random.default_rng(0)
     candidates = rng.integers(0, 1000, (10000, 10)).astype(np.int32)
     labels = candidates[:, 0]
     tracemalloc.start()
     counts = count_labels(candidates, 1000)
     votes = vote(candidates, counts, first=False)
-    gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), labels, count_raw=False)
+    gather_evidence(
+        labels,
+        counts,
+        votes,
+        sort_into_sets(counts, votes, labels, 0.1, majority=True),
+        labels,
+        count_raw=False,
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40e6
@@ -154,12 +196,20 @@ def test_the_published_rank():
     """Fifty candidates and the raw image: place 40 of 51, the fortieth candidate by distance."""
     distance = np.random.default_rng(0).permutation(50)[None] / 50
     everything = np.ones((1, 50), bool)
-    assert round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=True)[0]]) == 39
-    assert round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=False)[0]]) == 40
+    assert (
+        round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=True)[0]])
+        == 39
+    )
+    assert (
+        round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=False)[0]])
+        == 40
+    )
 
 
 def test_ties_of_distance_go_in_order_of_time():
-    assert choose_candidate(np.zeros((1, 4)), np.array([[False, True, True, True]]), 0.5, count_raw=False).tolist() == [2]
+    assert choose_candidate(
+        np.zeros((1, 4)), np.array([[False, True, True, True]]), 0.5, count_raw=False
+    ).tolist() == [2]
 
 
 def test_places_by_rank():

@@ -14,13 +14,21 @@ from purify.train.optim import OPTIMIZERS
 
 def make(exact=False, released=False, **changes):
     told = [name for name, said in (('exact', exact), ('released', released)) if said]
-    return DataElixir(**{key: value for name in told for key, value in DataElixir.presets[name].items()} | changes)
+    return DataElixir(
+        **{key: value for name in told for key, value in DataElixir.presets[name].items()} | changes
+    )
 
 
 NETWORK, SCHEDULE = NETWORKS.part('resnet18'), OPTIMIZERS.part('sgd', lr=0.1)
 STUDENT = classifier(NETWORK, SCHEDULE, epochs=10, batch=8, objective=OBJECTIVES.part('distill'))
 STUDENT |= {'init_from': 'weights', 'load': 'finished'}
-WORDS = [{}, {'exact': True}, {'released': True}, {'exact': True, 'released': True}, {'labels': 'vote'}]
+WORDS = [
+    {},
+    {'exact': True},
+    {'released': True},
+    {'exact': True, 'released': True},
+    {'labels': 'vote'},
+]
 
 
 @pytest.mark.parametrize('words', WORDS, ids=str)
@@ -36,17 +44,32 @@ def test_steps_follow_from_earlier_ones_and_have_rules_of_their_kind(words):
             assert Measure in type(step.by.measure).__mro__
             assert Decision in type(step.by.decision).__mro__
     assert len(known) == len(method.steps) + 3
-    assert {method.outcome.purified, method.outcome.classifier, method.outcome.findings, method.outcome.candidates} <= known
+    assert {
+        method.outcome.purified,
+        method.outcome.classifier,
+        method.outcome.findings,
+        method.outcome.candidates,
+    } <= known
     assert (method.outcome.benign in known) == (words.get('labels') != 'vote')
 
 
 def test_the_benign_model_learns_from_all_but_the_open_images():
     steps = {step.name: step for step in make().method(STUDENT).steps}
-    assert steps['benign'].inputs == {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
+    assert steps['benign'].inputs == {
+        'data': 'poisoned',
+        'edits': 'targets',
+        'replaced': 'replaced',
+    }
     assert steps['finetuned'].inputs['init'] == 'benign'
     assert steps['finetuned'].inputs['edits'] == 'agreed'
-    looks = {name: [steps[name].inputs[role] for role in ('classifier', 'picked', 'edits')] for name in ('agreed', 'verdicts')}
-    assert looks == {'agreed': ['benign', 'targets', 'targets'], 'verdicts': ['finetuned', 'agreed', 'agreed']}
+    looks = {
+        name: [steps[name].inputs[role] for role in ('classifier', 'picked', 'edits')]
+        for name in ('agreed', 'verdicts')
+    }
+    assert looks == {
+        'agreed': ['benign', 'targets', 'targets'],
+        'verdicts': ['finetuned', 'agreed', 'agreed'],
+    }
     assert steps['purified'].inputs['edits'] == 'verdicts'
     assert steps['student'].inputs['data'] == 'purified'
     assert steps['candidates'].inputs['classifier'] == 'teacher'
@@ -54,7 +77,9 @@ def test_the_benign_model_learns_from_all_but_the_open_images():
     assert {steps[name].by.role for name in ('agreed', 'verdicts')} == {'measured'}
     assert 'prior' not in steps['agreed'].inputs
     agreeing = {step.name: step for step in make(released=True).method(STUDENT).steps}
-    assert all(agreeing[name].by.measure == agreeing['candidates'].by for name in ('agreed', 'verdicts'))
+    assert all(
+        agreeing[name].by.measure == agreeing['candidates'].by for name in ('agreed', 'verdicts')
+    )
     assert agreeing['agreed'].inputs['prior'] == agreeing['verdicts'].inputs['prior'] == 'prior'
 
 
@@ -63,7 +88,11 @@ def test_remade_images_follow_the_chain_that_was_measured(choice, count):
     """At once where the choice does not wait for labels."""
     steps = make(exact=True, choice=choice).method(STUDENT).steps
     made = [step.name for step in steps if step.kind == 'purify']
-    assert [name for name in next(step.inputs for step in steps if step.kind == 'rewrite') if name.startswith('replaced')] == made
+    assert [
+        name
+        for name in next(step.inputs for step in steps if step.kind == 'rewrite')
+        if name.startswith('replaced')
+    ] == made
     measured = next(step.by for step in steps if step.name == 'candidates')
     assert isinstance(measured, Candidates)
     assert len(made) == count
@@ -72,7 +101,10 @@ def test_remade_images_follow_the_chain_that_was_measured(choice, count):
 
 
 def test_the_final_model_labels_the_rest_or_all():
-    """All as released; then its images are chosen and made anew. What the first look leaves open is what the second looks at."""
+    """All as released; then its images are chosen and made anew.
+
+    What the first look leaves open is what the second looks at.
+    """
     for words, again in (({}, False), ({'released': True}, True), ({'final': 'all'}, True)):
         steps = {step.name: step.by for step in make(**words).method(STUDENT).steps}
         looks = [steps[name].decision for name in ('agreed', 'verdicts')]
@@ -82,14 +114,22 @@ def test_the_final_model_labels_the_rest_or_all():
 
 def test_votes_ask_no_benign_model():
     plainly = make(labels='vote').method(STUDENT)
-    assert make(labels='vote', final='all', finetune={'epochs_share': 0.5, 'lr_share': 0.1}).method(STUDENT) == plainly
+    assert (
+        make(labels='vote', final='all', finetune={'epochs_share': 0.5, 'lr_share': 0.1}).method(
+            STUDENT
+        )
+        == plainly
+    )
     assert make(final='all').method(STUDENT) != make().method(STUDENT)
 
 
 def test_recipes():
     benign = benign_recipe(STUDENT)
     assert benign['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
-    assert (benign['load'], benign['init_from']) == ('', 'weights')  # pretrained where the student is
+    assert (benign['load'], benign['init_from']) == (
+        '',
+        'weights',
+    )  # pretrained where the student is
     smooth = OBJECTIVES.part('classify', label_smoothing=0.1)
     assert benign_recipe(STUDENT | {'objective': smooth})['objective'] == smooth
     tuned = finetuning_recipe(benign, epochs_share=0.5, lr_share=0.2)

@@ -9,8 +9,20 @@ from scipy.stats import binom
 from purify.core.errors import UserError
 from purify.defenses.dataelixir.evidence import Evidence, gather_evidence
 from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
-from purify.defenses.dataelixir.target_labels import Mad, Significant, describe_targets, make_target_rule
-from purify.defenses.outliers import departure_p_values, excess, one_way, outlier_index, pooled_p_values, usual_and_spread
+from purify.defenses.dataelixir.target_labels import (
+    Mad,
+    Significant,
+    describe_targets,
+    make_target_rule,
+)
+from purify.defenses.outliers import (
+    departure_p_values,
+    excess,
+    one_way,
+    outlier_index,
+    pooled_p_values,
+    usual_and_spread,
+)
 from purify.defenses.registry import DEFENSES
 
 SIGNIFICANT = Significant(score=1.0, share=0.05, deviations=5.0, level=0.02)
@@ -20,12 +32,19 @@ def gather(candidates, labels, counts):
     """By the paper's readings."""
     votes = vote(candidates, counts, first=False)
     return gather_evidence(
-        labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, majority=True), labels, count_raw=False
+        labels,
+        counts,
+        votes,
+        sort_into_sets(counts, votes, labels, 0.1, majority=True),
+        labels,
+        count_raw=False,
     )
 
 
 def make_evidence(images, left, divergence, moved=None, held=1.0, one_way=0.3):
-    """Scatter and divergence alike; the images that left are held by a trigger and go everywhere, unless told otherwise."""
+    """Scatter and divergence alike; the images that left are held by a trigger and go everywhere,
+    unless told otherwise.
+    """
     divergence = np.array(divergence, float)
     like = np.ones(len(images))
     moved = 0 * like.astype(int) if moved is None else np.array(moved)
@@ -50,29 +69,53 @@ def test_scores_stay_numbers():
     evidence = gather(candidates, labels, counts)
     assert evidence.divergence.tolist() == [pytest.approx(np.log(20 / 0.5)), 0, 0]
     assert not np.signbit(evidence.divergence).any()
-    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == ([2, 1, 0], [2, 0, 0], [2, 0, 0])
+    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == (
+        [2, 1, 0],
+        [2, 0, 0],
+        [2, 0, 0],
+    )
     for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
         json.dumps(describe_targets(rule, evidence), allow_nan=False)
 
 
 def test_few_images_say_little():
-    """Beside three borrowed images that stay half as often as those of the usual label, one that left for good hardly counts."""
+    """Beside three borrowed images that stay half as often as those of the usual label, one that
+    left for good hardly counts.
+    """
     usual = np.array([[1] * 5 + [0] * 5] * 8)
     for count in (1, 18):
-        candidates, labels = np.concatenate([usual, np.ones((count, 10), int)]), np.repeat([1, 0], [8, count])
+        candidates, labels = (
+            np.concatenate([usual, np.ones((count, 10), int)]),
+            np.repeat([1, 0], [8, count]),
+        )
         counts = count_labels(candidates, 2)
         evidence = gather(candidates, labels, counts)
-        assert evidence.divergence.tolist() == [pytest.approx(np.log(10 * count / 0.5)), pytest.approx(np.log(2))]
-        assert evidence.scatter.tolist() == [pytest.approx(np.log((3 + count) / 1.5)), pytest.approx(np.log(2))]
+        assert evidence.divergence.tolist() == [
+            pytest.approx(np.log(10 * count / 0.5)),
+            pytest.approx(np.log(2)),
+        ]
+        assert evidence.scatter.tolist() == [
+            pytest.approx(np.log((3 + count) / 1.5)),
+            pytest.approx(np.log(2)),
+        ]
 
 
 def test_who_left_for_good_and_where_to():
-    """Six images of label 0 that go to 1, 1, 1, 1, 2, 2 for good; one is undecided; the classifier sees three of six as 0."""
+    """Six images of label 0 that go to 1, 1, 1, 1, 2, 2 for good; one is undecided; the classifier
+    sees three of six as 0.
+    """
     candidates = np.array([[1] * 10] * 4 + [[2] * 10] * 2 + [[0] * 4 + [1] * 6] + [[0] * 10] * 3)
     labels, raw = np.zeros(10, int), np.array([0, 0, 0, 1, 2, 2, 0, 0, 0, 0])
     counts = count_labels(candidates, 3)
     votes = vote(candidates, counts, first=False)
-    evidence = gather_evidence(labels, counts, votes, sort_into_sets(counts, votes, labels, 0.1, True), raw, count_raw=False)
+    evidence = gather_evidence(
+        labels,
+        counts,
+        votes,
+        sort_into_sets(counts, votes, labels, 0.1, True),
+        raw,
+        count_raw=False,
+    )
     assert (evidence.moved[0], evidence.left[0], evidence.anomalous[0]) == (6, 7, 7)
     assert evidence.held[0] == pytest.approx(3 / 6)
     counts = count_labels(candidates[3:], 3)  # of so few, all that left are looked at
@@ -83,8 +126,14 @@ def test_who_left_for_good_and_where_to():
 
 
 def test_what_is_usual_is_said_by_the_lower_half():
-    assert usual_and_spread(np.array([5.0, 1.0, 3.0, 9.0, 2.0])) == (3.0, pytest.approx(1.4826 * 1.5))
-    assert usual_and_spread(np.array([3.0, 1.0, 2.0, 80.0, 90.0, 99.0])) == (3.0, pytest.approx(1.4826 * 1.5))
+    assert usual_and_spread(np.array([5.0, 1.0, 3.0, 9.0, 2.0])) == (
+        3.0,
+        pytest.approx(1.4826 * 1.5),
+    )
+    assert usual_and_spread(np.array([3.0, 1.0, 2.0, 80.0, 90.0, 99.0])) == (
+        3.0,
+        pytest.approx(1.4826 * 1.5),
+    )
     assert usual_and_spread(np.array([4.0])) == (4.0, 0.0)
     normal = np.random.default_rng(0).normal(2, 0.3, 10**5)
     assert usual_and_spread(normal) == (pytest.approx(2, abs=0.01), pytest.approx(0.3, rel=0.02))
@@ -105,9 +154,13 @@ def test_index_without_spread():
     assert index[:4].tolist() == [0] * 4
     assert index[4] == pytest.approx(3 / (1.253314 * 0.6), rel=1e-5)
     assert (outlier_index(np.full(5, 2.0), present) == 0).all()
-    assert (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
+    assert (
+        (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
+    )
     assert (outlier_index(np.zeros(3), np.zeros(3, bool)) == 0).all()
-    assert np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7  # two labels: never an outlier
+    assert (
+        np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7
+    )  # two labels: never an outlier
 
 
 def test_clean_labels_are_targets_to_two_sides_only():
@@ -134,11 +187,15 @@ def test_p_values_are_binomial_tails():
 def test_targets_must_scatter_and_be_left():
     images = [80] * 10
     for left, divergence, found in [(20, 3.0, [4]), (20, 1.6, []), (5, 3.0, [])]:
-        evidence = make_evidence(images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5)
+        evidence = make_evidence(
+            images, [2] * 4 + [left] + [3] * 5, [0.6] * 4 + [divergence] + [0.7] * 5
+        )
         assert np.flatnonzero(SIGNIFICANT.targets(evidence)).tolist() == found
 
 
-SEEN = {  # on the digits at a rate of .01: label 0 has eight poisoned images, and the prior makes another digit of many an 8
+# on the digits at a rate of .01: label 0 has eight poisoned images, and the prior makes another
+# digit of many an 8
+SEEN = {
     'seed 7': {
         'images': [89, 71, 72, 82, 76, 80, 89, 82, 78, 81],
         'anomalous': [9, 10, 4, 19, 5, 9, 2, 5, 31, 9],
@@ -174,7 +231,9 @@ def test_eight_poisoned_images_are_told_from_a_hard_class(seen):
 
 @pytest.mark.parametrize(('labels', 'gone', 'found'), [(10, 8, [0]), (10, 4, []), (2, 8, [])])
 def test_images_that_are_gone_count_from_five_on_and_beside_other_labels(labels, gone, found):
-    """All that is anomalous is gone, where others' anomalous images stay half: too few of 80 leave for the other test."""
+    """All that is anomalous is gone, where others' anomalous images stay half: too few of 80 leave
+    for the other test.
+    """
     column = np.arange(labels) == 0
     evidence = Evidence(
         images=np.full(labels, 80),
@@ -187,21 +246,34 @@ def test_images_that_are_gone_count_from_five_on_and_beside_other_labels(labels,
         divergence=np.where(column, 3.0, 0.6),
         scatter=np.where(column, 3.0, 0.6),
     )
-    assert describe_targets(Significant(score=0.5, share=0.03, deviations=5.0, level=0.05), evidence)['target_labels'] == found
+    assert (
+        describe_targets(Significant(score=0.5, share=0.03, deviations=5.0, level=0.05), evidence)[
+            'target_labels'
+        ]
+        == found
+    )
 
 
 def test_images_are_gone_whose_label_hardly_a_candidate_keeps():
-    candidates = np.array([[0] * own + [1, 2] * 4 + [1] * (2 - own) for own in (0, 1, 2)] + [[0] * 10])
+    candidates = np.array(
+        [[0] * own + [1, 2] * 4 + [1] * (2 - own) for own in (0, 1, 2)] + [[0] * 10]
+    )
     labels = np.zeros(4, int)
     evidence = gather(candidates, labels, count_labels(candidates, 3))
     assert (evidence.anomalous[0], evidence.gone[0], evidence.moved[0]) == (3, 2, 0)
 
 
 def test_images_that_moved_are_enough():
-    """However little the label scatters: 12 of 80 left for good, of others 1 or 2; of few labels a tenth is asked for."""
-    evidence = make_evidence([80] * 10, [15] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1])
+    """However little the label scatters: 12 of 80 left for good, of others 1 or 2; of few labels a
+    tenth is asked for.
+    """
+    evidence = make_evidence(
+        [80] * 10, [15] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1]
+    )
     assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [3]
-    assert describe_targets(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx((12 - 1) / 80 / 0.05)
+    assert describe_targets(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx(
+        (12 - 1) / 80 / 0.05
+    )
     for moved, found in ((4, []), (30, [1])):
         few = make_evidence([80, 80], [30, 30], [0.6] * 2, moved=[0, moved])
         assert describe_targets(SIGNIFICANT, few)['target_labels'] == found
@@ -216,7 +288,9 @@ def test_a_hard_class_has_more_anomalous_images_and_more_that_moved():
 
 
 def test_the_chance_in_small_counts_is_no_spread():
-    """Of 80 images each 0 or 1 moved: chance gives as much, so 8 of 89 stand out by the least that is asked for, 3 %."""
+    """Of 80 images each 0 or 1 moved: chance gives as much, so 8 of 89 stand out by the least that
+    is asked for, 3 %.
+    """
     images = np.array([89, *[80] * 9])
     shares = np.array([8, 0, 0, 0, 0, 1, 1, 1, 1, 1]) / images
     few = {'least': 0.03, 'deviations': 5.0}
@@ -224,12 +298,16 @@ def test_the_chance_in_small_counts_is_no_spread():
     spread = 1.4826 / 80
     assert alone == pytest.approx((8 / 89 - 1 / 80) / (5 * spread))
     left = np.sqrt(spread**2 - 1 / 80 * 79 / 80 / 80)
-    assert excess(shares, images > 0, images=images, **few)[0] == pytest.approx((8 / 89 - 1 / 80) / max(0.03, 5 * left))
+    assert excess(shares, images > 0, images=images, **few)[0] == pytest.approx(
+        (8 / 89 - 1 / 80) / max(0.03, 5 * left)
+    )
     assert excess(shares, images > 0, images=10 * images, **few)[0] < alone * 1.1
 
 
 def test_pooled_p_values_by_hand():
-    """Beside 0 of 6, 0 of 9, 1 of 16 and 2 of 18: the first three hold half of the counts, so 2 x 1 + 1 of 31 + 1 is usual."""
+    """Beside 0 of 6, 0 of 9, 1 of 16 and 2 of 18: the first three hold half of the counts, so 2 x 1
+    + 1 of 31 + 1 is usual.
+    """
     counts, events = np.array([6, 10, 16, 9, 18]), np.array([0, 7, 1, 0, 2])
     assert pooled_p_values(counts, events)[1] == pytest.approx(binom.sf(6, 10, 3 / 32), rel=1e-9)
     assert pooled_p_values(counts, events)[0] == 1
@@ -237,7 +315,9 @@ def test_pooled_p_values_by_hand():
 
 
 def test_the_spread_of_the_others_is_what_a_label_must_exceed():
-    """Five deviations: the others' lower half lies .0, .1, .2, .3 below the middle, so .15 times 1.4826 is one."""
+    """Five deviations: the others' lower half lies .0, .1, .2, .3 below the middle, so .15 times
+    1.4826 is one.
+    """
     usual = [0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
     limit = 1.0 + 5 * 1.4826 * 0.2
     for scatter, found in ((limit - 0.01, []), (limit + 0.01, [7])):
@@ -247,33 +327,54 @@ def test_the_spread_of_the_others_is_what_a_label_must_exceed():
 
 @pytest.mark.parametrize(
     ('held', 'one_way', 'everywhere', 'word'),
-    [(0.9, 0.3, 9, 'attacked'), (0.1, 0.3, 0, 'attacked'), (0.1, 0.3, 9, 'mislabelled'), (0.9, 0.95, 0, 'mislabelled')],
+    [
+        (0.9, 0.3, 9, 'attacked'),
+        (0.1, 0.3, 0, 'attacked'),
+        (0.1, 0.3, 9, 'mislabelled'),
+        (0.9, 0.95, 0, 'mislabelled'),
+    ],
 )
 def test_a_trigger_draws_images_of_many_classes_and_holds_them(held, one_way, everywhere, word):
-    """Where images leave all labels (`everywhere`: so many of 80), a classifier that sees their own class obeys no trigger."""
+    """Where images leave all labels (`everywhere`: so many of 80), a classifier that sees their own
+    class obeys no trigger.
+    """
     moved = [everywhere] * 10
-    evidence = make_evidence([80] * 10, [10] * 9 + [40], [0.6] * 9 + [3.0], moved=moved, held=held, one_way=one_way)
+    evidence = make_evidence(
+        [80] * 10, [10] * 9 + [40], [0.6] * 9 + [3.0], moved=moved, held=held, one_way=one_way
+    )
     found = describe_targets(SIGNIFICANT, evidence)
-    assert (found['target_labels'], found['suspect_labels']) == ([9] if word == 'attacked' else [], [9])
+    assert (found['target_labels'], found['suspect_labels']) == (
+        [9] if word == 'attacked' else [],
+        [9],
+    )
     assert found['verdict']['word'] == word
 
 
 def test_one_way_is_told_from_where_most_images_are():
-    """30 of 40 to a class that has 900 of 1,000 other images are no sign; 36 of 40 to one of a hundred are."""
+    """30 of 40 to a class that has 900 of 1,000 other images are no sign; 36 of 40 to one of a
+    hundred are.
+    """
     labels = np.repeat([0, 1, 2], [100, 900, 100])
     leaving = np.zeros(1100, bool)
     leaving[:40] = True
     goals = np.repeat([1, 2], [36, 4])
     whole = np.r_[goals, labels[40:]]
-    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx(0, abs=1e-9)  # .9 of them, as .9 of the others
+    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx(
+        0, abs=1e-9
+    )  # .9 of them, as .9 of the others
     whole = np.r_[goals[::-1], labels[40:]]
     whole[:40] = np.repeat([2, 1], [36, 4])
     assert one_way(labels, leaving, whole, 3)[0] == pytest.approx((0.9 - 0.1) / 0.9)
-    assert one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0  # two labels: no choice
+    assert (
+        one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0
+    )  # two labels: no choice
     assert one_way(labels, np.zeros(1100, bool), whole, 3).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(('classes', 'goals', 'found'), [(3, [1, 1, 1, 1, 2], 0), (10, [1, 1, 1, 1, 2], (0.8 - 1 / 9) * 9 / 8)])
+@pytest.mark.parametrize(
+    ('classes', 'goals', 'found'),
+    [(3, [1, 1, 1, 1, 2], 0), (10, [1, 1, 1, 1, 2], (0.8 - 1 / 9) * 9 / 8)],
+)
 def test_so_few_images_that_chance_sends_them_one_way(classes, goals, found):
     """Four of five to one of two goals: p = .19; to one of nine: p = .0006."""
     labels = np.repeat(np.arange(classes), 60)
@@ -292,13 +393,17 @@ def test_one_target_or_half_of_the_labels(targets):
 def test_two_labels_one_target():
     evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
     assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [0]
-    assert describe_targets(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []  # nothing to compare with
+    assert (
+        describe_targets(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []
+    )  # nothing to compare with
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_noise_alone_is_no_target(seed):
-    """Ten labels whose images leave with one probability, however they scatter: a false alarm in fifty."""
+    """Ten labels whose images leave with one probability, however they scatter: a false alarm in
+    fifty.
+    """
     rng = np.random.default_rng(seed)
     images = rng.integers(40, 120, 10)
     evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
@@ -312,7 +417,10 @@ def test_descriptions_hold_the_chart():
     assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
     assert [row['target'] for row in found['labels']] == [False, True, False, False]
     assert found['labels'][1]['left'] == 40
-    assert describe_targets(SIGNIFICANT, evidence)['chart'] == {'quantity': 'score', 'threshold': 1.0}
+    assert describe_targets(SIGNIFICANT, evidence)['chart'] == {
+        'quantity': 'score',
+        'threshold': 1.0,
+    }
     json.dumps(found, allow_nan=False)
 
 
@@ -323,8 +431,14 @@ def test_descriptions_hold_the_chart():
         ({}, 'mad, significant'),
         ({'name': 'mad', 'threshold': 0.0, 'score': 'kl', 'two_sided': False}, 'threshold=0'),
         ({'name': 'mad', 'threshold': 2.0, 'score': 'entropy', 'two_sided': False}, 'entropy'),
-        ({'name': 'significant', 'score': 1.0, 'share': 0.1, 'deviations': 5.0, 'level': 1.5}, r'level=1\.5'),
-        ({'name': 'significant', 'score': 1.0, 'share': 1.0, 'deviations': 5.0, 'level': 0.1}, r'share=1\.0'),
+        (
+            {'name': 'significant', 'score': 1.0, 'share': 0.1, 'deviations': 5.0, 'level': 1.5},
+            r'level=1\.5',
+        ),
+        (
+            {'name': 'significant', 'score': 1.0, 'share': 1.0, 'deviations': 5.0, 'level': 0.1},
+            r'share=1\.0',
+        ),
         ({'name': 'significant', 'scores': 2}, 'scores'),
     ],
 )
@@ -344,7 +458,9 @@ def test_labels_without_anomalous_images_are_no_targets():
 
 
 def test_of_equal_shares_of_leavers_the_number_of_the_label_decides_nothing():
-    """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in whatever order they come."""
+    """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in whatever order they
+    come.
+    """
     images, left = np.array([60, 40, 80]), np.array([20, 2, 4])
     for order in ([0, 1, 2], [0, 2, 1]):
         p_values = departure_p_values(images[order], left[order])

@@ -28,7 +28,12 @@ CANDIDATES = np.array(
 DISTANCE = np.linspace(0, 1, 70, dtype=np.float32).reshape(7, 10)
 MEASURED = {'ids': IDS, 'raw': GIVEN, 'candidates': CANDIDATES, 'distance': DISTANCE}
 CHOICE = {'rank': 0.8, 'count_raw': False, 'choice': 'all'}
-TO_ZERO = {'name': 'mad', 'threshold': 0.5, 'score': 'count', 'two_sided': False}  # label 0 has most anomalous images: the target
+TO_ZERO = {
+    'name': 'mad',
+    'threshold': 0.5,
+    'score': 'count',
+    'two_sided': False,
+}  # label 0 has most anomalous images: the target
 
 
 def shuffled(columns):
@@ -38,23 +43,57 @@ def shuffled(columns):
 
 
 def find(**changes):
-    settings = {'tau': 0.2, 'benign': 'given', 'targets': TO_ZERO, 'labels': 'benign', **CHOICE} | changes
+    settings = {
+        'tau': 0.2,
+        'benign': 'given',
+        'targets': TO_ZERO,
+        'labels': 'benign',
+        **CHOICE,
+    } | changes
     return LabelTransition(**settings).decide(IDS, GIVEN, {'candidates': shuffled(MEASURED)}, 3)
 
 
 def relabel(edits, label, agreement, again=False, **changes):
     """`label`: id -> the benign classifier's answer."""
-    measured = Table({'ids': np.array(list(label)), 'label': np.array(list(label.values()), np.int32)})
+    measured = Table(
+        {'ids': np.array(list(label)), 'label': np.array(list(label.values()), np.int32)}
+    )
     tables = {'edits': edits, 'candidates': shuffled(MEASURED), 'measured': measured}
-    return TrueLabels(agreement=agreement, again=again, **CHOICE | changes).decide(IDS, GIVEN, tables, 3)
+    return TrueLabels(agreement=agreement, again=again, **CHOICE | changes).decide(
+        IDS, GIVEN, tables, 3
+    )
 
 
 def test_what_becomes_of_every_image():
     found = find()
     assert found.facts['target_labels'] == [0]
-    assert found['set'].tolist() == [BENIGN, POISONED, SUSPICIOUS, SUSPICIOUS, POISONED, SUSPICIOUS, POISONED]
-    assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]  # only images under the target label are changed
-    assert found['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 7]  # of those left out too: the choice does not wait for labels
+    assert found['set'].tolist() == [
+        BENIGN,
+        POISONED,
+        SUSPICIOUS,
+        SUSPICIOUS,
+        POISONED,
+        SUSPICIOUS,
+        POISONED,
+    ]
+    assert found['labels'].tolist() == [
+        0,
+        2,
+        0,
+        0,
+        1,
+        1,
+        2,
+    ]  # only images under the target label are changed
+    assert found['candidate'].tolist() == [
+        -1,
+        8,
+        8,
+        8,
+        -1,
+        -1,
+        7,
+    ]  # of those left out too: the choice does not wait for labels
     assert found['keep'].tolist() == [True, True, False, False, True, True, True]
     assert found['open'].tolist() == (~found['keep']).tolist()
     assert found['flagged'].tolist() == [False, True, False, False, False, False, True]
@@ -93,7 +132,15 @@ def test_without_targets_nothing_changes():
 
 def test_votes_alone():
     found = find(labels='vote')
-    assert found['labels'].tolist() == [0, 2, 1, 2, 2, 1, 2]  # of 0 and 1, as common, the one seen last
+    assert found['labels'].tolist() == [
+        0,
+        2,
+        1,
+        2,
+        2,
+        1,
+        2,
+    ]  # of 0 and 1, as common, the one seen last
     assert (found['pick'] == found['flagged']).all()
     assert (found['pick'] == (found['candidate'] >= 0)).all()
     assert found['keep'].all()
@@ -117,7 +164,9 @@ def test_two_stages():
     assert final['ids'][final['flagged']].tolist() == [10, 30, 20, 40]
     assert final.facts['target_labels'] == [0]
     assert (final.facts['labels'], final.facts['settled']) == (edits.facts['labels'], 1)
-    assert set(agreed.columns) == set(edits.columns) == {*final.columns, 'open'}  # nothing is left to look at
+    assert (
+        set(agreed.columns) == set(edits.columns) == {*final.columns, 'open'}
+    )  # nothing is left to look at
 
 
 def test_a_false_alarm_gets_its_label_back():
@@ -129,8 +178,14 @@ def test_a_false_alarm_gets_its_label_back():
 
 def test_agreeing_candidates_are_the_benign_classifiers():
     theirs = np.where(np.arange(10) < 4, 2, 1) * np.ones((2, 1), np.int32)
-    measured = Table({'ids': np.array([20, 30]), 'raw': np.array([2, 0], np.int32), 'candidates': theirs})
-    tables = {'edits': find(choice='agreeing'), 'candidates': shuffled(MEASURED), 'measured': measured}
+    measured = Table(
+        {'ids': np.array([20, 30]), 'raw': np.array([2, 0], np.int32), 'candidates': theirs}
+    )
+    tables = {
+        'edits': find(choice='agreeing'),
+        'candidates': shuffled(MEASURED),
+        'measured': measured,
+    }
     rule = TrueLabels(agreement=False, again=False, rank=0.8, count_raw=False, choice='agreeing')
     found = rule.decide(IDS, GIVEN, tables, 3)
     assert found['candidate'][IDS == 20] == [3]  # place 3 of 4
@@ -152,7 +207,10 @@ def test_nothing_left_to_label():
 
 
 def test_p_chooses_among_the_candidates_of_its_vote():
-    """Whatever `choice` says: eq. 3 passed the others over. Image 40's last candidate, the farthest, is one of them."""
+    """Whatever `choice` says: eq.
+
+    3 passed the others over. Image 40's last candidate, the farthest, is one of them.
+    """
     for choice in ('all', 'agreeing'):
         found = find(rank=1.0, choice=choice)
         assert found['candidate'][IDS == 40] == [8]
@@ -162,13 +220,25 @@ def test_p_chooses_among_the_candidates_of_its_vote():
 
 
 def test_without_a_majority_the_papers_reading_waits():
-    assert find(tau=0.9)['set'].tolist() == [BENIGN, POISONED, SUSPICIOUS, POISONED, POISONED, BENIGN, POISONED]
-    assert find(tau=0.9, benign='predicted')['set'][IDS == 30] == [BENIGN]  # 0 and 1 are as common; 0 was seen first
+    assert find(tau=0.9)['set'].tolist() == [
+        BENIGN,
+        POISONED,
+        SUSPICIOUS,
+        POISONED,
+        POISONED,
+        BENIGN,
+        POISONED,
+    ]
+    assert find(tau=0.9, benign='predicted')['set'][IDS == 30] == [
+        BENIGN
+    ]  # 0 and 1 are as common; 0 was seen first
 
 
 def test_the_final_model_may_label_the_settled_again():
     edits = find()
-    rest, agreed = (relabel(edits, {20: 2, 30: 2}, agreement=True, again=again) for again in (False, True))
+    rest, agreed = (
+        relabel(edits, {20: 2, 30: 2}, agreement=True, again=again) for again in (False, True)
+    )
     assert (IDS[rest['open']].tolist(), IDS[agreed['open']].tolist()) == ([30], [30, 20])
     assert rest['keep'].tolist() == agreed['keep'].tolist()
     measured = Table({'ids': np.array([20, 30]), 'label': np.array([1, 0], np.int32)})
@@ -187,7 +257,9 @@ def without(columns, name):
 def test_rows_that_were_not_measured_are_missed():
     settings = {'tau': 0.2, 'benign': 'given', 'targets': TO_ZERO, 'labels': 'benign', **CHOICE}
     with pytest.raises(UserError, match='id 60'):
-        LabelTransition(**settings).decide(IDS, GIVEN, {'candidates': shuffled(without(MEASURED, 60))}, 3)
+        LabelTransition(**settings).decide(
+            IDS, GIVEN, {'candidates': shuffled(without(MEASURED, 60))}, 3
+        )
     with pytest.raises(UserError, match='id 30'):
         relabel(find(), {20: 2}, agreement=False)
     tables = {'candidates': shuffled(without(MEASURED, 20)), 'edits': find()}
@@ -201,8 +273,13 @@ def draw(seed, count=24, classes=4, k=6):
     rng = np.random.default_rng(seed)
     main, other = rng.integers(0, classes, (2, count, 1))
     share = rng.choice([0, 0.1, 0.5, 0.9, 1], (count, 1))
-    candidates = [np.where(rng.random((count, k)) < share, other, main).astype(np.int32) for _ in range(3)]
-    given, raw, *labels = (np.where(rng.random(count) < 0.6, main[:, 0], rng.integers(0, classes, count)) for _ in range(4))
+    candidates = [
+        np.where(rng.random((count, k)) < share, other, main).astype(np.int32) for _ in range(3)
+    ]
+    given, raw, *labels = (
+        np.where(rng.random(count) < 0.6, main[:, 0], rng.integers(0, classes, count))
+        for _ in range(4)
+    )
     return {
         'ids': rng.permutation(1000)[:count],
         'given': given.astype(np.int32),
@@ -229,27 +306,54 @@ def decide_all(data, classes, *, reading, choice, final, rank=0.6, count_raw=Fal
         columns = {'ids': ids, 'raw': theirs, 'label': theirs, 'candidates': their_candidates}
         measured = shuffled({key: column[picked] for key, column in columns.items()})
         now = tables | {'edits': found[-1], 'measured': measured}
-        found.append(TrueLabels(agreement=agreement, again=again, **choices).decide(ids, labels, now, classes))
+        found.append(
+            TrueLabels(agreement=agreement, again=again, **choices).decide(
+                ids, labels, now, classes
+            )
+        )
     return found
 
 
 READINGS = [
-    (reading, choice, final) for reading in ('given', 'predicted') for choice in ('all', 'agreeing') for final in ('rest', 'all')
+    (reading, choice, final)
+    for reading in ('given', 'predicted')
+    for choice in ('all', 'agreeing')
+    for final in ('rest', 'all')
 ]
 
 
 @pytest.mark.parametrize(('reading', 'choice', 'final'), READINGS)
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0, 0.3, 0.6, 0.8, 1]))
-def test_final_verdicts_are_those_of_the_paper_image_by_image(reading, choice, final, seed, count_raw, rank):
-    data, words = draw(seed), {'reading': reading, 'choice': choice, 'final': final, 'rank': rank, 'count_raw': count_raw}
+def test_final_verdicts_are_those_of_the_paper_image_by_image(
+    reading, choice, final, seed, count_raw, rank
+):
+    data, words = (
+        draw(seed),
+        {
+            'reading': reading,
+            'choice': choice,
+            'final': final,
+            'rank': rank,
+            'count_raw': count_raw,
+        },
+    )
     tables = decide_all(data, 4, **words)
     last, made = tables[-1], set()
     for row in range(len(data['ids'])):
-        image = {'given': data['given'][row], 'raw': data['victim'][0][row], 'candidates': data['victim'][1][row].tolist()}
+        image = {
+            'given': data['given'][row],
+            'raw': data['victim'][0][row],
+            'candidates': data['victim'][1][row].tolist(),
+        }
         image |= {'distance': data['distance'][row].tolist()}
-        image |= {name: (data[name][0][row], data[name][1][row].tolist()) for name in ('benign', 'finetuned')}
-        letter, label, candidate = reference.final_verdict(image, last.facts['target_labels'], tau=0.4, **words)
+        image |= {
+            name: (data[name][0][row], data[name][1][row].tolist())
+            for name in ('benign', 'finetuned')
+        }
+        letter, label, candidate = reference.final_verdict(
+            image, last.facts['target_labels'], tau=0.4, **words
+        )
         mine = 'BPS'[last['set'][row]], last['labels'][row], last['candidate'][row]
         assert mine == (letter, label, candidate)
     assert last['keep'].all()
@@ -263,10 +367,14 @@ def test_final_verdicts_are_those_of_the_paper_image_by_image(reading, choice, f
 
 
 def test_the_drawn_datasets_hold_all_cases():
-    """What the comparison above is worth: every set, targets, settled and unsettled images, labels that the last stage changes."""
+    """What the comparison above is worth: every set, targets, settled and unsettled images, labels
+    that the last stage changes.
+    """
     seen = {'sets': set(), 'targets': 0, 'settled': 0, 'again': 0, 'made_again': 0}
     for seed in range(80):
-        first, middle, last = decide_all(draw(seed), 4, reading='given', choice='agreeing', final='all')
+        first, middle, last = decide_all(
+            draw(seed), 4, reading='given', choice='agreeing', final='all'
+        )
         seen['sets'] |= set(last['set'].tolist())
         seen['targets'] += len(last.facts['target_labels'])
         seen['settled'] += middle.facts['settled']
@@ -284,7 +392,9 @@ def test_how_classes_are_numbered_decides_nothing(reading, seed):
     data = draw(seed)
     other = np.random.default_rng(seed).permutation(4).astype(np.int32)
     renamed = data | {'given': other[data['given']]}
-    renamed |= {name: tuple(other[x] for x in data[name]) for name in ('victim', 'benign', 'finetuned')}
+    renamed |= {
+        name: tuple(other[x] for x in data[name]) for name in ('victim', 'benign', 'finetuned')
+    }
     decide = functools.partial(decide_all, reading=reading, choice='agreeing', final='rest')
     for mine, theirs in zip(decide(data, 4), decide(renamed, 4), strict=True):
         assert sorted(other[mine.facts['target_labels']].tolist()) == theirs.facts['target_labels']

@@ -11,16 +11,26 @@ from threadpoolctl import threadpool_info
 
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.defenses.filters.activation_clustering import MOST, ActivationClustering, clearness, reduce_features, two_clusters
+from purify.defenses.filters.activation_clustering import (
+    MOST,
+    ActivationClustering,
+    clearness,
+    reduce_features,
+    two_clusters,
+)
 
 USUAL = {'reduction': 'ica', 'dimensions': 4, 'size': 0.35, 'silhouette': 0.0}
 
 
 @pytest.mark.parametrize('reduction', ['ica', 'pca'])
 def test_the_planted_group_is_found_by_id(reduction):
-    """The table comes in another order than the dataset: a filter that went by position would drop others."""
+    """The table comes in another order than the dataset: a filter that went by position would drop
+    others.
+    """
     ids, labels, features, bad = planted(shift=40.0)
-    found = ActivationClustering(**USUAL | {'reduction': reduction}).decide(ids, labels, {'features': features}, 3)
+    found = ActivationClustering(**USUAL | {'reduction': reduction}).decide(
+        ids, labels, {'features': features}, 3
+    )
     flagged = found['flagged']
     np.testing.assert_array_equal(flagged[labels == 1], bad[labels == 1])
     np.testing.assert_array_equal(found['keep'], ~flagged)
@@ -48,11 +58,17 @@ def test_only_small_and_clear_clusters_go():
 
 
 def test_whitened_components_stand_for_independent_ones():
-    """All distances, so all that k-means and silhouettes see, are those of scikit-learn's FastICA."""
-    features = np.random.default_rng(1).laplace(size=(40, 6)) @ np.random.default_rng(2).normal(size=(6, 6))
+    """All distances, so all that k-means and silhouettes see, are those of scikit-learn's
+    FastICA.
+    """
+    features = np.random.default_rng(1).laplace(size=(40, 6)) @ np.random.default_rng(2).normal(
+        size=(6, 6)
+    )
     ours = reduce_features(features, 'ica', 3)
-    theirs = FastICA(3, whiten='unit-variance', random_state=0, max_iter=2000).fit_transform(features)
-    gram = lambda x: x @ x.T  # noqa: E731
+    theirs = FastICA(3, whiten='unit-variance', random_state=0, max_iter=2000).fit_transform(
+        features
+    )
+    gram = lambda x: x @ x.T
     np.testing.assert_allclose(gram(ours), gram(theirs), atol=1e-8)
     assert ours.var(0) == pytest.approx(1.0)
 
@@ -62,7 +78,9 @@ def test_principal_components_are_the_eigenvectors_of_the_covariance():
     centred = features - features.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     wanted = centred @ vectors[:, ::-1][:, :2]
-    np.testing.assert_allclose(np.abs(reduce_features(features, 'pca', 2)), np.abs(wanted), atol=1e-8)
+    np.testing.assert_allclose(
+        np.abs(reduce_features(features, 'pca', 2)), np.abs(wanted), atol=1e-8
+    )
     assert (reduce_features(features, 'pca', 2) ** 2).sum(0) == pytest.approx(values[::-1][:2])
 
 
@@ -87,7 +105,11 @@ def test_clusters_are_the_best_of_all_splits():
 
 def test_a_silhouette_is_of_some_points_only_and_only_when_asked_for(monkeypatch):
     rng, seen = np.random.default_rng(0), []
-    monkeypatch.setattr(sklearn.metrics, 'silhouette_score', lambda points, sides: seen.append((points, sides)) or 0.5)
+    monkeypatch.setattr(
+        sklearn.metrics,
+        'silhouette_score',
+        lambda points, sides: seen.append((points, sides)) or 0.5,
+    )
     points, smaller = np.arange(40_000.0)[:, None], rng.random(40_000) < 0.1
     assert [clearness(points, smaller) for _ in range(2)] == [0.5, 0.5]
     (first, sides), (second, _) = seen
@@ -120,13 +142,22 @@ def test_clusters_are_sought_on_one_thread(monkeypatch):
 
 def test_classes_that_nothing_can_be_said_of_stay_whole():
     rng = np.random.default_rng(0)
-    labels = np.array([0] * 20 + [1] * 3 + [2] * 12 + [4] * 20, np.int32)  # constant, few, a line, nothing (3), plenty
+    labels = np.array(
+        [0] * 20 + [1] * 3 + [2] * 12 + [4] * 20, np.int32
+    )  # constant, few, a line, nothing (3), plenty
     features = rng.normal(size=(55, 6))
     features[labels == 0] = 0.1
     features[labels == 2] = np.arange(12)[:, None] * np.ones(6)
     ids = np.arange(55)
-    found = ActivationClustering(**USUAL).decide(ids, labels, {'features': table_of(ids, features)}, 5)
-    assert [(row['label'], row['dimensions']) for row in found.facts['classes']] == [(0, 0), (1, 0), (2, 1), (4, 4)]
+    found = ActivationClustering(**USUAL).decide(
+        ids, labels, {'features': table_of(ids, features)}, 5
+    )
+    assert [(row['label'], row['dimensions']) for row in found.facts['classes']] == [
+        (0, 0),
+        (1, 0),
+        (2, 1),
+        (4, 4),
+    ]
     assert not found['flagged'][labels < 3].any()
     json.dumps(found.facts, allow_nan=False)
 
@@ -145,13 +176,23 @@ def test_its_steps_lead_from_the_teacher_to_a_student():
     student = {'objective': {'name': 'classify'}}
     method = ActivationClustering(**USUAL).method(student)
     assert [(step.name, step.kind) for step in method.steps] == [
-        ('features', 'measure'), ('verdicts', 'decide'), ('purified', 'rewrite'), ('student', 'classifier'),
-    ]  # fmt: skip
+        ('features', 'measure'),
+        ('verdicts', 'decide'),
+        ('purified', 'rewrite'),
+        ('student', 'classifier'),
+    ]
     assert method.step('verdicts').facts() == {'by': {'name': 'ActivationClustering'} | USUAL}
-    assert (method.outcome.findings, method.outcome.purified, method.outcome.classifier) == ('verdicts', 'purified', 'student')
+    assert (method.outcome.findings, method.outcome.purified, method.outcome.classifier) == (
+        'verdicts',
+        'purified',
+        'student',
+    )
 
 
-@pytest.mark.parametrize('bad', [{'reduction': 'umap'}, {'dimensions': 0}, {'size': 0.6}, {'size': 0.0}, {'silhouette': 1.0}])
+@pytest.mark.parametrize(
+    'bad',
+    [{'reduction': 'umap'}, {'dimensions': 0}, {'size': 0.6}, {'size': 0.0}, {'silhouette': 1.0}],
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         ActivationClustering(**USUAL | bad)

@@ -3,7 +3,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from support.made_scores import CLASSES, IDS, IMAGES, SHAPE, WEIGHTS, WIDTH, by_hand, check_rows, scored
+from support.made_scores import (
+    CLASSES,
+    IDS,
+    IMAGES,
+    SHAPE,
+    WEIGHTS,
+    WIDTH,
+    by_hand,
+    check_rows,
+    scored,
+)
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
@@ -14,7 +24,9 @@ USUAL = CognitiveDistillation(**score('cognitive_distillation'))
 
 
 def colours(identity, step, seed=5):
-    key = jax.random.fold_in(jax.random.fold_in(stream_key(seed, 'cognitive distillation'), identity), step)
+    key = jax.random.fold_in(
+        jax.random.fold_in(stream_key(seed, 'cognitive distillation'), identity), step
+    )
     return np.asarray(jax.random.uniform(key, (SHAPE[2],)), np.float64)
 
 
@@ -55,29 +67,42 @@ def distilled(image, identity, measure):
     return (np.tanh(raw) + 1) / 2, losses
 
 
-@pytest.mark.parametrize('changes', [{}, {'on': 'features', 'gamma': 0.001}, {'beta': 10.0, 'lr': 0.05, 'gamma': 0.03}])
+@pytest.mark.parametrize(
+    'changes', [{}, {'on': 'features', 'gamma': 0.001}, {'beta': 10.0, 'lr': 0.05, 'gamma': 0.03}]
+)
 def test_the_score_is_minus_the_size_of_the_mask_that_adam_finds(changes):
     measure = dataclasses.replace(USUAL, **changes)
     found = scored(measure)['score']
-    by_id = [distilled(image / 255, int(i), measure)[0].sum() for image, i in zip(IMAGES, IDS, strict=True)]
+    by_id = [
+        distilled(image / 255, int(i), measure)[0].sum()
+        for image, i in zip(IMAGES, IDS, strict=True)
+    ]
     np.testing.assert_allclose(found, -np.array(by_id), rtol=2e-3)
     assert np.ptp(found) > 0.1
 
 
 def test_the_gradient_by_hand_is_that_of_the_loss():
-    image, mask, colour = IMAGES[0] / 255, np.random.default_rng(1).uniform(size=SHAPE[:2]), np.array([0.2, 0.7])
+    image, mask, colour = (
+        IMAGES[0] / 255,
+        np.random.default_rng(1).uniform(size=SHAPE[:2]),
+        np.array([0.2, 0.7]),
+    )
     wanted = np.random.default_rng(2).normal(size=CLASSES)
     gradient, before = slope(image, mask, colour, wanted, USUAL)
     moved = mask.copy()
     moved[2, 3] += 1e-6
-    assert (slope(image, moved, colour, wanted, USUAL)[1] - before) / 1e-6 == pytest.approx(gradient[2, 3], rel=1e-3)
+    assert (slope(image, moved, colour, wanted, USUAL)[1] - before) / 1e-6 == pytest.approx(
+        gradient[2, 3], rel=1e-3
+    )
 
 
 def test_an_answer_that_hangs_on_few_pixels_leaves_a_small_mask():
     """The first two images' features come of one pixel, those of the rest of all."""
     body = np.zeros((SHAPE[0] * SHAPE[1], SHAPE[2], WIDTH))
     body[7] = np.random.default_rng(3).normal(size=(SHAPE[2], WIDTH)) * 3
-    lone = scored(dataclasses.replace(USUAL, gamma=0.05), weights=WEIGHTS | {'body': body.reshape(-1, WIDTH)})['score']
+    lone = scored(
+        dataclasses.replace(USUAL, gamma=0.05), weights=WEIGHTS | {'body': body.reshape(-1, WIDTH)}
+    )['score']
     spread = scored(dataclasses.replace(USUAL, gamma=0.05))['score']
     assert lone.min() > spread.max()
 
@@ -94,7 +119,15 @@ def test_colours_are_of_the_seed_and_the_image():
     assert (first['score'] != other['score']).all()
 
 
-BAD = ({'on': 'maps'}, {'steps': 0}, {'steps': 2.5}, {'lr': 0.0}, {'gamma': 0.0}, {'beta': -1.0}, {'gamma': float('nan')})
+BAD = (
+    {'on': 'maps'},
+    {'steps': 0},
+    {'steps': 2.5},
+    {'lr': 0.0},
+    {'gamma': 0.0},
+    {'beta': -1.0},
+    {'gamma': float('nan')},
+)
 
 
 @pytest.mark.parametrize('bad', BAD)

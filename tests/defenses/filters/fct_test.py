@@ -18,15 +18,21 @@ USUAL = FeatureConsistency(**{name: SETTINGS[name] for name in ('rotation', 'shi
 
 def view(image, identity, number, measure, seed=5):
     """The view of an image [h w c] in float64, turned by SciPy and shifted by loops."""
-    key = jax.random.fold_in(jax.random.fold_in(stream_key(seed, 'feature consistency'), identity), number)
+    key = jax.random.fold_in(
+        jax.random.fold_in(stream_key(seed, 'feature consistency'), identity), number
+    )
     turn_key, shift_key = jax.random.split(key)
-    angle = np.deg2rad(float(jax.random.uniform(turn_key, minval=-measure.rotation, maxval=measure.rotation)))
+    angle = np.deg2rad(
+        float(jax.random.uniform(turn_key, minval=-measure.rotation, maxval=measure.rotation))
+    )
     shares = np.asarray(jax.random.uniform(shift_key, (2,), minval=-1, maxval=1), np.float64)
     by = np.rint(shares * measure.shift * np.array(SHAPE[:2])).astype(int)
     centre = (np.array(SHAPE[:2]) - 1) / 2
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = [
-        ndimage.affine_transform(channel, turn, centre - turn @ centre, order=1, mode='grid-constant')
+        ndimage.affine_transform(
+            channel, turn, centre - turn @ centre, order=1, mode='grid-constant'
+        )
         for channel in np.moveaxis(image, -1, 0)
     ]
     moved = np.zeros(SHAPE)
@@ -38,7 +44,9 @@ def view(image, identity, number, measure, seed=5):
     return moved
 
 
-@pytest.mark.parametrize('changes', [{}, {'times': 1}, {'shift': 0.0, 'rotation': 40.0}, {'rotation': 0.0, 'shift': 0.4}])
+@pytest.mark.parametrize(
+    'changes', [{}, {'times': 1}, {'shift': 0.0, 'rotation': 40.0}, {'rotation': 0.0, 'shift': 0.4}]
+)
 def test_the_score_is_the_mean_square_by_which_features_move(changes):
     measure = dataclasses.replace(USUAL, **changes)
     images = IMAGES / 255
@@ -52,7 +60,10 @@ def test_the_score_is_the_mean_square_by_which_features_move(changes):
 
 @pytest.mark.parametrize('by', [(0, 0), (2, -1), (-4, 5), (4, -5)])
 def test_moving_brings_in_black(by):
-    image, wanted = np.random.default_rng(0).uniform(0.1, 1, SHAPE).astype(np.float32), np.zeros(SHAPE, np.float32)
+    image, wanted = (
+        np.random.default_rng(0).uniform(0.1, 1, SHAPE).astype(np.float32),
+        np.zeros(SHAPE, np.float32),
+    )
     for i in range(SHAPE[0]):
         for j in range(SHAPE[1]):
             if 0 <= i - by[0] < SHAPE[0] and 0 <= j - by[1] < SHAPE[1]:
@@ -66,10 +77,29 @@ def test_rows_do_not_meet_and_the_seed_counts():
 
 
 def test_its_network_is_trained_early_and_then_spread():
-    optim = {'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'nesterov': False, 'weight_decay': 0.0, 'clip': 0.0}
+    optim = {
+        'name': 'sgd',
+        'lr': 0.1,
+        'momentum': 0.9,
+        'nesterov': False,
+        'weight_decay': 0.0,
+        'clip': 0.0,
+    }
     rate = {'schedule': 'step', 'warmup': 0.1, 'drops': (0.5,), 'factor': 0.1}
-    student = {'network': {'name': 'resnet18'}, 'epochs': 99, 'steps': 0, 'batch': 16, 'augment': {'flip': {'p': 0.5}}}
-    student |= {'optim': optim | rate, 'objective': {'name': 'distill'}, 'load': 'x', 'init_from': 'y', 'accumulate': 1}
+    student = {
+        'network': {'name': 'resnet18'},
+        'epochs': 99,
+        'steps': 0,
+        'batch': 16,
+        'augment': {'flip': {'p': 0.5}},
+    }
+    student |= {
+        'optim': optim | rate,
+        'objective': {'name': 'distill'},
+        'load': 'x',
+        'init_from': 'y',
+        'accumulate': 1,
+    }
     early, spread = network_steps(SETTINGS['early'], SETTINGS['spread'] | {'weight': 0.5}, student)
     assert early.inputs == {'data': 'poisoned'}
     assert spread.inputs == {'data': 'poisoned', 'init': early.name}
@@ -77,12 +107,24 @@ def test_its_network_is_trained_early_and_then_spread():
     assert spread.settings['objective'] == {'name': 'spread', 'weight': 0.5}
     for step, epochs in ((early, 2), (spread, 10)):
         made = step.settings
-        assert (made['epochs'], made['augment'], made['load'], made['init_from']) == (epochs, {}, '', '')
+        assert (made['epochs'], made['augment'], made['load'], made['init_from']) == (
+            epochs,
+            {},
+            '',
+            '',
+        )
         assert made['optim'] == optim | {'lr': 0.01, 'schedule': 'constant', 'warmup': 0.0}
         assert (made['network'], made['batch']) == (student['network'], 16)
 
 
-BAD = ({'rotation': 181.0}, {'rotation': -1.0}, {'shift': 1.0}, {'shift': 0.0, 'rotation': 0.0}, {'times': 0}, {'times': 1.5})
+BAD = (
+    {'rotation': 181.0},
+    {'rotation': -1.0},
+    {'shift': 1.0},
+    {'shift': 0.0, 'rotation': 0.0},
+    {'times': 0},
+    {'times': 1.5},
+)
 
 
 @pytest.mark.parametrize('bad', [*BAD, {'shift': float('nan')}])

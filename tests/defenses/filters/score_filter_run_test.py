@@ -19,7 +19,10 @@ from purify.metrics.detection import auroc
 
 SHORT = {  # changes to the scores
     'cognitive_distillation': {'steps': 2},
-    'fct': {'early': {'epochs': 0.5, 'lr': 3e-3}, 'spread': {'epochs': 0.5, 'lr': 3e-3, 'weight': 0.1}},
+    'fct': {
+        'early': {'epochs': 0.5, 'lr': 3e-3},
+        'spread': {'epochs': 0.5, 'lr': 3e-3, 'weight': 0.1},
+    },
     'strip': {'draws': 3},
 }
 
@@ -31,7 +34,10 @@ def store(tmp_path_factory):
 
 def small(name):
     """FCT has a network of its own."""
-    config = load_config(f'{ROOT}/configs/quickstart.py:defense={name}', [*SMALL, *STUDENT, '--config.defense.remove=0.25'])
+    config = load_config(
+        f'{ROOT}/configs/quickstart.py:defense={name}',
+        [*SMALL, *STUDENT, '--config.defense.remove=0.25'],
+    )
     config['defense']['score'] = score(name, **SHORT[name])
     return config
 
@@ -40,7 +46,9 @@ def small(name):
 def test_a_score_leaves_out_the_highest_and_is_held_against_the_truth(store, name):
     config = small(name)
     chain = Chain(make_stages(config), store)
-    chain.run([stage for stage in chain.stages if stage not in ('student', 'evaluate')], config['run'])
+    chain.run(
+        [stage for stage in chain.stages if stage not in ('student', 'evaluate')], config['run']
+    )
     split = Split(chain.folder('prepare') / 'poisoned', 'train')
     score = read_table(chain.folder(f'{name}_given')).of(split.ids, 'score')
     gone = np.lexsort((split.ids, -score))[:24]

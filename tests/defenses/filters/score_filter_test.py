@@ -11,10 +11,24 @@ from purify.defenses.filters.strip import Strip
 from purify.defenses.registry import DEFENSES
 
 STUDENT = {
-    'network': {'name': 'resnet18'}, 'epochs': 3, 'steps': 0, 'batch': 16, 'augment': {}, 'load': '', 'init_from': '',
-    'optim': {'name': 'adam', 'lr': 0.1, 'b1': 0.9, 'b2': 0.999, 'clip': 0.0, 'schedule': 'cosine', 'warmup': 0.0},
+    'network': {'name': 'resnet18'},
+    'epochs': 3,
+    'steps': 0,
+    'batch': 16,
+    'augment': {},
+    'load': '',
+    'init_from': '',
+    'optim': {
+        'name': 'adam',
+        'lr': 0.1,
+        'b1': 0.9,
+        'b2': 0.999,
+        'clip': 0.0,
+        'schedule': 'cosine',
+        'warmup': 0.0,
+    },
     'objective': {'name': 'classify'},
-}  # fmt: skip
+}
 
 
 def made(name, remove=0.05, **changes):
@@ -28,7 +42,11 @@ def scores_of(ids, score):
 
 def test_the_highest_scores_of_all_are_flagged_by_id():
     rng = np.random.default_rng(0)
-    ids, labels, score = rng.permutation(900)[:50], rng.integers(0, 3, 50).astype(np.int32), rng.normal(size=50)
+    ids, labels, score = (
+        rng.permutation(900)[:50],
+        rng.integers(0, 3, 50).astype(np.int32),
+        rng.normal(size=50),
+    )
     order = rng.permutation(50)
     found = HighestScores(0.1).decide(ids, labels, scores_of(ids[order], score[order]), 4)
     wanted = set(sorted(range(50), key=lambda k: -score[k])[:5])
@@ -46,7 +64,12 @@ def test_ties_go_by_id_and_the_share_is_cut_off():
     ids = np.array([9, 2, 7, 4, 5, 1, 30, 31, 32, 33])
     found = HighestScores(0.39).decide(ids, np.zeros(10, np.int32), scores_of(ids, np.ones(10)), 1)
     assert set(ids[found['flagged']].tolist()) == {1, 2, 4}
-    assert HighestScores(0.3).decide(ids, np.zeros(10, np.int32), scores_of(ids, np.ones(10)), 1)['flagged'].sum() == 3
+    assert (
+        HighestScores(0.3)
+        .decide(ids, np.zeros(10, np.int32), scores_of(ids, np.ones(10)), 1)['flagged']
+        .sum()
+        == 3
+    )
 
 
 @pytest.mark.parametrize('name', SCORES)
@@ -56,21 +79,35 @@ def test_a_defence_measures_decides_rewrites_and_trains(name):
     network = ['fct_early', 'fct_spread'] if name == 'fct' else []
     assert list(steps) == [*network, f'{name}_given', 'verdicts', 'purified', 'student']
     measured = steps[f'{name}_given']
-    assert measured.inputs == {'poisoned': 'poisoned', 'classifier': 'fct_spread' if name == 'fct' else 'teacher'}
+    assert measured.inputs == {
+        'poisoned': 'poisoned',
+        'classifier': 'fct_spread' if name == 'fct' else 'teacher',
+    }
     own = {key: x for key, x in score(name).items() if key not in ('network', 'early', 'spread')}
     assert measured.by == (FeatureConsistency(**own) if name == 'fct' else SCORES.make(name, **own))
     assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'scores': f'{name}_given'}
     assert steps['verdicts'].by == HighestScores(remove=0.07)
     assert steps['student'].inputs == {'data': 'purified'}
     outcome = method.outcome
-    assert (outcome.findings, outcome.purified, outcome.classifier) == ('verdicts', 'purified', 'student')
+    assert (outcome.findings, outcome.purified, outcome.classifier) == (
+        'verdicts',
+        'purified',
+        'student',
+    )
 
 
 def test_scores_of_two_sets_share_fct_s_network():
     chosen = {'strip': score('strip', draws=7), 'fct': score('fct', times=3)}
     steps, names = score_steps(chosen, STUDENT, {'given': 'poisoned', 'made': 'generated'})
     assert names == {'strip': ('strip_given', 'strip_made'), 'fct': ('fct_given', 'fct_made')}
-    assert [step.name for step in steps] == ['strip_given', 'strip_made', 'fct_early', 'fct_spread', 'fct_given', 'fct_made']
+    assert [step.name for step in steps] == [
+        'strip_given',
+        'strip_made',
+        'fct_early',
+        'fct_spread',
+        'fct_given',
+        'fct_made',
+    ]
     found = {step.name: step for step in steps}
     assert found['strip_made'].inputs == {'poisoned': 'generated', 'classifier': 'teacher'}
     assert found['fct_made'].inputs == {'poisoned': 'generated', 'classifier': 'fct_spread'}
@@ -90,7 +127,9 @@ def test_every_setting_of_a_score_reaches_a_step():
     for name in SCORES:
         whole = score(name)
         steps, _ = score_steps({name: whole}, STUDENT, {'given': 'poisoned'})
-        own = {key for step in steps if step.kind == 'measure' for key in step.facts()['by']} - {'name'}
+        own = {key for step in steps if step.kind == 'measure' for key in step.facts()['by']} - {
+            'name'
+        }
         assert own == set(whole) - {'network', 'early', 'spread'}
 
 
@@ -101,7 +140,9 @@ def test_names_and_shares_that_are_none_are_refused():
     for wrong in ({'network': 'teacher'}, {'network': 'student'}):
         with pytest.raises(UserError, match='fct: network'):
             score_steps({'fct': fct | wrong}, STUDENT, {'given': 'poisoned'})
-    with pytest.raises(ValueError, match=r"score='spectral': choose from cognitive_distillation, fct, strip"):
+    with pytest.raises(
+        ValueError, match=r"score='spectral': choose from cognitive_distillation, fct, strip"
+    ):
         score('spectral')
     with pytest.raises(ValueError, match=r"score 'strip' has no setting 'times'"):
         score('strip', times=2)

@@ -43,7 +43,9 @@ def test_the_planted_group_is_found_by_id():
 def test_the_share_is_of_every_class(remove, gone):
     rng = np.random.default_rng(0)
     labels, ids = np.repeat([0, 2], 100).astype(np.int32), np.arange(200)
-    found = Spectral(remove=remove).decide(ids, labels, {'features': table_of(ids, rng.normal(size=(200, 4)))}, 3)
+    found = Spectral(remove=remove).decide(
+        ids, labels, {'features': table_of(ids, rng.normal(size=(200, 4)))}, 3
+    )
     assert [found['flagged'][labels == k].sum() for k in (0, 2)] == [gone, gone]
 
 

@@ -20,11 +20,15 @@ def test_the_score_is_minus_the_mean_entropy_under_the_overlays(weights):
     for image in IMAGES / 255:
         total = 0.0
         for overlay in OVERLAYS / 255:
-            logits = by_hand(np.minimum(measure.image * image + measure.overlay * overlay, 1)[None])[0][0]
+            logits = by_hand(
+                np.minimum(measure.image * image + measure.overlay * overlay, 1)[None]
+            )[0][0]
             p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
             total -= sum(share * np.log(share) for share in p if share > 0)
         wanted.append(-total / len(OVERLAYS))
-    np.testing.assert_allclose(scored(measure, drawn=OVERLAYS)['score'], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        scored(measure, drawn=OVERLAYS)['score'], wanted, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_certainty_has_no_entropy_and_ignorance_the_most():
@@ -42,7 +46,12 @@ def test_an_image_that_decides_whatever_lies_over_it_scores_higher():
     images[::2, 1, 1] = 255
     head = np.zeros((WIDTH, CLASSES))
     head[:, 0] = 2
-    found = scored(USUAL, images, drawn=overlays, weights=WEIGHTS | {'body': body.reshape(-1, WIDTH), 'head': head})['score']
+    found = scored(
+        USUAL,
+        images,
+        drawn=overlays,
+        weights=WEIGHTS | {'body': body.reshape(-1, WIDTH), 'head': head},
+    )['score']
     assert found[::2].min() > -1e-3
     np.testing.assert_allclose(found[1::2], -np.log(CLASSES), rtol=1e-4)
 
@@ -51,7 +60,10 @@ def test_rows_do_not_meet():
     check_rows(USUAL, drawn=OVERLAYS)
 
 
-@pytest.mark.parametrize('bad', [{'draws': 0}, {'draws': 2.0}, {'image': 0.0}, {'overlay': -1.0}, {'overlay': float('nan')}])
+@pytest.mark.parametrize(
+    'bad',
+    [{'draws': 0}, {'draws': 2.0}, {'image': 0.0}, {'overlay': -1.0}, {'overlay': float('nan')}],
+)
 def test_settings_that_say_nothing_are_refused(bad):
     with pytest.raises(UserError, match='strip'):
         dataclasses.replace(USUAL, **bad)

@@ -11,7 +11,13 @@ from purify.train.objectives.tasks import resize_to
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 NAMES = ['cat', 'dog']
-DISTILL, CLASSIFY = {'objective': {'name': 'distill'}, 'augment': {'flip': {}}}, {'objective': {'name': 'classify'}, 'augment': {}}
+DISTILL, CLASSIFY = (
+    {'objective': {'name': 'distill'}, 'augment': {'flip': {}}},
+    {
+        'objective': {'name': 'classify'},
+        'augment': {},
+    },
+)
 
 
 class Fake:
@@ -29,7 +35,12 @@ class Fake:
             images = resize_to(images, self.size_px)
             assert images.shape[3] == self.channels
             noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
-            return strength * weights * images + 0.3 + self.noise * noise + self.by_label * labels[:, None, None, None]
+            return (
+                strength * weights * images
+                + 0.3
+                + self.noise * noise
+                + self.by_label * labels[:, None, None, None]
+            )
 
         return vary
 
@@ -56,12 +67,16 @@ def rows(images=IMAGES, variation=0):
 
 
 def test_colour_transfer_undoes_a_change_of_colour():
-    out = defense().rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())['image']
+    out = defense().rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())[
+        'image'
+    ]
     assert np.abs(np.asarray(out).astype(int) - IMAGES).max() <= 1
 
 
 def test_without_it_the_priors_colours_stay():
-    out = defense(colour_transfer=False).rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())['image']
+    out = defense(colour_transfer=False).rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))(
+        {'prior': 0.5}, rows()
+    )['image']
     wanted = np.clip(np.round(((IMAGES / 127.5 - 1) * 0.25 + 0.3 + 1) * 127.5), 0, 255)
     assert np.abs(np.asarray(out) - wanted).max() <= 1
 
@@ -74,15 +89,27 @@ def test_noise_is_a_function_of_seed_id_and_copy():
     assert (np.asarray(rule({'prior': 0.5}, part)['image']) == whole[3:5]).all()
     assert (np.asarray(rule({'prior': 0.5}, rows(variation=1))['image']) != whole).any()
     assert (
-        np.asarray(defense().rule({'prior': noisy}, Context((8, 8, 3), 1, NAMES))({'prior': 0.5}, rows())['image']) != whole
+        np.asarray(
+            defense().rule({'prior': noisy}, Context((8, 8, 3), 1, NAMES))({'prior': 0.5}, rows())[
+                'image'
+            ]
+        )
+        != whole
     ).any()
     same = np.repeat(IMAGES[:1], 6, 0)
-    assert len({image.tobytes() for image in np.asarray(rule({'prior': 0.5}, rows(same))['image'])}) == 6
+    assert (
+        len({image.tobytes() for image in np.asarray(rule({'prior': 0.5}, rows(same))['image'])})
+        == 6
+    )
 
 
-@pytest.mark.parametrize(('size', 'channels', 'prior_channels'), [(16, 3, 3), (4, 3, 3), (8, 1, 3), (8, 1, 1)])
+@pytest.mark.parametrize(
+    ('size', 'channels', 'prior_channels'), [(16, 3, 3), (4, 3, 3), (8, 1, 3), (8, 1, 1)]
+)
 def test_priors_of_another_size_and_grey_images_fit(size, channels, prior_channels):
-    rule = defense().rule({'prior': Fake(size, prior_channels)}, Context((8, 8, channels), 0, NAMES))
+    rule = defense().rule(
+        {'prior': Fake(size, prior_channels)}, Context((8, 8, channels), 0, NAMES)
+    )
     out = rule({'prior': 0.5}, rows(IMAGES[..., :channels]))['image']
     assert out.shape == (6, 8, 8, channels)
     assert out.dtype == jnp.uint8
@@ -94,9 +121,13 @@ def test_a_grey_prior_cannot_vary_colour_images():
 
 
 def test_the_given_label_reaches_the_prior():
-    rule = defense(colour_transfer=False).rule({'prior': Fake(by_label=0.25)}, Context((8, 8, 3), 0, NAMES))
+    rule = defense(colour_transfer=False).rule(
+        {'prior': Fake(by_label=0.25)}, Context((8, 8, 3), 0, NAMES)
+    )
     plain = defense(colour_transfer=False).rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))
-    apart = np.asarray(rule({'prior': 0.5}, rows())['image']).astype(int) - np.asarray(plain({'prior': 0.5}, rows())['image'])
+    apart = np.asarray(rule({'prior': 0.5}, rows())['image']).astype(int) - np.asarray(
+        plain({'prior': 0.5}, rows())['image']
+    )
     assert (apart[0::2] == 0).all()
     assert (apart[1::2] > 20).all()
 
@@ -107,7 +138,11 @@ def test_rows_the_prior_breaks_are_told():
         {'prior': 0.5}, rows() | {'label': jnp.array([1, 0, 0, 1, 0, 0])}
     )
     assert not out['finite'].any()  # 0 x NaN is NaN, too
-    assert defense().rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())['finite'].all()
+    assert (
+        defense()
+        .rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())['finite']
+        .all()
+    )
 
 
 def test_another_model_than_the_config_says_is_refused():

@@ -14,16 +14,33 @@ from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS
 from purify.defenses.steps import simclr
 from purify.models.classifiers.registry import NETWORKS
 
-OUTLYING = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.05, 'score': 'outside'}
+OUTLYING = {
+    'name': 'outlying',
+    'share': 0.05,
+    'most': 0.5,
+    'quantile': 0.01,
+    'apart': 0.03,
+    'level': 0.05,
+    'score': 'outside',
+}
 STRANGERS = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}
-RULE = {'nondisruptive': 0.6, 'strangers': STRANGERS, 'disruptive': OUTLYING, 'alpha': 0.15, 'keep': 0.15, 'narrow': 0.15}
+RULE = {
+    'nondisruptive': 0.6,
+    'strangers': STRANGERS,
+    'disruptive': OUTLYING,
+    'alpha': 0.15,
+    'keep': 0.15,
+    'narrow': 0.15,
+}
 CLASSES = 4
 
 
 def planted(kind):
-    """(ids, given labels, true ones, log densities) of 4 classes of 100; class 0 has 50 poisoned images more, or among its own.
+    """(ids, given labels, true ones, log densities) of 4 classes of 100; class 0 has 50 poisoned
+    images more, or among its own.
 
-    A density is -distance^2 / 2 from a class's place, all equally far apart; that of class 0 was fitted to its poison too.
+    A density is -distance^2 / 2 from a class's place, all equally far apart; that of class 0 was
+    fitted to its poison too.
     """
     rng = np.random.default_rng(3)
     true = np.repeat(np.arange(CLASSES), 100)
@@ -47,7 +64,13 @@ def decide(kind, shuffle=0, **changes):
     order = np.random.default_rng(shuffle).permutation(len(ids)) if shuffle else np.arange(len(ids))
     table = Table({'ids': ids[order], 'log_density': log_density[order].astype(np.float32)})
     rule = Relabel(**(RULE | changes))
-    return rule.decide(ids, labels, {'densities': table}, CLASSES), (ids, labels, true, log_density.astype(np.float32), bad)
+    return rule.decide(ids, labels, {'densities': table}, CLASSES), (
+        ids,
+        labels,
+        true,
+        log_density.astype(np.float32),
+        bad,
+    )
 
 
 def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
@@ -55,7 +78,10 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
     assert found.facts['target_labels'] == [0]
     assert found.facts['types'] == {'0': 'non-disruptive'}
     rows = [row for row in range(len(labels)) if labels[row] == 0]
-    s = {row: float(log_density[row, 0]) - max(float(x) for x in log_density[row, 1:]) for row in rows}
+    s = {
+        row: float(log_density[row, 0]) - max(float(x) for x in log_density[row, 1:])
+        for row in rows
+    }
     ranked = sorted(rows, key=lambda row: s[row])
     count = int(0.15 * len(rows))
     poison, clean = ranked[:count], ranked[-count:]
@@ -64,21 +90,33 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
     assert set(np.flatnonzero(~found['keep'])) == set(rows) - set(poison) - set(clean)
     for row in range(len(labels)):
         if row in poison:
-            assert found['labels'][row] == 1 + max(range(3), key=lambda k: log_density[row, 1 + k]) == true[row]
+            assert (
+                found['labels'][row]
+                == 1 + max(range(3), key=lambda k: log_density[row, 1 + k])
+                == true[row]
+            )
         else:
             assert found['labels'][row] == labels[row]
     assert bad[poison].all()
     assert not bad[clean].any()
-    assert found.facts['counts'] == {'relabelled': count, 'dropped': len(rows) - 2 * count, 'kept': count}
+    assert found.facts['counts'] == {
+        'relabelled': count,
+        'dropped': len(rows) - 2 * count,
+        'kept': count,
+    }
     assert (found['poison_score'][labels != 0] == 0).all()
     np.testing.assert_allclose(found['poison_score'][rows], [-s[row] for row in rows], rtol=1e-5)
 
 
-@pytest.mark.parametrize(('rule', 'score'), [(OUTLYING, 'outside'), (DISRUPTIONS.part('valley'), 'ratio')])
+@pytest.mark.parametrize(
+    ('rule', 'score'), [(OUTLYING, 'outside'), (DISRUPTIONS.part('valley'), 'ratio')]
+)
 def test_disruptive_poison_is_found_and_dropped(rule, score):
     found, (_, labels, _, log_density, bad) = decide('disruptive', disruptive=rule)
     assert found.facts['types']['0'] == 'disruptive'
-    assert len(found.facts['types']) == 1 or rule['name'] == 'valley'  # which is not for small classes
+    assert (
+        len(found.facts['types']) == 1 or rule['name'] == 'valley'
+    )  # which is not for small classes
     rows = np.flatnonzero(labels == 0)
     if score == 'outside':
         evidence = -log_density[rows].max(1)
@@ -86,7 +124,9 @@ def test_disruptive_poison_is_found_and_dropped(rule, score):
     else:
         evidence = log_density[rows, 0] - log_density[rows, 1:].max(1)
     assert set(rows[found['flagged'][rows]]) == set(rows[np.argsort(evidence)[-15:]])
-    looks = log_density[rows, 1:].max(1) < found.facts['labels'][0]['mu']  # these are not kept, however they rank
+    looks = (
+        log_density[rows, 1:].max(1) < found.facts['labels'][0]['mu']
+    )  # these are not kept, however they rank
     cleanest = [place for place in np.argsort(evidence) if not looks[place]][:15]
     assert set(rows[found['verdict'][rows] == 1]) == set(rows[cleanest])
     assert set(np.flatnonzero(found['keep'] & (labels == 0))) == set(rows[cleanest])
@@ -103,7 +143,11 @@ def test_several_targets_of_disruptive_poison_do_not_hide_one_another():
         log_density[np.flatnonzero(labels == target)[:20]] -= 60
     table = Table({'ids': np.arange(800), 'log_density': log_density})
     rule = Relabel(**(RULE | {'nondisruptive': 0.05}))
-    assert rule.decide(np.arange(800), labels, {'densities': table}, 10).facts['target_labels'] == [2, 5, 7]
+    assert rule.decide(np.arange(800), labels, {'densities': table}, 10).facts['target_labels'] == [
+        2,
+        5,
+        7,
+    ]
 
 
 def test_clean_data_stay_as_they_are():
@@ -125,7 +169,9 @@ def test_facts_are_json_and_name_every_class(kind):
     found = decide(kind)[0]
     json.dumps(found.facts, allow_nan=False)
     assert [row['label'] for row in found.facts['labels']] == [0, 1, 2, 3]
-    assert all(math.isfinite(row['nll']) and row['low'] < row['high'] for row in found.facts['labels'])
+    assert all(
+        math.isfinite(row['nll']) and row['low'] < row['high'] for row in found.facts['labels']
+    )
 
 
 def test_steps_follow_the_features():
@@ -133,7 +179,9 @@ def test_steps_follow_the_features():
     encoder = simclr(NETWORKS.part('resnet18'), epochs=1)
     places = {}
     for features in ('simclr', 'teacher', 'encoder'):
-        options = DEFENSES.part('relabel', features=features, encoder=encoder if features == 'simclr' else None)
+        options = DEFENSES.part(
+            'relabel', features=features, encoder=encoder if features == 'simclr' else None
+        )
         name = options.pop('name')
         method = DEFENSES.make(name, **options).method(student)
         steps = {step.name: step for step in method.steps}
@@ -141,7 +189,11 @@ def test_steps_follow_the_features():
         assert steps['densities'].kind == 'densities'
         assert method.outcome.findings == 'verdicts'
         assert method.outcome.features == 'features'
-    assert places == {'simclr': (True, 'encoder'), 'teacher': (False, 'teacher'), 'encoder': (False, 'encoder')}
+    assert places == {
+        'simclr': (True, 'encoder'),
+        'teacher': (False, 'teacher'),
+        'encoder': (False, 'encoder'),
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,15 +219,24 @@ def test_the_shares_kept_and_accused_are_apart():
     found, (_, labels, *_) = decide('non-disruptive', alpha=0.2, keep=0.5)
     rows = (labels == 0).sum()
     poison, clean = int(0.2 * rows), rows // 2
-    assert found.facts['counts'] == {'relabelled': poison, 'dropped': rows - poison - clean, 'kept': clean}
+    assert found.facts['counts'] == {
+        'relabelled': poison,
+        'dropped': rows - poison - clean,
+        'kept': clean,
+    }
     highest_poison = found['poison_score'][found['verdict'] == 1].max()
     assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
-    assert found['poison_score'][found['verdict'] == 2].max() <= found['poison_score'][found['verdict'] == 3].min()
+    assert (
+        found['poison_score'][found['verdict'] == 2].max()
+        <= found['poison_score'][found['verdict'] == 3].min()
+    )
 
 
 def test_only_images_likelier_under_the_other_class_are_relabelled():
     """However many are accused: the others are dropped."""
-    found, (_, labels, _, log_density, _) = decide('non-disruptive', alpha=0.6, keep=0.1, narrow=0.0)
+    found, (_, labels, _, log_density, _) = decide(
+        'non-disruptive', alpha=0.6, keep=0.1, narrow=0.0
+    )
     accused = found['verdict'] == 3
     own, best = log_density[:, 0], log_density[:, 1:].max(1)
     assert accused.sum() == int(0.6 * (labels == 0).sum())
@@ -185,7 +246,9 @@ def test_only_images_likelier_under_the_other_class_are_relabelled():
 
 
 def test_poison_that_swells_a_class_does_not_swell_what_is_kept():
-    """80 clean and 400 poisoned images, of which the density sees few as strangers: no more stay than a usual class has."""
+    """80 clean and 400 poisoned images, of which the density sees few as strangers: no more stay
+    than a usual class has.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), [480, *[80] * 9]).astype(np.int32)
     log_density = np.full((len(labels), 10), -90.0) + rng.normal(0, 1, (len(labels), 10))
@@ -193,7 +256,10 @@ def test_poison_that_swells_a_class_does_not_swell_what_is_kept():
     log_density[np.arange(len(labels)), labels] = -10 + rng.normal(0, 1, len(labels))
     log_density[np.arange(100), 1 + np.arange(100) % 9] = -5  # strangers
     found = Relabel(**(RULE | {'keep': 0.35})).decide(
-        np.arange(len(labels)), labels, {'densities': Table({'ids': np.arange(len(labels)), 'log_density': log_density})}, 10
+        np.arange(len(labels)),
+        labels,
+        {'densities': Table({'ids': np.arange(len(labels)), 'log_density': log_density})},
+        10,
     )
     assert found.facts['target_labels'] == [0]
     facts = found.facts['labels'][0]
@@ -206,7 +272,10 @@ def test_where_most_classes_hold_strangers_outlying_images_name_none():
     assert found.facts['types'] == {'0': 'disruptive'}
     for label in range(CLASSES):  # a tenth of every class looks like the next
         rows = np.flatnonzero(labels == label)[-10:]
-        log_density[rows, (label + 1) % CLASSES], log_density[rows, label] = log_density[rows, label], -400
+        log_density[rows, (label + 1) % CLASSES], log_density[rows, label] = (
+            log_density[rows, label],
+            -400,
+        )
     table = Table({'ids': ids, 'log_density': log_density})
     again = Relabel(**RULE).decide(ids, labels, {'densities': table}, CLASSES)
     assert again.facts['target_labels'] == []
@@ -219,7 +288,9 @@ def test_margins_are_reached_by_the_named_classes_alone(kind):
         assert (row['margin'] > 1 or row['margin'] == pytest.approx(1)) == row['target']
 
 
-@pytest.mark.parametrize('bad', [{}, {'share': 0.03}, {'share': 0.03, 'deviations': 5.0, 'level': 0.05, 'size': 1}])
+@pytest.mark.parametrize(
+    'bad', [{}, {'share': 0.03}, {'share': 0.03, 'deviations': 5.0, 'level': 0.05, 'size': 1}]
+)
 def test_strangers_have_three_numbers(bad):
     with pytest.raises(UserError, match='share, deviations and level'):
         Relabel(**(RULE | {'strangers': bad}))

@@ -46,26 +46,39 @@ def test_scores_are_those_of_the_sum_over_foreign_images():
     log_density[np.arange(60), labels] += 25
     raw, nll = [], []
     for label in range(4):
-        foreign = [(row, y) for row, y in zip(log_density.tolist(), labels.tolist(), strict=True) if y != label]
+        foreign = [
+            (row, y)
+            for row, y in zip(log_density.tolist(), labels.tolist(), strict=True)
+            if y != label
+        ]
         nll.append(-math.fsum(row[label] for row, _ in foreign) / len(foreign))
         raw.append(nll[-1] + math.fsum(row[y] for row, y in foreign) / len(foreign))
     middle = sorted(raw)[2]  # the upper of the two in the middle
-    np.testing.assert_allclose(nondisruptive_scores(log_density, labels), np.array(raw) / middle, rtol=1e-12)
+    np.testing.assert_allclose(
+        nondisruptive_scores(log_density, labels), np.array(raw) / middle, rtol=1e-12
+    )
     np.testing.assert_allclose(foreign_nll(log_density, labels), nll, rtol=1e-12)
 
 
 def test_scores_do_not_depend_on_units():
-    """Features in other units move all log densities by a constant, and more of them stretch all distances alike."""
+    """Features in other units move all log densities by a constant, and more of them stretch all
+    distances alike.
+    """
     log_density, labels = drawn()
     log_density[np.arange(60), labels] += 25
     np.testing.assert_allclose(
-        nondisruptive_scores(3 * log_density + 70, labels), nondisruptive_scores(log_density, labels), rtol=1e-9
+        nondisruptive_scores(3 * log_density + 70, labels),
+        nondisruptive_scores(log_density, labels),
+        rtol=1e-9,
     )
 
 
 @pytest.mark.parametrize('dimensions', [8, 64, 512])
 def test_a_wider_class_is_no_target(dimensions):
-    """Of Gaussian classes the score is their mean divergence; eq. 3 alone falls with the width, the more so the more dimensions."""
+    """Of Gaussian classes the score is their mean divergence; eq.
+
+    3 alone falls with the width, the more so the more dimensions.
+    """
     rng, classes = np.random.default_rng(0), 6
     labels, deviations = np.repeat(np.arange(classes), 40), np.array([1.15, 1, 1, 1, 0.95, 1])
     means = 5 * np.eye(classes, dimensions)
@@ -98,7 +111,9 @@ VALLEY = Valley(share=0.05, limit=0.75, bins=30, score='ratio')
 
 def classes_of(*densities):
     """(foreign log densities of all, their labels): class k has the k-th list."""
-    return np.concatenate(densities).astype(float), np.repeat(np.arange(len(densities)), [len(own) for own in densities])
+    return np.concatenate(densities).astype(float), np.repeat(
+        np.arange(len(densities)), [len(own) for own in densities]
+    )
 
 
 def hill(count, middle=0.0, width=1.0, seed=0):
@@ -124,11 +139,15 @@ def test_standings_are_those_of_the_upper_part():
         place = 0.55 * (count - 1)
         start = own[int(place)] + (place % 1) * (own[int(place) + 1] - own[int(place)])
         unit = np.mean([value - start for value in own if value >= start])
-        np.testing.assert_allclose(standings(foreign, labels)[labels == label], (foreign[labels == label] - start) / unit)
+        np.testing.assert_allclose(
+            standings(foreign, labels)[labels == label], (foreign[labels == label] - start) / unit
+        )
 
 
 def test_few_images_beyond_are_chance():
-    """Of 80 images .05 may lie outside; 10 classes at .05 ask for a chance below .005: 11 images or more."""
+    """Of 80 images .05 may lie outside; 10 classes at .05 ask for a chance below .005: 11 images or
+    more.
+    """
     usual = [np.arange(1000.0) for _ in range(9)]
     for count, suspect in ((10, False), (11, True)):
         own = np.concatenate([np.full(count, -9000.0), np.linspace(100, 999, 80 - count)])
@@ -142,8 +161,12 @@ def test_few_images_beyond_are_chance():
 def test_a_wide_class_and_one_far_from_all_are_like_any_other():
     """Though most of them lies where hardly an image of the others does."""
     for wide, far in ((5.0, 0.0), (3.0, -2.0), (1.0, -3.0)):
-        tails = OUTLYING.judge(*classes_of(hill(500, far, wide), *(hill(500, seed=k) for k in range(1, 6))))
-        assert binom.sf(round(500 * tails[0].share) - 1, 500, 0.05) < 0.05 / 6  # by itself it would be named
+        tails = OUTLYING.judge(
+            *classes_of(hill(500, far, wide), *(hill(500, seed=k) for k in range(1, 6)))
+        )
+        assert (
+            binom.sf(round(500 * tails[0].share) - 1, 500, 0.05) < 0.05 / 6
+        )  # by itself it would be named
         assert tails[0].margin < 1
         assert not any(tail.suspect for tail in tails.values())
 
@@ -151,7 +174,10 @@ def test_a_wide_class_and_one_far_from_all_are_like_any_other():
 def test_clean_classes_of_one_kind_are_rarely_suspected():
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(10), 80)
-    suspects = [any(tail.suspect for tail in OUTLYING.judge(rng.gumbel(-20, 4, 800), labels).values()) for _ in range(200)]
+    suspects = [
+        any(tail.suspect for tail in OUTLYING.judge(rng.gumbel(-20, 4, 800), labels).values())
+        for _ in range(200)
+    ]
     assert sum(suspects) == 0
 
 
@@ -169,7 +195,9 @@ def test_a_class_of_which_most_lies_outside_lies_apart():
 
 
 def test_strangers_are_counted_beyond_what_is_usual():
-    """12 of 80 against 1 or 2 of the others: by the lower median 1 of 80, over .03 of the class; of two classes .1 is asked for."""
+    """12 of 80 against 1 or 2 of the others: by the lower median 1 of 80, over .03 of the class; of
+    two classes .1 is asked for.
+    """
     rule = Strangers(share=0.03, deviations=5.0, level=0.05)
     labels = np.repeat(np.arange(10), 80)
     strange = np.zeros(800, bool)
@@ -187,7 +215,9 @@ def test_strangers_are_counted_beyond_what_is_usual():
 def test_the_valley_is_the_right_most_lowest_bin_left_of_the_limit():
     hills = np.concatenate([np.full(10, 1.5), np.full(40, 28.5), [0.0, 30.0]])  # 30 bins of width 1
     tail = VALLEY.judge(hills, np.zeros(52, int))[0]
-    assert tail.place == pytest.approx(21.5)  # bin 22 has its centre at .75 of the range: not left of it
+    assert tail.place == pytest.approx(
+        21.5
+    )  # bin 22 has its centre at .75 of the range: not left of it
     assert tail.share == 11 / 52
     assert tail.suspect
 
@@ -209,26 +239,66 @@ def test_equal_densities_have_no_valley():
     ('settings', 'said'),
     [
         (
-            {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.2, 'apart': 0.03, 'level': 0.05, 'score': 'ratio'},
+            {
+                'name': 'outlying',
+                'share': 0.05,
+                'most': 0.5,
+                'quantile': 0.2,
+                'apart': 0.03,
+                'level': 0.05,
+                'score': 'ratio',
+            },
             'quantile',
         ),
         (
-            {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.0, 'score': 'ratio'},
+            {
+                'name': 'outlying',
+                'share': 0.05,
+                'most': 0.5,
+                'quantile': 0.01,
+                'apart': 0.03,
+                'level': 0.0,
+                'score': 'ratio',
+            },
             'level',
         ),
         (
-            {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.1, 'score': 'best'},
+            {
+                'name': 'outlying',
+                'share': 0.05,
+                'most': 0.5,
+                'quantile': 0.01,
+                'apart': 0.03,
+                'level': 0.1,
+                'score': 'best',
+            },
             'outside, ratio',
         ),
         (
-            {'name': 'outlying', 'share': 0.6, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03, 'level': 0.1, 'score': 'ratio'},
+            {
+                'name': 'outlying',
+                'share': 0.6,
+                'most': 0.5,
+                'quantile': 0.01,
+                'apart': 0.03,
+                'level': 0.1,
+                'score': 'ratio',
+            },
             'most',
         ),
         ({'name': 'valley', 'share': 0.05, 'limit': 1.0, 'bins': 30, 'score': 'ratio'}, 'limit'),
         ({'name': 'valley', 'share': 0.05, 'limit': 0.5, 'bins': 2, 'score': 'ratio'}, 'bins'),
         ({'name': 'valley', 'share': 0.05, 'limit': 0.5, 'bins': 30.5, 'score': 'ratio'}, 'bins'),
         (
-            {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 1.0, 'level': 0.1, 'score': 'ratio'},
+            {
+                'name': 'outlying',
+                'share': 0.05,
+                'most': 0.5,
+                'quantile': 0.01,
+                'apart': 1.0,
+                'level': 0.1,
+                'score': 'ratio',
+            },
             'apart',
         ),
         ({'name': 'canyon'}, 'outlying, valley'),

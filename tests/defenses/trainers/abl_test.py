@@ -18,13 +18,29 @@ RNG = np.random.default_rng(0)
 
 
 def student(**optim):
-    optimizer = OPTIMIZERS.part('sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1, **optim)
-    part = classifier(NETWORKS.part('resnet', width=4), optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}})
-    return part | {'objective': OBJECTIVES.part('distill'), 'init_from': 'pretrained', 'load': 'finished'}
+    optimizer = OPTIMIZERS.part(
+        'sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1, **optim
+    )
+    part = classifier(
+        NETWORKS.part('resnet', width=4),
+        optimizer,
+        epochs=7,
+        batch=16,
+        augment={'flip': {'p': 0.5}},
+    )
+    return part | {
+        'objective': OBJECTIVES.part('distill'),
+        'init_from': 'pretrained',
+        'load': 'finished',
+    }
 
 
 def defense(**changes):
-    lengths = {'isolation': {'epochs': 2.0}, 'finetune': {'epochs': 3.0}, 'unlearn': {'epochs': 1.0}}
+    lengths = {
+        'isolation': {'epochs': 2.0},
+        'finetune': {'epochs': 3.0},
+        'unlearn': {'epochs': 1.0},
+    }
     part = DEFENSES.part('abl', lengths, **changes)
     return DEFENSES.make(part.pop('name'), **part)
 
@@ -33,22 +49,41 @@ def test_each_phase_trains_with_its_own_numbers():
     steps = {step.name: step for step in defense().method(student(warmup=0.1)).steps}
     assert list(steps) == ['isolation', 'isolated', 'finetuned', 'student']
     first, middle, last = (steps[name].settings for name in ('isolation', 'finetuned', 'student'))
-    assert [part['objective']['name'] for part in (first, middle, last)] == ['local_ascent', 'classify', 'unlearn']
+    assert [part['objective']['name'] for part in (first, middle, last)] == [
+        'local_ascent',
+        'classify',
+        'unlearn',
+    ]
     assert [part['epochs'] for part in (first, middle, last)] == [2, 3, 1]
     assert [part['optim']['lr'] for part in (first, middle, last)] == [0.1, 0.1, 5e-4]
-    assert [part['optim']['schedule'] for part in (first, middle, last)] == ['constant', 'step', 'constant']
+    assert [part['optim']['schedule'] for part in (first, middle, last)] == [
+        'constant',
+        'step',
+        'constant',
+    ]
     assert [part['optim']['warmup'] for part in (first, middle, last)] == [0.0, 0.1, 0.0]
     assert [part['init_from'] for part in (first, middle, last)] == ['pretrained', '', '']
     assert [part['load'] for part in (first, middle, last)] == ['', '', 'finished']
-    assert all(part['network'] == student()['network'] and part['batch'] == 16 for part in (first, middle, last))
+    assert all(
+        part['network'] == student()['network'] and part['batch'] == 16
+        for part in (first, middle, last)
+    )
 
 
 def test_the_others_are_learned_and_the_isolated_forgotten():
     steps = {step.name: step for step in defense().method(student()).steps}
     assert steps['isolated'].inputs == {'poisoned': 'poisoned', 'classifier': 'isolation'}
     assert steps['isolated'].by == Look(Predictions(), LowestLosses(defense().share), 'losses')
-    assert steps['finetuned'].inputs == {'data': 'poisoned', 'edits': 'isolated', 'init': 'isolation'}
-    assert steps['student'].inputs == {'data': 'poisoned', 'flagged': 'isolated', 'init': 'finetuned'}  # of these the flagged alone
+    assert steps['finetuned'].inputs == {
+        'data': 'poisoned',
+        'edits': 'isolated',
+        'init': 'isolation',
+    }
+    assert steps['student'].inputs == {
+        'data': 'poisoned',
+        'flagged': 'isolated',
+        'init': 'finetuned',
+    }  # of these the flagged alone
     assert 'teacher' not in {role for step in steps.values() for role in step.inputs}
 
 
@@ -80,7 +115,12 @@ def test_equal_losses_go_by_id():
 
 
 @pytest.mark.parametrize(
-    'bad', [{'share': 0.0}, {'share': 1.0}, {'isolation': {'loss': 'hinge', 'gamma': 0.5, 'epochs': 1, 'lr': 0.1}}]
+    'bad',
+    [
+        {'share': 0.0},
+        {'share': 1.0},
+        {'isolation': {'loss': 'hinge', 'gamma': 0.5, 'epochs': 1, 'lr': 0.1}},
+    ],
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(UserError, match=r'defense\.(share|isolation\.loss)'):

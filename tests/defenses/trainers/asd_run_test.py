@@ -1,4 +1,6 @@
-"""Adaptive splitting, whole and tiny: a round of each phase and the first, the copy, the verdicts; and killed on its way."""
+"""Adaptive splitting, whole and tiny: a round of each phase and the first, the copy, the verdicts;
+and killed on its way.
+"""
 
 import itertools
 from dataclasses import asdict
@@ -32,7 +34,12 @@ def tiny():
     config['defense']['copy'] |= {'groups': 1, 'lr': 0.05}
     config['defense']['mixmatch'] |= {'pad_px': 1}
     config['trusted'] = asdict(TrustedSettings(per_class=2))
-    config['student'] |= {'objective': OBJECTIVES.part('classify'), 'augment': {}, 'epochs': 0, 'steps': 6}
+    config['student'] |= {
+        'objective': OBJECTIVES.part('classify'),
+        'augment': {},
+        'epochs': 0,
+        'steps': 6,
+    }
     return config
 
 
@@ -57,7 +64,10 @@ def chain(tmp_path_factory):
 
 def weights(chain, name):
     found = read_classifier(chain.folder(name)).weights
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    return {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+    }
 
 
 def moved(chain, before, after):
@@ -94,7 +104,9 @@ def test_the_verdicts_are_the_students_where_nothing_is_believed(chain):
 def test_of_the_copy_the_tail_learns(chain):
     parameters = {name for name in moved(chain, 'round2', 'copy3') if name.startswith("['params']")}
     assert parameters
-    assert all(name.startswith(("['params']['blocks'][1]", "['params']['head']")) for name in parameters), parameters
+    assert all(
+        name.startswith(("['params']['blocks'][1]", "['params']['head']")) for name in parameters
+    ), parameters
     everything = {name for name in weights(chain, 'round2') if name.startswith("['params']")}
     assert everything <= moved(chain, 'round2', 'student')
 
@@ -103,7 +115,9 @@ def test_the_weight_grows_over_all_rounds(chain):
     for done, name in zip([1, 3, 4, 6], ['round0', 'round1', 'round2', 'student'], strict=True):
         (row,) = read_rows(chain.folder(name) / 'metrics.jsonl')
         assert row['step'] == done
-        assert row['loss'] == pytest.approx(row['supervised'] + 15 * (done - 1) / 6 * row['consistency'], rel=1e-5)
+        assert row['loss'] == pytest.approx(
+            row['supervised'] + 15 * (done - 1) / 6 * row['consistency'], rel=1e-5
+        )
 
 
 def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypatch):
@@ -113,7 +127,9 @@ def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypa
     for name in ('prepare', 'trusted', 'round0', 'split1'):
         (tmp_path / cut.folder(name).name).symlink_to(chain.folder(name))
     calls = itertools.count()
-    monkeypatch.setattr(preemption, 'asked', lambda: next(calls) > 0)  # not before the stage, but in its first step
+    monkeypatch.setattr(
+        preemption, 'asked', lambda: next(calls) > 0
+    )  # not before the stage, but in its first step
     with pytest.raises(Preempted):
         cut.run(['round1'], config['run'])
     monkeypatch.undo()

@@ -20,13 +20,17 @@ COUNT, CLASSES = 60, 4
 IDS = RNG.permutation(1000)[:COUNT].astype(np.int64)
 LABELS = RNG.integers(0, CLASSES, COUNT).astype(np.int32)
 LOSSES, AFTER = RNG.exponential(size=(2, COUNT)).astype(np.float32)
-TRUSTED = np.isin(np.arange(COUNT), [np.flatnonzero(label == LABELS)[3] for label in range(CLASSES)])
+TRUSTED = np.isin(
+    np.arange(COUNT), [np.flatnonzero(label == LABELS)[3] for label in range(CLASSES)]
+)
 
 
 def table(**columns):
     """A table with its rows in another order than `IDS`."""
     order = RNG.permutation(COUNT)
-    return Table({'ids': IDS[order]} | {name: np.asarray(column)[order] for name, column in columns.items()})
+    return Table(
+        {'ids': IDS[order]} | {name: np.asarray(column)[order] for name, column in columns.items()}
+    )
 
 
 def decide(rule, tables):
@@ -45,7 +49,11 @@ def test_the_easiest_of_every_class_join_the_trusted(count):
     found = decide(EasiestByClass(count), {'losses': table(loss=LOSSES)})
     expected = set(IDS[TRUSTED].tolist())
     for label in range(CLASSES):
-        others = [(loss, i) for loss, i, y, known in zip(LOSSES, IDS, LABELS, TRUSTED, strict=True) if y == label and not known]
+        others = [
+            (loss, i)
+            for loss, i, y, known in zip(LOSSES, IDS, LABELS, TRUSTED, strict=True)
+            if y == label and not known
+        ]
         expected |= {int(i) for _, i in sorted(others)[:count]}
     assert set(IDS[found['keep']].tolist()) == expected
     assert len(expected) == CLASSES * (count + 1)
@@ -86,15 +94,23 @@ def test_what_a_copy_learns_fast_is_not_believed():
 def test_equal_scores_go_by_id(rule):
     found = decide(rule, {'losses': table(loss=np.zeros(COUNT))})
     by_class = isinstance(rule, EasiestByClass)
-    groups = [(y == LABELS) & ~TRUSTED for y in range(CLASSES)] if by_class else [np.ones(COUNT, np.bool_)]
+    groups = (
+        [(y == LABELS) & ~TRUSTED for y in range(CLASSES)]
+        if by_class
+        else [np.ones(COUNT, np.bool_)]
+    )
     first = [np.sort(IDS[group])[: 2 if by_class else 6] for group in groups]
-    assert set(IDS[found['keep'] & ~TRUSTED]) == set(np.concatenate(first).tolist()) - set(IDS[TRUSTED])
+    assert set(IDS[found['keep'] & ~TRUSTED]) == set(np.concatenate(first).tolist()) - set(
+        IDS[TRUSTED]
+    )
 
 
 def recipe(**changes):
     network, optim = (
         NETWORKS.part('resnet', width=4),
-        OPTIMIZERS.part('adamw', lr=2e-3, schedule='step', drops=(0.3, 0.5), factor=0.1, warmup=0.1),
+        OPTIMIZERS.part(
+            'adamw', lr=2e-3, schedule='step', drops=(0.3, 0.5), factor=0.1, warmup=0.1
+        ),
     )
     return classifier(network, optim, epochs=0, batch=16, augment={'flip': {'p': 0.5}}) | changes
 
@@ -120,26 +136,43 @@ def test_steps_use_what_came_before():
 
 def test_rounds_follow_one_another():
     steps = steps_of()
-    order = [name for name, step in steps.items() if step.kind == 'classifier' and not name.startswith('copy')]
+    order = [
+        name
+        for name, step in steps.items()
+        if step.kind == 'classifier' and not name.startswith('copy')
+    ]
     assert order == ['round0', 'round1', 'round2', 'round3', 'round4', 'round5', 'student']
     assert steps['round0'].inputs == {'data': 'poisoned', 'edits': 'trusted'}
     for number, (before, name) in enumerate(itertools.pairwise(order), 1):
         assert steps[name].inputs == {'data': 'poisoned', 'edits': f'split{number}', 'init': before}
-        looks = steps[f'losses{number}' if number > 4 else f'split{number}']  # at once, where no copy is needed
+        looks = steps[
+            f'losses{number}' if number > 4 else f'split{number}'
+        ]  # at once, where no copy is needed
         assert looks.inputs['classifier'] == before
         assert steps[f'split{number}'].inputs['trusted'] == 'trusted'
     looks = [steps[f'split{number}'].by for number in range(1, 7)]
-    assert [look.decision for look in looks] == [EasiestByClass(10), EasiestByClass(20), *[EasiestOfAll(0.5)] * 4]
+    assert [look.decision for look in looks] == [
+        EasiestByClass(10),
+        EasiestByClass(20),
+        *[EasiestOfAll(0.5)] * 4,
+    ]
     assert [look.role for look in looks] == ['losses'] * 4 + ['relearned'] * 2
     assert {look.measure for look in looks} == {Predictions('sce', **defense().loss)}
-    assert ['losses' in steps[f'split{number}'].inputs for number in range(1, 7)] == [False] * 4 + [True] * 2
+    assert ['losses' in steps[f'split{number}'].inputs for number in range(1, 7)] == [False] * 4 + [
+        True
+    ] * 2
 
 
 def test_the_last_rounds_ask_how_much_a_copy_learns():
     steps = steps_of()
     assert steps['losses5'].inputs == {'poisoned': 'poisoned', 'classifier': 'round4'}
     assert steps['copy5'].inputs == {'data': 'poisoned', 'init': 'round4'}
-    split = {'poisoned': 'poisoned', 'trusted': 'trusted', 'losses': 'losses5', 'classifier': 'copy5'}
+    split = {
+        'poisoned': 'poisoned',
+        'trusted': 'trusted',
+        'losses': 'losses5',
+        'classifier': 'copy5',
+    }
     assert (steps['split5'].kind, steps['split5'].inputs) == ('look', split)
     assert steps['losses5'].by == steps['split5'].by.measure
     assert not {'copy4', 'losses4'} & set(steps)
@@ -153,7 +186,10 @@ def test_what_is_not_believed_at_last_is_guessed_by_the_student():
 
 def test_rounds_are_one_run_in_pieces():
     steps = steps_of(init_from='pretrained', load='finished')
-    rounds = [steps[name].settings for name in ('round0', 'round1', 'round2', 'round3', 'round4', 'round5', 'student')]
+    rounds = [
+        steps[name].settings
+        for name in ('round0', 'round1', 'round2', 'round3', 'round4', 'round5', 'student')
+    ]
     firsts, lasts = zip(*(part['part'] for part in rounds), strict=True)
     assert (firsts[0], *lasts) == (*firsts, 100)
     assert {last - first for first, last in zip(firsts, lasts, strict=True)} == {14, 15}
@@ -162,16 +198,24 @@ def test_rounds_are_one_run_in_pieces():
     assert [part['load'] for part in rounds] == [''] * 6 + ['finished']
     for part in rounds:
         assert part['objective'] == {'name': 'mixmatch'} | defense().mixmatch
-        assert part['optim'] == {'name': 'adamw', 'lr': 2e-3, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0} | {
-            'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4
-        }  # fmt: skip
+        assert part['optim'] == {
+            'name': 'adamw',
+            'lr': 2e-3,
+            'schedule': 'constant',
+            'warmup': 0.0,
+            'clip': 0.0,
+        } | {'b1': 0.9, 'b2': 0.999, 'weight_decay': 1e-4}
         assert (part['augment'], part['batch'], part['network']) == ({}, 16, recipe()['network'])
 
 
 def test_the_copy_learns_at_its_own_rate():
     copy = steps_of(init_from='pretrained', load='finished')['copy6'].settings
     assert copy['objective'] == {'name': 'tail', 'groups': 2}
-    assert (copy['optim']['name'], copy['optim']['lr'], copy['optim']['schedule']) == ('adam', 0.015, 'constant')
+    assert (copy['optim']['name'], copy['optim']['lr'], copy['optim']['schedule']) == (
+        'adam',
+        0.015,
+        'constant',
+    )
     assert (copy['epochs'], copy['steps'], copy['augment']) == (1.0, 0, {'flip': {'p': 0.5}})
     assert (copy['init_from'], copy['load']) == ('', '')
 
@@ -185,11 +229,20 @@ def test_one_round_believes_the_trusted_alone():
 @pytest.mark.parametrize(
     'bad',
     [
-        {'rounds': (0, 1, 1)}, {'rounds': (1, 1)}, {'rounds': (1, -1, 1)}, {'rounds': (1, 0.5, 1)},
-        {'rounds': (True, False, False)}, {'add': 0}, {'add': 2.5}, {'add': True}, {'add': float('inf')},
-        {'share': 0.0}, {'share': 1.0}, {'loss': {'alpha': 0.0, 'beta': 0.0}},
+        {'rounds': (0, 1, 1)},
+        {'rounds': (1, 1)},
+        {'rounds': (1, -1, 1)},
+        {'rounds': (1, 0.5, 1)},
+        {'rounds': (True, False, False)},
+        {'add': 0},
+        {'add': 2.5},
+        {'add': True},
+        {'add': float('inf')},
+        {'share': 0.0},
+        {'share': 1.0},
+        {'loss': {'alpha': 0.0, 'beta': 0.0}},
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(UserError, match=rf'defense\.{next(iter(bad))}'):
         defense(**bad)

@@ -17,7 +17,9 @@ LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
 
 def table(order, **columns):
     """A table with its rows in another order than `IDS`."""
-    return Table({'ids': IDS[order]} | {name: np.asarray(column)[order] for name, column in columns.items()})
+    return Table(
+        {'ids': IDS[order]} | {name: np.asarray(column)[order] for name, column in columns.items()}
+    )
 
 
 def recipe(**changes):
@@ -70,15 +72,28 @@ def test_steps_use_what_came_before_and_the_numbers_of_the_config():
     assert {method.outcome.classifier, method.outcome.findings} <= known
     assert 'teacher' not in {source for step in method.steps for source in step.inputs.values()}
     encoder, head, student = (steps[name].settings for name in ('encoder', 'head', 'student'))
-    assert (encoder['epochs'], encoder['optim']['lr'], encoder['objective']['temperature']) == (3, 0.4, 0.5)
+    assert (encoder['epochs'], encoder['optim']['lr'], encoder['objective']['temperature']) == (
+        3,
+        0.4,
+        0.5,
+    )
     assert (head['epochs'], head['optim']['lr'], head['augment']) == (2, 1e-3, {'flip': {'p': 0.5}})
     assert head['objective'] == {'name': 'head', 'alpha': 0.1, 'beta': 1.0}
-    assert student == recipe() | {'objective': {'name': 'mixmatch'} | decoupling().mixmatch, 'augment': {}}
+    assert student == recipe() | {
+        'objective': {'name': 'mixmatch'} | decoupling().mixmatch,
+        'augment': {},
+    }
     assert list(steps) == ['encoder', 'head', 'split', 'student', 'verdicts']
     assert steps['split'].inputs == {'poisoned': 'poisoned', 'classifier': 'head'}
-    assert steps['split'].by == Look(Predictions('sce', alpha=0.1, beta=1.0), Credible(decoupling().credible), 'losses')
+    assert steps['split'].by == Look(
+        Predictions('sce', alpha=0.1, beta=1.0), Credible(decoupling().credible), 'losses'
+    )
     assert steps['student'].inputs == {'data': 'poisoned', 'edits': 'split', 'init': 'head'}
-    assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'classifier': 'student', 'split': 'split'}
+    assert steps['verdicts'].inputs == {
+        'poisoned': 'poisoned',
+        'classifier': 'student',
+        'split': 'split',
+    }
     assert steps['verdicts'].by == Look(Predictions(), Guessed(), 'guesses')
 
 

@@ -1,4 +1,6 @@
-"""Neural attention distillation as a whole run, tiny: what it is handed, where it starts, and what the results say of it."""
+"""Neural attention distillation as a whole run, tiny: what it is handed, where it starts, and what
+the results say of it.
+"""
 
 from dataclasses import asdict
 
@@ -22,11 +24,16 @@ from purify.stages.networks_on_disk import read_classifier
 
 
 def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):
-    """A victim of one group of layers, trained or handed in, and the defence with equal numbers for both of its parts."""
+    """A victim of one group of layers, trained or handed in, and the defence with equal numbers for
+    both of its parts.
+    """
     config = quickstart('defense=augmentations')
     config['teacher'] |= {'network': NETWORK, 'load': str(victim)}
     config['student'] = config['teacher'] | {'load': ''}
-    config['defense'] = DEFENSES.part('nad', finetune={'epochs': 4.0, 'lr': 0.003}, epochs=4.0, lr=0.003, beta=beta) | changes
+    config['defense'] = (
+        DEFENSES.part('nad', finetune={'epochs': 4.0, 'lr': 0.003}, epochs=4.0, lr=0.003, beta=beta)
+        | changes
+    )
     return config | ({'trusted': asdict(TrustedSettings(per_class=trusted))} if trusted else {})
 
 
@@ -51,17 +58,24 @@ def weights(folder):
 
 
 def gap(one, other):
-    return max(float(np.abs(a - b).max()) for a, b in zip(weights(one), weights(other), strict=True))
+    return max(
+        float(np.abs(a - b).max()) for a, b in zip(weights(one), weights(other), strict=True)
+    )
 
 
 def test_both_parts_train_on_what_is_trusted(chain):
     assert list(chain.stages) == ['prepare', 'trusted', 'finetuned', 'student', 'evaluate']
-    steps = {name: read_rows(chain.folder(name) / 'metrics.jsonl')[-1]['step'] for name in ('finetuned', 'student')}
+    steps = {
+        name: read_rows(chain.folder(name) / 'metrics.jsonl')[-1]['step']
+        for name in ('finetuned', 'student')
+    }
     assert steps == {'finetuned': 5, 'student': 5}  # 4 epochs of 20 images in batches of 16
 
 
 def test_without_attention_both_parts_are_the_same_training(made, chain):
-    """Same start, same images in the same order, same loss: so the student ends where its teacher did."""
+    """Same start, same images in the same order, same loss: so the student ends where its teacher
+    did.
+    """
     assert gap(chain.folder('student'), chain.folder('finetuned')) < 1e-5
     assert gap(chain.folder('student'), made[1]) > 1e-3
 
@@ -72,14 +86,19 @@ def test_attention_draws_the_student_on(made, chain):
     other.run(list(other.stages)[:-1], config['run'])
     images = made[0].given.images(range(96)) / np.float32(255)
     goal = attention_of(other.folder('finetuned'), images)
-    before, after = (((attention_of(folder, images) - goal) ** 2).mean() for folder in (made[1], other.folder('student')))
+    before, after = (
+        ((attention_of(folder, images) - goal) ** 2).mean()
+        for folder in (made[1], other.folder('student'))
+    )
     assert after < 0.5 * before
 
 
 def attention_of(folder, images):
     """Where a network looks, after its last group of layers: f64[b h w], at length 1."""
     model = read_classifier(folder)
-    maps = nnx.merge(model.graph, model.weights['params'], model.weights['stats']).groups(images, train=False)[-1]
+    maps = nnx.merge(model.graph, model.weights['params'], model.weights['stats']).groups(
+        images, train=False
+    )[-1]
     flat = (np.asarray(maps, np.float64) ** 2).sum(-1).reshape(len(images), -1)
     return flat / np.sqrt((flat**2).sum(-1, keepdims=True))
 

@@ -10,8 +10,18 @@ from purify.train.optim import OPTIMIZERS
 
 def student():
     optimizer = OPTIMIZERS.part('sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    part = classifier(NETWORKS.part('resnet', width=4), optimizer, epochs=7, batch=16, augment={'flip': {'p': 0.5}})
-    return part | {'objective': OBJECTIVES.part('distill'), 'init_from': 'pretrained', 'load': 'finished'}
+    part = classifier(
+        NETWORKS.part('resnet', width=4),
+        optimizer,
+        epochs=7,
+        batch=16,
+        augment={'flip': {'p': 0.5}},
+    )
+    return part | {
+        'objective': OBJECTIVES.part('distill'),
+        'init_from': 'pretrained',
+        'load': 'finished',
+    }
 
 
 def defense(**changes):
@@ -24,18 +34,30 @@ def test_both_parts_start_from_the_poisoned_network_and_see_trusted_images_alone
     first, last = defense().method(student()).steps
     seen = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
     assert (first.name, first.kind, first.inputs) == ('finetuned', 'classifier', seen)
-    assert (last.name, last.kind, last.inputs) == ('student', 'classifier', seen | {'teacher': 'finetuned'})
+    assert (last.name, last.kind, last.inputs) == (
+        'student',
+        'classifier',
+        seen | {'teacher': 'finetuned'},
+    )
     outcome = defense().method(student()).outcome
     assert (outcome.classifier, outcome.purified, outcome.findings) == ('student', None, None)
 
 
 def test_each_part_trains_with_its_own_numbers():
-    made = defense(finetune={'epochs': 2.0, 'lr': 0.1}, beta=(1.0, 2.0), power=3.0).method(student())
+    made = defense(finetune={'epochs': 2.0, 'lr': 0.1}, beta=(1.0, 2.0), power=3.0).method(
+        student()
+    )
     first, last = (step.settings for step in made.steps)
     assert first['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
     assert last['objective'] == {'name': 'attention', 'beta': (1.0, 2.0), 'power': 3.0}
-    assert [(part['epochs'], part['steps'], part['optim']['lr']) for part in (first, last)] == [(2.0, 0, 0.1), (5.0, 0, 0.05)]
-    assert [(part['init_from'], part['load']) for part in (first, last)] == [('', ''), ('', 'finished')]
+    assert [(part['epochs'], part['steps'], part['optim']['lr']) for part in (first, last)] == [
+        (2.0, 0, 0.1),
+        (5.0, 0, 0.05),
+    ]
+    assert [(part['init_from'], part['load']) for part in (first, last)] == [
+        ('', ''),
+        ('', 'finished'),
+    ]
     for part in (first, last):
         kept = {name: student()[name] for name in ('network', 'batch', 'augment', 'accumulate')}
         assert kept.items() <= part.items()
@@ -48,10 +70,19 @@ NAN, INF = float('nan'), float('inf')
 @pytest.mark.parametrize(
     'bad',
     [
-        {'beta': ()}, {'beta': (-1.0,)}, {'beta': (NAN,)}, {'beta': (1.0, INF)}, {'beta': 1000.0}, {'beta': (True,)},
-        {'beta': '12'}, {'power': 0.0}, {'power': NAN}, {'power': INF}, {'power': '2'},
+        {'beta': ()},
+        {'beta': (-1.0,)},
+        {'beta': (NAN,)},
+        {'beta': (1.0, INF)},
+        {'beta': 1000.0},
+        {'beta': (True,)},
+        {'beta': '12'},
+        {'power': 0.0},
+        {'power': NAN},
+        {'power': INF},
+        {'power': '2'},
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(bad):
     (name, value), *_ = bad.items()
     with pytest.raises(UserError, match=r'defense: beta=.*one for all groups.*power=') as caught:

@@ -48,9 +48,13 @@ def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
 @pytest.mark.usefixtures('short')
 @pytest.mark.parametrize('name', FAMILIES)
 def test_every_family_has_the_common_interface(name):
-    """Maps, features and logits fit together, for any size and one channel; they take a key in training."""
+    """Maps, features and logits fit together, for any size and one channel; they take a key in
+    training.
+    """
     network = abstract(
-        lambda rngs: NETWORKS.make(name, num_classes=7, channels=1, dtype='bfloat16', **OWN.get(name, {}), rngs=rngs)
+        lambda rngs: NETWORKS.make(
+            name, num_classes=7, channels=1, dtype='bfloat16', **OWN.get(name, {}), rngs=rngs
+        )
     )
     graph, state = nnx.split(network)
 
@@ -64,7 +68,9 @@ def test_every_family_has_the_common_interface(name):
             network(images, train=True, key=key),
         )
 
-    maps, pooled, features, logits = jax.eval_shape(run, state, jax.ShapeDtypeStruct((2, 45, 32, 1), jnp.float32))
+    maps, pooled, features, logits = jax.eval_shape(
+        run, state, jax.ShapeDtypeStruct((2, 45, 32, 1), jnp.float32)
+    )
     assert maps.ndim == 4
     assert pooled.shape == features.shape == (2, network.head.in_features)
     assert logits.shape == (2, 7)
@@ -72,7 +78,9 @@ def test_every_family_has_the_common_interface(name):
 
 
 def build(name):
-    """Width .25 of EfficientNet is of 8 channels; statistics and dropout where a family has them."""
+    """Width .25 of EfficientNet is of 8 channels; statistics and dropout where a family has
+    them.
+    """
     own = OWN.get(name, {'width': 0.25}) | ({'norm': 'batch'} if name == 'vgg' else {})
     return NETWORKS.make(name, num_classes=3, channels=3, **own, rngs=nnx.Rngs(0))
 
@@ -80,7 +88,9 @@ def build(name):
 @pytest.mark.usefixtures('short')
 @pytest.mark.parametrize('name', FAMILIES)
 def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
-    """The second group alone learns where the first is still; statistics and values are those of the network that learns all."""
+    """The second group alone learns where the first is still; statistics and values are those of
+    the network that learns all.
+    """
     network, key = build(name), jax.random.key(0)
     images = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)
     graph, params, stats = nnx.split(network, nnx.Param, ...)
@@ -88,7 +98,9 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
     def loss(params, stats, still):
         network = nnx.merge(graph, params, stats, copy=True)
         groups, logits = network.answer(images, train=True, key=key, still=still)
-        weighed = sum((x**2).sum() for x in groups)  # reaches into every group, past what a stop at one place would hold back
+        weighed = sum(
+            (x**2).sum() for x in groups
+        )  # reaches into every group, past what a stop at one place would hold back
         return weighed + (logits**2).sum(), (groups, logits, nnx.state(network, nnx.BatchStat))
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
@@ -102,7 +114,9 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
         assert not np.array_equal(old[...], new[...]), path
 
     first = {('blocks', 0), ('convs', 0), ('norms', 0)}
-    for (path, slope), (_, all_learn) in zip(nnx.to_flat_state(half), nnx.to_flat_state(free), strict=True):
+    for (path, slope), (_, all_learn) in zip(
+        nnx.to_flat_state(half), nnx.to_flat_state(free), strict=True
+    ):
         still = path[:2] in first or path[0] in ('stem', 'stem_norm')
         assert np.any(np.asarray(slope[...])) != still, path
         assert np.any(np.asarray(all_learn[...])), path
@@ -111,7 +125,10 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
 @pytest.mark.parametrize('train', [False, True])
 def test_an_answer_is_maps_and_a_call_of_the_same_pass(train):
     """Of a VGG, which drops units by its key."""
-    network, key = NETWORKS.make('vgg', num_classes=3, channels=3, **OWN['vgg'], rngs=nnx.Rngs(0)), jax.random.key(0)
+    network, key = (
+        NETWORKS.make('vgg', num_classes=3, channels=3, **OWN['vgg'], rngs=nnx.Rngs(0)),
+        jax.random.key(0),
+    )
     images = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)
     groups, logits = network.answer(images, train=train, key=key)
     np.testing.assert_array_equal(network(images, train=train, key=key), logits)
@@ -129,12 +146,23 @@ def test_more_groups_than_there_are_cannot_stay(still):
 def test_maps_of_still_groups_carry_no_gradient_however_deep_they_lie():
     network = build('resnet')
     x = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
-    slopes = nnx.jit(nnx.grad(lambda network: sum((maps**2).sum() for maps in network.groups(x, train=False, still=2))))(network)
+    slopes = nnx.jit(
+        nnx.grad(
+            lambda network: sum((maps**2).sum() for maps in network.groups(x, train=False, still=2))
+        )
+    )(network)
     assert len(jax.tree.leaves(slopes)) > 10
     assert not any(np.any(slope) for slope in jax.tree.leaves(slopes))
 
 
 def test_members_of_groups_count_through_all_blocks():
-    network = abstract(lambda rngs: NETWORKS.make('densenet121', num_classes=3, channels=3, rngs=rngs))
-    assert [(x.start, x.stop) for x in map(network.members, range(4))] == [(0, 6), (6, 18), (18, 42), (42, 58)]
+    network = abstract(
+        lambda rngs: NETWORKS.make('densenet121', num_classes=3, channels=3, rngs=rngs)
+    )
+    assert [(x.start, x.stop) for x in map(network.members, range(4))] == [
+        (0, 6),
+        (6, 18),
+        (18, 42),
+        (42, 58),
+    ]
     assert len(network.blocks) == 58

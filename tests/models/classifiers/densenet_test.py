@@ -35,29 +35,48 @@ def forward64(network, x, train=False):
             transition = network.transitions[number - 1]
             x = conv64(relu64(norm64(x, transition.norm, train)), transition.conv, 1)
             height, width = (side // 2 for side in x.shape[1:3])
-            x = x[:, : 2 * height, : 2 * width].reshape(len(x), height, 2, width, 2, -1).mean((2, 4))
+            x = (
+                x[:, : 2 * height, : 2 * width]
+                .reshape(len(x), height, 2, width, 2, -1)
+                .mean((2, 4))
+            )
         for _ in range(depth):
             y = x
-            for norm, conv in zip(network.blocks[layer].norms, network.blocks[layer].convs, strict=True):
+            for norm, conv in zip(
+                network.blocks[layer].norms, network.blocks[layer].convs, strict=True
+            ):
                 y = conv64(relu64(norm64(y, norm, train)), conv, 1)
             x, layer = np.concatenate([x, y], -1), layer + 1
         stages.append(x)
     stages[-1] = relu64(norm64(x, network.last_norm, train))
     features = stages[-1].mean((1, 2))
-    return stages, features, features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
+    return (
+        stages,
+        features,
+        features @ np.asarray(network.head.kernel[...], np.float64)
+        + np.asarray(network.head.bias[...]),
+    )
 
 
 @pytest.mark.parametrize(
     ('stem', 'norm', 'train', 'size', 'compression'),
-    [('small', 'batch', True, 7, 0.5), ('imagenet', 'batch', False, 18, 0.5), ('imagenet', 'group', True, 16, 1.0)],
+    [
+        ('small', 'batch', True, 7, 0.5),
+        ('imagenet', 'batch', False, 18, 0.5),
+        ('imagenet', 'group', True, 16, 1.0),
+    ],
 )
 def test_forward_agrees_with_float64(stem, norm, train, size, compression):
     network = small(stem=stem, norm=norm, compression=compression)
     shuffle_values(network)
     stages, features, logits = forward64(network, images(3, size), train)
-    run = nnx.jit(lambda network, x: (*network.answer(x, train=train), network.features(x, train=train)))
+    run = nnx.jit(
+        lambda network, x: (*network.answer(x, train=train), network.features(x, train=train))
+    )
     groups, got, read = run(network, images(3, size))
-    assert [x.shape[-1] for x in groups] == ([9, 10] if compression == 0.5 else [9, 15])  # 6 + 3, then its share + 2 x 3
+    assert [x.shape[-1] for x in groups] == (
+        [9, 10] if compression == 0.5 else [9, 15]
+    )  # 6 + 3, then its share + 2 x 3
     for ours, wanted in zip((*groups, read, got), (*stages, features, logits), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=2e-5, atol=2e-5)
 
@@ -66,14 +85,18 @@ def test_forward_agrees_with_float64(stem, norm, train, size, compression):
     ('settings', 'count'),
     [
         ({'stem': 'imagenet', 'num_classes': 1000}, 7_978_856),  # torchvision
-        # Of DenseNet-BC with depth 100 and growth 12 on CIFAR-10: the paper's table 2 says .8 million.
+        # Of DenseNet-BC with depth 100 and growth 12 on CIFAR-10: the paper's table 2 says .8
+        # million.
         ({'stages': (16, 16, 16), 'growth': 12, 'num_classes': 10}, 769_162),
     ],
 )
 def test_parameter_counts_are_the_published_ones(settings, count):
     name = 'densenet' if 'stages' in settings else 'densenet121'
     network = abstract(lambda rngs: NETWORKS.make(name, channels=3, **settings, rngs=rngs))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == count
+    assert (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+        == count
+    )
 
 
 def test_initial_values_are_he_normal_by_the_fan_in_and_torch_linear():
@@ -96,7 +119,10 @@ def test_bfloat16_computes_low_and_answers_in_float32():
     run = nnx.jit(lambda network, x: network.answer(x, train=True))
     groups, logits = run(low, x)
     assert {value.dtype for value in (*groups, logits)} == {jnp.dtype('float32')}
-    assert nnx.eval_shape(lambda: low.blocks[0](jnp.ones((1, 4, 4, 6), jnp.bfloat16), False)).dtype == jnp.bfloat16
+    assert (
+        nnx.eval_shape(lambda: low.blocks[0](jnp.ones((1, 4, 4, 6), jnp.bfloat16), False)).dtype
+        == jnp.bfloat16
+    )
     reference = np.asarray(run(exact, x)[1])
     assert 0 < np.abs(np.asarray(logits) - reference).max() / np.abs(reference).max() < 0.05
 
@@ -104,8 +130,13 @@ def test_bfloat16_computes_low_and_answers_in_float32():
 @pytest.mark.parametrize(('stem', 'smallest'), [('small', 4), ('imagenet', 13)])
 def test_images_that_vanish_are_refused_and_no_larger_ones(stem, smallest):
     network = small(stages=(1, 1, 1), stem=stem)
-    assert nnx.jit(lambda network, x: network.maps(x, train=False))(network, images(1, smallest)).shape[1:3] == (1, 1)
-    with pytest.raises(UserError, match=f'{smallest - 1} x {smallest - 1} px are too small .* Use images of {smallest} px'):
+    assert nnx.jit(lambda network, x: network.maps(x, train=False))(
+        network, images(1, smallest)
+    ).shape[1:3] == (1, 1)
+    with pytest.raises(
+        UserError,
+        match=f'{smallest - 1} x {smallest - 1} px are too small .* Use images of {smallest} px',
+    ):
         nnx.eval_shape(lambda: network(images(1, smallest - 1), train=False))
 
 

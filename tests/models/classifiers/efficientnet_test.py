@@ -21,11 +21,19 @@ def short(monkeypatch):
 
 
 def small(seed=0, **settings):
-    return EfficientNet(**({'num_classes': 3, 'channels': 3, 'width': 0.25} | settings), rngs=nnx.Rngs(seed))
+    return EfficientNet(
+        **({'num_classes': 3, 'channels': 3, 'width': 0.25} | settings), rngs=nnx.Rngs(seed)
+    )
 
 
 def evaluate(network, x, train=False):
-    run = nnx.jit(lambda network, x: (network.groups(x, train=train), network.features(x, train=train), network(x, train=train)))
+    run = nnx.jit(
+        lambda network, x: (
+            network.groups(x, train=train),
+            network.features(x, train=train),
+            network(x, train=train),
+        )
+    )
     groups, features, logits = run(network, x)
     return *groups, features, logits
 
@@ -41,7 +49,9 @@ def depthwise64(x, conv, stride):
     kernel = np.asarray(conv.kernel[...], np.float64)
     pad = kernel.shape[0] // 2
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))[:, ::stride, ::stride]
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))[
+        :, ::stride, ::stride
+    ]
     return np.einsum('bhwcij,ijc->bhwc', windows, kernel[:, :, 0])
 
 
@@ -68,7 +78,8 @@ def forward64(network, x, strides, train=False):
         blocks[0],
         maps,
         features,
-        features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...]),
+        features @ np.asarray(network.head.kernel[...], np.float64)
+        + np.asarray(network.head.bias[...]),
     )
 
 
@@ -84,15 +95,29 @@ def test_forward_agrees_with_float64(train):
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
 
-@pytest.mark.parametrize(('name', 'count'), [('efficientnet_b0', 5_288_548), ('efficientnet_b4', 19_341_616)])
+@pytest.mark.parametrize(
+    ('name', 'count'), [('efficientnet_b0', 5_288_548), ('efficientnet_b4', 19_341_616)]
+)
 def test_parameter_counts_are_the_published_ones(name, count):  # torchvision
     network = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, rngs=rngs))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == count
+    assert (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+        == count
+    )
 
 
 def test_channels_are_multiples_of_eight_that_lose_no_tenth():
     # Of B4, from its published channels; 32 * .25 is 8 itself, 16 * .7 = 11.2 would be 8: too few.
-    assert [widened(channels, 1.4) for channels in (32, 16, 24, 40, 80, 112, 192, 320)] == [48, 24, 32, 56, 112, 160, 272, 448]
+    assert [widened(channels, 1.4) for channels in (32, 16, 24, 40, 80, 112, 192, 320)] == [
+        48,
+        24,
+        32,
+        56,
+        112,
+        160,
+        272,
+        448,
+    ]
     assert widened(32, 0.25) == 8
     assert widened(16, 0.7) == 16
 
@@ -104,7 +129,9 @@ def test_training_drops_and_evaluation_does_not():
     with pytest.raises(ValueError, match='without a key'):
         network(x, train=True)
     run = nnx.jit(lambda network, key: network.features(x, train=False, key=key))
-    np.testing.assert_allclose(run(network, jax.random.key(0)), evaluate(network, x)[2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        run(network, jax.random.key(0)), evaluate(network, x)[2], rtol=1e-5, atol=1e-6
+    )
     run = nnx.jit(lambda key: nnx.clone(network).features(x, train=True, key=key))
     one, same, other = (np.asarray(run(jax.random.key(seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
@@ -118,10 +145,15 @@ def test_a_branch_is_dropped_from_whole_images():
     block = small().blocks[2]
     assert block.adds
     block.rate = 0.5
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 4, 4, block.project.out_features)), jnp.float32)
+    x = jnp.asarray(
+        np.random.default_rng(0).normal(size=(64, 4, 4, block.project.out_features)), jnp.float32
+    )
     moved = np.abs(np.asarray(block(x, True, jax.random.key(0)) - x)).max((1, 2, 3))
     assert 16 < (moved == 0).sum() < 48
-    branch = np.asarray(block(x, True, jax.random.key(1)) - x)[3], np.asarray(block(x, True, jax.random.key(0)) - x)[3]
+    branch = (
+        np.asarray(block(x, True, jax.random.key(1)) - x)[3],
+        np.asarray(block(x, True, jax.random.key(0)) - x)[3],
+    )
     block.rate = 0.0
     whole = np.asarray(block(x, True, None) - x)[3]
     for kept in branch:
@@ -139,7 +171,12 @@ def test_bfloat16_computes_low_and_answers_in_float32():
 
 @pytest.mark.parametrize(
     ('wrong', 'told'),
-    [({'width': 0.0}, 'width=0.0'), ({'depth': '1'}, "depth='1'"), ({'drop_path': 1.0}, r'\[0, 1\)'), ({'std': (0.0,)}, 'above 0')],
+    [
+        ({'width': 0.0}, 'width=0.0'),
+        ({'depth': '1'}, "depth='1'"),
+        ({'drop_path': 1.0}, r'\[0, 1\)'),
+        ({'std': (0.0,)}, 'above 0'),
+    ],
 )
 def test_wrong_settings_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):

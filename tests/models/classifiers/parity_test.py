@@ -1,4 +1,7 @@
-"""Ours beside PyTorch's in one process: settings drawn at random, files of each read by the other. Needs the `parity` extra."""
+"""Ours beside PyTorch's in one process: settings drawn at random, files of each read by the other.
+
+Needs the `parity` extra.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +15,21 @@ from purify.generative.open_prior import load_variation_model
 from purify.models.files.pipelines import from_pretrained, save_pretrained
 from purify.models.files.shapes import random_pipeline
 
-torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers, transformers) is not installed')
-diffusers = pytest.importorskip('diffusers', reason='the parity extra (torch, diffusers, transformers) is not installed')
-transformers = pytest.importorskip('transformers', reason='the parity extra (torch, diffusers, transformers) is not installed')
+torch = pytest.importorskip(
+    'torch', reason='the parity extra (torch, diffusers, transformers) is not installed'
+)
+diffusers = pytest.importorskip(
+    'diffusers', reason='the parity extra (torch, diffusers, transformers) is not installed'
+)
+transformers = pytest.importorskip(
+    'transformers', reason='the parity extra (torch, diffusers, transformers) is not installed'
+)
 
 call = nnx.jit(lambda network, *inputs: network(*inputs))
-encode, decode = nnx.jit(lambda vae, images: vae.encode(images)), nnx.jit(lambda vae, latents: vae.decode(latents))
+encode, decode = (
+    nnx.jit(lambda vae, images: vae.encode(images)),
+    nnx.jit(lambda vae, latents: vae.decode(latents)),
+)
 
 
 def draw_unet(rng):
@@ -29,8 +41,12 @@ def draw_unet(rng):
         in_channels=int(rng.choice([3, 4])),
         out_channels=int(rng.choice([3, 4])),
         block_out_channels=[int(n) for n in rng.choice([8, 16, 24], levels)],
-        down_block_types=['CrossAttnDownBlock2D' if attend else 'DownBlock2D' for attend in attends],
-        up_block_types=['CrossAttnUpBlock2D' if attend else 'UpBlock2D' for attend in attends[::-1]],
+        down_block_types=[
+            'CrossAttnDownBlock2D' if attend else 'DownBlock2D' for attend in attends
+        ],
+        up_block_types=[
+            'CrossAttnUpBlock2D' if attend else 'UpBlock2D' for attend in attends[::-1]
+        ],
         layers_per_block=int(rng.integers(1, 3)),
         transformer_layers_per_block=int(rng.integers(1, 3)),
         attention_head_dim=heads if rng.random() < 0.5 else heads[0],
@@ -71,13 +87,21 @@ def draw_clip(rng):
 def draw_vision(rng):
     patch = int(rng.choice([2, 4]))
     config = transformers.CLIPVisionConfig(
-        **draw_clip(rng), projection_dim=int(rng.choice([6, 20])), patch_size=patch, image_size=patch * int(rng.integers(1, 5))
+        **draw_clip(rng),
+        projection_dim=int(rng.choice([6, 20])),
+        patch_size=patch,
+        image_size=patch * int(rng.integers(1, 5)),
     )
     return transformers.CLIPVisionModelWithProjection(config)
 
 
 def draw_text(rng):
-    config = {'vocab_size': 40, 'max_position_embeddings': 9, 'bos_token_id': 38, 'eos_token_id': int(rng.choice([2, 30]))}
+    config = {
+        'vocab_size': 40,
+        'max_position_embeddings': 9,
+        'bos_token_id': 38,
+        'eos_token_id': int(rng.choice([2, 30])),
+    }
     return transformers.CLIPTextModel(transformers.CLIPTextConfig(**draw_clip(rng), **config))
 
 
@@ -87,8 +111,13 @@ def answers(rng, theirs, ours):
     if kind == 'UNet2DConditionModel':
         c, side = theirs.config, 2 ** len(theirs.config.block_out_channels)
         x = rng.normal(size=(2, c.in_channels, 2 * side, side)).astype(np.float32)
-        t, states = rng.integers(0, 1000, 2), rng.normal(size=(2, 5, c.cross_attention_dim)).astype(np.float32)
-        expected = [theirs(torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(states)).sample]
+        t, states = (
+            rng.integers(0, 1000, 2),
+            rng.normal(size=(2, 5, c.cross_attention_dim)).astype(np.float32),
+        )
+        expected = [
+            theirs(torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(states)).sample
+        ]
         made = [call(ours, nhwc(x), t, states)]
     elif kind == 'AutoencoderKL':
         side = 2 ** len(theirs.config.block_out_channels)
@@ -106,7 +135,9 @@ def answers(rng, theirs, ours):
         x = rng.normal(size=(2, 3, side, side)).astype(np.float32)
         out = theirs(torch.from_numpy(x))
         expected, made = [out.image_embeds, out.last_hidden_state], call(ours, nhwc(x))
-    return [x.numpy() for x in expected], [np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else x for x in made]
+    return [x.numpy() for x in expected], [
+        np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else x for x in made
+    ]
 
 
 def nhwc(x):
@@ -123,7 +154,12 @@ def agree(seed, theirs, ours, atol=1e-4):
 
 def filled(network):
     """The network with every parameter random, norms and biases too."""
-    network.load_state_dict({name: torch.from_numpy(fill(name, tuple(x.shape))) for name, x in network.state_dict().items()})
+    network.load_state_dict(
+        {
+            name: torch.from_numpy(fill(name, tuple(x.shape)))
+            for name, x in network.state_dict().items()
+        }
+    )
     return network
 
 
@@ -140,7 +176,9 @@ WAYS = {  # what is stored: PyTorch's arguments for it, and ours
 def test_each_reads_what_the_other_wrote(kind, way, tmp_path):
     seed = [*WAYS].index(way)
     theirs = filled(DRAWS[kind](np.random.default_rng(seed)))
-    (theirs.half() if way == 'half' else theirs).save_pretrained(tmp_path / 'theirs', **WAYS[way][0])
+    (theirs.half() if way == 'half' else theirs).save_pretrained(
+        tmp_path / 'theirs', **WAYS[way][0]
+    )
     assert way != 'sharded' or len([*(tmp_path / 'theirs').glob('*.safetensors')]) > 1
 
     ours = from_pretrained(tmp_path / 'theirs')
@@ -152,14 +190,20 @@ def test_each_reads_what_the_other_wrote(kind, way, tmp_path):
     assert not any(report[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     agree(seed + 1, reopened.float(), ours)
     before, after = settings(theirs), settings(reopened)
-    assert {name: (value, after.get(name)) for name, value in before.items() if after.get(name) != value} == {}
+    assert {
+        name: (value, after.get(name)) for name, value in before.items() if after.get(name) != value
+    } == {}
 
 
 def settings(network):
     """The config as JSON has it, without where it came from and what it is stored in."""
-    config = network.config.to_dict() if hasattr(network.config, 'to_dict') else dict(network.config)
+    config = (
+        network.config.to_dict() if hasattr(network.config, 'to_dict') else dict(network.config)
+    )
     kept = {name: value for name, value in config.items() if name[0] != '_' and name != 'dtype'}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()
+    }
 
 
 def test_a_folder_in_bfloat16_opens_there_as_here(tmp_path):
@@ -175,20 +219,42 @@ def test_a_pipeline_written_here_makes_the_same_images_there(kind, tmp_path):
     theirs.set_progress_bar_config(disable=True)
     ours = load_variation_model(tmp_path)
     rng = np.random.default_rng(2)
-    pictures, noise = rng.integers(0, 256, (2, 16, 16, 3), np.uint8), rng.normal(size=(2, 4, 8, 8)).astype(np.float32)
-    images, chain = jnp.asarray(pictures / 255, jnp.float32), {'num_inference_steps': 4, 'guidance_scale': 3.0, 'output_type': 'np'}
+    pictures, noise = (
+        rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
+        rng.normal(size=(2, 4, 8, 8)).astype(np.float32),
+    )
+    images, chain = (
+        jnp.asarray(pictures / 255, jnp.float32),
+        {
+            'num_inference_steps': 4,
+            'guidance_scale': 3.0,
+            'output_type': 'np',
+        },
+    )
     if kind == 'sd_img2img':
-        theirs = diffusers.StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
+        theirs = diffusers.StableDiffusionImg2ImgPipeline(
+            **theirs.components, requires_safety_checker=False
+        )
         theirs.set_progress_bar_config(disable=True)
-        captions, seed = ['A photo of a dog', 'a very long caption that has to be cut'], torch.Generator().manual_seed(3)
+        captions, seed = (
+            [
+                'A photo of a dog',
+                'a very long caption that has to be cut',
+            ],
+            torch.Generator().manual_seed(3),
+        )
         expected = theirs(captions, nchw(images), strength=0.8, generator=seed, **chain).images
-        drawn, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3)).numpy()
+        drawn, noise = torch.randn(
+            2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3)
+        ).numpy()
         ids = {'input_ids': ours.tokens(captions), 'negative_input_ids': ours.tokens([''])}
         options = ids | {'encode_noise': nhwc(drawn), 'strength': 0.8}
         made = ours.generate(images, nhwc(noise), steps=4, guidance=3.0, **options)
     else:
         pils = [PIL.Image.fromarray(picture) for picture in pictures]
-        expected = theirs(pils, height=16, width=16, latents=torch.from_numpy(noise), **chain).images
+        expected = theirs(
+            pils, height=16, width=16, latents=torch.from_numpy(noise), **chain
+        ).images
         made = ours.generate(ours.preprocess(images), nhwc(noise), steps=4, guidance=3.0)
     assert expected.std() > 0.05
     np.testing.assert_allclose(made, expected, rtol=0, atol=2e-3)
@@ -201,6 +267,8 @@ def nchw(x):
 @pytest.mark.parametrize('steps', [1, 10, 20, 50])
 def test_chains_of_every_scheduler_end_where_theirs_do(steps):
     strengths = (1.0, 0.9, 0.35) if steps > 1 else (1.0,)
-    drawn = np.random.default_rng(steps).permutation(np.array(chains(steps, strengths), object))[: 600 // steps]
+    drawn = np.random.default_rng(steps).permutation(np.array(chains(steps, strengths), object))[
+        : 600 // steps
+    ]
     errors = {chain.name: error(ours(chain), theirs(chain)) for chain in drawn}
     assert {name: difference for name, difference in errors.items() if not difference < 1e-4} == {}

@@ -1,4 +1,7 @@
-"""What torchvision and timm compute with their files, we compute with them. Needs the `parity` extra with torchvision or timm."""
+"""What torchvision and timm compute with their files, we compute with them.
+
+Needs the `parity` extra with torchvision or timm.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +23,9 @@ def theirs_of(library, name, **options):
 
 
 def shuffle_values(network, seed=0):
-    """Gives every weight and statistic a value of its own, near those that keep the activations near 1."""
+    """Gives every weight and statistic a value of its own, near those that keep the activations
+    near 1.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.state_dict().items():
@@ -57,7 +62,9 @@ def test_logits_and_features_agree(tmp_path, library, name, size):
     shuffle_values(theirs)
     save_file(theirs.state_dict(), tmp_path / 'weights.safetensors')
     stem = {'stem': 'imagenet'} if name.startswith(('resnet', 'densenet')) else {}
-    ours = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, **stem, rngs=rngs))
+    ours = abstract(
+        lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, **stem, rngs=rngs)
+    )
     assert not read_foreign(ours, tmp_path / 'weights.safetensors').headless
     head = [module for module in theirs.modules() if isinstance(module, torch.nn.Linear)][-1]
     seen = []

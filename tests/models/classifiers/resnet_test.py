@@ -23,12 +23,17 @@ def images(count=4, size=8, channels=3, seed=0):
 
 
 def shuffle_values(network, seed=1):
-    """Give every parameter and statistic a value of its own, so that none can be forgotten unseen."""
+    """Give every parameter and statistic a value of its own, so that none can be forgotten
+    unseen.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(x):
-        # Kernels have both signs, a variance must not; scaled so that activations stay near 1, where float32 is fine.
-        signs = rng.choice([-1, 1], x.shape) / math.sqrt(math.prod(x.shape[:-1])) if x.ndim > 1 else 1
+        # Kernels have both signs, a variance must not; scaled so that activations stay near 1,
+        # where float32 is fine.
+        signs = (
+            rng.choice([-1, 1], x.shape) / math.sqrt(math.prod(x.shape[:-1])) if x.ndim > 1 else 1
+        )
         return jnp.asarray(rng.uniform(0.3, 1.2, x.shape) * signs, x.dtype)
 
     nnx.update(network, jax.tree.map(draw, nnx.state(network, (nnx.Param, nnx.BatchStat))))
@@ -52,8 +57,12 @@ def norm64(x, norm, train=False):
         groups = x.reshape(*x.shape[:3], layer.num_groups, -1)
         mean, var = groups.mean((1, 2, 4), keepdims=True), groups.var((1, 2, 4), keepdims=True)
         return ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) * scale + bias
-    mean, var = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (layer.mean[...], layer.var[...])
-    return (x - np.asarray(mean, np.float64)) / np.sqrt(np.asarray(var, np.float64) + 1e-5) * scale + bias
+    mean, var = (
+        (x.mean((0, 1, 2)), x.var((0, 1, 2))) if train else (layer.mean[...], layer.var[...])
+    )
+    return (x - np.asarray(mean, np.float64)) / np.sqrt(
+        np.asarray(var, np.float64) + 1e-5
+    ) * scale + bias
 
 
 def relu64(x):
@@ -63,7 +72,9 @@ def relu64(x):
 def block64(x, block, kind, stride, train):
     strides = {'basic': (stride, 1), 'bottleneck': (1, stride, 1), 'preact': (stride, 1)}[kind]
     y, shortcut = x, x
-    for number, (conv, norm, step) in enumerate(zip(block.convs, block.norms, strides, strict=True)):
+    for number, (conv, norm, step) in enumerate(
+        zip(block.convs, block.norms, strides, strict=True)
+    ):
         if kind == 'preact':
             y = relu64(norm64(y, norm, train))
             if number == 0 and block.shortcut is not None:
@@ -92,7 +103,12 @@ def forward64(network, x, kind, stem, strides, mean, std, train=False):
         x = block64(x, block, kind, stride, train)
         blocks.append(x)
     features = x.mean((1, 2))
-    return blocks, features, features @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
+    return (
+        blocks,
+        features,
+        features @ np.asarray(network.head.kernel[...], np.float64)
+        + np.asarray(network.head.bias[...]),
+    )
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -111,7 +127,9 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     network = build(block=kind, stem=stem, norm=norm, stages=(1, 2), mean=mean, std=std)
     shuffle_values(network)
-    x = images(3, 16 if stem == 'imagenet' else 8)  # even sizes tell symmetric from one-sided padding
+    x = images(
+        3, 16 if stem == 'imagenet' else 8
+    )  # even sizes tell symmetric from one-sided padding
     blocks, features, logits = forward64(network, x, kind, stem, (1, 2, 1), mean, std, train)
     np.testing.assert_allclose(network.features(x, train=train), features, rtol=2e-5, atol=2e-5)
     for got, wanted in zip(network.groups(x, train=train), (blocks[0], blocks[2]), strict=True):
@@ -127,15 +145,18 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
         ('resnet50', {'stem': 'imagenet', 'num_classes': 1000}, 25_557_032),
         ('resnet101', {'stem': 'imagenet', 'num_classes': 1000}, 44_549_160),
         ('resnet152', {'stem': 'imagenet', 'num_classes': 1000}, 60_192_808),
-        # ResNet-18 for 32 px has 11,173,962; of these pre-activation saves the stem's norm (128), half of the first
-        # norm where a stage widens (896) and the norms of the shortcuts (1792).
+        # ResNet-18 for 32 px has 11,173,962; of these pre-activation saves the stem's norm (128),
+        # half of the first norm where a stage widens (896) and the norms of the shortcuts (1792).
         ('preact_resnet18', {'stem': 'small', 'num_classes': 10}, 11_173_962 - 128 - 896 - 1792),
         ('resnet18', {'stem': 'small', 'num_classes': 10}, 11_173_962),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, settings, count):
     network = nnx.eval_shape(lambda: NETWORKS.make(name, channels=3, rngs=nnx.Rngs(0), **settings))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == count
+    assert (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+        == count
+    )
 
 
 def test_initial_values_are_he_normal_and_torch_linear():
@@ -162,7 +183,9 @@ def test_training_moves_the_running_statistics_by_a_tenth():
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
     network(x, train=False)
     after = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
-    assert len(jax.tree.leaves(before)) == 2 * 6  # the stem, two per block, one at the shortcut that widens
+    assert (
+        len(jax.tree.leaves(before)) == 2 * 6
+    )  # the stem, two per block, one at the shortcut that widens
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
@@ -177,7 +200,9 @@ def test_evaluation_does_not_depend_on_batch_mates():
 
 def test_group_norm_has_no_statistics_and_no_batch_mates():
     network = build(norm='group', width=12)
-    assert network.stem_norm.layer.num_groups == 4  # the largest divisor of 8 that 12 channels allow
+    assert (
+        network.stem_norm.layer.num_groups == 4
+    )  # the largest divisor of 8 that 12 channels allow
     assert not jax.tree.leaves(nnx.state(network, nnx.BatchStat))
     x = images(4)
     alone = np.concatenate([network(x[i : i + 1], train=True) for i in range(4)])
@@ -218,14 +243,18 @@ def test_batch_statistics_are_global_on_a_mesh():
     logits, after = step(state, x)
     sharded, after_sharded = step(jax.device_put(state, everywhere), jax.device_put(x, rows))
     np.testing.assert_allclose(logits, sharded, rtol=1e-4, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after, after_sharded)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after, after_sharded
+    )
 
 
 def test_grey_images_and_one_normalisation_for_all_channels():
     network = build(channels=1, mean=(0.5,), std=(0.25,))
     plain = build(channels=1)
     x = images(channels=1)
-    np.testing.assert_allclose(network(x, train=False), plain((x - 0.5) / 0.25, train=False), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        network(x, train=False), plain((x - 0.5) / 0.25, train=False), rtol=1e-5, atol=1e-6
+    )
     three, one = build(mean=(0.5,) * 3, std=(0.25,) * 3), build(mean=(0.5,), std=(0.25,))
     np.testing.assert_array_equal(three(images(), train=False), one(images(), train=False))
 
@@ -268,4 +297,6 @@ def test_names_are_the_networks():
     assert NETWORKS['resnet'] is ResNet
     network = build('preact_resnet18')
     assert network.features(images(), train=False).shape == (4, 32)
-    assert [network.features(images(size=size), train=False).shape for size in (5, 16)] == [(4, 32)] * 2
+    assert [network.features(images(size=size), train=False).shape for size in (5, 16)] == [
+        (4, 32)
+    ] * 2

@@ -1,4 +1,7 @@
-"""What PyTorch computes with SSCD's weights, we compute with them. Needs the `parity` extra with torchvision."""
+"""What PyTorch computes with SSCD's weights, we compute with them.
+
+Needs the `parity` extra with torchvision.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ class GeneralisedMean(torch.nn.Module):
 def theirs_of(layers):
     from models.classifiers.pytorch_weights_parity_test import shuffle_values
 
-    network = torchvision.models.resnet.ResNet(torchvision.models.resnet.Bottleneck, layers, num_classes=512)
+    network = torchvision.models.resnet.ResNet(
+        torchvision.models.resnet.Bottleneck, layers, num_classes=512
+    )
     network.avgpool = GeneralisedMean()
     shuffle_values(network)
     return network.eval()
@@ -29,7 +34,10 @@ def test_descriptors_agree(tmp_path, prefix):
     from safetensors.torch import save_file
 
     theirs = theirs_of([1, 1, 1, 1])
-    save_file({prefix + name: value for name, value in theirs.state_dict().items()}, tmp_path / 'sscd.safetensors')
+    save_file(
+        {prefix + name: value for name, value in theirs.state_dict().items()},
+        tmp_path / 'sscd.safetensors',
+    )
     images = np.random.default_rng(0).integers(0, 256, (2, 300, 340, 3), np.uint8)
     steps = torchvision.transforms.Compose(
         [

@@ -38,19 +38,28 @@ def forward64(network, x, train):
     x, layer, maps = x.astype(np.float64), 0, []
     for depth in network.stages:
         for _ in range(depth):
-            x = conv64(x, network.convs[layer], 1) + np.asarray(network.convs[layer].bias[...], np.float64)
+            x = conv64(x, network.convs[layer], 1) + np.asarray(
+                network.convs[layer].bias[...], np.float64
+            )
             x = np.maximum(norm64(x, network.norms[layer], train) if network.norms else x, 0)
             layer += 1
         maps.append(x)
         x = halved64(x)
     x = grid64(x, 7).reshape(len(x), -1)
     for hidden in network.hiddens:
-        x = np.maximum(x @ np.asarray(hidden.kernel[...], np.float64) + np.asarray(hidden.bias[...]), 0)
-    return maps, x, x @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...])
+        x = np.maximum(
+            x @ np.asarray(hidden.kernel[...], np.float64) + np.asarray(hidden.bias[...]), 0
+        )
+    return (
+        maps,
+        x,
+        x @ np.asarray(network.head.kernel[...], np.float64) + np.asarray(network.head.bias[...]),
+    )
 
 
 @pytest.mark.parametrize(
-    ('norm', 'train', 'size'), [('none', False, 9), ('batch', True, 8), ('batch', False, 40), ('group', True, 8)]
+    ('norm', 'train', 'size'),
+    [('none', False, 9), ('batch', True, 8), ('batch', False, 40), ('group', True, 8)],
 )
 def test_forward_agrees_with_float64(norm, train, size):
     network = small(norm=norm, dropout=0.0)
@@ -66,7 +75,10 @@ def test_forward_agrees_with_float64(norm, train, size):
 @pytest.mark.parametrize(('name', 'count'), [('vgg16', 138_357_544), ('vgg16_bn', 138_365_992)])
 def test_parameter_counts_are_the_published_ones(name, count):  # torchvision
     network = abstract(lambda rngs: NETWORKS.make(name, num_classes=1000, channels=3, rngs=rngs))
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))) == count
+    assert (
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+        == count
+    )
 
 
 @pytest.mark.parametrize('shape', [(1, 2), (7, 7), (9, 16), (14, 21)])
@@ -80,9 +92,14 @@ def test_half_of_the_hidden_units_are_dropped_in_training():
     x = images(8, 8)
     with pytest.raises(ValueError, match='without a key'):
         network(x, train=True)
-    kept, plain = network.features(x, train=True, key=jax.random.key(0)), network.features(x, train=False)
+    kept, plain = (
+        network.features(x, train=True, key=jax.random.key(0)),
+        network.features(x, train=False),
+    )
     alive = np.asarray(plain) > 0
-    assert 0.5 < (np.asarray(kept)[alive] == 0).mean() < 0.7  # half of them, and some that the first layer's drops silence
+    assert (
+        0.5 < (np.asarray(kept)[alive] == 0).mean() < 0.7
+    )  # half of them, and some that the first layer's drops silence
     assert not np.array_equal(kept, network.features(x, train=True, key=jax.random.key(1)))
 
 

@@ -13,11 +13,16 @@ PLAIN = {'image_mean': [0, 0, 0], 'image_std': [1, 1, 1]}
 
 
 def prepared(**settings):
-    return np.asarray(clip_pixels(jnp.asarray(IMAGE[None] / np.float32(255)), PLAIN | settings))[0] * 255
+    return (
+        np.asarray(clip_pixels(jnp.asarray(IMAGE[None] / np.float32(255)), PLAIN | settings))[0]
+        * 255
+    )
 
 
 def by_pillow(width, height, crop):
-    image = np.asarray(Image.fromarray(IMAGE).resize((width, height), Image.Resampling.BICUBIC), np.float64)
+    image = np.asarray(
+        Image.fromarray(IMAGE).resize((width, height), Image.Resampling.BICUBIC), np.float64
+    )
     top, left = (height - crop) // 2, (width - crop) // 2
     return image[top : top + crop, left : left + crop]
 
@@ -70,5 +75,11 @@ def test_settings_that_would_change_the_pixels_are_refused_by_name(change):
 
 
 def test_what_changes_no_pixel_passes():
-    odd = {'do_convert_rgb': True, 'image_processor_type': 'CLIPImageProcessorFast', 'do_pad': None, 'device': 'cpu', '_x': 1}
+    odd = {
+        'do_convert_rgb': True,
+        'image_processor_type': 'CLIPImageProcessorFast',
+        'do_pad': None,
+        'device': 'cpu',
+        '_x': 1,
+    }
     assert read_processor(odd)[:2] == read_processor({})[:2] == (224, 224)

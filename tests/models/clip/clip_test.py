@@ -14,10 +14,27 @@ from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
 from purify.models.clip.clip_config import CLIPTextConfig, CLIPVisionConfig
 from purify.models.files.weights import export_tensors
 
-SMALL = {'hidden_size': 8, 'intermediate_size': 12, 'num_hidden_layers': 2, 'num_attention_heads': 2}
-VISION = SMALL | {'image_size': 7, 'patch_size': 3, 'projection_dim': 5}  # a row and a column of pixels are left over
-TEXT = SMALL | {'vocab_size': 11, 'max_position_embeddings': 6, 'bos_token_id': 9, 'eos_token_id': 10}
-ACTIVATIONS = {'quick_gelu': lambda x: x * expit(1.702 * x), 'gelu': lambda x: x / 2 * (1 + erf(x / np.sqrt(2)))}
+SMALL = {
+    'hidden_size': 8,
+    'intermediate_size': 12,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+}
+VISION = SMALL | {
+    'image_size': 7,
+    'patch_size': 3,
+    'projection_dim': 5,
+}  # a row and a column of pixels are left over
+TEXT = SMALL | {
+    'vocab_size': 11,
+    'max_position_embeddings': 6,
+    'bos_token_id': 9,
+    'eos_token_id': 10,
+}
+ACTIVATIONS = {
+    'quick_gelu': lambda x: x * expit(1.702 * x),
+    'gelu': lambda x: x / 2 * (1 + erf(x / np.sqrt(2))),
+}
 IMAGES = np.random.default_rng(1).normal(size=(2, 7, 7, 3)).astype(np.float32)
 
 
@@ -26,7 +43,9 @@ def filled(cls: Any, config: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[s
     network = nnx.eval_shape(lambda: cls.from_config(config, rngs=nnx.Rngs(0), **kwargs))
     rng = np.random.default_rng(0)
     state = nnx.state(network, nnx.Param)
-    nnx.update(network, jax.tree.map(lambda x: jnp.asarray(0.6 * rng.normal(size=x.shape), x.dtype), state))
+    nnx.update(
+        network, jax.tree.map(lambda x: jnp.asarray(0.6 * rng.normal(size=x.shape), x.dtype), state)
+    )
     return network, {name: x.astype(np.float64) for name, x in export_tensors(network).items()}
 
 
@@ -36,7 +55,9 @@ def linear(x, p, name):
 
 def norm(x, p, name):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p[f'{name}.weight'] + p[f'{name}.bias']
+    return (
+        x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p[f'{name}.weight'] + p[f'{name}.bias']
+    )
 
 
 def attention(x, p, name, causal):
@@ -55,14 +76,22 @@ def encode(x, p, part, act, causal):
     for layer in range(2):
         name = f'{part}.encoder.layers.{layer}'
         x = x + attention(norm(x, p, f'{name}.layer_norm1'), p, f'{name}.self_attn', causal)
-        x = x + linear(ACTIVATIONS[act](linear(norm(x, p, f'{name}.layer_norm2'), p, f'{name}.mlp.fc1')), p, f'{name}.mlp.fc2')
+        x = x + linear(
+            ACTIVATIONS[act](linear(norm(x, p, f'{name}.layer_norm2'), p, f'{name}.mlp.fc1')),
+            p,
+            f'{name}.mlp.fc2',
+        )
     return x
 
 
 def vision_states(image, p, act):
     kernel = p['vision_model.embeddings.patch_embedding.weight'].transpose(2, 3, 1, 0)  # OIHW
     tokens = [p['vision_model.embeddings.class_embedding']]
-    tokens += [np.einsum('hwc,hwco->o', image[y : y + 3, x : x + 3], kernel) for y in (0, 3) for x in (0, 3)]
+    tokens += [
+        np.einsum('hwc,hwco->o', image[y : y + 3, x : x + 3], kernel)
+        for y in (0, 3)
+        for x in (0, 3)
+    ]
     places = p['vision_model.embeddings.position_embedding.weight']
     x = norm(np.stack(tokens) + places, p, 'vision_model.pre_layrnorm')
     return encode(x, p, 'vision_model', act, causal=False)
@@ -93,7 +122,9 @@ def test_text_by_hand(act):
     states, pooled = network(jnp.asarray(ids))
     wanted = np.stack([text_states(row, p, act) for row in ids])
     np.testing.assert_allclose(states, wanted, atol=1e-4)
-    np.testing.assert_allclose(pooled, wanted[np.arange(3), [3, 1, 0]], atol=1e-4)  # first end; first token where there is none
+    np.testing.assert_allclose(
+        pooled, wanted[np.arange(3), [3, 1, 0]], atol=1e-4
+    )  # first end; first token where there is none
 
 
 def test_the_wrong_end_of_old_configs_pools_at_the_largest_id():
@@ -103,9 +134,19 @@ def test_the_wrong_end_of_old_configs_pools_at_the_largest_id():
 
 
 def test_bfloat16_is_near_float32_and_no_more():
-    cases = (CLIPVisionModelWithProjection, VISION, IMAGES), (CLIPTextModel, TEXT, np.array([[9, 1, 2, 10, 10]] * 3))
+    cases = (
+        (CLIPVisionModelWithProjection, VISION, IMAGES),
+        (
+            CLIPTextModel,
+            TEXT,
+            np.array([[9, 1, 2, 10, 10]] * 3),
+        ),
+    )
     for cls, config, x in cases:
-        exact, half = (nnx.jit(filled(cls, config, dtype=dtype)[0])(jnp.asarray(x)) for dtype in (None, jnp.bfloat16))
+        exact, half = (
+            nnx.jit(filled(cls, config, dtype=dtype)[0])(jnp.asarray(x))
+            for dtype in (None, jnp.bfloat16)
+        )
         for a, b in zip(exact, half, strict=True):
             error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
             assert 1e-4 < error < 0.03
@@ -117,14 +158,36 @@ def read(kind, config):
 
 
 def test_sparse_and_nested_configs_take_the_defaults_of_transformers():
-    whole = {'model_type': 'clip', 'vision_config': {'patch_size': 14}, 'text_config': None, 'logit_scale_init_value': 2.6}
-    written = {'architectures': ['x'], 'torch_dtype': 'float32', 'dropout': 0.0, 'max_length': 20, 'gradient_checkpointing': False}
+    whole = {
+        'model_type': 'clip',
+        'vision_config': {'patch_size': 14},
+        'text_config': None,
+        'logit_scale_init_value': 2.6,
+    }
+    written = {
+        'architectures': ['x'],
+        'torch_dtype': 'float32',
+        'dropout': 0.0,
+        'max_length': 20,
+        'gradient_checkpointing': False,
+    }
     vision, text = (read(kind, whole).as_json() for kind in (CLIPVisionConfig, CLIPTextConfig))
-    names = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'projection_dim', 'hidden_act')
+    names = (
+        'hidden_size',
+        'intermediate_size',
+        'num_hidden_layers',
+        'num_attention_heads',
+        'projection_dim',
+        'hidden_act',
+    )
     assert [vision[name] for name in names] == [768, 3072, 12, 12, 512, 'quick_gelu']
     assert [text[name] for name in names] == [512, 2048, 12, 8, 512, 'quick_gelu']
     assert (vision['image_size'], vision['patch_size'], vision['num_channels']) == (224, 14, 3)
-    assert (text['vocab_size'], text['max_position_embeddings'], text['eos_token_id']) == (49408, 77, 49407)
+    assert (text['vocab_size'], text['max_position_embeddings'], text['eos_token_id']) == (
+        49408,
+        77,
+        49407,
+    )
     assert read(CLIPTextConfig, text | written).as_json() == text  # what it writes it reads
 
 
@@ -137,7 +200,9 @@ def test_a_part_that_is_written_twice():
     found = read(CLIPTextConfig, whole)
     assert (found.hidden_size, found.vocab_size, found.num_attention_heads) == (768, 50, 12)
     whole['text_config_dict']['vocab_size'] = 51
-    with pytest.raises(UserError, match='vocab_size is 50 in text_config and 51 in text_config_dict'):
+    with pytest.raises(
+        UserError, match='vocab_size is 50 in text_config and 51 in text_config_dict'
+    ):
         read(CLIPTextConfig, whole)
 
 
@@ -161,8 +226,16 @@ def test_a_network_tells_its_config():
         (CLIPTextModel, {'classifier_dropout': 0.1}, 'classifier_dropout'),
         (CLIPTextModel, {'layer_norm_eps': 'x'}, "layer_norm_eps = 'x'"),
         (CLIPTextModel, {'num_hidden_layers': True}, 'num_hidden_layers = True'),
-        (CLIPTextModel, {'num_hidden_layers': 10**9}, 'num_hidden_layers = 1000000000 must be a positive integer up to 1000'),
-        (CLIPTextModel, {'vocab_size': 10**9}, 'vocab_size = 1000000000 must be a positive integer up to 1048576'),
+        (
+            CLIPTextModel,
+            {'num_hidden_layers': 10**9},
+            'num_hidden_layers = 1000000000 must be a positive integer up to 1000',
+        ),
+        (
+            CLIPTextModel,
+            {'vocab_size': 10**9},
+            'vocab_size = 1000000000 must be a positive integer up to 1048576',
+        ),
         (CLIPTextModel, {'layer_norm_eps': 10**400}, 'layer_norm_eps'),
         (CLIPTextModel, {'text_config': ['x']}, 'text_config'),
         (CLIPVisionModelWithProjection, {'patch_size': 8}, 'patch_size = 8'),

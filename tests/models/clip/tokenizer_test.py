@@ -1,4 +1,6 @@
-"""The ids of CLIPTokenizer are those of transformers; what it writes it reads; broken files end in words."""
+"""The ids of CLIPTokenizer are those of transformers; what it writes it reads; broken files end in
+words.
+"""
 
 import json
 from typing import Any
@@ -11,7 +13,15 @@ from purify.core.errors import UserError
 from purify.models.clip.tokenizer import CLIPTokenizer
 
 MERGES = [
-    *(('p', 'h'), ('ph', 'o'), ('pho', 't'), ('phot', 'o</w>'), ('o', 'f</w>'), ('c', 'a'), ('ca', 't</w>')),
+    *(
+        ('p', 'h'),
+        ('ph', 'o'),
+        ('pho', 't'),
+        ('phot', 'o</w>'),
+        ('o', 'f</w>'),
+        ('c', 'a'),
+        ('ca', 't</w>'),
+    ),
     *(('t', 'h'), ('th', 'e</w>'), ('!', '!</w>'), ('3', '2</w>')),
 ]
 SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -20,7 +30,8 @@ SYMBOLS += [first + second for first, second in MERGES] + ['<|startoftext|>', '<
 VOCAB = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 START, END = VOCAB['<|startoftext|>'], VOCAB['<|endoftext|>']
 LENGTH = 12
-# Text: ids before padding. Made with transformers 5.23.0's CLIPTokenizer (padding='max_length', truncation=True) on this vocab.
+# Text: ids before padding. Made with transformers 5.23.0's CLIPTokenizer (padding='max_length',
+# truncation=True) on this vocab.
 IDS = {
     '': [START, END],
     'a  photo of\tthe CAT': [START, 320, 515, 516, 520, 518, END],
@@ -43,13 +54,20 @@ def padded(ids, pad):
 
 
 def write(folder, **files):
-    """A folder of transformers' files; `vocab` and `merges` are there unless they are given as None."""
+    """A folder of transformers' files; `vocab` and `merges` are there unless they are given as
+    None.
+    """
     texts = {
         'vocab.json': json.dumps(VOCAB),
         'merges.txt': '\n'.join(['#version: 0.2', *map(' '.join, MERGES)]) + '\n',
-        'tokenizer_config.json': json.dumps({'model_max_length': LENGTH, 'pad_token': '<|endoftext|>'}),
+        'tokenizer_config.json': json.dumps(
+            {'model_max_length': LENGTH, 'pad_token': '<|endoftext|>'}
+        ),
     }
-    texts |= {name.replace('__', '.'): text if isinstance(text, str | None) else json.dumps(text) for name, text in files.items()}
+    texts |= {
+        name.replace('__', '.'): text if isinstance(text, str | None) else json.dumps(text)
+        for name, text in files.items()
+    }
     for name, text in texts.items():
         if text is not None:
             (folder / name).write_text(text, encoding='utf-8')
@@ -60,7 +78,9 @@ def whole(merges, **model):
     """A tokenizer.json as the library writes it."""
     tokens = [{'id': VOCAB[token], 'content': token, 'special': True} for token in SYMBOLS[-2:]]
     return {
-        'model': {'type': 'BPE', 'end_of_word_suffix': '</w>', 'vocab': VOCAB, 'merges': merges} | model,
+        'model': (
+            {'type': 'BPE', 'end_of_word_suffix': '</w>', 'vocab': VOCAB, 'merges': merges} | model
+        ),
         'added_tokens': tokens,
     }
 
@@ -72,25 +92,46 @@ def test_ids_of_transformers():
 
 
 def test_ids_of_transformers_from_each_kind_of_file(tmp_path):
-    np.testing.assert_array_equal(CLIPTokenizer.from_folder(write(tmp_path))(list(IDS)), padded(IDS.values(), END))
-    for merges in (MERGES, [' '.join(pair) for pair in MERGES]):  # new and old versions of the library
+    np.testing.assert_array_equal(
+        CLIPTokenizer.from_folder(write(tmp_path))(list(IDS)), padded(IDS.values(), END)
+    )
+    for merges in (
+        MERGES,
+        [' '.join(pair) for pair in MERGES],
+    ):  # new and old versions of the library
         write(tmp_path, tokenizer__json=whole(merges))
-        np.testing.assert_array_equal(CLIPTokenizer.from_folder(tmp_path)(list(IDS)), padded(IDS.values(), END))
+        np.testing.assert_array_equal(
+            CLIPTokenizer.from_folder(tmp_path)(list(IDS)), padded(IDS.values(), END)
+        )
     (tmp_path / 'vocab.json').unlink()
-    np.testing.assert_array_equal(CLIPTokenizer.from_folder(tmp_path)(list(IDS)), padded(IDS.values(), END))
+    np.testing.assert_array_equal(
+        CLIPTokenizer.from_folder(tmp_path)(list(IDS)), padded(IDS.values(), END)
+    )
 
 
 def test_the_special_tokens_map_wins_over_an_old_config(tmp_path):
-    write(tmp_path, special_tokens_map__json={'pad_token': '!', 'eos_token': {'content': '<|endoftext|>', 'normalized': True}})
+    write(
+        tmp_path,
+        special_tokens_map__json={
+            'pad_token': '!',
+            'eos_token': {'content': '<|endoftext|>', 'normalized': True},
+        },
+    )
     tokenizer = CLIPTokenizer.from_folder(tmp_path)
     np.testing.assert_array_equal(tokenizer(list(IDS_PAD)), padded(IDS_PAD.values(), 0))
 
 
 def test_what_is_saved_is_read(tmp_path):
-    write(tmp_path, special_tokens_map__json={'pad_token': '!'}, added_tokens__json={'<cat-toy>': len(VOCAB)})
+    write(
+        tmp_path,
+        special_tokens_map__json={'pad_token': '!'},
+        added_tokens__json={'<cat-toy>': len(VOCAB)},
+    )
     tokenizer = CLIPTokenizer.from_folder(tmp_path)
     texts = [*IDS, 'a <cat-toy>', 'A <CAT-TOY>']
-    assert tokenizer(texts)[-2:, 2].tolist() == [len(VOCAB)] * 2  # a plain added token is found in the lower-cased text
+    assert (
+        tokenizer(texts)[-2:, 2].tolist() == [len(VOCAB)] * 2
+    )  # a plain added token is found in the lower-cased text
     tokenizer.save(tmp_path / 'again')
     again = CLIPTokenizer.from_folder(tmp_path / 'again')
     np.testing.assert_array_equal(again(texts), tokenizer(texts))
@@ -100,7 +141,9 @@ def test_what_is_saved_is_read(tmp_path):
 
 def test_unknown_length_is_that_of_clip(tmp_path):
     for config in ({}, {'model_max_length': 1000000000000000019884624838656}):
-        assert CLIPTokenizer.from_folder(write(tmp_path, tokenizer_config__json=config))(['a']).shape == (1, 77)
+        assert CLIPTokenizer.from_folder(write(tmp_path, tokenizer_config__json=config))(
+            ['a']
+        ).shape == (1, 77)
     assert CLIPTokenizer.from_folder(tmp_path)([]).shape == (0, 77)
 
 
@@ -123,9 +166,15 @@ def test_unknown_length_is_that_of_clip(tmp_path):
         ({'tokenizer__json': whole(MERGES, end_of_word_suffix=None)}, 'not a tokenizer of CLIP'),
         ({'tokenizer__json': whole(['a b c'])}, 'not a pair'),
         ({'tokenizer__json': whole(MERGES[1:])}, r'tokenizer.json: contradicts .*merges.txt'),
-        ({'tokenizer__json': whole(MERGES, vocab=VOCAB | {'!': 1})}, r'tokenizer.json: contradicts .*vocab.json'),
+        (
+            {'tokenizer__json': whole(MERGES, vocab=VOCAB | {'!': 1})},
+            r'tokenizer.json: contradicts .*vocab.json',
+        ),
         ({'tokenizer__json': whole(MERGES, dropout=0.1)}, "'dropout': 0.1"),
-        ({'tokenizer_config__json': {'tokenizer_class': 'BertTokenizer'}}, "tokenizer_class = 'BertTokenizer'"),
+        (
+            {'tokenizer_config__json': {'tokenizer_class': 'BertTokenizer'}},
+            "tokenizer_class = 'BertTokenizer'",
+        ),
         ({'tokenizer_config__json': {'model_max_length': 10**9}}, 'max_length = 1000000000 '),
         ({'tokenizer_config__json': '[' * 10**5}, 'nested deeper'),
     ],

@@ -10,7 +10,9 @@ from purify.models.diffusers.attention import attend
 
 def draw(q=(2, 5, 3, 8), kv=(2, 7, 3, 8), dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 3)
-    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, (q, kv, kv), strict=True)]
+    return [
+        jax.random.normal(key, shape, dtype) for key, shape in zip(keys, (q, kv, kv), strict=True)
+    ]
 
 
 def by_hand(q, k, v, causal=False):
@@ -33,7 +35,9 @@ def test_attention_by_hand(causal):
 
 
 def test_bfloat16_keeps_its_type_and_a_float32_softmax():
-    q, k, v = draw(q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16)  # a bfloat16 sum stops growing at 256
+    q, k, v = draw(
+        q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16
+    )  # a bfloat16 sum stops growing at 256
     out = attend(q * 0, k, v)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q * 0, k, v), atol=5e-3)
@@ -56,7 +60,10 @@ def test_float16_on_cpus(run):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8. Holds what was asked of it outside of trials."""
+    """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8.
+
+    Holds what was asked of it outside of trials.
+    """
     asked = []
     real = jax.nn.dot_product_attention
 
@@ -106,7 +113,9 @@ def test_gpus_of_other_makers_take_xla(gpu, monkeypatch, capability):
     assert attention._compute_capability() == ()
     real = jax.nn.dot_product_attention
     monkeypatch.setattr(
-        jax.nn, 'dot_product_attention', lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal)
+        jax.nn,
+        'dot_product_attention',
+        lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal),
     )  # one that refuses nothing
     shape = (2, 5, 3, 8)
     assert attention._implementation(shape, shape, jnp.dtype('float16'), False, 'gpu') == 'xla'
@@ -120,19 +129,28 @@ def test_the_capability_of_a_gpu_is_read(monkeypatch):
 
 def test_without_cudnn_xla_is_taken(monkeypatch):
     attention._implementation.cache_clear()
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')  # jax itself finds no cuDNN in this build
+    monkeypatch.setattr(
+        jax, 'default_backend', lambda: 'gpu'
+    )  # jax itself finds no cuDNN in this build
     q, k, v = draw(dtype=jnp.bfloat16)
     try:
-        np.testing.assert_allclose(np.asarray(attend(q, k, v), np.float32), by_hand(q, k, v), atol=0.05)
+        np.testing.assert_allclose(
+            np.asarray(attend(q, k, v), np.float32), by_hand(q, k, v), atol=0.05
+        )
     finally:
         attention._implementation.cache_clear()
 
 
 def test_cpus_take_xla():
-    assert attention._implementation((2, 5, 3, 8), (2, 7, 3, 8), jnp.dtype('bfloat16'), False, 'cpu') == 'xla'
+    assert (
+        attention._implementation((2, 5, 3, 8), (2, 7, 3, 8), jnp.dtype('bfloat16'), False, 'cpu')
+        == 'xla'
+    )
 
 
 def test_attention_blocks_go_through_it(gpu):
-    block = blocks.Attention(16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    block = blocks.Attention(
+        16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
+    )
     block(jnp.ones((1, 2, 2, 16)))
     assert gpu[-1] == ('cudnn', False)

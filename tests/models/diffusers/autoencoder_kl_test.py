@@ -11,7 +11,9 @@ from purify.core.errors import UserError
 from purify.models.diffusers.autoencoder_kl import AutoencoderKL
 from purify.models.files.weights import export_tensors, load_model
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'autoencoder_kl'
+GOLDEN = (
+    Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'autoencoder_kl'
+)
 TINY = {
     'block_out_channels': [6, 9],
     'down_block_types': ['DownEncoderBlock2D'] * 2,
@@ -33,16 +35,24 @@ DEEP = TINY | {
 
 def make(base=TINY, dtype=None, **changes):
     """A network whose every parameter is random: fresh blocks are the identity."""
-    network = nnx.eval_shape(lambda: AutoencoderKL.from_config(base | changes, rngs=nnx.Rngs(0), dtype=dtype))
+    network = nnx.eval_shape(
+        lambda: AutoencoderKL.from_config(base | changes, rngs=nnx.Rngs(0), dtype=dtype)
+    )
     rng = np.random.default_rng(0)
     state = nnx.state(network, nnx.Param)
-    nnx.update(network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state))
+    nnx.update(
+        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
+    )
     return network
 
 
 def shapes_of(network, size=8):
-    moments = nnx.eval_shape(lambda n: n.encode(jnp.zeros((1, size, size, n.config['in_channels']))), network)
-    image = nnx.eval_shape(lambda n: n.decode(jnp.zeros((1, size, size, n.config['latent_channels']))), network)
+    moments = nnx.eval_shape(
+        lambda n: n.encode(jnp.zeros((1, size, size, n.config['in_channels']))), network
+    )
+    image = nnx.eval_shape(
+        lambda n: n.decode(jnp.zeros((1, size, size, n.config['latent_channels']))), network
+    )
     return moments[0].shape, moments[1].shape, image.shape
 
 
@@ -51,7 +61,10 @@ def golden():
     if not GOLDEN.is_dir():
         pytest.skip(f'golden files not present: {GOLDEN}')
     with np.load(GOLDEN / 'io.npz') as arrays:
-        return {name: arrays[name].transpose(0, 2, 3, 1) for name in ('image', 'mean', 'logvar', 'decoded')}
+        return {
+            name: arrays[name].transpose(0, 2, 3, 1)
+            for name in ('image', 'mean', 'logvar', 'decoded')
+        }
 
 
 @pytest.fixture
@@ -68,7 +81,10 @@ def errors(network, golden):
     """Largest differences to diffusers: mean, logvar, image decoded from diffusers' mean."""
     out = nnx.jit(lambda n: (*n.encode(golden['image']), n.decode(golden['mean'])))(network)
     assert all(answer.dtype == jnp.float32 for answer in out)
-    return [np.abs(answer - golden[name]).max() for answer, name in zip(out, ('mean', 'logvar', 'decoded'), strict=True)]
+    return [
+        np.abs(answer - golden[name]).max()
+        for answer, name in zip(out, ('mean', 'logvar', 'decoded'), strict=True)
+    ]
 
 
 def test_outputs_of_diffusers(golden):
@@ -78,8 +94,12 @@ def test_outputs_of_diffusers(golden):
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     network = load_model(AutoencoderKL, GOLDEN, dtype=jnp.bfloat16)
     found = errors(network, golden)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {jnp.dtype('float32')}
-    for error, name in zip(found, ('mean', 'logvar', 'decoded'), strict=True):  # it did compute in bfloat16, and well
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
+        jnp.dtype('float32')
+    }
+    for error, name in zip(
+        found, ('mean', 'logvar', 'decoded'), strict=True
+    ):  # it did compute in bfloat16, and well
         assert 1e-5 < error < 0.05 * np.abs(golden[name]).max()
 
 
@@ -107,7 +127,11 @@ def test_log_variance_is_clipped(images):
 
 def test_an_image_is_encoded_and_decoded_alone(images, latents):
     network = make(SINGLE)
-    for call, x in ((lambda x: network.encode(x)[0], images), (lambda x: network.encode(x)[1], images), (network.decode, latents)):
+    for call, x in (
+        (lambda x: network.encode(x)[0], images),
+        (lambda x: network.encode(x)[1], images),
+        (network.decode, latents),
+    ):
         before, after = np.asarray(call(x)), np.asarray(call(x.at[1].multiply(-1)))
         np.testing.assert_allclose(before[0], after[0], atol=1e-5)
         assert np.abs(before[1] - after[1]).max() > 1e-3
@@ -118,7 +142,13 @@ def test_config_makes_the_same_network():
     again = nnx.eval_shape(lambda: AutoencoderKL.from_config(network.config, rngs=nnx.Rngs(1)))
     assert again.config == network.config
     assert nnx.graphdef(again) == nnx.graphdef(network)
-    assert network.config.items() >= {'_class_name': 'AutoencoderKL', 'block_out_channels': [6, 9]}.items()
+    assert (
+        network.config.items()
+        >= {
+            '_class_name': 'AutoencoderKL',
+            'block_out_channels': [6, 9],
+        }.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,15 +162,33 @@ def test_config_makes_the_same_network():
                 'encoder.mid_block.attentions.0.to_q.weight': (6, 6),
             },
         ),
-        ({'in_channels': 1}, {'encoder.conv_in.weight': (6, 1, 3, 3), 'decoder.conv_out.weight': (3, 6, 3, 3)}),
-        ({'out_channels': 1}, {'encoder.conv_in.weight': (6, 3, 3, 3), 'decoder.conv_out.weight': (1, 6, 3, 3)}),
-        ({'latent_channels': 5}, {'encoder.conv_out.weight': (10, 6, 3, 3), 'decoder.conv_in.weight': (6, 5, 3, 3)}),
+        (
+            {'in_channels': 1},
+            {'encoder.conv_in.weight': (6, 1, 3, 3), 'decoder.conv_out.weight': (3, 6, 3, 3)},
+        ),
+        (
+            {'out_channels': 1},
+            {'encoder.conv_in.weight': (6, 3, 3, 3), 'decoder.conv_out.weight': (1, 6, 3, 3)},
+        ),
+        (
+            {'latent_channels': 5},
+            {'encoder.conv_out.weight': (10, 6, 3, 3), 'decoder.conv_in.weight': (6, 5, 3, 3)},
+        ),
         (
             {'layers_per_block': 2},
-            {f'{last}.conv1.weight': (6, 6, 3, 3) for last in ('encoder.down_blocks.0.resnets.1', 'decoder.up_blocks.0.resnets.2')},
+            {
+                f'{last}.conv1.weight': (6, 6, 3, 3)
+                for last in ('encoder.down_blocks.0.resnets.1', 'decoder.up_blocks.0.resnets.2')
+            },
         ),
-        ({'use_quant_conv': False}, {'quant_conv.weight': None, 'post_quant_conv.weight': (2, 2, 1, 1)}),
-        ({'use_post_quant_conv': False}, {'post_quant_conv.weight': None, 'quant_conv.weight': (4, 4, 1, 1)}),
+        (
+            {'use_quant_conv': False},
+            {'quant_conv.weight': None, 'post_quant_conv.weight': (2, 2, 1, 1)},
+        ),
+        (
+            {'use_post_quant_conv': False},
+            {'post_quant_conv.weight': None, 'quant_conv.weight': (4, 4, 1, 1)},
+        ),
         (
             {'mid_block_add_attention': False},
             {f'{half}.mid_block.attentions.0.to_q.weight': None for half in ('encoder', 'decoder')},
@@ -158,13 +206,19 @@ def test_fields_shape_the_parameters(changes, parameters):
 
 @pytest.mark.parametrize(
     'changes',
-    [{'norm_num_groups': 1}, {'mid_block_add_attention': False}, {'use_quant_conv': False, 'use_post_quant_conv': False}],
+    [
+        {'norm_num_groups': 1},
+        {'mid_block_add_attention': False},
+        {'use_quant_conv': False, 'use_post_quant_conv': False},
+    ],
 )
 def test_fields_change_the_answers(images, latents, changes):
     plain, other = make(SINGLE), make(SINGLE, **changes)
     tensors = dict(nnx.to_flat_state(nnx.state(plain, nnx.Param)))
     state = nnx.state(other, nnx.Param)  # the same numbers where both have them
-    nnx.update(other, nnx.from_flat_state([(path, tensors[path]) for path, _ in nnx.to_flat_state(state)]))
+    nnx.update(
+        other, nnx.from_flat_state([(path, tensors[path]) for path, _ in nnx.to_flat_state(state)])
+    )
     for call, x in ((lambda n, x: n.encode(x)[0], images), (lambda n, x: n.decode(x), latents)):
         assert np.abs(call(plain, x) - call(other, x)).max() > 1e-3
 
@@ -179,19 +233,33 @@ def test_levels_set_the_factor():
 
 
 def test_scaling_factor_is_handed_out():
-    network = nnx.eval_shape(lambda: AutoencoderKL(**TINY, scaling_factor=0.13025, sample_size=[16, 24], rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(
+        lambda: AutoencoderKL(
+            **TINY, scaling_factor=0.13025, sample_size=[16, 24], rngs=nnx.Rngs(0)
+        )
+    )
     assert network.scaling_factor == 0.13025
     assert network.config.items() >= {'scaling_factor': 0.13025, 'sample_size': [16, 24]}.items()
 
 
 @pytest.mark.parametrize(
     ('force_upcast', 'dtype', 'computes_in'),
-    [(True, jnp.float16, 'float32'), (False, jnp.float16, 'float16'), (True, jnp.bfloat16, 'bfloat16')],
+    [
+        (True, jnp.float16, 'float32'),
+        (False, jnp.float16, 'float16'),
+        (True, jnp.bfloat16, 'bfloat16'),
+    ],
 )
 def test_force_upcast_replaces_float16_only(force_upcast, dtype, computes_in):
-    network = nnx.eval_shape(lambda: AutoencoderKL(**SINGLE, force_upcast=force_upcast, dtype=dtype, rngs=nnx.Rngs(0)))
-    assert nnx.eval_shape(lambda n: n.encoder(jnp.zeros((1, 8, 8, 3))), network).dtype == computes_in
-    assert nnx.eval_shape(lambda n: n.decoder(jnp.zeros((1, 8, 8, 2))), network).dtype == computes_in
+    network = nnx.eval_shape(
+        lambda: AutoencoderKL(**SINGLE, force_upcast=force_upcast, dtype=dtype, rngs=nnx.Rngs(0))
+    )
+    assert (
+        nnx.eval_shape(lambda n: n.encoder(jnp.zeros((1, 8, 8, 3))), network).dtype == computes_in
+    )
+    assert (
+        nnx.eval_shape(lambda n: n.decoder(jnp.zeros((1, 8, 8, 2))), network).dtype == computes_in
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +269,10 @@ def test_force_upcast_replaces_float16_only(force_upcast, dtype, computes_in):
         ({'shift_factor': 0.1159}, 'shift_factor = 0.1159'),
         ({'latents_mean': [0.0, 1.0]}, 'latents_mean'),
         ({'latents_std': [0.5, 1.0]}, 'latents_std'),
-        ({'down_block_types': ['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']}, 'down_block_types'),
+        (
+            {'down_block_types': ['DownEncoderBlock2D', 'AttnDownEncoderBlock2D']},
+            'down_block_types',
+        ),
         ({'up_block_types': ['UpDecoderBlock2D']}, 'up_block_types'),
         ({'block_out_channels': []}, 'block_out_channels'),
         ({'block_out_channels': [6, 0]}, 'block_out_channels'),

@@ -40,7 +40,11 @@ UNET = {
         ('layers_per_block', 10**9, '1000000000'),
         ('block_out_channels', [8] * 17, str((8,) * 17)),
         ('freq_shift', 'x', "'x'"),
-        ('freq_shift', 4, '4'),  # half the first level's channels: the sinusoid would divide by zero
+        (
+            'freq_shift',
+            4,
+            '4',
+        ),  # half the first level's channels: the sinusoid would divide by zero
         ('mid_block_scale_factor', 0, '0'),
         ('sample_size', '8', "'8'"),
         ('sample_size', [8, 8, 8], '(8, 8, 8)'),
@@ -75,10 +79,16 @@ def test_values_of_autoencoders(field, value):
 
 
 def test_lists_are_frozen_and_switches_may_be_null():
-    config = abstract_model(UNet2DConditionModel, UNET | {'upcast_attention': None, 'sample_size': [8, 12]}).config
+    config = abstract_model(
+        UNet2DConditionModel, UNET | {'upcast_attention': None, 'sample_size': [8, 12]}
+    ).config
     assert config['sample_size'] == [8, 12]
     assert config['upcast_attention'] is None
-    plain = {'block_out_channels': [8], 'down_block_types': ['DownBlock2D'], 'up_block_types': ['UpBlock2D']}
+    plain = {
+        'block_out_channels': [8],
+        'down_block_types': ['DownBlock2D'],
+        'up_block_types': ['UpBlock2D'],
+    }
     assert UNet2DConfig(**plain).block_out_channels == (8,)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="UNet2DModel: add_attention = 'yes' must be true or false"):
         UNet2DConfig(**plain, add_attention='yes')  # pyright: ignore[reportArgumentType]
@@ -86,14 +96,24 @@ def test_lists_are_frozen_and_switches_may_be_null():
 
 def test_dropout_of_attention_in_training_is_passed_over():
     """transformers applies it in training alone."""
-    sizes = {'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    sizes = {
+        'hidden_size': 8,
+        'intermediate_size': 8,
+        'num_hidden_layers': 1,
+        'num_attention_heads': 2,
+    }
     for cls in (CLIPTextModel, CLIPVisionModelWithProjection):
-        usual, dropping = (abstract_model(cls, sizes | change).config for change in ({}, {'attention_dropout': 0.1}))
+        usual, dropping = (
+            abstract_model(cls, sizes | change).config
+            for change in ({}, {'attention_dropout': 0.1})
+        )
         assert usual == dropping
 
 
 @pytest.mark.parametrize('architectures', ['CLIPTextModel', 3, []])
 def test_odd_architectures_are_refused(tmp_path, architectures):
-    (tmp_path / 'config.json').write_text(json.dumps({'architectures': architectures, 'model_type': ['x']}))
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'architectures': architectures, 'model_type': ['x']})
+    )
     with pytest.raises(UserError, match=r'config.json: describes .no class'):
         from_pretrained(tmp_path)

@@ -1,4 +1,7 @@
-"""What we write, PyTorch diffusers opens; what it computes, we compute. Needs the `parity` extra."""
+"""What we write, PyTorch diffusers opens; what it computes, we compute.
+
+Needs the `parity` extra.
+"""
 
 import json
 import subprocess
@@ -38,7 +41,10 @@ def compare(python, tmp_path):
     x, t = rng.normal(size=(2, 1, 16, 16)).astype(np.float32), np.array([3, 700])
     np.savez(tmp_path / 'io.npz', x=x, t=t)
     folder = EMBEDDED['digits']
-    subprocess.run([python, '-c', SCRIPT, str(folder), str(tmp_path / 'io.npz'), str(tmp_path / 'out.npz')], check=True)
+    subprocess.run(
+        [python, '-c', SCRIPT, str(folder), str(tmp_path / 'io.npz'), str(tmp_path / 'out.npz')],
+        check=True,
+    )
     theirs = np.load(tmp_path / 'out.npz')
     prior = load_variation_model(folder)
     network = nnx.merge(prior.graph, prior.weights['params'], prior.weights['stats'])

@@ -37,12 +37,17 @@ def ours(network, io):
         return {'mean': mean, 'logvar': logvar, 'decoded': network.decode(io['mean'])}
     if kind == 'CLIPTextModel':
         return dict(zip(('last_hidden_state', 'pooled'), network(io['input_ids']), strict=True))
-    return dict(zip(('image_embeds', 'last_hidden_state'), network(io['pixel_values']), strict=True))
+    return dict(
+        zip(('image_embeds', 'last_hidden_state'), network(io['pixel_values']), strict=True)
+    )
 
 
 def compare(folder, io_file):
     with np.load(io_file) as arrays:
-        io = {name: jnp.asarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x) for name, x in arrays.items()}
+        io = {
+            name: jnp.asarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
+            for name, x in arrays.items()
+        }
     made = nnx.jit(ours)(from_pretrained(folder), io)
     for name, array in made.items():
         assert array.dtype == jnp.float32

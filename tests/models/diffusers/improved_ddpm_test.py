@@ -63,24 +63,44 @@ def test_no_number_is_lost_or_made_up():
     network, config, _ = convert(state)
     tensors = export_tensors(network)
     table = tensors.pop('time_proj.weight')
-    assert sum(value.size for value in tensors.values()) == sum(value.size for value in state.values())
-    whole = [np.sort(np.concatenate([value.ravel() for value in arrays.values()])) for arrays in (tensors, state)]
+    assert sum(value.size for value in tensors.values()) == sum(
+        value.size for value in state.values()
+    )
+    whole = [
+        np.sort(np.concatenate([value.ravel() for value in arrays.values()]))
+        for arrays in (tensors, state)
+    ]
     np.testing.assert_array_equal(*whole)
     assert config['block_out_channels'] == [32, 64, 96]
     assert config['attention_head_dim'] == [8, 16, 24]  # four heads of each width
-    np.testing.assert_allclose(table[4], [*np.cos(10.0 ** (-np.arange(16) / 4)), *np.sin(10.0 ** (-np.arange(16) / 4))], atol=1e-6)
+    np.testing.assert_allclose(
+        table[4],
+        [*np.cos(10.0 ** (-np.arange(16) / 4)), *np.sin(10.0 ** (-np.arange(16) / 4))],
+        atol=1e-6,
+    )
 
 
 def test_heads_of_one_width_are_one_number_which_diffusers_takes():
     assert convert(random_state(mult=(1, 2, 2)))[1]['attention_head_dim'] == 16
 
 
-@pytest.mark.parametrize(('name', 'millions'), [('imagenet64_uncond_100M_1500K', 121.06), ('cifar10_uncond_50M_500K', 52.55)])
+@pytest.mark.parametrize(
+    ('name', 'millions'),
+    [('imagenet64_uncond_100M_1500K', 121.06), ('cifar10_uncond_50M_500K', 52.55)],
+)
 def test_the_published_networks_have_their_size(name, millions):
-    """Of 128 channels and 3 blocks: (1, 2, 3, 4) times as wide at 64 px, (1, 2, 2, 2) at 32 px, attention at 16 and 8 px."""
+    """Of 128 channels and 3 blocks: (1, 2, 3, 4) times as wide at 64 px, (1, 2, 2, 2) at 32 px,
+    attention at 16 and 8 px.
+    """
     trained = PUBLISHED[name]
-    wide = {'mult': (1, 2, 3, 4), 'attends': (2, 3)} if trained.size_px == 64 else {'mult': (1, 2, 2, 2), 'attends': (1, 2)}
-    config, tensors, scheduler = to_diffusers(random_state(base=128, layers=3, empty=True, **wide), trained)
+    wide = (
+        {'mult': (1, 2, 3, 4), 'attends': (2, 3)}
+        if trained.size_px == 64
+        else {'mult': (1, 2, 2, 2), 'attends': (1, 2)}
+    )
+    config, tensors, scheduler = to_diffusers(
+        random_state(base=128, layers=3, empty=True, **wide), trained
+    )
     network = abstract_model(UNet2DModel, config)
     held = sum(value.size for value in jax.tree.leaves(nnx.state(network, nnx.Param)))
     assert held == sum(value.size for value in tensors.values())
@@ -127,7 +147,10 @@ def test_networks_of_other_makes_are_refused(state, word):
         convert(state)
 
 
-@pytest.mark.parametrize(('wrong', 'word'), [({'heads': 5}, 'heads=5'), ({'heads': 0}, 'heads=0'), ({'noise': 'sqrt'}, 'cosine')])
+@pytest.mark.parametrize(
+    ('wrong', 'word'),
+    [({'heads': 5}, 'heads=5'), ({'heads': 0}, 'heads=0'), ({'noise': 'sqrt'}, 'cosine')],
+)
 def test_impossible_flags_are_refused(wrong, word):
     with pytest.raises(UserError, match=word):
         to_diffusers(STATE, flags(**wrong))
@@ -135,7 +158,10 @@ def test_impossible_flags_are_refused(wrong, word):
 
 @pytest.mark.parametrize(
     ('changes', 'word'),
-    [({'num_train_timesteps': None}, 'num_train_timesteps'), ({'attention_head_dim': [8, 16]}, 'attention_head_dim')],
+    [
+        ({'num_train_timesteps': None}, 'num_train_timesteps'),
+        ({'attention_head_dim': [8, 16]}, 'attention_head_dim'),
+    ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(changes, word):
     config = to_diffusers(STATE, flags())[0]

@@ -13,7 +13,9 @@ from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
 from purify.models.files.folders import read_folder
 from purify.models.files.weights import export_tensors, load_model
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'unet2d_condition'
+GOLDEN = (
+    Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'unet2d_condition'
+)
 TINY = {
     'block_out_channels': [8, 16],
     'down_block_types': ['CrossAttnDownBlock2D', 'DownBlock2D'],
@@ -37,15 +39,22 @@ def abstract(**config):
 
 def shapes(network):
     """Shapes of the parameters under our names, of an abstract network too."""
-    return {'.'.join(map(str, path)): value.shape for path, value in nnx.to_flat_state(nnx.state(network, nnx.Param))}
+    return {
+        '.'.join(map(str, path)): value.shape
+        for path, value in nnx.to_flat_state(nnx.state(network, nnx.Param))
+    }
 
 
 def make(base=SINGLE, dtype=None, **changes):
     """A network whose every parameter is random: fresh ones answer 0."""
-    network = nnx.eval_shape(lambda: UNet2DConditionModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype))
+    network = nnx.eval_shape(
+        lambda: UNet2DConditionModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype)
+    )
     rng = np.random.default_rng(0)
     state = nnx.state(network, nnx.Param)
-    nnx.update(network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state))
+    nnx.update(
+        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
+    )
     return network
 
 
@@ -79,26 +88,36 @@ def usual(network, latents, context):
 
 
 def call(network, *args, **kwargs):
-    return np.asarray(network(*args, **kwargs))  # op by op: many small networks share the compiled pieces
+    return np.asarray(
+        network(*args, **kwargs)
+    )  # op by op: many small networks share the compiled pieces
 
 
 def compiled(network, *args):
     """For networks that share no piece with others; compiled fast rather than well."""
     graph, state = nnx.split(network)
     options = {'xla_backend_optimization_level': 0}
-    return np.asarray(jax.jit(lambda state, *args: nnx.merge(graph, state)(*args), compiler_options=options)(state, *args))
+    return np.asarray(
+        jax.jit(lambda state, *args: nnx.merge(graph, state)(*args), compiler_options=options)(
+            state, *args
+        )
+    )
 
 
 def test_output_of_diffusers(golden):
     *inputs, expected = golden
-    np.testing.assert_allclose(compiled(load_model(UNet2DConditionModel, GOLDEN), *inputs), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        compiled(load_model(UNet2DConditionModel, GOLDEN), *inputs), expected, rtol=0, atol=1e-4
+    )
 
 
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     *inputs, expected = golden
     network = load_model(UNet2DConditionModel, GOLDEN, dtype=jnp.bfloat16)
     out = compiled(network, *inputs)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {jnp.dtype('float32')}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
+        jnp.dtype('float32')
+    }
     assert out.dtype == np.float32
     error = np.abs(out - expected).max()
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well
@@ -121,7 +140,14 @@ def test_config_makes_the_same_network():
 def test_fresh_transformers_are_the_identity():
     x, context = jnp.ones((1, 2, 2, 8)), jnp.ones((1, 3, 5))
     fresh = Transformer2DModel(
-        8, heads=2, layers=1, context_width=5, only_cross_attention=False, linear_projection=True, groups=4, rngs=nnx.Rngs(0)
+        8,
+        heads=2,
+        layers=1,
+        context_width=5,
+        only_cross_attention=False,
+        linear_projection=True,
+        groups=4,
+        rngs=nnx.Rngs(0),
     )
     np.testing.assert_array_equal(fresh(x, context), x)
     assert np.std(fresh.transformer_blocks[0].attn2.to_k.kernel) > 0.1
@@ -134,8 +160,13 @@ def test_geglu_uses_the_exact_gelu():
     np.testing.assert_allclose(layer(jnp.ones((1, 1))), [[2 * 0.977249868]], rtol=1e-6)
 
 
-def test_context_and_time_change_the_answer_of_their_own_image_only(network, usual, latents, context):
-    for after in (call(network, latents, T, context.at[1, 2, 3].add(1)), call(network, latents, T.at[1].set(10), context)):
+def test_context_and_time_change_the_answer_of_their_own_image_only(
+    network, usual, latents, context
+):
+    for after in (
+        call(network, latents, T, context.at[1, 2, 3].add(1)),
+        call(network, latents, T.at[1].set(10), context),
+    ):
         np.testing.assert_allclose(usual[0], after[0], atol=1e-5)
         assert np.abs(usual[1] - after[1]).max() > 1e-3
 
@@ -189,19 +220,31 @@ def test_every_field_does_something(usual, latents, context, changes):
 
 
 def test_fields_that_shape_the_network():
-    changes = {'time_embedding_dim': 12, 'conv_in_kernel': 1, 'conv_out_kernel': 1, 'norm_num_groups': 2, 'mid_block_type': None}
+    changes = {
+        'time_embedding_dim': 12,
+        'conv_in_kernel': 1,
+        'conv_out_kernel': 1,
+        'norm_num_groups': 2,
+        'mid_block_type': None,
+    }
     network = abstract(**(TINY | changes))
     found = shapes(network)
     assert found['time_embedding.linear_2.kernel'] == (12, 12)
     assert found['conv_in.kernel'] == (1, 1, 4, 8)
     assert found['conv_out.kernel'] == (1, 1, 8, 4)
-    assert network.down_blocks[0].attentions[0].norm.num_groups == network.conv_norm_out.num_groups == 2
+    assert (
+        network.down_blocks[0].attentions[0].norm.num_groups
+        == network.conv_norm_out.num_groups
+        == 2
+    )
     assert not [name for name in found if name.startswith('mid_block')]
     out = nnx.eval_shape(lambda n: n(jnp.zeros((2, 6, 10, 4)), T, jnp.zeros((2, 3, 6))), network)
     assert out.shape == (2, 6, 10, 4)
 
 
-def test_linear_projections_are_the_convolutions_in_another_layout(network, usual, latents, context):
+def test_linear_projections_are_the_convolutions_in_another_layout(
+    network, usual, latents, context
+):
     linear = make(use_linear_projection=True)
     assert export_tensors(linear)['mid_block.attentions.0.proj_in.weight'].shape == (8, 8)
     assert export_tensors(network)['mid_block.attentions.0.proj_in.weight'].shape == (8, 8, 1, 1)
@@ -223,14 +266,28 @@ def test_fields_that_hold_one_value_for_each_level():
     assert key.format('down_blocks.0', 1) not in both
     for block in ('down_blocks.1', 'mid_block', 'up_blocks.0'):
         assert both[key.format(block, 1)] == (16, 16)
-    assert [len(block.resnets) for block in [*network.down_blocks, *network.up_blocks]] == [1, 2, 3, 2]
+    assert [len(block.resnets) for block in [*network.down_blocks, *network.up_blocks]] == [
+        1,
+        2,
+        3,
+        2,
+    ]
 
 
 def test_heads_of_each_level():
-    both = {'down_block_types': ['CrossAttnDownBlock2D'] * 2, 'up_block_types': ['CrossAttnUpBlock2D'] * 2}
+    both = {
+        'down_block_types': ['CrossAttnDownBlock2D'] * 2,
+        'up_block_types': ['CrossAttnUpBlock2D'] * 2,
+    }
     network = abstract(**(TINY | both | {'attention_head_dim': [2, 4]}))
     blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
-    assert [block.attentions[0].transformer_blocks[0].attn1.heads for block in blocks] == [2, 4, 4, 4, 2]
+    assert [block.attentions[0].transformer_blocks[0].attn1.heads for block in blocks] == [
+        2,
+        4,
+        4,
+        4,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +316,14 @@ def test_heads_of_each_level():
         ({'attention_head_dim': None}, 'attention_head_dim'),
         ({'norm_num_groups': None}, 'norm_num_groups'),
         ({'dropout': 1.0}, 'dropout'),
-        ({'mid_block_type': None, 'down_block_types': ['DownBlock2D'] * 2, 'up_block_types': ['UpBlock2D'] * 2}, 'at least one'),
+        (
+            {
+                'mid_block_type': None,
+                'down_block_types': ['DownBlock2D'] * 2,
+                'up_block_types': ['UpBlock2D'] * 2,
+            },
+            'at least one',
+        ),
     ],
 )
 def test_unsupported_fields_are_named(changes, named):

@@ -21,7 +21,11 @@ TINY = {
     'norm_num_groups': 4,
     'attention_head_dim': 4,
 }
-SINGLE = TINY | {'block_out_channels': [8], 'down_block_types': ['AttnDownBlock2D'], 'up_block_types': ['AttnUpBlock2D']}
+SINGLE = TINY | {
+    'block_out_channels': [8],
+    'down_block_types': ['AttnDownBlock2D'],
+    'up_block_types': ['AttnUpBlock2D'],
+}
 
 
 def make(base=SINGLE, dtype=None, **changes):
@@ -29,7 +33,9 @@ def make(base=SINGLE, dtype=None, **changes):
     network = nnx.eval_shape(lambda: UNet2DModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype))
     rng = np.random.default_rng(0)
     state = nnx.state(network, nnx.Param)
-    nnx.update(network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state))
+    nnx.update(
+        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
+    )
     return network
 
 
@@ -48,7 +54,9 @@ def images():
 
 
 def call(network, *args, **kwargs):
-    return np.asarray(network(*args, **kwargs))  # op by op: many small networks share the compiled pieces
+    return np.asarray(
+        network(*args, **kwargs)
+    )  # op by op: many small networks share the compiled pieces
 
 
 T = jnp.array([3, 700])
@@ -64,7 +72,9 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     sample, timestep, expected = golden
     network = load_model(UNet2DModel, GOLDEN, dtype=jnp.bfloat16)
     out = nnx.jit(lambda n: n(sample, timestep))(network)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {jnp.dtype('float32')}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
+        jnp.dtype('float32')
+    }
     assert out.dtype == np.float32
     error = np.abs(out - expected).max()
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well
@@ -84,7 +94,14 @@ def test_config_makes_the_same_network():
     again = nnx.eval_shape(lambda: UNet2DModel.from_config(network.config, rngs=nnx.Rngs(1)))
     assert again.config == network.config
     assert nnx.graphdef(again) == nnx.graphdef(network)
-    assert network.config.items() >= {'_class_name': 'UNet2DModel', 'block_out_channels': [8, 16], 'dropout': 0.0}.items()
+    assert (
+        network.config.items()
+        >= {
+            '_class_name': 'UNet2DModel',
+            'block_out_channels': [8, 16],
+            'dropout': 0.0,
+        }.items()
+    )
 
 
 def test_time_changes_the_answer_of_its_own_image_only(images):
@@ -96,7 +113,10 @@ def test_time_changes_the_answer_of_its_own_image_only(images):
 
 def test_class_labels_change_the_answer(images):
     network = make(num_class_embeds=5)
-    first, second = call(network, images, T, jnp.array([1, 2])), call(network, images, T, jnp.array([1, 3]))
+    first, second = (
+        call(network, images, T, jnp.array([1, 2])),
+        call(network, images, T, jnp.array([1, 3])),
+    )
     np.testing.assert_allclose(first[0], second[0], atol=1e-5)
     assert np.abs(first[1] - second[1]).max() > 1e-3
     with pytest.raises(UserError, match='needs class_labels'):
@@ -119,7 +139,10 @@ def test_dropout_needs_a_key(images):
 @pytest.mark.parametrize(
     ('changes', 'names'),
     [
-        ({'resnet_time_scale_shift': 'scale_shift'}, {'mid_block.attentions.0.group_norm.weight': None}),
+        (
+            {'resnet_time_scale_shift': 'scale_shift'},
+            {'mid_block.attentions.0.group_norm.weight': None},
+        ),
         ({'resnet_time_scale_shift': 'scale_shift', 'attn_norm_num_groups': 2}, {}),
         ({'add_attention': False}, {'mid_block.attentions.0.to_q.weight': None}),
         ({'mid_block_scale_factor': 2.0}, {}),
@@ -146,7 +169,10 @@ def test_downsample_padding_does_something(images):
 
 
 def test_scale_shift_doubles_the_time_projection():
-    shapes = {name: value.shape for name, value in export_tensors(make(resnet_time_scale_shift='scale_shift')).items()}
+    shapes = {
+        name: value.shape
+        for name, value in export_tensors(make(resnet_time_scale_shift='scale_shift')).items()
+    }
     assert shapes['down_blocks.0.resnets.0.time_emb_proj.weight'] == (16, 32)
     assert export_tensors(make())['down_blocks.0.resnets.0.time_emb_proj.weight'].shape == (8, 32)
 

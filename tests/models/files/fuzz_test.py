@@ -1,4 +1,5 @@
-"""Folders of weights with something wrong in them: each is read, or refused in words; never a traceback.
+"""Folders of weights with something wrong in them: each is read, or refused in words; never a
+traceback.
 
 500 seeded cases in the daily suite; `PURIFY_FUZZ=10000` tries as many. A failure names its seed.
 """
@@ -16,7 +17,11 @@ from flax import nnx
 
 from purify.commands.convert import read_tensors
 from purify.core.errors import UserError
-from purify.diffusion.scheduler_config import sampler_from_diffusers, schedule_from_diffusers, with_sampler
+from purify.diffusion.scheduler_config import (
+    sampler_from_diffusers,
+    schedule_from_diffusers,
+    with_sampler,
+)
 from purify.models.classifiers.pytorch_weights import read_foreign
 from purify.models.classifiers.registry import NETWORKS as CLASSIFIERS
 from purify.models.clip.clip_pixels import read_processor
@@ -28,24 +33,78 @@ from purify.models.files.weights import abstract, abstract_model
 TINY = SHAPES['tiny']
 ONE_LEVEL = {'block_out_channels': [8], 'norm_num_groups': 4, 'layers_per_block': 1}
 CONFIGS = {
-    'unet': TINY['unet']
-    | ONE_LEVEL
-    | {'down_block_types': ['CrossAttnDownBlock2D'], 'up_block_types': ['CrossAttnUpBlock2D'], 'cross_attention_dim': 6},
-    'vae': TINY['vae'] | ONE_LEVEL | {'down_block_types': ['DownEncoderBlock2D'], 'up_block_types': ['UpDecoderBlock2D']},
-    'image_encoder': TINY['image_encoder'] | {'num_hidden_layers': 1, 'hidden_size': 8, 'intermediate_size': 8},
-    'text_encoder': TINY['text_encoder'] | {'num_hidden_layers': 1, 'hidden_size': 8, 'intermediate_size': 8},
+    'unet': (
+        TINY['unet']
+        | ONE_LEVEL
+        | {
+            'down_block_types': ['CrossAttnDownBlock2D'],
+            'up_block_types': ['CrossAttnUpBlock2D'],
+            'cross_attention_dim': 6,
+        }
+    ),
+    'vae': (
+        TINY['vae']
+        | ONE_LEVEL
+        | {
+            'down_block_types': ['DownEncoderBlock2D'],
+            'up_block_types': ['UpDecoderBlock2D'],
+        }
+    ),
+    'image_encoder': (
+        TINY['image_encoder'] | {'num_hidden_layers': 1, 'hidden_size': 8, 'intermediate_size': 8}
+    ),
+    'text_encoder': (
+        TINY['text_encoder'] | {'num_hidden_layers': 1, 'hidden_size': 8, 'intermediate_size': 8}
+    ),
 }
 SETTINGS = {name: TINY[name] for name in ('scheduler', 'feature_extractor')}
 PARTS = [*CONFIGS, *SETTINGS, 'tokenizer', 'classifier']
 OWN = {  # settings of classifiers, as a network.json holds them
-    'resnet': {'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'small', 'norm': 'batch', 'mean': [0.5], 'std': [0.5]},
+    'resnet': {
+        'stages': [1, 1],
+        'block': 'basic',
+        'width': 4,
+        'stem': 'small',
+        'norm': 'batch',
+        'mean': [0.5],
+        'std': [0.5],
+    },
     'vgg': {'stages': [1], 'width': 4, 'hidden': 4, 'norm': 'none', 'dropout': 0.5, 'mean': [0.5]},
-    'densenet': {'stages': [1], 'growth': 4, 'bottleneck': 2, 'compression': 0.5, 'stem': 'small', 'norm': 'group'},
-    'efficientnet': {'width': 0.25, 'depth': 0.1, 'dropout': 0.2, 'drop_path': 0.2, 'std': [0.5, 0.5, 0.5]},
+    'densenet': {
+        'stages': [1],
+        'growth': 4,
+        'bottleneck': 2,
+        'compression': 0.5,
+        'stem': 'small',
+        'norm': 'group',
+    },
+    'efficientnet': {
+        'width': 0.25,
+        'depth': 0.1,
+        'dropout': 0.2,
+        'drop_path': 0.2,
+        'std': [0.5, 0.5, 0.5],
+    },
 }
 CASES = int(os.environ.get('PURIFY_FUZZ', '500')) // (len(PARTS) + len(OWN))
 CLASSIFIER = {'stages': (1,), 'block': 'basic', 'width': 4, 'num_classes': 3, 'channels': 3}
-NUMBERS = [0, 1, -1, 2, 3, 7, 2**20 + 1, 10**12, 10**400, 0.5, -0.5, 1e300, float('nan'), float('inf'), -float('inf')]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    2**20 + 1,
+    10**12,
+    10**400,
+    0.5,
+    -0.5,
+    1e300,
+    float('nan'),
+    float('inf'),
+    -float('inf'),
+]
 BITS = {  # of each type of safetensors; 'XX' is none
     **dict.fromkeys(('F8_E4M3', 'F8_E5M2', 'F8_E8M0', 'I8', 'U8', 'BOOL', 'XX'), 8),
     'F4': 4,
@@ -56,16 +115,24 @@ BITS = {  # of each type of safetensors; 'XX' is none
 
 def filled(network):
     rng = np.random.default_rng(0)
-    state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat)))
+    state = jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(x.dtype),
+        nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat)),
+    )
     nnx.update(network, state)
     return network
 
 
 @pytest.fixture(scope='module')
 def sound(tmp_path_factory):
-    """A pipeline with one of each part, those of the encoders in shards, and a classifier's file as PyTorch writes it."""
+    """A pipeline with one of each part, those of the encoders in shards, and a classifier's file as
+    PyTorch writes it.
+    """
     root = tmp_path_factory.mktemp('sound')
-    networks = {name: filled(abstract_model(NETWORKS[weights_class(config)], config)) for name, config in CONFIGS.items()}
+    networks = {
+        name: filled(abstract_model(NETWORKS[weights_class(config)], config))
+        for name, config in CONFIGS.items()
+    }
     parts = networks | SETTINGS | {'tokenizer': byte_tokenizer(CONFIGS['text_encoder'])}
     save_pretrained(Pipeline('Odd', parts), root)
     for name in ('image_encoder', 'text_encoder'):
@@ -73,10 +140,16 @@ def sound(tmp_path_factory):
     (root / 'classifier').mkdir()
     shapes = {'conv1.weight': (4, 3, 3, 3), 'fc.weight': (3, 4), 'fc.bias': (3,)}
     norms = ['bn1', 'layer1.0.bn1', 'layer1.0.bn2']
-    shapes |= {f'{norm}.{leaf}': (4,) for norm in norms for leaf in ('weight', 'bias', 'running_mean', 'running_var')}
+    shapes |= {
+        f'{norm}.{leaf}': (4,)
+        for norm in norms
+        for leaf in ('weight', 'bias', 'running_mean', 'running_var')
+    }
     shapes |= {f'layer1.0.conv{number}.weight': (4, 4, 3, 3) for number in (1, 2)}
     weights_file = root / 'classifier' / 'weights.safetensors'
-    weights_file.write_bytes(as_safetensors({name: np.ones(shape, np.float32) for name, shape in shapes.items()}))
+    weights_file.write_bytes(
+        as_safetensors({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    )
     return root
 
 
@@ -87,7 +160,11 @@ def weights_class(config):
 def as_safetensors(tensors):
     header, data = {}, b''
     for name, value in tensors.items():
-        header[name] = {'dtype': 'F32', 'shape': value.shape, 'data_offsets': [len(data), len(data) + value.nbytes]}
+        header[name] = {
+            'dtype': 'F32',
+            'shape': value.shape,
+            'data_offsets': [len(data), len(data) + value.nbytes],
+        }
         data += value.tobytes()
     return with_header(header, data)
 
@@ -115,12 +192,25 @@ def read(folder, part):
     return found
 
 
-# what goes wrong --------------------------------------------------------------------------------------------------------
+# what goes wrong ----------------------------------------------------------------------------------
 
 
 def odd_value(rng):
     words = ['', 'x', 'silu', 'gelu', 'linear', 'UpBlock2D', 'CLIPTextModel', '\x00', 'é' * 300]
-    shapes = [None, True, False, [], [1], [[1], [2]], [8, 8], [0] * 100, {}, {'a': 1}, ['x', 3], {'height': 8, 'width': 9}]
+    shapes = [
+        None,
+        True,
+        False,
+        [],
+        [1],
+        [[1], [2]],
+        [8, 8],
+        [0] * 100,
+        {},
+        {'a': 1},
+        ['x', 3],
+        {'height': 8, 'width': 9},
+    ]
     return pick(rng, pick(rng, [NUMBERS, words, shapes, [nested(rng)]]))
 
 
@@ -143,7 +233,11 @@ def changed(rng, value):
         if fate < 0.1:
             return {key: inner for key, inner in value.items() if key != name}
         if fate < 0.2:
-            return value | {pick(rng, ['odd', 'dropout', 'predict_epsilon', 'text_config', f'{name}2']): odd_value(rng)}
+            return value | {
+                pick(
+                    rng, ['odd', 'dropout', 'predict_epsilon', 'text_config', f'{name}2']
+                ): odd_value(rng)
+            }
         return value | {name: changed(rng, value[name])}
     if isinstance(value, list) and value and rng.random() < 0.7:
         place = rng.integers(len(value))
@@ -155,13 +249,17 @@ def change_json(rng, file):
     try:
         value = json.loads(file.read_text())
     except ValueError:  # merges.txt
-        file.write_text(pick(rng, ['a b c\n', 'a b\n', '', '\ud7ff \x00\n', 'a\n']), encoding='utf-8')
+        file.write_text(
+            pick(rng, ['a b c\n', 'a b\n', '', '\ud7ff \x00\n', 'a\n']), encoding='utf-8'
+        )
         return
     file.write_text(json.dumps(changed(rng, value)))
 
 
 def change_header(rng, file):
-    """One word of a safetensors header: a name, type (with as many bytes as it takes), shape or place; or one bit of it."""
+    """One word of a safetensors header: a name, type (with as many bytes as it takes), shape or
+    place; or one bit of it.
+    """
     data = bytearray(file.read_bytes())
     length = struct.unpack('<Q', data[:8])[0]
     if rng.random() < 0.3:
@@ -176,15 +274,30 @@ def change_header(rng, file):
         kind = pick(rng, sorted(BITS))
         size = max(1, int(np.prod(header[name]['shape'], dtype=int)) * BITS[kind] // 8)
         start, end = header[name]['data_offsets']
-        data[8 + length + start : 8 + length + end] = rng.integers(256, size=size, dtype=np.uint8).tobytes()
+        data[8 + length + start : 8 + length + end] = rng.integers(
+            256, size=size, dtype=np.uint8
+        ).tobytes()
         for entry in header.values():
             if entry.get('data_offsets', [0])[0] >= end:
-                entry['data_offsets'] = [place + size - (end - start) for place in entry['data_offsets']]
+                entry['data_offsets'] = [
+                    place + size - (end - start) for place in entry['data_offsets']
+                ]
         header[name] |= {'dtype': kind, 'data_offsets': [start, start + size]}
     elif fate < 0.6:
-        header[name]['shape'] = pick(rng, [header[name]['shape'][::-1], [], [1], [0], [2**62, 4], [0, 2**62], [-1], 'x'])
+        header[name]['shape'] = pick(
+            rng, [header[name]['shape'][::-1], [], [1], [0], [2**62, 4], [0, 2**62], [-1], 'x']
+        )
     elif fate < 0.8:
-        other = pick(rng, ['odd', 'position_ids', 'input_blocks.99999999999.0', 'layer99999999999.0.conv1.weight', 'fc.weight'])
+        other = pick(
+            rng,
+            [
+                'odd',
+                'position_ids',
+                'input_blocks.99999999999.0',
+                'layer99999999999.0.conv1.weight',
+                'fc.weight',
+            ],
+        )
         header[other] = header.pop(name)
     else:
         header = changed(rng, header)
@@ -197,7 +310,20 @@ def change_bytes(rng, file):
     noise = rng.integers(256, size=rng.integers(200), dtype=np.uint8).tobytes()
     deep = pick(rng, [b'[', b'{"a":']) * 100_000
     sizes = struct.pack('<Q', pick(rng, [0, 2**63, 2**40, 100_000_001])) + data[8:]
-    file.write_bytes(pick(rng, [data[:cut], data[:cut] + noise + data[cut:], noise, b'', deep, with_header({}, b''), sizes]))
+    file.write_bytes(
+        pick(
+            rng,
+            [
+                data[:cut],
+                data[:cut] + noise + data[cut:],
+                noise,
+                b'',
+                deep,
+                with_header({}, b''),
+                sizes,
+            ],
+        )
+    )
 
 
 def change_place(rng, file):
@@ -215,18 +341,34 @@ def change_place(rng, file):
     elif fate == 3:
         shutil.copyfile(pick(rng, files), file)
     elif fate == 4:
-        suffix = pick(rng, ['.safetensors', '.fp16.safetensors', '-00001-of-00009.safetensors', '.safetensors.index.json', '.bin'])
+        suffix = pick(
+            rng,
+            [
+                '.safetensors',
+                '.fp16.safetensors',
+                '-00001-of-00009.safetensors',
+                '.safetensors.index.json',
+                '.bin',
+            ],
+        )
         data = file.read_bytes()
-        file.with_name(pick(rng, ['model', 'diffusion_pytorch_model', 'pytorch_model']) + suffix).write_bytes(data)
+        file.with_name(
+            pick(rng, ['model', 'diffusion_pytorch_model', 'pytorch_model']) + suffix
+        ).write_bytes(data)
     else:
         file.with_name('model.bin').write_bytes(b'')
         os.utime(file.with_name('model.bin'), (2e9, 2e9))
 
 
 def damage(rng, folder, part):
-    files = [path for path in (folder / part).iterdir() if path.is_file()] + [folder / 'model_index.json'] * (rng.random() < 0.2)
+    files = [path for path in (folder / part).iterdir() if path.is_file()] + [
+        folder / 'model_index.json'
+    ] * (rng.random() < 0.2)
     file = pick(rng, sorted(files))
-    kinds = [change_header if file.suffix == '.safetensors' else change_json] * 3 + [change_bytes, change_place]
+    kinds = [change_header if file.suffix == '.safetensors' else change_json] * 3 + [
+        change_bytes,
+        change_place,
+    ]
     pick(rng, kinds)(rng, file)
 
 
@@ -250,7 +392,10 @@ def test_settings_of_classifiers_build_or_are_refused(name):
     for seed in range(CASES):
         settings = changed(np.random.default_rng([len(name), seed]), whole)
         settings = settings if isinstance(settings, dict) else {}
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+        }
         try:
             abstract(lambda rngs, settings=settings: CLASSIFIERS.make(name, **settings, rngs=rngs))
         except UserError:
@@ -274,9 +419,13 @@ def test_damaged_folders_are_read_or_refused(sound, tmp_path, quick, part):
             read(folder, part)
         except UserError as error:
             refused += 1
-            failed |= {seed: f'{error!s:.300}... is too long to read'} if len(str(error)) > 5000 else {}
+            failed |= (
+                {seed: f'{error!s:.300}... is too long to read'} if len(str(error)) > 5000 else {}
+            )
         except Exception:
             failed[seed] = traceback.format_exc(limit=-4)
         shutil.rmtree(folder)
-    assert not failed, f'{len(failed)} seeds of {part}: {sorted(failed)[:20]}\n' + '\n'.join([*failed.values()][:3])
+    assert not failed, f'{len(failed)} seeds of {part}: {sorted(failed)[:20]}\n' + '\n'.join(
+        [*failed.values()][:3]
+    )
     assert refused > CASES / 4

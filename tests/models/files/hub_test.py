@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (programs and files as text)
 import ast
 import os
 import re
@@ -6,7 +7,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import filter_repo_objects
 
 from purify.core.errors import UserError
@@ -19,7 +25,9 @@ VARIATION = """{"_class_name": "StableDiffusionImageVariationPipeline", "_diffus
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub of one repository {path: text}, which downloads into one folder by the real client's rule for patterns."""
+    """A hub of one repository {path: text}, which downloads into one folder by the real client's
+    rule for patterns.
+    """
 
     class Hub:
         files: dict[str, str]
@@ -37,7 +45,11 @@ def hub(monkeypatch, tmp_path):
             return str(self.folder)
 
         def here(self):
-            return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob('*') if path.is_file())
+            return sorted(
+                str(path.relative_to(self.folder))
+                for path in self.folder.rglob('*')
+                if path.is_file()
+            )
 
     hub = Hub()
     hub.asked = []
@@ -46,7 +58,9 @@ def hub(monkeypatch, tmp_path):
 
 
 def repository(*folders, weights=(WEIGHTS,), **files):
-    return {f'{folder}/{name}': '{}' for folder in folders for name in ('config.json', *weights)} | files
+    return {
+        f'{folder}/{name}': '{}' for folder in folders for name in ('config.json', *weights)
+    } | files
 
 
 def test_local_folders_are_themselves(tmp_path):
@@ -55,8 +69,13 @@ def test_local_folders_are_themselves(tmp_path):
     for name, words in {
         tmp_path / 'weights.safetensors': 'is a file',
         'some/model.bin': 'weights_only=True',
-        'some/model.ckpt': 'Then rename model.safetensors to diffusion_pytorch_model.safetensors. Then give the folder',
-        '~nobody-of-this-name/model': r'~nobody-of-this-name/model.: not a usable path \(Could not determine home directory',
+        'some/model.ckpt': (
+            'Then rename model.safetensors to diffusion_pytorch_model.safetensors. Then give the'
+            ' folder'
+        ),
+        '~nobody-of-this-name/model': (
+            r'~nobody-of-this-name/model.: not a usable path \(Could not determine home directory'
+        ),
         'x' * 300: 'x.: not a usable path .File name too long',
         './nowhere': 'no such folder',
         '/no/such/place': 'no such folder',
@@ -70,14 +89,18 @@ def test_a_pickled_file_with_safetensors_beside_it_leads_to_its_folder(tmp_path)
     for name in (WEIGHTS, 'diffusion_pytorch_model.bin'):
         (tmp_path / name).write_bytes(b'')
     with pytest.raises(
-        UserError, match=rf'model\.bin: pickled .*not opened\. For the safetensors beside it give {tmp_path}\.'
+        UserError,
+        match=(
+            rf'model\.bin: pickled .*not opened\. For the safetensors beside it give {tmp_path}\.'
+        ),
     ) as error:
         resolve(tmp_path / 'diffusion_pytorch_model.bin')
     assert 'holds no safetensors' not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ('part', 'name'), [('scheduler', 'scheduler_config.json'), ('feature_extractor', 'preprocessor_config.json')]
+    ('part', 'name'),
+    [('scheduler', 'scheduler_config.json'), ('feature_extractor', 'preprocessor_config.json')],
 )
 def test_settings_in_two_places_that_differ_are_refused(tmp_path, part, name):
     (tmp_path / part).mkdir()
@@ -85,14 +108,19 @@ def test_settings_in_two_places_that_differ_are_refused(tmp_path, part, name):
     (tmp_path / name).write_text('{"steps": 10,   "beta_end": 0.02}')
     assert resolve(tmp_path) == tmp_path  # the same, written in another way
     (tmp_path / name).write_text('{"beta_end": 0.5, "steps": 10}')
-    with pytest.raises(UserError, match=rf'{part}/{name}: is read, but {tmp_path}/{name} has other settings\. Delete'):
+    with pytest.raises(
+        UserError,
+        match=rf'{part}/{name}: is read, but {tmp_path}/{name} has other settings\. Delete',
+    ):
         resolve(tmp_path)
 
 
 def test_only_what_variation_needs_is_fetched(hub):
     copies = [f'diffusion_pytorch_model.{kind}.safetensors' for kind in ('non_ema', 'fp16', 'bf16')]
     junk = ('model.bin', *copies)
-    hub.files = repository('unet', 'vae', 'image_encoder', 'safety_checker', weights=(WEIGHTS, *junk))
+    hub.files = repository(
+        'unet', 'vae', 'image_encoder', 'safety_checker', weights=(WEIGHTS, *junk)
+    )
     hub.files |= {
         'model_index.json': VARIATION,
         'README.md': '',
@@ -125,13 +153,18 @@ def test_given_subfolders_are_fetched(hub):
 
 
 def test_all_components_of_an_unknown_pipeline_are_fetched(hub):
-    index = '{"_class_name": "Odd", "one": ["diffusers", "A"], "two": [null, null], "../three": ["a", "b"], "four": false}'
+    index = (
+        '{"_class_name": "Odd", "one": ["diffusers", "A"], "two": [null, null], "../three": ["a",'
+        ' "b"], "four": false}'
+    )
     hub.files = repository('one', 'two', '../three', **{'model_index.json': index})
     resolve('owner/model')
     assert hub.here() == ['model_index.json', 'one/config.json', f'one/{WEIGHTS}']
 
 
-@pytest.mark.parametrize('index', [{}, {'model_index.json': '{"_class_name": "DDPMPipeline", "unet": ["a", "b"]}'}])
+@pytest.mark.parametrize(
+    'index', [{}, {'model_index.json': '{"_class_name": "DDPMPipeline", "unet": ["a", "b"]}'}]
+)
 def test_models_that_lie_at_the_top(hub, index):
     top = {'config.json': '{}', WEIGHTS: '', 'scheduler_config.json': '{}', 'big.safetensors': ''}
     hub.files = top | index | repository('other')
@@ -146,7 +179,11 @@ def test_half_precision_is_fetched_where_there_is_nothing_else(hub):
 
 
 def test_shards_come_with_their_index(hub):
-    shards = ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors', 'model.safetensors.index.json')
+    shards = (
+        'model-00001-of-00002.safetensors',
+        'model-00002-of-00002.safetensors',
+        'model.safetensors.index.json',
+    )
     hub.files = repository('unet', weights=shards)
     resolve('owner/model', subfolders=['unet'])
     assert hub.here() == sorted(hub.files)
@@ -156,7 +193,11 @@ def by_hand(hub, error):
     """What the command in a message would download of `hub`."""
     line = next(line for line in str(error.value).splitlines() if line.startswith('python -c '))
     shell = ['bash', '-c', f'python() {{ printf %s "$2"; }}; {line}']
-    call = ast.parse(subprocess.run(shell, capture_output=True, text=True, check=True).stdout).body[1].value
+    call = (
+        ast.parse(subprocess.run(shell, capture_output=True, text=True, check=True).stdout)
+        .body[1]
+        .value
+    )
     assert ast.unparse(call.func) == 'snapshot_download'
     options = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     assert ast.literal_eval(call.args[0]) == 'owner/model'
@@ -166,7 +207,10 @@ def by_hand(hub, error):
 
 
 def test_pickled_shards_at_the_top_come_with_their_index(hub):
-    shards = {f'pytorch_model{ending}': '{}' for ending in ('-00001-of-00002.bin', '-00002-of-00002.bin', '.bin.index.json')}
+    shards = {
+        f'pytorch_model{ending}': '{}'
+        for ending in ('-00001-of-00002.bin', '-00002-of-00002.bin', '.bin.index.json')
+    }
     hub.files = shards | {'config.json': '{}', 'flax_model.msgpack': ''}
     with pytest.raises(UserError, match='no safetensors') as error:
         resolve('owner/model')
@@ -174,7 +218,9 @@ def test_pickled_shards_at_the_top_come_with_their_index(hub):
 
 
 def test_pickled_models_are_told_how_to_become_safe(hub):
-    hub.files = repository('unet', 'vae', weights=('diffusion_pytorch_model.bin',), **{f'vae/{WEIGHTS}': ''})
+    hub.files = repository(
+        'unet', 'vae', weights=('diffusion_pytorch_model.bin',), **{f'vae/{WEIGHTS}': ''}
+    )
     with pytest.raises(UserError, match='no safetensors') as error:
         resolve('owner/model', subfolders=['unet', 'vae', 'scheduler'])
     assert by_hand(hub, error) == sorted(set(hub.files) - {'vae/diffusion_pytorch_model.bin'})
@@ -199,8 +245,15 @@ def test_a_broken_index(hub, index, told):
 
 def crowded():
     """A repository with gigabytes that are not needed."""
-    copies = [WEIGHTS, 'diffusion_pytorch_model.fp16.safetensors', 'diffusion_pytorch_model.non_ema.safetensors', 'model.bin']
-    return repository('unet', 'vae', 'text_encoder', 'text_unet', 'safety_checker', weights=copies) | {
+    copies = [
+        WEIGHTS,
+        'diffusion_pytorch_model.fp16.safetensors',
+        'diffusion_pytorch_model.non_ema.safetensors',
+        'model.bin',
+    ]
+    return repository(
+        'unet', 'vae', 'text_encoder', 'text_unet', 'safety_checker', weights=copies
+    ) | {
         'model_index.json': VARIATION.replace('ImageVariation', ''),
         'model.ckpt': '',
         'v1-5-pruned.safetensors': '',
@@ -243,13 +296,20 @@ def refusing(monkeypatch, error):
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
 
 
-@pytest.mark.parametrize('error', [LocalEntryNotFoundError('cannot reach'), ConnectionError('no route'), OSError('odd')])
+@pytest.mark.parametrize(
+    'error', [LocalEntryNotFoundError('cannot reach'), ConnectionError('no route'), OSError('odd')]
+)
 def test_without_an_answer_from_the_hub(monkeypatch, error):
     refusing(monkeypatch, error)
     hub = type('Files', (), {'files': crowded(), 'revision': None})()
-    with pytest.raises(UserError, match=r'owner/model: .*no answer came from the hub.*HF_HUB_OFFLINE') as error:
+    with pytest.raises(
+        UserError, match=r'owner/model: .*no answer came from the hub.*HF_HUB_OFFLINE'
+    ) as error:
         resolve('owner/model', revision='v2')
-    needed = {f'{part}/config.json' for part in ('unet', 'vae', 'text_encoder')} | {'model_index.json', 'tokenizer/merges.txt'}
+    needed = {f'{part}/config.json' for part in ('unet', 'vae', 'text_encoder')} | {
+        'model_index.json',
+        'tokenizer/merges.txt',
+    }
     needed |= {f'{part}/{WEIGHTS}' for part in ('unet', 'vae', 'text_encoder')}
     assert by_hand(hub, error) == sorted(needed)
     assert hub.revision == 'v2'
@@ -267,7 +327,9 @@ def test_without_an_answer_from_the_hub(monkeypatch, error):
     ],
 )
 def test_what_the_hub_refuses(monkeypatch, kind, words):
-    refusing(monkeypatch, kind.__new__(kind))  # past the constructor, which wants an answer of the client's own HTTP library
+    refusing(
+        monkeypatch, kind.__new__(kind)
+    )  # past the constructor, which wants an answer of the client's own HTTP library
     with pytest.raises(UserError, match=words):
         resolve('owner/model', revision='v2')
 

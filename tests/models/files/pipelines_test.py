@@ -19,7 +19,11 @@ from purify.models.files.shapes import SHAPES, byte_tokenizer
 from purify.models.files.weights import abstract_model, export_tensors
 
 TINY = SHAPES['tiny']
-CLASSES = {'unet': 'UNet2DConditionModel', 'vae': 'AutoencoderKL', 'image_encoder': 'CLIPVisionModelWithProjection'}
+CLASSES = {
+    'unet': 'UNet2DConditionModel',
+    'vae': 'AutoencoderKL',
+    'image_encoder': 'CLIPVisionModelWithProjection',
+}
 FILES = {
     'unet': 'diffusion_pytorch_model.safetensors',
     'vae': 'diffusion_pytorch_model.safetensors',
@@ -47,9 +51,13 @@ print(sorted(name for name, part in pipeline.components.items() if part is not N
 def network(part):
     """A network of random weights, made without drawing by jax, which is slow op by op."""
     config = TINY[part]
-    module = abstract_model(NETWORKS[config.get('_class_name') or config['architectures'][0]], config)
+    module = abstract_model(
+        NETWORKS[config.get('_class_name') or config['architectures'][0]], config
+    )
     rng = np.random.default_rng(len(part))
-    state = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), nnx.state(module, nnx.Param))
+    state = jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(x.dtype), nnx.state(module, nnx.Param)
+    )
     nnx.update(module, state)
     return module
 
@@ -57,7 +65,10 @@ def network(part):
 @pytest.fixture(scope='module')
 def variation():
     parts = {name: network(name) for name in CLASSES}
-    return Pipeline('StableDiffusionImageVariationPipeline', parts | {n: TINY[n] for n in ('scheduler', 'feature_extractor')})
+    return Pipeline(
+        'StableDiffusionImageVariationPipeline',
+        parts | {n: TINY[n] for n in ('scheduler', 'feature_extractor')},
+    )
 
 
 @pytest.fixture(scope='module')
@@ -100,8 +111,14 @@ def test_the_folder_is_laid_out_as_diffusers_does(variation, saved):
         'vae': ['diffusers', 'AutoencoderKL'],
     }
     written = {str(path.relative_to(saved)) for path in saved.rglob('*') if path.is_file()}
-    expected = {'model_index.json', 'scheduler/scheduler_config.json', 'feature_extractor/preprocessor_config.json'}
-    assert written == expected | {f'{name}/{file}' for name in CLASSES for file in ('config.json', FILES[name])}
+    expected = {
+        'model_index.json',
+        'scheduler/scheduler_config.json',
+        'feature_extractor/preprocessor_config.json',
+    }
+    assert written == expected | {
+        f'{name}/{file}' for name in CLASSES for file in ('config.json', FILES[name])
+    }
     for name in CLASSES:
         stored, held = load_file(saved / name / FILES[name]), export_tensors(variation.parts[name])
         assert stored.keys() == held.keys()
@@ -122,29 +139,51 @@ def test_a_pipeline_comes_back(variation, saved):
 
 def test_a_pipeline_from_text_comes_back_whole_and_in_shards_of_bfloat16(variation, tmp_path):
     tokenizer = byte_tokenizer(TINY['text_encoder'])
-    parts = {name: variation.parts[name] for name in ('vae', 'scheduler')} | {'tokenizer': tokenizer}
+    parts = {name: variation.parts[name] for name in ('vae', 'scheduler')} | {
+        'tokenizer': tokenizer
+    }
     parts |= {'text_encoder': network('text_encoder')}
-    save_pretrained(Pipeline('StableDiffusionPipeline', parts), tmp_path, dtype='bfloat16', max_shard_bytes=20_000)
+    save_pretrained(
+        Pipeline('StableDiffusionPipeline', parts),
+        tmp_path,
+        dtype='bfloat16',
+        max_shard_bytes=20_000,
+    )
     assert (tmp_path / 'text_encoder' / 'model.safetensors.index.json').exists()
     index = json.loads((tmp_path / 'model_index.json').read_text())
-    assert index['feature_extractor'] == index['image_encoder'] == index['safety_checker'] == [None, None]
+    assert (
+        index['feature_extractor']
+        == index['image_encoder']
+        == index['safety_checker']
+        == [None, None]
+    )
     pipeline = from_pretrained(tmp_path, components=tuple(parts))
     assert pipeline.parts.keys() == parts.keys()
-    np.testing.assert_array_equal(pipeline.parts['tokenizer'](['a cat', 'ö']), tokenizer(['a cat', 'ö']))
+    np.testing.assert_array_equal(
+        pipeline.parts['tokenizer'](['a cat', 'ö']), tokenizer(['a cat', 'ö'])
+    )
     loaded = export_tensors(pipeline.parts['text_encoder'])
     for name, value in export_tensors(parts['text_encoder']).items():
         np.testing.assert_array_equal(loaded[name], value.astype(jnp.bfloat16).astype(np.float32))
-    with pytest.raises(UserError, match=r"no component 'unet'. It has: scheduler, text_encoder, tokenizer, vae"):
+    with pytest.raises(
+        UserError, match=r"no component 'unet'. It has: scheduler, text_encoder, tokenizer, vae"
+    ):
         from_pretrained(tmp_path)
 
 
 def test_versatile_diffusion_is_written_as_what_it_has(variation, tmp_path):
-    parts = {'vae': variation.parts['vae'], 'scheduler': TINY['scheduler'], 'image_feature_extractor': TINY['feature_extractor']}
+    parts = {
+        'vae': variation.parts['vae'],
+        'scheduler': TINY['scheduler'],
+        'image_feature_extractor': TINY['feature_extractor'],
+    }
     save_pretrained(Pipeline('VersatileDiffusionPipeline', parts), tmp_path)
     index = json.loads((tmp_path / 'model_index.json').read_text())
     assert index['_class_name'] == 'VersatileDiffusionImageVariationPipeline'
     assert index['image_feature_extractor'] == ['transformers', 'CLIPImageProcessor']
-    assert from_pretrained(tmp_path, components=['scheduler']).parts == {'scheduler': TINY['scheduler']}
+    assert from_pretrained(tmp_path, components=['scheduler']).parts == {
+        'scheduler': TINY['scheduler']
+    }
 
 
 def test_bare_networks(variation, saved, tmp_path):
@@ -161,25 +200,39 @@ def test_dtype_is_what_networks_compute_in(saved):
     vae = from_pretrained(saved, subfolder='vae', dtype=jnp.bfloat16)
     assert vae.encoder.conv_in.dtype == jnp.bfloat16
     assert vae.encoder.conv_in.kernel[...].dtype == jnp.float32
-    assert from_pretrained(saved, components=['vae'], dtype=jnp.bfloat16).parts['vae'].encoder.conv_in.dtype == jnp.bfloat16
+    assert (
+        from_pretrained(saved, components=['vae'], dtype=jnp.bfloat16)
+        .parts['vae']
+        .encoder.conv_in.dtype
+        == jnp.bfloat16
+    )
 
 
 def test_the_class_of_a_transformers_folder_may_be_its_model_type(folder):
     config = folder / 'image_encoder' / 'config.json'
     change_json(config, architectures=...)
-    assert type(from_pretrained(folder / 'image_encoder')) is NETWORKS['CLIPVisionModelWithProjection']
+    assert (
+        type(from_pretrained(folder / 'image_encoder')) is NETWORKS['CLIPVisionModelWithProjection']
+    )
     change_json(config, model_type='bert')
-    with pytest.raises(UserError, match=r"describes 'no class'. Supported: AutoencoderKL, CLIPTextModel, "):
+    with pytest.raises(
+        UserError, match=r"describes 'no class'. Supported: AutoencoderKL, CLIPTextModel, "
+    ):
         from_pretrained(folder / 'image_encoder')
 
 
 def test_unsupported_classes_are_refused_with_the_choices(folder):
     change_json(folder / 'vae' / 'config.json', _class_name='VQModel')
-    with pytest.raises(UserError, match=r"copy/vae/config.json: describes 'VQModel'. Supported: .*UNet2DModel"):
+    with pytest.raises(
+        UserError, match=r"copy/vae/config.json: describes 'VQModel'. Supported: .*UNet2DModel"
+    ):
         from_pretrained(folder, subfolder='vae')
     change_json(folder / 'model_index.json', vae=['diffusers', 'VQModel'])
     for components in (None, ['vae']):
-        with pytest.raises(UserError, match=r'its vae is a VQModel, which is not supported. Supported: AutoencoderKL'):
+        with pytest.raises(
+            UserError,
+            match=r'its vae is a VQModel, which is not supported. Supported: AutoencoderKL',
+        ):
             from_pretrained(folder, components=components)
 
 
@@ -192,8 +245,18 @@ def test_unsupported_classes_are_refused_with_the_choices(folder):
             {'_class_name': 'PNDMScheduler'},
             'is a DDIMScheduler, but .* that it is a PNDMScheduler',
         ),
-        ('vae', 'config.json', {'_class_name': 'UNet2DModel'}, 'is a AutoencoderKL, but .* that it is a UNet2DModel'),
-        ('image_encoder', 'config.json', {'architectures': ['CLIPTextModel']}, 'is a CLIPVision.*, but .* it is a CLIPTextModel'),
+        (
+            'vae',
+            'config.json',
+            {'_class_name': 'UNet2DModel'},
+            'is a AutoencoderKL, but .* that it is a UNet2DModel',
+        ),
+        (
+            'image_encoder',
+            'config.json',
+            {'architectures': ['CLIPTextModel']},
+            'is a CLIPVision.*, but .* it is a CLIPTextModel',
+        ),
     ],
 )
 def test_two_classes_of_one_part_are_named_with_both_places(folder, part, file, change, told):
@@ -204,11 +267,18 @@ def test_two_classes_of_one_part_are_named_with_both_places(folder, part, file, 
 
 def test_an_encoder_is_read_out_of_a_larger_model(folder, variation):
     change_json(folder / 'image_encoder' / 'config.json', architectures=['CLIPModel'])
-    same_weights(from_pretrained(folder, components=['image_encoder']).parts['image_encoder'], variation.parts['image_encoder'])
+    same_weights(
+        from_pretrained(folder, components=['image_encoder']).parts['image_encoder'],
+        variation.parts['image_encoder'],
+    )
 
 
 def test_of_unknown_pipelines_all_that_is_readable_is_read(folder):
-    odd = {'vae': ['diffusers', 'VQModel'], 'safety_checker': ['x', 'SafetyChecker'], 'unet': [None, None]}
+    odd = {
+        'vae': ['diffusers', 'VQModel'],
+        'safety_checker': ['x', 'SafetyChecker'],
+        'unet': [None, None],
+    }
     odd['feature_extractor'] = ['transformers', 'CLIPImageProcessorPil']
     change_json(folder / 'model_index.json', _class_name='OddPipeline', **odd)
     pipeline = from_pretrained(folder)
@@ -220,7 +290,10 @@ def test_all_parts_in_one_folder(folder, variation):
     """As google/ddpm-cifar10-32 lies on the hub."""
     flat = folder / 'unet'
     (folder / 'scheduler' / 'scheduler_config.json').rename(flat / 'scheduler_config.json')
-    parts = {'unet': ['diffusers', 'UNet2DConditionModel'], 'scheduler': ['diffusers', 'DDIMScheduler']}
+    parts = {
+        'unet': ['diffusers', 'UNet2DConditionModel'],
+        'scheduler': ['diffusers', 'DDIMScheduler'],
+    }
     (flat / 'model_index.json').write_text(json.dumps({'_class_name': 'DDPMPipeline'} | parts))
     pipeline = from_pretrained(flat)
     same_weights(pipeline.parts['unet'], variation.parts['unet'])
@@ -228,12 +301,21 @@ def test_all_parts_in_one_folder(folder, variation):
 
 
 def test_missing_folders_and_files_are_named(folder):
-    with pytest.raises(UserError, match=r"no subfolder 'nowhere'. It has: feature_extractor, image_encoder, scheduler, unet, vae"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"no subfolder 'nowhere'. It has: feature_extractor, image_encoder, scheduler,"
+            r' unet, vae'
+        ),
+    ):
         from_pretrained(folder, subfolder='nowhere')
     with pytest.raises(UserError, match=r'are of pipelines, and it has no model_index.json'):
         from_pretrained(folder / 'vae', components=['unet'])
     (folder / 'scheduler').rename(folder / 'other')
-    with pytest.raises(UserError, match=r'copy: its model_index.json names scheduler, but there is no folder scheduler'):
+    with pytest.raises(
+        UserError,
+        match=r'copy: its model_index.json names scheduler, but there is no folder scheduler',
+    ):
         from_pretrained(folder, components=['scheduler'])
     (folder / 'feature_extractor' / 'preprocessor_config.json').write_text('[]')
     with pytest.raises(UserError, match=r'preprocessor_config.json: must hold a JSON object'):
@@ -245,7 +327,10 @@ def test_tensors_that_do_not_fit_are_named_with_their_folder(folder):
     tensors = load_file(file)
     del tensors['encoder.conv_in.weight']
     save_file(tensors | {'strange': np.zeros(1, np.float32)}, file)
-    words = r'copy/vae: these weights do not fit AutoencoderKL: 1 missing: encoder.conv_in.weight; 1 unexpected: strange'
+    words = (
+        r'copy/vae: these weights do not fit AutoencoderKL: 1 missing: encoder.conv_in.weight; 1'
+        r' unexpected: strange'
+    )
     with pytest.raises(UserError, match=words):
         from_pretrained(folder, components=['vae'])
     change_json(folder / 'vae' / 'config.json', odd_field=3)
@@ -267,11 +352,16 @@ def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
     for name in CLASSES:
         held, expected = (nnx.state(pipeline.parts[name], nnx.Param) for pipeline in (shapes, real))
         assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(held))
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), held) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), held) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), expected
+        )
     file = folder / 'vae' / FILES['vae']
     tensors = load_file(file)
     save_file(tensors | {'encoder.conv_in.weight': np.zeros((1, 2, 3, 3), np.float32)}, file)
-    with pytest.raises(UserError, match=r'copy/vae: .* 1 of the wrong shape: encoder.conv_in.weight .file \(3, 3, 2, 1\)'):
+    with pytest.raises(
+        UserError,
+        match=r'copy/vae: .* 1 of the wrong shape: encoder.conv_in.weight .file \(3, 3, 2, 1\)',
+    ):
         from_pretrained(folder, components=['vae'], weights=False)
     os.truncate(file, 2000)
     with pytest.raises(UserError, match='not a readable safetensors'):
@@ -280,12 +370,18 @@ def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
 
 def test_the_hub_is_asked_for_the_parts_that_are_read(monkeypatch, saved):
     asked = []
-    monkeypatch.setattr('purify.models.files.pipelines.resolve', lambda *question: asked.append(question) or saved)
+    monkeypatch.setattr(
+        'purify.models.files.pipelines.resolve', lambda *question: asked.append(question) or saved
+    )
     from_pretrained('owner/model', revision='abc', components=['scheduler'])
     from_pretrained('owner/model', subfolder='vae')
     monkeypatch.setattr('purify.models.files.pipelines._read_pipeline', lambda *_: None)
     from_pretrained('owner/model')
-    assert asked == [('owner/model', 'abc', ['scheduler']), ('owner/model', None, ['vae']), ('owner/model', None, None)]
+    assert asked == [
+        ('owner/model', 'abc', ['scheduler']),
+        ('owner/model', None, ['vae']),
+        ('owner/model', None, None),
+    ]
 
 
 @pytest.mark.parametrize('part', [3, {'beta': 1}])
@@ -303,13 +399,18 @@ def test_the_room_offers_reading_and_writing():
         _ = purify.models.nothing
 
 
-@pytest.mark.skipif(not (find_spec('torch') and find_spec('diffusers')), reason='the parity extra is not installed')
+@pytest.mark.skipif(
+    not (find_spec('torch') and find_spec('diffusers')), reason='the parity extra is not installed'
+)
 def test_pytorch_opens_what_we_write(variation, saved, tmp_path):
     opens(sys.executable, variation, saved, tmp_path)
 
 
 def opens(python, variation, saved, folder):
-    text = {'text_encoder': network('text_encoder'), 'tokenizer': byte_tokenizer(TINY['text_encoder'])}
+    text = {
+        'text_encoder': network('text_encoder'),
+        'tokenizer': byte_tokenizer(TINY['text_encoder']),
+    }
     parts = {name: variation.parts[name] for name in ('unet', 'vae', 'scheduler')} | text
     save_pretrained(Pipeline('StableDiffusionPipeline', parts), folder / 'text')
     save_pretrained(variation, folder / 'shards', max_shard_bytes=60_000)
@@ -319,6 +420,12 @@ def opens(python, variation, saved, folder):
         (folder / 'text', Pipeline('StableDiffusionPipeline', parts)),
     ):
         command = [python, '-c', SCRIPT, str(place), pipeline.class_name]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(place), env=os.environ | {'PYTHONPATH': ''})
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=Path(place),
+            env=os.environ | {'PYTHONPATH': ''},
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == str(sorted(pipeline.parts))

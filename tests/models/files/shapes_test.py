@@ -7,12 +7,21 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.models.files.hub import COMPONENTS
 from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
-from purify.models.files.shapes import PIPELINES, SHAPES, byte_tokenizer, random_network, random_pipeline
+from purify.models.files.shapes import (
+    PIPELINES,
+    SHAPES,
+    byte_tokenizer,
+    random_network,
+    random_pipeline,
+)
 from purify.models.files.weights import abstract_model
 
 
 def arrays(network):
-    return {path: variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))}
+    return {
+        path: variable.get_value()
+        for path, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,7 +45,10 @@ def test_networks_have_as_many_parameters_as_the_published_ones(shapes, part, cl
 
 
 def test_versatile_diffusion_has_the_networks_of_stable_diffusion_1():
-    assert all(SHAPES['versatile'][name] == SHAPES['sd1'][name] for name in ('unet', 'vae', 'image_encoder'))
+    assert all(
+        SHAPES['versatile'][name] == SHAPES['sd1'][name]
+        for name in ('unet', 'vae', 'image_encoder')
+    )
 
 
 @pytest.mark.parametrize('shapes', SHAPES)
@@ -47,7 +59,10 @@ def test_what_conditions_fits_what_is_conditioned(shapes):
     assert parts.get('text_encoder', {}).get('hidden_size', width) == width
     assert parts['unet']['in_channels'] == parts['vae']['latent_channels']
     if 'image_encoder' in parts:
-        assert parts['feature_extractor']['crop_size']['height'] == parts['image_encoder']['image_size']
+        assert (
+            parts['feature_extractor']['crop_size']['height']
+            == parts['image_encoder']['image_size']
+        )
 
 
 @pytest.mark.parametrize('kind', PIPELINES)
@@ -60,7 +75,10 @@ def test_a_random_pipeline_is_whole_and_can_be_written_and_read(kind, tmp_path):
     for name, part in pipeline.parts.items():
         if isinstance(part, nnx.Module):
             expected = arrays(part)
-            assert all(np.array_equal(value, expected[path]) for path, value in arrays(back.parts[name]).items())
+            assert all(
+                np.array_equal(value, expected[path])
+                for path, value in arrays(back.parts[name]).items()
+            )
 
 
 def test_weights_are_a_function_of_seed_and_name_and_never_zero():
@@ -80,7 +98,10 @@ def test_weights_are_a_function_of_seed_and_name_and_never_zero():
 
 def test_half_precision_leaves_norms_alone_and_is_the_rounded_weight():
     config = SHAPES['tiny']['text_encoder']
-    whole, half = (arrays(random_network(config, seed=0, stream='x', dtype=dtype)) for dtype in ('float32', 'bfloat16'))
+    whole, half = (
+        arrays(random_network(config, seed=0, stream='x', dtype=dtype))
+        for dtype in ('float32', 'bfloat16')
+    )
     for path, value in half.items():
         assert value.dtype == (np.float32 if 'norm' in str(path[-2]) else jnp.bfloat16)
         np.testing.assert_array_equal(value, whole[path].astype(value.dtype))
@@ -89,7 +110,9 @@ def test_half_precision_leaves_norms_alone_and_is_the_rounded_weight():
 def test_what_flows_through_keeps_its_size():
     graph, state = nnx.split(random_pipeline('sd_variation', 'tiny', seed=0).parts['unet'])
     latents = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    call = jax.jit(lambda state, x: nnx.merge(graph, state)(x, jnp.float32(500), jnp.ones((2, 3, 32))))
+    call = jax.jit(
+        lambda state, x: nnx.merge(graph, state)(x, jnp.float32(500), jnp.ones((2, 3, 32)))
+    )
     quick: dict[str, str | bool] = {'xla_backend_optimization_level': '0'}
     out = call.lower(state, latents).compile(quick)(state, latents)
     assert 0.1 < float(jnp.std(out)) < 10

@@ -56,7 +56,9 @@ def folder(zoo, tmp_path):
 
 def change(folder, **tensors):
     """Rewrites the weight file; a value of None takes the tensor out."""
-    changed = load_file(folder / FILE) | {name.replace('__', '.'): value for name, value in tensors.items()}
+    changed = load_file(folder / FILE) | {
+        name.replace('__', '.'): value for name, value in tensors.items()
+    }
     save_file({name: value for name, value in changed.items() if value is not None}, folder / FILE)
 
 
@@ -86,7 +88,9 @@ def test_written_folders_read_back(zoo, tmp_path, dtype):
     assert sorted(p.name for p in (tmp_path / 'new' / 'unet').iterdir()) == ['config.json', FILE]
     config, tensors = read_folder(tmp_path / 'new', subfolder='unet')
     assert config == CONFIG
-    assert {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()} == {dtype}
+    assert {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()} == {
+        dtype
+    }
     expected = export_tensors(zoo)
     assert tensors.keys() == expected.keys()
     for name, value in tensors.items():
@@ -117,12 +121,19 @@ def test_a_state_is_written_like_its_module(zoo, tmp_path):
     write_folder(nnx.state(zoo, nnx.Param), CONFIG, tmp_path / 'params')
     everything = load_file(tmp_path / 'all' / FILE)
     assert everything.keys() == export_tensors(zoo).keys()
-    assert everything.keys() - load_file(tmp_path / 'params' / FILE).keys() == {'bn.running_mean', 'bn.running_var'}
+    assert everything.keys() - load_file(tmp_path / 'params' / FILE).keys() == {
+        'bn.running_mean',
+        'bn.running_var',
+    }
 
 
 def test_all_faults_come_in_one_message(zoo, folder):
     change(folder, conv__bias=None, free=np.zeros(5, np.float32), strange=np.zeros(1, np.float32))
-    change(folder, bn__bias=np.array([0, np.nan, 0], np.float32), bn__weight=np.array([0, np.inf, 0], np.float32))
+    change(
+        folder,
+        bn__bias=np.array([0, np.nan, 0], np.float32),
+        bn__weight=np.array([0, np.inf, 0], np.float32),
+    )
     before = export_tensors(zoo)
     with pytest.raises(UserError) as error:
         load_into(zoo, read_folder(folder)[1])
@@ -159,11 +170,23 @@ def test_old_attention_names_of_diffusers():
             rngs=nnx.Rngs(0),
         )
     )
-    nnx.update(network, jax.tree.map(lambda p: np.full(p.shape, np.prod(p.shape), p.dtype), nnx.state(network, nnx.Param)))
+    nnx.update(
+        network,
+        jax.tree.map(
+            lambda p: np.full(p.shape, np.prod(p.shape), p.dtype), nnx.state(network, nnx.Param)
+        ),
+    )
     expected = export_tensors(network)
     old = expected
-    for new_name, old_name in {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}.items():
-        old = {name.replace(f'.{new_name}.', f'.{old_name}.'): value + 1 for name, value in old.items()}
+    for new_name, old_name in {
+        'to_q': 'query',
+        'to_k': 'key',
+        'to_v': 'value',
+        'to_out.0': 'proj_attn',
+    }.items():
+        old = {
+            name.replace(f'.{new_name}.', f'.{old_name}.'): value + 1 for name, value in old.items()
+        }
     assert sum('.proj_attn.' in name for name in old) == 8
     load_into(network, old)
     for name, value in export_tensors(network).items():
@@ -179,7 +202,10 @@ def test_load_model_draws_nothing(folder, zoo):
 def test_shards_and_their_index(zoo, folder):
     tensors = load_file(folder / FILE)
     names = sorted(tensors)
-    files = {name: f'diffusion_pytorch_model-0000{1 + (name > names[4])}-of-00002.safetensors' for name in names}
+    files = {
+        name: f'diffusion_pytorch_model-0000{1 + (name > names[4])}-of-00002.safetensors'
+        for name in names
+    }
     for file in set(files.values()):
         save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
     (folder / FILE).unlink()
@@ -192,7 +218,10 @@ def test_shards_and_their_index(zoo, folder):
         read_folder(folder)
 
 
-@pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.safetensors', 'diffusion_pytorch_model.fp16.safetensors'])
+@pytest.mark.parametrize(
+    'name',
+    ['model.safetensors', 'pytorch_model.safetensors', 'diffusion_pytorch_model.fp16.safetensors'],
+)
 def test_other_file_names(folder, name):
     (folder / FILE).rename(folder / name)
     assert read_folder(folder)[1]
@@ -212,7 +241,9 @@ def test_faults_of_folders(folder):
     with pytest.raises(UserError, match='not a readable safetensors'):
         read_folder(folder)
     (folder / FILE).rename(folder / 'diffusion_pytorch_model.bin')
-    with pytest.raises(UserError, match=rf'only diffusion_pytorch_model\.bin.*weights_only=True.* {folder}`'):
+    with pytest.raises(
+        UserError, match=rf'only diffusion_pytorch_model\.bin.*weights_only=True.* {folder}`'
+    ):
         read_folder(folder)
     (folder / 'diffusion_pytorch_model.bin').unlink()
     with pytest.raises(UserError, match='holds no weights'):
@@ -258,7 +289,9 @@ def test_large_networks_are_cut_into_shards(zoo, tmp_path):
     write_folder(zoo, CONFIG | {'architectures': ['Zoo']}, tmp_path, max_shard_bytes=300)
     index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
     files = sorted(tmp_path.glob('*.safetensors'))
-    assert [file.name for file in files] == [f'model-0000{i}-of-0000{len(files)}.safetensors' for i in range(1, len(files) + 1)]
+    assert [file.name for file in files] == [
+        f'model-0000{i}-of-0000{len(files)}.safetensors' for i in range(1, len(files) + 1)
+    ]
     found, sizes = {}, []
     for file in files:
         part = load_file(file)
@@ -271,7 +304,11 @@ def test_large_networks_are_cut_into_shards(zoo, tmp_path):
         np.testing.assert_array_equal(value, expected[name])
     assert len(files) > 1
     assert all(sum(size) <= 300 or len(size) == 1 for size in sizes)
-    assert index['metadata']['total_size'] == sum(map(sum, sizes)) == sum(value.nbytes for value in expected.values())
+    assert (
+        index['metadata']['total_size']
+        == sum(map(sum, sizes))
+        == sum(value.nbytes for value in expected.values())
+    )
     other = Zoo(nnx.Rngs(1))
     load_into(other, read_folder(tmp_path)[1])
     np.testing.assert_array_equal(export_tensors(other)['conv.weight'], expected['conv.weight'])
@@ -336,7 +373,10 @@ def test_tensors_are_read_one_at_a_time(folder):
 def test_cast_parameters_spares_norms(zoo):
     params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
     cast = cast_parameters(params, jnp.bfloat16)
-    assert {jax.tree_util.keystr(path): str(x.dtype) for path, x in jax.tree_util.tree_leaves_with_path(cast)} == {
+    assert {
+        jax.tree_util.keystr(path): str(x.dtype)
+        for path, x in jax.tree_util.tree_leaves_with_path(cast)
+    } == {
         "['conv']['kernel']": 'bfloat16',
         "['conv']['bias']": 'bfloat16',
         "['layers'][0]['kernel']": 'bfloat16',
@@ -346,14 +386,18 @@ def test_cast_parameters_spares_norms(zoo):
         "['bn']['bias']": 'float32',
         "['free']": 'bfloat16',
     }
-    np.testing.assert_array_equal(cast['conv']['kernel'], np.asarray(zoo.conv.kernel[...]).astype(jnp.bfloat16))
+    np.testing.assert_array_equal(
+        cast['conv']['kernel'], np.asarray(zoo.conv.kernel[...]).astype(jnp.bfloat16)
+    )
 
 
 def test_cast_parameters_of_shapes_and_of_numbers_too_large(zoo):
     params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     cast = cast_parameters(shapes, 'float16')
-    assert cast == jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), cast_parameters(params, 'float16'))
+    assert cast == jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), cast_parameters(params, 'float16')
+    )
     large = {'fc': {'kernel': np.full((2, 2), 7e4, np.float32)}}
     with pytest.raises(UserError, match=r"dtype='float16'.*bfloat16"):
         cast_parameters(large, 'float16')
@@ -368,7 +412,9 @@ def test_loaded_networks_are_on_no_device_and_can_be_called(zoo, folder):
     x = jnp.ones((1, 6, 6, 2))
     expected = np.asarray(zoo.conv(x))
     np.testing.assert_array_equal(network.conv(x), expected)
-    np.testing.assert_allclose(nnx.jit(lambda conv, x: conv(x))(network.conv, x), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        nnx.jit(lambda conv, x: conv(x))(network.conv, x), expected, rtol=1e-6
+    )
 
 
 def test_abstract_models_have_the_shapes_of_real_ones(zoo):
@@ -380,7 +426,9 @@ def test_abstract_models_have_the_shapes_of_real_ones(zoo):
 
 def test_faults_of_a_model_name_its_folder(folder):
     change(folder, free=None)
-    with pytest.raises(UserError, match=rf'{folder}: these weights do not fit Zoo: 1 missing: free'):
+    with pytest.raises(
+        UserError, match=rf'{folder}: these weights do not fit Zoo: 1 missing: free'
+    ):
         load_model(Zoo, folder)
 
 
@@ -400,11 +448,17 @@ def test_new_weights_take_the_place_of_those_of_other_names(zoo, folder):
     half = folder / 'model.fp16.safetensors'
     half.write_bytes(b'another')
     write_folder(zoo, CONFIG | {'architectures': ['Zoo']}, folder)
-    assert sorted(path.name for path in folder.iterdir()) == ['config.json', half.name, 'model.safetensors']
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'config.json',
+        half.name,
+        'model.safetensors',
+    ]
     assert read_folder(folder)[1].keys() == export_tensors(zoo).keys()
 
 
 def test_the_class_in_the_settings_is_the_one_that_is_read(zoo, folder):
     (folder / 'config.json').write_text(json.dumps(CONFIG | {'_class_name': 'Aquarium'}))
-    with pytest.raises(UserError, match=r"config.json: describes a 'Aquarium', but is to be read as a Zoo"):
+    with pytest.raises(
+        UserError, match=r"config.json: describes a 'Aquarium', but is to be read as a Zoo"
+    ):
         load_model(Zoo, folder)

@@ -44,12 +44,20 @@ def build(rngs):
 
 def written_out(first, second, temperature):
     """Chen et al. 2020, algorithm 1, view by view, in float64."""
-    points = [row for pair in zip(first.astype(np.float64), second.astype(np.float64), strict=True) for row in pair]
-    similar = lambda a, b: a @ b / (np.linalg.norm(a) * np.linalg.norm(b))  # noqa: E731
+    points = [
+        row
+        for pair in zip(first.astype(np.float64), second.astype(np.float64), strict=True)
+        for row in pair
+    ]
+    similar = lambda a, b: a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
     losses, wins = [], []
     for i, anchor in enumerate(points):
         partner = i + 1 if i % 2 == 0 else i - 1
-        others = {k: np.exp(similar(anchor, points[k]) / temperature) for k in range(len(points)) if k != i}
+        others = {
+            k: np.exp(similar(anchor, points[k]) / temperature)
+            for k in range(len(points))
+            if k != i
+        }
         losses.append(-np.log(others[partner] / sum(others.values())))
         wins.append(max(others, key=others.get) == partner)
     return np.mean(losses), np.mean(wins)
@@ -66,7 +74,9 @@ def test_the_loss_is_the_papers(rows, temperature):
 def test_points_of_no_length_and_equal_points_give_numbers():
     same = jnp.ones((4, 3))
     loss, wins = jax.jit(nt_xent)(same, same, 0.5)
-    np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)  # eight views, seven of which look like the partner
+    np.testing.assert_allclose(
+        loss, np.log(7), rtol=1e-6
+    )  # eight views, seven of which look like the partner
     assert wins == 0
     slope = jax.jit(jax.grad(lambda x: nt_xent(x, same, 0.5)[0]))(jnp.zeros((4, 3)))
     np.testing.assert_array_equal(slope, np.zeros((4, 3)))
@@ -92,7 +102,11 @@ def test_eight_devices_hold_one_batch_of_negatives():
     (one, metrics), (eight, spread) = (after_one_step(count) for count in (1, 8))
     np.testing.assert_allclose(metrics['loss'], spread['loss'], rtol=1e-5)
     assert metrics['loss'] > np.log(4)  # more than a device's own two images could give
-    for a, b in zip(jax.tree.leaves((one.params, one.stats)), jax.tree.leaves((eight.params, eight.stats)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((one.params, one.stats)),
+        jax.tree.leaves((eight.params, eight.stats)),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 

@@ -1,4 +1,6 @@
-"""Learning in latents, on stand-ins that are compiled in no time; beside PyTorch's networks it is in latent_parity_test."""
+"""Learning in latents, on stand-ins that are compiled in no time; beside PyTorch's networks it is
+in latent_parity_test.
+"""
 
 from typing import ClassVar
 
@@ -13,7 +15,13 @@ from purify.diffusion.schedules import make_noise_schedule
 from purify.models.files.pipelines import Pipeline, save_pretrained
 from purify.models.files.shapes import random_pipeline
 from purify.train.objectives import denoise_latents as latent
-from purify.train.objectives.denoise_latents import DenoiseLatents, caption_table, image_size, in_colour, read_stable_diffusion
+from purify.train.objectives.denoise_latents import (
+    DenoiseLatents,
+    caption_table,
+    image_size,
+    in_colour,
+    read_stable_diffusion,
+)
 from purify.train.state import split_network
 
 SCHEDULE = make_noise_schedule('scaled_linear', 50)
@@ -31,7 +39,10 @@ class UNet(nnx.Module):
         self.mix, self.listen = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
 
     def __call__(self, x, t, context, *, key=None):
-        return self.mix(x) + (t / 50)[:, None, None, None] * self.listen(context).mean(1)[:, None, None]
+        return (
+            self.mix(x)
+            + (t / 50)[:, None, None, None] * self.listen(context).mean(1)[:, None, None]
+        )
 
 
 class VAE(nnx.Module):
@@ -45,10 +56,20 @@ class VAE(nnx.Module):
 
 
 def task(drop=0.0, prediction='epsilon', size_px=12):
-    (graph, params, stats), (vae_graph, *frozen) = split_network(UNet(nnx.Rngs(0))), split_network(VAE(nnx.Rngs(1)))
-    frozen = {'vae': dict(zip(('params', 'stats'), frozen, strict=True)), 'captions': jnp.asarray(CAPTIONS)}
+    (graph, params, stats), (vae_graph, *frozen) = (
+        split_network(UNet(nnx.Rngs(0))),
+        split_network(VAE(nnx.Rngs(1))),
+    )
+    frozen = {
+        'vae': dict(zip(('params', 'stats'), frozen, strict=True)),
+        'captions': jnp.asarray(CAPTIONS),
+    }
     schedule = make_noise_schedule('scaled_linear', 50, prediction=prediction)
-    return DenoiseLatents(graph, vae_graph, schedule, size_px, 0.2, drop, 0.0, frozen), params, stats
+    return (
+        DenoiseLatents(graph, vae_graph, schedule, size_px, 0.2, drop, 0.0, frozen),
+        params,
+        stats,
+    )
 
 
 def call(made, batch=BATCH, seed=0):
@@ -60,7 +81,8 @@ def call(made, batch=BATCH, seed=0):
 def test_the_loss_is_the_mean_square_of_what_the_schedule_asks_for(prediction):
     made = learned, params, _ = task(prediction=prediction)
     latents, noise, t, context = (
-        np.asarray(x, np.float64) for x in learned.draw(learned.frozen, BATCH, jax.random.split(jax.random.key(0))[0])
+        np.asarray(x, np.float64)
+        for x in learned.draw(learned.frozen, BATCH, jax.random.split(jax.random.key(0))[0])
     )
     errors = []
     for x0, eps, step, heard in zip(latents, noise, t.astype(int), context, strict=True):
@@ -68,7 +90,11 @@ def test_the_loss_is_the_mean_square_of_what_the_schedule_asks_for(prediction):
         x = np.sqrt(kept) * x0 + np.sqrt(1 - kept) * eps
         voice = (heard @ np.float64(params['listen']['kernel']) + params['listen']['bias']).mean(0)
         said = x @ np.float64(params['mix']['kernel']) + params['mix']['bias'] + step / 50 * voice
-        goals = {'epsilon': eps, 'sample': x0, 'v_prediction': np.sqrt(kept) * eps - np.sqrt(1 - kept) * x0}
+        goals = {
+            'epsilon': eps,
+            'sample': x0,
+            'v_prediction': np.sqrt(kept) * eps - np.sqrt(1 - kept) * x0,
+        }
         errors.append((said - goals[prediction]) ** 2)
     loss, (_, metrics) = call(made)
     assert metrics == {}
@@ -115,7 +141,9 @@ def test_other_sizes_and_grey_images_are_made_to_fit():
     learned, *_ = task(size_px=8)
     grey = {'image': np.full((2, 12, 12, 1), 200, np.uint8), 'label': np.zeros(2, np.int32)}
     coloured = grey | {'image': np.full((2, 8, 8, 3), 200, np.uint8)}
-    made, same = (learned.draw(learned.frozen, batch, jax.random.key(0))[0] for batch in (grey, coloured))
+    made, same = (
+        learned.draw(learned.frozen, batch, jax.random.key(0))[0] for batch in (grey, coloured)
+    )
     assert made.shape == (2, 2, 2, 4)
     np.testing.assert_allclose(made, same, atol=1e-5)
     assert in_colour(jnp.ones((1, 2, 2, 3))).shape == (1, 2, 2, 3)
@@ -142,7 +170,13 @@ def pipeline(folder):
 def test_captions_are_those_of_the_names_written_out(pipeline, monkeypatch):
     monkeypatch.setattr(latent, 'AT_ONCE', 2)  # five captions are three turns
     table = caption_table(pipeline, ['n01440764', 'chain_saw', 'church', '7'], 'A photo of a {}')
-    said = ['A photo of a tench', 'A photo of a chain saw', 'A photo of a church', 'A photo of a 7', '']
+    said = [
+        'A photo of a tench',
+        'A photo of a chain saw',
+        'A photo of a church',
+        'A photo of a 7',
+        '',
+    ]
     encoder, tokenizer = pipeline.parts['text_encoder'], pipeline.parts['tokenizer']
     assert table.shape == (5, 16, 32)
     assert table.dtype == np.float32

@@ -44,19 +44,23 @@ def loss_of(task, batch=BLACK, key=0):
 
 def test_the_loss_is_zero_for_a_perfect_network_and_the_variance_of_noise_for_a_silent_one():
     black = {'image': BLACK['image']}  # without classes no label is asked for
-    make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.9)  # noqa: E731
+    make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.9)
     assert loss_of((Perfect(), make), black) < 1e-3
     assert loss_of((Silent(), make), black) == pytest.approx(1.0, abs=0.06)
 
 
 def test_a_silent_network_under_edm_has_the_loss_of_its_skip_alone():
-    """D = c_skip (x_0 + s n), so weight (D - x_0)^2 has the mean weight ((c_skip - 1)^2 x_0^2 + c_skip^2 s^2) over log-normal s."""
+    """D = c_skip (x_0 + s n), so weight (D - x_0)^2 has the mean weight ((c_skip - 1)^2 x_0^2 +
+    c_skip^2 s^2) over log-normal s.
+    """
     edm = Preconditioning()
     s = np.exp(-1.2 + 1.2 * np.random.default_rng(0).normal(size=200_000))
     skip, weight = 0.25 / (s**2 + 0.25), (s**2 + 0.25) / (s * 0.5) ** 2
     expected = (weight * ((skip - 1) ** 2 + skip**2 * s**2)).mean()  # black is -1
     many = {'image': np.zeros((4096, 4, 4, 1), np.uint8), 'label': np.zeros(4096, int)}
-    found = loss_of((Silent(), lambda graph: DenoisePreconditioned(graph, edm, 4, 0.0, 3, 0.1)), many)
+    found = loss_of(
+        (Silent(), lambda graph: DenoisePreconditioned(graph, edm, 4, 0.0, 3, 0.1)), many
+    )
     assert found == pytest.approx(expected, rel=0.1)
 
 
@@ -72,9 +76,11 @@ def test_classes_are_told_and_hidden_by_chance():
 
 
 def test_the_network_hears_its_image_s_class():
-    make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.0, classes=3)  # noqa: E731
+    make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.0, classes=3)
     losses = [loss_of((Tells(), make), BLACK | {'label': np.full(64, label)}) for label in range(3)]
-    np.testing.assert_allclose(losses, [1 + label**2 for label in range(3)], atol=0.2)  # E (n - label)^2
+    np.testing.assert_allclose(
+        losses, [1 + label**2 for label in range(3)], atol=0.2
+    )  # E (n - label)^2
 
 
 @pytest.mark.parametrize('drop', [-0.1, 1.0, float('nan')])

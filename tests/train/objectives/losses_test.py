@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
-from purify.train.objectives.losses import check_symmetric, cross_entropies, symmetric_cross_entropies
+from purify.train.objectives.losses import (
+    check_symmetric,
+    cross_entropies,
+    symmetric_cross_entropies,
+)
 from purify.train.objectives.tasks import cross_entropy
 
 RNG = np.random.default_rng(0)
@@ -25,7 +29,9 @@ def by_hand(logits, labels, alpha, beta):
 def test_rows_average_to_the_mean_loss():
     rows = cross_entropies(jnp.array(LOGITS), jnp.array(LABELS))
     assert rows.shape == (8,)
-    assert float(rows.mean()) == pytest.approx(float(cross_entropy(jnp.array(LOGITS), jnp.array(LABELS))), rel=1e-6)
+    assert float(rows.mean()) == pytest.approx(
+        float(cross_entropy(jnp.array(LOGITS), jnp.array(LABELS))), rel=1e-6
+    )
     np.testing.assert_allclose(rows, by_hand(LOGITS, LABELS, 1, 0), rtol=1e-5, atol=1e-6)
 
 
@@ -37,7 +43,9 @@ def test_symmetric_is_both_directions(alpha, beta):
 
 def test_symmetric_stays_finite_where_the_answer_is_sure_and_wrong():
     logits, labels = jnp.array([[200.0, -200.0]]), jnp.array([1])
-    loss, slope = jax.value_and_grad(lambda z: symmetric_cross_entropies(z, labels, 1.0, 1.0).sum())(logits)
+    loss, slope = jax.value_and_grad(
+        lambda z: symmetric_cross_entropies(z, labels, 1.0, 1.0).sum()
+    )(logits)
     assert float(loss) == pytest.approx(-np.log(1e-7) - np.log(1e-4), rel=1e-5)
     assert np.isfinite(slope).all()
 

@@ -33,7 +33,9 @@ class Linear(nnx.Module):
     def features(self, images, *, train, key=None):
         del key
         flat = images.reshape(len(images), -1)
-        return self.body(flat if self.norm is None else self.norm(flat, use_running_average=not train))
+        return self.body(
+            flat if self.norm is None else self.norm(flat, use_running_average=not train)
+        )
 
     def __call__(self, images, *, train, key=None):
         return self.head(self.features(images, train=train, key=key))
@@ -51,14 +53,22 @@ def rows(count):
     images = RNG.integers(0, 256, (2, count, 2, 2, 3), np.uint8)
     ids = np.arange(count, dtype=np.int32)
     labels = RNG.integers(0, 3, count).astype(np.int32)
-    return {'image': images[0], 'label': labels, 'id': ids, 'unlabelled': images[1], 'unlabelled_id': ids + 50}
+    return {
+        'image': images[0],
+        'label': labels,
+        'id': ids,
+        'unlabelled': images[1],
+        'unlabelled_id': ids + 50,
+    }
 
 
 def logits_of(params, images):
     """The linear network in float64."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     flat = images.reshape(len(images), -1)
-    return (flat @ p['body']['kernel'] + p['body']['bias']) @ p['head']['kernel'] + p['head']['bias']
+    return (flat @ p['body']['kernel'] + p['body']['bias']) @ p['head']['kernel'] + p['head'][
+        'bias'
+    ]
 
 
 def mesh_of(count):
@@ -82,7 +92,9 @@ def test_the_heads_loss_is_written_out_and_only_the_head_moves():
     graph, params, stats = fresh(build_normed, scale=1.0)
     batch = rows(5)
     loss, (new, _) = jax.jit(FitHead(graph, 0.1, 1.0))(params, stats, (), batch, jax.random.key(0))
-    flat = batch['image'].astype(np.float64) / 255 / np.sqrt(1 + 1e-5)  # the norm at its start: mean 0, variance 1
+    flat = (
+        batch['image'].astype(np.float64) / 255 / np.sqrt(1 + 1e-5)
+    )  # the norm at its start: mean 0, variance 1
     p = softmax(logits_of(params, flat), -1)
     known = np.eye(3)[batch['label']]
     written = -0.1 * (known * np.log(p)).sum(-1) - (p * np.log(np.maximum(known, 1e-4))).sum(-1)
@@ -112,7 +124,9 @@ def test_the_tails_gradient_is_that_of_plain_training_and_nothing_before_it_move
 
     @jax.jit
     def both(params, stats):
-        value = lambda task: jax.value_and_grad(task, has_aux=True)(params, stats, (), batch, jax.random.key(0))  # noqa: E731
+        value = lambda task: jax.value_and_grad(task, has_aux=True)(
+            params, stats, (), batch, jax.random.key(0)
+        )
         return value(FitTail(graph, 1)), value(Classify(graph))
 
     ((loss, (after, _)), slopes), ((plain, (moved, _)), whole) = both(params, stats)
@@ -132,7 +146,9 @@ def test_the_tails_gradient_is_that_of_plain_training_and_nothing_before_it_move
 def test_a_tail_of_no_groups_or_too_many_is_refused(groups):
     graph, like = abstract_network(build_residual)
     with pytest.raises(UserError, match=rf'groups={groups}.* from 1 to 2'):
-        jax.eval_shape(FitTail(graph, groups), like['params'], like['stats'], (), rows(2), jax.random.key(0))
+        jax.eval_shape(
+            FitTail(graph, groups), like['params'], like['stats'], (), rows(2), jax.random.key(0)
+        )
 
 
 def mixmatch(graph, **changes):
@@ -151,7 +167,9 @@ def unmixed_rows(params, batch):
     labelled, other = (batch[name].astype(np.float64) / 255 for name in ('image', 'unlabelled'))
     guess = softmax(logits_of(params, other), -1) ** 2
     guess /= guess.sum(-1, keepdims=True)
-    return np.concatenate([labelled, other, other]), np.concatenate([np.eye(3)[batch['label']], guess, guess])
+    return np.concatenate([labelled, other, other]), np.concatenate(
+        [np.eye(3)[batch['label']], guess, guess]
+    )
 
 
 def test_without_views_and_mixture_the_loss_is_written_out():
@@ -159,14 +177,26 @@ def test_without_views_and_mixture_the_loss_is_written_out():
     batch = rows(5)
     value = jax.jit(jax.value_and_grad(mixmatch(graph, alpha=UNMIXED), has_aux=True))
     images, targets = unmixed_rows(params, batch)
-    bias, tiny = np.asarray(params['head']['bias']), 1e-5  # guesses stay where they are: no gradient flows into them
+    bias, tiny = (
+        np.asarray(params['head']['bias']),
+        1e-5,
+    )  # guesses stay where they are: no gradient flows into them
     for progress in (0.0, 0.3, 1.0):
-        (loss, _), slopes = value(params, stats, (), batch | {'progress': progress}, jax.random.key(1))
-        np.testing.assert_allclose(loss, written_out(params, images, targets, 15 * progress), rtol=2e-5)
+        (loss, _), slopes = value(
+            params, stats, (), batch | {'progress': progress}, jax.random.key(1)
+        )
+        np.testing.assert_allclose(
+            loss, written_out(params, images, targets, 15 * progress), rtol=2e-5
+        )
         for k in range(3):
-            moved = [params | {'head': params['head'] | {'bias': bias + way * tiny * np.eye(3)[k]}} for way in (1, -1)]
+            moved = [
+                params | {'head': params['head'] | {'bias': bias + way * tiny * np.eye(3)[k]}}
+                for way in (1, -1)
+            ]
             ahead, behind = (written_out(p, images, targets, 15 * progress) for p in moved)
-            np.testing.assert_allclose(slopes['head']['bias'][k], (ahead - behind) / (2 * tiny), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                slopes['head']['bias'][k], (ahead - behind) / (2 * tiny), rtol=1e-3, atol=1e-4
+            )
 
 
 def test_halves_are_mixed_with_some_other_row():
@@ -178,10 +208,15 @@ def test_halves_are_mixed_with_some_other_row():
         halves = [(x + x[list(order)]) / 2 for x in (images, targets)]
         possible.append(written_out(params, *halves, 15.0))
     task = jax.jit(mixmatch(graph, alpha=1e7))  # Beta's mass is at one half
-    seen = [float(task(params, stats, (), batch | {'progress': 1.0}, jax.random.key(seed))[0]) for seed in range(12)]
+    seen = [
+        float(task(params, stats, (), batch | {'progress': 1.0}, jax.random.key(seed))[0])
+        for seed in range(12)
+    ]
     nearest = [int(np.abs(np.array(possible) - loss).argmin()) for loss in seen]
     np.testing.assert_allclose(seen, np.array(possible)[nearest], rtol=2e-3)
-    assert len({round(possible[k], 4) for k in nearest}) == 2  # the image with a label is mixed with a view of the other, or is not
+    assert (
+        len({round(possible[k], 4) for k in nearest}) == 2
+    )  # the image with a label is mixed with a view of the other, or is not
 
 
 def test_eight_devices_mix_one_batch():
@@ -199,12 +234,20 @@ def test_eight_devices_mix_one_batch():
     (one, metrics), (eight, spread) = found
     for name in metrics:
         np.testing.assert_allclose(metrics[name], spread[name], rtol=1e-4)
-    np.testing.assert_allclose(metrics['loss'], metrics['supervised'] + 7.5 * metrics['consistency'], rtol=1e-5)  # half way
-    for a, b in zip(jax.tree.leaves((one.params, one.stats)), jax.tree.leaves((eight.params, eight.stats)), strict=True):
+    np.testing.assert_allclose(
+        metrics['loss'], metrics['supervised'] + 7.5 * metrics['consistency'], rtol=1e-5
+    )  # half way
+    for a, b in zip(
+        jax.tree.leaves((one.params, one.stats)),
+        jax.tree.leaves((eight.params, eight.stats)),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.parametrize('wrong', [{'temperature': 0.0}, {'alpha': 0.0}, {'weight': -1.0}, {'pad_px': -1}, {'flip': 2.0}])
+@pytest.mark.parametrize(
+    'wrong', [{'temperature': 0.0}, {'alpha': 0.0}, {'weight': -1.0}, {'pad_px': -1}, {'flip': 2.0}]
+)
 def test_wrong_settings_are_refused(wrong):
     graph, _ = abstract_network(build)
     with pytest.raises(UserError, match=next(iter(wrong))):

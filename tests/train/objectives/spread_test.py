@@ -11,11 +11,24 @@ from purify.train.objectives.spread import Spread, centre_similarity
 from purify.train.state import split_network
 
 RNG = np.random.default_rng(0)
-BATCH = {'image': RNG.integers(0, 256, (8, 8, 8, 1), np.uint8), 'label': np.array([0, 1, 3, 0, 1, 3, 3, 0], np.int32)}
+BATCH = {
+    'image': RNG.integers(0, 256, (8, 8, 8, 1), np.uint8),
+    'label': np.array([0, 1, 3, 0, 1, 3, 3, 0], np.int32),
+}
 
 
 def small():
-    return split_network(ResNet(stages=(1,), block='basic', num_classes=4, channels=1, width=8, norm='group', rngs=nnx.Rngs(0)))
+    return split_network(
+        ResNet(
+            stages=(1,),
+            block='basic',
+            num_classes=4,
+            channels=1,
+            width=8,
+            norm='group',
+            rngs=nnx.Rngs(0),
+        )
+    )
 
 
 def by_hand(features, labels):
@@ -26,8 +39,13 @@ def by_hand(features, labels):
 
 
 def test_it_is_the_mean_cosine_of_two_centres():
-    features, labels = RNG.normal(size=(30, 5)) + 0.5, RNG.integers(0, 6, 30) // 2 * 2  # classes 1, 3, 5 and 6 are not there
-    found = jax.jit(centre_similarity, static_argnums=2)(jnp.array(features, jnp.float32), jnp.array(labels), 7)
+    features, labels = (
+        RNG.normal(size=(30, 5)) + 0.5,
+        RNG.integers(0, 6, 30) // 2 * 2,
+    )  # classes 1, 3, 5 and 6 are not there
+    found = jax.jit(centre_similarity, static_argnums=2)(
+        jnp.array(features, jnp.float32), jnp.array(labels), 7
+    )
     assert float(found) == pytest.approx(by_hand(features, labels), abs=1e-5)
 
 
@@ -44,7 +62,10 @@ def test_its_slope_is_that_of_the_formula():
 
 def test_one_class_alone_pulls_at_nothing_and_a_centre_at_zero_breaks_nothing():
     features = jnp.array(RNG.normal(size=(4, 3)), jnp.float32)
-    for rows, labels in ((features, jnp.zeros(4, int)), (features.at[:2].set(0), jnp.array([0, 0, 1, 1]))):
+    for rows, labels in (
+        (features, jnp.zeros(4, int)),
+        (features.at[:2].set(0), jnp.array([0, 0, 1, 1])),
+    ):
         loss, slope = jax.value_and_grad(centre_similarity)(rows, labels, 3)
         assert float(loss) == 0
         np.testing.assert_array_equal(slope, np.zeros((4, 3)))
@@ -54,11 +75,15 @@ def test_one_class_alone_pulls_at_nothing_and_a_centre_at_zero_breaks_nothing():
 def test_the_task_adds_the_cross_entropy_by_its_weight(weight):
     graph, params, stats = small()
     network = nnx.merge(graph, params, stats)
-    features = np.asarray(network.features(BATCH['image'].astype(np.float32) / 255, train=True), np.float64)
+    features = np.asarray(
+        network.features(BATCH['image'].astype(np.float32) / 255, train=True), np.float64
+    )
     logits = np.asarray(network.head(jnp.array(features, jnp.float32)), np.float64)
     crossed = (np.log(np.exp(logits).sum(-1)) - logits[np.arange(8), BATCH['label']]).mean()
     loss, (_, metrics) = Spread(graph, weight)(params, stats, (), BATCH, jax.random.key(0))
-    assert float(loss) == pytest.approx(by_hand(features, BATCH['label']) + weight * crossed, abs=1e-5)
+    assert float(loss) == pytest.approx(
+        by_hand(features, BATCH['label']) + weight * crossed, abs=1e-5
+    )
     assert float(metrics['closeness']) == pytest.approx(by_hand(features, BATCH['label']), abs=1e-5)
     assert float(metrics['accuracy']) == (logits.argmax(-1) == BATCH['label']).mean()
 
@@ -67,7 +92,9 @@ def test_centres_move_apart():
     graph, params, stats = small()
     task, adam = Spread(graph, 0.0), optax.adam(1e-2)
     state, closeness = adam.init(params), []
-    slope = jax.jit(jax.value_and_grad(lambda params: task(params, stats, (), BATCH, jax.random.key(0))[0]))
+    slope = jax.jit(
+        jax.value_and_grad(lambda params: task(params, stats, (), BATCH, jax.random.key(0))[0])
+    )
     for _ in range(30):
         value, gradient = slope(params)
         closeness.append(float(value))

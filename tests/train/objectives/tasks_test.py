@@ -7,7 +7,14 @@ from PIL import Image
 
 from purify.core.errors import UserError
 from purify.models.classifiers.resnet import ResNet
-from purify.train.objectives.tasks import Classify, Distill, cross_entropy, distillation_loss, resize_to, signed_images
+from purify.train.objectives.tasks import (
+    Classify,
+    Distill,
+    cross_entropy,
+    distillation_loss,
+    resize_to,
+    signed_images,
+)
 from purify.train.state import split_network
 
 
@@ -16,14 +23,26 @@ def softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize(('alpha', 'tau', 'ce_temperature'), [(0.5, 5.0, 1.0), (0.5, 10.0, 10.0), (1.0, 2.0, 1.0), (0.0, 2.0, 3.0)])
+@pytest.mark.parametrize(
+    ('alpha', 'tau', 'ce_temperature'),
+    [(0.5, 5.0, 1.0), (0.5, 10.0, 10.0), (1.0, 2.0, 1.0), (0.0, 2.0, 3.0)],
+)
 def test_distillation_loss_is_equations_2_and_3(alpha, tau, ce_temperature):
     rng = np.random.default_rng(0)
-    student, teacher, labels = rng.normal(size=(6, 10)) * 3, rng.normal(size=(6, 10)) * 3, rng.integers(0, 10, 6)
+    student, teacher, labels = (
+        rng.normal(size=(6, 10)) * 3,
+        rng.normal(size=(6, 10)) * 3,
+        rng.integers(0, 10, 6),
+    )
     soft = -(tau**2) * (softmax(teacher / tau) * np.log(softmax(student / tau))).sum(-1).mean()
     hard = -np.log(softmax(student / ce_temperature)[np.arange(6), labels]).mean()
     got = distillation_loss(
-        jnp.array(student), jnp.array(teacher), jnp.array(labels), alpha=alpha, tau=tau, ce_temperature=ce_temperature
+        jnp.array(student),
+        jnp.array(teacher),
+        jnp.array(labels),
+        alpha=alpha,
+        tau=tau,
+        ce_temperature=ce_temperature,
     )
     assert float(got) == pytest.approx(alpha * soft + (1 - alpha) * hard, rel=1e-5)
 
@@ -31,7 +50,9 @@ def test_distillation_loss_is_equations_2_and_3(alpha, tau, ce_temperature):
 def test_no_gradient_reaches_the_teacher():
     labels = jnp.zeros(2, jnp.int32)
     settings = {'alpha': 0.5, 'tau': 5.0, 'ce_temperature': 1.0}
-    gradient = jax.grad(lambda t: distillation_loss(jnp.ones((2, 3)), t, labels, **settings))(jnp.arange(6.0).reshape(2, 3))
+    gradient = jax.grad(lambda t: distillation_loss(jnp.ones((2, 3)), t, labels, **settings))(
+        jnp.arange(6.0).reshape(2, 3)
+    )
     assert float(jnp.abs(gradient).max()) == 0
 
 
@@ -43,7 +64,14 @@ def test_label_smoothing_mixes_with_uniform():
 
 
 def small(norm='batch'):
-    build = {'stages': (1,), 'block': 'basic', 'num_classes': 3, 'channels': 1, 'width': 8, 'norm': norm}
+    build = {
+        'stages': (1,),
+        'block': 'basic',
+        'num_classes': 3,
+        'channels': 1,
+        'width': 8,
+        'norm': norm,
+    }
     return split_network(ResNet(**build, rngs=nnx.Rngs(0)))
 
 
@@ -65,21 +93,27 @@ def test_classify_updates_the_running_statistics():
 def test_distill_sees_the_teacher_in_evaluation_mode_on_the_same_view():
     """The loss equals the one computed from eval-mode teacher logits of the very same images."""
     graph, params, stats = small()
-    other = split_network(ResNet(stages=(1,), block='basic', num_classes=3, channels=1, width=8, rngs=nnx.Rngs(7)))
+    other = split_network(
+        ResNet(stages=(1,), block='basic', num_classes=3, channels=1, width=8, rngs=nnx.Rngs(7))
+    )
     frozen = {'params': other[1], 'stats': jax.tree.map(lambda x: x + 0.5, other[2])}
     task = Distill(graph, other[0], frozen, alpha=0.5, tau=5.0, ce_temperature=1.0)
     loss, _ = task(params, stats, frozen, BATCH, jax.random.key(0))
     images = BATCH['image'].astype(np.float32) / 255
     teacher = nnx.merge(other[0], frozen['params'], frozen['stats'])(images, train=False)
     student = nnx.merge(graph, params, stats)(images, train=True)
-    wanted = distillation_loss(student, teacher, BATCH['label'], alpha=0.5, tau=5.0, ce_temperature=1.0)
+    wanted = distillation_loss(
+        student, teacher, BATCH['label'], alpha=0.5, tau=5.0, ce_temperature=1.0
+    )
     assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
 
 
 @pytest.mark.parametrize('bad', [{'alpha': 1.5}, {'tau': 0.0}, {'ce_temperature': -1.0}])
 def test_distill_refuses_numbers_out_of_range(bad):
     with pytest.raises(UserError, match=rf'distill: {next(iter(bad))}='):
-        Distill(small()[0], small()[0], (), **({'alpha': 0.5, 'tau': 5.0, 'ce_temperature': 1.0} | bad))
+        Distill(
+            small()[0], small()[0], (), **({'alpha': 0.5, 'tau': 5.0, 'ce_temperature': 1.0} | bad)
+        )
 
 
 def test_images_reach_the_networks_scale_and_size():
@@ -91,10 +125,16 @@ def test_images_reach_the_networks_scale_and_size():
 
 
 def test_resizing_leaves_no_pixel_brighter_than_white():
-    """Of a white band on black; Pillow's bicubic filter on 8 bits, which clips, is the second source."""
+    """Of a white band on black; Pillow's bicubic filter on 8 bits, which clips, is the second
+    source.
+    """
     band = np.zeros((16, 16), np.uint8)
     band[:, 5:11] = 255
     made = np.asarray(resize_to(signed_images(jnp.asarray(band[None, ..., None])), 64))[0, ..., 0]
     assert (made.min(), made.max()) == (-1.0, 1.0)
-    pillow = np.asarray(Image.fromarray(band).resize((64, 64), Image.Resampling.BICUBIC), np.float32) / 127.5 - 1
+    pillow = (
+        np.asarray(Image.fromarray(band).resize((64, 64), Image.Resampling.BICUBIC), np.float32)
+        / 127.5
+        - 1
+    )
     assert np.abs(made - pillow).max() < 0.01

@@ -12,15 +12,23 @@ from purify.train.state import split_network
 
 RNG = np.random.default_rng(0)
 LOSSES = np.array([0.1, 0.49, 0.7, 3.0, 0.05])
-BATCH = {'image': RNG.integers(0, 256, (6, 8, 8, 1), np.uint8), 'label': np.array([0, 1, 2, 0, 1, 2], np.int32), 'id': np.arange(6)}
+BATCH = {
+    'image': RNG.integers(0, 256, (6, 8, 8, 1), np.uint8),
+    'label': np.array([0, 1, 2, 0, 1, 2], np.int32),
+    'id': np.arange(6),
+}
 
 
 def small():
-    return split_network(ResNet(stages=(1,), block='basic', num_classes=3, channels=1, width=8, rngs=nnx.Rngs(0)))
+    return split_network(
+        ResNet(stages=(1,), block='basic', num_classes=3, channels=1, width=8, rngs=nnx.Rngs(0))
+    )
 
 
 def test_local_ascent_turns_samples_around_one_by_one():
-    assert float(local_ascent(jnp.array(LOSSES), 0.5)) == pytest.approx((-0.1 - 0.49 + 0.7 + 3.0 - 0.05) / 5, rel=1e-6)
+    assert float(local_ascent(jnp.array(LOSSES), 0.5)) == pytest.approx(
+        (-0.1 - 0.49 + 0.7 + 3.0 - 0.05) / 5, rel=1e-6
+    )
     slope = jax.grad(local_ascent)(jnp.array(LOSSES), 0.5)
     np.testing.assert_allclose(slope, np.array([-1, -1, 1, 1, -1]) / 5, rtol=1e-6)
 
@@ -28,13 +36,18 @@ def test_local_ascent_turns_samples_around_one_by_one():
 @pytest.mark.parametrize('gamma', [0.5, 2.0])
 def test_flooding_turns_the_whole_batch_around(gamma):
     mean = LOSSES.mean()  # .868
-    assert float(flooding(jnp.array(LOSSES), gamma)) == pytest.approx(abs(mean - gamma) + gamma, rel=1e-6)
+    assert float(flooding(jnp.array(LOSSES), gamma)) == pytest.approx(
+        abs(mean - gamma) + gamma, rel=1e-6
+    )
     slope = jax.grad(flooding)(jnp.array(LOSSES), gamma)
     np.testing.assert_allclose(slope, np.full(5, np.sign(mean - gamma) / 5), rtol=1e-6)
 
 
 def losses_by_hand(graph, params, stats):
-    logits = np.asarray(nnx.merge(graph, params, stats)(BATCH['image'].astype(np.float32) / 255, train=True), np.float64)
+    logits = np.asarray(
+        nnx.merge(graph, params, stats)(BATCH['image'].astype(np.float32) / 255, train=True),
+        np.float64,
+    )
     return np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), BATCH['label']]
 
 
@@ -63,7 +76,9 @@ def descend(task, params, stats, steps):
 
     @jax.jit
     def update(params, stats, state):
-        (_, (stats, metrics)), grads = jax.value_and_grad(task, has_aux=True)(params, stats, (), BATCH, jax.random.key(0))
+        (_, (stats, metrics)), grads = jax.value_and_grad(task, has_aux=True)(
+            params, stats, (), BATCH, jax.random.key(0)
+        )
         updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), stats, state, metrics['cross_entropy']
 
@@ -78,7 +93,9 @@ def test_held_up_losses_float_and_unlearned_ones_climb():
     graph, params, stats = small()
     held = descend(HoldUp(graph, rule='local_ascent', gamma=0.8), params, stats, 60)
     assert min(held) > 0.6
-    free = descend(HoldUp(graph, rule='local_ascent', gamma=0.0), params, stats, 60)  # plain cross-entropy
+    free = descend(
+        HoldUp(graph, rule='local_ascent', gamma=0.0), params, stats, 60
+    )  # plain cross-entropy
     assert free[-1] < 0.5
     climbed = descend(Unlearn(graph), params, stats, 10)
     assert climbed[-1] > climbed[0] + 0.2
