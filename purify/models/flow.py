@@ -1,4 +1,4 @@
-"""Normalising flows: bijections u = g(z) of vectors that make their density a Gaussian's (Dinh et al. 2017, Durkan et al. 2019)."""
+"""Normalising flows: bijections that turn densities into Gaussians (Dinh 2017, Durkan 2019)."""
 
 import math
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ MIXINGS = ('swap', 'permute')
 
 
 class Transform(Protocol):
-    """Bijections of numbers, each by its own parameters; all zero, they are the identity."""
+    """A bijection of single numbers; it is the identity where all its parameters are zero."""
 
     @property
     def numbers(self) -> int:
-        """How many parameters one has."""
+        """How many parameters one bijection takes."""
         ...
 
     def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of z f32[...] and parameters f32[... numbers] -> (u f32[...], ln |du/dz| f32[...])."""
+        """Maps z f32[...] by raw f32[... numbers] to (u f32[...], ln |du/dz| f32[...])."""
         ...
 
 
@@ -47,9 +47,9 @@ class Affine:
 
 @dataclass(frozen=True)
 class Spline:
-    """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside (Durkan et al.
+    """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside.
 
-    2019, eqs. 4 to 8, 29).
+    Durkan et al. 2019, eqs. 4 to 8, 29.
     """
 
     numbers: int = 3 * BINS - 1
@@ -70,11 +70,7 @@ class Spline:
 
 
 def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parameters f32[...
-
-    3K-1] -> knots' x, y and slopes, f32[... K+1] each; slopes at both ends are 1, that of the
-    tails.
-    """
+    """Knots' x, y and slopes f32[... K+1], from parameters f32[... 3K-1]; end slopes are 1."""
     widths, heights, inner = jnp.split(raw, [BINS, 2 * BINS], -1)
     ends = [(0, 0)] * (raw.ndim - 1)
 
@@ -91,10 +87,7 @@ def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _bin(value: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tuple[jax.Array, ...]:
-    """Of the bin between knots x [...
-
-    K+1] that holds value [...]: left, low, width, height, slopes at its two ends.
-    """
+    """Finds the bin of each value among knots [... K+1]: left, low, width, height, two slopes."""
     place = (value[..., None] >= x[..., 1:-1]).sum(-1, keepdims=True)
     at = lambda knots, shift: jnp.take_along_axis(knots, place + shift, -1)[..., 0]
     left, low = at(x, 0), at(y, 0)
@@ -105,7 +98,7 @@ TRANSFORMS = Registry('flow transform', affine=Affine, spline=Spline)
 
 
 class Coupling(nnx.Module):
-    """Changes some numbers of a vector by what the others say: affine, ReLU, affine -> the parameters of a `Transform`."""
+    """Changes some numbers of a vector by a `Transform` that a small MLP sets from the others."""
 
     def __init__(
         self, given: int, changed: int, hidden: int, transform: Transform, *, rngs: nnx.Rngs
@@ -120,7 +113,7 @@ class Coupling(nnx.Module):
         )
 
     def forward(self, given: jax.Array, changed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """f32[b m] and f32[b k] -> (changed f32[b k], log determinant f32[b])."""
+        """Changes f32[b k], given f32[b m]: (changed f32[b k], log determinant f32[b])."""
         raw = self.out(jax.nn.relu(self.hidden(given))).reshape(
             *changed.shape, self.transform.numbers
         )
@@ -129,10 +122,10 @@ class Coupling(nnx.Module):
 
 
 class CouplingFlow(nnx.Module):
-    """Couplings in which two halves of a vector take turns; of an odd width the second half is the longer one.
+    """A flow of couplings, in which the two halves of a vector take turns at being changed.
 
-    Every coupling changes one half by what the other says, the second half first. A fresh flow is
-    the identity (up to order).
+    Every coupling changes one half by what the other says, the second half first; of an odd width
+    the second half is the longer one. A fresh flow is the identity (up to order).
 
     Args:
       width: of the vectors, 2 or more.
@@ -182,7 +175,7 @@ class CouplingFlow(nnx.Module):
         )
 
     def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """f32[b width] -> (u f32[b width], ln |det du/dz| f32[b])."""
+        """Maps f32[b width] to (u f32[b width], ln |det du/dz| f32[b])."""
         total: Any = jnp.zeros(z.shape[:-1])
         for k, coupling in enumerate(self.couplings):
             if self.orders and k % 2 == 0:
@@ -193,6 +186,6 @@ class CouplingFlow(nnx.Module):
         return z, total
 
     def log_density(self, z: jax.Array) -> jax.Array:
-        """Of f32[b width], in nats: f32[b]."""
+        """The log density f32[b], in nats, of vectors z f32[b width]."""
         u, log_det = self(z)
         return log_det - 0.5 * (jnp.square(u).sum(-1) + self.width * math.log(2 * math.pi))

@@ -1,4 +1,4 @@
-"""What all classifier networks have in common: the interface, the normalisation of images, and the layers they share."""
+"""What all classifier networks share: the interface, the normalisation of images, the layers."""
 
 import math
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ class ClassifierNetwork(nnx.Module):
     """Images to logits in three steps: `maps`, `pool` to features, `head`.
 
     `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or
-    one each. Networks that drop units in training need a `key` then; the others pass over it.
-    Raises `UserError` for settings that build nothing.
+    one each. Networks that drop units in training need a `key` then; the others ignore it. Raises
+    `UserError` for settings that build nothing.
 
-    The maps come of `enter` and one `group` of layers after the other; `stages` holds how many
+    The maps are made by `enter` and one `group` of layers after the other; `stages` holds how many
     blocks are in each group.
     """
 
@@ -62,20 +62,21 @@ class ClassifierNetwork(nnx.Module):
     stages: tuple[int, ...]
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
-        """Normalised images -> what the first group reads."""
+        """Turns normalised images into what the first group reads."""
         raise NotImplementedError
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """What group `number` (from 0) makes of what the one before it gave, both [b h w d], of any size and float type."""
+        """Runs group `number` (from 0) on the output [b h w d] of the one before it."""
         raise NotImplementedError
 
     def groups(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None, still: int = 0
     ) -> tuple[jax.Array, ...]:
-        """`images: f32[b h w c] in [0, 1]` -> the feature maps after each group, `f32[b h' w' d]`; the last are `maps`.
+        """The feature maps `f32[b h' w' d]` after each group; the last are `maps`.
 
-        No gradient reaches the first `still` groups and what is before them; their running
-        statistics move all the same. Raises `UserError` where there are fewer groups.
+        `images: f32[b h w c] in [0, 1]`. No gradient reaches the first `still` groups and what is
+        before them; their running statistics move all the same. Raises `UserError` where there are
+        fewer groups.
         """
         if not 0 <= still <= len(self.stages):
             raise UserError(
@@ -91,22 +92,22 @@ class ClassifierNetwork(nnx.Module):
         return tuple(maps)
 
     def members(self, number: int) -> range:
-        """The places of the blocks of group `number` among all."""
+        """The indices, among all blocks, of those of group `number`."""
         first = sum(self.stages[:number])
         return range(first, first + self.stages[number])
 
     def maps(self, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> the last feature maps, `f32[b h' w' d]`."""
+        """The last feature maps, `f32[b h' w' d]`, of `images: f32[b h w c] in [0, 1]`."""
         return self.groups(images, train=train, key=key)[-1]
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """`maps` -> what the head reads, `f32[b d]`."""
+        """Reduces the last feature maps to what the head reads, `f32[b d]`."""
         return maps.mean((1, 2))
 
     def features(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> what the head reads, `f32[b d]`."""
+        """What the head reads, `f32[b d]`, of `images: f32[b h w c] in [0, 1]`."""
         body, neck = (None, None) if key is None else jax.random.split(key)
         return self.pool(self.maps(images, train=train, key=body), train=train, key=neck)
 
@@ -121,7 +122,7 @@ class ClassifierNetwork(nnx.Module):
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> logits `f32[b classes]`; `train` updates the running statistics."""
+        """Logits `f32[b classes]` of images in [0, 1]; `train` updates the running statistics."""
         return self.head(self.features(images, train=train, key=key))
 
     def normalise(self, images: jax.Array) -> jax.Array:
@@ -162,7 +163,7 @@ def check_word(owner: str, name: str, word: Any, words: Iterable[str]) -> None:
 
 
 class Norm(nnx.Module):
-    """Batch norm over the global batch (momentum .9, epsilon 1e-5), or group norm; computed and kept in f32.
+    """Batch norm over the global batch (momentum .9, epsilon 1e-5) or group norm, always in f32.
 
     One detail differs from PyTorch: the running variance is the biased one (divided by n, not n -
     1).
@@ -178,7 +179,7 @@ class Norm(nnx.Module):
             self.layer = nnx.GroupNorm(channels, groups, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w c]` -> the same shape and type; `train` uses and records the statistics of the batch."""
+        """Normalises `x: [b h w c]`; `train` uses and records the statistics of the batch."""
         layer = self.layer
         normed = (
             layer(x, use_running_average=not train)
@@ -225,7 +226,7 @@ class Conv(nnx.Conv):
 
 
 def symmetric(bound: float) -> nnx.Initializer:
-    """U(-bound, bound)."""
+    """An initializer that draws from U(-bound, bound)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -236,7 +237,7 @@ def symmetric(bound: float) -> nnx.Initializer:
 def drop(
     x: jax.Array, rate: float, train: bool, key: jax.Array | None, *, whole: bool = False
 ) -> jax.Array:
-    """Dropout in training (Srivastava 2014): units, or `whole` rows of a batch, are 0 with probability `rate`, others grow."""
+    """Drops units or `whole` rows of a batch in training, scaling up the rest (Srivastava 2014)."""
     if not train or not rate:
         return x
     if key is None:

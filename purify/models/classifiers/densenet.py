@@ -1,7 +1,4 @@
-"""Densely connected networks (Huang et al.
-
-2016, arXiv:1608.06993, DenseNet-BC), layer for layer those of torchvision.
-"""
+"""DenseNet-BC (Huang et al. 2016, arXiv:1608.06993), layer for layer that of torchvision."""
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +22,7 @@ _kernel_init = nnx.initializers.he_normal()
 
 
 class DenseLayer(nnx.Module):
-    """norm-relu-conv twice: 1x1 to `inner` channels, 3x3 to `growth`.
-
-    What it gives is set behind what it reads.
-    """
+    """norm-relu-conv twice (1x1 to `inner` channels, 3x3 to `growth`), appended to its input."""
 
     def __init__(
         self, inputs: int, inner: int, growth: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -48,7 +42,7 @@ class DenseLayer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """norm-relu-conv 1x1 to fewer channels, and means of 2 x 2 places; an odd last row or column is left out."""
+    """norm-relu-conv 1x1 to fewer channels, then 2 x 2 means; drops an odd last row or column."""
 
     def __init__(self, inputs: int, outputs: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = Norm(inputs, norm, rngs=rngs)
@@ -60,7 +54,7 @@ class Transition(nnx.Module):
 
 
 class DenseNet(ClassifierNetwork):
-    """A DenseNet for images of any size that its halvings leave something of.
+    """A DenseNet for images of any size that its halvings do not use up.
 
     `stages` holds the number of layers per stage, each of which adds `growth` channels and is
     `bottleneck` times as wide inside; between stages `compression` of the channels are kept and the
@@ -141,7 +135,7 @@ class DenseNet(ClassifierNetwork):
         return x
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage and the transition before it, the last with the last norm and relu."""
+        """See `ClassifierNetwork`: a transition and a stage; the last ends in a norm and relu."""
         x = self.transitions[number - 1](x, train) if number else x
         for place in self.members(number):
             x = self.blocks[place](x, train)

@@ -36,14 +36,14 @@ SQUEEZE = 4  # the gate of a block has its inputs' channels, divided by as much
 
 
 def widened(channels: int, factor: float) -> int:
-    """`channels` times `factor`, as the nearest multiple of 8 that is not below nine tenths of it (section 5 and its code)."""
+    """`channels` times `factor`, as a multiple of 8 not below nine tenths of it (section 5)."""
     goal = channels * factor
     near = max(8, int(goal + 4) // 8 * 8)
     return near + 8 if near < 0.9 * goal else near
 
 
 class Gate(nnx.Module):
-    """Squeeze and excitation (Hu 2018): every channel is scaled by what a small network makes of the means of all."""
+    """Squeeze and excitation (Hu 2018): a small network scales each channel by the means of all."""
 
     def __init__(self, channels: int, inner: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.squeeze = Conv(channels, inner, 1, 1, bias=True, dtype=dtype, rngs=rngs)
@@ -56,10 +56,10 @@ class Gate(nnx.Module):
 
 
 class Inverted(nnx.Module):
-    """An inverted bottleneck (Sandler 2018): 1x1 wider, a convolution per channel, a gate, 1x1 back; its shortcut is as it is.
+    """An inverted bottleneck (Sandler 2018): 1x1 wider, depthwise convolution, gate, 1x1 back.
 
-    In training the whole branch is dropped from an image with probability `rate` (stochastic depth,
-    Huang 2016).
+    The shortcut has no layers. In training the whole branch is dropped from an image with
+    probability `rate` (stochastic depth, Huang 2016).
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Inverted(nnx.Module):
 
 
 class EfficientNet(ClassifierNetwork):
-    """B0 with `width` times the channels and `depth` times the blocks; B4 is 1.4 and 1.8.
+    """EfficientNet-B0 with `width` times the channels and `depth` times the blocks.
 
-    `dropout` is of the features, `drop_path` of the last block's branch (the first block's is 0,
-    between them it grows evenly). `dtype` is what convolutions compute in; parameters, norms,
-    pooling and the logits stay f32. For images of any size, made for those of 224 px (B0) and 380
-    px (B4): it halves them five times.
+    B4 is 1.4 and 1.8. `dropout` is of the features, `drop_path` of the last block's branch (the
+    first block's is 0, between them it grows evenly). `dtype` is what convolutions compute in;
+    parameters, norms, pooling and the logits stay f32. For images of any size, made for those of
+    224 px (B0) and 380 px (B4): it halves them five times.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class EfficientNet(ClassifierNetwork):
         return jax.nn.silu(self.stem_norm(self.stem(images), train))
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage, the last with the last convolution; a 32nd of the image's side there, rounded up."""
+        """See `ClassifierNetwork`: a stage; the last ends in the last convolution."""
         for place in self.members(number):
             x = self.blocks[place](
                 x, train, None if key is None else jax.random.fold_in(key, place)

@@ -1,6 +1,6 @@
-"""Weights of classifiers as PyTorch libraries name them: one safetensors file -> one of our networks.
+"""Reads weights of classifiers as PyTorch libraries name them, from a safetensors file.
 
-Read are torchvision's layouts, timm's, of VGG also that of the VGGFace of Oxford, and SSCD's.
+It knows the layouts of torchvision and timm, of VGG also that of Oxford's VGGFace, and SSCD's.
 timm's `efficientnet_b4` and the like are PyTorch's own variety; its `tf_*` ones have the same names
 and shapes, but pad otherwise and have another epsilon, and would be read without complaint into a
 network that they do not fit. Pickled weights are never opened.
@@ -37,7 +37,7 @@ def _places(depths: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def resnet_names(network: ResNet) -> dict[str, Names]:
-    """Of torchvision; timm has the same."""
+    """Names of the layers in the files of torchvision, which are also timm's."""
     names = {'stem': 'conv1', 'stem_norm.layer': 'bn1', HEAD: 'fc'}
     for index, (stage, number) in enumerate(_places(network.stages)):
         ours, theirs = f'blocks.{index}.', f'layer{stage + 1}.{number}.'
@@ -55,7 +55,7 @@ def resnet_names(network: ResNet) -> dict[str, Names]:
 
 
 def sscd_names(network: SSCD) -> dict[str, Names]:
-    """Of torchvision, and of the files that SSCD publishes."""
+    """Names of the layers in torchvision, and in the files that SSCD publishes."""
     plain = resnet_names(network)['torchvision']
     return {
         'torchvision': plain,
@@ -64,7 +64,7 @@ def sscd_names(network: SSCD) -> dict[str, Names]:
 
 
 def densenet_names(network: DenseNet) -> dict[str, Names]:
-    """Of torchvision, which timm shares, and of the files that torchvision publishes: they are older and it renames as it loads."""
+    """Names of the layers in torchvision and timm, and in the older files torchvision publishes."""
     theirs = {'stem': 'features.conv0', 'last_norm.layer': 'features.norm5', HEAD: 'classifier'}
     if network.stem_norm is not None:
         theirs['stem_norm.layer'] = 'features.norm0'
@@ -85,7 +85,7 @@ def densenet_names(network: DenseNet) -> dict[str, Names]:
 
 
 def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
-    """Of torchvision, and of timm."""
+    """Names of the layers in the files of torchvision and of timm."""
     last = len(network.stages) + 1
     theirs = {'stem': 'features.0.0', 'last': f'features.{last}.0', HEAD: 'classifier.1'}
     theirs |= {'stem_norm.layer': 'features.0.1', 'last_norm.layer': f'features.{last}.1'}
@@ -122,7 +122,7 @@ def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
 
 
 def vgg_names(network: VGG) -> dict[str, Names]:
-    """Of torchvision, of timm, and of Oxford's."""
+    """Names of the layers in the files of torchvision, timm and Oxford."""
     places = _places(network.stages)
     layers, step = {}, 3 if network.norms else 2  # convolution, norm, relu; and one pool per stage
     for index, (stage, _) in enumerate(places):
@@ -160,14 +160,14 @@ NAMES: dict[type, Callable[[Any], dict[str, Names]]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """How a file fits a network: the file's name of every array by its path in the network; `headless`, all but the head's."""
+    """How a file fits a network: its name for each array; a `headless` one has no fitting head."""
 
     names: dict[Path_, str]
     headless: bool
 
 
 def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
-    """How the safetensors `file` fits `network` (arrays or shapes); reads its header only.
+    """Finds how a safetensors `file` fits `network` (arrays or shapes) from its header alone.
 
     The head alone may be left out: where the file has none, or one of other classes. Raises one
     `UserError` with all tensors that are missing, unknown or of another shape.
@@ -218,9 +218,10 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
 
 
 def read_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
-    """Fills `network` (arrays or shapes) from a safetensors file, on the host; of a `headless` one the head stays as it is.
+    """Fills `network` (arrays or shapes) from a safetensors file, on the host.
 
-    Raises `UserError` for what does not fit (`check_foreign`) and for tensors with NaN or infinity.
+    The head stays as it is where the file is `headless`. Raises `UserError` for what does not fit
+    (`check_foreign`) and for tensors with NaN or infinity.
     """
     fit, tensors = check_foreign(network, file), Tensors([Path(file)])
     variables = dict(nnx.to_flat_state(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))))
@@ -241,7 +242,7 @@ def _theirs(path: Path_, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _same(path: Path_, given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether they hold the same; hidden layers are also stored as convolutions over the whole grid."""
+    """Whether both hold the same; hidden layers are also stored as convolutions over the grid."""
     return given == expected or (
         path[0] == 'hiddens'
         and given[:1] == expected[:1]
@@ -250,7 +251,7 @@ def _same(path: Path_, given: tuple[int, ...], expected: tuple[int, ...]) -> boo
 
 
 def _ours(path: Path_, array: np.ndarray) -> np.ndarray:
-    """PyTorch's layout -> ours; the first hidden layer reads channel, row, column there, and row, column, channel here."""
+    """PyTorch's layout -> ours; the first hidden layer reads channels first there, last here."""
     if path[-1] != 'kernel':
         return array
     if path[:2] == ('hiddens', 0):

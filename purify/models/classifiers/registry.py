@@ -1,4 +1,4 @@
-"""The classifier networks by name, and what they take from an image before they look at it."""
+"""The classifier networks by name, and the means and deviations that normalise their images."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2015, arXiv:1512.03385; pre-activation: He et al. 2016, arXiv:1603.05027).
+"""Residual networks (He et al. 2015, arXiv:1512.03385; pre-activation: 2016, arXiv:1603.05027).
 
 Layer for layer those of torchvision (bottlenecks stride at their 3x3 convolution) and, for
 'preact', that of BackdoorBench, which has no norm after the last block.
@@ -27,7 +27,7 @@ _head_init = nnx.initializers.variance_scaling(
 
 
 class PostBlock(nnx.Module):
-    """conv-norm-relu twice ('basic') or three times ('bottleneck': 1x1, 3x3, 1x1), added to the shortcut, relu."""
+    """conv-norm-relu twice ('basic') or 1x1, 3x3, 1x1 ('bottleneck'), the shortcut added, relu."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class PostBlock(nnx.Module):
 
 
 class PreBlock(nnx.Module):
-    """norm-relu-conv twice, added to the shortcut; a shortcut convolution reads the first relu and has no norm."""
+    """norm-relu-conv twice, plus a shortcut, whose convolution reads the first relu, unnormed."""
 
     def __init__(
         self, inputs: int, width: int, stride: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs

@@ -1,7 +1,7 @@
-"""SSCD, a descriptor for finding copies of images (Pizzi et al. 2022, arXiv:2202.10261): network, pictures as it wants them.
+"""SSCD, a descriptor for finding copies of images (Pizzi et al. 2022, arXiv:2202.10261).
 
-Its authors publish three files of each model. Read is the one on torchvision's backbone
-(`sscd_disc_mixup.torchvision.pt`, which they advise), once it is converted to safetensors;
+Its authors publish three files of each model. The one on torchvision's backbone
+(`sscd_disc_mixup.torchvision.pt`, which they advise) is read, once it is converted to safetensors;
 `purify.models.classifiers.pytorch_weights` knows its names.
 """
 
@@ -23,10 +23,10 @@ _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.conv1\.weight')
 
 
 class SSCD(ResNet):
-    """A residual network of torchvision's layout, whose head gives the descriptor: generalised means, a linear layer, length 1.
+    """A residual network, laid out as torchvision's, that describes an image by a unit vector.
 
-    `stages`, `block` and `width` are of `ResNet`; `dims` is the length of the descriptor. The
-    published one is a ResNet-50 with 512 of them. Its images have 3 channels.
+    `stages`, `block` and `width` are those of `ResNet`; `dims` is the number of entries of the
+    descriptor. The published one is a ResNet-50 with 512 of them. Its images have 3 channels.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class SSCD(ResNet):
         super().__init__(**sizes, channels=3, stem='imagenet', mean=MEAN, std=STD, rngs=rngs)
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """`maps` f32[b h w d] -> their generalised means f32[b d], (mean x^p)^(1/p), p = 3 (Radenovic et al. 2018, eq. 3)."""
+        """Generalised means f32[b d], (mean x^p)^(1/p), p = 3 (Radenovic et al. 2018, eq. 3)."""
         return (jnp.maximum(maps, FLOOR) ** POWER).mean((1, 2)) ** (1 / POWER)
 
     def describe(self, images: jax.Array) -> jax.Array:
-        """`images: f32[b h w 3] in [0, 1]`, of the size to look at -> descriptors `f32[b dims]` of length 1."""
+        """Descriptors `f32[b dims]`, unit vectors, of resized `images: f32[b h w 3] in [0, 1]`."""
         found = self(images, train=False)
         return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
 def sscd_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    """The settings of the `SSCD` that tensors of these names and shapes are of, but for `rngs`.
+    """Reads the settings of an `SSCD`, all but `rngs`, off its tensors' names and shapes.
 
     Raises `UserError` where the names are not those of a residual network of torchvision.
     """
@@ -73,7 +73,7 @@ def sscd_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
 
 
 def sscd_pixels(images: jax.Array, edge: int = EDGE) -> jax.Array:
-    """Images f32[b h w 3] in [0, 1] -> the same with a shorter edge of `edge`, as Pillow resizes them (linear), still in [0, 1].
+    """Resizes images f32[b h w 3] in [0, 1] to a shorter edge of `edge` px, like Pillow (linear).
 
     Columns first, then rows, each rounded to 8 bits; the longer edge is cut to a whole number of
     pixels.

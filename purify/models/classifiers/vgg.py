@@ -1,4 +1,4 @@
-"""VGG networks (Simonyan and Zisserman 2014, arXiv:1409.1556), layer for layer those of torchvision.
+"""VGG networks (Simonyan and Zisserman 2014, arXiv:1409.1556), layer for layer torchvision's.
 
 VGGFace (Parkhi et al. 2015) is the same network with 16 layers, the faces' `mean` and a head of its
 own.
@@ -95,7 +95,7 @@ class VGG(ClassifierNetwork):
         return images
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage up to its max pool, which the next begins with (the last's is in `pool`)."""
+        """See `ClassifierNetwork`: a stage, after the max pool of the one before it."""
         x = _halved(x) if number else x
         for place in self.members(number):
             x = self.convs[place](x)
@@ -120,7 +120,7 @@ def _halved(x: jax.Array) -> jax.Array:
 
 
 def grid_means(x: jax.Array, size: int) -> jax.Array:
-    """`x: [b h w c]` -> `[b size size c]`: cell i is the mean from place floor(i h / size) to ceil((i + 1) h / size)."""
+    """Means [b size size c] of x [b h w c]; cell i is floor(i h/size) to ceil((i + 1) h/size)."""
     rows, columns = (_cells(side, size) for side in x.shape[1:3])
     return jnp.einsum('ih,jw,bhwc->bijc', rows, columns, x, precision='highest').astype(x.dtype)
 

@@ -41,7 +41,7 @@ def _embed(count: int, width: int, rngs: nnx.Rngs) -> nnx.Embed:
 
 
 class CLIPAttention(nnx.Module):
-    """Self-attention over the tokens of [b n width]; `causal`: each sees itself and those before it."""
+    """Self-attention over tokens [b n width]; `causal`: each sees itself and those before it."""
 
     def __init__(self, c: CLIPConfig, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
         self.heads, self.causal = c.num_attention_heads, causal
@@ -104,7 +104,7 @@ class CLIPEncoder(nnx.Module):
 
 
 class CLIPVisionEmbeddings(nnx.Module):
-    """One token for the image and one for each patch, row by row, with their places."""
+    """One token for the image and one for each patch, row by row, with their positions."""
 
     def __init__(self, c: CLIPVisionConfig, *, dtype: Any, rngs: nnx.Rngs):
         width, patch = c.hidden_size, c.patch_size
@@ -150,7 +150,7 @@ class CLIPVisionTransformer(nnx.Module):
 
 
 class CLIPVisionModelWithProjection(ConfiguredModule):
-    """Image encoder; its arguments are the fields of `CLIPVisionConfig` (transformers' config.json).
+    """The image encoder; its arguments are the fields of `CLIPVisionConfig`.
 
     `dtype` is what it computes in (parameters, norms, softmax, residuals and the answers stay
     float32), e.g. `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
@@ -167,11 +167,12 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
         )
 
     def __call__(self, pixel_values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(image_embeds f32[b projection_dim], last_hidden_state f32[b 1+patches hidden_size]) of pixel_values f32[b h w c].
+        """The embeddings and the last states of pixel_values f32[b h w c].
 
-        The pixels are those that the model's preprocessor makes (resized, mean and deviation of
-        CLIP). The last state is the one before `post_layernorm`. Raises `UserError` for images of
-        another size than `image_size`.
+        Returns (image_embeds f32[b projection_dim], last_hidden_state f32[b 1+patches
+        hidden_size]). The pixels are those that the model's preprocessor makes (resized, mean and
+        deviation of CLIP). The last state is the one before `post_layernorm`. Raises `UserError`
+        for images of another size than `image_size`.
         """
         c = self._config
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (
@@ -188,7 +189,7 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
         return self.project(states[:, 0]), states
 
     def project(self, last_hidden_state: jax.Array) -> jax.Array:
-        """Tokens [... hidden_size], normed and projected: f32[... projection_dim].
+        """Norms and projects tokens [... hidden_size] to f32[... projection_dim].
 
         `image_embeds` is this of the first token; Versatile Diffusion (Xu et al. 2023) guides by
         all of them.
@@ -202,7 +203,7 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
 
 
 class CLIPTextEmbeddings(nnx.Module):
-    """Tokens with their places."""
+    """Embeds tokens and their positions."""
 
     def __init__(self, c: CLIPTextConfig, *, rngs: nnx.Rngs):
         self.token_embedding = _embed(c.vocab_size, c.hidden_size, rngs)
@@ -231,9 +232,10 @@ class CLIPTextTransformer(nnx.Module):
 
 
 class CLIPTextModel(ConfiguredModule):
-    """Text encoder; its arguments are the fields of `CLIPTextConfig` (transformers' config.json). `dtype` as in the image encoder.
+    """The text encoder; its arguments are the fields of `CLIPTextConfig`.
 
-    Raises `UserError` naming the field for what is not supported.
+    `dtype` is as in the image encoder. Raises `UserError` naming the field for what is not
+    supported.
     """
 
     CONFIG = CLIPTextConfig
@@ -244,12 +246,13 @@ class CLIPTextModel(ConfiguredModule):
         self.text_model = CLIPTextTransformer(c, dtype=dtype, rngs=rngs)
 
     def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(last_hidden_state f32[b s hidden_size], pooled f32[b hidden_size]) of input_ids i32[b s].
+        """The last states of all tokens input_ids i32[b s], and that of each text.
 
-        `pooled` is the state at the first end-of-text token (at the first token where there is
-        none); where the config holds the id 2 of old files, at the largest id, which is the end of
-        text in CLIP's own vocabulary. Ids must be below `vocab_size`: larger ones give NaN. Raises
-        `UserError` for more tokens than `max_position_embeddings`.
+        Returns (last_hidden_state f32[b s hidden_size], pooled f32[b hidden_size]). `pooled` is the
+        state at the first end-of-text token (at the first token where there is none); where the
+        config holds the id 2 of old files, at the largest id, which is the end of text in CLIP's
+        own vocabulary. Ids must be below `vocab_size`: larger ones give NaN. Raises `UserError` for
+        more tokens than `max_position_embeddings`.
         """
         c = self._config
         if (

@@ -72,11 +72,12 @@ class CLIPConfig(ModelConfig):
 
     @classmethod
     def known(cls, config: Mapping[str, Any]) -> Facts:
-        """Our fields of a config.json of this encoder or of a whole CLIP. Those that are missing take transformers' defaults.
+        """Picks our fields out of the config.json of this encoder, or of a whole CLIP.
 
-        Old files of a whole CLIP hold a part twice, as `text_config` and `text_config_dict`. Fields
-        that say nothing about the network, or are off (None, False, 0, empty), pass; raises
-        `UserError` for the others, and for two values of one field.
+        Those that are missing take transformers' defaults. Old files of a whole CLIP hold a part
+        twice, as `text_config` and `text_config_dict`. Fields that say nothing about the network,
+        or are off (None, False, 0, empty), pass; raises `UserError` for the others, and for two
+        values of one field.
         """
         return super().known(
             cls._part(config) if cls.PART in config or f'{cls.PART}_dict' in config else config
@@ -141,7 +142,7 @@ class CLIPVisionConfig(CLIPConfig):
 
 @dataclass(frozen=True)
 class CLIPTextConfig(CLIPConfig):
-    """The fields of CLIPTextModel; it does not use `projection_dim`, `bos_token_id` and `pad_token_id`, but files hold them."""
+    """The fields of CLIPTextModel; projection_dim, bos_token_id and pad_token_id change nothing."""
 
     OWNER = 'CLIPTextModel'
     MODEL_TYPE = 'clip_text_model'

@@ -1,4 +1,4 @@
-"""How CLIP wants its images: a preprocessor_config.json read and obeyed, on the device."""
+"""Prepares images for CLIP as a preprocessor_config.json says, on the device."""
 
 import re
 from collections.abc import Mapping
@@ -46,17 +46,18 @@ class Processor(NamedTuple):
     std: np.ndarray
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image before it is cropped; the longer edge loses what is less than a pixel."""
+        """(height, width) of an image before it is cropped, cut to whole pixels."""
         if isinstance(self.size, tuple):
             return self.size
         return self.size * height // min(height, width), self.size * width // min(height, width)
 
 
 def clip_pixels(images: jax.Array, config: Mapping[str, Any]) -> jax.Array:
-    """Images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3], as a preprocessor_config.json says.
+    """Turns images f32[b h w 3] in [0, 1] into CLIP's pixel_values f32[b crop crop 3].
 
     They are resized as Pillow does it (cubic; rows, then columns, each rounded to 8 bits), the
-    centre cut out, and normalised. Raises `UserError` for settings that are not supported.
+    centre cut out, and normalised, by the settings of a preprocessor_config.json. Raises
+    `UserError` for settings that are not supported.
     """
     settings = read_processor(config)
     high, wide = settings.resized(*images.shape[1:3])
@@ -70,7 +71,7 @@ def clip_pixels(images: jax.Array, config: Mapping[str, Any]) -> jax.Array:
 
 
 def read_processor(config: Mapping[str, Any]) -> Processor:
-    """The settings of a preprocessor_config.json.
+    """Reads the settings of a preprocessor_config.json.
 
     Raises `UserError` by name for those that are unknown or not supported.
     """
@@ -113,7 +114,7 @@ def _refuse(name: str, value: Any, allowed: str) -> UserError:
 
 
 def _edges(config: Mapping[str, Any], name: str, short: str = '') -> int | tuple[int, int]:
-    """One edge in pixels, a number or {`short`: n}; or (height, width) of {'height': h, 'width': w}."""
+    """One edge in pixels, n or {`short`: n}; or (height, width) of {'height': h, 'width': w}."""
     value = config.get(name, 224)
     given = value if isinstance(value, Mapping) else {short: value}
     height, width = given.get('height'), given.get('width')

@@ -1,7 +1,4 @@
-"""CLIP's tokenizer (Radford et al.
-
-2021): byte-pair encoding of lower-cased text, in the files of transformers' CLIPTokenizer.
-"""
+"""CLIP's tokenizer (Radford et al. 2021): byte-pair encoding of lower-cased text."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,15 +38,16 @@ Merges = Sequence[tuple[str, str]]
 
 
 class CLIPTokenizer:
-    """Texts to token ids, as transformers' CLIPTokenizer: start, byte pairs, end, padding up to `max_length` tokens.
+    """Turns texts into token ids, as transformers' CLIPTokenizer does.
 
-    `vocab` holds the id of every symbol, `merges` the pairs that are joined, most frequent first.
-    Symbols are bytes in the printable alphabet of GPT-2 (Radford et al. 2019), so any text can be
-    written; the last of a word ends in `</w>`. `special` names bos_token, eos_token, unk_token and
-    pad_token where they are not CLIP's ('<|startoftext|>' and three times '<|endoftext|>'); Stable
-    Diffusion 2 pads with '!'. `added` are whole tokens beyond the merges. Special and added tokens
-    that `vocab` lacks get the ids after it. Raises `UserError` for a vocabulary without unk_token
-    or symbols of the merges.
+    Ids are start, byte pairs, end, and padding up to `max_length` tokens. `vocab` holds the id of
+    every symbol, `merges` the pairs that are joined, most frequent first. Symbols are bytes in the
+    printable alphabet of GPT-2 (Radford et al. 2019), so any text can be written; the last of a
+    word ends in `</w>`. `special` names bos_token, eos_token, unk_token and pad_token where they
+    are not CLIP's ('<|startoftext|>' and three times '<|endoftext|>'); Stable Diffusion 2 pads with
+    '!'. `added` are whole tokens beyond the merges. Special and added tokens that `vocab` lacks get
+    the ids after it. Raises `UserError` for a vocabulary without unk_token or symbols of the
+    merges.
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class CLIPTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Ids i32[b max_length]: longer texts lose their end (not the end token), shorter ones are padded.
+        """Token ids i32[b max_length] of texts, cut before the end token or padded.
 
         Raises `UserError` for anything but a list of strings.
         """
@@ -125,8 +123,9 @@ class CLIPTokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> 'CLIPTokenizer':
-        """The tokenizer of a model's `tokenizer` folder: tokenizer.json, or vocab.json and merges.txt, or both where they agree.
+        """Reads the tokenizer of a model's `tokenizer` folder.
 
+        The folder holds tokenizer.json, or vocab.json and merges.txt, or both where they agree.
         Special tokens and `model_max_length` (77 where it is missing) come from
         tokenizer_config.json and, unless that lists `added_tokens_decoder`, from
         special_tokens_map.json and added_tokens.json, as in transformers. Raises `UserError` naming
@@ -160,7 +159,7 @@ class CLIPTokenizer:
         return tokenizer
 
     def save(self, folder: str | Path) -> None:
-        """Writes vocab.json, merges.txt, special_tokens_map.json and tokenizer_config.json, which transformers opens."""
+        """Writes the tokenizer as vocab.json, merges.txt and more, which transformers opens."""
         folder = Path(folder)
         added = self._tokenizer.get_added_tokens_decoder()
         config: Settings = {
@@ -206,7 +205,7 @@ def _read_object(file: Path) -> Facts:
 
 
 def _read(folder: Path) -> tuple[dict[str, int], Merges, Facts, dict[str, int]]:
-    """(vocab, merges, other arguments of `CLIPTokenizer`, the ids that the files give to added tokens)."""
+    """(vocab, merges, other arguments of `CLIPTokenizer`, ids that files give to added tokens)."""
     vocab, merges, added = _read_vocabulary(folder)
     config = _read_object(folder / 'tokenizer_config.json')
     if 'added_tokens_decoder' not in config:
@@ -245,7 +244,7 @@ def _read(folder: Path) -> tuple[dict[str, int], Merges, Facts, dict[str, int]]:
 
 
 def _read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToken]]:
-    """(ids of symbols, merges, added tokens by id) of tokenizer.json, or of vocab.json and merges.txt; they may not disagree."""
+    """(ids of symbols, merges, added tokens by id); files side by side must not disagree."""
     file, words, pairs = (folder / name for name in ('tokenizer.json', 'vocab.json', 'merges.txt'))
     vocab = _vocab(_read_object(words), words) if words.exists() else None
     merges = _read_merges(pairs) if pairs.exists() else None
@@ -264,7 +263,7 @@ def _read_vocabulary(folder: Path) -> tuple[dict[str, int], Merges, dict[int, Ad
 
 
 def _read_whole(file: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToken]]:
-    """The same of a tokenizer.json alone."""
+    """(ids of symbols, merges, added tokens by id) of a tokenizer.json."""
     whole = read_object(file)
     model = whole.get('model', {})
     if model.get('type', 'BPE') != 'BPE' or model.get('end_of_word_suffix') != SUFFIX:

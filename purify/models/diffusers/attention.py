@@ -10,12 +10,12 @@ _HALVES = (jnp.dtype('bfloat16'), jnp.dtype('float16'))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al. 2017): q [b t n d], k and v [b s n d] -> [b t n d] in q's dtype.
+    """Scaled dot-product attention (Vaswani et al. 2017) of q [b t n d] to k and v [b s n d].
 
-    `causal` lets token t see keys 0 to t only. The softmax is float32. GPUs take cuDNN's flash
-    attention for bfloat16 and float16 where it accepts the shapes, all else XLA's; the choice
-    follows `jax.default_backend()`. CPUs have no float16 kernel: there float16 is computed in
-    float32.
+    The answer is [b t n d] in q's dtype. `causal` lets token t see keys 0 to t only. The softmax is
+    float32. GPUs take cuDNN's flash attention for bfloat16 and float16 where it accepts the shapes,
+    all else XLA's; the choice follows `jax.default_backend()`. CPUs have no float16 kernel: there
+    float16 is computed in float32.
     """
     if (
         k.shape[1] == 1

@@ -1,7 +1,4 @@
-"""The autoencoder of latent diffusion (Rombach et al.
-
-2022), named and configured as diffusers' AutoencoderKL.
-"""
+"""The autoencoder of latent diffusion (Rombach et al. 2022), as diffusers' AutoencoderKL."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +21,10 @@ _LOGVAR_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class AutoencoderKLConfig(LevelsConfig):
-    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
+    """The fields of config.json, with diffusers' defaults.
 
-    `sample_size` (pixels) is what the network was trained on; it takes other sizes too.
+    `sample_size` (pixels) is what the network was trained on; it takes other sizes too. Raises
+    `UserError` naming the field for what is not supported.
     """
 
     in_channels: int = 3
@@ -90,7 +88,7 @@ def _resnets(c: AutoencoderKLConfig, shared: Facts) -> MakeResnet:
 
 
 class Encoder(nnx.Module):
-    """Images [b h w in_channels] -> mean and log variance, stacked: [b h/f w/f 2*latent_channels]."""
+    """Images [b h w in_channels] -> stacked mean and log variance [b h/f w/f 2*latent_channels]."""
 
     def __init__(self, c: AutoencoderKLConfig, shared: Facts):
         widths = c.block_out_channels
@@ -143,11 +141,12 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(ConfiguredModule):
-    """Between images and latents, `factor` times smaller; its arguments are the fields of `AutoencoderKLConfig`.
+    """Turns images into latents, `factor` times smaller, and latents into images.
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answers stay float32), e.g.
-    `jnp.bfloat16`; where `force_upcast` is true, float16 gives way to float32, because activations
-    overflow it. Raises `UserError` naming the field for what is not supported.
+    Its arguments are the fields of `AutoencoderKLConfig`. `dtype` is what it computes in
+    (parameters, norms, softmax and the answers stay float32), e.g. `jnp.bfloat16`; where
+    `force_upcast` is true, float16 gives way to float32, because activations overflow it. Raises
+    `UserError` naming the field for what is not supported.
     """
 
     CONFIG = AutoencoderKLConfig
@@ -167,7 +166,7 @@ class AutoencoderKL(ConfiguredModule):
 
     @property
     def scaling_factor(self) -> float:
-        """What latents are multiplied by before a diffusion model sees them, and divided by before `decode`."""
+        """What latents are multiplied by for a diffusion model, and divided by before `decode`."""
         return self._config.scaling_factor
 
     @property
@@ -176,10 +175,11 @@ class AutoencoderKL(ConfiguredModule):
         return 2 ** (self._config.levels - 1)
 
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log variance f32[b h/factor w/factor latent_channels], before scaling, of image f32[b h w in_channels].
+        """Mean and log variance of the latents of images f32[b h w in_channels].
 
-        The image lies in [-1, 1]; the log variance is clipped to [-30, 20]. Raises `UserError` for
-        other channels and for sizes that `factor` does not divide.
+        Each is f32[b h/factor w/factor latent_channels], before scaling. The image lies in [-1, 1];
+        the log variance is clipped to [-30, 20]. Raises `UserError` for other channels and for
+        sizes that `factor` does not divide.
         """
         channels = self._config.in_channels
         if image.ndim != 4 or image.shape[-1] != channels:
@@ -199,9 +199,10 @@ class AutoencoderKL(ConfiguredModule):
         return mean, jnp.clip(logvar, *_LOGVAR_RANGE)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Image f32[b factor*h factor*w out_channels], about [-1, 1], of latents f32[b h w latent_channels] before scaling.
+        """The images of latents f32[b h w latent_channels] before scaling.
 
-        Raises `UserError` for latents of other channels.
+        They are f32[b factor*h factor*w out_channels], about [-1, 1]. Raises `UserError` for
+        latents of other channels.
         """
         channels = self._config.latent_channels
         if latents.ndim != 4 or latents.shape[-1] != channels:

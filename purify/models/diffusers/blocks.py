@@ -32,7 +32,7 @@ def conv(
     zero: bool = False,
     **kwargs: Any,
 ) -> nnx.Conv:
-    """A size x size convolution; keeps height and width unless told otherwise by `strides` and `padding`."""
+    """A size x size convolution that keeps the image's size, by the default `padding`."""
     kwargs = {'padding': ((size // 2, size // 2),) * 2} | kwargs
     return nnx.Conv(
         inputs,
@@ -60,7 +60,7 @@ def linear(
 
 
 def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Group normalisation (Wu & He 2018) in float32; raises `UserError` when the channels do not divide into the groups."""
+    """Group norm (Wu & He 2018) in float32; `UserError` unless `groups` divides `channels`."""
     if channels % groups:
         raise UserError(
             f'norm_num_groups = {groups} does not divide {channels} channels. Choose a divisor of'
@@ -79,7 +79,7 @@ def layer_norm(channels: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Sets a share `rate` of the values to 0 and scales the rest up; the identity when `key` is None."""
+    """Sets a share `rate` of x to 0 and scales the rest up; the identity when `key` is None."""
     if key is None or rate == 0:
         return x
     return jnp.where(
@@ -95,10 +95,7 @@ def dropout_keys(key: jax.Array | None) -> Keys:
 
 
 def sinusoid(t: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
-    """Sines and cosines f32[b channels] of timesteps t [b] (Vaswani et al.
-
-    2017, as Ho et al. 2020 use it).
-    """
+    """Sines and cosines f32[b channels] of times t [b] (Vaswani et al. 2017, Ho et al. 2020)."""
     half = channels // 2
     frequencies = jnp.exp(
         -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
@@ -125,10 +122,11 @@ class TimestepEmbedding(nnx.Module):
 
 
 class ResnetBlock2D(nnx.Module):
-    """Residual block [b h w inputs] -> [b h w outputs], told the time by temb [b temb_channels] unless that is None.
+    """A residual block [b h w inputs] -> [b h w outputs] that is told the time, if there is any.
 
-    `time_scale_shift`: 'default' adds the time before the second norm, 'scale_shift' modulates
-    after it (Nichol & Dhariwal 2021). The sum is divided by `scale_factor`.
+    The time is temb [b temb_channels]; `temb_channels` None: there is none. `time_scale_shift`:
+    'default' adds the time before the second norm, 'scale_shift' modulates after it (Nichol &
+    Dhariwal 2021). The sum is divided by `scale_factor`.
     """
 
     def __init__(
@@ -177,10 +175,10 @@ class ResnetBlock2D(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over the pixels of [b h w channels], with its residual; `groups` None leaves out the norm.
+    """Self-attention over the pixels of [b h w channels], with its residual.
 
-    `head_dim` None is a single head. The sum is divided by `scale_factor`. Raises `UserError` when
-    `head_dim` does not divide the channels.
+    `groups` None leaves out the norm; `head_dim` None is a single head. The sum is divided by
+    `scale_factor`. Raises `UserError` when `head_dim` does not divide the channels.
     """
 
     def __init__(
@@ -220,7 +218,7 @@ class Attention(nnx.Module):
 
 
 class Downsample2D(nnx.Module):
-    """Halves height and width by a strided convolution; `padding` 1 on all sides, or 0: one row and column at the end."""
+    """Halves height and width by a convolution, padded by 1 on all sides or (0) only at the end."""
 
     def __init__(self, channels: int, *, padding: int = 1, dtype: Any = None, rngs: nnx.Rngs):
         pads = ((padding, 1), (padding, 1))

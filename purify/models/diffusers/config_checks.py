@@ -1,4 +1,4 @@
-"""What the values of a config.json may be, whoever wrote it: JSON tells 1 from 1.0, true and "1", and knows infinities."""
+"""What the values of a config.json may be: JSON tells 1 from 1.0 and true, and knows infinities."""
 
 import sys
 from typing import Any, TypeGuard
@@ -12,17 +12,17 @@ COUNT, DEPTH = f'a positive integer up to {MOST}', f'a positive integer up to {D
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """`COUNT`."""
+    """Whether a value is a positive integer up to `MOST`."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST
 
 
 def is_depth(value: Any) -> bool:
-    """`DEPTH`."""
+    """Whether a value is a positive integer up to `DEEPEST`."""
     return is_count(value) and value <= DEEPEST
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; integers beyond all floats are none."""
+    """Whether a value is a finite number; integers beyond all floats are not."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -31,12 +31,12 @@ def is_number(value: Any) -> bool:
 
 
 def is_positive(value: Any) -> bool:
-    """A finite number above 0."""
+    """Whether a value is a finite number above 0."""
     return is_number(value) and value > 0
 
 
 def is_size(value: Any) -> bool:
-    """A height and width: one positive integer for both, or two."""
+    """Whether a value is a height and width: one positive integer for both, or two."""
     return is_count(value) or (
         isinstance(value, tuple) and len(value) == 2 and all(map(is_count, value))
     )

@@ -1,4 +1,4 @@
-"""Networks of Improved DDPM (Nichol & Dhariwal 2021) as their authors' checkpoints hold them, in diffusers' names and settings.
+"""Converts checkpoints of Improved DDPM (Nichol & Dhariwal 2021) to the form of diffusers.
 
 The checkpoints number the blocks from the first to the last (input_blocks, middle_block,
 output_blocks) and pack queries, keys and values head by head into one projection. They were told
@@ -30,7 +30,7 @@ _ATTENTION = {'norm': 'group_norm', 'proj_out': 'to_out.0'}
 
 @dataclass(frozen=True)
 class Flags:
-    """What a checkpoint does not hold of how it was trained: the flags of its training.
+    """The flags a network was trained with, which its checkpoint does not hold.
 
     `size_px` of the images; `heads` of every attention; `steps` of the chain (T) and its `noise`,
     'cosine' or 'linear'; `rescale`: whether the network is told t 1000 / T in place of t. Raises
@@ -79,7 +79,7 @@ class _Level:
 
 
 def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
-    """A checkpoint's tensors -> (config.json of a UNet2DModel, its tensors, scheduler_config.json).
+    """Converts tensors to (config.json of a UNet2DModel, its tensors, scheduler_config.json).
 
     Raises `UserError` for networks of other makes (also class-conditional ones and those of guided
     diffusion), by tensor.

@@ -1,4 +1,4 @@
-"""What configs of networks have in common: fields of a config.json, checked, read and written, and networks made of them."""
+"""Configs of networks: the fields of a config.json, checked, read and written."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,9 +20,10 @@ from purify.models.diffusers.config_checks import (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The fields of a config.json, each with the default of its library; a kind of network lists its own and what they may be.
+    """The fields of a config.json, each with the default of its library.
 
-    Raises `UserError` naming the field for what is not supported.
+    A kind of network lists its own fields and what they may be. Raises `UserError` naming the field
+    for what is not supported.
     """
 
     OWNER: ClassVar[str]  # the network's class in its library
@@ -52,7 +53,7 @@ class ModelConfig:
             self.check(name, is_positive, 'a positive number')
 
     def check(self, name: str, fits: Callable[[Any], bool], what: str) -> None:
-        """Raises `UserError` unless the value of a field, or each of its levels, `fits`; `what` says what may be there."""
+        """Raises `UserError` unless a field, or each of its levels, `fits`; `what` says how."""
         value = getattr(self, name)
         many = isinstance(value, tuple) and name in self.PER_LEVEL
         if not all(map(fits, value if many else (value,))) or (many and len(value) != self.levels):
@@ -70,7 +71,7 @@ class ModelConfig:
 
     @classmethod
     def known(cls, config: Mapping[str, Any]) -> Facts:
-        """Our fields of a config.json; the others pass if they are off or do not matter, else `UserError` names them."""
+        """Picks our fields of a config.json; raises `UserError` for others unless they are off."""
         known = {field.name for field in fields(cls)}
         strange = {
             k: v
@@ -91,7 +92,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LevelsConfig(ModelConfig):
-    """Of networks with a way down and one up, with as many levels as `block_out_channels`."""
+    """The config of a network with a way down and one up, a level per `block_out_channels`."""
 
     DOWN: ClassVar[Mapping[str, bool]]  # block type: has attention
     UP: ClassVar[Mapping[str, bool]]
@@ -141,7 +142,7 @@ class ConfiguredModule(nnx.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, rngs: nnx.Rngs, dtype: Any = None) -> Self:
-        """The network that a config.json describes; raises `UserError` naming the fields that it cannot obey."""
+        """Builds the network of a config.json; raises `UserError` naming what it cannot obey."""
         return cls(rngs=rngs, dtype=dtype, **cls.CONFIG.known(config))  # pyright: ignore[reportCallIssue]
 
     @property

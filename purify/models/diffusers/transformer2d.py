@@ -1,4 +1,4 @@
-"""The transformer in the levels of latent diffusion's UNet (Rombach et al. 2022), under diffusers' names.
+"""The transformer in latent diffusion's UNet (Rombach et al. 2022), under diffusers' names.
 
 Pixels are tokens: they attend to each other, then to the context (an embedded image or text), then
 pass a feed-forward net.
@@ -94,7 +94,7 @@ class BasicTransformerBlock(nnx.Module):
 
 
 class TokenAttention(nnx.Module):
-    """Attention of tokens [b n channels] to others [b s context_width]; queries, keys and values have no bias."""
+    """Attention of [b n channels] to others [b s context_width]; only the output has a bias."""
 
     def __init__(
         self, channels: int, context_width: int, *, heads: int, dtype: Any = None, rngs: nnx.Rngs

@@ -1,4 +1,4 @@
-"""What the UNets have in common: the settings, and the way down, through the middle and up again."""
+"""What the UNets share: the settings, and the way down, through the middle and up again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class UNetConfig(LevelsConfig):
 
 
 class UNet(ConfiguredModule):
-    """The trunk of UNet2DModel and UNet2DConditionModel, which say what makes the attention of each level.
+    """The trunk of UNet2DModel and UNet2DConditionModel, which choose the attention of each level.
 
     `attention` holds one maker for each level from the finest to the coarsest, for blocks that have
     any, `mid` is that of the middle (None: no attention); `kernels` are the sizes of the first and

@@ -15,12 +15,12 @@ from purify.models.diffusers.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class UNet2DConfig(UNetConfig):
-    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
+    """The fields of config.json, with diffusers' defaults.
 
     `attention_head_dim` may also hold one value for each level from the finest to the coarsest, for
     networks whose number of heads is the same at all widths; diffusers' own class refuses such a
     list. `num_train_timesteps` is read where the embedding of the time is 'learned': a table with
-    one row for each timestep.
+    one row for each timestep. Raises `UserError` naming the field for what is not supported.
     """
 
     down_block_types: tuple[str, ...] = (
@@ -72,10 +72,11 @@ class UNet2DConfig(UNetConfig):
 
 
 class UNet2DModel(UNet):
-    """Predicts from noisy images and timesteps; its arguments are the fields of `UNet2DConfig` (diffusers' config.json).
+    """Predicts from noisy images and timesteps.
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g.
-    `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
+    Its arguments are the fields of `UNet2DConfig` (diffusers' config.json). `dtype` is what it
+    computes in (parameters, norms, softmax and the answer stay float32), e.g. `jnp.bfloat16`.
+    Raises `UserError` naming the field for what is not supported.
     """
 
     CONFIG = UNet2DConfig
@@ -112,10 +113,11 @@ class UNet2DModel(UNet):
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The prediction f32[b h w out_channels] for sample f32[b h w in_channels], timestep [b], class_labels i32[b].
+        """The prediction f32[b h w out_channels] for sample f32[b h w in_channels].
 
-        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot
-        halve and for class labels that are missing or not wanted.
+        `timestep` is [b], `class_labels` i32[b]. Dropout is active only with a `key`. Raises
+        `UserError` for sizes that the levels cannot halve and for class labels that are missing or
+        not wanted.
         """
         return self._predict(sample, timestep, class_labels, key)
 

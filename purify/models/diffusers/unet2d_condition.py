@@ -1,4 +1,4 @@
-"""The UNet of latent diffusion (Rombach et al. 2022), named and configured as diffusers' UNet2DConditionModel.
+"""The UNet of latent diffusion (Rombach et al. 2022), as diffusers' UNet2DConditionModel.
 
 It covers what Stable Diffusion 1.x and 2.x, their image variations and the image UNet of Versatile
 Diffusion configure.
@@ -18,10 +18,11 @@ from purify.models.diffusers.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class UNet2DConditionConfig(UNetConfig):
-    """The fields of config.json, with diffusers' defaults. Raises `UserError` naming the field for what is not supported.
+    """The fields of config.json, with diffusers' defaults.
 
     `attention_head_dim` is the NUMBER of heads, as in diffusers (its issue 2011). Fields of
-    `PER_LEVEL` hold one value, or one for each level from the finest to the coarsest.
+    `PER_LEVEL` hold one value, or one for each level from the finest to the coarsest. Raises
+    `UserError` naming the field for what is not supported.
     """
 
     in_channels: int = 4
@@ -109,15 +110,16 @@ class UNet2DConditionConfig(UNetConfig):
 
     @property
     def context_width(self) -> int:
-        """The last axis of encoder_hidden_states."""
+        """The length of the last axis of encoder_hidden_states."""
         return next(iter(self._context_widths()))
 
 
 class UNet2DConditionModel(UNet):
-    """Predicts from noisy latents, timesteps and a context; its arguments are the fields of `UNet2DConditionConfig`.
+    """Predicts from noisy latents, timesteps and a context.
 
-    `dtype` is what it computes in (parameters, norms, softmax and the answer stay float32), e.g.
-    `jnp.bfloat16`. Raises `UserError` naming the field for what is not supported.
+    Its arguments are the fields of `UNet2DConditionConfig`. `dtype` is what it computes in
+    (parameters, norms, softmax and the answer stay float32), e.g. `jnp.bfloat16`. Raises
+    `UserError` naming the field for what is not supported.
     """
 
     CONFIG = UNet2DConditionConfig
@@ -162,12 +164,12 @@ class UNet2DConditionModel(UNet):
         *,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The prediction f32[b h w out_channels] for sample f32[b h w in_channels], timestep [b] or one for all of them,
-        encoder_hidden_states f32[b s cross_attention_dim] and class_labels i32[b] (only with
-        num_class_embeds).
+        """The prediction f32[b h w out_channels] for sample f32[b h w in_channels].
 
-        Dropout is active only with a `key`. Raises `UserError` for sizes that the levels cannot
-        halve, for a context of another shape, and for class labels that are missing or not wanted.
+        `timestep` is [b] or one for all, encoder_hidden_states f32[b s cross_attention_dim],
+        class_labels i32[b] (only with num_class_embeds). Dropout is active only with a `key`.
+        Raises `UserError` for sizes that the levels cannot halve, for a context of another shape,
+        and for class labels that are missing or not wanted.
         """
         shape = encoder_hidden_states.shape
         if (

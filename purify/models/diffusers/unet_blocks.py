@@ -1,4 +1,4 @@
-"""The levels of UNets, under diffusers' names: residual blocks, attention behind each where there is any, then another size.
+"""The levels of UNets, under diffusers' names: residual blocks, attention, another size.
 
 A level is made with functions that make its parts, so networks differ in the parts alone.
 """
@@ -19,7 +19,7 @@ Make = Callable[
 
 
 class DownBlock(nnx.Module):
-    """`layers` residual blocks, each with attention behind it if there is any, then `downsample` (half the size) if there is."""
+    """`layers` residual blocks, each with `attention` if there is any, then `downsample` if any."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class DownBlock(nnx.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None, keys: blocks.Keys, *context: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """The images a level below and what is kept for the way up, coarsest last; attention is told the `context`."""
+        """The images a level below, and those kept for the way up, coarsest last."""
         skips = []
         for layer, resnet in enumerate(self.resnets):
             x = resnet(x, temb, next(keys))
@@ -73,10 +73,10 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """As `DownBlock`, each residual block joined by what the way down left behind; then `upsample` (twice the size) if there is.
+    """As `DownBlock`, but with `upsample`; residual blocks also read what the way down left.
 
-    `skips` are the channels of what was left behind, in the order it is taken: coarsest first; 0
-    each where nothing was.
+    `skips` are the channels of what was left, in the order it is taken: coarsest first; 0 each
+    where nothing was.
     """
 
     def __init__(

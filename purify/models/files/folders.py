@@ -56,7 +56,7 @@ _CONVERT = (
 
 
 def conversion(path: str | Path) -> str:
-    """How to turn pickled weights into safetensors beside them, offline, as a sentence for an error.
+    """Says in an error how to turn pickled weights into safetensors beside them, offline.
 
     `path` is one file, or a folder: of one network or of a whole pipeline, whose weights may be cut
     into shards. The command overwrites no safetensors, and converts nothing in a folder that can be
@@ -76,7 +76,7 @@ def conversion(path: str | Path) -> str:
 
 
 def refuse_pickles(folder: Path, names: list[str]) -> UserError:
-    """The error for a folder whose only weights are these pickled files, with a way out that leads to a readable folder."""
+    """The error for a folder with pickled weights only, which says how to make it readable."""
     told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
     if any(name.endswith('.bin') and WEIGHTS.fullmatch(name) for name in names):
         return UserError(
@@ -104,7 +104,7 @@ def is_half(name: str) -> bool:
 
 
 def read_object(file: Path) -> Facts:
-    """The settings in a JSON file.
+    """Reads the settings in a JSON file.
 
     Raises `UserError` when it is missing, broken, nested without end or no JSON object.
     """
@@ -137,7 +137,7 @@ def read_object(file: Path) -> Facts:
 
 
 def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Tensors]':
-    """(config, tensors) of a model folder; tensors are read when asked for, as float32.
+    """Reads (config, tensors) of a model folder; each tensor when it is asked for, as float32.
 
     Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded
     (`.safetensors.index.json`), and its copy in half precision (`.fp16`, `.bf16`) where there is
@@ -223,10 +223,10 @@ def _read_index(index: Path) -> dict[str, str]:
 
 
 def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
-    """Refuses, or says, that pickled weights are newer than those that are read; of pickles under other names it says so.
+    """Refuses pickled weights that are newer than those read, or only mentions them.
 
-    Links are passed over: a cache of the hub consists of them, and when it fetched which says
-    nothing about the weights.
+    Those newer by a day or less, or under other names, are mentioned. Links are passed over: a
+    cache of the hub consists of them, and when it fetched which says nothing about the weights.
     """
     times = {
         folder / name: (folder / name).stat().st_mtime
@@ -255,7 +255,7 @@ _say_first = functools.cache(say_once)  # a start opens a folder several times
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of safetensors files, each read when it is asked for, as float32; without the buffers that are no weights."""
+    """The tensors of safetensors files, each read when it is asked for, as float32; no buffers."""
 
     def __init__(self, files: list[Path]):
         from safetensors import SafetensorError, safe_open
@@ -285,7 +285,7 @@ class Tensors(Mapping[str, np.ndarray]):
             self._sources |= dict.fromkeys(names, file)
 
     def check_index(self, index: Path, weight_map: Mapping[str, str]) -> None:
-        """Raises `UserError` where an index of shards lists other tensors, or another place of one, than the files hold."""
+        """Raises `UserError` where an index of shards contradicts what the files hold."""
         listed = {name: file for name, file in weight_map.items() if not BUFFERS.search(name)}
         held = {name: file.name for name, file in self._sources.items()}
         wrong = [
@@ -300,7 +300,7 @@ class Tensors(Mapping[str, np.ndarray]):
             )
 
     def within(self, prefixes: tuple[str, ...]) -> 'Tensors':
-        """Those alone whose names begin with one of `prefixes`."""
+        """The tensors whose names begin with one of `prefixes`."""
         part = copy.copy(self)
         part._sources = {
             name: file for name, file in self._sources.items() if name.startswith(prefixes)
@@ -324,7 +324,7 @@ class Tensors(Mapping[str, np.ndarray]):
             return tensor.astype(np.float32, copy=False)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape, from the headers of the files; reads no tensor.
+        """The shape of each tensor by its name, from the headers of the files alone.
 
         Raises `UserError` where one is not of floats.
         """

@@ -1,4 +1,4 @@
-"""Finding a model: a local folder as it is, or a name on the hub, of which only what is read is downloaded."""
+"""Finds a model: a local folder as it is, or a name on the hub, downloaded as far as it is read."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ _TOP = (INDEX, 'config.json', *_SHARED)
 
 
 def read_index(folder: Path) -> Facts:
-    """The model_index.json of a pipeline folder.
+    """Reads the model_index.json of a pipeline folder.
 
     Raises `UserError` when it is not a JSON object with a `_class_name`.
     """
@@ -72,7 +72,7 @@ def read_index(folder: Path) -> Facts:
 
 
 def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
-    """Component -> class name, of the components a model_index.json has (those it leaves empty are not there)."""
+    """The class names of a pipeline's components by name; empty components are left out."""
     pairs = {
         name: entry
         for name, entry in index.items()
@@ -86,7 +86,7 @@ def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
 def resolve(
     path_or_hub_id: str | Path, revision: str | None = None, subfolders: Sequence[str] | None = None
 ) -> Path:
-    """The local folder of a model: an existing folder as it is, else a hub id, downloaded or taken from the hub's cache.
+    """The local folder of a model: an existing one as it is, or that of a hub id, downloaded once.
 
     Fetches settings and weights at the top and in `subfolders`; None takes what image variation
     needs of the pipeline that its model_index.json names (`COMPONENTS`; of others: all components).
@@ -116,7 +116,7 @@ def resolve(
 
 
 def _checked(folder: Path) -> Path:
-    """The folder, unless its top and the folder of a component hold other settings under one name."""
+    """The folder, unless settings under one name differ between its top and a component."""
     for top in (folder / name for name in _SHARED):
         for inner in sorted(folder.glob(f'*/{top.name}')) if top.is_file() else ():
             if read_object(top) != read_object(inner):
@@ -170,7 +170,7 @@ def _patterns(subfolders: Iterable[str]) -> list[str]:
 
 
 def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:
-    """The wanted folders that describe a network and hold no weights; '' is the top (google/ddpm-* keep everything there)."""
+    """Wanted folders that describe a network without weights; '' is the top (google/ddpm-*)."""
     described = [part for part in subfolders if (folder / part / 'config.json').is_file()]
     if not described and (folder / 'config.json').is_file():
         described = ['']

@@ -1,7 +1,7 @@
-"""Whole models by path or name: networks and pipelines in the folders of diffusers and transformers, read and written.
+"""Reads and writes whole models, by path or name, in the folders of diffusers and transformers.
 
-from purify.models import from_pretrained, save_pretrained pipeline =
-from_pretrained('lambdalabs/sd-image-variations-diffusers', revision='v2.0', dtype=jnp.bfloat16)
+from purify.models import from_pretrained, save_pretrained
+pipeline = from_pretrained('lambdalabs/sd-image-variations-diffusers', revision='v2.0')
 pipeline.parts['unet'](latents, timestep, encoder_hidden_states)
 """
 
@@ -78,7 +78,7 @@ def from_pretrained(
     components: Sequence[str] | None = None,
     weights: bool = True,
 ) -> Any:
-    """A network, or a `Pipeline` where the folder has a model_index.json, from a local folder or the hub.
+    """Opens a network, or a `Pipeline` if there is a model_index.json, from a folder or the hub.
 
     `subfolder` takes one part of it. `dtype` is what networks compute in (parameters are float32;
     None: computes in float32). Of a pipeline, `components` are read; None reads what image
@@ -155,7 +155,7 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
 
 
 def check_class_name(folder: Path, name: str, file: Path) -> None:
-    """Raises `UserError` where the settings in `file` name another class than the folder's model_index.json does for part `name`.
+    """Raises `UserError` where a part's own file contradicts model_index.json about its class.
 
     Of the classes of transformers only ours count: an encoder may be read out of the larger model
     that the file describes.
@@ -174,7 +174,7 @@ def check_class_name(folder: Path, name: str, file: Path) -> None:
 
 
 def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
-    """What reads the folder of a component of this class, and a file that tells such a folder; None for other classes."""
+    """A file that tells the folder of a component of this class, and its reader, or None."""
     if class_name in NETWORKS:
         return CONFIG, lambda folder: open_network(NETWORKS[class_name], folder)
     if class_name.endswith('Scheduler'):
@@ -210,12 +210,12 @@ def save_pretrained(
     dtype: str = 'float32',
     max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a network or a `Pipeline` as folders that PyTorch diffusers and transformers open; model_index.json comes last.
+    """Writes a network or a `Pipeline` as folders that PyTorch diffusers and transformers open.
 
-    `dtype` ('float32', 'float16', 'bfloat16') and `max_shard_bytes` are those of
-    `purify.models.files.weights.write_folder`. A VersatileDiffusionPipeline is written as the
-    image-variation pipeline that its parts are. Raises `UserError` for weights that are not finite,
-    parts of unknown kinds, a full disk and an unwritable folder.
+    model_index.json comes last. `dtype` ('float32', 'float16', 'bfloat16') and `max_shard_bytes`
+    are those of `purify.models.files.weights.write_folder`. A VersatileDiffusionPipeline is written
+    as the image-variation pipeline that its parts are. Raises `UserError` for weights that are not
+    finite, parts of unknown kinds, a full disk and an unwritable folder.
     """
     folder = Path(folder)
     if not isinstance(network_or_pipeline, Pipeline):

@@ -1,4 +1,4 @@
-"""The published latent diffusion models as config.json's, and pipelines of them with random weights.
+"""Published latent diffusion models as config.json's, and such pipelines with random weights.
 
 What a model costs does not depend on what it has learned, so speed and memory can be measured
 without its weights, and a tiny pipeline tests what a real one would take a GPU for.
@@ -61,7 +61,7 @@ def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32'
 
 
 def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipeline:
-    """The pipeline of `random_pipeline` before its weights are drawn: `jax.ShapeDtypeStruct`s, which cost nothing."""
+    """The pipeline of `random_pipeline` with shapes (`jax.ShapeDtypeStruct`) for weights."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
     names: dict[str, str] = {
@@ -91,7 +91,7 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
 def random_network(
     config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32'
 ) -> nnx.Module:
-    """The network of a config.json with random weights that keep the size of what flows through it; none of them is zero."""
+    """The network of a config.json with random weights that keep the size of activations."""
     module = abstract_model(NETWORKS[told_class(config)], config, dtype=dtype)
     _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
     return module
@@ -116,7 +116,7 @@ def _draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> 
 
 
 def byte_tokenizer(config: Mapping[str, Any]) -> CLIPTokenizer:
-    """A tokenizer that spells: one token for each byte, inside and at the end of a word; `config` is the text encoder's."""
+    """A tokenizer that spells texts byte by byte, for the text encoder of `config`."""
     symbols = [*_byte_symbols()]
     vocabulary = {
         symbol: number
@@ -130,7 +130,7 @@ def byte_tokenizer(config: Mapping[str, Any]) -> CLIPTokenizer:
 
 
 def _byte_symbols() -> Iterator[str]:
-    """GPT-2's printable stand-ins of the bytes 0 to 255."""
+    """GPT-2's printable stand-ins for the bytes 0 to 255."""
     spare = 256
     for byte in range(256):
         printable = 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174

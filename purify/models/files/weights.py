@@ -1,10 +1,9 @@
-"""Weights from outside and for outside: folders with config.json and safetensors, as diffusers and transformers write them.
+"""Weights in folders of config.json and safetensors, as diffusers and transformers have them.
 
 Our networks carry the attribute names of the PyTorch libraries, so names map one to one; only the
-last word and the layout
-differ: `kernel` HWIO is `weight` OIHW, a projection's `kernel` is `weight` transposed, `scale` and
-`embedding` are `weight`. Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run
-code.
+last word and the layout differ: `kernel` HWIO is `weight` OIHW, a projection's `kernel` is `weight`
+transposed, `scale` and `embedding` are `weight`. Pickled weights (.bin, .pt, .pth, .ckpt) are never
+opened: they can run code.
 """
 
 import re
@@ -61,7 +60,7 @@ def _to_foreign(path: tuple[Any, ...], value: Any) -> np.ndarray:
 
 
 def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
-    """Every parameter and batch statistic under its PyTorch name and in PyTorch's layout, on the host."""
+    """Every parameter and batch statistic by its PyTorch name, in PyTorch's layout, on the host."""
     return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
@@ -112,13 +111,14 @@ def _check_faults(module: nnx.Module, faults: _Faults) -> None:
 
 
 def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts PyTorch-named tensors into `module` as NumPy arrays, on no device; also fills a module made by `nnx.eval_shape`.
+    """Puts PyTorch-named tensors into `module` as NumPy arrays, on no device.
 
-    The module may be called as it is; `nnx.jit` puts its arrays on the device at the first call.
-    Tensors are taken one at a time, so a lazy mapping (`read_folder`) is never in memory as a whole
-    beside the network. Raises one `UserError` with all missing, unexpected, misshapen and
-    non-finite (NaN, infinite) names. Old diffusers names of attention, projections stored as 1 x 1
-    convolutions and transformers 5's names of the text encoder are understood.
+    Also fills a module made by `nnx.eval_shape`. The module may be called as it is; `nnx.jit` puts
+    its arrays on the device at the first call. Tensors are taken one at a time, so a lazy mapping
+    (`read_folder`) is never in memory as a whole beside the network. Raises one `UserError` with
+    all missing, unexpected, misshapen and non-finite (NaN, infinite) names. Old diffusers names of
+    attention, projections stored as 1 x 1 convolutions and transformers 5's names of the text
+    encoder are understood.
     """
     shapes = (
         tensors.shapes()
@@ -154,11 +154,11 @@ def _shorten(names: list[str], shown: int = 8) -> str:
 
 
 def cast_parameters(params: Tree, dtype: Any) -> Any:
-    """A tree of parameters (`nnx.to_pure_dict`) with those of convolutions, projections and embeddings as `dtype`.
+    """Casts parameters of convolutions, projections and embeddings to `dtype`.
 
-    Norms (groups with a `scale`) stay as they are, for they compute in float32. Shapes
-    (`jax.ShapeDtypeStruct`) are cast too. Raises `UserError` for arrays on the host that hold
-    numbers too large for `dtype`.
+    `params` is a tree (`nnx.to_pure_dict`). Norms (groups with a `scale`) stay as they are, for
+    they compute in float32. Shapes (`jax.ShapeDtypeStruct`) are cast too. Raises `UserError` for
+    arrays on the host that hold numbers too large for `dtype`.
     """
     if isinstance(params, Mapping):
         return (
@@ -252,7 +252,7 @@ def write_folder(
 
 
 def _cut(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in their order, cut where a shard would grow over `limit` bytes; a tensor is never cut."""
+    """Cuts names, in order, into shards of up to `limit` bytes; a larger tensor gets its own."""
     shards, filled = [[]], 0
     for name, size in sizes.items():
         if shards[-1] and filled + size > limit:
@@ -264,14 +264,14 @@ def _cut(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 
 class _OneKey(nnx.RngStream):
-    """Gives the same key every time: counting while flax traces takes time that grows with the square of the layers."""
+    """Gives the same key every time: counting takes flax time quadratic in the layers."""
 
     def __call__(self) -> Any:
         return self.key[...]
 
 
 def abstract(build: Callable[[nnx.Rngs], Any]) -> Any:
-    """The network that `build(rngs)` makes, with shapes in place of weights; draws and allocates nothing."""
+    """The network that `build(rngs)` makes, with shapes in place of weights; allocates nothing."""
 
     def make() -> Any:
         rngs = nnx.Rngs(0)
@@ -282,7 +282,7 @@ def abstract(build: Callable[[nnx.Rngs], Any]) -> Any:
 
 
 def abstract_model(cls: Any, config: Mapping[str, Any], *, dtype: Any = None) -> Any:
-    """The network of class `cls` (with `from_config`) that a config.json describes, as `abstract` gives it."""
+    """The network of class `cls` that a config.json describes, with shapes in place of weights."""
     return abstract(lambda rngs: cls.from_config(config, rngs=rngs, dtype=dtype))
 
 
@@ -295,12 +295,12 @@ def load_model(
     weights: bool = True,
     within: tuple[str, ...] = (),
 ) -> Any:
-    """The network of class `cls` (with `from_config`) and its weights, on the host, from a model folder.
+    """Reads a network of class `cls` and its weights, on the host, from a model folder.
 
-    `dtype` is what it computes in. Without `weights` it holds shapes (`jax.ShapeDtypeStruct`) in
-    their place: the files are checked by their headers, but no tensor is read. Of a larger model's
-    file, only tensors `within` these prefixes are looked at. Raises `UserError` naming the folder
-    for what does not fit.
+    `cls` has `from_config`; the network computes in `dtype`. Without `weights` it holds shapes
+    (`jax.ShapeDtypeStruct`) in their place: the files are checked by their headers, but no tensor
+    is read. Of a larger model's file, only tensors `within` these prefixes are looked at. Raises
+    `UserError` naming the folder for what does not fit.
     """
     folder = Path(folder) / subfolder
     config, tensors = read_folder(folder)
