@@ -9,7 +9,7 @@ from purify.data.loader import Split
 
 
 class Originals:
-    """By position in `given`, the poisoned split: u8[h w c] before the attack, which for most is the image as it is given."""
+    """The images u8[h w c] before the attack, by position in `given`, the poisoned split."""
 
     def __init__(self, given: Split, truth: Path):
         self.given = given

@@ -1,4 +1,4 @@
-"""The stage `replicate`: which training image every generated one is most alike, and what the truth says of it."""
+"""The stage `replicate`: finds the training image that every generated one is most like."""
 
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ COLUMNS = {
 
 
 def find_copies(work: Work) -> None:
-    """Writes numbers.json and replication.npz for the report, on one host (Pan 2024, section 6 and figure 5).
+    """Finds the training image most like each generated one (Pan 2024, section 6 and figure 5).
 
-    To every generated image A belongs the training image B that is most alike by the cosine of
-    their features, and to B the other training image C most alike to it. Inputs: the tables
-    `generated` and `given` of features, `encoder`, which made them, and the truth. Of the pairs of
-    highest similarity, up to `SHOWN`, the first highest: 'ids' i64[k] of A, 'match' i64[k] of B,
-    'twin' i64[k] of C, 'similarity' f32[k] of A and B, 'twin_similarity' f32[k] of B and C,
-    'poisoned' bool[k], of B.
+    Writes numbers.json and replication.npz for the report, on one host. To every generated image A
+    belongs the training image B that is most alike by the cosine of their features, and to B the
+    other training image C most alike to it. Inputs: the tables `generated` and `given` of features,
+    `encoder`, which made them, and the truth. Of the pairs of highest similarity, up to `SHOWN`,
+    the first highest: 'ids' i64[k] of A, 'match' i64[k] of B, 'twin' i64[k] of C, 'similarity'
+    f32[k] of A and B, 'twin_similarity' f32[k] of B and C, 'poisoned' bool[k], of B.
 
     Numbers: 'encoder' and 'copy_detection' (`describe_encoder`); 'pairs', all of them; 'mean' of
     the similarities; 'above': {'limit', 'share', 'count', 'interval'}; 'poisoned_matches', the
@@ -74,13 +74,13 @@ def find_copies(work: Work) -> None:
 
 
 def read_replication(folder: Path) -> tuple[Facts, dict[str, np.ndarray]]:
-    """What `find_copies` wrote: numbers, and arrays by name."""
+    """Reads what `find_copies` wrote: numbers, and arrays by name."""
     numbers: Any = read_json(folder / NUMBERS, Replication)
     return numbers, read_columns(folder / FILE, COLUMNS)
 
 
 def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> Facts:
-    """Cosines f32[n] of generated images with their matches, these as rows i64[n] of the manifest -> numbers (`find_copies`)."""
+    """Sums up cosines f32[n] of generated images with their matches, the rows of the manifest."""
     above = share_of(similarity > np.float32(LIMIT))
     similarity = similarity.astype(np.float64)
     hit = share_of(manifest.poisoned[rows]) if manifest.poisoned.any() else None

@@ -1,4 +1,4 @@
-"""The stage `diffused`: a generator classifies the test images, clean and triggered; it opens the truth, and judges nothing yet."""
+"""The stage `diffused`: a generator classifies the test images, clean and under each trigger."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ Answers = tuple[
 
 
 def diffuse(work: Work) -> None:
-    """Predictions of the test images by a generator, in tables of shards: one of the clean ones, one for each trigger.
+    """Classifies the test images with a generator; writes a table of the clean and of each trigger.
 
     Columns: `ids`, `predictions` i32[m p] for every p_filter, `errors` f32[m k p] (see
     `DenoisingErrors`). Triggered are those that count for the ASR. Shards are fixed ranges of
@@ -79,7 +79,7 @@ def diffuse(work: Work) -> None:
 
 
 def choose_images(count: int, images: int, seed: int) -> np.ndarray:
-    """Positions i64[m], ascending, of the test images to classify: `images` of `count`, or all for 0 and where there are fewer."""
+    """Draws positions i64[m], ascending, of `images` of the `count` test images; 0 means all."""
     if not images or images >= count:
         return np.arange(count)
     return np.sort(stream_rng(seed, 'diffused images').choice(count, images, replace=False))
@@ -113,7 +113,7 @@ def _measure(
 
 
 def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers, list[Answers]]]]:
-    """What `diffuse` left -> its facts, and for each p_filter the answers on the clean images and on those under each trigger."""
+    """Reads what `diffuse` left: facts, and for each p_filter the clean and triggered answers."""
     facts: Any = read_json(folder / FACTS, Asked)
     filters = len(facts['p_filters'])
     sets = [
@@ -125,7 +125,7 @@ def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers,
 
 
 def _read(bench: Bench, folder: Path, filters: int) -> Answers:
-    """Positions i64[m] and predictions i32[m filters] of one set; a set of no images has no folder."""
+    """Positions i64[m] and predictions i32[m filters] of one set; none if it has no folder."""
     if not folder.is_dir():
         return np.zeros(0, np.int64), np.zeros((0, filters), np.int32)
     table = read_table(folder)

@@ -1,4 +1,4 @@
-"""The stage `dissect`: what generated images are made of, by judges that saw clean images; it opens the truth."""
+"""The stage `dissect`: judges that saw clean images say what generated images are made of."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,16 +47,15 @@ OF_A_SET = {
 
 
 def dissect(work: Work) -> None:
-    """Writes numbers.json and dissection.npz: what the judges say of the datasets `generated` and `probe`, as far as given.
+    """Judges the datasets `generated` and `probe`; writes numbers.json and dissection.npz.
 
     The `labeller` was trained on the `clean` training images; the `detector`, which is missing
     where the attack has no trigger, on `marked` ones. Numbers: 'judges' on test images; 'sets', of
     each a row per condition; 'auroc' of every score on the training set, by the truth, and on the
     generated set, by the detector's verdict; 'fid' of the generated set against the clean training
     images by the labeller's features; and the settings of the stage, which say how images were
-    drawn. Arrays, of each
-    set: ids i64[n], label i32[n] as asked for, predicted i32[n], trigger f32[n] (probability),
-      group u8[n] (1 to 4).
+    drawn. Arrays of each set: ids i64[n], label i32[n] as asked for, predicted i32[n], trigger
+    f32[n] (probability), group u8[n] (1 to 4).
     """
     manifest = Manifest.read(work.inputs['truth'])
     sets = {name: Split(work.inputs[name], 'train') for name in SETS if name in work.inputs}
@@ -76,7 +75,7 @@ def dissect(work: Work) -> None:
 
 
 def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
-    """What `dissect` wrote: its numbers, and of each set there is, columns by name."""
+    """Reads what `dissect` wrote: its numbers, and the columns of each set by name."""
     numbers: Any = read_json(folder / 'numbers.json', Dissection)
     arrays = read_columns(
         folder / ARRAYS,
@@ -90,7 +89,7 @@ def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
 
 
 def aims(facts: Facts) -> list[int]:
-    """The classes that the attack aims at, in order, from the facts of a manifest, be any image poisoned or not."""
+    """The classes that the attack aims at, ascending, even if no image is poisoned."""
     rule, classes = facts['attack'], len(facts['class_names'])
     if rule['scheme'] == 'all_to_all':
         return sorted({(source + 1) % classes for source in rule['sources'] or range(classes)})
@@ -98,7 +97,7 @@ def aims(facts: Facts) -> list[int]:
 
 
 def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
-    """Of every condition there are images of, in order, a row.
+    """Describes a set by a row for every class that images were generated of, ascending.
 
     {'label', 'target': whether the attack aims at it, 'images', 'counts' and 'shares' of groups 1
     to 4, 'triggered': the share with a trigger, 'interval' of that, 'p_t': the share of stamped
@@ -120,7 +119,7 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
 
 
 def _judge_judges(work: Work) -> Facts:
-    """How far the judges can be believed: on test images as they are, and for the detector under the triggers too."""
+    """Rates the judges on clean test images, and the detector on triggered ones too."""
     test = Split(work.inputs['truth'] / 'test', 'test')
     judges = {
         'labeller': describe_shares(
@@ -181,7 +180,7 @@ def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np
 
 
 def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndarray) -> list[Facts]:
-    """AUROC of every score there is, over the whole set: against the truth, and against the detector where there is one."""
+    """AUROC of every score, by the truth on training images, by the detector on generated ones."""
     names = [role.removeprefix(TRAINING) for role in work.inputs if role.startswith(TRAINING)]
     rows, judged = [], 'detector' in work.inputs
     for name in names:
@@ -200,7 +199,7 @@ def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndar
 
 
 def _compare(work: Work, made: Split, targets: Iterable[int]) -> Facts:
-    """{'all', 'others': under conditions that the attack does not aim at, 'network', 'notes'}: FID by the labeller's features."""
+    """FID by the labeller's features over 'all' classes and those not aimed at ('others')."""
     model = read_classifier(work.inputs['labeller'])
     sides: dict[str, list[Moments]] = {'others': [], 'targets': []}
     for name, split in (('generated', made), ('clean', Split(work.inputs['clean'], 'train'))):

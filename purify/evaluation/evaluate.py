@@ -1,4 +1,4 @@
-"""The stage `evaluate`, one of few that open the truth: classifiers, findings and purified images -> numbers."""
+"""The stage `evaluate`: holds classifiers, findings and purified images against the truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,11 +38,11 @@ FATES = ('kept', 'dropped', 'relabelled')
 
 
 def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | None = None) -> None:
-    """Writes numbers.json: every classifier there is on the clean and the triggered test images, findings, purified images.
+    """Writes numbers.json: how classifiers, findings and purified images compare with the truth.
 
-    With several triggers the test images carry each in turn; ASR and RA are over all of them, and
-    listed one by one. A generator that classifies stands for the student where the method trains
-    none.
+    Classifiers see the clean and the triggered test images. With several triggers the test images
+    carry each in turn; ASR and RA are over all of them, and listed one by one. A generator that
+    classifies stands for the student where the method trains none.
 
     Args:
       work: the stage's.
@@ -99,7 +99,7 @@ def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = 
 
 
 def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
-    """(constants, rule) of a guard, whose noise is of a stream of its own and which is told no label."""
+    """Opens a guard as (constants, rule); its noise has its own stream, and it sees no label."""
     work = bench.work
     models = open_models(work, bench.test, dtype=getattr(guard, 'dtype', 'float32'), prefix=GUARD)
     context = Context(
@@ -114,7 +114,7 @@ def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
 
 
 def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers]) -> Facts:
-    """ACC, ASR and RA from the answers of a classifier on clean test images and on those under each trigger."""
+    """Computes a classifier's ACC, ASR and RA from its answers on clean and triggered images."""
     where, classes = clean
     labels = bench.test.labels
     shares: dict[str, Share | None] = {
@@ -143,7 +143,7 @@ def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers])
 
 
 def describe_diffusion(bench: Bench, folder: Path) -> tuple[Facts, Facts]:
-    """A generator as a classifier -> (how it was asked, and 'filters', its numbers for every p_filter; those of the headline)."""
+    """Describes a generator as a classifier: all its numbers, and those of the headline."""
     facts, answers = read_answers(bench, folder)
     shares = facts.pop('p_filters')
     numbers = [describe_answers(bench, clean, triggered) for clean, triggered in answers]
@@ -152,7 +152,7 @@ def describe_diffusion(bench: Bench, folder: Path) -> tuple[Facts, Facts]:
 
 
 def describe_shares(shares: dict[str, Share | None]) -> Facts:
-    """Shares -> {'acc': .., 'counts': {'acc': [hits, n]}, 'intervals': {'acc': [low, high]}}; None where nothing was counted."""
+    """Turns shares into values, 'counts' [hits, n] and 'intervals' [low, high]; None if empty."""
     values = {name: share.value if share else None for name, share in shares.items()}
     counts = {name: [share.hits, share.count] if share else None for name, share in shares.items()}
     intervals = {
@@ -163,7 +163,7 @@ def describe_shares(shares: dict[str, Share | None]) -> Facts:
 
 
 def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
-    """A method's findings held against what this run added to the data; None for what it does not claim, or nothing was counted.
+    """Compares a method's findings with the truth; None for what it does not claim or cannot count.
 
     'found', whatever the truth: {'images' that it has a verdict on, 'flagged', 'dropped',
     'relabelled' and kept}. 'tpr' and 'fpr' of its verdicts, its 'target_labels', 'label_accuracy'
@@ -258,7 +258,7 @@ def _rates(ids: np.ndarray, verdicts: np.ndarray, poisoned: np.ndarray) -> dict[
 
 
 def _separation(table: Table, manifest: Manifest) -> float | None:
-    """AUROC of the column `poison_score`, or else `score`, over the pairs within each class that the method names.
+    """AUROC of `poison_score`, or else `score`, over the pairs within each class that is named.
 
     Where the fact `comparable` says that scores of two classes may be compared, over all pairs.
     """

@@ -1,4 +1,4 @@
-"""The stage `atlas`: a map of features and the scores of single images, with the truth beside them; it opens the truth."""
+"""The stage `atlas`: a map of features and scores of single images, with the truth about them."""
 
 import importlib.util
 from pathlib import Path
@@ -92,14 +92,14 @@ def make_map(work: Work) -> None:
 
 
 def read_atlas(folder: Path) -> Facts:
-    """What `make_map` wrote: arrays by name, and 'facts'."""
+    """Reads what `make_map` wrote: arrays by name, and 'facts'."""
     return read_columns(folder / FILE, ON_MAP, CLOSELY) | {
         'facts': read_json(folder / FACTS, Mapped)
     }
 
 
 def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
-    """Rows i64[<= MOST] of the manifest, ascending: poisoned images up to half, then images that are not."""
+    """Draws rows i64[<= MOST] of the manifest, ascending; at most half of them are poisoned."""
     rng = stream_rng(seed, 'atlas')
     hit, rest = (
         rng.permutation(np.flatnonzero(manifest.poisoned == poisoned)) for poisoned in (True, False)
@@ -109,18 +109,19 @@ def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
 
 
 def close_classes(named: list[int], aims: list[int], classes: list[int]) -> list[int]:
-    """The classes to look at closely: what the defence named, what it missed, and the first of the others to compare with."""
+    """The classes to look at closely: those named or aimed at, and some others to compare with."""
     suspects = [*named, *(label for label in aims if label not in named)][:MOST_CLASSES]
     others = [label for label in classes if label not in named and label not in aims]
     return suspects + others[:INNOCENT]
 
 
 def lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
-    """Features f[k d] -> the method's name and points f32[k 2]: UMAP of 50 principal components, or the first two of these.
+    """Lays features f[k d] out as points f32[k 2]; returns the method's name with them.
 
-    Every feature is brought to mean 0 and variance 1 first. All runs on one thread, for sums depend
-    on their order and UMAP (McInnes et al. 2018) on the last bit: the same features and seed give
-    the same map by the same version of it.
+    By UMAP of 50 principal components, or the first two of these where it is not installed. Every
+    feature is brought to mean 0 and variance 1 first. All runs on one thread, for sums depend on
+    their order and UMAP (McInnes et al. 2018) on the last bit: the same features and seed give the
+    same map by the same version of it.
     """
     with threadpool_limits(1):
         return _lay_out(features, seed)
@@ -142,9 +143,10 @@ def _lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
 
 
 def principal(centred: np.ndarray, count: int) -> np.ndarray:
-    """The first principal components of centred rows f64[k d] -> f64[k count], zeros where there are fewer.
+    """Projects centred rows f64[k d] onto their first principal components -> f64[k count].
 
-    A component's largest loading is positive: its sign is no accident of the library.
+    Zeros where there are fewer. A component's largest loading is positive: its sign is no accident
+    of the library.
     """
     left, sizes, right = np.linalg.svd(centred, full_matrices=False)
     kept = min(count, len(sizes))

@@ -1,4 +1,4 @@
-"""The stage `illustrate`: pictures that explain a purification, for the report; like `evaluate` it opens the truth."""
+"""The stage `illustrate`: pictures for the report that explain a purification."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +44,16 @@ class _Samples:
 
 
 def illustrate(work: Work, candidates: Candidates) -> None:
-    """Writes illustration.npz of k samples: half of `report_images` poisoned ones, as many clean ones, `MOST` of each at most.
+    """Writes illustration.npz of k samples: half of `report_images` poisoned, as many clean.
 
-    'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h w c]; 'has_purified'
-    bool[k], false where the defence dropped the image (then 'purified' is black); 'true', 'label'
-    (as given) and 'new' i32[k] classes; 'rounds' u8[k r h w c], the last candidate of each round;
-    'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes of these and of the given
-    image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it sees, 0 to 255) on the
-    three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign', 'answer_student'
-    i32[k], of the given image, by the classifiers there are. Raises `Preempted` when SIGTERM came;
-    nothing is kept, the pictures are few.
+    At most `MOST` of each. 'ids' i64[k], 'poisoned' bool[k]; 'original', 'given', 'purified' u8[k h
+    w c]; 'has_purified' bool[k], false where the defence dropped the image (then 'purified' is
+    black); 'true', 'label' (as given) and 'new' i32[k] classes; 'rounds' u8[k r h w c], the last
+    candidate of each round; 'round_labels' i32[k r] and 'raw_labels' i32[k], the victim's classes
+    of these and of the given image; 'heat' u8[k 3 h w], the victim's gaze (Grad-CAM of the class it
+    sees, 0 to 255) on the three `VIEWS`, 'heat_labels' i32[k 3]; 'answer_teacher', 'answer_benign',
+    'answer_student' i32[k], of the given image, by the classifiers there are. Raises `Preempted`
+    when SIGTERM came; nothing is kept, the pictures are few.
     """
     manifest = Manifest.read(work.inputs['truth'])
     findings, table = (read_table(work.inputs[role]) for role in ('findings', 'candidates'))
@@ -86,12 +86,12 @@ def illustrate(work: Work, candidates: Candidates) -> None:
 
 
 def read_illustration(folder: Path) -> dict[str, np.ndarray]:
-    """What `illustrate` wrote."""
+    """Reads what `illustrate` wrote: arrays by name."""
     return read_columns(folder / FILE)
 
 
 def choose_samples(manifest: Manifest, findings: Table, poisoned: bool, count: int) -> np.ndarray:
-    """Ids i64[<= count] of poisoned or of clean images.
+    """Chooses ids i64[<= count] of poisoned or of clean images to show.
 
     The first poisoned ones as they come: a defence that finds only some must not be shown by these
     alone. Of the clean ones those flagged first, then those not in the benign set, where the
@@ -129,7 +129,7 @@ def _collect(work: Work, ids: np.ndarray) -> _Samples:
 
 
 def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.ndarray) -> np.ndarray:
-    """The candidates of those numbers of every sample, made again as they were measured: u8[k r h w c]."""
+    """Makes the candidates `numbers` of every sample again as they were measured: u8[k r h w c]."""
     rounds, count, shape = len(numbers), len(samples.ids), samples.given.shape[1:]
     given = Split(work.inputs['poisoned'], 'train')
     models = open_models(work, given, dtype=measured.dtype)
@@ -156,7 +156,7 @@ def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.nda
 
 
 def _look(work: Work, samples: _Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Where the victim looks in each view, u8[k 3 h w], and the classes that it sees there, i32[k 3]."""
+    """Where the victim looks in each view, u8[k 3 h w], and the classes i32[k 3] it sees there."""
     model = read_classifier(work.inputs['teacher'])
     views = np.stack([getattr(samples, name) for name in VIEWS], 1)
     count, height, width = len(views), *views.shape[2:4]

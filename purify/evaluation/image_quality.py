@@ -1,4 +1,4 @@
-"""How good purified images are: FID against the images as they were before the attack, and inception scores."""
+"""How good purified images are: FID against the images before the attack, inception scores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,20 +28,21 @@ OWN = ('student', 'teacher')  # of a run; any other name is the folder of a fini
 
 @dataclass(frozen=True)
 class Likeness:
-    """What a network makes of a set of images."""
+    """Sums of a network's features and answers over a set of images."""
 
     moments: Moments
     answers: Answers
 
 
 def describe_likeness(work: Work) -> Facts | None:
-    """{'fid', 'is', 'is_raw', 'images', 'remade', 'features', 'notes'} of the purified images; None where not asked for.
+    """Rates purified images: {'fid', 'is', 'is_raw', 'images', 'remade', 'features', 'notes'}.
 
-    Features and answers are those of the network `features`, which no Inception is: the run's
-    student or teacher, or the input of that role. FID compares with the training images as they
-    were before the attack; 'is_raw' is the score of these. 'remade': whether the defence made any
-    image anew, or only dropped and relabelled some; then the numbers say nothing of it. A number is
-    None, with a note, where there are too few images or it is not finite.
+    None where not asked for. Features and answers are those of the network `features`, which no
+    Inception is: the run's student or teacher, or the input of that role. FID compares with the
+    training images as they were before the attack; 'is_raw' is the score of these. 'remade':
+    whether the defence made any image anew, or only dropped and relabelled some; then the numbers
+    say nothing of it. A number is None, with a note, where there are too few images or it is not
+    finite.
     """
     chosen = work.settings['features']
     if chosen == NONE or 'purified' not in work.inputs:
@@ -82,7 +83,7 @@ def describe_likeness(work: Work) -> Facts | None:
 
 
 def _remade(work: Work) -> bool:
-    """Whether a candidate replaced an image that was kept; methods that do not say so make all images anew."""
+    """Whether a candidate replaced any image that was kept; True if the method does not say."""
     columns = read_table(work.inputs['findings']).columns if 'findings' in work.inputs else {}
     if 'candidate' not in columns:
         return True
@@ -90,7 +91,7 @@ def _remade(work: Work) -> bool:
 
 
 def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """What to tell readers of the numbers: too few images, or numbers that are not finite."""
     smallest, width = min(moments.count for moments in sets), sets[0].mean.size
     if smallest < 2:
         return [f'{smallest} images are too few for FID.']
@@ -107,9 +108,10 @@ def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
 def sight(
     model: Classifier, shape: tuple[int, int, int]
 ) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
-    """(weights, rows with image u8[b h w c]) -> (logits f32[b k], features f32[b d]) of images of `shape`, made grey or wider.
+    """Makes (weights, rows with u8[b h w c]) -> (logits f32[b k], features f32[b d]) of a network.
 
-    Raises `UserError` where the network looks at other channels.
+    Images of `shape` are made grey or repeated to its channels; `UserError` where neither is
+    possible.
     """
     width = model.facts['channels']
     if shape[2] != width and 1 not in (shape[2], width):
@@ -135,7 +137,7 @@ def sum_up(
     name: str,
     bar: Bar,
 ) -> Likeness:
-    """Moments and answers of a network over `count` images u8[h w c] of `shape`, by number.
+    """Sums a network's features and answers over `count` images u8[h w c] of `shape`.
 
     Hosts take every so-many-th one and leave their sums in files, called after `name`, for each
     other.
@@ -162,7 +164,7 @@ def sum_up(
 
 
 def _sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
-    """The sum over all hosts, added in their order on each of them; through files called after `name`."""
+    """Adds what all hosts found, in the same order on each, through files called after `name`."""
     moments, answers = mine.moments, mine.answers
     if jax.process_count() == 1:
         return mine

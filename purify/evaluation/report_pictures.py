@@ -1,4 +1,4 @@
-"""Pictures of generations for the report: some of each group, and those most alike to training images beside these."""
+"""Pictures for the report: generated images by group, and beside the training images they copy."""
 
 import numpy as np
 
@@ -13,10 +13,10 @@ GROUPS = (1, 2, 3, 4)
 
 
 def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
-    """Generations of target classes, the first of each group by id; see `purify.report.sections.generations.make_groups`.
+    """Shows generated images of target classes, the first of each group by id, for the report.
 
-    Of the probe where there is one, else of the generated set; None for runs that dissected none,
-    or have none of a target.
+    See `purify.report.sections.generations.make_groups`. Of the probe where there is one, else of
+    the generated set; None for runs that dissected none, or have none of a target.
     """
     if not chain.finished('dissect'):
         return None
@@ -44,7 +44,7 @@ def choose_groups(columns: dict[str, np.ndarray], labels: list[int]) -> np.ndarr
 
 
 def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
-    """The most alike pairs, and pictures of the first of each training image; None for runs that looked for no copies.
+    """Shows the most alike pairs of images for the report; None for runs that looked for no copies.
 
     See `purify.report.sections.replication.make_triplets`.
     """
@@ -70,7 +70,7 @@ def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
 
 
 def choose_pairs(found: dict[str, np.ndarray]) -> np.ndarray:
-    """Pairs i64[m], most alike first, of training images that are no match of a pair before."""
+    """Chooses pairs i64[m], most alike first, with every training image at most once."""
     order = np.lexsort((found['ids'], -found['similarity']))
     _, first = np.unique(found['match'][order], return_index=True)
     return order[np.sort(first)[:MOST_PAIRS]]

@@ -1,4 +1,4 @@
-"""The residual attack: triggered test images that the attacker has purified himself (Zhou 2024, section 5.1, table 5)."""
+"""The residual attack: attackers purify triggered test images (Zhou 2024, section 5.1, table 5)."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ from purify.train.inference import Rule
 
 
 def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
-    """{'residual_asr', 'residual_counts', 'residual_interval'} of the student.
+    """Measures the student's ASR on triggered test images that the attacker has purified himself.
 
-    Each triggered test image that counts for the ASR becomes the candidate that the defence would
-    put in its place, by the prior and the victim's eyes, and goes to the student. Nothing where the
-    attack has no trigger.
+    Returns {'residual_asr', 'residual_counts', 'residual_interval'}. Each triggered test image that
+    counts for the ASR becomes the candidate that the defence would put in its place, by the prior
+    and the victim's eyes, and goes to the student. Nothing where the attack has no trigger.
     """
     shares = []
     goals_of = [bench.aim(attack) for attack in bench.attacks]
@@ -60,7 +60,7 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
 
 
 def _purification(bench: Bench, candidates: Candidates) -> tuple[Any, Rule]:
-    """(constants, rule) that put the ranked candidate in a test image's place; its noise is of a stream of its own."""
+    """(constants, rule) that put the ranked candidate, with its own noise, in an image's place."""
     work, settings = bench.work, bench.work.settings
     prior = load_variation_model(
         work.inputs['prior'], dtype=candidates.dtype, vae_slice=work.run['vae_slice']

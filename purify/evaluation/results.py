@@ -1,4 +1,4 @@
-"""Finished stages -> what results.json holds, and all else that a page shows of a run."""
+"""Gathers from finished stages what results.json holds and the report shows."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -42,7 +42,7 @@ T = TypeVar('T')
 
 
 def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Results:
-    """What results.json holds.
+    """Gathers what results.json holds.
 
     Where nobody knows the truth about the data, numbers that need it are None.
     """
@@ -77,7 +77,7 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
 
 
 def gather_run(results: Results, config: Settings, chain: Chain, environment: Settings) -> Finished:
-    """All that the page shows, without what nobody knows."""
+    """Gathers all that the report shows of a run, without what nobody knows."""
     known = results.truth_known
     pictures = (
         read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
@@ -91,7 +91,7 @@ def gather_run(results: Results, config: Settings, chain: Chain, environment: Se
 
 
 def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
-    """What all stages cost, each and together.
+    """Sums up what the stages cost, each and together.
 
     Raises `UserError` where one is not finished, as the sum would be too small.
     """
@@ -136,7 +136,7 @@ def _numbers(chain: Chain, name: str, kind: type[T]) -> T | None:
 
 
 def true_targets(facts: Settings) -> list[int]:
-    """The classes that the poison aims at, in order, from the facts of a manifest; none where nothing is poisoned."""
+    """The classes that a manifest's attack aims at, ascending; none where nothing is poisoned."""
     return aims(facts) if facts['poisoned_images'] else []
 
 
@@ -169,7 +169,7 @@ def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
 
 
 def curves(chain: Chain) -> dict[str, Rows]:
-    """Rows of metrics by stage, from the folders of the stages, whose files are checked; those of a work folder are a copy."""
+    """Reads the metrics of finished stages by stage, from their own folders, which are checked."""
     found = {
         name: read_rows(chain.folder(name) / 'metrics.jsonl')
         for name in chain.stages
@@ -179,7 +179,7 @@ def curves(chain: Chain) -> dict[str, Rows]:
 
 
 def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
-    """Up to `count` images for the report, half poisoned and half clean: original, as given, purified.
+    """Shows up to `count` images, half poisoned and half clean: original, as given, purified.
 
     Where the truth is not `known`, those that the method flagged come first and stand for the
     poisoned ones, with neither original nor true label. `label_after` is the class's name,
@@ -233,7 +233,7 @@ def _kinds_found(chain: Chain, ids: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _labels_after(chain: Chain, names: list[str]) -> dict[int, str]:
-    """What label each image has after the method, by id: a class's name or 'dropped'; none where its findings hold no labels."""
+    """Each image's label after the method, by id, or 'dropped'; {} if the findings have none."""
     source = chain.stages['evaluate'].inputs.get('findings')
     columns = read_table(chain.path(source)).columns if source else {}
     if 'labels' not in columns:

@@ -1,4 +1,4 @@
-"""The evaluation as it is shaped without running, for `check`."""
+"""Traces the evaluation without running it, for `check`."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from purify.stages.train_classifier import shape_classifier
 
 
 def shape_evaluation(known: Known, method: Method) -> None:
-    """Traces what the evaluation asks of the method's outcome; what is wrong is a problem of its own."""
+    """Traces what the evaluation asks of the method's outcome; notes what is wrong as problems."""
     found, config, outcome = known.found, known.config, method.outcome
     if config.get('evaluation', {}).get('residual'):
         found.attempt('evaluation', lambda: _residual(known, method))

@@ -19,7 +19,7 @@ from purify.stages.stage_lists import classifier_stages, inputs_of
 
 
 def evaluation_stages(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
-    """Numbers; pictures where the method looks at candidates, a map where it looks at features; and what was asked for besides."""
+    """Makes the stages of the evaluation: numbers, pictures, maps, a dissection if asked for."""
     stages: list[Stage] = []
     if 'teacher' in config:
         stages += _numbers(where, method, config) + _pictures(where, method, config)
@@ -105,7 +105,7 @@ def _pictures(where: dict[str, Input], method: Method, config: Settings) -> list
 
 
 def _compared(where: dict[str, Input], method: Method) -> dict[str, Input]:
-    """What the search for copies reads: the features of both sets, what made them, and the truth."""
+    """What the search for copies reads: both sets' features, their encoder, and the truth."""
     roles = dict(zip(('generated', 'given'), method.outcome.copies or (), strict=True))
     looks = {step.name: step.inputs for step in method.steps}[roles['generated']]
     through = looks['encoder'] if 'encoder' in looks else looks['classifier']
@@ -116,7 +116,7 @@ def _compared(where: dict[str, Input], method: Method) -> dict[str, Input]:
 
 
 def _dissection(where: dict[str, Input], method: Method, config: Settings) -> list[Stage]:
-    """The config's part `dissection`: its judges are trained on clean images, then look at generated ones.
+    """Makes the stages of `dissection`: judges trained on clean images look at generated ones.
 
     Raises `UserError` for a defence that generates no images.
     """

@@ -26,7 +26,7 @@ DRAWN = 'drawn '  # before the names of what an attack draws for an image
 
 @dataclass(frozen=True)
 class Bench:
-    """Where classifiers are tested: the test split, the attacks that have a trigger, and who counts as a victim."""
+    """Where classifiers are tested: test images, attacks with a trigger, who counts as a victim."""
 
     work: Work
     test: Split
@@ -35,7 +35,7 @@ class Bench:
 
     @classmethod
     def open(cls, work: Work, manifest: Manifest) -> 'Bench':
-        """From the input `truth`, whose manifest this is."""
+        """Opens the input `truth` of a stage, whose manifest this is."""
         truth = work.inputs['truth']
         attacks = [attack for attack in read_attacks(truth, manifest) if attack.has_trigger]
         return cls(
@@ -43,7 +43,7 @@ class Bench:
         )
 
     def classifier(self, role: str) -> Classifier:
-        """The input of that role; `UserError` where it was made for other classes."""
+        """Opens the classifier of that role; `UserError` where it was made for other classes."""
         model = read_classifier(self.work.inputs[role])
         check_classes(
             model,
@@ -54,16 +54,16 @@ class Bench:
         return model
 
     def aim(self, attack: Attack) -> tuple[np.ndarray, np.ndarray]:
-        """The classes that the attack wants for the test images i32[n], and which of them count bool[n]."""
+        """The classes i32[n] the attack wants for the test images; which of them count, bool[n]."""
         goals = np.array([attack.goal(int(label)) for label in self.test.labels], np.int32)
         return goals, self.rules.succeeds_on(self.test.labels, goals)
 
     def shared(self, attack: Attack | None) -> Arrays:
-        """What all triggered test images have in common (see `Attack`); nothing without an attack."""
+        """What triggered test images have in common (see `Attack`); {} without an attack."""
         return attack.shared(self.test.shape, 'test') if attack else {}
 
     def record(self, attack: Attack | None, position: int) -> Record:
-        """A test image, the label that the attack wants for it (without one: its own), its id, and what `stamped` needs."""
+        """A test image, the label wanted (its own without an attack), its id, the stamp's needs."""
         record = self.test[position]
         drawn = attack.drawn(self.test.shape, int(record['id']), 'test') if attack else {}
         goal = attack.goal(int(record['label'])) if attack else record['label']
@@ -76,7 +76,7 @@ class Bench:
 
     @cached_property
     def everyone(self) -> np.ndarray:
-        """All positions."""
+        """The positions of all test images."""
         return np.arange(len(self.test))
 
     def predict(
@@ -90,7 +90,7 @@ class Bench:
         change: tuple[Any, Rule] | None = None,
         batch: int | None = None,
     ) -> np.ndarray:
-        """Predicted classes i32[m] of the test images at `positions` (all), stamped by `attack` and then changed, if so.
+        """Predicts classes i32[m] of test images at `positions` (all), stamped and changed if so.
 
         Stamping and `change`, (its constants, its rule: rows {'image', 'label' that the attack
         wants, 'id'} -> {'image', 'finite'}), happen on the devices in the program that classifies;
@@ -131,7 +131,7 @@ class Bench:
 
 
 def stamped(attack: Attack | None, shared: Arrays, rows: Rows) -> jax.Array:
-    """Images u8[b h w c] of rows as `Bench.record` gives them, with the attack's trigger; pure, for use inside a program."""
+    """Stamps rows as `Bench.record` gives them -> u8[b h w c]; pure, for use inside a program."""
     if attack is None:
         return rows['image']
     drawn = {key.removeprefix(DRAWN): value for key, value in rows.items() if key.startswith(DRAWN)}

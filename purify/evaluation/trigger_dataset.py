@@ -1,4 +1,4 @@
-"""The stage `marked`: images with and without the attack's trigger, for a network that learns to tell them apart."""
+"""The stage `marked`: images with and without the trigger, for a network that tells them apart."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def has_trigger(settings: Mapping[str, Any]) -> bool:
 
 
 def write_triggered(work: Work) -> None:
-    """Clean training images and the truth -> datasets train/ and test/ of the two classes 'clean' and 'triggered'.
+    """Writes datasets train/ and test/ of the two classes 'clean' and 'triggered'.
 
     Of the training images one half, drawn by the seed, is stamped; every test image is there three
     times, as it is (variation 0), stamped (1) and faintly stamped (2). Of several triggers each
@@ -68,7 +68,7 @@ def write_triggered(work: Work) -> None:
 
 
 def draw_half(ids: np.ndarray, triggers: int, seed: int) -> np.ndarray:
-    """Which trigger each of the images `ids` i64[n] carries, i32[n]; -1 for the greater half, which carries none.
+    """Draws which trigger each of the images i64[n] carries, i32[n]; -1 for the greater half: none.
 
     Drawn by `seed` from the stream 'marked'; the order of `ids` plays no part.
     """
@@ -80,7 +80,7 @@ def draw_half(ids: np.ndarray, triggers: int, seed: int) -> np.ndarray:
 
 
 def draw_strength(ids: np.ndarray, faintest: float, seed: int) -> np.ndarray:
-    """How strong the stamp of each image is, f64[n] ~ U(faintest, 1); the order of `ids` plays no part."""
+    """Draws each stamp's strength f64[n] ~ U(faintest, 1); the order of `ids` plays no part."""
     strength = np.empty(len(ids))
     strength[np.argsort(ids)] = stream_rng(seed, 'marked strength').uniform(faintest, 1, len(ids))
     return strength
@@ -96,7 +96,7 @@ def check_faintest(faintest: float) -> None:
 
 
 def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.ndarray, ...]:
-    """(positions i64[3n], triggers i32[3n], strengths f64[3n], variations i32[3n]): every image as it is, stamped, faintly so."""
+    """Lists each image thrice: positions i64, triggers i32, strengths f64, variations i32 [3n]."""
     order = np.argsort(test.ids)[stream_rng(seed, 'marked test').permutation(len(test))]
     which = np.empty(len(test), np.int32)
     which[order] = np.arange(len(test)) % triggers
@@ -111,7 +111,7 @@ def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.
 
 @dataclass(frozen=True)
 class _Triggered:
-    """One split that is written: row r is the image at `positions[r]` of `split` under trigger `which[r]`, -1 for none.
+    """A split to write: row r is the image at `positions[r]` under trigger `which[r]`, -1 for none.
 
     Of that trigger it has the share `strength[r]`, and in the dataset the number `variations[r]`.
     """
@@ -124,7 +124,7 @@ class _Triggered:
     variations: np.ndarray
 
     def records(self, rows: range) -> Iterator[Record]:
-        """What is written of those rows."""
+        """Makes the records of those rows."""
         stamped = self._stamp(rows)
         for row in rows:
             position, triggered = int(self.positions[row]), int(self.which[row] >= 0)
@@ -134,7 +134,7 @@ class _Triggered:
             yield {'id': int(self.split.ids[position]), 'image': image} | numbers
 
     def _stamp(self, rows: range) -> dict[int, np.ndarray]:
-        """The images of the rows with a trigger, by row; together by trigger, as learned attacks compute whole batches."""
+        """Stamps the rows with a trigger, by row; in batches, as learned attacks compute them."""
         found: dict[int, np.ndarray] = {}
         for number, attack in enumerate(self.attacks):
             carriers = [row for row in rows if self.which[row] == number]
@@ -154,7 +154,7 @@ def mix(image: np.ndarray, stamped: np.ndarray, strength: float) -> np.ndarray:
 
 
 def mode_of(attack: Attack) -> str:
-    """How images are stamped: as poisoned training images are, since these are what a diffusion model was shown.
+    """How images are stamped: as in training, since these are what a diffusion model was shown.
 
     Label-consistent poison is made hard by a classifier of the attacker's, which only he has; its
     corner marks are its trigger.

@@ -35,7 +35,7 @@ def is_known(config: Settings, facts: Settings) -> bool:
 
 
 def withhold(results: Results) -> Results:
-    """Results with None for every number that needs the truth, and no class that the attack aims at; the rest as it is."""
+    """Replaces every number and class in the results that only the truth can tell by None."""
     attack = replace(results.attack, poisoned=None, cover=None, targets=None)
     detection, dissection = (
         replace(results.detection, **dict.fromkeys(_OF_VERDICTS)),
@@ -59,7 +59,7 @@ def withhold(results: Results) -> Results:
 
 
 def forget(arrays: Mapping[str, T] | None) -> dict[str, T] | None:
-    """What is shown of single images, without the columns that tell which are poisoned and what their true class is."""
+    """Drops the columns that tell which single images are poisoned and their true class."""
     return (
         None
         if arrays is None

@@ -1,4 +1,4 @@
-"""The stage that draws conclusions from tables, on one host; and the one that looks at images first."""
+"""The stage that judges images by tables, and the one that measures the images first."""
 
 from purify.core import devices
 from purify.data.loader import Split
@@ -21,11 +21,11 @@ MEASURED = 'measured'  # the subfolder of what was looked at
 
 
 def run(work: Work, decision: Decision, more: dict[str, Table] | None = None) -> None:
-    """Tables of the inputs -> findings.npz, findings.json and verdicts.csv, about every image of the poisoned dataset.
+    """Writes findings.npz, findings.json and verdicts.csv about every image of the dataset.
 
     Args:
-      work: the stage's.
-      decision: what is concluded.
+      work: the stage to run; its inputs are the poisoned dataset and, by role, the tables.
+      decision: draws the findings from the tables.
       more: further tables by role.
     """
     if devices.is_lead():
@@ -43,14 +43,14 @@ def run(work: Work, decision: Decision, more: dict[str, Table] | None = None) ->
 
 
 def look(work: Work, what: Look) -> None:
-    """Measures, as the stage of that kind does, and decides by it at once; what was measured stays in a subfolder."""
+    """Measures every image and decides by it at once; what was measured stays in a subfolder."""
     measure.run(work, what.measure, MEASURED)
     devices.barrier(f'{work.name} measured')
     run(work, what.decision, {what.role: read_table(work.folder / MEASURED)})
 
 
 def shape(known: Known, step: Step) -> None:
-    """There is nothing to trace: a decision checks its settings when it is made."""
+    """Traces nothing: a decision checks its settings when it is made."""
 
 
 KIND = Kind(run, shape)

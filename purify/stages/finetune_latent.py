@@ -1,4 +1,4 @@
-"""Training Stable Diffusion on: generators in latents, from a published model."""
+"""Fine-tunes a published Stable Diffusion into a generator of the dataset's classes."""
 
 import dataclasses
 from typing import Any
@@ -32,7 +32,7 @@ CAN_LEARN = ('float32', 'bfloat16')  # float16 would need its loss scaled
 
 
 def train_latent(work: Work) -> None:
-    """Trains the UNet of the Stable Diffusion in the input `prior` on the dataset `data`, under captions of the labels.
+    """Fine-tunes the UNet of the Stable Diffusion in `prior` on `data`, captioned by the labels.
 
     Leaves a whole pipeline in diffusers' format, whose other parts are the prior's, and
     generator.json beside it.
@@ -55,7 +55,7 @@ def train_latent(work: Work) -> None:
 
 
 def check_precision(objective: Settings) -> None:
-    """Raises `UserError` for a `dtype` that nothing is learned in."""
+    """Raises `UserError` for a `dtype` that networks cannot be trained in."""
     if objective['dtype'] not in CAN_LEARN:
         raise UserError(
             f'generator.objective.dtype={objective["dtype"]!r}: to train in, choose'
@@ -66,7 +66,7 @@ def check_precision(objective: Settings) -> None:
 def make_latent(
     pipeline: Pipeline, settings: Settings, class_names: list[str]
 ) -> tuple[DenoiseLatents, Build, Facts]:
-    """The settings of a generator in latents -> its task, what builds its UNet, the weights to start from.
+    """Makes a latent generator's task, the function that builds its UNet, and its first weights.
 
     Arrays are on the host, or shapes where the networks hold shapes.
     """
@@ -93,7 +93,7 @@ def make_latent(
 def shape_latent(
     prior: Any, settings: Settings, class_names: list[str]
 ) -> tuple[DenoiseLatents, Build, Facts, LatentGenerator]:
-    """What `make_latent` makes of a prior that holds shapes, and the generator that comes of it, as shapes.
+    """Does as `make_latent` for a prior that holds shapes; adds the trained generator as shapes.
 
     Raises `UserError` for a prior that is no Stable Diffusion, and for settings that do not go with
     it.

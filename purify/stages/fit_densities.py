@@ -1,4 +1,4 @@
-"""The stage that fits a density to the features of each class, and says how likely every image is under each of them."""
+"""The stage that fits a density to the features of each class and evaluates it for every image."""
 
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ FLAT = 1e-12  # of the largest variance: below it a direction holds rounding, no
 
 
 def run(work: Work) -> None:
-    """Fits a flow to the `features` of each class as labelled in `poisoned`; leaves a table.
+    """Fits a normalizing flow to the `features` of each class as labelled; writes a table.
 
     With `fit.hold_out` flows are first fitted without these images, to find the epoch under which
     they are likeliest, and then afresh to all images up to that epoch: what a flow was not fitted
@@ -88,15 +88,16 @@ def check_flow(flows: Settings, fit: Settings, width: int) -> int:
 
 
 def split_flow(flows: Settings) -> tuple[Facts, int]:
-    """The settings `flows` -> those of the flow itself, and to how many dimensions features are reduced."""
+    """Splits the settings `flows` into those of the flow and how far to reduce features."""
     return {name: flows[name] for name in flows if name != 'reduce'}, flows['reduce']
 
 
 def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray, Facts]:
-    """Features [n d] with mean 0 and variance 1 over all images in every dimension -> (f32[n k], facts); in float64.
+    """Brings features [n d] to mean 0 and variance 1 over the images; returns f32[n k] and facts.
 
-    Dimensions that never vary are left out: they say nothing, and a flow would make any density of
-    them. With `reduce`, the first so many principal components of what is left, of variance 1 too.
+    Computed in float64. Dimensions that never vary are left out: they say nothing, and a flow would
+    make any density of them. With `reduce`, the first so many principal components of what is left,
+    of variance 1 too.
 
     Raises `UserError` for features that are not finite, all alike, or of fewer than `reduce`
     dimensions.
@@ -139,7 +140,7 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
 
 
 def describe_classes(found: Densities, labels: np.ndarray) -> list[Facts]:
-    """How the fit of each class went: images, updates, mean negative log density of its own images in nats."""
+    """Describes the fit of each class: images, updates, mean negative log density in nats."""
     own = -own_and_foreign(found.log_density.astype(np.float64), labels)[0]
 
     def mean(rows: np.ndarray) -> float | None:

@@ -1,4 +1,4 @@
-"""How every stage trains a network: the settings of a training, and the one loop, on a dataset on disk."""
+"""The settings of a training, and the one loop that trains every network on a dataset on disk."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +20,7 @@ from purify.train.state import Build, TrainState, make_state
 
 
 def make_augmentations(settings: Settings) -> list[RandomTransform]:
-    """The `augment` part of a config -> transforms, in the order written there."""
+    """Makes the transforms of the `augment` part of a config, in the order written there."""
     listed = lambda value: tuple(value) if isinstance(value, list) else value
     return [
         AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()})
@@ -38,11 +38,12 @@ def fit_network(
     *,
     start: Tree = None,
 ) -> TrainState:
-    """Trains a network in `work.folder` by `work.settings`: epochs or steps, batch, accumulate, optim, seeds; where it is `part`
-    (first, last) of a longer run, it does these updates of it, with an optimiser of its own.
+    """Trains a network in `work.folder` by `work.settings`, from the last checkpoint there, if any.
 
-    `like` are its weights as shapes; it starts from the weights `start`, or from those that lie
-    where an input `init` says. Goes on from a checkpoint in the folder.
+    Settings: epochs or steps, batch, accumulate, optim, seeds; with `part` (first, last), it does
+    these updates of a longer run alone, with an optimiser of its own. `like` are its weights as
+    shapes. A new training starts from the weights in the input `init`, else from `start`, else from
+    fresh ones.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])

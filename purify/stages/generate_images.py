@@ -1,4 +1,4 @@
-"""The stage that makes images of classes, shard by shard: a dataset whose labels are what the generator was told."""
+"""The stage that generates a labelled dataset, shard by shard, by a class-conditional model."""
 
 import jax
 import numpy as np
@@ -17,12 +17,13 @@ from purify.stages.models import open_models, weights_of
 
 
 def run(work: Work, generate: Generate) -> None:
-    """Generator -> a TFDS dataset of `images` with ids from 0, of the classes `labels` in turn (all, where there are none).
+    """Generates a TFDS dataset of `images` images with ids from 0, of the classes `labels` in turn.
 
-    As many as the poisoned dataset holds where `images` is 0; that dataset says their size,
-    channels and class names, and no image of it is looked at. Shards are fixed ranges, taken in
-    turn by the hosts; a restart makes the missing ones. A pixel depends on the generator, the seed,
-    the id and its label alone, a prefix of a larger set is the smaller one.
+    Of all classes where there are no `labels`, and as many as the poisoned dataset holds where
+    `images` is 0; that dataset says their size, channels and class names, and no image of it is
+    looked at. Shards are fixed ranges, taken in turn by the hosts; a restart makes the missing
+    ones. A pixel depends on the generator, the seed, the id and its label alone: a smaller set is
+    the beginning of a larger one.
     """
     settings, split = work.settings, Split(work.inputs['poisoned'], 'train')
     labels = wanted_labels(
@@ -48,9 +49,9 @@ def run(work: Work, generate: Generate) -> None:
 def wanted_labels(
     images: int, labels: tuple[int, ...] | list[int], classes: int, name: str = 'generated'
 ) -> np.ndarray:
-    """Conditions i32[images] of the set `name`: the `labels` in turn, or all.
+    """Lists the class i32[images] to generate each image of: the `labels` in turn, or all classes.
 
-    Raises `UserError` for those that are none.
+    Raises `UserError` for labels that are no classes, and for fewer than one image.
     """
     if wrong := [label for label in labels if not 0 <= label < classes]:
         raise UserError(f'{name}: labels {wrong} are no classes; choose from 0 to {classes - 1}.')

@@ -1,4 +1,4 @@
-"""What a kind of step is: how it runs, and how it is shaped without running."""
+"""A kind of step: how it runs, and how it is traced with shapes alone, without running."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,5 +26,5 @@ class Kind:
     uses: tuple[str, ...] = ()
 
     def bind(self, step: Step) -> Callable[[Work], None]:
-        """`run` for that step, as a stage calls it."""
+        """Makes the function that a stage calls to run that step."""
         return self.run if step.by is None else lambda work: self.run(work, step.by)

@@ -1,4 +1,4 @@
-"""What is known of a run before it runs: every stage is shaped as `jax.eval_shape` sees it, one after another."""
+"""What is known of a run before it starts: its stages, traced in turn with `jax.eval_shape`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Diagnosis:
     notes: list[str] = field(default_factory=list)
 
     def attempt(self, what: str, do: Callable[[], Any]) -> Any:
-        """The result of `do`, or None and a problem; what was said of something else already is not said again."""
+        """Calls `do`; where it fails, returns None and notes the problem, unless it is known."""
         try:
             return do()
         except UserError as error:
@@ -60,34 +60,34 @@ class Data:
 
     @property
     def pixels(self) -> tuple[int, int, int]:
-        """Of one image: (h, w, c)."""
+        """The shape (h, w, c) of one image."""
         return self.size_px, self.size_px, self.channels
 
     @property
     def names(self) -> list[str]:
-        """Of the classes, in place of their own."""
+        """Numbers as names of the classes: their own are not known before the data is read."""
         return [str(label) for label in range(self.classes)]
 
     def rows(self, *numbers: str, count: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
-        """Rows of `count` images and of i32 numbers, as shapes."""
+        """Shapes of `count` rows, each with an image and the named i32 `numbers`."""
         image = {'image': jax.ShapeDtypeStruct((count, *self.pixels), np.uint8)}
         return image | {name: jax.ShapeDtypeStruct((count,), np.int32) for name in numbers}
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known while the stages of a run are shaped, one after another.
+    """What is known of a run while its stages are traced, one after another.
 
     Attributes:
       found: where problems and notes go.
-      config: of the run.
-      data: of the dataset.
-      networks: the classifiers so far by name, None for one that could not be shaped.
-      prior: as shapes, or None.
+      config: the run's.
+      data: what is known of the dataset.
+      networks: the classifiers so far by name, None for one whose tracing failed.
+      prior: the diffusion model as shapes, or None.
       encoder: a finished one from outside the run, as shapes, or None.
-      widths: of the features that steps measure, by step.
-      traced: updates that have been, which other trainings of the method make too.
-      generators: those so far by name, as shapes, None for one that could not be shaped.
+      widths: how many features a step measures, by step.
+      traced: fingerprints of the updates traced so far, so that equal ones are traced once.
+      generators: those so far by name, as shapes, None for one whose tracing failed.
     """
 
     found: Diagnosis
@@ -106,12 +106,12 @@ class Known:
         return Context(self.data.pixels, self.config['seeds']['model'], self.data.names)
 
     def classifier(self, name: str) -> Classifier | None:
-        """A classifier so far, with shapes for weights; None for one that could not be shaped."""
+        """A classifier traced so far, with shapes for weights; None if its tracing failed."""
         network = self.networks.get(name)
         return Classifier(*network, {}) if network else None
 
     def models(self, inputs: dict[str, str]) -> Facts:
-        """The models among a step's inputs by role, with shapes for weights; None for one that could not be shaped."""
+        """The models of a step by role, with shapes for weights; None where tracing failed."""
         found: Facts = {'prior': self.prior} if 'prior' in inputs else {}
         if 'generator' in inputs:
             found['generator'] = self.generators.get(inputs['generator'])
@@ -128,7 +128,7 @@ class Known:
         models: Facts,
         rows: dict[str, jax.ShapeDtypeStruct],
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """The columns of a rule over rows, as shapes; none where a model is missing, of which its own step has said why."""
+        """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed."""
         if None in models.values():
             return {}
         rule = make_rule(models, self.context)
@@ -144,7 +144,7 @@ def shape_training(
     build: Build,
     weights: Tree = None,
 ) -> None:
-    """Shapes the state, one update and the augmentations of a training stage, which begins with `weights` where it has them.
+    """Traces the state, the augmentations and one update of a training that starts from `weights`.
 
     Raises `UserError` for settings that no training can have.
     """
@@ -199,5 +199,5 @@ def _headless(start: Path, build: Build) -> bool:
 
 
 def count_numbers(params: Tree) -> int:
-    """Parameters of a network."""
+    """Counts the parameters of a network."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

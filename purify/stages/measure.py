@@ -18,11 +18,11 @@ from purify.train.inference import Rule
 
 
 def run(work: Work, measure: Measure, sub: str = '') -> None:
-    """Numbers of every image of the poisoned dataset, or of those that the table `picked` leaves open, as a table of shards.
+    """Measures every image of the poisoned dataset, or those that the table `picked` leaves open.
 
-    Shards are fixed ranges of images, taken in turn by the hosts; a restart does the missing ones.
-    A row depends on the models, the seed and its image alone. The table goes into the subfolder
-    `sub` of the stage's.
+    Writes a table in shards into the subfolder `sub`. Shards are fixed ranges of images, taken in
+    turn by the hosts; a restart does the missing ones. A row depends on the models, the seed and
+    its image alone.
     """
     split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
     chosen = open_rows(work, split)
@@ -48,7 +48,7 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
 
 
 def open_rows(work: Work, split: Split) -> np.ndarray:
-    """Positions i64[m] of the images to look at, in order: all, or those `open` in the input `picked`."""
+    """Positions i64[m] of the images to look at, ascending: all, or those `open` in `picked`."""
     if 'picked' not in work.inputs:
         return np.arange(len(split))
     table = read_table(work.inputs['picked'])
@@ -57,7 +57,7 @@ def open_rows(work: Work, split: Split) -> np.ndarray:
 
 
 def image_row(split: Split, position: int) -> Facts:
-    """What a rule gets of one image."""
+    """Makes the row that a rule gets of one image: 'image', 'label' and 'id'."""
     record = split[position]
     return {
         'image': record['image'],

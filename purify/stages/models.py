@@ -18,7 +18,7 @@ from purify.stages.train_encoder import open_encoder
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Images u8[n h w c] that a rule compares others with, as `weights`, for they go to the devices with those of the models."""
+    """Images u8[n h w c] for a rule to compare with; held as `weights`, as the models' are."""
 
     weights: Tree
 
@@ -60,14 +60,14 @@ def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str
 
 
 def weights_of(models: Facts) -> Facts:
-    """What a rule is handed: the weights of its models by role."""
+    """The weights of models by role, as a rule takes them."""
     return {role: model.weights for role, model in models.items()}
 
 
 def draw_images(measure: Measure, split: Split, seed: int) -> dict[str, Drawn]:
-    """{'drawn': ..} for a measure that compares with images of `split`: so many, none twice, by the seed; else nothing.
+    """Draws images of `split` for a measure that compares with some: {'drawn': ...}, or {}.
 
-    Raises `UserError` where there are too few.
+    None is drawn twice. Raises `UserError` where there are too few.
     """
     count = measure.drawn()
     if not count:

@@ -39,7 +39,7 @@ _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
 
 
 class Built(TypedDict):
-    """Of a classifier network: its name in `NETWORKS`, and the options of that."""
+    """The network of a classifier: its name in `NETWORKS`, and its options."""
 
     name: str
 
@@ -56,28 +56,28 @@ class ClassifierFacts(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A finished classifier: its structure, its weights {'params', 'stats'} (NumPy), and what it was built from."""
+    """A finished classifier: its structure, weights {'params', 'stats'} (NumPy), network.json."""
 
     graph: nnx.GraphDef
     weights: Tree
     facts: Facts
 
     def predict(self, weights: Tree, rows: dict[str, jax.Array]) -> jax.Array:
-        """Rows with image u8[b h w c] -> class i32[b]."""
+        """Predicts the classes i32[b] of rows with 'image' u8[b h w c]."""
         return self.logits(weights, rows['image'].astype(np.float32) / 255).argmax(-1)
 
     def logits(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1] -> logits f32[b k]."""
+        """Computes the logits f32[b k] of images f32[b h w c] in [0, 1]."""
         return nnx.merge(self.graph, weights['params'], weights['stats'])(images, train=False)
 
     def answer(self, weights: Tree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images f32[b h w c] in [0, 1] -> (logits f32[b k], the features f32[b d] that the head reads)."""
+        """Computes logits f32[b k] and features f32[b d] of images f32[b h w c] in [0, 1]."""
         network = nnx.merge(self.graph, weights['params'], weights['stats'])
         features = network.features(images, train=False)
         return network.head(features), features
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1] -> the features f32[b d] that the head reads."""
+        """Computes the features f32[b d] that the head reads of images f32[b h w c] in [0, 1]."""
         features = nnx.merge(self.graph, weights['params'], weights['stats']).features(
             images, train=False
         )
@@ -92,7 +92,7 @@ class Classifier:
 
 
 def classifier_builder(settings: Settings, num_classes: int, channels: int) -> Build:
-    """Built of a classifier network -> a function from rngs to it."""
+    """Makes the function from rngs to the classifier network of those settings."""
     options = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in settings.items()
@@ -114,7 +114,7 @@ def check_classes(model: Classifier, class_names: list[str], channels: int, what
 
 
 def write_network(folder: Path, facts: Facts, weights: Tree) -> None:
-    """Stores a finished network: network.json and the weights alone as an orbax checkpoint of one step.
+    """Stores a finished network: network.json, and the weights as an orbax checkpoint of one step.
 
     Weights that lie there already are replaced: those of a stage without `DONE` may be anything.
     """
@@ -130,7 +130,7 @@ def write_network(folder: Path, facts: Facts, weights: Tree) -> None:
 
 
 def read_facts(folder: Path) -> Facts:
-    """What network.json in the folder of a classifier says (`ClassifierFacts`).
+    """Reads network.json in the folder of a classifier (`ClassifierFacts`).
 
     Raises `UserError` where it describes none.
     """
@@ -163,7 +163,7 @@ def read_classifier(folder: Path) -> Classifier:
 
 
 def restore_weights(folder: Path, like: Tree) -> Any:
-    """Weights {'params', 'stats'} as NumPy arrays shaped as `like`, from a finished stage or a bare orbax checkpoint."""
+    """Restores NumPy weights shaped as `like` from a finished stage or a bare orbax checkpoint."""
     folder = user_path(folder).absolute()
     if not folder.is_dir():
         raise UserError(
@@ -181,7 +181,7 @@ def restore_weights(folder: Path, like: Tree) -> Any:
 
 
 def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
-    """Weights {'params', 'stats'} to start from: a stage's folder, a checkpoint, or a safetensors file of another library.
+    """Reads weights to start from: of a stage, a checkpoint, or another library's safetensors file.
 
     Where the head there is for another number of classes, ours is as in a fresh network of this
     `seed`.
@@ -207,7 +207,7 @@ def starting_weights(start: Path, build: Build, like: Tree, seed: int) -> Any:
 
 
 def other_classes(start: Path, like: Tree) -> int:
-    """How many classes the head in a classifier's folder is for, where that is another number than in `like`; else 0.
+    """How many classes the head in a classifier's folder is for, if not as many as in `like`; or 0.
 
     0 too for folders that do not say it, as most checkpoints; that of a classifier's stage lies
     beside its network.json.
@@ -229,7 +229,7 @@ def other_classes(start: Path, like: Tree) -> int:
 
 
 def with_head(like: Tree, classes: int) -> Any:
-    """Weights as shapes, with a head for so many classes."""
+    """Gives weights, which are shapes, a head for so many classes."""
     head = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((*x.shape[:-1], classes), x.dtype), like['params']['head']
     )
@@ -237,7 +237,7 @@ def with_head(like: Tree, classes: int) -> Any:
 
 
 def finished_folder(path: str) -> tuple[Path, str]:
-    """A finished network's folder given by a user -> (its path, a digest of its files).
+    """Checks the folder of a finished network that a user names; returns its path and a digest.
 
     Raises `UserError` where it is none, or its files are not those that its stage wrote.
     """
@@ -247,7 +247,7 @@ def finished_folder(path: str) -> tuple[Path, str]:
 
 
 def start_folder(path: str) -> tuple[Path, str]:
-    """What a training starts from, given by a user: a checkpoint or a file -> (its path, a digest of its files).
+    """Checks what a user names to start a training from; returns its path and a digest of it.
 
     Raises `UserError` where a finished stage's files are not those that it wrote.
     """
@@ -262,7 +262,7 @@ def _checked_digest(path: Path) -> str:
 
 
 def _check_stage(path: Path) -> None:
-    """Compares what a user gives with what its stage says of it, where it is a finished stage's folder or lies in one.
+    """Checks a folder or file that a user names against the finished stage that it is or lies in.
 
     A folder of a stage before 0.2, which noted no hashes, is taken without `DONE` as any other
     folder is.
@@ -281,14 +281,14 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
-    """'digits', a diffusers folder, a finished prior stage or a hub id -> (local folder, digest of what is read of it)."""
+    """Finds a prior by 'digits', a folder or a hub id; returns its folder and a digest."""
     folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
     _check_stage(folder)
     return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')
 
 
 def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
-    """A folder or hub id of CLIP, a file of SSCD, or the folder of an encoder or a classifier -> (where it is, digest of it)."""
+    """Finds an encoder (CLIP, SSCD or a finished network); returns where it is and a digest."""
     if (user_path(load) / NETWORK_FILE).is_file():
         return finished_folder(load)
     if (file := copy_file(user_path(load).absolute())) is not None:
@@ -323,7 +323,7 @@ def _folder_digest(folder: Path, expected: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, read once: gigabytes, which a start would read three times (stages, check, check's prior)."""
+    """SHA-256 of a file, computed once in a process: files may have gigabytes."""
     try:
         stat = path.stat()
         return _digest_once(path, stat.st_size, stat.st_mtime_ns)

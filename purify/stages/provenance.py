@@ -57,7 +57,7 @@ _WARNINGS = {
 
 
 def note_training(folder: Path, settings: Settings, images: int, start: Path | None) -> None:
-    """Writes provenance.json of a prior trained here, by the settings of its stage, on so many images, from a checkpoint.
+    """Writes provenance.json for a prior trained here on `images` images, starting from `start`.
 
     The weights are written already: the note is of these alone. `settings['reference']` says how
     reference images were got, as `source.reference` does.
@@ -76,7 +76,7 @@ def note_training(folder: Path, settings: Settings, images: int, start: Path | N
 
 
 def note_published(folder: Path, model: str, file: str, digest: str) -> None:
-    """Writes provenance.json of a prior that others published and that was converted from `file` (SHA-256 `digest`).
+    """Writes provenance.json for a published prior, converted from `file` (SHA-256 `digest`).
 
     The converted weights are written already.
     """
@@ -101,10 +101,10 @@ def _weights(folder: Path) -> dict[str, str]:
 
 
 def read_note(folder: Path) -> Facts:
-    """What the provenance.json in a prior's folder says; {'kind': 'unknown', 'why'} where there is none to be believed.
+    """Reads provenance.json in a prior's folder; {'kind': 'unknown', 'why'} if it is not believed.
 
-    One that cannot be read, is none of ours, or was written for other weights than lie there is not
-    believed.
+    One that is missing, cannot be read, is none of ours, or was written for other weights than lie
+    there is not believed.
     """
     folder = Path(folder)
     file = folder / PROVENANCE_FILE
@@ -142,9 +142,10 @@ def _is_ours(note: Any) -> bool:
 
 
 def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
-    """{'kind', 'text', 'warning'} for the report on the prior in `folder`, the config's `prior`; `warning` '' where none is due.
+    """Describes the prior in `folder`, the config's `prior`, for the report.
 
-    Kinds are `KINDS`. A note that comes with a published prior is told, and does not vouch for it.
+    Returns {'kind', 'text', 'warning'}: one of `KINDS`, and a `warning` '' where none is due. A
+    note that comes with a published prior is told, and does not vouch for it.
     """
     load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
@@ -178,7 +179,7 @@ def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
 
 
 def _unfold(note: Facts) -> list[Facts]:
-    """The note, then that of what its training started from, and so on; what is not understood ends it, as unknown."""
+    """Lists the notes of a prior and of what it started from, up to the first unknown one."""
     notes = [note]
     while notes[-1]['kind'] != UNKNOWN and (start := notes[-1].get('started_from')) is not None:
         notes.append(start if _is_ours(start) else _doubt('nothing is known of its training'))

@@ -1,4 +1,4 @@
-"""The stage that makes images of images, shard by shard: of the whole poisoned dataset, or of those that a table picks."""
+"""The stage that purifies images, shard by shard: all of a dataset, or those a table picks."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from purify.stages.models import open_models, weights_of
 
 
 def run(work: Work, purifier: Purifier) -> None:
-    """Poisoned dataset + models -> a dataset of so many images per image as the purifier makes, under the given labels.
+    """Writes the images that the purifier makes of each poisoned one, under the given labels.
 
     With a table `picked`, of its picked rows alone, one image each: the table's `candidate`, under
     the table's label. Where it picks none, no dataset is written. Shards are fixed ranges of

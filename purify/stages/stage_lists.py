@@ -1,4 +1,4 @@
-"""From parts of a config and steps of a method to stages, each with exactly the settings that change its result."""
+"""Makes the stages of a run, each with exactly the settings that change its result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def classifier_stages(
     sees: tuple[str, ...] = (),
     shows: tuple[str, ...] = (),
 ) -> list[Stage]:
-    """A training stage, or none where a finished classifier is handed in; `where[name]` is set either way.
+    """Makes the training stage, or none for a finished classifier; sets `where[name]` either way.
 
     Args:
       where: what there is so far by name.
@@ -62,7 +62,7 @@ def training_seeds(seeds: Settings) -> Settings:
 
 
 def prior_stages(where: dict[str, Input], config: Settings, find: Find) -> list[Stage]:
-    """The training of the config's prior, or none where it is a finished one; `where['prior']` is set either way."""
+    """Makes the stage that trains the prior, or none for a finished one; sets `where['prior']`."""
     part, source = config['prior'], config['source']
     if 'load' in part:
         folder, digest = find(part['load'], part['revision'])
@@ -79,7 +79,7 @@ def prior_stages(where: dict[str, Input], config: Settings, find: Find) -> list[
 
 
 def find_encoder(config: Settings, method: Method, find: Find) -> Input:
-    """The config's part `encoder`, for a method that looks through it."""
+    """Finds the encoder of the config's part `encoder`; `UserError` if the method uses none."""
     wanted = any('encoder' in step.inputs.values() for step in method.steps)
     if not wanted or method.step('encoder'):
         name = config['defense']['name'] if 'defense' in config else 'none'
@@ -92,7 +92,7 @@ def find_encoder(config: Settings, method: Method, find: Find) -> Input:
 
 
 def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[Stage]:
-    """The stage of a method's step, or none for a classifier that is handed in; `where[step.name]` is set.
+    """Makes the stage of a method's step, or none for a finished classifier; sets `where`.
 
     It sees what is open to all. Raises `UserError` where what it needs is not there.
     """

@@ -78,7 +78,7 @@ TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 
 def make_task(objective: Settings, graph: Any, teacher: tuple[Any, Any] | None) -> Task:
-    """The `objective` part of a classifier's config -> its task; `teacher` is (structure, weights on the devices)."""
+    """Makes the task of a classifier's `objective`; `teacher`: (structure, weights on devices)."""
     name, options = (
         objective['name'],
         {name: value for name, value in objective.items() if name != 'name'},
@@ -104,7 +104,7 @@ def run(work: Work) -> None:
 
 
 def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
-    """Trains a classifier on the images of `split`, as the stage's inputs leave them, and stores it."""
+    """Trains a classifier on the images of `split` as the stage's inputs edit them; stores it."""
     settings = work.settings
     split = apply_edits(split, work.inputs)
     build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
@@ -118,7 +118,7 @@ def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
 
 
 def classifier_facts(network: Settings, split: Split) -> Facts:
-    """What the folder of a classifier of these classes says of it."""
+    """What network.json says of a classifier for the classes and images of `split`."""
     return {
         'network': network,
         'num_classes': len(split.class_names),
@@ -141,7 +141,7 @@ def _pair_up(work: Work) -> Paired:
 
 
 def shape(known: Known, step: Step) -> None:
-    """Traces its training, or opens a finished one; puts it among the networks."""
+    """Traces the training, or opens a finished classifier; puts it among the known networks."""
     given = {role: step.inputs.get(role, '') for role in ('teacher', 'init')}
     shape_classifier(known, step.name, step.settings, **given)
 
@@ -149,7 +149,7 @@ def shape(known: Known, step: Step) -> None:
 def shape_classifier(
     known: Known, name: str, part: Settings, *, teacher: str = '', init: str = ''
 ) -> None:
-    """Traces a classifier's training, or opens a finished one; puts it among the networks.
+    """Traces a classifier's training, or opens a finished one; puts it among the known networks.
 
     `teacher` and `init` name networks; one that is wrong is a problem of its own.
     """

@@ -34,13 +34,13 @@ from purify.train.views import Views
 
 
 def encoder_builder(settings: Settings, num_classes: int, channels: int) -> Build:
-    """Settings of an encoder step -> a function from rngs to the network and its projection."""
+    """Makes the function from rngs to the network of an encoder step, with its projection."""
     build = classifier_builder(settings['network'], num_classes, channels)
     return lambda rngs: Projected(build(rngs), settings['projection'], rngs=rngs)
 
 
 def make_contrast(settings: Settings, graph: Any, images: int) -> Contrast:
-    """The settings of an encoder step, for so many images -> its task.
+    """Makes the task of an encoder step that trains on so many `images`.
 
     Raises `UserError` for batches without rivals.
     """
@@ -55,7 +55,7 @@ def make_contrast(settings: Settings, graph: Any, images: int) -> Contrast:
 
 
 def run(work: Work) -> None:
-    """Trains features on the images `data` by contrast; leaves a classifier's folder, whose head is fresh, to start others from."""
+    """Trains features on `data` by contrast; leaves a classifier whose head is fresh."""
     settings = work.settings
     split = Split(work.inputs['data'], 'train')
     build = encoder_builder(settings, len(split.class_names), split.shape[-1])
@@ -85,7 +85,7 @@ def _fresh_head(settings: Settings, facts: Facts) -> Any:
 
 
 def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEncoder | CopyEncoder:
-    """What embeds images: a finished classifier or encoder by its features, SSCD's file, or CLIP's image encoder.
+    """Opens what embeds images: a finished network, SSCD's file, or CLIP's image encoder.
 
     A folder with a network.json is the first, a safetensors file (or a folder of one and no
     config.json) the second, any other folder the third. Without `weights`, the last two hold
@@ -99,7 +99,7 @@ def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEnco
 
 
 def describe_encoder(folder: Path) -> Facts:
-    """{'encoder': what it is, in words, 'copy_detection': whether it was made to find copies} of what `open_encoder` opens."""
+    """Describes an encoder: {'encoder': what it is, 'copy_detection': if it was made for that}."""
     if (file := copy_file(folder)) is not None:
         return {'encoder': f'SSCD ({file.name})', 'copy_detection': True}
     if not (folder / NETWORK_FILE).is_file():
@@ -117,7 +117,7 @@ def describe_encoder(folder: Path) -> Facts:
 
 
 def shape(known: Known, step: Step) -> None:
-    """Traces its training; the classifier that it leaves is known from then on."""
+    """Traces the training; the classifier that it leaves is known from then on."""
     part, data = step.settings, known.data
     known.networks[step.name] = None
     build = encoder_builder(part, data.classes, data.channels)

@@ -1,4 +1,4 @@
-"""The stage that writes the dataset as it has been decided: fewer images, other labels, other pictures."""
+"""The stage that writes the dataset as decided: fewer images, other labels, other pictures."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from purify.stages.known import Known
 
 
 def run(work: Work) -> None:
-    """The poisoned dataset as the input `edits` leaves it, with images from `replaced...` -> a whole dataset, one image per id.
+    """Writes the whole dataset as the inputs `edits` and `replaced...` leave it, one image per id.
 
     Shards are fixed ranges, taken in turn by the hosts; a restart writes the missing ones.
     """
