@@ -1,4 +1,4 @@
-"""Orbax checkpoints: a pytree and its step, saved in the background, restored onto whatever mesh is there."""
+"""Orbax checkpoints: a tree and its step, saved in the background, restored onto any mesh."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ NEXT = (
 
 
 def _in_short(error: Exception) -> str:
-    """One line of an error of orbax; files of its five formats, once damaged, fail as anything up to a bare `Exception`."""
+    """An error in one line, cut; for damaged files orbax raises anything up to `Exception`."""
     return ' '.join(str(error).split())[:400]
 
 
@@ -36,9 +36,10 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 class Checkpoints:
-    """The checkpoints of one training stage. `save` returns at once; `close` waits until all is on disk.
+    """The checkpoints of one training stage, which are saved in the background.
 
-    Raises `UserError` for a folder that cannot be made, or one that holds damaged checkpoints.
+    `save` returns at once; `close` waits until all is on disk. Raises `UserError` for a folder that
+    cannot be made, or one that holds damaged checkpoints.
     """
 
     def __init__(self, folder: Path, *, create: bool = True):
@@ -78,10 +79,11 @@ class Checkpoints:
                 self.manager.save(step, args=ocp.args.StandardSave(tree))
 
     def restore(self, like: Tree) -> tuple[int, Any]:
-        """The newest (step, tree), laid out as `like`: arrays or `ShapeDtypeStruct`s with shardings.
+        """The newest step and its tree, laid out as `like`.
 
-        Raises `UserError` if nothing is saved, the saved tree has another structure, or its files
-        are damaged, may not be read or do not fit into memory.
+        `like` holds arrays, or `ShapeDtypeStruct`s with shardings. Raises `UserError` if nothing is
+        saved, the saved tree has another structure, or its files are damaged, may not be read or do
+        not fit into memory.
         """
         step = self.latest()
         if step is None:
@@ -116,7 +118,7 @@ class Checkpoints:
             ) from error
 
     def _check_shapes(self, step: int, target: Tree) -> None:
-        """Raises `ValueError` for arrays of another shape; orbax finds out while others are read, with a trace from each."""
+        """Raises `ValueError` for arrays of another shape, before orbax fails in its threads."""
         saved, wanted = _shapes(self.manager.item_metadata(step)), _shapes(target)
         for name in sorted(saved.keys() & wanted.keys()):
             if saved[name] != wanted[name]:

@@ -1,4 +1,4 @@
-"""Devices and hosts: one mesh over all devices, one over this host's, and how arrays get onto them."""
+"""Devices and hosts: the meshes over them, and how arrays get onto them."""
 
 import os
 from pathlib import Path
@@ -59,7 +59,7 @@ def start(
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs: $JAX_COMPILATION_CACHE_DIR, else the user's cache folder."""
+    """Keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder."""
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         jax.config.update('jax_compilation_cache_dir', str(base / 'purify' / 'xla'))
@@ -72,7 +72,7 @@ def global_mesh() -> Mesh:
 
 
 def local_mesh() -> Mesh:
-    """This host's devices on one axis, 'data': for work without collectives, where hosts need not keep step."""
+    """This host's devices on one axis, 'data', for work in which hosts need not keep step."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), ('data',), (AxisType.Auto,), devices=devices)
 
@@ -88,7 +88,7 @@ def batched(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Tree, mesh: Mesh) -> Any:
-    """Host rows (NumPy [rows ...]; each host its own) -> one global array per leaf, sharded over 'data'."""
+    """Puts this host's rows (NumPy [rows ...]) into global arrays, sharded over 'data'."""
     sharding = batched(mesh)
     return jax.tree.map(
         lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
@@ -96,7 +96,7 @@ def put_batch(batch: Tree, mesh: Mesh) -> Any:
 
 
 def put_copy(tree: Tree, mesh: Mesh) -> Any:
-    """Equal host values (NumPy) on every process -> one replicated global array per leaf."""
+    """Puts values (NumPy, equal on every host) into global arrays, a copy on every device."""
     sharding = replicated(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree
@@ -127,14 +127,14 @@ def barrier(name: str) -> None:
 
 
 def lead_says(value: int) -> int:
-    """Process 0's value, on every host (a decision from a look at the disk must be one decision)."""
+    """Process 0's value on every host, so that all decide alike after a look at the disk."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def sum_over_hosts(counts: np.ndarray) -> np.ndarray:
-    """Every host's counts i64[n] -> their sums, on every host; all call this together."""
+    """The sums i64[n] of every host's counts i64[n]; all hosts call this together."""
     if jax.process_count() == 1:
         return counts
     return np.asarray(multihost_utils.process_allgather(counts)).sum(0)

@@ -10,7 +10,8 @@ class UserError(Exception):
 
 
 class Preempted(BaseException):
-    """A stop was asked for (SIGTERM) and all finished work is saved. The CLI exits with 75 (`EX_TEMPFAIL`: try again).
+    """Raised when a stop was asked for (SIGTERM) and all finished work is saved.
 
-    Derives from BaseException so that no `except Exception` on the way takes it for a failure.
+    The CLI exits with 75 (`EX_TEMPFAIL`: try again). Derives from BaseException so that no `except
+    Exception` on the way takes it for a failure.
     """

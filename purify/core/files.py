@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, JSON of a known form, and the paths that people write."""
+"""Files written whole or not at all, JSON of a known form, and paths that people write."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ T = TypeVar('T')
 
 @contextlib.contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, an unwritable folder and a file in a folder's place into a `UserError` with the next step."""
+    """Turns errors of a full disk, a shut folder or a file in the way into `UserError`s."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -53,10 +53,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 
 def _errno_of(error: Exception) -> int:
-    """The errno; array_record and orbax write from C++ and give it in words alone.
-
-    0 where there is none.
-    """
+    """The errno, or 0; array_record and orbax write from C++ and give it in words alone."""
     if isinstance(error, OSError):
         return error.errno or 0
     return next((number for number in (*FULL, *SHUT) if os.strerror(number) in str(error)), 0)
@@ -71,10 +68,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> str:
-    """Writes `data` to a temporary neighbour, then renames it; returns the SHA-256.
-
-    Never leaves half a file.
-    """
+    """Writes `data` whole or not at all, by renaming a temporary file; returns the SHA-256."""
     path = Path(path)
     part = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.part')
     with explain_os_errors(path):
@@ -133,7 +127,7 @@ def read_json(path: Path, schema: Any = Any, *, cure: str = AGAIN) -> Any:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> Facts:
-    """A JSON object, unless it has two values for one key, of which Python would take the last and others the first."""
+    """A JSON object as a dict; ValueError where a key stands twice, as readers disagree then."""
     value = dict(pairs)
     if len(value) < len(pairs):
         twin = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -154,10 +148,10 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 
 
 def user_path(text: str | Path) -> Path:
-    """The path that a person wrote, with the home folder in place of `~` and `~name`; nothing has to exist there yet.
+    """The path that a person wrote, with home folders in place of `~` and `~name`.
 
-    Raises `UserError` for an unknown user and for what can name no file here (too long, a NUL, a
-    loop of links, a shut folder).
+    Nothing has to exist there yet. Raises `UserError` for an unknown user and for what can name no
+    file here (too long, a NUL, a loop of links, a shut folder).
     """
     try:
         path = Path(text).expanduser()

@@ -1,4 +1,4 @@
-"""What a setting may be stands beside its default: `share: Annotated[float, number(above=0, most=0.5)] = 0.15`."""
+"""The limits of settings, beside their defaults: `draws: Annotated[int, whole(1)] = 100`."""
 
 import functools
 import inspect
@@ -108,7 +108,7 @@ Flag = Annotated[
 
 
 class Limited:
-    """A base of dataclasses whose settings are checked when one is made, and kept as their limits say.
+    """A base of dataclasses that checks settings when one is made, and keeps them as limits say.
 
     `class Strip(Limited, Measure, place='strip: ')` with `draws: Count = 100`: `Strip(draws=0)`
     raises the `UserError` 'strip: draws=0 must be a whole number of at least 1.' `place` is what

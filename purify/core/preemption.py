@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: remember, finish the step, save, leave with 75."""
+"""SIGTERM and Ctrl-C are remembered, so that a stage saves its work and exits with 75."""
 
 import contextlib
 import os

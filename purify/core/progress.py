@@ -1,4 +1,4 @@
-"""One bar per stage with rate and time left; plain lines when nobody watches; silent but on process 0."""
+"""One progress bar per stage with rate and time left; plain lines where nobody watches."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Bar:
-    """`with Bar('teacher', total=2400, unit='images') as bar: bar.advance(64, 'loss 0.31')`."""
+    """A progress bar: `with Bar('teacher', total=2400) as bar: bar.advance(64, 'loss 0.31')`."""
 
     def __init__(self, name: str, total: int, unit: str = 'images', *, shown: bool = True):
         self.name, self.total, self.unit, self.shown = name, total, unit, shown

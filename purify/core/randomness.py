@@ -1,4 +1,4 @@
-"""Every random number is a function of (seed, stream, id, step); no generator is ever carried along."""
+"""Random numbers as functions of (seed, stream, id, step); no generator is carried along."""
 
 import hashlib
 
@@ -21,12 +21,12 @@ def stream_key(seed: int, name: str) -> jax.Array:
 
 
 def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
-    """One key per image, key[b] from ids i32[b]: the noise of an image does not depend on its batch."""
+    """Gives every image a key of its own, key[b] from ids i32[b], whatever its batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
 
 def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
-    """The NumPy generator of a named stream and further numbers (id, epoch), always equally many in one stream."""
+    """The NumPy generator of a named stream and its numbers (id, epoch), always as many."""
     return np.random.default_rng([check_seed(seed), stream_number(name), *numbers])
 
 

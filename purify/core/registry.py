@@ -1,4 +1,4 @@
-"""A registry is a plain dict that answers unknown names with the choices, and knows the settings of what it holds."""
+"""Classes and functions by name, with their settings; unknown names are answered with choices."""
 
 import dataclasses
 import difflib
@@ -15,17 +15,19 @@ T = TypeVar('T')
 
 
 class Fixed(functools.partial[Any]):
-    """An entry of which the given keywords are no settings: `resnet18=Fixed(ResNet, stages=(2, 2, 2, 2))`.
+    """An entry whose keywords are no settings: `resnet18=Fixed(ResNet, stages=(2, 2, 2, 2))`.
 
-    Of a plain `functools.partial` they are defaults like any other.
+    In a plain `functools.partial` they are defaults like any other.
     """
 
 
 class Registry(dict[str, T], Generic[T]):
-    """`ATTACKS = Registry('attack', patch=Patch)`; `ATTACKS.make('patch', size_px=3)`; `ATTACKS.part('patch', size_px=3)`.
+    """Classes or functions by name, with the settings that a config may give them.
 
-    Raises `UserError` for an unknown name (with the nearest and all choices) and Python's own
-    `TypeError` text, as a `UserError`, for unknown or missing arguments.
+    `ATTACKS = Registry('attack', patch=Patch)`: `ATTACKS.make('patch', size_px=3)` makes an entry,
+    `ATTACKS.part('patch', size_px=3)` its part of a config. Raises `UserError` for an unknown name
+    (with the nearest and all choices) and Python's own `TypeError` text, as a `UserError`, for
+    unknown or missing arguments.
 
     `DEFENSES: Registry[Callable[..., Defense]]` says what entries make, and pyright holds every
     entry to it.
@@ -58,7 +60,7 @@ class Registry(dict[str, T], Generic[T]):
         )
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        """The entry called `name`, called with the arguments."""
+        """Makes the entry called `name` with the arguments."""
         entry: Any = self[name]
         return make_part(f'{self.kind} {name!r}', entry, *args, **kwargs)
 
@@ -68,12 +70,13 @@ class Registry(dict[str, T], Generic[T]):
         return entry.func if isinstance(entry, functools.partial) else entry
 
     def part(self, name: str, /, *presets: Mapping[str, Any], **changes: Any) -> Facts:
-        """The part of a config that makes the entry called `name`: its name and its settings, the defaults as they are changed.
+        """The part of a config that makes the entry called `name`: its name and its settings.
 
-        Changes are those of the `presets`, one after the other, and then those that are named. A
-        mapping among the changes changes leaves of a mapping, unless it has a `name`: then it takes
-        its place. None takes a setting away, and a default None is none. Raises ValueError for an
-        unknown name, an unknown change and a setting without a default that is not given.
+        Settings are the defaults, changed by the `presets`, one after the other, and then by the
+        named `changes`. A mapping among these changes leaves of a mapping, unless it has a `name`:
+        then it takes its place. None takes a setting away, and a default None is none. Raises
+        ValueError for an unknown name, an unknown change and a setting without a default that is
+        not given.
         """
         if name not in self:
             raise ValueError(f'{self.kind}={name!r}: choose from {", ".join(sorted(self))}.')
@@ -102,7 +105,7 @@ class Registry(dict[str, T], Generic[T]):
         )
 
     def takes(self, name: str, setting: str) -> bool:
-        """Whether a `setting` of that name is one of the entry called `name`."""
+        """Whether the entry called `name` has a `setting` of that name."""
         return name in self and setting in self._settings(name)
 
     def _settings(self, name: str) -> Facts:
@@ -121,7 +124,7 @@ class Registry(dict[str, T], Generic[T]):
 
 
 def defaults(taker: Callable[..., Any]) -> Facts:
-    """The parameters of a function or class by name -> a copy of their default, or `EMPTY`."""
+    """The parameters of a function or class, each with a copy of its default, or `EMPTY`."""
     partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
     bare: Any = partial.func
     made = (
@@ -149,9 +152,10 @@ def changed(
     place: str,
     known: Iterable[str] | None = None,
 ) -> Facts:
-    """Settings with `changes`, as `Registry.part` describes them; `known` are those that may be given, all of `usual` unless told.
+    """Settings with `changes`, as `Registry.part` describes them.
 
-    Raises ValueError for others, with the nearest; `place` says whose they are.
+    `known` are those that may be given, all of `usual` unless told. Raises ValueError for others,
+    with the nearest; `place` says whose they are.
     """
     known = list(usual if known is None else known)
     for key in changes:
@@ -177,7 +181,7 @@ def _copied(value: Any) -> Any:
 
 
 def make_part(what: str, entry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """`entry` called with arguments of a config; a `UserError` that begins with `what` where they are unknown or missing."""
+    """Calls `entry`; `UserError` about `what` where its arguments are unknown or missing."""
     try:
         return entry(*args, **kwargs)
     except TypeError as error:

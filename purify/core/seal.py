@@ -39,7 +39,7 @@ def _is_under(path: str, roots: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def sealed(*folders: Path, but: Sequence[Path] = ()) -> Iterator[None]:
-    """While open, no Python code of this process can open, list, link or move anything under `folders`.
+    """While open, Python code in this process can open, list, link or move nothing in `folders`.
 
     Args:
       *folders: that are shut, whether they are there yet or not.

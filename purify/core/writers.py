@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl is the record; TensorBoard and Weights & Biases are optional copies."""
+"""Where numbers go: metrics.jsonl is the record; TensorBoard and Weights & Biases are copies."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class Row(TypedDict):
-    """What every row of a metrics.jsonl has; its other keys are numbers, null where one was not finite."""
+    """What every row of a metrics.jsonl has; its other keys are numbers, or null if not finite."""
 
     stage: str
     step: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -34,7 +34,7 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of results by name: the heads of its columns, and rows of as many texts and numbers, None for what is not known."""
+    """A named table of results: heads of columns, and rows of texts, numbers or None (unknown)."""
 
     name: str
     columns: Sequence[str]
@@ -120,7 +120,7 @@ class JsonLines:
 
 @contextlib.contextmanager
 def _starting(name: str, advice: str) -> Iterator[None]:
-    """Turns whatever keeps a library of others from starting into a `UserError`: its own settings, no account, a bad install."""
+    """Turns whatever keeps an outside library from starting into a `UserError` with `advice`."""
     try:
         yield
     except ImportError as error:
@@ -186,7 +186,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Logs to Weights & Biases (needs the `wandb` extra; WANDB_MODE=offline works without an account)."""
+    """Logs to Weights & Biases (`wandb` extra; WANDB_MODE=offline works without an account)."""
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
         mark = _wandb_id(folder)
@@ -233,7 +233,7 @@ class WandB:
 
 
 def _wandb_id(folder: Path) -> str:
-    """The id of the work folder's W&B run, from its file `wandb_id`: a run of its own, the same one after a restart."""
+    """The id of the work folder's own W&B run, kept in a file so that a restart goes on with it."""
     mark = folder / WANDB_ID
     found = mark.read_bytes().strip() if mark.is_file() else None
     if found is not None and re.fullmatch(rb'[a-z0-9]{4,64}', found):
@@ -246,7 +246,7 @@ def _wandb_id(folder: Path) -> str:
 
 
 class Copy:
-    """A writer whose failure is said once and stops nothing: it is a copy, and the files of the run hold all numbers."""
+    """A writer whose failure is said once and stops nothing: files of the run hold all numbers."""
 
     def __init__(self, name: str, writer: Writer):
         self.name, self.writer, self.failed = name, writer, False
@@ -287,7 +287,7 @@ class Copy:
 def open_writers(
     names: Sequence[str], folder: Path, run: str, config: Mapping[str, Any]
 ) -> Iterator[list[Writer]]:
-    """While open, the copies of those names, for the run called `run` in the work folder; closed whatever happens.
+    """While open, the writers of those `names` for the run `run`; closed whatever happens.
 
     Raises `UserError` for a name that is none, and for one that cannot be started. One that fails
     later stops nothing.

@@ -31,7 +31,7 @@ class Augmentation(Limited, transforms.RandomMap):
 
     @abc.abstractmethod
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> a new `u8[h w c]`."""
+        """The changed image u8[h w c] of `image: u8[h w c]`."""
 
     def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> Facts:
         """`record` with its image changed; grain calls this."""
@@ -47,24 +47,24 @@ class Augmentation(Limited, transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class Flip(Augmentation):
-    """Mirror left and right with probability `p`."""
+    """Mirrors left and right with probability `p`."""
 
     p: Chance = 0.5
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> the image or its mirror image."""
+        """The image u8[h w c] or its mirror image."""
         return image[:, ::-1].copy() if rng.random() < self.p else image.copy()
 
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop(Augmentation):
-    """Pad all sides by `pad_px`, with zeros or the reflected image, and cut the old size out at random: a shift."""
+    """Pads all sides with zeros or the reflected image, and cuts the old size out at random."""
 
     pad_px: Natural
     mode: Annotated[str, one_of(PAD_MODES)] = 'zero'
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> a window of the padded image."""
+        """A window u8[h w c] of the padded image."""
         height, width, _ = image.shape
         if self.mode == 'reflect' and self.pad_px >= min(height, width):
             raise UserError(
@@ -80,10 +80,10 @@ class PadCrop(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class ResizedCrop(Augmentation):
-    """Cut out a random box and bring it to the image's size, bilinear and antialiased (Szegedy et al. 2015).
+    """Cuts out a random box and brings it to the image's size (Szegedy et al. 2015).
 
-    The box has a share of the area from `scale`, and a width to height from 3/4 to 4/3, evenly on a
-    logarithm; sides longer than the image's are cut to it.
+    Bilinear and antialiased. The box has a share of the area from `scale`, and a width to height
+    from 3/4 to 4/3, evenly on a logarithm; sides longer than the image's are cut to it.
     """
 
     scale: tuple[float, float]
@@ -96,7 +96,7 @@ class ResizedCrop(Augmentation):
             )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> the enlarged cut."""
+        """The enlarged cut, u8[h w c]."""
         height, width, _ = image.shape
         area = rng.uniform(*self.scale) * height * width
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -110,10 +110,11 @@ class ResizedCrop(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class ColourJitter(Augmentation):
-    """Brightness, contrast and saturation by factors from [1 - s, 1 + s], hue by a shift from [-s, s], in random order.
+    """Changes brightness, contrast, saturation and hue at random, in random order.
 
-    The rules of torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images
-    have neither saturation nor hue: both leave them as they are.
+    The first three by factors from [1 - s, 1 + s], hue by a shift from [-s, s]. The rules of
+    torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images have neither
+    saturation nor hue: both leave them as they are.
     """
 
     brightness: NotNegative = 0.0
@@ -122,7 +123,7 @@ class ColourJitter(Augmentation):
     hue: Annotated[float, number(least=0, most=0.5)] = 0.0
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> the same scene in other light."""
+        """The same scene in other light, u8[h w c]."""
         strengths = np.array([self.brightness, self.contrast, self.saturation])
         factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
         shift = rng.uniform(-self.hue, self.hue)
@@ -139,19 +140,19 @@ class ColourJitter(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class Rotation(Augmentation):
-    """Turn about the centre by an angle from [-degrees, degrees], bilinear; corners that open are black."""
+    """Turns about the centre by an angle in [-degrees, degrees], bilinear; gaps are black."""
 
     degrees: Annotated[float, number(least=0, most=180)]
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> the turned image."""
+        """The turned image, u8[h w c]."""
         angle = rng.uniform(-self.degrees, self.degrees)
         return _to_array(_to_pillow(image).rotate(angle, Image.Resampling.BILINEAR))
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine(Augmentation):
-    """Scale about the centre by a factor from `scale`, then shift; bilinear, what opens is black.
+    """Scales about the centre by a factor from `scale`, then shifts; bilinear, gaps are black.
 
     The shift is drawn in whole pixels from [-translate, translate] times the width, and the height.
     """
@@ -168,7 +169,7 @@ class Affine(Augmentation):
             )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """`image: u8[h w c]` -> the scaled and shifted image."""
+        """The scaled and shifted image, u8[h w c]."""
         height, width, _ = image.shape
         reach = self.translate * np.array([width, height])
         right, down = np.rint(rng.uniform(-reach, reach))
@@ -187,7 +188,7 @@ class Affine(Augmentation):
 
 
 def _turn_hue(picture: Image.Image, shift: float) -> Image.Image:
-    """Turn the colours of an RGB picture by `shift` of a full circle."""
+    """Turns the colours of an RGB picture by `shift` of a full circle."""
     hue, saturation, value = picture.convert('HSV').split()
     turned = (np.asarray(hue, np.int64) + round(shift * 255)) % 256
     return Image.merge(

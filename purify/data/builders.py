@@ -31,7 +31,7 @@ NAMES_FILE = 'label.labels.txt'  # of the classes, by TFDS
 def make_features(
     size_px: int, channels: int, class_names: Sequence[str], variations: bool = False
 ) -> tfds.features.FeaturesDict:
-    """The features of every dataset here: id, image (PNG), label, and the variation's number in a purified one."""
+    """The features of a dataset: id, image (PNG), label and, with `variations`, their number."""
     features: Facts = {
         'id': tfds.features.Scalar(np.int64),
         'image': tfds.features.Image(shape=(size_px, size_px, channels), encoding_format='png'),
@@ -71,7 +71,7 @@ class DatasetWriter:
         return [shard for shard in range(self.shards) if not self.path(shard).exists()]
 
     def write(self, shard: int, records: Iterable[Facts]) -> None:
-        """Writes one shard of records {'id', 'image': u8[h w c], 'label', ...}, whole or not at all."""
+        """Writes one shard of records {'id', 'image': u8[h w c], 'label', ...}; never half."""
         final = self.path(shard)
         part = final.with_name(f'{final.name}.{os.getpid()}.part')
         with explain_os_errors(final), contextlib.ExitStack() as cleanup:
@@ -120,7 +120,7 @@ class DatasetWriter:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file's bytes are on the disk, so that a machine that fails leaves no empty file under its last name."""
+    """Waits until a file's bytes are on the disk, so that a crash leaves no empty file."""
     with open(path, 'rb') as file:
         os.fsync(file.fileno())
 
@@ -160,9 +160,10 @@ class Records:
 
 
 def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
-    """The records of a split, read through plain TFDS. Raises `UserError` if it is no dataset, empty, or not whole.
+    """Opens the records of a split through plain TFDS.
 
-    With `decode=False` the pictures stay encoded (a cheap look at ids and labels).
+    Raises `UserError` if it is no dataset, empty, or not whole. With `decode=False` the pictures
+    stay encoded (a cheap look at ids and labels).
     """
     builder = _open(folder)
     info = builder.info.splits.get(split)
@@ -184,12 +185,12 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
 
 
 def class_names(folder: Path) -> list[str]:
-    """The dataset's class names. Raises `UserError` where there is none of ours."""
+    """The dataset's class names. Raises `UserError` where the folder holds no such dataset."""
     return list(_open(folder).info.features['label'].names)
 
 
 def image_shape(folder: Path) -> tuple[int, int, int]:
-    """The dataset's image shape (h, w, c). Raises `UserError` where there is none of ours."""
+    """The dataset's image shape (h, w, c). Raises `UserError` where the folder holds none."""
     return _shape(_open(folder))
 
 
@@ -222,5 +223,5 @@ def _shape(builder: Any) -> tuple[int, int, int]:
 
 
 def cut(count: int, shard_size: int) -> list[range]:
-    """0..count in consecutive ranges of `shard_size` (the last one shorter): which record goes into which shard."""
+    """Cuts 0..count into consecutive ranges of `shard_size` records (the last one shorter)."""
     return [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 
 
 def colour_transfer(variation: jax.Array, source: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """Give every channel of `variation` the mean and standard deviation (over pixels) it has in `source`.
+    """Gives each channel of `variation` the mean and deviation (over pixels) it has in `source`.
 
-    `variation: f32[... h w c]`, `source: f32[... h2 w2 c]`, any range, sizes may differ -> `f32[...
-    h w c]`. Not
-    clipped: stretched values may leave the range, and only the caller knows it. A channel with a
-    deviation below `epsilon` counts as constant and takes the source's mean. Struppek et al. 2023,
-    eq. (1).
+    `variation: f32[... h w c]`, `source: f32[... h2 w2 c]`, any range, sizes may differ; the
+    result, f32[... h w c], is not clipped: stretched values may leave the range, and only the
+    caller knows it. A channel with a deviation below `epsilon` counts as constant and takes the
+    source's mean. Struppek et al. 2023, eq. (1).
     """
     offsets, deviation, _ = _moments(variation)
     _, wanted, mean = _moments(source)
@@ -19,7 +18,7 @@ def colour_transfer(variation: jax.Array, source: jax.Array, epsilon: float = 1e
 
 
 def _moments(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`images: f32[... h w c]` -> per channel: offsets from the mean `[... h w c]`, deviation, mean `[... 1 1 c]`."""
+    """Offsets from the mean, deviation and mean [... 1 1 c] per channel of f32[... h w c]."""
     images = images.astype(jnp.float32)
     mean = jnp.mean(images, axis=(-3, -2), keepdims=True)
     offsets = images - mean

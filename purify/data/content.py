@@ -1,4 +1,4 @@
-"""Files in folders, and what tells them from others under the same names: results of the old must not be taken for the new."""
+"""Files in folders, and what tells a changed file from the one that was there before."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ SMALL_BYTES = 64 * 2**20
 
 
 def marks(files: Mapping[str, Path], *, hashed: bool = False) -> dict[str, str]:
-    """{name: path} -> {name: what tells the file from another}.
+    """What tells each of the `files`, by name, from another in its place.
 
     Files are hashed where they hold `SMALL_BYTES` at most together, or all of them if `hashed`. Of
     more, size and time of change count: a file that was replaced by one of the same size under its
@@ -50,7 +50,7 @@ def _digest(path: Path, size: int, changed_ns: int, touched_ns: int) -> str:
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every file under `folder`, in an order of its own that does not change; follows links to folders, but not in circles.
+    """Every file under `folder`, always in the same order; links are followed, circles are not.
 
     Raises `UserError` for a folder that cannot be listed.
     """
@@ -72,7 +72,7 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
 def scan(
     folder: Path, advice: str = 'Choose another, or give yourself the right to read it.'
 ) -> list[os.DirEntry[str]]:
-    """What lies in the folder, by name.
+    """The entries of a folder, sorted by name.
 
     Raises `UserError`, ending in `advice`, where it cannot be listed.
     """
@@ -89,5 +89,5 @@ def scan(
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Or a link to one; unlike the entry's own answer without an error for a link in a circle."""
+    """Whether it is a folder or a link to one; False, without an error, for links in a circle."""
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))

@@ -1,4 +1,4 @@
-"""A split as a table of decisions leaves it: fewer records, other labels, other images."""
+"""A split after a defence's decisions: fewer records, other labels, other images."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from purify.data.loader import Record, Split
 
 
 class Edited(Split):
-    """The kept records of `split`, under new labels, some with a replacement's image; a `Split` in all that readers use.
+    """The kept records of `split`, under new labels, some with a replacement's image.
 
     Args:
       split: the records as given, each id once.
@@ -79,7 +79,7 @@ class _Source:
 def _find(
     ids: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split], split: Split
 ) -> dict[int, tuple[int, int]]:
-    """Position -> (which replacement, position in it), for all with a candidate."""
+    """Finds (which replacement, position in it) of every position with a candidate."""
     offered = {
         pair: (which, position)
         for which, other in enumerate(replacements)

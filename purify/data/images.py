@@ -1,4 +1,4 @@
-"""One picture file -> one array, as a viewer would show it, always the same way, with limits against hostile files."""
+"""Picture files as arrays, the way a viewer shows them, with limits against hostile files."""
 
 import io
 import struct
@@ -52,7 +52,7 @@ Note = Callable[[str], None]
 
 
 def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) -> np.ndarray:
-    """Encoded picture -> u8[h w c], grey (c=1) or RGB (c=3), as a viewer with a white page shows it.
+    """Decodes a picture to u8[h w c], grey (c=1) or RGB (c=3), as shown on a white page.
 
     What the file says of how it is to be shown is followed: EXIF's orientation, palettes,
     transparency (on white, like a web page; most loaders show what happens to lie under it), an
@@ -105,7 +105,7 @@ def _formats() -> list[str]:
 
 
 def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Image:
-    """The picture upright, opaque and in sRGB, with 8 bits per value: L or RGB, or a mode that Pillow converts to both."""
+    """The picture upright, opaque and in sRGB, with 8 bits per value, ready for L or RGB."""
     if getattr(picture, 'is_animated', False):
         note('frames')
     raw = _raw_mode(picture)
@@ -127,10 +127,10 @@ def _shown(picture: Image.Image, data: bytes, name: str, note: Note) -> Image.Im
 
 
 def _other_colours(picture: Image.Image, data: bytes) -> bool:
-    """Whether a picture without a profile marks its colours as others than sRGB's: by primaries, a gamma, or numbers for both.
+    """Whether a picture without a profile marks its colours as others than sRGB's.
 
-    The numbers are those of ITU-T H.273, in the cICP chunk of a PNG, which goes before its other
-    marks, and in the colr box of an AVIF; Pillow reads neither.
+    Marks are primaries, a gamma, or numbers for both as of ITU-T H.273, in the cICP chunk of a PNG,
+    which goes before its other marks, and in the colr box of an AVIF; Pillow reads neither.
     """
     info, coloured = (
         picture.info,
@@ -171,7 +171,7 @@ def _code_points(data: bytes) -> tuple[int, int] | None:
 
 
 def _raw_mode(picture: Image.Image) -> str:
-    """How the values lie in the file, in Pillow's words ('L;2', 'RGB;16B'); '' where it does not tell. Gone after loading."""
+    """How values lie in the file as Pillow says it ('L;2', 'RGB;16B') or ''; gone after loading."""
     tiles = getattr(picture, 'tile', None)
     args = tiles[0].args if tiles else ''
     return (
@@ -180,7 +180,7 @@ def _raw_mode(picture: Image.Image) -> str:
 
 
 def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
-    """Gives a PNG of 16-bit colours alpha in place of the colour that is transparent, which takes all 16 bits to tell from others.
+    """Gives a 16-bit colour PNG alpha for its transparent colour, which needs all 16 bits.
 
     Pillow keeps the higher eight bits of each value; in the other byte order, it keeps the lower
     ones.
@@ -195,7 +195,7 @@ def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
 
 
 def _turn(picture: Image.Image, note: Note) -> None:
-    """Turns the picture in place as its EXIF data or XMP say; looks at the colour space they name."""
+    """Turns the picture in place as its EXIF data or XMP say; notes other colour spaces."""
     try:
         exif = picture.getexif()
         if not exif:
@@ -212,7 +212,7 @@ def _turn(picture: Image.Image, note: Note) -> None:
 
 
 def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.Image:
-    """The picture with 8 bits per value; Pillow's own conversion would cut everything above 255 off."""
+    """The picture with 8 bits per value; Pillow itself would cut everything above 255 off."""
     if picture.mode in ('I', 'F') and (picture.format, picture.mode) != (
         'PPM',
         'I',
@@ -242,7 +242,7 @@ def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.
 def _split_alpha(
     colours: Image.Image, picture: Image.Image, raw: str
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Colours without transparency (palettes resolved), and alpha of mode L or None; `picture` is the one before `_eight_bits`."""
+    """Splits off alpha (L or None); `picture` is `colours` before `_eight_bits`, with palette."""
     if not picture.has_transparency_data:
         grey, palette = colours.mode == '1', colours.mode in ('P', 'YCbCr', 'RGBX')
         return (
@@ -271,7 +271,7 @@ def _in_srgb(picture: Image.Image, profile: bytes | None, note: Note) -> Image.I
 
 
 def read(path: Path, channels: int, notes: Notes | None = None) -> np.ndarray:
-    """A picture file -> u8[h w c]; see `decode`.
+    """Reads a picture file as u8[h w c]; see `decode`.
 
     Raises `UserError` naming the file when it is broken or cannot be opened.
     """
@@ -285,7 +285,7 @@ def read(path: Path, channels: int, notes: Notes | None = None) -> np.ndarray:
 
 
 def looks_like_picture(path: Path) -> bool:
-    """Whether a file begins as one of `FORMATS` does, whatever its name; reads the header alone."""
+    """Whether a file begins like a picture of `FORMATS`, whatever its name; reads the header."""
     Image.init()
     try:
         with Image.open(path, formats=_formats()):
@@ -297,7 +297,7 @@ def looks_like_picture(path: Path) -> bool:
 
 
 def resize(image: np.ndarray, size_px: int, resample: str) -> np.ndarray:
-    """u8[h w c] -> u8[size size c], squashed to a square with Pillow's filter; equal sizes pass untouched.
+    """Squashes u8[h w c] to u8[size size c] with Pillow's filter; equal sizes pass untouched.
 
     The one resize of the product: training, clean test and triggered test images all come through
     here, before any trigger is stamped (the published code has three different paths; Struppek
@@ -311,7 +311,7 @@ def resize(image: np.ndarray, size_px: int, resample: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """u8[h w c] -> PNG bytes."""
+    """The bytes of the image u8[h w c] as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, 'PNG')
     return buffer.getvalue()

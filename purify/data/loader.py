@@ -1,4 +1,4 @@
-"""From a dataset folder to batches: grain pipelines whose order is a function of (seed, step) alone."""
+"""From a dataset folder to batches, in an order that is a function of (seed, step) alone."""
 
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ class RandomTransform(Protocol):
     """What augmentations and on-the-fly poison look like."""
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
-        """One record -> one record."""
+        """The changed record."""
         ...
 
 
@@ -72,11 +72,11 @@ class Split:
         return dict(self.source[int(index)])
 
     def images(self, positions: Sequence[int]) -> np.ndarray:
-        """u8[len(positions) h w c]."""
+        """The images u8[n h w c] at n positions."""
         return np.stack([self[i]['image'] for i in positions])
 
     def position_of(self, ids: np.ndarray) -> np.ndarray:
-        """Positions of the given ids (unique per split unless it holds several variations); KeyError where one is missing."""
+        """Positions of the given ids, which must be unique; KeyError where one is missing."""
         order = np.argsort(self.ids, kind='stable')
         found = order[np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(order) - 1)]
         if not np.array_equal(self.ids[found], ids):

@@ -1,4 +1,4 @@
-"""Names of classes: which cannot be told apart or stored, and how to show what the eye does not see."""
+"""Class names: finding those that look alike or cannot be stored, and showing the invisible."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ UNSEEN = {
 
 
 def looks(name: str) -> str:
-    """What is seen of a name: composed (NFC), ligatures and wide letters as what they stand for, without what has no shape."""
+    """A name as the eye sees it: composed (NFC), twin letters unified, invisible ones left out."""
     seen = ''.join(letter for letter in name if ord(letter) not in UNSEEN)
     alike = ''.join(
         unicodedata.normalize('NFKC', letter) if _is_twin(letter) else letter for letter in seen
@@ -31,7 +31,7 @@ def _is_twin(letter: str) -> bool:
 
 
 def check_class_names(source: str, names: Sequence[str]) -> None:
-    """Raises `UserError` that shows the names of `source` that are there twice, look alike, or cannot be stored as text."""
+    """Raises `UserError` for class names of `source` that repeat, look alike, or are no text."""
     if broken := [name for name in names if not _is_text(name)]:
         raise UserError(
             f'source {source}: the class name {_bytes_of(broken[0])} is not UTF-8, and the results'
@@ -58,7 +58,7 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
 
 
 def tell_apart(names: Sequence[str]) -> str:
-    """The names in one line; those that look like another, or are no text, by their code points or bytes."""
+    """The names in one line, with code points or bytes for those that look alike or are no text."""
     forms = Counter(map(looks, names))
 
     def show(name: str) -> str:
@@ -82,7 +82,7 @@ def _has_control(name: str) -> bool:
 
 
 def _bytes_of(name: str) -> str:
-    """The bytes that Python read as `name` from the disk; escapes where it did not come from there."""
+    """The bytes on disk that Python read as `name`; escapes where it did not come from there."""
     try:
         return str(name.encode('utf-8', 'surrogateescape'))
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What pictures hold that an array of pixels does not: counted by kind, so that nothing is dropped in silence."""
+"""Counts of what pictures hold beside plain pixels, so that nothing is dropped in silence."""
 
 import threading
 
@@ -42,7 +42,7 @@ class Notes:
         self._lock = threading.Lock()
 
     def add(self, kind: str, name: str) -> None:
-        """The picture `name` is of the `kind`, one of `KINDS`."""
+        """Notes that the picture `name` is of the `kind`, one of `KINDS`."""
         with self._lock:
             names = self._names.setdefault(kind, set())
             first = not names
@@ -51,12 +51,12 @@ class Notes:
             say(f'{name}: {KINDS[kind]}. Others like it are read the same way.')
 
     def counts(self) -> dict[str, int]:
-        """Kind -> how many pictures."""
+        """How many pictures there are of each kind."""
         with self._lock:
             return {kind: len(names) for kind, names in self._names.items()}
 
     def say_counts(self, what: str) -> None:
-        """One line per kind with its count on all hosts, which read different pictures; `what` names the source.
+        """Says how many pictures of the source `what` are of each kind, on all hosts together.
 
         All hosts call this together.
         """

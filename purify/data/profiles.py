@@ -17,7 +17,7 @@ EQUAL_LEVELS = 2  # of 255: who moves no colour by more is sRGB (the sRGBs of co
 
 
 def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """A picture of mode L, RGB, CMYK or LAB in the colours of `profile` -> the same in sRGB, of mode L or RGB.
+    """Converts a picture (L, RGB, CMYK or LAB) from the colours of `profile` to sRGB (L or RGB).
 
     A grey picture may carry a profile for colours: then its grey is one of them. Raises ValueError
     for a profile that cannot be read or is for another kind of picture.
@@ -32,7 +32,7 @@ def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
 
 
 def lab_to_srgb(picture: Image.Image) -> Image.Image:
-    """A picture of mode LAB (D50, as TIFF stores it) -> RGB."""
+    """Converts a picture of mode LAB (D50, as TIFF stores it) to RGB."""
     return ImageCms.applyTransform(picture, _lab()) or picture
 
 
@@ -61,7 +61,7 @@ def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
 
 @functools.lru_cache(256)  # cameras and programs embed the same few
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """To sRGB; None where there is nothing to do."""
+    """The conversion to sRGB; None where there is nothing to do."""
     exact = (
         ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE
     )  # its short cut is up to ten levels off in the dark

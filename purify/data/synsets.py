@@ -1,4 +1,4 @@
-"""English names of classes, for captions: ImageNet's folders and TFDS datasets name them by WordNet ids."""
+"""English names of classes for captions; ImageNet and TFDS name them by WordNet ids."""
 
 import functools
 import re
@@ -27,7 +27,7 @@ def readable(name: str) -> str:
 
 
 def caption_names(class_names: Sequence[str]) -> list[str]:
-    """`readable` names of all classes.
+    """The `readable` names of all classes.
 
     Raises `UserError` where two classes would be called the same in a caption.
     """
@@ -43,6 +43,6 @@ def caption_names(class_names: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """WordNet id -> name, out of the table beside this file (lines of id<TAB>name, `#` before its licence)."""
+    """WordNet ids and their names, from the table beside this file (id<TAB>name, `#`: licence)."""
     lines = TABLE.read_text(encoding='utf-8').splitlines()
     return dict(line.split('\t') for line in lines if not line.startswith('#'))

@@ -1,4 +1,4 @@
-"""What is known of the images of a dataset, as columns by id: the form in which steps hand on what they found."""
+"""What is known of the images of a dataset, as columns by id, handed on from step to step."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from purify.core.types import Facts
 
 @dataclass(frozen=True)
 class Table:
-    """What a 'measure' or 'decide' step leaves: columns [n ...] by name, and facts that JSON can hold.
+    """The result of a 'measure' or 'decide' step: columns [n ...] by name, and facts for JSON.
 
     Every table has the column `ids` i64[n]. Columns that others act on: `keep` bool[n] (in the
     training set from here on), `labels` i32[n] (trained on), `candidate` i32[n] (which candidate

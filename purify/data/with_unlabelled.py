@@ -1,4 +1,4 @@
-"""Records that carry a second image with them, one whose label is not believed."""
+"""Records that are paired with a second image whose label is not believed."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from purify.data.loader import Record
 
 
 def pair(record: Record, other: Record) -> Record:
-    """`record` with the image and the id of `other` as 'unlabelled' u8[h w c] and 'unlabelled_id'; its label stays behind."""
+    """Adds image and id of `other` to `record` as 'unlabelled' u8[h w c] and 'unlabelled_id'."""
     return {**record, 'unlabelled': other['image'], 'unlabelled_id': other['id']}
 
 
 class Paired:
-    """A random transform: to every record one of `others` (a `Split`), drawn with replacement, by the record's place alone."""
+    """A transform that pairs every record with one of `others` (a `Split`), with replacement."""
 
     def __init__(self, others: Any):
         if not len(others):
@@ -25,5 +25,5 @@ class Paired:
         self.others = others
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
-        """One record -> the record and another's image."""
+        """The record with another's image."""
         return pair(record, self.others[int(rng.integers(len(self.others)))])

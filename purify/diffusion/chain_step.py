@@ -62,7 +62,7 @@ class Sampler:
         return jnp.asarray(self.tables[name], jnp.float32)[i]
 
     def init(self, x: jax.Array) -> Carry:
-        """The carry for images noised to `timesteps[0]`, x f32[b h w c] = alpha x_0 + sigma eps; pure noise is N(0, 1)."""
+        """The carry for images x f32[b h w c] noised to `timesteps[0]`; pure noise is N(0, 1)."""
         x = x.astype(jnp.float32)
         return {'x': x} | {name: jnp.zeros_like(x) for name in self.keeps}
 
@@ -71,7 +71,7 @@ class Sampler:
         return carry['x'], jnp.full(carry['x'].shape[:1], jnp.asarray(self.timesteps)[i])
 
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
-        """The carry after call i; `output` is the network's answer, `noise` N(0, 1) like x (None if not `stochastic`)."""
+        """The carry after call i; `output` is the network's, `noise` N(0, 1) or None if unused."""
         output, variance = split_variance(output, carry['x'].shape[-1])
         x, x0 = self._move(carry, carry['x'], i, output, self.prediction)
         if self.stochastic:
@@ -133,7 +133,7 @@ class SecondOrder(Sampler):
 
 @dataclass(frozen=True, eq=False)
 class LinearMultistep(Sampler):
-    """PNDM without Runge-Kutta calls: eps, or the `output` itself, is averaged with up to three before it, `weights` f32[k 4]."""
+    """PNDM without Runge-Kutta calls: averages eps or `output` with up to three before it."""
 
     average: str = 'eps'
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from what the network says without a condition (Ho & Salimans 2022)."""
+"""Classifier-free guidance (Ho & Salimans 2022): away from the answer without a condition."""
 
 import math
 
@@ -11,7 +11,7 @@ from purify.diffusion.run_chain import Predict
 
 
 def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:
-    """Conditions [b ...] of both kinds as [2b ...] in the order `guide` asks for: rows 2i without, rows 2i+1 with.
+    """Interleaves conditions [b ...] of both kinds as [2b ...]: rows 2i without, 2i+1 with.
 
     `without` may also be one row [1 ...] for all. Neighbouring rows stay on one device when the
     batch is sharded, which two halves one after the other would not.
@@ -21,7 +21,7 @@ def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:
 
 
 def guide(predict_pair: Predict, scale: float) -> Predict:
-    """`predict` with e = e_u + scale (e_c - e_u), the two from one call with a doubled batch.
+    """Guides a network: e = e_u + scale (e_c - e_u), both from one call with a doubled batch.
 
     `predict_pair(x [2b h w c], t [2b])` answers row 2i without condition (e_u) and row 2i+1 with it
     (e_c); make its conditions with `pair`. scale 0 is e_u, 1 is e_c. A learned variance is not
@@ -45,5 +45,5 @@ def guide(predict_pair: Predict, scale: float) -> Predict:
 
 
 def from_ho_salimans(w: float) -> float:
-    """The scale of `guide` for a weight in Ho & Salimans' own form, e = (1 + w) e_c - w e_u (their eq. 6)."""
+    """The scale of `guide` for Ho & Salimans' w, in e = (1 + w) e_c - w e_u (their eq. 6)."""
     return 1.0 + w

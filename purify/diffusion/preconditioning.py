@@ -1,4 +1,4 @@
-"""Preconditioning of Karras et al. 2022 (EDM): a network that is asked at its own scale at every level of noise.
+"""The preconditioning of EDM (Karras et al. 2022), which scales what a network sees and says.
 
 Here x = x_0 + sigma n; the variance-preserving state of `purify.diffusion.samplers` is x / sqrt(1 +
 sigma^2). The network F sees c_in x and c_noise, and the clean image is D(x; sigma) = c_skip x +
@@ -63,7 +63,7 @@ class Preconditioning:
         return np.linspace(low, high, self.levels) ** self.rho
 
     def schedule(self) -> Schedule:
-        """The same levels as a variance-preserving schedule, whose network answers with the clean image."""
+        """The levels as a variance-preserving schedule for a network that predicts clean images."""
         alphas_cumprod = 1 / (1 + self.sigmas() ** 2)
         betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
         return Schedule(betas, prediction='sample', clip_sample=False)
@@ -73,11 +73,11 @@ class Preconditioning:
         return jnp.exp(self.p_mean + self.p_std * jax.random.normal(key, (count,)))
 
     def weight(self, sigma: Any) -> Any:
-        """What the squared error of the clean image is multiplied by at `sigma`, so that all levels count alike."""
+        """The weight of the squared error of the clean image at `sigma`: all levels count alike."""
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
     def denoise(self, ask: Ask, x: jax.Array, sigma: jax.Array) -> jax.Array:
-        """D(x; sigma) f32[b h w c] of x f32[b h w c] = x_0 + sigma n at sigma f32[b]; `ask(x, c_noise f32[b])` is the network F."""
+        """D(x; sigma) f32[b h w c] of x at sigma f32[b]; `ask(x, c_noise f32[b])` is network F."""
         level = sigma.reshape(-1, *(1,) * (x.ndim - 1))
         total = jnp.sqrt(level**2 + self.sigma_data**2)
         answer = ask(x / total, jnp.log(sigma) / 4).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""What a network says about a noisy image, in three languages, and the way between them.
+"""What a network may predict of a noisy image, and how to get from one form to another.
 
 With x_t = alpha_t x_0 + sigma_t eps the network predicts `epsilon` (Ho et al. 2020), `sample` (x_0)
 or `v_prediction`, v = alpha_t eps - sigma_t x_0 (Salimans & Ho 2022, appendix D).
@@ -52,7 +52,7 @@ def target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) ->
 
 
 def split_variance(output: jax.Array, channels: int) -> tuple[jax.Array, jax.Array | None]:
-    """(prediction [... c], variance [... c] or None) of a network that may give 2c channels (Nichol & Dhariwal 2021)."""
+    """Splits an output into prediction and variance, or None (Nichol & Dhariwal 2021)."""
     if output.shape[-1] == channels:
         return output, None
     if output.shape[-1] == 2 * channels:

@@ -15,14 +15,14 @@ START = 2**31 - 1  # the stream of the first noise; steps count from 0 and never
 
 
 def normal_for(keys: jax.Array, stream: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """N(0, 1) noise f32[b *shape]; row b is a function of (keys[b], stream) alone, whatever else is in the batch."""
+    """N(0, 1) noise f32[b *shape], in which row b is a function of (keys[b], stream) alone."""
     return jax.vmap(
         lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape, jnp.float32)
     )(keys)
 
 
 def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The noise f32[b *shape] that a chain starts from, or that `edit` adds to an image of that shape; keys key[b]."""
+    """The noise f32[b *shape] that a chain starts from or `edit` adds to images; keys key[b]."""
     return normal_for(keys, START, shape)
 
 
@@ -35,14 +35,14 @@ def sample(
     record: int = 0,
     state: str = 'x_t',
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Runs the whole chain from x f32[b h w c] (noise, or images noised to `sampler.timesteps[0]`) as one `lax.scan`.
+    """Runs the whole chain from x f32[b h w c] as one `lax.scan`.
 
-    `predict(x, t [b])` is the network. Image b draws its noise at call i from `fold_in(keys[b],
-    i)`; samplers that are not stochastic draw none. Returns f32[b h w c]; with `record` = m also
-    the states of the last m calls f32[m b h w c], oldest
-    first: what the chain is after the call ('x_t'; the last of them is the result), or what the
-    network took the clean image for at it ('x0', clipped as the sampler clips). Raises `UserError`
-    when keys and x disagree, the chain is shorter than m, and for another `state`.
+    x is noise, or images noised to `sampler.timesteps[0]`; `predict(x, t [b])` is the network.
+    Image b draws its noise at call i from `fold_in(keys[b], i)`; samplers that are not stochastic
+    draw none. Returns f32[b h w c]; with `record` = m also the states of the last m calls f32[m b h
+    w c], oldest first: what the chain is after the call ('x_t'; the last of them is the result), or
+    what the network took the clean image for at it ('x0', clipped as the sampler clips). Raises
+    `UserError` when keys and x disagree, the chain is shorter than m, and for another `state`.
     """
     if keys.shape != x.shape[:1]:
         raise UserError(
@@ -83,12 +83,12 @@ def edit(
     record: int = 0,
     state: str = 'x_t',
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Noises images f32[b h w c] in [-1, 1] to `sampler.timesteps[0]` and denoises them again; returns as `sample` does.
+    """Noises images f32[b h w c] in [-1, 1] to `sampler.timesteps[0]` and denoises them again.
 
-    What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir (Zhou et al. 2024) do;
-    build the sampler on `edit_timesteps(start, steps)`. The noise of image b comes from
-    `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises to another level than the chain
-    starts from, as DataElixir's released code does.
+    Returns as `sample` does. What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir
+    (Zhou et al. 2024) do; build the sampler on `edit_timesteps(start, steps)`. The noise of image b
+    comes from `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises to another level than the
+    chain starts from, as DataElixir's released code does.
     """
     alpha, sigma = level or (sampler.at('alpha', 0), sampler.at('sigma', 0))
     noised = alpha * images + sigma * start_noise(keys, images.shape[1:])

@@ -1,4 +1,4 @@
-"""The samplers by name: each makes of a noise schedule and a list of timesteps the numbers of a chain."""
+"""The samplers by name: each turns a noise schedule and timesteps into numbers of a chain."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def _checked(schedule: Schedule, timesteps: Any) -> np.ndarray:
 def _levels(
     schedule: Schedule, t: np.ndarray, final_alpha_cumprod: float, stride: int | None = None
 ) -> list[np.ndarray]:
-    """Of timesteps t: alpha and sigma, f64[k], of each and of where its step goes: the next one, or `stride` lower."""
+    """Levels alpha and sigma f64[k] of timesteps t, and of where steps go: on, or `stride` down."""
     alpha, sigma = schedule.alpha_sigma(t)
     end = np.sqrt([final_alpha_cumprod, 1 - final_alpha_cumprod])
     if stride is None:
@@ -72,7 +72,7 @@ def ddpm(
     clip_sample: bool | None = None,
     noise_at_end: bool = False,
 ) -> Sampler:
-    """Ancestral sampling (Ho et al. 2020, eq. 6 and 7), the posterior taken between neighbours in `timesteps`.
+    """Ancestral sampling (Ho et al. 2020, eq. 6 and 7) between neighbours in `timesteps`.
 
     `variance`: 'fixed_small' (posterior), 'fixed_large' (beta), 'learned' (the network gives the
     log variance) or 'learned_range' (it gives the place between the two, -1 ... 1). No noise enters
@@ -106,7 +106,7 @@ def ddim(
     use_clipped_model_output: bool | None = None,
     stride: int | None = None,
 ) -> Sampler:
-    """DDIM (Song et al. 2021, eq. 12 and 16): `eta` 0 draws no noise, 1 draws as much as 'ddpm' with 'fixed_small'.
+    """DDIM (Song et al. 2021, eq. 12 and 16), from no noise (`eta` 0) to that of 'ddpm' (1).
 
     Each step goes to the next timestep; with `stride` from t to t - stride, and where that is below
     0 to `final_alpha_cumprod`, as in diffusers' DDIMScheduler (stride = T // number of timesteps).
@@ -139,11 +139,12 @@ def euler(
     clip_sample: bool | None = None,
     use_clipped_model_output: bool | None = None,
 ) -> Sampler:
-    """Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 1 without churn), down to sigma = 0.
+    """Euler's method on the probability-flow ODE (Karras et al. 2022, alg. 1), to sigma = 0.
 
-    In x/alpha and sigma/alpha, dx = eps dsigma; written back to the variance-preserving x_t a step
-    is DDIM's. Timesteps may lie between integers; the state of diffusers' EulerDiscreteScheduler is
-    this state over alpha (`tables['alpha']`). `use_clipped_model_output` as in 'ddim'.
+    Without churn. In x/alpha and sigma/alpha, dx = eps dsigma; written back to the
+    variance-preserving x_t a step is DDIM's. Timesteps may lie between integers; the state of
+    diffusers' EulerDiscreteScheduler is this state over alpha (`tables['alpha']`).
+    `use_clipped_model_output` as in 'ddim'.
     """
     t = check_timesteps(timesteps, schedule.steps)
     tables = dict(zip(_DDIM_TABLES, _levels(schedule, t, 1.0), strict=True))
@@ -155,15 +156,12 @@ def euler(
 
 
 def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
-    """DPM-Solver++(2M), midpoint (Lu et al.
-
-    2022, algorithm 2), down to sigma = 0 with a last step of first order.
-    """
+    """DPM-Solver++(2M), midpoint (Lu et al. 2022, alg. 2), with a last step of first order."""
     return _second_order(schedule, timesteps, clip_sample, noisy=False)
 
 
 def sde(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
-    """SDE-DPM-Solver++(2M), midpoint (Lu et al. 2022, section 5): the reverse SDE of Song et al. 2021, solved to second order.
+    """SDE-DPM-Solver++(2M), midpoint (Lu et al. 2022, section 5): the reverse SDE, second order.
 
     Of first order it would be 'ddpm' with 'fixed_small' (Lu et al. 2022, section 6).
     """
@@ -173,10 +171,11 @@ def sde(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) 
 def _second_order(
     schedule: Schedule, timesteps: Any, clip_sample: bool | None, *, noisy: bool
 ) -> Sampler:
-    """With n = 1 if `noisy`, else 0, h the step in log alpha/sigma, and h_1 the one before, a call moves x by
+    """The chain of `dpmpp_2m`, or of `sde` if `noisy`.
 
-    x' = sigma'/sigma e^(-n h) x + alpha' (1 - e^(-(1 + n) h)) (x_0 + h / (2 h_1) (x_0 - last x_0))
-    + noise.
+    With n = 1 if `noisy`, else 0, h the step in log alpha/sigma, and h_1 the one before: x' =
+    sigma'/sigma e^(-n h) x + alpha' (1 - e^(-(1 + n) h)) (x_0 + h / (2 h_1) (x_0 - last x_0)) +
+    noise.
     """
     t = _checked(schedule, timesteps)
     a, s, a2, s2 = _levels(schedule, t, 1.0)
@@ -209,14 +208,14 @@ def pndm(
     stride: int | None = None,
     skip: int = 0,
 ) -> Sampler:
-    """Pseudo linear multistep (Liu et al. 2022, eq. 9 and 12) without Runge-Kutta, as Stable Diffusion uses it.
+    """Pseudo linear multistep (Liu et al. 2022, eq. 9 and 12) as Stable Diffusion uses it.
 
-    The second timestep is visited twice, to repair the first step, so k timesteps take k + 1 calls
-    (1 takes 1). Averaged is eps, whatever the network predicts, and each step goes to the next
-    timestep. For the arithmetic of diffusers' PNDMScheduler: `average` 'output' averages the
-    network's answers (for v of first order only); `stride` as in 'ddim'; `skip` leaves out the
-    first of the k + 1 calls, after which the first of the rest is the one repaired, by the second.
-    `use_clipped_model_output` as in 'ddim'.
+    Without Runge-Kutta calls. The second timestep is visited twice, to repair the first step, so k
+    timesteps take k + 1 calls (1 takes 1). Averaged is eps, whatever the network predicts, and each
+    step goes to the next timestep. For the arithmetic of diffusers' PNDMScheduler: `average`
+    'output' averages the network's answers (for v of first order only); `stride` as in 'ddim';
+    `skip` leaves out the first of the k + 1 calls, after which the first of the rest is the one
+    repaired, by the second. `use_clipped_model_output` as in 'ddim'.
     """
     if average not in AVERAGES:
         raise UserError(f'unknown average {average!r}. Choose from: {", ".join(AVERAGES)}.')

@@ -1,4 +1,4 @@
-"""scheduler_config.json, the file in which diffusers keeps a noise schedule and the sampler that goes with it."""
+"""Noise schedules and samplers as diffusers keeps them, in a file scheduler_config.json."""
 
 import functools
 import math
@@ -34,7 +34,7 @@ _CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and wh
 
 
 def require(config: Mapping[str, Any], key: str, *allowed: Any) -> None:
-    """Raises `UserError` when a scheduler_config.json holds a value of `key` that would change the arithmetic unseen."""
+    """Raises `UserError` where a scheduler_config.json gives `key` an unsupported value."""
     if key in config and config[key] not in allowed:
         choices = ' or '.join(repr(value) for value in allowed)
         raise UserError(
@@ -123,7 +123,7 @@ def _known_class(config: Mapping[str, Any], otherwise: str = '') -> str:
 
 
 def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
-    """The schedule that a diffusers scheduler_config.json describes, with that class's defaults where it is silent.
+    """The schedule that a scheduler_config.json describes, by its class's defaults where silent.
 
     Raises `UserError` for other scheduler classes, for settings that are not supported and for
     values of the wrong type, by name.
@@ -165,7 +165,7 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
 
 
 def schedule_to_diffusers(schedule: Schedule) -> Facts:
-    """A scheduler_config.json for `schedule`: a DDPMScheduler, or a DDIMScheduler for what only that class can say.
+    """A scheduler_config.json for `schedule`: a DDPMScheduler, or where needed a DDIMScheduler.
 
     Betas of a known shape are written by name, others one by one (`trained_betas`).
     """
@@ -250,7 +250,7 @@ _KNOWN = {*_SHARED, *_OFF, *_SILENT, *(key for keys in _FIXED.values() for key i
 
 
 def _unread(config: Mapping[str, Any], kind: str) -> Facts:
-    """Settings of other classes in the file of scheduler class `kind` that ask for something which it does not do."""
+    """Settings of other classes in the file of class `kind` that ask for what it does not do."""
     foreign = [
         pair for fixed in _FIXED.values() for pair in fixed.items() if pair[0] not in _FIXED[kind]
     ]
@@ -276,7 +276,7 @@ def _say_unread(kind: str, told: str) -> None:
 
 
 def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
-    """The scheduler_config.json `config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
+    """`config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
 
     Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown
     names, for the file of another scheduler class that holds no betas (flow matching), and for
@@ -311,7 +311,7 @@ def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
 
 
 def _kept(steps: int, strength: float) -> int:
-    """How many of `steps` timesteps a chain of this strength visits; raises `UserError` where that is none."""
+    """How many of the timesteps `strength` keeps: `int(steps * strength)`, at least 1."""
     if 0 < strength <= 1 and int(steps * strength) >= 1:
         return int(steps * strength)
     if steps == 1:
@@ -327,7 +327,7 @@ def _kept(steps: int, strength: float) -> int:
 def sampler_from_diffusers(
     config: Mapping[str, Any], steps: int, *, strength: float = 1.0, **options: Any
 ) -> Sampler:
-    """The sampler that a diffusers scheduler_config.json describes, on `steps` timesteps in its own spacing.
+    """The sampler that a scheduler_config.json describes, with `steps` timesteps as it says.
 
     `strength` below 1 keeps the last `int(steps * strength)` of the timesteps, for editing (as
     diffusers' image-to-image pipelines do; of PNDM's calls, one more than timesteps, it leaves out

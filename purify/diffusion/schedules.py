@@ -1,4 +1,4 @@
-"""How much noise there is at which step: the forward process q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I).
+"""How much noise there is at which step: q(x_t | x_0) = N(alpha_t x_0, sigma_t^2 I).
 
 `alpha_t = sqrt(alphas_cumprod[t])`, `sigma_t = sqrt(1 - alphas_cumprod[t])`, t = 0 ... T-1 (Ho et
 al. 2020, eq. 4). Tables are float64 NumPy arrays; what reaches a device is float32.
@@ -76,7 +76,7 @@ class Schedule:
         return 1.0 if self.set_alpha_to_one else float(self.alphas_cumprod[0])
 
     def alpha_sigma(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(alpha f64[n], sigma f64[n]) at timesteps t [n]; between integers sigma/alpha is interpolated linearly."""
+        """(alpha, sigma) f64[n] at timesteps t [n]; between integers their ratio is interpolated."""
         ratio = np.interp(t, np.arange(self.steps), np.sqrt(1.0 / self.alphas_cumprod - 1.0))
         alpha = 1.0 / np.sqrt(1.0 + ratio**2)
         return alpha, ratio * alpha
@@ -120,9 +120,10 @@ def make_noise_schedule(
     clip_range: float = 1.0,
     **shape: float,
 ) -> Schedule:
-    """The schedule called `name` with `steps` timesteps; `shape` goes to the betas (`beta_start=`, `beta_end=`, ...).
+    """The schedule called `name` with `steps` timesteps; `shape` goes to the betas.
 
-    Raises `UserError` for unknown names and arguments, and for values out of range.
+    `shape` is `beta_start=`, `beta_end=` and the like. Raises `UserError` for unknown names and
+    arguments, and for values out of range.
     """
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise UserError(f'steps must be a positive integer, got {steps!r}.')
@@ -131,19 +132,13 @@ def make_noise_schedule(
 
 
 def per_image(table: np.ndarray, t: jax.Array, like: jax.Array) -> jax.Array:
-    """Rows t i32[b] of a table as f32[b 1 ...
-
-    1], to multiply `like`; NaN for a t that the table does not have.
-    """
+    """Rows t i32[b] of a table, f32[b 1 ... 1], to multiply `like`; NaN for a t beyond it."""
     values = jnp.asarray(table, jnp.float32).at[t].get(mode='fill', fill_value=jnp.nan)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
 def add_noise(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """A draw from q(x_t | x_0): `alpha_t x_0 + sigma_t noise`, f32 (Ho et al.
-
-    2020, eq. 4); t i32[b].
-    """
+    """A draw from q(x_t | x_0), t i32[b]: `alpha_t x_0 + sigma_t noise` (Ho et al. 2020, eq. 4)."""
     alpha = per_image(np.sqrt(schedule.alphas_cumprod), t, x0)
     sigma = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x0)
     return alpha * x0 + sigma * noise

@@ -32,12 +32,13 @@ def make_timesteps(
     steps_offset: int = 0,
     sampler: str = 'ddim',
 ) -> np.ndarray:
-    """`steps` descending timesteps out of `0 ... train_steps-1`, as diffusers spaces them (Lin et al. 2024, table 2).
+    """`steps` descending timesteps out of `0 ... train_steps-1`, spaced as in diffusers.
 
-    i64[steps]; f64 for `euler` with 'linspace', the one case with fractions. `dpmpp_2m` and `sde`
-    spread one point more and leave out the cleanest. `steps_offset` moves the 'leading' spacing.
-    'trailing' with some `steps` (61 of 1000 is the least) has one timestep more in diffusers, -1,
-    by a rounding error; not here. Raises `UserError` where no such list exists.
+    Lin et al. 2024, table 2. i64[steps]; f64 for `euler` with 'linspace', the one case with
+    fractions. `dpmpp_2m` and `sde` spread one point more and leave out the cleanest. `steps_offset`
+    moves the 'leading' spacing. 'trailing' with some `steps` (61 of 1000 is the least) has one
+    timestep more in diffusers, -1, by a rounding error; not here. Raises `UserError` where no such
+    list exists.
     """
     if not 1 <= steps <= train_steps:
         raise UserError(
@@ -53,7 +54,7 @@ def make_timesteps(
 
 
 def edit_timesteps(start: int, steps: int) -> np.ndarray:
-    """`steps` evenly spaced, distinct, descending timesteps i64[steps] from start-1 to 0, to denoise after editing.
+    """Evenly spaced timesteps i64[steps] from start-1 down to 0, to denoise after editing.
 
     With steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if
     `steps` > `start`.
@@ -67,7 +68,7 @@ def edit_timesteps(start: int, steps: int) -> np.ndarray:
 
 
 def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarray:
-    """`steps` distinct, descending timesteps i64[steps] below `start`, the last `kept` of them below `window`.
+    """Descending timesteps i64[steps] below `start`, the last `kept` of them below `window`.
 
     Both parts are evenly spaced: from start-1 down to `window`, and from window-1 down to 0, with
     kept = 1 at 0 alone (but a single call in all is at start-1, where the noising ended). So the
@@ -92,7 +93,7 @@ def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarr
 
 
 def check_timesteps(timesteps: np.ndarray, train_steps: int) -> np.ndarray:
-    """The same timesteps as an array; raises `UserError` unless they descend strictly within 0 ... train_steps-1."""
+    """The timesteps as an array; `UserError` unless they descend within 0 ... train_steps-1."""
     timesteps = np.asarray(timesteps)
     if timesteps.ndim != 1 or not timesteps.size or timesteps.dtype.kind not in 'iuf':
         raise UserError(f'timesteps must be a non-empty list of numbers, got {timesteps!r}.')

@@ -1,4 +1,4 @@
-"""Stages: functions from finished folders to one finished folder, run once, resumed, shared, locked, and kept blind."""
+"""Stages: functions from finished folders to one folder, run once, resumed, locked and blind."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ FORGET = 'Delete it and run again: the stage goes on, and what it cost so far is
 
 @dataclass(frozen=True)
 class Input:
-    """Where a stage finds an input: (a subfolder of) an earlier stage's folder, or something from outside the run.
+    """Where a stage finds an input: in an earlier stage's folder, or outside the run.
 
     Attributes:
       stage: the earlier stage; '' for what comes from outside.
@@ -80,7 +80,7 @@ class Stage:
             )
 
     def shuts(self, sub: str) -> bool:
-        """Whether that subfolder of the stage's folder is for those alone whose `sees` says so."""
+        """Whether that subfolder of the stage's folder is only for stages whose `sees` says so."""
         return bool(self.sees) and not any(
             open_ == '' or Path(sub).is_relative_to(open_) for open_ in self.shows
         )
@@ -159,7 +159,7 @@ class Chain:
         self.stages[stage.name] = stage
 
     def recall(self, prints: Mapping[str, str]) -> None:
-        """Stands from now on for stages with those fingerprints, which a run recorded: the source may have moved since."""
+        """Takes over the fingerprints that a run recorded; the source may have moved since."""
         self._older = {name for name in self.stages if prints[name] != self.prints[name]}
         self.prints = dict(prints)
 
@@ -176,11 +176,11 @@ class Chain:
         return [name for name in self.stages if not self.finished(name)]
 
     def path(self, source: Input) -> Path:
-        """The folder an input stands for."""
+        """The folder that an input stands for."""
         return source.outside or self.folder(source.stage) / source.sub
 
     def confined(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """While open, of all stages' folders in the store this process can open that stage's own and its inputs alone.
+        """While open, this process can open no stage's folder but that stage's own and its inputs.
 
         Those of other runs are shut too, and those of this run that are still to be made.
         """
@@ -207,7 +207,7 @@ class Chain:
         return done
 
     def check(self, names: Iterable[str] | None = None) -> None:
-        """Makes sure that the files of finished stages are those that were written; to be called before these are read.
+        """Makes sure that files of finished stages are as they were written, before they are read.
 
         Host 0 hashes every file, once for each stage in the life of this chain; all hosts call this
         together. `run` does it for the inputs of a stage; who opens the folders of stages
@@ -234,7 +234,7 @@ class Chain:
     def run(
         self, names: Sequence[str], run: Facts, writers: Sequence[Writer] = ()
     ) -> dict[str, bool]:
-        """Runs the named stages in order; -> name -> whether it was there already.
+        """Runs the named stages in order, and says of each whether it was there already.
 
         Raises:
           UserError: when an input is missing, or from the stage itself.
@@ -316,7 +316,7 @@ class Chain:
 
 
 def _on_lead(act: Callable[[], None]) -> None:
-    """Does something on host 0 while the others wait; where it fails or is stopped there, all leave."""
+    """Does something on host 0 while others wait; where it fails or is stopped there, all leave."""
     trouble: BaseException | None = None
     if devices.is_lead():
         try:

@@ -1,4 +1,4 @@
-"""What a finished stage says of itself: its settings, what it cost, and the hash of every file that it leaves."""
+"""The record of a finished stage: its settings, its cost, and the hash of every file."""
 
 import concurrent.futures
 import re
@@ -28,7 +28,7 @@ PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in t
 
 
 class Done(TypedDict):
-    """The file `DONE`; `files` maps the path of every file to its SHA-256, which only versions before 0.2 did not note."""
+    """The file `DONE`; `files` maps paths to SHA-256 (versions before 0.2 did not note them)."""
 
     stage: str
     fingerprint: str
@@ -65,7 +65,7 @@ def read_done(folder: Path, advice: str = '', *, older: bool = False) -> Done:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Every file that a stage hands on, by its path in the stage's folder: all but `DONE`, costs, training states and parts."""
+    """All files that a stage hands on, by path: no `DONE`, costs, training states or parts."""
     found = {
         path.relative_to(folder): path
         for path in sorted(folder.rglob('*'))
@@ -82,7 +82,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Deletes what a killed writer left half written, in the folder of a stage in which nobody writes any more."""
+    """Deletes what a killed writer left half written in a stage's folder."""
     for path in sorted(folder.rglob(f'*{PART}')):
         path.unlink(missing_ok=True)
 
@@ -107,11 +107,12 @@ def _hash(path: Path) -> str:
 def check_files(
     folder: Path, done: Done, advice: str, hashes: Mapping[str, str] | None = None
 ) -> None:
-    """Raises `UserError` unless every file that `done` names is in `folder` as the stage wrote it; `advice` is the next step.
+    """Raises `UserError` unless `folder` holds every file of `done` as the stage wrote it.
 
-    Nor may there be other files that a reader could take for the stage's; how many notes and hidden
-    files are there is said. `hashes` are those of `files_of` the folder, where they are known
-    already. A `done` without hashes cannot be checked, which is said as well.
+    `advice` is the next step. Nor may there be other files that a reader could take for the
+    stage's; how many notes and hidden files are there is said. `hashes` are those of `files_of` the
+    folder, where they are known already. A `done` without hashes cannot be checked, which is said
+    as well.
     """
     if 'files' not in done:
         say(

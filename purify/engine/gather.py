@@ -1,4 +1,4 @@
-"""What all hosts found, on every host: rows that are looked at in turn and are few enough to be held."""
+"""Runs a rule over rows on all hosts, and gives every host what all of them found."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -26,7 +26,7 @@ def look_in_turn(
     *,
     batch: int = 0,
 ) -> Iterator[Columns]:
-    """Runs a rule over this host's share of the rows, every so-many-th of `positions`; yields its columns batch by batch.
+    """Runs a rule over this host's share of `positions`; yields its columns batch by batch.
 
     Args:
       work: the stage's.
@@ -66,10 +66,10 @@ def look_at_all(
     *,
     batch: int = 0,
 ) -> Columns:
-    """Runs a rule over rows, each host over its share, and gives every host the columns [len(positions) ...] of all, in order.
+    """Runs a rule over rows on all hosts, and gives each the columns of all rows.
 
-    Args: see `look_in_turn`; hosts leave what they saw in files, called after `name`, for each
-    other. Of no rows there are no columns.
+    Columns are [len(positions) ...] in order; of no rows there are none. Args: see `look_in_turn`;
+    hosts leave what they saw in files, called after `name`, for each other.
     """
     if not len(positions):
         return {}
@@ -95,7 +95,7 @@ def look_at_all(
 
 
 def exchange(work: Work, name: str, columns: Columns) -> list[Columns]:
-    """What every host has, in the order of hosts, on each of them; through files called after `name` in the stage's folder."""
+    """What every host has, in the order of hosts; through files `name-...` of the stage."""
     if jax.process_count() == 1:
         return [columns]
     file = f'{name}-{{}}.npz'.format

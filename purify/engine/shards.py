@@ -1,4 +1,4 @@
-"""Work in shards, written once for all stages: fixed ranges of rows, each of them one file that is whole or not there.
+"""Work in shards for all stages: ranges of rows, each one file that is whole or not there.
 
 Hosts take the shards that are missing in turn, and a restart makes no others. What a row becomes
 may depend on the row alone, so neither batches nor devices, hosts or restarts change a byte.
@@ -30,7 +30,7 @@ Row = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Sink:
-    """Where rows go.
+    """Where rows go: which shards are to be made, and what writes them.
 
     Attributes:
       ranges: the numbers of the rows of every shard.
@@ -46,7 +46,7 @@ class Sink:
 
 
 def table_sink(folder: Path, ids: np.ndarray, shard_size: int) -> Sink:
-    """Rows of columns become a table in parts (`purify.engine.tables.read_table`); `ids` i64[n] are those of the rows.
+    """Makes rows of columns a table in parts (`tables.read_table`); `ids` i64[n] are theirs.
 
     A table of no rows is not written: its columns are not known here.
     """
@@ -73,7 +73,7 @@ def dataset_sink(
     split: str = 'train',
     numbers: Callable[[int], dict[str, int]] = lambda row: {},
 ) -> Sink:
-    """Rows become the records of a TFDS dataset of `count` rows; `numbers(row)` are added to each: its id, its label, ..."""
+    """Makes rows the records of a TFDS dataset, with `numbers(row)` (id, label, ...) added."""
     ranges = cut(count, shard_size)
     writer = DatasetWriter(folder, name, split, features, len(ranges))
 
@@ -98,7 +98,7 @@ def map_rows(
     calls: int,
     dtype: str,
 ) -> None:
-    """Runs a rule over the rows of the pending shards, this host's share of them, and writes each shard as soon as it is whole.
+    """Runs a rule over the rows of pending shards, and writes each shard as soon as it is whole.
 
     Args:
       work: the stage's.
@@ -144,7 +144,7 @@ def map_rows(
 def write_shards(
     work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterable[Record]]]]
 ) -> None:
-    """Writes several datasets at once, the pending shards of all of them spread over hosts and over `threads` of each.
+    """Writes several datasets at once, pending shards spread over hosts and their `threads`.
 
     Args:
       work: the stage's.
@@ -200,7 +200,7 @@ def _leave_together() -> None:
 
 
 def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
-    """`UserError` naming images that the models could make nothing of; no shard with one of them is written."""
+    """Raises `UserError` with the ids of images for which the models gave NaN, if any."""
     if len(ids):
         raise UserError(
             f'the models gave NaN for {len(ids)} images of a batch (ids'
@@ -210,7 +210,7 @@ def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
 
 
 class _Collector:
-    """Collects outputs of rows and writes each shard, in a thread, as soon as its last row is there."""
+    """Collects outputs of rows; a thread writes each shard as soon as its last row is there."""
 
     def __init__(self, sink: Sink):
         self.sink = sink

@@ -1,4 +1,4 @@
-"""Tables on disk: what 'measure' writes shard by shard, and what 'decide' writes at once, read back alike."""
+"""Tables on disk: written shard by shard by 'measure', at once by 'decide', read back alike."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def write_columns(
 
 
 def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns of one npz.
+    """Reads the columns of one npz.
 
     `groups` say what it must hold: column -> the kinds of NumPy its numbers may be of ('i', 'fiu',
     ...); the columns of a group are of one length. Raises `UserError` for a file that is none, is
@@ -72,7 +72,7 @@ def _check_lengths(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 
 
 def write_table(folder: Path, table: Table) -> None:
-    """Findings as columns, as facts, and as a sheet for people: one line per image with all columns that are numbers."""
+    """Writes findings as columns, as facts, and as a sheet for people with one line per image."""
     write_columns(folder / FINDINGS, table.columns)
     names = [
         'ids',
@@ -94,7 +94,7 @@ def _plain(column: np.ndarray) -> list[object]:
 
 
 def read_table(folder: Path) -> Table:
-    """The table of a finished 'measure' or 'decide' step.
+    """Reads the table of a finished 'measure' or 'decide' step.
 
     Raises `UserError` if there is none, or part of it is missing.
     """
@@ -138,7 +138,7 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
 
 
 def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
-    """`split` as a table among the inputs leaves it; itself where there is none.
+    """The split that a table among the inputs makes of `split`; itself where there is none.
 
     `edits` says who is kept, under which label, with images from the inputs `replaced...`; of
     `flagged` the flagged are left alone.

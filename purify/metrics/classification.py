@@ -13,7 +13,7 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Share:
 
 
 def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) -> Share:
-    """ASR: share of the triggered test images that count which are taken for what the attack wants.
+    """ASR: share of the triggered test images that are classified as the attack wants.
 
     `triggered: int[n]` are predictions, `goals: int[n]` the classes wanted, `among: bool[n]` the
     images that count: those whose true class is not the goal already, and of a source class where
@@ -24,7 +24,7 @@ def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) 
 
 
 def robust_accuracy(triggered: np.ndarray, true_labels: np.ndarray, among: np.ndarray) -> Share:
-    """RA: share of the triggered test images that count (as for `attack_success`) which are given their true label."""
+    """RA: share of triggered test images (as for `attack_success`) given their true label."""
     predictions, labels = _pair(triggered, true_labels)
     return share_of((predictions == labels)[_mask(among, predictions)])
 

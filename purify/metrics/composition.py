@@ -1,4 +1,4 @@
-"""What a set of generated images is made of: trigger or none, as it was asked for or not (Pan et al. 2024, figure 2)."""
+"""Generated images by trigger and by match with their condition (Pan et al. 2024, fig. 2)."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,11 @@ GROUPS = 4
 
 
 def sort_out(triggered: np.ndarray, matching: np.ndarray) -> np.ndarray:
-    """Groups u8[n], 1 to 4, of images with a trigger or without (bool[n]) that match their condition or do not (bool[n]).
+    """Sorts images into groups 1 to 4, u8[n], by whether they are triggered and matching.
 
-    1: trigger, no match; 2: trigger, match; 3: no trigger, no match; 4: no trigger, match. Raises
-    `UserError` for other types or unlike lengths.
+    Flags are bool[n]; an image matches if it is what was asked for. 1: trigger, no match; 2:
+    trigger, match; 3: no trigger, no match; 4: no trigger, match. Raises `UserError` for other
+    types or unlike lengths.
     """
     triggered, matching = _flags('triggered', triggered), _flags('matching', matching)
     if triggered.shape != matching.shape:
@@ -33,7 +34,7 @@ class Composition:
 
     @classmethod
     def of(cls, groups: np.ndarray) -> 'Composition':
-        """Of `groups: u8[n]` as from `sort_out`, n of 0 or more.
+        """Counts `groups: u8[n]` as from `sort_out`; n may be 0.
 
         Raises `UserError` for a number that is no group.
         """
@@ -45,7 +46,7 @@ class Composition:
 
     @property
     def images(self) -> int:
-        """In all four."""
+        """How many images there are in all four groups."""
         return sum(self.counts)
 
     @property
@@ -55,12 +56,12 @@ class Composition:
 
     @property
     def triggered(self) -> Share:
-        """The share of images that carry a trigger, groups 1 and 2: what is amplified where it exceeds `poisoned_share`."""
+        """The share of images with a trigger: amplified where it exceeds `poisoned_share`."""
         return Share(self.counts[0] + self.counts[1], self.images)
 
 
 def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Share:
-    """p_t: of the training images that are given `label`, the share which is poisoned (Pan et al. 2024, section 4).
+    """p_t: the poisoned share of training images given `label` (Pan et al. 2024, section 4).
 
     `given: int[n]`, `poisoned: bool[n]`. Where a rate r of N_nt images of other classes is
     relabelled to a target of N_t, it is r N_nt / (r N_nt + N_t).

@@ -1,4 +1,4 @@
-"""How well a defence tells poisoned samples from clean ones, and how good the labels of what it returns are."""
+"""How well a defence tells poisoned samples from clean ones, and how good its labels are."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from purify.metrics.intervals import Share, share_of
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-    """TPR: share of the poisoned samples that were flagged; FPR: share of the clean ones that were."""
+    """TPR and FPR: the shares of poisoned and of clean samples that were flagged."""
 
     tpr: Share
     fpr: Share
 
 
 def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndarray) -> Detection:
-    """Compare `verdicts: bool[n]` (true: flagged as poisoned) on samples `ids: int[n]` with the true `poisoned_ids`.
+    """Compares `verdicts: bool[n]` (true: flagged) on `ids: int[n]` with `poisoned_ids`.
 
     Raises `UserError` for ids that repeat, verdicts that are not boolean, and poisoned samples
     without a verdict.
@@ -42,7 +42,7 @@ def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndar
 def label_accuracy(
     ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, true_labels: np.ndarray
 ) -> Share:
-    """Share of the samples `ids: int[n]` whose `labels: int[n]` are the true ones, in whatever order both come.
+    """Share of samples `ids: int[n]` whose `labels: int[n]` are the true ones, in any order.
 
     Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError`
     for ids that repeat or that the truth does not know.
@@ -72,7 +72,7 @@ def label_accuracy(
 def auroc(
     scores: np.ndarray, positive: np.ndarray, groups: np.ndarray | None = None
 ) -> float | None:
-    """The chance that a positive sample scores higher than a negative one of its own group; a tie counts half.
+    """The chance that a positive sample scores above a negative one of its group; ties count half.
 
     `scores: f[n]`, `positive: bool[n]`, `groups: int[n]` (None: all are one group). Scores are
     never compared across groups: the pairs of each are counted and added up, so a group weighs as

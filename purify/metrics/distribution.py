@@ -1,4 +1,4 @@
-"""How like and how varied sets of images are, by the features and answers of a network: FID and the inception score."""
+"""FID and the inception score: how like and how varied sets of images are."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -11,7 +11,7 @@ from purify.core.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What FID needs of a set of features, added up piece by piece so that the features need not be kept.
+    """What FID needs of features, added up piece by piece so that they need not be kept.
 
     Attributes:
       count: how many rows.
@@ -25,13 +25,13 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> 'Moments':
-        """Of `features: float[n d]`, n of 0 or more."""
+        """The moments of `features: float[n d]`; n may be 0."""
         rows = _rows(features)
         mean = rows.mean(0) if len(rows) else np.zeros(rows.shape[1])
         return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
 
     def __add__(self, other: 'Moments') -> 'Moments':
-        """Of both sets together (Chan 1979): no large sums are taken from each other."""
+        """The moments of both sets together (Chan 1979), without differences of large sums."""
         count = self.count + other.count
         step, share = other.mean - self.mean, other.count / max(count, 1)
         between = np.outer(step, step) * (self.count * share)
@@ -39,7 +39,7 @@ class Moments:
 
     @property
     def covariance(self) -> np.ndarray:
-        """Sample covariance f64[d d], of two rows or more."""
+        """Sample covariance f64[d d]; needs two rows or more."""
         return self.scatter / (self.count - 1)
 
 
@@ -59,7 +59,7 @@ class Answers:
 
     @classmethod
     def of(cls, logits: np.ndarray) -> 'Answers':
-        """Of a network's `logits: float[n k]`, n of 0 or more."""
+        """The sums over a network's `logits: float[n k]`; n may be 0."""
         rows = _rows(logits)
         rows = rows - rows.max(1, keepdims=True) if len(rows) else rows
         log_p = rows - np.log(np.exp(rows).sum(1, keepdims=True))
@@ -73,7 +73,7 @@ class Answers:
 
 
 def merged(parts: list[Any]) -> Any:
-    """The sum of several `Moments` or `Answers`, in their order; of at least one."""
+    """The sum of several `Moments` or `Answers` (at least one), in their order."""
     return reduce(lambda a, b: a + b, parts)
 
 
@@ -103,9 +103,9 @@ def frechet_distance(a: Moments, b: Moments) -> float | None:
 
 
 def inception_score(answers: Answers) -> float | None:
-    """IS (Salimans 2016): exp of the mean KL(p(y|x) || p(y)), 1 to the number of classes; over the whole set, not over parts.
+    """IS (Salimans 2016): exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes.
 
-    None for no rows or numbers that are not finite.
+    Over the whole set, not over parts. None for no rows or numbers that are not finite.
     """
     if (
         not answers.count

@@ -13,10 +13,10 @@ K1, K2 = 0.01, 0.03
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of pairs u8[n h w c] or u8[h w c] (n = 1) -> f64[n] in dB; inf where a pair is equal.
+    """Peak signal-to-noise ratio f64[n] in dB of pairs u8[n h w c] or u8[h w c] (n = 1).
 
-    10 log10(255^2 / mean squared difference). Raises `UserError` for other arrays and for pairs of
-    unlike shape.
+    inf where a pair is equal. 10 log10(255^2 / mean squared difference). Raises `UserError` for
+    other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
     squared = np.array(
@@ -27,7 +27,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def max_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Largest absolute difference of a pixel value of pairs u8[n h w c] or u8[h w c] (n = 1) -> f64[n], 0 to 255.
+    """Largest difference f64[n] of a pixel value (0 to 255) of pairs u8[n h w c] or u8[h w c].
 
     Raises `UserError` for other arrays and for pairs of unlike shape.
     """
@@ -38,13 +38,13 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Structural similarity of pairs u8[n h w c] or u8[h w c] (n = 1) -> f64[n], at most 1 (exactly 1 where a pair is equal).
+    """Structural similarity f64[n], at most 1, of pairs u8[n h w c] or u8[h w c] (n = 1).
 
-    Wang et al. 2004, eq. (13) and their settings: Gaussian window of 11 px and sigma 1.5, K1 .01,
-    K2 .03, range 255; population covariance; each channel by itself; the mean over channels and
-    over all windows that lie in the image. On an image smaller than 11 px the window is the largest
-    odd one that fits, of the same sigma. Raises `UserError` for other arrays and for pairs of
-    unlike shape.
+    Exactly 1 where a pair is equal. Wang et al. 2004, eq. (13) and their settings: Gaussian window
+    of 11 px and sigma 1.5, K1 .01, K2 .03, range 255; population covariance; each channel by
+    itself; the mean over channels and over all windows that lie in the image. On an image smaller
+    than 11 px the window is the largest odd one that fits, of the same sigma. Raises `UserError`
+    for other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
     return np.array(
@@ -54,7 +54,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def ssim_of(xp: Any, a: Any, b: Any) -> Any:
-    """SSIM of one pair of images float[h w c] in 0..255, as `ssim` gives it; `xp` is numpy or jax.numpy (jit, vmap)."""
+    """SSIM of one pair float[h w c] in 0..255, as in `ssim`; `xp` is numpy or jax.numpy."""
     weights = gaussian_window(min(WINDOW_PX, *a.shape[:2]))
     mean_a, mean_b = _blur(a, weights), _blur(b, weights)
     variances = _blur(a * a, weights) - mean_a * mean_a + (_blur(b * b, weights) - mean_b * mean_b)
@@ -65,12 +65,13 @@ def ssim_of(xp: Any, a: Any, b: Any) -> Any:
 
 
 def ssim_uniform_of(xp: Any, a: Any, b: Any) -> Any:
-    """SSIM of one pair float[h w c] in 0..255 under a uniform window of 3 along each axis, channels too unless there is one.
+    """SSIM of one pair float[h w c] in 0..255 under a uniform window of 3 along each axis.
 
-    As scikit-image's `structural_similarity(a, b, win_size=3, data_range=255)` of arrays of three
-    axes, or of two: sample covariance, K1 .01, K2 .03, the mean over the windows that lie in the
-    image. It is what DataElixir's released code compares colour images with (Zhou 2024, eq. 5).
-    `xp` is numpy or jax.numpy (jit, vmap). Raises `UserError` where no window fits.
+    Channels are an axis too, unless there is one. As scikit-image's `structural_similarity(a, b,
+    win_size=3, data_range=255)` of arrays of three axes, or of two: sample covariance, K1 .01, K2
+    .03, the mean over the windows that lie in the image. It is what DataElixir's released code
+    compares colour images with (Zhou 2024, eq. 5). `xp` is numpy or jax.numpy (jit, vmap). Raises
+    `UserError` where no window fits.
     """
     a, b = (a[..., 0], b[..., 0]) if a.shape[-1] == 1 else (a, b)
     if min(a.shape) < UNIFORM_PX:
@@ -90,7 +91,7 @@ def ssim_uniform_of(xp: Any, a: Any, b: Any) -> Any:
 
 
 def gaussian_window(limit_px: int) -> list[float]:
-    """Weights of SSIM's window along one axis, of the largest odd length up to `limit_px`; their sum is 1."""
+    """Weights (of sum 1) of SSIM's window along one axis, odd and at most `limit_px` long."""
     reach = (limit_px - 1) // 2
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SIGMA_PX) ** 2)
     return (weights / weights.sum()).tolist()

@@ -12,9 +12,9 @@ from purify.core.errors import UserError
 
 
 def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share -> (low, high), within [0, 1] and around hits / count; (0, 1) for no samples.
+    """Wilson's score interval (low, high) of a share, in [0, 1] and around hits / count.
 
-    Wilson 1927. Raises `UserError` unless 0 <= hits <= count and 0 < level < 1.
+    Wilson 1927; (0, 1) for no samples. Raises `UserError` unless 0 <= hits <= count, 0 < level < 1.
     """
     if not 0 <= hits <= count:
         raise UserError(f'{hits} hits of {count} samples is not a share. Give 0 <= hits <= count.')
@@ -33,7 +33,7 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """`hits` of `count` samples."""
+    """A share with its counts: `hits` of `count` samples."""
 
     hits: int
     count: int
@@ -44,23 +44,23 @@ class Share:
         return self.hits / self.count if self.count else None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Wilson's interval -> (low, high)."""
+        """Wilson's interval (low, high)."""
         return wilson_interval(self.hits, self.count, level)
 
 
 def share_of(hits: np.ndarray) -> Share:
-    """`hits: bool[n]` -> how many of them are true."""
+    """The share of `hits: bool[n]` that are true."""
     return Share(int(np.count_nonzero(hits)), int(hits.size))
 
 
 def pooled(shares: Sequence[Share]) -> Share:
-    """All hits of all samples; where the same images come in several of them, its interval is too narrow."""
+    """The share over all samples; if images repeat in `shares`, its interval is too narrow."""
     return Share(sum(share.hits for share in shares), sum(share.count for share in shares))
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedSpread:
-    """The mean of `n` runs, its confidence interval (None for a single run), and the smallest and largest run."""
+    """Mean, confidence interval (None for one run), smallest and largest of `n` runs."""
 
     mean: float
     low: float | None

@@ -1,4 +1,4 @@
-"""How alike generated images are to their nearest training images, by the cosine of their features."""
+"""How alike generated images are to the nearest training images, by cosine of features."""
 
 import functools
 
@@ -18,7 +18,7 @@ _NOBODY = -1
 
 
 class Neighbours:
-    """The nearest of a set of points by cosine, on this host's devices.
+    """Finds the nearest of a set of points by cosine, on this host's devices.
 
     `references: f[m d]`, finite; a point of length 0 is unlike all others (cosine 0). Raises
     `UserError` where there is none, or one is not finite.
@@ -40,10 +40,10 @@ class Neighbours:
     def nearest(
         self, queries: np.ndarray, own: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`queries: f[n d]` -> (which reference is nearest i64[n], cosine f32[n]); of equals, one.
+        """The nearest reference i64[n] of each of `queries: f[n d]`, and the cosine f32[n].
 
-        `own: int[n]`, where a query is one of the references, is the row that is passed over.
-        Raises `UserError` for points of another width, and where no other is left.
+        Of equals, one. `own: int[n]`, where a query is one of the references, is the row that is
+        passed over. Raises `UserError` for points of another width, and where no other is left.
         """
         points, own = (
             _unit(queries),
@@ -80,7 +80,7 @@ class Neighbours:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _search(blocks: jax.Array, count: int, queries: jax.Array, own: jax.Array) -> jax.Array:
-    """References f32[k r d], of which the first `count` are there, and queries f32[n d] -> the nearest's row i32[n]."""
+    """Of queries f32[n d] the row i32[n] of the nearest of the first `count` of f32[k r d]."""
     rows = blocks.shape[1]
 
     def step(
@@ -101,7 +101,7 @@ def _search(blocks: jax.Array, count: int, queries: jax.Array, own: jax.Array) -
 
 
 def _unit(points: np.ndarray) -> np.ndarray:
-    """Points f[n d] -> f32 of length 1, or 0. Raises `UserError` unless they are finite rows."""
+    """Points f[n d] as f32 of length 1, or 0. Raises `UserError` unless they are finite rows."""
     points = np.asarray(points)
     if points.ndim != 2 or not np.isfinite(points).all():
         raise UserError(

@@ -17,7 +17,7 @@ ARRAYS = ('images', 'labels', 'ids', 'class_names')
 def read_arrays(
     channels: int, path: str, *, train: str = 'train.npz', test: str = 'test.npz'
 ) -> Source:
-    """`path/train.npz` and `path/test.npz` with images u8[n h w c] (or [n h w]) and integer labels [n].
+    """Reads `path/train.npz` and `test.npz`: images u8[n h w c] or [n h w], integer labels [n].
 
     `class_names` and `ids` [n] may be there too. Never unpickles. Raises `UserError` that names the
     file and the array.
@@ -47,12 +47,12 @@ def read_arrays(
 
 
 def sign_arrays(path: str, *, train: str = 'train.npz', test: str = 'test.npz') -> dict[str, str]:
-    """{file: its hash} of what `read_arrays` reads."""
+    """The hashes of the files that `read_arrays` reads, by name."""
     return marks({name: root_of(path) / name for name in (train, test)}, hashed=True)
 
 
 def make_pool(pixels: np.ndarray, labels: np.ndarray, ids: np.ndarray | None = None) -> Pool:
-    """Images in memory, u8[n h w c], as a pool; ids count from 0 unless given."""
+    """A pool of images in memory, u8[n h w c]; ids count from 0 unless given."""
     ids = np.arange(len(labels)) if ids is None else ids
     return Pool(ids.astype(np.int64), labels.astype(np.int32), pixels.__getitem__)
 

@@ -40,11 +40,11 @@ LAYOUT = (
 def read_imagefolder(
     channels: int, path: str, *, train: str = '', test: str = '', test_share: float = TEST_SHARE
 ) -> Source:
-    """Reads pictures from a folder per class, of any format in `images.FORMATS`; ids follow the sorted file names.
+    """Reads pictures from a folder per class; ids follow the sorted file names.
 
-    Every file of a class folder counts, however deep: what begins like a picture is one, whatever
-    its name; what is left out is counted and named, also beside the folders that are read. Links
-    are followed.
+    Formats are those of `images.FORMATS`. Every file of a class folder counts, however deep: what
+    begins like a picture is one, whatever its name; what is left out is counted and named, also
+    beside the folders that are read. Links are followed.
 
     Args:
       channels: 1 or 3.
@@ -81,9 +81,9 @@ def read_imagefolder(
 
 
 def sign_imagefolder(path: str, *, train: str = '', test: str = '') -> dict[str, str]:
-    """{file: what tells it from another} of all that lies where `read_imagefolder` looks; see `content.marks`.
+    """What tells every file that `read_imagefolder` may look at from another (`content.marks`).
 
-    That is under `path`, unless `train` and `test` are both given, and under these, wherever they
+    These lie under `path`, unless `train` and `test` are both given, and under these, wherever they
     lie.
     """
     root = root_of(path)
@@ -175,7 +175,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 @dataclass
 class _LeftOut:
-    """What lies in the folders of a split and is not read, or lies where one would not look for it."""
+    """What lies in the folders of a split and is not read, or where nobody would look for it."""
 
     others: list[str] = field(default_factory=list)
     loose: list[str] = field(default_factory=list)
@@ -184,12 +184,12 @@ class _LeftOut:
     deeper: int = 0
 
     def count(self, entry: os.DirEntry[str], folder: Path) -> None:
-        """One file more that is left out."""
+        """Counts one more file that is left out."""
         some = self.hidden if _is_hidden(entry, folder) else self.others
         some.append(os.path.join(folder.name, os.path.relpath(entry.path, folder)))
 
     def count_beside(self, entry: os.DirEntry[str], folder: Path) -> None:
-        """What lies beside the class folders of a split."""
+        """Counts what lies beside the class folders of a split."""
         if is_folder(entry):
             self.hidden_folders.append(entry.name)
         elif not _is_hidden(entry, folder) and _is_picture(entry):
@@ -198,7 +198,7 @@ class _LeftOut:
             self.count(entry, folder)
 
     def say_all(self, folder: Path) -> None:
-        """The counts, and the names of the first files."""
+        """Says the counts, and the names of the first files."""
         if self.deeper:
             say_once(
                 f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they'

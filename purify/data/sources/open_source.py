@@ -1,4 +1,4 @@
-"""Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, anything TFDS knows."""
+"""Clean datasets from outside: scikit-learn's digits, image folders, npz arrays, and TFDS."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from purify.data.sources.tfds import read_tfds, sign_tfds
 
 
 def read_digits(channels: int) -> Source:
-    """scikit-learn's 1,797 digits, 8x8 grey, each pixel doubled to 16x16 and 0..16 scaled to 0..255.
+    """Reads scikit-learn's 1,797 digits, 8x8 grey, doubled to 16x16 and scaled to 0..255.
 
     Shuffled once with a fixed seed: 700 reference images (the embedded prior was trained on these),
     800 training and 297 test images. The cut never changes, so the embedded prior has seen none of
@@ -48,7 +48,7 @@ _SELDOM = ('label', 'train', 'test', 'test_share', 'min_per_class')  # asked for
 
 
 def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
-    """The `source` part of a config -> {file: what tells it from another}; empty where it reads no files.
+    """What tells every file of a config's `source` from another; empty where it reads none.
 
     Whatever changes what `open_source` gives changes this or the part itself, within the limits of
     `content.marks`. Nothing is downloaded, and what is missing is left to `open_source` to complain
@@ -171,10 +171,11 @@ SOURCES: Registry[Callable[..., Source]] = Registry(
 
 
 def source(name: str, *, size_px: int, **changes: Any) -> Facts:
-    """The part `source` of a config. `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'.
+    """The part `source` of a config.
 
-    `changes` are arguments of `open_source` and of the source's own reader. Raises ValueError for
-    unknown sources and settings.
+    `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'. `changes` are
+    arguments of `open_source` and of the source's own reader. Raises ValueError for unknown sources
+    and settings.
     """
     kind, _, rest = name.partition(':')
     where = {'path': rest} if SOURCES.takes(kind, 'path') else {}

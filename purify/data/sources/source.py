@@ -46,9 +46,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Source:
-    """A clean dataset: class names, training and test pools, and reference images no other pool holds (or None).
+    """A clean dataset: class names, training and test images, and reference images or None.
 
-    `notes` fills while images are fetched: what was peculiar to their files, counted.
+    No other pool holds the reference images. `notes` fills while images are fetched: what was
+    peculiar to their files, counted.
     """
 
     class_names: list[str]
@@ -69,7 +70,7 @@ def root_of(path: str) -> Path:
 
 
 def check_apart(train: Path, test: Path) -> None:
-    """Raises `UserError` where training and test images are the same file or folder, or one lies within the other."""
+    """Raises `UserError` where training and test images are the same or lie within each other."""
     first, second = (Path(os.path.realpath(path)) for path in (train, test))
     if first.is_relative_to(second) or second.is_relative_to(first):
         raise UserError(
@@ -80,7 +81,7 @@ def check_apart(train: Path, test: Path) -> None:
 
 
 def say_share_unused(what: str, share: float) -> None:
-    """Says that `source.test_share`, where it was changed, has no effect, for the source `what` has test images of its own."""
+    """Says that a changed `source.test_share` has no effect where `what` has test images."""
     if share != TEST_SHARE:
         say_once(
             f'{what}: has test images of its own, so source.test_share={share:g} has no effect.'
@@ -88,7 +89,7 @@ def say_share_unused(what: str, share: float) -> None:
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:
-    """Draws a test set where a source has none: bool[n], true for `share` of every class, rounded up, always the same ones.
+    """Draws a test set: bool[n], true for `share` of every class (rounded up), always the same.
 
     `labels` are i32[n]. Raises `UserError` for a share outside (0, 1).
     """

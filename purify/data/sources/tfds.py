@@ -1,4 +1,4 @@
-"""Datasets by their TFDS name, downloaded on the user's machine, read without TensorFlow and without OpenCV."""
+"""Datasets by their TFDS name, downloaded where needed, without TensorFlow and OpenCV."""
 
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -35,7 +35,7 @@ def read_tfds(
     test_share: float = TEST_SHARE,
     min_per_class: int = 0,
 ) -> Source:
-    """Reads `dataset` ('cifar10', 'imagenette/full-size-v2', 'lfw', ...), downloading it first where needed.
+    """Reads a TFDS dataset ('cifar10', 'imagenette/full-size-v2', ...), downloaded if needed.
 
     Args:
       channels: 1 or 3; grey pictures become RGB and the other way round.
@@ -88,7 +88,7 @@ def read_tfds(
 
 
 def sign_tfds(dataset: str, data_dir: str = '') -> dict[str, str]:
-    """{file: what tells it from another} of a dataset on disk; nothing is downloaded.
+    """What tells every file of a dataset on disk from another; nothing is downloaded.
 
     One that is not there yet, or is as `read_tfds` downloaded it, has no file but its name with the
     version: else a run would not know itself again after its own download.
@@ -202,7 +202,7 @@ def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[st
 
 
 def _records(builder: Any, split: str, feature: str) -> Any:
-    """The records by position, of which `feature` alone is decoded; pictures stay as they are stored."""
+    """The records by position with `feature` alone decoded; pictures stay as they are stored."""
     decoders = {
         name: tfds.decode.SkipDecoding()
         for name in builder.info.features
