@@ -72,9 +72,8 @@ class Checkpoints:
         with explain_os_errors(self.folder):
             if self.latest() != step:
                 need = sum(getattr(leaf, 'nbytes', 8) for leaf in jax.tree.leaves(tree))
-                if (
-                    shutil.disk_usage(self.folder).free < need
-                ):  # orbax would find out in its threads, with a trace from each
+                # orbax would find out in its threads, with a trace from each.
+                if shutil.disk_usage(self.folder).free < need:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self.manager.save(step, args=ocp.args.StandardSave(tree))
 
@@ -95,15 +94,13 @@ class Checkpoints:
         try:
             self._check_shapes(step, target)
             tree = self.manager.restore(step, args=ocp.args.StandardRestore(target))
-            if jax.tree.structure(tree) != jax.tree.structure(
-                like
-            ):  # orbax lets None stand for anything
+            # orbax lets None stand for anything.
+            if jax.tree.structure(tree) != jax.tree.structure(like):
                 raise ValueError('tree structures do not match')
             return step, tree
         except Exception as error:
-            if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(
-                error
-            ):  # the files are well
+            # No fault of the files.
+            if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
                 raise UserError(
                     f'{self.folder}: there is no memory to read step {step} ({_in_short(error)}).'
                 ) from error

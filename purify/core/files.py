@@ -17,9 +17,8 @@ import msgspec
 from purify.core.errors import UserError
 from purify.core.types import Facts
 
-AGAIN = (  # the next step where a file of a stage is not as it was written
-    'Delete its stage folder and run again.'
-)
+# The next step where a file of a stage is not as it was written.
+AGAIN = 'Delete its stage folder and run again.'
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 BLOCKED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -104,9 +103,8 @@ def read_json(path: Path, schema: Any = Any, *, cure: str = AGAIN) -> Any:
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_without_twins)
-        msgspec.convert(
-            value, type=schema
-        )  # which leaves out of a `TypedDict` what that does not name
+        # It would leave out of a `TypedDict` what that does not name.
+        msgspec.convert(value, type=schema)
         return value
     except FileNotFoundError as error:
         raise UserError(

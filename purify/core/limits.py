@@ -125,9 +125,8 @@ class Limited:
 
     def __post_init__(self) -> None:
         for name, limit in limits(type(self)).items():
-            object.__setattr__(
-                self, name, limit.check(f'{self._place}{name}', getattr(self, name))
-            )  # the class may be frozen
+            # The class may be frozen.
+            object.__setattr__(self, name, limit.check(f'{self._place}{name}', getattr(self, name)))
 
 
 @functools.cache

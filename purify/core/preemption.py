@@ -27,10 +27,8 @@ def _remember(number: int, frame: FrameType | None) -> None:
     if _asked and number == signal.SIGINT:  # a second Ctrl-C means now
         raise KeyboardInterrupt
     _asked = True
-    os.write(
-        2,
-        f'\npurify: {signal.Signals(number).name}: saving at the next step, then leaving\n'.encode(),
-    )
+    name = signal.Signals(number).name
+    os.write(2, f'\npurify: {name}: saving at the next step, then leaving\n'.encode())
 
 
 @contextlib.contextmanager

@@ -187,8 +187,7 @@ def make_part(what: str, entry: Callable[..., Any], /, *args: Any, **kwargs: Any
     except TypeError as error:
         bare = entry.func if isinstance(entry, functools.partial) else entry
         by_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
-        if by_call or str(error).startswith(
-            f'{bare.__qualname__}.__init__() '
-        ):  # classes of flax are called some frames below
+        # Classes of flax are called some frames below.
+        if by_call or str(error).startswith(f'{bare.__qualname__}.__init__() '):
             raise UserError(f'{what}: {error}.') from error
         raise

@@ -170,9 +170,8 @@ class TensorBoard:
     def _add(self, stage: str, step: int, **what: Any) -> None:
         if stage not in self.files:
             (self.folder / stage).mkdir(parents=True, exist_ok=True)
-            suffix = (  # the name's own clock has whole seconds, and the last file of a second would win
-                f'.{time.time_ns()}'
-            )
+            # The name's own clock has whole seconds, and the last file of a second would win.
+            suffix = f'.{time.time_ns()}'
             self.files[stage] = self.open_file(str(self.folder / stage / 'events'), suffix)
             self._add(
                 stage, step, session_log=self.events.SessionLog(status=self.events.SessionLog.START)
@@ -190,11 +189,12 @@ class WandB:
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
         mark = _wandb_id(folder)
+        # The seed stands last in its name.
         cut = (
             run
             if len(run) <= WANDB_NAME
             else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'
-        )  # its seed stands last
+        )
         with _starting('wandb', 'Log in with `wandb login`, or set WANDB_MODE=offline.'):
             import wandb
 
@@ -269,9 +269,8 @@ class Copy:
             return
         try:
             act()
-        except (
-            Exception
-        ) as error:  # whatever a library of others raises, on a full disk or without a network
+        except Exception as error:
+            # Whatever a library of others raises, on a full disk or without a network.
             self.failed = True
             what = (
                 f'run.writers: {self.name!r} failed and gets no more numbers'

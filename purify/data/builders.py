@@ -76,23 +76,20 @@ class DatasetWriter:
         part = final.with_name(f'{final.name}.{os.getpid()}.part')
         with explain_os_errors(final), contextlib.ExitStack() as cleanup:
             final.parent.mkdir(parents=True, exist_ok=True)
-            for stale in {*final.parent.glob(f'{final.name}.*.part')} - {
-                part
-            }:  # of a process that was killed
+            # Leavings of a process that was killed.
+            for stale in {*final.parent.glob(f'{final.name}.*.part')} - {part}:
                 stale.unlink(missing_ok=True)
             cleanup.callback(part.unlink, missing_ok=True)
-            writer = array_record_module.ArrayRecordWriter(
-                str(part), 'group_size:1'
-            )  # random access wants groups of one
+            # Random access wants groups of one.
+            writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')
             serializer = ExampleSerializer(cast(Any, self.features.get_serialized_info()))
             for record in records:
                 png = io.BytesIO(encode_png(record['image']))
                 example = serializer.get_tf_example(
                     self.features.encode_example(record | {'image': png})
                 )
-                writer.write(
-                    example.SerializeToString(deterministic=True)
-                )  # equal records, equal bytes, in every process
+                # Equal records, equal bytes, in every process.
+                writer.write(example.SerializeToString(deterministic=True))
             writer.close()
             _to_disk(part)
             os.replace(part, final)
@@ -144,9 +141,8 @@ class Records:
     def __getitem__(self, index: SupportsIndex) -> Facts:
         try:
             record = dict(self.source[index])
-        except (
-            Exception
-        ) as error:  # damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise
+        except Exception as error:
+            # Damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise.
             raise UserError(
                 f'{self.folder}: record {operator.index(index)} cannot be read ({error}). {AGAIN}'
             ) from error
@@ -200,15 +196,13 @@ def _open(folder: Path) -> Any:
         builder: Any = tfds.builder_from_directory(folder)
         label = builder.info.features['label']
         if not (Path(folder) / NAMES_FILE).stat().st_size or len(label.names) != label.num_classes:
-            raise ValueError(
-                f'{NAMES_FILE} does not name its {label.num_classes} classes'
-            )  # TFDS would number them
+            # TFDS would number them instead.
+            raise ValueError(f'{NAMES_FILE} does not name its {label.num_classes} classes')
         if builder.info.features['id'].np_dtype != np.int64 or not all(_shape(builder)):
             raise ValueError('it does not say of what size its images are')
         [info.num_examples for info in builder.info.splits.values()]
-    except (
-        Exception
-    ) as error:  # its four files of metadata are broken in as many ways as TFDS has parsers
+    except Exception as error:
+        # Its four files of metadata are broken in as many ways as TFDS has parsers.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f'{folder}: no TFDS dataset here ({reason}). Give the folder of one, or run its stage'

@@ -14,17 +14,8 @@ from purify.data.notes import Notes
 from purify.data.profiles import lab_to_srgb, to_srgb
 
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded: decompression bombs
-FORMATS = (
-    'PNG',
-    'JPEG',
-    'WEBP',
-    'BMP',
-    'GIF',
-    'TIFF',
-    'PPM',
-    'JPEG2000',
-    'AVIF',
-)  # not those that start programs: EPS
+# Without those that start programs, such as EPS.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 FILTERS = {
     'nearest': Image.Resampling.NEAREST,
     'bilinear': Image.Resampling.BILINEAR,
@@ -33,16 +24,8 @@ FILTERS = {
 }
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # TIFF's tags
 SRGB_GAMMA = 1 / 2.2
-SRGB_PRIMARIES = (
-    0.3127,
-    0.3290,
-    0.64,
-    0.33,
-    0.30,
-    0.60,
-    0.15,
-    0.06,
-)  # white, red, green, blue in xy, as PNG's cHRM has them
+# White, red, green, blue in xy, as PNG's cHRM has them.
+SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 SRGB_CODES = (1, 2)  # H.273: BT.709's, or not said
 SRGB_CURVES = (1, 2, 4, 6, 13, 14, 15)  # sRGB's, the like of BT.709's, gamma 2.2, or not said
 PRIMARIES = 319  # TIFF's tag
@@ -134,14 +117,7 @@ def _other_colours(picture: Image.Image, data: bytes) -> bool:
     """
     info, coloured = (
         picture.info,
-        picture.mode
-        not in (
-            '1',
-            'L',
-            'LA',
-            'La',
-        )
-        and not picture.mode.startswith('I'),
+        picture.mode not in ('1', 'L', 'LA', 'La') and not picture.mode.startswith('I'),
     )
     if code_points := _code_points(data):
         primaries, curve = code_points
@@ -205,18 +181,15 @@ def _turn(picture: Image.Image, note: Note) -> None:
         if (named == ADOBE_RGB or index == 'R03') and 'icc_profile' not in picture.info:
             note('colours')
         ImageOps.exif_transpose(picture, in_place=True)
-    except (
-        Exception
-    ):  # the pixels are whole, and EXIF data break in as many ways as there are cameras
+    except Exception:
+        # The pixels are whole, and EXIF data break in as many ways as there are cameras.
         note('exif')
 
 
 def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.Image:
     """The picture with 8 bits per value; Pillow itself would cut everything above 255 off."""
-    if picture.mode in ('I', 'F') and (picture.format, picture.mode) != (
-        'PPM',
-        'I',
-    ):  # Pillow stretches a PGM to 16 bits
+    # Pillow stretches a PGM to 16 bits.
+    if picture.mode in ('I', 'F') and (picture.format, picture.mode) != ('PPM', 'I'):
         raise UserError(
             f'{name}: has signed, floating-point or 32-bit values of no known range. Store it with'
             ' 8 or 16 bits.'
@@ -228,9 +201,8 @@ def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.
         tags = picture.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
         bits = 12 if raw == 'I;12' else int(np.ravel(tags.get(BITS_PER_SAMPLE, 16))[0])
         highest = int(np.ravel(tags.get(MAX_SAMPLE_VALUE, 0))[0])
-        if highest in [
-            2**k - 1 for k in range(9, bits)
-        ]:  # other values tell how light this picture is: no depth
+        # Other values tell how light this picture is: no depth.
+        if highest in [2**k - 1 for k in range(9, bits)]:
             bits = highest.bit_length()
         if tags.get(PHOTOMETRIC) == 0:  # white is zero; of 8 bits Pillow has turned them round
             values = 2**bits - 1 - values

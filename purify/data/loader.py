@@ -96,9 +96,8 @@ class _Subset:
 
 
 def _decode_all(source: Any) -> list[Record]:
-    with (
-        concurrent.futures.ThreadPoolExecutor() as pool
-    ):  # Pillow lets go of the interpreter lock while it inflates
+    # Pillow lets go of the interpreter lock while it inflates.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(source.__getitem__, range(len(source)), chunksize=64))
 
 
@@ -135,9 +134,8 @@ def training_batches(
     for transform in transforms:
         data = data.random_map(transform.random_map)
     rows = batch // place.processes
-    data = data.batch(rows)[place.process :: place.processes][
-        start_step:
-    ]  # hosts side by side are the one-host batch
+    # Hosts side by side are the one-host batch.
+    data = data.batch(rows)[place.process :: place.processes][start_step:]
     iterator = data.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4))
     )

@@ -6,15 +6,8 @@ from collections.abc import Sequence
 
 from purify.core.errors import UserError
 
-UNSEEN = {
-    0xAD,
-    0x34F,
-    0x200B,
-    0x2060,
-    0x3164,
-    0xFEFF,
-    *range(0xFE00, 0xFE10),
-}  # letters without shape, nor change to another's
+# Letters without shape, nor change to another's.
+UNSEEN = {0xAD, 0x34F, 0x200B, 0x2060, 0x3164, 0xFEFF, *range(0xFE00, 0xFE10)}
 
 
 def looks(name: str) -> str:

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-MODES = {
-    'RGB': 'RGB',
-    'GRAY': 'L',
-    'CMYK': 'CMYK',
-    'Lab': 'LAB',
-}  # ICC's colour spaces -> Pillow's modes
-EQUAL_LEVELS = 2  # of 255: who moves no colour by more is sRGB (the sRGBs of colord and Ghostscript move by 1, Rec. 709 by 16)
+# ICC's colour spaces -> Pillow's modes.
+MODES = {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK', 'Lab': 'LAB'}
+# Of 255: who moves no colour by more is sRGB (those of colord and Ghostscript: 1; Rec. 709: 16).
+EQUAL_LEVELS = 2
 
 
 def to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
@@ -62,9 +59,8 @@ def _open(profile: bytes) -> ImageCms.ImageCmsProfile:
 @functools.lru_cache(256)  # cameras and programs embed the same few
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The conversion to sRGB; None where there is nothing to do."""
-    exact = (
-        ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE
-    )  # its short cut is up to ten levels off in the dark
+    # Its short cut is up to ten levels off in the dark.
+    exact = ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE
     try:
         found = ImageCms.buildTransform(
             _open(profile), ImageCms.createProfile('sRGB'), mode, 'RGB', flags=exact

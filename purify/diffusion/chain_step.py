@@ -4,8 +4,8 @@ A sampler is a table of numbers. It is built once, in float64, for the timesteps
 chains and the tails of chains that editing needs are just other lists) and used from inside
 `lax.scan`:
 
-    carry = sampler.init(x)                                  # x ~ q(x_t | x_0), t = sampler.timesteps[0], or N(0, 1)
-    for i in range(sampler.steps):                           # i may be traced
+    carry = sampler.init(x)                  # x ~ q(x_t | x_0), t = timesteps[0], or N(0, 1)
+    for i in range(sampler.steps):           # i may be traced
         x, t = sampler.network_input(carry, i)
         carry = sampler.step(carry, i, network(x, t), noise)
     x = sampler.final(carry)
@@ -89,9 +89,8 @@ class Sampler:
         x0, eps = x0_and_eps(prediction, output, start, self.at('alpha', i), self.at('sigma', i))
         if self.clip is not None:
             x0 = jnp.clip(x0, -self.clip, self.clip)
-            if (
-                self.use_clipped_model_output
-            ):  # what lies between x and the clipped x_0; the network's would lead past it
+            # What lies between x and the clipped x_0; the network's would lead past it.
+            if self.use_clipped_model_output:
                 eps = (start - self.at('alpha', i) * x0) / self.at('sigma', i)
         parts = {'on_x': start, 'on_x0': x0, 'on_eps': eps, 'on_last': carry.get('x0')}
         moved = sum(
@@ -156,9 +155,8 @@ class LinearMultistep(Sampler):
             (w * part for w, part in zip(self.at('weights', i), recent, strict=True)),
             jnp.float32(0),
         )
-        again = (
-            jnp.asarray(i) == 1
-        )  # the second call repairs the first step: it starts over and leaves no trace
+        # The second call repairs the first step: it starts over and leaves no trace.
+        again = jnp.asarray(i) == 1
         x, _ = self._move(
             carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), kind
         )

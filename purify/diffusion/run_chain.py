@@ -98,8 +98,7 @@ def edit(
 def _clean_image(sampler: Sampler, x: jax.Array, i: jax.Array, output: jax.Array) -> jax.Array:
     """x_0 f32[b h w c] that the network's output on x stands for at call i."""
     output, _ = split_variance(output, x.shape[-1])
-    level = (
-        ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')
-    )  # PNDM repairs its first step
+    # PNDM repairs its first step.
+    level = ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')
     x0, _ = x0_and_eps(sampler.prediction, output, x, *(sampler.at(name, i) for name in level))
     return x0 if sampler.clip is None else jnp.clip(x0, -sampler.clip, sampler.clip)

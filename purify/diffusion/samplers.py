@@ -13,12 +13,8 @@ from purify.diffusion.timesteps import check_timesteps
 
 VARIANCES = ('fixed_small', 'fixed_large', 'learned', 'learned_range')
 AVERAGES = ('eps', 'output')
-_DDIM_TABLES: tuple[str, ...] = (
-    'alpha',
-    'sigma',
-    'on_x0',
-    'on_eps',
-)  # of a step without noise, in the order of `_levels`
+# Of a step without noise, in the order of `_levels`.
+_DDIM_TABLES: tuple[str, ...] = ('alpha', 'sigma', 'on_x0', 'on_eps')
 
 
 def _checked(schedule: Schedule, timesteps: Any) -> np.ndarray:

@@ -19,12 +19,10 @@ from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
 _CLIPPED = ('ddim', 'euler', 'pndm')  # samplers that reckon with eps beside a clipped x_0
 MOST_STEPS = 10**6  # of training; published schedules have 1000 to 4000
-_BETAS_OF = {
-    'linear': 'linear',
-    'scaled_linear': 'scaled_linear',
-    'squaredcos_cap_v2': 'cosine',
-}  # theirs -> ours
-_CLASSES = {  # (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads these two at all
+# Diffusers' names and ours.
+_BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}
+# (set_alpha_to_one, clip_sample) where the file is silent, and whether the class reads them at all.
+_CLASSES = {
     'DDPMScheduler': ((True, True), (False, True)),
     'DDIMScheduler': ((True, True), (True, True)),
     'PNDMScheduler': ((False, False), (True, False)),
@@ -233,14 +231,17 @@ _NAMES = dict(zip(_FIXED, ('ddpm', 'ddim', 'pndm', 'dpmpp_2m', 'euler'), strict=
 _SDE = {'algorithm_type': 'sde-dpmsolver++'}  # 'dpmpp_2m' with this is 'sde'
 
 
-_SHARED = (  # what one scheduler class takes over from another's file
-    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'prediction_type', 'predict_epsilon',
-    'timestep_spacing', 'steps_offset', 'clip_sample', 'clip_sample_range', 'use_clipped_model_output', 'set_alpha_to_one',
-    'thresholding', 'rescale_betas_zero_snr',
+# What one scheduler class takes over from another's file.
+_SHARED = (
+    'num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas',
+    'prediction_type', 'predict_epsilon', 'timestep_spacing', 'steps_offset', 'clip_sample',
+    'clip_sample_range', 'use_clipped_model_output', 'set_alpha_to_one', 'thresholding',
+    'rescale_betas_zero_snr',
 )  # fmt: skip
 
 
-_SILENT = (  # known to diffusers, and without effect while the settings above have the values that are allowed
+# Known to diffusers, and without effect while the settings above have the values that are allowed.
+_SILENT = (
     'sample_max_value', 'dynamic_thresholding_ratio',  # of thresholding
     'lower_order_final', 'euler_at_final',  # the last step to sigma 0 is of first order anyway
     'flow_shift', 'use_dynamic_shifting', 'time_shift_type',  # of use_flow_sigmas
@@ -294,9 +295,8 @@ def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
             f' no noise that sampler {name!r} could take. Use a model whose scheduler is one of:'
             f' {", ".join(_CLASSES)}.'
         )
-    require(
-        config, 'use_flow_sigmas', False, None
-    )  # this and the next change the noise, which no sampler is told
+    # This and the next change the noise, which no sampler is told.
+    require(config, 'use_flow_sigmas', False, None)
     require(config, 'snr_shift_scale', 1, None)
     kind = next(
         theirs for theirs, ours in _NAMES.items() if ours == ('dpmpp_2m' if name == 'sde' else name)
@@ -361,9 +361,8 @@ def sampler_from_diffusers(
             f'true or nothing: {name} has no such choice ({", ".join(_CLIPPED)} have)',
         )
     if name == 'pndm':
-        require(
-            {'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True
-        )  # the class's own default is False
+        # The class's own default is False.
+        require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)
     spacing = config.get(
         'timestep_spacing', 'linspace' if name in ('dpmpp_2m', 'euler', 'sde') else 'leading'
     )
@@ -385,8 +384,7 @@ def sampler_from_diffusers(
             'noise_at_end': True,
         } | options
     sampler = SAMPLERS.make(name, schedule, timesteps, **options)
-    if (
-        name == 'euler' and spacing != 'leading'
-    ):  # there diffusers starts a hair below N(0, 1): without what is left of an image
+    # There diffusers starts a hair below N(0, 1): without what is left of an image.
+    if name == 'euler' and spacing != 'leading':
         return replace(sampler, start=float(sampler.tables['sigma'][0]))
     return sampler

@@ -16,9 +16,8 @@ def _linspace(train_steps: int, steps: int, spare: int, steps_offset: int) -> np
 
 
 def _trailing(train_steps: int, steps: int, spare: int, steps_offset: int) -> np.ndarray:
-    return (
-        np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1
-    )  # arange's own rounding decides at .5
+    # arange's own rounding decides at .5.
+    return np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1
 
 
 SPACINGS = Registry('timestep spacing', leading=_leading, linspace=_linspace, trailing=_trailing)

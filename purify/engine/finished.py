@@ -14,14 +14,12 @@ from purify.core.types import Settings
 from purify.train.cost import COST_FILE, Spent
 
 DONE = 'DONE'  # the file in a stage's folder that says so
-STATE = (  # folder of an unfinished or finished training, beside the weights; nobody reads it after the end
-    'checkpoints'
-)
+# Folder of an unfinished or finished training, beside the weights; nobody reads it after the end.
+STATE = 'checkpoints'
 PART = '.part'  # the end of the name of a file that is being written
 SHOWN = 3  # files that a message names
-WEIGHTS = (  # folder of a network's checkpoint, of which a reader takes whatever step is the newest
-    'weights'
-)
+# Folder of a network's checkpoint, of which a reader takes whatever step is the newest.
+WEIGHTS = 'weights'
 # What people and systems leave and no reader takes: notes at the top, hidden files anywhere.
 _STRAY = re.compile(r'[^/]+\.(txt|md|log)|(.*/)?(\.[^/]*(/.*)?|Thumbs\.db|desktop\.ini)')
 PRINT = re.compile(r'.*-[0-9a-f]{12}')  # a stage folder's name, which ends in the fingerprint

@@ -166,9 +166,8 @@ def write_shards(
             return 0
         return len(sink.ranges[shard])
 
-    threads = concurrent.futures.ThreadPoolExecutor(
-        work.run['threads']
-    )  # encoding lets go of the interpreter lock
+    # Encoding lets go of the interpreter lock.
+    threads = concurrent.futures.ThreadPoolExecutor(work.run['threads'])
     with Bar(work.name, total, shown=devices.is_lead()) as bar, threads as pool:
         bar.skip(total - sum(len(sink.ranges[shard]) for sink, _, shard in mine) * hosts)
         waiting = [pool.submit(write, *job) for job in mine]

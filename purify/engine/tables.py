@@ -156,9 +156,8 @@ def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
         if (kept >= 0).any()
         else []
     )
-    full = [
-        folder for folder in folders if (folder / 'dataset_info.json').exists()
-    ]  # where none was picked there is none
+    # Where no candidate was picked, there is no dataset.
+    full = [folder for folder in folders if (folder / 'dataset_info.json').exists()]
     return Edited(
         split,
         table['keep'],

@@ -10,10 +10,8 @@ from jax.typing import ArrayLike
 from purify.core import devices
 from purify.core.errors import UserError
 
-QUERIES, REFERENCES = (
-    1024,
-    8192,
-)  # compared at a time, so that memory does not grow with the product of both
+# Compared at a time, so that memory does not grow with the product of both.
+QUERIES, REFERENCES = (1024, 8192)
 _NOBODY = -1
 
 
@@ -56,9 +54,8 @@ class Neighbours:
             )
         if len(self.points) == 1 and (own == 0).any():
             raise UserError('there is one point, which has no neighbour. Give at least two.')
-        size = self.mesh.size * -(
-            -min(QUERIES, max(len(points), 1)) // self.mesh.size
-        )  # one shape, so one program
+        # One shape, so one program.
+        size = self.mesh.size * -(-min(QUERIES, max(len(points), 1)) // self.mesh.size)
         found = []
         for start in range(0, len(points), size):
             part, mine = points[start : start + size], own[start : start + size]
@@ -72,9 +69,8 @@ class Neighbours:
             )
             found.append(np.asarray(rows)[: len(part)])
         rows = np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
-        cosines = np.einsum(
-            'nd,nd->n', points, self.points[rows], dtype=np.float64
-        )  # whatever the device rounded to
+        # Whatever the device rounded to.
+        cosines = np.einsum('nd,nd->n', points, self.points[rows], dtype=np.float64)
         return rows, np.clip(cosines, -1, 1).astype(np.float32)
 
 

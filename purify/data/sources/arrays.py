@@ -70,9 +70,8 @@ def _read_npz(
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     _check_pixels(file, pixels, channels)
     for name, values in {'labels': labels, **({} if ids is None else {'ids': ids})}.items():
-        if (
-            values.dtype.kind not in 'iu' or values.ndim != 1
-        ):  # NumPy counts timedelta64 among the integers
+        # NumPy counts timedelta64 among the integers.
+        if values.dtype.kind not in 'iu' or values.ndim != 1:
             raise UserError(
                 f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].'
             )
@@ -96,9 +95,8 @@ def _load(file: Path) -> Facts:
         raise UserError(
             f'{file}: no such file. An arrays source needs train.npz and test.npz.'
         ) from error
-    except (
-        Exception
-    ) as error:  # a broken archive fails in as many ways as zipfile, zlib and NumPy have
+    except Exception as error:
+        # A broken archive fails in as many ways as zipfile, zlib and NumPy have.
         raise UserError(
             f'{file}: not a readable npz file without pickles ({error}). Write it again with'
             ' np.savez.'

@@ -26,9 +26,8 @@ from purify.data.sources.source import (
 )
 
 TRAIN, TEST = ('train', 'training'), ('test', 'val', 'validation')
-PICTURES = (  # names that spare a look inside
-    r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'
-)
+# Names that spare a look inside.
+PICTURES = r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'
 LEAVINGS = ('thumbs.db', 'desktop.ini')  # of Windows; those of other systems begin with a dot
 NAMED = 5  # files that a message names
 LAYOUT = (

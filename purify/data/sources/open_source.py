@@ -60,9 +60,8 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     signers = {'arrays': sign_arrays, 'imagefolder': sign_imagefolder}
     if not source.get('path'):
         return {}
-    if (
-        kind not in signers
-    ):  # of a source from outside nobody knows what it reads: all that is there
+    # Of a source from outside nobody knows what it reads: all that is there.
+    if kind not in signers:
         path = user_path(source['path'])
         return marks(
             {entry.path: Path(entry.path) for entry in walk(path)}

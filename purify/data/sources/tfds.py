@@ -13,9 +13,8 @@ from purify.data.content import marks
 from purify.data.notes import Notes
 from purify.data.sources.source import TEST_SHARE, Pool, Source, held_out, say_share_unused
 
-DOWNLOADED = (  # beside a dataset that was downloaded here: what it was like then
-    'purify_downloaded.json'
-)
+# Beside a dataset that was downloaded here: what it was like then.
+DOWNLOADED = 'purify_downloaded.json'
 
 
 class Downloaded(TypedDict):
@@ -146,9 +145,8 @@ def _prepared(dataset: str, data_dir: str) -> Any:
             f' build {dataset} --file_format=array_record --data_dir=DIR; then give'
             ' --config.source.data_dir=DIR.'
         ) from error
-    except (
-        Exception
-    ) as error:  # download, checksum, manual-download and disk errors come in many classes
+    except Exception as error:
+        # Download, checksum, manual-download and disk errors come in many classes.
         raise UserError(
             f'tfds:{dataset}: could not be downloaded or prepared: {_shortened(error)}. Check the'
             ' network, or prepare it elsewhere as array_record and give'
