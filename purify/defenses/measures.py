@@ -1,4 +1,4 @@
-"""What a network says of every image: a classifier its answer, its loss on the given label, its features; an encoder a point."""
+"""Measures of images by a network: a classifier's answers, losses and features, or an encoder's."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -22,9 +22,9 @@ LOSSES = ('ce', 'sce')
 
 @dataclass(frozen=True)
 class Predictions(Limited, Measure, place='predictions: '):
-    """The classifier's label and its loss on the label as given -> {'label' i32[b], 'loss' f32[b], 'finite' bool[b]}.
+    """The label that a classifier predicts for every image, and its loss on the given label.
 
-    Images are seen as they are, without augmentation, by the network in evaluation mode.
+    Columns: `label` i32[b], `loss` f32[b], `finite` bool[b]. Images are seen without augmentation.
 
     Attributes:
       loss: 'ce', cross-entropy, or 'sce', the symmetric one of `alpha` and `beta`.
@@ -64,7 +64,7 @@ class Predictions(Limited, Measure, place='predictions: '):
 
 @dataclass(frozen=True)
 class Features(Measure):
-    """What the classifier's head reads -> {'features' f32[b d], 'label' i32[b] the classifier's, 'finite' bool[b]}."""
+    """What a classifier's head reads, `features` f32[b d], its `label` i32[b], `finite` bool[b]."""
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
@@ -85,7 +85,7 @@ class Features(Measure):
 
 @dataclass(frozen=True)
 class Embeddings(Measure):
-    """What an encoder makes of every image -> {'features' f32[b d], 'finite' bool[b]}."""
+    """An encoder's `features` f32[b d] of every image, and whether they are `finite` bool[b]."""
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'encoder'."""

@@ -1,4 +1,4 @@
-"""The words that defences are written in: a method is a short list of steps and one outcome."""
+"""The types that defences are written in: a method is a short list of steps and one outcome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -34,13 +34,14 @@ class Context:
 
 
 class Measure(Protocol):
-    """Numbers of every image, made on the devices."""
+    """Computes numbers of every image, on the devices."""
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """Rows {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]} -> columns.
+        """Makes a function of rows to columns, each with one value of every image.
 
-        A column `finite` bool[b] says which rows came out as numbers; the stage refuses others and
-        does not keep it. Raises `UserError` for models and settings that do not go together.
+        Rows are {'image' u8[b h w c], 'label' i32[b] as given, 'id' i32[b]}. A column `finite`
+        bool[b] says which rows came out as numbers; the stage refuses others and does not keep it.
+        Raises `UserError` for models and settings that do not go together.
         """
         ...
 
@@ -49,21 +50,21 @@ class Measure(Protocol):
         return 0
 
     def drawn(self) -> int:
-        """How many images of the measured dataset the rule compares others with: the weights of its model 'drawn'."""
+        """How many images of the dataset the rule compares others with, as its model 'drawn'."""
         return 0
 
 
 class Purifier(Protocol):
-    """Images made of images."""
+    """Makes new images from images."""
 
     def number(self) -> int:
-        """How many are made of each."""
+        """How many images are made of each."""
         ...
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """As of `Measure`, with 'variation' i32[b] (which copy, or the `candidate` of a picked row) among the rows.
+        """As `Measure.rule`, to columns {'image' u8[b h w c], 'finite' bool[b]}.
 
-        -> {'image' u8[b h w c], 'finite' bool[b]}.
+        Rows hold 'variation' i32[b] too: which copy, or the `candidate` of a picked row.
         """
         ...
 
@@ -76,23 +77,23 @@ class Guard(Protocol):
     """What is done to an image at test time, before the poisoned classifier looks at it."""
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """Rows {'image' u8[b h w c], 'id' i32[b]} -> {'image' u8[b h w c], 'finite' bool[b]}; nobody tells it a label."""
+        """As `Purifier.rule`, for rows {'image' u8[b h w c], 'id' i32[b]}: it sees no label."""
         ...
 
 
 class Decision(Protocol):
-    """Conclusions from tables, on the host, in float64."""
+    """Draws conclusions from tables, on the host, in float64."""
 
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
-        """`ids` i64[n] and given `labels` i32[n] of the poisoned dataset, `tables` by role -> a table of all n ids, in order."""
+        """Decides on all `ids` i64[n] in order, by given `labels` i32[n] and the tables by role."""
         ...
 
 
 @dataclass(frozen=True)
 class Look:
-    """A measure and what is decided by it at once, for numbers that nobody else needs.
+    """A measure and the decision that is taken at once, for numbers that no other step needs.
 
     Attributes:
       measure: of the images, by the step's models.
@@ -136,7 +137,7 @@ class Step:
 
 
 def describe_rule(rule: Any) -> Facts:
-    """A rule as plain values: the name of its class, and its attributes, rules among them likewise."""
+    """A rule as plain values: the name of its class and its attributes, other rules likewise."""
     parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
     return {'name': type(rule).__name__} | {
@@ -205,8 +206,8 @@ class Method:
 
 
 class Defense(Protocol):
-    """A defence's arithmetic and settings."""
+    """The settings of a defence, which make its method."""
 
     def method(self, student: Settings) -> Method:
-        """Its steps; `student` is the config of the classifier it trains last."""
+        """Its steps and outcome; `student` is the config of the classifier it trains last."""
         ...

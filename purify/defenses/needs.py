@@ -1,4 +1,4 @@
-"""What a defence says of the config that it is given to."""
+"""What a defence needs in the config that it is given to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Presets = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Needs:
-    """What a config has beside its part `defense`: the class variable `needs` of a defence's class.
+    """What a config needs beside its part `defense`: the variable `needs` of a defence's class.
 
     Attributes:
       trusted: which training images the defender must know to be clean: `per_class` or `share`;

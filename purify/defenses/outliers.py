@@ -1,4 +1,4 @@
-"""Which labels of a dataset stand out from the others: in NumPy, on the host, with up to half of the labels standing out.
+"""Finds labels of a dataset that stand out from the others, up to half of all (in NumPy).
 
 What is usual is said by the lower half of the labels, for attacks raise what is counted here and
 never lower it.
@@ -19,16 +19,16 @@ UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its imag
 
 
 def lower_median(values: np.ndarray) -> float:
-    """The middle one of values f64[n], n > 0, or of two in the middle the lower: half of them may lie far above."""
+    """The median of values f64[n], n > 0, or the lower of two: half may lie far above."""
     return float(np.sort(values)[(len(values) - 1) // 2])
 
 
 def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """(The lower median of values f64[n], the deviation of those that lie below it) -> of what is usual, both; 0 for one value.
+    """The lower median of values f64[n], and the deviation of those below it (0 for one value).
 
     The deviation is 1.4826 times the median distance of the lower half, which for symmetric values
     is that of all (Leys 2013), and which nothing changes that lies above: up to half of the values
-    may be no usual ones.
+    may be unusual.
     """
     ordered = np.sort(values)
     middle = (len(ordered) - 1) // 2
@@ -38,7 +38,7 @@ def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """How far each score f64[c] lies above the median of the present ones bool[c], over their deviation; f64[c].
+    """How many deviations f64[c] each score f64[c] lies above the median of the present, bool[c].
 
     The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0,
     and the mean absolute deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are
@@ -57,7 +57,7 @@ def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 
 def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
-    """For each label, how likely as many of its `images` i64[c] are `leavers` i64[c], were it like the others; f64[c].
+    """The p-value f64[c] of `leavers` i64[c] among a label's `images` i64[c], were it like others.
 
     The others are spoken for by the one whose share of leavers is their lower median (of equal
     shares, fewer images first): up to half of them may be targets themselves. One-sided, exact:
@@ -79,7 +79,7 @@ def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
 
 
 def pooled_p_values(counts: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """For each label, how likely as many of its `counts` i64[c] are `events` i64[c], were they as frequent as among the others.
+    """The p-value f64[c] of `events` i64[c] among a label's `counts` i64[c], were it like others.
 
     For counts that may be few: the others speak together, those of lower frequency up to half of
     all their counts, of which twice the frequency is taken for usual (with one event more, so that
@@ -107,7 +107,7 @@ def excess(
     of_few: float = 0.0,
     images: np.ndarray | None = None,
 ) -> np.ndarray:
-    """How far each label's value f64[c] lies above the usual one of the others, over what is asked for: beyond 1 it stands out.
+    """How far each value f64[c] exceeds the usual, over what is asked for: beyond 1 it stands out.
 
     Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of
     fewer than `FEW` others at least `of_few`. `present` bool[c]: labels that have images; 0 for
@@ -135,7 +135,7 @@ def excess(
 def one_way(
     labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """How far the images that leave a label go to one other: f64[c], 0 where they go as evenly as images come, 1 where all do.
+    """How far the images that leave a label all go to one other, f64[c]: 0 evenly, 1 where all do.
 
     labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws
     images from all other classes, as many as each has; labels that were confused have one true

@@ -1,4 +1,4 @@
-"""A defence given to a config that has its teacher, and what goes with it."""
+"""Gives a defence, and the parts that go with it, to a config that has its teacher."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from purify.train.optim import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Loaded:
-    """A part `prior` or `encoder` that is taken as it is.
+    """The part `prior` or `encoder` of a config: a finished one, which is loaded.
 
     Attributes:
       load: of a prior 'digits' (embedded), a folder in diffusers' format, a finished stage, or a
@@ -56,17 +56,17 @@ class Evaluation:
 
 
 def finished(load: str, revision: str = '') -> Facts:
-    """A finished prior or encoder, see `Loaded`."""
+    """The part of a config for a finished prior or encoder, see `Loaded`."""
     return asdict(Loaded(load, revision))
 
 
 def plain_defenses() -> tuple[str, ...]:
-    """The defences that a classifier's config can take as they are: those without a setting that has no default."""
+    """The defences that work without settings: all of theirs have defaults."""
     return tuple(name for name in DEFENSES if not DEFENSES.wanted(name))
 
 
 def preset(name: str, kind: str) -> Mapping[str, Any]:
-    """The settings that a defence's class has for a kind of data, such as 'small', if any; of a score, with 15 % to remove."""
+    """A defence's own settings for a kind of data such as 'small', if any; scores remove 15 %."""
     if name in SCORES:
         own = SCORES.bare(name).presets.get(kind)
         return {} if own is None else {'remove': 0.15, 'score': own}
@@ -81,7 +81,7 @@ def defend(
     semi_steps: int = 0,
     prior: Any = None,
 ) -> None:
-    """Gives a config that has its teacher a defence: `defense`, `student`, and what else its class says that it needs.
+    """Gives a config that has its teacher a defence: `defense`, `student`, and what else it needs.
 
     The student has the teacher's network and recipe; what MixMatch trains, of DBD and ASD, has Adam
     and `semi_steps`, as its authors'. `changes` are to the defence's settings (see

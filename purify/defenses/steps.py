@@ -1,4 +1,4 @@
-"""Steps that several methods share: the classifier that is trained last, and an encoder without labels."""
+"""Steps that methods share: training the student at last, and an encoder without labels."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,7 +27,7 @@ def at_constant_rate(optim: Settings) -> Facts:
 def train_part(
     student: Settings, part: Settings, objective: Settings, *, constant: bool = False
 ) -> Facts:
-    """The student's config with the `epochs`, `lr` and objective of one part of a defence; the rate may be `constant`."""
+    """The student's config for a part of a defence's training; its lr may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
     fresh = {
@@ -42,7 +42,7 @@ def train_part(
 
 @dataclass(frozen=True)
 class Simclr:
-    """An encoder trained by contrast on the images, labels unseen (Chen et al. 2020): the part `encoder` of a defence.
+    """The part `encoder` of a defence: trained by contrast, without labels (Chen et al. 2020).
 
     Attributes:
       network: of `purify.models.classifiers.registry.NETWORKS`.
@@ -50,7 +50,7 @@ class Simclr:
       epochs: passes over the images.
       batch: images of an update; an image is told from the others of its batch.
       temperature: of the softmax over them.
-      projection: numbers of the points that are compared.
+      projection: length of the embeddings that are compared.
       views: what is seen of an image.
     """
 
@@ -64,7 +64,7 @@ class Simclr:
 
 
 def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
-    """SimCLR with the Adam, rate and batch of Sabolić 2024, on a cosine; how many epochs is not published. See `Simclr`."""
+    """`Simclr` with Adam, rate and batch of Sabolić 2024, on a cosine; epochs are unpublished."""
     return asdict(
         Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes)
     )

@@ -24,7 +24,7 @@ _VISION = ('vision_model.', 'visual_projection.')  # of a whole CLIP's tensors
 
 @dataclass(frozen=True, eq=False)
 class ClipEncoder:
-    """CLIP's image encoder (Radford et al. 2021): its projected embedding, which CLIP compares with texts; of any length.
+    """CLIP's image encoder (Radford et al. 2021), whose embedding it compares with texts.
 
     Attributes:
       graph: its structure.
@@ -40,7 +40,7 @@ class ClipEncoder:
     def of(
         cls, network: CLIPVisionModelWithProjection, processor: Mapping[str, Any] | None = None
     ) -> 'ClipEncoder':
-        """From a network; without a `processor`, images are brought to its size and normalised as CLIP's own were."""
+        """Wraps a network; without a `processor`, images are normalised as CLIP's own were."""
         graph, params, stats = split_network(network)
         size = network.config['image_size']
         return cls(
@@ -51,7 +51,7 @@ class ClipEncoder:
 
     @classmethod
     def from_folder(cls, folder: Path, *, weights: bool = True) -> 'ClipEncoder':
-        """From a folder of transformers: of the image encoder alone, or of a whole CLIP, whose text encoder is not read.
+        """Reads a folder of transformers: an image encoder, or that of a whole CLIP.
 
         Without `weights`, it holds shapes. Raises `UserError` for folders of other models and
         weights that do not fit.
@@ -71,7 +71,7 @@ class ClipEncoder:
         return cls.of(network, read_object(file) if file.is_file() else None)
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d].
+        """Features f32[b d] of images f32[b h w c] in [0, 1], grey or of 3 channels.
 
         Raises `UserError` for other channels.
         """

@@ -1,4 +1,4 @@
-"""Variations of an image by noising its latents and denoising them, under a caption or without one."""
+"""Variations of an image by noising and denoising its latents, with or without a caption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ENCODE = START - 1  # the stream of the noise that draws an image's latents
 
 @dataclass(frozen=True, eq=False)
 class ImageToImage(LatentPrior):
-    """The image's own latents, noised to a strength and denoised, with a caption or without (StableDiffusionImg2ImgPipeline)."""
+    """Noises an image's latents and denoises them again (StableDiffusionImg2ImgPipeline)."""
 
     model: ClassVar[str] = 'sd_img2img'
     needs: ClassVar[tuple[str, ...]] = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
@@ -40,7 +40,7 @@ class ImageToImage(LatentPrior):
         size_px: int = 0,
         eta: float | None = None,
     ) -> Vary:
-        """The image noised by `strength` and denoised.
+        """Makes the variation of an image: it is noised by `strength` and denoised.
 
         Args:
           class_names: what label i is called in the caption.
@@ -104,7 +104,7 @@ class ImageToImage(LatentPrior):
         keys: jax.Array | None = None,
         eta: float | None = None,
     ) -> jax.Array:
-        """Variations f32[b s s 3] in [0, 1] of images f32[b s s 3] in [0, 1], noised by latents f32[b h w z] ~ N(0, 1).
+        """Variations of images, both f32[b s s 3] in [0, 1], with noise latents f32[b h w z].
 
         input_ids i32[b n] and negative_input_ids i32[1 or b, n] are the captions with and without
         condition (see `tokens`), `encode_noise` like latents draws the images' latents (0: their
@@ -149,7 +149,7 @@ class ImageToImage(LatentPrior):
         return self.decode(networks, cast(jax.Array, sample(chain, predict, noised, keys)))
 
     def tokens(self, captions: Sequence[str]) -> np.ndarray:
-        """Captions -> input_ids i32[captions n]."""
+        """The tokens i32[captions n] of captions."""
         assert self.tokenizer is not None  # from_pipeline has seen it
         return self.tokenizer(list(captions))
 

@@ -1,4 +1,4 @@
-"""Variations of what CLIP sees in an image: Stable Diffusion Image Variations and Versatile Diffusion."""
+"""Variations of what CLIP sees in an image, by Stable Diffusion or Versatile Diffusion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from purify.models.clip.clip_pixels import clip_pixels, read_processor
 
 @dataclass(frozen=True, eq=False)
 class ImageVariation(LatentPrior):
-    """Pure noise, denoised under what CLIP sees in the image (StableDiffusionImageVariationPipeline)."""
+    """Denoises pure noise under what CLIP sees (StableDiffusionImageVariationPipeline)."""
 
     model: ClassVar[str] = 'sd_variation'
     needs: ClassVar[tuple[str, ...]] = ('image_encoder', 'unet', 'vae', 'scheduler')
@@ -33,7 +33,7 @@ class ImageVariation(LatentPrior):
         size_px: int = 0,
         eta: float | None = None,
     ) -> Vary:
-        """A new image with the content that CLIP finds in the old one.
+        """Makes a new image with the content that CLIP finds in the old one.
 
         Args:
           class_names: not looked at.
@@ -67,10 +67,10 @@ class ImageVariation(LatentPrior):
         keys: jax.Array | None = None,
         eta: float | None = None,
     ) -> jax.Array:
-        """Variations f32[b s s 3] in [0, 1] of pixel_values f32[b h w 3] (see `preprocess`), from noise latents f32[b h w z].
+        """Variations f32[b s s 3] in [0, 1] of pixel_values f32[b h w 3] from latents f32[b h w z].
 
-        `keys` key[b] are for samplers that draw noise on the way. Settings are those of `vary`;
-        each is compiled once.
+        See `preprocess`. `keys` key[b] are for samplers that draw noise on the way. Settings are
+        those of `vary`; each is compiled once.
         """
         chain = self.sampler(sampler, steps, eta)
         keys = keys_for(chain, keys, len(latents))
@@ -101,12 +101,12 @@ class ImageVariation(LatentPrior):
         )
 
     def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
-        """CLIP's embedding as the only token; zeros where there is none."""
+        """CLIP's embedding as the only token of the condition, and zeros for none."""
         embedding = encoder(pixel_values)[0][:, None]
         return jnp.zeros_like(embedding[:1]), embedding
 
     def preprocess(self, images: jax.Array) -> jax.Array:
-        """Images f32[b h w 3] in [0, 1] -> pixel_values f32[b crop crop 3] of `purify.models.clip.clip_pixels`."""
+        """Pixel values f32[b crop crop 3], as CLIP wants them, of images f32[b h w 3] in [0, 1]."""
         return clip_pixels(images, self.processor or {})
 
 
@@ -119,7 +119,7 @@ class Versatile(ImageVariation):
     needs: ClassVar[tuple[str, ...]] = ('image_encoder', 'image_unet', 'vae', 'scheduler')
 
     def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
-        """Every token projected and divided by the length of the first; a grey image's where there is none.
+        """CLIP's tokens, projected and divided by the length of the first; a grey image's for none.
 
         The published pipeline makes that image of floats of 0.5, which its processor takes for
         8-bit values and divides by 255 once more: the image is all but black. The model was

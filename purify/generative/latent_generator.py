@@ -1,4 +1,4 @@
-"""Stable Diffusion as a generator: the caption of a class is its condition, latents are its states."""
+"""Stable Diffusion as a generator of classes: its conditions are their captions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class _Networks(LatentPrior):
 
 @dataclass(frozen=True, eq=False)
 class LatentGenerator:
-    """See `purify.generative.pixel_generator.Generator`. Captions are encoded once, when it is opened.
+    """Stable Diffusion as a `Generator`; captions are encoded once, when it is opened.
 
     Attributes:
       networks: the UNet and the VAE, without their weights' place on a device.
@@ -62,7 +62,7 @@ class LatentGenerator:
         vae_slice: int = 0,
         weights: bool = True,
     ) -> 'LatentGenerator':
-        """The generator in a folder with a StableDiffusionPipeline, whose `note` is its generator.json.
+        """The generator in a StableDiffusionPipeline's folder, whose generator.json is `note`.
 
         Options are those of `purify.generative.pixel_generator.open_generator`. Raises `UserError`
         for a folder that does not fit.
@@ -82,7 +82,7 @@ class LatentGenerator:
         dtype: str = 'float32',
         vae_slice: int = 0,
     ) -> 'LatentGenerator':
-        """The generator a pipeline is the networks of; `objective` (caption, size_px) is what it was trained by."""
+        """The generator with a pipeline's networks, trained by `objective` (caption, size_px)."""
         pictures = Pipeline(pipeline.class_name, {name: pipeline.parts[name] for name in PICTURES})
         networks = _Networks.from_pipeline(pictures, dtype=dtype, vae_slice=vae_slice)
         table = caption_table(pipeline, class_names, objective['caption'])
@@ -96,22 +96,22 @@ class LatentGenerator:
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """Of an image's latents."""
+        """The shape of an image's latents."""
         side = self.size_px // self.networks.factor
         return side, side, self.networks.latent_shape[1]
 
     @property
     def deviation(self) -> float:
-        """The VAE's scaling makes it 1."""
+        """The deviation of latents, which the VAE's scaling makes 1."""
         return 1.0
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """The channels of its images."""
         return self.networks.channels
 
     def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
-        """The UNet under the captions of `labels` i32[b], guided from the empty caption; `guidance` 1 asks it once."""
+        """The UNet under the captions of `labels` i32[b], guided from the empty one but for 1."""
         captions = jnp.asarray(weights['captions'])
         condition = captions[-1:], captions[labels]
         return self.networks.predictor(
@@ -119,11 +119,11 @@ class LatentGenerator:
         )
 
     def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [-1, 1], resized, as latents f32[b *state_shape] drawn from the VAE's posterior; keys key[b]."""
+        """Latents f32[b *state_shape] of images f32[b h w c] in [-1, 1], drawn by keys key[b]."""
         networks = self.networks.networks(weights['networks'])
         images = in_colour(resize_to(images, self.size_px))
         return self.networks.encode(networks, images, normal_for(keys, ENCODE, self.state_shape))
 
     def decode(self, weights: Tree, states: jax.Array) -> jax.Array:
-        """Latents f32[b *state_shape] -> images f32[b size size 3], clipped to [-1, 1]."""
+        """Decodes latents f32[b *state_shape] to images f32[b size size 3], clipped to [-1, 1]."""
         return 2 * self.networks.decode(self.networks.networks(weights['networks']), states) - 1

@@ -1,11 +1,11 @@
-"""Image variations with latent diffusion: Stable Diffusion's and Versatile Diffusion's, from folders of diffusers.
+"""Image variations with Stable Diffusion and Versatile Diffusion, from folders of diffusers.
 
 Three ways from an image to a variation of it, one chain of latents for all:
 
-    sd_variation  CLIP's embedding of the image is the condition (lambdalabs' fine-tuning of Stable
-    Diffusion) versatile     all of CLIP's tokens of the image are the condition (Xu 2022; used by
-    Struppek 2023) sd_img2img    the image's latents are noised part of the way, a caption is the
-    condition (Meng 2022, Rombach 2022)
+    sd_variation  under CLIP's embedding of the image (Stable Diffusion tuned by lambdalabs)
+    versatile     under all of CLIP's tokens of the image (Xu 2022; used by Struppek 2023)
+    sd_img2img    from the image's latents, noised part of the way, under a caption (Meng 2022,
+                  Rombach 2022)
 
 Networks answer in float32 whatever they compute in; the chain of latents is float32. Everything is
 row-wise: nothing one image does reaches another, so a batch may be spread over devices without a
@@ -76,7 +76,7 @@ class LatentPrior:
     def from_pipeline(
         cls, pipeline: Pipeline, *, dtype: Any = 'float32', vae_slice: int = 0
     ) -> 'LatentPrior':
-        """The prior a pipeline holds the parts of; `dtype` is the type its networks were opened to compute in.
+        """The prior of a pipeline, whose networks were opened to compute in `dtype`.
 
         Raises `UserError` for parts that are missing.
         """
@@ -132,10 +132,8 @@ class LatentPrior:
             vae_slice,
         )
 
-    # the parts of a chain -----------------------------------------------------------------------------------------------
-
     def networks(self, weights: Tree) -> Facts:
-        """The networks, from `weights` as they lie on the device."""
+        """The networks with `weights`, as they lie on the device."""
         return {
             name: nnx.merge(graph, weights[name]['params'], weights[name]['stats'])
             for name, graph in self.graphs.items()
@@ -144,7 +142,7 @@ class LatentPrior:
     def sampler(
         self, sampler: str, steps: int, eta: float | None, strength: float = 1.0
     ) -> Sampler:
-        """The chain's sampler: 'own' is the folder's scheduler, else one of `SAMPLERS` with the folder's noise."""
+        """The chain's sampler: 'own' is the folder's, else one of `SAMPLERS` on its schedule."""
         config = self.scheduler if sampler == 'own' else with_sampler(self.scheduler, sampler)
         options = {} if eta is None else {'eta': eta}
         return sampler_from_diffusers(config, steps, strength=strength, **options)
@@ -163,7 +161,7 @@ class LatentPrior:
         return self.sampler(sampler, steps, eta, strength).steps * (1 if guidance == 1 else 2)
 
     def output_size(self, size_px: int) -> int:
-        """Checked size of the variations; 0 is the size the UNet was made for."""
+        """The size of the variations, checked; 0 is the size the UNet was made for."""
         size_px = size_px or self.latent_shape[0] * self.factor
         if size_px < self.stride or size_px % self.stride:
             raise UserError(
@@ -173,7 +171,7 @@ class LatentPrior:
         return size_px
 
     def predictor(self, networks: Networks, condition: Condition, guidance: float) -> Any:
-        """The UNet under `condition`, guided: one doubled batch, or a single one where guidance is 1.
+        """The UNet under `condition`, guided: one doubled batch, or a single one at guidance 1.
 
         Below 1 the condition counts for less, at 0 for nothing (diffusers leaves guidance out
         there).
@@ -185,12 +183,12 @@ class LatentPrior:
         return guide(lambda x, t: unet(x, t, both), guidance)
 
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
-        """Latents f32[b h w z] as the UNet makes them -> images f32[b s s 3] in [0, 1]."""
+        """Decodes the UNet's latents f32[b h w z] to images f32[b s s 3] in [0, 1]."""
         images = self._sliced(networks['vae'].decode, latents / self.scaling)
         return jnp.clip(images / 2 + 0.5, 0, 1)
 
     def encode(self, networks: Networks, images: jax.Array, noise: jax.Array | float) -> jax.Array:
-        """Images f32[b s s 3] in [-1, 1] -> latents f32[b h w z] for the UNet, drawn with N(0, 1) `noise` (0: their mean)."""
+        """Latents f32[b h w z] of images f32[b s s 3] in [-1, 1], drawn by N(0, 1) `noise`."""
         mean, logvar = self._sliced(networks['vae'].encode, images)
         return (mean + jnp.exp(0.5 * logvar) * noise) * self.scaling
 
@@ -204,7 +202,7 @@ class LatentPrior:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
 
     def run(self, settings: tuple[Any, ...], chain: Callable[..., Any], *args: Any) -> Any:
-        """`chain(weights, *args)` on the default device, compiled once for each `settings`; the weights are put there once."""
+        """Runs `chain(weights, *args)` on the default device, compiled once for each `settings`."""
         if settings not in self.programs:
             self.programs[settings] = jax.jit(chain)
         if 'weights' not in self.programs:
@@ -213,9 +211,9 @@ class LatentPrior:
 
 
 def keys_for(chain: Sampler, keys: jax.Array | None, count: int) -> jax.Array:
-    """The keys [count] a chain is called with: those given, or any where it draws nothing.
+    """The keys [count] of a chain's call: those given, or any where it draws nothing.
 
-    Raises `UserError` where it does.
+    Raises `UserError` where keys are missing.
     """
     if keys is None and chain.stochastic:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which prior a folder holds, and opening it."""
+"""Opens the diffusion model in a folder as a prior, of the kind that the folder names."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ VARIATION_MODELS: Registry[Any] = Registry(
 
 
 def variation(model: str, **changes: Any) -> Facts:
-    """The part `vary` of a defence: `model`, one of `VARIATION_MODELS`, and the settings of its `vary`.
+    """The part `vary` of a defence: a `model` of `VARIATION_MODELS`, and its `vary`'s settings.
 
     A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as
     DDPM unless told otherwise; the others have the steps and the guidance of Struppek 2023. Raises
@@ -64,7 +64,7 @@ def load_variation_model(
     vae_slice: int = 0,
     weights: bool = True,
 ) -> Any:
-    """The prior in a folder in diffusers' pipeline format, or of a hub id: the class of its model_index.json says which.
+    """Opens the prior in a folder in diffusers' format, or of a hub id, of whichever kind it is.
 
     Args:
       path_or_hub_id: see `purify.models.files.hub.resolve`.

@@ -1,15 +1,15 @@
-"""Generators: class-conditional diffusion models, as functions that defences sample from and classify with.
+"""Generators: class-conditional diffusion models, which defences sample from and classify with.
 
 A generator has `class_names`, `weights` (a pytree for the device), the noise `schedule` of its
 chains, the `state_shape` (h, w, c) of what it denoises, and
 
-    predictor(weights, labels i32[b], guidance) -> (x f32[b h w c], t i32[b]) -> f32[b h w c], as
-    `schedule.prediction` says encode(weights, images f32[b h w channels] in [-1, 1], keys key[b])
-    -> states f32[b h w c] decode(weights, states) -> images in [-1, 1]
+    predictor(weights, labels i32[b], guidance) -> (x f32[b h w c], t i32[b]) -> f32[b h w c]
+    encode(weights, images f32[b h w channels] in [-1, 1], keys key[b]) -> states f32[b h w c]
+    decode(weights, states) -> images in [-1, 1]
 
-States are variance preserving, alpha x_0 + sigma eps. `guidance` is the scale s of e_u + s (e_c -
-e_u), whose 1 is the plain network under its condition; Ho & Salimans' weight w is s - 1
-(`purify.diffusion.guidance.from_ho_salimans`).
+A predictor gives what `schedule.prediction` says. States are variance preserving, alpha x_0 + sigma
+eps. `guidance` is the scale s of e_u + s (e_c - e_u), whose 1 is the plain network under its
+condition; Ho & Salimans' weight w is s - 1 (`purify.diffusion.guidance.from_ho_salimans`).
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Generator(Protocol):
 
     @property
     def class_names(self) -> list[str]:
-        """What it can be asked for."""
+        """The classes it can be asked for."""
         ...
 
     @property
@@ -83,22 +83,22 @@ class Generator(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """Of its chains."""
+        """The noise schedule of its chains."""
         ...
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of what it denoises."""
+        """The shape (h, w, c) of what it denoises."""
         ...
 
     @property
     def deviation(self) -> float:
-        """Of the states of clean images, roughly."""
+        """The deviation of the states of clean images, roughly."""
         ...
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """The channels of its images."""
         ...
 
     def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
@@ -106,17 +106,17 @@ class Generator(Protocol):
         ...
 
     def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Images as states."""
+        """Turns images into states."""
         ...
 
     def decode(self, weights: Tree, states: jax.Array) -> jax.Array:
-        """States as images."""
+        """Turns states into images."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class PixelGenerator:
-    """A UNet on pixels that is told a class, of the last row of its table where it is told none.
+    """A class-conditional UNet on pixels; the last row of its table stands for no class.
 
     Attributes:
       graph: its structure.
@@ -140,12 +140,12 @@ class PixelGenerator:
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
-        """Of an image."""
+        """The shape of an image."""
         return self.size_px, self.size_px, self.channels
 
     @property
     def deviation(self) -> float:
-        """EDM's, which is .5 for images in [-1, 1]."""
+        """EDM's deviation of images, .5 in [-1, 1]."""
         return (self.edm or Preconditioning()).sigma_data
 
     def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:

@@ -36,7 +36,7 @@ class Prior(Protocol):
 
     @property
     def channels(self) -> int:
-        """Of the images it varies."""
+        """The channels of the images it varies."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class Prior(Protocol):
         ...
 
     def vary(self, class_names: Sequence[str], **settings: Any) -> Vary:
-        """The variation function."""
+        """Makes the function from images to variations."""
         ...
 
     def network_calls(self, **settings: Any) -> int:
@@ -78,7 +78,7 @@ class PixelPrior:
         steps: int,
         **options: Any,
     ) -> Vary:
-        """Editing (Meng 2022): noise to step `start` of the schedule, back in `steps` calls of `sampler`.
+        """Edits images (Meng 2022): noise to step `start`, back in `steps` calls of `sampler`.
 
         Images are resized to the prior's size first.
 

@@ -1,4 +1,4 @@
-"""SSCD as a finished encoder: one file of weights, whose points are close where an image is a copy of another."""
+"""SSCD as a finished encoder, from one file: embeddings are close where images are copies."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ PUBLISHED = ('.pt', '.pth')  # pickled
 
 
 def copy_file(path: Path) -> Path | None:
-    """The weights that `path` names: itself, a safetensors file, or the only one in a folder without settings; else None.
+    """The safetensors file that `path` is, or the only one in a folder without settings; else None.
 
     Raises `UserError` for pickled weights, as SSCD publishes them.
     """
@@ -37,7 +37,7 @@ def copy_file(path: Path) -> Path | None:
 
 @dataclass(frozen=True, eq=False)
 class CopyEncoder:
-    """The descriptor of SSCD (Pizzi et al. 2022), of length 1: the cosine of two is how alike the images are.
+    """SSCD's descriptor (Pizzi et al. 2022), of length 1: a cosine says how alike two images are.
 
     Attributes:
       graph: its structure.
@@ -49,7 +49,7 @@ class CopyEncoder:
 
     @classmethod
     def from_file(cls, file: Path, *, weights: bool = True) -> 'CopyEncoder':
-        """From a safetensors file in torchvision's names, whose shapes say how large the network is.
+        """Reads a safetensors file in torchvision's names, whose shapes give the network's size.
 
         Without `weights`, it holds shapes. Raises `UserError` for files of other networks.
         """
@@ -63,7 +63,7 @@ class CopyEncoder:
         return cls(graph, {'params': params, 'stats': stats})
 
     def embed(self, weights: Tree, images: jax.Array) -> jax.Array:
-        """Images f32[b h w c] in [0, 1], grey or of 3 channels -> f32[b d].
+        """Descriptors f32[b d] of images f32[b h w c] in [0, 1], grey or of 3 channels.
 
         Raises `UserError` for other channels.
         """

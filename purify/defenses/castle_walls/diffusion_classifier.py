@@ -1,9 +1,9 @@
-"""A class-conditional diffusion model as a classifier: the class under which it denoises an image best (Pan 2024, appendix I).
+"""Classifies images with a class-conditional diffusion model (Pan 2024, appendix I).
 
-Of every image x_0 and for each of `draws` levels s and noises n, which are the same for all classes
-y, the model denoises x_0 + s n under every y. The squared error of an element, |D(x_0 + s n; y) -
-x_0|^2, is large in a trigger under all classes but the one that the poison aims at; leaving out the
-largest share p_filter of the elements, for each class and draw, takes most of the trigger away.
+An image x_0 gets the class under which the model denoises it best: x_0 + s n, for `draws` levels s
+and noises n, which are the same for all classes y. The squared error of an element, |D(x_0 + s n;
+y) - x_0|^2, is large in a trigger under all classes but the one that the poison aims at; leaving
+out the largest share p_filter of the elements, for each class and draw, takes most of it away.
 """
 
 import itertools
@@ -37,10 +37,10 @@ STAGE_SETTINGS = (
 
 @dataclass(frozen=True)
 class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
-    """How well a generator denoises an image under each class, and which class it is therefore taken for.
+    """How well a generator denoises an image under each class, and which class this predicts.
 
-    -> {'predictions' i32[b p], 'errors' f32[b k p], 'finite' bool[b]} for every p of `p_filters`
-    and class k.
+    Columns: `predictions` i32[b p], `errors` f32[b k p], `finite` bool[b], for every p of
+    `p_filters` and class k.
 
     Levels s = sigma / alpha are log-normal and rounded to the nearest of the generator's schedule,
     on a logarithmic scale; a row's are a function of (seed, id, draw) alone. Errors are of x_0, per
@@ -150,7 +150,7 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         classes: jax.Array,
         draw: jax.Array,
     ) -> jax.Array:
-        """Weighted errors f32[b k p] of one draw for states x0 f32[b h w c] under `classes` i32[b k], one class after another."""
+        """Weighted errors f32[b k p] of one draw, for states x0 f32[b h w c], classes i32[b k]."""
         schedule = generator.schedule
         pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, draw)))(keys)
         normal = jax.vmap(jax.random.normal)(pairs[:, 0])
@@ -170,14 +170,14 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         return jnp.moveaxis(jax.lax.map(under, classes.T), 0, 1) * weight[:, None, None]
 
     def _weights(self, schedule: Schedule, deviation: float) -> np.ndarray:
-        """What errors of x_0 are multiplied by at every level of the schedule, f64[t], for states of this deviation."""
+        """The weight of errors of x_0 at every level of the schedule, f64[t]."""
         level = level_ratios(schedule)
         if self.weighting == 'edm':
             return (level**2 + deviation**2) / (level * deviation) ** 2
         return level**-2.0 if self.weighting == 'epsilon' else np.ones_like(level)
 
     def _compare(self, ask: Any, count: int, classes: int) -> tuple[jax.Array, jax.Array]:
-        """(predictions i32[b p], errors f32[b k p]) of `count` rows, by `ask(classes i32[b j], draw) -> errors f32[b j p]`."""
+        """Predictions i32[b p], errors f32[b k p], by `ask(classes i32[b j], draw)` f32[b j p]."""
         left = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), (count, classes))
         shape, headline = (
             (count, classes, len(self.p_filters)),
@@ -213,7 +213,7 @@ def nearest_levels(schedule: Schedule, log_level: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
-    """The defence: a diffusion model trained on the poisoned dataset is the classifier, and no other is trained.
+    """Trains a diffusion model on the poisoned dataset as its only classifier.
 
     Attributes:
       generator: how it is trained (`purify.defenses.castle_walls.generation.generator_step`).
@@ -242,7 +242,7 @@ class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
         return {name: value for name, value in asdict(self).items() if name != 'generator'}
 
     def method(self, student: Settings) -> Method:
-        """The generator alone."""
+        """The only step: the generator."""
         return Method(
             (generator_step(self.generator),),
             Outcome(generator='generator', diffusion=self._settings()),
@@ -250,7 +250,7 @@ class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
 
 
 def errors_rule(settings: Mapping[str, Any]) -> DenoisingErrors:
-    """The rule among `Outcome.diffusion`.
+    """Makes the rule that the settings `Outcome.diffusion` describe.
 
     Raises `UserError` for settings that do not fit together.
     """

@@ -1,4 +1,4 @@
-"""Classifiers from the generations of a diffusion model that was trained on the poisoned dataset (Pan 2024, section 5)."""
+"""Trains classifiers on what a diffusion model of the poisoned data makes (Pan 2024, section 5)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ COPIES = ('none', 'simclr', 'encoder')
 
 @dataclass(frozen=True)
 class Generate(Measure):
-    """Images of classes, from pure noise; a 'generate' step's rule.
+    """Generates images of given classes from pure noise: the rule of a 'generate' step.
 
     Attributes:
       sampler: `name`, one of `SAMPLERS`, and its own options (eta, variance, clip_sample).
@@ -48,7 +48,7 @@ class Generate(Measure):
     stream: str
 
     def chain(self, schedule: Schedule) -> Sampler:
-        """The sampler on its timesteps, to a clean image.
+        """The sampler of a whole chain, from noise to a clean image.
 
         Raises `UserError` for settings that do not go with the schedule.
         """
@@ -65,7 +65,7 @@ class Generate(Measure):
         return self.chain(models['generator'].schedule).steps * (1 if self.guidance == 1 else 2)
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """(weights by role, rows {'label' i32[b], 'id' i32[b]}) -> {'image' u8[b h w c] of `shape`, 'finite' bool[b]}.
+        """Makes {'image' u8[b h w c], 'finite' bool[b]} of rows {'label' i32[b], 'id' i32[b]}.
 
         Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of
         other classes or channels.
@@ -90,7 +90,7 @@ class Generate(Measure):
 def check_generator(
     generator: Generator, shape: tuple[int, int, int], class_names: Sequence[str]
 ) -> None:
-    """Raises `UserError` unless the generator was trained for these classes and can give these channels."""
+    """Raises `UserError` unless the generator fits the classes and the channels of a dataset."""
     if list(generator.class_names) != list(class_names):
         raise UserError(
             f'the generator was trained for classes {", ".join(generator.class_names[:10])}; this'
@@ -104,9 +104,9 @@ def check_generator(
 
 
 def generator_step(part: Mapping[str, Any]) -> Step:
-    """Step 'generator': trains a class-conditional diffusion model on the poisoned images, as `part` describes it.
+    """Step 'generator': trains a class-conditional diffusion model on the poisoned images.
 
-    A latent one starts from the config's prior.
+    `part` holds its settings; a latent model starts from the config's prior.
     """
     inputs = {'data': 'poisoned'} | (
         {'prior': 'prior'} if part['objective']['name'] == 'latent' else {}
@@ -116,7 +116,7 @@ def generator_step(part: Mapping[str, Any]) -> Step:
 
 @dataclass(frozen=True)
 class Generation(Limited, Defense, place='defense.'):
-    """A diffusion model is trained on the poisoned dataset; a student learns from what it generates, under its conditions.
+    """Trains a diffusion model on the poisoned dataset, and a student on what it generates.
 
     Attributes:
       generator: how the model is trained (`purify.stages.train_diffusion.pixel_generator`,
@@ -148,7 +148,7 @@ class Generation(Limited, Defense, place='defense.'):
             raise UserError("defense.encoder goes with copies='simclr', and with no other.")
 
     def method(self, student: Settings) -> Method:
-        """Generator -> generated -> (probe, scores, features of copies) -> student."""
+        """The steps: generator, generated images, (probe, scores, features of copies,) student."""
         steps = [generator_step(self.generator), self._generate('generated', self.images, ())]
         if self.probe['images']:
             steps.append(self._generate('probe', self.probe['images'], tuple(self.probe['labels'])))

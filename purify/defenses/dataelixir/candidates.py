@@ -1,4 +1,4 @@
-"""Candidates: an image noised and denoised in rounds, and its last states of every round (Zhou 2024, section 3.2)."""
+"""Candidates: states of an image that is noised and denoised in rounds (Zhou 2024, section 3.2)."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -118,7 +118,7 @@ class CandidateChain(Limited, place='defense.'):
     def _walk(
         self, prior: Any, shape: tuple[int, int, int], seed: int
     ) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
-        """(prior's weights, rows, look) -> (what `look` saw [n ...], bool[b]: all states were numbers).
+        """Makes (weights, rows, look) -> (what `look` saw [n ...], bool[b]: all are numbers).
 
         Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed,
         id, round) alone. States are looked at in the dataset's size and channels, as 8-bit images.
@@ -167,7 +167,7 @@ class CandidateChain(Limited, place='defense.'):
 
 @dataclass(frozen=True)
 class Candidates(CandidateChain, Measure):
-    """What a classifier says of an image and of its candidates, in one program: no image leaves the device.
+    """A classifier's labels of an image and its candidates, in one program on the device.
 
     Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the
     candidates, `distance` f32[b rounds*kept] of each from the image: eq. 5, turned round as in the
@@ -211,11 +211,11 @@ class Candidates(CandidateChain, Measure):
         rank: float,
         count_raw: bool,
     ) -> Rule:
-        """Rows -> {'image' u8[b h w c] what `transitions.choose` takes, with every candidate allowed, 'finite' bool[b]}.
+        """Makes a function of rows to chosen candidates {'image' u8[b h w c], 'finite' bool[b]}.
 
         For images that were never measured: all candidates of a batch are held until their
-        distances are known. Which of them agree with a label is not asked, since an image outside
-        the dataset has no verdict.
+        distances are known. All are allowed (`choose_candidate`), whatever their labels, since an
+        image outside the dataset has no verdict.
         """
         walk, answer = (
             self._walk(models['prior'], context.shape, context.seed),
@@ -244,14 +244,14 @@ class Candidates(CandidateChain, Measure):
 
 @dataclass(frozen=True)
 class Remake(CandidateChain, Purifier):
-    """A candidate once more: the chain is a function of (seed, id, round), so it was not stored."""
+    """Makes a candidate once more: it was not stored, being a function of (seed, id, round)."""
 
     def number(self) -> int:
         """One of every image."""
         return 1
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """As of `Purifier`: 'variation' is the candidate's number, from 0; -1 stands for the image itself."""
+        """See `Purifier`; 'variation' is the candidate's number from 0, or -1 for the image."""
         walk = self._walk(models['prior'], context.shape, context.seed)
 
         def remake(constants: Tree, rows: Rows) -> Rows:
@@ -297,9 +297,10 @@ def _make_sampler(
 def _comparer(
     answer: Callable[..., Any], weights: Tree, originals: jax.Array
 ) -> tuple[jax.Array, Callable[..., Any]]:
-    """Of grey levels f32[b h w c]: (labels i32[b], those of other images -> (labels i32[b], distances f32[b], bool[b])).
+    """Labels i32[b] of grey levels f32[b h w c], and the function that compares others with them.
 
-    The last says whether the distance and all logits, of both images, are numbers.
+    It gives their labels i32[b], distances f32[b], and bool[b]: whether the distance and all
+    logits, of both images, are numbers.
     """
     logits, features = answer(weights, originals / 255)
 

@@ -1,4 +1,4 @@
-"""What the labels of candidates say of each label of a dataset (Zhou 2024, section 3.4), in counts and shares.
+"""Sums up what the labels of candidates say of each label of a dataset (Zhou 2024, section 3.4).
 
 Arithmetic on the host, in NumPy; sets, counts and votes are those of
 `purify.defenses.dataelixir.label_changes`.
@@ -58,11 +58,12 @@ def gather_evidence(
     *,
     count_raw: bool,
 ) -> Evidence:
-    """Evidence from given labels i32[n], counts [n c], votes i32[n], sets u8[n], and predicted labels of the raw images i32[n].
+    """Sums up images by given labels i32[n], counts [n c], votes i32[n], sets u8[n], `raw` i32[n].
 
-    The candidates of eq. 4 that P passed over are left out; with `count_raw` the raw images count
-    as candidates too (as in the released code). Where no candidate is y its share is taken for half
-    of one, so that the divergence is a number; where no image is anomalous it is 0.
+    `raw` are the labels predicted for raw images. The candidates of eq. 4 that P passed over are
+    left out; with `count_raw` the raw images count as candidates too (as in the released code).
+    Where no candidate is y its share is taken for half of one, so that the divergence is a number;
+    where no image is anomalous it is 0.
     """
     num_classes = counts.shape[1]
     size = counts.sum(1, dtype=np.int64)
@@ -79,7 +80,7 @@ def gather_evidence(
         pool, stayed = pool + 1, stayed + (raw == labels)
 
     def sum_up(which: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        """Of each label, over its images among `which`."""
+        """Sums of each label over its images among `which`."""
         weights = None if values is None else values[which]
         return np.bincount(labels[which], weights, num_classes).astype(np.int64)
 

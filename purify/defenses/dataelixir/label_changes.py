@@ -1,4 +1,4 @@
-"""How the labels of an image's candidates change, and which of them takes its place (Zhou 2024, sections 3.3 to 3.5).
+"""Label changes of an image's candidates, and the choice of one (Zhou 2024, sections 3.3 to 3.5).
 
 Arithmetic on the host, in NumPy. Throughout, `candidates` i32[n k] are a classifier's labels of the
 k = rounds x kept candidates of each image in order of time, `counts` [n c] how many of them carry
@@ -15,7 +15,7 @@ SLICE = 2**20  # counts
 
 
 def count_labels(candidates: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels i32[n k] -> counts [n c], of the smallest unsigned type that holds k."""
+    """Counts the labels i32[n k] of each row: [n c], of the smallest unsigned type that holds k."""
     counts = np.empty((len(candidates), num_classes), np.min_scalar_type(candidates.shape[1]))
     step = max(
         1, SLICE // num_classes
@@ -53,7 +53,7 @@ def vote(candidates: np.ndarray, counts: np.ndarray, first: bool) -> np.ndarray:
 def sort_into_sets(
     counts: np.ndarray, votes: np.ndarray, own: np.ndarray, tau: float, majority: bool
 ) -> np.ndarray:
-    """Eq. 3 -> u8[n]: `BENIGN`, `POISONED`, `SUSPICIOUS`.
+    """Sorts images by eq. 3 into the sets `BENIGN`, `POISONED` and `SUSPICIOUS`, u8[n].
 
     Suspicious where eta reaches tau; else the few candidates of another label are passed over, as
     in the released code, and the rest agree: with `own` i32[n] (the given label in the paper, the
@@ -78,17 +78,18 @@ def sort_into_sets(
 
 
 def place_of(rank: float, length: Any) -> Any:
-    """Which of `length` i64[...] things in order lies at `rank`, a share; -1 of none."""
+    """The index at `rank`, a share, among `length` i64[...] things in order; -1 among none."""
     return np.minimum(np.floor(rank * length), length - 1).astype(np.int64)
 
 
 def choose_candidate(
     distance: np.ndarray, allowed: np.ndarray, rank: float, count_raw: bool
 ) -> np.ndarray:
-    """The candidate i32[n] at `rank` (0 least, 1 most different) of distance f[n k] among the allowed bool[n k].
+    """The candidate i32[n] at `rank` (0 least, 1 most different) among the allowed bool[n k].
 
-    Equally different ones in order of time. -1, the raw image itself, where none is allowed; with
-    `count_raw` it is always allowed and counts as the least different, as in the released code.
+    Candidates go by distance f[n k], equal ones in order of time. -1, the raw image itself, where
+    none is allowed; with `count_raw` it is always allowed and counts as the least different, as in
+    the released code.
     """
     order = np.argsort(np.where(allowed, distance, np.inf), axis=1, kind='stable')
     length = allowed.sum(1) + count_raw

@@ -17,18 +17,18 @@ from purify.defenses.steps import student_step
 
 @dataclass(frozen=True)
 class DataElixir(CandidateChain, Defense):
-    """Finds what was poisoned by how labels change when an image is noised and denoised, and gives it back purified.
+    """Finds poison by how labels change when images are noised and denoised, and purifies it.
 
     Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it
     takes a tenth of the steps.
 
-    Attributes: those of the chain, of `LabelTransition` and `Choice` (the readings), and final:
-      whether the model of the second stage labels the 'rest' of S under the target labels (section
-      3.5), or 'all' of
-        it, what vote and model agreed on before included, and chooses their candidates anew (the
-        released code).
+    Attributes:
+      final: whether the model of the second stage labels the 'rest' of S under the target labels
+        (section 3.5), or 'all' of it, what vote and model agreed on before included, and chooses
+        their candidates anew (the released code).
       finetune: of the benign model's second stage, `epochs_share` and `lr_share` of the student's
         epochs and learning rate.
+      Others: see `CandidateChain`, `LabelTransition` and `Choice`.
 
     With labels='vote' there is no benign model: `final` and `finetune` have no effect.
     """
@@ -78,7 +78,7 @@ class DataElixir(CandidateChain, Defense):
             )
 
     def method(self, student: Settings) -> Method:
-        """Candidates -> targets -> a benign model in two stages -> verdicts -> purified dataset -> student."""
+        """The steps: candidates, targets, two of a benign model, verdicts, purified, student."""
         measured = {'poisoned': 'poisoned', 'prior': 'prior', 'classifier': 'teacher'}
         candidates = Step('candidates', 'measure', measured, by=Candidates(**self._chain()))
         first = 'verdicts' if self.labels == 'vote' else 'targets'
@@ -103,7 +103,7 @@ class DataElixir(CandidateChain, Defense):
         return Method((candidates, *middle, *last), outcome)
 
     def _two_stages(self, student: Settings) -> tuple[Step, ...]:
-        """Section 3.5: a model that has not seen S under the target labels labels it; where the vote agrees it learns that too."""
+        """A model that has not seen S under target labels labels it, and learns what is agreed."""
         data = {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
         waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
         agreed = (self._remake('replaced_agreed', 'agreed'),) * waits
@@ -133,7 +133,7 @@ class DataElixir(CandidateChain, Defense):
         )
 
     def _label(self, name: str, edits: str, classifier: str, labels: TrueLabels) -> Step:
-        """What `edits` leaves open, looked at with `classifier`, and what is made of it."""
+        """The step in which a classifier labels what `edits` leaves open."""
         inputs = {
             'poisoned': 'poisoned',
             'classifier': classifier,
@@ -147,7 +147,7 @@ class DataElixir(CandidateChain, Defense):
         return Step(name, 'look', inputs, by=Look(look, labels, 'measured'))
 
     def _remake(self, name: str, picked: str) -> Step:
-        """The images that a table's rows become."""
+        """The step that makes the images which a table's rows become."""
         return Step(
             name,
             'purify',
@@ -172,7 +172,7 @@ class DataElixir(CandidateChain, Defense):
 
 
 def benign_recipe(student: Settings) -> Facts:
-    """The student's part without its teacher: the benign model is trained as the student is, from where it starts."""
+    """The student's config without its teacher: the benign model is trained as the student is."""
     objective = (
         student['objective']
         if student['objective']['name'] == 'classify'
@@ -182,7 +182,7 @@ def benign_recipe(student: Settings) -> Facts:
 
 
 def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float) -> Facts:
-    """The same for a share of the epochs (or steps) at a share of the learning rate, from the benign model's own weights."""
+    """The same for a share of its epochs (or steps) and learning rate, from its own weights."""
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
     return (

@@ -1,4 +1,4 @@
-"""Which labels an attacker aims at, by how the labels of candidates change (Zhou 2024, section 3.4), and what that is called."""
+"""Decides which labels an attacker aims at, by how labels change (Zhou 2024, section 3.4)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
@@ -25,35 +25,35 @@ HELD = 0.25  # of the images that leave, the least share that a trigger held to 
 
 
 class TargetRule(Protocol):
-    """Says which labels an attacker aims at; `chart` names what a bar chart of it shows, and its threshold."""
+    """Says which labels an attacker aims at."""
 
     name: ClassVar[str]
 
     @property
     def chart(self) -> tuple[str, float]:
-        """('score' or 'index', threshold)."""
+        """What a bar chart shows, 'score' or 'index', and its threshold."""
         ...
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        """f64[c], higher where more suspect."""
+        """A score of each label f64[c], higher where more suspect."""
         ...
 
     def p_values(self, evidence: Evidence) -> np.ndarray:
-        """f64[c]: how likely so many images leave a label by chance."""
+        """How likely so many images leave each label by chance, f64[c]."""
         ...
 
     def suspects(self, evidence: Evidence) -> np.ndarray:
-        """bool[c]: labels of whose images an unusual part leaves."""
+        """The labels bool[c] that an unusual part of their images leaves."""
         ...
 
     def targets(self, evidence: Evidence) -> np.ndarray:
-        """bool[c]: those among `suspects` that a trigger explains."""
+        """The `suspects` bool[c] that a trigger explains."""
         ...
 
 
 @dataclass(frozen=True)
 class Mad(Limited, place='defense.targets.'):
-    """The paper's rule (section 3.4): a label whose score lies more than `threshold` deviations from the median of all.
+    """The paper's rule: labels more than `threshold` deviations above the median score (3.4).
 
     On small datasets it calls labels of benign datasets targets; with two labels it never finds
     one. Where the median absolute deviation is 0 the mean one takes its place (`outlier_index`).
@@ -73,7 +73,7 @@ class Mad(Limited, place='defense.targets.'):
 
     @property
     def chart(self) -> tuple[str, float]:
-        """The index."""
+        """See `TargetRule`: the index."""
         return 'index', self.threshold
 
     def scores(self, evidence: Evidence) -> np.ndarray:
@@ -98,7 +98,7 @@ class Mad(Limited, place='defense.targets.'):
 
 @dataclass(frozen=True)
 class Significant(Limited, place='defense.targets.'):
-    """The default: a label that stands out from the others by more than they differ, and that chance does not explain.
+    """The default: labels that stand out by more than the others differ, and not by chance.
 
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an
     outlier in every other dataset. This asks two questions, of which one suffices.
@@ -144,7 +144,7 @@ class Significant(Limited, place='defense.targets.'):
         return 'score', 1.0
 
     def _both(self, evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-        """(excess f64[c], p-value f64[c]) of the question that says more against a label."""
+        """The excess f64[c] and p-value f64[c] of the question that says more against a label."""
         present, shares = evidence.images > 0, evidence.moved / np.maximum(evidence.images, 1)
         scattered = excess(evidence.scatter, present, least=self.score, deviations=self.deviations)
         few = {'of_few': UNUSUAL_FEW, 'images': evidence.images}
@@ -197,7 +197,7 @@ class Significant(Limited, place='defense.targets.'):
 
 
 def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Facts:
-    """What to call a dataset with so many labels bool[c] under suspicion, of which some are targets: see `judgement`."""
+    """The `judgement` of a dataset by its suspect labels bool[c], and the targets among them."""
     images, moved = int(evidence.images.sum()), int(evidence.moved.sum())
     share, labels = moved / max(1, images), np.count_nonzero(evidence.images)
     everywhere = share > (UNUSUAL if labels > FEW else UNUSUAL_FEW)
@@ -235,14 +235,14 @@ TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
 
 
 def make_target_rule(settings: Settings) -> TargetRule:
-    """`{'name': 'mad', ...}` -> the rule."""
+    """Makes the rule that settings such as `{'name': 'mad', ...}` describe."""
     return TARGETS.make(
         settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
     )
 
 
 def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
-    """What a rule made of the evidence, for JSON and the report's bar chart.
+    """What a rule concludes from the evidence, for JSON and the report's bar chart.
 
     {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong],
     'verdict' (`judge`), 'rule': {'name', its attributes}, 'chart': {'quantity': 'score' or 'index',

@@ -1,4 +1,4 @@
-"""The decisions of DataElixir (Zhou 2024): what becomes of every image, from the labels of its candidates."""
+"""Decides what becomes of every image, by its candidates' labels (DataElixir, Zhou 2024)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,10 @@ class Choice(Limited, place='defense.'):
     def among(
         self, distance: np.ndarray, candidates: np.ndarray, labels: np.ndarray, sets: np.ndarray
     ) -> np.ndarray:
-        """Distances f[m k], labels of the candidates i32[m k], new labels i32[m], sets u8[m] -> candidate i32[m], -1: raw."""
+        """Chooses a candidate i32[m], or -1 for the raw image, for each of m images.
+
+        By distances f[m k], labels of `candidates` i32[m k], new `labels` i32[m] and sets u8[m].
+        """
         free = (sets == SUSPICIOUS) & (self.choice == 'all')
         return choose_candidate(
             distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw
@@ -53,14 +56,14 @@ class Choice(Limited, place='defense.'):
 
 @dataclass(frozen=True)
 class LabelTransition(Choice, Decision):
-    """Table 'candidates' -> sets, target labels, and what becomes of every image whose label is plain by now.
+    """Sorts images into sets, finds target labels, and decides on images whose label is plain.
 
-    Columns besides those that others act on: `set` u8 (`SETS`), `eta` i32, `given` i32, `raw` i32
-    (predicted for the raw image), `vote` i32. Images of P under a suspect label (a target, or one
-    with wrong labels) get their vote and a candidate; those of S under one are not kept, for they
-    are still to be labelled, but get a candidate too where its choice does not wait for the label.
-    `pick`: the images to be made; `open`, where labels are still to come: those left out, at which
-    a benign classifier looks next.
+    Reads the table 'candidates'. Columns besides those that others act on: `set` u8 (`SETS`), `eta`
+    i32, `given` i32, `raw` i32 (predicted for the raw image), `vote` i32. Images of P under a
+    suspect label (a target, or one with wrong labels) get their vote and a candidate; those of S
+    under one are not kept, for they are still to be labelled, but get a candidate too where its
+    choice does not wait for the label. `pick`: the images to be made; `open`, where labels are
+    still to come: those left out, at which a benign classifier looks next.
 
     Attributes:
       tau: of eq. 3, as a share of the candidates.
@@ -127,7 +130,7 @@ class LabelTransition(Choice, Decision):
 
 @dataclass(frozen=True)
 class TrueLabels(Choice, Decision):
-    """Labels for images that were left out, from a benign classifier (section 3.5, stages one and two).
+    """Labels images that were left out, by a benign classifier (section 3.5, stages one and two).
 
     Tables 'edits' (what was decided before), 'candidates' (for distances) and 'measured', which
     looked at the images left out: by `Predictions`, or by `Candidates` with the benign classifier

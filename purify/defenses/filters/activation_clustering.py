@@ -21,7 +21,7 @@ FEWEST = 10  # images of a class; among fewer, two clusters say nothing
 
 @dataclass(frozen=True)
 class ActivationClustering(Limited, Decision, Defense, place='defense.'):
-    """Drops the smaller of two clusters of a class's features, where it is small; then a student is trained.
+    """Drops the smaller of two clusters of each class's features, where it is small.
 
     Attributes:
       reduction: 'ica' (the paper's) or 'pca', of the features before they are clustered; see
@@ -41,7 +41,7 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
     needs: ClassVar[Needs] = Needs(dataset=True)
 
     def method(self, student: Settings) -> Method:
-        """Features -> verdicts -> purified -> student."""
+        """The steps: features, verdicts, purified dataset, student."""
         return filter_method(self, student)
 
     def decide(
@@ -79,11 +79,11 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
 
 
 def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np.ndarray:
-    """Features f64[m d] -> f64[m k], their first k principal components ('pca'), or those brought to variance 1 ('ica').
+    """Reduces features f64[m d] to their first k principal components f64[m k].
 
-    What independent components are more than the latter is a rotation of it, and neither k-means
-    nor a silhouette sees one. k is `dimensions`, or less where the features have fewer, since
-    rounding errors at variance 1 would be features too.
+    'ica' brings these to variance 1: independent components are but a rotation of that, and neither
+    k-means nor a silhouette sees one. k is `dimensions`, or less where the features have fewer,
+    since rounding errors at variance 1 would be features too.
     """
     left, sizes, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
     count = min(dimensions, int((sizes > 1e-6 * np.linalg.norm(features)).sum()))
@@ -91,7 +91,7 @@ def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np
 
 
 def two_clusters(points: np.ndarray) -> np.ndarray:
-    """Points f64[m k] -> bool[m], true in the smaller of the two clusters of k-means.
+    """Splits points f64[m k] by k-means into two clusters; bool[m], true in the smaller.
 
     The best of ten starts, the same ten every time, on one thread, since the order of sums is that
     of the threads: the verdicts are a function of the features, however many cores there are.
@@ -110,10 +110,10 @@ def two_clusters(points: np.ndarray) -> np.ndarray:
 
 
 def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
-    """The mean silhouette coefficient (Rousseeuw 1987) of the clusters `smaller` bool[m] and the rest of points f64[m k].
+    """The mean silhouette coefficient (Rousseeuw 1987) of cluster `smaller` bool[m] and the rest.
 
-    Of `MOST` points at most, drawn from each cluster as its share asks, always the same ones; 0
-    where a cluster is empty.
+    Of `MOST` points f64[m k] at most, drawn from each cluster as its share asks, always the same
+    ones; 0 where a cluster is empty.
     """
     from sklearn.metrics import silhouette_score
 

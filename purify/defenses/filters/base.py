@@ -1,4 +1,4 @@
-"""What filters share: they look at the features of the poisoned classifier, drop samples, and train a student on the rest."""
+"""What filters share: they drop images by a classifier's features, and train on the rest."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,7 @@ from purify.defenses.steps import student_step
 
 
 def filter_method(decision: Decision, student: Settings) -> Method:
-    """Features -> verdicts, by the decision -> purified, the dataset without what is flagged -> student."""
+    """The steps of a filter: features, verdicts by the decision, purified dataset, student."""
     steps = (
         Step(
             'features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()
@@ -32,7 +32,7 @@ def filter_method(decision: Decision, student: Settings) -> Method:
 def class_features(
     ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(class, positions i64[m] in `ids`, features f64[m d] of those rows) of every class that has rows, found by id."""
+    """Yields (class, positions i64[m] in `ids`, features f64[m d]) of every class with images."""
     whole = tables['features'].of(ids, 'features').astype(np.float64)
     for label in range(num_classes):
         rows = np.flatnonzero(labels == label)
@@ -54,7 +54,7 @@ def verdicts(
     columns: dict[str, np.ndarray],
     facts: Facts,
 ) -> Table:
-    """The table of a filter: what is flagged goes, everything else stays as it is, under its own label."""
+    """The table of a filter: what is flagged goes, all else stays under its own label."""
     kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
     return Table(
         {'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts

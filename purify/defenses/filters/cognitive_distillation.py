@@ -1,7 +1,4 @@
-"""Cognitive distillation (Huang et al.
-
-2023, arXiv:2301.10908): how little of an image the classifier needs for its answer.
-"""
+"""Cognitive distillation: how little of an image is needed (Huang 2023, arXiv:2301.10908)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ MOMENTS = 0.1  # both of Adam's, in the authors' code
 
 @dataclass(frozen=True)
 class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
-    """Distils every image to a mask that keeps the classifier's answer -> {'score' f32[b], 'finite' bool[b]}.
+    """Scores images by the smallest mask f32[h w] that keeps the classifier's answer.
 
     The mask m [h w 1] in (0, 1) is fitted by Adam from .88 everywhere: what it hides of an image is
     one random colour, drawn anew for each image and step, and the loss of an image is
@@ -72,7 +69,7 @@ class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
     def _distil(
         self, look: Callable[[jax.Array], jax.Array], images: jax.Array, keys: jax.Array
     ) -> jax.Array:
-        """Images f32[b h w c] in [0, 1], key[b] -> masks f32[b h w 1]; `look` is row-wise, and so is Adam."""
+        """Masks f32[b h w 1] of images f32[b h w c] in [0, 1]; `look` and Adam are row-wise."""
         wanted = look(images)
         adam = optax.adam(self.lr, MOMENTS, MOMENTS)
 
@@ -95,11 +92,11 @@ class CognitiveDistillation(Limited, Measure, place='cognitive_distillation: '):
 
 
 def to_mask(raw: jax.Array) -> jax.Array:
-    """Any numbers -> shares between 0 and 1."""
+    """Maps any numbers to shares between 0 and 1."""
     return (jnp.tanh(raw) + 1) / 2
 
 
 def roughness(mask: jax.Array) -> jax.Array:
-    """Masks f32[b h w 1] -> f32[b], squared differences of neighbours, down and right, over the number of pixels."""
+    """Squared differences of neighbours in masks f32[b h w 1], f32[b], per pixel."""
     down, right = (jnp.square(jnp.diff(mask, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
     return (down + right) / (mask.shape[1] * mask.shape[2])

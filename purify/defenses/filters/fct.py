@@ -1,6 +1,6 @@
-"""Feature consistency towards transformations (Chen et al.
+"""Feature consistency towards transformations (FCT).
 
-2022, "Effective backdoor defense by exploiting sensitivity").
+Chen et al. 2022, "Effective backdoor defense by exploiting sensitivity".
 """
 
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ EARLY, SPREAD = 'fct_early', 'fct_spread'
 
 @dataclass(frozen=True)
 class FeatureConsistency(Limited, Measure, place='fct: '):
-    """How far an image's features move when it is turned and shifted -> {'score' f32[b], 'finite' bool[b]}.
+    """Scores images by how far their features move when they are turned and shifted.
 
-    The score is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the head
-    reads (eq. 2; the authors take one view). A trigger does not survive being moved, clean images
-    do: bigger means likelier poisoned. That holds as far as the network keeps clean images close to
-    their views. On small images it may not: of the digits with a patch, `network_steps`' network
-    scores the clean ones higher (AUROC .2), while a teacher trained on shifted images tells them
-    under smaller turns.
+    `score` f32[b] is the mean over `times` random views t of mean (f(x) - f(t(x)))^2, over what the
+    head reads (eq. 2; the authors take one view). A trigger does not survive being moved, clean
+    images do: bigger means likelier poisoned. That holds as far as the network keeps clean images
+    close to their views. On small images it may not: of the digits with a patch, `network_steps`'
+    network scores the clean ones higher (AUROC .2), while a teacher trained on shifted images tells
+    them under smaller turns.
 
     Attributes:
       rotation: degrees by which an image turns at most, either way; bilinear, black coming in.
@@ -122,7 +122,7 @@ class Fct(FeatureConsistency):
 
 
 def move(image: jax.Array, by: jax.Array) -> jax.Array:
-    """f32[h w c] moved by i32[2] pixels (down, right), each less than the side; black comes in."""
+    """Moves an image f32[h w c] i32[2] pixels (down, right), less than a side; black comes in."""
     height, width, _ = image.shape
     padded = jnp.pad(image, ((height, height), (width, width), (0, 0)))
     return jax.lax.dynamic_slice(padded, (height - by[0], width - by[1], 0), image.shape)
@@ -131,7 +131,7 @@ def move(image: jax.Array, by: jax.Array) -> jax.Array:
 def network_steps(
     early: Mapping[str, Any], spread: Mapping[str, Any], student: Settings
 ) -> tuple[Step, ...]:
-    """The network that FCT looks through: trained for a few epochs, then class centres are driven apart (section 3.2).
+    """Steps that train FCT's own network, and then drive its class centres apart (section 3.2).
 
     Both see the poisoned dataset without augmentation, at a constant rate, with the student's
     network, batch and optimiser.

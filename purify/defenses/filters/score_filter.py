@@ -1,4 +1,4 @@
-"""Defences that give every image a score, wherever it lies, and drop those with the highest; and their scores for other methods."""
+"""Defences that score every image and drop the highest, and their scores for other methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SCORES: Registry[Callable[..., Measure]] = Registry(
 
 
 def score(name: str, **changes: Any) -> Facts:
-    """The settings of a score, the numbers of its paper as they are changed.
+    """The settings of a score: the numbers of its paper, with `changes`.
 
     Raises ValueError as `Registry.part` does.
     """
@@ -35,9 +35,10 @@ def score(name: str, **changes: Any) -> Facts:
 def score_steps(
     scores: Mapping[str, Mapping[str, Any]], student: Settings, sets: Mapping[str, str]
 ) -> tuple[tuple[Step, ...], dict[str, tuple[str, ...]]]:
-    """The steps that measure scores on datasets, each named after both, such as 'strip_given'; its column is `score`.
+    """The steps that measure scores on datasets, each named after both, such as 'strip_given'.
 
-    The classifier is the teacher, or FCT's own network, whose steps then come first.
+    The column is `score`. The classifier is the teacher, or FCT's own network, whose steps then
+    come first.
 
     Args:
       scores: name, of `SCORES`, -> the settings of that measure. FCT's also say by which `network`
@@ -97,7 +98,7 @@ class Scored(Limited, Defense, place='defense.'):
     needs: ClassVar[Needs] = Needs(dataset=True)
 
     def method(self, student: Settings) -> Method:
-        """[Its network ->] scores -> verdicts -> purified -> student."""
+        """The steps: (the score's network,) scores, verdicts, purified dataset, student."""
         steps, names = score_steps({self.measure: self.score}, student, {'given': 'poisoned'})
         looked = {'poisoned': 'poisoned', 'scores': names[self.measure][0]}
         steps += (
@@ -112,7 +113,7 @@ class Scored(Limited, Defense, place='defense.'):
 
 @dataclass(frozen=True)
 class HighestScores(Limited, Decision, place='defense.'):
-    """The `remove` share of all images with the highest scores is flagged; ties by id. Column `score` f32[n].
+    """Flags the `remove` share of all images with the highest `score` f32[n]; ties by id.
 
     The fact `comparable` says that scores may be held against each other over the whole dataset; no
     class is named.

@@ -16,7 +16,7 @@ from purify.defenses.needs import Needs
 
 @dataclass(frozen=True)
 class Spectral(Limited, Decision, Defense, place='defense.'):
-    """Drops the images of every class that lie farthest along its features' main direction; then a student is trained.
+    """Drops the images of every class that lie farthest along its features' main direction.
 
     Attributes:
       remove: share of every class that goes. The paper removes 1.5 times an upper bound of the
@@ -30,15 +30,16 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
     needs: ClassVar[Needs] = Needs(dataset=True)
 
     def method(self, student: Settings) -> Method:
-        """Features -> verdicts -> purified -> student."""
+        """The steps: features, verdicts, purified dataset, student."""
         return filter_method(self, student)
 
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
-        """See `Decision`; reads the table 'features'. Column `score` f64[n], bigger = likelier poisoned.
+        """See `Decision`; reads the table 'features'.
 
-        There is no fact `target_labels`: every class loses the same share.
+        Column `score` f64[n] is bigger where likelier poisoned. There is no fact `target_labels`:
+        every class loses the same share.
         """
         score, flagged, facts = np.zeros(len(ids)), np.zeros(len(ids), np.bool_), []
         for label, rows, features in class_features(ids, labels, tables, num_classes):
@@ -52,6 +53,6 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
 
 
 def spectral_scores(features: np.ndarray) -> np.ndarray:
-    """Features f64[m d] of one class -> (row . v)^2 f64[m] of the centred rows, v their first right singular vector (Alg. 1)."""
+    """(x . v)^2 f64[m] of centred features f64[m d], v their top right singular vector (Alg. 1)."""
     centred = features - features.mean(0)
     return (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2

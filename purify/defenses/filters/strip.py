@@ -1,8 +1,4 @@
-"""STRIP (Gao et al.
-
-2019, arXiv:1902.06531): an answer that stays sure whatever is laid over the image comes of a
-trigger.
-"""
+"""STRIP: an answer that stays sure under any overlay comes from a trigger (arXiv:1902.06531)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,11 +16,11 @@ from purify.train.objectives.tasks import unit_images
 
 @dataclass(frozen=True)
 class Strip(Limited, Measure, place='strip: '):
-    """The mean entropy of the answers to an image under other images -> {'score' f32[b], 'finite' bool[b]}.
+    """Scores images by the mean entropy of answers to them under other images (Gao et al. 2019).
 
     Every image is superimposed with each of the same images, drawn from those that are measured, as
-    clip(image x + overlay u, 0, 1). The score is minus the mean entropy (eqs. 3 and 4), in nats:
-    bigger means likelier poisoned.
+    clip(image x + overlay u, 0, 1). `score` f32[b] is minus the mean entropy (eqs. 3 and 4), in
+    nats: bigger means likelier poisoned.
 
     Attributes:
       draws: how many are laid over it; 100 in the paper. The stage draws them by its seed.
@@ -44,7 +40,7 @@ class Strip(Limited, Measure, place='strip: '):
         return self.draws
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """See `Measure`; needs the models 'classifier' and 'drawn', whose weights are images u8[draws h w c]."""
+        """See `Measure`; needs the models 'classifier' and 'drawn', images u8[draws h w c]."""
         answer = models['classifier'].answer
 
         def measure(constants: Tree, rows: Rows) -> Rows:
@@ -66,7 +62,7 @@ class Strip(Limited, Measure, place='strip: '):
 
 
 def entropies(logits: jax.Array) -> jax.Array:
-    """Entropies f32[b] of the softmax of logits f32[b k], in nats; a class of probability 0 adds nothing."""
+    """Entropies f32[b] of the softmax of logits f32[b k], in nats; probability 0 adds nothing."""
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))
     p = jnp.exp(logs)
     return -jnp.where(p == 0, 0, p * logs).sum(-1)  # NaN is not 0 and stays

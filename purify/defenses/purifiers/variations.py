@@ -22,7 +22,7 @@ from purify.train.objectives.tasks import resize_to, signed_images
 
 @dataclass(frozen=True)
 class Variations(Limited, Purifier, Defense, place='defense.'):
-    """Every image, clean or not, is replaced by `copies` variations of it under the same label; then a student is trained.
+    """Replaces every image, clean or not, by variations under its label, and trains a student.
 
     Attributes:
       vary: `model`, one of `VARIATION_MODELS`, and the settings of its `vary` (see `variation`).
@@ -45,7 +45,7 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
         VARIATION_MODELS[self.vary.get('model', '')]  # raises for an unknown one, with the choices
 
     def method(self, student: Settings) -> Method:
-        """Purified -> student."""
+        """The steps: purified dataset, student."""
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
         return Method(
             (purified, student_step(student, 'purified')),
@@ -63,10 +63,9 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
         )
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """(weights by role, rows) -> {'image': variations u8[b h w c], 'finite': bool[b], false where the prior gave NaN}.
+        """See `Purifier`; needs the model 'prior', whose NaN are not `finite`.
 
-        Rows: image u8[b h w c] of `shape`, label i32[b] (as given), id i32[b], variation i32[b];
-        row i's noise is a function of (seed, id, variation). The prior works in its own size and
+        Row i's noise is a function of (seed, id, variation). The prior works in its own size and
         channels; the colour transfer comes before the way back, between two images of different
         size, as in the paper.
         """

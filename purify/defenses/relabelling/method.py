@@ -1,4 +1,4 @@
-"""Generative relabelling (Sabolić 2024): densities of each class's features find the poison, and its true labels."""
+"""Generative relabelling: class densities find poison and its true labels (Sabolić 2024)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -36,7 +36,7 @@ EVERYWHERE = 0.08  # of most classes: then their densities reach everywhere
 
 @dataclass(frozen=True)
 class Relabelling(Limited, Defense, place='defense.'):
-    """Features without labels, a flow for each class, the classes that poison bends; then a student on the cleansed dataset.
+    """Fits a flow to each class's features, relabels or drops what bends them, trains a student.
 
     Attributes:
       features: 'simclr', of an `encoder` trained on the images without labels; 'teacher', of the
@@ -60,9 +60,15 @@ class Relabelling(Limited, Defense, place='defense.'):
     )
     fit: Settings = field(
         default_factory=lambda: {
-            'epochs': 50.0, 'batch': 16, 'lr': 1e-3, 'b1': 0.9, 'b2': 0.99, 'hold_out': 0.1, 'members': 1
+            'epochs': 50.0,
+            'batch': 16,
+            'lr': 1e-3,
+            'b1': 0.9,
+            'b2': 0.99,
+            'hold_out': 0.1,
+            'members': 1,
         }
-    )  # fmt: skip
+    )
     nondisruptive: float = 0.6
     strangers: Settings = field(default_factory=lambda: asdict(Strangers()))
     disruptive: Settings = field(default_factory=lambda: DISRUPTIONS.part('outlying'))
@@ -73,7 +79,8 @@ class Relabelling(Limited, Defense, place='defense.'):
 
     needs: ClassVar[Needs] = Needs(dataset=True)
     presets: ClassVar[Presets] = {
-        'small': {  # views that a digit survives, flows in few dimensions; a class of 80 spares none to stop by
+        # views that a digit survives, flows in few dimensions; a class of 80 spares none to stop by
+        'small': {
             'encoder': simclr(
                 NETWORKS.part('resnet', width=16, norm='group'),
                 epochs=60,
@@ -102,7 +109,7 @@ class Relabelling(Limited, Defense, place='defense.'):
         return Relabel(**{field.name: getattr(self, field.name) for field in fields(Relabel)})
 
     def method(self, student: Settings) -> Method:
-        """(Encoder ->) features -> densities -> verdicts -> purified -> student."""
+        """The steps: (encoder,) features, densities, verdicts, purified dataset, student."""
         trained = (encoder_step(self.encoder),) if self.encoder is not None else ()
         source = 'teacher' if self.features == 'teacher' else 'encoder'
         steps = (
@@ -133,7 +140,7 @@ class Relabelling(Limited, Defense, place='defense.'):
 
 @dataclass(frozen=True)
 class Relabel(Limited, Decision, place='defense.'):
-    """Target classes, and which of their images are clean, poisoned or neither (sections 4.4 to 4.6).
+    """Finds target classes and their clean, poisoned and ambiguous images (sections 4.4 to 4.6).
 
     A class whose density fits foreign images nearly as well as its own was fitted to some of them:
     non-disruptive poison. Where a class holds most of all strangers in the dataset, and twice as
@@ -268,7 +275,7 @@ class Relabel(Limited, Decision, place='defense.'):
     def _divide(
         self, poison_score: np.ndarray, looks: np.ndarray, ids: np.ndarray, narrow: bool, usual: int
     ) -> np.ndarray:
-        """Verdicts u8[m] of a class's images, by scores f64[m], whether they look poisoned bool[m], and ids for equal scores.
+        """Verdicts u8[m] of a class's images, by scores f64[m], poisoned `looks` bool[m], ids.
 
         No more are kept than look clean, and no more than `keep` allows of a class that was as
         large as the others usually are: poison, which adds to a class, does not add to what is
@@ -295,7 +302,7 @@ class Relabel(Limited, Decision, place='defense.'):
         best: np.ndarray,
         num_classes: int,
     ) -> tuple[dict[int, str], Facts, dict[int, Tail]]:
-        """The types of suspects by label, facts of all classes that have images, and their tails."""
+        """The types of suspects by label, facts of all classes with images, and their tails."""
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
         present, tails = (
             np.unique(labels).tolist(),

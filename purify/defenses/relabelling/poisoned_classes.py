@@ -1,7 +1,4 @@
-"""Which classes poison bends, by densities of their features (Sabolić 2024, section 4.4).
-
-NumPy in float64, on the host.
-"""
+"""Finds classes that poison bends, by densities of features (Sabolić 2024, section 4.4; NumPy)."""
 
 import math
 from collections.abc import Mapping
@@ -28,10 +25,11 @@ UPPER, TINY = 0.55, 1e-9
 def own_and_foreign(
     log_density: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log densities f64[n c] and given labels i32[n] -> of each image under its own class f64[n], and its best foreign one.
+    """Log densities f64[n] of images under their own class and the best foreign one, and its class.
 
-    That is log v of eq. 4, f64[n], and the class it belongs to, i32[n]; -inf and -1 where there is
-    no other class. A class without a density has -inf throughout.
+    By log densities f64[n c] and given labels i32[n]. The second is log v of eq. 4, the third
+    i32[n]; -inf and -1 where there is no other class. A class without a density has -inf
+    throughout.
     """
     rows = np.arange(len(labels))
     foreign = log_density.copy()
@@ -46,17 +44,13 @@ def own_and_foreign(
 
 
 def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Eq.
-
-    3 as it stands: of each class, the mean negative log-likelihood of all images of others, f64[c],
-    in nats; else NaN.
-    """
+    """The mean negative log-likelihood f64[c] of all images of other classes, in nats (eq. 3)."""
     sums = [-log_density[labels != label, label] for label in range(log_density.shape[1])]
     return np.array([values.mean() if len(values) else np.nan for values in sums])
 
 
 def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """S_ND of each class, f64[c]: how far its density is from the images of other classes; 1 is usual, inf where unknown.
+    """S_ND f64[c], how far each class's density is from other images; 1 is usual, inf unknown.
 
     Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in
     many dimensions on how wide a class is; the paper's threshold .6 cannot be meant for them. Here
@@ -80,10 +74,10 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How far out each image lies by the upper part of its class, f64[n] from f64[n], i32[n].
+    """How far out each image lies, measured by the upper part of its class, f64[n].
 
-    Foreign log densities less the `UPPER` quantile of their class, in units of how far those above
-    it lie above it on average. Nearly half of a class may be poison that lies below.
+    Foreign log densities f64[n] less the `UPPER` quantile of their class, in units of how far those
+    above it lie above it on average. Nearly half of a class may be poison that lies below.
     """
     out = np.zeros(len(foreign))
     for label in np.unique(labels).tolist():
@@ -94,7 +88,7 @@ def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images lie `FAR` deviations and more below the median foreign log density of their class: f64[n], i32[n] -> bool[n].
+    """Which images lie `FAR` deviations below their class's median foreign log density, bool[n].
 
     The deviation is 1.4826 times the median, over all images, of how far one lies from the median
     of its class.
@@ -110,7 +104,7 @@ def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Strangers(Limited, place='defense.strangers.'):
-    """Which classes hold more images than usual that look more like another class: those with log s < 0 (eq. 6).
+    """Finds classes with unusually many images more like another class: log s < 0 (eq. 6).
 
     Non-disruptive poison keeps the features of its true class. A clean class in the midst of the
     others, or a wide one, comes near to their images, and scores low by `nondisruptive_scores` too;
@@ -130,7 +124,7 @@ class Strangers(Limited, place='defense.strangers.'):
     def judge(
         self, strange: np.ndarray, labels: np.ndarray, num_classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Images bool[n], given labels i32[n] -> of each class the excess f64[c], enough beyond 1, and whether it is no chance."""
+        """Each class's excess f64[c] of `strange` images, enough beyond 1, and if it is no chance."""
         images, counts = (
             np.bincount(labels[which], minlength=num_classes)
             for which in (np.ones(len(labels), bool), strange)
@@ -174,7 +168,7 @@ class DisruptionRule(Protocol):
     score: str
 
     def judge(self, foreign: np.ndarray, labels: np.ndarray) -> dict[int, Tail]:
-        """Highest foreign log densities f64[n] and given labels i32[n] -> the tail of every class that has images."""
+        """The tail of every class, by highest foreign log densities f64[n] and labels i32[n]."""
         ...
 
 
@@ -250,7 +244,7 @@ class Outlying(Limited, place='defense.disruptive.'):
 def _below(
     values: np.ndarray, own: np.ndarray, usual: np.ndarray, quantile: float
 ) -> tuple[float, int]:
-    """The `quantile` of the other classes' `usual` images by values f64[n], and how many of the class `own` bool[n] lie below it.
+    """The `quantile` of the other classes' `usual` values f64[n], and how many of `own` lie below.
 
     Those far outside their own class are no usual ones: poison would hide poison.
     """
@@ -261,7 +255,7 @@ def _below(
 
 @dataclass(frozen=True)
 class Valley(Limited, place='defense.disruptive.'):
-    """The paper's rule: the images left of the minimum of the class's histogram, if they are more than `share`.
+    """The paper's rule: images left of the minimum of their class's histogram, if beyond `share`.
 
     Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms
     are counted here, and 0 and 1 of `limit` are the class's lowest and highest. mu is the centre of
@@ -311,7 +305,7 @@ DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=V
 
 
 def make_disruption_rule(settings: Mapping[str, Any]) -> DisruptionRule:
-    """`{'name': 'outlying', ...}` -> the rule."""
+    """Makes the rule that settings such as `{'name': 'outlying', ...}` describe."""
     return DISRUPTIONS.make(
         settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
     )

@@ -1,4 +1,4 @@
-"""What the strangers of a dataset, images that look more like another class than like their own, say of it as a whole."""
+"""Judges a dataset by its strangers: images that look more like another class than their own."""
 
 import numpy as np
 from scipy.stats import poisson
@@ -21,7 +21,7 @@ def judge_strangers(
     labels: np.ndarray,
     beyond: bool,
 ) -> Facts:
-    """What to call a dataset of which so many classes are `named` as targets, and others `mislabelled`: see `judgement`.
+    """The `judgement` of a dataset with so many classes `named` as targets, others `mislabelled`.
 
     Images by log s f64[n] (`score`), the class each looks like most beside its own i32[n], and
     labels i32[n]; `beyond`: whether a class has more strangers than usual. Where classes are well
@@ -92,7 +92,7 @@ def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool
 
 
 def _crowded(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> int:
-    """How many classes, half or more of at least three, hold strangers from everywhere while others are spared; else 0.
+    """How many classes, half or more of three, hold strangers from everywhere, others none; else 0.
 
     Counts, not shares: labels that are wrong by chance fall on a large class as often as on a small
     one, and spare none. A class is spared that has less than a quarter of the usual number, and

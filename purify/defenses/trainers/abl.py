@@ -50,7 +50,7 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
 
     @staticmethod
     def after(teacher: Mapping[str, Any]) -> Facts:
-        """Settings that follow from the classifier's: the shares 20, 60 and 5 of the authors' 100 epochs, at its rate."""
+        """Settings that follow from the teacher's: as published, 20, 60 and 5 % of its epochs."""
         epochs, lr = teacher['epochs'], teacher['optim']['lr']
         first, middle = {'epochs': 0.2 * epochs, 'lr': lr}, {'epochs': 0.6 * epochs, 'lr': lr}
         return {'isolation': first, 'finetune': middle, 'unlearn': {'epochs': 0.05 * epochs}}
@@ -60,7 +60,7 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
         one_of(HELD).check('defense.isolation.loss', self.isolation['loss'])
 
     def method(self, student: Settings) -> Method:
-        """Isolation -> isolated -> finetuned, on the others -> student, which unlearns the isolated."""
+        """The steps: isolation, isolated, finetuned on the others, student, which unlearns."""
         data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
         first = train_part(student, self.isolation, held, constant=True) | {
@@ -85,11 +85,7 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
 
 @dataclass(frozen=True)
 class LowestLosses(Decision):
-    """The `share` of images (one at least) with the lowest losses is flagged; ties by id. Column `loss` f32[n].
-
-    Attributes:
-      share: of all images.
-    """
+    """Flags the `share` of images, one at least, with the lowest `loss` f32[n]; ties by id."""
 
     share: float
 

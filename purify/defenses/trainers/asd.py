@@ -24,7 +24,7 @@ PHASES = 3
 
 @dataclass(frozen=True)
 class AdaptiveSplitting(Limited, Defense, place='defense.'):
-    """Trains by MixMatch in rounds; what it believes is chosen anew before each, at first by few clean images it was handed.
+    """Trains by MixMatch in rounds, and chooses anew before each whose labels to believe.
 
     Before a round, the network so far looks at every image. Phase 1 believes the lowest losses of
     every class, more in every round (the first round believes the trusted images alone); phase 2
@@ -88,7 +88,7 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
             )
 
     def method(self, student: Settings) -> Method:
-        """round0 -> ([losses1 -> copy1 ->] split1 -> round1) -> ... -> student -> verdicts."""
+        """The steps: round0, ([losses1, copy1,] split1, round1), ..., student, verdicts."""
         count = sum(self.rounds)
         if student['epochs'] or student['steps'] < count:
             raise UserError(
@@ -111,7 +111,7 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
         )
 
     def _choose(self, number: int, before: str, student: Settings) -> list[Step]:
-        """The steps from the network of the round before to the table of what this round believes."""
+        """The steps by which the network `before` chooses what round `number` believes."""
         losses = make_part('defense.loss', Predictions, 'sce', **self.loss)
         inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
         if number < self.rounds[0]:
@@ -165,7 +165,7 @@ def _believe(
     trusted: np.ndarray,
     scores: np.ndarray,
 ) -> Table:
-    """The table of a choice: those who are `believed` or `trusted`, bool[n] each, keep their labels."""
+    """The table of a choice: the `believed` and the `trusted`, bool[n] each, keep their labels."""
     keep = believed | trusted
     if keep.all():
         raise UserError(
@@ -188,7 +188,7 @@ def _believe(
 
 @dataclass(frozen=True)
 class EasiestByClass(Decision):
-    """Of every given class the `count` images with the lowest losses are believed, and the trusted, which are not counted.
+    """Believes the `count` lowest losses of every given class, and the trusted, who do not count.
 
     Ties go by id; of a class that has fewer all are. Columns `keep` bool[n], `score` f64[n], the
     loss.
@@ -213,7 +213,7 @@ class EasiestByClass(Decision):
 
 @dataclass(frozen=True)
 class EasiestOfAll(Decision):
-    """The `share` of images with the lowest scores is believed, and the trusted; ties go by id.
+    """Believes the `share` of images with the lowest scores, and the trusted; ties go by id.
 
     A score is the loss, or, where there is a table 'relearned', by how much the loss falls until
     then. Columns `keep` bool[n], `score` f64[n].
@@ -224,7 +224,7 @@ class EasiestOfAll(Decision):
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
-        """See `Decision`; reads the tables 'trusted' and 'losses', and 'relearned' if it is there."""
+        """See `Decision`; reads the tables 'trusted' and 'losses', and 'relearned' if there."""
         trusted, scores = (
             tables['trusted'].of(ids, 'keep'),
             tables['losses'].of(ids, 'loss').astype(np.float64),

@@ -1,4 +1,4 @@
-"""The ablation of Struppek 2023 without a diffusion model: strong augmentations and distillation."""
+"""Strong augmentations and distillation, without a diffusion model (Struppek 2023's ablation)."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,10 @@ from purify.defenses.steps import student_step
 
 @dataclass(frozen=True)
 class Augmentations(Defense):
-    """A student on the poisoned images themselves, told from the teacher by its augmentations alone.
-
-    The ablation 'augmentations + KD' of Struppek 2023: what is left of the defence without the
-    diffusion model.
-    """
+    """Trains a student on the poisoned images under strong augmentations ('augmentations + KD')."""
 
     def method(self, student: Settings) -> Method:
-        """One step."""
+        """The only step: the student."""
         if not student['augment']:
             raise UserError(
                 'defense.name=augmentations needs student.augment; see'

@@ -23,7 +23,7 @@ DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
 
 @dataclass(frozen=True)
 class Decoupling(Limited, Defense, place='defense.'):
-    """Features without labels, a head on them, then a network that believes only the labels the head finds easy.
+    """Learns features without labels, a head on them, then only from labels the head finds easy.
 
     The labels are divided once, as in the paper's section 4.4, on images as they are; the released
     code divides them anew in every epoch, on augmented images. Of the student's config the network
@@ -79,7 +79,7 @@ class Decoupling(Limited, Defense, place='defense.'):
         check_symmetric('defense.head', self.head['alpha'], self.head['beta'])
 
     def method(self, student: Settings) -> Method:
-        """Encoder -> head -> split, by its losses -> student -> verdicts, by its guesses."""
+        """The steps: encoder, head, split by its losses, student, verdicts by its guesses."""
         if student['init_from']:
             raise UserError(
                 f'student.init_from={student["init_from"]!r}: dbd starts from its own encoder.'
@@ -136,7 +136,7 @@ class Decoupling(Limited, Defense, place='defense.'):
 
 @dataclass(frozen=True)
 class Credible(Decision):
-    """The `share` of images with the lowest losses keep their labels; ties by id.
+    """Lets the `share` of images with the lowest losses keep their labels; ties by id.
 
     Columns `keep` bool[n], `loss` f32[n].
     """
@@ -164,14 +164,14 @@ class Credible(Decision):
 
 
 def guesses_step(split: str) -> Step:
-    """The student labels every image that the table `split` does not keep; what it calls something else is flagged."""
+    """Step 'verdicts': the student labels what table `split` does not keep, see `Guessed`."""
     inputs = {'poisoned': 'poisoned', 'classifier': 'student', 'split': split}
     return Step('verdicts', 'look', inputs, by=Look(Predictions(), Guessed(), 'guesses'))
 
 
 @dataclass(frozen=True)
 class Guessed(Decision):
-    """Credible images keep their labels, the others get the student's; those whose label changes are flagged."""
+    """Gives all images but the credible ones the student's labels, and flags changed labels."""
 
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int

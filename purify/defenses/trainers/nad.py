@@ -14,7 +14,7 @@ from purify.train.objectives.attention import check_attention
 
 @dataclass(frozen=True)
 class AttentionDistillation(Limited, Defense, place='defense.'):
-    """Tunes the poisoned network on trusted images, then lets the result teach the poisoned network where to look.
+    """Tunes the network on trusted images, and teaches the poisoned one the result's attention.
 
     Both parts see the trusted images alone, and start from the poisoned network. Each has its own
     length and peak rate; of the student's config the epochs, the objective, the rate and
@@ -46,7 +46,7 @@ class AttentionDistillation(Limited, Defense, place='defense.'):
             number(above=0).check(f'defense.finetune.{name}', self.finetune[name])
 
     def method(self, student: Settings) -> Method:
-        """Finetuned, its teacher, -> student."""
+        """The steps: finetuned, which teaches, and student."""
         inputs = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
         plain = {'name': 'classify', 'label_smoothing': 0.0}
         attentive = {'name': 'attention', 'beta': self.beta, 'power': self.power}
