@@ -15,9 +15,9 @@ from purify.core.registry import Registry
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.models.diffusers.improved_ddpm import PUBLISHED, Flags, to_diffusers
 from purify.models.diffusers.unet2d import UNet2DModel
-from purify.models.files.folders import BUFFERS, Tensors
 from purify.models.files.hub import INDEX
 from purify.models.files.pipelines import Pipeline, save_pretrained
+from purify.models.files.tensors import BUFFERS, Tensors
 from purify.models.files.weights import abstract_model, load_into
 from purify.stages.provenance import PROVENANCE_FILE, note_published
 

@@ -27,8 +27,8 @@ from purify.diffusion.chain_step import Sampler
 from purify.diffusion.guidance import guide, pair
 from purify.diffusion.scheduler_config import sampler_from_diffusers, with_sampler
 from purify.models.clip.tokenizer import CLIPTokenizer
+from purify.models.files.dtypes import cast_parameters
 from purify.models.files.pipelines import Pipeline
-from purify.models.files.weights import cast_parameters
 from purify.train.state import split_network
 
 Networks = Mapping[str, Any]

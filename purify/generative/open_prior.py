@@ -11,10 +11,11 @@ from purify.generative.image_to_image import ImageToImage
 from purify.generative.image_variation import ImageVariation, Versatile
 from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.dtypes import check_dtype
 from purify.models.files.folders import read_object
 from purify.models.files.hub import INDEX, read_index, resolve
 from purify.models.files.pipelines import check_class_name, from_pretrained
-from purify.models.files.weights import check_dtype, load_model
+from purify.models.files.weights import load_model
 from purify.train.state import split_network
 
 VARIATION_MODELS: Registry[Any] = Registry(

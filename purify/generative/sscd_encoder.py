@@ -11,7 +11,8 @@ from purify.core.errors import UserError
 from purify.core.types import Facts, Tree
 from purify.models.classifiers.pytorch_weights import SUFFIX, check_foreign, read_foreign
 from purify.models.classifiers.sscd import SSCD, sscd_pixels, sscd_sizes
-from purify.models.files.folders import Tensors, conversion
+from purify.models.files.folders import conversion
+from purify.models.files.tensors import Tensors
 from purify.models.files.weights import abstract
 from purify.train.state import split_network
 

@@ -22,7 +22,8 @@ from purify.models.classifiers.efficientnet import EfficientNet
 from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.sscd import PREFIX, SSCD
 from purify.models.classifiers.vgg import GRID, VGG
-from purify.models.files.folders import PICKLES, Tensors, conversion
+from purify.models.files.folders import PICKLES, conversion
+from purify.models.files.tensors import Tensors
 
 SUFFIX = '.safetensors'
 HEAD = 'head'

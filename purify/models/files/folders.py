@@ -3,38 +3,30 @@
 Pickled weights (.bin, .pt, .pth, .ckpt) are never opened: they can run code.
 """
 
-import copy
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from purify.core.devices import say_once
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.types import Facts
+from purify.models.files.tensors import Tensors
 
-STEMS = (
-    'diffusion_pytorch_model',
-    'model',
-    'pytorch_model',
-)  # of diffusers, of transformers, of its pickles once converted
+# of diffusers, of transformers, of its pickles once converted
+STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')
 FILE = f'{STEMS[0]}.safetensors'
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 _HALF = r'\.(?:fp|bf)16'  # marks a copy in half precision
 WEIGHTS = re.compile(  # whole, a shard or the index of shards
-    rf'(?:{"|".join(STEMS)})(?:{_HALF})?(?P<shard>-\d+-of-\d+)?(?:{_HALF})?'
-    rf'\.(?P<format>safetensors|{"|".join(suffix[1:] for suffix in PICKLES)})(?P<index>\.index(?:{_HALF})?\.json)?'
+    rf'(?:{"|".join(STEMS)})(?:{_HALF})?(?P<shard>-\d+-of-\d+)?(?:{_HALF})?\.'
+    rf'(?P<format>safetensors|{"|".join(suffix[1:] for suffix in PICKLES)})'
+    rf'(?P<index>\.index(?:{_HALF})?\.json)?'
 )
-_FLOATS = ('F16', 'BF16', 'F32', 'F64')  # in the words of safetensors
-BUFFERS = re.compile(
-    r'(^|\.)(position_ids|num_batches_tracked)$'
-)  # not weights: old files hold them, we do not need them
 _DEEPEST = 50  # levels of JSON in JSON; settings have three or four
 _DAY_S = 24 * 60 * 60  # what a slow download may take from a folder's first file to its last
 _CONVERT = (
@@ -79,10 +71,8 @@ def refuse_pickles(folder: Path, names: list[str]) -> UserError:
     """The error for a folder with pickled weights only, which says how to make it readable."""
     told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
     if any(name.endswith('.bin') and WEIGHTS.fullmatch(name) for name in names):
-        return UserError(
-            f'{told}'
-            f' {conversion(folder.parent if (folder.parent / "model_index.json").is_file() else folder)}'
-        )
+        whole = (folder.parent / 'model_index.json').is_file()
+        return UserError(f'{told} {conversion(folder.parent if whole else folder)}')
     converted = Path(names[0]).with_suffix('.safetensors').name
     if (folder / converted).is_file():
         return UserError(
@@ -108,13 +98,8 @@ def read_object(file: Path) -> Facts:
 
     Raises `UserError` when it is missing, broken, nested without end or no JSON object.
     """
-    value = read_json(
-        file,
-        cure=(
-            'Where it is a file of a model from elsewhere, download it again; one of a stage: run'
-            ' that again.'
-        ),
-    )
+    cure = 'Where it is a file of a model from elsewhere, download it again; one of a stage: run'
+    value = read_json(file, cure=f'{cure} that again.')
     if not isinstance(value, dict):
         raise UserError(
             f'{file}: must hold a JSON object of settings, not a {type(value).__name__}. Download'
@@ -122,11 +107,8 @@ def read_object(file: Path) -> Facts:
         )
     layer: list[Any] = [value]
     for _ in range(_DEEPEST):
-        inner = (
-            part.values() if isinstance(part, dict) else part
-            for part in layer
-            if isinstance(part, dict | list)
-        )
+        nested = (part for part in layer if isinstance(part, dict | list))
+        inner = (part.values() if isinstance(part, dict) else part for part in nested)
         layer = [value for values in inner for value in values]
     if layer:
         raise UserError(
@@ -136,7 +118,7 @@ def read_object(file: Path) -> Facts:
     return value
 
 
-def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Tensors]':
+def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[Facts, Tensors]:
     """Reads (config, tensors) of a model folder; each tensor when it is asked for, as float32.
 
     Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded
@@ -162,18 +144,13 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> 'tuple[Facts, Ten
         told = f' under a known name, only {", ".join(others)}' if others else ''
         raise UserError(f'{folder}: holds no weights{told}. Put {FILE} beside its config.json.')
     half = all(map(is_half, found))
-    tensors = _choose(
-        folder, {name: match for name, match in found.items() if is_half(name) == half}
-    )
-    _check_age(
-        folder,
-        tensors.files,
-        [name for name in names if Path(name).suffix in PICKLES and is_half(name) == half],
-    )
+    alike = [name for name in names if is_half(name) == half]
+    tensors = _choose(folder, {name: found[name] for name in alike if name in found})
+    _check_age(folder, tensors.files, [name for name in alike if Path(name).suffix in PICKLES])
     return config, tensors
 
 
-def _choose(folder: Path, found: Mapping[str, re.Match[str]]) -> 'Tensors':
+def _choose(folder: Path, found: Mapping[str, re.Match[str]]) -> Tensors:
     """The tensors of the one set of weights among these files."""
     indexes = [name for name, match in found.items() if match['index']]
     shards = [name for name, match in found.items() if match['shard'] and not match['index']]
@@ -207,14 +184,10 @@ def _read_index(index: Path) -> dict[str, str]:
         raise UserError(
             f'{index}: needs a "weight_map" from tensor names to files. Download it again.'
         )
-    for name in sorted(
-        set(map(str, weight_map.values()))
-    ):  # one from outside must not reach out of its folder, nor name a pickle
-        if (
-            name != Path(name).name
-            or not name.endswith('.safetensors')
-            or not (index.parent / name).is_file()
-        ):
+    # one from outside must not reach out of its folder, nor name a pickle
+    for name in sorted(set(map(str, weight_map.values()))):
+        own = name == Path(name).name and name.endswith('.safetensors')
+        if not own or not (index.parent / name).is_file():
             raise UserError(
                 f'{index}: names the shard {name!r:.200}, which is not a .safetensors file beside'
                 ' it. Download both again.'
@@ -228,11 +201,8 @@ def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
     Those newer by a day or less, or under other names, are mentioned. Links are passed over: a
     cache of the hub consists of them, and when it fetched which says nothing about the weights.
     """
-    times = {
-        folder / name: (folder / name).stat().st_mtime
-        for name in pickles
-        if not (folder / name).is_symlink()
-    }
+    paths = (folder / name for name in pickles)
+    times = {path: path.stat().st_mtime for path in paths if not path.is_symlink()}
     read = max(files, key=lambda file: file.stat().st_mtime)
     newer = [path for path in times if times[path] > read.stat().st_mtime]
     if not newer or read.is_symlink():
@@ -252,101 +222,3 @@ def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
 
 
 _say_first = functools.cache(say_once)  # a start opens a folder several times
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of safetensors files, each read when it is asked for, as float32; no buffers."""
-
-    def __init__(self, files: list[Path]):
-        from safetensors import SafetensorError, safe_open
-
-        self.files = files
-        self._sources: dict[str, Path] = {}
-        self._opened: dict[Path, Any] = {}
-        for file in files:
-            if file.is_dir():
-                raise UserError(
-                    f'{file}: is a folder, where a file of weights should be. Give the safetensors'
-                    ' file itself.'
-                )
-            try:
-                self._opened[file] = opened = safe_open(file, 'np')
-            except (SafetensorError, OSError, ValueError) as error:
-                raise UserError(
-                    f'{file}: not a readable safetensors file ({error}). Download or write it'
-                    ' again.'
-                ) from error
-            names = [name for name in opened.keys() if not BUFFERS.search(name)]  # noqa: SIM118
-            if twice := [name for name in names if name in self._sources]:
-                raise UserError(
-                    f'{file}: holds {twice[0]}, but so does {self._sources[twice[0]]}. Download'
-                    ' both again.'
-                )
-            self._sources |= dict.fromkeys(names, file)
-
-    def check_index(self, index: Path, weight_map: Mapping[str, str]) -> None:
-        """Raises `UserError` where an index of shards contradicts what the files hold."""
-        listed = {name: file for name, file in weight_map.items() if not BUFFERS.search(name)}
-        held = {name: file.name for name, file in self._sources.items()}
-        wrong = [
-            f'{name} ({listed.get(name, "nowhere")} there, {held.get(name, "nowhere")} in truth)'
-            for name in sorted(listed.keys() | held.keys())
-            if listed.get(name) != held.get(name)
-        ]
-        if wrong:
-            raise UserError(
-                f'{index}: contradicts the files beside it about {len(wrong)} tensors:'
-                f' {", ".join(wrong[:3])}. Download them again.'
-            )
-
-    def within(self, prefixes: tuple[str, ...]) -> 'Tensors':
-        """The tensors whose names begin with one of `prefixes`."""
-        part = copy.copy(self)
-        part._sources = {
-            name: file for name, file in self._sources.items() if name.startswith(prefixes)
-        }
-        return part
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        from safetensors import SafetensorError
-
-        self._check_types([name])
-        try:
-            tensor = self._opened[self._sources[name]].get_tensor(name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(
-                f'{self._sources[name]}: {name} cannot be read ({error}). Download or write it'
-                ' again.'
-            ) from error
-        with np.errstate(
-            over='ignore', invalid='ignore'
-        ):  # whoever takes weights refuses infinities and NaN by name
-            return tensor.astype(np.float32, copy=False)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor by its name, from the headers of the files alone.
-
-        Raises `UserError` where one is not of floats.
-        """
-        self._check_types(self._sources)
-        return {name: tuple(self._slice(name).get_shape()) for name in self._sources}
-
-    def _slice(self, name: str) -> Any:
-        return self._opened[self._sources[name]].get_slice(name)
-
-    def _check_types(self, names: Any) -> None:
-        types = {name: str(self._slice(name).get_dtype()) for name in names}
-        strange = [name for name, kind in types.items() if kind not in _FLOATS]
-        if strange:
-            listed = ', '.join(f'{name} ({types[name]})' for name in strange[:6])
-            raise UserError(
-                f'{self._sources[strange[0]]}: {len(strange)} tensors are not of float16, bfloat16,'
-                f' float32 or float64: {listed}. What is stored in fewer bits is read by the'
-                ' program that wrote it alone: take the weights as one of these types.'
-            )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)

@@ -24,9 +24,10 @@ from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.diffusers.autoencoder_kl import AutoencoderKL
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
+from purify.models.files.dtypes import check_dtype
 from purify.models.files.folders import read_object
 from purify.models.files.hub import COMPONENTS, INDEX, classes_of, read_index, resolve
-from purify.models.files.weights import SHARD_BYTES, check_dtype, load_model, write_folder
+from purify.models.files.weights import SHARD_BYTES, load_model, write_folder
 
 NETWORKS = Registry(
     'network',

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
-from purify.core.types import Tree
-from purify.models.files.folders import STEMS, WEIGHTS, Tensors, is_half, read_folder
+from purify.models.files.dtypes import DTYPES
+from purify.models.files.folders import STEMS, WEIGHTS, is_half, read_folder
+from purify.models.files.tensors import Tensors
 
-DTYPES = ('float32', 'float16', 'bfloat16')
 SHARD_BYTES = 5 * 10**9
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
@@ -151,42 +150,6 @@ def _modern(name: str, expected: set[str]) -> str:
 def _shorten(names: list[str], shown: int = 8) -> str:
     more = f' and {len(names) - shown} more' if len(names) > shown else ''
     return ', '.join(names[:shown]) + more
-
-
-def cast_parameters(params: Tree, dtype: Any) -> Any:
-    """Casts parameters of convolutions, projections and embeddings to `dtype`.
-
-    `params` is a tree (`nnx.to_pure_dict`). Norms (groups with a `scale`) stay as they are, for
-    they compute in float32. Shapes (`jax.ShapeDtypeStruct`) are cast too. Raises `UserError` for
-    arrays on the host that hold numbers too large for `dtype`.
-    """
-    if isinstance(params, Mapping):
-        return (
-            params
-            if 'scale' in params
-            else {name: cast_parameters(value, dtype) for name, value in params.items()}
-        )
-    if isinstance(params, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(params.shape, jnp.dtype(dtype))
-    try:
-        with np.errstate(over='raise'):
-            return params.astype(jnp.dtype(dtype))
-    except FloatingPointError as error:
-        raise UserError(
-            f'weights are too large for dtype={str(dtype)!r}. Choose bfloat16 or float32.'
-        ) from error
-
-
-def check_dtype(dtype: Any) -> None:
-    """Raises `UserError` unless networks can compute in `dtype` (None: float32)."""
-    try:
-        name = 'float32' if dtype is None else jnp.dtype(dtype).name
-    except TypeError:
-        name = ''
-    if name not in DTYPES:
-        raise UserError(
-            f'dtype={dtype!r}: networks cannot compute in it. Choose from: {", ".join(DTYPES)}.'
-        )
 
 
 # folders ----------------------------------------------------------------------------------------------------------------

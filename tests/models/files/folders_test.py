@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
-from purify.models.files.folders import FILE, Tensors, conversion, read_folder, read_object
+from purify.models.files.folders import FILE, conversion, read_folder, read_object
+from purify.models.files.tensors import Tensors
 
 VALUES = {
     name: np.full(3, number, np.float32)

@@ -344,7 +344,7 @@ def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
     def refuse(*_):
         raise AssertionError('a tensor was read')
 
-    monkeypatch.setattr('purify.models.files.folders.Tensors.__getitem__', refuse)
+    monkeypatch.setattr('purify.models.files.tensors.Tensors.__getitem__', refuse)
     with pytest.raises(AssertionError, match='was read'):
         from_pretrained(saved, subfolder='vae')
     shapes = from_pretrained(saved, weights=False)

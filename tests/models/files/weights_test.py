@@ -14,7 +14,6 @@ from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.folders import FILE, read_folder
 from purify.models.files.weights import (
     abstract_model,
-    cast_parameters,
     export_tensors,
     load_into,
     load_model,
@@ -368,40 +367,6 @@ def test_tensors_are_read_one_at_a_time(folder):
     tensors = read_folder(folder)[1]
     assert len(tensors) == len(load_file(file))
     assert tensors['free'] is not tensors['free']
-
-
-def test_cast_parameters_spares_norms(zoo):
-    params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
-    cast = cast_parameters(params, jnp.bfloat16)
-    assert {
-        jax.tree_util.keystr(path): str(x.dtype)
-        for path, x in jax.tree_util.tree_leaves_with_path(cast)
-    } == {
-        "['conv']['kernel']": 'bfloat16',
-        "['conv']['bias']": 'bfloat16',
-        "['layers'][0]['kernel']": 'bfloat16',
-        "['layers'][0]['bias']": 'bfloat16',
-        "['layers'][1]['embedding']": 'bfloat16',
-        "['bn']['scale']": 'float32',
-        "['bn']['bias']": 'float32',
-        "['free']": 'bfloat16',
-    }
-    np.testing.assert_array_equal(
-        cast['conv']['kernel'], np.asarray(zoo.conv.kernel[...]).astype(jnp.bfloat16)
-    )
-
-
-def test_cast_parameters_of_shapes_and_of_numbers_too_large(zoo):
-    params = nnx.to_pure_dict(nnx.state(zoo, nnx.Param))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    cast = cast_parameters(shapes, 'float16')
-    assert cast == jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), cast_parameters(params, 'float16')
-    )
-    large = {'fc': {'kernel': np.full((2, 2), 7e4, np.float32)}}
-    with pytest.raises(UserError, match=r"dtype='float16'.*bfloat16"):
-        cast_parameters(large, 'float16')
-    assert cast_parameters(large, 'bfloat16')['fc']['kernel'].dtype == jnp.bfloat16
 
 
 def test_loaded_networks_are_on_no_device_and_can_be_called(zoo, folder):
