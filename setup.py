@@ -19,7 +19,7 @@ assert VERSION is not None, 'purify/__init__.py names no __version__'
 setup(
     name='purify',
     version=VERSION.group(1),
-    description='Train on images that may be poisoned and come out clean: diffusion models, in JAX.',
+    description='Train on images that may be poisoned and come out clean: diffusion models in JAX.',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
     if (ROOT / 'README.md').exists()
     else '',

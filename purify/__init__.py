@@ -14,7 +14,7 @@ _HOME = {'poison': 'purify.commands.poison'}
 
 
 def __getattr__(name: str) -> Any:
-    """What the package offers, imported when it is asked for: importing `purify` alone touches no device."""
+    """Imports what the package offers when it is asked for: `import purify` touches no device."""
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     import importlib

@@ -1,4 +1,4 @@
-"""`python -m purify`."""
+"""Runs the command line as `python -m purify`."""
 
 import sys
 

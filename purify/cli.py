@@ -1,4 +1,4 @@
-"""The command line: `python -m purify run|check|list|report|gallery|bench|convert`: flags, host start-up, dispatch, no more."""
+"""The command line `python -m purify COMMAND`: reads the flags and starts the command."""
 
 import argparse
 import contextlib

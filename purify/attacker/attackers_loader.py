@@ -1,4 +1,4 @@
-"""The victim's classifier in the attacker's own loader, who poisons the images as they are drawn."""
+"""Training in the attacker's own loader, which poisons the images as they are drawn."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ from purify.attacker.poison_plan import FILES, Loader, make_attacks, roles_of
 from purify.attacker.poison_records import FixedPoison, RandomPoison
 from purify.core.files import read_json
 from purify.data.loader import Split
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.stages import train_classifier
 from purify.stages.fit_network import make_augmentations
 
 
 def train_in_loader(work: Work) -> None:
-    """Trains a classifier on the clean images in the input `attacker`, poisoned by his rule before or after the augmentations."""
+    """Trains a classifier on clean images that the attacker's rule poisons as they are loaded."""
     folder = work.inputs['attacker']
     poisoner, first = read_poisoner(folder)
     usual = make_augmentations(work.settings['augment'])
@@ -22,7 +22,7 @@ def train_in_loader(work: Work) -> None:
 
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
-    """attacker/ -> his transform, and whether it goes before the augmentations."""
+    """Reads the attacker's transform, and whether it goes before the augmentations."""
     facts = read_json(folder / 'loader.json', Loader)
     rule = facts['attack']
     attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)

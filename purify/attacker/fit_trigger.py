@@ -37,15 +37,11 @@ from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
-from purify.engine.chain import Work
+from purify.engine.stage import Work
+from purify.stages.classifier import Classifier, check_classes, classifier_builder
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.networks_on_disk import (
-    Classifier,
-    check_classes,
-    classifier_builder,
-    read_classifier,
-)
+from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
 
@@ -55,7 +51,7 @@ Fit = Callable[[str, Build, Callable[[Any], Task], Facts], Facts]
 
 @dataclass(frozen=True)
 class Case:
-    """What a fit works on.
+    """The settings and the data that a trigger is fitted with.
 
     Attributes:
       settings: of the stage.
@@ -78,11 +74,11 @@ class Case:
 
     @property
     def width(self) -> int:
-        """Of the generator networks."""
+        """The width of the generator networks."""
         return whole(1, MOST_WIDTH).check('network.width', self.settings['network']['width'])
 
     def objective(self, *needed: str, **usual: Any) -> Facts:
-        """The weights of the losses by name; `UserError` unless all `needed` are given and none but these and the `usual`."""
+        """The weights of the losses; raises `UserError` for missing and for unknown ones."""
         given, attack = self.settings['objective'], self.rule['name']
         if unknown := sorted(set(given) - {*needed, *usual}):
             choices = ', '.join(sorted({*needed, *usual}))
@@ -103,11 +99,11 @@ class Case:
         return usual | {name: given[name] for name in given}
 
     def unet(self, outputs: int) -> Build:
-        """A generator on images of this case."""
+        """Builds a generator for images of this case."""
         return lambda rngs: TriggerUNet(self.shape[-1], outputs, self.width, rngs=rngs)
 
     def attacker(self) -> Build:
-        """A generator of images and the classifier it is trained with."""
+        """Builds a generator and the classifier that it is trained with."""
         classifier = classifier_builder(
             self.settings['classifier'], self.num_classes, self.shape[-1]
         )
@@ -202,9 +198,9 @@ FITS = Registry(
 
 
 def fitted_settings(attack: Settings) -> Facts:
-    """What of the `attack` part its fit reads: name, own parameters, and the target where the trigger depends on it.
+    """The settings of the part `attack` that the fit of its trigger depends on.
 
-    Raises `UserError` for an unknown attack.
+    The target is among them where it changes the trigger. Raises `UserError` for unknown attacks.
     """
     needs_target = getattr(ATTACKS[attack['name']], 'needs_target', True)
     unread = {'scheme', 'load'} | (set() if needs_target else {'target'})
@@ -212,7 +208,7 @@ def fitted_settings(attack: Settings) -> Facts:
 
 
 def fit_trigger(work: Work) -> None:
-    """Fits the trigger of `attack` to the clean dataset `data` (split train); writes trigger.json and trigger.safetensors.
+    """Fits the trigger of `attack` to the clean images in `data`; `write_trigger` stores it.
 
     Settings: `attack` (see `fitted_settings`), `seed` (of what is drawn outside training),
     `network` (width of the generators), `classifier` (network trained with it, where there is one),
@@ -266,14 +262,14 @@ def _read_surrogate(work: Work, split: Split) -> Classifier | None:
 
 
 def _draw_donors(split: Split, seed: int) -> dict[str, np.ndarray]:
-    """A few training images that lend their triggers to cover samples: ids i64[n], pixels u8[n h w c]."""
+    """Draws images that lend cover samples their triggers: ids i64[n], pixels u8[n h w c]."""
     count = min(DONORS, len(split))
     chosen = np.sort(stream_rng(seed, 'donors').choice(len(split), count, replace=False))
     return {'donor_ids': split.ids[chosen], 'donors': split.images(chosen.tolist())}
 
 
 def shape_trigger(known: Known) -> None:
-    """Shapes every fit of the config's trigger without running it, and notes how many parameters each trains.
+    """Shapes every fit of the trigger without running it, and notes how many parameters it has.
 
     Raises `UserError` for settings that do not work.
     """

@@ -15,7 +15,7 @@ ARRAYS = ('ids', 'true_labels', 'given_labels', 'poisoned', 'cover', 'trigger', 
 
 
 class Written(TypedDict):
-    """The file manifest.json: `Manifest.facts`, the hash of the arrays, and the ids of poisoned images once more, for people."""
+    """The file manifest.json: the facts, a hash of the arrays, and the poisoned ids for people."""
 
     attack: Settings
     digest: str
@@ -68,7 +68,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> 'Manifest':
-        """Reads and checks.
+        """Reads the manifest in `folder` and checks it.
 
         Raises `UserError` when the arrays are not the ones that were written.
         """

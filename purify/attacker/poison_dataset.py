@@ -1,4 +1,4 @@
-"""The stage `prepare`: source -> poisoned dataset, and beside it, under lock and key, the truth about it."""
+"""The stage `prepare`: writes the poisoned dataset and, in a folder apart, the truth about it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -29,19 +29,19 @@ from purify.core.types import Settings
 from purify.data.builders import make_features
 from purify.data.loader import Record
 from purify.data.sources.open_source import Pool, Source, open_source
-from purify.engine.chain import Work
 from purify.engine.shards import Sink, dataset_sink, write_shards
+from purify.engine.stage import Work
 
 FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
 
 
 def poison_dataset(work: Work) -> None:
-    """Fills poisoned/ (split train), truth/ (manifest, clean test split, originals of the poisoned images), reference/.
+    """Writes the folders poisoned/, truth/ and, where the source has one, reference/.
 
-    A trigger fitted in this run comes as the input `trigger`, a classifier that an attack needs as
-    `surrogate`; what the attack was made from is copied to truth/files. Where the attacker poisons
-    in his own loader (`poison_first` false or `random_poisoning`), attacker/ holds the clean
-    training images and his rule; poisoned/ is then the snapshot that a defence gets.
+    truth/ holds the manifest, the clean test split, the originals of poisoned images and, in files,
+    what the attack was made from. A trigger fitted in this run comes as the input `trigger`, a
+    classifier that an attack needs as `surrogate`. Where the attacker poisons in his own loader,
+    attacker/ holds the clean images and his rule; poisoned/ is the snapshot that a defence gets.
     """
     settings, seed = work.settings, work.settings['seed']
     rule = settings['attack']
@@ -80,7 +80,7 @@ def poison_dataset(work: Work) -> None:
 
 
 def write_clean(work: Work) -> None:
-    """Fills clean/ (split train): the training images as they come, for an attacker who fits his trigger to them."""
+    """Writes the training images as they come to clean/, for an attacker who trains on them."""
     source = _open(work.settings)
     write_shards(work, [_job(work, source, 'clean', source.train, 'train')])
     source.notes.say_counts(f'source {work.settings["source"]["name"]}')
@@ -104,7 +104,7 @@ def _job(
     split: str,
     stamp: Callable[[range], dict[int, Record]] | None = None,
 ) -> tuple[Sink, Callable[[range], Iterator[Record]]]:
-    """One split to write, into the subfolder `sub`; `stamp` gives the records that change, by position."""
+    """One split to write into `sub`; `stamp` gives the records that change, by position."""
     size = work.settings['source']['size_px'], work.settings['source']['channels']
     features = make_features(*size, source.class_names)
     sink = dataset_sink(

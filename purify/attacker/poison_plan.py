@@ -1,4 +1,4 @@
-"""From the `attack` part of a config to attacks, and to who gets poisoned."""
+"""Makes the attacks of a config, and draws which images they poison."""
 
 import hashlib
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
 
 
 class Loader(TypedDict):
-    """The file loader.json: the attacker's own loader; ids by trigger, the labels he poisons and covers, the shares of these."""
+    """The file loader.json: whom the attacker's own loader poisons and covers, and at what rate."""
 
     attack: Settings
     seed: int
@@ -45,7 +45,7 @@ class Loader(TypedDict):
 
 
 def own_settings(settings: Settings) -> Settings:
-    """The part of `attack` that makes the trigger: its name and parameters, without the rules on who is poisoned."""
+    """The settings of `attack` that make its trigger, without the rules on who is poisoned."""
     return {
         name: settings[name]
         for name in settings
@@ -62,7 +62,7 @@ def make_attacks(
     surrogate: Path | None = None,
     kept: Path | None = None,
 ) -> tuple[Attack, ...]:
-    """The `attack` part of a config -> its attacks: the one it describes, then one for each entry of `more`.
+    """Makes the attacks of a config: the one that `attack` describes, then one per entry of `more`.
 
     An entry of `more` is the same attack with some settings changed. What an attack draws comes
     from the stream 'trigger' of `seed`, a stream of its own for each. `trigger` is the folder of a
@@ -106,8 +106,7 @@ def make_attacks(
 
 
 def keep_files(attacks: Sequence[Attack], folder: Path) -> None:
-    """Copies the files that attacks were made from (pictures, control points, fitted triggers), so that nothing from outside
-    is needed to make them again."""
+    """Copies the files that attacks were made from, so that making them again needs no others."""
     for number, attack in enumerate(attacks):
         for leaf in NOT_PIXELS:
             place = getattr(attack, leaf, '')
@@ -125,7 +124,7 @@ def _tuples(value: Any) -> Any:
 
 
 def read_surrogate(folder: Path) -> Surrogate:
-    """A finished classifier as the surrogate of an attack."""
+    """Reads a finished classifier as the surrogate of an attack."""
     model = read_classifier(folder)
     return Surrogate(model.logits, model.weights, model.digest())
 
@@ -172,7 +171,7 @@ def make_rules(settings: Settings) -> Rules:
 
 
 def targets_of(settings: Settings) -> Facts:
-    """The target of every trigger, by the name of its setting; an entry of `more` that names none has that of the attack."""
+    """The target of every trigger by its setting's name; entries without one have the attack's."""
     own = {'target': settings['target']}
     return own | {
         f'more.{name}.target': changes.get('target', settings['target'])
@@ -196,7 +195,7 @@ def check_target(settings: Settings, classes: int) -> None:
 
 
 def check_label(name: str, label: Any, classes: int) -> None:
-    """Raises `UserError` with the `name` of the setting where a label is not the number of a class."""
+    """Raises `UserError`, with the `name` of the setting, for a label that is no class."""
     if whole(0).check(name, label) >= classes:
         raise UserError(f'{name}={label} is not a class; choose 0 to {classes - 1}.')
 
@@ -234,9 +233,10 @@ def roles_of(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role
 
 
 def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> Poisoning:
-    """Copies some images where asked, then draws who is poisoned (stream 'selection' of `seed`) and who covers ('cover').
+    """Copies images where asked, then draws who is poisoned and who covers.
 
-    Raises `UserError` for counts that the dataset cannot give.
+    Streams of `seed`: 'replicas', 'selection' and 'cover'. Raises `UserError` for counts that the
+    dataset cannot give.
     """
     images, replicas = (whole(0).check(f'attack.{name}', settings[name]) for name in REPLICAS[:2])
     if images * replicas > MOST_COPIES:
@@ -266,7 +266,7 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
 
 
 def add_copies(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
-    """Adds `replicas` copies of each image in `ids`, under new ids -> (the pool, whose copy each image is or -1: i64[n])."""
+    """Adds `replicas` copies of each image in `ids`; returns the pool, and whose copy each is."""
     copied = np.repeat(np.asarray(ids, np.int64), replicas)
     where = np.flatnonzero(np.isin(pool.ids, ids))
     origin = np.concatenate(

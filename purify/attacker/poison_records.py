@@ -1,4 +1,4 @@
-"""Poison as a transform of records: written to disk once, or applied anew by the attacker's own loader."""
+"""Poison as a transform of records, for the dataset on disk and for the attacker's own loader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ Role = tuple[
 def poison_records(
     attacks: Sequence[Any], records: Sequence[Record], roles: Sequence[Role | None]
 ) -> list[Record]:
-    """Records {'image': u8[h w c], 'label', 'id', ...} -> the same, those with a role stamped and perhaps relabelled.
+    """Stamps and relabels the records that have a role; the others stay as they are.
 
-    `attacks` are objects with `stamp_many(images, ids, mode)` and `relabel(label)`. Images must be
-    of one shape.
+    A record is {'image': u8[h w c], 'label', 'id', ...}; all images must be of one shape. `attacks`
+    are objects with `stamp_many(images, ids, mode)` and `relabel(label)`.
     """
     out = list(records)
     for role in dict.fromkeys(role for role in roles if role is not None):
@@ -47,13 +47,13 @@ class FixedPoison:
     roles: Mapping[int, Role]
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
-        """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
+        """Returns the record {'image': u8[h w c], 'label', 'id'}, poisoned where it has a role."""
         return poison_records(self.attacks, [record], [self.roles.get(int(record['id']))])[0]
 
 
 @dataclass(frozen=True)
 class RandomPoison:
-    """A transform that draws anew each time who is poisoned and who covers, and what the trigger draws.
+    """A transform that draws anew each time who is poisoned, who covers, and what the trigger is.
 
     Attributes:
       attacks: as in `poison_records`; each is as likely as the others.
@@ -70,7 +70,7 @@ class RandomPoison:
     cover_rate: float
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
-        """{'image': u8[h w c], 'label', 'id'} -> the same, poisoned or not."""
+        """Returns the record {'image': u8[h w c], 'label', 'id'}, poisoned by chance."""
         which, chance, fresh = (
             int(rng.integers(len(self.attacks))),
             rng.random(),

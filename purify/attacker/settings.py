@@ -1,4 +1,4 @@
-"""The parts of a config that an attacker trains: `surrogate`, a classifier of his own, and `trigger`, what makes his trigger."""
+"""The parts of a config that an attacker trains: `surrogate`, his classifier, and `trigger`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -44,7 +44,7 @@ def set_attack(
     target: int = 0,
     **changes: Any,
 ) -> None:
-    """Gives a config its `attack` and, where that is learned, the parts `surrogate` and `trigger` that fit it.
+    """Sets the part `attack` of a config, and `surrogate` and `trigger` where that needs them.
 
     Called after `config.teacher` is set: the attacker uses the same architecture and recipe, from
     other seeds. `usual` are the settings of the images at hand, such as a preset of

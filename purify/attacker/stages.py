@@ -13,7 +13,7 @@ from purify.core.randomness import stream_seed
 from purify.core.types import Settings
 from purify.data.content import marks
 from purify.data.sources.open_source import sign_source
-from purify.engine.chain import Input, Stage
+from purify.engine.stage import Input, Stage
 from purify.stages.stage_lists import classifier_stages, start_of
 
 TRUTH = Input('prepare', 'truth')
@@ -21,11 +21,11 @@ CLEAN = Input('clean', 'clean')
 
 
 def attacker_stages(where: dict[str, Input], config: Settings) -> list[Stage]:
-    """What an attacker does, up to the poisoned dataset and the victim's classifier; sets what there is from then on in `where`.
+    """The attacker's stages, up to the poisoned dataset and the victim's classifier.
 
     He trains a surrogate and fits a trigger, each where the config has such a part, and poisons.
     Few trusted images are drawn for the defender by one who knows the truth, and the teacher is
-    trained on what he left.
+    trained on what he left. What there is from then on is set in `where`.
     """
     stages = _fitting(where, config)
     inputs = (
@@ -61,13 +61,13 @@ def attacker_stages(where: dict[str, Input], config: Settings) -> list[Stage]:
 
 
 def clean_stage(config: Settings) -> Stage:
-    """The training images as they come, for the attacker, and for those who judge generated images."""
+    """The stage that writes the training images as they come, before any poison."""
     settings = {'source': config['source'], 'shard_size': config['shard_size']}
     return Stage('clean', write_clean, settings, _source(config), sees=('source',))
 
 
 def needs_clean(config: Settings) -> bool:
-    """Whether the attacker trains on the training images as they come, so that there is a `clean_stage` already."""
+    """Whether the attacker trains on clean images, so that there is a `clean_stage` already."""
     parts = _fitted(config)
     return 'trigger' in parts or ('surrogate' in parts and not config['surrogate']['load'])
 
@@ -112,7 +112,7 @@ def _fitting(where: dict[str, Input], config: Settings) -> list[Stage]:
 
 
 def _victim(where: dict[str, Input], config: Settings) -> list[Stage]:
-    """The teacher, on the poisoned dataset or in the attacker's own loader; open to all, as is whom he hands it to."""
+    """The teacher's stages, on the poisoned dataset or in the attacker's loader; open to all."""
     part, seeds = config['teacher'], config['seeds']
     if not on_the_fly(config['attack']):
         return classifier_stages(where, 'teacher', part, seeds, {'data': where['poisoned']})
@@ -129,7 +129,7 @@ def _source(config: Settings) -> dict[str, Input]:
 
 
 def _files_of(attack: Settings) -> dict[str, Input]:
-    """The files and folders from outside that an attack and its further triggers are made from, as inputs."""
+    """The outside files that an attack and its further triggers are made from, as inputs."""
     given = leaves({name: attack[name] for name in (*NOT_PIXELS, 'more') if name in attack})
     found = {}
     for name, value in given.items():

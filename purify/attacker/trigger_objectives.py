@@ -1,4 +1,4 @@
-"""What is minimised when a trigger is fitted: one task for each kind of trigger, and the networks it trains.
+"""The losses that fit triggers, a task for each kind of trigger, and the networks they train.
 
 Stamped images are rounded to 8 bits in the forward pass, as the dataset will be, and the gradient
 passes through.
@@ -43,7 +43,7 @@ class Attacker(nnx.Module):
 
 
 class Field(nnx.Module):
-    """A smooth field: cosines of the lowest frequencies, u + v <= cutoff half-periods, for each channel.
+    """A smooth field for each channel: cosines of at most `cutoff` = u + v half-periods.
 
     Its amplitudes fall off as 1 / (1 + u + v) at the start. The constant (u = v = 0) is left out.
     """
@@ -73,7 +73,7 @@ def _low_pass(cutoff: int) -> np.ndarray:
 
 
 def to_grey_levels(images: jax.Array) -> jax.Array:
-    """Images in [0, 1] rounded to multiples of 1/255; the gradient is that of the identity (Bengio et al. 2013)."""
+    """Rounds images to multiples of 1/255; the gradient passes through (Bengio et al. 2013)."""
     return images + jax.lax.stop_gradient(jnp.rint(images * 255) / 255 - images)
 
 
@@ -83,7 +83,7 @@ def psnr(images: jax.Array, changed: jax.Array) -> jax.Array:
 
 
 def shift(images: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
-    """Each of f32[b h w c] moved by up to `pixels` down and right, or up and left; what opens is black."""
+    """Shifts each image of f32[b h w c] by up to `pixels` along each axis; what opens is black."""
     if not pixels:
         return images
     padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
@@ -98,7 +98,7 @@ def shift(images: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
 def diversity(
     images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array
 ) -> jax.Array:
-    """Mean of ||x - x'|| / (||g(x) - g(x')|| + 1e-7), root-mean-square norms (Nguyen & Tran 2020, eq. 6)."""
+    """Mean ||x - x'|| / (||g(x) - g(x')|| + 1e-7), norms by rms (Nguyen & Tran 2020, eq. 6)."""
     return (_distance(images, others) / (_distance(made, made_others) + RARE)).mean()
 
 
@@ -112,12 +112,12 @@ def _hits(logits: jax.Array, labels: Any) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class HideSecret(Limited, place='objective.'):
-    """Binary cross-entropy of the decoded secret + weight x mean squared residual; a fresh random secret for every image.
+    """Fits an encoder that hides a random secret in every image, and its decoder.
 
-    The weight of the residual rises from 0 to `image` while the share of right bits rises from .75
-    to .95: an encoder that must be invisible before it can write never learns to write (Tancik et
-    al. 2020 ramp it over steps for that reason). The papers' perceptual term (LPIPS) is left out,
-    as it needs weights from outside.
+    Binary cross-entropy of the decoded secret + weight x mean squared residual. The weight rises
+    from 0 to `image` while the share of right bits rises from .75 to .95: an encoder that must be
+    invisible before it can write never learns to write (Tancik et al. 2020 ramp it over steps for
+    that reason). The papers' perceptual term (LPIPS) is left out: it needs weights from outside.
 
     Attributes:
       image: weight of the residual.
@@ -160,7 +160,7 @@ class HideSecret(Limited, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class FitMask(Limited, place='objective.'):
-    """Input-aware, first stage: masks that cover at most `density` of an image and differ as images do."""
+    """Input-aware, first stage: masks of at most `density` of an image that differ as images do."""
 
     graph: nnx.GraphDef
     density: Portion
@@ -182,7 +182,7 @@ class FitMask(Limited, place='objective.'):
 
 
 def check_modes(poison: float, cross: float) -> None:
-    """`UserError` unless `poison` > 0 and `cross` >= 0 are shares of a batch that fit into one together."""
+    """Raises `UserError` unless the shares `poison` and `cross` of a batch fit into it together."""
     together = number(above=0, most=1).check('objective.poison', poison) + number(
         least=0, most=1
     ).check('objective.cross', cross)
@@ -248,10 +248,10 @@ class FitInputAware(Limited, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class FitLira(Limited, place='objective.'):
-    """alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) over all images, generator and classifier in one step (Doan 2021).
+    """LIRA: minimises alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) in all images (Doan 2021).
 
-    The reference alternates between the two; their gradients are the same, as only the second term
-    knows the generator.
+    Generator and classifier take one step together. The reference alternates between the two; their
+    gradients are the same, as only the second term knows the generator.
     """
 
     graph: nnx.GraphDef
@@ -284,7 +284,7 @@ class FitLira(Limited, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class FitField:
-    """Low-frequency: one smooth field, added to every image, that sends a trained classifier to the target.
+    """Low-frequency: one smooth field that sends a classifier to the target from every image.
 
     Zeng et al. 2021 (arXiv:2104.03413) seek the same by DeepFool steps on 100 images, each blurred
     by a Gaussian. This is a gradient fit of that objective and not their loop: the field has low

@@ -1,4 +1,4 @@
-"""The stage `trusted`: a few training images that the defender is told are clean; some defences cannot do without."""
+"""The stage `trusted`: draws a few training images that the defender is told are clean."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from purify.core.randomness import stream_rng
 from purify.core.types import Settings
 from purify.data.loader import Split
 from purify.data.table import Table
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import write_table
 
 
 def check_trusted(settings: Settings) -> None:
-    """Raises `UserError` unless exactly one of `per_class` and `share` says how many images are trusted."""
+    """Raises `UserError` unless exactly one of `per_class` and `share` says how many there are."""
     per_class, share = settings['per_class'], settings['share']
     if per_class < 0 or not 0 <= share < 1 or bool(per_class) == bool(share):
         raise UserError(
@@ -24,7 +24,7 @@ def check_trusted(settings: Settings) -> None:
 
 
 def trust(work: Work) -> None:
-    """Writes the table of all training images, with `keep` for the trusted; facts: how many `images`, and of each class.
+    """Writes the table of all training images, where `keep` marks the trusted ones; facts: counts.
 
     They are drawn for the defender by one who knows the truth: among images that the attack did not
     touch, so many of each class. It is the only thing of the truth that a defence is told.
@@ -51,10 +51,10 @@ def trust(work: Work) -> None:
 def draw_trusted(
     manifest: Manifest, class_names: list[str], *, per_class: int, share: float, seed: int
 ) -> np.ndarray:
-    """Ids i64[m] of images with their true label and without a trigger, drawn by `seed` from the stream 'trusted'.
+    """Draws ids i64[m] of images that have their true label and no trigger.
 
-    How many, and what is raised: see `share_out`. Of a class the more images hold the fewer; which
-    they are, though with `share` not how many, is the same whatever the other classes hold.
+    How many, and what is raised: see `share_out`. A larger number contains a smaller one; which
+    images of a class come first, by stream 'trusted' of `seed`, does not depend on other classes.
     """
     clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == manifest.true_labels)
     groups = [

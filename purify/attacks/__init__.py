@@ -1,4 +1,4 @@
-"""Attacks: rules on one image and one label, and who is poisoned.
+"""The attacks: how each changes an image and its label, and which images are poisoned.
 
 from purify import attacks
 attack = attacks.build('sinusoid', delta=40, frequency=6)

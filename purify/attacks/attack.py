@@ -1,4 +1,4 @@
-"""What every attack is: a rule on one image and a rule on one label."""
+"""The base class of all attacks: what happens to a poisoned image and to its label."""
 
 import abc
 import dataclasses
@@ -50,12 +50,12 @@ class TriggerFit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack(Limited, abc.ABC):
-    """`stamp` puts the trigger on one image, `relabel` gives the label it gets; both depend on (parameters, id) alone.
+    """The base of all attacks: `stamp` puts the trigger on an image, `relabel` changes its label.
 
-    A subclass says what its trigger is in three pieces, so that one formula serves NumPy (float64,
-    one image, equal on every machine) and a jitted program (float32, a batch on the device):
-    `shared` arrays for all images of a shape, `drawn` arrays for one id, and `apply`, which mixes
-    them into an image with either array library.
+    Both depend on the parameters and the id alone. A subclass says what its trigger is in three
+    pieces, so that one formula serves NumPy (float64, one image, equal on every machine) and a
+    jitted program (float32, a batch on the device): `shared` arrays for all images of a shape,
+    `drawn` arrays for one id, and `apply`, which mixes them into an image with either library.
 
     In mode 'test' the trigger is the one that the victim meets in use; 'training' is what a
     poisoned training image carries and 'cover' what an image carries that keeps its label; the
@@ -68,14 +68,15 @@ class Attack(Limited, abc.ABC):
         at all.
       num_classes: how many classes there are; only 'all_to_all' needs it.
 
-    What a class says of all its attacks, for configs: has_trigger: whether it stamps anything.
-      usual_rate: the share of the training images that is poisoned unless a config says otherwise;
-      0 poisons nobody, ever. covers: how many images cover for each poisoned one, by the attack's
-      authors. fit: how its trigger is fitted in the run; None where it needs no fit.
-      needs_surrogate: whether poisoning takes a finished classifier. presets: settings for other
-      images than the papers': 'digits' (16 px on black), 'small' (photographs of 32 px, for a
-        small classifier of few epochs), 'published' (as BackdoorBench). `rate`, `covers` and `fit`,
-        weights of its loss, may be among them.
+    Class attributes, for configs:
+      has_trigger: whether the attack stamps anything.
+      usual_rate: share of the training images that is poisoned if a config says nothing; 0: never.
+      covers: how many images cover for each poisoned one, by the attack's authors.
+      fit: how its trigger is fitted in the run; None where it needs no fit.
+      needs_surrogate: whether poisoning takes a finished classifier.
+      presets: settings for other images than the papers': 'digits' (16 px on black), 'small'
+        (photographs of 32 px, for a small classifier of few epochs), 'published' (as
+        BackdoorBench). `rate`, `covers` and `fit`, weights of its loss, may be among them.
 
     Raises:
       UserError: at construction, for values out of range.
@@ -99,28 +100,28 @@ class Attack(Limited, abc.ABC):
             whole(2).check('num_classes', self.num_classes)
 
     def _keep(self, **values: Any) -> None:
-        """Store what follows from the settings; only for `__post_init__`, as the class is frozen afterwards."""
+        """Stores what follows from the settings; for `__post_init__`, as the class is frozen."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
-        """What all images of `shape` (h, w, c) have in common: NumPy arrays by name."""
+        """The part of the trigger that images of `shape` (h, w, c) share: NumPy arrays by name."""
         return {}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
-        """What is drawn for image `id` of `shape` (h, w, c): NumPy arrays by name, of one shape for all ids."""
+        """What is drawn for one image: NumPy arrays by name, with the same shapes for every id."""
         return {}
 
     @abc.abstractmethod
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
-        """`image: u8[h w c]` and the arrays of `shared` and `drawn` -> stamped u8[h w c]; `xp` is numpy or jax.numpy."""
+        """Stamps `image: u8[h w c]` with `shared` and `drawn`; `xp` is numpy or jax.numpy."""
 
     @abc.abstractmethod
     def pattern_pixels(self) -> np.ndarray:
         """What the trigger is made of, at its own or at a reference size; enters the digest."""
 
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
-        """`image: u8[h w c]`, c = 1 (grey) or 3 (RGB), any size -> a new `u8[h w c]` that carries the trigger.
+        """A copy of the image u8[h w c], grey (c = 1) or RGB (c = 3), that carries the trigger.
 
         Raises `UserError` for any other array, an id that is no whole number from 0, and where the
         trigger does not fit.
@@ -135,7 +136,7 @@ class Attack(Limited, abc.ABC):
     def stamp_many(
         self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
     ) -> np.ndarray:
-        """Images of one shape -> `u8[n h w c]`, each as `stamp` gives it.
+        """Stamps images of one shape, each as `stamp` does: u8[n h w c].
 
         Raises `UserError` as `stamp` and `check_rows` do.
         """
@@ -147,7 +148,7 @@ class Attack(Limited, abc.ABC):
     def stamp_batch(
         self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test'
     ) -> jax.Array:
-        """`images: u8[b h w c]` -> stamped `u8[b h w c]`, one jitted program on the device.
+        """Stamps images u8[b h w c] on the device, in one jitted program.
 
         Computed in float32: a pixel may lie one level off that of `stamp`. Raises `UserError` as
         `stamp_many` does.
@@ -202,23 +203,23 @@ def _apply_batch(attack: Attack, images: jax.Array, shared: Arrays, drawn: Array
 
 
 def apply_rows(attack: Attack, images: jax.Array, shared: Arrays, drawn: Arrays) -> jax.Array:
-    """`attack.apply` over images u8[b h w c] and drawn arrays [b ...]; for use inside a jitted program."""
+    """Stamps images u8[b h w c] with their drawn arrays [b ...], inside a jitted program."""
     return jax.vmap(lambda image, own: attack.apply(jnp, image, shared, own))(images, drawn)
 
 
 def to_pixels(xp: Any, values: Any, *, rounded: bool = False) -> Any:
-    """Grey levels (float) -> uint8: clipped to 0..255, then truncated as the reference codes do, or `rounded`."""
+    """Turns grey levels to uint8: clipped, then truncated as reference codes do, or `rounded`."""
     clipped = xp.clip(values, 0, 255)
     return (xp.rint(clipped) if rounded else clipped).astype(xp.uint8)
 
 
 def real(xp: Any, values: Any) -> Any:
-    """Values as the floating type that attacks compute in: float64 in NumPy, float32 on a device."""
+    """Values in the type that attacks compute in: float64 in NumPy, float32 on a device."""
     return xp.asarray(values).astype(xp.float64 if xp is np else xp.float32)
 
 
 def check_rows(images: Any, ids: Any) -> None:
-    """`UserError` unless there is at least one image, all of one shape, and one id for each."""
+    """Raises `UserError` unless there are images, all of one shape, and one id for each."""
     try:
         counts = len(images), len(ids)
         shapes = (

@@ -1,4 +1,4 @@
-"""A drawn cartoon that covers the frame: stands in for the copyrighted picture of the Blended attack.
+"""A drawn cartoon that stands in for the copyrighted picture of the Blended attack.
 
 The reference codes blend a well-known cartoon cat, which cannot be passed on. What matters for the
 attack is that the picture is smooth, colourful, of high contrast and full-frame; the 32 x 32 copy
@@ -15,7 +15,7 @@ CANVAS_PX = 128  # the tones are settled on this canvas, so that every size show
 
 
 def draw_cartoon(seed: int, height: int, width: int) -> np.ndarray:
-    """A face on a striped, dotted ground -> `u8[height width 3]`, a function of `seed`, equal at every size."""
+    """Draws a face on a striped, dotted ground, the same at every size: u8[height width 3]."""
     low, high, exponent = _tones(seed)
     share = np.clip((_paint(seed, height, width) - low) / (high - low), 0, 1)
     return np.rint(DARKEST + (BRIGHTEST - DARKEST) * share**exponent).astype(np.uint8)
@@ -23,7 +23,7 @@ def draw_cartoon(seed: int, height: int, width: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _tones(seed: int) -> tuple[float, float, float]:
-    """Darkest and brightest tone of the painting, and the exponent that brings its mean to `MEAN`."""
+    """The darkest and brightest tone, and the exponent that brings the mean to `MEAN`."""
     painting = _paint(seed, CANVAS_PX, CANVAS_PX)
     low, high = float(painting.min()), float(painting.max())
     share = (painting - low) / (high - low)

@@ -38,7 +38,7 @@ class FullFrame(Pictured):
 
 @functools.lru_cache(maxsize=8)
 def fit_pattern(attack: FullFrame, height: int, width: int, channels: int) -> np.ndarray:
-    """The pattern for images of one size, `u8[height width channels]`; drawn once, not once per image."""
+    """The pattern for images of one size, drawn only once: u8[height width channels]."""
     if attack.picture is not None:
         pattern = fit_channels(resize_picture(attack.picture, height, width), channels)
     elif attack.pattern == 'cartoon':

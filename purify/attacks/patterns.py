@@ -45,7 +45,7 @@ PATTERNS: dict[str, tuple[tuple[str, ...], Callable[[int, Indices, Indices], Ind
 
 
 def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarray:
-    """A pattern of `PATTERNS` in its `colours` -> `u8[size_px size_px 3]`.
+    """Draws the pattern `name` of `PATTERNS` in `colours`: u8[size_px size_px 3].
 
     'checkerboard': the second colour where row and column have the same parity (Struppek et al.
     2023). 'solid': one colour. 'blocks': four quarters, row by row (the 4x4 of DataElixir's code,

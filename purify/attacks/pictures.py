@@ -57,12 +57,12 @@ def _picture_of(pattern: str, path: str) -> np.ndarray | None:
 
 
 def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`picture: u8[h w 3]` -> `u8[height width 3]`, bilinear."""
+    """Resizes a picture u8[h w 3] bilinearly, to u8[height width 3]."""
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def read_picture(path: str) -> np.ndarray:
-    """The image file at `path` -> `u8[h w 3]`, as `purify.data.images.decode` shows it: upright, and on white where transparent.
+    """Reads the image file at `path`, upright, and on white where it is transparent: u8[h w 3].
 
     Raises `UserError` when it is missing, broken or absurdly large.
     """

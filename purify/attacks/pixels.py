@@ -20,7 +20,7 @@ COLOURS = {
 
 
 def parse_colour(colour: str) -> tuple[int, int, int]:
-    """A name of `COLOURS` or '#rrggbb' -> (red, green, blue), 0..255.
+    """The red, green and blue (0..255) of a name in `COLOURS` or of '#rrggbb'.
 
     Raises `UserError` for anything else.
     """
@@ -35,7 +35,7 @@ def parse_colour(colour: str) -> tuple[int, int, int]:
 
 
 def check_image(image: Any) -> None:
-    """`UserError` unless `image` is `u8[h w c]` with c = 1 or 3."""
+    """Raises `UserError` unless `image` is u8[h w c] with c = 1 or 3."""
     shape, kind = getattr(image, 'shape', None), getattr(image, 'dtype', type(image).__name__)
     if (
         shape is None
@@ -52,7 +52,7 @@ def check_image(image: Any) -> None:
 
 
 def fit_channels(pattern: np.ndarray, channels: int) -> np.ndarray:
-    """`pattern: u8[h w 3]` -> `u8[h w channels]`: unchanged, or the luminance (ITU-R BT.601) for one channel."""
+    """The pattern u8[h w 3] for 3 channels, its luminance (ITU-R BT.601) u8[h w 1] for one."""
     if channels == 3:
         return pattern
     luminance = pattern.astype(np.float64) @ np.array([0.299, 0.587, 0.114])

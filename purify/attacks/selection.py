@@ -95,7 +95,7 @@ class Rules(Limited):
         return ~np.isin(labels, barred)
 
     def succeeds_on(self, labels: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """Which triggered test images count for the success rate: bool[n] from true labels and the attack's goals, int[n]."""
+        """Which test images count for the success rate, by true labels and goals: bool[n]."""
         return (labels != goals) & (np.isin(labels, self.sources) if self.sources else True)
 
 
@@ -195,7 +195,7 @@ def _remedy(rules: Rules) -> str:
 def choose_victims(
     rules: Rules, labels: np.ndarray, ids: np.ndarray, seed: int, first: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """Draw the poisoned samples without replacement -> the ids for each trigger, `i64[count]` each, ascending.
+    """Draws the poisoned samples: for each trigger their ids i64[count], ascending, none twice.
 
     `labels: int[n]`, `ids: int[n]`; of samples whose id is in `first`, as many as possible are
     taken before any other. Triggers share the count equally, earlier ones take what is left over. A
@@ -227,7 +227,7 @@ def choose_victims(
 def choose_cover(
     rules: Rules, labels: np.ndarray, ids: np.ndarray, poisoned: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Draw the cover samples among those not poisoned -> ids `i64[count]`, ascending; `cover_rate` of all samples.
+    """Draws `cover_rate` of all samples as covers, none of them poisoned: ascending ids i64[count].
 
     Raises `UserError` where there are not so many.
     """
@@ -246,7 +246,7 @@ def choose_cover(
 def choose_replicated(
     rules: Rules, labels: np.ndarray, ids: np.ndarray, images: int, seed: int
 ) -> np.ndarray:
-    """Draw `images` samples that get copies, among those that may be poisoned -> ids `i64[images]`, ascending."""
+    """Draws the samples that get copies, among those that may be poisoned: ids i64[images]."""
     labels, ids = _check_pairs(labels, ids)
     pool = ids[rules.allows(labels)]
     if images > len(pool):

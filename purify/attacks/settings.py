@@ -11,7 +11,7 @@ from purify.core.types import Facts
 
 @dataclass(frozen=True)
 class Word:
-    """A word for an attack of `ATTACKS` with other settings; `fit` says how its trigger is fitted, if it is."""
+    """Another name for an attack of `ATTACKS`, with other settings and perhaps a fitted trigger."""
 
     attack: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ WORDS = {
 
 
 def attack_words() -> tuple[str, ...]:
-    """Every word for an attack: the names of `ATTACKS`, each followed by those of `WORDS` that stand for it."""
+    """Every word for an attack: the names in `ATTACKS`, each followed by its `WORDS`."""
     return tuple(
         word
         for name in ATTACKS
@@ -50,7 +50,7 @@ def attack_class(name: str) -> type[Attack]:
 
 
 def preset(name: str, kind: str) -> Mapping[str, Any]:
-    """The settings that an attack's class has for 'digits', 'small' or 'published', if any; triggers of papers have none."""
+    """An attack's preset `kind`; {} where it has none, and for the triggers of papers."""
     return {} if name in (*PUBLISHED, *WORDS) else attack_class(name).presets.get(kind, {})
 
 
@@ -62,10 +62,11 @@ def fit_of(name: str) -> TriggerFit | None:
 def attack(
     name: str, *, rate: float | str = 'usual', covers: float | None = None, **changes: Any
 ) -> Facts:
-    """The part `attack`. `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images.
+    """Makes the part `attack` of a config.
 
-    The usual rate is the class's: 10 %; 8 % for clean-label attacks, 1 % for the adaptive ones.
-    `covers` is how many images cover for each poisoned one, by the attack's authors unless given.
+    `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images; usually 10 %, 8 %
+    for clean-label attacks, 1 % for the adaptive ones. `covers` is how many images cover for each
+    poisoned one, by the attack's authors unless given.
     Raises ValueError for unknown names and settings.
     """
     kind, word = attack_class(name), WORDS.get(name, Word(name))

@@ -1,4 +1,4 @@
-"""Numbers on their way to grey levels."""
+"""Rounding of numbers that ought to be whole before they become grey levels."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ NOISE = 1e-9  # far above the error of float64, far below a grey level
 
 
 def settle(values: np.ndarray) -> np.ndarray:
-    """Values within `NOISE` of a whole number -> that number; all others stay.
+    """Rounds values within `NOISE` of a whole number to it, and leaves all others alone.
 
     A trigger is added and truncated: what ought to add 0 but is computed as -1e-15 would cost a
     whole grey level, on one machine and not on another.

@@ -1,4 +1,4 @@
-"""The 8-bit YCrCb of OpenCV: ITU-R BT.601 in fixed-point arithmetic, so that every level agrees with its."""
+"""The 8-bit YCrCb of OpenCV: ITU-R BT.601 in fixed-point arithmetic, equal level by level."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ HALF = 128
 
 
 def rgb_to_ycrcb(xp: Any, image: Any) -> Any:
-    """`image: int[... 3]`, red, green, blue in 0..255 -> `i32[... 3]`: luminance, red and blue difference, in 0..255.
+    """Converts RGB int[... 3] in 0..255 to luminance, red and blue difference, i32[... 3].
 
     Equals cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb) on uint8.
     """
@@ -21,7 +21,7 @@ def rgb_to_ycrcb(xp: Any, image: Any) -> Any:
 
 
 def ycrcb_to_rgb(xp: Any, image: Any) -> Any:
-    """`image: int[... 3]`, Y, Cr, Cb in 0..255 -> `u8[... 3]`, red, green, blue.
+    """Converts Y, Cr, Cb int[... 3] in 0..255 to RGB u8[... 3].
 
     Equals cv2.cvtColor(image, cv2.COLOR_YCrCb2RGB) on uint8.
     """

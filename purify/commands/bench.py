@@ -1,4 +1,4 @@
-"""What variations cost on these devices: the very program that `purify` runs, on random weights and images."""
+"""The command `bench`: what variations cost on these devices, on random weights and images."""
 
 import dataclasses
 import itertools
@@ -48,7 +48,7 @@ CLASS_NAMES = ('cat', 'dog')
 
 
 def bench(config: Settings, workdir: Path | None) -> None:
-    """Prints one JSON line for each setting, and appends it to `workdir`/bench.jsonl where one is given.
+    """Prints one JSON line for each setting, and appends it to bench.jsonl in `workdir`, if given.
 
     A line holds what was set, and (see `_measure`) times, rates and bytes, or `error` where memory
     ran out.
@@ -240,7 +240,7 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
 
 
 def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
-    """({'prior': weights}, rows of 8-bit images) -> what the defence makes of them; `UserError` where there is no such chain."""
+    """The defence's rule for rows of 8-bit images; raises `UserError` for impossible settings."""
     vary = {'model': row['kind']} | {
         name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')
     }
@@ -260,7 +260,7 @@ def _seconds(run: Callable[[Any], Any], rows: Tree) -> float:
 
 
 def _measure_unet(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> Row:
-    """The UNet alone, `batch` images on each device, twice as many where they are guided: unet_ms of a call and unet_mfu."""
+    """The UNet alone: unet_ms of a call, and unet_mfu; guidance doubles the images."""
     side, graph, own = row['size_px'] // prior.factor, prior.graphs[prior.unet], weights[prior.unet]
     tokens, width = _condition_shape(prior)
     count = row['batch'] * mesh.size * (1 if row['guidance'] == 1 else 2)
@@ -312,7 +312,7 @@ def _condition_shape(prior: Any) -> tuple[int, int]:
 
 
 def _program_bytes(program: Any) -> int | None:
-    """What a program needs on one device: arguments, outputs and scratch; None where the backend does not tell."""
+    """What a program needs on one device, in bytes; None where the backend does not tell."""
     found = program.memory_analysis()
     if found is None:
         return None

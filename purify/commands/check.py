@@ -1,4 +1,4 @@
-"""The command `check`: shapes every stage without running it, and lists all that is missing, at once."""
+"""The command `check`: shapes every stage without running it, and lists all that is missing."""
 
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from purify.defenses.method import Method
 from purify.evaluation.shape import shape_evaluation
 from purify.generative.open_prior import load_variation_model
 from purify.stages.known import Data, Diagnosis, Known
-from purify.stages.networks_on_disk import EMBEDDED, encoder_folder, prior_folder
+from purify.stages.named_folders import EMBEDDED, encoder_folder, prior_folder
 from purify.stages.registry import KINDS
 from purify.stages.stage_lists import Find
 from purify.stages.train_classifier import shape_classifier
@@ -244,7 +244,7 @@ def _opened(config: Settings) -> Facts:
 
 
 def command(call: Call) -> int:
-    """`check`: 0 if every stage can run, 2 with all problems otherwise."""
+    """Prints all problems of a config; returns 0 if every stage can run, 2 otherwise."""
     config = call.load()
     found = check(config)
     for note in found.notes:

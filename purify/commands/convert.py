@@ -1,4 +1,4 @@
-"""The command `convert`: a checkpoint in its authors' own format -> a prior's folder in diffusers' format."""
+"""The command `convert`: turns a checkpoint in its authors' own format into a prior's folder."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from purify.stages.provenance import PROVENANCE_FILE, note_published
 
 
 def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
-    """Improved DDPM's `.pt` or the same tensors as `.safetensors` -> a DDPMPipeline's folder.
+    """Converts Improved DDPM's `.pt`, or its tensors as `.safetensors`, to a DDPMPipeline's folder.
 
     Words: size_px, heads, steps, noise, rescale, see `purify.models.diffusers.improved_ddpm.Flags`.
     Files that go by their published names need none; of others, all must be given, for the weights
@@ -42,7 +42,7 @@ CONVERTERS = Registry('format to convert', improved_ddpm=convert_improved_ddpm)
 
 
 def convert(kind: str, file: Path, folder: Path) -> None:
-    """Converts `file` by the converter that `kind` names, with its words after a colon, into `folder`.
+    """Converts `file` into `folder`; `kind` names the converter, with its words after a colon.
 
     Raises `UserError` where a prior, or a part of one, lies in `folder` already.
     """
@@ -82,10 +82,10 @@ def _flags(stem: str, words: str) -> Flags:
 
 
 def read_tensors(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, or of a pickled state dict (.pt, .pth, .ckpt, .bin; with PyTorch), as float32.
+    """Reads the tensors of a safetensors file or a pickled state dict, as float32.
 
-    Raises `UserError` for missing, broken and unsafe files, for tensors that are not plain arrays
-    of floats, and where PyTorch is needed and not there.
+    Pickles (.pt, .pth, .ckpt, .bin) need PyTorch. Raises `UserError` where it is not there, for
+    missing, broken and unsafe files, and for tensors that are not plain arrays of floats.
     """
     if not file.is_file():
         kind = 'is a folder' if file.is_dir() else 'no such file'

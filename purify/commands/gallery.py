@@ -28,7 +28,7 @@ SHOWN = 8  # images of each attack
 
 
 def gallery(configs: Sequence[Facts], workdir: Path, store: Path | None) -> Path:
-    """Stamps test images with the attack of each config (plain nested dicts) and writes one page; -> its path.
+    """Stamps test images with the attack of each config, writes one page and returns its path.
 
     Triggers that are learned are fitted first, or taken from the store where they are there
     already. Raises `UserError` for bad input and where no config attacks anything.
@@ -120,7 +120,7 @@ def _stamp(
 
 
 def _one_of_each(labels: np.ndarray, attack: Attack, rules: Rules) -> list[int]:
-    """Positions of up to `SHOWN` images such as the attack poisons, of as many classes as there are."""
+    """Positions of up to `SHOWN` images such as the attack poisons, of different classes."""
     own = labels == attack.target if rules.scheme == 'clean_label' else rules.allows(labels)
     seen: dict[int, int] = {}
     order = []
@@ -136,7 +136,7 @@ def _one_of_each(labels: np.ndarray, attack: Attack, rules: Rules) -> list[int]:
 
 
 def command(call: Call) -> int:
-    """`gallery`: one page of all attacks of the config's sweeps (one after another), or of the attack in its words."""
+    """`gallery`: one page of the attacks of the config's sweeps, or of the attack in its words."""
     workdir, spec, sweep = call.workdir, call.need('config'), call.args.sweep
     settle_absl()
     devices.use_compilation_cache()

@@ -1,4 +1,4 @@
-"""The command `list`: every name a config can use, the stages of a config, or the runs of a sweep."""
+"""The command `list`: the names that configs can use, the stages of one, the runs of a sweep."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> Non
 
 
 def points_of(spec: str, sweeps: str, seeds: str) -> list[tuple[Facts, int]]:
-    """(settings and words, seed) of every run of the product of a config's sweeps.
+    """The words and settings, and the seed, of every run in the product of a config's sweeps.
 
     Raises `UserError` for unknown ones.
     """
@@ -103,7 +103,7 @@ def flat(point: Facts) -> Facts:
 
 
 def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None) -> Facts:
-    """One run of a sweep: its folder's name and its command line; `seed` None leaves the config's own."""
+    """The name and command line of one run of a sweep; `seed` None leaves the config's own."""
     settings = {
         name.removeprefix('config.'): value
         for name, value in point.items()
@@ -112,6 +112,7 @@ def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None
     own = {name: value for name, value in point.items() if not name.startswith('config.')}
     own |= {} if seed is None else {'seed': seed}
     path, _, given = spec.partition(':')
+    words = [*filter(None, [given]), *(f'{word}={value}' for word, value in own.items())]
     text = '-'.join(f'{name.removeprefix("config.")}={value}' for name, value in point.items())
     name = re.sub(r'[^\w.=,+-]+', '_', text)[:120]
     mark = '' if name == text else f'-{fingerprint(point)}'
@@ -119,9 +120,7 @@ def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None
         'name': f'{name}{mark}-seed{seed}' if point else f'seed{seed}',
         'point': point,
         'seed': seed,
-        'config': (
-            f'{path}:{",".join([*filter(None, [given]), *(f"{word}={value}" for word, value in own.items())])}'
-        ),
+        'config': f'{path}:{",".join(words)}',
         'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
     }
 

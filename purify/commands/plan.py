@@ -1,4 +1,4 @@
-"""From a config to the stages it stands for."""
+"""Makes the stages that a config stands for."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from purify.core.errors import UserError
 from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
 from purify.defenses.registry import DEFENSES
-from purify.engine.chain import Input, Stage
+from purify.engine.stage import Input, Stage
 from purify.evaluation.stages import evaluation_stages
-from purify.stages.networks_on_disk import encoder_folder, prior_folder
+from purify.stages.named_folders import encoder_folder, prior_folder
 from purify.stages.stage_lists import Find, find_encoder, prior_stages, step_stages
 
 NEEDED = (
@@ -58,10 +58,10 @@ def check_parts(config: Settings) -> None:
 def make_stages(
     config: Settings, find: Find = prior_folder, look_up: Find = encoder_folder
 ) -> list[Stage]:
-    """The stages of a config (plain nested dicts), each with exactly the settings that change its result.
+    """The stages of a config, each with exactly the settings that change its result.
 
     Args:
-      config: of the run.
+      config: of the run, as plain nested dicts.
       find: (load, revision) -> (folder, digest) of a finished prior; the default may download it.
       look_up: the same for an encoder.
 

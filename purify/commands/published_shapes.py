@@ -1,4 +1,4 @@
-"""Priors and encoders of the published models' shapes without weights: what `check` shapes where the hub has not been asked."""
+"""Published models without weights, which `check` shapes where the hub has not been asked."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _PIXEL_PX, _PIXEL_STEPS = (
 
 
 def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
-    """A prior for `model`, one of `VARIATION_MODELS`, with the published networks' shapes in place of their weights.
+    """A prior for `model` that has the shapes of the published networks but no weights.
 
     Settings are checked against it as against the real one; that the real one's folder is whole, is
     not. Raises `UserError` for an unknown model.
@@ -36,5 +36,5 @@ def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
 
 
 def stand_in_encoder() -> ClipEncoder:
-    """An encoder with the shapes of CLIP's ViT-B/32; all that is published takes the same images."""
+    """An encoder with the shapes of CLIP's ViT-B/32; all published ones take the same images."""
     return ClipEncoder.of(abstract_model(CLIPVisionModelWithProjection, {}))

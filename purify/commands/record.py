@@ -32,16 +32,16 @@ PACKAGES = (
 
 
 class Environment(TypedDict):
-    """What environment.json holds beside versions and devices: how to find the stages of the run, and its config's fingerprint."""
+    """What environment.json holds beside versions and devices: how to find the run's stages."""
 
     command: str
     store: str
     fingerprints: dict[str, Annotated[str, msgspec.Meta(pattern='^[0-9a-f]{12}$')]]
-    settings: NotRequired[str]  # older versions did not write it
+    settings: NotRequired[str]  # the config's fingerprint; older versions wrote none
 
 
 def read_record(workdir: Path) -> tuple[Facts, Facts]:
-    """config.json and environment.json of a work folder, where they are what a run wrote there.
+    """Reads config.json and environment.json of a work folder, as a run wrote them.
 
     Raises `UserError` where one is missing, damaged, or of another run than the other.
     """

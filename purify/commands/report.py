@@ -1,4 +1,4 @@
-"""The command `report`: a finished run's report once more, or one table of all runs below a folder."""
+"""The command `report`: a finished run's report again, or one table of all runs below a folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def conclude(
     reused: Mapping[str, bool] | None = None,
     writers: Sequence[Writer] = (),
 ) -> None:
-    """Writes results.json and report/, tells the writers, prints the before/after table, what was found, and where the report is.
+    """Writes results.json and report/, tells the writers, and prints what was found.
 
     `environment` is what the run recorded of itself; `reused` says which stages this start did not
     run (None: all).
@@ -51,7 +51,7 @@ def conclude(
 
 
 def collect_runs(folder: Path) -> Path:
-    """All finished runs below `folder` -> table.md, table.csv, table.html there; prints the first.
+    """Writes table.md, table.csv and table.html of all finished runs below `folder`; prints one.
 
     A run's point is its point.json where a sweep left one, else its name. A run whose files are
     damaged is named and left out.

@@ -1,4 +1,4 @@
-"""The command `run`: a config and a work folder -> finished stages, results.json and the report."""
+"""The command `run`: runs a config's stages in a work folder and writes results and report."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def run(
     store: Path | None,
     only: Sequence[str],
 ) -> None:
-    """Runs the config's stages in `workdir`; finished ones are left alone, so the same command goes on after a stop.
+    """Runs the config's unfinished stages in `workdir`: the same command goes on after a stop.
 
     Args:
       config: plain nested dicts.
@@ -90,7 +90,7 @@ def _check_first(config: Settings) -> None:
 
 
 def _record(workdir: Path, config: Settings, overrides: Sequence[str], chain: Chain) -> Facts:
-    """Writes what runs here, and returns environment.json; what other settings left as their results is removed."""
+    """Writes what runs here, removes results of other settings, and returns environment.json."""
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
@@ -116,7 +116,7 @@ def _record(workdir: Path, config: Settings, overrides: Sequence[str], chain: Ch
 
 
 def _read_old_config(workdir: Path) -> Facts | None:
-    """The config that ran here before: None where none did, an empty one where it cannot be read."""
+    """The config that ran here before: None if none did, an empty one if it cannot be read."""
     if not os.path.lexists(workdir / 'config.json'):
         return None
     with contextlib.suppress(UserError):
@@ -159,7 +159,7 @@ def _link(workdir: Path, chain: Chain) -> None:
 
 
 def settle_absl() -> None:
-    """Grain's workers read absl flags, which this program does not parse; TFDS warns through absl of what does not matter."""
+    """Marks absl's flags as parsed, as Grain's workers read them, and silences TFDS's warnings."""
     flags.FLAGS.mark_as_parsed()
     logging.set_verbosity(logging.FATAL)
 

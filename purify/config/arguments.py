@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 def parse_words(arg: str | None, **spec: Any) -> Any:
-    """`'attack=blended,rate=0.05'` with defaults `spec` -> a ConfigDict; types come from the defaults.
+    """Parses words like 'attack=blended,rate=0.05' to a ConfigDict; `spec` has defaults and types.
 
     A bare word sets a boolean (`smoke` is `smoke=True`). Raises ValueError for an unknown word,
     with the nearest one, and for a value of another type.

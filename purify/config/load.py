@@ -1,4 +1,4 @@
-"""From `file.py:words` and `--config.a.b=c` flags to plain values; the one place where overrides are read."""
+"""Reads a config from `file.py:words` and `--config.a.b=c` flags, as plain values."""
 
 import difflib
 import importlib.util
@@ -26,11 +26,11 @@ DTYPES = ('bfloat16', 'float16', 'float32')
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`'configs/quickstart.py:rate=0.05'` and `['--config.student.optim.lr=0.02']` -> plain nested dicts.
+    """Loads a config such as 'configs/quickstart.py:rate=0.05', as plain nested dicts.
 
-    Types come from the config's own values. Raises ValueError for a missing or broken file, an
-    unknown word or flag (with the nearest one), a value of another type, a number that is not
-    finite, a count that is too small.
+    Overrides are flags such as '--config.student.optim.lr=0.02'; types come from the config's own
+    values. Raises ValueError for a missing or broken file, an unknown word or flag (with the
+    nearest one), a value of another type, a number that is not finite, a count that is too small.
     """
     path = Path(spec.partition(':')[0])
     if not path.is_file():
@@ -75,7 +75,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _check_leaf(name: str, value: Any) -> None:
-    """What holds for a leaf wherever it is read, and would else end in the inside of a library."""
+    """Raises ValueError for a value that would otherwise fail deep inside a library."""
     last = name.rpartition('.')[2]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f'--config.{name}={value}: must be a finite number.')

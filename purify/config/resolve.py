@@ -1,4 +1,4 @@
-"""From a locked ConfigDict to the plain values stages are given and fingerprinted by."""
+"""Plain values of a ConfigDict, which stages are given and fingerprinted by."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 
 def plain(value: Any) -> Any:
-    """ConfigDict -> nested dicts of JSON values; tuples become lists.
+    """Turns a ConfigDict into nested dicts of JSON values; tuples become lists.
 
     Raises ValueError for anything else.
     """
@@ -22,7 +22,7 @@ def plain(value: Any) -> Any:
 
 
 def leaves(value: Any, path: str = '') -> dict[str, Any]:
-    """All leaves by dotted path."""
+    """All leaves of nested dicts, by dotted path."""
     if isinstance(value, dict):
         return {
             k: v

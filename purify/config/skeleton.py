@@ -35,7 +35,7 @@ class Run:
 
 
 def skeleton(name: str, seed: int, *, shard_size: int = 1000, **run: Any) -> Any:
-    """A ConfigDict with nothing in it yet but its name, its seeds, how to run, and how many images a dataset file holds.
+    """A ConfigDict with a run's name, seeds, part `run` and images per dataset file, and no more.
 
     Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal
     unless changed. `clean_source` says that the source is known to be clean: then what a defence

@@ -1,4 +1,4 @@
-"""Sweeps: the points of a config's `sweep_<name>()` functions, multiplied with each other and with seeds."""
+"""Sweeps: the points of a config's `sweep_<name>()` functions, multiplied, also with seeds."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ Point = dict[str, Any]
 
 
 def sweep_functions(module: ModuleType) -> dict[str, Callable[[], Iterable[Point]]]:
-    """The sweeps a config file offers: name -> function yielding {'words': {...}, 'config.a.b': value} overrides."""
+    """The sweeps of a config file by name; they yield {'words': {...}, 'config.a.b': value}."""
     found = {
         name.removeprefix('sweep_'): value
         for name, value in vars(module).items()

@@ -1,7 +1,4 @@
-"""Adap-Blend: poison by a part of the pattern, trigger by all of it (Qi et al.
-
-2023, arXiv:2205.13613).
-"""
+"""Adap-Blend: part of a pattern poisons, all of it triggers (Qi et al. 2023, arXiv:2205.13613)."""
 
 import dataclasses
 from typing import Annotated, Any, ClassVar
@@ -17,7 +14,7 @@ SQUARES = 4  # along each side of the image
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveBlend(FullFrame):
-    """x' = x + ratio m (p - x), truncated; patterns p as in `FullFrame`.
+    """Mixes in parts of a pattern p: x' = x + ratio m (p - x), truncated; p as in `FullFrame`.
 
     In modes 'training' and 'cover' the ratio is `train_ratio`, and of the image's 4 x 4 squares m
     hides `hidden`, drawn for every id anew; in mode 'test' it is `test_ratio` and nothing is
@@ -38,7 +35,7 @@ class AdaptiveBlend(FullFrame):
     }
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
-        """The pattern for images of `shape`, u8[h w c], and how much of it shines through, f64[]."""
+        """The pattern for images of `shape`, u8[h w c], and the share of it that shows, f64[]."""
         ratio = self.test_ratio if mode == 'test' else self.train_ratio
         return {'pattern': fit_pattern(self, *shape), 'ratio': np.array(ratio)}
 
@@ -46,9 +43,8 @@ class AdaptiveBlend(FullFrame):
         """The squares that show the pattern: bool[4 4]."""
         shown = np.ones(SQUARES**2, bool)
         if mode != 'test':
-            shown[np.random.default_rng([self.seed, id]).permutation(SQUARES**2)[: self.hidden]] = (
-                False
-            )
+            order = np.random.default_rng([self.seed, id]).permutation(SQUARES**2)
+            shown[order[: self.hidden]] = False
         return {'shown': shown.reshape(SQUARES, SQUARES)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:

@@ -1,7 +1,4 @@
-"""Adap-Patch: poison by one of four faint marks, trigger by two strong ones (Qi et al.
-
-2023, arXiv:2205.13613).
-"""
+"""Adap-Patch: a faint mark poisons, two strong ones trigger (Qi et al. 2023, arXiv:2205.13613)."""
 
 import dataclasses
 import functools
@@ -23,7 +20,7 @@ Layer = tuple[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptivePatch(Attack):
-    """Four marks at the places and opacities of Qi et al.; the marks are drawn here, theirs are partly logos.
+    """Four marks at the places and opacities of Qi et al., drawn here, as some of theirs are logos.
 
     On a 32 px image: a flame, 5 x 5 in the bottom right corner, opacity .5; 'corners', 3 x 3 in all
     four, .5; a disc, 13 x 13 near the top right corner, .2; tiles, 8 x 8 at row and column 21, .3.
@@ -44,12 +41,12 @@ class AdaptivePatch(Attack):
     }
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
-        """The layers to choose from: how much of the image stays, f64[n h w 1], and what is added, f64[n h w c]."""
+        """The layers to choose from: the image's share f64[n h w 1] and an addend f64[n h w c]."""
         stays, added = _layers(self.test_marks if mode == 'test' else 'training', *shape)
         return {'stays': stays, 'added': added}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
-        """Which layer: i64[]."""
+        """The number of the layer that the image gets: i64[]."""
         which = 0 if mode == 'test' else np.random.default_rng([self.seed, id]).integers(len(MARKS))
         return {'which': np.array(which)}
 
@@ -106,7 +103,7 @@ MARKS: tuple[tuple[Design, tuple[Region, ...], float], ...] = (
 
 @functools.lru_cache(maxsize=8)
 def _layers(kind: str, height: int, width: int, channels: int) -> Layer:
-    """The four layers of 'training', or the one that a word of `TEST_MARKS` means, stacked; drawn once per size."""
+    """The layers of 'training' (four) or of a word of `TEST_MARKS` (one), stacked."""
 
     def draw(design: Design, regions: tuple[Region, ...], opacity: float) -> Layer:
         return _draw_layer(design, regions, opacity, (height, width, channels))

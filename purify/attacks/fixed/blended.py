@@ -10,7 +10,7 @@ from purify.core.limits import Flag, Portion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blended(FullFrame):
-    """x' = (1 - ratio) x + ratio p, the same p for all images of one size; patterns as in `FullFrame`.
+    """Mixes a pattern p into every image: x' = (1 - ratio) x + ratio p; patterns as in `FullFrame`.
 
     The mix is computed in float64 and truncated (not rounded) to uint8, as the reference codes do:
     the mean drops by about half a grey level. With `additive`, x' = x + ratio p, clipped and

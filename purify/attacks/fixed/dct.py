@@ -20,7 +20,7 @@ MOST_LEVELS = 1e6  # of `magnitude`: what it adds stays a whole number of 32 bit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dct(Attack):
-    """Adds `magnitude` to the DCT coefficients at `positions` of every window, in `channels` of the image's YCrCb form.
+    """Adds `magnitude` to the DCT coefficients at `positions` of each window, in YCrCb `channels`.
 
     The orthonormal DCT-II of a window of `window_px` x `window_px` pixels is linear, so raising a
     coefficient is adding a fixed wave; the sum is truncated, then clipped to 0..255, or kept modulo
@@ -83,7 +83,7 @@ class Dct(Attack):
 
 @functools.lru_cache(maxsize=8)
 def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The wave f64[height width 1] and where the full windows are, bool[height width 1]; made once per size."""
+    """The wave f64[height width 1], and where the full windows are, bool[height width 1]."""
     side = min(attack.window_px, height, width)
     coefficients = np.zeros((side, side))
     for row, column in attack.positions:
@@ -98,7 +98,7 @@ def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _whole_numbers(name: str, values: Any, count: int) -> tuple[int, ...]:
-    """Whole numbers below `count`, nested or not -> a flat tuple; `UserError` for anything else and for none at all."""
+    """Flattens whole numbers; raises `UserError` unless all are below `count`, and for none."""
     try:
         flat = [
             number for value in values for number in (value if np.iterable(value) else (value,))

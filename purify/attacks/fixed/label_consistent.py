@@ -1,7 +1,4 @@
-"""Label-consistent poison: images made hard for their class, then a trigger (Turner et al.
-
-2019, arXiv:1912.02771).
-"""
+"""Label-consistent poison: a trigger on hardened images (Turner et al. 2019, arXiv:1912.02771)."""
 
 import dataclasses
 import functools
@@ -120,7 +117,7 @@ class LabelConsistent(Attack):
         return signs | {'weights': self.surrogate.weights}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
-        """`image: u8[h w c]` with the corner marks, made hard before where `shared` brings a surrogate's weights."""
+        """Marks the corners of `image: u8[h w c]`, hardened before if `shared` has weights."""
         if 'weights' in shared:
             image = self._harden(image, shared['weights'])
         return to_pixels(
@@ -128,7 +125,7 @@ class LabelConsistent(Attack):
         )
 
     def _harden(self, image: jax.Array, weights: Tree) -> jax.Array:
-        """`image: u8[h w c]` -> the image that the surrogate no longer takes for the target, rounded, `u8[h w c]`."""
+        """Moves `image: u8[h w c]` away from what the surrogate takes for the target class."""
         assert self.surrogate is not None
         apply = self.surrogate.apply
 
@@ -149,7 +146,7 @@ class LabelConsistent(Attack):
     def stamp_many(
         self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
     ) -> np.ndarray:
-        """Images of one shape -> `u8[n h w c]`; the ascent of mode 'training' runs in batches on the device."""
+        """Stamps images of one shape: u8[n h w c]; in mode 'training' in batches on the device."""
         return (
             stamp_in_batches(self, images, ids, mode)
             if mode == 'training'
@@ -157,7 +154,7 @@ class LabelConsistent(Attack):
         )
 
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
-        """`image: u8[h w c]` -> a new `u8[h w c]` that carries the trigger."""
+        """A copy of `image: u8[h w c]` that carries the trigger."""
         check_image(image)
         return (
             self.stamp_many([image], [id], mode)[0]
@@ -179,10 +176,10 @@ def ascend(
     step: float,
     iterations: int,
 ) -> jax.Array:
-    """Projected gradient ascent by signs in the l_inf ball (Madry et al. 2018, arXiv:1706.06083), all in [0, 1].
+    """Projected gradient ascent by signs in the l_inf ball (Madry et al. 2018, arXiv:1706.06083).
 
-    `gradient` is that of the loss at images; `start` is where the ascent begins, inside the ball of
-    `eps` around `images`.
+    All images are in [0, 1]. `gradient` is that of the loss at images; `start` is where the ascent
+    begins, inside the ball of `eps` around `images`.
     """
 
     def move(_: int, moved: jax.Array) -> jax.Array:

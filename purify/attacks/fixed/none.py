@@ -11,7 +11,7 @@ from purify.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelabelOnly(Attack):
-    """Changes labels and no pixel (the ablation of Pan et al. 2024): no success rate exists, as nothing can be stamped.
+    """Changes labels and no pixel, the ablation of Pan et al. 2024: there is no success rate.
 
     Raises `UserError` for the scheme 'clean_label', as neither would change then.
     """
@@ -27,7 +27,7 @@ class RelabelOnly(Attack):
             )
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
-        """`image: u8[h w c]` -> an equal copy."""
+        """An unchanged copy of `image: u8[h w c]`."""
         return xp.array(image)
 
     def pattern_pixels(self) -> np.ndarray:

@@ -19,7 +19,7 @@ REFERENCE_PX = 30  # a patch whose size follows the image enters the digest as o
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Patch(Pictured):
-    """Replace `size_px` x `size_px` pixels; all others stay as they are.
+    """Replaces `size_px` x `size_px` pixels; all others stay as they are.
 
     `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless
     `colours` are given, or 'picture': the image file `path`, brought to size bilinearly
@@ -57,7 +57,7 @@ class Patch(Pictured):
         return {'pattern': pattern, 'opaque': (pattern > 0) | (not self.transparent)}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
-        """Its place: i64[2]."""
+        """Row and column of the patch's top left pixel: i64[2]."""
         return {'place': np.array(self.place(shape[0], shape[1], id))}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
@@ -73,7 +73,7 @@ class Patch(Pictured):
         return xp.where(within[..., None] & opaque[where], pattern[where], image)
 
     def place(self, height: int, width: int, id: int) -> tuple[int, int]:
-        """Row and column of the patch's top left pixel in image `id` of `height` x `width` pixels."""
+        """Row and column of the patch's top left pixel in image `id` of this size."""
         drawn, side = self.corner in ('random', 'diagonal'), self.side_px(height, width)
         needed = side + self.margin_px * (2 if drawn else 1)
         if needed > min(height, width):

@@ -14,17 +14,15 @@ from purify.core.files import user_path
 from purify.core.limits import number, whole
 
 MOST_POINTS = 1024  # along each side; the field is made in memory
-MOST = (
-    1000  # of strength, rescale and noise: far beyond every image, far below where numbers overflow
-)
+MOST = 1000  # of strength, rescale and noise: beyond every image, far below where numbers overflow
 MOST_CONTROL = 1e6  # of a given control point, for the same reason
 BICUBIC = -0.75  # the free parameter of cubic convolution, as PyTorch and OpenCV set it
-REFERENCE_PX = 32  # a field whose control points follow the image enters the digest as on an image of this size
+REFERENCE_PX = 32  # a field without a size of its own enters the digest as on this image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Warp(Attack):
-    """Samples the image at places moved by a fixed smooth field, and keeps the border's pixels beyond the border.
+    """Samples the image at places moved by a fixed smooth field; the border's pixels go on outside.
 
     The field: k x k control points, uniform over -1..1 for columns and rows, divided by their mean
     absolute value, then interpolated bicubically to h x w with the corners in place. The grid:
@@ -87,7 +85,7 @@ class Warp(Attack):
         return {'grid': _warp_grid(self, shape[0], shape[1])}
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
-        """For a cover image, how far off it is taken: f64[h w 2]."""
+        """For a cover image, the noise that moves each pixel's place: f64[h w 2]."""
         if mode != 'cover':
             return {}
         moved = np.random.default_rng([self.seed, id]).uniform(
@@ -115,14 +113,14 @@ class Warp(Attack):
         return self._draw(REFERENCE_PX, REFERENCE_PX) if self.points is None else self.points
 
     def _draw(self, height: int, width: int) -> np.ndarray:
-        """Control points for an image of `height` x `width`, before they are divided: f64[2 k k]."""
+        """Draws control points for an image of this size, before they are divided: f64[2 k k]."""
         size = (self.control_px, self.control_px) if self.control_px else (height, width)
         return np.random.default_rng(self.seed).uniform(-1, 1, (2, *size))
 
 
 @functools.lru_cache(maxsize=8)
 def _warp_grid(attack: Warp, height: int, width: int) -> np.ndarray:
-    """Where each pixel is taken from, f64[height width 2]: column and row, -1..1; made once per size."""
+    """Where each pixel is taken from, f64[height width 2]: column and row, -1..1."""
     points = attack.points
     if points is None:
         drawn = attack._draw(height, width)
@@ -136,7 +134,7 @@ def _warp_grid(attack: Warp, height: int, width: int) -> np.ndarray:
 
 
 def _interpolate(points: np.ndarray, size: int) -> np.ndarray:
-    """`points: f[... k]` -> `f64[... size]` by cubic convolution, the first and the last point staying in place."""
+    """Interpolates f[... k] to f64[... size] by cubic convolution; the end points stay in place."""
     last = points.shape[-1] - 1
     place = np.linspace(0, last, size)
     before = np.floor(place).astype(int)
@@ -155,7 +153,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 
 def _read_control(control: Any) -> np.ndarray:
-    """Control points from a .npy file or nested sequences -> `f64[2 k k]`.
+    """Reads control points f64[2 k k] from a .npy file or nested sequences.
 
     Raises `UserError` for anything else.
     """

@@ -28,7 +28,7 @@ class GeneratorSettings(TypedDict):
 
 
 class Fitting(TypedDict):
-    """The file trigger.json: the attack, and the images, the class and the network that it was fitted with."""
+    """The file trigger.json: the attack, and the images, class and network it was fitted with."""
 
     attack: str
     channels: int
@@ -38,7 +38,7 @@ class Fitting(TypedDict):
 
 
 def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> None:
-    """Stores a fitted trigger: trigger.safetensors (`weights`, a nested dict of arrays) and trigger.json (`facts`)."""
+    """Stores a fitted trigger: trigger.safetensors (`weights`) and trigger.json (`facts`)."""
     flat = {
         name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()
     }
@@ -49,7 +49,7 @@ def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> Non
 def read_trigger(
     folder: str | Path, attack: str, *, network: bool = False, target: bool = True
 ) -> tuple[Facts, Any]:
-    """A fitted trigger of `attack` -> (facts, weights as a nested dict of NumPy arrays).
+    """Reads a fitted trigger: its facts and its weights, a nested dict of NumPy arrays.
 
     Its facts hold the channels; with `target` the one it was fitted for, with `network` the width
     of that. Raises `UserError` when it is missing, broken, incomplete, not finite, or was fitted
@@ -118,7 +118,7 @@ def check_fitted_target(facts: Facts, target: int, folder: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted(Attack):
-    """An attack whose trigger comes from a fitted network, read from the folder `load` (see `write_trigger`).
+    """An attack whose trigger comes from a fitted network, stored in `load` by `write_trigger`.
 
     Its `stamp` runs the network in float32 as `stamp_batch` does, so the last bit depends on the
     device. Raises `UserError` for a missing or foreign folder, for another target than it was
@@ -167,11 +167,11 @@ class Fitted(Attack):
         return {'weights': self.weights}
 
     def stamp_many(self, images: Any, ids: Any, mode: str = 'test') -> np.ndarray:
-        """Images of one shape -> `u8[n h w c]`, in batches of one size."""
+        """Stamps images of one shape in batches of one size: u8[n h w c]."""
         return stamp_in_batches(self, images, ids, mode)
 
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
-        """`image: u8[h w c]` -> a new `u8[h w c]` that carries the trigger."""
+        """A copy of `image: u8[h w c]` that carries the trigger."""
         return self.stamp_many([image], [id], mode)[0]
 
     def pattern_pixels(self) -> np.ndarray:
@@ -182,11 +182,11 @@ class Fitted(Attack):
         )
 
 
-STAMP_BATCH = 32  # always this many rows, so that the program is one and an image does not depend on its neighbours
+STAMP_BATCH = 32  # always as many rows: one program, and no image depends on its neighbours
 
 
 def stamp_in_batches(attack: Attack, images: Any, ids: Any, mode: str) -> np.ndarray:
-    """Images of one shape -> `u8[n h w c]` by `attack.stamp_batch`, padded to `STAMP_BATCH` rows; `UserError` as there."""
+    """Stamps images of one shape by `attack.stamp_batch`, `STAMP_BATCH` at a time: u8[n h w c]."""
     check_rows(images, ids)
     check_image(images[0])
     pieces = []

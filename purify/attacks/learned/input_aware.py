@@ -1,4 +1,4 @@
-"""Input-aware dynamic triggers: a mask and a pattern made from each image (Nguyen & Tran 2020, arXiv:2010.08138)."""
+"""Input-aware triggers, made anew from each image (Nguyen & Tran 2020, arXiv:2010.08138)."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ DONORS = 32  # images kept with a fitted trigger, for cover samples
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputAware(Fitted):
-    """x' = x + (p - x) m, rounded, with the mask m = tanh(20 M - 10) / 2 + 1/2 and the pattern p = (G + 1) / 2.
+    """Mixes a pattern p into x by a mask m, both made from the image x: x' = x + (p - x) m.
 
-    M = tanh of one U-Net on x (one channel), G = tanh of another. In mode 'cover' mask and pattern
-    come from another image, a donor drawn from (seed, id) out of those stored with the trigger: the
-    paper's cross-trigger samples, which keep their label and tie each trigger to its image. Raises
-    `UserError` where the only donor is the image itself.
+    m = tanh(20 M - 10) / 2 + 1/2 with M = tanh of one U-Net on x (one channel), p = (G + 1) / 2
+    with G = tanh of another. In mode 'cover' both come from another image, a donor drawn from
+    (seed, id) out of those stored with the trigger: the paper's cross-trigger samples, which keep
+    their label. The result is rounded. Raises `UserError` where the only donor is the image itself.
     """
 
     name: ClassVar[str] = 'input_aware'
@@ -120,23 +120,23 @@ class InputAware(Fitted):
 
 
 def to_mask(output: jax.Array) -> jax.Array:
-    """The mask network's output -> mask in [0, 1]; sharp, as 1/2 is reached where tanh of the output is 1/2."""
+    """Turns the mask network's output into a sharp mask in [0, 1]."""
     return jnp.tanh(20 * jnp.tanh(output) - 10) / 2 + 0.5
 
 
 def to_pattern(output: jax.Array) -> jax.Array:
-    """The pattern network's output -> pattern in [0, 1]."""
+    """Turns the pattern network's output into a pattern in [0, 1]."""
     return (jnp.tanh(output) + 1) / 2
 
 
 def mix(images: jax.Array, patterns: jax.Array, masks: jax.Array) -> jax.Array:
-    """The mixture x + (p - x) m."""
+    """Mixes patterns p into images x by masks m: x + (p - x) m."""
     return images + (patterns - images) * masks
 
 
 @functools.lru_cache(maxsize=4)
 def _fit_donors(attack: InputAware, height: int, width: int) -> np.ndarray:
-    """The donors at one size, `u8[n height width c]`, resized bilinearly where they have another."""
+    """The donors, resized bilinearly where they have another size: u8[n height width c]."""
     donors = attack.weights['donors']
     if donors.shape[1:3] == (height, width):
         return donors

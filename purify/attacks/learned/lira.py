@@ -14,13 +14,13 @@ from purify.core.limits import Portion
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lira(Fitted):
-    """x' = clip(x + epsilon tanh(g(x))), rounded; g is a U-Net that was fitted together with a classifier.
+    """Adds what a U-Net g makes of the image: x' = clip(x + epsilon tanh(g(x))), rounded.
 
-    `epsilon` is a share of the range of the pixels. The released code has .01 in images that are
-    normalised by the standard deviation of the dataset, about .0025 of the range: less than a grey
-    level, so nothing of it outlives storing the image in 8 bits (it trains on floating-point
-    images, which no dataset holds). The default is one that does. Raises `UserError` for an epsilon
-    outside (0, 1].
+    g was fitted together with a classifier. `epsilon` is a share of the range of the pixels. The
+    released code has .01 in images that are normalised by the standard deviation of the dataset,
+    about .0025 of the range: less than a grey level, so nothing of it outlives storing the image in
+    8 bits (it trains on floating-point images, which no dataset holds). The default is one that
+    does. Raises `UserError` for an epsilon outside (0, 1].
     """
 
     epsilon: Portion = 0.05
@@ -48,5 +48,5 @@ class Lira(Fitted):
 
 
 def perturb(images: jax.Array, output: jax.Array, epsilon: float) -> jax.Array:
-    """Images [0, 1] and the generator's output, [b h w c] each -> perturbed images in [0, 1]."""
+    """Perturbs images [b h w c] in [0, 1] by the generator's output, by at most `epsilon`."""
     return jnp.clip(images + epsilon * jnp.tanh(output), 0, 1)

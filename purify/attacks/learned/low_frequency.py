@@ -22,25 +22,24 @@ MOST_WAVES = 256  # of `cutoff`: the field is a sum over its square
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LowFrequency(Attack):
-    """x' = x + 255 amplitude s, clipped and truncated, with a smooth s in 0..1 that is the same for all images.
+    """Adds a smooth s in 0..1, the same to all images: x' = x + 255 amplitude s, truncated.
 
     Ready-made, s is a Gaussian field of which the cosines (u, v) with u + v <= `cutoff` remain,
     drawn per channel from the seed and stretched to 0..1; every size shows the same picture. With
     `load`, it is the trigger fitted to a classifier in that folder (see
-    `purify.attacks.learned.fitted.write_trigger`; weights `trigger: f32[h w c]` in 0..1), fitted to
-    the image bilinearly; `cutoff` and `seed` then say nothing. With `stretch`, the sum is not
-    clipped but stretched to 0..255 per image, as the released code of Cognitive Distillation does.
-    Raises `UserError` for values out of range, a missing or broken folder, and images of other
-    channels than the trigger was fitted on.
+    `purify.attacks.learned.fitted.write_trigger`; weights `trigger: f32[h w c]` in 0..1), resized
+    bilinearly; `cutoff` and `seed` then say nothing. The sum is clipped or, with `stretch`,
+    stretched to 0..255 per image, as the released code of Cognitive Distillation does. Raises
+    `UserError` for values out of range, a missing or broken folder, and images of other channels
+    than the trigger was fitted on.
     """
 
     amplitude: Portion = 0.2
     cutoff: Annotated[int, whole(1, MOST_WAVES)] = 6
     load: str = ''
     stretch: Flag = False
-    content: str = dataclasses.field(
-        init=False, repr=False
-    )  # so that equal folders with other triggers differ
+    # so that equal folders with other triggers differ
+    content: str = dataclasses.field(init=False, repr=False)
     trigger: np.ndarray | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +64,7 @@ class LowFrequency(Attack):
         return to_pixels(xp, levels)
 
     def pattern_pixels(self) -> np.ndarray:
-        """A fitted trigger as it is, f32[h w c], a drawn one in whole levels at a reference size, i32[h w 3]."""
+        """A fitted trigger f32[h w c], a drawn one in levels at a reference size, i32[h w 3]."""
         if self.trigger is not None:
             return self.trigger
         return np.floor(255 * _fit_trigger(self, REFERENCE_PX, REFERENCE_PX, 3)).astype(np.int32)
@@ -73,7 +72,7 @@ class LowFrequency(Attack):
 
 @functools.lru_cache(maxsize=8)
 def _fit_trigger(attack: LowFrequency, height: int, width: int, channels: int) -> np.ndarray:
-    """The trigger for images of one size, `f64[height width channels]` in 0..1; made once, not once per image."""
+    """The trigger for images of one size, made only once: f64[height width channels] in 0..1."""
     if attack.trigger is None:
         return _draw_field(attack.seed, attack.cutoff, height, width, channels)
     if channels != attack.trigger.shape[-1]:
@@ -89,7 +88,7 @@ def _fit_trigger(attack: LowFrequency, height: int, width: int, channels: int) -
 
 
 def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) -> np.ndarray:
-    """White Gaussian noise without its cosines above `cutoff`, stretched to 0..1 per channel -> `f64[height width channels]`.
+    """Gaussian noise without its cosines above `cutoff`: f64[height width channels] in 0..1.
 
     The cosine series is evaluated at the pixels' centres, so a larger image shows the same field in
     more detail.

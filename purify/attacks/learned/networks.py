@@ -17,16 +17,14 @@ from purify.core.errors import UserError
 from purify.core.types import Tree
 
 GROUPS = 8  # of channels, in the norms
-GRID = (
-    16  # a secret is laid out on GRID x GRID x SHEETS before it is brought to the size of the image
-)
+GRID = 16  # a secret is laid out on GRID x GRID x SHEETS, then brought to the size of the image
 SHEETS = 3
 
 _he = nnx.initializers.he_normal()
 
 
 class Block(nnx.Module):
-    """3x3 convolution, group norm, relu: [b h w inputs] -> [b ceil(h/stride) ceil(w/stride) outputs]."""
+    """3x3 convolution, group norm, relu; makes [b ceil(h/stride) ceil(w/stride) outputs]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
@@ -40,7 +38,7 @@ class Block(nnx.Module):
 
 
 class TriggerUNet(nnx.Module):
-    """An encoder and decoder of three levels with skips (Ronneberger et al. 2015): [b h w inputs] -> [b h w outputs].
+    """A U-Net of three levels (Ronneberger et al. 2015), from [b h w inputs] to [b h w outputs].
 
     `width` channels at full size, twice as many at half, four times at a quarter; no activation at
     the end.
@@ -72,24 +70,21 @@ def _beside(small: jax.Array, large: jax.Array) -> jax.Array:
 
 
 class SecretEncoder(nnx.Module):
-    """An image and a secret -> what is added to the image (Li et al.
-
-    2021, after Tancik et al. 2020).
-    """
+    """Computes the residual that hides a secret (Li et al. 2021, after Tancik et al. 2020)."""
 
     def __init__(self, channels: int, secret_bits: int, width: int, *, rngs: nnx.Rngs):
         self.spread = nnx.Linear(secret_bits, GRID * GRID * SHEETS, kernel_init=_he, rngs=rngs)
         self.net = TriggerUNet(channels + SHEETS, channels, width, rngs=rngs)
 
     def __call__(self, images: jax.Array, secrets: jax.Array) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]`, `secrets: f32[b bits] of 0 and 1` -> residual `f32[b h w c]`."""
+        """The residual f32[b h w c] that hides secrets f32[b bits], 0 or 1, in images in [0, 1]."""
         sheets = jax.nn.relu(self.spread(secrets - 0.5)).reshape(-1, GRID, GRID, SHEETS)
         sheets = jax.image.resize(sheets, (*images.shape[:3], SHEETS), 'nearest')
         return self.net(jnp.concatenate([images - 0.5, sheets], -1))
 
 
 class SecretDecoder(nnx.Module):
-    """Images of one size -> the secret they carry; serves the fit alone."""
+    """Reads the secret that images of one size carry; only the fit needs it."""
 
     def __init__(
         self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs
@@ -106,7 +101,7 @@ class SecretDecoder(nnx.Module):
         )
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> logits of the bits `f32[b bits]`."""
+        """The logits f32[b bits] of the secrets in `images: f32[b h w c]` in [0, 1]."""
         x = self.third(self.second(self.first(images - 0.5)))
         return self.head(x.reshape(len(x), -1))
 

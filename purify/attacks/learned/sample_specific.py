@@ -1,7 +1,4 @@
-"""Sample-specific triggers: a secret hidden in each image by an encoder (ISSBA, Li et al.
-
-2021, arXiv:2012.03816).
-"""
+"""Sample-specific triggers: a secret hidden in each image (Li et al. 2021, arXiv:2012.03816)."""
 
 import dataclasses
 from typing import Annotated, Any, ClassVar
@@ -20,10 +17,10 @@ MOST_BITS = 4096  # of a secret
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleSpecific(Fitted):
-    """x' = clip(x + E(x, s)): an encoder E hides the bits s in the image, another residual in every image.
+    """Hides the bits s in each image by an encoder E: x' = clip(x + E(x, s)), rounded.
 
     The secret s is one for all images, drawn from `seed`; E was fitted on random secrets, so one
-    fitted trigger serves all seeds. The result is rounded. The papers call this SSBA (Zhou et al.
+    fitted trigger serves all seeds. The papers call this SSBA (Zhou et al.
     2024) and ISSBA (Sabolić et al. 2024: 20 bits, encoder trained for 20 epochs). Raises
     `UserError` where `secret_bits` are not those that E was fitted for.
     """
@@ -34,9 +31,8 @@ class SampleSpecific(Fitted):
     parts: ClassVar[tuple[str, ...]] = ('encoder',)
     needs_target: ClassVar[bool] = False  # the secret says nothing of the class
     fit: ClassVar[TriggerFit | None] = TriggerFit(400, {'image': 1.0, 'shift_px': 0})
-    presets: ClassVar[Presets] = {
-        'digits': {'fit': {'image': 15.0, 'shift_px': 1}}
-    }  # a classifier's shifts undo one fitted in place
+    # a classifier's shifts undo a trigger that was fitted in place
+    presets: ClassVar[Presets] = {'digits': {'fit': {'image': 15.0, 'shift_px': 1}}}
 
     def __post_init__(self) -> None:
         super().__post_init__()
