@@ -1,4 +1,4 @@
-"""Whether a generator makes more of the trigger than it was shown: the numbers of a dissection, and what they amount to."""
+"""Whether a generator makes more of the trigger than it was trained on, in numbers and words."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ _NEITHER = 'neither amplifies nor dampens the trigger measurably'
 
 @dataclass(frozen=True)
 class Amplification:
-    """Images made of the target classes, and those a generator was trained on under the same labels.
+    """Images made of the target classes, and those trained on under the same labels.
 
     Attributes:
       labels: the target classes.
@@ -61,17 +61,17 @@ class Amplification:
 
     @property
     def share(self) -> float:
-        """With the trigger: G1 and G2."""
+        """The share of images with the trigger, G1 and G2."""
         return (self.counts[0] + self.counts[1]) / self.images
 
     @property
     def ratio(self) -> float | None:
-        """Share made over share trained on; None where none was trained on."""
+        """The share made over the share trained on; None where none was trained on."""
         return self.share / self.trained if self.trained else None
 
     @property
     def verdict(self) -> str:
-        """'amplifies', 'dampens', '' for no measurable difference: what is `expected` lies within the interval, or no poison."""
+        """'amplifies' or 'dampens'; '' for no measurable difference, or no poison."""
         if not self.trained:
             return ''
         expected = self.trained if self.expected is None else self.expected
@@ -79,7 +79,7 @@ class Amplification:
 
 
 def list_rows(results: Results) -> list[Made]:
-    """The rows of target classes: of the probe where it holds as many of them, else of the generated set."""
+    """Rows of the target classes: of the probe if it has as many, else of the generated set."""
     sets = results.dissection.sets if results.dissection else {}
     probe, made = (
         [row for row in sets.get(name, []) if row.target and row.images]
@@ -89,12 +89,12 @@ def list_rows(results: Results) -> list[Made]:
 
 
 def has_detector(results: Results) -> bool:
-    """Whether anyone looked for the trigger; of attacks without one nobody does."""
+    """Whether a detector looked for the trigger; there is none for attacks without a trigger."""
     return results.dissection is not None and results.dissection.judges.detector is not None
 
 
 def measure_amplification(results: Results) -> Amplification | None:
-    """All target classes together; None where no image was made of one."""
+    """Measures all target classes together; None where no image was made of one."""
     rows = list_rows(results)
     if not rows:
         return None
@@ -114,7 +114,7 @@ def measure_amplification(results: Results) -> Amplification | None:
 
 
 def _expect(results: Results, trained: float | None) -> float | None:
-    """The share on which this run's detector would see a trigger if generations had it as often as training images."""
+    """The share that the detector would see if generations had the trigger as often as training."""
     detector = results.dissection.judges.detector if results.dissection else None
     if trained is None or detector is None or detector.tpr is None or detector.fpr is None:
         return None
@@ -122,7 +122,7 @@ def _expect(results: Results, trained: float | None) -> float | None:
 
 
 def say_amplification(results: Results) -> str:
-    """One sentence with both numbers; '' where the trigger was not looked for."""
+    """Says in one sentence whether the trigger is amplified; '' if nobody looked for it."""
     found = measure_amplification(results)
     if found is None or not has_detector(results):
         return ''
@@ -137,7 +137,7 @@ def say_amplification(results: Results) -> str:
 
 
 def say_groups(results: Results) -> list[str]:
-    """Below the headline: how the images made of target classes divide, and whether the detector sees triggers that are none."""
+    """Says how the images made of target classes divide, and whether the detector is mistaken."""
     found = measure_amplification(results)
     if found is None:
         return []
@@ -169,7 +169,7 @@ def say_groups(results: Results) -> list[str]:
 
 
 def list_amplification(results: Results) -> list[Line]:
-    """Name, value and meaning: triggers made and trained on, who judged and how well, FID of the generations."""
+    """Lists triggers made and trained on, how good the judges are, and FID of the generations."""
     found, lines = measure_amplification(results), []
     if found is not None and has_detector(results):
         which = say_set(found.labels, results.classes, 'target class')

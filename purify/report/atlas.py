@@ -1,4 +1,4 @@
-"""A map of features: every class in a quiet colour, those accused or aimed at in a strong one, poisoned images in ink."""
+"""A map of features: quiet colours for most classes, strong ones for suspects, ink for poison."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
 
 
 def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
-    """The map, as in Figure 1 of Sabolić 2024; None without an atlas or with no image on it.
+    """Draws the map, as in Figure 1 of Sabolić 2024; None if there are no images to show.
 
     `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is
     without 'poisoned', 'true' and 'close_poisoned' where nobody knows them.
@@ -64,7 +64,7 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
 
 
 def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
-    """What the map is of, by which method, and beside whom the poisoned images lie."""
+    """Says what the map shows, by which method, and beside whom the poisoned images lie."""
     facts, count = atlas['facts'], len(atlas['ids'])
     what = f'all {count:,}' if count == facts['images'] else f'{count:,} of {facts["images"]:,}'
     parts = [f'The features of {what} images, by {_METHODS[facts["method"]]}.']
@@ -82,9 +82,11 @@ def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
 
 
 def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
-    """Of the mislabelled poisoned images on the map: nearest a clean one of their true class, of their given class, and all.
+    """Counts the mislabelled poisoned images on the map by their nearest clean neighbour.
 
-    None where there is no such image, or no clean one, or nobody knows.
+    Returns how many lie nearest to one of their true class, how many to one of the class they were
+    given, and how many there are; None where there is no such image, or no clean one, or nobody
+    knows.
     """
     if 'poisoned' not in atlas:
         return None
@@ -98,7 +100,7 @@ def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
 
 
 def suspects(atlas: Atlas) -> list[int]:
-    """The classes named by the defence, and those the attack aims at; none where these are most of all classes."""
+    """Lists the classes named or aimed at; only those named if both make up most classes."""
     found = sorted({*atlas['facts']['named'], *atlas['facts']['aims']})
     return (
         found
@@ -108,7 +110,7 @@ def suspects(atlas: Atlas) -> list[int]:
 
 
 def spread(places: np.ndarray) -> np.ndarray:
-    """Where names go, in pixels f[n 2], moved up or down until no two overlap; the first stay where they are."""
+    """Moves names at pixels f[n 2] up or down until no two overlap; the first stay in place."""
     found: list[np.ndarray] = []
     for place in places:
         x = np.clip(place[0], 40, WIDTH_PX - 40)

@@ -1,4 +1,4 @@
-"""Where figures are drawn: inline SVG that follows the page's colours, its font and its dark mode."""
+"""Figures as inline SVG that follows the page's colours, its font and its dark mode."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
-WIDTH_PX = 360  # as wide as a phone; figures are shown at most a little larger, so their text keeps its size
+WIDTH_PX = 360  # as wide as a phone; shown hardly larger, so that text keeps its size
 _DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
 
 # Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
@@ -79,7 +79,7 @@ def new_figure(height_px: float) -> Iterator[Figure]:
 def new_axes(
     height_px: float, left: float, width: float, below_px: float, above_px: float
 ) -> Iterator[tuple[Figure, Axes]]:
-    """A figure and its only axes: `left` and `width` as shares of the figure's, with so many pixels below and above them."""
+    """A figure and its only axes: left end and width as shares, room below and above in pixels."""
     with new_figure(height_px) as figure:
         yield (
             figure,
@@ -90,13 +90,13 @@ def new_axes(
 
 
 def draw_grid(axes: Axes, axis: Literal['both', 'x', 'y']) -> None:
-    """Quiet lines at the ticks, behind all else."""
+    """Draws grid lines at the ticks, behind all else."""
     axes.grid(axis=axis)
     axes.set_axisbelow(True)
 
 
 def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> None:
-    """An interval on a bar, with ends of `half` up and down, and a halo, so that it shows."""
+    """Draws an interval on a bar, with end marks of `half` up and down, and a halo around it."""
     for colour, width in (('paper', 2.6), ('ink', 1.2)):
         whisker = {'color': COLOURS[colour], 'linewidth': width, 'clip_on': False}
         axes.plot([low, high], [y, y], **whisker)
@@ -105,10 +105,10 @@ def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> 
 
 
 def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> None:
-    """Dots at `points: f[n 2]`, in the coordinates of `axes`, whose limits must be set: one path of n short strokes.
+    """Draws dots at `points: f[n 2]` of `axes`, whose limits must be set.
 
-    Strokes of no length with round ends are dots; thousands of them take a tenth of the bytes that
-    as many markers do.
+    They are strokes of no length with round ends: one path of thousands takes a tenth of the bytes
+    that as many markers do.
     """
     if not len(points):
         return
@@ -118,12 +118,9 @@ def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> No
         np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type),
     )
     path.should_simplify = False
-    axes.add_artist(
-        PathPatch(
-            path, fill=False, edgecolor=COLOURS[colour], linewidth=size_px, capstyle='round', transform=IdentityTransform(),
-            clip_on=False,
-        )
-    )  # fmt: skip
+    stroke = {'edgecolor': COLOURS[colour], 'linewidth': size_px, 'capstyle': 'round'}
+    place = {'transform': IdentityTransform(), 'clip_on': False}
+    axes.add_artist(PathPatch(path, fill=False, **stroke, **place))
 
 
 def finish(figure: Figure, prefix: str, text: str) -> Drawing:

@@ -10,7 +10,7 @@ from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
 
 
 class TriggerScores(Struct, frozen=True, kw_only=True):
-    """A classifier under one of several triggers."""
+    """Scores of a classifier under one of several triggers."""
 
     target: Label
     asr: Share | None = None
@@ -20,7 +20,7 @@ class TriggerScores(Struct, frozen=True, kw_only=True):
 
 
 class ClassifierScores(Struct, frozen=True, kw_only=True):
-    """A classifier on clean and on triggered test images.
+    """Scores of a classifier on clean and on triggered test images.
 
     Attributes:
       acc: share of clean test images given their true class.
@@ -42,19 +42,19 @@ class ClassifierScores(Struct, frozen=True, kw_only=True):
 
 
 class Guarded(ClassifierScores, frozen=True, kw_only=True):
-    """The teacher behind a guard, a rule that changes test inputs; `guard` is its name."""
+    """Scores of the teacher behind `guard`, a rule that changes test inputs."""
 
     guard: str | UnsetType = UNSET
 
 
 class Filtered(ClassifierScores, frozen=True, kw_only=True):
-    """A generator as a classifier, with that share of the errors left out."""
+    """Scores of a generator as a classifier, with a share `p_filter` of its errors left out."""
 
     p_filter: Share
 
 
 class Diffusion(Struct, frozen=True, kw_only=True):
-    """How a generator was asked what images are, and its answers."""
+    """How a generator was used as a classifier, and its scores."""
 
     draws: Count
     weighting: str

@@ -1,4 +1,4 @@
-"""What class densities say: each class's tests, how likely other classes make its images, and the score of every image."""
+"""What class densities say: the tests of each class, and the scores of its images."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -41,7 +41,7 @@ Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are 
 def list_tests(
     facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]
 ) -> MarkupTable | None:
-    """The table of S_ND and S_D; None for findings of methods without them.
+    """Makes the table of the tests S_ND and S_D; None for methods without them.
 
     A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims`
     are the attack's targets, None where nobody knows them.
@@ -104,10 +104,11 @@ def list_tests(
 def draw_foreign(
     atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
 ) -> list[Figure]:
-    """Of each class looked at closely, the histogram of its images' highest foreign log-density (Figure 3 of Sabolić 2024).
+    """Draws a histogram of each class's highest foreign log-densities (Sabolić 2024, Figure 3).
 
-    From the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images stand on
-    those of clean ones. Of the valley rule the bins are those in which it looks for one, left of λ.
+    The axis runs from the lowest, 0, to the highest, 1, of the class and μ; bars of poisoned images
+    stand on those of clean ones. Of the valley rule the bins are those in which it looks for one,
+    left of λ.
     """
     rule, rows = facts.rule, {row['label']: row for row in facts.labels}
     if atlas is None or 'close_foreign' not in atlas:
@@ -134,10 +135,10 @@ def draw_foreign(
 def draw_scores(
     atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
 ) -> list[Figure]:
-    """Of each class named or aimed at, the score of every image, clean and poisoned ones in a lane each (Figure 4).
+    """Draws the scores of the images of each class named or aimed at (Sabolić 2024, Figure 4).
 
-    Dashed: where the defence divides them. Scores beyond the axis, a half per cent at either end,
-      are drawn on its edge.
+    Clean and poisoned images have a lane each. Dashed: where the defence divides them. Scores
+    beyond the axis, a half per cent at either end, are drawn on its edge.
     """
     if atlas is None or 'close_score' not in atlas:
         return []
@@ -173,12 +174,12 @@ def draw_scores(
 def count_bins(
     values: np.ndarray, kinds: Kinds, ends: tuple[float, float], bins: int
 ) -> np.ndarray:
-    """Values f[n] -> counts i64[k bins] of the images of each of k kinds in bins of equal widths between `ends`."""
+    """Counts values f[n] of k kinds of images in equal bins between `ends`: i64[k bins]."""
     return np.stack([np.histogram(values[own], bins, ends)[0] for own in kinds.values()])
 
 
 def _kinds(atlas: Atlas, own: np.ndarray) -> Kinds:
-    """Of the images bool[m] looked at closely, which are clean and which poisoned; all alike where nobody knows."""
+    """Which of the images bool[m] looked at closely are clean, and which poisoned, if known."""
     if 'close_poisoned' not in atlas:
         return {'': np.ones(int(own.sum()), np.bool_)}
     poisoned = atlas['close_poisoned'][own]
@@ -186,9 +187,10 @@ def _kinds(atlas: Atlas, own: np.ndarray) -> Kinds:
 
 
 def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, int]]:
-    """Where the verdicts of a class change along its scores f[n]: (between which, verdict u8 below, verdict above).
+    """Finds where the verdicts u8[n] of a class change along its scores f[n].
 
-    Half-way between neighbours; none where verdicts are mixed along the scores.
+    Returns (score half-way between neighbours, verdict below, verdict above) for each change; none
+    where verdicts are mixed along the scores.
     """
     order = np.argsort(score, kind='stable')
     ranked, sizes = verdict[order], score[order]
@@ -304,7 +306,7 @@ def _say_counts(kinds: Sequence[str], counts: np.ndarray) -> str:
 
 
 def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None:
-    """A dashed line from bottom to top; its name stands above, on the side where no other line's does."""
+    """Draws a dashed line from bottom to top, with its name above it on one side."""
     axes.axvline(place, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
     if name:
         axes.text(place, 1.02, name, transform=axes.get_xaxis_transform(), ha=side, va='bottom')
@@ -322,7 +324,7 @@ def _strong(atlas: Atlas) -> set[int]:
 
 
 def _thin(values: np.ndarray) -> np.ndarray:
-    """Sorted, and of many every so-manieth, the ends among them."""
+    """Sorts values and keeps at most `MOST_DOTS` of them, evenly, with both ends."""
     ranked = np.sort(values)
     return (
         ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)]

@@ -1,4 +1,4 @@
-"""What results.json says of generated images: what they are of, who judged them, and how alike they are to training images."""
+"""What results.json says of generated images: contents, judges, likeness to training images."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from purify.report.quantities import Count, Interval, Label, Number, Pair, Share
 
 
 class Made(Struct, frozen=True, kw_only=True):
-    """The images made of one label: how many of each group, and the share of stamped ones in training."""
+    """Images made of one label, by group; p_t is the share of stamped ones in training."""
 
     label: Label
     target: bool
@@ -31,12 +31,12 @@ class Separation(Struct, frozen=True, kw_only=True):
 
     @property
     def sides(self) -> tuple[float | None, float | None]:
-        """On training images, on generations."""
+        """The AUROC on training images, and on generations."""
         return self.training, self.generated
 
 
 class Labeller(Struct, frozen=True, kw_only=True):
-    """Who says of which class an image is."""
+    """How well the labeller, a classifier, tells which class an image shows."""
 
     acc: Share | None = None
     counts: dict[str, Pair | None] = {}
@@ -44,7 +44,7 @@ class Labeller(Struct, frozen=True, kw_only=True):
 
 
 class Detector(Struct, frozen=True, kw_only=True):
-    """Who says whether an image shows the trigger."""
+    """How well the detector, a classifier, tells whether an image shows the trigger."""
 
     acc: Share | None = None
     tpr: Share | None = None
@@ -56,7 +56,7 @@ class Detector(Struct, frozen=True, kw_only=True):
 
 
 class Judges(Struct, frozen=True, kw_only=True):
-    """How far the judges of a dissection can be believed; without a detector nobody looked for the trigger."""
+    """How far the judges of a dissection can be believed; no detector looked if it is None."""
 
     labeller: Labeller
     detector: Detector | None
@@ -72,7 +72,7 @@ class Distance(Struct, frozen=True, kw_only=True):
 
 
 class Dissection(Struct, frozen=True, kw_only=True):
-    """What generated images are made of."""
+    """What the images of a generator show, and how they were made and judged."""
 
     judges: Judges
     sets: dict[str, list[Made]]
@@ -84,7 +84,7 @@ class Dissection(Struct, frozen=True, kw_only=True):
 
 
 class Above(Struct, frozen=True, kw_only=True):
-    """Pairs more alike than the limit."""
+    """How many pairs are more alike than the limit."""
 
     limit: Number
     share: Share | None
@@ -93,7 +93,7 @@ class Above(Struct, frozen=True, kw_only=True):
 
 
 class Copied(Struct, frozen=True, kw_only=True):
-    """Pairs whose training image is there several times, for the attack has copied it."""
+    """Pairs whose training image is there several times, because the attack copied it."""
 
     images: Count
     matches: Count

@@ -1,4 +1,4 @@
-"""What results.json says of a defence's verdicts: held against the truth, and in the defence's own words."""
+"""What results.json says of a defence's verdicts: how right they are, and the method's facts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Fates = dict[str, Count]  # how many images were 'kept', 'dropped', 'relabelled'
 
 
 class Rates(Struct, frozen=True, kw_only=True):
-    """Shares of the poisoned and of the clean images."""
+    """Shares of the poisoned (TPR) and of the clean images (FPR)."""
 
     tpr: Share | None
     fpr: Share | None
@@ -29,7 +29,7 @@ class Fate(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """What a defence says of the images, whatever they are."""
+    """How many images a defence flagged, dropped and relabelled, rightly or not."""
 
     images: Count
     flagged: Count
@@ -38,7 +38,7 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class DetectionScores(Struct, frozen=True, kw_only=True):
-    """The verdicts of a defence, held against the truth; see `purify.evaluation.evaluate.describe_findings`."""
+    """How right a defence's verdicts are; see `purify.evaluation.evaluate.describe_findings`."""
 
     found: Found | None = None
     tpr: Share | None
@@ -54,7 +54,7 @@ class DetectionScores(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What the method says of the dataset (`purify.defenses.judgement`): a word, a share of images, a sentence for people."""
+    """A method's verdict on the whole dataset, with a sentence (`purify.defenses.judgement`)."""
 
     word: str
     share: Share | UnsetType = UNSET
@@ -62,14 +62,14 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Chart(Struct, frozen=True, kw_only=True):
-    """By which quantity labels are scored, and from where on one is named."""
+    """The quantity by which labels are scored, and the threshold beyond which one is named."""
 
     quantity: str
     threshold: Number
 
 
 class Thresholds(Struct, frozen=True, kw_only=True):
-    """Limits of the tests of class densities, and the share of a class that can be flagged at most."""
+    """Limits of the tests of class densities, and the largest share of a class to be flagged."""
 
     nondisruptive: Number | None = None
     disruptive: Number | None = None
@@ -77,16 +77,17 @@ class Thresholds(Struct, frozen=True, kw_only=True):
 
 
 class Findings(Struct, frozen=True, kw_only=True):
-    """The facts of a method's verdicts that a report shows; a method notes what it has, and others that no report shows.
+    """The facts of a method's verdicts that a report shows; each method fills in those it has.
 
     Attributes:
       target_labels: the classes it names.
-      labels, chart: of each label a row, and what of it is drawn against which threshold.
+      labels, chart: a row for each label, and which column is drawn against which threshold.
       rule: by which rule labels are named.
       sets: how many images fell into which set.
       types: why a class is named, by its label.
-      counts: what became of the images of the classes named. classes, size: of methods that cluster
-      classes a row each, and the share below which the smaller cluster is flagged.
+      counts: what became of the images of the classes named.
+      classes, size: for methods that cluster classes, a row each, and the share below which the
+        smaller cluster is flagged.
       comparable: whether scores of two classes may be compared.
     """
 

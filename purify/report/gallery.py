@@ -1,4 +1,4 @@
-"""The gallery: what attacks do to images, in numbers and in pictures; one HTML file that opens from disk, offline."""
+"""The gallery: one HTML file that shows, offline, what attacks do to images."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ def measure(clean: np.ndarray, stamped: np.ndarray) -> Closeness:
 
 
 def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
-    """128 + 10 (stamped - clean), cut to 0..255: u8 of any shape -> u8.
+    """Pictures of 128 + 10 (stamped - clean), cut to 0..255, for u8 images of any shape.
 
     Raised values are bright, lowered ones dark.
     """
@@ -100,7 +100,7 @@ def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
 
 
 def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings) -> Path:
-    """Writes `folder/index.html` and the numbers as `folder/gallery.json`; returns the path of the page.
+    """Writes the page `index.html` and its numbers `gallery.json`; returns the path of the page.
 
     All images are measured. The first `MAX_COLUMNS` of each entry are shown, fewer where the page
     would get heavy. `environment` says what ran where, with the `command` that ran it. Raises
@@ -177,7 +177,7 @@ def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown
 
 
 def _count_shown(entries: Sequence[Entry]) -> int:
-    """How many images of each entry are shown: `MAX_COLUMNS`, fewer where all thumbnails exceed `MAX_PIXELS`, at least one."""
+    """How many images of each entry fit on the page: up to `MAX_COLUMNS`, at least one."""
     column = 0
     for entry in entries:
         height, width = entry.clean.shape[1:3]

@@ -1,4 +1,4 @@
-"""What went in and what came out, in two sentences made from the numbers."""
+"""The headline of a report and the lines below it, in sentences made from the numbers."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _MADE = {
 
 
 def write_headline(results: Results) -> str:
-    """The first sentence of the report. It says so when the defence fails, when it costs much, and when nothing was attacked.
+    """Writes the headline, which says so if the defence fails, costs much or met no attack.
 
     Where nobody knows whether anything was, the method's own verdict on the dataset comes first, if
     it has one. Where a generator was dissected a last sentence says whether it amplifies the
@@ -37,14 +37,14 @@ def say_verdict(results: Results) -> str:
 
 
 def say_outcome(results: Results, name: str) -> str:
-    """What stands after the defence, in words: 'the student', 'the repaired classifier', 'the teacher behind the guard blur'."""
+    """Names a classifier after the defence: 'the student', 'the teacher behind the guard blur'."""
     guard = results.guarded.guard if results.guarded else None
     said = {'student': 'the student', 'repaired': 'the repaired classifier'}
     return said.get(name) or f'the teacher behind the guard{f" {guard}" if guard else ""}'
 
 
 def say_after(results: Results) -> str:
-    """What the numbers after the defence are of, and how that was made."""
+    """Says what the numbers after the defence are of, and how it was made."""
     name = next(iter(results.outcomes), 'student')
     return say_outcome(results, name) + _MADE[name]
 
@@ -88,7 +88,7 @@ def _write_backdoor(results: Results) -> str:
 
 
 def list_targets(results: Results) -> list[int]:
-    """The classes that the poison aims at; those of results of an older version from its first trigger alone."""
+    """Lists the classes that the attack aims at; older results know those of one trigger only."""
     attack = results.attack
     if isinstance(attack.targets, list | None):
         return attack.targets or []
@@ -96,7 +96,7 @@ def list_targets(results: Results) -> list[int]:
 
 
 def write_detail(results: Results) -> str:
-    """The lines below the headline: what was poisoned and how, who defended, and what became of the triggered images."""
+    """Writes the lines below the headline: attack, defence, and what became of the images."""
     attack, parts = results.attack, []
     if attack.poisoned:
         share = (
@@ -141,7 +141,7 @@ def write_detail(results: Results) -> str:
 
 
 def list_found(results: Results) -> list[Line]:
-    """Name, value and meaning of what a defence did with the images, for data of which nobody knows the truth."""
+    """Lists how many images were flagged, dropped and relabelled, if nobody knows the truth."""
     found = _found(results)
     if found is None or results.truth_known:
         return []
@@ -243,7 +243,7 @@ def _compare(
     after: float,
     whose: str,
 ) -> str:
-    """The verdict on an ASR measured twice; 'no difference' means that the 95 % intervals overlap."""
+    """Judges an ASR measured twice; 'no difference' means that the 95 % intervals overlap."""
     (b_low, b_high), (a_low, a_high) = b_interval, a_interval
     fires = f'fires on {say_percent(before)} {_WHERE} before, {say_percent(after)} after{whose}'
     worked, works = before >= ALARMING_ASR, after >= ALARMING_ASR
@@ -266,7 +266,7 @@ def _interval(side: ClassifierScores | None, asr: float) -> Sequence[float]:
 
 
 def _write_accuracy(before: float | None, after: float | None, kind: str) -> tuple[str, bool]:
-    """How accuracy on test images of that kind moved, and whether it fell by `DEAR_ACC_DROP` or more."""
+    """How accuracy on such test images moved, and whether it fell by `DEAR_ACC_DROP` or more."""
     old, new = say_percent(before), say_percent(after)
     if before is None or after is None:
         return (
@@ -297,7 +297,7 @@ def _write_unknown(results: Results) -> str:
 
 
 def _found(results: Results) -> Found | None:
-    """How many images the defence flagged, dropped and relabelled; None where it has a verdict on none."""
+    """What the defence did with the images; None where it has a verdict on none."""
     found = results.detection.found
     return found if found and found.images else None
 

@@ -14,7 +14,7 @@ from purify.report.words import MISSING
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the name that links go to, its heading, and what stands below that, as HTML."""
+    """A part of the page: the anchor that links point to, its heading, and its body as HTML."""
 
     anchor: str
     title: str
@@ -23,7 +23,7 @@ class Section:
 
 @dataclass(frozen=True)
 class MarkupTable:
-    """Names of columns, lines of a name and its cells, a note below; `left_out` lines are not shown."""
+    """A table: column names, lines of a name and cells, a note; `left_out` lines are not shown."""
 
     head: list[str]
     lines: Sequence[tuple[Any, ...]]
@@ -37,12 +37,12 @@ def fill(anchor: str, title: str, **values: Any) -> Section:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of `templates/` with its values, escaped."""
+    """Fills a template of `templates/` with values, which are escaped."""
     return Markup(_make_environment().get_template(template).render(values))
 
 
 def encode(text: str) -> bytes:
-    """UTF-8; a folder name that is not text (Python reads it with lone surrogates) gets question marks."""
+    """Encodes as UTF-8; lone surrogates, as in names that are no text, become question marks."""
     return text.encode('utf-8', 'replace')
 
 

@@ -31,7 +31,7 @@ def write_report(folder: Path, run: Finished) -> Path:
 
 
 def write_runs_page(folder: Path, rows: list[SweepPoint]) -> Path:
-    """Writes the runs of a sweep as table.md, table.csv and table.html; returns the path of the last."""
+    """Writes the runs of a sweep as table.md, .csv and .html; returns the path of the last."""
     folder = Path(folder)
     page = render(
         'table.html',

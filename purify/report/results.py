@@ -1,4 +1,4 @@
-"""What results.json holds: types that write it, and that a file is checked against before anyone computes with it.
+"""The types of results.json: they write the file, and check it before anyone computes with it.
 
 A number is None where it was not measured, or where nobody knows the truth that it needs
 (`truth_known` false). A key that is not written in every case is UNSET where it is missing.
@@ -23,7 +23,7 @@ REWRITE = 'Write it again with `purify report --workdir {}`.'
 
 
 def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
-    """A JSON file as that type.
+    """Reads a JSON file as a value of type `kind`.
 
     Raises `UserError` that names file, place and what was expected there; `cure` is the next step.
     """
@@ -32,7 +32,7 @@ def read_typed(path: Path, kind: type[T], *, cure: str = AGAIN) -> T:
 
 
 class AttackFacts(Struct, frozen=True, kw_only=True):
-    """What this run added to the data: `poisoned`, `cover` and `targets` are None where others may have added more."""
+    """What the attack did; counts and targets are None where others may have added poison."""
 
     name: str
     target: Label | UnsetType | None = UNSET
@@ -51,7 +51,7 @@ class AttackFacts(Struct, frozen=True, kw_only=True):
 
 
 class Seeds(Struct, frozen=True, kw_only=True):
-    """In which order data comes, how networks start, who is poisoned."""
+    """Seeds of the order of data, of the networks' weights, and of the poisoned images."""
 
     data: int
     model: int
@@ -65,7 +65,7 @@ class TrustedImages(Struct, frozen=True, kw_only=True):
 
 
 class Purified(Struct, frozen=True, kw_only=True):
-    """How good the purified images are, as a network of the run sees them; `inception` is the score that the file calls 'is'."""
+    """How good the purified images are; `inception` is the score that the file calls 'is'."""
 
     fid: Number | None
     inception: Number | None = msgspec.field(name='is')
@@ -85,7 +85,7 @@ class PriorFacts(Struct, frozen=True, kw_only=True):
 
 
 class StageCost(Struct, frozen=True, kw_only=True):
-    """What a stage cost (`purify.train.cost.Spent`), and whether this start took it as it was."""
+    """What a stage cost (`purify.train.cost.Spent`); `reused` if this start found it finished."""
 
     seconds: Number | None
     device_seconds: Number | None = None
@@ -101,7 +101,7 @@ class StageCost(Struct, frozen=True, kw_only=True):
 
 
 class RunCost(Struct, frozen=True, kw_only=True):
-    """What all stages took together, and each."""
+    """What the stages cost, each and all together."""
 
     stages: dict[str, StageCost]
     seconds: Number | None
@@ -131,7 +131,7 @@ class Numbers(Struct, frozen=True, kw_only=True):
 
 
 class Results(Struct, frozen=True, kw_only=True):
-    """The whole file, with the `Numbers` of the run. Keys that older versions did not write may be missing.
+    """The whole of results.json; keys that older versions did not write may be missing.
 
     `findings` are the facts of the method's verdicts as it wrote them; `facts` is what of these a
     report shows.
@@ -167,7 +167,7 @@ class Results(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The file at `path`.
+        """Reads the file at `path`.
 
         Raises `UserError` for one that is missing, broken or of another form.
         """
@@ -179,7 +179,7 @@ class Results(Struct, frozen=True, kw_only=True):
 
     @property
     def outcomes(self) -> dict[str, ClassifierScores]:
-        """What the defence left to classify with, by name; the first is what stands after the defence."""
+        """The classifiers that the defence left, by name; the first is the one it is judged by."""
         found = {'student': self.student, 'repaired': self.repaired, 'guarded': self.guarded}
         return {name: side for name, side in found.items() if side}
 
@@ -195,7 +195,7 @@ class Results(Struct, frozen=True, kw_only=True):
 
     @property
     def facts(self) -> Findings:
-        """Of the method's findings what a report shows.
+        """The part of the method's findings that a report shows.
 
         Raises `UserError` where these are of another form.
         """

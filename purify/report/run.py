@@ -14,7 +14,7 @@ Rows = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
 
 
 class Sample(TypedDict):
-    """An image before the attack, as the defence saw it, and after it, u8[h w c] each; None where there is none.
+    """An image u8[h w c] before the attack, as the defence saw it, and after it; None if missing.
 
     `kind` is 'poisoned' or 'clean', or where nobody knows 'flagged' or 'other'. `true_label` is
     None where nobody knows it, `label_after` where the method says nothing of labels.
@@ -32,7 +32,7 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class Finished:
-    """All that a page can show of a run. Columns that tell which images are poisoned are missing where nobody knows it.
+    """All that a page can show of a run; nothing tells poison from clean where nobody knows.
 
     Attributes:
       results: what results.json holds.

@@ -1,4 +1,4 @@
-"""Samples below each other, each a strip of pictures with the labels that the victim gives them."""
+"""Sheets of samples: a row of pictures each, with the classes that the victim sees in them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture and the label that the victim gives it; `wrong` where that is known not to be true.
+    """A picture and the class that the victim sees in it; `wrong` if that is known to be false.
 
-    None: there is none.
+    `thumb` is None where the sample has no such picture.
     """
 
     thumb: Thumb | None
@@ -41,7 +41,7 @@ class PictureStrip:
 
 @dataclass(frozen=True)
 class SampleSheet:
-    """Samples of one kind below each other; `note` says how they were picked, where that is not as they come."""
+    """Rows of pictures, one for each sample of a kind; `note` says how the samples were picked."""
 
     kind: str
     note: str
@@ -55,7 +55,7 @@ def make_sample_sheets(
     cells: Callable[[int], list[Cell]],
     tell: Callable[[int], list[str]],
 ) -> list[SampleSheet]:
-    """Samples of each kind: the cells below `head`, and what to tell of a sample, from its row in `pictures`."""
+    """Makes a sheet for each kind of sample; `cells` and `tell` fill the row of a sample."""
     sheets = []
     poisoned = pictures.get('poisoned')
     everyone = {'some': np.ones(len(pictures['ids']), np.bool_)}
@@ -71,7 +71,7 @@ def make_sample_sheets(
 
 
 def tell(pictures: Arrays, row: int, classes: Sequence[str]) -> list[str]:
-    """Classes of a sample, a line each: what it is and was given first."""
+    """Lists the classes of a sample, one line each: what it is and what it was taken for."""
     said = {
         'true': 'true',
         'given': 'label',
@@ -89,7 +89,7 @@ def tell(pictures: Arrays, row: int, classes: Sequence[str]) -> list[str]:
 def make_cell(
     pictures: Arrays, row: int, image: np.ndarray, label: int, name: str, classes: Sequence[str]
 ) -> Cell:
-    """A picture of a sample, what it is called, and the label that the victim gives it."""
+    """Makes the cell of one of a sample's pictures, with a text for those who cannot see it."""
     said = say_class(label, classes)
     alt = f'{name}, image {int(pictures["ids"][row])}, seen as {said}'
     return Cell(

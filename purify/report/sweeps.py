@@ -1,4 +1,4 @@
-"""Bars of G1 and G2, or of G3 where there is no trigger, over the runs of a sweep: against the rate, and against guidance."""
+"""Bars of the generations with the trigger over the runs of a sweep, by rate and by guidance."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Figure = tuple[str, Drawing]
 
 
 def draw_sweeps(points: Sequence[SweepPoint], prefix: str) -> list[Figure]:
-    """(title, bars) of each line of points that differ in the rate alone, or in guidance alone (Figures 3 and A3 of Pan 2024)."""
+    """Draws bars of points that differ in rate or guidance alone (Pan 2024, Figures 3 and A3)."""
     found = []
     for axis in AXES:
         for number, (title, line) in enumerate(list_lines(points, axis)):
@@ -31,7 +31,7 @@ def draw_sweeps(points: Sequence[SweepPoint], prefix: str) -> list[Figure]:
 
 
 def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[SweepPoint]]]:
-    """(what the points share, points with two values of `axis` or more, ascending), of points that were dissected."""
+    """Groups dissected points that differ in `axis` alone: (what they share, points ascending)."""
     known = [
         point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')
     ]
@@ -57,7 +57,7 @@ def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[
 
 
 def _sets(name: str, points: Sequence[SweepPoint], axis: str) -> bool:
-    """Whether an override is what moves the points along the axis: each value of the one comes with one value of the other."""
+    """Whether an override moves points along the axis: values of the two pair up one to one."""
     pairs = {
         (point.facts[axis], json.dumps(point.overrides.get(name), default=str)) for point in points
     }
@@ -93,7 +93,7 @@ def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -
 
 
 def _draw_point(axes: Axes, x: int, point: SweepPoint) -> None:
-    """G2 on G1, means over seeds, or G3 where no trigger was looked for, and the dashed line at p_t."""
+    """G2 on G1, means over seeds, or G3 where nobody looked for triggers, and a line at p_t."""
     start = 0.0
     fills: dict[str, str] = dict(zip(('g1', 'g2', 'g3', 'g4'), FILLS, strict=True))
     for group in _groups(point):
@@ -122,5 +122,5 @@ def _say_point(point: SweepPoint) -> str:
 
 
 def _groups(point: SweepPoint) -> tuple[str, ...]:
-    """What is drawn: images with the trigger, or those of another class than asked for where nobody looked for one."""
+    """The groups drawn: images with the trigger, or those of G3 where nobody looked for one."""
     return ('g1', 'g2') if point.spreads.get('g1') else ('g3',)

@@ -1,4 +1,4 @@
-"""Numbers in rows: one run before and after, many runs over their seeds; for terminals, Markdown, CSV and HTML."""
+"""Tables of one run or of many over their seeds, for terminals, Markdown, CSV and HTML."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ FACTS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A measured share in 0..1, what it was counted from, and its 95 % interval (None where not known)."""
+    """A measured share in 0..1, its counts, and its 95 % interval; None where not known."""
 
     value: float
     hits: int | None = None
@@ -69,11 +69,11 @@ class Reading:
     high: float | None = None
 
     def say(self) -> str:
-        """'99.1 %'."""
+        """The share as '99.1 %'."""
         return say_percent(self.value)
 
     def say_counts(self) -> str:
-        """'9,912 of 10,000'."""
+        """The counts as '9,912 of 10,000'."""
         return (
             MISSING
             if self.hits is None or self.total is None
@@ -81,7 +81,7 @@ class Reading:
         )
 
     def say_interval(self) -> str:
-        """'98.9 to 99.3 %'."""
+        """The interval as '98.9 to 99.3 %'."""
         return say_interval(self.low, self.high)
 
 
@@ -89,7 +89,7 @@ class Reading:
 class BeforeAfter:
     """One row of the before/after table; None where it was not measured.
 
-    `of` says who is after, '' for a student.
+    `of` names the classifier that is after, '' for a student.
     """
 
     name: str
@@ -100,16 +100,16 @@ class BeforeAfter:
 
     @property
     def title(self) -> str:
-        """'ACC', or 'ACC, repaired'."""
+        """What is measured: 'ACC', or 'ACC, repaired'."""
         return f'{self.name.upper()}, {self.of}' if self.of else self.name.upper()
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The runs of one point of a sweep, summed up over seeds. `spreads` holds `over_seeds` results, or None.
+    """The runs of one point of a sweep, summed up over seeds.
 
-    `trusted`: how many clean images `defense` was handed; such rows get a star, for the others got
-    none. `facts`: the `FACTS` of its first run.
+    `spreads`: `over_seeds` of each quantity, None where unmeasured. `trusted`: how many clean
+    images `defense` was handed; such rows get a star. `facts`: the `FACTS` of its first run.
     """
 
     overrides: Settings
@@ -126,7 +126,7 @@ class SweepPoint:
 
 
 def before_after(results: Results) -> list[BeforeAfter]:
-    """ACC, ASR and RA of the teacher (before) and of each classifier that the defence left (after), the student first.
+    """Lists ACC, ASR and RA of the teacher (before) and of each classifier after the defence.
 
     Where nobody knows a trigger only those that were measured.
     """
@@ -188,7 +188,7 @@ def print_before_after(results: Results, console: Console) -> None:
 
 
 def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[SweepPoint]:
-    """Groups finished runs (overrides of the point, seed, results) by point, in order of first appearance.
+    """Groups finished runs (overrides, seed, results) by point, in order of first appearance.
 
     Every quantity gets n, mean, range and Student-t interval over the seeds that measured it.
     Raises `UserError` when a seed of a point comes twice: it would count one run as two.
@@ -225,7 +225,7 @@ def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> S
 
 
 def to_markdown(rows: list[SweepPoint]) -> str:
-    """A Markdown table, one line per point: 'mean (range) [interval]' of each quantity that some run measured."""
+    """A Markdown table of points: 'mean (range) [interval]' of each quantity that was measured."""
     head, body, texts = _lay_out(rows)
     lines = [head, [':--' if i < texts else '--:' for i in range(len(head))]]
     lines += [[' '.join(cell) for cell in line] for line in body]
@@ -312,9 +312,9 @@ def _summarise(runs: list[Results]) -> dict[str, SeedSpread | None]:
 
 
 def _lay_out(rows: list[SweepPoint]) -> tuple[list[str], list[list[list[str]]], int]:
-    """Head and body of the readable table, without unmeasured quantities; how many columns hold words.
+    """Head and body of the readable table, and how many columns hold words.
 
-    A cell is a list: the value, then what is said about it.
+    Unmeasured quantities are left out. A cell is a list: the value, then what is said about it.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
     shown = {
@@ -335,7 +335,7 @@ def _lay_out(rows: list[SweepPoint]) -> tuple[list[str], list[list[list[str]]], 
 
 
 def _say_spread(name: str, row: SweepPoint) -> list[str]:
-    """['99.0 %', '(98.5 to 99.4 %)', '[97.9 to 100 %]']; one seed is one number; fewer seeds than runs are said."""
+    """['99.0 %', '(98.5 to 99.4 %)', '[97.9 to 100 %]']: mean, range and interval over seeds."""
     spread, say = row.spreads[name], _SAID.get(name, _say_share_of_one)
     if spread is None:
         return [MISSING]
@@ -357,7 +357,7 @@ _SAID = {'seconds': say_duration} | dict.fromkeys((*_IMAGES, *amplification.NUMB
 
 
 def _say_trusted(rows: list[SweepPoint]) -> str:
-    """What the star means: the counts of clean images that defences were handed; '' where none was."""
+    """What the star means: how many clean images defences were handed; '' where none was."""
     counts = {
         (row.defense, row.trusted): f'{row.trusted:,} ({row.defense})'
         for row in rows

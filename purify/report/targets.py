@@ -1,4 +1,4 @@
-"""What a defence found: the evidence against each label as bars, and into which sets the images fell."""
+"""What a defence found: bars of the evidence against each label, and the sets of images."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -51,10 +51,10 @@ _SETS = {
 
 
 def read_bars(facts: Findings) -> tuple[str, float, list[Row]]:
-    """The facts of a method's verdicts -> (quantity, threshold, rows {'label', 'target', the quantity}).
+    """Picks what the bars of a method's findings show: (quantity, threshold, rows).
 
-    They hold labels and a chart where labels are scored; classes, {'label', 'share', 'flagged'},
-    and a size where classes are clustered. No rows for others.
+    Rows are {'label', 'target', the quantity}: the labels and the chart of methods that score
+    labels, the classes and the size of methods that cluster classes. No rows for others.
     """
     if facts.labels and facts.chart:
         name = facts.chart.quantity
@@ -73,11 +73,10 @@ def read_bars(facts: Findings) -> tuple[str, float, list[Row]]:
 
 
 def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawing | None:
-    """Bars of the evidence against each label, the threshold, and 'target' beside those named; None where facts hold none.
+    """Draws bars of the evidence against each label and the threshold; None without evidence.
 
-    Beside a class whose bar does not reach the threshold stands which other test named it.
-
-    Facts are those of a method's verdicts: see `read_bars`.
+    Labels that are named are marked 'target', with the test that named them where their bar does
+    not reach the threshold.
     """
     name, threshold, rows = read_bars(facts)
     if not rows:
@@ -133,7 +132,7 @@ def say_chart(facts: Findings) -> str:
 
 
 def list_sets(facts: Findings) -> list[Line]:
-    """Name, size and meaning of each set of images."""
+    """Lists name, size and meaning of each set of images."""
     sets, whole = facts.sets, sum(facts.sets.values()) or 1
     return [
         (name.capitalize(), f'{count:,}', f'{say_percent(count / whole)}: {_SETS.get(name, "")}')

@@ -1,4 +1,4 @@
-"""Images of any size as thumbnails inside the page, and lines of these."""
+"""Thumbnails of images, which lie inside the page, and rows of them."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ MAX_COLUMNS = 8  # images in a line of a table, as many as a desktop shows witho
 
 @dataclass(frozen=True)
 class Thumb:
-    """One image of a grid: PNG data URI, size on screen in pixels, and what to say where it cannot be seen."""
+    """A thumbnail: PNG data URI, size on screen in pixels, and a text that can stand for it."""
 
     uri: str
     width: int
@@ -33,7 +33,7 @@ class GridRow:
 
 
 def make_thumb(image: np.ndarray, alt: str, limit_px: int = THUMB_PX) -> Thumb:
-    """A thumbnail of `image: u8[h w c]` (c 1 or 3). Large images are shrunk; small ones stay small in the file.
+    """Makes a thumbnail of `image: u8[h w c]` (c 1 or 3); large images are shrunk.
 
     Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError`
     for any other array.

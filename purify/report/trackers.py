@@ -1,4 +1,4 @@
-"""The results of a run as trackers of experiments take them: numbers by name, and tables."""
+"""The results of a run in the form that experiment trackers take: numbers by name, and tables."""
 
 from msgspec.structs import asdict
 
@@ -19,7 +19,7 @@ def list_numbers(results: Results) -> dict[str, float]:
 
 
 def make_sheets(results: Results) -> list[Sheet]:
-    """Three tables: ACC, ASR and RA before and after with 95 % intervals, what the defence found, and the cost of each stage."""
+    """Makes tables of ACC, ASR and RA before and after, what the defence found, and the costs."""
     columns, rows = ['measure'], []
     for side in ('before', 'after'):
         columns += [side, f'{side}, from', f'{side}, to']

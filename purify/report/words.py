@@ -9,7 +9,7 @@ MISSING = '–'
 
 
 def say_percent(share: float | None) -> str:
-    """A share in 0..1 as '99.0 %'; only exactly 0 and 1 lose their decimal, and rounding never reaches them."""
+    """A share in 0..1 as '99.0 %'; only exactly 0 and 1 are written as '0 %' and '100 %'."""
     if share is None or not math.isfinite(share):
         return MISSING
     if share in (0.0, 1.0):
@@ -67,7 +67,7 @@ def say_classes(labels: Any, classes: Sequence[str]) -> str:
 
 
 def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') -> str:
-    """Classes as a part of a sentence: 'class one (1)', 'classes one (1), two (2)', 'every class', 'no class'; `kind` names one."""
+    """Classes in a sentence: 'class one (1)', 'every class', 'no class'; `kind` is the noun."""
     if len(labels) == len(classes) > 1:
         return 'every class'
     return (
@@ -107,5 +107,5 @@ def flatten(settings: Mapping[str, Any], prefix: str = '') -> list[tuple[str, st
 
 
 def shorten(name: str, most: int) -> str:
-    """At most so many characters of a name."""
+    """Cuts a name to `most` characters."""
     return name if len(name) <= most else f'{name[: most - 1]}…'

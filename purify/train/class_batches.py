@@ -1,4 +1,4 @@
-"""The rows of each class in batches of its own, drawn on the host: what is fitted to every class by itself trains on them."""
+"""Batches of the rows of one class each, for models that are fitted to every class by itself."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Fit(Limited, place='fit.'):
 
 @dataclass(frozen=True)
 class Classes:
-    """The rows of each class, by id, and which of them are trained on when; an entry for each flow, a class's side by side.
+    """Rows to train on and rows held out, one entry per flow; a class's flows lie side by side.
 
     Attributes:
       train: positions i64[m] of each flow's training rows.
@@ -76,7 +76,7 @@ class Classes:
         return max(int((self.until(k + 1) - self.until(k)).max()) for k in range(self.rounds))
 
     def picks(self, epoch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's batches: positions of a flow's own training rows i32[C length batch], and which are updates bool[C length].
+        """An epoch's batches i32[C length batch] of training rows, and which count, bool[C length].
 
         A class goes through its rows in an order drawn anew for each pass; a batch may end one pass
         and begin the next.
@@ -98,7 +98,7 @@ class Classes:
         )
 
     def apart(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the rows held out i32[C h], zeros behind those of a small class, and how many there are i32[C]; h >= 1."""
+        """Positions of held-out rows i32[C h], zeros behind, and their counts i32[C]; h >= 1."""
         counts = np.array([len(rows) for rows in self.held], np.int32)
         whole = np.zeros((len(counts), max(1, counts.max())), np.int32)
         for own, rows in zip(whole, self.held, strict=True):
@@ -107,9 +107,10 @@ class Classes:
 
 
 def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed: int) -> Classes:
-    """Labels i32[n] and ids i64[n] -> each flow's rows for training and apart from it, whatever the order of the rows.
+    """Divides rows with labels i32[n] and ids i64[n] into each flow's training and held-out rows.
 
-    Raises `UserError` for a class of fewer than 8 images, or for which `fit.epochs` are no update.
+    The order of the rows changes nothing. Raises `UserError` for a class of fewer than 8 images, or
+    for which `fit.epochs` are no update.
     """
     train, held = [], []
     for label in range(num_classes):
@@ -135,5 +136,5 @@ def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed
 
 
 def _count_updates(epochs: float, images: int, batch: int) -> int:
-    """In so many passes over the images of a class, to the nearest."""
+    """Updates in so many passes over the images of a class, to the nearest."""
     return round(epochs * max(images / batch, 1))

@@ -1,4 +1,4 @@
-"""What a stage cost: seconds, images, waiting, compiling, and how much of the device's peak it used."""
+"""What a stage cost: seconds, images, waiting, compiling, and the share of the peak it used."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Totals(TypedDict):
 
 
 class Spent(TypedDict):
-    """What a finished stage cost, as results.json tells it: None where a number is not known; older versions noted fewer."""
+    """What a finished stage cost, as results.json tells it; None where a number is not known."""
 
     seconds: Amount
     device_seconds: Amount
@@ -97,7 +97,7 @@ class Cost:
 
 
 def summarize(totals: Totals) -> Spent:
-    """Totals -> the rates that `DONE` and results.json hold."""
+    """Turns totals into the rates that `DONE` and results.json hold."""
     busy = totals['seconds'] - totals['compile_seconds']
     rate = totals['images'] / busy if totals['images'] and busy > 0 else None
     calls = totals.get('network_calls') or None

@@ -52,7 +52,7 @@ def fit_flows(
     mesh: Mesh | None = None, cost: Cost | None = None, folder: Path | None = None, name: str = 'densities',
     save_every: int = 500, writers: Sequence[Writer] = (),
 ) -> Densities:  # fmt: skip
-    """Fits flows to the features of each class, all side by side, and looks at every row under every one.
+    """Fits flows to the features of each class, and tells how likely every row is under every one.
 
     Which rows are held out, the order of batches and the flows' beginnings are functions of (seed,
     class, ids); how many devices there are, and the order of the rows, change nothing but rounding.
@@ -195,7 +195,7 @@ class _Run:
         self.programs: dict[str, tuple[Any, float]] = {}
 
     def batches(self, done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(picks i32[C length batch], live bool[C length]) of every piece after the first `done`."""
+        """Picks i32[C length batch] and live bool[C length] of each piece after the first `done`."""
         for epoch in range(done // self.pieces, self.classes.rounds):
             picks, live = self.classes.picks(epoch, self.pieces * self.length)
             first = done % self.pieces if epoch == done // self.pieces else 0
@@ -203,13 +203,13 @@ class _Run:
                 yield picks[:, start : start + self.length], live[:, start : start + self.length]
 
     def advance(self, picks: np.ndarray, live: np.ndarray) -> None:
-        """One piece."""
+        """Trains all flows on one piece."""
         placed = self.place.put(picks), self.place.put(live, copies=False)
         self.state = self._call('advance', self.state, self.stats, *placed, self.rows)
         self.cost.images += int(live.sum()) * self.classes.fit.batch
 
     def judge(self, epoch: int) -> dict[str, float]:
-        """Ends an epoch; -> its row of metrics, means over the updates and the classes.
+        """Ends an epoch and returns its row of metrics, means over the updates and the classes.
 
         Raises `UserError` as `check` does.
         """
@@ -245,7 +245,7 @@ class _Run:
         return self.functions['narrow'](self.state)
 
     def restore(self, checkpoints: Checkpoints) -> int:
-        """Takes the newest checkpoint, if there is one; -> how many pieces it has done."""
+        """Restores the newest checkpoint, if there is one; returns how many pieces it has done."""
         if checkpoints.latest() is None:
             return 0
         done, state = checkpoints.restore(self.narrow())
@@ -263,7 +263,7 @@ class _Run:
         return best
 
     def log_density(self) -> np.ndarray:
-        """Of all rows under the kept flow of each class: f32[n C].
+        """Log densities f32[n C] of all rows under the kept flow of each class.
 
         Raises `UserError` for NaN, `Preempted` when SIGTERM came.
         """

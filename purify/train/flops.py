@@ -20,13 +20,13 @@ CUDNN_ATTENTION = (  # + fwd, bwd, and suffixes that change with jax's versions
 
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
-    """Model FLOPs of a jaxpr over all devices: twice the multiply-adds of its matrix products, convolutions and attention.
+    """Counts the FLOPs of a jaxpr over all devices, as twice its multiply-adds.
 
-    A scan's body counts as often as it runs, of a cond the most costly branch. A while loop whose
-    length only the data know (`lax.while_loop`; a `fori_loop` of fixed length is a scan) counts
-    once: such a count is a lower bound. What is computed twice to save memory (`jax.checkpoint`)
-    counts twice. Element-wise work, sums, norms and FFTs count for nothing, and so does what no
-    output depends on: XLA leaves it out.
+    Matrix products, convolutions and attention count. A scan's body counts as often as it runs, of
+    a cond the most costly branch. A while loop whose length only the data know (`lax.while_loop`; a
+    `fori_loop` of fixed length is a scan) counts once: such a count is a lower bound. What is
+    computed twice to save memory (`jax.checkpoint`) counts twice. Element-wise work, sums, norms
+    and FFTs count for nothing, and so does what no output depends on: XLA leaves it out.
 
     Shapes under automatic sharding are those of the whole array; those inside a `shard_map` are one
     device's, so its body counts once for each device. Divide by the number of devices for one
@@ -41,7 +41,7 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
 
 
 def compile_counted(jitted: Any, *args: Any, devices: int) -> tuple[Any, float]:
-    """Compiles a `jax.jit` function for these arguments, traced once -> (program, FLOPs of one of its `devices` per call)."""
+    """Compiles a `jax.jit` function for these arguments; counts FLOPs of one device per call."""
     traced = jitted.trace(*args)
     return traced.lower().compile(), count_flops(traced.jaxpr) / devices
 
@@ -71,7 +71,7 @@ def _inner(params: Facts) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
 
 
 def _shards(params: Facts) -> int:
-    """How many devices run a shard_map's body; axes that stay automatic have whole arrays inside."""
+    """How many devices run a shard_map's body; automatic axes have whole arrays inside."""
     sizes = dict(params['mesh'].shape)
     manual = params.get(
         'newly_manual_axes', params.get('manual_axes', sizes)

@@ -1,4 +1,4 @@
-"""Flows of many classes side by side: how they lie on the devices, and pure functions that update and judge them all."""
+"""Flows of many classes at once: their places on the devices, how they are trained and judged."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ ROWS = 1024  # at a time under one flow
 
 @dataclass(frozen=True)
 class Layout:
-    """How the flows of `count` classes lie on the devices: spread over them, so many to each.
+    """How the flows of `count` classes are spread over the devices, as many on each.
 
     Where the classes do not split evenly, some devices have copies of classes that nobody looks at.
     """
@@ -35,26 +35,26 @@ class Layout:
 
     @property
     def spread(self) -> NamedSharding:
-        """The sharding of what has one entry for each class."""
+        """The sharding of arrays with one entry for each class."""
         return NamedSharding(self.mesh, PartitionSpec('data'))
 
     def put(self, array: np.ndarray, *, copies: bool = True) -> jax.Array:
-        """Values [C ...] that every host has -> the devices; without `copies` further places hold zeros."""
+        """Places values [C ...] that every host has; without `copies` spare places hold zeros."""
         whole = array[self.order]
         if not copies:
             whole[self.count :] = 0
         return jax.make_array_from_callback(whole.shape, self.spread, lambda where: whole[where])
 
     def widen(self, tree: Tree) -> Any:
-        """Arrays [C ...] -> one entry for each place; to be compiled with the outputs `spread`."""
+        """Repeats entries of arrays [C ...] until every place has one; the outputs are `spread`."""
         return jax.tree.map(lambda x: x[self.order], tree)
 
     def narrow(self, tree: Tree) -> Any:
-        """Takes `widen` back: what is kept on disk does not depend on the devices."""
+        """Undoes `widen`, so that what is kept on disk does not depend on the devices."""
         return jax.tree.map(lambda x: x[: self.count], tree)
 
     def each(self, function: Any, *, shared: int = 0) -> Any:
-        """A function of arrays [C ...] and of `shared` last arguments that all have -> every device runs it on its classes."""
+        """Runs a function of arrays [C ...] by devices; all share its `shared` last arguments."""
         spec, whole = PartitionSpec('data'), PartitionSpec()
 
         def call(*args: Any) -> Any:
@@ -75,7 +75,7 @@ class Flows:
     keep_best: bool
 
     def start(self, build: Any, keys: jax.Array) -> tuple[Params, Facts]:
-        """Keys [C] -> what no update changes (orders), and the state of fresh flows."""
+        """Makes fresh flows from keys [C]: what no update changes (orders), and their state."""
         params, stats = jax.vmap(lambda key: split_network(build(nnx.Rngs(key)))[1:])(keys)
         none = {
             'nll': jnp.zeros(len(keys)),
@@ -93,7 +93,7 @@ class Flows:
         )
 
     def log_density(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
-        """Of rows f32[b d] under one flow: f32[b]."""
+        """Log densities f32[b] of rows f32[b d] under one flow."""
         return nnx.merge(self.graph, params, stats).log_density(rows)
 
     def advance(
@@ -134,7 +134,7 @@ class Flows:
     def judge(
         self, params: Params, stats: Params, held: jax.Array, counts: jax.Array, features: jax.Array
     ) -> jax.Array:
-        """Mean negative log-likelihoods f32[C] of rows `held` i32[C h] of `features` f32[n d], the first `counts` i32[C]."""
+        """Mean negative log-likelihoods f32[C] of classes' first `counts` rows `held` i32[C h]."""
 
         def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
             params, stats, rows, count = one
@@ -148,7 +148,7 @@ class Flows:
         return jax.lax.map(mean, (params, stats, held, counts))
 
     def keep(self, state: Tree, held: jax.Array, epoch: jax.Array) -> Any:
-        """Ends `epoch` i32[]: all flows are kept if the held-out rows, `held` f32[] on average, are likelier than ever.
+        """Ends an epoch: keeps all flows if held-out rows, `held` f32[], are likelier than ever.
 
         All at one epoch: a class that stopped sooner would have a flatter density than the others,
         and be told from them by that.
@@ -171,7 +171,7 @@ class Flows:
     def everywhere(
         self, params: Params, stats: Params, features: jax.Array, first: jax.Array
     ) -> jax.Array:
-        """`ROWS` of features f32[n d], or all if they are fewer, from `first` i32[] on, under the flows of all classes: f32[C b].
+        """Log densities f32[C b] of `ROWS` features from `first` on, or all, under every flow.
 
         One flow after another, so that memory does not grow with C.
         """

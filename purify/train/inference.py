@@ -1,4 +1,4 @@
-"""The one inference loop: a function over every image of a split, on this host's devices, host work overlapped."""
+"""The one inference loop: maps a function over images on this host's devices."""
 
 import math
 import warnings
@@ -74,7 +74,7 @@ def map_images(
 def compile_rows(
     apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh
 ) -> tuple[Any, float]:
-    """The compiled program of `apply` over rows [batch ...] spread over the mesh, and its FLOPs on one device.
+    """Compiles `apply` for rows [batch ...] spread over the mesh; counts its FLOPs on a device.
 
     Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could
     say to each other.

@@ -29,7 +29,9 @@ Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training stage runs; nothing here but `batch`, `steps`, `accumulate`, `seed`, `first` and `of` changes its result.
+    """How a training stage runs.
+
+    Only `batch`, `steps`, `accumulate`, `seed`, `first` and `of` change its result.
 
     Attributes:
       name: the stage's, for bars and logs.
@@ -61,9 +63,10 @@ class Plan:
 def make_step(
     task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1
 ) -> Step:
-    """One update, of `steps` in all, as a pure function; randomness is a function of (seed, step, piece).
+    """Makes a pure function of one update, whose randomness depends on (seed, step, piece) alone.
 
-    Tasks find the share of the run that is done as `batch['progress']` f32[], from 0 to 1.
+    `steps` are those of the whole run. Tasks find the share of the run that is done as
+    `batch['progress']` f32[], from 0 to 1.
     """
     gradient = jax.value_and_grad(task, has_aux=True)
 
@@ -107,7 +110,7 @@ def make_step(
 def compile_step(
     step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh
 ) -> tuple[Any, float]:
-    """The step as one program for this mesh (state replicated and donated, rows sharded), and its FLOPs on one device."""
+    """Compiles the step for this mesh, the state replicated and donated, and counts its FLOPs."""
     copy = devices.replicated(mesh)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(copy, copy))
     return compile_counted(jitted, state, task.frozen, batch, devices=mesh.size)
@@ -152,8 +155,8 @@ class _Log:
 
 
 def fit(
-    task: Task, optimizer: optax.GradientTransformation, state: TrainState, batches: Callable[[int], Iterator[Any]],
-    plan: Plan, mesh: Mesh, cost: Cost,
+    task: Task, optimizer: optax.GradientTransformation, state: TrainState,
+    batches: Callable[[int], Iterator[Any]], plan: Plan, mesh: Mesh, cost: Cost,
 ) -> TrainState:  # fmt: skip
     """Trains until `plan.steps`, from the newest checkpoint in the folder if there is one.
 

@@ -11,7 +11,7 @@ from purify.core.registry import Registry
 
 
 def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
-    """How many updates: `epochs` passes over `images`, or `steps`; exactly one of the two is given (not 0).
+    """Counts updates: `epochs` passes over `images`, or `steps`; exactly one of the two is not 0.
 
     A pass over fewer images than a batch is one update, on a batch in which they repeat.
     """
@@ -38,7 +38,7 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
-    """`lr` times `factor` at each of `drops` (shares of what follows the warm-up; Struppek 2023: .3 and .5, factor .1)."""
+    """`lr` times `factor` at each of `drops` (Struppek 2023: .1 at .3 and .5 of the run)."""
     counts = Counter(
         round(share * total) for share in drops
     )  # in a short run several may fall on one step
@@ -81,10 +81,7 @@ def _lars(
     weight_decay: float = 1e-6,
     trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """Layer-wise rates (You et al.
-
-    2017), as SimCLR trains with large batches: biases and norms neither decay nor are scaled.
-    """
+    """LARS (You et al. 2017), as SimCLR trains: biases and norms neither decay nor are scaled."""
     return optax.lars(
         rate,
         weight_decay,
@@ -109,7 +106,7 @@ def make_lr_schedule(
     drops: Sequence[float] = (),
     factor: float = 0.1,
 ) -> optax.Schedule:
-    """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule over the rest.
+    """Linear warm-up over the first `warmup` share of `total` steps, then the named schedule.
 
     Of n steps of warm-up number k (from 0) has the rate lr (k + 1) / (n + 1): the first one learns
     too.

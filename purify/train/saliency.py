@@ -9,7 +9,7 @@ FLAT = 1e-6  # heat that varies less than this share of its maximum is rounding
 
 
 def grad_cam(network: ClassifierNetwork, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Grad-CAM of images f32[b h w c] in [0, 1] for classes i32[b] -> heat f32[b h w], 0 at the coolest place, 1 at the hottest.
+    """Grad-CAM heat f32[b h w] in [0, 1] of images f32[b h w c] in [0, 1] for classes i32[b].
 
     The last feature maps, weighted by the means of the gradient of the class's logit, summed,
     negative sums 0 (Selvaraju 2017, eqs. 1 and 2), stretched to [0, 1] and resized to the image.

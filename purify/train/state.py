@@ -21,7 +21,7 @@ Build = Callable[[nnx.Rngs], nnx.Module]
 
 @flax.struct.dataclass
 class TrainState:
-    """One pytree, saved and restored whole.
+    """The state of training as one pytree, saved and restored whole.
 
     Attributes:
       step: i32[], updates done.
@@ -38,12 +38,12 @@ class TrainState:
     ema: Params | None
 
     def weights(self) -> dict[str, Params]:
-        """What a finished network is: the average where there is one, else the parameters; and the statistics."""
+        """The weights of the finished network: the average if there is one, else the parameters."""
         return {'params': self.params if self.ema is None else self.ema, 'stats': self.stats}
 
 
 def split_network(network: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
-    """A network -> its structure, its trainable variables, the rest; `nnx.merge` takes the three back."""
+    """Splits a network into structure, trainable variables and the rest, for `nnx.merge`."""
     graph, params, stats = nnx.split(network, nnx.Param, ...)
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 

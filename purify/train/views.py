@@ -22,7 +22,7 @@ SIGMAS = (0.1, 2.0)  # of a blur, in pixels
 
 @dataclass(frozen=True)
 class Views(Limited, place='views: '):
-    """The views of SimCLR (Chen et al. 2020, appendix A), its blur included, and two more: rotation and noise.
+    """The views of SimCLR (Chen et al. 2020, appendix A) with its blur, and rotation and noise.
 
     Changes come in the order of the attributes, but that an image turns before it is mirrored.
     Light changes in a fixed order (brightness, contrast, saturation, hue), where torchvision draws
@@ -64,7 +64,7 @@ class Views(Limited, place='views: '):
             )
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Images, key[b] -> one view of each."""
+        """Makes one view of each of the images, each by its own key[b]."""
         return jax.vmap(self._one)(images, keys)
 
     def _one(self, image: jax.Array, key: jax.Array) -> jax.Array:
@@ -111,13 +111,13 @@ class Views(Limited, place='views: '):
 
 @dataclass(frozen=True)
 class Shifts(Limited):
-    """The weak views of small images: moved by up to `pad_px` pixels each way, black coming in, and mirrored with chance `flip`."""
+    """Weak views: images moved by up to `pad_px` pixels each way and mirrored at chance `flip`."""
 
     pad_px: Natural
     flip: Chance
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Images, key[b] -> one view of each."""
+        """Makes one view of each of the images, each by its own key[b]."""
         return jax.vmap(self._one)(images, keys)
 
     def _one(self, image: jax.Array, key: jax.Array) -> jax.Array:
@@ -132,7 +132,7 @@ class Shifts(Limited):
 def draw_box(
     key: jax.Array, size: Sequence[int], areas: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array]:
-    """(corner, sides), each f32[2] as (down, right) in pixels of an image of `size` (height, width): where a random crop lies."""
+    """Draws the corner and sides, each (down, right) in pixels, of a crop of an image of `size`."""
     area_key, ratio_key, place_key = jax.random.split(key, 3)
     whole = jnp.array(size, jnp.float32)
     area = jax.random.uniform(area_key, minval=areas[0], maxval=areas[1]) * whole.prod()
@@ -143,7 +143,7 @@ def draw_box(
 
 
 def crop_resize(image: jax.Array, corner: jax.Array, sides: jax.Array) -> jax.Array:
-    """What lies in the box at `corner` with `sides` (pixels, fractions too), brought to the image's own size; bilinear."""
+    """Resizes the box at `corner` with `sides` (pixels, may be fractions) to the image's size."""
     scale = jnp.array(image.shape[:2]) / sides
     return jax.image.scale_and_translate(
         image, image.shape, (0, 1), scale, -corner * scale, 'linear', antialias=True
@@ -151,12 +151,12 @@ def crop_resize(image: jax.Array, corner: jax.Array, sides: jax.Array) -> jax.Ar
 
 
 def mirror(image: jax.Array) -> jax.Array:
-    """f32[h w c], left to right."""
+    """Mirrors an image f32[h w c] left to right."""
     return image[:, ::-1]
 
 
 def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
-    """f32[h w c] turned about its centre by `angle` (radians, from the first axis towards the second), bilinear; black comes in."""
+    """Turns f32[h w c] about its centre by `angle` (radians, down to right); black comes in."""
     centre = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
     down, right = (x - c for x, c in zip(jnp.indices(image.shape[:2]), centre, strict=True))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -171,10 +171,10 @@ def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
 
 
 def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
-    """f32[h w c] under a Gaussian of `sigma` pixels, cut off beyond a twentieth of the shorter side; mirrored at the edges.
+    """Blurs f32[h w c] with a Gaussian of `sigma` pixels, mirrored at the edges.
 
-    Even the smallest image is blurred over its nearest neighbours, where SimCLR's code leaves sides
-    under 20 pixels alone.
+    It is cut off beyond a twentieth of the shorter side. Even the smallest image is blurred over
+    its nearest neighbours, where SimCLR's code leaves sides under 20 pixels alone.
     """
     radius = max(1, min(image.shape[:2]) // 20)
     weights = jax.nn.softmax(-jnp.square(jnp.arange(-radius, radius + 1) / sigma) / 2)
@@ -192,20 +192,17 @@ def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def to_grey(image: jax.Array) -> jax.Array:
-    """f32[h w c] -> luminance f32[h w 1]."""
+    """The luminance f32[h w 1] of an image f32[h w c]."""
     return image if image.shape[-1] == 1 else (image * jnp.array(GREY)).sum(-1, keepdims=True)
 
 
 def blend(image: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    """`share` of the image and the rest of `other`; beyond 1 it leads away from it.
-
-    Cut to [0, 1].
-    """
+    """Mixes `share` of the image with the rest of `other`, cut to [0, 1]; shares may exceed 1."""
     return jnp.clip(share * image + (1 - share) * other, 0, 1)
 
 
 def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
-    """f32[h w 3] with its hues moved by `turn` of a full circle, its saturation and value kept (HSV; Smith 1978)."""
+    """Moves the hues of f32[h w 3] by `turn` of a full circle; saturation and value stay (HSV)."""
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value, low = image.max(-1), image.min(-1)
     chroma = value - low
@@ -222,7 +219,7 @@ def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
 
 
 def _own(key: jax.Array, name: str) -> jax.Array:
-    """A key beside those that `split` makes of the same one: small numbers would give these again."""
+    """A key that differs from those that `split` makes of the same key, as of small numbers."""
     return jax.random.fold_in(key, stream_number(name))
 
 

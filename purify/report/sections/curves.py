@@ -25,7 +25,7 @@ def section(run: Finished) -> Section | None:
 
 
 def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
-    """Loss and accuracy of one stage over its steps, one panel each; None when the rows hold neither.
+    """Draws loss and accuracy of one stage over its steps; None when the rows hold neither.
 
     Numbers whose name contains 'loss' or 'accuracy' are lines, four at most in a panel. Values that
     are None or not finite leave gaps.
@@ -114,7 +114,7 @@ def _is_number(value: object) -> bool:
 
 
 def _thin(line: Curve) -> Curve:
-    """At most `MAX_POINTS` of a line: the smallest and largest value of each stretch, so that no spike is lost."""
+    """At most `MAX_POINTS` of a line: the extremes of each stretch, so that no spike is lost."""
     if len(line) <= MAX_POINTS:
         return line
     kept = {0, len(line) - 1}

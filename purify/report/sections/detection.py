@@ -1,4 +1,4 @@
-"""What the defence found, held against the truth: shares of images, the classes it named, what became of these."""
+"""What the defence found and how right it was: shares of images, named classes, their images."""
 
 from purify.core.types import Settings
 from purify.report.findings import DetectionScores, Rates
@@ -22,7 +22,7 @@ _FATES = ('kept', 'dropped', 'relabelled')
 
 
 def section(run: Finished) -> Section | None:
-    """Shares and names, what became of single classes, the evidence against each label, and the sets that images fell into."""
+    """Scores, what became of single classes, the evidence against labels, the sets of images."""
     results, facts = run.results, run.results.facts
     parts: Settings = {'detection': list_detection(results), 'fates': list_fates(results)}
     parts |= {'targets': draw_targets(facts, results.classes, 'targets'), 'sets': list_sets(facts)}
@@ -34,10 +34,10 @@ def section(run: Finished) -> Section | None:
 
 
 def list_detection(results: Results) -> list[Line]:
-    """What was not measured is left out; who left a label comes first, for where few can be flagged that is what counts.
+    """Lists the scores of the verdicts that were measured.
 
-    Where nobody knows the truth, what the defence did with the images stands for how right that
-    was.
+    Who lost a label comes first: that is what counts where few can be flagged. Where nobody knows
+    the truth, what the defence did with the images stands for how right that was.
     """
     found, classes, facts = results.detection, results.classes, results.facts
     where = 'anywhere' if facts.comparable else 'in a class it names'
@@ -75,7 +75,7 @@ def list_detection(results: Results) -> list[Line]:
 
 
 def list_relabelled(detection: DetectionScores) -> list[Line]:
-    """What became of the images that a defence took for poisoned and kept under another label."""
+    """Lists how many of the images that the defence relabelled got their true class."""
     lines = []
     for key, name, what in (
         ('relabel_accuracy', 'Relabelling accuracy', 'relabelled images'),
@@ -94,7 +94,7 @@ def list_relabelled(detection: DetectionScores) -> list[Line]:
 
 
 def list_fates(results: Results) -> MarkupTable | None:
-    """The images kept, dropped and relabelled, clean and poisoned, of classes named or aimed at.
+    """Makes the table of images kept, dropped and relabelled, of classes named or aimed at.
 
     Where nobody knows which are poisoned, a class has one line. Named classes come first where
     there are many; None for methods that name none.

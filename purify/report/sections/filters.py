@@ -1,4 +1,4 @@
-"""The generator as a classifier: how its accuracy and the attack on it change with the share of errors that are filtered."""
+"""The generator as a classifier: its scores by the share of errors that are left out."""
 
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
@@ -17,7 +17,7 @@ _WEIGHTS = {
 
 
 def section(run: Finished) -> Section | None:
-    """The table over p and its curves."""
+    """The table and the curves of scores by p, the share of errors that are left out."""
     table = list_filters(run.results)
     return (
         fill(
@@ -32,7 +32,7 @@ def section(run: Finished) -> Section | None:
 
 
 def list_filters(results: Results) -> MarkupTable | None:
-    """The table over p; None for runs that asked no generator.
+    """Makes the table of scores by p; None for runs that asked no generator.
 
     A line is (p, whether it is the headline's, [Reading of ACC, ASR, RA or None]).
     """
@@ -63,7 +63,7 @@ def list_filters(results: Results) -> MarkupTable | None:
 
 
 def draw_filters(results: Results, prefix: str) -> Drawing | None:
-    """ACC, ASR and RA over p with 95 % intervals; the headline's p is dashed.
+    """Draws ACC, ASR and RA by p with 95 % intervals; the headline's p is dashed.
 
     None with fewer than two p.
     """
@@ -84,10 +84,9 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
             if not line:
                 continue
             places, readings = zip(*line, strict=True)
-            axes.plot(
-                places, [reading.value for reading in readings], color=COLOURS[colour], linewidth=1.6, marker='o', markersize=4,
-                clip_on=False,
-            )  # fmt: skip
+            shares = [reading.value for reading in readings]
+            style = {'linewidth': 1.6, 'marker': 'o', 'markersize': 4, 'clip_on': False}
+            axes.plot(places, shares, color=COLOURS[colour], **style)
             for place, reading in line:
                 if reading.low is not None and reading.high is not None:
                     axes.plot(

@@ -52,7 +52,7 @@ def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSh
 
 
 def lay_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """`heat: u8[h w]` in colour over `image: u8[h w c]` in grey -> u8[h w 3]; where there is no heat the image shows."""
+    """Lays `heat: u8[h w]` in colour over `image: u8[h w c]` in grey: u8[h w 3]."""
     share = heat[..., None].astype(np.float64) / 255
     grey = image.astype(np.float64).mean(-1, keepdims=True)
     colours = 255 * mpl.colormaps['inferno'](heat)[..., :3]
@@ -60,7 +60,7 @@ def lay_over(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def say_place(heat: np.ndarray) -> str:
-    """Where a map `u8[h w]` is hottest, in words: 'lower right', 'centre', or 'nowhere' for an empty one."""
+    """Says where a map `u8[h w]` is hottest: 'lower right', 'centre'; 'nowhere' if it is empty."""
     if not heat.any():
         return 'nowhere'
     rows, columns = (

@@ -1,4 +1,4 @@
-"""What a generator makes under each label: stacked bars of G1 to G4, pictures of each, and who finds triggers in which set."""
+"""What a generator makes of each label: bars and pictures of G1 to G4, and who finds triggers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _NAME_CHARS = 13
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and the class that the labeller sees in it; `wrong` where that is not the one asked for."""
+    """A picture and the class that the labeller sees; `wrong` if that is not the one asked for."""
 
     thumb: Thumb
     label: str
@@ -46,7 +46,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of one of `GROUPS`; `said` how many images of how many are in it."""
+    """Pictures of one of `GROUPS`; `said` tells how many images are in it."""
 
     name: str
     meaning: str
@@ -55,7 +55,7 @@ class Group:
 
 
 def section(run: Finished) -> Section | None:
-    """What the generator makes as bars and pictures, the numbers, and who finds triggers in which set."""
+    """Bars and pictures of the generations, their numbers, and who finds triggers in which set."""
     results, sets = run.results, draw_sets(run.results, 'made')
     if not sets:
         return None
@@ -72,7 +72,7 @@ def section(run: Finished) -> Section | None:
 
 
 def draw_sets(results: Results, prefix: str) -> list[tuple[str, Drawing]]:
-    """(title, bars) of the probe and of the generated set, as in Figure 2 and 3 of Pan 2024; none for runs without."""
+    """Draws titled bars of the probe and of the generated set (Pan 2024, Figures 2 and 3)."""
     found, sets = [], results.dissection.sets if results.dissection else {}
     for name, title in (
         ('probe', 'The probe, more images of few classes'),
@@ -86,7 +86,7 @@ def draw_sets(results: Results, prefix: str) -> list[tuple[str, Drawing]]:
 
 
 def say_dissection(results: Results) -> str:
-    """How the images were made and judged, and what to know of the numbers; '' for runs without."""
+    """Says how images were made and judged, and what to know of the numbers; '' if none were."""
     dissection = results.dissection
     if dissection is None:
         return ''
@@ -112,7 +112,7 @@ def say_dissection(results: Results) -> str:
 
 
 def list_auroc(results: Results) -> MarkupTable | None:
-    """The table of scores on both sets; None where no score was held against anything.
+    """Makes the table of the AUROC of scores on both sets; None where none was measured.
 
     A line is (score, [(cell, whether this set tells better)]).
     """
@@ -229,7 +229,7 @@ def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
 
 
 def _tell_row(axes: Axes, y: float, row: Made, line: bool) -> None:
-    """Beside the bar its share with the trigger; below that p_t."""
+    """Writes beside the bar its share with the trigger, and below that p_t."""
     share = (row.counts[0] + row.counts[1]) / row.images
     axes.text(
         1.04,

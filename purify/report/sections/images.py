@@ -17,7 +17,7 @@ View = Literal['original', 'poisoned', 'purified']
 
 @dataclass(frozen=True)
 class Grid:
-    """Samples of one kind, a column each: three rows of images over their labels, the last those after the defence.
+    """Samples of one kind in columns: rows of images over their labels, also after the defence.
 
     `true_labels` is None where nobody knows them.
     """

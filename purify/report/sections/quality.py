@@ -16,7 +16,7 @@ def section(run: Finished) -> Section | None:
 
 
 def list_likeness(results: Results) -> list[Line]:
-    """FID and inception scores of the purified images; none where the defence made no image anew."""
+    """Lists FID and inception scores of purified images; none where no image was made anew."""
     found, before = (
         _of_remade(results),
         ('before the attack' if results.truth_known else 'as they were given'),
@@ -32,7 +32,7 @@ def list_likeness(results: Results) -> list[Line]:
 
 
 def say_likeness(results: Results) -> str:
-    """Which network the numbers come from, what they must not be compared with, and what else to know; '' as `list_likeness`."""
+    """Says which network the numbers come from and what else to know; '' without numbers."""
     found = _of_remade(results)
     if found is None:
         return ''
@@ -44,7 +44,7 @@ def say_likeness(results: Results) -> str:
 
 
 def _of_remade(results: Results) -> Purified | None:
-    """The numbers; of images that were only dropped or relabelled they would tell nothing but how many are left."""
+    """The numbers of images that were made anew; None if they were only dropped or relabelled."""
     return (
         None if results.purified is None or results.purified.remade is False else results.purified
     )

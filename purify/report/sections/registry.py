@@ -1,4 +1,4 @@
-"""The sections of a page, in order; one more is a function (Finished) -> Section or None: `SECTIONS['mine'] = section`."""
+"""The sections of a page, in order; `SECTIONS['mine'] = section` adds one."""
 
 from purify.core.registry import Registry
 from purify.report.sections import (

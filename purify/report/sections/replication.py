@@ -1,4 +1,4 @@
-"""How alike generations are to training images: the most alike pairs as dots, the best of them as pictures."""
+"""How alike generations and training images are: dots for the most alike pairs, and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ROWS = {'made': 'generation A', 'match': 'nearest training image B', 'twin': 'it
 
 @dataclass(frozen=True)
 class Triplets:
-    """Pictures of A, B and C, a column each, over what is known of them."""
+    """Pictures of A, B and C (see `ROWS`), a column each, over what is known of them."""
 
     ids: list[int]
     rows: list[GridRow]
@@ -27,7 +27,7 @@ class Triplets:
 
 
 def section(run: Finished) -> Section | None:
-    """The numbers of all pairs, a dot for each of the most alike, and the best of them as pictures."""
+    """The numbers of all pairs, dots for the most alike, and the best of them as pictures."""
     results, copies = run.results, run.copies
     if results.replication is None:
         return None
@@ -43,7 +43,7 @@ def section(run: Finished) -> Section | None:
 
 
 def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing | None:
-    """Similarity of A and B across, of B and C upwards, as in Figure 5 of Pan 2024; dots in ink where B is poisoned.
+    """Draws the similarity of A and B across, of B and C upwards (Pan 2024, Figure 5).
 
     `copies` of k pairs: 'ids', 'match', 'twin' i64[k], 'similarity', 'twin_similarity' f32[k],
     'poisoned' bool[k], which is missing where nobody knows. None where there is none.
@@ -89,7 +89,7 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
 
 
 def list_copies(results: Results) -> list[Line]:
-    """What is known of all pairs; none for runs that looked for no copies."""
+    """Lists the numbers of all pairs; none for runs that looked for no copies."""
     found = results.replication
     if found is None:
         return []
@@ -125,7 +125,7 @@ def list_copies(results: Results) -> list[Line]:
 
 
 def say_copies(results: Results) -> str:
-    """Which encoder compares, and what that means; '' for runs that looked for no copies."""
+    """Says which encoder compares, and what that means; '' for runs that looked for no copies."""
     found = results.replication
     if found is None:
         return ''

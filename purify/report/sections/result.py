@@ -1,4 +1,4 @@
-"""The result: what test images are taken for before and after the defence, as numbers and as bars."""
+"""The result: what test images are taken for before and after the defence."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _BENIGN = ', by the model that the defence trained on its way'
 
 
 def section(run: Finished) -> Section:
-    """The before/after table, its bars, other classifiers of the run, and what must be known of the prior."""
+    """The before/after table and its bars, other classifiers, and a warning of the prior."""
     measures = before_after(run.results)
     return fill(
         'result',
@@ -29,7 +29,7 @@ def section(run: Finished) -> Section:
 
 
 def list_extras(results: Results) -> list[Line]:
-    """The benign model that a defence trained on its way, and the residual attack on the student."""
+    """Lists the benign model that a defence trained on its way, and the residual attack."""
     lines = [
         (f'Benign model {name.upper()}', reading.say(), f'{meaning}{_BENIGN}')
         for name, meaning in MEASURES.items()
@@ -53,7 +53,7 @@ def list_extras(results: Results) -> list[Line]:
 
 
 def draw_before_after(rows: Sequence[BeforeAfter], prefix: str) -> Drawing | None:
-    """Bars of each measure before and after, whiskers are 95 % intervals; None when nothing was measured.
+    """Draws bars of each measure before and after, with 95 % intervals; None without any.
 
     `prefix` keeps the ids of several figures on one page apart.
     """

@@ -8,13 +8,13 @@ from purify.report.strips import Cell, SampleSheet, make_cell, make_sample_sheet
 
 
 def section(run: Finished) -> Section | None:
-    """The last candidate of each round."""
+    """The last candidate of each round, with its label."""
     sheets = make_rounds(run.pictures, run.results.classes)
     return fill('rounds', 'Rounds', strips=sheets) if sheets else None
 
 
 def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSheet]:
-    """The given image, the last candidate of every round and the purified image, with the victim's labels.
+    """Makes sheets of the given image, the last candidate of each round, and the purified image.
 
     `pictures` is what the stage `illustrate` wrote, without 'poisoned' and 'true' where nobody
     knows them.

@@ -1,4 +1,4 @@
-"""Adversarial training: cross-entropy on images that are made hard for the network of the moment."""
+"""Adversarial training: cross-entropy on images made hard for the network of the moment."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from purify.train.state import Params, split_network
 
 @dataclass(frozen=True, eq=False)
 class Adversarial(Limited, place='adversarial: '):
-    """min over weights of max over the l_inf ball of the cross-entropy (Madry et al. 2018, eq. 2.1).
+    """Cross-entropy at its worst in an l_inf ball about each image (Madry et al. 2018, eq. 2.1).
 
     The inner maximum is sought by `ascend` from a uniform random start, on the network in
     evaluation mode, so that the running statistics see each batch once. Label-consistent poison is

@@ -1,7 +1,4 @@
-"""Attention distillation (Li et al.
-
-2021, arXiv:2101.05930): a student looks where its teacher looks, layer by layer.
-"""
+"""Attention distillation (Li et al. 2021, arXiv:2101.05930): students look where teachers look."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +17,14 @@ from purify.train.state import Params, split_network
 
 
 def attention(maps: jax.Array, power: float) -> jax.Array:
-    """Feature maps f32[b h w c] -> sum over c of |F_c|^power, at length 1 for each image: f32[b h w] flat (eq. 1, `A_sum^p`)."""
+    """Attention of maps f32[b h w c]: sum over c of |F_c|^power, flat and at length 1 (eq. 1)."""
     return unit((jnp.abs(maps) ** power).sum(-1).reshape(len(maps), -1))
 
 
 def attention_distance(
     student: Sequence[jax.Array], teacher: Sequence[jax.Array], betas: Sequence[float], power: float
 ) -> jax.Array:
-    """Sum over groups of layers of beta times the mean squared difference of attention, over batch and places.
+    """Sum over groups of layers of beta times the mean squared difference of attention.
 
     The paper's eq. 2 has the norm of the difference; this is its code, whose betas are in use. Both
     have maps f32[b h w c] for every group, of equal h and w; no gradient flows into the teacher's.
@@ -43,7 +40,7 @@ def attention_distance(
 
 @dataclass(frozen=True, eq=False)
 class AlignAttention:
-    """Cross-entropy, and the distance of the student's attention from the teacher's, after every group of layers (eq. 3).
+    """Cross-entropy, and the distance of the student's attention from the teacher's (eq. 3).
 
     The teacher, in evaluation mode, sees the very view the student sees.
 
@@ -101,7 +98,7 @@ class AlignAttention:
 
 
 def check_attention(what: str, beta: Sequence[float], power: float) -> None:
-    """Raises `UserError` unless weights are finite, from 0 on, and the power finite, from 1 on; below, its slope has no bounds."""
+    """Raises `UserError` unless weights are finite and >= 0, and the power finite and >= 1."""
     weights = beta if isinstance(beta, list | tuple) else ()
     if not weights or not all(_is_from(0, weight) for weight in weights) or not _is_from(1, power):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Features without labels: two views of an image shall lie close, those of different images apart (SimCLR, Chen et al. 2020)."""
+"""Features without labels: two views of an image lie close, others apart (Chen et al. 2020)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LEAST_SQUARE = 1e-12  # of a point's length; under it, its gradient would be wit
 
 
 class Projected(nnx.Module):
-    """A classifier's network, and beside its head an MLP of one hidden layer on its features; the head takes no part."""
+    """A classifier's network with an MLP on its features in place of its head."""
 
     def __init__(self, network: Any, outputs: int, *, rngs: nnx.Rngs):
         if outputs < 1:
@@ -32,15 +32,15 @@ class Projected(nnx.Module):
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> jax.Array:
-        """`images: f32[b h w c] in [0, 1]` -> points `f32[b outputs]`, of any length."""
+        """Projects `images: f32[b h w c] in [0, 1]` to points `f32[b outputs]`, of any length."""
         features = self.network.features(images, train=train, key=key)
         return self.out(jax.nn.relu(self.hidden(features)))
 
 
 def unit(points: jax.Array) -> jax.Array:
-    """f32[b d] at length 1.
+    """Scales points f32[b d] to length 1.
 
-    A point of none has no direction: it stays at 0, and no gradient pulls at it.
+    A point of length 0 has no direction: it stays at 0, and no gradient pulls at it.
     """
     square = jnp.square(points).sum(-1, keepdims=True)
     return points * jnp.where(
@@ -49,7 +49,7 @@ def unit(points: jax.Array) -> jax.Array:
 
 
 def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
-    """The normalised temperature-scaled cross-entropy (Chen et al. 2020, eq. 1), in nats, and how often it is won.
+    """NT-Xent (Chen et al. 2020, eq. 1), in nats, and the share of anchors that find their partner.
 
     Every view of the batch is an anchor: its partner is to be told by its cosine / temperature from
     the 2 b - 2 views of other images. (DBD's code has the first views alone as anchors.) Rows

@@ -1,4 +1,4 @@
-"""What diffusion models on pixels minimise, with classes or without: the noise of DDPM, the preconditioned image of EDM."""
+"""Objectives of diffusion models on pixels: the noise of DDPM, the preconditioned image of EDM."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from purify.train.state import Params, split_network
 
 @dataclass(frozen=True, eq=False)
 class Denoise(Limited, place='generator.objective.'):
-    """Mean squared error of a diffusion network's prediction at a uniform random step (Ho 2020, eq. 14).
+    """Mean squared error of a network's prediction at a uniform random step (Ho 2020, eq. 14).
 
     Images of another size than the network's `size_px` are resized on the device.
 
@@ -58,7 +58,7 @@ class Denoise(Limited, place='generator.objective.'):
 
 @dataclass(frozen=True, eq=False)
 class DenoisePreconditioned(Limited, place='generator.objective.'):
-    """Weighted squared error of the clean image at a log-normal level of noise (Karras et al. 2022, eq. 2 and table 1).
+    """Weighted error of the clean image at log-normal noise (Karras et al. 2022, eq. 2, table 1).
 
     Attributes: `edm` the preconditioning, the others as of `Denoise`.
     """
@@ -88,7 +88,7 @@ class DenoisePreconditioned(Limited, place='generator.objective.'):
 
 
 def told_classes(batch: Batch, classes: int, drop: float, key: jax.Array) -> tuple[jax.Array, ...]:
-    """What a network is told of labels besides image and time: (i32[b],), each `classes` with chance `drop`; () if 0 classes."""
+    """The labels that a network is told, (i32[b],), hidden at chance `drop`; () without classes."""
     if not classes:
         return ()
     labels = batch['label']

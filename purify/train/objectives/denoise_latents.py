@@ -1,4 +1,4 @@
-"""Fine-tuning Stable Diffusion (Rombach 2022) on captions of labels: the UNet learns, text encoder and VAE stay as they are."""
+"""Fine-tuning the UNet of Stable Diffusion (Rombach 2022) on captions of labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ AT_ONCE = 32  # captions the text encoder reads together; those of 1,000 classes
 
 @dataclass(frozen=True, eq=False)
 class DenoiseLatents(Limited, place='generator.objective.'):
-    """Mean squared error of a UNet's prediction on noisy latents, at a uniform random step, under the caption of the label.
+    """Mean squared error of a UNet's prediction on noisy latents, under the caption of the label.
 
     Latents are drawn from the VAE's posterior for every batch anew and scaled; a caption gives way
     to the empty one with chance `drop` (Ho & Salimans 2022), for guidance. The loss is float32
@@ -59,7 +59,7 @@ class DenoiseLatents(Limited, place='generator.objective.'):
     def draw(
         self, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """What the UNet is asked about a batch: latents f32[b h w z], noise like them, steps i32[b], context f32[b n d]."""
+        """Draws latents f32[b h w z], noise like them, steps i32[b] and context f32[b n d]."""
         latent_key, time_key, noise_key = jax.random.split(key, 3)
         images = in_colour(resize_to(signed_images(batch['image']), self.size_px))
         vae = nnx.merge(self.vae_graph, frozen['vae']['params'], frozen['vae']['stats'])
@@ -86,12 +86,12 @@ class DenoiseLatents(Limited, place='generator.objective.'):
 
 
 def in_colour(images: jax.Array) -> jax.Array:
-    """Images [b h w 3] of images [b h w c]: grey ones three times over."""
+    """Makes images [b h w 3] of images [b h w c] by repeating a grey channel."""
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
 def read_stable_diffusion(folder: Path, dtype: str, *, weights: bool = True) -> Pipeline:
-    """The five parts of Stable Diffusion in a folder of diffusers; the UNet and the VAE compute in `dtype`.
+    """Reads the five parts of Stable Diffusion; the UNet and the VAE compute in `dtype`.
 
     The text encoder computes in float32: it is asked once. Without `weights` networks hold shapes,
     as of `from_pretrained`. Raises `UserError` for folders of other pipelines, and for a UNet that
@@ -121,7 +121,7 @@ def read_stable_diffusion(folder: Path, dtype: str, *, weights: bool = True) -> 
 
 
 def image_size(pipeline: Pipeline, size_px: int) -> int:
-    """Checked size of the images that are learned; 0 is the size the UNet was made for."""
+    """Checks the size of the images that are learned; 0 is the size the UNet was made for."""
     unet, factor = pipeline.parts['unet'].config, pipeline.parts['vae'].factor
     own = unet['sample_size'] or 64
     own, stride = (
@@ -138,7 +138,7 @@ def image_size(pipeline: Pipeline, size_px: int) -> int:
 
 
 def caption_table(pipeline: Pipeline, class_names: Sequence[str], caption: str) -> Any:
-    """What the text encoder makes of the caption of every class, and last of the empty one: f32[classes + 1, tokens, width].
+    """Encodes the caption of every class, and last the empty one: f32[classes + 1, tokens, width].
 
     `caption` with '{}' in place of the class, whose name is written out (`purify.data.synsets`).
     NumPy, or a shape where the networks hold shapes. Raises `UserError` where classes have no

@@ -1,4 +1,4 @@
-"""Losses of every row, where one mean over the batch would not do: samples are ranked by them, or climb instead of fall."""
+"""Losses of single rows, by which samples are ranked, or which climb instead of fall."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import optax
 
 from purify.core.errors import UserError
 
-LEAST_PROBABILITY = 1e-7  # a prediction is held above it, and a one-hot label above the next, where their logarithm is taken
-LEAST_LABEL = 1e-4
+LEAST_PROBABILITY = 1e-7  # of a prediction whose logarithm is taken
+LEAST_LABEL = 1e-4  # of a one-hot label whose logarithm is taken
 
 
 def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -18,7 +18,7 @@ def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def symmetric_cross_entropies(
     logits: jax.Array, labels: jax.Array, alpha: float, beta: float
 ) -> jax.Array:
-    """The sum alpha CE(y, p) + beta CE(p, y), f32[b], the one-hot y held above 1e-4 in the second (Wang et al. 2019, eq. 7).
+    """Losses alpha CE(y, p) + beta CE(p, y) f32[b], with y >= 1e-4 (Wang et al. 2019, eq. 7).
 
     With y = one-hot the second is -ln(1e-4) (1 - p_label): the share of p that lies elsewhere. Its
     gradient does not grow with the loss, so that wrong labels pull less. p is held above 1e-7, as

@@ -1,4 +1,4 @@
-"""Training on labels that are only partly believed: a head on features that stay, a tail of layers, and MixMatch."""
+"""Training on labels that are partly believed: a head alone, the last layers, and MixMatch."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from purify.train.views import Shifts
 
 @dataclass(frozen=True, eq=False)
 class FitHead:
-    """Symmetric cross-entropy of a head on the features of a network that stays as it is (Huang 2022, section 4.3).
+    """Symmetric cross-entropy of a head on a network that stays fixed (Huang 2022, section 4.3).
 
     The network is in evaluation mode: its running statistics stay too (in DBD's code they move).
     `head_only` keeps weight decay and momentum from moving the rest.
@@ -52,7 +52,7 @@ class FitHead:
 
 
 def head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` on the params' entry 'head'; all others stay."""
+    """Restricts `optimizer` to the params' entry 'head'; all others stay."""
     parts: dict[Hashable, optax.GradientTransformation] = {
         'head': optimizer,
         'rest': optax.set_to_zero(),
@@ -64,7 +64,7 @@ def head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
 
 @dataclass(frozen=True, eq=False)
 class FitTail:
-    """Cross-entropy of a network of which only the last `groups` groups of layers and the head learn (Gao 2023, section 3.3).
+    """Cross-entropy for the head and the last `groups` of layers only (Gao 2023, section 3.3).
 
     The network is in training mode: the running statistics of all groups move. No gradient reaches
     the others, which plain Adam or SGD therefore leaves as they are; weight decay would not.
@@ -101,22 +101,19 @@ class FitTail:
 
 
 def sharpen(p: jax.Array, temperature: float) -> jax.Array:
-    """Distributions f32[... k] -> p^(1 / temperature), scaled to sum to 1 (Berthelot et al.
-
-    2019, eq. 7).
-    """
+    """Sharpens distributions f32[... k] to p^(1 / temperature), sum 1 (Berthelot 2019, eq. 7)."""
     return jax.nn.softmax(jnp.log(jnp.maximum(p, 1e-30)) / temperature)
 
 
 def mix(rows: jax.Array, partners: jax.Array, shares: jax.Array) -> jax.Array:
-    """Shares f32[n] of `rows` [n ...], the rest of their `partners` [n ...]."""
+    """Mixes shares f32[n] of `rows` [n ...] with the rest of their `partners` [n ...]."""
     shares = shares.reshape(-1, *[1] * (rows.ndim - 1))
     return shares * rows + (1 - shares) * partners
 
 
 @dataclass(frozen=True, eq=False)
 class MixMatch(Limited, place='mixmatch: '):
-    """MixMatch (Berthelot et al. 2019, algorithm 1) on pairs of an image with a label and one without.
+    """MixMatch (Berthelot et al. 2019, algorithm 1) on pairs of a labelled and an unlabelled image.
 
     Two weak views of every unlabelled image are given one guess: the mean of the network's answers,
     sharpened. All views, b labelled and 2 b unlabelled, are mixed with one another, each more

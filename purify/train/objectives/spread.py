@@ -1,4 +1,4 @@
-"""Class centres are driven apart: the fine-tuning after which poisoned images betray themselves (Chen et al. 2022)."""
+"""Driving class centres apart, after which poisoned images betray themselves (Chen et al. 2022)."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from purify.train.state import Params, split_network
 
 
 def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """Mean cosine f32[] between the mean features of two different classes; 0 where a batch has one class only.
+    """Mean cosine f32[] between the mean features of two classes; 0 if a batch has one class only.
 
     Classes that the batch lacks are left out. The authors' code also counts the diagonal, as zeros:
     theirs is ours times (k - 1) / k for k classes.
@@ -36,7 +36,7 @@ def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> j
 
 @dataclass(frozen=True, eq=False)
 class Spread(Limited, place='spread: '):
-    """L_intra of Chen et al. 2022 (section 3.2): the cosine between class centres falls; cross-entropy may hold the labels.
+    """L_intra of Chen et al. 2022 (section 3.2): lowers the cosine between class centres.
 
     Centres are those of a pass through the network, so a batch worked through in pieces has others.
 

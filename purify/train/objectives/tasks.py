@@ -27,7 +27,7 @@ class Task(Protocol):
 
     @property
     def ema_decay(self) -> float:
-        """Of the average that is kept of the parameters; 0 keeps none."""
+        """Decay of the average that is kept of the parameters; 0 keeps none."""
         ...
 
     @property
@@ -43,17 +43,17 @@ class Task(Protocol):
 
 
 def unit_images(batch: Batch) -> jax.Array:
-    """batch['image'] u8[b h w c] -> f32 in [0, 1], what classifiers take."""
+    """Scales batch['image'] u8[b h w c] to f32 in [0, 1], which classifiers take."""
     return batch['image'].astype(jnp.float32) / 255
 
 
 def signed_images(images: jax.Array) -> jax.Array:
-    """u8[b h w c] -> f32 in [-1, 1], what diffusion models take."""
+    """Scales images u8[b h w c] to f32 in [-1, 1], which diffusion models take."""
     return images.astype(jnp.float32) / 127.5 - 1
 
 
 def resize_to(images: jax.Array, size_px: int) -> jax.Array:
-    """Images f32[b h w c] in [-1, 1] -> f32[b size size c], cubic and antialiased; images of that size pass untouched.
+    """Resizes images f32[b h w c] in [-1, 1] to squares of `size_px`, cubic and antialiased.
 
     A cubic filter overshoots at edges, so what it makes is clipped to [-1, 1]: no network has seen
     brighter than white.
@@ -124,7 +124,7 @@ class Classify(Limited, place='classify: '):
 
 @dataclass(frozen=True, eq=False)
 class Distill(Limited, place='distill: '):
-    """Knowledge distillation: the teacher, in evaluation mode, sees the very view the student sees."""
+    """Knowledge distillation: the teacher, in evaluation mode, sees the student's very view."""
 
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef

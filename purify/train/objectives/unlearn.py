@@ -1,7 +1,4 @@
-"""The objectives of anti-backdoor learning (Li et al.
-
-2021, arXiv:2110.11571): hold losses up, or drive them up.
-"""
+"""Objectives of anti-backdoor learning, which hold losses up (Li et al. 2021, arXiv:2110.11571)."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,7 +15,7 @@ from purify.train.state import Params, split_network
 
 
 def local_ascent(losses: jax.Array, gamma: float) -> jax.Array:
-    """Mean of sign(l - gamma) l over losses f32[b] (eq. 2): every sample below gamma climbs back to it.
+    """Mean of sign(l - gamma) l over losses f32[b] (eq. 2): samples below gamma climb back to it.
 
     Per sample, as the paper writes it; its code takes the sign of the batch's mean.
     """
@@ -26,10 +23,7 @@ def local_ascent(losses: jax.Array, gamma: float) -> jax.Array:
 
 
 def flooding(losses: jax.Array, gamma: float) -> jax.Array:
-    """|L - gamma| + gamma of the mean L of losses f32[b] (Ishida et al.
-
-    2020, eq. 2): the batch floats at gamma.
-    """
+    """|L - gamma| + gamma of the mean L of losses f32[b] (Ishida et al. 2020, eq. 2)."""
     return jnp.abs(losses.mean() - gamma) + gamma
 
 
@@ -38,7 +32,7 @@ HELD = {'local_ascent': local_ascent, 'flooding': flooding}
 
 @dataclass(frozen=True, eq=False)
 class HoldUp(Limited, place='objective.'):
-    """Cross-entropy that does not fall below `gamma`: only what is learned at once, such as a trigger, sinks through.
+    """Cross-entropy held at `gamma`: only what is learned at once, as a trigger, sinks through.
 
     Attributes:
       rule: which of `HELD`.
@@ -61,10 +55,7 @@ class HoldUp(Limited, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class Unlearn:
-    """Minus the cross-entropy (the second term of eq.
-
-    3): gradient ascent on samples that are to be forgotten.
-    """
+    """Minus the cross-entropy (eq. 3, second term): gradient ascent on samples to be forgotten."""
 
     graph: nnx.GraphDef
     ema_decay: float = 0.0
