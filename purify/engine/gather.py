@@ -9,7 +9,7 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted
 from purify.core.progress import Bar
 from purify.data.loader import Record
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_columns, write_columns
 from purify.train.inference import Rule, map_images
 

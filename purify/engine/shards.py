@@ -20,7 +20,7 @@ from purify.core.errors import Preempted, UserError
 from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut
 from purify.data.loader import Record
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import part_path, write_columns
 from purify.train.inference import Rule, map_images
 

@@ -10,7 +10,7 @@ from purify.core import devices
 from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
 from purify.core.types import Facts
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_columns, read_table, write_columns
 from purify.metrics.intervals import Share, share_of
 from purify.metrics.replication import Neighbours

@@ -14,8 +14,8 @@ from purify.core.randomness import stream_rng
 from purify.core.types import Facts, Tree
 from purify.defenses.castle_walls.diffusion_classifier import errors_rule
 from purify.defenses.method import Context
-from purify.engine.chain import Work
 from purify.engine.shards import map_rows, table_sink
+from purify.engine.stage import Work
 from purify.engine.tables import read_table
 from purify.evaluation.testbench import Bench, stamped
 from purify.generative.pixel_generator import open_generator

@@ -14,7 +14,7 @@ from purify.core.progress import say
 from purify.core.randomness import stream_rng, stream_seed
 from purify.core.types import Facts
 from purify.data.table import Table
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_columns, read_table, write_columns
 
 FILE, FACTS = 'atlas.npz', 'atlas.json'

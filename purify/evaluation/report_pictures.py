@@ -3,7 +3,8 @@
 import numpy as np
 
 from purify.data.loader import Split
-from purify.engine.chain import Chain, Input
+from purify.engine.chain import Chain
+from purify.engine.stage import Input
 from purify.evaluation.copies import read_replication
 from purify.evaluation.dissect import read_dissection
 

@@ -16,8 +16,8 @@ from purify.core.errors import UserError
 from purify.core.randomness import stream_rng
 from purify.data.builders import make_features
 from purify.data.loader import Record, Split
-from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, write_shards
+from purify.engine.stage import Work
 
 CLASSES: tuple[str, ...] = ('clean', 'triggered')
 

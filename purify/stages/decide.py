@@ -4,7 +4,7 @@ from purify.core import devices
 from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.method import Decision, Look, Step
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import check_ids, read_table, write_table
 from purify.stages import measure
 from purify.stages.kind import Kind

@@ -12,7 +12,7 @@ from purify.core.files import write_json
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.diffusion.scheduler_config import schedule_from_diffusers
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.generative.image_to_image import ImageToImage
 from purify.generative.latent_generator import LatentGenerator
 from purify.generative.pixel_generator import NOTE

@@ -13,7 +13,7 @@ from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.method import Step
 from purify.defenses.relabelling.poisoned_classes import own_and_foreign
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_table, write_table
 from purify.models.flow import CouplingFlow
 from purify.stages.kind import Kind

@@ -10,7 +10,7 @@ from purify.core import devices
 from purify.core.types import Facts, Settings, Tree
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.stages.networks_on_disk import starting_weights
 from purify.train.loop import Plan, fit
 from purify.train.objectives.semi_supervised import FitHead, head_only

@@ -9,8 +9,8 @@ from purify.data.builders import make_features
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Context, Step
-from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, map_rows
+from purify.engine.stage import Work
 from purify.stages.kind import Kind
 from purify.stages.known import Known
 from purify.stages.models import open_models, weights_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from purify.defenses.method import Step
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.stages.known import Known
 
 

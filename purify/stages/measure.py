@@ -8,8 +8,8 @@ from purify.core.errors import UserError
 from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.defenses.method import Context, Look, Measure, Step
-from purify.engine.chain import Work
 from purify.engine.shards import map_rows, table_sink
+from purify.engine.stage import Work
 from purify.engine.tables import check_ids, part_path, read_table, write_columns
 from purify.stages.kind import Kind
 from purify.stages.known import Known

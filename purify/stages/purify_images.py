@@ -7,8 +7,8 @@ from purify.core.types import Facts
 from purify.data.builders import make_features
 from purify.data.loader import Split
 from purify.defenses.method import Context, Purifier, Step
-from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, map_rows
+from purify.engine.stage import Work
 from purify.engine.tables import check_ids, read_table
 from purify.stages.kind import Kind
 from purify.stages.known import Known

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from purify.data.builders import make_features
 from purify.data.loader import Record, Split
 from purify.defenses.method import Step
-from purify.engine.chain import Work
 from purify.engine.shards import dataset_sink, write_shards
+from purify.engine.stage import Work
 from purify.engine.tables import apply_edits
 from purify.stages.kind import Kind
 from purify.stages.known import Known

@@ -15,7 +15,8 @@ from purify.commands.call import Call
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
+from purify.engine.stage import Input, Stage
 
 
 def make_chain(folder, **handed):

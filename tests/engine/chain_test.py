@@ -7,8 +7,9 @@ import pytest
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.engine import finished
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
 from purify.engine.finished import DONE
+from purify.engine.stage import Input, Stage
 
 RUN = {}
 

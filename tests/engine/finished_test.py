@@ -13,8 +13,9 @@ from purify.core import devices, files, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.files import write_json
 from purify.engine import finished
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
 from purify.engine.finished import DONE
+from purify.engine.stage import Input, Stage
 from purify.train.cost import COST_FILE, Cost
 
 RUN = {}

@@ -5,8 +5,9 @@ import pytest
 
 from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, make_features
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
 from purify.engine.finished import DONE
+from purify.engine.stage import Input, Stage
 from purify.engine.tables import write_columns
 from purify.evaluation import report_pictures as exhibits
 from purify.evaluation.copies import FILE, NUMBERS

@@ -9,7 +9,8 @@ from purify.attacker.manifest import Manifest
 from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.data.table import Table
-from purify.engine.chain import Chain, Stage
+from purify.engine.chain import Chain
+from purify.engine.stage import Stage
 from purify.engine.tables import write_table
 from purify.evaluation.results import _trusted, gather, gather_cost, samples, true_targets
 

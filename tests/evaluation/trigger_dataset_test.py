@@ -12,7 +12,7 @@ from purify.attacks.fixed.label_consistent import LabelConsistent
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.loader import Split
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.evaluation.trigger_dataset import (
     CLASSES,
     check_faintest,

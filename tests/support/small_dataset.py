@@ -3,7 +3,7 @@
 import numpy as np
 
 from purify.data import builders
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.train.cost import Cost
 
 COUNT, SHARD = 23, 5
