@@ -11,12 +11,11 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.registry import Registry
 
-LOG_SCALE = 2.0  # of features of unit variance; one that hardly varies in a class would else be scaled without end
+# Features have unit variance; one that hardly varies in a class would else be scaled without end.
+LOG_SCALE = 2.0
 BINS, TAIL = 8, 5.0  # of a spline; features have unit variance, so few lie beyond the tail
-LEAST_BIN, LEAST_SLOPE = (
-    1e-3,
-    1e-3,
-)  # of a spline: width and height of a bin as shares of all, derivative at a knot
+# Of a spline: width and height of a bin as shares of all, derivative at a knot.
+LEAST_BIN, LEAST_SLOPE = 1e-3, 1e-3
 MIXINGS = ('swap', 'permute')
 
 
@@ -77,10 +76,8 @@ def _knots(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     def corners(sizes: jax.Array) -> jax.Array:
         shares = LEAST_BIN + (1 - LEAST_BIN * BINS) * jax.nn.softmax(sizes, -1)
         inside = 2 * TAIL * jnp.cumsum(shares[..., :-1], -1) - TAIL
-        return jnp.concatenate(
-            [jnp.full_like(inside[..., :1], -TAIL), inside, jnp.full_like(inside[..., :1], TAIL)],
-            -1,
-        )
+        end = jnp.full_like(inside[..., :1], TAIL)
+        return jnp.concatenate([-end, inside, end], -1)
 
     slopes = LEAST_SLOPE + jax.nn.softplus(inner + math.log(math.expm1(1 - LEAST_SLOPE)))
     return corners(widths), corners(heights), jnp.pad(slopes, [*ends, (1, 1)], constant_values=1.0)

@@ -137,11 +137,7 @@ def vgg_names(network: VGG) -> dict[str, Names]:
     return {
         'torchvision': (
             layers
-            | {
-                'hiddens.0': 'classifier.0',
-                'hiddens.1': 'classifier.3',
-                HEAD: 'classifier.6',
-            }
+            | {'hiddens.0': 'classifier.0', 'hiddens.1': 'classifier.3', HEAD: 'classifier.6'}
         ),
         'timm': (
             layers | {'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', HEAD: 'head.fc'}

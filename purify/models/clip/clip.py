@@ -22,14 +22,11 @@ def _quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-_ACTIVATIONS = {
-    'quick_gelu': _quick_gelu,
-    'gelu': partial(jax.nn.gelu, approximate=False),
-}  # by hidden_act
+_ACTIVATIONS = {'quick_gelu': _quick_gelu, 'gelu': partial(jax.nn.gelu, approximate=False)}
 _LEGACY_EOS = 2  # configs written before transformers 4.31 hold this wrong id
 
 
-# the transformer --------------------------------------------------------------------------------------------------------
+# the transformer ----------------------------------------------------------------------------------
 
 
 def _layer_norm(c: CLIPConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -100,7 +97,7 @@ class CLIPEncoder(nnx.Module):
         return x
 
 
-# images -----------------------------------------------------------------------------------------------------------------
+# images -------------------------------------------------------------------------------------------
 
 
 class CLIPVisionEmbeddings(nnx.Module):
@@ -108,18 +105,11 @@ class CLIPVisionEmbeddings(nnx.Module):
 
     def __init__(self, c: CLIPVisionConfig, *, dtype: Any, rngs: nnx.Rngs):
         width, patch = c.hidden_size, c.patch_size
-        self.class_embedding = nnx.Param(
-            nnx.initializers.normal(width**-0.5)(rngs.params(), (width,))
-        )
+        draw = nnx.initializers.normal(width**-0.5)
+        self.class_embedding = nnx.Param(draw(rngs.params(), (width,)))
+        cut = {'strides': patch, 'padding': 'VALID', 'use_bias': False}
         self.patch_embedding = blocks.conv(
-            c.num_channels,
-            width,
-            patch,
-            strides=patch,
-            padding='VALID',
-            use_bias=False,
-            dtype=dtype,
-            rngs=rngs,
+            c.num_channels, width, patch, **cut, dtype=dtype, rngs=rngs
         )
         self.position_embedding = _embed(1 + (c.image_size // patch) ** 2, width, rngs)
 
@@ -128,9 +118,8 @@ class CLIPVisionEmbeddings(nnx.Module):
         patches = self.patch_embedding(pixel_values)
         b, rows, columns, width = patches.shape
         patches = patches.reshape(b, rows * columns, width).astype(jnp.float32)
-        image = jnp.broadcast_to(
-            self.class_embedding.get_value().astype(jnp.float32), (b, 1, width)
-        )
+        image = self.class_embedding.get_value().astype(jnp.float32)
+        image = jnp.broadcast_to(image, (b, 1, width))
         places = self.position_embedding(jnp.arange(1 + rows * columns))
         return jnp.concatenate([image, patches], axis=1) + places
 
@@ -175,11 +164,8 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
         for images of another size than `image_size`.
         """
         c = self._config
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (
-            c.image_size,
-            c.image_size,
-            c.num_channels,
-        ):
+        shape = (c.image_size, c.image_size, c.num_channels)
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
             raise UserError(
                 f'this {c.OWNER} needs images [b {c.image_size} {c.image_size} {c.num_channels}],'
                 f' got an array of shape {pixel_values.shape}. Resize the images to image_size ='
@@ -194,12 +180,11 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
         `image_embeds` is this of the first token; Versatile Diffusion (Xu et al. 2023) guides by
         all of them.
         """
-        return self.visual_projection(self.vision_model.post_layernorm(last_hidden_state)).astype(
-            jnp.float32
-        )
+        normed = self.vision_model.post_layernorm(last_hidden_state)
+        return self.visual_projection(normed).astype(jnp.float32)
 
 
-# text -------------------------------------------------------------------------------------------------------------------
+# text ---------------------------------------------------------------------------------------------
 
 
 class CLIPTextEmbeddings(nnx.Module):
@@ -211,11 +196,8 @@ class CLIPTextEmbeddings(nnx.Module):
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:
         """i32[b s] -> f32[b s width]."""
-        tokens, places = (
-            self.token_embedding(input_ids),
-            self.position_embedding(jnp.arange(input_ids.shape[1])),
-        )
-        return tokens.astype(jnp.float32) + places
+        places = self.position_embedding(jnp.arange(input_ids.shape[1]))
+        return self.token_embedding(input_ids).astype(jnp.float32) + places
 
 
 class CLIPTextTransformer(nnx.Module):
@@ -255,11 +237,8 @@ class CLIPTextModel(ConfiguredModule):
         more tokens than `max_position_embeddings`.
         """
         c = self._config
-        if (
-            input_ids.ndim != 2
-            or not jnp.issubdtype(input_ids.dtype, jnp.integer)
-            or input_ids.shape[1] < 1
-        ):
+        whole = jnp.issubdtype(input_ids.dtype, jnp.integer)
+        if input_ids.ndim != 2 or not whole or input_ids.shape[1] < 1:
             raise UserError(
                 f'{c.OWNER} needs token ids i32[b s], got {input_ids.dtype} of shape'
                 f' {input_ids.shape}.'
@@ -272,7 +251,5 @@ class CLIPTextModel(ConfiguredModule):
             )
         states = self.text_model(input_ids)
         marks = input_ids if c.eos_token_id == _LEGACY_EOS else input_ids == c.eos_token_id
-        return (
-            states,
-            jnp.take_along_axis(states, marks.argmax(axis=1)[:, None, None], axis=1)[:, 0],
-        )
+        place = marks.argmax(axis=1)[:, None, None]
+        return states, jnp.take_along_axis(states, place, axis=1)[:, 0]

@@ -9,28 +9,15 @@ from purify.core.types import Facts
 from purify.models.diffusers.config_checks import MOST
 from purify.models.diffusers.model_config import ModelConfig
 
-_NO_MATTER = (  # what transformers writes into any config.json and what does not change a forward pass
-    *(
-        'architectures',
-        'model_type',
-        'transformers_version',
-        'dtype',
-        'torch_dtype',
-        'return_dict',
-        'id2label',
-        'label2id',
-    ),
+# what transformers writes into any config.json and what does not change a forward pass
+_NO_MATTER = (
+    *('architectures', 'model_type', 'transformers_version', 'dtype', 'torch_dtype'),
+    *('return_dict', 'id2label', 'label2id'),
     'attention_dropout',  # of training
     *('initializer_factor', 'initializer_range', 'tie_word_embeddings'),  # new weights
-    *(
-        'max_length',
-        'num_beams',
-        'num_beam_groups',
-        'num_return_sequences',
-        'length_penalty',
-        'repetition_penalty',
-    ),  # generation
-    *('temperature', 'top_k', 'top_p', 'typical_p'),
+    # generation
+    *('max_length', 'num_beams', 'num_beam_groups', 'num_return_sequences', 'length_penalty'),
+    *('repetition_penalty', 'temperature', 'top_k', 'top_p', 'typical_p'),
 )
 
 

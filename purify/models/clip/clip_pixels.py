@@ -12,9 +12,8 @@ from purify.core.errors import UserError
 from purify.models.diffusers.config_checks import MOST, is_count, is_number
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGE_PROCESSOR = re.compile(
-    r'CLIP(FeatureExtractor|ImageProcessor(Fast|Pil)?)'
-)  # one class of transformers, renamed often
+# one class of transformers, renamed often
+IMAGE_PROCESSOR = re.compile(r'CLIP(FeatureExtractor|ImageProcessor(Fast|Pil)?)')
 _FIXED = {  # the only value that is implemented
     **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
     'resample': 3,  # cubic
@@ -22,14 +21,8 @@ _FIXED = {  # the only value that is implemented
 }
 _READ = ('size', 'crop_size', 'rescale_factor', 'image_mean', 'image_std')
 _TYPES = ('image_processor_type', 'feature_extractor_type')
-_NO_MATTER = (
-    'do_convert_rgb',
-    'data_format',
-    'input_data_format',
-    'device',
-    'return_tensors',
-    'processor_class',
-)
+_NO_MATTER = ('do_convert_rgb', 'data_format', 'input_data_format', 'device', 'return_tensors')
+_KNOWN = {*_FIXED, *_READ, *_TYPES, *_NO_MATTER, 'processor_class'}
 
 
 class Processor(NamedTuple):
@@ -81,12 +74,7 @@ def read_processor(config: Mapping[str, Any]) -> Processor:
     for name in _TYPES:
         if not IMAGE_PROCESSOR.fullmatch(str(config.get(name) or 'CLIPImageProcessor')):
             raise _refuse(name, config[name], 'CLIPImageProcessor')
-    strange = {
-        k: v
-        for k, v in config.items()
-        if k not in (*_FIXED, *_READ, *_TYPES, *_NO_MATTER) and k[:1] != '_' and v
-    }
-    if strange:
+    if strange := {k: v for k, v in config.items() if k not in _KNOWN and k[:1] != '_' and v}:
         raise UserError(
             f'preprocessor_config.json: these settings are not supported: {strange}. Choose a model'
             ' without them.'
@@ -128,10 +116,7 @@ def _edges(config: Mapping[str, Any], name: str, short: str = '') -> int | tuple
 
 def _colours(config: Mapping[str, Any], name: str, usual: tuple[float, ...]) -> np.ndarray:
     value = config.get(name, usual)
-    if (
-        not isinstance(value, list | tuple)
-        or len(value) != 3
-        or not all(is_number(x) and abs(x) <= MOST for x in value)
-    ):
+    three = isinstance(value, list | tuple) and len(value) == 3
+    if not three or not all(is_number(x) and abs(x) <= MOST for x in value):
         raise _refuse(name, value, f'three numbers, of red, green and blue, from -{MOST} to {MOST}')
     return np.asarray(value, np.float32)

@@ -1,7 +1,7 @@
 """Attention over tokens, by the fastest kernel that takes the shapes."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     all else XLA's; the choice follows `jax.default_backend()`. CPUs have no float16 kernel: there
     float16 is computed in float32.
     """
-    if (
-        k.shape[1] == 1
-    ):  # one key gets all the weight (an image embedding as context): queries and scores need no computing
+    # One key (an image embedding as context) gets all the weight: no queries, no scores.
+    if k.shape[1] == 1:
         return jnp.broadcast_to(v, q.shape).astype(q.dtype)
     backend, dtype = jax.default_backend(), q.dtype
     if backend == 'cpu' and dtype == jnp.float16:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    implementation = _implementation(q.shape, k.shape, q.dtype, causal, backend)
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, implementation=implementation
-    ).astype(dtype)
+    kernel = _implementation(q.shape, k.shape, q.dtype, causal, backend)
+    out = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
+    return out.astype(dtype)
 
 
 @functools.cache
@@ -38,22 +36,14 @@ def _implementation(
     if backend != 'gpu' or dtype not in _HALVES:
         return 'xla'
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (q, kv, kv)]
+    options: dict[str, Any] = {'is_causal': causal, 'implementation': 'cudnn'}
     try:
-        jax.eval_shape(
-            functools.partial(
-                jax.nn.dot_product_attention, is_causal=causal, implementation='cudnn'
-            ),
-            *shapes,
-        )
-    except (
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-    ):  # how it refuses head sizes, a missing cuDNN, other makers' GPUs
+        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, **options), *shapes)
+    # how it refuses head sizes, a missing cuDNN, other makers' GPUs
+    except (NotImplementedError, RuntimeError, ValueError):
         return 'xla'
-    return (
-        'cudnn' if _compute_capability() >= (8, 0) else 'xla'
-    )  # older GPUs are refused only when the program is compiled
+    # older GPUs are refused only when the program is compiled
+    return 'cudnn' if _compute_capability() >= (8, 0) else 'xla'
 
 
 def _compute_capability() -> tuple[int, ...]:

@@ -3,10 +3,8 @@
 import sys
 from typing import Any, TypeGuard
 
-MOST, DEEPEST = (
-    2**20,
-    1000,
-)  # of any axis, and of the layers one behind the other: what is larger would fill or stall any machine
+# Of any axis, and of the layers one behind the other: more would fill or stall any machine.
+MOST, DEEPEST = 2**20, 1000
 LEVELS = 16  # of sizes, each half the one before
 COUNT, DEPTH = f'a positive integer up to {MOST}', f'a positive integer up to {DEEPEST}'
 
@@ -23,11 +21,8 @@ def is_depth(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; integers beyond all floats are not."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max
-    )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def is_positive(value: Any) -> bool:
@@ -37,6 +32,5 @@ def is_positive(value: Any) -> bool:
 
 def is_size(value: Any) -> bool:
     """Whether a value is a height and width: one positive integer for both, or two."""
-    return is_count(value) or (
-        isinstance(value, tuple) and len(value) == 2 and all(map(is_count, value))
-    )
+    two = isinstance(value, tuple) and len(value) == 2
+    return is_count(value) or (two and all(map(is_count, value)))

@@ -21,10 +21,10 @@ Arrays = dict[str, np.ndarray]
 GROUPS = 32  # of every norm
 _MOST = {'size_px': 2**14, 'heads': 2**10, 'steps': 10**5}  # a table has a row for each step
 _NOISES = {'cosine': 'squaredcos_cap_v2', 'linear': 'linear'}
-_TOP = {'input_blocks.0.0': 'conv_in', 'time_embed.0': 'time_embedding.linear_1', 'time_embed.2': 'time_embedding.linear_2',
-        'out.0': 'conv_norm_out', 'out.2': 'conv_out'}  # fmt: skip
-_RESNET = {'in_layers.0': 'norm1', 'in_layers.2': 'conv1', 'emb_layers.1': 'time_emb_proj', 'out_layers.0': 'norm2',
-           'out_layers.3': 'conv2', 'skip_connection': 'conv_shortcut'}  # fmt: skip
+_TOP = {'input_blocks.0.0': 'conv_in', 'out.0': 'conv_norm_out', 'out.2': 'conv_out'}
+_TOP |= {f'time_embed.{2 * n}': f'time_embedding.linear_{n + 1}' for n in range(2)}
+_RESNET = {'in_layers.0': 'norm1', 'in_layers.2': 'conv1', 'emb_layers.1': 'time_emb_proj'}
+_RESNET |= {'out_layers.0': 'norm2', 'out_layers.3': 'conv2', 'skip_connection': 'conv_shortcut'}
 _ATTENTION = {'norm': 'group_norm', 'proj_out': 'to_out.0'}
 
 
@@ -49,23 +49,20 @@ class Flags:
                 raise UserError(f'{name}={getattr(self, name)}: choose 1 to {most}.')
         if self.noise not in _NOISES:
             raise UserError(f'noise={self.noise!r}: choose from {", ".join(_NOISES)}.')
-        if (
-            self.noise == 'linear' and self.steps <= 20
-        ):  # betas of a thousand steps, made coarser: the last would reach 1
+        # betas of a thousand steps, made coarser: the last would reach 1
+        if self.noise == 'linear' and self.steps <= 20:
             raise UserError(f'steps={self.steps} with noise=linear: choose 21 or more.')
 
 
-_WIDE = Flags(size_px=256, heads=1, steps=1000, noise='linear', rescale=False)
+_IMAGENET, _CIFAR = (Flags(size_px, 4, 4000, 'cosine', True) for size_px in (64, 32))
+_LSUN = Flags(size_px=256, heads=1, steps=1000, noise='linear', rescale=False)
 PUBLISHED = {  # name of the file: its flags, from the list of models that its authors publish
-    **dict.fromkeys(
-        ('imagenet64_uncond_100M_1500K', 'imagenet64_uncond_vlb_100M_1500K'),
-        Flags(64, 4, 4000, 'cosine', True),
-    ),
-    **dict.fromkeys(
-        ('cifar10_uncond_50M_500K', 'cifar10_uncond_vlb_50M_500K'),
-        Flags(32, 4, 4000, 'cosine', True),
-    ),
-    **dict.fromkeys(('lsun_uncond_100M_1200K_bs128', 'lsun_uncond_100M_2400K_bs64'), _WIDE),
+    'imagenet64_uncond_100M_1500K': _IMAGENET,
+    'imagenet64_uncond_vlb_100M_1500K': _IMAGENET,
+    'cifar10_uncond_50M_500K': _CIFAR,
+    'cifar10_uncond_vlb_50M_500K': _CIFAR,
+    'lsun_uncond_100M_1200K_bs128': _LSUN,
+    'lsun_uncond_100M_2400K_bs64': _LSUN,
 }
 
 
@@ -91,31 +88,23 @@ def to_diffusers(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, 
         )
     try:
         return _converted(given, flags)
-    except (
-        IndexError,
-        KeyError,
-        ValueError,
-    ) as error:  # a tensor that is missing, or of another shape than its place has
+    # a tensor that is missing, or of another shape than its place has
+    except (IndexError, KeyError, ValueError) as error:
         raise _stranger(f'its tensors have other names or shapes ({error!r:.100})') from error
 
 
 def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Arrays, Facts]:
     levels = _levels(given)
-    rename = (
-        _TOP
-        | _down_names(levels)
-        | _up_names(levels)
-        | _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
-    )
+    rename = _TOP | _down_names(levels) | _up_names(levels)
+    rename |= _parts('middle_block.1', 'mid_block.attentions.0', _ATTENTION)
     for number in range(2):
         rename |= _parts(f'middle_block.{2 * number}', f'mid_block.resnets.{number}', _RESNET)
     tensors: Arrays = {}
     for name, value in given.items():
         place, _, leaf = name.rpartition('.')
-        if place.endswith('.qkv') and (
-            attention := rename.get(place.removesuffix('.qkv') + '.norm')
-        ):
-            tensors |= _split_qkv(attention.removesuffix('.group_norm'), leaf, value, flags.heads)
+        norm = rename.get(place.removesuffix('.qkv') + '.norm')
+        if place.endswith('.qkv') and norm:
+            tensors |= _split_qkv(norm.removesuffix('.group_norm'), leaf, value, flags.heads)
         elif place in rename and leaf in ('weight', 'bias'):
             tensors[f'{rename[place]}.{leaf}'] = value[..., 0] if value.ndim == 3 else value
         else:
@@ -123,11 +112,8 @@ def _converted(given: Mapping[str, np.ndarray], flags: Flags) -> tuple[Facts, Ar
     config = _config(given, levels, flags)
     if config['time_embedding_type'] == 'learned':
         tensors['time_proj.weight'] = _rescaled_times(flags.steps, levels[0].width)
-    return (
-        config,
-        tensors,
-        _scheduler(flags, learned=config['out_channels'] == 2 * config['in_channels']),
-    )
+    learned = config['out_channels'] == 2 * config['in_channels']
+    return config, tensors, _scheduler(flags, learned=learned)
 
 
 def _stranger(what: str) -> UserError:
@@ -138,26 +124,20 @@ def _stranger(what: str) -> UserError:
 
 
 def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
-    numbers = {
-        int(match[1]) for name in given if (match := re.match(r'input_blocks\.(\d+)\.', name))
-    }
+    matches = (re.match(r'input_blocks\.(\d+)\.', name) for name in given)
+    numbers = {int(match[1]) for match in matches if match}
     whole = len(numbers) >= 2 and max(numbers) < len(given)
-    if (
-        not {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'} <= set(given)
-        or not whole
-    ):
+    needed = {'input_blocks.0.0.weight', 'out.2.weight', 'middle_block.1.qkv.weight'}
+    if not needed <= set(given) or not whole:
         raise _stranger('it has no input_blocks, attention in its middle or output')
     cuts = [n for n in sorted(numbers) if f'input_blocks.{n}.0.op.weight' in given]
     levels = []
     for start, stop in zip([0, *cuts], [*cuts, max(numbers) + 1], strict=True):
         blocks = list(range(start + 1, stop))
-        widths = {
-            given[f'input_blocks.{n}.0.out_layers.3.weight'].shape[0]
-            for n in blocks
-            if _has(given, n)
-        }
+        outs = [given.get(f'input_blocks.{n}.0.out_layers.3.weight') for n in blocks]
+        widths = {None if out is None else out.shape[0] for out in outs}
         attends = {f'input_blocks.{n}.1.qkv.weight' in given for n in blocks}
-        if not all(_has(given, n) for n in blocks) or len(widths) != 1 or len(attends) != 1:
+        if None in widths or len(widths) != 1 or len(attends) != 1:
             raise _stranger(
                 f'its input_blocks {start + 1} to {stop - 1} are not residual blocks of one width'
                 ' between strided ones'
@@ -168,10 +148,6 @@ def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
     return levels
 
 
-def _has(given: Mapping[str, np.ndarray], block: int) -> bool:
-    return f'input_blocks.{block}.0.out_layers.3.weight' in given
-
-
 def _parts(theirs: str, ours: str, parts: Mapping[str, str]) -> dict[str, str]:
     return {f'{theirs}.{old}': f'{ours}.{new}' for old, new in parts.items()}
 
@@ -179,18 +155,12 @@ def _parts(theirs: str, ours: str, parts: Mapping[str, str]) -> dict[str, str]:
 def _down_names(levels: list[_Level]) -> dict[str, str]:
     names = {}
     for number, level in enumerate(levels):
+        ours = f'down_blocks.{number}'
         for layer, block in enumerate(level.blocks):
-            names |= _parts(
-                f'input_blocks.{block}.0', f'down_blocks.{number}.resnets.{layer}', _RESNET
-            )
-            names |= _parts(
-                f'input_blocks.{block}.1', f'down_blocks.{number}.attentions.{layer}', _ATTENTION
-            )
-        names |= _parts(
-            f'input_blocks.{level.blocks[-1] + 1}.0',
-            f'down_blocks.{number}.downsamplers.0',
-            {'op': 'conv'},
-        )
+            names |= _parts(f'input_blocks.{block}.0', f'{ours}.resnets.{layer}', _RESNET)
+            names |= _parts(f'input_blocks.{block}.1', f'{ours}.attentions.{layer}', _ATTENTION)
+        last = f'input_blocks.{level.blocks[-1] + 1}.0'
+        names |= _parts(last, f'{ours}.downsamplers.0', {'op': 'conv'})
     return names
 
 
@@ -200,11 +170,8 @@ def _up_names(levels: list[_Level]) -> dict[str, str]:
         for layer in range(each):
             block = f'output_blocks.{number * each + layer}'
             names |= _parts(f'{block}.0', f'up_blocks.{number}.resnets.{layer}', _RESNET)
-            names |= (
-                _parts(f'{block}.1', f'up_blocks.{number}.attentions.{layer}', _ATTENTION)
-                if level.attends
-                else {}
-            )
+            if level.attends:
+                names |= _parts(f'{block}.1', f'up_blocks.{number}.attentions.{layer}', _ATTENTION)
         last = f'output_blocks.{(number + 1) * each - 1}.{1 + level.attends}'
         names |= _parts(last, f'up_blocks.{number}.upsamplers.0', {'conv': 'conv'})
     return names
@@ -251,12 +218,10 @@ def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags)
 def _rescaled_times(steps: int, width: int) -> np.ndarray:
     """Cosines and sines f32[steps width] of t 1000 / steps."""
     half = width // 2
-    angles = np.outer(
-        np.arange(steps) * (1000 / steps), np.exp(-math.log(10000) * np.arange(half) / half)
-    )
-    return np.concatenate(
-        [np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))], axis=1
-    ).astype(np.float32)
+    frequencies = np.exp(-math.log(10000) * np.arange(half) / half)
+    angles = np.outer(np.arange(steps) * (1000 / steps), frequencies)
+    parts = [np.cos(angles), np.sin(angles), np.zeros((steps, width % 2))]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _scheduler(flags: Flags, learned: bool) -> Facts:

@@ -45,10 +45,7 @@ _SUFFIXES = {  # what is read of a component; of others the three kinds
 }
 _NON_EMA, _HALF = (
     '*non_ema*',
-    (
-        '*.fp16*',
-        '*.bf16*',
-    ),
+    ('*.fp16*', '*.bf16*'),
 )  # what training would go on from, and further copies in half precision
 _SHARED = (
     'scheduler_config.json',

@@ -126,7 +126,7 @@ def told_class(config: Mapping[str, Any]) -> str:
     return str(config.get('_class_name', architectures[0]))
 
 
-# pipelines --------------------------------------------------------------------------------------------------------------
+# pipelines ----------------------------------------------------------------------------------------
 
 
 def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network: _Open) -> Pipeline:
@@ -201,7 +201,7 @@ def _place(folder: Path, name: str, file: str) -> Path:
     )
 
 
-# writing ----------------------------------------------------------------------------------------------------------------
+# writing ------------------------------------------------------------------------------------------
 
 
 def save_pretrained(

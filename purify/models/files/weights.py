@@ -30,7 +30,7 @@ _OLD_ATTENTION = re.compile(
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 _TEXT = 'text_model.'  # transformers from 5 on leaves it out
 
-# names and layouts ------------------------------------------------------------------------------------------------------
+# names and layouts --------------------------------------------------------------------------------
 
 
 def _leaves(module_or_state: nnx.Module | nnx.State) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
@@ -152,7 +152,7 @@ def _shorten(names: list[str], shown: int = 8) -> str:
     return ', '.join(names[:shown]) + more
 
 
-# folders ----------------------------------------------------------------------------------------------------------------
+# folders ------------------------------------------------------------------------------------------
 
 
 def write_folder(
