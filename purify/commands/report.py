@@ -15,10 +15,11 @@ from purify.core.types import Settings
 from purify.core.writers import Writer
 from purify.engine.chain import Chain
 from purify.evaluation.results import gather, gather_run
+from purify.report.before_after import print_before_after
 from purify.report.page import write_report, write_runs_page
 from purify.report.results import Point, Results, read_typed
 from purify.report.sections.detection import FOUND, list_detection
-from purify.report.tables import collect, print_before_after, to_markdown
+from purify.report.tables import collect, to_markdown
 from purify.report.trackers import list_numbers, make_sheets
 
 POINT_FILE = 'point.json'

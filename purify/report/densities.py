@@ -1,6 +1,6 @@
-"""What class densities say: the tests of each class, and the scores of its images."""
+"""What class densities say of images: how likely other classes make them, and their scores."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import ticker
@@ -8,97 +8,16 @@ from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
-from purify.report.markup import MarkupTable
 from purify.report.run import Atlas
-from purify.report.words import MISSING, say_class, say_number, say_percent
+from purify.report.words import say_class, say_number
 
-MOST_ROWS = (
-    24  # of the table; the named classes and those nearest to being named, where there are more
-)
 BINS = 30  # of a histogram, where no rule counts them
 MOST_DOTS = 1500  # in a lane
 _CLEAR, _DOUBTED, _ACCUSED = 1, 2, 3  # verdicts
 _SAID = {_CLEAR: 'clean', _DOUBTED: 'dropped', _ACCUSED: 'poisoned'}
-_TESTS = (
-    'S_ND is asked first: a class that it names is non-disruptive whatever S_D says. S_D is the'
-    ' share of a class that looks like no class: the images to which no other class gives a'
-    ' log-density as high as μ.'
-)
-_BINOMIAL = (
-    ' It is bold where such images are also too many to be chance, which in a small class takes'
-    ' more than the threshold.'
-)
-_MARGIN = (
-    ' Strangers look more like another class than like their own; a low S_ND names a class where'
-    ' they are more than usual too, in bold. The margin is how far a class has come to being named,'
-    ' by the test that comes nearest: above 1 it is reached.'
-)
 _EDGE = 0.005  # share of a class's scores beyond either end of the axis
 Figure = tuple[str, Drawing]
 Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
-
-
-def list_tests(
-    facts: Findings, aims: Sequence[int] | None, classes: Sequence[str]
-) -> MarkupTable | None:
-    """Makes the table of the tests S_ND and S_D; None for methods without them.
-
-    A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims`
-    are the attack's targets, None where nobody knows them.
-    """
-    rows, rule, (low, high) = (
-        facts.labels,
-        facts.rule,
-        (facts.thresholds.nondisruptive, facts.thresholds.disruptive),
-    )
-    if low is None or high is None or not rows:
-        return None
-    rank = sorted(
-        rows,
-        key=lambda row: (
-            not row['target'],
-            row['label'] not in (aims or ()),
-            _order(row['nd']),
-            row['label'],
-        ),
-    )
-    shown = sorted(rank[:MOST_ROWS], key=lambda row: row['label'])
-    asked = all('margin' in row for row in rows)
-    columns: dict[str, Callable[[Row], tuple[str, bool]]] = {
-        'named': lambda row: (row['type'] or MISSING, row['target']),
-        'images': lambda row: (f'{row["images"]:,}', False),
-        f'S_ND (below {low:g})': lambda row: (
-            say_number(row['nd']),
-            row['nd'] is not None and row['nd'] < low,
-        ),
-        'strangers': lambda row: (say_percent(row['strangers']), row['strange']),
-        f'S_D (above {high:g})': lambda row: (
-            say_number(row['disruptive']),
-            row.get('suspect', row['disruptive'] is not None and row['disruptive'] > high),
-        ),
-        'μ': lambda row: (say_number(row['mu']), False),
-        'margin': lambda row: (say_number(row['margin']), row['margin'] > 1),
-        'aimed at': lambda row: ('yes' if row['label'] in (aims or ()) else MISSING, False),
-    }
-    without = (() if asked else ('strangers', 'margin')) + (('aimed at',) if aims is None else ())
-    columns = {title: tell for title, tell in columns.items() if title not in without}
-    lines = [
-        (
-            say_class(row['label'], classes),
-            [tell(row) for tell in columns.values()],
-            bool(row['target']),
-        )
-        for row in shown
-    ]
-    note = (
-        f'{_TESTS}{_BINOMIAL if rule.get("name") == "outlying" else ""}{_MARGIN if asked else ""}'
-    )
-    note += (
-        f' A class of which more than {say_percent(rule["most"])} looks so is taken to lie apart.'
-        if 'most' in rule
-        else ''
-    )
-    return MarkupTable(list(columns), lines, note, len(rows) - len(shown))
 
 
 def draw_foreign(
@@ -331,7 +250,3 @@ def _thin(values: np.ndarray) -> np.ndarray:
         if len(ranked) > MOST_DOTS
         else ranked
     )
-
-
-def _order(value: float | None) -> float:
-    return np.inf if value is None else value

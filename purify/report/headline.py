@@ -7,7 +7,7 @@ from purify.report.classifiers import ClassifierScores
 from purify.report.findings import Found
 from purify.report.quantities import Line
 from purify.report.results import Results
-from purify.report.words import say_class, say_classes, say_percent, say_set
+from purify.report.words import say_class, say_percent, say_set
 
 ALARMING_ASR = 0.10  # above it a backdoor counts as working
 DEAR_ACC_DROP = 0.05  # clean accuracy lost, from which on the price is named in the headline
@@ -67,16 +67,11 @@ def _write_backdoor(results: Results) -> str:
         lead = _write_unknown(results)
     elif b_asr is None and a_asr is None:
         alarm = ', and the defence raised a false alarm' if results.detection.target_labels else ''
-        lead = (
-            'The attack success was not measured'
-            if results.attack.poisoned
-            else f'The data was not attacked{alarm}'
-        )
+        lead = 'The attack success was not measured'
+        lead = lead if results.attack.poisoned else f'The data was not attacked{alarm}'
     elif a_asr is None:
-        lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before'
-        lead += (
-            ', and was not measured after' if after else ', and no purified classifier was trained'
-        )
+        then = 'was not measured after' if after else 'no purified classifier was trained'
+        lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before, and {then}'
     elif b_asr is None:
         lead = (
             f'The backdoor fires on {say_percent(a_asr)} {_WHERE} after the defence{whose}, and was'
@@ -99,21 +94,14 @@ def write_detail(results: Results) -> str:
     """Writes the lines below the headline: attack, defence, and what became of the images."""
     attack, parts = results.attack, []
     if attack.poisoned:
-        share = (
-            f' of {attack.train_images:,} training images'
-            f' ({say_percent(attack.poisoned / attack.train_images)})'
-        )
-        targets = list_targets(results)
+        share, targets = ' training images', list_targets(results)
+        if attack.train_images:
+            part = say_percent(attack.poisoned / attack.train_images)
+            share = f' of {attack.train_images:,} training images ({part})'
         aim = ', with every class a target' if len(targets) == len(results.classes) > 1 else ''
         if targets and not aim:
-            aim = (
-                f', with target class{"es" if len(targets) > 1 else ""}'
-                f' {say_classes(targets, results.classes)}'
-            )
-        parts.append(
-            f'The {attack.name} attack poisoned'
-            f' {attack.poisoned:,}{share if attack.train_images else " training images"}{aim}.'
-        )
+            aim = f', with {say_set(targets, results.classes, "target class")}'
+        parts.append(f'The {attack.name} attack poisoned {attack.poisoned:,}{share}{aim}.')
     elif results.truth_known:
         parts.append('No training image was poisoned.')
     else:
@@ -123,21 +111,19 @@ def write_detail(results: Results) -> str:
         )
     if results.defender not in ('', 'none'):
         parts.append(f'The defence is {results.defender}{_write_trusted(results)}.')
-    parts += [f'After is {say_after(results)}.'] if _say_whose(results) else []
+    if _say_whose(results):
+        parts.append(f'After is {say_after(results)}.')
     b_ra, a_ra = (side.ra if side else None for side in (results.teacher, results.after))
     if b_ra is not None and a_ra is not None:
         parts.append(
             f'Triggered images get their true class in {say_percent(b_ra)} of cases before,'
             f' {say_percent(a_ra)} after.'
         )
-    parts += [said] if results.truth_known and (said := say_verdict(results)) else []
-    parts += [
-        *_write_accused(results),
-        *_write_counts(results),
-        *_write_relabelled(results),
-        *_write_triggers(results),
-    ]
-    return ' '.join([*parts, *_write_others(results), *say_groups(results)])
+    if results.truth_known:
+        parts.append(say_verdict(results))
+    lists = (_write_accused, _write_counts, _write_relabelled, _write_triggers, _write_others)
+    parts += [said for write in (*lists, say_groups) for said in write(results)]
+    return ' '.join(filter(None, parts))
 
 
 def list_found(results: Results) -> list[Line]:
@@ -159,29 +145,22 @@ def list_found(results: Results) -> list[Line]:
 
 def _write_others(results: Results) -> list[str]:
     """What else the defence left to classify with, beside what stands after it."""
-    found = []
+    found, kind = [], 'clean' if results.truth_known else 'test'
     for name, side in list(results.outcomes.items())[1:]:
-        said = (
-            [] if side.asr is None else [f'the backdoor fires on {say_percent(side.asr)} {_WHERE}']
-        )
-        said += (
-            []
-            if side.acc is None
-            else [
-                f'{"clean" if results.truth_known else "test"} accuracy is {say_percent(side.acc)}'
-            ]
-        )
+        said = []
+        if side.asr is not None:
+            said.append(f'the backdoor fires on {say_percent(side.asr)} {_WHERE}')
+        if side.acc is not None:
+            said.append(f'{kind} accuracy is {say_percent(side.acc)}')
         found += [f'With {say_outcome(results, name)} {" and ".join(said)}.'] if said else []
     return found
 
 
 def _write_relabelled(results: Results) -> list[str]:
     hits, count = (results.detection.counts or {}).get('relabel_accuracy') or (0, 0)
-    return (
-        [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.']
-        if count
-        else []
-    )
+    if not count:
+        return []
+    return [f'Of {count:,} relabelled images {say_percent(hits / count)} got their true class.']
 
 
 def _write_accused(results: Results) -> list[str]:
@@ -212,12 +191,10 @@ def _write_counts(results: Results) -> list[str]:
 
 def _write_trusted(results: Results) -> str:
     images = results.trusted.images if results.trusted else 0
+    if not images:
+        return ''
     how = 'known to be clean' if results.truth_known else 'that nobody vouches for'
-    return (
-        f', which was handed {images:,} training image{"" if images == 1 else "s"} {how}'
-        if images
-        else ''
-    )
+    return f', which was handed {images:,} training image{"" if images == 1 else "s"} {how}'
 
 
 def _write_triggers(results: Results) -> list[str]:
@@ -237,14 +214,10 @@ def _write_triggers(results: Results) -> list[str]:
 
 
 def _compare(
-    b_interval: Sequence[float],
-    a_interval: Sequence[float],
-    before: float,
-    after: float,
-    whose: str,
+    first: Sequence[float], second: Sequence[float], before: float, after: float, whose: str
 ) -> str:
-    """Judges an ASR measured twice; 'no difference' means that the 95 % intervals overlap."""
-    (b_low, b_high), (a_low, a_high) = b_interval, a_interval
+    """Judges an ASR measured twice, with its 95 % intervals: no difference where these overlap."""
+    (b_low, b_high), (a_low, a_high) = first, second
     fires = f'fires on {say_percent(before)} {_WHERE} before, {say_percent(after)} after{whose}'
     worked, works = before >= ALARMING_ASR, after >= ALARMING_ASR
     if a_low > b_high:
@@ -252,10 +225,8 @@ def _compare(
     if not worked and not works:
         return f'The backdoor never took hold: it {fires}'
     if b_low <= a_high:
-        return (
-            f'The defence {"fails" if works else "makes no measurable difference"}: the backdoor'
-            f' {fires}'
-        )
+        how = 'fails' if works else 'makes no measurable difference'
+        return f'The defence {how}: the backdoor {fires}'
     if works:
         return f'The defence weakens the backdoor and does not remove it: it {fires}'
     return f'The backdoor {fires}'
@@ -268,18 +239,14 @@ def _interval(side: ClassifierScores | None, asr: float) -> Sequence[float]:
 def _write_accuracy(before: float | None, after: float | None, kind: str) -> tuple[str, bool]:
     """How accuracy on such test images moved, and whether it fell by `DEAR_ACC_DROP` or more."""
     old, new = say_percent(before), say_percent(after)
+    if before is None and after is None:
+        return '', False
     if before is None or after is None:
-        return (
-            ''
-            if before is None and after is None
-            else f'{kind} accuracy is {new if before is None else old}'
-        ), False
+        return f'{kind} accuracy is {new if before is None else old}', False
     if old == new:
         return f'{kind} accuracy stays at {new}', False
-    return (
-        f'{kind} accuracy {"falls" if after < before else "rises"} from {old} to {new}',
-        before - after >= DEAR_ACC_DROP,
-    )
+    moved = f'{"falls" if after < before else "rises"} from {old} to {new}'
+    return f'{kind} accuracy {moved}', before - after >= DEAR_ACC_DROP
 
 
 def _write_unknown(results: Results) -> str:
@@ -291,9 +258,8 @@ def _write_unknown(results: Results) -> str:
         parts.append(f'flags {found.flagged:,} of {found.images:,} training images ({share})')
     if named is not None:
         parts.append(f'names {say_set(named, results.classes)} as target')
-    return 'Nobody knows whether the data are poisoned' + (
-        f': the defence {" and ".join(parts)}' if parts else ''
-    )
+    said = f': the defence {" and ".join(parts)}' if parts else ''
+    return f'Nobody knows whether the data are poisoned{said}'
 
 
 def _found(results: Results) -> Found | None:

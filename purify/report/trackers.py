@@ -3,8 +3,9 @@
 from msgspec.structs import asdict
 
 from purify.core.writers import Cell, Sheet
+from purify.report.before_after import before_after
 from purify.report.results import Results
-from purify.report.tables import before_after, read_quantities
+from purify.report.tables import read_quantities
 
 _COST = ('seconds', 'device_seconds', 'images_per_s', 'network_calls', 'mfu')  # of a stage
 _FOUND = ('tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc')  # of the part `detection`

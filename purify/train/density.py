@@ -48,8 +48,9 @@ class Densities:
 
 
 def fit_flows(
-    features: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int, flow: Mapping[str, Any], fit: Fit, seed: int, *,
-    mesh: Mesh | None = None, cost: Cost | None = None, folder: Path | None = None, name: str = 'densities',
+    features: np.ndarray, labels: np.ndarray, ids: np.ndarray, num_classes: int,
+    flow: Mapping[str, Any], fit: Fit, seed: int, *, mesh: Mesh | None = None,
+    cost: Cost | None = None, folder: Path | None = None, name: str = 'densities',
     save_every: int = 500, writers: Sequence[Writer] = (),
 ) -> Densities:  # fmt: skip
     """Fits flows to the features of each class, and tells how likely every row is under every one.
@@ -96,29 +97,16 @@ def fit_flows(
 
 
 def _train(
-    run: '_Run',
-    done: int,
-    checkpoints: Checkpoints | None,
-    folder: Path | None,
-    save_every: int,
+    run: '_Run', done: int, checkpoints: Checkpoints | None, folder: Path | None, save_every: int,
     writers: Sequence[Writer],
-) -> None:
+) -> None:  # fmt: skip
     """All updates after the first `done` pieces."""
     classes, cost, total = run.classes, run.cost, run.classes.rounds * run.pieces
-    own, since = (
-        (
-            [JsonLines(folder / 'metrics.jsonl', done // run.pieces)]
-            if folder and devices.is_lead()
-            else []
-        ),
-        0,
-    )
+    lead, since = devices.is_lead(), 0
+    own = [JsonLines(folder / 'metrics.jsonl', done // run.pieces)] if folder and lead else []
+    images = int(classes.until(classes.rounds).sum()) * classes.fit.batch
     try:
-        with Bar(
-            run.name,
-            int(classes.until(classes.rounds).sum()) * classes.fit.batch,
-            shown=devices.is_lead(),
-        ) as bar:
+        with Bar(run.name, images, shown=lead) as bar:
             bar.skip(int(classes.until(done // run.pieces).sum()) * classes.fit.batch)
             for picks, live in run.batches(done):
                 done += 1
@@ -134,7 +122,7 @@ def _train(
                 if checkpoints and folder and (asked or since >= save_every or done == total):
                     state = run.narrow()
                     run.check(state['nll'], epoch)  # never save one that is not finite
-                    if devices.is_lead():
+                    if lead:
                         write_json(folder / COST_FILE, cost.totals())
                     checkpoints.save(done, state)
                     since = 0
@@ -160,13 +148,8 @@ class _Run:
         features: np.ndarray,
         cost: Cost,
     ):
-        self.name, self.classes, self.place, self.features, self.cost = (
-            name,
-            classes,
-            place,
-            features,
-            cost,
-        )
+        self.name, self.classes, self.place = name, classes, place
+        self.features, self.cost = features, cost
         self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
         self.length = math.ceil(classes.longest() / self.pieces)
         build = lambda rngs: CouplingFlow(features.shape[1], **flow, rngs=rngs)
@@ -174,14 +157,11 @@ class _Run:
         flows = Flows(
             abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), fit.hold_out > 0
         )
-        first = lambda labels: jax.vmap(
-            partial(jax.random.fold_in, stream_key(classes.seed, 'flows'))
-        )(labels)
+        first = jax.vmap(partial(jax.random.fold_in, stream_key(classes.seed, 'flows')))
         make = jax.jit(lambda labels: flows.start(build, first(labels)), out_shardings=spread)
         self.stats, self.state = make(place.put(np.arange(place.count)))
-        self.rows = devices.put_copy(
-            features, place.mesh
-        )  # of all classes: a copy for each would grow with the largest one
+        # Rows of all classes: a copy for each would grow with the largest one.
+        self.rows = devices.put_copy(features, place.mesh)
         self.held, self.counts = map(place.put, classes.apart())
         copy = devices.replicated(place.mesh)
         self.functions = {
@@ -213,21 +193,16 @@ class _Run:
 
         Raises `UserError` as `check` does.
         """
-        held = np.asarray(
-            self._call(
-                'judge', self.state['params'], self.stats, self.held, self.counts, self.rows
-            ),
-            np.float64,
-        )
+        params, own = self.state['params'], (self.held, self.counts)
+        held = np.asarray(self._call('judge', params, self.stats, *own, self.rows), np.float64)
         mean = float(held[: self.place.count].mean())
         nll = self._look('nll').astype(np.float64)
         self.check(nll, epoch)
         numbers = devices.put_copy((np.float32(mean), np.int32(epoch)), self.place.mesh)
         self.state = self._call('keep', self.state, *numbers)
         updates = self.classes.until(epoch) - self.classes.until(epoch - 1)
-        row = {
-            'loss': float(nll.sum() / max(1, updates.sum()))
-        }  # what is left of an epoch may be less than half an update
+        # What is left of an epoch may be less than half an update.
+        row = {'loss': float(nll.sum() / max(1, updates.sum()))}
         return row | ({'held_out': mean} if self.classes.fit.hold_out else {})
 
     def check(self, nll: Any, epoch: int) -> None:
@@ -270,9 +245,7 @@ class _Run:
         found = np.empty((len(self.features), self.place.count), np.float32)
         size = min(ROWS, len(self.features))
         for start in range(0, len(found), size):
-            first = min(
-                start, len(found) - size
-            )  # the last rows are looked at with some before them
+            first = min(start, len(found) - size)  # the last rows go with some before them
             placed = devices.put_copy(np.int32(first), self.place.mesh)
             columns = self._call('everywhere', self.state['best'], self.stats, self.rows, placed)
             found[first : first + size] = np.asarray(columns)[: self.place.count].T

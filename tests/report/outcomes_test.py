@@ -10,6 +10,7 @@ from report.typed import typed, typed_runs
 from rich.console import Console
 
 from purify.report import tables
+from purify.report.before_after import before_after, print_before_after
 from purify.report.headline import write_detail, write_headline
 from purify.report.page import write_report
 from purify.report.results import Results
@@ -120,7 +121,7 @@ def test_triggers_are_told_of_what_stands_after_the_defence(repaired):
 
 
 def test_each_has_its_rows_beside_the_teacher(results, both):
-    rows = tables.before_after(typed(both | {'student': results['student']}))
+    rows = before_after(typed(both | {'student': results['student']}))
     names = ['ACC', 'ASR', 'RA']
     assert [row.title for row in rows] == [
         name + of for of in ('', ', repaired', ', guarded') for name in names
@@ -134,11 +135,9 @@ def test_each_has_its_rows_beside_the_teacher(results, both):
         rows[6].meaning
         == 'clean test images given their true class; after: the teacher behind the guard blur'
     )
-    assert [row.title for row in tables.before_after(typed(both))] == [
-        row.title for row in rows[3:]
-    ]
+    assert [row.title for row in before_after(typed(both))] == [row.title for row in rows[3:]]
     out = io.StringIO()
-    tables.print_before_after(typed(both), Console(file=out, force_terminal=False, width=20))
+    print_before_after(typed(both), Console(file=out, force_terminal=False, width=20))
     lines = [' '.join(line.split()) for line in out.getvalue().splitlines()]
     assert lines[2] == 'ASR, repaired 100 % 324 of 324 99.0 to 100 % 1.9 % 6 of 324 0.9 to 2.9 %'
     assert lines[5].startswith('ASR, guarded 100 % 324 of 324 99.0 to 100 % 2.8 % 9 of 324')

@@ -4,10 +4,10 @@ import xml.etree.ElementTree as ET
 import matplotlib as mpl
 from report.typed import typed
 
+from purify.report.before_after import before_after
 from purify.report.canvas import WIDTH_PX
 from purify.report.sections.curves import MAX_POINTS, _thin, draw_curves
 from purify.report.sections.result import draw_before_after
-from purify.report.tables import before_after
 
 
 def parse(drawing):

@@ -11,7 +11,9 @@ from report.typed import findings_of, typed
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.amplification import list_amplification, measure_amplification
 from purify.report.atlas import count_neighbours, draw_map, say_map
-from purify.report.densities import draw_foreign, draw_scores, list_tests
+from purify.report.before_after import before_after
+from purify.report.densities import draw_foreign, draw_scores
+from purify.report.density_tests import list_tests
 from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.page import write_report
 from purify.report.run import Finished
@@ -22,7 +24,7 @@ from purify.report.sections.images import make_grids
 from purify.report.sections.quality import list_likeness
 from purify.report.sections.replication import draw_copies, make_triplets
 from purify.report.sections.rounds import make_rounds
-from purify.report.tables import before_after, read_quantities
+from purify.report.tables import read_quantities
 
 CLASSES = ['zero', 'one', 'two']
 FOUND = {'images': 1440, 'flagged': 37, 'dropped': 12, 'relabelled': 30}

@@ -2,7 +2,8 @@
 
 from purify.core.types import Settings
 from purify.report.atlas import draw_map, say_map
-from purify.report.densities import draw_foreign, draw_scores, list_tests
+from purify.report.densities import draw_foreign, draw_scores
+from purify.report.density_tests import list_tests
 from purify.report.headline import list_targets
 from purify.report.markup import Section, fill
 from purify.report.run import Finished

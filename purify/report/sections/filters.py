@@ -1,11 +1,11 @@
 """The generator as a classifier: its scores by the share of errors that are left out."""
 
+from purify.report.before_after import MEASURES, read_share
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
 from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
 from purify.report.run import Finished
-from purify.report.tables import MEASURES, read_share
 from purify.report.words import say_number
 
 _LINES = {'acc': 'after', 'asr': 'before', 'ra': 'line-3'}

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from purify.report.before_after import MEASURES, BeforeAfter, Reading, before_after, read_share
 from purify.report.canvas import COLOURS, Drawing, draw_grid, draw_whisker, finish, new_axes
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Finished
-from purify.report.tables import MEASURES, BeforeAfter, Reading, before_after, read_share
 from purify.report.words import say_interval, say_percent
 
 _BENIGN = ', by the model that the defence trained on its way'
