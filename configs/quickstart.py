@@ -78,17 +78,11 @@ def get_config(arg=None):
     if words.defense == 'none':
         return config
     if words.defense not in ('variations', 'augmentations'):
-        defenses.defend(
-            config,
-            words.defense,
-            defenses.preset(words.defense, 'small'),
-            semi_steps=1500,
-            prior=prior,
-        )
+        small = defenses.preset(words.defense, 'small')
+        defenses.defend(config, words.defense, small, semi_steps=1500, prior=prior)
         return config
-    if (
-        words.defense == 'augmentations'
-    ):  # the strong ones of the paper, but no flip: digits have a right way round
+    if words.defense == 'augmentations':
+        # The strong ones of the paper, but no flip: digits have a right way round.
         shift |= {name: value for name, value in STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = DEFENSES.part('augmentations')
     else:
@@ -96,13 +90,10 @@ def get_config(arg=None):
         config.defense = DEFENSES.part('variations', vary=vary, copies=3, colour_transfer=False)
         config.prior = prior
         config.evaluation = asdict(defenses.Evaluation())
-    objective = (
-        OBJECTIVES.part('distill', tau=1.0) if words.distill else OBJECTIVES.part('classify')
-    )
+    distill, plain = OBJECTIVES.part('distill', tau=1.0), OBJECTIVES.part('classify')
+    recipe['objective'] = distill if words.distill else plain
     epochs = 30 if words.defense == 'augmentations' else 15
-    config.student = classifier(
-        network, **recipe, epochs=epochs, augment=shift, objective=objective
-    )
+    config.student = classifier(network, **recipe, epochs=epochs, augment=shift)
     return config
 
 

@@ -33,18 +33,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 POLL_S = 0.1
-RESULTS = {  # what every results.json has, as `purify.report.results` says
-    'version',
-    'name',
-    'config',
-    'seeds',
-    'attack',
-    'defense',
-    'classes',
-    'teacher',
-    'student',
-    'detection',
-    'cost',
+# what every results.json has, as `purify.report.results` says
+RESULTS = {
+    *('version', 'name', 'config', 'seeds', 'attack', 'defense', 'classes'),
+    *('teacher', 'student', 'detection', 'cost'),
 }
 
 
@@ -55,9 +47,8 @@ def purify() -> list[str]:
 
 def environment() -> dict[str, str]:
     """This environment, with purify found from any folder."""
-    return os.environ | {
-        'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    }
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    return os.environ | {'PYTHONPATH': path}
 
 
 def read_json(path: Path) -> Any:
@@ -101,29 +92,23 @@ class Run:
     def is_done(self) -> bool:
         """Whether its results are there, can be read, and are those of these very settings."""
         results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
-        if (
-            not results.exists()
-            or not settings.exists()
-            or results.stat().st_mtime < settings.stat().st_mtime
-        ):
+        if not results.exists() or not settings.exists():
+            return False
+        if results.stat().st_mtime < settings.stat().st_mtime:
             return False
         config = Path(self.arguments[1].partition(':')[0])
         if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
             return False  # edited since: the run is started again, and does again what has changed
         found = read_json(results)
-        return (
-            isinstance(found, dict)
-            and found.keys() >= RESULTS
-            and read_json(settings) == self.arguments[1:]
-        )
+        whole = isinstance(found, dict) and found.keys() >= RESULTS
+        return whole and read_json(settings) == self.arguments[1:]
 
     def prepare(self) -> None:
         """Says beside the run which point it is; `purify report` reads it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.parent.mkdir(exist_ok=True)
-        (self.folder / 'point.json').write_text(
-            json.dumps({'point': self.point, 'seed': self.seed}) + '\n'
-        )
+        text = json.dumps({'point': self.point, 'seed': self.seed}) + '\n'
+        (self.folder / 'point.json').write_text(text)
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -136,31 +121,16 @@ def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
 
     Leaves with purify's message where it refuses.
     """
-    command = [
-        *purify(),
-        'list',
-        '--config',
-        args.config,
-        '--sweep',
-        args.sweep,
-        '--seeds',
-        args.seeds,
-        *overrides,
-    ]
+    which = ['--config', args.config, '--sweep', args.sweep, '--seeds', args.seeds]
+    command = [*purify(), 'list', *which, *overrides]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
     if answer.returncode:
         sys.exit(answer.returncode)
-    found = [json.loads(line) for line in answer.stdout.splitlines()]
-    return [
-        Run(
-            run['name'],
-            run['point'],
-            run['seed'],
-            ['--config', run['config'], *run['flags']],
-            args.workdir,
-        )
-        for run in found
-    ]
+    runs = []
+    for found in map(json.loads, answer.stdout.splitlines()):
+        arguments = ['--config', found['config'], *found['flags']]
+        runs.append(Run(found['name'], found['point'], found['seed'], arguments, args.workdir))
+    return runs
 
 
 @dataclass
@@ -179,9 +149,8 @@ class Pool:
     def work(self, runs: Sequence[Run]) -> int:
         """Runs all; returns the exit code."""
         waiting = list(runs)
-        old = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        stops = signal.SIGTERM, signal.SIGINT
+        old = {number: signal.signal(number, self._stop) for number in stops}
         try:
             while self.running or (waiting and not self.stopped):
                 free = [slot for slot in range(self.size) if slot not in self.running]
@@ -202,16 +171,13 @@ class Pool:
     def _start(self, slot: int, run: Run) -> None:
         env, where = environment(), ''
         if self.devices:
-            device, sharing = (
-                self.devices[slot % len(self.devices)],
-                math.ceil(self.size / len(self.devices)),
-            )
+            device = self.devices[slot % len(self.devices)]
+            sharing = math.ceil(self.size / len(self.devices))
             env['CUDA_VISIBLE_DEVICES'], where = device, f' on device {device}'
             if sharing > 1:  # else the first run on a device takes the memory of the others
                 env.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', f'{0.9 / sharing:.3f}')
-        with open(
-            run.log, 'ab'
-        ) as log:  # a session of its own: the terminal's Ctrl-C comes here only
+        with open(run.log, 'ab') as log:
+            # In a session of its own: the terminal's Ctrl-C comes here only.
             process = subprocess.Popen(
                 run.command,
                 stdin=subprocess.DEVNULL,
@@ -231,9 +197,8 @@ class Pool:
             self._pass_on(subprocess.Popen.terminate)
         elif process.returncode:
             self.failed.append(run)
-        word = {0: 'done', EXIT_PREEMPTED: 'stopped'}.get(
-            process.returncode, f'failed with exit code {process.returncode}'
-        )
+        failed = f'failed with exit code {process.returncode}'
+        word = {0: 'done', EXIT_PREEMPTED: 'stopped'}.get(process.returncode, failed)
         print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -251,9 +216,8 @@ def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
     are not done.
     """
     points = args.workdir / 'points.jsonl'
-    points.write_text(
-        ''.join(json.dumps({'name': run.name, 'command': run.command}) + '\n' for run in runs)
-    )
+    lines = [json.dumps({'name': run.name, 'command': run.command}) for run in runs]
+    points.write_text(''.join(f'{line}\n' for line in lines))
     array = ','.join(str(i) for i, run in enumerate(runs) if not run.is_done())
     output = f'--output={args.workdir / "logs" / "slurm-%A_%a.log"}'
     script = [str(ROOT / 'launch' / 'slurm_array.sbatch'), str(points), str(ROOT)]
@@ -351,12 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices = [device for device in args.devices.split(',') if device]
     code = Pool(args.j or len(devices) or 1, devices).work(left)
     if code != EXIT_PREEMPTED and any((run.folder / 'results.json').exists() for run in runs):
-        code = (
-            subprocess.run(
-                [*purify(), 'report', '--workdir', str(args.workdir)], env=environment()
-            ).returncode
-            or code
-        )
+        report = [*purify(), 'report', '--workdir', str(args.workdir)]
+        code = subprocess.run(report, env=environment()).returncode or code
     return code
 
 

@@ -11,15 +11,13 @@ import numpy as np
 from flax import nnx
 
 from purify.attacker.poison_plan import check_label, own_settings
+from purify.attacker.trigger_networks import Attacker, Field, Steganography
 from purify.attacker.trigger_objectives import (
-    Attacker,
-    Field,
     FitField,
     FitInputAware,
     FitLira,
     FitMask,
     HideSecret,
-    Steganography,
     check_modes,
 )
 from purify.attacks.learned.fitted import MOST_WIDTH, write_trigger
@@ -45,8 +43,9 @@ from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
 
-# (name, how it is built, structure -> task, changes of the settings) -> weights {'params', 'stats'}
-Fit = Callable[[str, Build, Callable[[Any], Task], Facts], Facts]
+# (how it is built, structure -> task, name='', changes of settings) -> weights {'params', 'stats'}
+Fit = Callable[..., Facts]
+MakeTask = Callable[[Any], Task]
 
 
 @dataclass(frozen=True)
@@ -117,29 +116,22 @@ def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     objective = case.objective('image', shift_px=0)
     whole(0, min(case.shape[:2]) - 1).check('objective.shift_px', objective['shift_px'])
     build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)
-    weights = fit('', build, lambda graph: HideSecret(graph, bits, **objective), {})
+    weights = fit(build, lambda graph: HideSecret(graph, bits, **objective))
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
 
 
 def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
-    mask_options = {name: objective.pop(name) for name in ('density', 'norm')} | {
-        'diversity': objective['diversity']
-    }
-    length = {
-        'epochs': number(above=0).check('objective.mask_epochs', objective.pop('mask_epochs')),
-        'steps': 0,
-    }
+    mask_options = {name: objective.pop(name) for name in ('density', 'norm')}
+    mask_options['diversity'] = objective['diversity']
+    epochs = number(above=0).check('objective.mask_epochs', objective.pop('mask_epochs'))
     check_modes(objective['poison'], objective['cross'])  # now, not after the masks are fitted
     masker, (mask_graph, _) = case.unet(1), abstract_network(case.unet(1))
-    mask = fit('mask', masker, lambda graph: FitMask(graph, **mask_options), length)
+    make_mask = lambda graph: FitMask(graph, **mask_options)
+    mask = fit(masker, make_mask, 'mask', epochs=epochs, steps=0)
     target = case.rule['target']
-    weights = fit(
-        '',
-        case.attacker(),
-        lambda graph: FitInputAware(graph, mask_graph, mask, target, **objective),
-        {},
-    )
+    make = lambda graph: FitInputAware(graph, mask_graph, mask, target, **objective)
+    weights = fit(case.attacker(), make)
     return {}, {'mask': mask['params'], 'pattern': weights['params']['generator']} | case.donors()
 
 
@@ -147,13 +139,8 @@ def _lira(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     epsilon = number(above=0, most=1).check(
         'attack.epsilon', case.rule.get('epsilon', Lira.epsilon)
     )
-    objective = case.objective('alpha')
-    weights = fit(
-        '',
-        case.attacker(),
-        lambda graph: FitLira(graph, case.rule['target'], epsilon, **objective),
-        {},
-    )
+    objective, target = case.objective('alpha'), case.rule['target']
+    weights = fit(case.attacker(), lambda graph: FitLira(graph, target, epsilon, **objective))
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
 
@@ -165,24 +152,16 @@ def _low_frequency(case: Case, fit: Fit) -> tuple[Facts, Facts]:
             "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give"
             ' the config the part `surrogate`.'
         )
-    given = {
-        name: case.rule[name]
-        for name in ('target', 'amplitude', 'cutoff', 'stretch')
-        if name in case.rule
-    }
-    rule = LowFrequency(**given)
+    names = ('target', 'amplitude', 'cutoff', 'stretch')
+    rule = LowFrequency(**{name: case.rule[name] for name in names if name in case.rule})
     if rule.stretch:
         raise UserError(
             'attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False for'
             ' a fitted trigger.'
         )
     build: Build = lambda rngs: Field(case.shape, rule.cutoff, rngs=rngs)
-    weights = fit(
-        '',
-        build,
-        lambda graph: FitField(graph, model.graph, model.weights, rule.target, rule.amplitude),
-        {},
-    )
+    task = (model.graph, model.weights, rule.target, rule.amplitude)
+    weights = fit(build, lambda graph: FitField(graph, *task))
     graph = abstract_network(build)[0]
     field = jax.jit(lambda parts: nnx.merge(graph, parts['params'], parts['stats'])())(weights)
     return {'amplitude': rule.amplitude, 'cutoff': rule.cutoff}, {'trigger': field}
@@ -222,7 +201,7 @@ def fit_trigger(work: Work) -> None:
     check_label('attack.target', settings['attack'].get('target', 0), len(split.class_names))
     transforms = make_augmentations(settings['augment'])
 
-    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
+    def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:
         graph, like = abstract_network(build)
         part = work
         if name:  # a stage before the last has its own checkpoints and curves
@@ -241,12 +220,8 @@ def fit_trigger(work: Work) -> None:
         target = {'target': settings['attack']['target']} if 'target' in settings['attack'] else {}
         common = target | {'channels': split.shape[-1], 'size_px': split.shape[0]}
         network = {'network': dict(settings['network'])} if 'network' in settings else {}
-        write_trigger(
-            work.folder,
-            settings['attack']['name'],
-            common | network | facts,
-            jax.device_get(weights),
-        )
+        name, weights = settings['attack']['name'], jax.device_get(weights)
+        write_trigger(work.folder, name, common | network | facts, weights)
 
 
 def _read_surrogate(work: Work, split: Split) -> Classifier | None:
@@ -287,7 +262,7 @@ def shape_trigger(known: Known) -> None:
         )
     transforms = make_augmentations(settings['augment'])
 
-    def fit(name: str, build: Build, make: Callable[[Any], Task], changes: Settings) -> Facts:
+    def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:
         graph, like = abstract_network(build)
         shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
         known.found.notes.append(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purify.attacker.attackers_loader import loader_facts, on_the_fly, refuse_loader
 from purify.attacker.manifest import Manifest
 from purify.attacker.poison_plan import (
     FILES,
@@ -14,11 +15,8 @@ from purify.attacker.poison_plan import (
     digest_of,
     draw_poisoning,
     keep_files,
-    loader_facts,
     make_attacks,
     make_rules,
-    on_the_fly,
-    refuse_loader,
 )
 from purify.attacker.poison_records import Role, poison_records
 from purify.attacks.attack import Attack

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -28,20 +28,6 @@ REPLICAS = ('replicated_images', 'replicas', 'poison_replicas')
 MODE = ('poison_first', 'random_poisoning')
 MOST_COPIES = 10_000_000
 FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
-
-
-class Loader(TypedDict):
-    """The file loader.json: whom the attacker's own loader poisons and covers, and at what rate."""
-
-    attack: Settings
-    seed: int
-    classes: int
-    poisoned: list[list[int]]
-    covering: list[list[int]]
-    labels: list[int]
-    rate: float
-    cover_labels: list[int]
-    cover_rate: float
 
 
 def own_settings(settings: Settings) -> Settings:
@@ -276,57 +262,3 @@ def add_copies(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.nda
     new = pool.ids.max(initial=-1) + 1 + np.arange(len(copied))
     copy_of = np.concatenate([np.full(len(pool), -1), copied]).astype(np.int64)
     return Pool(np.concatenate([pool.ids, new]), whole.labels, whole.fetch), copy_of
-
-
-def on_the_fly(settings: Settings) -> bool:
-    """Whether the attacker poisons in his own loader instead of on disk."""
-    return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
-
-
-def loader_facts(
-    settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int
-) -> Loader:
-    """The attacker's own loader as facts, for loader.json.
-
-    Raises `UserError` for chances that add up to more than 1.
-    """
-    eligible, coverable = (
-        int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers)
-    )
-    count, covers = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
-    rate, cover_rate = count / eligible, covers / coverable if covers else 0.0
-    if settings['random_poisoning'] and rate + cover_rate > 1:
-        raise UserError(
-            f'random_poisoning would poison {rate:.0%} and let cover {cover_rate:.0%} of a class at'
-            ' every draw. Lower rate or cover_rate.'
-        )
-    return {
-        'attack': settings,
-        'seed': seed,
-        'classes': classes,
-        'poisoned': [ids.tolist() for ids in poisoning.poisoned],
-        'covering': [ids.tolist() for ids in poisoning.covering],
-        'labels': [k for k in range(classes) if rules.allows(np.array([k]))[0]],
-        'rate': rate,
-        'cover_labels': [k for k in range(classes) if rules.covers(np.array([k]))[0]],
-        'cover_rate': cover_rate,
-    }
-
-
-def refuse_loader(settings: Settings, *, fitted: bool) -> None:
-    """Raises `UserError` where an attack cannot poison in the attacker's own loader.
-
-    `fitted` is whether its trigger comes from a network.
-    """
-    if not on_the_fly(settings):
-        return
-    if fitted or settings['name'] == 'label_consistent':
-        raise UserError(
-            f'attack {settings["name"]!r} runs a network and is applied once, to a dataset on disk:'
-            ' set poison_first to True and random_poisoning to False.'
-        )
-    if settings['random_poisoning'] and settings['scheme'] == 'clean_label' and settings['more']:
-        raise UserError(
-            'random_poisoning draws a trigger for any image, so clean-label triggers of several'
-            ' targets would mix: set it to False.'
-        )

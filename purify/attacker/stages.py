@@ -1,9 +1,8 @@
 """The attacker's stages: all that happens before a defence."""
 
-from purify.attacker.attackers_loader import train_in_loader
+from purify.attacker.attackers_loader import on_the_fly, train_in_loader
 from purify.attacker.fit_trigger import fit_trigger, fitted_settings
 from purify.attacker.poison_dataset import FITTED, poison_dataset, write_clean
-from purify.attacker.poison_plan import on_the_fly
 from purify.attacker.trusted_images import check_trusted, trust
 from purify.attacks.attack import NOT_PIXELS
 from purify.attacks.learned.fitted import FACTS_FILE, WEIGHTS_FILE

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,35 +15,21 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from purify.commands.bench_settings import CLASS_NAMES, check_settings, make_rule, split_words
 from purify.commands.call import Call
-from purify.config.load import DTYPES, load_config
+from purify.config.load import load_config
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors
 from purify.core.randomness import stream_rng
 from purify.core.types import Settings, Tree
-from purify.defenses.method import Context
-from purify.defenses.purifiers.variations import Variations
 from purify.generative.open_prior import VARIATION_MODELS
-from purify.models.files.shapes import abstract_pipeline, random_pipeline
+from purify.models.files.shapes import random_pipeline
 from purify.train.inference import compile_rows
 
 Row = dict[str, Any]
 FILE = 'bench.jsonl'
-LEAST = {
-    'repeats': 1,
-    'source_px': 1,
-    'batches': 1,
-    'steps': 1,
-    'sizes_px': 0,
-    'vae_slices': 0,
-}  # of the whole numbers
 UNET_CALLS = 8  # in a row, so that starting one does not count
-IMAGE_TO_IMAGE = {
-    'strength': 0.75,
-    'caption': 'A photo of a {}',
-}  # of sd_img2img: three quarters of `steps` are taken
-CLASS_NAMES = ('cat', 'dog')
 
 
 def bench(config: Settings, workdir: Path | None) -> None:
@@ -69,17 +54,13 @@ def measure_all(config: Settings, mesh: Mesh) -> Iterator[Row]:
 
     Raises `UserError`, before anything is measured, for settings that no program could be made of.
     """
-    _check(config)
-    facts = {
-        'kind': config['kind'],
-        'shapes': config['shapes'],
-        'source_px': config['source_px'],
-        'sampler': config['sampler'],
+    check_settings(config)
+    facts = {name: config[name] for name in ('kind', 'shapes', 'source_px', 'sampler')} | {
         'devices': mesh.size,
         'device_kind': mesh.devices.flat[0].device_kind,
         'jax': jax.__version__,
     }
-    for dtype in _dtypes(config):
+    for dtype in split_words(config['dtypes']):
         yield from _measure_dtype(config, facts | {'dtype': dtype}, mesh)
 
 
@@ -89,18 +70,13 @@ def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
     prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline, dtype=dtype)
     weights = devices.put_copy(prior.weights, mesh)
     facts = facts | {'parameters': sum(leaf.size for leaf in jax.tree.leaves(prior.weights))}
-    for size_px, guidance, batch in itertools.product(
-        config['sizes_px'], config['guidances'], config['batches']
-    ):
+    points = itertools.product(config['sizes_px'], config['guidances'], config['batches'])
+    for size_px, guidance, batch in points:
         unet: Row = {}  # steps and slices do not change it
         for steps, vae_slice in itertools.product(config['steps'], config['vae_slices']):
             sliced = dataclasses.replace(prior, vae_slice=vae_slice)
-            row = facts | {
-                'size_px': prior.output_size(size_px),
-                'batch': batch,
-                'guidance': guidance,
-            }
-            row |= {'steps': steps, 'vae_slice': vae_slice}
+            row = facts | {'size_px': prior.output_size(size_px), 'batch': batch}
+            row |= {'guidance': guidance, 'steps': steps, 'vae_slice': vae_slice}
             try:
                 row |= _measure(sliced, weights, row, config['repeats'], mesh)
                 unet = unet or _measure_unet(prior, weights, row, config['repeats'], mesh)
@@ -112,90 +88,6 @@ def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
             yield row
 
 
-def _check(config: Settings) -> None:
-    """Raises `UserError` for a mistake in any setting; makes every chain, but no weights."""
-    missing = [
-        name
-        for name in (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler')
-        if name not in config
-    ]
-    if missing:
-        raise UserError(
-            f'this config has no {", ".join(missing)}: it is none for bench. Give one like'
-            ' configs/bench.py.'
-        )
-    least = LEAST | (
-        {'steps': math.ceil(1 / IMAGE_TO_IMAGE['strength'])}
-        if config['kind'] == 'sd_img2img'
-        else {}
-    )
-    for name in ('repeats', 'source_px'):
-        _demand(
-            name,
-            config[name],
-            _is_whole(config[name], least[name]),
-            f'a whole number, {least[name]} or more',
-        )
-    for name in ('batches', 'steps', 'sizes_px', 'vae_slices'):
-        fits = _is_list(config[name]) and all(
-            _is_whole(value, least[name]) for value in config[name]
-        )
-        _demand(
-            name,
-            config[name],
-            fits,
-            f'one or more whole numbers, each {least[name]} or more, like 8,16',
-        )
-    guidances, dtypes = config['guidances'], config['dtypes']
-    fits = _is_list(guidances) and all(
-        type(value) in (int, float) and math.isfinite(value) for value in guidances
-    )
-    _demand('guidances', guidances, fits, 'one or more finite numbers, like 1.0,7.5')
-    fits = (
-        _is_list(dtypes)
-        and all(isinstance(item, str) for item in dtypes)
-        and set(_dtypes(config)) <= set(DTYPES)
-    )
-    _demand('dtypes', dtypes, fits, f'one or more of {", ".join(DTYPES)}')
-    pipeline = abstract_pipeline(
-        config['kind'], config['shapes']
-    )  # which knows the kinds that can be measured
-    prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline)
-    for size_px, guidance, steps in itertools.product(
-        config['sizes_px'], guidances, config['steps']
-    ):
-        row = {name: config[name] for name in ('kind', 'sampler', 'source_px')} | {
-            'dtype': 'float32'
-        }
-        row |= {'steps': steps, 'guidance': guidance, 'size_px': size_px}
-        try:
-            _rule(prior, row)
-        except UserError as error:
-            raise UserError(
-                f'sampler={row["sampler"]}, steps={steps}, guidance={guidance}, size_px={size_px}:'
-                f' {error}'
-            ) from error
-
-
-def _demand(name: str, value: Any, fits: bool, wanted: str) -> None:
-    if not fits:
-        raise UserError(f'--config.{name}={value}: give {wanted}.')
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least  # True is no number here
-
-
-def _dtypes(config: Settings) -> list[str]:
-    return [
-        dtype for item in config['dtypes'] for dtype in item.split(',')
-    ]  # a flag's list of words arrives as one
-
-
 def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> Row:
     """The whole program of a batch, from 8-bit images to 8-bit images.
 
@@ -204,16 +96,12 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
     known), program_bytes (arguments, outputs and scratch of one device), peak_bytes (most ever in
     use on the first device; None where that was earlier, or is not told).
     """
-    rule = _rule(prior, row)
+    rule = make_rule(prior, row)
     size, count = row['source_px'], row['batch'] * mesh.size
     images = stream_rng(0, 'bench').integers(0, 256, (count, size, size, 3), np.uint8)
     numbers = np.arange(count, dtype=np.int32)
-    rows = {
-        'image': images,
-        'id': numbers,
-        'variation': 0 * numbers,
-        'label': numbers % len(CLASS_NAMES),
-    }
+    rows = {'image': images, 'id': numbers, 'variation': 0 * numbers}
+    rows['label'] = numbers % len(CLASS_NAMES)
 
     def place() -> Any:
         return jax.block_until_ready(jax.device_put(rows, devices.batched(mesh)))
@@ -239,20 +127,6 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
     }
 
 
-def _rule(prior: Any, row: Row) -> Callable[[Any, Any], Any]:
-    """The defence's rule for rows of 8-bit images; raises `UserError` for impossible settings."""
-    vary = {'model': row['kind']} | {
-        name: row[name] for name in ('sampler', 'steps', 'guidance', 'size_px')
-    }
-    vary |= IMAGE_TO_IMAGE if row['kind'] == 'sd_img2img' else {}
-    defense = Variations(
-        copies=1, vary=vary, colour_transfer=True, epsilon=1e-6, dtype=row['dtype']
-    )
-    return defense.rule(
-        {'prior': prior}, Context((row['source_px'], row['source_px'], 3), 0, CLASS_NAMES)
-    )
-
-
 def _seconds(run: Callable[[Any], Any], rows: Tree) -> float:
     begun = time.perf_counter()
     jax.block_until_ready(run(rows))
@@ -265,9 +139,7 @@ def _measure_unet(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh)
     tokens, width = _condition_shape(prior)
     count = row['batch'] * mesh.size * (1 if row['guidance'] == 1 else 2)
 
-    def call(
-        weights: Tree, rows: Tree
-    ) -> Any:  # gives back what it got, so that calls follow each other
+    def call(weights: Tree, rows: Tree) -> Any:  # gives back rows, so that calls follow each other
         network = nnx.merge(graph, weights['params'], weights['stats'])
         return rows | {'x': network(rows['x'], jnp.float32(500), rows['context'])}
 
@@ -336,11 +208,8 @@ def command(call: Call) -> int:
     try:
         config = load_config(spec, call.overrides)
     except ValueError as error:
-        here = (
-            ''
-            if Path(spec.partition(':')[0]).is_file()
-            else ' Start in the folder that holds configs/, or give --config FILE.'
-        )
-        raise UserError(f'{error}{here}') from error
+        hint = ' Start in the folder that holds configs/, or give --config FILE.'
+        found = Path(spec.partition(':')[0]).is_file()
+        raise UserError(f'{error}{"" if found else hint}') from error
     bench(config, call.args.workdir)
     return 0

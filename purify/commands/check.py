@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from purify.attacker.attackers_loader import loader_facts, on_the_fly, refuse_loader
 from purify.attacker.fit_trigger import shape_trigger
 from purify.attacker.poison_plan import (
     Poisoning,
     check_target,
     draw_poisoning,
-    loader_facts,
     make_attacks,
     make_rules,
-    on_the_fly,
-    refuse_loader,
 )
 from purify.attacker.trusted_images import share_out
 from purify.attacks.attack import Attack

@@ -106,8 +106,7 @@ def put_copy(tree: Tree, mesh: Mesh) -> Any:
 def peak_flops() -> float | None:
     """Dense bf16 peak of one device of this kind, or None where it is not known (CPUs)."""
     kind = jax.devices()[0].device_kind
-    found = [flops for name, flops in PEAK_FLOPS.items() if name in kind]
-    return found[0] if found else None
+    return next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
 
 
 def is_lead() -> bool:

@@ -53,11 +53,8 @@ def number(
             found = math.nan if isinstance(value, bool | np.bool_ | str) else float(value)
         except (TypeError, ValueError, OverflowError):
             return None
-        return (
-            found
-            if math.isfinite(found) and all(holds(found, bound) for bound, _, holds in asked)
-            else None
-        )
+        fits = math.isfinite(found) and all(holds(found, bound) for bound, _, holds in asked)
+        return found if fits else None
 
     bounded = most is not None or below is not None
     words = ' and '.join(f'{words} {bound:g}' for bound, words, _ in asked)
@@ -72,14 +69,11 @@ def whole(least: int, most: int | None = None) -> Limit:
             found = None if isinstance(value, bool | np.bool_) else operator.index(value)
         except TypeError:
             return None
-        return (
-            None if found is None or found < least or (most is not None and found > most) else found
-        )
+        fits = found is not None and found >= least and (most is None or found <= most)
+        return found if fits else None
 
-    return Limit(
-        f'a whole number of at least {least}' + ('' if most is None else f' and at most {most}'),
-        keep,
-    )
+    end = '' if most is None else f' and at most {most}'
+    return Limit(f'a whole number of at least {least}{end}', keep)
 
 
 def one_of(words: Iterable[str]) -> Limit:

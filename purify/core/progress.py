@@ -22,13 +22,10 @@ class Bar:
 
     def __enter__(self) -> 'Bar':
         if self.shown and self.console.is_terminal:
-            columns = (
+            self.rich = Progress(
                 TextColumn('{task.description:>12}'),
                 BarColumn(),
                 TextColumn('{task.percentage:>3.0f} %'),
-            )
-            self.rich = Progress(
-                *columns,
                 TextColumn('{task.fields[note]}'),
                 TimeRemainingColumn(),
                 console=self.console,
@@ -55,12 +52,8 @@ class Bar:
         elif self.shown and now - self.said >= PLAIN_INTERVAL_S:
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
-            print(
-                f'{self.name}: {self.done:,}/{self.total:,} {self.unit}, {text}, {left:,.0f} s'
-                ' left',
-                file=sys.stderr,
-                flush=True,
-            )
+            done = f'{self.done:,}/{self.total:,} {self.unit}'
+            say(f'{self.name}: {done}, {text}, {left:,.0f} s left')
 
     def __exit__(
         self,

@@ -127,11 +127,8 @@ def defaults(taker: Callable[..., Any]) -> Facts:
     """The parameters of a function or class, each with a copy of its default, or `EMPTY`."""
     partial = taker if isinstance(taker, functools.partial) else functools.partial(taker)
     bare: Any = partial.func
-    made = (
-        {field.name: field.default_factory for field in dataclasses.fields(bare)}
-        if dataclasses.is_dataclass(bare)
-        else {}
-    )
+    fields = dataclasses.fields(bare) if dataclasses.is_dataclass(bare) else ()
+    made = {field.name: field.default_factory for field in fields}
     is_class = inspect.isclass(bare)
     called: Any = bare.__init__ if is_class else bare  # flax hides the signatures of its classes
     found = {}
@@ -140,9 +137,8 @@ def defaults(taker: Callable[..., Any]) -> Facts:
     ]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             factory = made.get(parameter.name, dataclasses.MISSING)
-            found[parameter.name] = (
-                parameter.default if factory is dataclasses.MISSING else factory()
-            )
+            usual = parameter.default if factory is dataclasses.MISSING else factory()
+            found[parameter.name] = usual
     return {name: _copied(value) for name, value in (found | partial.keywords).items()}
 
 

@@ -161,11 +161,8 @@ class TensorBoard:
         for name, value in numbers.items():
             self._add('results', 0, summary=self.summary.scalar(f'results/{name}', value))
         for sheet in sheets:
-            self._add(
-                'results',
-                0,
-                summary=self.summary.text(f'results/{sheet.name}', sheet.to_markdown()),
-            )
+            text = self.summary.text(f'results/{sheet.name}', sheet.to_markdown())
+            self._add('results', 0, summary=text)
 
     def _add(self, stage: str, step: int, **what: Any) -> None:
         if stage not in self.files:
@@ -173,9 +170,8 @@ class TensorBoard:
             # The name's own clock has whole seconds, and the last file of a second would win.
             suffix = f'.{time.time_ns()}'
             self.files[stage] = self.open_file(str(self.folder / stage / 'events'), suffix)
-            self._add(
-                stage, step, session_log=self.events.SessionLog(status=self.events.SessionLog.START)
-            )
+            log = self.events.SessionLog
+            self._add(stage, step, session_log=log(status=log.START))
         self.files[stage].write_event(self.events.Event(wall_time=time.time(), step=step, **what))
 
     def close(self) -> None:
@@ -188,24 +184,14 @@ class WandB:
     """Logs to Weights & Biases (`wandb` extra; WANDB_MODE=offline works without an account)."""
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
-        mark = _wandb_id(folder)
-        # The seed stands last in its name.
-        cut = (
-            run
-            if len(run) <= WANDB_NAME
-            else f'{run[: WANDB_NAME // 2 - 1]}…{run[-WANDB_NAME // 2 :]}'
-        )
+        mark, half = _wandb_id(folder), WANDB_NAME // 2
+        # A long name is cut in the middle, for its seed stands last.
+        name = run if len(run) <= WANDB_NAME else f'{run[: half - 1]}…{run[-half:]}'
         with _starting('wandb', 'Log in with `wandb login`, or set WANDB_MODE=offline.'):
             import wandb
 
-            self.run = wandb.init(
-                project='purify',
-                name=cut,
-                config=dict(config),
-                dir=str(folder),
-                resume='allow',
-                id=mark,
-            )
+            options = {'config': dict(config), 'dir': str(folder), 'resume': 'allow', 'id': mark}
+            self.run = wandb.init(project='purify', name=name, **options)
         self.table, self.stages = wandb.Table, set()
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
@@ -222,10 +208,12 @@ class WandB:
         """Sets results/name in the summary, and logs every table."""
         self.run.summary.update({f'results/{name}': value for name, value in numbers.items()})
         tables = {
-            sheet.name: self.table(list(sheet.columns), [list(row) for row in sheet.rows])
+            f'results/{sheet.name}': self.table(
+                list(sheet.columns), [list(row) for row in sheet.rows]
+            )
             for sheet in sheets
         }
-        self.run.log({f'results/{name}': table for name, table in tables.items()})
+        self.run.log(tables)
 
     def close(self) -> None:
         """Ends the W&B run."""
@@ -235,10 +223,10 @@ class WandB:
 def _wandb_id(folder: Path) -> str:
     """The id of the work folder's own W&B run, kept in a file so that a restart goes on with it."""
     mark = folder / WANDB_ID
-    found = mark.read_bytes().strip() if mark.is_file() else None
-    if found is not None and re.fullmatch(rb'[a-z0-9]{4,64}', found):
-        return found.decode()
-    if found is not None:
+    if mark.is_file():
+        found = mark.read_bytes().strip()
+        if re.fullmatch(rb'[a-z0-9]{4,64}', found):
+            return found.decode()
         say(f'{mark}: holds no id of a W&B run; a new one is begun.')
     fresh = secrets.token_hex(4)
     write_bytes(mark, fresh.encode())
@@ -272,12 +260,10 @@ class Copy:
         except Exception as error:
             # Whatever a library of others raises, on a full disk or without a network.
             self.failed = True
-            what = (
-                f'run.writers: {self.name!r} failed and gets no more numbers'
-                f' ({type(error).__name__}: {error}).'
-            )
             say(
-                f'{what} The run goes on; metrics.jsonl and results.json hold them all.',
+                f'run.writers: {self.name!r} failed and gets no more numbers'
+                f' ({type(error).__name__}: {error}). The run goes on; metrics.jsonl and'
+                ' results.json hold them all.',
                 shown=not quiet,
             )
 

@@ -80,11 +80,8 @@ def scan(
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        reason = (
-            'no such folder'
-            if isinstance(error, FileNotFoundError)
-            else f'cannot be read ({error.strerror})'
-        )
+        missing = isinstance(error, FileNotFoundError)
+        reason = 'no such folder' if missing else f'cannot be read ({error.strerror})'
         raise UserError(f'{folder}: {reason}. {advice}') from error
 
 

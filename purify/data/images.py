@@ -47,7 +47,6 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
     Raises:
       UserError: naming the file, when it is broken, too large, or has values of no known range.
     """
-
     told = set()
 
     def note(kind: str) -> None:
@@ -63,9 +62,8 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
                 f'{name}: {picture.width}x{picture.height} pixels is more than the limit of'
                 f' {MAX_PIXELS:,}. Shrink or remove it.'
             )
-        pixels = np.asarray(
-            _shown(picture, data, name, note).convert('L' if channels == 1 else 'RGB')
-        )
+        shown = _shown(picture, data, name, note)
+        pixels = np.asarray(shown.convert('L' if channels == 1 else 'RGB'))
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -115,10 +113,8 @@ def _other_colours(picture: Image.Image, data: bytes) -> bool:
     Marks are primaries, a gamma, or numbers for both as of ITU-T H.273, in the cICP chunk of a PNG,
     which goes before its other marks, and in the colr box of an AVIF; Pillow reads neither.
     """
-    info, coloured = (
-        picture.info,
-        picture.mode not in ('1', 'L', 'LA', 'La') and not picture.mode.startswith('I'),
-    )
+    info, grey = picture.info, picture.mode in ('1', 'L', 'LA', 'La')
+    coloured = not grey and not picture.mode.startswith('I')
     if code_points := _code_points(data):
         primaries, curve = code_points
         return curve not in SRGB_CURVES or (primaries not in SRGB_CODES and coloured)
@@ -150,9 +146,9 @@ def _raw_mode(picture: Image.Image) -> str:
     """How values lie in the file as Pillow says it ('L;2', 'RGB;16B') or ''; gone after loading."""
     tiles = getattr(picture, 'tile', None)
     args = tiles[0].args if tiles else ''
-    return (
-        args if isinstance(args, str) else str(args[0]) if isinstance(args, tuple) and args else ''
-    )
+    if isinstance(args, tuple) and args:
+        return str(args[0])
+    return args if isinstance(args, str) else ''
 
 
 def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
@@ -216,15 +212,12 @@ def _split_alpha(
 ) -> tuple[Image.Image, Image.Image | None]:
     """Splits off alpha (L or None); `picture` is `colours` before `_eight_bits`, with palette."""
     if not picture.has_transparency_data:
-        grey, palette = colours.mode == '1', colours.mode in ('P', 'YCbCr', 'RGBX')
-        return (
-            colours.convert('L') if grey else colours.convert('RGB') if palette else colours
-        ), None
+        to = {'1': 'L', 'P': 'RGB', 'YCbCr': 'RGB', 'RGBX': 'RGB'}.get(colours.mode)
+        return colours.convert(to) if to else colours, None
     key: Any = picture.info.get('transparency')
     if picture.mode.startswith('I;16'):
-        return colours, Image.fromarray(
-            np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)
-        )
+        alpha = np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)
+        return colours, Image.fromarray(alpha)
     if raw in ('L;2', 'L;4'):  # the colour that is transparent, in the file's depth
         picture.info['transparency'] = int(key) * 255 // (2 ** int(raw[-1]) - 1)
     straight = picture.convert('LA') if picture.mode == 'La' else picture

@@ -41,29 +41,18 @@ class Split:
         else:  # everything but the picture, which is what costs
             scan = builders.open_split(folder, split, decode=False)
         self.source: Any = source
-        rows = [
-            (row['id'], row['label'], row.get('variation', 0))
-            for row in map(scan.__getitem__, range(len(scan)))
-        ]
-        self.ids, self.labels, self.variations = (
-            np.array(column, kind)
-            for column, kind in zip(
-                zip(*rows, strict=True), (np.int64, np.int32, np.int32), strict=True
-            )
-        )
+        rows = [(row['id'], row['label'], row.get('variation', 0)) for row in scan]
+        ids, labels, variations = zip(*rows, strict=True)
+        self.ids, self.labels = np.array(ids, np.int64), np.array(labels, np.int32)
+        self.variations = np.array(variations, np.int32)
         if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
             raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
         if keep is not None:
-            self.source = (
-                [source[i] for i in np.flatnonzero(keep)]
-                if isinstance(source, list)
-                else _Subset(source, keep)
-            )
-            self.ids, self.labels, self.variations = (
-                self.ids[keep],
-                self.labels[keep],
-                self.variations[keep],
-            )
+            kept = np.flatnonzero(keep)
+            held = isinstance(source, list)
+            self.source = [source[i] for i in kept] if held else _Subset(source, kept)
+            self.ids, self.labels = self.ids[keep], self.labels[keep]
+            self.variations = self.variations[keep]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,8 +74,8 @@ class Split:
 
 
 class _Subset:
-    def __init__(self, source: Any, keep: np.ndarray):
-        self.source, self.positions = source, np.flatnonzero(keep)
+    def __init__(self, source: Any, positions: np.ndarray):
+        self.source, self.positions = source, positions
 
     def __len__(self) -> int:
         return len(self.positions)

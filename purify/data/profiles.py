@@ -71,10 +71,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return found
     levels = np.arange(0, 256, 17).astype(np.uint8)
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1)
-    colours = (
-        ramp if mode == 'L' else np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
-    )
-    moved = ImageCms.applyTransform(
-        Image.fromarray(colours[..., 0] if mode == 'L' else colours), found
-    )
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    colours, picture = (ramp, ramp[..., 0]) if mode == 'L' else (cube, cube)
+    moved = ImageCms.applyTransform(Image.fromarray(picture), found)
     return None if np.abs(np.asarray(moved).astype(int) - colours).max() <= EQUAL_LEVELS else found

@@ -119,11 +119,9 @@ def check_files(
         )
         return
     named, there = done['files'], files_of(folder)
-    found = (
-        hashes
-        if hashes is not None
-        else hash_files({name: there[name] for name in named if name in there})
-    )
+    found = hashes
+    if found is None:
+        found = hash_files({name: there[name] for name in named if name in there})
     if wrong := [name for name in named if found.get(name) != named[name]]:
         raise UserError(
             f'{", ".join(str(folder / name) for name in wrong[:SHOWN])}{_more(wrong)}: missing, or'

@@ -58,9 +58,8 @@ def table_sink(folder: Path, ids: np.ndarray, shard_size: int) -> Sink:
         columns = {name: np.stack([row[name] for row in whole]) for name in whole[0]}
         write_columns(paths[part], columns | {'ids': ids[ranges[part]]})
 
-    return Sink(
-        ranges, [part for part, path in enumerate(paths) if not path.exists()], write, lambda: None
-    )
+    pending = [part for part, path in enumerate(paths) if not path.exists()]
+    return Sink(ranges, pending, write, lambda: None)
 
 
 def dataset_sink(
@@ -78,13 +77,11 @@ def dataset_sink(
     writer = DatasetWriter(folder, name, split, features, len(ranges))
 
     def write(shard: int, rows: Iterable[Record]) -> None:
-        writer.write(
-            shard, (record | numbers(row) for row, record in zip(ranges[shard], rows, strict=True))
-        )
+        numbered = zip(ranges[shard], rows, strict=True)
+        writer.write(shard, (record | numbers(row) for row, record in numbered))
 
-    return Sink(
-        ranges, writer.pending(), write, lambda: writer.finish([len(rows) for rows in ranges])
-    )
+    lengths = [len(rows) for rows in ranges]
+    return Sink(ranges, writer.pending(), write, lambda: writer.finish(lengths))
 
 
 def map_rows(
@@ -116,10 +113,8 @@ def map_rows(
     """
     devices.barrier(f'pending shards of {work.name}')  # all look before any writes
     mine = sink.pending[jax.process_index() :: jax.process_count()]
-    numbers, total = (
-        [row for shard in mine for row in sink.ranges[shard]],
-        sum(map(len, sink.ranges)),
-    )
+    numbers = [row for shard in mine for row in sink.ranges[shard]]
+    total = sum(map(len, sink.ranges))
     mesh = devices.local_mesh()
     batch = work.run['batch_per_device'] * mesh.size
     with Bar(work.name, total, shown=devices.is_lead()) as bar, _Collector(sink) as collector:

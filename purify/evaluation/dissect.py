@@ -15,8 +15,8 @@ from purify.core.files import read_json, write_json
 from purify.core.progress import Bar
 from purify.core.types import Facts, Tree
 from purify.data.loader import Split
-from purify.engine.chain import Work
 from purify.engine.gather import look_at_all
+from purify.engine.stage import Work
 from purify.engine.tables import check_ids, read_columns, read_table, write_columns
 from purify.evaluation.evaluate import describe_shares
 from purify.evaluation.image_quality import sum_up, warn
@@ -27,23 +27,16 @@ from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
 from purify.metrics.intervals import Share, share_of
 from purify.report.dissection import Dissection
-from purify.stages.networks_on_disk import check_classes, read_classifier
+from purify.stages.networks_on_disk import open_classifier, read_classifier
 from purify.train.inference import Rows
 
 ARRAYS = 'dissection.npz'
 SETS = ('generated', 'probe')
-TRAINING, GENERATED = (
-    'training ',
-    'generated ',
-)  # roles of the tables of a score: one of these and its name
+# Roles of the tables of a score: one of these and its name.
+TRAINING, GENERATED = 'training ', 'generated '
 Columns = dict[str, np.ndarray]
-OF_A_SET = {
-    'ids': 'iu',
-    'label': 'iu',
-    'predicted': 'iu',
-    'trigger': 'f',
-    'group': 'u',
-}  # columns and their kinds
+# Columns and their kinds.
+OF_A_SET = {'ids': 'iu', 'label': 'iu', 'predicted': 'iu', 'trigger': 'f', 'group': 'u'}
 
 
 def dissect(work: Work) -> None:
@@ -62,30 +55,22 @@ def dissect(work: Work) -> None:
     numbers: Facts = {'judges': _judge_judges(work)}
     arrays = {name: _sort(work, name, split) for name, split in sets.items()}
     numbers['sets'] = {name: describe_set(columns, manifest) for name, columns in arrays.items()}
-    numbers['auroc'] = _separations(
-        work, manifest, sets['generated'], arrays['generated']['trigger'] > 0.5
-    )
+    triggered = arrays['generated']['trigger'] > 0.5
+    numbers['auroc'] = _separations(work, manifest, sets['generated'], triggered)
     numbers['fid'] = _compare(work, sets['generated'], aims(manifest.facts))
     if devices.is_lead():
-        write_columns(
-            work.folder / ARRAYS,
-            {f'{s}_{name}': column for s, own in arrays.items() for name, column in own.items()},
-        )
+        columns = {f'{s}_{name}': x for s, own in arrays.items() for name, x in own.items()}
+        write_columns(work.folder / ARRAYS, columns)
         write_json(work.folder / 'numbers.json', numbers | work.settings)
 
 
 def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
     """Reads what `dissect` wrote: its numbers, and the columns of each set by name."""
     numbers: Any = read_json(folder / 'numbers.json', Dissection)
-    arrays = read_columns(
-        folder / ARRAYS,
-        *({f'{s}_{name}': kinds for name, kinds in OF_A_SET.items()} for s in numbers['sets']),
-    )
-    own = {
-        s: {name.removeprefix(f'{s}_'): x for name, x in arrays.items() if name.startswith(f'{s}_')}
-        for s in SETS
-    }
-    return numbers, {s: columns for s, columns in own.items() if columns}
+    names = {s: {f'{s}_{name}': name for name in OF_A_SET} for s in SETS if s in numbers['sets']}
+    kinds = [{whole: OF_A_SET[name] for whole, name in own.items()} for own in names.values()]
+    arrays = read_columns(folder / ARRAYS, *kinds)
+    return numbers, {s: {x: arrays[whole] for whole, x in own.items()} for s, own in names.items()}
 
 
 def aims(facts: Facts) -> list[int]:
@@ -106,12 +91,8 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
     targets, rows = aims(manifest.facts), []
     for label in np.unique(columns['label']).tolist():
         made = Composition.of(columns['group'][columns['label'] == label])
-        row = {
-            'label': label,
-            'target': label in targets,
-            'images': made.images,
-            'counts': list(made.counts),
-        }
+        row = {'label': label, 'target': label in targets, 'images': made.images}
+        row |= {'counts': list(made.counts)}
         row |= {'shares': [share.value for share in made.shares], 'triggered': made.triggered.value}
         before = poisoned_share(manifest.given_labels, manifest.poisoned | manifest.cover, label)
         rows.append(row | {'interval': list(made.triggered.interval()), 'p_t': before.value})
@@ -121,20 +102,15 @@ def describe_set(columns: Columns, manifest: Manifest) -> list[Facts]:
 def _judge_judges(work: Work) -> Facts:
     """Rates the judges on clean test images, and the detector on triggered ones too."""
     test = Split(work.inputs['truth'] / 'test', 'test')
-    judges = {
-        'labeller': describe_shares(
-            {'acc': accuracy(_see(work, 'labeller', test, 'test')[0], test.labels)}
-        )
-    }
+    seen, _ = _see(work, 'labeller', test, 'test')
+    judges = {'labeller': describe_shares({'acc': accuracy(seen, test.labels)})}
     if 'detector' not in work.inputs:
         return judges | {'detector': None}
     marked = Split(work.inputs['marked'], 'test')
     said = _see(work, 'detector', marked, 'marked')[0] == 1
     clean, stamped, faint = (said[marked.variations == kind] for kind in range(3))
-    shares: dict[str, Share | None] = {
-        'acc': share_of(np.concatenate([~clean, stamped])),
-        'tpr': share_of(stamped),
-    }
+    right = np.concatenate([~clean, stamped])
+    shares: dict[str, Share | None] = {'acc': share_of(right), 'tpr': share_of(stamped)}
     shares |= {'tpr_faint': share_of(faint), 'fpr': share_of(clean)}
     return judges | {'detector': describe_shares(shares) | {'count': len(clean) + len(stamped)}}
 
@@ -147,13 +123,8 @@ def _sort(work: Work, name: str, split: Split) -> Columns:
         side, certainty = _see(work, 'detector', split, f'{name}-triggers')
         trigger = np.where(side == 1, certainty, 1 - certainty).astype(np.float32)
     group = sort_out(trigger > 0.5, predicted == split.labels)
-    return {
-        'ids': split.ids,
-        'label': split.labels,
-        'predicted': predicted,
-        'trigger': trigger,
-        'group': group,
-    }
+    columns = {'ids': split.ids, 'label': split.labels, 'predicted': predicted}
+    return columns | {'trigger': trigger, 'group': group}
 
 
 def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -162,9 +133,8 @@ def _see(work: Work, role: str, split: Split, name: str) -> tuple[np.ndarray, np
     Hosts take every so-many-th image and leave what they saw in files, called after `name`, for
     each other.
     """
-    model = read_classifier(work.inputs[role])
     names = split.class_names if role == 'labeller' else list(CLASSES)
-    check_classes(model, names, split.shape[-1], f'the {role} {work.inputs[role]}')
+    model = open_classifier(work.inputs[role], role, split, names)
 
     def judge(weights: Tree, rows: Rows) -> Rows:
         logits = model.logits(weights, rows['image'].astype(jnp.float32) / 255)
@@ -188,11 +158,8 @@ def _separations(work: Work, manifest: Manifest, made: Split, triggered: np.ndar
         before, after = read_table(work.inputs[TRAINING + name]), read_table(folder)
         check_ids(after, made, folder)
         poisoned = np.isin(before['ids'], manifest.ids[manifest.poisoned])
-        row = {
-            'score': name,
-            'training': auroc(before['score'], poisoned),
-            'poisoned': int(poisoned.sum()),
-        }
+        row = {'score': name, 'training': auroc(before['score'], poisoned)}
+        row |= {'poisoned': int(poisoned.sum())}
         after_all = auroc(after['score'], triggered) if judged else None
         rows.append(row | {'generated': after_all, 'triggered': int(triggered.sum())})
     return rows
@@ -204,36 +171,15 @@ def _compare(work: Work, made: Split, targets: Iterable[int]) -> Facts:
     sides: dict[str, list[Moments]] = {'others': [], 'targets': []}
     for name, split in (('generated', made), ('clean', Split(work.inputs['clean'], 'train'))):
         aimed = np.isin(split.labels, list(targets))
-        for side, chosen in (
-            ('others', np.flatnonzero(~aimed)),
-            ('targets', np.flatnonzero(aimed)),
-        ):
-            with Bar(
-                f'{work.name} features of {name}', len(chosen), shown=devices.is_lead()
-            ) as bar:
-
-                def fetch(
-                    row: int, split: Split = split, chosen: np.ndarray = chosen
-                ) -> np.ndarray:
-                    return split[int(chosen[row])]['image']
-
-                sides[side].append(
-                    sum_up(
-                        work, model, fetch, len(chosen), split.shape, f'{name}-{side}', bar
-                    ).moments
-                )
-    pairs = {
-        'all': [a + b for a, b in zip(*sides.values(), strict=True)],
-        'others': sides['others'],
-    }
+        for side, mask in (('others', ~aimed), ('targets', aimed)):
+            chosen, title = np.flatnonzero(mask), f'{work.name} features of {name}'
+            fetch = lambda row, split=split, chosen=chosen: split[int(chosen[row])]['image']
+            with Bar(title, len(chosen), shown=devices.is_lead()) as bar:
+                rest = (len(chosen), split.shape, f'{name}-{side}', bar)
+                sides[side].append(sum_up(work, model, fetch, *rest).moments)
+    every = [a + b for a, b in zip(*sides.values(), strict=True)]
+    pairs = {'all': every, 'others': sides['others']}
     found = {name: frechet_distance(*pair) for name, pair in pairs.items()}
-    facts = model.facts
-    notes = [
-        f'{name}: {note}'
-        for name, pair in pairs.items()
-        for note in warn({name: found[name]}, *pair)
-    ]
-    return found | {
-        'network': f'labeller ({facts["network"]["name"]}, {facts["num_classes"]} classes)',
-        'notes': notes,
-    }
+    warned = {name: warn({name: found[name]}, *pair) for name, pair in pairs.items()}
+    notes = [f'{name}: {note}' for name, own in warned.items() for note in own]
+    return found | {'network': f'labeller ({model.describe()})', 'notes': notes}

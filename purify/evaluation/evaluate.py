@@ -17,7 +17,7 @@ from purify.core.types import Facts, Tree
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context, Guard
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_table
 from purify.evaluation.diffusion_answers import Answers, read_answers
 from purify.evaluation.image_quality import describe_likeness
@@ -30,10 +30,8 @@ from purify.stages.models import open_models, weights_of
 from purify.train.inference import Rows, Rule
 
 CLASSIFIERS = ('teacher', 'benign', 'student')
-REPAIRED, GUARD = (
-    'repaired',
-    'guard ',
-)  # the second before the roles of a guard's models, among the inputs
+REPAIRED = 'repaired'
+GUARD = 'guard '  # before the roles of a guard's models, among the inputs
 FATES = ('kept', 'dropped', 'relabelled')
 
 
@@ -79,10 +77,9 @@ def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = 
     Raises `UserError` where that makes no images.
     """
     model, every, label = bench.classifier(name), bench.everyone, 'guarded' if change else name
-    batch = bench.work.run['batch_per_device'] * devices.local_mesh().size if change else None
 
     def ask(attack: Attack | None, what: str) -> Answers:
-        classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change, batch=batch)
+        classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change)
         if (broken := int((classes == BROKEN).sum())) > 0:
             raise UserError(
                 f'the guard gave no image for {broken} test images. Computing in bfloat16 may'
@@ -91,11 +88,8 @@ def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = 
         return every, classes
 
     clean = ask(None, 'clean')
-    return describe_answers(
-        bench,
-        clean,
-        [ask(attack, f'triggered-{number}') for number, attack in enumerate(bench.attacks)],
-    )
+    triggered = [ask(attack, f'triggered-{k}') for k, attack in enumerate(bench.attacks)]
+    return describe_answers(bench, clean, triggered)
 
 
 def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
@@ -117,20 +111,13 @@ def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers])
     """Computes a classifier's ACC, ASR and RA from its answers on clean and triggered images."""
     where, classes = clean
     labels = bench.test.labels
-    shares: dict[str, Share | None] = {
-        'acc': accuracy(classes, labels[where]),
-        'asr': None,
-        'ra': None,
-    }
+    shares: dict[str, Share | None] = {'acc': accuracy(classes, labels[where])}
+    shares |= {'asr': None, 'ra': None}
     triggers = []
     for attack, (where, hit) in zip(bench.attacks, triggered, strict=True):
         goals, among = (column[where] for column in bench.aim(attack))
-        triggers.append(
-            {
-                'asr': attack_success(hit, goals, among),
-                'ra': robust_accuracy(hit, labels[where], among),
-            }
-        )
+        asr, ra = attack_success(hit, goals, among), robust_accuracy(hit, labels[where], among)
+        triggers.append({'asr': asr, 'ra': ra})
     if triggers:
         shares |= {key: pooled([trigger[key] for trigger in triggers]) for key in ('asr', 'ra')}
     numbers = describe_shares(shares)
@@ -176,17 +163,9 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     each one named or aimed at how many images, clean, poisoned or 'every', were kept under their
     label, dropped, or relabelled and kept.
     """
-    parts = (
-        'found',
-        'tpr',
-        'fpr',
-        'target_labels',
-        'label_accuracy',
-        'removed',
-        'relabel_accuracy',
-        'relabel_accuracy_poisoned',
-    )
-    found: Facts = dict.fromkeys((*parts, 'counts', 'auroc', 'fates'))
+    parts = ('found', 'tpr', 'fpr', 'target_labels', 'label_accuracy', 'removed')
+    relabelled = ('relabel_accuracy', 'relabel_accuracy_poisoned')
+    found: Facts = dict.fromkeys((*parts, *relabelled, 'counts', 'auroc', 'fates'))
     if folder is None:
         return found
     table = read_table(folder)
@@ -197,15 +176,11 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     found |= _rates(ids, flagged, poisoned)
     found['target_labels'] = table.facts.get('target_labels')
     found['auroc'] = _separation(table, manifest)
-    moved = (
-        np.zeros(len(ids), np.bool_)
-        if labels is None
-        else labels != _of(manifest, manifest.given_labels, ids)
-    )
+    given, _ = _given_and_poisoned(manifest, ids)
+    moved = np.zeros(len(ids), np.bool_) if labels is None else labels != given
     counted = {'flagged': flagged, 'dropped': ~keep, 'relabelled': keep & moved}
-    found['found'] = {'images': len(ids)} | {
-        name: int(column.sum()) for name, column in counted.items()
-    }
+    sums = {name: int(column.sum()) for name, column in counted.items()}
+    found['found'] = {'images': len(ids)} | sums
     if labels is None:
         return found
     found['label_accuracy'] = label_accuracy(
@@ -213,14 +188,10 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     ).value
     found['removed'] = _rates(ids, ~keep | moved, poisoned)
     if found['target_labels'] is not None:
-        found['fates'] = _count_fates(
-            manifest, ids, np.where(~keep, 1, np.where(moved, 2, 0)), found['target_labels']
-        )
+        fates = np.where(~keep, 1, np.where(moved, 2, 0))
+        found['fates'] = _count_fates(manifest, ids, fates, found['target_labels'])
     shares = {}
-    for name, among in (
-        ('relabel_accuracy', moved),
-        ('relabel_accuracy_poisoned', moved & np.isin(ids, poisoned)),
-    ):
+    for name, among in zip(relabelled, (moved, moved & np.isin(ids, poisoned)), strict=True):
         new = flagged & keep & among
         shares[name] = label_accuracy(ids[new], labels[new], manifest.ids, manifest.true_labels)
     counts = {name: [share.hits, share.count] for name, share in shares.items()}
@@ -234,21 +205,16 @@ def _count_fates(
 
     {'label', 'every': {fate: images}, 'clean': .., 'poisoned': ..}.
     """
-    given, poisoned = (
-        _of(manifest, column, ids) for column in (manifest.given_labels, manifest.poisoned)
-    )
+    given, poisoned = _given_and_poisoned(manifest, ids)
     rows = []
     for label in sorted({*named, *np.unique(given[poisoned]).tolist()}):
         own = given == label
         kinds = {'every': own, 'clean': own & ~poisoned, 'poisoned': own & poisoned}
-        counts = {
-            kind: np.bincount(fate[rows_of], minlength=len(FATES)).tolist()
-            for kind, rows_of in kinds.items()
-        }
-        rows.append(
-            {'label': label}
-            | {kind: dict(zip(FATES, count, strict=True)) for kind, count in counts.items()}
-        )
+        row: Facts = {'label': label}
+        for kind, among in kinds.items():
+            counts = np.bincount(fate[among], minlength=len(FATES)).tolist()
+            row[kind] = dict(zip(FATES, counts, strict=True))
+        rows.append(row)
     return rows
 
 
@@ -265,9 +231,7 @@ def _separation(table: Table, manifest: Manifest) -> float | None:
     name = next((name for name in ('poison_score', 'score') if name in table.columns), None)
     if name is None:
         return None
-    given, poisoned = (
-        _of(manifest, column, table['ids']) for column in (manifest.given_labels, manifest.poisoned)
-    )
+    given, poisoned = _given_and_poisoned(manifest, table['ids'])
     if table.facts.get('comparable'):
         return auroc(table[name], poisoned)
     if not table.facts.get('target_labels'):
@@ -276,6 +240,7 @@ def _separation(table: Table, manifest: Manifest) -> float | None:
     return auroc(table[name][rows], poisoned[rows], given[rows])
 
 
-def _of(manifest: Manifest, column: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """A column of the manifest for those ids, all of which it has."""
-    return column[np.searchsorted(manifest.ids, ids)]
+def _given_and_poisoned(manifest: Manifest, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The given labels i32[n] and the poisoned bool[n] of those ids, all in the manifest."""
+    rows = np.searchsorted(manifest.ids, ids)
+    return manifest.given_labels[rows], manifest.poisoned[rows]

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from purify.attacker.manifest import Manifest
 from purify.core import devices, preemption
@@ -17,11 +16,12 @@ from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import read_columns, read_table, write_columns
 from purify.evaluation.clean_images import Originals
+from purify.stages.classifier import Classifier
 from purify.stages.models import open_models, weights_of
-from purify.stages.networks_on_disk import Classifier, read_classifier
+from purify.stages.networks_on_disk import read_classifier
 from purify.train.inference import Rows, map_images
 from purify.train.saliency import grad_cam
 
@@ -79,9 +79,7 @@ def illustrate(work: Work, candidates: Candidates) -> None:
     found['heat'], found['heat_labels'] = _look(work, samples)
     for role in [role for role in ANSWERING if role in work.inputs]:
         found[f'answer_{role}'] = _ask(work, read_classifier(work.inputs[role]), samples.given)
-    if (
-        devices.is_lead()
-    ):  # a handful of images: all hosts make them, for opening a classifier is done together
+    if devices.is_lead():  # all hosts make the few images: opening a classifier is done together
         write_columns(work.folder / FILE, found, compressed=True)
 
 
@@ -100,26 +98,16 @@ def choose_samples(manifest: Manifest, findings: Table, poisoned: bool, count: i
     ids = manifest.ids[manifest.poisoned == poisoned]
     if poisoned:
         return ids[:count]
-    flagged = findings.of(manifest.ids, 'flagged', False)[manifest.poisoned == poisoned]
-    anomalous = (
-        findings.of(manifest.ids, 'set', 0)[manifest.poisoned == poisoned]
-        if 'set' in findings.columns
-        else flagged
-    )
+    flagged = findings.of(ids, 'flagged', False)
+    anomalous = findings.of(ids, 'set', 0) if 'set' in findings.columns else flagged
     return ids[np.lexsort((ids, anomalous == 0, ~flagged))][:count]
 
 
 def _collect(work: Work, ids: np.ndarray) -> _Samples:
     """The images of those ids, before the attack, as given, and purified."""
-    given, purified = (
-        Split(work.inputs['poisoned'], 'train'),
-        Split(work.inputs['purified'], 'train'),
-    )
-    before, rows, has = (
-        Originals(given, work.inputs['truth']),
-        given.position_of(ids),
-        np.isin(ids, purified.ids),
-    )
+    given, purified = (Split(work.inputs[role], 'train') for role in ('poisoned', 'purified'))
+    before, rows = Originals(given, work.inputs['truth']), given.position_of(ids)
+    has = np.isin(ids, purified.ids)
     original, images, after = (np.zeros((len(ids), *given.shape), np.uint8) for _ in VIEWS)
     for number, row in enumerate(rows):
         original[number], images[number] = before[row], given[row]['image']
@@ -139,9 +127,8 @@ def _remake(work: Work, measured: Candidates, samples: _Samples, numbers: np.nda
     def fetch(position: int) -> Facts:
         row, number = divmod(position, rounds)
         own = {'id': samples.ids[row], 'label': samples.labels[row], 'variation': numbers[number]}
-        return {'image': samples.given[row]} | {
-            name: np.int32(value) for name, value in own.items()
-        }
+        numbered = {name: np.int32(value) for name, value in own.items()}
+        return {'image': samples.given[row]} | numbered
 
     made = _map(work, rule, weights_of(models), fetch, count * rounds, work.run['batch_per_device'])
     work.cost.network_calls += remake.network_calls(models) * count * rounds * jax.process_count()
@@ -163,37 +150,27 @@ def _look(work: Work, samples: _Samples) -> tuple[np.ndarray, np.ndarray]:
     flat = views.reshape(-1, *views.shape[2:])
 
     def look(weights: Tree, rows: Rows) -> tuple[jax.Array, jax.Array]:
-        network = nnx.merge(model.graph, weights['params'], weights['stats'])
         labels = model.predict(weights, rows).astype(jnp.int32)
-        heat = grad_cam(network, rows['image'].astype(jnp.float32) / 255, labels)
+        heat = grad_cam(model.network(weights), rows['image'].astype(jnp.float32) / 255, labels)
         return jnp.round(heat * 255).astype(jnp.uint8), labels
 
-    made = _map(
-        work,
-        look,
-        model.weights,
-        lambda i: {'image': flat[i]},
-        len(flat),
-        work.run['inference_batch'],
+    heat, labels = _see(work, look, model.weights, flat) or (
+        np.zeros(0, np.uint8),
+        np.zeros(0, np.int32),
     )
-    if not made:
-        return np.zeros((0, len(VIEWS), height, width), np.uint8), np.zeros(
-            (0, len(VIEWS)), np.int32
-        )
-    return made[0].reshape(count, len(VIEWS), height, width), made[1].reshape(count, len(VIEWS))
+    return heat.reshape(count, len(VIEWS), height, width), labels.reshape(count, len(VIEWS))
 
 
 def _ask(work: Work, model: Classifier, images: np.ndarray) -> np.ndarray:
     """Predicted classes i32[k]."""
-    made = _map(
-        work,
-        model.predict,
-        model.weights,
-        lambda i: {'image': images[i]},
-        len(images),
-        work.run['inference_batch'],
-    )
-    return made.astype(np.int32) if len(made) else np.zeros(0, np.int32)
+    made = _see(work, model.predict, model.weights, images)
+    return np.asarray(made, np.int32)
+
+
+def _see(work: Work, rule: Any, weights: Tree, images: np.ndarray) -> Any:
+    """A rule's outputs over images u8[k h w c], as of `_map`."""
+    fetch = lambda i: {'image': images[i]}
+    return _map(work, rule, weights, fetch, len(images), work.run['inference_batch'])
 
 
 def _map(work: Work, rule: Any, weights: Tree, fetch: Any, count: int, batch: int) -> Any:

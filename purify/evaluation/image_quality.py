@@ -14,12 +14,13 @@ from purify.core.errors import UserError
 from purify.core.progress import Bar
 from purify.core.types import Facts, Tree
 from purify.data.loader import Split
-from purify.engine.chain import Work
 from purify.engine.gather import exchange, look_in_turn
+from purify.engine.stage import Work
 from purify.engine.tables import read_table
 from purify.evaluation.clean_images import Originals
 from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
-from purify.stages.networks_on_disk import Classifier, read_classifier
+from purify.stages.classifier import Classifier
+from purify.stages.networks_on_disk import read_classifier
 from purify.train.inference import Rows
 
 NONE = 'none'
@@ -58,26 +59,18 @@ def describe_likeness(work: Work) -> Facts | None:
     given = Split(work.inputs['poisoned'], 'train')
     before = Originals(given, work.inputs['truth'])
     with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
-        after = sum_up(
-            work,
-            model,
-            lambda i: purified[i]['image'],
-            len(purified),
-            purified.shape,
-            'purified',
-            bar,
-        )
+        made = lambda i: purified[i]['image']
+        after = sum_up(work, model, made, len(purified), purified.shape, 'purified', bar)
         raw = sum_up(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
     found = {
         'fid': frechet_distance(after.moments, raw.moments),
         'is': inception_score(after.answers),
         'is_raw': inception_score(raw.answers),
     }
-    network = f'{model.facts["network"]["name"]}, {model.facts["num_classes"]} classes'
     return found | {
         'images': after.moments.count,
         'remade': _remade(work),
-        'features': f'{role if chosen in OWN else Path(chosen).name} ({network})',
+        'features': f'{role if chosen in OWN else Path(chosen).name} ({model.describe()})',
         'notes': warn(found, after.moments, raw.moments),
     }
 
@@ -148,18 +141,14 @@ def sum_up(
         logits, features = see(weights, rows)
         return {'logits': logits, 'features': features}
 
-    like = jax.eval_shape(
-        rule, model.weights, {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)}
-    )
+    rows = {'image': jax.ShapeDtypeStruct((1, *shape), jnp.uint8)}
+    like = jax.eval_shape(rule, model.weights, rows)
     moments = Moments.of(np.zeros((0, like['features'].shape[1])))
     answers = Answers.of(np.zeros((0, like['logits'].shape[1])))
-    for seen in look_in_turn(
-        work, rule, model.weights, lambda i: {'image': fetch(i)}, np.arange(count), bar
-    ):
-        moments, answers = (
-            moments + Moments.of(seen['features']),
-            answers + Answers.of(seen['logits']),
-        )
+    record = lambda i: {'image': fetch(i)}
+    for seen in look_in_turn(work, rule, model.weights, record, np.arange(count), bar):
+        moments += Moments.of(seen['features'])
+        answers += Answers.of(seen['logits'])
     return _sum_over_hosts(work, name, Likeness(moments, answers))
 
 
@@ -168,12 +157,8 @@ def _sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
     moments, answers = mine.moments, mine.answers
     if jax.process_count() == 1:
         return mine
-    own = {'count': np.float64(moments.count), 'mean': moments.mean, 'scatter': moments.scatter}
-    own |= {
-        'answers': np.float64(answers.count),
-        'total': answers.total,
-        'certainty': np.float64(answers.certainty),
-    }
+    own = {'count': moments.count, 'mean': moments.mean, 'scatter': moments.scatter}
+    own |= {'answers': answers.count, 'total': answers.total, 'certainty': answers.certainty}
     hosts = exchange(work, name, {key: np.asarray(value, np.float64) for key, value in own.items()})
     every = [Moments(int(host['count']), host['mean'], host['scatter']) for host in hosts]
     said = [

@@ -27,24 +27,14 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
     and the victim's eyes, and goes to the student. Nothing where the attack has no trigger.
     """
     shares = []
-    goals_of = [bench.aim(attack) for attack in bench.attacks]
-    with Bar(
-        f'{bench.work.name} residual',
-        sum(int(among.sum()) for _, among in goals_of),
-        shown=devices.is_lead(),
-    ) as bar:
+    aims = [bench.aim(attack) for attack in bench.attacks]
+    images = sum(int(among.sum()) for _, among in aims)
+    with Bar(f'{bench.work.name} residual', images, shown=devices.is_lead()) as bar:
         change = _purification(bench, candidates) if bench.attacks else None
         student = bench.classifier('student')
-        for number, (attack, (goals, among)) in enumerate(
-            zip(bench.attacks, goals_of, strict=True)
-        ):
-            where, batch = (
-                np.flatnonzero(among),
-                bench.work.run['batch_per_device'] * devices.local_mesh().size,
-            )
-            classes = bench.predict(
-                student, f'residual-{number}', bar, attack, positions=where, change=change, batch=batch
-            )  # fmt: skip
+        for number, (attack, (goals, among)) in enumerate(zip(bench.attacks, aims, strict=True)):
+            where, name = np.flatnonzero(among), f'residual-{number}'
+            classes = bench.predict(student, name, bar, attack, positions=where, change=change)
             if (broken := int((classes == BROKEN).sum())) > 0:
                 raise UserError(
                     f'the prior gave NaN for {broken} triggered test images: try'

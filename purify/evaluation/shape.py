@@ -11,7 +11,8 @@ from purify.defenses.method import Method
 from purify.evaluation.image_quality import NONE, OWN, sight
 from purify.evaluation.trigger_dataset import CLASSES, has_trigger
 from purify.stages.known import Known
-from purify.stages.networks_on_disk import finished_folder, read_classifier
+from purify.stages.named_folders import finished_folder
+from purify.stages.networks_on_disk import read_classifier
 from purify.stages.train_classifier import shape_classifier
 
 

@@ -6,7 +6,7 @@ from purify.attacker.stages import CLEAN, TRUTH, clean_stage, needs_clean
 from purify.core.errors import UserError
 from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
-from purify.engine.chain import Input, Stage
+from purify.engine.stage import Input, Stage
 from purify.evaluation.copies import find_copies
 from purify.evaluation.diffusion_answers import diffuse
 from purify.evaluation.dissect import GENERATED, SETS, TRAINING, dissect
@@ -14,7 +14,7 @@ from purify.evaluation.evaluate import GUARD, evaluate
 from purify.evaluation.feature_map import make_map
 from purify.evaluation.illustrate import illustrate
 from purify.evaluation.trigger_dataset import has_trigger, write_triggered
-from purify.stages.networks_on_disk import finished_folder
+from purify.stages.named_folders import finished_folder
 from purify.stages.stage_lists import classifier_stages, inputs_of
 
 

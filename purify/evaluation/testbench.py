@@ -12,12 +12,14 @@ from purify.attacker.manifest import Manifest
 from purify.attacker.poison_plan import make_rules, read_attacks
 from purify.attacks.attack import Arrays, Attack, apply_rows
 from purify.attacks.selection import Rules
+from purify.core import devices
 from purify.core.progress import Bar
 from purify.core.types import Tree
 from purify.data.loader import Record, Split
-from purify.engine.chain import Work
 from purify.engine.gather import look_at_all
-from purify.stages.networks_on_disk import Classifier, check_classes, read_classifier
+from purify.engine.stage import Work
+from purify.stages.classifier import Classifier
+from purify.stages.networks_on_disk import open_classifier
 from purify.train.inference import Rows, Rule
 
 BROKEN = -1  # in place of a class, where a change came out as no image
@@ -38,20 +40,12 @@ class Bench:
         """Opens the input `truth` of a stage, whose manifest this is."""
         truth = work.inputs['truth']
         attacks = [attack for attack in read_attacks(truth, manifest) if attack.has_trigger]
-        return cls(
-            work, Split(truth / 'test', 'test'), attacks, make_rules(manifest.facts['attack'])
-        )
+        rules = make_rules(manifest.facts['attack'])
+        return cls(work, Split(truth / 'test', 'test'), attacks, rules)
 
     def classifier(self, role: str) -> Classifier:
         """Opens the classifier of that role; `UserError` where it was made for other classes."""
-        model = read_classifier(self.work.inputs[role])
-        check_classes(
-            model,
-            self.test.class_names,
-            self.test.shape[-1],
-            f'the {role} {self.work.inputs[role]}',
-        )
-        return model
+        return open_classifier(self.work.inputs[role], role, self.test)
 
     def aim(self, attack: Attack) -> tuple[np.ndarray, np.ndarray]:
         """The classes i32[n] the attack wants for the test images; which of them count, bool[n]."""
@@ -68,11 +62,8 @@ class Bench:
         drawn = attack.drawn(self.test.shape, int(record['id']), 'test') if attack else {}
         goal = attack.goal(int(record['label'])) if attack else record['label']
         numbers = {'id': np.int32(record['id']), 'label': np.int32(goal)}
-        return (
-            {'image': record['image']}
-            | numbers
-            | {f'{DRAWN}{key}': value for key, value in drawn.items()}
-        )
+        numbers |= {f'{DRAWN}{key}': value for key, value in drawn.items()}
+        return {'image': record['image']} | numbers
 
     @cached_property
     def everyone(self) -> np.ndarray:
@@ -88,7 +79,6 @@ class Bench:
         *,
         positions: np.ndarray | None = None,
         change: tuple[Any, Rule] | None = None,
-        batch: int | None = None,
     ) -> np.ndarray:
         """Predicts classes i32[m] of test images at `positions` (all), stamped and changed if so.
 
@@ -98,35 +88,21 @@ class Bench:
         after `name`, for the others.
         """
         chosen = self.everyone if positions is None else positions
-        constants = {
-            'model': model.weights,
-            'trigger': self.shared(attack),
-            'change': change[0] if change else {},
-        }
+        constants = {'model': model.weights, 'trigger': self.shared(attack)}
+        constants |= {'change': change[0] if change else {}}
+        batch = self.work.run['batch_per_device'] * devices.local_mesh().size if change else 0
 
         def classify(arrays: Tree, rows: Rows) -> Rows:
             images = stamped(attack, arrays['trigger'], rows)
             if change is None:
                 return {'classes': model.predict(arrays['model'], {'image': images})}
-            changed = change[1](
-                arrays['change'], {'image': images, 'label': rows['label'], 'id': rows['id']}
-            )
-            return {
-                'classes': jnp.where(
-                    changed['finite'], model.predict(arrays['model'], changed), BROKEN
-                )
-            }
+            given = {'image': images, 'label': rows['label'], 'id': rows['id']}
+            changed = change[1](arrays['change'], given)
+            classes = model.predict(arrays['model'], changed)
+            return {'classes': jnp.where(changed['finite'], classes, BROKEN)}
 
-        seen = look_at_all(
-            self.work,
-            classify,
-            constants,
-            partial(self.record, attack),
-            chosen,
-            name,
-            bar,
-            batch=batch or 0,
-        )
+        fetch = partial(self.record, attack)
+        seen = look_at_all(self.work, classify, constants, fetch, chosen, name, bar, batch=batch)
         return seen['classes'].astype(np.int32) if seen else np.zeros(0, np.int32)
 
 

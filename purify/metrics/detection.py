@@ -47,12 +47,8 @@ def label_accuracy(
     Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError`
     for ids that repeat or that the truth does not know.
     """
-    ids, true_ids, labels, true_labels = (
-        _unique(ids),
-        _unique(true_ids),
-        np.asarray(labels),
-        np.asarray(true_labels),
-    )
+    ids, true_ids = _unique(ids), _unique(true_ids)
+    labels, true_labels = np.asarray(labels), np.asarray(true_labels)
     if labels.shape != ids.shape or true_labels.shape != true_ids.shape:
         raise UserError(
             f'{ids.size} ids with labels {labels.shape}, {true_ids.size} true ids with labels'

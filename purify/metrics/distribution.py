@@ -107,11 +107,7 @@ def inception_score(answers: Answers) -> float | None:
 
     Over the whole set, not over parts. None for no rows or numbers that are not finite.
     """
-    if (
-        not answers.count
-        or not np.isfinite(answers.certainty)
-        or not np.isfinite(answers.total).all()
-    ):
+    if not answers.count or not np.isfinite([answers.certainty, *answers.total]).all():
         return None
     mean = answers.total / answers.count
     used = mean[mean > 0]

@@ -43,10 +43,8 @@ class Neighbours:
         Of equals, one. `own: int[n]`, where a query is one of the references, is the row that is
         passed over. Raises `UserError` for points of another width, and where no other is left.
         """
-        points, own = (
-            _unit(queries),
-            (np.full(len(queries), _NOBODY) if own is None else np.asarray(own)),
-        )
+        points = _unit(queries)
+        own = np.full(len(queries), _NOBODY) if own is None else np.asarray(own)
         if points.shape[1] != self.points.shape[1]:
             raise UserError(
                 f'points of {points.shape[1]} numbers are compared with points of'

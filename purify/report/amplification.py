@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from purify.metrics.intervals import wilson_interval
-from purify.report.dissection import Made
+from purify.report.dissection import Distance, Judges, Made
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.words import say_interval, say_number, say_percent, say_set
@@ -180,54 +180,37 @@ def list_amplification(results: Results) -> list[Line]:
         interval = f'95 % interval {say_interval(found.low, found.high)}'
         lines.append(('Triggers made', say_percent(found.share), f'{counted}; {interval}'))
         if found.trained is not None:
-            lines.append(
-                (
-                    'Triggers in training',
-                    say_percent(found.trained),
-                    'p_t: stamped images among those labelled so',
-                )
-            )
+            what = 'p_t: stamped images among those labelled so'
+            lines.append(('Triggers in training', say_percent(found.trained), what))
         if found.ratio is not None:
-            lines.append(
-                (
-                    'Amplification',
-                    f'×{say_number(found.ratio)}',
-                    'made over in training; above 1 amplifies',
-                )
-            )
-    if results.dissection is None:
-        return lines
-    judges, fid = results.dissection.judges, results.dissection.fid
-    given = (
-        'clean test images given their true class'
-        if results.truth_known
-        else 'test images given the class on their label'
-    )
-    lines.append(
-        (
-            'Labeller',
-            say_percent(judges.labeller.acc),
-            f'of {given}; it says of which class an image is',
-        )
-    )
+            what = 'made over in training; above 1 amplifies'
+            lines.append(('Amplification', f'×{say_number(found.ratio)}', what))
+    if results.dissection is not None:
+        lines += _list_judges(results.dissection.judges, known=results.truth_known)
+        lines += _list_fid(results.dissection.fid, known=results.truth_known)
+    return lines
+
+
+def _list_judges(judges: Judges, *, known: bool) -> list[Line]:
+    given = 'clean test images given their true class'
+    given = given if known else 'test images given the class on their label'
+    what = f'of {given}; it says of which class an image is'
+    lines: list[Line] = [('Labeller', say_percent(judges.labeller.acc), what)]
     if detector := judges.detector:
-        faint = (
-            f', {say_percent(detector.tpr_faint)} of faint ones'
-            if isinstance(detector.tpr_faint, float)
-            else ''
+        faint = ''
+        if isinstance(detector.tpr_faint, float):
+            faint = f', {say_percent(detector.tpr_faint)} of faint ones'
+        what = (
+            f'of test images told to be clean or triggered; finds {say_percent(detector.tpr)} of'
+            f' triggers{faint}, sees one on {say_percent(detector.fpr)} of clean images'
         )
-        finds = (
-            f'finds {say_percent(detector.tpr)} of triggers{faint}, sees one on'
-            f' {say_percent(detector.fpr)} of clean images'
-        )
-        lines.append(
-            (
-                'Detector',
-                say_percent(detector.acc),
-                f'of test images told to be clean or triggered; {finds}',
-            )
-        )
-    clean = 'clean training images' if results.truth_known else 'the training images'
+        lines.append(('Detector', say_percent(detector.acc), what))
+    return lines
+
+
+def _list_fid(fid: Distance, *, known: bool) -> list[Line]:
+    lines: list[Line] = []
+    clean = 'clean training images' if known else 'the training images'
     for key, value, what in (
         ('all', fid.all, 'all generations'),
         ('others', fid.others, 'those of conditions that are no target'),

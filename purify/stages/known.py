@@ -17,7 +17,8 @@ from purify.data.with_unlabelled import pair
 from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
-from purify.stages.networks_on_disk import Classifier, other_classes
+from purify.stages.classifier import Classifier
+from purify.stages.networks_on_disk import other_classes
 from purify.train.loop import make_step
 from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
 from purify.train.objectives.tasks import Task

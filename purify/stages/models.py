@@ -1,6 +1,10 @@
 """The finished models that rules look through, opened from a stage's inputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,10 +13,10 @@ from purify.core.randomness import stream_rng
 from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.defenses.method import Measure
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_generator import open_generator
-from purify.stages.networks_on_disk import check_classes, read_classifier
+from purify.stages.networks_on_disk import open_classifier
 from purify.stages.train_encoder import open_encoder
 
 
@@ -32,31 +36,15 @@ def open_models(work: Work, split: Split, *, dtype: str = 'float32', prefix: str
       dtype: what a diffusion model computes in.
       prefix: of the names of the inputs.
     """
-    models: Facts = {}
-    places = {
-        role: work.inputs[prefix + role]
-        for role in ('prior', 'generator', 'classifier', 'encoder')
-        if prefix + role in work.inputs
+    computed = {'dtype': dtype, 'vae_slice': work.run['vae_slice']}
+    openers: dict[str, Callable[[Path], Any]] = {
+        'prior': partial(load_variation_model, **computed),
+        'generator': partial(open_generator, **computed),
+        'classifier': partial(open_classifier, role='classifier', split=split),
+        'encoder': open_encoder,
     }
-    if 'prior' in places:
-        models['prior'] = load_variation_model(
-            places['prior'], dtype=dtype, vae_slice=work.run['vae_slice']
-        )
-    if 'generator' in places:
-        models['generator'] = open_generator(
-            places['generator'], dtype=dtype, vae_slice=work.run['vae_slice']
-        )
-    if 'classifier' in places:
-        models['classifier'] = read_classifier(places['classifier'])
-        check_classes(
-            models['classifier'],
-            split.class_names,
-            split.shape[-1],
-            f'the classifier {places["classifier"]}',
-        )
-    if 'encoder' in places:
-        models['encoder'] = open_encoder(places['encoder'])
-    return models
+    given = {role: work.inputs.get(prefix + role) for role in openers}
+    return {role: openers[role](place) for role, place in given.items() if place is not None}
 
 
 def weights_of(models: Facts) -> Facts:

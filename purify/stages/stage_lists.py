@@ -6,9 +6,9 @@ from pathlib import Path
 from purify.core.errors import UserError
 from purify.core.types import Settings
 from purify.defenses.method import Method, Step
-from purify.engine.chain import Input, Stage, Work
+from purify.engine.stage import Input, Stage, Work
 from purify.stages import train_classifier, train_diffusion
-from purify.stages.networks_on_disk import finished_folder, start_folder
+from purify.stages.named_folders import finished_folder, start_folder
 from purify.stages.registry import KINDS
 
 Find = Callable[[str, str], tuple[Path, str]]  # (load, revision) -> (folder, digest)

@@ -12,18 +12,14 @@ from purify.core.types import Facts, Settings, Tree
 from purify.data.loader import RandomTransform, Split
 from purify.data.with_unlabelled import Paired
 from purify.defenses.method import Step
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import apply_edits, read_table
+from purify.stages.classifier import classifier_builder
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.networks_on_disk import (
-    check_classes,
-    classifier_builder,
-    finished_folder,
-    read_classifier,
-    write_network,
-)
+from purify.stages.named_folders import finished_folder
+from purify.stages.networks_on_disk import open_classifier, read_classifier, write_network
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.objectives.semi_supervised import MixMatch
 from purify.train.objectives.tasks import Task
@@ -79,18 +75,15 @@ TAUGHT = ('attention', 'distill')  # objectives that a teacher takes part in
 
 def make_task(objective: Settings, graph: Any, teacher: tuple[Any, Any] | None) -> Task:
     """Makes the task of a classifier's `objective`; `teacher`: (structure, weights on devices)."""
-    name, options = (
-        objective['name'],
-        {name: value for name, value in objective.items() if name != 'name'},
-    )
+    options = dict(objective)
+    name = options.pop('name')
     if name in TAUGHT and teacher is None:
         raise UserError(f'objective {name!r} needs a teacher; only a student has one.')
     return OBJECTIVES.make(name, graph, *(teacher or () if name in TAUGHT else ()), **options)
 
 
 def _read_teacher(folder: Path, split: Split) -> tuple[Any, Any]:
-    model = read_classifier(folder)
-    check_classes(model, split.class_names, split.shape[-1], f'the teacher {folder}')
+    model = open_classifier(folder, 'teacher', split)
     return model.graph, devices.put_copy(model.weights, devices.global_mesh())
 
 
@@ -135,9 +128,8 @@ def _pair_up(work: Work) -> Paired:
             "objective 'mixmatch' needs a table of the labels to believe; the students of dbd and"
             ' asd have one.'
         )
-    return Paired(
-        Split(work.inputs['data'], 'train', keep=~read_table(work.inputs['edits'])['keep'])
-    )
+    left_out = ~read_table(work.inputs['edits'])['keep']
+    return Paired(Split(work.inputs['data'], 'train', keep=left_out))
 
 
 def shape(known: Known, step: Step) -> None:
@@ -180,11 +172,8 @@ def shape_classifier(
 
 
 def _check_start(name: str, init: str, start: Tree, weights: Tree) -> None:
-    described = [
-        jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree))
-        for tree in (start, weights)
-    ]
-    if described[0] != described[1]:
+    describe = lambda tree: jax.tree.map(lambda x: (tuple(x.shape), str(x.dtype)), dict(tree))
+    if describe(start) != describe(weights):
         raise UserError(
             f'{name} starts from the weights of {init}, a network of another build. Give both the'
             ' same `network`.'

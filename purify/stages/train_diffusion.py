@@ -1,40 +1,26 @@
-"""The stages that train diffusion models on pixels: priors, which know no classes, and generators, which do."""
+"""The stages that train diffusion models: priors, without classes, and generators, with them."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jax
-from flax import nnx
-
 from purify.core import devices
-from purify.core.errors import UserError
 from purify.core.files import write_json
-from purify.core.types import Facts, Settings, Tree
+from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.defenses.method import Step
 from purify.diffusion.preconditioning import Preconditioning
-from purify.diffusion.scheduler_config import schedule_to_diffusers
-from purify.engine.chain import Work
-from purify.generative.pixel_generator import (
-    NOTE,
-    make_pixel_generator,
-    make_preconditioning,
-    read_schedule,
-)
+from purify.engine.stage import Work
+from purify.generative.pixel_generator import NOTE, make_pixel_generator, read_schedule
 from purify.generative.pixel_prior import PixelPrior
-from purify.models.diffusers.unet2d import UNet2DModel
-from purify.models.files.weights import write_folder
 from purify.stages.finetune_latent import shape_latent, train_latent
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import write_network
+from purify.stages.pixel_denoiser import make_denoiser, prior_builder, write_denoiser
 from purify.stages.provenance import note_training
-from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
-from purify.train.objectives.tasks import Task
 from purify.train.optim import OPTIMIZERS
-from purify.train.state import Build, abstract_network
+from purify.train.state import abstract_network
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ class PixelNetwork:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The `schedule` of a prior or of a generator's objective: its `name`, how many steps, what the network predicts."""
+    """The `schedule` of a prior or of a generator's objective; `prediction` is of the network."""
 
     name: str = 'linear'
     steps: int = 1000
@@ -100,7 +86,7 @@ class Denoising:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrior(Denoising):
-    """The part `prior` of a config whose run trains it: on `data`, the 'reference' or the 'poisoned' images."""
+    """The part `prior` of a config that trains it on `data`: 'reference' or 'poisoned' images."""
 
     data: str = 'reference'
     schedule: NoiseSchedule = NoiseSchedule()
@@ -116,10 +102,7 @@ def pixel_prior(
 def wide_prior(
     *, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any
 ) -> Facts:
-    """A `pixel_prior` with the settings of Ho et al.
-
-    2020 for photographs: two blocks a level, dropout, EMA .9999, flips.
-    """
+    """A `pixel_prior` for photographs, as Ho et al. 2020: two blocks a level, dropout, flips."""
     network = PixelNetwork(
         size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16'
     )
@@ -134,10 +117,10 @@ def pixel_generator(
     drop: float = 0.1,
     **run: Any,
 ) -> Facts:
-    """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images; `run` is of `Denoising`.
+    """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
 
     `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al.
-    2022). A class is not told with chance `drop`, for guidance.
+    2022). A class is not told with chance `drop`, for guidance. `run` is of `Denoising`.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
     return {'objective': {'name': objective, 'drop': drop} | own} | asdict(
@@ -148,153 +131,70 @@ def pixel_generator(
 def latent_generator(
     *, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32'
 ) -> Facts:
-    """Stable Diffusion, the config's `prior`, whose UNet is trained on under the captions 'A photo of a <class>' (Pan 2024).
+    """Stable Diffusion, the config's `prior`, fine-tuned on captions of the classes (Pan 2024).
 
     Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images,
     every caption told (`drop` 0). `size_px` 0 is the model's own size; `dtype` what its networks
     compute in, 'float32' or 'bfloat16'.
     """
     optim = OPTIMIZERS.part('adamw', lr=lr, schedule='constant', weight_decay=0.01)
-    run = {
-        'epochs': epochs,
-        'steps': 0,
-        'batch': batch,
-        'accumulate': 1,
-        'ema_decay': 0.0,
-        'stored_dtype': 'float32',
-    }
-    objective = {
-        'name': 'latent',
-        'caption': 'A photo of a {}',
-        'drop': 0.0,
-        'size_px': 0,
-        'dtype': dtype,
-    }
+    objective = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.0, 'size_px': 0}
+    objective |= {'dtype': dtype}
+    run = {'epochs': epochs, 'steps': 0, 'batch': batch, 'accumulate': 1, 'ema_decay': 0.0}
+    run |= {'stored_dtype': 'float32'}
     return {'objective': objective, 'optim': optim, 'augment': {}} | run
 
 
-def prior_builder(settings: Settings, channels: int, classes: int = 0) -> tuple[Facts, Build]:
-    """The `network` part of a prior or generator -> diffusers' config of the UNet, and a function from rngs to it.
-
-    A network that is told one of `classes` has a row for each, and a last one for none.
-    """
-    widths, attention = settings['block_out_channels'], settings['attention_levels']
-    levels = len(widths)
-    down = ['AttnDownBlock2D' if levels - k <= attention else 'DownBlock2D' for k in range(levels)]
-    up = ['AttnUpBlock2D' if k < attention else 'UpBlock2D' for k in range(levels)]
-    config = {
-        '_class_name': 'UNet2DModel',
-        'sample_size': settings['sample_size'],
-        'in_channels': channels,
-        'out_channels': channels,
-        'block_out_channels': list(widths),
-        'layers_per_block': settings['layers_per_block'],
-        'down_block_types': down,
-        'up_block_types': up,
-        'add_attention': attention > 0,
-        'attention_head_dim': None,
-        'norm_num_groups': settings['norm_num_groups'],
-        'dropout': settings['dropout'],
-    }
-    config |= {'num_class_embeds': classes + 1} if classes else {}
-    return config, lambda rngs: UNet2DModel.from_config(config, rngs=rngs, dtype=settings['dtype'])
-
-
-def make_denoiser(settings: Settings, graph: Any, classes: int) -> tuple[Task, Facts]:
-    """The settings of a generator on pixels -> its task, and the scheduler_config.json that goes with it."""
-    objective, size_px = settings['objective'], settings['network']['sample_size']
-    told = {'classes': classes, 'drop': objective['drop']}
-    if objective['name'] == 'ddpm':
-        schedule = read_schedule(objective['schedule'])
-        return Denoise(
-            graph, schedule, size_px, settings['ema_decay'], **told
-        ), schedule_to_diffusers(schedule)
-    if objective['name'] == 'edm':
-        edm = make_preconditioning(objective)
-        return (
-            DenoisePreconditioned(graph, edm, size_px, settings['ema_decay'], **told),
-            edm.to_diffusers(),
-        )
-    raise UserError(
-        f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'."
-    )
-
-
 def train_prior(work: Work) -> None:
-    """Trains a pixel DDPM on the dataset `data` and writes its average as a diffusers pipeline folder and an orbax checkpoint."""
-    settings = work.settings
-    split = Split(work.inputs['data'], 'train')
-    config, build = prior_builder(settings['network'], split.shape[-1])
-    graph, like = abstract_network(build)
-    schedule = read_schedule(settings['schedule'])
-    task = Denoise(graph, schedule, settings['network']['sample_size'], settings['ema_decay'])
-    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
-    write_network(work.folder, config, state.weights())
+    """Trains a pixel DDPM on the dataset `data`; leaves its average as `_train_pixels` does."""
+    images = len(_train_pixels(work, conditional=False))
     if devices.is_lead():
-        write_denoiser(
-            work.folder,
-            config,
-            schedule_to_diffusers(schedule),
-            graph,
-            state.weights(),
-            settings['stored_dtype'],
-        )
-        note_training(work.folder, settings, len(split), work.inputs.get('init'))
+        note_training(work.folder, work.settings, images, work.inputs.get('init'))
 
 
 def run(work: Work) -> None:
-    """Trains a class-conditional diffusion model on the dataset `data`; leaves its average as `train_prior` does, with a note.
+    """Trains a class-conditional diffusion model on the dataset `data`, on pixels or in latents.
 
-    The note, generator.json, says what `purify.generative.pixel_generator.open_generator` has to
-    know. One in latents is trained on from the input `prior`
-    (`purify.stages.finetune_latent.train_latent`).
+    Leaves its average as `_train_pixels` does, and generator.json, which says what
+    `purify.generative.pixel_generator.open_generator` has to know. One in latents is trained on
+    from the input `prior` (`purify.stages.finetune_latent.train_latent`).
     """
-    settings = work.settings
-    if settings['objective']['name'] == 'latent':
+    objective = work.settings['objective']
+    if objective['name'] == 'latent':
         train_latent(work)
         return
-    split = Split(work.inputs['data'], 'train')
-    config, build = prior_builder(settings['network'], split.shape[-1], len(split.class_names))
-    graph, like = abstract_network(build)
-    task, scheduler = make_denoiser(settings, graph, len(split.class_names))
-    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
-    write_network(work.folder, config, state.weights())
+    names = _train_pixels(work, conditional=True).class_names
     if devices.is_lead():
-        write_denoiser(
-            work.folder, config, scheduler, graph, state.weights(), settings['stored_dtype']
-        )
-        write_json(
-            work.folder / NOTE,
-            {'objective': settings['objective'], 'class_names': split.class_names},
-        )
+        write_json(work.folder / NOTE, {'objective': objective, 'class_names': names})
 
 
-def write_denoiser(
-    folder: Path, config: Settings, scheduler: Facts, graph: Any, weights: Tree, dtype: str
-) -> None:
-    """A folder whose parts diffusers opens, all of it as a DDPMPipeline where no class is told; `weights` are stored as `dtype`."""
-    weights = jax.device_get(weights)
-    write_folder(
-        nnx.merge(graph, weights['params'], weights['stats']), config, folder / 'unet', dtype=dtype
-    )
-    write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
-    parts = {
-        'scheduler': ['diffusers', scheduler['_class_name']],
-        'unet': ['diffusers', 'UNet2DModel'],
-    }
-    write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
+def _train_pixels(work: Work, *, conditional: bool) -> Split:
+    """Trains on the dataset `data`, which is returned, with or without its classes.
+
+    Writes the averaged weights as an orbax checkpoint and as a pipeline folder of diffusers.
+    """
+    settings, split = work.settings, Split(work.inputs['data'], 'train')
+    classes = len(split.class_names) if conditional else 0
+    config, build = prior_builder(settings['network'], split.shape[-1], classes)
+    graph, like = abstract_network(build)
+    task, scheduler = make_denoiser(settings, graph, classes)
+    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
+    weights = state.weights()
+    write_network(work.folder, config, weights)
+    if devices.is_lead():
+        write_denoiser(work.folder, config, scheduler, graph, weights, settings['stored_dtype'])
+    return split
 
 
 def shape_prior(known: Known, part: Settings) -> PixelPrior:
-    """Traces the training of a prior -> the prior, with shapes for weights."""
+    """Traces the training of a prior; returns the prior with shapes for weights."""
     size, data = part['network']['sample_size'], known.data
     _, build = prior_builder(part['network'], data.channels)
     graph, weights = abstract_network(build)
-    schedule = read_schedule(part['schedule'])
-    task = Denoise(graph, schedule, size, part['ema_decay'])
+    task, _ = make_denoiser(part, graph)
     shape_training(known, 'prior', part, make_augmentations(part['augment']), task, build)
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
-    return PixelPrior(graph, weights, schedule, size, data.channels)
+    return PixelPrior(graph, weights, read_schedule(part['schedule']), size, data.channels)
 
 
 def shape(known: Known, step: Step) -> None:
@@ -315,9 +215,8 @@ def shape(known: Known, step: Step) -> None:
             graph, weights, part['objective'], size_px, data.channels, data.names
         )
     shape_training(known, step.name, part, augment, task, build, start)
-    known.found.notes.append(
-        f'{step.name}: {kind}, {count_numbers(weights["params"]):,} parameters'
-    )
+    count = count_numbers(weights['params'])
+    known.found.notes.append(f'{step.name}: {kind}, {count:,} parameters')
     known.generators[step.name] = generator
 
 

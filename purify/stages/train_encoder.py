@@ -12,21 +12,15 @@ from purify.core.randomness import stream_key
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.defenses.method import Step
-from purify.engine.chain import Work
 from purify.engine.finished import DONE, read_done
+from purify.engine.stage import Work
 from purify.generative.clip_encoder import ClipEncoder
 from purify.generative.sscd_encoder import CopyEncoder, copy_file
+from purify.stages.classifier import Classifier, classifier_builder
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.kind import Kind
 from purify.stages.known import Known, shape_training
-from purify.stages.networks_on_disk import (
-    NETWORK_FILE,
-    Classifier,
-    classifier_builder,
-    read_classifier,
-    read_facts,
-    write_network,
-)
+from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier, read_facts, write_network
 from purify.stages.train_classifier import classifier_facts
 from purify.train.objectives.contrast import Contrast, Projected
 from purify.train.state import Build, abstract_network, split_network

@@ -175,7 +175,7 @@ class _Run:
         self.programs: dict[str, tuple[Any, float]] = {}
 
     def batches(self, done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Picks i32[C length batch] and live bool[C length] of each piece after the first `done`."""
+        """Picks i32[C length batch], live bool[C length] of each piece after the first `done`."""
         for epoch in range(done // self.pieces, self.classes.rounds):
             picks, live = self.classes.picks(epoch, self.pieces * self.length)
             first = done % self.pieces if epoch == done // self.pieces else 0

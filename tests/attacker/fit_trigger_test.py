@@ -16,9 +16,11 @@ from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
-from purify.engine.chain import Chain, Work
+from purify.engine.chain import Chain
+from purify.engine.stage import Work
+from purify.stages.classifier import classifier_builder
 from purify.stages.known import Data, Diagnosis, Known
-from purify.stages.networks_on_disk import classifier_builder, write_network
+from purify.stages.networks_on_disk import write_network
 from purify.train.cost import Cost
 from purify.train.state import abstract_network, split_network
 

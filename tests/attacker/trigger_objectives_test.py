@@ -5,15 +5,13 @@ import pytest
 import scipy.fft
 from flax import nnx
 
+from purify.attacker.trigger_networks import Attacker, Field, Steganography
 from purify.attacker.trigger_objectives import (
-    Attacker,
-    Field,
     FitField,
     FitInputAware,
     FitLira,
     FitMask,
     HideSecret,
-    Steganography,
     diversity,
     psnr,
     shift,

@@ -11,6 +11,7 @@ from support.tiny import ROOT
 
 from purify import cli
 from purify.commands import bench
+from purify.commands.bench_settings import IMAGE_TO_IMAGE
 from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
@@ -288,7 +289,7 @@ def test_a_chain_without_a_step_is_refused(nothing_runs):
         config_of('--config.steps=4,1', spec=f'{SPEC},kind=sd_img2img'),
         ['--config.steps=[4, 1]', 'each 2 or more'],
     )
-    assert int(2 * bench.IMAGE_TO_IMAGE['strength']) == 1
+    assert int(2 * IMAGE_TO_IMAGE['strength']) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from purify.commands.convert import oddity, read_tensors
 from purify.core.errors import UserError
 from purify.core.files import sha256_of
 from purify.generative.open_prior import load_variation_model
-from purify.stages.networks_on_disk import prior_folder
+from purify.stages.named_folders import prior_folder
 from purify.stages.provenance import describe_prior
 
 WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'

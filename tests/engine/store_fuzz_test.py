@@ -23,18 +23,16 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.data.table import Table
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
 from purify.engine.finished import DONE
+from purify.engine.stage import Input, Stage
 from purify.engine.tables import part_path, read_table, write_columns, write_table
 from purify.evaluation import copies, diffusion_answers, dissect, feature_map
 from purify.evaluation.results import gather_cost
 from purify.generative.pixel_generator import NOTE, open_generator
-from purify.stages.networks_on_disk import (
-    classifier_builder,
-    finished_folder,
-    read_classifier,
-    write_network,
-)
+from purify.stages.classifier import classifier_builder
+from purify.stages.named_folders import finished_folder
+from purify.stages.networks_on_disk import read_classifier, write_network
 from purify.stages.train_encoder import describe_encoder
 from purify.train.state import split_network
 

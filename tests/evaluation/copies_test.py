@@ -25,7 +25,7 @@ from purify.evaluation import copies as replicating
 from purify.evaluation.copies import describe_pairs, find_copies, read_replication
 from purify.metrics.intervals import wilson_interval
 from purify.models.classifiers import sscd
-from purify.stages.networks_on_disk import encoder_folder
+from purify.stages.named_folders import encoder_folder
 from purify.stages.train_encoder import describe_encoder
 
 RNG = np.random.default_rng(5)

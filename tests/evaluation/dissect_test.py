@@ -17,12 +17,14 @@ from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.defenses.castle_walls.generation import Generate
 from purify.defenses.method import Method, Outcome, Step
-from purify.engine.chain import Chain, Input, Stage
+from purify.engine.chain import Chain
+from purify.engine.stage import Input, Stage
 from purify.engine.tables import part_path, write_columns
 from purify.evaluation.dissect import aims, dissect, read_dissection
 from purify.evaluation.stages import evaluation_stages
 from purify.evaluation.trigger_dataset import CLASSES, write_triggered
-from purify.stages.networks_on_disk import classifier_builder, read_classifier, write_network
+from purify.stages.classifier import classifier_builder
+from purify.stages.networks_on_disk import read_classifier, write_network
 from purify.train.state import split_network
 
 COUNT = 60

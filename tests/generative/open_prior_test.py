@@ -12,7 +12,7 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.generative.open_prior import load_variation_model
 from purify.models.files.pipelines import save_pretrained
 from purify.models.files.shapes import random_pipeline
-from purify.stages.networks_on_disk import EMBEDDED
+from purify.stages.named_folders import EMBEDDED
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from purify.generative.pixel_generator import (
     open_generator,
 )
 from purify.models.diffusers.unet2d import UNet2DModel
-from purify.stages.train_diffusion import prior_builder, write_denoiser
+from purify.stages.pixel_denoiser import prior_builder, write_denoiser
 from purify.train.state import split_network
 
 DDPM = {

@@ -16,8 +16,9 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.defenses.method import Measure, Purifier, Step
 from purify.stages import known as knowing
+from purify.stages.classifier import classifier_builder
 from purify.stages.known import Data, Diagnosis, Known
-from purify.stages.networks_on_disk import classifier_builder, write_network
+from purify.stages.networks_on_disk import write_network
 from purify.stages.registry import KINDS
 from purify.stages.train_classifier import shape_classifier
 from purify.train.state import abstract_network, split_network

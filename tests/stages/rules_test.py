@@ -17,8 +17,9 @@ from purify.defenses.filters.fct import Fct
 from purify.defenses.filters.score_filter import score, score_steps
 from purify.defenses.method import Decision, Guard, Measure, Purifier, describe_rule
 from purify.defenses.registry import DEFENSES
-from purify.defenses.relabelling.method import Relabel, Relabelling
+from purify.defenses.relabelling.method import Relabelling
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers, own_and_foreign
+from purify.defenses.relabelling.verdicts import Relabel
 from purify.models.flow import CouplingFlow
 from purify.stages.fit_densities import prepare_features
 from purify.train import class_batches, density

@@ -13,9 +13,10 @@ from purify.core.files import write_json
 from purify.data.builders import DatasetWriter, make_features
 from purify.data.loader import Split
 from purify.data.table import Table
-from purify.engine.chain import Work
+from purify.engine.stage import Work
 from purify.engine.tables import write_table
-from purify.stages.networks_on_disk import classifier_builder, write_network
+from purify.stages.classifier import classifier_builder
+from purify.stages.networks_on_disk import write_network
 from purify.train.cost import Cost
 from purify.train.state import split_network
 

@@ -14,7 +14,7 @@ from purify.data.table import Table
 from purify.defenses.dataelixir.evidence import gather_evidence
 from purify.defenses.dataelixir.label_changes import count_labels, sort_into_sets, vote
 from purify.defenses.dataelixir.target_labels import describe_targets, make_target_rule
-from purify.defenses.relabelling.method import Relabel
+from purify.defenses.relabelling.verdicts import Relabel
 
 CANDIDATES = 25  # five rounds, of which five states are kept
 

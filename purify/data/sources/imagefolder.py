@@ -203,26 +203,18 @@ class _LeftOut:
                 f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they'
                 ' count as of that class.'
             )
-        if self.others:
-            say_once(
-                f'{folder}: left out {len(self.others):,} files that are no pictures'
-                f' ({_shorten(self.others)}).'
-            )
-        if self.hidden:
-            say_once(
-                f'{folder}: left out {len(self.hidden):,} hidden files ({_shorten(self.hidden)}).'
-            )
-        if self.loose:
-            say_once(
-                f'{folder}: left out {len(self.loose):,} pictures that lie in no class folder'
-                f' ({_shorten(self.loose)}).'
-            )
-        if self.hidden_folders:
-            count, names = len(self.hidden_folders), _shorten(self.hidden_folders)
-            say_once(
-                f'{folder}: left out {count:,} folders that begin with a dot ({names}). Rename'
-                ' those that are classes.'
-            )
+        for names, what, cure in (
+            (self.others, 'files that are no pictures', ''),
+            (self.hidden, 'hidden files', ''),
+            (self.loose, 'pictures that lie in no class folder', ''),
+            (
+                self.hidden_folders,
+                'folders that begin with a dot',
+                ' Rename those that are classes.',
+            ),
+        ):
+            if names:
+                say_once(f'{folder}: left out {len(names):,} {what} ({_shorten(names)}).{cure}')
 
 
 def _pool(folder: Path, names: Sequence[str], channels: int, notes: Notes) -> Pool:

@@ -63,14 +63,10 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     # Of a source from outside nobody knows what it reads: all that is there.
     if kind not in signers:
         path = user_path(source['path'])
-        return marks(
-            {entry.path: Path(entry.path) for entry in walk(path)}
-            if path.is_dir()
-            else {str(path): path}
-        )
-    return signers[kind](
-        source['path'], **{name: source[name] for name in ('train', 'test') if name in source}
-    )
+        paths = [entry.path for entry in walk(path)] if path.is_dir() else [str(path)]
+        return marks({name: Path(name) for name in paths})
+    given = {name: source[name] for name in ('train', 'test') if name in source}
+    return signers[kind](source['path'], **given)
 
 
 def open_source(
@@ -116,11 +112,8 @@ def open_source(
         raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
     if size_px < 1:
         raise UserError(f'source.size_px={size_px}: choose 1 or more.')
-    for part, count in {
-        'train_size': train_size,
-        'test_size': test_size,
-        'reference_size': reference_size,
-    }.items():
+    sizes = {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}
+    for part, count in sizes.items():
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     if reference == 'none' and reference_size:
@@ -131,11 +124,7 @@ def open_source(
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
-    own = (
-        _unlabelled(source.reference)
-        if classes.strip(', ') and source.reference
-        else source.reference
-    )
+    own = _unlabelled(source.reference) if classes.strip(', ') else source.reference
     held = reference_size if reference == 'held_out' else 0
     if held + train_size > len(train):
         raise UserError(
@@ -153,9 +142,8 @@ def open_source(
     apart = _reference(name, pools, reference)
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
-    return _checked(
-        name, Source(names, train.take(np.sort(keep)), test, apart, source.notes), size_px, resample
-    )
+    chosen = Source(names, train.take(np.sort(keep)), test, apart, source.notes)
+    return _checked(name, chosen, size_px, resample)
 
 
 SOURCES: Registry[Callable[..., Source]] = Registry(
@@ -202,10 +190,8 @@ def _draw(pool: Pool, count: int, seed: int, stream: str) -> np.ndarray:
 def _choose_classes(
     source: Source, classes: str, seed: int
 ) -> tuple[Pool, Pool, Pool | None, list[str]]:
-    names, wanted = (
-        source.class_names,
-        [name.strip() for name in classes.split(',') if name.strip()],
-    )
+    names = source.class_names
+    wanted = [name.strip() for name in classes.split(',') if name.strip()]
     if not wanted:
         return source.train, source.test, None, names
     if classes.lstrip('-').isdecimal():

@@ -110,12 +110,10 @@ def _marks(folder: Path) -> dict[str, str]:
 
 def _is_as_downloaded(folder: Path, files: dict[str, str]) -> bool:
     file = folder / DOWNLOADED
-    noted = (
-        read_json(file, Downloaded, cure='Delete it, and the data is looked at again.')
-        if file.exists()
-        else None
-    )
-    return noted is not None and noted['content'] == fingerprint(files)
+    if not file.exists():
+        return False
+    noted = read_json(file, Downloaded, cure='Delete it, and the data is looked at again.')
+    return noted['content'] == fingerprint(files)
 
 
 def _open(dataset: str, data_dir: str) -> Any:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.limits import Count, Limited, one_of
 from purify.core.randomness import id_keys, stream_key
-from purify.core.types import Settings, Tree
+from purify.core.types import Facts, Settings, Tree
 from purify.defenses.dataelixir.label_changes import place_of
 from purify.defenses.method import Context, Measure, Models, Purifier
 from purify.diffusion.chain_step import Sampler
@@ -30,9 +30,8 @@ FORWARD = ('matched', 'released')
 LEVELS = ('rounded', 'truncated')
 SMALLEST = 1e-8  # length of a feature vector that cosines divide by
 
-Look = Callable[
-    [jax.Array], Any
-]  # grey levels f32[m b h w c] of a round's states -> a pytree of arrays
+# grey levels f32[m b h w c] of a round's states -> a pytree of arrays
+Look = Callable[[jax.Array], Any]
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,21 @@ class CandidateChain(Limited, place='defense.'):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        likely = make_noise_schedule(
-            'linear', max(1000, self.start)
-        )  # the prior's is not known yet; what is wrong shows on any
+        # the prior's schedule is not known yet; what is wrong shows on any
+        likely = make_noise_schedule('linear', max(1000, self.start))
         _make_sampler(likely, self._timesteps(), self.sampler)
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the prior's network for one image."""
         return self.rounds * self.steps
+
+    def remake(self) -> 'Remake':
+        """What makes one of these candidates once more."""
+        return Remake(**self.chain())
+
+    def chain(self) -> Facts:
+        """The settings of the chain alone."""
+        return {field.name: getattr(self, field.name) for field in fields(CandidateChain)}
 
     def _timesteps(self) -> np.ndarray:
         return window_timesteps(self.start, self.steps, self.window, self.kept)
@@ -116,18 +122,19 @@ class CandidateChain(Limited, place='defense.'):
         return jnp.asarray(back)[images.astype(jnp.int32)]
 
     def _walk(
-        self, prior: Any, shape: tuple[int, int, int], seed: int
+        self, models: Models, context: Context
     ) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
         """Makes (weights, rows, look) -> (what `look` saw [n ...], bool[b]: all are numbers).
 
         Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed,
         id, round) alone. States are looked at in the dataset's size and channels, as 8-bit images.
         """
+        prior = models['prior']
         if prior.model != 'pixel':
             raise UserError(
                 f'defense.name=dataelixir needs a prior on pixels; this one is {prior.model!r}.'
             )
-        size_px, _, channels = shape
+        size_px, _, channels = context.shape
         if prior.channels == 1 and channels == 3:
             raise UserError(
                 'the prior makes grey images, but the dataset is in colour; choose a prior with 3'
@@ -144,22 +151,21 @@ class CandidateChain(Limited, place='defense.'):
 
         def walk(weights: Tree, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
             network = nnx.merge(prior.graph, weights['params'], weights['stats'])
-            keys = id_keys(stream_key(seed, 'candidates'), rows['id'])
+            keys = id_keys(stream_key(context.seed, 'candidates'), rows['id'])
             images = signed_images(rows['image'])
             x = jnp.broadcast_to(images, (*images.shape[:3], prior.channels))
 
             def turn(x: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-                edited = edit(
+                edited: Any = edit(
                     sampler, network, x, own, level=level, record=self.kept, state=self.state
                 )
-                x, states = cast(tuple[jax.Array, jax.Array], edited)
+                x, states = edited
                 finite = jnp.isfinite(x).all((1, 2, 3)) & jnp.isfinite(states).all((0, 2, 3, 4))
                 return jnp.clip(x, -1, 1), (look(seen(states)), finite)
 
-            _, (looks, finite) = jax.lax.scan(
-                turn, resize_to(x, prior.size_px), jnp.arange(self.rounds)
-            )
+            x = resize_to(x, prior.size_px)
+            _, (looks, finite) = jax.lax.scan(turn, x, jnp.arange(self.rounds))
             return looks, finite.all(0)
 
         return walk
@@ -179,48 +185,26 @@ class Candidates(CandidateChain, Measure):
     """
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """As of `Measure`."""
-        walk, answer = (
-            self._walk(models['prior'], context.shape, context.seed),
-            models['classifier'].answer,
-        )
+        """See `Measure`."""
+        walk, answer = self._walk(models, context), models['classifier'].answer
 
         def measure(constants: Tree, rows: Rows) -> Rows:
             raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
-            looks, finite = walk(
-                constants['prior'], rows, lambda states: jax.lax.map(compare, states)
-            )
+            look = lambda states: jax.lax.map(compare, states)
+            looks, finite = walk(constants['prior'], rows, look)
             labels, distance, sound = (column.reshape(-1, len(raw)).T for column in looks)
-            return {
-                'raw': raw,
-                'candidates': labels,
-                'distance': distance,
-                'finite': finite & sound.all(1),
-            }
+            found = {'raw': raw, 'candidates': labels, 'distance': distance}
+            return found | {'finite': finite & sound.all(1)}
 
         return measure
 
-    def remake(self) -> 'Remake':
-        """What makes these candidates once more."""
-        return Remake(**{field.name: getattr(self, field.name) for field in fields(CandidateChain)})
-
-    def chosen(
-        self,
-        models: Models,
-        context: Context,
-        rank: float,
-        count_raw: bool,
-    ) -> Rule:
+    def chosen(self, models: Models, context: Context, rank: float, count_raw: bool) -> Rule:
         """Makes a function of rows to chosen candidates {'image' u8[b h w c], 'finite' bool[b]}.
 
         For images that were never measured: all candidates of a batch are held until their
-        distances are known. All are allowed (`choose_candidate`), whatever their labels, since an
-        image outside the dataset has no verdict.
+        distances are known. All are allowed (`choose_candidate`): the image has no verdict.
         """
-        walk, answer = (
-            self._walk(models['prior'], context.shape, context.seed),
-            models['classifier'].answer,
-        )
+        walk, answer = self._walk(models, context), models['classifier'].answer
         place = int(place_of(rank, np.array(self.rounds * self.kept + count_raw))) - count_raw
 
         def choose(constants: Tree, rows: Rows) -> Rows:
@@ -234,10 +218,8 @@ class Candidates(CandidateChain, Measure):
             distance, sound, images = (x.reshape(-1, *x.shape[2:]) for x in looks)
             which = jnp.argsort(distance, axis=0, stable=True)[max(place, 0)]
             image = jnp.take_along_axis(images, which[None, :, None, None, None], axis=0)[0]
-            return {
-                'image': image if place >= 0 else rows['image'],
-                'finite': finite & sound.all(0),
-            }
+            image = image if place >= 0 else rows['image']
+            return {'image': image, 'finite': finite & sound.all(0)}
 
         return choose
 
@@ -252,7 +234,7 @@ class Remake(CandidateChain, Purifier):
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Purifier`; 'variation' is the candidate's number from 0, or -1 for the image."""
-        walk = self._walk(models['prior'], context.shape, context.seed)
+        walk = self._walk(models, context)
 
         def remake(constants: Tree, rows: Rows) -> Rows:
             number = jnp.maximum(rows['variation'], 0)
@@ -310,11 +292,8 @@ def _comparer(
         cosine = (features * theirs).sum(-1) / jnp.maximum(lengths, SMALLEST)
         similar = jax.vmap(lambda a, b: ssim_uniform_of(jnp, a, b))(originals, levels)
         distance = 0.5 * (1 - (similar + 1) / 2) + 0.5 * (1 - (cosine + 1) / 2)
-        sound = (
-            jnp.isfinite(distance)
-            & jnp.isfinite(logits).all(-1)
-            & jnp.isfinite(their_logits).all(-1)
-        )
+        finite = jnp.isfinite(logits).all(-1) & jnp.isfinite(their_logits).all(-1)
+        sound = jnp.isfinite(distance) & finite
         return their_logits.argmax(-1).astype(jnp.int32), distance, sound
 
     return logits.argmax(-1).astype(jnp.int32), compare

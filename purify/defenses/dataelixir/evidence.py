@@ -67,14 +67,11 @@ def gather_evidence(
     """
     num_classes = counts.shape[1]
     size = counts.sum(1, dtype=np.int64)
-    own, most = (
-        np.take_along_axis(counts, of[:, None], axis=1)[:, 0].astype(np.int64)
-        for of in (labels, votes)
-    )
+    rows = np.arange(len(labels))
+    own, most = (counts[rows, of].astype(np.int64) for of in (labels, votes))
     passed, anomalous = sets == POISONED, sets != BENIGN
-    pool = np.where(
-        passed, most, size
-    )  # of each image, how many of its candidates are in C_y, and how many of them are y
+    # of each image, how many of its candidates are in C_y, and how many of them are y
+    pool = np.where(passed, most, size)
     stayed = np.where(passed & (votes != labels), 0, own)
     if count_raw:
         pool, stayed = pool + 1, stayed + (raw == labels)
@@ -85,9 +82,8 @@ def gather_evidence(
         return np.bincount(labels[which], weights, num_classes).astype(np.int64)
 
     whole, same = sum_up(anomalous, pool), sum_up(anomalous, stayed)
-    divergence = (
-        np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0) + 0.0
-    )  # no -0
+    divergence = np.where(whole > 0, -np.log(np.maximum(same, 0.5) / np.maximum(whole, 1)), 0.0)
+    divergence += 0.0  # no -0
     borrowed = BORROWED * max(1, int(pool.max(initial=0)))
     usual = np.exp(-lower_median(divergence[whole > 0])) if whole.any() else 1.0
     scatter = -np.log((same + borrowed * usual) / (whole + borrowed)) + 0.0

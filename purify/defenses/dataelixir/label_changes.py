@@ -17,25 +17,20 @@ SLICE = 2**20  # counts
 def count_labels(candidates: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts the labels i32[n k] of each row: [n c], of the smallest unsigned type that holds k."""
     counts = np.empty((len(candidates), num_classes), np.min_scalar_type(candidates.shape[1]))
-    step = max(
-        1, SLICE // num_classes
-    )  # rows at a time: what bincount makes is eight times as large
+    step = max(1, SLICE // num_classes)  # rows: what bincount makes is eight times as large
     for start in range(0, len(candidates), step):
         part = candidates[start : start + step]
         places = np.arange(len(part))[:, None] * num_classes + part
-        counts[start : start + step] = np.bincount(
-            places.ravel(), minlength=len(part) * num_classes
-        ).reshape(len(part), -1)
+        found = np.bincount(places.ravel(), minlength=len(part) * num_classes)
+        counts[start : start + step] = found.reshape(len(part), -1)
     return counts
 
 
 def transition_coefficient(counts: np.ndarray) -> np.ndarray:
     """The second largest count of labels i64[n], eta of section 3.3; 0 where there is one class."""
-    return (
-        np.sort(counts, axis=1)[:, -2].astype(np.int64)
-        if counts.shape[1] > 1
-        else np.zeros(len(counts), np.int64)
-    )
+    if counts.shape[1] < 2:
+        return np.zeros(len(counts), np.int64)
+    return np.sort(counts, axis=1)[:, -2].astype(np.int64)
 
 
 def vote(candidates: np.ndarray, counts: np.ndarray, first: bool) -> np.ndarray:
@@ -72,9 +67,8 @@ def sort_into_sets(
     scattered = transition_coefficient(counts) >= round(tau * size, 9)  # .1 x 70 is a hair above 7
     if majority:
         scattered |= 2 * counts.max(1, initial=0).astype(np.int64) <= size
-    return np.where(scattered, SUSPICIOUS, np.where(votes == own, BENIGN, POISONED)).astype(
-        np.uint8
-    )
+    agreed = np.where(votes == own, BENIGN, POISONED)
+    return np.where(scattered, SUSPICIOUS, agreed).astype(np.uint8)
 
 
 def place_of(rank: float, length: Any) -> Any:

@@ -1,12 +1,12 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from purify.core.errors import UserError
 from purify.core.limits import one_of
 from purify.core.types import Facts, Settings
-from purify.defenses.dataelixir.candidates import CandidateChain, Candidates, Remake
+from purify.defenses.dataelixir.candidates import CandidateChain, Candidates
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
 from purify.defenses.measures import Predictions
@@ -80,7 +80,7 @@ class DataElixir(CandidateChain, Defense):
     def method(self, student: Settings) -> Method:
         """The steps: candidates, targets, two of a benign model, verdicts, purified, student."""
         measured = {'poisoned': 'poisoned', 'prior': 'prior', 'classifier': 'teacher'}
-        candidates = Step('candidates', 'measure', measured, by=Candidates(**self._chain()))
+        candidates = Step('candidates', 'measure', measured, by=Candidates(**self.chain()))
         first = 'verdicts' if self.labels == 'vote' else 'targets'
         inputs = {'poisoned': 'poisoned', 'candidates': 'candidates'}
         found = Step(first, 'decide', inputs, by=LabelTransition(**self._readings()))
@@ -112,23 +112,15 @@ class DataElixir(CandidateChain, Defense):
             data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
         )
         benign = benign_recipe(student)
+        first = TrueLabels(**self._choice(), agreement=True, again=self.final == 'all')
+        second = TrueLabels(**self._choice(), agreement=False, again=False)
         return (
             self._remake('replaced', 'targets'),
             Step('benign', 'classifier', data, benign),
-            self._label(
-                'agreed',
-                'targets',
-                'benign',
-                TrueLabels(**self._choice(), agreement=True, again=self.final == 'all'),
-            ),
+            self._label('agreed', 'targets', 'benign', first),
             *agreed,
             Step('finetuned', 'classifier', more, finetuning_recipe(benign, **self.finetune)),
-            self._label(
-                'verdicts',
-                'agreed',
-                'finetuned',
-                TrueLabels(**self._choice(), agreement=False, again=False),
-            ),
+            self._label('verdicts', 'agreed', 'finetuned', second),
             *rest,
         )
 
@@ -141,43 +133,30 @@ class DataElixir(CandidateChain, Defense):
             'edits': edits,
             'candidates': 'candidates',
         }
+        look = Predictions()
         if self.choice == 'agreeing':
-            inputs |= {'prior': 'prior'}
-        look = Candidates(**self._chain()) if self.choice == 'agreeing' else Predictions()
+            inputs, look = inputs | {'prior': 'prior'}, Candidates(**self.chain())
         return Step(name, 'look', inputs, by=Look(look, labels, 'measured'))
 
     def _remake(self, name: str, picked: str) -> Step:
         """The step that makes the images which a table's rows become."""
-        return Step(
-            name,
-            'purify',
-            {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked},
-            by=Remake(**self._chain()),
-        )
-
-    def _chain(self) -> Facts:
-        return {field.name: getattr(self, field.name) for field in fields(CandidateChain)}
+        inputs = {'poisoned': 'poisoned', 'prior': 'prior', 'picked': picked}
+        return Step(name, 'purify', inputs, by=self.remake())
 
     def _choice(self) -> Facts:
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}
 
     def _readings(self) -> Facts:
-        own = {
-            'tau': self.tau,
-            'benign': self.benign,
-            'targets': self.targets,
-            'labels': self.labels,
-        }
-        return own | self._choice()
+        return {name: getattr(self, name) for name in ('tau', 'benign', 'targets', 'labels')} | (
+            self._choice()
+        )
 
 
 def benign_recipe(student: Settings) -> Facts:
     """The student's config without its teacher: the benign model is trained as the student is."""
-    objective = (
-        student['objective']
-        if student['objective']['name'] == 'classify'
-        else {'name': 'classify', 'label_smoothing': 0.0}
-    )
+    objective = student['objective']
+    if objective['name'] != 'classify':
+        objective = {'name': 'classify', 'label_smoothing': 0.0}
     return student | {'objective': objective, 'load': ''}
 
 
@@ -185,11 +164,5 @@ def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float)
     """The same for a share of its epochs (or steps) and learning rate, from its own weights."""
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
-    return (
-        benign
-        | length
-        | {
-            'optim': benign['optim'] | {'lr': lr_share * benign['optim']['lr']},
-            'init_from': '',
-        }
-    )
+    optim = benign['optim'] | {'lr': lr_share * benign['optim']['lr']}
+    return benign | length | {'optim': optim, 'init_from': ''}

@@ -16,9 +16,9 @@ from purify.defenses.outliers import (
     UNUSUAL_FEW,
     departure_p_values,
     excess,
+    lower_median,
     outlier_index,
     pooled_p_values,
-    usual_and_spread,
 )
 
 HELD = 0.25  # of the images that leave, the least share that a trigger held to their label
@@ -77,15 +77,15 @@ class Mad(Limited, place='defense.targets.'):
         return 'index', self.threshold
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`."""
+        """See `TargetRule`."""
         return evidence.divergence if self.score == 'kl' else evidence.anomalous.astype(np.float64)
 
     def p_values(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`; the rule itself does not ask."""
+        """See `TargetRule`; the rule itself does not ask."""
         return departure_p_values(evidence.images, evidence.left)
 
     def suspects(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`."""
+        """See `TargetRule`."""
         index = outlier_index(self.scores(evidence), evidence.images > 0)
         return ((np.abs(index) if self.two_sided else index) > self.threshold) & (
             evidence.anomalous > 0
@@ -150,13 +150,10 @@ class Significant(Limited, place='defense.targets.'):
         few = {'of_few': UNUSUAL_FEW, 'images': evidence.images}
         gone = excess(shares, present, least=self.share, deviations=self.deviations, **few)
         asked = np.stack([scattered, gone])
-        left, moved = (
-            departure_p_values(evidence.images, leavers)
-            for leavers in (evidence.left, evidence.moved)
-        )
-        gone_of, moved_of = (
-            pooled_p_values(evidence.anomalous, some) for some in (evidence.gone, evidence.moved)
-        )
+        left = departure_p_values(evidence.images, evidence.left)
+        moved = departure_p_values(evidence.images, evidence.moved)
+        gone_of = pooled_p_values(evidence.anomalous, evidence.gone)
+        moved_of = pooled_p_values(evidence.anomalous, evidence.moved)
         gone_of = np.where((evidence.gone >= ENOUGH) & (present.sum() > FEW), gone_of, 1.0)
         p_values = np.stack([np.minimum(left, gone_of), np.maximum(moved, moved_of)])
         better = np.lexsort((asked, p_values < self._level(evidence)), axis=0)[-1]
@@ -167,31 +164,27 @@ class Significant(Limited, place='defense.targets.'):
         return self.level / max(1, np.count_nonzero(evidence.images)) / 3  # three tests
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`; beyond 1 is enough."""
+        """See `TargetRule`; beyond 1 is enough."""
         return self._both(evidence)[0]
 
     def p_values(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`; of the question that `scores` answers."""
+        """See `TargetRule`; of the question that `scores` answers."""
         return self._both(evidence)[1]
 
     def suspects(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`."""
+        """See `TargetRule`."""
         asked, p_values = self._both(evidence)
         return (asked > 1) & (p_values < self._level(evidence))
 
     def targets(self, evidence: Evidence) -> np.ndarray:
-        """As of `TargetRule`."""
+        """See `TargetRule`."""
         suspects, present = self.suspects(evidence), evidence.images > 0
-        usual, _ = (
-            usual_and_spread(evidence.moved[present] / evidence.images[present])
-            if present.any()
-            else (0.0, 0.0)
-        )
+        shares = evidence.moved[present] / evidence.images[present]
+        usual = lower_median(shares) if present.any() else 0.0
         held = (evidence.held >= HELD) | (usual <= UNUSUAL)
         one_way, plain = evidence.one_way > ONE_WAY, suspects & (evidence.moved >= ENOUGH)
-        if (
-            plain.any() and one_way[plain].mean() > 0.5
-        ):  # then few images of a label do not speak against it
+        # then few images of a label do not speak against it
+        if plain.any() and one_way[plain].mean() > 0.5:
             one_way = one_way | ~plain
         return suspects & held & ~one_way
 
@@ -236,9 +229,8 @@ TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
 
 def make_target_rule(settings: Settings) -> TargetRule:
     """Makes the rule that settings such as `{'name': 'mad', ...}` describe."""
-    return TARGETS.make(
-        settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
-    )
+    options = dict(settings)
+    return TARGETS.make(options.pop('name', ''), **options)
 
 
 def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
@@ -250,17 +242,10 @@ def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
     'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
     """
     scores, suspects, targets = (
-        rule.scores(evidence),
-        rule.suspects(evidence),
-        rule.targets(evidence),
+        ask(evidence) for ask in (rule.scores, rule.suspects, rule.targets)
     )
-    columns = {
-        'images': evidence.images,
-        'anomalous': evidence.anomalous,
-        'left': evidence.left,
-        'moved': evidence.moved,
-        'gone': evidence.gone,
-        'held': evidence.held,
+    known = ('images', 'anomalous', 'left', 'moved', 'gone', 'held')
+    columns = {name: getattr(evidence, name) for name in known} | {
         'score': scores,
         'index': outlier_index(scores, evidence.images > 0),
         'p_value': rule.p_values(evidence),

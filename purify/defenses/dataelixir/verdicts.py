@@ -89,7 +89,7 @@ class LabelTransition(Choice, Decision):
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
-        """As of `Decision`."""
+        """See `Decision`."""
         names = ('candidates', 'distance', 'raw')
         candidates, distance, raw = (tables['candidates'].of(ids, name) for name in names)
         given = self.benign == 'given'
@@ -99,31 +99,24 @@ class LabelTransition(Choice, Decision):
         evidence = gather_evidence(labels, counts, votes, sets, raw, count_raw=self.count_raw)
         found = describe_targets(make_target_rule(self.targets), evidence)
         aimed_at = np.isin(labels, found['suspect_labels'])
-        plain = (votes != labels) if self.labels == 'vote' else aimed_at & (sets == POISONED)
-        replaced = (
-            plain
-            if self.choice == 'agreeing' or self.labels == 'vote'
-            else aimed_at & (sets != BENIGN)
-        )
+        voted = self.labels == 'vote'
+        plain = (votes != labels) if voted else aimed_at & (sets == POISONED)
+        waits = voted or self.choice == 'agreeing'
+        replaced = plain if waits else aimed_at & (sets != BENIGN)
         new = np.where(plain, votes, labels).astype(np.int32)
-        candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1).astype(
-            np.int32
-        )
+        candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1)
+        candidate = candidate.astype(np.int32)
         columns = {
             'set': sets,
             'eta': transition_coefficient(counts).astype(np.int32),
             'given': labels.astype(np.int32),
             'raw': raw.astype(np.int32),
             'vote': votes,
-            'keep': (
-                np.ones(len(ids), bool)
-                if self.labels == 'vote'
-                else ~(aimed_at & (sets == SUSPICIOUS))
-            ),
+            'keep': voted | ~(aimed_at & (sets == SUSPICIOUS)),
         }
-        columns |= {} if self.labels == 'vote' else {'open': ~columns['keep']}
+        columns |= {} if voted else {'open': ~columns['keep']}
         facts = found | {
-            'sets': {name: int((sets == number).sum()) for number, name in enumerate(SETS)}
+            'sets': dict(zip(SETS, np.bincount(sets, minlength=3).tolist(), strict=True))
         }
         return _verdicts(ids, columns, new, candidate, candidate >= 0, facts)
 
@@ -150,13 +143,10 @@ class TrueLabels(Choice, Decision):
     def decide(
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
-        """As of `Decision`."""
+        """See `Decision`."""
         edits, measured = tables['edits'], tables['measured']
-        old = {
-            key: edits.of(ids, key)
-            for key in edits.columns
-            if key not in ('ids', 'pick', 'flagged')
-        }
+        unasked = ('ids', 'pick', 'flagged')
+        old = {key: edits.of(ids, key) for key in edits.columns if key not in unasked}
         rows = np.flatnonzero(old['open'])
         predicted = measured.of(ids[rows], 'raw' if self.choice == 'agreeing' else 'label')
         sure = (predicted == old['vote'][rows]) | (not self.agreement)
@@ -171,10 +161,9 @@ class TrueLabels(Choice, Decision):
         candidate[settled] = self.among(distance, theirs, predicted, old['set'][settled])
         columns = {key: old[key] for key in ('set', 'eta', 'given', 'raw', 'vote')} | {'keep': keep}
         columns |= {'open': old['open'] if self.again else ~keep} if self.agreement else {}
-        facts = edits.facts | {'settled': len(settled)}
-        return _verdicts(
-            ids, columns, new, candidate, (candidate >= 0) & (candidate != old['candidate']), facts
-        )
+        facts, pick = edits.facts | {'settled': len(settled)}, candidate >= 0
+        pick &= candidate != old['candidate']
+        return _verdicts(ids, columns, new, candidate, pick, facts)
 
 
 def _verdicts(
@@ -185,11 +174,6 @@ def _verdicts(
     pick: np.ndarray,
     facts: Facts,
 ) -> Table:
-    found = {'ids': ids} | columns
-    found |= {
-        'labels': labels,
-        'candidate': candidate,
-        'pick': pick,
-        'flagged': labels != columns['given'],
-    }
-    return Table(found, facts)
+    found = {'labels': labels, 'candidate': candidate, 'pick': pick}
+    flagged = labels != columns['given']
+    return Table({'ids': ids} | columns | found | {'flagged': flagged}, facts)

@@ -103,9 +103,8 @@ def two_clusters(points: np.ndarray) -> np.ndarray:
     if not points.shape[1]:
         return np.zeros(len(points), np.bool_)
     with threadpool_limits(1):
-        second = (
-            KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters')).fit_predict(points) == 1
-        )  # pyright: ignore[reportArgumentType]
+        means = KMeans(2, n_init=10, random_state=stream_seed(0, 'clusters'))  # pyright: ignore[reportArgumentType]
+        second = means.fit_predict(points) == 1
     return second if second.mean() < 0.5 else ~second
 
 

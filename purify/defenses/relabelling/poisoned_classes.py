@@ -34,13 +34,9 @@ def own_and_foreign(
     rows = np.arange(len(labels))
     foreign = log_density.copy()
     foreign[rows, labels] = -np.inf
-    best = foreign.argmax(1).astype(np.int32) if len(labels) else np.zeros(0, np.int32)
     highest = foreign.max(1, initial=-np.inf)
-    return (
-        log_density[rows, labels],
-        highest,
-        np.where(np.isfinite(highest), best, -1).astype(np.int32),
-    )
+    best = np.where(np.isfinite(highest), foreign.argmax(1), -1).astype(np.int32)
+    return log_density[rows, labels], highest, best
 
 
 def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -97,9 +93,7 @@ def far_outside(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for label in np.unique(labels):
         middles[labels == label] = np.median(foreign[labels == label])
     below = middles - foreign
-    return (
-        below > FAR * NORMAL_MAD * np.median(np.abs(below)) if len(below) else np.zeros(0, np.bool_)
-    )
+    return below > FAR * NORMAL_MAD * (np.median(np.abs(below)) if len(below) else 0.0)
 
 
 @dataclass(frozen=True)
@@ -124,11 +118,9 @@ class Strangers(Limited, place='defense.strangers.'):
     def judge(
         self, strange: np.ndarray, labels: np.ndarray, num_classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Each class's excess f64[c] of `strange` images, enough beyond 1, and if it is no chance."""
-        images, counts = (
-            np.bincount(labels[which], minlength=num_classes)
-            for which in (np.ones(len(labels), bool), strange)
-        )
+        """Each class's excess f64[c] of `strange` images, enough beyond 1, and if no chance."""
+        images = np.bincount(labels, minlength=num_classes)
+        counts = np.bincount(labels[strange], minlength=num_classes)
         present = images > 0
         shares = counts / np.maximum(images, 1)
         few = {'of_few': UNUSUAL_FEW, 'images': images}
@@ -232,11 +224,8 @@ class Outlying(Limited, place='defense.disruptive.'):
             least = float(binom.isf(self.level / len(present), images, self.share) + 1)
             least_apart = float(binom.isf(self.level, images, self.apart) + 1)
             share = below / images
-            margin = min(
-                below / least,
-                apart / least_apart,
-                self.most / share if share > self.most else np.inf,
-            )
+            wide = self.most / share if share > self.most else np.inf
+            margin = min(below / least, apart / least_apart, wide)
             found[label] = Tail(place, share, apart / images, margin, margin >= 1)
         return found
 
@@ -286,19 +275,14 @@ class Valley(Limited, place='defense.disruptive.'):
         if not high > low:
             return NO_TAIL
         counts, edges = np.histogram(own, self.bins, (low, high))
-        centres = (edges[:-1] + edges[1:]) / 2
-        left = [
-            number
-            for number in range(1, self.bins)
-            if centres[number] < low + self.limit * (high - low)
-        ]
+        centres, limit = (edges[:-1] + edges[1:]) / 2, low + self.limit * (high - low)
+        left = [number for number in range(1, self.bins) if centres[number] < limit]
         if not left:
             return NO_TAIL
         place = float(centres[min(left, key=lambda number: (counts[number], -number))])
         share = float((own < place).mean())
-        return Tail(
-            place, share, share, share / self.share if self.share else np.inf, share > self.share
-        )
+        margin = share / self.share if self.share else np.inf
+        return Tail(place, share, share, margin, share > self.share)
 
 
 DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)
@@ -306,6 +290,5 @@ DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=V
 
 def make_disruption_rule(settings: Mapping[str, Any]) -> DisruptionRule:
     """Makes the rule that settings such as `{'name': 'outlying', ...}` describe."""
-    return DISRUPTIONS.make(
-        settings.get('name', ''), **{key: value for key, value in settings.items() if key != 'name'}
-    )
+    options = dict(settings)
+    return DISRUPTIONS.make(options.pop('name', ''), **options)

@@ -135,9 +135,9 @@ def _levels(given: Mapping[str, np.ndarray]) -> list[_Level]:
     for start, stop in zip([0, *cuts], [*cuts, max(numbers) + 1], strict=True):
         blocks = list(range(start + 1, stop))
         outs = [given.get(f'input_blocks.{n}.0.out_layers.3.weight') for n in blocks]
-        widths = {None if out is None else out.shape[0] for out in outs}
+        widths = {0 if out is None else out.shape[0] for out in outs}
         attends = {f'input_blocks.{n}.1.qkv.weight' in given for n in blocks}
-        if None in widths or len(widths) != 1 or len(attends) != 1:
+        if 0 in widths or len(widths) != 1 or len(attends) != 1:
             raise _stranger(
                 f'its input_blocks {start + 1} to {stop - 1} are not residual blocks of one width'
                 ' between strided ones'

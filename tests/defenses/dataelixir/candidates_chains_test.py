@@ -103,7 +103,7 @@ class Drawn(Candidates):
             .astype(np.float32)
         )
 
-    def _walk(self, prior, shape, seed):
+    def _walk(self, models, context):
         def walk(weights, rows, look):
             looks = [look(jnp.asarray(states)) for states in self.images()]
             return jax.tree.map(lambda *parts: jnp.stack(parts), *looks), jnp.ones(2, bool)

@@ -1,0 +1,80 @@
+"""Diffusion models on pixels: how settings describe them, and their folders on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from purify.core.errors import UserError
+from purify.core.files import write_json
+from purify.core.types import Facts, Settings, Tree
+from purify.diffusion.scheduler_config import schedule_to_diffusers
+from purify.generative.pixel_generator import make_preconditioning, read_schedule
+from purify.models.diffusers.unet2d import UNet2DModel
+from purify.models.files.weights import write_folder
+from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
+from purify.train.objectives.tasks import Task
+from purify.train.state import Build
+
+
+def prior_builder(settings: Settings, channels: int, classes: int = 0) -> tuple[Facts, Build]:
+    """Makes diffusers' config of the UNet of `settings`, and a function from rngs to that UNet.
+
+    A network that is told one of `classes` has a row for each, and a last one for none.
+    """
+    widths, attention = settings['block_out_channels'], settings['attention_levels']
+    levels = len(widths)
+    down = ['AttnDownBlock2D' if levels - k <= attention else 'DownBlock2D' for k in range(levels)]
+    up = ['AttnUpBlock2D' if k < attention else 'UpBlock2D' for k in range(levels)]
+    config = {
+        '_class_name': 'UNet2DModel',
+        'sample_size': settings['sample_size'],
+        'in_channels': channels,
+        'out_channels': channels,
+        'block_out_channels': list(widths),
+        'layers_per_block': settings['layers_per_block'],
+        'down_block_types': down,
+        'up_block_types': up,
+        'add_attention': attention > 0,
+        'attention_head_dim': None,
+        'norm_num_groups': settings['norm_num_groups'],
+        'dropout': settings['dropout'],
+    }
+    config |= {'num_class_embeds': classes + 1} if classes else {}
+    return config, lambda rngs: UNet2DModel.from_config(config, rngs=rngs, dtype=settings['dtype'])
+
+
+def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Task, Facts]:
+    """Makes the task of a prior or generator, and the scheduler_config.json that goes with it.
+
+    A prior has no `objective` and is told no classes: it learns the noise of its `schedule`.
+    """
+    plain = {'name': 'ddpm', 'schedule': settings.get('schedule'), 'drop': 0.0}
+    objective, size_px = settings.get('objective', plain), settings['network']['sample_size']
+    rest = (size_px, settings['ema_decay'], classes, objective['drop'])
+    if objective['name'] == 'ddpm':
+        schedule = read_schedule(objective['schedule'])
+        return Denoise(graph, schedule, *rest), schedule_to_diffusers(schedule)
+    if objective['name'] == 'edm':
+        edm = make_preconditioning(objective)
+        return DenoisePreconditioned(graph, edm, *rest), edm.to_diffusers()
+    raise UserError(
+        f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'."
+    )
+
+
+def write_denoiser(
+    folder: Path, config: Settings, scheduler: Facts, graph: Any, weights: Tree, dtype: str
+) -> None:
+    """Writes a folder that diffusers opens, `weights` stored as `dtype`.
+
+    All of it is a DDPMPipeline where no class is told; else its parts can be opened.
+    """
+    weights = jax.device_get(weights)
+    network = nnx.merge(graph, weights['params'], weights['stats'])
+    write_folder(network, config, folder / 'unet', dtype=dtype)
+    write_json(folder / 'scheduler' / 'scheduler_config.json', scheduler)
+    kinds = {'scheduler': scheduler['_class_name'], 'unet': 'UNet2DModel'}
+    parts = {part: ['diffusers', kind] for part, kind in kinds.items()}
+    write_json(folder / 'model_index.json', {'_class_name': 'DDPMPipeline'} | parts)
