@@ -193,7 +193,7 @@ def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
 
 def to_grey(image: jax.Array) -> jax.Array:
     """The luminance f32[h w 1] of an image f32[h w c]."""
-    return image if image.shape[-1] == 1 else (image * jnp.array(GREY)).sum(-1, keepdims=True)
+    return image if image.shape[-1] == 1 else (image * jnp.array([[GREY]])).sum(-1, keepdims=True)
 
 
 def blend(image: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
@@ -214,7 +214,7 @@ def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
     )
     # Of channel n: full chroma down from the value where the turned hue lies a third of the circle
     # or more away from it.
-    away = (jnp.array([5.0, 3.0, 1.0]) + sixths[..., None] + 6 * turn) % 6
+    away = (jnp.array([[[5.0, 3.0, 1.0]]]) + sixths[..., None] + 6 * turn) % 6
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
 
 

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
+from purify.data.builders import DatasetWriter, make_features
+from purify.data.loader import Split
 from purify.data.table import Table
 from purify.engine.tables import (
     FACTS,
     FINDINGS,
+    apply_edits,
     part_path,
     read_columns,
     read_table,
@@ -119,3 +122,34 @@ def test_facts_of_another_type_are_named(tmp_path, text):
     (tmp_path / FACTS).write_text(text)
     with pytest.raises(UserError, match=FACTS):
         read_table(tmp_path)
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Five images of 4 px, numbered 0 to 4, of two classes."""
+    writer = DatasetWriter(tmp_path / 'data', 'd', 'train', make_features(4, 1, list('ab')), 1)
+    blank = np.zeros((4, 4, 1), np.uint8)
+    writer.write(0, [{'id': i, 'image': blank + i, 'label': i % 2} for i in range(5)])
+    writer.finish([5])
+    return Split(tmp_path / 'data', 'train')
+
+
+@pytest.mark.parametrize('role', ['flagged', 'edits'])
+def test_a_table_leaves_the_flagged_alone_or_whom_it_keeps(tmp_path, split, role):
+    edits = {
+        'keep': np.array([True, True, False, False, True]),
+        'labels': np.array([1, 1, 0, 0, 0], np.int32),
+        'candidate': np.full(5, -1),
+    }
+    write_table(tmp_path / 'table', Table(COLUMNS | edits, {}))
+    left = apply_edits(split, {'data': tmp_path / 'data', role: tmp_path / 'table'})
+    ids, labels = {'flagged': ([3, 4], [1, 0]), 'edits': ([0, 1, 4], [1, 1, 0])}[role]
+    assert left.ids.tolist() == ids and left.labels.tolist() == labels
+    assert [int(record['image'][0, 0, 0]) for record in left.source] == ids
+    assert apply_edits(split, {'data': tmp_path / 'data'}) is split
+
+
+def test_a_table_of_other_images_is_refused(tmp_path, split):
+    write_table(tmp_path / 'table', Table(COLUMNS | {'ids': np.arange(5) + 1}, {}))
+    with pytest.raises(UserError, match='its 5 rows are not the 5 images of'):
+        apply_edits(split, {'flagged': tmp_path / 'table'})

@@ -32,7 +32,7 @@ def exact_eps(xp, x, alpha, sigma, points, among):
     apart = (
         (x * x).sum(-1, keepdims=True)
         - 2 * alpha * x @ points.T
-        + alpha**2 * (points * points).sum(-1)
+        + alpha**2 * (points * points).sum(-1)[None]
     )
     log_weight = xp.where(among, -apart / (2 * variance), -xp.inf)
     weight = xp.exp(log_weight - log_weight.max(-1, keepdims=True))

@@ -132,7 +132,8 @@ class ClassifierNetwork(nnx.Module):
                 f'images of shape {images.shape} have {images.shape[-1]} channels, the network was'
                 f' built for {self.channels}. Build it with the channels of the dataset.'
             )
-        return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        mean, std = jnp.float32([self.mean, self.std])[:, None, None, None]  # each [1 1 1 c]
+        return (images - mean) / std
 
 
 def check_stages(owner: str, stages: Any) -> None:

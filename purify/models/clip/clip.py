@@ -120,7 +120,7 @@ class CLIPVisionEmbeddings(nnx.Module):
         patches = patches.reshape(b, rows * columns, width).astype(jnp.float32)
         image = self.class_embedding.get_value().astype(jnp.float32)
         image = jnp.broadcast_to(image, (b, 1, width))
-        places = self.position_embedding(jnp.arange(1 + rows * columns))
+        places = self.position_embedding(jnp.arange(1 + rows * columns)[None])
         return jnp.concatenate([image, patches], axis=1) + places
 
 
@@ -196,7 +196,7 @@ class CLIPTextEmbeddings(nnx.Module):
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:
         """i32[b s] -> f32[b s width]."""
-        places = self.position_embedding(jnp.arange(input_ids.shape[1]))
+        places = self.position_embedding(jnp.arange(input_ids.shape[1])[None])
         return self.token_embedding(input_ids).astype(jnp.float32) + places
 
 

@@ -100,7 +100,7 @@ def sinusoid(t: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: 
     frequencies = jnp.exp(
         -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     )
-    angles = t.astype(jnp.float32)[:, None] * frequencies
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     parts = (
         [jnp.cos(angles), jnp.sin(angles)]
         if flip_sin_to_cos

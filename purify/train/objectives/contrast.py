@@ -73,8 +73,8 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
     )  # the one place where devices talk
     partner = (pairs * pairs[:, ::-1]).sum(-1).reshape(-1) / temperature
     number = jnp.arange(len(points))
-    others = jnp.where(number[:, None] == number, -jnp.inf, closeness)
-    rivals = jnp.where(number[:, None] == number ^ 1, -jnp.inf, others)
+    others = jnp.where(number[:, None] == number[None], -jnp.inf, closeness)
+    rivals = jnp.where(number[:, None] == number[None] ^ 1, -jnp.inf, others)
     return (jax.nn.logsumexp(others, axis=1) - partner).mean(), (partner > rivals.max(1)).mean()
 
 

@@ -29,7 +29,7 @@ def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> j
     sums = jnp.matmul(members.T, features.astype(jnp.float32), precision='highest')
     points = unit(sums / jnp.maximum(counts, 1)[:, None])
     there = counts > 0
-    pairs = there[:, None] & there & ~jnp.eye(classes, dtype=bool)
+    pairs = there[:, None] & there[None] & ~jnp.eye(classes, dtype=bool)
     closeness = jnp.matmul(points, points.T, precision='highest')
     return jnp.where(pairs, closeness, 0).sum() / jnp.maximum(pairs.sum(), 1)
 
