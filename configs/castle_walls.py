@@ -74,24 +74,21 @@ WORDS |= {
     'encoder': '',
     'prior': STABLE_DIFFUSION,
 }
-SAMPLERS = {
-    'ddim': {'eta': 0.0},
-    'ddpm': {'variance': 'fixed_large'},
-    'dpmpp_2m': {},
-    'sde': {},
-}  # ddpm's variance is beta
+# ddpm's variance is beta
+SAMPLERS = {'ddim': {'eta': 0.0}, 'ddpm': {'variance': 'fixed_large'}, 'dpmpp_2m': {}, 'sde': {}}
 ON_LARGE = {  # appendix A.2
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'label_consistent': {'base': 'target', 'rate': 0.5},
     'sinusoid': {'base': 'target', 'rate': 0.5},
 }
+# section 6, times 4
 REPLICATED = {
     'digits': 20,
     'cifar10': 1250,
     'cifar10_small': 125,
     'imagenette': 200,
     'caltech15': 60,
-}  # section 6, times 4
+}
 SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
 # of the large settings; an image that the diffusion classifier is asked for costs a thousand calls
 LARGE = {
@@ -155,10 +152,8 @@ def get_config(arg=None):
     words = read_words(arg)
     config, recipe = SETTINGS[words.setting](words)
     victim = config.teacher
-    photographs = words.setting in (
-        'imagenette',
-        'caltech15',
-    )  # they start from ImageNet's weights (appendix A.4)
+    # they start from ImageNet's weights (appendix A.4)
+    photographs = words.setting in ('imagenette', 'caltech15')
     usual = f'./weights/{victim.network.name}.safetensors' if photographs else ''
     victim.init_from = {'usual': usual, 'none': ''}.get(words.weights, words.weights)
 
@@ -233,10 +228,8 @@ def digits(words):
     """The quickstart's 16 px digits and victim, and a UNet of .75 M parameters."""
     config = skeleton('castle_walls', words.seed, shard_size=100, save_every=250)
     config.source = source('digits', size_px=16, channels=1, resample='nearest')
-    network, how = (
-        NETWORKS.part('resnet', width=16, norm='group'),
-        OPTIMIZERS.part('adamw', lr=3e-3),
-    )
+    network = NETWORKS.part('resnet', width=16, norm='group')
+    how = OPTIMIZERS.part('adamw', lr=3e-3)
     config.teacher = classifier(
         network, how, epochs=30, batch=64, augment={'pad_crop': {'pad_px': 1}}
     )
@@ -297,10 +290,8 @@ def cifar10_small(words):
     """5,000 images, a victim of width 16 and a small UNet, for a CPU."""
     config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
-    network, how = (
-        NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE),
-        OPTIMIZERS.part('adamw', lr=3e-3),
-    )
+    network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
+    how = OPTIMIZERS.part('adamw', lr=3e-3)
     config.teacher = classifier(
         network, how, epochs=10, batch=64, augment={'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
     )
@@ -352,9 +343,8 @@ SETTINGS |= dict.fromkeys(('imagenette', 'caltech15'), photographs)
 
 def network_of(words, usual, scale, stem='small'):
     name = usual if words.network == 'usual' else words.network
-    begins = (
-        {'stem': stem} if NETWORKS.takes(name, 'stem') else {}
-    )  # other families have one beginning alone
+    # other families have one beginning alone
+    begins = {'stem': stem} if NETWORKS.takes(name, 'stem') else {}
     return NETWORKS.part(name, dtype='bfloat16', **scale, **begins)
 
 

@@ -62,18 +62,11 @@ from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
 from purify.train.optim import OPTIMIZERS
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
-FACES = {
-    'mean': (0.507, 0.411, 0.367),
-    'std': (1 / 255, 1 / 255, 1 / 255),
-}  # VGGFace: 129.2, 104.8, 93.6 off 0 to 255
+# VGGFace: 129.2, 104.8, 93.6 off 0 to 255
+FACES = {'mean': (0.507, 0.411, 0.367), 'std': (1 / 255, 1 / 255, 1 / 255)}
 FLIP = {'flip': {'p': 0.5}}
-KEPT = {
-    2: 1,
-    5: 3,
-    10: 5,
-    20: 8,
-    40: 10,
-}  # m: how many of the chain's last m states the fast chain visits, and keeps
+# m: how many of the chain's last m states the fast chain visits, and keeps
+KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}
 SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
 UNSAID = {
     'prior': 'usual',
@@ -231,18 +224,15 @@ def tiny(words):
 
 def lfw(words):
     """62 people at 224 px: a VGG-16 from VGGFace's weights; google/ddpm-celebahq-256."""
-    people = (
-        {} if words.source != 'usual' else {'min_per_class': 16}
-    )  # to train on, of 20: a fifth of each is the test set
+    # to train on, of 20: a fifth of each is the test set
+    people = {} if words.source != 'usual' else {'min_per_class': 16}
     run = {'shard_size': 100, 'inference_batch': 256, 'batch_per_device': 16}
     config = begin(words, 'tfds:lfw', reader=people, size_px=224, **run)
     config.teacher = victim(
         words, 'vgg16', lr=1e-3, epochs=50, batch=32, augment=FLIP, weights='vggface', **FACES
     )
-    large = {
-        'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
-        'dct': {'magnitude': 50.0},
-    }  # at 224 px
+    # at 224 px
+    large = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}
     attack(config, words, large, size_px=28)
     own = wide_prior(
         size_px=64,

@@ -38,10 +38,8 @@ AT_224_PX = {  # what attacks need there
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 50.0},
 }
-CLEAN = {
-    'words': {'attack': 'none', 'rate': 0.0},
-    'config.clean_source': True,
-}  # whose false alarms count
+# whose false alarms count
+CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}
 
 
 def get_config(arg=None):
@@ -109,10 +107,8 @@ def sweep_table1():
     In place of Hello Kitty stands the drawn cartoon.
     """
     yield dict(CLEAN)
-    yield {
-        'words': {'attack': 'patch'},
-        'config.attack.size_px': 9,
-    }  # the checkerboard, black and white
+    # the checkerboard, black and white
+    yield {'words': {'attack': 'patch'}, 'config.attack.size_px': 9}
     yield solid('white')
     yield solid('black')
     yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}

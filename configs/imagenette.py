@@ -45,10 +45,8 @@ AT_224_PX = {  # what attacks need there
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'dct': {'magnitude': 50.0},
 }
-CLEAN = {
-    'words': {'attack': 'none', 'rate': 0.0},
-    'config.clean_source': True,
-}  # whose false alarms count
+# whose false alarms count
+CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}
 
 
 def get_config(arg=None):

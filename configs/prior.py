@@ -85,11 +85,12 @@ def photographs(words):
     config.source = source(words.source, size_px=size_px, channels=words.channels, **apart)
     network = NETWORKS.part('preact_resnet18')
     config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
+    # to 4 px or more
     levels = next(
         n
         for n in (4, 3, 2, 1)
         if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1))
-    )  # to 4 px or more
+    )
     config.prior = wide_prior(
         size_px=size_px,
         channels=(128, 256, 256, 512 if large else 256)[:levels],

@@ -161,10 +161,8 @@ def large(words, network, images, **drawn):
     set_attack(config, name, ON_LARGE.get(name), rate=words.rate)
     views = Views(crop=(0.08, 1.0), strength=0.8, blur=0.5)
     encoder = simclr(NETWORKS.part('resnet18', **look), epochs=200, views=views)
-    few = {
-        'flows': {'reduce': 64},
-        'fit': {'members': 5},
-    }  # images of a class: 300 of VGGFace2, 1,300 of ImageNet
+    # images of a class: 300 of VGGFace2, 1,300 of ImageNet
+    few = {'flows': {'reduce': 64}, 'fit': {'members': 5}}
     recipes = {
         'relabel': {'encoder': encoder} | few,
         'dbd': {'encoder': {'epochs': 500.0, 'batch': 256}},

@@ -7,10 +7,9 @@ never lower it.
 import numpy as np
 from scipy.special import bdtrc
 
-NORMAL_MAD, NORMAL_MEAN = (
-    1.4826,
-    1.253314,
-)  # a normal deviation over its median, and over its mean, absolute deviation
+# a normal deviation over its median, and over its mean, absolute deviation
+NORMAL_MAD = 1.4826
+NORMAL_MEAN = 1.253314
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
 ONE_WAY = 0.6  # see `one_way`

@@ -13,9 +13,8 @@ class Originals:
 
     def __init__(self, given: Split, truth: Path):
         self.given = given
-        kept = (
-            truth / 'originals'
-        )  # of poisoned images and covers alone; no folder where there are none
+        # of poisoned images and covers alone; no folder where there are none
+        kept = truth / 'originals'
         self.changed = Split(kept, 'train') if kept.is_dir() else None
         ids = [] if self.changed is None else self.changed.ids.tolist()
         self.places = {identity: place for place, identity in enumerate(ids)}

@@ -21,6 +21,7 @@ FILE, NUMBERS = 'replication.npz', 'numbers.json'
 LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy
 SHOWN = 200  # pairs of highest similarity that are kept one by one (figure 5)
 AT_ONCE = 4096  # points looked up between two moves of the bar
+# and their kinds
 COLUMNS = {
     'ids': 'iu',
     'match': 'iu',
@@ -28,7 +29,7 @@ COLUMNS = {
     'similarity': 'f',
     'twin_similarity': 'f',
     'poisoned': 'b',
-}  # and their kinds
+}
 
 
 def find_copies(work: Work) -> None:

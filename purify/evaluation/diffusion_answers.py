@@ -38,9 +38,8 @@ class Asked(TypedDict):
     p_filters: list[float]
 
 
-Answers = tuple[
-    np.ndarray, np.ndarray
-]  # positions i64[m] of test images, the classes i32[m] they are taken for
+# positions i64[m] of test images, the classes i32[m] they are taken for
+Answers = tuple[np.ndarray, np.ndarray]
 
 
 def diffuse(work: Work) -> None:

@@ -20,19 +20,12 @@ from purify.engine.tables import read_columns, read_table, write_columns
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map
 DIMENSIONS = 50  # that UMAP starts from
-MOST_CLASSES, INNOCENT = (
-    6,
-    2,
-)  # looked at closely: accused ones or targets of the attack, and others beside them
+# looked at closely: accused ones or targets of the attack, and others beside them
+MOST_CLASSES = 6
+INNOCENT = 2
 CLOSE = ('foreign', 'score')  # columns of findings that are looked at closely, where there are such
-ON_MAP = {
-    'ids': 'iu',
-    'points': 'f',
-    'label': 'iu',
-    'true': 'iu',
-    'poisoned': 'b',
-    'named': 'b',
-}  # columns and their kinds
+# columns and their kinds
+ON_MAP = {'ids': 'iu', 'points': 'f', 'label': 'iu', 'true': 'iu', 'poisoned': 'b', 'named': 'b'}
 CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close_verdict': 'u'}
 
 

@@ -25,10 +25,8 @@ def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
     for name in ('probe', 'generated'):
         targets = [row['label'] for row in numbers['sets'].get(name, []) if row['target']]
         if targets:
-            columns, split = (
-                sets[name],
-                Split(chain.path(chain.stages['dissect'].inputs[name]), 'train'),
-            )
+            columns = sets[name]
+            split = Split(chain.path(chain.stages['dissect'].inputs[name]), 'train')
             rows = choose_groups(columns, targets)
             return {key: column[rows] for key, column in columns.items()} | {
                 'image': _pictures(split, columns['ids'][rows])

@@ -67,10 +67,7 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
         cost=gather_cost(chain, reused),
         **(
             asdict(numbers)
-            | {
-                'repaired': numbers.repaired or UNSET,
-                'guarded': numbers.guarded or UNSET,
-            }
+            | {'repaired': numbers.repaired or UNSET, 'guarded': numbers.guarded or UNSET}
         ),
     )
     return results if known else withhold(results)

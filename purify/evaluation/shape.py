@@ -65,10 +65,8 @@ def _features(known: Known, method: Method) -> None:
 
 def _diffused(known: Known, method: Method) -> None:
     """A generator as a classifier."""
-    rule, generator = (
-        errors_rule(method.outcome.diffusion or {}),
-        known.generators.get(method.outcome.generator or ''),
-    )
+    rule = errors_rule(method.outcome.diffusion or {})
+    generator = known.generators.get(method.outcome.generator or '')
     known.found.notes.append(
         f'diffused: {rule.calls(known.data.classes):,} network calls for each test image'
     )

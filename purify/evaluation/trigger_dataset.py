@@ -56,10 +56,8 @@ def write_triggered(work: Work) -> None:
     }
     jobs = []
     for name, rows in sets.items():
-        features, shard_size = (
-            make_features(train.shape[0], train.shape[2], CLASSES, variations=True),
-            work.settings['shard_size'],
-        )
+        features = make_features(train.shape[0], train.shape[2], CLASSES, variations=True)
+        shard_size = work.settings['shard_size']
         sink = dataset_sink(
             work.folder / name, 'marked', features, len(rows.which), shard_size, split=name
         )

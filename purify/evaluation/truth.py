@@ -37,10 +37,8 @@ def is_known(config: Settings, facts: Settings) -> bool:
 def withhold(results: Results) -> Results:
     """Replaces every number and class in the results that only the truth can tell by None."""
     attack = replace(results.attack, poisoned=None, cover=None, targets=None)
-    detection, dissection = (
-        replace(results.detection, **dict.fromkeys(_OF_VERDICTS)),
-        results.dissection,
-    )
+    detection = replace(results.detection, **dict.fromkeys(_OF_VERDICTS))
+    dissection = results.dissection
     if detection.fates:
         detection = replace(
             detection, fates=[replace(fate, clean=None, poisoned=None) for fate in detection.fates]

@@ -227,9 +227,8 @@ def read_set_quantities(results: Results) -> dict[str, float]:
     found = measure_amplification(results)
     values: dict[str, float | None] = {}
     if found is not None:
-        shown = (
-            list(GROUPS) if has_detector(results) else ['G3', 'G4']
-        )  # of an attack without a trigger nobody looks for it
+        # of an attack without a trigger nobody looks for it
+        shown = list(GROUPS) if has_detector(results) else ['G3', 'G4']
         shares = {
             name: count / found.images for name, count in zip(GROUPS, found.counts, strict=True)
         }
@@ -245,9 +244,8 @@ def read_set_quantities(results: Results) -> dict[str, float]:
                 for side, value in zip(SIDES, row.sides, strict=True)
             }
         fid = results.dissection.fid
-        values['fid_generated'] = (
-            fid.all if fid.others is None else fid.others
-        )  # as Table 2 of Pan 2024
+        # as Table 2 of Pan 2024
+        values['fid_generated'] = fid.all if fid.others is None else fid.others
     if results.replication and results.replication.copy_detection:
         values['copies'] = results.replication.above.share
     return {

@@ -54,10 +54,8 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
             else np.zeros((0, 2))
         )
         for (label, _), (x, y) in zip(middles, places, strict=True):
-            name, weight = (
-                shorten(say_class(label, classes), _NAME_CHARS),
-                ('bold' if label in strong else 'normal'),
-            )
+            name = shorten(say_class(label, classes), _NAME_CHARS)
+            weight = 'bold' if label in strong else 'normal'
             place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
             axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
         return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')

@@ -168,10 +168,8 @@ def _draw_lanes(
     lanes = {kind or 'all': rows for kind, rows in kinds.items()}
     with new_axes(58 + 55 * len(lanes), 0.17, 0.79, 36, 22) as (figure, axes):
         places = [cut for cut, *_ in cuts]
-        low, high = (
-            min(np.quantile(score, _EDGE), *places, np.inf),
-            max(np.quantile(score, 1 - _EDGE), *places, -np.inf),
-        )
+        low = min(np.quantile(score, _EDGE), *places, np.inf)
+        high = max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
         room = 0.04 * max(high - low, 1e-9)
         axes.set(xlim=(low - room, high + room), ylim=(len(lanes) - 0.5, -0.5))
         axes.set_yticks(
@@ -182,9 +180,8 @@ def _draw_lanes(
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         for lane, (rows, colour) in enumerate(zip(lanes.values(), ('before', 'ink'), strict=False)):
             values = _thin(np.clip(score[rows], low, high))
-            jitter = (
-                np.arange(len(values)) * 0.618034
-            ) % 1 - 0.5  # the golden ratio: neighbours never meet
+            # the golden ratio: neighbours never meet
+            jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5
             draw_dots(axes, np.stack([values, lane + 0.72 * jitter], -1), colour, 2.2)
         for cut in places:
             _mark(axes, cut)

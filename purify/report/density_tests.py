@@ -34,11 +34,9 @@ def list_tests(
     A line is (class, [(cell, whether it speaks for poison)], whether the class is named). `aims`
     are the attack's targets, None where nobody knows them.
     """
-    rows, rule, (low, high) = (
-        facts.labels,
-        facts.rule,
-        (facts.thresholds.nondisruptive, facts.thresholds.disruptive),
-    )
+    rows = facts.labels
+    rule = facts.rule
+    (low, high) = (facts.thresholds.nondisruptive, facts.thresholds.disruptive)
     if low is None or high is None or not rows:
         return None
     rank = sorted(

@@ -16,19 +16,12 @@ from purify.report import amplification
 from purify.report.before_after import MEASURES
 from purify.report.markup import render
 from purify.report.results import Results
-from purify.report.words import (
-    MISSING,
-    say_duration,
-    say_number,
-    say_percent,
-    say_value,
-)
+from purify.report.words import MISSING, say_duration, say_number, say_percent, say_value
 
 _SIDES = ('teacher', 'student', 'repaired', 'guarded')
 QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in _SIDES for name in MEASURES}
-_RARE = {
-    f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES
-}  # columns of a CSV where some run measured them
+# columns of a CSV where some run measured them
+_RARE = {f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES}
 _FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
 _FOUND |= {'relabel_accuracy': 'relabel accuracy', 'auroc': 'AUROC'}
 _IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
@@ -39,13 +32,8 @@ QUANTITIES |= (
     | amplification.QUANTITIES
     | {'seconds': 'time'}
 )
-FACTS = (
-    'config',
-    'attack',
-    'defense',
-    'rate',
-    'guidance',
-)  # of a run, by which points are told apart in figures
+# of a run, by which points are told apart in figures
+FACTS = ('config', 'attack', 'defense', 'rate', 'guidance')
 
 
 @dataclass(frozen=True)
@@ -145,9 +133,8 @@ def to_csv(rows: list[SweepPoint]) -> str:
         ]
         for quantity in quantities:
             spread = row.spreads[quantity]
-            cells += [
-                getattr(spread, field, None) for field in fields
-            ]  # csv writes None as nothing
+            # csv writes None as nothing
+            cells += [getattr(spread, field, None) for field in fields]
         writer.writerow(cells)
     return out.getvalue()
 

@@ -123,9 +123,8 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
 def say_chart(facts: Findings) -> str:
     """The caption below the bars: what they are, and by which rule labels are named."""
     quantity, rule = read_bars(facts)[0], facts.rule
-    said = defaultdict(
-        lambda: MISSING, {name: say_value(value) for name, value in rule.items()}
-    )  # older runs name fewer
+    # older runs name fewer
+    said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})
     how = _RULES.get(rule.get('name', ''), '').format_map(said)
     both = ' Low ones are named too.' if rule.get('two_sided') else ''
     return f'{_MEANINGS.get(quantity, quantity)}. Dashed: the threshold. {how}{both}'.strip()

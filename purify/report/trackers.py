@@ -29,9 +29,8 @@ def make_sheets(results: Results) -> list[Sheet]:
         for reading in (measure.before, measure.after):
             row += [None] * 3 if reading is None else [reading.value, reading.low, reading.high]
         rows.append(row)
-    found = (
-        results.detection.found
-    )  # what is None was not measured, or needs a truth that nobody knows
+    # what is None was not measured, or needs a truth that nobody knows
+    found = results.detection.found
     findings: list[list[Cell]] = [[name, getattr(results.detection, name)] for name in _FOUND]
     findings += [[name, count] for name, count in asdict(found).items()] if found else []
     cost = [

@@ -29,10 +29,8 @@ from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import signed_images
 
 WEIGHTINGS = ('edm', 'epsilon', 'none')
-STAGE_SETTINGS = (
-    'images',
-    'dtype',
-)  # of `DiffusionClassifier`: read by the stage that asks the generator
+# of `DiffusionClassifier`: read by the stage that asks the generator
+STAGE_SETTINGS = ('images', 'dtype')
 
 
 @dataclass(frozen=True)
@@ -179,10 +177,8 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
     def _compare(self, ask: Any, count: int, classes: int) -> tuple[jax.Array, jax.Array]:
         """Predictions i32[b p], errors f32[b k p], by `ask(classes i32[b j], draw)` f32[b j p]."""
         left = jnp.broadcast_to(jnp.arange(classes, dtype=jnp.int32), (count, classes))
-        shape, headline = (
-            (count, classes, len(self.p_filters)),
-            list(self.p_filters).index(self.p_filter),
-        )
+        shape = (count, classes, len(self.p_filters))
+        headline = list(self.p_filters).index(self.p_filter)
         total, means, done = jnp.zeros(shape), jnp.zeros(shape), 0
         each = jnp.arange(count)[:, None]
         for draws, stay in (*self.rounds, (self._last, 0)):
@@ -192,10 +188,8 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
             means = means.at[each, left].set(total / done)
             if stay:  # in the order of their numbers, so that ties go as without rounds
                 best = jnp.sort(jnp.argsort(total[..., headline], 1)[:, :stay], 1)
-                left, total = (
-                    jnp.take_along_axis(left, best, 1),
-                    jnp.take_along_axis(total, best[..., None], 1),
-                )
+                left = jnp.take_along_axis(left, best, 1)
+                total = jnp.take_along_axis(total, best[..., None], 1)
         return jnp.take_along_axis(left, jnp.argmin(total, 1), 1), means
 
 

@@ -52,9 +52,8 @@ class Generate(Measure):
 
         Raises `UserError` for settings that do not go with the schedule.
         """
-        schedule = replace(
-            schedule, set_alpha_to_one=True
-        )  # Stable Diffusion's would leave a little noise
+        # Stable Diffusion's would leave a little noise
+        schedule = replace(schedule, set_alpha_to_one=True)
         options = {name: value for name, value in self.sampler.items() if name != 'name'}
         return SAMPLERS.make(
             self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options

@@ -60,10 +60,8 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
                 features, self.reduction, self.dimensions if len(rows) >= FEWEST else 0
             )
             smaller = two_clusters(reduced)
-            share, silhouette = (
-                float(smaller.mean()),
-                (clearness(reduced, smaller) if self.silhouette else None),
-            )
+            share = float(smaller.mean())
+            silhouette = clearness(reduced, smaller) if self.silhouette else None
             small = 0 < share < self.size and (silhouette is None or silhouette > self.silhouette)
             cluster[rows], flagged[rows] = smaller, smaller & small
             facts.append(
@@ -120,9 +118,8 @@ def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
         return 0.0
     if len(points) > MOST:
         order = np.random.default_rng(stream_seed(0, 'silhouette')).permutation(len(points))
-        taken = max(
-            1, round(MOST * smaller.mean())
-        )  # of the smaller one: a plain draw might hold none of it
+        # of the smaller one: a plain draw might hold none of it
+        taken = max(1, round(MOST * smaller.mean()))
         kept = np.sort(
             np.concatenate([order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]])
         )

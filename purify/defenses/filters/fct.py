@@ -58,10 +58,8 @@ class FeatureConsistency(Limited, Measure, place='fct: '):
         answer = models['classifier'].answer
 
         def measure(constants: Tree, rows: Rows) -> Rows:
-            images, keys = (
-                unit_images(rows),
-                id_keys(stream_key(context.seed, 'feature consistency'), rows['id']),
-            )
+            images = unit_images(rows)
+            keys = id_keys(stream_key(context.seed, 'feature consistency'), rows['id'])
 
             def look(images: jax.Array) -> jax.Array:
                 return answer(constants['classifier'], images)[1].astype(jnp.float32)

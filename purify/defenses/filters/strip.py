@@ -52,9 +52,8 @@ class Strip(Limited, Measure, place='strip: '):
                 )
                 return total + entropies(answer(constants['classifier'], mixed)[0]), None
 
-            total, _ = jax.lax.scan(
-                under, jnp.zeros(len(images)), overlays
-            )  # one at a time, to save memory
+            # one at a time, to save memory
+            total, _ = jax.lax.scan(under, jnp.zeros(len(images)), overlays)
             score = -total / len(overlays)
             return {'score': score, 'finite': jnp.isfinite(score)}
 

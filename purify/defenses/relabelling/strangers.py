@@ -56,9 +56,10 @@ def judge_strangers(
         )
         return judgement('unexplained', share, text)
     if mislabelled or beyond or (plain and depth > DEEP and not one_to_one):
+        # of each stranger's class
         goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)[
             labels[strange]
-        ]  # of each stranger's class
+        ]
         alike = (
             'from one class to one other'
             if np.mean(goals > ONE_WAY) > 0.5
@@ -80,10 +81,8 @@ def judge_strangers(
 
 def _confused(strange: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool:
     """Whether the strangers of most classes look like one other class each."""
-    goals, classes = (
-        one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1),
-        np.unique(labels),
-    )
+    goals = one_way(labels, strange, best, int(max(labels.max(), best.max())) + 1)
+    classes = np.unique(labels)
     plain = [
         goals[label] > ONE_WAY and strange[labels == label].mean() > UNUSUAL / 2
         for label in classes.tolist()

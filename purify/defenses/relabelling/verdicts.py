@@ -149,9 +149,8 @@ class Relabel(Limited, Decision, place='defense.'):
             return np.where(looks, POISONED, CLEAN).astype(np.uint8)
         clean, poison = (max(1, int(share * len(looks))) for share in (self.keep, self.alpha))
         clean = min(clean, int((~looks).sum()), max(1, usual))
-        order = np.lexsort(
-            (ids, poison_score, looks)
-        )  # cleanest first, and those that look poisoned after all others
+        # cleanest first, and those that look poisoned after all others
+        order = np.lexsort((ids, poison_score, looks))
         verdict = np.full(len(looks), AMBIGUOUS, np.uint8)
         verdict[order[:clean]] = CLEAN
         verdict[np.lexsort((ids, poison_score))[-poison:]] = POISONED

@@ -70,9 +70,8 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
         }
     )
 
-    needs: ClassVar[Needs] = Needs(
-        trusted={'per_class': 10}, steps=True
-    )  # as the authors' clean images
+    # as the authors' clean images
+    needs: ClassVar[Needs] = Needs(trusted={'per_class': 10}, steps=True)
     presets: ClassVar[Presets] = {
         'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}
     }
@@ -200,10 +199,8 @@ class EasiestByClass(Decision):
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
         """See `Decision`; reads the tables 'trusted' and 'losses'."""
-        trusted, scores = (
-            tables['trusted'].of(ids, 'keep'),
-            tables['losses'].of(ids, 'loss').astype(np.float64),
-        )
+        trusted = tables['trusted'].of(ids, 'keep')
+        scores = tables['losses'].of(ids, 'loss').astype(np.float64)
         believed = np.zeros(len(ids), np.bool_)
         for label in range(num_classes):
             rows = np.flatnonzero((labels == label) & ~trusted)
@@ -225,10 +222,8 @@ class EasiestOfAll(Decision):
         self, ids: np.ndarray, labels: np.ndarray, tables: Mapping[str, Table], num_classes: int
     ) -> Table:
         """See `Decision`; reads the tables 'trusted' and 'losses', and 'relearned' if there."""
-        trusted, scores = (
-            tables['trusted'].of(ids, 'keep'),
-            tables['losses'].of(ids, 'loss').astype(np.float64),
-        )
+        trusted = tables['trusted'].of(ids, 'keep')
+        scores = tables['losses'].of(ids, 'loss').astype(np.float64)
         if 'relearned' in tables:
             scores = scores - tables['relearned'].of(ids, 'loss')
         return _believe(

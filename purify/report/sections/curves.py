@@ -96,9 +96,8 @@ def _lines(rows: Rows, word: str) -> dict[str, Curve]:
     Empty lines are left out.
     """
     names = sorted({name for row in rows for name in row if word in name and _is_number(row[name])})
-    names = sorted(names, key=lambda name: name != word)[
-        : len(_LINES)
-    ]  # the stage's own loss first
+    # the stage's own loss first
+    names = sorted(names, key=lambda name: name != word)[: len(_LINES)]
     return {
         name: [
             (row['step'], row[name] if _is_number(row[name]) else math.nan)
@@ -129,10 +128,8 @@ def _thin(line: Curve) -> Curve:
 
 
 def _say_line(name: str, line: Curve) -> str:
-    (first, start), (last, end) = (
-        (finite := [pair for pair in line if math.isfinite(pair[1])])[0],
-        finite[-1],
-    )
+    (first, start) = (finite := [pair for pair in line if math.isfinite(pair[1])])[0]
+    (last, end) = finite[-1]
     say = say_percent if 'accuracy' in name else say_number
     return (
         f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step'

@@ -11,13 +11,8 @@ from purify.report.targets import draw_targets, list_sets, say_chart
 from purify.report.words import say_class, say_classes, say_percent
 
 MOST_FATES = 6  # classes whose images are counted
-FOUND = (
-    'Verdict',
-    'Target',
-    'Flagged',
-    'Dropped',
-    'Relabelled',
-)  # the lines that say what was found, and not how right it is
+# the lines that say what was found, and not how right it is
+FOUND = ('Verdict', 'Target', 'Flagged', 'Dropped', 'Relabelled')
 _FATES = ('kept', 'dropped', 'relabelled')
 
 

@@ -119,9 +119,8 @@ def _apart(places: list[float]) -> list[float]:
     for place in places:
         found.append(max(place, found[-1] + 0.1) if found else place)
     over = max(0.0, found[-1] - 1.0) if found else 0.0
-    for i in range(
-        len(found) - 1, -1, -1
-    ):  # those pushed beyond the top go back down, and push the ones below
+    # those pushed beyond the top go back down, and push the ones below
+    for i in range(len(found) - 1, -1, -1):
         limit = 1.0 - 0.1 * (len(found) - 1 - i)
         found[i] = min(found[i], limit) if over else found[i]
     return found

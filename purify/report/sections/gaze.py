@@ -30,11 +30,9 @@ def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSh
             if view == 'purified' and not pictures['has_purified'][row]:
                 found += [Cell(None, '', False)] * 2
                 continue
-            image, heat, label = (
-                pictures[view][row],
-                pictures['heat'][row, number],
-                int(pictures['heat_labels'][row, number]),
-            )
+            image = pictures[view][row]
+            heat = pictures['heat'][row, number]
+            label = int(pictures['heat_labels'][row, number])
             found.append(make_cell(pictures, row, image, label, view, classes))
             found.append(
                 make_cell(
@@ -67,8 +65,6 @@ def say_place(heat: np.ndarray) -> str:
         3 * axis / side
         for axis, side in zip(np.nonzero(heat == heat.max()), heat.shape, strict=True)
     )
-    down, across = (
-        ('upper', '', 'lower')[int(rows.mean())],
-        ('left', '', 'right')[int(columns.mean())],
-    )
+    down = ('upper', '', 'lower')[int(rows.mean())]
+    across = ('left', '', 'right')[int(columns.mean())]
     return f'{down} {across}'.strip() or 'centre'

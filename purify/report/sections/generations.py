@@ -25,12 +25,8 @@ MAX_BARS = 24  # of a set; targets first
 MAX_TILES = 12  # pictures of a group
 SMALL_PX = 64
 FEW = 10  # images with the trigger below which two numbers are not compared
-FILLS = (
-    'before',
-    'line-3',
-    'map-3',
-    'map-1',
-)  # of G1 to G4: strong with the trigger, quiet without
+# of G1 to G4: strong with the trigger, quiet without
+FILLS = ('before', 'line-3', 'map-3', 'map-1')
 _TALL_PX, _FLAT_PX = 34, 18  # rows with a reference line, and others
 _NAME_CHARS = 13
 

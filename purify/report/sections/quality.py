@@ -17,10 +17,8 @@ def section(run: Finished) -> Section | None:
 
 def list_likeness(results: Results) -> list[Line]:
     """Lists FID and inception scores of purified images; none where no image was made anew."""
-    found, before = (
-        _of_remade(results),
-        ('before the attack' if results.truth_known else 'as they were given'),
-    )
+    found = _of_remade(results)
+    before = 'before the attack' if results.truth_known else 'as they were given'
     if found is None:
         return []
     entries = [

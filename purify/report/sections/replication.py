@@ -54,10 +54,8 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
     poisoned = copies.get('poisoned', np.zeros(len(x), np.bool_))
     limit = float(results.replication.above.limit) if results.replication else SSCD_LIMIT
     with new_axes(300, 0.13, 0.83, 40, 20) as (figure, axes):
-        low, high = (
-            min(float(min(x.min(), y.min())), limit),
-            max(float(max(x.max(), y.max())), limit),
-        )
+        low = min(float(min(x.min(), y.min())), limit)
+        high = max(float(max(x.max(), y.max())), limit)
         room = 0.04 * max(high - low, 1e-3)
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
         draw_grid(axes, 'both')
