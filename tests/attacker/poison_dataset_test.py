@@ -123,10 +123,8 @@ def test_covers_are_stamped_and_keep_their_label(tmp_path):
     assert (manifest.poisoned.sum(), manifest.cover.sum()) == (10, 19)
     assert not (manifest.poisoned & manifest.cover).any()
     assert (manifest.given_labels[manifest.cover] == manifest.true_labels[manifest.cover]).all()
-    given, before = (
-        Split(folder / 'poisoned', 'train'),
-        Split(folder / 'truth' / 'originals', 'train'),
-    )
+    given = Split(folder / 'poisoned', 'train')
+    before = Split(folder / 'truth' / 'originals', 'train')
     carriers = set(manifest.ids[manifest.poisoned | manifest.cover].tolist())
     assert set(before.ids.tolist()) == carriers
     for row in range(len(before)):
@@ -177,9 +175,8 @@ def test_a_shard_is_stamped_in_whole_batches():
     rng = np.random.default_rng(0)
     chosen = rng.permutation(np.arange(500, 1500))[:160].tolist()
     kinds = [(0, 'training')] * 70 + [(1, 'training')] * 40 + [(1, 'cover')] * 50
-    roles = dict(zip(chosen, kinds, strict=True)) | {
-        3: (0, 'training')
-    }  # the last one lies in another shard
+    # the last one lies in another shard
+    roles = dict(zip(chosen, kinds, strict=True)) | {3: (0, 'training')}
     ids = rng.permutation(2000)
     pool = Pool(
         ids, np.arange(2000, dtype=np.int32) % 10, lambda i: np.full((1, 1, 1), i % 200, np.uint8)
@@ -300,10 +297,8 @@ def test_relabel_only_has_no_trigger_and_no_cover(tmp_path):
     folder = prepared(tmp_path, 'attack=relabel_only')
     manifest = Manifest.read(folder / 'truth')
     assert manifest.poisoned.sum() == 10
-    given, before = (
-        Split(folder / 'poisoned', 'train'),
-        Split(folder / 'truth' / 'originals', 'train'),
-    )
+    given = Split(folder / 'poisoned', 'train')
+    before = Split(folder / 'truth' / 'originals', 'train')
     for row in range(len(before)):
         now = given[int(given.position_of(before.ids[row : row + 1])[0])]
         assert (now['image'] == before[row]['image']).all()

@@ -65,10 +65,8 @@ def test_a_fitted_trigger_stamps_the_dataset_and_lies_with_the_truth(lira):
     config, chain = lira
     folder = chain.folder('prepare')
     (attack,) = read_attacks(folder / 'truth')
-    given, before = (
-        Split(folder / 'poisoned', 'train'),
-        Split(folder / 'truth' / 'originals', 'train'),
-    )
+    given = Split(folder / 'poisoned', 'train')
+    before = Split(folder / 'truth' / 'originals', 'train')
     now = given.images(given.position_of(before.ids).tolist())
     wanted = attack.stamp_many(
         list(before.images(range(len(before)))), before.ids.tolist(), 'training'

@@ -79,9 +79,9 @@ def built(build, *args, seed=0):
 
     def draw(x):
         drawn = rng.normal(size=x.shape).astype(np.float32)
-        return jnp.asarray(
-            drawn / np.prod(x.shape[:-1]) ** 0.5 if x.ndim > 1 else 0.5 + 0.1 * drawn
-        )  # scales, variances
+        # numbers of one axis are scales and variances
+        many = x.ndim > 1
+        return jnp.asarray(drawn / np.prod(x.shape[:-1]) ** 0.5 if many else 0.5 + 0.1 * drawn)
 
     graph, *parts = split_network(nnx.eval_shape(lambda: build(*args, rngs=nnx.Rngs(0))))
     return graph, *jax.tree.map(draw, parts)

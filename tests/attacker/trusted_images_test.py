@@ -92,11 +92,9 @@ def test_a_share_of_all_is_spread_as_clean_images_are():
 
 def test_the_draw_is_of_the_seed_and_the_ids_alone():
     manifest = truth()
-    few, more, other = (
-        draw(manifest, per_class=3),
-        draw(manifest, per_class=5),
-        draw(manifest, per_class=3, seed=1),
-    )
+    few = draw(manifest, per_class=3)
+    more = draw(manifest, per_class=5)
+    other = draw(manifest, per_class=3, seed=1)
     assert set(few) < set(more)
     assert set(few) != set(other)
     order = np.random.default_rng(1).permutation(COUNT)
@@ -152,11 +150,9 @@ def chain(tmp_path_factory):
 
 def test_the_stage_leaves_a_table_that_training_can_read(chain, tmp_path):
     prepared, folder = chain.folder('prepare'), chain.folder('trusted')
-    table, split, manifest = (
-        read_table(folder),
-        Split(prepared / 'poisoned', 'train'),
-        Manifest.read(prepared / 'truth'),
-    )
+    table = read_table(folder)
+    split = Split(prepared / 'poisoned', 'train')
+    manifest = Manifest.read(prepared / 'truth')
     assert table.facts == {'images': 20, 'of_each_class': [2] * 10}
     np.testing.assert_array_equal(table['ids'], split.ids)
     np.testing.assert_array_equal(table['labels'], split.labels)
@@ -187,10 +183,7 @@ def test_its_place_in_the_chain():
     assert list(stages)[:2] == ['prepare', 'trusted']
     assert {
         role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()
-    } == {
-        'poisoned': ('prepare', 'poisoned'),
-        'truth': ('prepare', 'truth'),
-    }
+    } == {'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth')}
     assert stages['trusted'].settings == {
         'per_class': 0,
         'share': 0.05,

@@ -149,9 +149,8 @@ def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
 def test_flops_grow_by_one_call_of_the_unet_with_every_step(asked, kind, tokens):
     config = config_of('--config.steps=4,8', spec=f'{SPEC},kind={kind}')
     list(bench.measure_all(config, mesh_of(1)))
-    assert [program.rows.keys() for program in asked[1:2]] == [
-        {'x', 'context'}
-    ]  # the UNet alone, once for both
+    # the UNet alone, once for both
+    assert [program.rows.keys() for program in asked[1:2]] == [{'x', 'context'}]
     four, unet, eight = (
         count_flops(jax.jit(a.apply).trace(a.weights, a.rows).jaxpr) for a in asked
     )

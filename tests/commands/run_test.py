@@ -49,9 +49,8 @@ def test_links_show_what_the_method_hands_over(tmp_path):
     running._link(workdir, chain)
     usual = {'teacher': 'teacher', 'student': 'student'}
     assert links(workdir) == usual | {'benign': 'finetuned', 'verdicts': 'isolated'}
-    running._link(
-        workdir, make_chain(tmp_path / 'stages', findings='verdicts')
-    )  # the same folder with other settings
+    # the same folder with other settings
+    running._link(workdir, make_chain(tmp_path / 'stages', findings='verdicts'))
     assert links(workdir) == usual | {'verdicts': 'verdicts'}
 
 

@@ -29,9 +29,9 @@ def test_generation_takes_the_paper_s_numbers():
     assert defense['sampling'] == {
         'sampler': {'name': 'ddim', 'eta': 0.0},
         'steps': 50,
-        'guidance': 6.0,
+        'guidance': 6.0,  # w = 5
         'dtype': 'bfloat16',
-    }  # w = 5
+    }
     assert defense['probe'] == {'labels': [4], 'images': 10_000}
     assert (config['attack']['name'], config['attack']['target'], config['attack']['base']) == (
         'badnets1',

@@ -169,12 +169,7 @@ def test_released_reads_the_open_points_as_the_code_does():
     defense = configured('released')['defense']
     assert (
         defense.items()
-        >= {
-            'benign': 'predicted',
-            'count_raw': True,
-            'choice': 'agreeing',
-            'steps': 15,
-        }.items()
+        >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 15}.items()
     )
     assert defense['targets'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
 
@@ -299,10 +294,8 @@ def test_the_parts_hold_the_very_attributes_of_their_defences(name):
 
 def test_quickstart_and_cifar10_offer_the_same_defences():
     root = Path(CONFIG).parent
-    mine, quick = (
-        configured('attack=patch'),
-        load_config(f'{root}/quickstart.py:defense=dataelixir'),
-    )
+    mine = configured('attack=patch')
+    quick = load_config(f'{root}/quickstart.py:defense=dataelixir')
     assert {key: value for key, value in quick.items() if key != 'name'} == {
         k: v for k, v in mine.items() if k != 'name'
     }

@@ -63,13 +63,8 @@ def test_settings_belong_to_their_optimiser_and_schedule():
     assert 'factor' not in OPTIMIZERS.part('sgd', lr=0.1)
 
 
-CIFAR, IMAGENET = (
-    [(0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)],
-    [
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-    ],
-)
+CIFAR = [(0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)]
+IMAGENET = [(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)]
 
 
 @pytest.mark.parametrize(

@@ -399,9 +399,8 @@ def test_every_leaf_is_read(seen, spec):
     known = {
         unify(name) for name in seen | OUTSIDE | (reaching(config) if spec in BUILT else set())
     }
-    own_source = {
-        f'source.{name}' for name in ('data_dir', 'path', 'train', 'test', 'test_share')
-    }  # handed to the source by name: an unknown one is an error there
+    # handed to the source by name: an unknown one is an error there
+    own_source = {f'source.{name}' for name in ('data_dir', 'path', 'train', 'test', 'test_share')}
     unread = [name for name in leaves(config) if unify(name) not in known | own_source]
     assert not unread
 

@@ -23,10 +23,8 @@ from purify.stages import train_classifier
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
-SOME = [
-    ('digits', 'table1', 3),
-    ('cifar10', 'table3', 2),
-]  # in the daily suite: ASD; features of CLIP
+# in the daily suite: ASD; features of CLIP
+SOME = [('digits', 'table1', 3), ('cifar10', 'table3', 2)]
 SOME_RUNS = [('digits', 'table3', 1)]
 BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}
 SMALL = {
@@ -88,9 +86,8 @@ def every_point(some):
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
 def test_points_of_the_study_pass_check_as_they_are(place, setting, sweep, which):
     config = load_config(*run_of(setting, sweep, which, place))
-    config['source'] |= (
-        {'train_size': 0, 'test_size': 0} if setting != 'digits' else {}
-    )  # the pictures here are few
+    # the pictures here are few
+    config['source'] |= {'train_size': 0, 'test_size': 0} if setting != 'digits' else {}
     assert not check(config).problems
 
 

@@ -140,8 +140,6 @@ def test_what_is_left_open_is_open_and_all_beside_it_is_shut(truth):
                 beside.read_text()
         with pytest.raises(PermissionError):
             os.listdir(truth)
-        with (
-            sealed(truth / 'deep'),
-            pytest.raises(PermissionError),
-        ):  # what one seal leaves open another may shut
+        # what one seal leaves open another may shut
+        with sealed(truth / 'deep'), pytest.raises(PermissionError):
             os.listdir(truth / 'deep')

@@ -123,10 +123,8 @@ SHEETS = [
 
 
 def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
-    for steps, loss in (
-        ((10, 20, 30), 1.0),
-        ((20, 30, 40), 2.0),
-    ):  # stopped after 30, gone on with from the checkpoint of 10
+    # stopped after 30, gone on with from the checkpoint of 10
+    for steps, loss in (((10, 20, 30), 1.0), ((20, 30, 40), 2.0)):
         writer = WRITERS.make('tensorboard', tmp_path, 'run', {})
         for step in steps:
             writer.write('teacher', step, {'loss': loss / step, 'accuracy': float('nan')})
@@ -260,9 +258,8 @@ def test_a_setting_that_wandb_itself_refuses(tmp_path):
         'import pathlib, sys; from purify.core.writers import *; WRITERS.make("wandb",'
         ' pathlib.Path(sys.argv[1]), "run", {})'
     )
-    env = os.environ | {
-        'WANDB_MODE': 'bogus'
-    }  # in a process of its own, for wandb reads its settings once
+    # in a process of its own, for wandb reads its settings once
+    env = os.environ | {'WANDB_MODE': 'bogus'}
     done = subprocess.run(
         [sys.executable, '-c', code, str(tmp_path)], env=env, capture_output=True, text=True
     )

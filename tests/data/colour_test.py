@@ -10,10 +10,8 @@ def transfer64(variation, source):
     """Equation (1) for one image, channel by channel."""
     result = np.empty(variation.shape)
     for channel in range(variation.shape[-1]):
-        new, old = (
-            variation[..., channel].astype(np.float64),
-            source[..., channel].astype(np.float64),
-        )
+        new = variation[..., channel].astype(np.float64)
+        old = source[..., channel].astype(np.float64)
         result[..., channel] = (new - new.mean()) / new.std() * old.std() + old.mean()
     return result
 

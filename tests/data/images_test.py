@@ -102,11 +102,8 @@ def test_no_damaged_file_ends_in_anything_but_a_picture_or_a_users_error(kind):
             assert images.decode(bytes(data), 'x', 3).dtype == np.uint8
         except UserError:
             refused += 1
-    assert refused > 0 or kind in (
-        'BMP',
-        'PPM',
-        'JPEG',
-    )  # those hold pixels without a check on them
+    # those hold pixels without a check on them
+    assert refused > 0 or kind in ('BMP', 'PPM', 'JPEG')
 
 
 def test_a_broken_file_is_named_with_the_next_step(tmp_path):

@@ -144,9 +144,8 @@ class TestTrainingBatches:
         shares = [batches(split, place=(host, hosts)) for host in range(hosts)]
         assert {len(share[0]['id']) for share in shares} == {BATCH // hosts}
         together = [
-            {
-                name: np.concatenate([part[name] for part in step]) for name in step[0]
-            }  # as `put_batch` lays them side by side
+            # as `put_batch` lays them side by side
+            {name: np.concatenate([part[name] for part in step]) for name in step[0]}
             for step in zip(*shares, strict=True)
         ]
         assert_equal(together, alone)

@@ -99,9 +99,8 @@ def test_orientation_is_that_of_opencv(orientation):
         quality=95,
     )
     by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert (
-        np.abs(shown(data)[0].astype(int) - by_opencv).max() <= 4
-    )  # they upsample colours with other filters
+    # they upsample colours with other filters
+    assert np.abs(shown(data)[0].astype(int) - by_opencv).max() <= 4
 
 
 def test_broken_exif_data_are_counted_and_the_picture_is_read():
@@ -218,9 +217,8 @@ def test_sixteen_bits_of_every_format_are_those_of_opencv():
 
 def test_the_maximum_of_a_pgm_is_white():
     data = b'P5 3 1 4095\n' + np.array([0, 2048, 4095], '>u2').tobytes()
-    np.testing.assert_array_equal(
-        shown(data, 1)[0][0, :, 0], [0, 128, 255]
-    )  # 2048 / 4095 of 255 is 127.5
+    # 2048 / 4095 of 255 is 127.5
+    np.testing.assert_array_equal(shown(data, 1)[0][0, :, 0], [0, 128, 255])
     np.testing.assert_array_equal(
         shown(b'P5 3 1 15\n' + bytes([0, 5, 15]), 1)[0][0, :, 0], [0, 85, 255]
     )
@@ -234,14 +232,12 @@ def test_twelve_bits_of_a_tiff():
     found, noted = shown(tiff(3, values, highest=4095), 1)
     assert found.ravel().tolist() == [0, 128, 255]
     assert not noted
-    found, noted = shown(
-        tiff(3, values), 1
-    )  # nothing tells that these are 12 bits: said, not guessed
+    # nothing tells that these are 12 bits: said, not guessed
+    found, noted = shown(tiff(3, values), 1)
     assert found.ravel().tolist() == [0, 8, 15]
     assert noted == {'dark'}
-    found, noted = shown(
-        tiff(3, values, highest=3000), 1
-    )  # how light the picture is, says TIFF 6.0, not how deep
+    # how light the picture is, says TIFF 6.0, not how deep
+    found, noted = shown(tiff(3, values, highest=3000), 1)
     assert found.ravel().tolist() == [0, 8, 15]
     assert noted == {'dark'}
 
@@ -330,11 +326,8 @@ def profile(red, green, blue, gamma, space=b'RGB ', white=(0.9642, 1.0, 0.8249))
     return header + bytes(128 - len(header)) + struct.pack('>I', len(tags)) + table + body
 
 
-ADOBE = (
-    (0.60974, 0.31111, 0.01947),
-    (0.20528, 0.62567, 0.06087),
-    (0.14919, 0.06322, 0.74457),
-)  # ICC's numbers, D50
+# ICC's numbers, D50
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 ADOBE_RGB = profile(*ADOBE, 2.19921875)
 TO_SRGB = np.linalg.inv(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
@@ -416,19 +409,8 @@ def test_lab_becomes_colours():
     assert np.abs(found.astype(int) - [255, 0, 0]).max() <= 6
 
 
-SRGB_XY, P3_XY = (
-    (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
-    (
-        31270,
-        32900,
-        68000,
-        32000,
-        26500,
-        69000,
-        15000,
-        6000,
-    ),
-)
+SRGB_XY = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+P3_XY = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 
 
 @pytest.mark.parametrize(

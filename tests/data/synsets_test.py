@@ -26,10 +26,8 @@ IMAGENETTE = {
     'n03445777': 'golf ball',
     'n03888257': 'parachute',
 }
-SECOND_LEMMA = {
-    'n02113186': 'Cardigan Welsh corgi',
-    'n03710721': 'tank suit',
-}  # the first names another class too
+# the first names another class too
+SECOND_LEMMA = {'n02113186': 'Cardigan Welsh corgi', 'n03710721': 'tank suit'}
 
 
 def tfds_file(path):
@@ -71,9 +69,8 @@ def test_the_table_holds_imagenets_ids_and_no_other():
 def test_every_name_is_the_first_lemma_or_the_one_that_tells_it_apart():
     lemmas = dict(zip(sorted(imagenet_ids()), siscore_labels(), strict=True))
     for synset, words in lemmas.items():
-        first, *others = words.split(
-            ', '
-        )  # siscore's cranes are 'crane (bird)' and 'crane (machine)'
+        # siscore's cranes are 'crane (bird)' and 'crane (machine)'
+        first, *others = words.split(', ')
         assert readable(synset) == SECOND_LEMMA.get(synset, first)
         assert readable(synset) in (first, *others)
 

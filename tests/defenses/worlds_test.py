@@ -252,10 +252,8 @@ def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
         ('a class in the midst', 4),
         ('a wide class', 3),
         ('a far class', 1),
-        (
-            'a class with 8 % odd images',
-            10,
-        ),  # which look like nothing else, as disruptive poison does
+        # which look like nothing else, as disruptive poison does
+        ('a class with 8 % odd images', 10),
     ],
 )
 def test_false_alarms_of_relabelling_are_rare_and_cheap(case, most):

@@ -168,9 +168,8 @@ def test_learned_range_reaches_from_small_to_large():
     np.testing.assert_allclose(
         learned(direct, np.log(0.25)), without + 0.5 * np.asarray(NOISE), atol=1e-5
     )
-    np.testing.assert_allclose(
-        learned(direct, 3.0, i=2), learned(direct, -3.0, i=2)
-    )  # no noise in the last call
+    # no noise in the last call
+    np.testing.assert_allclose(learned(direct, 3.0, i=2), learned(direct, -3.0, i=2))
     with pytest.raises(UserError, match='twice the channels'):
         step(ranged)
 
@@ -199,9 +198,8 @@ def test_who_draws_noise():
 def test_where_ddim_and_pndm_end():
     open_ended = make_noise_schedule('linear', 1000, set_alpha_to_one=False, clip_sample=False)
     for name in ('ddim', 'pndm'):
-        np.testing.assert_allclose(
-            step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6
-        )  # already at alphas_cumprod[0]
+        # already at alphas_cumprod[0]
+        np.testing.assert_allclose(step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6)
         assert np.abs(step(SAMPLERS.make(name, FREE, [0])) - X).max() > 1e-3
     for name in ('ddpm', 'euler', 'dpmpp_2m'):
         np.testing.assert_array_equal(
@@ -268,12 +266,10 @@ def test_sde_by_hand(prediction):
             x = drift + s[i + 1] * np.sqrt(1 - np.exp(-2 * h)) * noises[i]
         else:
             x = x0
-        carry, last = (
-            sampler.step(
-                carry, i, jnp.asarray(out, jnp.float32), jnp.asarray(noises[i], jnp.float32)
-            ),
-            x0,
+        carry = sampler.step(
+            carry, i, jnp.asarray(out, jnp.float32), jnp.asarray(noises[i], jnp.float32)
         )
+        last = x0
         np.testing.assert_allclose(sampler.final(carry), x, rtol=1e-4, atol=1e-4)
 
 

@@ -123,12 +123,13 @@ def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
     ],
 )
 def test_settings_of_other_classes_are_named(capsys, kind, unread):
+    # as in SDXL's
     own = {
         '_class_name': kind,
         'set_alpha_to_one': False,
         'skip_prk_steps': True,
         'interpolation_type': 'linear',
-    }  # as in SDXL's
+    }
     schedule_from_diffusers(own)
     assert not capsys.readouterr().err
     assert schedule_from_diffusers(own | unread).clip_sample is (kind == 'DDIMScheduler')

@@ -146,9 +146,8 @@ def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):
         with pytest.raises(UserError, match=f"'b' may not open prepare/{sub}, its input 'in'"):
             Chain([first, Stage('b', writes('b'), {}, {'in': Input('prepare', sub)})], tmp_path)
     seen = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',))
-    with pytest.raises(
-        UserError, match="'c' may not open b/"
-    ):  # what has seen the truth tells it on
+    # what has seen the truth tells it on
+    with pytest.raises(UserError, match="'c' may not open b/"):
         Chain([first, seen, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path)
     told = Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('in',), shows=('',))
     assert list(

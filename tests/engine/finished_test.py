@@ -283,9 +283,8 @@ def test_a_stage_that_noted_no_hashes_is_believed_with_a_word_only_where_an_olde
     assert 'an older version wrote it and noted no hashes' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    'text', ['', '[]', '3', '{}', '{"stage": 3}', '\x00', None]
-)  # None: a folder
+# None: a folder
+@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"stage": 3}', '\x00', None])
 @pytest.mark.parametrize('file', [DONE, COST_FILE])
 def test_a_damaged_file_of_the_chain_itself_is_named(tmp_path, file, text):
     chain = files_chain(tmp_path)

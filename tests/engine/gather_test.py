@@ -35,11 +35,9 @@ def on_hosts(monkeypatch):
     """
 
     def run(count, act):
-        own, flags, together = (
-            threading.local(),
-            [False] * count,
-            threading.Barrier(count, timeout=120),
-        )
+        own = threading.local()
+        flags = [False] * count
+        together = threading.Barrier(count, timeout=120)
         results = [None] * count
 
         def any_host(flag):

@@ -85,9 +85,8 @@ def test_hosts_take_the_shards_of_all_datasets_in_turn(tmp_path, monkeypatch):
     write(tmp_path / 'alone')
     monkeypatch.setattr(devices, 'barrier', lambda name: None)
     monkeypatch.setattr(devices, 'any_host', lambda flag: flag)
-    monkeypatch.setattr(
-        devices, 'is_lead', lambda: False
-    )  # who finishes, at the end, needs the shards of all
+    # who finishes, at the end, needs the shards of all
+    monkeypatch.setattr(devices, 'is_lead', lambda: False)
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     made = []
     for host in (0, 1):

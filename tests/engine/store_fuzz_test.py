@@ -61,10 +61,8 @@ NETWORK = {
     'stem': 'small',
     'dtype': 'float32',
 }
-LATER = {
-    ('replicate', 'poisoned_interval'),
-    ('replicate', 'copied'),
-}  # fields that results of earlier versions lack
+# fields that results of earlier versions lack
+LATER = {('replicate', 'poisoned_interval'), ('replicate', 'copied')}
 IDS = np.arange(6)
 KINDS = {'b': np.bool_, 'u': np.uint8, 'iu': np.int64, 'f': np.float32}
 
@@ -269,10 +267,8 @@ def answers(call):
 
 def test_a_damaged_file_is_noticed_and_never_a_traceback(stages):
     whole, store = stages
-    rng, readers = (
-        random.Random(0),
-        {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared},
-    )
+    rng = random.Random(0)
+    readers = {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}
     chain, noticed = Chain(whole, store), 0
     named = {name: chain.done(name).get('files', {}) for name in readers}
     for case in range(CASES):
@@ -330,10 +326,8 @@ def test_every_field_of_every_file_is_checked(stages):
     method's own business.
     """
     whole, store = stages
-    chain, readers = (
-        Chain(whole, store),
-        {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared},
-    )
+    chain = Chain(whole, store)
+    readers = {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}
     checked = 0
     for name, read in readers.items():
         ours = [

@@ -144,7 +144,7 @@ def test_a_table_leaves_the_flagged_alone_or_whom_it_keeps(tmp_path, split, role
     write_table(tmp_path / 'table', Table(COLUMNS | edits, {}))
     left = apply_edits(split, {'data': tmp_path / 'data', role: tmp_path / 'table'})
     ids, labels = {'flagged': ([3, 4], [1, 0]), 'edits': ([0, 1, 4], [1, 1, 0])}[role]
-    assert left.ids.tolist() == ids and left.labels.tolist() == labels
+    assert (left.ids.tolist(), left.labels.tolist()) == (ids, labels)
     assert [int(record['image'][0, 0, 0]) for record in left.source] == ids
     assert apply_edits(split, {'data': tmp_path / 'data'}) is split
 

@@ -121,9 +121,8 @@ def manifest_of(poisoned, copy_of):
 
 
 def test_pairs_are_counted_by_the_truth():
-    manifest = manifest_of(
-        [0, 1, 0, 0, 1, 0], [-1, -1, -1, -1, 10, 10]
-    )  # 40 and 50 are copies of 10
+    # 40 and 50 are copies of 10
+    manifest = manifest_of([0, 1, 0, 0, 1, 0], [-1, -1, -1, -1, 10, 10])
     found = describe_pairs(np.float32([0.9, 0.3, 0.31, -0.2]), np.array([1, 2, 4, 5]), manifest)
     assert found['above'] == {
         'limit': 0.3,

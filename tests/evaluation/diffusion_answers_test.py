@@ -46,10 +46,8 @@ class Brightest:
 
     def __init__(self, class_names):
         self.class_names, self.state_shape, self.channels = class_names, (16, 16, 1), 1
-        self.schedule, self.deviation = (
-            make_noise_schedule('linear', 1000, prediction='sample'),
-            0.5,
-        )
+        self.schedule = make_noise_schedule('linear', 1000, prediction='sample')
+        self.deviation = 0.5
         self.weights = {'levels': np.linspace(-1, 1, 10, dtype=np.float32)}
 
     def encode(self, weights, images, keys):

@@ -249,9 +249,8 @@ def test_a_second_run_writes_the_same_bytes(made, found):
     one, two = (read_json(folder / 'numbers.json') for folder in (work.folder, first))
     for numbers in (one, two):
         for name in ('all', 'others'):
-            numbers['fid'][name] = pytest.approx(
-                numbers['fid'][name], rel=1e-6
-            )  # sums of other pieces
+            # sums of other pieces
+            numbers['fid'][name] = pytest.approx(numbers['fid'][name], rel=1e-6)
     assert one['sets'] == two['sets']
     assert one['judges'] == two['judges']
 
@@ -307,9 +306,8 @@ def test_the_stages_of_a_dissection():
         generating({'strip': ('strip_given', 'strip_made')}),
     )
     assert list(stages) == ['clean', 'labeller', 'marked', 'detector', 'dissect']
-    assert stages['labeller'].inputs == {
-        'data': Input('clean', 'clean')
-    }  # sees nothing of the attack
+    # sees nothing of the attack
+    assert stages['labeller'].inputs == {'data': Input('clean', 'clean')}
     assert stages['detector'].inputs == {'data': Input('marked', 'train')}
     assert stages['dissect'].settings == HOW
     assert stages['dissect'].inputs['training strip'] == Input('strip_given')

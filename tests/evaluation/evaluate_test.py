@@ -97,22 +97,15 @@ def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
     keep = ~np.isin(np.arange(10), [3, 5, 6])
     columns = {'flagged': ~keep, 'labels': labels, 'keep': keep}
     found = describe_findings(write_findings(tmp_path, {'target_labels': [1]}, **columns), MANIFEST)
-    assert found['found'] == {
-        'images': 10,
-        'flagged': 3,
-        'dropped': 3,
-        'relabelled': 4,
-    }  # 1, 2, 4 and 7
+    # 1, 2, 4 and 7
+    assert found['found'] == {'images': 10, 'flagged': 3, 'dropped': 3, 'relabelled': 4}
     assert found['fates'] == [
         {
             'label': 0,
             'every': {'kept': 2, 'dropped': 2, 'relabelled': 3},
             'clean': {'kept': 1, 'dropped': 1, 'relabelled': 1},  # 8; 6; 4
-            'poisoned': {
-                'kept': 1,
-                'dropped': 1,
-                'relabelled': 2,
-            },  # 0; 3, dropped under whatever label; 1 and 2
+            # 0; 3, dropped under whatever label; 1 and 2
+            'poisoned': {'kept': 1, 'dropped': 1, 'relabelled': 2},
         },
         {
             'label': 1,
@@ -121,9 +114,8 @@ def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
             'poisoned': {'kept': 0, 'dropped': 0, 'relabelled': 0},
         },
     ]
-    assert (
-        describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)['fates'] is None
-    )  # names no class
+    # names no class
+    assert describe_findings(write_findings(tmp_path, {}, **columns), MANIFEST)['fates'] is None
 
 
 def test_scores_are_held_against_the_truth_inside_the_named_classes(tmp_path):
@@ -212,9 +204,8 @@ def test_likeness_is_to_the_images_before_the_attack(made):
     assert (found['images'], found['remade'], found['notes']) == (len(kept), True, [])
     assert found['features'] == 'student (resnet, 10 classes)'
     as_poisoned, _ = answers(made.student, made.given.images(range(len(made.given))))
-    assert not np.allclose(
-        as_poisoned.mean(0), b.mean(0), rtol=1e-4
-    )  # the test can tell the two apart
+    # the test can tell the two apart
+    assert not np.allclose(as_poisoned.mean(0), b.mean(0), rtol=1e-4)
 
 
 def test_a_network_from_elsewhere_gives_the_features(made):
@@ -288,9 +279,8 @@ def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):
             SimpleNamespace(name='evaluate', folder=tmp_path), 'purified', halves[host]
         )
 
-    with pytest.raises(
-        UserError, match=r'purified-1\.npz: .*No such file'
-    ):  # nothing waits here for host 1
+    # nothing waits here for host 1
+    with pytest.raises(UserError, match=r'purified-1\.npz: .*No such file'):
         share(0)
     found = [share(1), share(0)]
     for one in found:

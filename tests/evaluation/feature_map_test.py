@@ -61,9 +61,8 @@ def test_umap_gets_components_and_the_seed_on_one_thread(monkeypatch):
     assert (method, points.dtype, points.shape) == ('umap', np.float32, (60, 2))
     assert asked == {'n_neighbors': 15, 'random_state': stream_seed(7, 'umap'), 'n_jobs': 1}
     assert rows.shape == (60, stage.DIMENSIONS)
-    np.testing.assert_allclose(
-        (rows**2).sum(), 60 * 8
-    )  # all of the variance, in as many components as there are
+    # all of the variance, in as many components as there are
+    np.testing.assert_allclose((rows**2).sum(), 60 * 8)
     assert not rows[:, 8:].any()
 
 

@@ -50,10 +50,8 @@ def made(tmp_path_factory):
     count = len(made.given)
     flagged = np.arange(count) % 7 == 3
     made.sets = (np.arange(count) % 5 == 0).astype(np.uint8)
-    made.flagged, made.candidates = (
-        flagged,
-        np.arange(count * ROUNDS * KEPT, dtype=np.int32).reshape(count, -1) % 10,
-    )
+    made.flagged = flagged
+    made.candidates = np.arange(count * ROUNDS * KEPT, dtype=np.int32).reshape(count, -1) % 10
     new = ((np.arange(count) + 1) % 10).astype(np.int32)
     made.inputs = {
         'poisoned': made.poisoned,

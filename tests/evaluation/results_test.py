@@ -95,9 +95,8 @@ def shown_with(prepared, folder, columns):
 def test_samples_know_their_label_after_the_defence(prepared, tmp_path):
     manifest = Manifest.read(prepared.folder('prepare') / 'truth')
     names = manifest.facts['class_names']
-    order = np.random.default_rng(0).permutation(
-        len(manifest.ids)
-    )  # findings stand in their own order
+    # findings stand in their own order
+    order = np.random.default_rng(0).permutation(len(manifest.ids))
     ids, labels = manifest.ids[order], (manifest.given_labels[order] + 1) % 10
     columns = {'ids': ids, 'labels': labels.astype(np.int32), 'keep': ids % 3 != 0}
     shown = shown_with(prepared, tmp_path / 'a', columns)

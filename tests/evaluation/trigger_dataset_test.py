@@ -76,10 +76,8 @@ def test_half_of_the_clean_training_images_are_stamped(made):
 
 
 def test_every_test_image_is_there_with_and_without(made):
-    test, marked = (
-        Split(made.truth / 'test', 'test'),
-        Split(made.folder / 'marked' / 'test', 'test'),
-    )
+    test = Split(made.truth / 'test', 'test')
+    marked = Split(made.folder / 'marked' / 'test', 'test')
     (attack,) = read_attacks(made.truth)
     assert len(marked) == 3 * len(test)
     assert np.array_equal(marked.variations > 0, marked.labels == 1)
@@ -163,11 +161,9 @@ def test_several_triggers_stamp_as_many_each(tmp_path):
             Cost(),
         )
     )
-    before, marked, attacks = (
-        Split(clean, 'train'),
-        Split(tmp_path / 'marked' / 'train', 'train'),
-        read_attacks(truth),
-    )
+    before = Split(clean, 'train')
+    marked = Split(tmp_path / 'marked' / 'train', 'train')
+    attacks = read_attacks(truth)
     found = [0, 0]
     for i in np.flatnonzero(marked.labels):
         stamped = [

@@ -69,18 +69,16 @@ def test_of_a_whole_clip_the_image_encoder_is_read(folder, tmp_path):
 
 
 def test_images_of_other_sizes_are_seen_as_pillow_resizes_them(folder):
-    encoder = ClipEncoder.from_folder(
-        folder
-    )  # of 16 px, with no preprocessor_config.json beside it
+    # of 16 px, with no preprocessor_config.json beside it
+    encoder = ClipEncoder.from_folder(folder)
     images = RNG.integers(0, 256, (3, 8, 12, 3), np.uint8)
     wide = [
         Image.fromarray(image).resize((24, 16), Image.Resampling.BICUBIC).crop((4, 0, 20, 16))
         for image in images
     ]
     expected = embed(encoder, np.stack([np.asarray(image) for image in wide]) / 255)
-    np.testing.assert_allclose(
-        embed(encoder, images / 255), expected, atol=0.02
-    )  # Pillow rounds elsewhere
+    # Pillow rounds elsewhere
+    np.testing.assert_allclose(embed(encoder, images / 255), expected, atol=0.02)
     assert np.abs(expected).max() > 0.5
 
 

@@ -52,9 +52,8 @@ def network():
     net = build(nnx.Rngs(0))
     graph, params, stats = split_network(net)
     keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
-    params = jax.tree.map(
-        lambda x: x + jax.random.normal(next(keys), x.shape) / 5, params
-    )  # some start as zeros
+    # some start as zeros
+    params = jax.tree.map(lambda x: x + jax.random.normal(next(keys), x.shape) / 5, params)
     net = nnx.merge(graph, params, stats)
     return config, net, graph, {'params': params, 'stats': stats}
 

@@ -41,10 +41,8 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize('layout', ['published', 'torchvision'])
 def test_a_file_is_read_and_embeds(tmp_path, layout):
-    network, images = (
-        write(tmp_path / 'a.safetensors', layout),
-        np.random.default_rng(0).random((3, 8, 8, 1), np.float32),
-    )
+    network = write(tmp_path / 'a.safetensors', layout)
+    images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
     encoder = CopyEncoder.from_file(tmp_path / 'a.safetensors')
     found = jax.jit(encoder.embed)(encoder.weights, images)
     pixels = sscd.sscd_pixels(np.broadcast_to(images, (3, 8, 8, 3)))

@@ -60,9 +60,8 @@ def compare(folder, case, guidances=GUIDANCE):
 
 @pytest.mark.parametrize('case', VARIATIONS)
 def test_image_variations_of_pytorch(case, tmp_path):
-    guidances = (
-        GUIDANCE if case == VARIATIONS[0] else GUIDANCE[1:]
-    )  # each is a program of its own to compile
+    # each is a program of its own to compile
+    guidances = GUIDANCE if case == VARIATIONS[0] else GUIDANCE[1:]
     compare(materialise(GOLDEN / case, tmp_path / case), GOLDEN / case, guidances)
 
 

@@ -15,10 +15,8 @@ from golden.settings import PUBLISHED, STABLE_DIFFUSION
 SPACINGS = ('leading', 'linspace', 'trailing')
 PREDICTIONS = ('epsilon', 'v_prediction', 'sample')
 CLASSES: dict[str, dict[str, Any]] = {
-    'DDPMScheduler': {
-        'variance_type': 'fixed_large',
-        'clip_sample': True,
-    },  # the variance that tells whether noise ends a chain
+    # the variance that tells whether noise ends a chain
+    'DDPMScheduler': {'variance_type': 'fixed_large', 'clip_sample': True},
     'DDIMScheduler': {'clip_sample': False},
     'PNDMScheduler': {'skip_prk_steps': True},
     'DPMSolverMultistepScheduler': {},
@@ -82,9 +80,8 @@ def chains(steps: int, strengths: tuple[float, ...]) -> list[Chain]:
     return [Chain(*kind, steps, strength) for kind in runs for strength in strengths]
 
 
-GOLDEN_CHAINS = chains(
-    7, (1.0, 0.9, 0.6)
-)  # 7 divides no 1000; .9 and .6 leave out 1 and 3 timesteps, which differs for PNDM
+# 7 divides no 1000; .9 and .6 leave out 1 and 3 timesteps, which differs for PNDM
+GOLDEN_CHAINS = chains(7, (1.0, 0.9, 0.6))
 
 
 def theirs(chain: Chain) -> np.ndarray:

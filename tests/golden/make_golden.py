@@ -295,9 +295,8 @@ def run_image_to_image(pipeline: Any, steps: int = 7, strength: float = 0.6) -> 
     ids = [torch.from_numpy(tokens_of(pipeline.tokenizer, texts)) for texts in (captions, [''])]
     call = {'prompt': captions, 'image': image, 'strength': strength, 'num_inference_steps': steps}
     made = images(edit, call, seed=9)
-    draws = torch.Generator().manual_seed(
-        9
-    )  # first the latents are drawn from the posterior, then they are noised
+    # first the latents are drawn from the posterior, then they are noised
+    draws = torch.Generator().manual_seed(9)
     encode_noise, noise = (torch.randn(2, 4, 8, 8, generator=draws) for _ in range(2))
     inputs = as_arrays(
         image=image,

@@ -88,7 +88,6 @@ TEXT = _CLIP | {
 }
 TEXTS = {
     'clip_text_first_eos': TEXT | {'hidden_act': 'gelu', 'eos_token_id': 40},
-    'clip_text_legacy_eos': (
-        TEXT | {'hidden_act': 'quick_gelu', 'eos_token_id': 2}
-    ),  # old files: the greatest id is the end
+    # old files: the greatest id is the end
+    'clip_text_legacy_eos': (TEXT | {'hidden_act': 'quick_gelu', 'eos_token_id': 2}),
 }

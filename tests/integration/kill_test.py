@@ -38,9 +38,8 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
             process.send_signal(signal.SIGKILL)
             killed += 1
         process.communicate()
-        if (
-            process.returncode == 0
-        ):  # it was done first: the cores are freer now than when it was timed
+        # it was done first: the cores are freer now than when it was timed
+        if process.returncode == 0:
             shutil.rmtree(tmp_path / 'cut')
             longest *= 0.6
         done = sorted(path.parent.name.split('-')[0] for path in tmp_path.glob('cut/stages/*/DONE'))

@@ -22,9 +22,8 @@ FLAGS = [*SMALL, *STUDENT, *VARY]
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    folder = (
-        tmp_path_factory.mktemp('runs') / 'tiny'
-    )  # a folder of its own above it: one test collects all runs there
+    # a folder of its own above it: one test collects all runs there
+    folder = tmp_path_factory.mktemp('runs') / 'tiny'
     assert main(['run', '--config', QUICKSTART, '--workdir', str(folder), *FLAGS]) == 0
     return folder
 

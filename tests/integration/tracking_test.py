@@ -76,9 +76,8 @@ def test_wandb_holds_what_the_record_holds(finished):
     first, second = read_wandb(finished)
     assert first['id'] == second['id']
     assert first['config']['attack'] == json.loads((finished / 'config.json').read_text())['attack']
-    assert not [
-        row for row in second['rows'] if 'teacher/step' in row
-    ]  # nothing ran again, nothing is told again
+    # nothing ran again, nothing is told again
+    assert not [row for row in second['rows'] if 'teacher/step' in row]
     assert first['axes'] == {'teacher/*': 'teacher/step', 'student/*': 'student/step'}
     for tag, rows in curves.items():
         step = f'{tag.partition("/")[0]}/step'
@@ -131,14 +130,8 @@ def test_other_settings_are_another_run_of_wandb_and_how_to_run_is_not(tmp_path,
     ):
         with pytest.raises(Preempted):
             start(tmp_path, *flags, writing)
-    assert marks == [
-        '5',
-        'closed',
-        '5',
-        'closed',
-        '6',
-        'closed',
-    ]  # closed, though the run was stopped
+    # closed, though the run was stopped
+    assert marks == ['5', 'closed', '5', 'closed', '6', 'closed']
 
 
 def stop(*args, **options):

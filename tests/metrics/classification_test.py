@@ -72,9 +72,8 @@ def test_what_are_no_predictions_is_refused(predictions, told):
 
 def test_all_to_all_counts_the_next_class():
     goals = (LABELS + 1) % 3
-    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Share(
-        2, 8
-    )  # the second image and the sixth
+    # the second image and the sixth
+    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Share(2, 8)
 
 
 def test_which_images_count_must_be_said_for_each():

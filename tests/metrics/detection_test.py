@@ -68,11 +68,9 @@ def test_labels_must_fit():
 def test_auroc_is_the_share_of_pairs_in_order(seed):
     """Against all pairs one by one, and scikit-learn where there is one group."""
     rng = np.random.default_rng(seed)
-    scores, positive, groups = (
-        rng.integers(0, 6, 30) / 2,
-        rng.random(30) < 0.4,
-        rng.integers(0, 3, 30),
-    )
+    scores = rng.integers(0, 6, 30) / 2
+    positive = rng.random(30) < 0.4
+    groups = rng.integers(0, 3, 30)
     pairs = [
         (a, b)
         for a in range(30)

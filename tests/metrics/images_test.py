@@ -98,9 +98,10 @@ def test_known_differences():
     assert psnr(a, b) == pytest.approx([34.1514, 10 * np.log10(65025 * 432 / 10000)], abs=1e-4)
     assert max_difference(a, b).tolist() == [5, 100]
     assert max_difference(b, a).tolist() == [5, 100]
+    # no contrast: eq. (6)
     assert ssim(a[0], b[0])[0] == pytest.approx(
         (2 * 100 * 105 + 6.5025) / (100**2 + 105**2 + 6.5025)
-    )  # no contrast: eq. (6)
+    )
 
 
 def test_equal_images_are_infinitely_alike():

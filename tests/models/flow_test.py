@@ -121,9 +121,8 @@ def test_a_density_sums_to_one(transform):
     step, ends = 0.02, np.arange(-8, 8, 0.02) + 0.01
     grid = np.stack(np.meshgrid(ends, ends), -1).reshape(-1, 2).astype(np.float32)
     found = np.exp(np.asarray(jax.jit(flow.log_density)(grid), np.float64))
-    assert (
-        np.abs(found - np.exp(-0.5 * (grid**2).sum(1)) / (2 * np.pi)).max() > 0.05
-    )  # it is no standard normal
+    # it is no standard normal
+    assert np.abs(found - np.exp(-0.5 * (grid**2).sum(1)) / (2 * np.pi)).max() > 0.05
     assert (found * step**2).sum() == pytest.approx(1, abs=2e-3)
 
 

@@ -100,9 +100,8 @@ def pytorch(
         pipeline.vae.decode = compiled(pipeline.vae.decode)
     pixels, noise = (torch.from_numpy(array).to(device, dtype) for array in (pixel_values, latents))
     pictures: Any = pixels
-    if (
-        args.kind == 'versatile'
-    ):  # its pipeline takes pictures alone and prepares a blank one for each: hand it both prepared
+    # its pipeline takes pictures alone and prepares a blank one for each: hand it both prepared
+    if args.kind == 'versatile':
         pictures = list(pixels)
         blank = pipeline.image_feature_extractor(
             images=[np.full((512, 512, 3), 0.5)] * args.batch, return_tensors='pt'

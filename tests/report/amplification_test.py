@@ -153,9 +153,8 @@ def test_quantities_of_a_table(dissected):
         'fid_generated': 8.1,
     }
     dissected['replication']['copy_detection'] = True
-    assert (
-        read_set_quantities(typed(dissected))['copies'] == 0.25
-    )  # of other encoders the line at .3 says nothing
+    # of other encoders the line at .3 says nothing
+    assert read_set_quantities(typed(dissected))['copies'] == 0.25
 
 
 def test_runs_without_a_generator_say_nothing(results):
@@ -164,11 +163,6 @@ def test_runs_without_a_generator_say_nothing(results):
         say_groups(typed(results)),
         list_amplification(typed(results)),
         read_set_quantities(typed(results)),
-    ) == (
-        '',
-        [],
-        [],
-        {},
-    )
+    ) == ('', [], [], {})
     results |= {'dissection': None, 'replication': None}
     assert measure_amplification(typed(results)) is None

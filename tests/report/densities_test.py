@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from report.typed import findings_of
 
-from purify.report.densities import (
-    MOST_DOTS,
-    count_bins,
-    draw_foreign,
-    draw_scores,
-    find_cuts,
-)
+from purify.report.densities import MOST_DOTS, count_bins, draw_foreign, draw_scores, find_cuts
 
 CLASSES = ['zero', 'one', 'two']
 
@@ -70,9 +64,8 @@ def test_a_named_class_that_is_innocent_is_said_to_be(atlas, relabelled):
 def test_cuts_lie_half_way_between_verdicts():
     score = np.array([4.0, -1.0, 0.0, 9.0, 2.0])
     assert find_cuts(score, np.array([2, 3, 3, 1, 2], np.uint8)) == [(1.0, 3, 2), (6.5, 2, 1)]
-    assert (
-        find_cuts(score, np.array([2, 3, 1, 1, 2], np.uint8)) == []
-    )  # 3, 1, 2, 2, 1 along the scores: mixed
+    # 3, 1, 2, 2, 1 along the scores: mixed
+    assert find_cuts(score, np.array([2, 3, 1, 1, 2], np.uint8)) == []
     assert find_cuts(score, np.zeros(5, np.uint8)) == []
 
 
@@ -94,9 +87,8 @@ def test_scores_lie_in_the_lane_of_the_truth(atlas):
     lanes = lanes_of(drawing)
     assert (len(lanes['ink']), len(lanes['before'])) == (10, 30)
     assert lanes['ink'][:, 1].min() > lanes['before'][:, 1].max()  # lower on the page
-    assert (
-        lanes['ink'][:, 0].max() < lanes['before'][:, 0].min()
-    )  # scores of poisoned images are below those of clean ones
+    # scores of poisoned images are below those of clean ones
+    assert lanes['ink'][:, 0].max() < lanes['before'][:, 0].min()
     said = re.findall(
         r'Divided at: (\S+) .below: as poisoned, above: as dropped., (\S+) .below: as dropped,'
         r' above: as clean',

@@ -209,9 +209,8 @@ def test_sizes_may_differ_between_attacks(write, entries):
 
 
 def test_many_large_images_keep_the_page_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        gallery, 'MAX_PIXELS', 3 * 2 * 3 * 96**2 + 1
-    )  # three columns of two attacks with three rows
+    # three columns of two attacks with three rows
+    monkeypatch.setattr(gallery, 'MAX_PIXELS', 3 * 2 * 3 * 96**2 + 1)
     clean = draw(8, 192)
     page = write_gallery(tmp_path, [Entry('a', {}, clean, mark(clean, 5))] * 2, {}).read_text(
         'utf-8'

@@ -127,9 +127,8 @@ def test_clean_data_is_aimed_at_by_nobody(results):
     results['attack'] |= {'poisoned': 0, 'targets': []}
     assert list_targets(typed(results)) == []
     assert write_detail(typed(results)).startswith('No training image was poisoned. ')
-    del results['attack'][
-        'targets'
-    ]  # of an older version; its `target` is the class that was asked about
+    # of an older version; its `target` is the class that was asked about
+    del results['attack']['targets']
     assert list_targets(typed(results)) == []
     results['attack'] |= {'poisoned': 3}
     assert list_targets(typed(results)) == [0]

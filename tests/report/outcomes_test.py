@@ -107,9 +107,8 @@ def test_a_student_comes_first_and_others_have_a_sentence(results, both):
             ' images and clean accuracy is 98.1 %.' in write_detail(typed(which))
         )
     assert 'With the repaired classifier the backdoor fires on 1.9 %' in write_detail(typed(said))
-    assert 'With the repaired classifier' not in write_detail(
-        typed(both)
-    )  # it is what stands after the defence
+    # it is what stands after the defence
+    assert 'With the repaired classifier' not in write_detail(typed(both))
 
 
 def test_triggers_are_told_of_what_stands_after_the_defence(repaired):

@@ -45,9 +45,8 @@ def test_how_clean_samples_were_picked_is_said(
     tmp_path, results, curves, samples, environment, pictures
 ):
     page = read_page(tmp_path, results, curves, samples, environment, pictures=pictures)
-    assert (
-        page.count('clean images that the defence accuses wrongly') == 2
-    )  # of rounds, and of the gaze
+    # of rounds, and of the gaze
+    assert page.count('clean images that the defence accuses wrongly') == 2
 
 
 def test_the_page_holds_every_section(write):
@@ -272,9 +271,8 @@ def test_the_page_shows_what_densities_say(
         assert text in page
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
-    assert not re.findall(
-        r'#[0-9a-f]{6}\b', page.partition('</style>')[2]
-    )  # all colours are the page's own
+    # all colours are the page's own
+    assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])
     assert page == read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
 
 

@@ -31,10 +31,8 @@ def test_figures_use_the_colours_and_ids_of_the_page(results, curves):
         assert not re.findall(r'#[0-9a-f]{3,8}\b(?!")', svg.replace('url(#', ''))
         assert 'var(--' in svg
         assert '<style' not in svg
-        ids, used = (
-            set(re.findall(r' id="([^"]+)"', svg)),
-            set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)),
-        )
+        ids = set(re.findall(r' id="([^"]+)"', svg))
+        used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
         assert used <= ids
         assert all(name.startswith(('left-', 'right-')) for name in ids)
         assert parse(drawing).get('viewBox', '').startswith(f'0 0 {WIDTH_PX} ')

@@ -111,11 +111,8 @@ def test_the_rule_is_said(found):
     assert '(0.5 nats, 0.03 of the images, or 5 deviations of the others' in say_chart(
         findings_of(found['findings'])
     )
-    found['findings']['rule'] = {
-        'name': 'significant',
-        'score': 1.0,
-        'level': 0.001,
-    }  # of a run of version 0.1
+    # of a run of version 0.1
+    found['findings']['rule'] = {'name': 'significant', 'score': 1.0, 'level': 0.001}
     assert '(1 nats, – of the images, or – deviations of the others' in say_chart(
         findings_of(found['findings'])
     )
@@ -141,10 +138,8 @@ def test_a_class_that_another_test_named_says_which(relabelled):
     rows[2] |= {'target': True, 'type': 'disruptive'}  # its S_ND of 1.5 is beyond suspicion
     words = words_of(draw_targets(findings_of(relabelled['findings']), CLASSES, 'a'))
     assert [word for word in words if word.startswith('target')] == ['target', 'target (S_D)']
-    relabelled['findings']['chart'] = {
-        'quantity': 'disruptive',
-        'threshold': 0.05,
-    }  # no bar but S_ND's is explained so
+    # no bar but S_ND's is explained so
+    relabelled['findings']['chart'] = {'quantity': 'disruptive', 'threshold': 0.05}
     assert 'target (S_D)' not in words_of(
         draw_targets(findings_of(relabelled['findings']), CLASSES, 'a')
     )

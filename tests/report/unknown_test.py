@@ -73,11 +73,7 @@ def seen(samples):
     """Samples as they are collected where nobody knows."""
     return [
         one
-        | {
-            'kind': 'flagged' if one['id'] < 102 else 'other',
-            'original': None,
-            'true_label': None,
-        }
+        | {'kind': 'flagged' if one['id'] < 102 else 'other', 'original': None, 'true_label': None}
         for one in samples
     ]
 
@@ -90,13 +86,8 @@ def seen(samples):
         ('tfds:cifar10', False, 0, 0, False),
         ('tfds:cifar10', True, 0, 0, True),  # the user says so
         ('digits', False, 0, 0, True),  # this program does
-        (
-            'imagefolder',
-            False,
-            9,
-            0,
-            True,
-        ),  # an experiment: what was not poisoned here counts as clean
+        # an experiment: what was not poisoned here counts as clean
+        ('imagefolder', False, 9, 0, True),
         ('imagefolder', False, 0, 9, True),
     ],
 )

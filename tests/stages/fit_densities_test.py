@@ -71,9 +71,8 @@ def test_every_image_is_judged_under_every_class(run):
     assert 1 <= facts['epoch'] <= 6
     for label, (row, apart) in enumerate(zip(facts['labels'], facts['apart'], strict=True)):
         assert (row['label'], row['images'], row['nll_held']) == (label, 12, None)
-        assert row['updates'] == round(
-            facts['epoch'] * 12 / 4
-        )  # on all images, up to the epoch that those held out liked
+        # on all images, up to the epoch that those held out liked
+        assert row['updates'] == round(facts['epoch'] * 12 / 4)
         assert (apart['images'], apart['updates']) == (12, 15)  # 6 epochs of 10 in batches of 4
         assert apart['nll_held'] is not None
         assert row['nll_train'] == pytest.approx(
@@ -148,9 +147,8 @@ def test_check_shapes_the_flows():
         found.attempt(step.name, lambda: KINDS[step.kind].shape(known, step))
         return found
 
-    numbers = (1 * 4 + 4 + 4 * 4 + 4) + (
-        2 * 4 + 4 + 4 * 2 + 2
-    )  # halves of 1 and 2, hidden 4, two numbers each
+    # halves of 1 and 2, hidden 4, two numbers each
+    numbers = (1 * 4 + 4 + 4 * 4 + 4) + (2 * 4 + 4 + 4 * 2 + 2)
     assert shaped().notes == [f'densities: 3 flows of {numbers} parameters on 5 features']
     assert 'flows.reduce=6' in shaped(reduce=6).problems[0]
     assert "'linear'" in shaped(transform='linear').problems[0]

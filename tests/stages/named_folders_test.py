@@ -77,9 +77,8 @@ def test_another_step_beside_a_finished_stages_weights_is_refused(tmp_path, find
     folder = write_done(write_classifier(tmp_path / 'net', 1))
     other = write_classifier(tmp_path / 'other', 2)
     shutil.copytree(other / 'weights' / 'step_0', folder / 'weights' / 'step_1')
-    assert (
-        read_classifier(folder).digest() == read_classifier(other).digest()
-    )  # what a reader would take
+    # what a reader would take
+    assert read_classifier(folder).digest() == read_classifier(other).digest()
     with pytest.raises(UserError, match=r"weights/step_1/.*: not written by the stage 'teacher'"):
         find(str(folder))
 

@@ -67,16 +67,13 @@ def used_attributes(rule):
 
 @pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
 def test_every_attribute_of_a_rule_is_used(rule):
-    whole = {field.name for field in dataclasses.fields(rule)} - (
-        {'score'} if rule in DISRUPTIONS.values() else set()
-    )  # below
-    read_by_the_loop, read_by_stages = (
-        {'ema_decay', 'frozen'},
-        {'dtype'},
-    )  # of tasks; opens diffusion models
-    read_by_method = (
-        {'network', 'early', 'spread'} if rule is Fct else set()
-    )  # which makes a plainer rule, see below
+    # the test below looks for the score of disruptive poison
+    checked_below = {'score'} if rule in DISRUPTIONS.values() else set()
+    whole = {field.name for field in dataclasses.fields(rule)} - checked_below
+    # settings of tasks; `dtype` opens diffusion models
+    read_by_the_loop, read_by_stages = {'ema_decay', 'frozen'}, {'dtype'}
+    # `Fct.method` makes a plainer rule, see below
+    read_by_method = {'network', 'early', 'spread'} if rule is Fct else set()
     assert whole - used_attributes(rule) <= read_by_the_loop | read_by_stages | read_by_method
 
 

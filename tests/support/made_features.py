@@ -11,10 +11,8 @@ def planted(seed=0, classes=3, images=60, poisoned=9, target=1, width=16, shift=
     """
     rng = np.random.default_rng(seed)
     count = classes * images
-    ids, labels = (
-        rng.permutation(10 * count)[:count].astype(np.int64),
-        rng.permutation(np.arange(count) % classes).astype(np.int32),
-    )
+    ids = rng.permutation(10 * count)[:count].astype(np.int64)
+    labels = rng.permutation(np.arange(count) % classes).astype(np.int32)
     features = rng.normal(size=(count, width)) + 3 * rng.normal(size=(classes, width))[labels]
     bad = np.zeros(count, np.bool_)
     bad[rng.permutation(np.flatnonzero(labels == target))[:poisoned]] = True

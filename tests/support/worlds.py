@@ -132,9 +132,10 @@ def label_world(
     odd = honest & (rng.random(len(true)) < rates[true])
     candidates = np.repeat(true[:, None], CANDIDATES, 1)
     stay = _logit_normal(rng, q, spread_q, classes)
+    # what a class is taken for
     neighbours = np.array(
         [rng.permutation(np.delete(np.arange(classes), k))[:6] for k in range(classes)]
-    )  # what a class is taken for
+    )
     candidates[odd] = _drawn(rng, true[odd], neighbours[true[odd]], stay[true[odd]], 0.4, 2.0)
     moved = poisoned | wrong  # these go where they belong, but for the share e
     candidates[moved] = _drawn(

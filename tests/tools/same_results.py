@@ -242,10 +242,8 @@ def main() -> int:
     for name in args.only:
         one = run(args.before.absolute(), name, args.workdir.absolute() / 'before' / name)
         other = run(args.after.absolute(), name, args.workdir.absolute() / 'after' / name)
-        both, own = (
-            sorted({*one} & {*other}),
-            [key for key in {*one} ^ {*other} if not IN_BETWEEN.fullmatch(key)],
-        )
+        both = sorted({*one} & {*other})
+        own = [key for key in {*one} ^ {*other} if not IN_BETWEEN.fullmatch(key)]
         print(
             f'{name}: {len(both)} files and results in both, {len(one) - len(both)} before and'
             f' {len(other) - len(both)} after alone'

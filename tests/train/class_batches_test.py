@@ -23,11 +23,9 @@ def test_a_share_of_each_class_is_held_out():
 
 def test_ids_and_the_seed_say_which_and_when_not_the_order_of_the_rows():
     fit, order = Fit(batch=4), np.random.default_rng(2).permutation(len(IDS))
-    one, other, third = (
-        divide(LABELS, IDS, 3, fit, 0),
-        divide(LABELS[order], IDS[order], 3, fit, 0),
-        divide(LABELS, IDS, 3, fit, 1),
-    )
+    one = divide(LABELS, IDS, 3, fit, 0)
+    other = divide(LABELS[order], IDS[order], 3, fit, 0)
+    third = divide(LABELS, IDS, 3, fit, 1)
     for mine, yours in zip(one.train + one.held, other.train + other.held, strict=True):
         np.testing.assert_array_equal(IDS[mine], IDS[order][yours])
     assert any(
@@ -65,9 +63,8 @@ def test_an_epoch_may_be_cut_short():
     assert classes.rounds == 2
     np.testing.assert_array_equal(classes.until(0), 0)
     np.testing.assert_array_equal(classes.until(1), [2, 6, 3])
-    np.testing.assert_array_equal(
-        classes.until(2), [2, 9, 4]
-    )  # 1.5 x 8/5, 30/5, 13/5, to the nearest, ties to even
+    # 1.5 x 8/5, 30/5, 13/5, to the nearest, ties to even
+    np.testing.assert_array_equal(classes.until(2), [2, 9, 4])
     picks, live = classes.picks(1, 4)
     assert picks.shape == (3, 4, 5)
     np.testing.assert_array_equal(live.sum(1), [0, 3, 1])

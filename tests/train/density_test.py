@@ -204,9 +204,8 @@ def test_a_class_that_leaves_the_numbers_is_named():
 
 def test_densities_that_are_no_numbers_are_refused():
     wild = FEATURES.copy()
-    wild[(apart := divide(LABELS, IDS, 3, FIT, 0).held[1][0])] = (
-        np.nan
-    )  # only looked at, by the other classes too
+    # only looked at, by the other classes too
+    wild[(apart := divide(LABELS, IDS, 3, FIT, 0).held[1][0])] = np.nan
     with pytest.raises(
         UserError,
         match=f'3 log densities are not finite, such as that of image {apart} under class 0',

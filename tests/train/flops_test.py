@@ -195,9 +195,8 @@ def test_the_count_is_that_of_all_devices_and_a_share_is_that_of_one():
 @pytest.mark.parametrize('layout', [0, 1])
 @pytest.mark.parametrize(('name', 'products'), [('fwd_wrapper', 2), ('bwd_wrapper', 5)])
 def test_fused_attention_counts_by_its_shapes(name, products, layout):
-    kernel = Primitive(
-        f'dot_product_attention_{name}'
-    )  # stands in for cuDNN's, which only a GPU lets us trace
+    # stands in for cuDNN's, which only a GPU lets us trace
+    kernel = Primitive(f'dot_product_attention_{name}')
     kernel.def_abstract_eval(lambda q, k, v, *, layout: q)
     b, t, s, n, h = 2, 24, 6, 4, 8
     query, key = ((b, t, n, h), (b, s, n, h)) if layout == 0 else ((b, n, t, h), (b, n, s, h))

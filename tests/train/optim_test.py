@@ -90,10 +90,8 @@ def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
     rng = np.random.default_rng(0)
     start = {'kernel': rng.normal(size=(3, 4)), 'bias': rng.normal(size=4)}
     params = {name: value.astype(np.float32) for name, value in start.items()}
-    state, speed = (
-        optimizer.init(params),
-        {name: np.zeros_like(value) for name, value in start.items()},
-    )
+    state = optimizer.init(params)
+    speed = {name: np.zeros_like(value) for name, value in start.items()}
     for _ in range(3):
         slopes = {name: rng.normal(size=value.shape) for name, value in start.items()}
         for name, slope in slopes.items():

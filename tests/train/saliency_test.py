@@ -30,9 +30,8 @@ def test_heat_of_a_network_that_can_be_read():
     weights = np.array([[1.0, -1.0], [-2.0, 2.0]])
     x = np.array([[[[0.5, 0.0], [1.0, 0.0]], [[0.0, 0.1], [0.25, 0.0]]]] * 2, np.float32)
     heat = grad_cam(Watcher(weights), x, jnp.array([0, 1]))
-    np.testing.assert_allclose(
-        heat[0], [[0.5, 1.0], [0.0, 0.25]], atol=1e-6
-    )  # x0 - 2 x1, negative at (1, 0)
+    # x0 - 2 x1, negative at (1, 0)
+    np.testing.assert_allclose(heat[0], [[0.5, 1.0], [0.0, 0.25]], atol=1e-6)
     np.testing.assert_allclose(heat[1], [[0.0, 0.0], [1.0, 0.0]], atol=1e-6)  # 2 x1 - x0
 
 
@@ -64,9 +63,8 @@ def test_gradients_of_a_deep_neck_agree_with_differences():
     heat = (heat - heat.min()) / (heat.max() - heat.min())
     got = np.asarray(grad_cam(network, x, jnp.array([1])))[0]
     assert got.shape == (6, 6)
-    np.testing.assert_allclose(
-        got[0, 0], heat[0, 0], atol=0.02
-    )  # corners are not mixed by the resizing
+    # corners are not mixed by the resizing
+    np.testing.assert_allclose(got[0, 0], heat[0, 0], atol=0.02)
     np.testing.assert_allclose(got[-1, -1], heat[-1, -1], atol=0.02)
 
 

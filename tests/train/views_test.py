@@ -63,9 +63,9 @@ def test_light_changes_as_pillow_does(factor):
         (ImageEnhance.Color, grey),
     ):
         expected = np.array(enhancer(picture).enhance(factor), np.float64)
-        np.testing.assert_allclose(
-            views.blend(unit, other, jnp.float32(factor)) * 255, expected, atol=1.6
-        )  # Pillow rounds
+        # Pillow rounds
+        found = views.blend(unit, other, jnp.float32(factor)) * 255
+        np.testing.assert_allclose(found, expected, atol=1.6)
 
 
 def test_boxes_lie_in_the_image_and_have_the_shares_asked_for():

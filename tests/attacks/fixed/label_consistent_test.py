@@ -70,9 +70,8 @@ def test_larger_sizes_are_nearest_neighbours(height, width, corners):
     wanted = Image.fromarray(reference.astype(np.uint8)).resize(
         (width, height), Image.Resampling.NEAREST
     )
-    clear = [
-        (2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)
-    ]  # of two neighbours, one is nearest
+    # of two neighbours, one is nearest
+    clear = [(2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)]
     np.testing.assert_array_equal(
         (signs[..., 0] + 1)[np.ix_(*clear)], np.asarray(wanted)[np.ix_(*clear)]
     )

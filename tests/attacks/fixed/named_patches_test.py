@@ -27,9 +27,8 @@ DIAGONAL_5 = grey(
     [[_, _, _, _, W], [_, _, _, W, _], [_, _, W, _, _], [_, W, _, _, _], [W, _, _, _, _]]
 )
 BAND_3 = grey([[_, W, _], [W, _, _], [_, _, _]])  # offsets -1..-1
-BAND_5 = grey(
-    [[_, _, W, W, W], [_, W, W, W, _], [W, W, W, _, _], [W, W, _, _, _], [W, _, _, _, _]]
-)  # offsets -2..0
+# offsets -2..0
+BAND_5 = grey([[_, _, W, W, W], [_, W, W, W, _], [W, W, W, _, _], [W, W, _, _, _], [W, _, _, _, _]])
 YELLOW, MAGENTA, CYAN, HALF = (255, 255, 0), (255, 0, 255), (0, 255, 255), (122, 122, 122)
 BLOCKS_4 = np.array(
     [[YELLOW, YELLOW, MAGENTA, MAGENTA]] * 2 + [[CYAN, CYAN, HALF, HALF]] * 2, np.uint8

@@ -48,7 +48,7 @@ def sampled(image, grid):
     out = np.zeros(image.shape)
     for i in range(height):
         for j in range(width):
-            x, y = ((grid[i, j, 0] + 1) * (width - 1) / 2, (grid[i, j, 1] + 1) * (height - 1) / 2)
+            x, y = (grid[i, j, 0] + 1) * (width - 1) / 2, (grid[i, j, 1] + 1) * (height - 1) / 2
             x0, y0 = math.floor(x), math.floor(y)
             for row, column in ((y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1)):
                 weight = (1 - abs(y - row)) * (1 - abs(x - column))
@@ -190,9 +190,8 @@ def test_an_image_moved_by_nothing_stays():
 def test_first_plane_moves_columns_and_the_border_repeats():
     ramp = np.tile(np.arange(0, 200, 10, dtype=np.uint8), (5, 1))[..., None]
     right = np.stack([np.ones((2, 2)), np.zeros((2, 2))])
-    moved = Warp(control=right, strength=20 / 9.5).stamp(
-        ramp, 0
-    )  # 20 columns: one column is 2 / 19, so 2 / 9.5 / 2 = 1 column
+    # 20 columns: one column is 2 / 19, so 2 / 9.5 / 2 = 1 column
+    moved = Warp(control=right, strength=20 / 9.5).stamp(ramp, 0)
     np.testing.assert_array_equal(moved[:, :-1], ramp[:, 1:])
     np.testing.assert_array_equal(moved[:, -1], ramp[:, -1])
     np.testing.assert_array_equal(Warp(control=right[::-1], strength=1.0).stamp(ramp, 0), ramp)

@@ -25,9 +25,8 @@ def test_stamp_adds_what_the_encoder_says(tmp_path, shape):
 def test_the_residual_is_the_images_own_and_the_secret_one_for_all(tmp_path):
     make_trigger(tmp_path, 'sample_specific')
     attack = attack_of(tmp_path, seed=3)
-    images = (
-        picture((2, 8, 8, 1)) // 2 + 64
-    )  # away from the ends, where clipping would hide the residual
+    # away from the ends, where clipping would hide the residual
+    images = picture((2, 8, 8, 1)) // 2 + 64
     stamped = attack.stamp_many(images, [0, 1]).astype(int)
     assert (stamped - images)[0].tolist() != (stamped - images)[1].tolist()
     np.testing.assert_array_equal(attack.stamp(images[0], 99), stamped[0])

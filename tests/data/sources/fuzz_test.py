@@ -89,14 +89,8 @@ def wholes():
             ):
                 try:
                     found.append(encoded(picture, kind, **options))
-                except (
-                    OSError,
-                    KeyError,
-                    ValueError,
-                    TypeError,
-                    AttributeError,
-                    RuntimeError,
-                ):  # a mode that this format does not have
+                # a mode that this format does not have
+                except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError):
                     continue
     packed = [
         encoded(colour, 'TIFF', compression=name)
@@ -186,9 +180,8 @@ def try_arrays(rng, folder):
         'ids': np.arange(6),
         'class_names': np.array(['a', 'b', 'c']),
     }
-    harmed = (
-        rng.choice([0, 1, 1, 2, 4]) / 8
-    )  # of the arrays of both files: mostly one, so that it is what is met
+    # of the arrays of both files: mostly one, so that it is what is met
+    harmed = rng.choice([0, 1, 1, 2, 4]) / 8
     for split in ('train', 'test'):
         arrays = dict(good)
         for name in list(arrays):

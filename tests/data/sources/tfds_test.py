@@ -387,9 +387,8 @@ def test_what_cannot_be_is_named(data_dir, dataset, options, expected):
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
-    if (
-        importlib.util.find_spec('importlib_resources') is None
-    ):  # TFDS asks for it without saying so
+    # TFDS asks for it without saying so
+    if importlib.util.find_spec('importlib_resources') is None:
         monkeypatch.setitem(sys.modules, 'importlib_resources', importlib.resources)
 
     def refuse(*args, **kwargs):

@@ -159,10 +159,8 @@ def test_noise_is_shared_by_the_classes():
 
 def test_a_row_depends_on_its_image_id_and_seed_alone():
     rule = compiled()
-    whole, apart = (
-        rule(WEIGHTS, IMAGES, IDS),
-        [rule(WEIGHTS, IMAGES[i : i + 1], IDS[i : i + 1]) for i in range(len(IDS))],
-    )
+    whole = rule(WEIGHTS, IMAGES, IDS)
+    apart = [rule(WEIGHTS, IMAGES[i : i + 1], IDS[i : i + 1]) for i in range(len(IDS))]
     for name in ('errors', 'predictions'):
         np.testing.assert_allclose(
             whole[name], np.concatenate([one[name] for one in apart]), rtol=1e-6

@@ -77,10 +77,8 @@ def test_samplers_that_draw_no_noise(name, state):
             ]
             x = np.clip(x, -1, 1)
         candidates.append(mine)
-    wanted, remake = (
-        np.array(candidates),
-        jax.jit(Remake(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, []))),
-    )
+    wanted = np.array(candidates)
+    remake = jax.jit(Remake(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, [])))
     for number in range(6):
         made = np.asarray(remake(CONSTANTS, rows | {'variation': np.full(6, number)})['image'])
         assert np.abs(made - wanted[:, number]).max() <= 1

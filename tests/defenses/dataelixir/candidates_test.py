@@ -120,11 +120,9 @@ def test_sets_scores_and_choices_follow(reading):
     for row, (image, candidates) in enumerate(
         zip(ROWS['image'].astype(float), walk_by_hand(), strict=True)
     ):
-        theirs, raw, own = (
-            [label_by_hand(x) for x in candidates],
-            label_by_hand(image),
-            int(labels[row]),
-        )
+        theirs = [label_by_hand(x) for x in candidates]
+        raw = label_by_hand(image)
+        own = int(labels[row])
         letter, eta, left = reference.sort_out(theirs, own, raw, 0.12, reading)
         sets.append(letter)
         assert (SETS[found['set'][row]][0].upper(), found['eta'][row]) == (letter, eta)
@@ -143,9 +141,8 @@ def test_sets_scores_and_choices_follow(reading):
     for row in found.facts['labels']:
         labels = pooled[row['label']]
         wanted = reference.divergence(row['label'], labels) if labels else 0
-        wanted = min(
-            wanted, math.log(2 * max(1, len(labels)))
-        )  # ours counts half a candidate where there is none
+        # ours counts half a candidate where there is none
+        wanted = min(wanted, math.log(2 * max(1, len(labels))))
         assert row['score'] == pytest.approx(wanted, rel=1e-9)
 
 
@@ -171,9 +168,8 @@ def test_chosen_is_the_candidate_at_the_rank(rank, count_raw):
     which = choose_candidate(
         measured()['distance'], np.ones((len(ROWS['id']), 9), bool), rank, count_raw
     )
-    every = np.concatenate(
-        [walk_by_hand(), ROWS['image'][:, None]], axis=1
-    )  # -1 is the image itself
+    # -1 is the image itself
+    every = np.concatenate([walk_by_hand(), ROWS['image'][:, None]], axis=1)
     assert np.abs(np.asarray(out['image']) - every[np.arange(len(which)), which]).max() <= 1
     assert np.asarray(out['finite']).all()
 

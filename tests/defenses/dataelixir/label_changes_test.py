@@ -120,9 +120,8 @@ def test_a_small_eta_alone_is_no_majority():
     """
     scattered = [[*(np.arange(48) % 12), 12, 12]]
     assert sort_by_own(scattered, [11], 0.1, classes=13) == [SUSPICIOUS]
-    assert sort_by_own(scattered, [0], 0.1, majority=False, classes=13) == [
-        BENIGN
-    ]  # the first seen
+    # the first seen
+    assert sort_by_own(scattered, [0], 0.1, majority=False, classes=13) == [BENIGN]
     assert sort_by_own(scattered, [11], 0.1, majority=False, classes=13) == [POISONED]
     half, more = [1] * 5 + [0] * 3 + [2] * 2, [1] * 6 + [0] * 2 + [2] * 2
     assert sort_by_own([half, more], [1, 1], 0.8) == [SUSPICIOUS, BENIGN]

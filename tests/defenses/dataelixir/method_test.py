@@ -126,10 +126,8 @@ def test_votes_ask_no_benign_model():
 def test_recipes():
     benign = benign_recipe(STUDENT)
     assert benign['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
-    assert (benign['load'], benign['init_from']) == (
-        '',
-        'weights',
-    )  # pretrained where the student is
+    # pretrained where the student is
+    assert (benign['load'], benign['init_from']) == ('', 'weights')
     smooth = OBJECTIVES.part('classify', label_smoothing=0.1)
     assert benign_recipe(STUDENT | {'objective': smooth})['objective'] == smooth
     tuned = finetuning_recipe(benign, epochs_share=0.5, lr_share=0.2)

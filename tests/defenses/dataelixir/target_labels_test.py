@@ -84,10 +84,8 @@ def test_few_images_say_little():
     """
     usual = np.array([[1] * 5 + [0] * 5] * 8)
     for count in (1, 18):
-        candidates, labels = (
-            np.concatenate([usual, np.ones((count, 10), int)]),
-            np.repeat([1, 0], [8, count]),
-        )
+        candidates = np.concatenate([usual, np.ones((count, 10), int)])
+        labels = np.repeat([1, 0], [8, count])
         counts = count_labels(candidates, 2)
         evidence = gather(candidates, labels, counts)
         assert evidence.divergence.tolist() == [
@@ -158,9 +156,8 @@ def test_index_without_spread():
         (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
     )
     assert (outlier_index(np.zeros(3), np.zeros(3, bool)) == 0).all()
-    assert (
-        np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7
-    )  # two labels: never an outlier
+    # two labels: never an outlier
+    assert np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7
 
 
 def test_clean_labels_are_targets_to_two_sides_only():
@@ -359,15 +356,13 @@ def test_one_way_is_told_from_where_most_images_are():
     leaving[:40] = True
     goals = np.repeat([1, 2], [36, 4])
     whole = np.r_[goals, labels[40:]]
-    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx(
-        0, abs=1e-9
-    )  # .9 of them, as .9 of the others
+    # .9 of them, as .9 of the others
+    assert one_way(labels, leaving, whole, 3)[0] == pytest.approx(0, abs=1e-9)
     whole = np.r_[goals[::-1], labels[40:]]
     whole[:40] = np.repeat([2, 1], [36, 4])
     assert one_way(labels, leaving, whole, 3)[0] == pytest.approx((0.9 - 0.1) / 0.9)
-    assert (
-        one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0
-    )  # two labels: no choice
+    # two labels: no choice
+    assert one_way(labels[:1000], leaving[:1000], np.minimum(whole[:1000], 1), 2)[0] == 0
     assert one_way(labels, np.zeros(1100, bool), whole, 3).tolist() == [0, 0, 0]
 
 
@@ -393,9 +388,8 @@ def test_one_target_or_half_of_the_labels(targets):
 def test_two_labels_one_target():
     evidence = make_evidence([100, 60], [40, 1], [3.0, 0.5])
     assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [0]
-    assert (
-        describe_targets(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []
-    )  # nothing to compare with
+    # nothing to compare with
+    assert describe_targets(SIGNIFICANT, make_evidence([100], [40], [3.0]))['target_labels'] == []
 
 
 @settings(max_examples=20)

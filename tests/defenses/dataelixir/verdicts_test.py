@@ -28,12 +28,8 @@ CANDIDATES = np.array(
 DISTANCE = np.linspace(0, 1, 70, dtype=np.float32).reshape(7, 10)
 MEASURED = {'ids': IDS, 'raw': GIVEN, 'candidates': CANDIDATES, 'distance': DISTANCE}
 CHOICE = {'rank': 0.8, 'count_raw': False, 'choice': 'all'}
-TO_ZERO = {
-    'name': 'mad',
-    'threshold': 0.5,
-    'score': 'count',
-    'two_sided': False,
-}  # label 0 has most anomalous images: the target
+# label 0 has most anomalous images: the target
+TO_ZERO = {'name': 'mad', 'threshold': 0.5, 'score': 'count', 'two_sided': False}
 
 
 def shuffled(columns):
@@ -76,24 +72,10 @@ def test_what_becomes_of_every_image():
         SUSPICIOUS,
         POISONED,
     ]
-    assert found['labels'].tolist() == [
-        0,
-        2,
-        0,
-        0,
-        1,
-        1,
-        2,
-    ]  # only images under the target label are changed
-    assert found['candidate'].tolist() == [
-        -1,
-        8,
-        8,
-        8,
-        -1,
-        -1,
-        7,
-    ]  # of those left out too: the choice does not wait for labels
+    # only images under the target label are changed
+    assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]
+    # of those left out too: the choice does not wait for labels
+    assert found['candidate'].tolist() == [-1, 8, 8, 8, -1, -1, 7]
     assert found['keep'].tolist() == [True, True, False, False, True, True, True]
     assert found['open'].tolist() == (~found['keep']).tolist()
     assert found['flagged'].tolist() == [False, True, False, False, False, False, True]
@@ -132,15 +114,8 @@ def test_without_targets_nothing_changes():
 
 def test_votes_alone():
     found = find(labels='vote')
-    assert found['labels'].tolist() == [
-        0,
-        2,
-        1,
-        2,
-        2,
-        1,
-        2,
-    ]  # of 0 and 1, as common, the one seen last
+    # of 0 and 1, as common, the one seen last
+    assert found['labels'].tolist() == [0, 2, 1, 2, 2, 1, 2]
     assert (found['pick'] == found['flagged']).all()
     assert (found['pick'] == (found['candidate'] >= 0)).all()
     assert found['keep'].all()
@@ -164,9 +139,8 @@ def test_two_stages():
     assert final['ids'][final['flagged']].tolist() == [10, 30, 20, 40]
     assert final.facts['target_labels'] == [0]
     assert (final.facts['labels'], final.facts['settled']) == (edits.facts['labels'], 1)
-    assert (
-        set(agreed.columns) == set(edits.columns) == {*final.columns, 'open'}
-    )  # nothing is left to look at
+    # nothing is left to look at
+    assert set(agreed.columns) == set(edits.columns) == {*final.columns, 'open'}
 
 
 def test_a_false_alarm_gets_its_label_back():
@@ -229,9 +203,8 @@ def test_without_a_majority_the_papers_reading_waits():
         BENIGN,
         POISONED,
     ]
-    assert find(tau=0.9, benign='predicted')['set'][IDS == 30] == [
-        BENIGN
-    ]  # 0 and 1 are as common; 0 was seen first
+    # 0 and 1 are as common; 0 was seen first
+    assert find(tau=0.9, benign='predicted')['set'][IDS == 30] == [BENIGN]
 
 
 def test_the_final_model_may_label_the_settled_again():
@@ -328,16 +301,14 @@ READINGS = [
 def test_final_verdicts_are_those_of_the_paper_image_by_image(
     reading, choice, final, seed, count_raw, rank
 ):
-    data, words = (
-        draw(seed),
-        {
-            'reading': reading,
-            'choice': choice,
-            'final': final,
-            'rank': rank,
-            'count_raw': count_raw,
-        },
-    )
+    data = draw(seed)
+    words = {
+        'reading': reading,
+        'choice': choice,
+        'final': final,
+        'rank': rank,
+        'count_raw': count_raw,
+    }
     tables = decide_all(data, 4, **words)
     last, made = tables[-1], set()
     for row in range(len(data['ids'])):

@@ -142,9 +142,8 @@ def test_clusters_are_sought_on_one_thread(monkeypatch):
 
 def test_classes_that_nothing_can_be_said_of_stay_whole():
     rng = np.random.default_rng(0)
-    labels = np.array(
-        [0] * 20 + [1] * 3 + [2] * 12 + [4] * 20, np.int32
-    )  # constant, few, a line, nothing (3), plenty
+    # constant, few, a line, nothing (3), plenty
+    labels = np.array([0] * 20 + [1] * 3 + [2] * 12 + [4] * 20, np.int32)
     features = rng.normal(size=(55, 6))
     features[labels == 0] = 0.1
     features[labels == 2] = np.arange(12)[:, None] * np.ones(6)

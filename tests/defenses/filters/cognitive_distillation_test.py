@@ -82,11 +82,9 @@ def test_the_score_is_minus_the_size_of_the_mask_that_adam_finds(changes):
 
 
 def test_the_gradient_by_hand_is_that_of_the_loss():
-    image, mask, colour = (
-        IMAGES[0] / 255,
-        np.random.default_rng(1).uniform(size=SHAPE[:2]),
-        np.array([0.2, 0.7]),
-    )
+    image = IMAGES[0] / 255
+    mask = np.random.default_rng(1).uniform(size=SHAPE[:2])
+    colour = np.array([0.2, 0.7])
     wanted = np.random.default_rng(2).normal(size=CLASSES)
     gradient, before = slope(image, mask, colour, wanted, USUAL)
     moved = mask.copy()

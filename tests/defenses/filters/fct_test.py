@@ -60,10 +60,8 @@ def test_the_score_is_the_mean_square_by_which_features_move(changes):
 
 @pytest.mark.parametrize('by', [(0, 0), (2, -1), (-4, 5), (4, -5)])
 def test_moving_brings_in_black(by):
-    image, wanted = (
-        np.random.default_rng(0).uniform(0.1, 1, SHAPE).astype(np.float32),
-        np.zeros(SHAPE, np.float32),
-    )
+    image = np.random.default_rng(0).uniform(0.1, 1, SHAPE).astype(np.float32)
+    wanted = np.zeros(SHAPE, np.float32)
     for i in range(SHAPE[0]):
         for j in range(SHAPE[1]):
             if 0 <= i - by[0] < SHAPE[0] and 0 <= j - by[1] < SHAPE[1]:

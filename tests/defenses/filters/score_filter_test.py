@@ -42,11 +42,9 @@ def scores_of(ids, score):
 
 def test_the_highest_scores_of_all_are_flagged_by_id():
     rng = np.random.default_rng(0)
-    ids, labels, score = (
-        rng.permutation(900)[:50],
-        rng.integers(0, 3, 50).astype(np.int32),
-        rng.normal(size=50),
-    )
+    ids = rng.permutation(900)[:50]
+    labels = rng.integers(0, 3, 50).astype(np.int32)
+    score = rng.normal(size=50)
     order = rng.permutation(50)
     found = HighestScores(0.1).decide(ids, labels, scores_of(ids[order], score[order]), 4)
     wanted = set(sorted(range(50), key=lambda k: -score[k])[:5])

@@ -11,13 +11,8 @@ from purify.train.objectives.tasks import resize_to
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 NAMES = ['cat', 'dog']
-DISTILL, CLASSIFY = (
-    {'objective': {'name': 'distill'}, 'augment': {'flip': {}}},
-    {
-        'objective': {'name': 'classify'},
-        'augment': {},
-    },
-)
+DISTILL = {'objective': {'name': 'distill'}, 'augment': {'flip': {}}}
+CLASSIFY = {'objective': {'name': 'classify'}, 'augment': {}}
 
 
 class Fake:

@@ -164,9 +164,8 @@ def test_a_wide_class_and_one_far_from_all_are_like_any_other():
         tails = OUTLYING.judge(
             *classes_of(hill(500, far, wide), *(hill(500, seed=k) for k in range(1, 6)))
         )
-        assert (
-            binom.sf(round(500 * tails[0].share) - 1, 500, 0.05) < 0.05 / 6
-        )  # by itself it would be named
+        # by itself it would be named
+        assert binom.sf(round(500 * tails[0].share) - 1, 500, 0.05) < 0.05 / 6
         assert tails[0].margin < 1
         assert not any(tail.suspect for tail in tails.values())
 
@@ -215,9 +214,8 @@ def test_strangers_are_counted_beyond_what_is_usual():
 def test_the_valley_is_the_right_most_lowest_bin_left_of_the_limit():
     hills = np.concatenate([np.full(10, 1.5), np.full(40, 28.5), [0.0, 30.0]])  # 30 bins of width 1
     tail = VALLEY.judge(hills, np.zeros(52, int))[0]
-    assert tail.place == pytest.approx(
-        21.5
-    )  # bin 22 has its centre at .75 of the range: not left of it
+    # bin 22 has its centre at .75 of the range: not left of it
+    assert tail.place == pytest.approx(21.5)
     assert tail.share == 11 / 52
     assert tail.suspect
 

@@ -111,9 +111,8 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
 def test_disruptive_poison_is_found_and_dropped(rule, score):
     found, (_, labels, _, log_density, bad) = decide('disruptive', disruptive=rule)
     assert found.facts['types']['0'] == 'disruptive'
-    assert (
-        len(found.facts['types']) == 1 or rule['name'] == 'valley'
-    )  # which is not for small classes
+    # which is not for small classes
+    assert len(found.facts['types']) == 1 or rule['name'] == 'valley'
     rows = np.flatnonzero(labels == 0)
     if score == 'outside':
         evidence = -log_density[rows].max(1)
@@ -121,9 +120,8 @@ def test_disruptive_poison_is_found_and_dropped(rule, score):
     else:
         evidence = log_density[rows, 0] - log_density[rows, 1:].max(1)
     assert set(rows[found['flagged'][rows]]) == set(rows[np.argsort(evidence)[-15:]])
-    looks = (
-        log_density[rows, 1:].max(1) < found.facts['labels'][0]['mu']
-    )  # these are not kept, however they rank
+    # these are not kept, however they rank
+    looks = log_density[rows, 1:].max(1) < found.facts['labels'][0]['mu']
     cleanest = [place for place in np.argsort(evidence) if not looks[place]][:15]
     assert set(rows[found['verdict'][rows] == 1]) == set(rows[cleanest])
     assert set(np.flatnonzero(found['keep'] & (labels == 0))) == set(rows[cleanest])
@@ -228,10 +226,8 @@ def test_where_most_classes_hold_strangers_outlying_images_name_none():
     assert found.facts['types'] == {'0': 'disruptive'}
     for label in range(CLASSES):  # a tenth of every class looks like the next
         rows = np.flatnonzero(labels == label)[-10:]
-        log_density[rows, (label + 1) % CLASSES], log_density[rows, label] = (
-            log_density[rows, label],
-            -400,
-        )
+        log_density[rows, (label + 1) % CLASSES] = log_density[rows, label]
+        log_density[rows, label] = -400
     table = Table({'ids': ids, 'log_density': log_density})
     again = Relabel(**RULE).decide(ids, labels, {'densities': table}, CLASSES)
     assert again.facts['target_labels'] == []

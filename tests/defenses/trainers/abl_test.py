@@ -74,16 +74,11 @@ def test_the_others_are_learned_and_the_isolated_forgotten():
     steps = {step.name: step for step in defense().method(student()).steps}
     assert steps['isolated'].inputs == {'poisoned': 'poisoned', 'classifier': 'isolation'}
     assert steps['isolated'].by == Look(Predictions(), LowestLosses(defense().share), 'losses')
-    assert steps['finetuned'].inputs == {
-        'data': 'poisoned',
-        'edits': 'isolated',
-        'init': 'isolation',
-    }
-    assert steps['student'].inputs == {
-        'data': 'poisoned',
-        'flagged': 'isolated',
-        'init': 'finetuned',
-    }  # of these the flagged alone
+    learning = {'data': 'poisoned', 'edits': 'isolated', 'init': 'isolation'}
+    assert steps['finetuned'].inputs == learning
+    # the role `flagged` takes the flagged of these alone
+    unlearning = {'data': 'poisoned', 'flagged': 'isolated', 'init': 'finetuned'}
+    assert steps['student'].inputs == unlearning
     assert 'teacher' not in {role for step in steps.values() for role in step.inputs}
 
 

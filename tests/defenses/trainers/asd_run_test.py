@@ -127,9 +127,8 @@ def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypa
     for name in ('prepare', 'trusted', 'round0', 'split1'):
         (tmp_path / cut.folder(name).name).symlink_to(chain.folder(name))
     calls = itertools.count()
-    monkeypatch.setattr(
-        preemption, 'asked', lambda: next(calls) > 0
-    )  # not before the stage, but in its first step
+    # not before the stage, but in its first step
+    monkeypatch.setattr(preemption, 'asked', lambda: next(calls) > 0)
     with pytest.raises(Preempted):
         cut.run(['round1'], config['run'])
     monkeypatch.undo()

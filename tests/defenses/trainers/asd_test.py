@@ -106,11 +106,9 @@ def test_equal_scores_go_by_id(rule):
 
 
 def recipe(**changes):
-    network, optim = (
-        NETWORKS.part('resnet', width=4),
-        OPTIMIZERS.part(
-            'adamw', lr=2e-3, schedule='step', drops=(0.3, 0.5), factor=0.1, warmup=0.1
-        ),
+    network = NETWORKS.part('resnet', width=4)
+    optim = OPTIMIZERS.part(
+        'adamw', lr=2e-3, schedule='step', drops=(0.3, 0.5), factor=0.1, warmup=0.1
     )
     return classifier(network, optim, epochs=0, batch=16, augment={'flip': {'p': 0.5}}) | changes
 
@@ -145,9 +143,8 @@ def test_rounds_follow_one_another():
     assert steps['round0'].inputs == {'data': 'poisoned', 'edits': 'trusted'}
     for number, (before, name) in enumerate(itertools.pairwise(order), 1):
         assert steps[name].inputs == {'data': 'poisoned', 'edits': f'split{number}', 'init': before}
-        looks = steps[
-            f'losses{number}' if number > 4 else f'split{number}'
-        ]  # at once, where no copy is needed
+        # at once, where no copy is needed
+        looks = steps[f'losses{number}' if number > 4 else f'split{number}']
         assert looks.inputs['classifier'] == before
         assert steps[f'split{number}'].inputs['trusted'] == 'trusted'
     looks = [steps[f'split{number}'].by for number in range(1, 7)]

@@ -98,9 +98,8 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
     def loss(params, stats, still):
         network = nnx.merge(graph, params, stats, copy=True)
         groups, logits = network.answer(images, train=True, key=key, still=still)
-        weighed = sum(
-            (x**2).sum() for x in groups
-        )  # reaches into every group, past what a stop at one place would hold back
+        # reaches into every group, past what a stop at one place would hold back
+        weighed = sum((x**2).sum() for x in groups)
         return weighed + (logits**2).sum(), (groups, logits, nnx.state(network, nnx.BatchStat))
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
@@ -125,10 +124,8 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
 @pytest.mark.parametrize('train', [False, True])
 def test_an_answer_is_maps_and_a_call_of_the_same_pass(train):
     """Of a VGG, which drops units by its key."""
-    network, key = (
-        NETWORKS.make('vgg', num_classes=3, channels=3, **OWN['vgg'], rngs=nnx.Rngs(0)),
-        jax.random.key(0),
-    )
+    network = NETWORKS.make('vgg', num_classes=3, channels=3, **OWN['vgg'], rngs=nnx.Rngs(0))
+    key = jax.random.key(0)
     images = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)
     groups, logits = network.answer(images, train=train, key=key)
     np.testing.assert_array_equal(network(images, train=train, key=key), logits)

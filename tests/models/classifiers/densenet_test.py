@@ -74,9 +74,8 @@ def test_forward_agrees_with_float64(stem, norm, train, size, compression):
         lambda network, x: (*network.answer(x, train=train), network.features(x, train=train))
     )
     groups, got, read = run(network, images(3, size))
-    assert [x.shape[-1] for x in groups] == (
-        [9, 10] if compression == 0.5 else [9, 15]
-    )  # 6 + 3, then its share + 2 x 3
+    # 6 + 3, then its share + 2 x 3
+    assert [x.shape[-1] for x in groups] == ([9, 10] if compression == 0.5 else [9, 15])
     for ours, wanted in zip((*groups, read, got), (*stages, features, logits), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=2e-5, atol=2e-5)
 

@@ -26,10 +26,8 @@ transformers = pytest.importorskip(
 )
 
 call = nnx.jit(lambda network, *inputs: network(*inputs))
-encode, decode = (
-    nnx.jit(lambda vae, images: vae.encode(images)),
-    nnx.jit(lambda vae, latents: vae.decode(latents)),
-)
+encode = nnx.jit(lambda vae, images: vae.encode(images))
+decode = nnx.jit(lambda vae, latents: vae.decode(latents))
 
 
 def draw_unet(rng):
@@ -111,10 +109,8 @@ def answers(rng, theirs, ours):
     if kind == 'UNet2DConditionModel':
         c, side = theirs.config, 2 ** len(theirs.config.block_out_channels)
         x = rng.normal(size=(2, c.in_channels, 2 * side, side)).astype(np.float32)
-        t, states = (
-            rng.integers(0, 1000, 2),
-            rng.normal(size=(2, 5, c.cross_attention_dim)).astype(np.float32),
-        )
+        t = rng.integers(0, 1000, 2)
+        states = rng.normal(size=(2, 5, c.cross_attention_dim)).astype(np.float32)
         expected = [
             theirs(torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(states)).sample
         ]
@@ -219,30 +215,17 @@ def test_a_pipeline_written_here_makes_the_same_images_there(kind, tmp_path):
     theirs.set_progress_bar_config(disable=True)
     ours = load_variation_model(tmp_path)
     rng = np.random.default_rng(2)
-    pictures, noise = (
-        rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
-        rng.normal(size=(2, 4, 8, 8)).astype(np.float32),
-    )
-    images, chain = (
-        jnp.asarray(pictures / 255, jnp.float32),
-        {
-            'num_inference_steps': 4,
-            'guidance_scale': 3.0,
-            'output_type': 'np',
-        },
-    )
+    pictures = rng.integers(0, 256, (2, 16, 16, 3), np.uint8)
+    noise = rng.normal(size=(2, 4, 8, 8)).astype(np.float32)
+    images = jnp.asarray(pictures / 255, jnp.float32)
+    chain = {'num_inference_steps': 4, 'guidance_scale': 3.0, 'output_type': 'np'}
     if kind == 'sd_img2img':
         theirs = diffusers.StableDiffusionImg2ImgPipeline(
             **theirs.components, requires_safety_checker=False
         )
         theirs.set_progress_bar_config(disable=True)
-        captions, seed = (
-            [
-                'A photo of a dog',
-                'a very long caption that has to be cut',
-            ],
-            torch.Generator().manual_seed(3),
-        )
+        captions = ['A photo of a dog', 'a very long caption that has to be cut']
+        seed = torch.Generator().manual_seed(3)
         expected = theirs(captions, nchw(images), strength=0.8, generator=seed, **chain).images
         drawn, noise = torch.randn(
             2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3)

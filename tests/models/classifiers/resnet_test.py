@@ -127,9 +127,8 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     network = build(block=kind, stem=stem, norm=norm, stages=(1, 2), mean=mean, std=std)
     shuffle_values(network)
-    x = images(
-        3, 16 if stem == 'imagenet' else 8
-    )  # even sizes tell symmetric from one-sided padding
+    # even sizes tell symmetric from one-sided padding
+    x = images(3, 16 if stem == 'imagenet' else 8)
     blocks, features, logits = forward64(network, x, kind, stem, (1, 2, 1), mean, std, train)
     np.testing.assert_allclose(network.features(x, train=train), features, rtol=2e-5, atol=2e-5)
     for got, wanted in zip(network.groups(x, train=train), (blocks[0], blocks[2]), strict=True):
@@ -183,9 +182,8 @@ def test_training_moves_the_running_statistics_by_a_tenth():
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
     network(x, train=False)
     after = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
-    assert (
-        len(jax.tree.leaves(before)) == 2 * 6
-    )  # the stem, two per block, one at the shortcut that widens
+    # the stem, two per block, one at the shortcut that widens
+    assert len(jax.tree.leaves(before)) == 2 * 6
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
@@ -200,9 +198,8 @@ def test_evaluation_does_not_depend_on_batch_mates():
 
 def test_group_norm_has_no_statistics_and_no_batch_mates():
     network = build(norm='group', width=12)
-    assert (
-        network.stem_norm.layer.num_groups == 4
-    )  # the largest divisor of 8 that 12 channels allow
+    # the largest divisor of 8 that 12 channels allow
+    assert network.stem_norm.layer.num_groups == 4
     assert not jax.tree.leaves(nnx.state(network, nnx.BatchStat))
     x = images(4)
     alone = np.concatenate([network(x[i : i + 1], train=True) for i in range(4)])

@@ -58,9 +58,8 @@ def test_pixels_are_those_of_pillow(height, width, shape, ties):
     found = np.asarray(sscd_pixels(image[None].astype(np.float32) / 255))[0] * 255
     assert found.shape == (*shape, 3)
     off = np.abs(found - expected)
-    assert (
-        (off > 0.01).mean() < ties
-    )  # where the exact value lies half between two levels, Pillow's fixed point may fall otherwise
+    # where the exact value lies half between two levels, Pillow's fixed point may fall otherwise
+    assert (off > 0.01).mean() < ties
     assert off.max() < 2.01
 
 

@@ -92,14 +92,11 @@ def test_half_of_the_hidden_units_are_dropped_in_training():
     x = images(8, 8)
     with pytest.raises(ValueError, match='without a key'):
         network(x, train=True)
-    kept, plain = (
-        network.features(x, train=True, key=jax.random.key(0)),
-        network.features(x, train=False),
-    )
+    kept = network.features(x, train=True, key=jax.random.key(0))
+    plain = network.features(x, train=False)
     alive = np.asarray(plain) > 0
-    assert (
-        0.5 < (np.asarray(kept)[alive] == 0).mean() < 0.7
-    )  # half of them, and some that the first layer's drops silence
+    # half of them, and some that the first layer's drops silence
+    assert 0.5 < (np.asarray(kept)[alive] == 0).mean() < 0.7
     assert not np.array_equal(kept, network.features(x, train=True, key=jax.random.key(1)))
 
 

@@ -20,11 +20,8 @@ SMALL = {
     'num_hidden_layers': 2,
     'num_attention_heads': 2,
 }
-VISION = SMALL | {
-    'image_size': 7,
-    'patch_size': 3,
-    'projection_dim': 5,
-}  # a row and a column of pixels are left over
+# a row and a column of pixels are left over
+VISION = SMALL | {'image_size': 7, 'patch_size': 3, 'projection_dim': 5}
 TEXT = SMALL | {
     'vocab_size': 11,
     'max_position_embeddings': 6,
@@ -122,9 +119,8 @@ def test_text_by_hand(act):
     states, pooled = network(jnp.asarray(ids))
     wanted = np.stack([text_states(row, p, act) for row in ids])
     np.testing.assert_allclose(states, wanted, atol=1e-4)
-    np.testing.assert_allclose(
-        pooled, wanted[np.arange(3), [3, 1, 0]], atol=1e-4
-    )  # first end; first token where there is none
+    # first end; first token where there is none
+    np.testing.assert_allclose(pooled, wanted[np.arange(3), [3, 1, 0]], atol=1e-4)
 
 
 def test_the_wrong_end_of_old_configs_pools_at_the_largest_id():
@@ -136,11 +132,7 @@ def test_the_wrong_end_of_old_configs_pools_at_the_largest_id():
 def test_bfloat16_is_near_float32_and_no_more():
     cases = (
         (CLIPVisionModelWithProjection, VISION, IMAGES),
-        (
-            CLIPTextModel,
-            TEXT,
-            np.array([[9, 1, 2, 10, 10]] * 3),
-        ),
+        (CLIPTextModel, TEXT, np.array([[9, 1, 2, 10, 10]] * 3)),
     )
     for cls, config, x in cases:
         exact, half = (

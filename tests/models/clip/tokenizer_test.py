@@ -95,10 +95,8 @@ def test_ids_of_transformers_from_each_kind_of_file(tmp_path):
     np.testing.assert_array_equal(
         CLIPTokenizer.from_folder(write(tmp_path))(list(IDS)), padded(IDS.values(), END)
     )
-    for merges in (
-        MERGES,
-        [' '.join(pair) for pair in MERGES],
-    ):  # new and old versions of the library
+    # new and old versions of the library
+    for merges in (MERGES, [' '.join(pair) for pair in MERGES]):
         write(tmp_path, tokenizer__json=whole(merges))
         np.testing.assert_array_equal(
             CLIPTokenizer.from_folder(tmp_path)(list(IDS)), padded(IDS.values(), END)
@@ -129,9 +127,8 @@ def test_what_is_saved_is_read(tmp_path):
     )
     tokenizer = CLIPTokenizer.from_folder(tmp_path)
     texts = [*IDS, 'a <cat-toy>', 'A <CAT-TOY>']
-    assert (
-        tokenizer(texts)[-2:, 2].tolist() == [len(VOCAB)] * 2
-    )  # a plain added token is found in the lower-cased text
+    # a plain added token is found in the lower-cased text
+    assert tokenizer(texts)[-2:, 2].tolist() == [len(VOCAB)] * 2
     tokenizer.save(tmp_path / 'again')
     again = CLIPTokenizer.from_folder(tmp_path / 'again')
     np.testing.assert_array_equal(again(texts), tokenizer(texts))

@@ -35,9 +35,8 @@ def test_attention_by_hand(causal):
 
 
 def test_bfloat16_keeps_its_type_and_a_float32_softmax():
-    q, k, v = draw(
-        q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16
-    )  # a bfloat16 sum stops growing at 256
+    # a bfloat16 sum stops growing at 256
+    q, k, v = draw(q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16)
     out = attend(q * 0, k, v)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q * 0, k, v), atol=5e-3)
@@ -112,11 +111,12 @@ def test_gpus_of_other_makers_take_xla(gpu, monkeypatch, capability):
     monkeypatch.setattr(jax, 'local_devices', lambda: [device])
     assert attention._compute_capability() == ()
     real = jax.nn.dot_product_attention
+    # one that refuses nothing
     monkeypatch.setattr(
         jax.nn,
         'dot_product_attention',
         lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal),
-    )  # one that refuses nothing
+    )
     shape = (2, 5, 3, 8)
     assert attention._implementation(shape, shape, jnp.dtype('float16'), False, 'gpu') == 'xla'
 
@@ -129,9 +129,8 @@ def test_the_capability_of_a_gpu_is_read(monkeypatch):
 
 def test_without_cudnn_xla_is_taken(monkeypatch):
     attention._implementation.cache_clear()
-    monkeypatch.setattr(
-        jax, 'default_backend', lambda: 'gpu'
-    )  # jax itself finds no cuDNN in this build
+    # jax itself finds no cuDNN in this build
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     q, k, v = draw(dtype=jnp.bfloat16)
     try:
         np.testing.assert_allclose(

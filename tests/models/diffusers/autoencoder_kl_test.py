@@ -97,9 +97,8 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
         jnp.dtype('float32')
     }
-    for error, name in zip(
-        found, ('mean', 'logvar', 'decoded'), strict=True
-    ):  # it did compute in bfloat16, and well
+    # it did compute in bfloat16, and well
+    for error, name in zip(found, ('mean', 'logvar', 'decoded'), strict=True):
         assert 1e-5 < error < 0.05 * np.abs(golden[name]).max()
 
 
@@ -144,10 +143,7 @@ def test_config_makes_the_same_network():
     assert nnx.graphdef(again) == nnx.graphdef(network)
     assert (
         network.config.items()
-        >= {
-            '_class_name': 'AutoencoderKL',
-            'block_out_channels': [6, 9],
-        }.items()
+        >= {'_class_name': 'AutoencoderKL', 'block_out_channels': [6, 9]}.items()
     )
 
 

@@ -40,11 +40,8 @@ UNET = {
         ('layers_per_block', 10**9, '1000000000'),
         ('block_out_channels', [8] * 17, str((8,) * 17)),
         ('freq_shift', 'x', "'x'"),
-        (
-            'freq_shift',
-            4,
-            '4',
-        ),  # half the first level's channels: the sinusoid would divide by zero
+        # half the first level's channels: the sinusoid would divide by zero
+        ('freq_shift', 4, '4'),
         ('mid_block_scale_factor', 0, '0'),
         ('sample_size', '8', "'8'"),
         ('sample_size', [8, 8, 8], '(8, 8, 8)'),

@@ -56,10 +56,8 @@ def test_a_pickled_checkpoint_is_computed_as_in_pytorch(tmp_path):
 
 @pytest.mark.parametrize('attends', [(1, 2), (2,)])
 def test_diffusers_opens_the_folder_and_agrees(tmp_path, attends):
-    state, x = (
-        random_state(mult=(1, 2, 2), attends=attends),
-        np.random.default_rng(1).normal(size=(2, 3, 16, 16)),
-    )
+    state = random_state(mult=(1, 2, 2), attends=attends)
+    x = np.random.default_rng(1).normal(size=(2, 3, 16, 16))
     folder = saved(state, tmp_path)
     pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
     with torch.no_grad():

@@ -88,9 +88,8 @@ def usual(network, latents, context):
 
 
 def call(network, *args, **kwargs):
-    return np.asarray(
-        network(*args, **kwargs)
-    )  # op by op: many small networks share the compiled pieces
+    # op by op: many small networks share the compiled pieces
+    return np.asarray(network(*args, **kwargs))
 
 
 def compiled(network, *args):

@@ -54,9 +54,8 @@ def images():
 
 
 def call(network, *args, **kwargs):
-    return np.asarray(
-        network(*args, **kwargs)
-    )  # op by op: many small networks share the compiled pieces
+    # op by op: many small networks share the compiled pieces
+    return np.asarray(network(*args, **kwargs))
 
 
 T = jnp.array([3, 700])
@@ -96,11 +95,7 @@ def test_config_makes_the_same_network():
     assert nnx.graphdef(again) == nnx.graphdef(network)
     assert (
         network.config.items()
-        >= {
-            '_class_name': 'UNet2DModel',
-            'block_out_channels': [8, 16],
-            'dropout': 0.0,
-        }.items()
+        >= {'_class_name': 'UNet2DModel', 'block_out_channels': [8, 16], 'dropout': 0.0}.items()
     )
 
 
@@ -113,10 +108,8 @@ def test_time_changes_the_answer_of_its_own_image_only(images):
 
 def test_class_labels_change_the_answer(images):
     network = make(num_class_embeds=5)
-    first, second = (
-        call(network, images, T, jnp.array([1, 2])),
-        call(network, images, T, jnp.array([1, 3])),
-    )
+    first = call(network, images, T, jnp.array([1, 2]))
+    second = call(network, images, T, jnp.array([1, 3]))
     np.testing.assert_allclose(first[0], second[0], atol=1e-5)
     assert np.abs(first[1] - second[1]).max() > 1e-3
     with pytest.raises(UserError, match='needs class_labels'):

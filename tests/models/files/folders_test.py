@@ -99,9 +99,8 @@ def test_two_sets_of_weights_are_one_too_many(folder, beside):
         'diffusion_pytorch_model.non_ema.safetensors',
         'other.safetensors',
     ):
-        (folder / name).write_bytes(
-            b'another'
-        )  # copies with another meaning, which the hub keeps beside the weights
+        # copies with another meaning, which the hub keeps beside the weights
+        (folder / name).write_bytes(b'another')
     same(read_folder(folder)[1])
     (folder / beside).write_text('{}')
     with pytest.raises(
@@ -351,9 +350,8 @@ def printed(error):
 @pytest.mark.parametrize('cut', [False, True])
 def test_the_command_in_the_error_leads_to_a_folder_that_is_read(library, folder, stem, cut):
     save, env = library
-    (folder.parent / 'model_index.json').write_text(
-        '{}'
-    )  # so the whole pipeline is to be converted
+    # so the whole pipeline is to be converted
+    (folder.parent / 'model_index.json').write_text('{}')
     if cut:
         write_shards(folder, stem, 'bin', save=save)
     else:
@@ -395,9 +393,8 @@ def test_the_command_leaves_safetensors_that_are_there(library, folder):
         read_folder(folder)
     for _ in range(2):  # and again, as after a stop
         done = run(printed(error), env)
-    assert (
-        done.count('left as it is: ') == 6
-    )  # one in each of three parts, two shards, and what the first time converted
+    # one in each of three parts, two shards, and what the first time converted
+    assert done.count('left as it is: ') == 6
     for part in (folder, whole, other_name, cut, half):
         same(read_folder(part)[1])
     after = {

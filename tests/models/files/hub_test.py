@@ -327,9 +327,8 @@ def test_without_an_answer_from_the_hub(monkeypatch, error):
     ],
 )
 def test_what_the_hub_refuses(monkeypatch, kind, words):
-    refusing(
-        monkeypatch, kind.__new__(kind)
-    )  # past the constructor, which wants an answer of the client's own HTTP library
+    # past the constructor, which wants an answer of the client's own HTTP library
+    refusing(monkeypatch, kind.__new__(kind))
     with pytest.raises(UserError, match=words):
         resolve('owner/model', revision='v2')
 

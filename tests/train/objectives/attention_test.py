@@ -14,9 +14,8 @@ from purify.train.objectives.attention import AlignAttention, attention, attenti
 from purify.train.state import split_network
 
 RNG = np.random.default_rng(0)
-jitted = jax.jit(
-    attention, static_argnums=1
-)  # one program costs less than its operations one by one
+# one program costs less than its operations one by one
+jitted = jax.jit(attention, static_argnums=1)
 SHAPES = ((3, 4, 4, 5), (3, 2, 2, 7), (3, 1, 1, 2))
 STUDENT, TEACHER = ([RNG.normal(size=shape) for shape in SHAPES] for _ in range(2))
 BATCH = {
@@ -74,9 +73,8 @@ def test_the_distance_is_the_weighted_mean_squared_error(betas):
     wanted = distance_by_hand(STUDENT, TEACHER, betas, 2.0)
     distance = jax.jit(attention_distance)
     assert float(distance(*single, betas, 2.0)) == pytest.approx(wanted, rel=1e-4)
-    assert float(distance(single[0], single[0], betas, 2.0)) == pytest.approx(
-        0, abs=1e-9
-    )  # compiled sums differ in their last bit
+    # compiled sums differ in their last bit
+    assert float(distance(single[0], single[0], betas, 2.0)) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_gradient_is_that_of_differences_and_the_teacher_has_none():
@@ -183,10 +181,8 @@ def test_torch_has_the_same_loss_and_gradients():
     error, times beta.
     """
     torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
-    betas, tensors = (
-        (500.0, 1000.0, 1000.0),
-        [torch.tensor(np.moveaxis(maps, -1, 1), requires_grad=True) for maps in STUDENT],
-    )
+    betas = (500.0, 1000.0, 1000.0)
+    tensors = [torch.tensor(np.moveaxis(maps, -1, 1), requires_grad=True) for maps in STUDENT]
     loss = torch.zeros((), dtype=torch.float64)
     for beta, own, goal in zip(betas, tensors, TEACHER, strict=True):
         sums = [

@@ -74,9 +74,8 @@ def test_the_loss_is_the_papers(rows, temperature):
 def test_points_of_no_length_and_equal_points_give_numbers():
     same = jnp.ones((4, 3))
     loss, wins = jax.jit(nt_xent)(same, same, 0.5)
-    np.testing.assert_allclose(
-        loss, np.log(7), rtol=1e-6
-    )  # eight views, seven of which look like the partner
+    # eight views, seven of which look like the partner
+    np.testing.assert_allclose(loss, np.log(7), rtol=1e-6)
     assert wins == 0
     slope = jax.jit(jax.grad(lambda x: nt_xent(x, same, 0.5)[0]))(jnp.zeros((4, 3)))
     np.testing.assert_array_equal(slope, np.zeros((4, 3)))

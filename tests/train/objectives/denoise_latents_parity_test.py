@@ -30,12 +30,8 @@ pytest.importorskip(
 )
 
 NAMES, CAPTION, DROP = ['n01440764', 'chain_saw', 'church'], 'A photo of a {}', 0.4
-SAID = [
-    'A photo of a tench',
-    'A photo of a chain saw',
-    'A photo of a church',
-    '',
-]  # of the names, and of none
+# of the names, and of none
+SAID = ['A photo of a tench', 'A photo of a chain saw', 'A photo of a church', '']
 BATCH = {
     'image': np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8),
     'label': np.array([0, 1, 2, 2, 1, 0], np.int32),
@@ -54,10 +50,8 @@ def our_step(folder, prediction):
     """(what the UNet was asked, loss, gradients under PyTorch's names) of one batch."""
     pipeline = read_stable_diffusion(folder, 'float32')
     vae = pipeline.parts['vae']
-    (graph, params, stats), (vae_graph, *frozen) = (
-        split_network(pipeline.parts['unet']),
-        split_network(vae),
-    )
+    (graph, params, stats) = split_network(pipeline.parts['unet'])
+    (vae_graph, *frozen) = split_network(vae)
     schedule = schedule_from_diffusers(
         pipeline.parts['scheduler'] | {'prediction_type': prediction}
     )
@@ -84,14 +78,13 @@ def nchw(x):
 def test_loss_and_gradients_are_those_of_diffusers(folder, prediction):
     (latents, noise, t, context), loss, grads, table = our_step(folder, prediction)
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
-    unet, scheduler = (
-        theirs.unet.train(),
-        diffusers.DDPMScheduler.from_config(theirs.scheduler.config, prediction_type=prediction),
+    unet = theirs.unet.train()
+    scheduler = diffusers.DDPMScheduler.from_config(
+        theirs.scheduler.config, prediction_type=prediction
     )
 
-    with (
-        torch.no_grad()
-    ):  # what is frozen: the captions, and the images' latents before they are drawn
+    # what is frozen: the captions, and the images' latents before they are drawn
+    with torch.no_grad():
         ids = theirs.tokenizer(
             SAID, padding='max_length', truncation=True, return_tensors='pt'
         ).input_ids

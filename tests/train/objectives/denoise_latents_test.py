@@ -56,10 +56,8 @@ class VAE(nnx.Module):
 
 
 def task(drop=0.0, prediction='epsilon', size_px=12):
-    (graph, params, stats), (vae_graph, *frozen) = (
-        split_network(UNet(nnx.Rngs(0))),
-        split_network(VAE(nnx.Rngs(1))),
-    )
+    (graph, params, stats) = split_network(UNet(nnx.Rngs(0)))
+    (vae_graph, *frozen) = split_network(VAE(nnx.Rngs(1)))
     frozen = {
         'vae': dict(zip(('params', 'stats'), frozen, strict=True)),
         'captions': jnp.asarray(CAPTIONS),

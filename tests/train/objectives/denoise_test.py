@@ -78,9 +78,8 @@ def test_classes_are_told_and_hidden_by_chance():
 def test_the_network_hears_its_image_s_class():
     make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.0, classes=3)
     losses = [loss_of((Tells(), make), BLACK | {'label': np.full(64, label)}) for label in range(3)]
-    np.testing.assert_allclose(
-        losses, [1 + label**2 for label in range(3)], atol=0.2
-    )  # E (n - label)^2
+    # E (n - label)^2
+    np.testing.assert_allclose(losses, [1 + label**2 for label in range(3)], atol=0.2)
 
 
 @pytest.mark.parametrize('drop', [-0.1, 1.0, float('nan')])

@@ -92,9 +92,8 @@ def test_the_heads_loss_is_written_out_and_only_the_head_moves():
     graph, params, stats = fresh(build_normed, scale=1.0)
     batch = rows(5)
     loss, (new, _) = jax.jit(FitHead(graph, 0.1, 1.0))(params, stats, (), batch, jax.random.key(0))
-    flat = (
-        batch['image'].astype(np.float64) / 255 / np.sqrt(1 + 1e-5)
-    )  # the norm at its start: mean 0, variance 1
+    # the norm at its start: mean 0, variance 1
+    flat = batch['image'].astype(np.float64) / 255 / np.sqrt(1 + 1e-5)
     p = softmax(logits_of(params, flat), -1)
     known = np.eye(3)[batch['label']]
     written = -0.1 * (known * np.log(p)).sum(-1) - (p * np.log(np.maximum(known, 1e-4))).sum(-1)
@@ -177,10 +176,8 @@ def test_without_views_and_mixture_the_loss_is_written_out():
     batch = rows(5)
     value = jax.jit(jax.value_and_grad(mixmatch(graph, alpha=UNMIXED), has_aux=True))
     images, targets = unmixed_rows(params, batch)
-    bias, tiny = (
-        np.asarray(params['head']['bias']),
-        1e-5,
-    )  # guesses stay where they are: no gradient flows into them
+    # guesses stay where they are: no gradient flows into them
+    bias, tiny = np.asarray(params['head']['bias']), 1e-5
     for progress in (0.0, 0.3, 1.0):
         (loss, _), slopes = value(
             params, stats, (), batch | {'progress': progress}, jax.random.key(1)
@@ -214,9 +211,8 @@ def test_halves_are_mixed_with_some_other_row():
     ]
     nearest = [int(np.abs(np.array(possible) - loss).argmin()) for loss in seen]
     np.testing.assert_allclose(seen, np.array(possible)[nearest], rtol=2e-3)
-    assert (
-        len({round(possible[k], 4) for k in nearest}) == 2
-    )  # the image with a label is mixed with a view of the other, or is not
+    # the image with a label is mixed with a view of the other, or is not
+    assert len({round(possible[k], 4) for k in nearest}) == 2
 
 
 def test_eight_devices_mix_one_batch():
@@ -234,9 +230,9 @@ def test_eight_devices_mix_one_batch():
     (one, metrics), (eight, spread) = found
     for name in metrics:
         np.testing.assert_allclose(metrics[name], spread[name], rtol=1e-4)
-    np.testing.assert_allclose(
-        metrics['loss'], metrics['supervised'] + 7.5 * metrics['consistency'], rtol=1e-5
-    )  # half way
+    # half way, the consistency counts half of its 15
+    whole = metrics['supervised'] + 7.5 * metrics['consistency']
+    np.testing.assert_allclose(metrics['loss'], whole, rtol=1e-5)
     for a, b in zip(
         jax.tree.leaves((one.params, one.stats)),
         jax.tree.leaves((eight.params, eight.stats)),

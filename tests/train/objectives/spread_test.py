@@ -39,10 +39,8 @@ def by_hand(features, labels):
 
 
 def test_it_is_the_mean_cosine_of_two_centres():
-    features, labels = (
-        RNG.normal(size=(30, 5)) + 0.5,
-        RNG.integers(0, 6, 30) // 2 * 2,
-    )  # classes 1, 3, 5 and 6 are not there
+    # classes 1, 3, 5 and 6 are not there
+    features, labels = RNG.normal(size=(30, 5)) + 0.5, RNG.integers(0, 6, 30) // 2 * 2
     found = jax.jit(centre_similarity, static_argnums=2)(
         jnp.array(features, jnp.float32), jnp.array(labels), 7
     )

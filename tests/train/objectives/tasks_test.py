@@ -29,11 +29,9 @@ def softmax(z):
 )
 def test_distillation_loss_is_equations_2_and_3(alpha, tau, ce_temperature):
     rng = np.random.default_rng(0)
-    student, teacher, labels = (
-        rng.normal(size=(6, 10)) * 3,
-        rng.normal(size=(6, 10)) * 3,
-        rng.integers(0, 10, 6),
-    )
+    student = rng.normal(size=(6, 10)) * 3
+    teacher = rng.normal(size=(6, 10)) * 3
+    labels = rng.integers(0, 10, 6)
     soft = -(tau**2) * (softmax(teacher / tau) * np.log(softmax(student / tau))).sum(-1).mean()
     hard = -np.log(softmax(student / ce_temperature)[np.arange(6), labels]).mean()
     got = distillation_loss(

@@ -93,9 +93,8 @@ def test_held_up_losses_float_and_unlearned_ones_climb():
     graph, params, stats = small()
     held = descend(HoldUp(graph, rule='local_ascent', gamma=0.8), params, stats, 60)
     assert min(held) > 0.6
-    free = descend(
-        HoldUp(graph, rule='local_ascent', gamma=0.0), params, stats, 60
-    )  # plain cross-entropy
+    # plain cross-entropy
+    free = descend(HoldUp(graph, rule='local_ascent', gamma=0.0), params, stats, 60)
     assert free[-1] < 0.5
     climbed = descend(Unlearn(graph), params, stats, 10)
     assert climbed[-1] > climbed[0] + 0.2
