@@ -15,7 +15,6 @@ from purify.core.types import Facts
 from purify.core.writers import Writer
 from purify.engine.finished import (
     DONE,
-    PRINT,
     Done,
     check_files,
     files_of,
@@ -100,17 +99,12 @@ class Chain:
         return source.outside or self.folder(source.stage) / source.sub
 
     def confined(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """While open, this process can open no stage's folder but that stage's own and its inputs.
-
-        Those of other runs are shut too, and those of this run that are still to be made.
+        """While open, this process can open nothing in the store but that stage's own folder and
+        its inputs: no other run's either, and nothing that is still to be made.
         """
-        stage = self.stages[name]
-        there = [folder for folder in self.store.iterdir() if PRINT.fullmatch(folder.name)]
-        still = [folder for folder in map(self.folder, self.stages) if not folder.exists()]
-        given = [
-            self.path(source) for source in stage.inputs.values() if source.stage or source.outside
-        ]
-        return sealed(*there, *still, but=[self.folder(name), *given])
+        sources = self.stages[name].inputs.values()
+        given = [self.path(source) for source in sources if source.stage or source.outside]
+        return sealed(self.store, but=[self.folder(name), *given])
 
     def done(self, name: str) -> Done:
         """What a finished stage says of itself: settings, inputs, cost, its files.

@@ -50,8 +50,8 @@ class Stage:
     run: Callable[['Work'], None]
     settings: Settings
     inputs: dict[str, Input] = field(default_factory=dict)
-    sees: tuple[str, ...] = ()
-    shows: tuple[str, ...] = ()
+    sees: tuple[str, ...] = field(default=(), kw_only=True)
+    shows: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if unknown := [role for role in self.sees if role not in self.inputs]:

@@ -7,7 +7,8 @@ import numpy as np
 
 from purify.attacker.manifest import Manifest
 from purify.core import devices
-from purify.core.files import read_json, write_json
+from purify.core.errors import UserError
+from purify.core.files import AGAIN, read_json, write_json
 from purify.core.progress import Bar
 from purify.core.types import Facts
 from purify.engine.stage import Work
@@ -77,6 +78,9 @@ def find_copies(work: Work) -> None:
 def read_replication(folder: Path) -> tuple[Facts, dict[str, np.ndarray]]:
     """Reads what `find_copies` wrote: numbers, and arrays by name."""
     numbers: Any = read_json(folder / NUMBERS, Replication)
+    if missing := [name for name in ('poisoned_interval', 'copied') if name not in numbers]:
+        # Results of earlier versions may lack these; what this version writes does not.
+        raise UserError(f'{folder / NUMBERS}: it holds no {", ".join(missing)}. {AGAIN}')
     return numbers, read_columns(folder / FILE, COLUMNS)
 
 

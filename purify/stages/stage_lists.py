@@ -45,7 +45,7 @@ def classifier_stages(
     settings = {key: value for key, value in part.items() if key != 'load'} | {
         'seeds': training_seeds(seeds)
     }
-    return [Stage(name, run, settings, inputs | start_of(part), sees, shows)]
+    return [Stage(name, run, settings, inputs | start_of(part), sees=sees, shows=shows)]
 
 
 def start_of(part: Settings) -> dict[str, Input]:
@@ -94,8 +94,14 @@ def find_encoder(config: Settings, method: Method, find: Find) -> Input:
 def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[Stage]:
     """Makes the stage of a method's step, or none for a finished classifier; sets `where`.
 
-    It sees what is open to all. Raises `UserError` where what it needs is not there.
+    It sees what is open to all. Raises `UserError` where what it needs is not there, and for a name
+    that already stands for something else.
     """
+    if step.name in where:
+        raise UserError(
+            f'a step of the defence is called {step.name!r}, which is a part of every run. Give it'
+            ' another name.'
+        )
     inputs, seeds, kind = inputs_of(where, step, config), config['seeds'], KINDS[step.kind]
     if step.kind == 'classifier':
         return classifier_stages(where, step.name, step.settings, seeds, inputs)

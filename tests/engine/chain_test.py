@@ -94,7 +94,7 @@ def secret_chain(tmp_path, rogue, inputs):
         'prepare', prepare, {}, {'source': Input(digest='x')}, sees=('source',), shows=('poisoned',)
     )
     sees = tuple(role for role in inputs if role == 'truth')
-    return Chain([first, Stage('rogue', rogue, {}, inputs, sees)], tmp_path)
+    return Chain([first, Stage('rogue', rogue, {}, inputs, sees=sees)], tmp_path)
 
 
 @pytest.mark.parametrize('secret', ['truth', 'attacker'])
@@ -135,6 +135,19 @@ def test_what_other_runs_left_in_the_store_is_shut_too(tmp_path, theirs):
     with pytest.raises(PermissionError, match='may not read the truth'):
         chain.run(['prepare', 'rogue'], RUN)
     assert left.read_text() == theirs
+
+
+def test_a_copy_of_a_stage_under_another_name_is_shut_too(tmp_path):
+    backup = tmp_path / 'prepare-old'
+
+    def rogue(work):
+        (backup / 'truth' / 'file').read_text()
+
+    chain = secret_chain(tmp_path, rogue, {'poisoned': Input('prepare', 'poisoned')})
+    chain.run(['prepare'], RUN)
+    shutil.copytree(chain.folder('prepare'), backup)
+    with pytest.raises(PermissionError, match='may not read the truth'):
+        chain.run(['rogue'], RUN)
 
 
 def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):

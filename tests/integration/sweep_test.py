@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from purify.cli import main
 from purify.commands.list import list_points
 from purify.core.errors import UserError
 from purify.report.results import Results
@@ -277,7 +278,9 @@ def test_what_purify_refuses_is_not_started(tmp_path):
 
 def listed(capsys, *args):
     """The runs of `purify list`."""
-    list_points(*args)
+    spec, sweep, seeds, *others = args
+    flags = ['--config', spec, '--sweep', sweep, '--seeds', seeds]
+    assert main(['list', *flags, *(others[0] if others else ())]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 

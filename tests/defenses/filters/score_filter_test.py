@@ -129,6 +129,11 @@ def test_every_setting_of_a_score_reaches_a_step():
             'name'
         }
         assert own == set(whole) - {'network', 'early', 'spread'}
+        for key in own:
+            changed = {'on': 'features', 'shift': 0.1}.get(key) or whole[key] + 1
+            steps, _ = score_steps({name: whole | {key: changed}}, STUDENT, {'given': 'poisoned'})
+            (by,) = [step.facts()['by'] for step in steps if step.kind == 'measure']
+            assert by[key] == changed != whole[key], (name, key)
 
 
 def test_names_and_shares_that_are_none_are_refused():
