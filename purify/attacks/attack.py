@@ -20,12 +20,10 @@ from purify.core.types import Facts
 SCHEMES = ('all_to_one', 'all_to_all', 'clean_label')
 Scheme = Annotated[str, one_of(SCHEMES)]
 MODES = ('test', 'training', 'cover')
-NOT_PIXELS = (
-    'path',
-    'control',
-    'load',
-)  # say where files lie; what they hold enters a digest by itself
+# say where files lie; what they hold enters a digest by itself
+NOT_PIXELS = ('path', 'control', 'load')
 Arrays = dict[str, Any]
+Ids = Sequence[int]
 Presets = Mapping[str, Mapping[str, Any]]
 
 
@@ -129,24 +127,20 @@ class Attack(Limited, abc.ABC):
         check_image(image)
         id = whole(0).check('id', id)
         one_of(MODES).check('mode', mode)
-        return self.apply(
-            np, image, self.shared(image.shape, mode), self.drawn(image.shape, id, mode)
-        )
+        shared, drawn = self.shared(image.shape, mode), self.drawn(image.shape, id, mode)
+        return self.apply(np, image, shared, drawn)
 
-    def stamp_many(
-        self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
-    ) -> np.ndarray:
+    def stamp_many(self, images: Sequence[np.ndarray], ids: Ids, mode: str = 'test') -> np.ndarray:
         """Stamps images of one shape, each as `stamp` does: u8[n h w c].
 
         Raises `UserError` as `stamp` and `check_rows` do.
         """
         check_rows(images, ids)
-        return np.stack(
-            [self.stamp(image, id, mode) for image, id in zip(images, ids, strict=True)]
-        )
+        rows = zip(images, ids, strict=True)
+        return np.stack([self.stamp(image, id, mode) for image, id in rows])
 
     def stamp_batch(
-        self, images: np.ndarray | jax.Array, ids: Sequence[int], mode: str = 'test'
+        self, images: np.ndarray | jax.Array, ids: Ids, mode: str = 'test'
     ) -> jax.Array:
         """Stamps images u8[b h w c] on the device, in one jitted program.
 
@@ -156,8 +150,7 @@ class Attack(Limited, abc.ABC):
         check_rows(images, ids)
         if not hasattr(images, 'shape'):
             raise UserError(
-                f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack the'
-                ' images first.'
+                f'stamp_batch takes one array u8[b h w c], not {type(images).__name__}. Stack them.'
             )
         check_image(images[0])
         one_of(MODES).check('mode', mode)
@@ -176,24 +169,18 @@ class Attack(Limited, abc.ABC):
 
     def parameters(self) -> Facts:
         """All settings as plain values, as they go into a manifest."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.init
-        }
+        names = [field.name for field in dataclasses.fields(self) if field.init]
+        return {name: getattr(self, name) for name in names}
 
     def digest(self) -> str:
         """SHA-256 over the kind of attack, its parameters and the pixels of its pattern.
 
         Paths are left out: what a picture shows counts, not where it lies.
         """
-        parameters = {
-            name: value for name, value in self.parameters().items() if name not in NOT_PIXELS
-        }
+        kept = {name: value for name, value in self.parameters().items() if name not in NOT_PIXELS}
         pattern = np.ascontiguousarray(self.pattern_pixels())
-        head = json.dumps(
-            [type(self).__name__, parameters, pattern.shape, str(pattern.dtype)], sort_keys=True
-        )
+        facts = [type(self).__name__, kept, pattern.shape, str(pattern.dtype)]
+        head = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(head.encode() + b'\0' + pattern.tobytes()).hexdigest()
 
 
@@ -218,26 +205,25 @@ def real(xp: Any, values: Any) -> Any:
     return xp.asarray(values).astype(xp.float64 if xp is np else xp.float32)
 
 
+def digest_content(array: np.ndarray | None) -> str:
+    """SHA-256 of what was read from a file, by which equal paths differ; '' where nothing was."""
+    return '' if array is None else hashlib.sha256(array.tobytes()).hexdigest()
+
+
 def check_rows(images: Any, ids: Any) -> None:
     """Raises `UserError` unless there are images, all of one shape, and one id for each."""
     try:
         counts = len(images), len(ids)
-        shapes = (
-            {images.shape[1:]}
-            if hasattr(images, 'shape')
-            else {getattr(image, 'shape', None) for image in images}
-        )
+        one = hasattr(images, 'shape')
+        shapes = {images.shape[1:]} if one else {getattr(image, 'shape', None) for image in images}
     except TypeError:
         raise UserError(
-            'images and ids must be sequences of one length. Give an array u8[n h w c] and a list'
-            ' of n ids.'
+            'images and ids must be sequences of one length: u8[n h w c] and a list of n ids.'
         ) from None
     if not counts[0] or counts[0] != counts[1]:
         raise UserError(
             f'{counts[0]} images and {counts[1]} ids: give at least one image, and one id for each.'
         )
     if len(shapes) > 1:
-        raise UserError(
-            f'images of different shapes: {", ".join(sorted(map(str, shapes))[:5])}. Stamp them one'
-            ' by one.'
-        )
+        found = ', '.join(sorted(map(str, shapes))[:5])
+        raise UserError(f'images of different shapes: {found}. Stamp them one by one.')

@@ -39,18 +39,15 @@ class FullFrame(Pictured):
 @functools.lru_cache(maxsize=8)
 def fit_pattern(attack: FullFrame, height: int, width: int, channels: int) -> np.ndarray:
     """The pattern for images of one size, drawn only once: u8[height width channels]."""
+    shape, rng = (height, width, channels), np.random.default_rng(attack.seed)
     if attack.picture is not None:
         pattern = fit_channels(resize_picture(attack.picture, height, width), channels)
     elif attack.pattern == 'cartoon':
         pattern = fit_channels(draw_cartoon(attack.seed, height, width), channels)
     elif attack.pattern == 'gaussian':
-        normal = np.random.default_rng(attack.seed).normal(
-            MEAN, DEVIATION, (height, width, channels)
-        )
+        normal = rng.normal(MEAN, DEVIATION, shape)
         pattern = np.rint(np.clip(normal, 0, 255)).astype(np.uint8)
     else:
-        pattern = np.random.default_rng(attack.seed).integers(
-            0, 255, (height, width, channels), np.uint8
-        )
+        pattern = rng.integers(0, 255, shape, np.uint8)
     pattern.flags.writeable = False
     return pattern

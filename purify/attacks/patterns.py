@@ -11,6 +11,7 @@ from purify.core.errors import UserError
 
 Indices = np.ndarray
 
+_FOUR = ('#ffff00', '#ff00ff', '#00ffff', '#7a7a7a')
 _GRID = ((1, 1, 0), (1, 0, 1), (0, 1, 0))
 _STAIRS = ((1, 1, 0), (1, 0, 1), (0, 0, 1))
 
@@ -32,11 +33,7 @@ def _rows(rows: tuple[tuple[int, ...], ...]) -> Callable[[int, Indices, Indices]
 PATTERNS: dict[str, tuple[tuple[str, ...], Callable[[int, Indices, Indices], Indices], int]] = {
     'checkerboard': (('white', 'black'), _checkerboard, 1),
     'solid': (('white',), lambda size, i, j: 0 * i, 1),
-    'blocks': (
-        ('#ffff00', '#ff00ff', '#00ffff', '#7a7a7a'),
-        lambda size, i, j: 2 * (2 * i // size) + 2 * j // size,
-        2,
-    ),
+    'blocks': (_FOUR, lambda size, i, j: 2 * (2 * i // size) + 2 * j // size, 2),
     'band': (('white', 'black'), _band, 1),
     'antidiagonal': (('white', 'black'), lambda size, i, j: (i + j != size - 1).astype(int), 1),
     'grid': (('white', 'black'), _rows(_GRID), 3),
@@ -58,8 +55,7 @@ def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarra
     which, multiple = PATTERNS[name][1:]
     if size_px % multiple:
         raise UserError(
-            f'size_px={size_px}: pattern {name!r} is cut in {multiple}; choose a multiple of'
-            f' {multiple}.'
+            f'size_px={size_px}: pattern {name!r} is cut; choose a multiple of {multiple}.'
         )
     palette = np.array([parse_colour(colour) for colour in colours], np.uint8)
     return palette[which(size_px, *np.indices((size_px, size_px)))]
@@ -72,8 +68,7 @@ def check_colours(name: str, colours: Any) -> tuple[str, ...]:
     """
     if not isinstance(colours, str | list | tuple):
         raise UserError(
-            f"colours={colours!r} are no list of colours. Give names as in ('white', 'black'), or"
-            ' leave them empty.'
+            f"colours={colours!r} are no list of colours. Give names as ('white', 'black'), or ()."
         )
     if name == 'picture':
         if colours:

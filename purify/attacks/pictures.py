@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from purify.attacks.attack import Attack
+from purify.attacks.attack import Attack, digest_content
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.data import images
@@ -38,10 +37,7 @@ class Pictured(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         picture = _picture_of(self.pattern, self.path)
-        self._keep(
-            picture=picture,
-            content='' if picture is None else hashlib.sha256(picture.tobytes()).hexdigest(),
-        )
+        self._keep(picture=picture, content=digest_content(picture))
 
 
 def _picture_of(pattern: str, path: str) -> np.ndarray | None:
@@ -57,7 +53,7 @@ def _picture_of(pattern: str, path: str) -> np.ndarray | None:
 
 
 def resize_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a picture u8[h w 3] bilinearly, to u8[height width 3]."""
+    """Resizes a picture u8[h w 3], or a plane [h w] of u8 or f32, bilinearly to height x width."""
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -68,8 +64,7 @@ def read_picture(path: str) -> np.ndarray:
     """
     if not path:
         raise UserError(
-            "pattern 'picture' needs an image file. Set path to one, or choose 'cartoon' or"
-            " 'noise'."
+            "pattern 'picture' needs an image file. Set path to one, or choose 'cartoon'."
         )
     file = user_path(path)
     if not file.exists():
@@ -77,6 +72,7 @@ def read_picture(path: str) -> np.ndarray:
     return images.read(file, 3, _notes(file))
 
 
-@functools.cache  # what is peculiar to a picture is said once, however often it is read
+# what is peculiar to a picture is said once, however often it is read
+@functools.cache
 def _notes(file: Path) -> Notes:
     return Notes()

@@ -29,21 +29,15 @@ def parse_colour(colour: str) -> tuple[int, int, int]:
     if isinstance(colour, str) and re.fullmatch('#[0-9a-fA-F]{6}', colour):
         return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
     raise UserError(
-        f'unknown colour {colour!r}. Choose from: {", ".join(sorted(COLOURS))}, or write it as'
-        ' #rrggbb.'
+        f'unknown colour {colour!r}. Choose from: {", ".join(sorted(COLOURS))}, or write #rrggbb.'
     )
 
 
 def check_image(image: Any) -> None:
     """Raises `UserError` unless `image` is u8[h w c] with c = 1 or 3."""
     shape, kind = getattr(image, 'shape', None), getattr(image, 'dtype', type(image).__name__)
-    if (
-        shape is None
-        or len(shape) != 3
-        or shape[-1] not in (1, 3)
-        or not all(shape)
-        or kind != np.uint8
-    ):
+    fits = shape is not None and len(shape) == 3 and shape[-1] in (1, 3) and all(shape)
+    if not fits or kind != np.uint8:
         raise UserError(
             f'an attack cannot stamp an image of shape {shape} and type {kind}: it takes uint8'
             ' [height, width, channels] with 1 channel (grey) or 3 (RGB) and at least one pixel.'

@@ -1,7 +1,7 @@
 """The attacks by name."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from purify.attacks.attack import Attack
@@ -27,7 +27,7 @@ ATTACKS: Registry[Callable[..., Attack]] = Registry(
     hidden=('seed', 'num_classes', 'targets'),
     none=NoAttack,
     relabel_only=RelabelOnly,
-    patch=functools.partial(Patch, colours=('white', 'black')),
+    patch=partial(Patch, colours=('white', 'black')),
     blended=Blended,
     sinusoid=Sinusoid,
     warp=Warp,
@@ -40,24 +40,17 @@ ATTACKS: Registry[Callable[..., Attack]] = Registry(
     input_aware=InputAware,
     lira=Lira,
 )
-PUBLISHED: dict[
-    str, Callable[..., Attack]
-] = {  # the triggers of papers under names of their own; presets leave them as they are
-    'white_patch': functools.partial(
-        Patch, pattern='solid'
-    ),  # BackdoorBench on 32 px; DataElixir, figure 2
-    'dataelixir_patch': functools.partial(Patch, pattern='blocks', size_px=4),  # Zhou et al. 2024
-    'dbd_patch': functools.partial(
-        Patch,
-        pattern='blocks',
-        size_px=2,
-        colours=('#b4f970', '#9b327e', '#ea5244', '#bbc9db'),
-        corner='top_left',
-        margin_px=4,
-    ),  # Sabolić et al. 2024 on 32 px, by the file of DBD's code
-    'grid_patch': functools.partial(Patch, pattern='grid'),  # NAD, ABL
-    'badnets1': functools.partial(Patch, pattern='band', size_px=0),  # Pan et al. 2024
-    'badnets2': functools.partial(Blended, pattern='cartoon', ratio=0.2),  # Pan et al. 2024
+_DBD = {'size_px': 2, 'colours': ('#b4f970', '#9b327e', '#ea5244', '#bbc9db'), 'margin_px': 4}
+# the triggers of papers under names of their own; presets leave them as they are
+PUBLISHED: dict[str, Callable[..., Attack]] = {
+    # BackdoorBench on 32 px; DataElixir, figure 2
+    'white_patch': partial(Patch, pattern='solid'),
+    'dataelixir_patch': partial(Patch, pattern='blocks', size_px=4),  # Zhou et al. 2024
+    # Sabolić et al. 2024 on 32 px, by the file of DBD's code
+    'dbd_patch': partial(Patch, pattern='blocks', corner='top_left', **_DBD),
+    'grid_patch': partial(Patch, pattern='grid'),  # NAD, ABL
+    'badnets1': partial(Patch, pattern='band', size_px=0),  # Pan et al. 2024
+    'badnets2': partial(Blended, pattern='cartoon', ratio=0.2),  # Pan et al. 2024
 }
 ATTACKS.update(PUBLISHED)
 

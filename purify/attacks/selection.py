@@ -47,8 +47,7 @@ class Rules(Limited):
             whole(0).check('sources', source)
         if self.scheme == 'all_to_all' and len(self.targets) > 1:
             raise UserError(
-                f"scheme 'all_to_all' takes one trigger, not {len(self.targets)}: leave `more`"
-                ' empty.'
+                f"'all_to_all' takes one trigger, not {len(self.targets)}: leave `more` empty."
             )
         if self.scheme == 'all_to_all' and self.base != 'all':
             raise UserError(
@@ -56,22 +55,16 @@ class Rules(Limited):
             )
         if self.include_target and self.scheme != 'all_to_one':
             raise UserError(
-                f"include_target is for scheme 'all_to_one'; with {self.scheme!r} the scheme says"
-                ' who. Set it to False.'
+                f"include_target is for scheme 'all_to_one', not {self.scheme!r}. Set it to False."
             )
         if self.scheme == 'clean_label' and self.sources:
             raise UserError(
-                f"scheme 'clean_label' draws from the target class: leave sources={self.sources}"
-                ' empty.'
+                f"scheme 'clean_label' draws from the target: leave sources={self.sources} empty."
             )
-        if (
-            set(self.sources)
-            and set(self.sources) <= set(self.targets)
-            and self.scheme == 'all_to_one'
-        ):
+        aimed = set(self.sources) <= set(self.targets)
+        if self.sources and aimed and self.scheme == 'all_to_one':
             raise UserError(
-                f'sources={self.sources} are target classes: there is nothing to relabel. Choose'
-                ' other classes.'
+                f'sources={self.sources} are targets: there is nothing to relabel. Choose others.'
             )
 
     def allows(self, labels: np.ndarray) -> np.ndarray:
@@ -89,9 +82,8 @@ class Rules(Limited):
         does. For source-specific attacks those that are neither source nor target, for clean-label
         ones (where it would be poison) not the target's.
         """
-        barred = (
-            (*self.sources, *self.targets) if self.sources or self.scheme == 'clean_label' else ()
-        )
+        apart = self.sources or self.scheme == 'clean_label'
+        barred = (*self.sources, *self.targets) if apart else ()
         return ~np.isin(labels, barred)
 
     def succeeds_on(self, labels: np.ndarray, goals: np.ndarray) -> np.ndarray:
@@ -135,12 +127,9 @@ def poison_count(rules: Rules, labels: np.ndarray) -> int:
     for target in rules.targets if rules.scheme != 'all_to_all' else ():
         if not np.any(labels == target):
             classes = np.unique(labels)
-            span = (
-                f'{classes[0]} to {classes[-1]}' if classes.size else 'none: the dataset is empty'
-            )
+            span = f'{classes[0]} to {classes[-1]}' if classes.size else 'none: it is empty'
             raise UserError(
-                f'target={target} is not a class of this dataset (classes: {span}). Set target to'
-                ' one of them.'
+                f'target={target} is not a class of this dataset (classes: {span}). Choose another.'
             )
     of_target = int(np.isin(labels, rules.targets).sum())
     sizes = {'all': labels.size, 'nontarget': labels.size - of_target, 'target': of_target}
@@ -148,9 +137,8 @@ def poison_count(rules: Rules, labels: np.ndarray) -> int:
     if not count:
         raise UserError(
             f'rate={rules.rate} of {sizes[rules.base]} samples (base {rules.base!r}) rounds to 0'
-            ' poisoned samples. Raise the '
-            f"rate (one sample of {labels.size} is {1 / labels.size:.3g}), or choose attack 'none'"
-            ' with rate 0.'
+            ' poisoned samples. Raise the rate (one sample of'
+            f" {labels.size} is {1 / labels.size:.3g}), or choose attack 'none' with rate 0."
         )
     pool = int(rules.allows(labels).sum())
     if count > pool:
@@ -167,29 +155,21 @@ def _share(rate: float, size: int) -> int:
 
 
 def _where(rules: Rules) -> str:
-    named = (
-        f'target class{"es" if len(set(rules.targets)) > 1 else ""}'
-        f' {", ".join(map(str, sorted(set(rules.targets))))}'
-    )
+    targets = sorted(set(rules.targets))
+    named = f'target class{"es" if len(targets) > 1 else ""} {", ".join(map(str, targets))}'
     if rules.scheme == 'clean_label':
         return f'lie in {named}'
     if rules.sources:
         return f'lie in the source classes {", ".join(map(str, rules.sources))}'
-    return (
-        'lie in the dataset'
-        if rules.include_target or rules.scheme == 'all_to_all'
-        else f'lie outside {named}'
-    )
+    everywhere = rules.include_target or rules.scheme == 'all_to_all'
+    return 'lie in the dataset' if everywhere else f'lie outside {named}'
 
 
 def _remedy(rules: Rules) -> str:
     if rules.scheme == 'clean_label':
         return ", or set base='target' for a share of the target class"
-    return (
-        ''
-        if rules.include_target or rules.sources or rules.scheme == 'all_to_all'
-        else ', or set include_target'
-    )
+    wider = not (rules.include_target or rules.sources or rules.scheme == 'all_to_all')
+    return ', or set include_target' if wider else ''
 
 
 def choose_victims(
@@ -251,8 +231,7 @@ def choose_replicated(
     pool = ids[rules.allows(labels)]
     if images > len(pool):
         raise UserError(
-            f'replicated_images={images}, but only {len(pool)} {_where(rules)}. Lower'
-            ' replicated_images.'
+            f'replicated_images={images}, but only {len(pool)} {_where(rules)}. Lower it.'
         )
     return np.sort(_permuted(pool, seed, np.zeros(0, np.int64))[:images])
 

@@ -18,14 +18,9 @@ class Word:
     fit: TriggerFit | None = None
 
 
-_SECOND = {
-    'target': 1,
-    'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00'),
-}  # Zhou et al. 2024, several targets:
-_THIRD = {
-    'target': 2,
-    'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff'),
-}  # distinct colours, equal shares
+# Zhou et al. 2024, several targets: distinct colours, equal shares
+_SECOND = {'target': 1, 'colours': ('#00ffff', '#7a7a7a', '#ff00ff', '#ffff00')}
+_THIRD = {'target': 2, 'colours': ('#ff0000', '#00ff00', '#0000ff', '#ffffff')}
 WORDS = {
     'two_patches': Word('dataelixir_patch', {'more': {'second': _SECOND}}),
     'three_patches': Word('dataelixir_patch', {'more': {'second': _SECOND, 'third': _THIRD}}),
@@ -35,11 +30,8 @@ WORDS = {
 
 def attack_words() -> tuple[str, ...]:
     """Every word for an attack: the names in `ATTACKS`, each followed by its `WORDS`."""
-    return tuple(
-        word
-        for name in ATTACKS
-        for word in (name, *(word for word, own in WORDS.items() if own.attack == name))
-    )
+    own = {name: [word for word in WORDS if WORDS[word].attack == name] for name in ATTACKS}
+    return tuple(word for name in ATTACKS for word in (name, *own[name]))
 
 
 def attack_class(name: str) -> type[Attack]:
@@ -66,8 +58,8 @@ def attack(
 
     `rate` is a share of `base`: 'all', 'nontarget' or 'target' training images; usually 10 %, 8 %
     for clean-label attacks, 1 % for the adaptive ones. `covers` is how many images cover for each
-    poisoned one, by the attack's authors unless given.
-    Raises ValueError for unknown names and settings.
+    poisoned one, by the attack's authors unless given. Raises ValueError for unknown names and
+    settings.
     """
     kind, word = attack_class(name), WORDS.get(name, Word(name))
     try:

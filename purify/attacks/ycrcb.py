@@ -13,11 +13,9 @@ def rgb_to_ycrcb(xp: Any, image: Any) -> Any:
     """
     red, green, blue = _channels(xp, image)
     luminance = _rescale(4899 * red + 9617 * green + 1868 * blue)
-    differences = (
-        _rescale(11682 * (red - luminance)) + HALF,
-        _rescale(9241 * (blue - luminance)) + HALF,
-    )
-    return xp.clip(xp.stack([luminance, *differences], -1), 0, 255)
+    of_red = _rescale(11682 * (red - luminance)) + HALF
+    of_blue = _rescale(9241 * (blue - luminance)) + HALF
+    return xp.clip(xp.stack([luminance, of_red, of_blue], -1), 0, 255)
 
 
 def ycrcb_to_rgb(xp: Any, image: Any) -> Any:

@@ -13,9 +13,8 @@ from purify.core.limits import one_of
 
 FRAME_PX = 32  # regions are given on an image of this size
 TEST_MARKS = ('toolbox', 'backdoorbox')
-Layer = tuple[
-    np.ndarray, np.ndarray
-]  # how much of the image stays, f64[h w 1], and what is added, f64[h w c]
+# how much of the image stays, f64[h w 1], and what is added, f64[h w c]
+Layer = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,8 @@ class AdaptivePatch(Attack):
 
     def pattern_pixels(self) -> np.ndarray:
         """What all layers add to a 32 px image, those of the test first: `f64[5 32 32 3]`."""
-        return np.concatenate(
-            [_layers(kind, FRAME_PX, FRAME_PX, 3)[1] for kind in (self.test_marks, 'training')]
-        )
+        kinds = (self.test_marks, 'training')
+        return np.concatenate([_layers(kind, FRAME_PX, FRAME_PX, 3)[1] for kind in kinds])
 
 
 def _flame(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -87,8 +85,7 @@ def _paint(colours: list[str], which: np.ndarray) -> np.ndarray:
     return palette[which]
 
 
-# design, the regions it fills (first row, first column, side) on 32 x 32 pixels, opacity in
-# training
+# the design, its regions (first row, first column, side) on 32 x 32 pixels, opacity in training
 Region = tuple[int, int, int]
 Design = Callable[[np.ndarray, np.ndarray], np.ndarray]
 FLAME_LEFT, FLAME_RIGHT = (27, 0, 5), (27, 27, 5)
@@ -104,10 +101,7 @@ MARKS: tuple[tuple[Design, tuple[Region, ...], float], ...] = (
 @functools.lru_cache(maxsize=8)
 def _layers(kind: str, height: int, width: int, channels: int) -> Layer:
     """The layers of 'training' (four) or of a word of `TEST_MARKS` (one), stacked."""
-
-    def draw(design: Design, regions: tuple[Region, ...], opacity: float) -> Layer:
-        return _draw_layer(design, regions, opacity, (height, width, channels))
-
+    draw = functools.partial(_draw_layer, (height, width, channels))
     if kind == 'training':
         layers = [draw(*mark) for mark in MARKS]
     elif kind == 'toolbox':
@@ -118,7 +112,7 @@ def _layers(kind: str, height: int, width: int, channels: int) -> Layer:
 
 
 def _draw_layer(
-    design: Design, regions: tuple[Region, ...], opacity: float, shape: tuple[int, int, int]
+    shape: tuple[int, int, int], design: Design, regions: tuple[Region, ...], opacity: float
 ) -> Layer:
     height, width, channels = shape
     stays, added = np.ones((height, width, 1)), np.zeros(shape)
@@ -127,9 +121,8 @@ def _draw_layer(
         y, x = ((np.arange(part.size) + 0.5) / part.size for part in (rows, columns))
         where = rows[:, None], columns[None]
         stays[where] = 1 - opacity
-        added[where] = opacity * fit_channels(
-            design(*np.broadcast_arrays(y[:, None], x[None])), channels
-        ).astype(np.float64)
+        drawn = fit_channels(design(*np.broadcast_arrays(y[:, None], x[None])), channels)
+        added[where] = opacity * drawn.astype(np.float64)
     return stays, added
 
 

@@ -49,8 +49,7 @@ class Dct(Attack):
         nested = [len(pair) for pair in self.positions if isinstance(pair, Sized)]
         if len(flat) % 2 or (nested and nested != [2] * len(self.positions)):
             raise UserError(
-                f'positions={self.positions!r}: give pairs of row and column, for example (15, 15,'
-                ' 31, 31).'
+                f'positions={self.positions!r}: give pairs of row and column, as (15, 15, 31, 31).'
             )
         positions = tuple(zip(flat[::2], flat[1::2], strict=True))
         self._keep(channels=_whole_numbers('channels', self.channels, 3), positions=positions)
@@ -63,16 +62,11 @@ class Dct(Attack):
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the wave."""
         grey = image.shape[-1] == 1
-        planes, raised = (
-            (image, np.array([True]))
-            if grey
-            else (rgb_to_ycrcb(xp, image), np.isin(range(3), self.channels))
-        )
+        planes = image if grey else rgb_to_ycrcb(xp, image)
+        raised = np.array([True]) if grey else np.isin(range(3), self.channels)
         levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised)
         # clipped as floats: a level beyond 32 bits would turn its sign
-        levels = (
-            levels.astype(xp.int32) & 255 if self.wrap else xp.clip(levels, 0, 255).astype(xp.int32)
-        )
+        levels = (levels if self.wrap else xp.clip(levels, 0, 255)).astype(xp.int32) & 255
         stamped = levels.astype(xp.uint8) if grey else ycrcb_to_rgb(xp, levels)
         return xp.where(xp.asarray(shared['inside']), stamped, image)
 
@@ -86,10 +80,9 @@ def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     """The wave f64[height width 1], and where the full windows are, bool[height width 1]."""
     side = min(attack.window_px, height, width)
     coefficients = np.zeros((side, side))
-    for row, column in attack.positions:
-        coefficients[row * side // attack.window_px, column * side // attack.window_px] += (
-            attack.magnitude
-        )
+    for position in attack.positions:
+        row, column = (place * side // attack.window_px for place in position)
+        coefficients[row, column] += attack.magnitude
     wave = settle(np.asarray(scipy.fft.idctn(coefficients, norm='ortho')))
     inside = np.zeros((height, width, 1), bool)
     inside[: height - height % side, : width - width % side] = True
@@ -100,15 +93,10 @@ def _tile(attack: Dct, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 def _whole_numbers(name: str, values: Any, count: int) -> tuple[int, ...]:
     """Flattens whole numbers; raises `UserError` unless all are below `count`, and for none."""
     try:
-        flat = [
-            number for value in values for number in (value if np.iterable(value) else (value,))
-        ]
-        numbers = tuple(whole(0).check(name, number) for number in flat)
+        parts = [value if np.iterable(value) else (value,) for value in values]
+        numbers = tuple(whole(0).check(name, number) for part in parts for number in part)
     except (TypeError, UserError):
         numbers = ()
     if not numbers or max(numbers) >= count:
-        raise UserError(
-            f'{name}={values!r} are not whole numbers in 0..{count - 1}. Set {name} to one or more'
-            ' of these.'
-        )
+        raise UserError(f'{name}={values!r}: give one or more whole numbers in 0..{count - 1}.')
     return numbers

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
+from purify.attacks.attack import Arrays, Attack, Ids, Presets, real, to_pixels
 from purify.attacks.learned.fitted import stamp_in_batches
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
@@ -83,26 +83,19 @@ class LabelConsistent(Attack):
         super().__post_init__()
         if not (self.surrogate is None or isinstance(self.surrogate, Surrogate)):
             raise UserError(
-                f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes'
-                ' test and cover.'
+                f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for test images.'
             )
 
     def parameters(self) -> Facts:
         """All settings but the surrogate, as plain values."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != 'surrogate'
-        }
+        return {name: value for name, value in super().parameters().items() if name != 'surrogate'}
 
     def digest(self) -> str:
         """SHA-256 of parameters and marks, and of the surrogate where there is one."""
-        whole = super().digest()
-        return (
-            hashlib.sha256((whole + self.surrogate.digest).encode()).hexdigest()
-            if self.surrogate
-            else whole
-        )
+        own = super().digest()
+        if self.surrogate is None:
+            return own
+        return hashlib.sha256((own + self.surrogate.digest).encode()).hexdigest()
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The signs of the marks, i8[h w 1]; in mode 'training' the surrogate's weights too."""
@@ -120,9 +113,8 @@ class LabelConsistent(Attack):
         """Marks the corners of `image: u8[h w c]`, hardened before if `shared` has weights."""
         if 'weights' in shared:
             image = self._harden(image, shared['weights'])
-        return to_pixels(
-            xp, real(xp, image) + 255 * self.amplitude * real(xp, shared['signs']), rounded=True
-        )
+        marks = 255 * self.amplitude * real(xp, shared['signs'])
+        return to_pixels(xp, real(xp, image) + marks, rounded=True)
 
     def _harden(self, image: jax.Array, weights: Tree) -> jax.Array:
         """Moves `image: u8[h w c]` away from what the surrogate takes for the target class."""
@@ -133,34 +125,22 @@ class LabelConsistent(Attack):
             return -jax.nn.log_softmax(apply(weights, unit[None]))[0, self.target]
 
         unit = image.astype(jnp.float32) / 255
-        moved = ascend(
-            jax.grad(loss),
-            unit,
-            unit,
-            eps=self.eps / 255,
-            step=self.step / 255,
-            iterations=self.iterations,
-        )
+        ball = {'eps': self.eps / 255, 'step': self.step / 255, 'iterations': self.iterations}
+        moved = ascend(jax.grad(loss), unit, unit, **ball)
         return to_pixels(jnp, moved * 255, rounded=True)
 
-    def stamp_many(
-        self, images: Sequence[np.ndarray], ids: Sequence[int], mode: str = 'test'
-    ) -> np.ndarray:
+    def stamp_many(self, images: Any, ids: Ids, mode: str = 'test') -> np.ndarray:
         """Stamps images of one shape: u8[n h w c]; in mode 'training' in batches on the device."""
-        return (
-            stamp_in_batches(self, images, ids, mode)
-            if mode == 'training'
-            else super().stamp_many(images, ids, mode)
-        )
+        if mode == 'training':
+            return stamp_in_batches(self, images, ids, mode)
+        return super().stamp_many(images, ids, mode)
 
     def stamp(self, image: np.ndarray, id: int, mode: str = 'test') -> np.ndarray:
         """A copy of `image: u8[h w c]` that carries the trigger."""
         check_image(image)
-        return (
-            self.stamp_many([image], [id], mode)[0]
-            if mode == 'training'
-            else super().stamp(image, id, mode)
-        )
+        if mode == 'training':
+            return self.stamp_many([image], [id], mode)[0]
+        return super().stamp(image, id, mode)
 
     def pattern_pixels(self) -> np.ndarray:
         """The signs of the marks on 32 px, `i8[32 32 1]`."""

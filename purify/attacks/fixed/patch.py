@@ -66,11 +66,10 @@ class Patch(Pictured):
         row, column = drawn['place'][0], drawn['place'][1]
         rows, columns = xp.arange(image.shape[0]) - row, xp.arange(image.shape[1]) - column
         last = pattern.shape[0] - 1
-        within = ((rows >= 0) & (rows <= last))[:, None] & ((columns >= 0) & (columns <= last))[
-            None
-        ]
+        down, across = ((places >= 0) & (places <= last) for places in (rows, columns))
         where = xp.clip(rows, 0, last)[:, None], xp.clip(columns, 0, last)[None]
-        return xp.where(within[..., None] & opaque[where], pattern[where], image)
+        within = (down[:, None] & across[None])[..., None]
+        return xp.where(within & opaque[where], pattern[where], image)
 
     def place(self, height: int, width: int, id: int) -> tuple[int, int]:
         """Row and column of the patch's top left pixel in image `id` of this size."""
@@ -83,15 +82,11 @@ class Patch(Pictured):
                 ' Lower size_px or margin_px.'
             )
         last_row, last_column = height - side - self.margin_px, width - side - self.margin_px
-        if self.corner == 'diagonal':
-            both = int(
-                np.random.default_rng([self.seed, id]).integers(
-                    self.margin_px, min(last_row, last_column), endpoint=True
-                )
-            )
-            return both, both
         if drawn:
             rng = np.random.default_rng([self.seed, id])
+            if self.corner == 'diagonal':
+                both = int(rng.integers(self.margin_px, min(last_row, last_column), endpoint=True))
+                return both, both
             row, column = rng.integers(self.margin_px, [last_row, last_column], endpoint=True)
             return int(row), int(column)
         vertical, horizontal = self.corner.split('_')

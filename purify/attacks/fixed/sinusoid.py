@@ -15,13 +15,14 @@ REFERENCE_PX = 64  # the wave enters the digest as on an image of this width
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sinusoid(Attack):
-    """x' = x + v with v = delta sin(2 pi j frequency / w) in column j of w, clipped and truncated.
+    """Adds a horizontal sine wave: x' = x + delta sin(2 pi j frequency / w) in column j of w.
 
-    `delta` is in grey levels, `frequency` in waves per image width. With a `ratio` in (0, 1] the
-    image is mixed instead of added to, x' = (1 - ratio) x + ratio v, as the released codes of NAD
-    and Cognitive Distillation do. Clean-label unless `scheme` says otherwise. Where v is a whole
-    number the level is exact; codes that add the sine as it is computed lie one level below in some
-    of these columns. Raises `UserError` for values out of range.
+    The sum is clipped and truncated. `delta` is in grey levels, `frequency` in waves per image
+    width. With a `ratio` in (0, 1] the image is mixed instead of added to, x' = (1 - ratio) x +
+    ratio times the wave, as the released codes of NAD and Cognitive Distillation do. Clean-label
+    unless `scheme` says otherwise. Where the wave is a whole number the level is exact; codes that
+    add the sine as it is computed lie one level below in some of these columns. Raises `UserError`
+    for values out of range.
     """
 
     scheme: str = 'clean_label'

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
 import zipfile
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.attack import Arrays, Attack, Presets, real, to_pixels
+from purify.attacks.attack import Arrays, Attack, Presets, digest_content, real, to_pixels
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.limits import number, whole
@@ -63,20 +62,10 @@ class Warp(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        points = (
-            None
-            if isinstance(self.control, str) and not self.control
-            else _read_control(self.control)
-        )
-        self._keep(
-            control_px=(
-                whole(0, MOST_POINTS).check('control_px', self.control_px)
-                if points is None
-                else points.shape[-1]
-            ),
-            points=points,
-            content='' if points is None else hashlib.sha256(points.tobytes()).hexdigest(),
-        )
+        drawn, limit = isinstance(self.control, str) and not self.control, whole(0, MOST_POINTS)
+        points = None if drawn else _read_control(self.control)
+        side = limit.check('control_px', self.control_px) if points is None else points.shape[-1]
+        self._keep(control_px=side, points=points, content=digest_content(points))
         if points is not None and not isinstance(self.control, str):
             self._keep(control=tuple(tuple(map(tuple, axis)) for axis in points.tolist()))
 
@@ -88,9 +77,8 @@ class Warp(Attack):
         """For a cover image, the noise that moves each pixel's place: f64[h w 2]."""
         if mode != 'cover':
             return {}
-        moved = np.random.default_rng([self.seed, id]).uniform(
-            -self.noise, self.noise, (*shape[:2], 2)
-        )
+        rng = np.random.default_rng([self.seed, id])
+        moved = rng.uniform(-self.noise, self.noise, (*shape[:2], 2))
         return {'noise': moved / (shape[1], shape[0])}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
@@ -157,13 +145,10 @@ def _read_control(control: Any) -> np.ndarray:
 
     Raises `UserError` for anything else.
     """
-    place = f'control={control!r}' if isinstance(control, str) else 'control'
+    named = isinstance(control, str)
+    place = f'control={control!r}' if named else 'control'
     try:
-        points = (
-            np.load(user_path(control), allow_pickle=False)
-            if isinstance(control, str)
-            else np.asarray(control)
-        )
+        points = np.load(user_path(control), allow_pickle=False) if named else np.asarray(control)
     except FileNotFoundError:
         raise UserError(
             f'{place} does not exist. Set control to a .npy file of shape [2, k, k].'
@@ -173,20 +158,12 @@ def _read_control(control: Any) -> np.ndarray:
             f'{place} is broken ({error}). Set control to numbers of shape [2, k, k].'
         ) from error
     shape, kind = getattr(points, 'shape', ()), getattr(points, 'dtype', np.dtype(object)).kind
-    if (
-        kind not in 'fiu'
-        or len(shape) != 3
-        or shape[0] != 2
-        or shape[1] != shape[2]
-        or not shape[1]
-    ):
+    if kind not in 'fiu' or len(shape) != 3 or shape[0] != 2 or not 0 < shape[1] == shape[2]:
         raise UserError(
-            f'{place} holds no numbers of shape [2, k, k] but shape {list(shape)}. Store the field'
-            ' as such.'
+            f'{place} holds no numbers of shape [2, k, k] but shape {list(shape)}. Replace it.'
         )
     if not np.isfinite(points).all() or np.abs(points.astype(np.float64)).max() > MOST_CONTROL:
         raise UserError(
-            f'{place} holds values that are not finite or beyond {MOST_CONTROL:g}. Mend or replace'
-            ' the field.'
+            f'{place} holds values that are not finite or beyond {MOST_CONTROL:g}. Replace it.'
         )
     return np.asarray(points, np.float64)

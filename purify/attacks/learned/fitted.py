@@ -1,7 +1,6 @@
 """Triggers that were fitted: their files, and the base of the attacks that apply them."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any, ClassVar, NotRequired, TypedDict
 
@@ -10,7 +9,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purify.attacks.attack import Arrays, Attack, check_rows
+from purify.attacks.attack import Arrays, Attack, check_rows, digest_content
 from purify.attacks.pixels import check_image
 from purify.core.errors import UserError
 from purify.core.files import read_json, user_path, write_bytes, write_json
@@ -39,9 +38,8 @@ class Fitting(TypedDict):
 
 def write_trigger(folder: Path, attack: str, facts: Facts, weights: Tree) -> None:
     """Stores a fitted trigger: trigger.safetensors (`weights`) and trigger.json (`facts`)."""
-    flat = {
-        name: np.ascontiguousarray(value) for name, value in flatten_dict(weights, sep='.').items()
-    }
+    arrays = flatten_dict(weights, sep='.')
+    flat = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_bytes(Path(folder) / WEIGHTS_FILE, safetensors.numpy.save(flat))
     write_json(Path(folder) / FACTS_FILE, {'attack': attack} | facts)
 
@@ -57,8 +55,7 @@ def read_trigger(
     """
     if not isinstance(folder, str | Path):
         raise UserError(
-            f'load={folder!r} is no folder. Set load to the path of one that holds a fitted'
-            ' trigger.'
+            f'load={folder!r} is no folder. Set load to the path of one with a fitted trigger.'
         )
     try:
         path = user_path(folder)
@@ -74,23 +71,14 @@ def read_trigger(
     try:
         flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
         weights = unflatten_dict(flat, sep='.')
-    except (
-        OSError,
-        safetensors.SafetensorError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f'{path / WEIGHTS_FILE}: missing or broken ({error}). Fit the trigger again.'
         ) from error
-    if wrong := [
-        name for name, value in flat.items() if not np.isfinite(value.astype(np.float64)).all()
-    ]:
+    finite = {name: np.isfinite(value.astype(np.float64)).all() for name, value in flat.items()}
+    if wrong := [name for name in finite if not finite[name]]:
         raise UserError(
-            f'{path}: the weights {", ".join(wrong[:3])} hold values that are not finite. Fit the'
-            ' trigger again.'
+            f'{path}: the weights {", ".join(wrong[:3])} are not finite. Fit the trigger again.'
         )
     return facts, weights
 
@@ -155,7 +143,7 @@ class Fitted(Attack):
         if self.needs_target:
             check_fitted_target(facts, self.target, self.load)
         self._keep(facts=facts, weights=weights)
-        self._keep(content=hashlib.sha256(self.pattern_pixels().tobytes()).hexdigest())
+        self._keep(content=digest_content(self.pattern_pixels()))
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The network's weights."""
@@ -177,9 +165,8 @@ class Fitted(Attack):
     def pattern_pixels(self) -> np.ndarray:
         """All weights as bytes, `u8[n]`."""
         flat = flatten_dict(self.weights, sep='.')
-        return np.concatenate(
-            [np.ascontiguousarray(flat[name]).reshape(-1).view(np.uint8) for name in sorted(flat)]
-        )
+        arrays = [np.ascontiguousarray(flat[name]).reshape(-1) for name in sorted(flat)]
+        return np.concatenate([array.view(np.uint8) for array in arrays])
 
 
 STAMP_BATCH = 32  # always as many rows: one program, and no image depends on its neighbours
@@ -193,8 +180,7 @@ def stamp_in_batches(attack: Attack, images: Any, ids: Any, mode: str) -> np.nda
     for start in range(0, len(images), STAMP_BATCH):
         rows = list(zip(images, ids, strict=True))[start : start + STAMP_BATCH]
         padded = rows + [rows[-1]] * (STAMP_BATCH - len(rows))
-        stamped = attack.stamp_batch(
-            np.stack([image for image, _ in padded]), [id for _, id in padded], mode
-        )
+        pictures, numbers = zip(*padded, strict=True)
+        stamped = attack.stamp_batch(np.stack(pictures), numbers, mode)
         pieces.append(np.asarray(stamped)[: len(rows)])
     return np.concatenate(pieces)

@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from purify.attacks.attack import Arrays, Presets, TriggerFit, to_pixels
 from purify.attacks.learned.fitted import Fitted
 from purify.attacks.learned.networks import TriggerUNet, check_parameters, run_network
+from purify.attacks.pictures import resize_picture
 from purify.core.errors import UserError
 
 DONORS = 32  # images kept with a fitted trigger, for cover samples
+_MASK = {'mask_epochs': 10.0, 'norm': 100.0, 'density': 0.032}  # settings of the mask's fit
+_PATTERN = {'diversity': 1.0, 'poison': 0.1, 'cross': 0.1}  # and of the pattern's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,18 +32,7 @@ class InputAware(Fitted):
     name: ClassVar[str] = 'input_aware'
     parts: ClassVar[tuple[str, ...]] = ('mask', 'pattern', 'donors', 'donor_ids')
     covers: ClassVar[float] = 1.0
-    fit: ClassVar[TriggerFit | None] = TriggerFit(
-        400,
-        {
-            'mask_epochs': 10.0,
-            'norm': 100.0,
-            'density': 0.032,
-            'diversity': 1.0,
-            'poison': 0.1,
-            'cross': 0.1,
-        },
-        classifier=True,
-    )
+    fit: ClassVar[TriggerFit | None] = TriggerFit(400, _MASK | _PATTERN, classifier=True)
     presets: ClassVar[Presets] = {
         'digits': {'covers': 0.0, 'fit': {'norm': 25.0}},
         'small': {'covers': 0.5, 'fit': {'norm': 25.0, 'mask_epochs': 1.0}},
@@ -56,36 +47,23 @@ class InputAware(Fitted):
     def _check_donors(self) -> None:
         donors, ids = self.weights['donors'], self.weights['donor_ids']
         shape, kind = getattr(donors, 'shape', ()), getattr(donors, 'dtype', None)
-        fits = (
-            kind == np.uint8
-            and len(shape) == 4
-            and all(shape)
-            and shape[-1] == self.facts['channels']
-        )
+        channels = self.facts['channels']
+        fits = kind == np.uint8 and len(shape) == 4 and all(shape) and shape[-1] == channels
         if not fits or getattr(ids, 'shape', None) != shape[:1] or ids.dtype.kind not in 'iu':
             raise UserError(
-                f'{self.load}: its donors must be uint8 [n, height, width,'
-                f' {self.facts["channels"]}] with n >= 1 and one whole number each in donor_ids.'
-                ' Fit the trigger again.'
+                f'{self.load}: its donors must be uint8 [n, height, width, {channels}] with n >= 1'
+                ' and one whole number each in donor_ids. Fit the trigger again.'
             )
 
     def _options(self, part: str) -> dict[str, int]:
-        channels = self.facts['channels']
-        return {
-            'inputs': channels,
-            'outputs': 1 if part == 'mask' else channels,
-            'width': self.facts['network']['width'],
-        }
+        channels, width = self.facts['channels'], self.facts['network']['width']
+        return {'inputs': channels, 'outputs': 1 if part == 'mask' else channels, 'width': width}
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """The weights of both networks; for covers the donors too, u8[n h w c]."""
-        weights = {
-            part: super(InputAware, self).shared(shape, mode)['weights'][part]
-            for part in ('mask', 'pattern')
-        }
-        return {'weights': weights} | (
-            {'donors': _fit_donors(self, *shape[:2])} if mode == 'cover' else {}
-        )
+        weights = super().shared(shape, mode)['weights']
+        both = {'weights': {part: weights[part] for part in ('mask', 'pattern')}}
+        return both | ({'donors': _fit_donors(self, *shape[:2])} if mode == 'cover' else {})
 
     def drawn(self, shape: tuple[int, ...], id: int, mode: str) -> Arrays:
         """For covers the position of the donor, i32[]: any but the image itself."""
@@ -97,25 +75,19 @@ class InputAware(Fitted):
                 f'{self.load}: the only donor is image {id} itself, so it cannot cover. Fit the'
                 ' trigger on more images, or set cover_rate to 0.'
             )
-        return {
-            'donor': (
-                others[np.random.default_rng([self.seed, id]).integers(len(others))].astype(
-                    np.int32
-                )
-            )
-        }
+        drawn = np.random.default_rng([self.seed, id]).integers(len(others))
+        return {'donor': others[drawn].astype(np.int32)}
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with its own trigger, or that of its donor."""
         giver = jnp.asarray(shared['donors'])[drawn['donor']] if 'donor' in drawn else image
         unit = giver.astype(jnp.float32)[None] / 255 - 0.5
-        outputs = [
+        mask, pattern = (
             run_network(TriggerUNet, self._options(part), shared['weights'][part], unit)
             for part in ('mask', 'pattern')
-        ]
-        mixed = mix(
-            image.astype(jnp.float32)[None] / 255, to_pattern(outputs[1]), to_mask(outputs[0])
         )
+        own = image.astype(jnp.float32)[None] / 255
+        mixed = mix(own, to_pattern(pattern), to_mask(mask))
         return to_pixels(xp, mixed[0] * 255, rounded=True)
 
 
@@ -141,10 +113,5 @@ def _fit_donors(attack: InputAware, height: int, width: int) -> np.ndarray:
     if donors.shape[1:3] == (height, width):
         return donors
     squeezed = donors[..., 0] if donors.shape[-1] == 1 else donors
-    sized = [
-        Image.fromarray(donor).resize((width, height), Image.Resampling.BILINEAR)
-        for donor in squeezed
-    ]
-    return np.stack([np.asarray(donor) for donor in sized]).reshape(
-        len(donors), height, width, donors.shape[-1]
-    )
+    sized = np.stack([resize_picture(donor, height, width) for donor in squeezed])
+    return sized.reshape(len(donors), height, width, donors.shape[-1])

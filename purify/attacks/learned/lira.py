@@ -40,10 +40,8 @@ class Lira(Fitted):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]`, each pixel moved by at most epsilon."""
-        unit = image.astype(jnp.float32)[None] / 255
-        output = run_network(
-            TriggerUNet, self._options(), shared['weights']['generator'], unit - 0.5
-        )
+        unit, weights = image.astype(jnp.float32)[None] / 255, shared['weights']['generator']
+        output = run_network(TriggerUNet, self._options(), weights, unit - 0.5)
         return to_pixels(xp, perturb(unit, output, self.epsilon)[0] * 255, rounded=True)
 
 

@@ -2,21 +2,18 @@
 
 import dataclasses
 import functools
-import hashlib
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
 
-from purify.attacks.attack import Arrays, Attack, real, to_pixels
+from purify.attacks.attack import Arrays, Attack, digest_content, real, to_pixels
 from purify.attacks.learned.fitted import check_fitted_target, read_trigger
+from purify.attacks.pictures import resize_picture
 from purify.core.errors import UserError
 from purify.core.limits import Flag, Portion, whole
 
 NAME = 'low_frequency'  # in the registry and in trigger.json
 REFERENCE_PX = 64  # a drawn trigger enters the digest at this size
-
-
 MOST_WAVES = 256  # of `cutoff`: the field is a sum over its square
 
 
@@ -45,10 +42,7 @@ class LowFrequency(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         trigger = None if self.load == '' else _read(self.load, self.target)
-        self._keep(
-            trigger=trigger,
-            content='' if trigger is None else hashlib.sha256(trigger.tobytes()).hexdigest(),
-        )
+        self._keep(trigger=trigger, content=digest_content(trigger))
 
     def shared(self, shape: tuple[int, ...], mode: str) -> Arrays:
         """What is added, in grey levels: f64[h w c]."""
@@ -80,11 +74,8 @@ def _fit_trigger(attack: LowFrequency, height: int, width: int, channels: int) -
             f'{attack.load}: this trigger was fitted on images of {attack.trigger.shape[-1]}'
             f' channels and cannot stamp one of {channels}. Fit one on the dataset at hand.'
         )
-    planes = [
-        Image.fromarray(attack.trigger[..., c]).resize((width, height), Image.Resampling.BILINEAR)
-        for c in range(channels)
-    ]
-    return np.clip(np.stack([np.asarray(plane, np.float64) for plane in planes], -1), 0, 1)
+    planes = [resize_picture(attack.trigger[..., c], height, width) for c in range(channels)]
+    return np.clip(np.stack(planes, -1).astype(np.float64), 0, 1)
 
 
 def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -107,9 +98,8 @@ def _draw_field(seed: int, cutoff: int, height: int, width: int, channels: int) 
 
 def _cosine(frequency: int, size: int) -> np.ndarray:
     """A basis function of the DCT-II, normalised but for the size: f64[size]."""
-    return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * (
-        1 if frequency else 0.5**0.5
-    )
+    scale = 1 if frequency else 0.5**0.5
+    return np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size) * scale
 
 
 def _read(folder: str, target: int) -> np.ndarray:
@@ -119,16 +109,11 @@ def _read(folder: str, target: int) -> np.ndarray:
     """
     facts, weights = read_trigger(folder, NAME)
     check_fitted_target(facts, target, folder)
-    trigger = np.asarray(
-        weights['trigger'] if isinstance(weights.get('trigger'), np.ndarray) else ()
-    )
-    fits = (
-        trigger.ndim == 3
-        and trigger.shape[-1] == facts['channels']
-        and trigger.size > 0
-        and trigger.dtype.kind == 'f'
-    )
-    if not fits or not (trigger.min() >= 0 and trigger.max() <= 1):
+    found = weights.get('trigger')
+    trigger = found if isinstance(found, np.ndarray) else np.asarray(())
+    fits = trigger.ndim == 3 and trigger.shape[-1] == facts['channels'] and trigger.size > 0
+    fits = fits and trigger.dtype.kind == 'f' and trigger.min() >= 0 and trigger.max() <= 1
+    if not fits:
         raise UserError(
             f'{folder}: its trigger has shape {list(trigger.shape)} and type {trigger.dtype}; it'
             f' must be float [height, width, channels] with {facts["channels"]} channels and values'

@@ -19,6 +19,9 @@ from purify.core.types import Tree
 GROUPS = 8  # of channels, in the norms
 GRID = 16  # a secret is laid out on GRID x GRID x SHEETS, then brought to the size of the image
 SHEETS = 3
+Kind = Callable[..., nnx.Module]
+Options = dict[str, int]
+Shape = tuple[int, int, int]  # (h, w, c) of an image
 
 _he = nnx.initializers.he_normal()
 
@@ -33,7 +36,7 @@ class Block(nnx.Module):
         self.norm = nnx.GroupNorm(outputs, math.gcd(GROUPS, outputs), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Applies the block."""
         return jax.nn.relu(self.norm(self.conv(x)))
 
 
@@ -54,7 +57,7 @@ class TriggerUNet(nnx.Module):
         self.leave = nnx.Conv(width, outputs, (3, 3), kernel_init=_he, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Applies the network."""
         full = self.enter(x)
         half = self.down_half(full)
         quarter = self.middle(self.down_quarter(half))
@@ -86,19 +89,13 @@ class SecretEncoder(nnx.Module):
 class SecretDecoder(nnx.Module):
     """Reads the secret that images of one size carry; only the fit needs it."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, shape: Shape, secret_bits: int, width: int, *, rngs: nnx.Rngs):
         height, across, channels = shape
         self.first = Block(channels, width, rngs=rngs)
         self.second = Block(width, 2 * width, 2, rngs=rngs)
         self.third = Block(2 * width, 2 * width, 2, rngs=rngs)
-        self.head = nnx.Linear(
-            math.ceil(height / 4) * math.ceil(across / 4) * 2 * width,
-            secret_bits,
-            kernel_init=_he,
-            rngs=rngs,
-        )
+        features = math.ceil(height / 4) * math.ceil(across / 4) * 2 * width
+        self.head = nnx.Linear(features, secret_bits, kernel_init=_he, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """The logits f32[b bits] of the secrets in `images: f32[b h w c]` in [0, 1]."""
@@ -106,31 +103,22 @@ class SecretDecoder(nnx.Module):
         return self.head(x.reshape(len(x), -1))
 
 
-def run_network(
-    kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, *inputs: jax.Array
-) -> jax.Array:
+def run_network(kind: Kind, options: Options, params: Tree, *inputs: jax.Array) -> jax.Array:
     """The output of `kind(**options)` with the parameters `params` (a nested dict)."""
     network: Any = nnx.merge(_structure(kind, tuple(options.items()))[0], params)
     return network(*inputs)
 
 
-def check_parameters(
-    kind: Callable[..., nnx.Module], options: dict[str, int], params: Tree, folder: str | Path
-) -> None:
+def check_parameters(kind: Kind, options: Options, params: Tree, folder: str | Path) -> None:
     """Raises `UserError` unless `params` are those of `kind(**options)`."""
-    describe = lambda x: (x.shape, x.dtype.kind)
-    if jax.tree.map(describe, params) != jax.tree.map(
-        describe, _structure(kind, tuple(options.items()))[1]
-    ):
+    describe = lambda params: jax.tree.map(lambda x: (x.shape, x.dtype.kind), params)
+    if describe(params) != describe(_structure(kind, tuple(options.items()))[1]):
         raise UserError(
-            f'{folder}: the weights are not those of the network that its facts describe. Fit the'
-            ' trigger again.'
+            f'{folder}: the weights are not those of the network of its facts. Fit it again.'
         )
 
 
 @functools.lru_cache(maxsize=16)
-def _structure(
-    kind: Callable[..., nnx.Module], options: tuple[tuple[str, int], ...]
-) -> tuple[Any, Any]:
+def _structure(kind: Kind, options: tuple[tuple[str, int], ...]) -> tuple[Any, Any]:
     graph, state = nnx.split(nnx.eval_shape(lambda: kind(**dict(options), rngs=nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)

@@ -20,9 +20,9 @@ class SampleSpecific(Fitted):
     """Hides the bits s in each image by an encoder E: x' = clip(x + E(x, s)), rounded.
 
     The secret s is one for all images, drawn from `seed`; E was fitted on random secrets, so one
-    fitted trigger serves all seeds. The papers call this SSBA (Zhou et al.
-    2024) and ISSBA (Sabolić et al. 2024: 20 bits, encoder trained for 20 epochs). Raises
-    `UserError` where `secret_bits` are not those that E was fitted for.
+    fitted trigger serves all seeds. The papers call this SSBA (Zhou et al. 2024) and ISSBA (Sabolić
+    et al. 2024: 20 bits, encoder trained for 20 epochs). Raises `UserError` where `secret_bits` are
+    not those that E was fitted for.
     """
 
     secret_bits: Annotated[int, whole(1, MOST_BITS)] = 20
@@ -53,11 +53,9 @@ class SampleSpecific(Fitted):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the secret in it."""
-        unit = image.astype(jnp.float32)[None] / 255
+        unit, weights = image.astype(jnp.float32)[None] / 255, shared['weights']['encoder']
         secret = jnp.asarray(shared['secret'])[None]
-        residual = run_network(
-            SecretEncoder, self._options(), shared['weights']['encoder'], unit, secret
-        )
+        residual = run_network(SecretEncoder, self._options(), weights, unit, secret)
         return to_pixels(xp, (unit + residual)[0] * 255, rounded=True)
 
 
