@@ -59,7 +59,8 @@ def poison_dataset(work: Work) -> None:
     loader = loader_facts(rule, seed, rules, poisoning, classes) if on_the_fly(rule) else None
     hit = np.flatnonzero(np.isin(poisoning.pool.ids, sorted(roles)))
     pool = poisoning.pool
-    jobs = [_job(work, source, 'poisoned', pool, 'train', partial(_stamp, attacks, roles, pool))]
+    stamp = partial(poison_range, attacks, roles, pool)
+    jobs = [_job(work, source, 'poisoned', pool, 'train', stamp)]
     jobs.append(_job(work, source, 'truth/test', source.test, 'test'))
     if len(hit):
         jobs.append(_job(work, source, 'truth/originals', pool.take(hit), 'train'))
@@ -129,10 +130,10 @@ def _record(pool: Pool, position: int) -> Record:
     }
 
 
-def _stamp(
+def poison_range(
     attacks: Sequence[Attack], roles: Mapping[int, Role], pool: Pool, positions: range
 ) -> dict[int, Record]:
-    """The images at `positions` whose id has a role, poisoned, by position.
+    """Poisons the images at `positions` whose id has a role; returns them by position.
 
     They are taken together by role, `STAMP_BATCH` at a time: a learned attack computes that many
     rows however few it is given.

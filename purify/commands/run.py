@@ -66,7 +66,7 @@ def run(
     wanted = [name for name in names if name in (only or names)]
     if not all(chain.finished(name) for name in wanted):
         _check_first(config)
-    recorded = _record(workdir, config, overrides, chain) if devices.is_lead() else None
+    recorded = record_run(workdir, config, overrides, chain) if devices.is_lead() else None
     devices.barrier('run recorded')
     with open_writers(
         config['run']['writers'] if recorded else (), workdir, workdir.name, config
@@ -74,7 +74,7 @@ def run(
         reused = chain.run(wanted, config['run'], writers)
         chain.check()
         if recorded:
-            _link(workdir, chain)
+            link_stages(workdir, chain)
             if missing := chain.unfinished():
                 say(f'no results yet: {", ".join(missing)} of this config are not finished')
             elif chain.finished('evaluate'):
@@ -89,7 +89,7 @@ def _check_first(config: Settings) -> None:
         raise UserError('\n        '.join(found.problems))
 
 
-def _record(workdir: Path, config: Settings, overrides: Sequence[str], chain: Chain) -> Facts:
+def record_run(workdir: Path, config: Settings, overrides: Sequence[str], chain: Chain) -> Facts:
     """Writes what runs here, removes results of other settings, and returns environment.json."""
     with explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -129,8 +129,8 @@ def _without_run(config: Settings) -> Facts:
     return {name: value for name, value in config.items() if name != 'run'}
 
 
-def _link(workdir: Path, chain: Chain) -> None:
-    """Short names in the work folder for the stage folders; metrics of all stages in one file."""
+def link_stages(workdir: Path, chain: Chain) -> None:
+    """Links short names to the stage folders; puts the metrics of all stages into one file."""
     places = {name: chain.folder(name) for name in chain.stages if chain.finished(name)}
     if 'prepare' in places:
         places |= {

@@ -149,10 +149,10 @@ def sum_up(
     for seen in look_in_turn(work, rule, model.weights, record, np.arange(count), bar):
         moments += Moments.of(seen['features'])
         answers += Answers.of(seen['logits'])
-    return _sum_over_hosts(work, name, Likeness(moments, answers))
+    return sum_over_hosts(work, name, Likeness(moments, answers))
 
 
-def _sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
+def sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
     """Adds what all hosts found, in the same order on each, through files called after `name`."""
     moments, answers = mine.moments, mine.answers
     if jax.process_count() == 1:

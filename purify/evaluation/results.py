@@ -57,7 +57,7 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
         truth_known=known,
         attack=_attack(config['attack'], manifest.facts),
         defense=config.get('defense', {'name': 'none'}),
-        trusted=_trusted(chain),
+        trusted=count_trusted(chain),
         classes=manifest.facts['class_names'],
         verdict=msgspec.convert((findings or {}).get('verdict'), Verdict | None),
         dissection=_numbers(chain, 'dissect', Dissection),
@@ -137,8 +137,8 @@ def true_targets(facts: Settings) -> list[int]:
     return aims(facts) if facts['poisoned_images'] else []
 
 
-def _trusted(chain: Chain) -> TrustedImages | None:
-    """How many clean images the defence was handed; None where no stage asked for any."""
+def count_trusted(chain: Chain) -> TrustedImages | None:
+    """Counts the clean images that the defence was handed; None where no stage asked for any."""
     if not any(
         'trusted' in (source.stage for source in stage.inputs.values())
         for stage in chain.stages.values()

@@ -163,7 +163,7 @@ def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown
             (name, text) for name, text in flatten(entry.settings) if text not in ('', MISSING)
         ],
         'images': _say_images([entry]),
-        'measures': [(STAMPS[mode], *_say(numbers)) for mode, numbers in measured.items()],
+        'measures': [(STAMPS[mode], *say_closeness(numbers)) for mode, numbers in measured.items()],
         'unchanged': [
             (STAMPS[mode], n.count - n.changed, n.count)
             for mode, n in measured.items()
@@ -209,8 +209,8 @@ def _make_row(name: str, images: np.ndarray, of: str = '') -> GridRow:
     )
 
 
-def _say(numbers: Closeness) -> tuple[str, str, str]:
-    """PSNR, SSIM and largest difference; SSIM is never rounded to 1."""
+def say_closeness(numbers: Closeness) -> tuple[str, str, str]:
+    """Writes PSNR, SSIM and the largest difference; SSIM is never rounded to 1."""
     ratio = '∞' if numbers.psnr is None else f'{numbers.psnr:.1f}\N{NO-BREAK SPACE}dB'
     likeness = (
         '1' if numbers.ssim == 1 else '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'

@@ -80,7 +80,7 @@ def fit_flows(
     """
     place, cost = Layout(mesh or devices.global_mesh(), num_classes * fit.members), cost or Cost()
     classes = divide(labels, ids, num_classes, fit, seed)
-    run = _Run(name, classes, place, dict(flow), features.astype(np.float32), cost)
+    run = FlowFit(name, classes, place, dict(flow), features.astype(np.float32), cost)
     checkpoints = Checkpoints(folder / 'checkpoints') if folder else None
     try:
         done = run.restore(checkpoints) if checkpoints else 0
@@ -97,8 +97,8 @@ def fit_flows(
 
 
 def _train(
-    run: '_Run', done: int, checkpoints: Checkpoints | None, folder: Path | None, save_every: int,
-    writers: Sequence[Writer],
+    run: 'FlowFit', done: int, checkpoints: Checkpoints | None, folder: Path | None,
+    save_every: int, writers: Sequence[Writer],
 ) -> None:  # fmt: skip
     """All updates after the first `done` pieces."""
     classes, cost, total = run.classes, run.cost, run.classes.rounds * run.pieces
@@ -133,7 +133,7 @@ def _train(
             writer.close()
 
 
-class _Run:
+class FlowFit:
     """The state of a fit on the devices, and its programs, each compiled when first wanted.
 
     An epoch is worked through in `pieces` of `length` updates of every class that has so many.

@@ -23,16 +23,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     backend, dtype = jax.default_backend(), q.dtype
     if backend == 'cpu' and dtype == jnp.float16:
         q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    kernel = _implementation(q.shape, k.shape, q.dtype, causal, backend)
+    kernel = choose_kernel(q.shape, k.shape, q.dtype, causal, backend)
     out = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
     return out.astype(dtype)
 
 
 @functools.cache
-def _implementation(
+def choose_kernel(
     q: tuple[int, ...], kv: tuple[int, ...], dtype: jnp.dtype, causal: bool, backend: str
 ) -> Literal['cudnn', 'xla']:
-    """'cudnn' where its kernel takes these shapes, else 'xla'."""
+    """Chooses 'cudnn' where its kernel takes these shapes, else 'xla'."""
     if backend != 'gpu' or dtype not in _HALVES:
         return 'xla'
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (q, kv, kv)]

@@ -53,7 +53,7 @@ def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
 def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     values = [value for line in lines.values() for _, value in line if math.isfinite(value)]
     for colour, (name, line) in zip(_LINES, lines.items(), strict=False):
-        thin = _thin(line)
+        thin = thin_out(line)
         marker = 'o' if len(thin) == 1 else ''
         axes.plot(
             *zip(*thin, strict=True),
@@ -112,8 +112,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _thin(line: Curve) -> Curve:
-    """At most `MAX_POINTS` of a line: the extremes of each stretch, so that no spike is lost."""
+def thin_out(line: Curve) -> Curve:
+    """Keeps `MAX_POINTS` of a line: the extremes of each stretch, so that no spike is lost."""
     if len(line) <= MAX_POINTS:
         return line
     kept = {0, len(line) - 1}
