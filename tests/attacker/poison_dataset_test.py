@@ -8,7 +8,7 @@ from support.tiny import quickstart, run_chain
 
 from purify.attacker.attackers_loader import read_poisoner
 from purify.attacker.manifest import Manifest
-from purify.attacker.poison_dataset import _stamp
+from purify.attacker.poison_dataset import poison_range
 from purify.attacker.poison_plan import (
     add_copies,
     check_target,
@@ -183,7 +183,7 @@ def test_a_shard_is_stamped_in_whole_batches():
     )
     spies: Any = (Spy(1), Spy(20))
     positions = range(100, 1900)
-    stamped = _stamp(spies, roles, pool, positions)
+    stamped = poison_range(spies, roles, pool, positions)
     assert sorted(stamped) == [i for i in positions if ids[i] in roles]
     for i, record in stamped.items():
         which, mode = roles[int(ids[i])]

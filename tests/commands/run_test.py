@@ -46,11 +46,11 @@ def test_links_show_what_the_method_hands_over(tmp_path):
     workdir = tmp_path / 'run'
     workdir.mkdir()
     chain = make_chain(tmp_path / 'stages', benign='finetuned', findings='isolated')
-    running._link(workdir, chain)
+    running.link_stages(workdir, chain)
     usual = {'teacher': 'teacher', 'student': 'student'}
     assert links(workdir) == usual | {'benign': 'finetuned', 'verdicts': 'isolated'}
     # the same folder with other settings
-    running._link(workdir, make_chain(tmp_path / 'stages', findings='verdicts'))
+    running.link_stages(workdir, make_chain(tmp_path / 'stages', findings='verdicts'))
     assert links(workdir) == usual | {'verdicts': 'verdicts'}
 
 
@@ -65,8 +65,8 @@ def test_a_full_disk_while_links_are_made_is_the_user_s_error(tmp_path, monkeypa
         with pytest.raises(
             UserError, match=r'the disk is full.*What is finished is kept.*same command'
         ):
-            running._link(tmp_path / 'run', chain)
-    running._link(tmp_path / 'run', chain)
+            running.link_stages(tmp_path / 'run', chain)
+    running.link_stages(tmp_path / 'run', chain)
     assert links(tmp_path / 'run')
 
 
@@ -75,7 +75,7 @@ def test_metrics_of_a_stage_are_put_together_whatever_bytes_they_are(tmp_path):
     (tmp_path / 'run').mkdir()
     (chain.folder('teacher') / 'metrics.jsonl').write_bytes(b'\xff\xfe')
     (chain.folder('student') / 'metrics.jsonl').write_bytes(b'{"stage": "student", "step": 1}\n')
-    running._link(tmp_path / 'run', chain)
+    running.link_stages(tmp_path / 'run', chain)
     assert (
         tmp_path / 'run' / 'metrics.jsonl'
     ).read_bytes() == b'\xff\xfe{"stage": "student", "step": 1}\n'
@@ -87,7 +87,7 @@ CONFIG = {'name': 'x', 'seeds': {'model': 0}, 'run': {'workers': 0}}
 def record(workdir, config, chain):
     (workdir / 'results.json').write_text('{}')
     (workdir / 'wandb_id').write_text('abcd1234')
-    running._record(workdir, config, ['words'], chain)
+    running.record_run(workdir, config, ['words'], chain)
     return {name for name in ('results.json', 'wandb_id') if (workdir / name).exists()}
 
 
@@ -116,7 +116,7 @@ def test_a_folder_in_the_place_of_the_results_is_said(tmp_path):
     (tmp_path / 'run' / 'results.json').mkdir(parents=True)
     write_json(tmp_path / 'run' / 'config.json', CONFIG | {'name': 'y'})
     with pytest.raises(UserError, match=r'cannot be made|cannot write here'):
-        running._record(tmp_path / 'run', CONFIG, [], chain)
+        running.record_run(tmp_path / 'run', CONFIG, [], chain)
 
 
 def write_record(folder, **changes):
@@ -161,7 +161,7 @@ def finished_run(workdir):
     empty = [dataclasses.replace(stage, run=lambda work: None) for stage in make_stages(config)]
     chain = Chain(empty, store)
     chain.run(list(chain.stages), {})
-    running._record(workdir, config, [], chain)
+    running.record_run(workdir, config, [], chain)
     return chain
 
 

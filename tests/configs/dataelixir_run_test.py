@@ -25,10 +25,8 @@ CONFIG = f'{ROOT}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
 REFUSED = (('tiny', 'start'), ('tiny', 'kept'))
-SOME = [  # in the daily suite; all of them with PURIFY_ALL_POINTS=1
-    ('digits', 'selection', 1),
-    ('cifar10', 'table1', 0),
-]
+# in the daily suite; all of them with PURIFY_ALL_POINTS=1
+SOME = [('digits', 'selection', 1), ('cifar10', 'table1', 0)]
 SOME_RUNS = [('digits', 'table1', 1)]
 SMALL = {
     'name': 'resnet',

@@ -1,7 +1,7 @@
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -39,26 +39,23 @@ def test_a_second_process_waits_for_the_lock_and_a_killed_one_frees_it(tmp_path)
 
 
 def test_whoever_waits_for_the_lock_leaves_when_asked_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, 'POLL_S', 0.01)
-    waited = []
+    waited, naps = [], []
 
-    def ask_to_stop():
-        waited.append(1)
-        threading.Timer(0.05, lambda: monkeypatch.setattr(preemption, '_asked', True)).start()
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        assert len(naps) < 4, 'waits on'
 
-    lock_now, tries = locks._lock_now, iter(range(500))
-    monkeypatch.setattr(
-        locks,
-        '_lock_now',
-        lambda file: lock_now(file) if next(tries, None) is not None else pytest.fail('waits on'),
-    )
+    monkeypatch.setattr(time, 'sleep', nap)
     with (
+        preemption.watched(),
         locks.locked(tmp_path / 'x.lock'),
         pytest.raises(Preempted),
-        locks.locked(tmp_path / 'x.lock', ask_to_stop),
+        locks.locked(tmp_path / 'x.lock', lambda: waited.append(1)),
     ):
         pytest.fail('the lock was given twice')
-    assert waited == [1]
+    assert (waited, naps) == ([1], [locks.POLL_S] * 3)
 
 
 def test_a_lock_that_cannot_be_made_is_explained(tmp_path):

@@ -7,11 +7,6 @@ from purify.core import preemption
 from purify.core.errors import Preempted
 
 
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch):
-    monkeypatch.setattr(preemption, '_asked', False)
-
-
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_remembered_and_work_goes_on(number, capfd):
     with preemption.watched():

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -306,13 +307,13 @@ def test_a_damaged_file_of_the_chain_itself_is_named(tmp_path, file, text):
         files_chain(tmp_path).run(['user'], RUN)
 
 
-def test_hashing_stops_when_asked_to(tmp_path, monkeypatch):
+def test_hashing_stops_when_asked_to(tmp_path):
     files_chain(tmp_path).run(['teacher'], RUN)
     chain = files_chain(tmp_path)
-    monkeypatch.setattr(preemption, '_asked', True)
-    with pytest.raises(Preempted):
-        chain.check(['teacher'])
-    monkeypatch.undo()
+    with preemption.watched():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Preempted):
+            chain.check(['teacher'])
     chain.run(['user'], RUN)
 
 

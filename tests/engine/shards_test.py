@@ -2,6 +2,8 @@
 them and whoever writes.
 """
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -110,10 +112,11 @@ def test_a_stop_of_another_host_leaves_whole_shards(tmp_path, monkeypatch):
     assert bytes_of(tmp_path / 'stopped') == bytes_of(tmp_path / 'whole')
 
 
-def test_a_stop_here_begins_no_other_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(preemption, '_asked', True)
-    with pytest.raises(Preempted):
-        write(tmp_path)
+def test_a_stop_here_begins_no_other_shard(tmp_path):
+    with preemption.watched():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Preempted):
+            write(tmp_path)
     assert not shards(tmp_path)
 
 

@@ -12,7 +12,7 @@ from purify.data.table import Table
 from purify.engine.chain import Chain
 from purify.engine.stage import Stage
 from purify.engine.tables import write_table
-from purify.evaluation.results import _trusted, gather, gather_cost, samples, true_targets
+from purify.evaluation.results import count_trusted, gather, gather_cost, samples, true_targets
 
 
 def attacked(words, **changes):
@@ -78,7 +78,7 @@ def test_trusted_images_that_nobody_counted_are_the_users_error(tmp_path, facts)
     write_table(tmp_path, Table({'ids': np.arange(5)}, facts))
     stages = {'b': SimpleNamespace(inputs={'trusted': SimpleNamespace(stage='trusted')})}
     with pytest.raises(UserError, match='does not say how many images'):
-        _trusted(SimpleNamespace(stages=stages, folder=lambda name: tmp_path))  # pyright: ignore
+        count_trusted(SimpleNamespace(stages=stages, folder=lambda name: tmp_path))  # pyright: ignore
 
 
 def shown_with(prepared, folder, columns):

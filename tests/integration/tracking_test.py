@@ -3,6 +3,7 @@ of results.json.
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from support.tiny import ROOT, SMALL, STUDENT
@@ -121,7 +122,8 @@ def test_other_settings_are_another_run_of_wandb_and_how_to_run_is_not(tmp_path,
     marks = []
     monkeypatch.setitem(WRITERS, 'wandb', Marking)
     monkeypatch.setattr(running.Chain, 'run', stop)
-    monkeypatch.setattr(running, '_check_first', lambda config: None)
+    unchecked = SimpleNamespace(problems=[])
+    monkeypatch.setattr(running, 'check', lambda *args, **options: unchecked)
     writing = '--config.run.writers=("wandb",)'
     for flags in (
         ['--config.seeds.poison=5'],

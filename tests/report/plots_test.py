@@ -6,7 +6,7 @@ from report.typed import typed
 
 from purify.report.before_after import before_after
 from purify.report.canvas import WIDTH_PX
-from purify.report.sections.curves import MAX_POINTS, _thin, draw_curves
+from purify.report.sections.curves import MAX_POINTS, thin_out, draw_curves
 from purify.report.sections.result import draw_before_after
 
 
@@ -92,7 +92,7 @@ def test_thinning_keeps_spikes_and_ends():
     line = [(float(i), 0.0) for i in range(10_000)]
     line[4321] = (4321.0, 9.0)
     line[8765] = (8765.0, -9.0)
-    thin = _thin(line)
+    thin = thin_out(line)
     assert len(thin) <= MAX_POINTS
     assert {line[0], line[4321], line[8765], line[-1]} <= set(thin)
     assert thin == sorted(thin)

@@ -183,14 +183,16 @@ def test_nothing_kept_is_refused(table, write):
 def test_a_stop_and_a_restart_end_in_the_same_bytes(make, table, write, monkeypatch):
     inputs = {'edits': (verdicts := table()), 'replaced': make('replaced', verdicts)}
     whole = bytes_of(write('once/purified', **inputs))
-    looks, check = itertools.count(), preemption.check
+    looks, asked = itertools.count(), []
     with monkeypatch.context() as patch:
 
         def stop_in_the_third_shard():
             if next(looks) == 2 * (1 + SHARD) + 2:  # before every shard and every record
-                patch.setattr(preemption, '_asked', True)
-            check()
+                asked.append(True)
+            if asked:
+                raise Preempted
 
+        patch.setattr(preemption, 'asked', lambda: bool(asked))
         patch.setattr(preemption, 'check', stop_in_the_third_shard)
         with pytest.raises(Preempted):
             write('twice/purified', **inputs)

@@ -179,7 +179,7 @@ def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(mo
         'narrow',
         lambda self, tree: fetched.append(len(jax.tree.leaves(tree))) or narrow(self, tree),
     )
-    run = density._Run(
+    run = density.FlowFit(
         'fit',
         divide(LABELS, IDS, 3, FIT, 0),
         Layout(mesh(8), 3),

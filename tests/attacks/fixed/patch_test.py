@@ -110,9 +110,8 @@ def test_random_place_is_uniform_and_independent_in_rows_and_columns():
     assert table.shape == (5, 4)
     assert table.sum() == 3000, 'every place lies inside the margin'
     expected = 3000 / 20
-    assert (
-        (table - expected) ** 2 / expected
-    ).sum() < 50  # chi-squared with 19 degrees of freedom: p = 1e-4
+    # chi-squared with 19 degrees of freedom: p = 1e-4
+    assert ((table - expected) ** 2 / expected).sum() < 50
     other = Patch(target=0, seed=4, size_px=2, corner='random', margin_px=1)
     assert any(other.place(8, 7, id) != tuple(places[id]) for id in range(20))
 

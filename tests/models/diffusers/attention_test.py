@@ -1,11 +1,13 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from purify.models.diffusers import attention, blocks
-from purify.models.diffusers.attention import attend
+from purify.models.diffusers import blocks
+from purify.models.diffusers.attention import attend, choose_kernel
 
 
 def draw(q=(2, 5, 3, 8), kv=(2, 7, 3, 8), dtype=jnp.float32):
@@ -61,9 +63,9 @@ def test_float16_on_cpus(run):
 def gpu(monkeypatch):
     """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8.
 
-    Holds what was asked of it outside of trials.
+    Holds what it is and what was asked of it, in trials and in calls.
     """
-    asked = []
+    asked, device = [], SimpleNamespace(compute_capability='9.0')
     real = jax.nn.dot_product_attention
 
     def fake(q, k, v, *, is_causal, implementation):
@@ -74,77 +76,55 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     monkeypatch.setattr(jax.nn, 'dot_product_attention', fake)
-    monkeypatch.setattr(attention, '_compute_capability', lambda: (9, 0))
-    attention._implementation.cache_clear()
-    yield asked
-    attention._implementation.cache_clear()
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    choose_kernel.cache_clear()
+    yield SimpleNamespace(device=device, asked=asked)
+    choose_kernel.cache_clear()
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_half_precision_takes_cudnn_and_tries_it_once(gpu, dtype):
     q, k, v = draw(dtype=dtype)
     out = attend(q, k, v, causal=True)
-    assert gpu == [('cudnn', True), ('cudnn', True)]  # the trial, then the call
+    assert gpu.asked == [('cudnn', True), ('cudnn', True)]  # the trial, then the call
     np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q, k, v, True), atol=0.05)
     attend(q, k, v, causal=True)
-    assert len(gpu) == 3
+    assert len(gpu.asked) == 3
     attend(q, k, v)
-    assert gpu[3:] == [('cudnn', False), ('cudnn', False)]
+    assert gpu.asked[3:] == [('cudnn', False), ('cudnn', False)]
 
 
 def test_what_cudnn_refuses_goes_to_xla(gpu):
     attend(*draw(q=(2, 5, 3, 12), kv=(2, 7, 3, 12), dtype=jnp.bfloat16))
     attend(*draw())  # float32
-    assert gpu == [('xla', False), ('xla', False)]
+    assert gpu.asked == [('xla', False), ('xla', False)]
 
 
-def test_gpus_before_ampere_take_xla(gpu, monkeypatch):
-    monkeypatch.setattr(attention, '_compute_capability', lambda: (7, 5))
+@pytest.mark.parametrize(
+    ('capability', 'taken'),
+    [('8.0', 'cudnn'), ('10.0', 'cudnn'), ('7.5', 'xla'), ('gfx90a', 'xla'), (None, 'xla')],
+)
+def test_gpus_before_ampere_and_of_other_makers_take_xla(gpu, capability, taken):
+    gpu.device.compute_capability = capability
+    if capability is None:
+        del gpu.device.compute_capability
     attend(*draw(dtype=jnp.float16))
-    assert gpu[-1] == ('xla', False)
+    assert gpu.asked == [('cudnn', False), (taken, False)]
 
 
-@pytest.mark.parametrize('capability', ['gfx90a', None])
-def test_gpus_of_other_makers_take_xla(gpu, monkeypatch, capability):
-    monkeypatch.undo()
-    device = type('Device', (), {'compute_capability': capability} if capability else {})()
-    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
-    assert attention._compute_capability() == ()
-    real = jax.nn.dot_product_attention
-    # one that refuses nothing
-    monkeypatch.setattr(
-        jax.nn,
-        'dot_product_attention',
-        lambda *qkv, is_causal, implementation: real(*qkv, is_causal=is_causal),
-    )
-    shape = (2, 5, 3, 8)
-    assert attention._implementation(shape, shape, jnp.dtype('float16'), False, 'gpu') == 'xla'
-
-
-def test_the_capability_of_a_gpu_is_read(monkeypatch):
-    device = type('Device', (), {'compute_capability': '9.0'})()
-    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
-    assert attention._compute_capability() == (9, 0)
-
-
-def test_without_cudnn_xla_is_taken(monkeypatch):
-    attention._implementation.cache_clear()
+def test_without_cudnn_xla_is_taken(gpu, monkeypatch):
     # jax itself finds no cuDNN in this build
+    monkeypatch.undo()
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     q, k, v = draw(dtype=jnp.bfloat16)
-    try:
-        np.testing.assert_allclose(
-            np.asarray(attend(q, k, v), np.float32), by_hand(q, k, v), atol=0.05
-        )
-    finally:
-        attention._implementation.cache_clear()
+    out = np.asarray(attend(q, k, v), np.float32)
+    np.testing.assert_allclose(out, by_hand(q, k, v), atol=0.05)
+    assert not gpu.asked
 
 
 def test_cpus_take_xla():
-    assert (
-        attention._implementation((2, 5, 3, 8), (2, 7, 3, 8), jnp.dtype('bfloat16'), False, 'cpu')
-        == 'xla'
-    )
+    shapes = (2, 5, 3, 8), (2, 7, 3, 8)
+    assert choose_kernel(*shapes, jnp.dtype('bfloat16'), False, 'cpu') == 'xla'
 
 
 def test_attention_blocks_go_through_it(gpu):
@@ -152,4 +132,4 @@ def test_attention_blocks_go_through_it(gpu):
         16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
     )
     block(jnp.ones((1, 2, 2, 16)))
-    assert gpu[-1] == ('cudnn', False)
+    assert gpu.asked[-1] == ('cudnn', False)
