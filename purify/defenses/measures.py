@@ -72,13 +72,9 @@ class Features(Measure):
 
         def measure(constants: Tree, rows: Rows) -> Rows:
             logits, features = answer(constants['classifier'], unit_images(rows))
-            features = features.astype(jnp.float32)
+            features, label = features.astype(jnp.float32), logits.argmax(-1).astype(jnp.int32)
             finite = jnp.isfinite(features).all(-1) & jnp.isfinite(logits).all(-1)
-            return {
-                'features': features,
-                'label': logits.argmax(-1).astype(jnp.int32),
-                'finite': finite,
-            }
+            return {'features': features, 'label': label, 'finite': finite}
 
         return measure
 

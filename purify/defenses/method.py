@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
+from purify.defenses.needs import Needs, Presets
 from purify.train.inference import Rule
 
 # Models by role: 'prior' (`purify.generative.pixel_prior.Prior`), 'generator'
@@ -34,7 +35,15 @@ class Context:
 
 
 class Measure(Protocol):
-    """Computes numbers of every image, on the devices."""
+    """Computes numbers of every image, on the devices.
+
+    Attributes:
+      dtype: what its diffusion model computes in, if it asks one.
+      presets: settings by kind of data, such as 'small', where it is a score.
+    """
+
+    dtype: str = 'float32'
+    presets: ClassVar[Presets] = {}
 
     def rule(self, models: Models, context: Context) -> Rule:
         """Makes a function of rows to columns, each with one value of every image.
@@ -55,7 +64,9 @@ class Measure(Protocol):
 
 
 class Purifier(Protocol):
-    """Makes new images from images."""
+    """Makes new images from images; its diffusion model computes in `dtype`."""
+
+    dtype: str = 'float32'
 
     def number(self) -> int:
         """How many images are made of each."""
@@ -74,7 +85,9 @@ class Purifier(Protocol):
 
 
 class Guard(Protocol):
-    """What is done to an image at test time, before the poisoned classifier looks at it."""
+    """Changes an image at test time, before the poisoned classifier looks at it."""
+
+    dtype: str = 'float32'
 
     def rule(self, models: Models, context: Context) -> Rule:
         """As `Purifier.rule`, for rows {'image' u8[b h w c], 'id' i32[b]}: it sees no label."""
@@ -93,7 +106,7 @@ class Decision(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """A measure and the decision that is taken at once, for numbers that no other step needs.
+    """Measures images and decides by the numbers in one step, where no other step needs them.
 
     Attributes:
       measure: of the images, by the step's models.
@@ -206,7 +219,20 @@ class Method:
 
 
 class Defense(Protocol):
-    """The settings of a defence, which make its method."""
+    """The settings of a defence, which make its method.
+
+    Attributes:
+      needs: what it needs in a config beside its own part.
+      presets: its settings by kind of data, such as 'small'.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    presets: ClassVar[Presets] = {}
+
+    @staticmethod
+    def after(teacher: Settings) -> Facts:
+        """Its settings that follow from the teacher's config."""
+        return {}
 
     def method(self, student: Settings) -> Method:
         """Its steps and outcome; `student` is the config of the classifier it trains last."""

@@ -7,9 +7,8 @@ never lower it.
 import numpy as np
 from scipy.special import bdtrc
 
-# a normal deviation over its median, and over its mean, absolute deviation
-NORMAL_MAD = 1.4826
-NORMAL_MEAN = 1.253314
+# A normal deviation over its median, and over its mean, absolute deviation.
+NORMAL_MAD, NORMAL_MEAN = 1.4826, 1.253314
 EPSILON = 1e-6
 FEW = 4  # of so few other labels nobody can say how much they differ
 ONE_WAY = 0.6  # see `one_way`
@@ -31,9 +30,8 @@ def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
     """
     ordered = np.sort(values)
     middle = (len(ordered) - 1) // 2
-    return float(ordered[middle]), (
-        float(NORMAL_MAD * np.median(ordered[middle] - ordered[:middle])) if middle else 0.0
-    )
+    below = np.median(ordered[middle] - ordered[:middle]) if middle else 0.0
+    return float(ordered[middle]), float(NORMAL_MAD * below)
 
 
 def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -47,22 +45,20 @@ def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
         return np.zeros(len(scores))
     median = np.median(scores[present])
     apart = np.abs(scores[present] - median)
-    deviation = (
-        NORMAL_MAD * (np.median(apart) + EPSILON)
-        if np.median(apart) > 0
-        else NORMAL_MEAN * (apart.mean() + EPSILON)
-    )
+    deviation = NORMAL_MAD * (np.median(apart) + EPSILON)
+    if not np.median(apart) > 0:
+        deviation = NORMAL_MEAN * (apart.mean() + EPSILON)
     return np.where(present, (scores - median) / deviation, 0.0)
 
 
 def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
-    """The p-value f64[c] of `leavers` i64[c] among a label's `images` i64[c], were it like others.
+    """Tests whether more images leave a label than leave the others: p-values f64[c].
 
-    The others are spoken for by the one whose share of leavers is their lower median (of equal
-    shares, fewer images first): up to half of them may be targets themselves. One-sided, exact:
-    P(Bin(images, p) >= leavers) with p = (leavers + 1) / (images + 1) of that reference, so that a
-    reference without leavers does not make one leaver a miracle. 1 for labels without images and
-    where there is no other label to compare with.
+    Of `leavers` i64[c] among a label's `images` i64[c]. The others are spoken for by the one whose
+    share of leavers is their lower median (of equal shares, fewer images first): up to half of them
+    may be targets themselves. One-sided, exact: P(Bin(images, p) >= leavers) with p = (leavers + 1)
+    / (images + 1) of that reference, so that a reference without leavers does not make one leaver a
+    miracle. 1 for labels without images and where there is no other label to compare with.
     """
     present = np.flatnonzero(images)
     p_values = np.ones(len(images))
@@ -78,12 +74,12 @@ def departure_p_values(images: np.ndarray, leavers: np.ndarray) -> np.ndarray:
 
 
 def pooled_p_values(counts: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """The p-value f64[c] of `events` i64[c] among a label's `counts` i64[c], were it like others.
+    """Tests whether a label has more events than the other labels' frequency explains: p f64[c].
 
-    For counts that may be few: the others speak together, those of lower frequency up to half of
-    all their counts, of which twice the frequency is taken for usual (with one event more, so that
-    none is no miracle). One-sided, exact, f64[c]; 1 for labels without counts and where there is no
-    other.
+    Of `events` i64[c] among a label's `counts` i64[c], which may be few: the others speak together,
+    those of lower frequency up to half of all their counts, of which twice the frequency is taken
+    for usual (with one event more, so that none is no miracle). One-sided, exact; 1 for labels
+    without counts and where there is no other.
     """
     p_values = np.ones(len(counts))
     for label in np.flatnonzero(events):
@@ -106,25 +102,23 @@ def excess(
     of_few: float = 0.0,
     images: np.ndarray | None = None,
 ) -> np.ndarray:
-    """How far each value f64[c] exceeds the usual, over what is asked for: beyond 1 it stands out.
+    """Says how far each label stands out, f64[c]; above 1 counts.
 
-    Asked for are `least` and `deviations` of the others (`usual_and_spread`), whichever is more; of
-    fewer than `FEW` others at least `of_few`. `present` bool[c]: labels that have images; 0 for
-    others and where there is nothing to compare with. With `images` i64[c] the values are shares of
-    so many images: then the deviation that chance alone gives such shares is taken off the others',
-    for chance is what a test of the counts asks about.
+    How far each value f64[c] exceeds the usual, over what is asked for: `least` and `deviations` of
+    the others (`usual_and_spread`), whichever is more; of fewer than `FEW` others at least
+    `of_few`. `present` bool[c]: labels that have images; 0 for others and where there is nothing to
+    compare with. With `images` i64[c] the values are shares of so many images: then the deviation
+    that chance alone gives such shares is taken off the others', for chance is what a test of the
+    counts asks about.
     """
     found = np.zeros(len(values))
     for label in np.flatnonzero(present):
-        others = values[present & (np.arange(len(values)) != label)]
+        rest = present & (np.arange(len(values)) != label)
+        others = values[rest]
         if len(others):
             usual, spread = usual_and_spread(others)
             if images is not None:
-                chance = (
-                    usual
-                    * (1 - usual)
-                    / np.median(images[present & (np.arange(len(values)) != label)])
-                )
+                chance = usual * (1 - usual) / np.median(images[rest])
                 spread = max(0.0, spread**2 - chance) ** 0.5
             needed = least if len(others) >= FEW else max(least, of_few)
             found[label] = (values[label] - usual) / max(needed, deviations * spread, EPSILON)
@@ -134,7 +128,7 @@ def excess(
 def one_way(
     labels: np.ndarray, leaving: np.ndarray, goals: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """How far the images that leave a label all go to one other, f64[c]: 0 evenly, 1 where all do.
+    """Measures whether the images that leave a label all go to one other: f64[c], 0 evenly to 1.
 
     labels i32[n] as given, which images leave bool[n] and for which label i32[n]. A trigger draws
     images from all other classes, as many as each has; labels that were confused have one true

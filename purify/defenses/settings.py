@@ -6,7 +6,7 @@ from typing import Any
 
 from purify.core.types import Facts
 from purify.defenses.filters.score_filter import SCORES
-from purify.defenses.needs import Needs
+from purify.defenses.method import Defense
 from purify.defenses.registry import DEFENSES
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
@@ -70,7 +70,7 @@ def preset(name: str, kind: str) -> Mapping[str, Any]:
     if name in SCORES:
         own = SCORES.bare(name).presets.get(kind)
         return {} if own is None else {'remove': 0.15, 'score': own}
-    return getattr(DEFENSES.bare(name), 'presets', {}).get(kind, {})
+    return DEFENSES.bare(name).presets.get(kind, {})
 
 
 def defend(
@@ -87,10 +87,9 @@ def defend(
     and `semi_steps`, as its authors'. `changes` are to the defence's settings (see
     `Registry.part`). The `prior` is given where the defence asks one.
     """
-    kind, teacher = DEFENSES.bare(name), config.teacher.to_dict()
-    needs: Needs = getattr(kind, 'needs', Needs())
-    after = kind.after(teacher) if hasattr(kind, 'after') else {}
-    config.defense = DEFENSES.part(name, after, changes or {})
+    kind: type[Defense] = DEFENSES.bare(name)
+    needs, teacher = kind.needs, config.teacher.to_dict()
+    config.defense = DEFENSES.part(name, kind.after(teacher), changes or {})
     student = teacher | {'objective': OBJECTIVES.part('classify'), 'load': ''}
     if needs.steps:
         steady = OPTIMIZERS.part('adam', lr=2e-3, schedule='constant')

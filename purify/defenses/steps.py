@@ -5,17 +5,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from purify.core.types import Facts, Settings
-from purify.defenses.method import Step
+from purify.defenses.method import Outcome, Step
 from purify.train.optim import OPTIMIZERS
 from purify.train.views import Views
+
+PURIFIED = Outcome(purified='purified', classifier='student', findings='verdicts')
 
 
 def student_step(student: Settings, data: str) -> Step:
     """Trains `student` on the dataset `data`; its objective says whether the teacher helps."""
-    inputs = {'data': data} | (
-        {'teacher': 'teacher'} if student['objective']['name'] == 'distill' else {}
-    )
+    helped = student['objective']['name'] == 'distill'
+    inputs = {'data': data} | ({'teacher': 'teacher'} if helped else {})
     return Step('student', 'classifier', inputs, student)
+
+
+def purified_steps(student: Settings) -> tuple[Step, Step]:
+    """Writes the dataset 'purified' as the step 'verdicts' decides, and trains a student on it."""
+    rewrite = Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'})
+    return rewrite, student_step(student, 'purified')
 
 
 def at_constant_rate(optim: Settings) -> Facts:
@@ -30,14 +37,8 @@ def train_part(
     """The student's config for a part of a defence's training; its lr may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
-    fresh = {
-        'epochs': part['epochs'],
-        'steps': 0,
-        'objective': objective,
-        'load': '',
-        'init_from': '',
-    }
-    return student | fresh | {'optim': optim}
+    fresh = {'epochs': part['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
+    return student | fresh | {'objective': objective, 'optim': optim}
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ class Simclr:
 
 def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
     """`Simclr` with Adam, rate and batch of Sabolić 2024, on a cosine; epochs are unpublished."""
-    return asdict(
-        Simclr(network, OPTIMIZERS.part('adam', lr=lr, b2=0.99), float(epochs), **changes)
-    )
+    optim = OPTIMIZERS.part('adam', lr=lr, b2=0.99)
+    return asdict(Simclr(network, optim, float(epochs), **changes))
 
 
 def encoder_step(part: Mapping[str, Any]) -> Step:

@@ -26,8 +26,7 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
     """
     split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
     chosen = open_rows(work, split)
-    dtype = getattr(measure, 'dtype', 'float32')
-    models = open_models(work, split, dtype=dtype)
+    models = open_models(work, split, dtype=measure.dtype)
     models |= draw_images(measure, split, work.settings['seed'])
     rule = measure.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     if not len(chosen):
@@ -43,7 +42,14 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
 
     calls = measure.network_calls(models)
     map_rows(
-        work, rule, weights_of(models), fetch, sink, split.ids[chosen], calls=calls, dtype=dtype
+        work,
+        rule,
+        weights_of(models),
+        fetch,
+        sink,
+        split.ids[chosen],
+        calls=calls,
+        dtype=measure.dtype,
     )
 
 

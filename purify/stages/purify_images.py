@@ -28,8 +28,7 @@ def run(work: Work, purifier: Purifier) -> None:
     where, labels, variations = _wanted(work, split, purifier.number())
     if not len(where):
         return
-    dtype = getattr(purifier, 'dtype', 'float32')
-    models = open_models(work, split, dtype=dtype)
+    models = open_models(work, split, dtype=purifier.dtype)
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     ids, features = (
         split.ids[where],
@@ -53,7 +52,7 @@ def run(work: Work, purifier: Purifier) -> None:
         sink,
         ids,
         calls=purifier.network_calls(models),
-        dtype=dtype,
+        dtype=purifier.dtype,
     )
 
 

@@ -29,7 +29,7 @@ from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import signed_images
 
 WEIGHTINGS = ('edm', 'epsilon', 'none')
-# of `DiffusionClassifier`: read by the stage that asks the generator
+# Of `DiffusionClassifier`: read by the stage that asks the generator.
 STAGE_SETTINGS = ('images', 'dtype')
 
 
@@ -121,21 +121,16 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         def measure(constants: Tree, rows: Rows) -> Rows:
             weights, images = constants['generator'], signed_images(rows['image'])
             images = jnp.broadcast_to(images, (*images.shape[:3], generator.channels))
-            latent_keys = id_keys(
-                stream_key(context.seed, 'diffusion classifier latents'), rows['id']
-            )
-            x0 = generator.encode(weights, images, latent_keys).astype(jnp.float32)
+            key = stream_key(context.seed, 'diffusion classifier latents')
+            x0 = generator.encode(weights, images, id_keys(key, rows['id'])).astype(jnp.float32)
             keys = id_keys(stream_key(context.seed, 'diffusion classifier'), rows['id'])
 
             def ask(classes: jax.Array, draw: jax.Array) -> jax.Array:
                 return self._errors_of(generator, weights, x0, keys, classes, draw)
 
             predictions, errors = self._compare(ask, len(rows['id']), len(context.class_names))
-            return {
-                'predictions': predictions,
-                'errors': errors,
-                'finite': jnp.isfinite(errors).all((1, 2)),
-            }
+            finite = jnp.isfinite(errors).all((1, 2))
+            return {'predictions': predictions, 'errors': errors, 'finite': finite}
 
         return measure
 
@@ -186,7 +181,8 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
             total, _ = jax.lax.scan(add, total, jnp.arange(done, done + draws))
             done += draws
             means = means.at[each, left].set(total / done)
-            if stay:  # in the order of their numbers, so that ties go as without rounds
+            if stay:
+                # In the order of their numbers, so that ties go as without rounds.
                 best = jnp.sort(jnp.argsort(total[..., headline], 1)[:, :stay], 1)
                 left = jnp.take_along_axis(left, best, 1)
                 total = jnp.take_along_axis(total, best[..., None], 1)
@@ -237,10 +233,8 @@ class DiffusionClassifier(Limited, Defense, place='diffusion classifier: '):
 
     def method(self, student: Settings) -> Method:
         """The only step: the generator."""
-        return Method(
-            (generator_step(self.generator),),
-            Outcome(generator='generator', diffusion=self._settings()),
-        )
+        outcome = Outcome(generator='generator', diffusion=self._settings())
+        return Method((generator_step(self.generator),), outcome)
 
 
 def errors_rule(settings: Mapping[str, Any]) -> DenoisingErrors:
@@ -248,6 +242,5 @@ def errors_rule(settings: Mapping[str, Any]) -> DenoisingErrors:
 
     Raises `UserError` for settings that do not fit together.
     """
-    return DenoisingErrors(
-        **{name: value for name, value in settings.items() if name not in STAGE_SETTINGS}
-    )
+    own = {name: value for name, value in settings.items() if name not in STAGE_SETTINGS}
+    return DenoisingErrors(**own)

@@ -37,27 +37,26 @@ class Generate(Measure):
       steps: timesteps of a chain, evenly spaced from the last of the schedule to its first.
       guidance: the scale s of e_u + s (e_c - e_u); 1 is without guidance, at half the work. Ho &
         Salimans' w is s - 1.
-      dtype: what the network computes in; its chain stays float32.
       stream: names the noise, so that two sets of one generator differ.
+      dtype: what the network computes in; its chain stays float32.
     """
 
     sampler: Settings
     steps: int
     guidance: float
-    dtype: str
     stream: str
+    dtype: str = 'float32'
 
     def chain(self, schedule: Schedule) -> Sampler:
         """The sampler of a whole chain, from noise to a clean image.
 
         Raises `UserError` for settings that do not go with the schedule.
         """
-        # Stable Diffusion's would leave a little noise
+        # Stable Diffusion's would leave a little noise.
         schedule = replace(schedule, set_alpha_to_one=True)
-        options = {name: value for name, value in self.sampler.items() if name != 'name'}
-        return SAMPLERS.make(
-            self.sampler['name'], schedule, edit_timesteps(schedule.steps, self.steps), **options
-        )
+        options = dict(self.sampler)
+        name, times = options.pop('name'), edit_timesteps(schedule.steps, self.steps)
+        return SAMPLERS.make(name, schedule, times, **options)
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the generator's network for one image; guided ones are two."""
@@ -107,10 +106,8 @@ def generator_step(part: Mapping[str, Any]) -> Step:
 
     `part` holds its settings; a latent model starts from the config's prior.
     """
-    inputs = {'data': 'poisoned'} | (
-        {'prior': 'prior'} if part['objective']['name'] == 'latent' else {}
-    )
-    return Step('generator', 'generator', inputs, dict(part))
+    start = {'prior': 'prior'} if part['objective']['name'] == 'latent' else {}
+    return Step('generator', 'generator', {'data': 'poisoned'} | start, dict(part))
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Generation(Limited, Defense, place='defense.'):
       copies: whose features tell how near a generation is to a training image: 'none', of an
         `encoder` trained in the run ('simclr'), or of a finished one, the config's part `encoder`
         ('encoder').
-      encoder: of copies='simclr' (`purify.generative.clip_encoder.Simclr`).
+      encoder: of copies='simclr' (`purify.defenses.steps.Simclr`).
     """
 
     generator: Settings
@@ -144,17 +141,19 @@ class Generation(Limited, Defense, place='defense.'):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.encoder) != (self.copies == 'simclr'):
-            raise UserError("defense.encoder goes with copies='simclr', and with no other.")
+            raise UserError(
+                "defense.encoder goes with copies='simclr', and with no other: this is"
+                f' copies={self.copies!r}. Give both, or neither.'
+            )
 
     def method(self, student: Settings) -> Method:
         """The steps: generator, generated images, (probe, scores, features of copies,) student."""
         steps = [generator_step(self.generator), self._generate('generated', self.images, ())]
         if self.probe['images']:
             steps.append(self._generate('probe', self.probe['images'], tuple(self.probe['labels'])))
-        scored, scores = score_steps(
-            self.scores, student, {'given': 'poisoned', 'made': 'generated'}
-        )
-        steps += [*scored, *self._look_for_copies()]
+        sets = {'given': 'poisoned', 'made': 'generated'}
+        scored, scores = score_steps(self.scores, student, sets)
+        steps += [*scored, *self._look_for_copies(), student_step(student, 'generated')]
         outcome = Outcome(
             classifier='student',
             generator='generator',
@@ -163,7 +162,7 @@ class Generation(Limited, Defense, place='defense.'):
             scores=scores,
             copies=('generated_features', 'given_features') if self.copies != 'none' else None,
         )
-        return Method((*steps, student_step(student, 'generated')), outcome)
+        return Method(tuple(steps), outcome)
 
     def _generate(self, name: str, images: int, labels: tuple[int, ...]) -> Step:
         inputs = {'poisoned': 'poisoned', 'generator': 'generator'}
@@ -174,9 +173,7 @@ class Generation(Limited, Defense, place='defense.'):
         if self.copies == 'none':
             return []
         own = [encoder_step(self.encoder)] if self.copies == 'simclr' else []
-        sets = {'generated_features': 'generated', 'given_features': 'poisoned'}
-        measured = [
-            Step(name, 'measure', {'poisoned': data, 'encoder': 'encoder'}, by=Embeddings())
-            for name, data in sets.items()
-        ]
-        return own + measured
+        for name, data in (('generated_features', 'generated'), ('given_features', 'poisoned')):
+            inputs = {'poisoned': data, 'encoder': 'encoder'}
+            own.append(Step(name, 'measure', inputs, by=Embeddings()))
+        return own

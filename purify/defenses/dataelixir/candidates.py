@@ -1,9 +1,9 @@
 """Candidates: states of an image that is noised and denoised in rounds (Zhou 2024, section 3.2)."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ FORWARD = ('matched', 'released')
 LEVELS = ('rounded', 'truncated')
 SMALLEST = 1e-8  # length of a feature vector that cosines divide by
 
-# grey levels f32[m b h w c] of a round's states -> a pytree of arrays
-Look = Callable[[jax.Array], Any]
+# What is kept of a round: its states' grey levels f32[m b h w c] -> a pytree of arrays.
+Reading = Callable[[jax.Array], Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CandidateChain(Limited, place='defense.'):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # the prior's schedule is not known yet; what is wrong shows on any
+        # The prior's schedule is not known yet; what is wrong shows on any.
         likely = make_noise_schedule('linear', max(1000, self.start))
         _make_sampler(likely, self._timesteps(), self.sampler)
 
@@ -121,10 +121,8 @@ class CandidateChain(Limited, place='defense.'):
         back = np.trunc((signed + np.float32(1)) * np.float32(0.5) * np.float32(255))
         return jnp.asarray(back)[images.astype(jnp.int32)]
 
-    def _walk(
-        self, models: Models, context: Context
-    ) -> Callable[[Any, Rows, Look], tuple[Any, jax.Array]]:
-        """Makes (weights, rows, look) -> (what `look` saw [n ...], bool[b]: all are numbers).
+    def _walk(self, models: Models, context: Context) -> Callable[..., tuple[Any, jax.Array]]:
+        """Makes (weights, rows, read) -> (what `read` gave [n ...], bool[b]: all are numbers).
 
         Round r of image b draws its noise from fold_in(key of (seed, id), r): a function of (seed,
         id, round) alone. States are looked at in the dataset's size and channels, as 8-bit images.
@@ -149,7 +147,7 @@ class CandidateChain(Limited, place='defense.'):
             levels = self._grey(resize_to(flat, size_px))
             return levels.reshape(*states.shape[:2], *levels.shape[1:])
 
-        def walk(weights: Tree, rows: Rows, look: Look) -> tuple[Any, jax.Array]:
+        def walk(weights: Tree, rows: Rows, read: Reading) -> tuple[Any, jax.Array]:
             network = nnx.merge(prior.graph, weights['params'], weights['stats'])
             keys = id_keys(stream_key(context.seed, 'candidates'), rows['id'])
             images = signed_images(rows['image'])
@@ -157,16 +155,14 @@ class CandidateChain(Limited, place='defense.'):
 
             def turn(x: jax.Array, number: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-                edited: Any = edit(
-                    sampler, network, x, own, level=level, record=self.kept, state=self.state
-                )
-                x, states = edited
+                how = {'level': level, 'record': self.kept, 'state': self.state}
+                x, states = cast(Any, edit(sampler, network, x, own, **how))
                 finite = jnp.isfinite(x).all((1, 2, 3)) & jnp.isfinite(states).all((0, 2, 3, 4))
-                return jnp.clip(x, -1, 1), (look(seen(states)), finite)
+                return jnp.clip(x, -1, 1), (read(seen(states)), finite)
 
             x = resize_to(x, prior.size_px)
-            _, (looks, finite) = jax.lax.scan(turn, x, jnp.arange(self.rounds))
-            return looks, finite.all(0)
+            _, (found, finite) = jax.lax.scan(turn, x, jnp.arange(self.rounds))
+            return found, finite.all(0)
 
         return walk
 
@@ -190,11 +186,11 @@ class Candidates(CandidateChain, Measure):
 
         def measure(constants: Tree, rows: Rows) -> Rows:
             raw, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
-            look = lambda states: jax.lax.map(compare, states)
-            looks, finite = walk(constants['prior'], rows, look)
-            labels, distance, sound = (column.reshape(-1, len(raw)).T for column in looks)
-            found = {'raw': raw, 'candidates': labels, 'distance': distance}
-            return found | {'finite': finite & sound.all(1)}
+            read = lambda states: jax.lax.map(compare, states)
+            found, finite = walk(constants['prior'], rows, read)
+            labels, distance, sound = (column.reshape(-1, len(raw)).T for column in found)
+            columns = {'raw': raw, 'candidates': labels, 'distance': distance}
+            return columns | {'finite': finite & sound.all(1)}
 
         return measure
 
@@ -210,12 +206,12 @@ class Candidates(CandidateChain, Measure):
         def choose(constants: Tree, rows: Rows) -> Rows:
             _, compare = _comparer(answer, constants['classifier'], self._compared(rows['image']))
 
-            def look(states: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            def read(states: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
                 _, distance, sound = jax.lax.map(compare, states)
                 return distance, sound, states.astype(jnp.uint8)
 
-            looks, finite = walk(constants['prior'], rows, look)
-            distance, sound, images = (x.reshape(-1, *x.shape[2:]) for x in looks)
+            found, finite = walk(constants['prior'], rows, read)
+            distance, sound, images = (x.reshape(-1, *x.shape[2:]) for x in found)
             which = jnp.argsort(distance, axis=0, stable=True)[max(place, 0)]
             image = jnp.take_along_axis(images, which[None, :, None, None, None], axis=0)[0]
             image = image if place >= 0 else rows['image']
@@ -229,7 +225,7 @@ class Remake(CandidateChain, Purifier):
     """Makes a candidate once more: it was not stored, being a function of (seed, id, round)."""
 
     def number(self) -> int:
-        """One of every image."""
+        """How many images are made of each."""
         return 1
 
     def rule(self, models: Models, context: Context) -> Rule:
@@ -240,10 +236,10 @@ class Remake(CandidateChain, Purifier):
             number = jnp.maximum(rows['variation'], 0)
             place = jnp.arange(len(number))
 
-            def look(states: jax.Array) -> jax.Array:
+            def read(states: jax.Array) -> jax.Array:
                 return states[number % self.kept, place].astype(jnp.uint8)
 
-            images, finite = walk(constants['prior'], rows, look)
+            images, finite = walk(constants['prior'], rows, read)
             made = images[number // self.kept, place]
             image = jnp.where((rows['variation'] < 0)[:, None, None, None], rows['image'], made)
             return {'image': image, 'finite': finite}
@@ -251,9 +247,7 @@ class Remake(CandidateChain, Purifier):
         return remake
 
 
-def _make_sampler(
-    schedule: Schedule, timesteps: np.ndarray, settings: Mapping[str, Any]
-) -> Sampler:
+def _make_sampler(schedule: Schedule, timesteps: np.ndarray, settings: Settings) -> Sampler:
     """A round's sampler; raises `UserError` for a name or an option that it cannot have."""
     options = dict(settings)
     name = options.pop('name', '')
@@ -271,9 +265,8 @@ def _make_sampler(
     try:
         return make(schedule, timesteps, **options)
     except TypeError as error:
-        raise UserError(
-            f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).'
-        ) from error
+        wrong = f'defense.sampler={dict(settings)}: {name!r} cannot take that ({error}).'
+        raise UserError(wrong) from error
 
 
 def _comparer(

@@ -58,12 +58,13 @@ def gather_evidence(
     *,
     count_raw: bool,
 ) -> Evidence:
-    """Sums up images by given labels i32[n], counts [n c], votes i32[n], sets u8[n], `raw` i32[n].
+    """Sums up, for each label, how many of its images change their label.
 
-    `raw` are the labels predicted for raw images. The candidates of eq. 4 that P passed over are
-    left out; with `count_raw` the raw images count as candidates too (as in the released code).
-    Where no candidate is y its share is taken for half of one, so that the divergence is a number;
-    where no image is anomalous it is 0.
+    By given labels i32[n], counts [n c], votes i32[n], sets u8[n], and `raw` i32[n], the labels
+    predicted for raw images. The candidates of eq. 4 that P passed over are left out; with
+    `count_raw` the raw images count as candidates too (as in the released code). Where no candidate
+    is y its share is taken for half of one, so that the divergence is a number; where no image is
+    anomalous it is 0.
     """
     num_classes = counts.shape[1]
     size = counts.sum(1, dtype=np.int64)

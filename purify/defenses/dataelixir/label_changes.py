@@ -27,7 +27,10 @@ def count_labels(candidates: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def transition_coefficient(counts: np.ndarray) -> np.ndarray:
-    """The second largest count of labels i64[n], eta of section 3.3; 0 where there is one class."""
+    """Tells how undecided an image is: its second largest count of labels i64[n], eta (3.3).
+
+    0 where there is one class.
+    """
     if counts.shape[1] < 2:
         return np.zeros(len(counts), np.int64)
     return np.sort(counts, axis=1)[:, -2].astype(np.int64)
@@ -72,7 +75,7 @@ def sort_into_sets(
 
 
 def place_of(rank: float, length: Any) -> Any:
-    """The index at `rank`, a share, among `length` i64[...] things in order; -1 among none."""
+    """Turns a rank from 0 to 1 into an index of a sorted list; -1 where its `length` is 0."""
     return np.minimum(np.floor(rank * length), length - 1).astype(np.int64)
 
 

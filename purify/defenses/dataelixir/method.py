@@ -1,6 +1,6 @@
 """DataElixir (Zhou 2024): its settings and steps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 from purify.core.errors import UserError
@@ -10,9 +10,10 @@ from purify.defenses.dataelixir.candidates import CandidateChain, Candidates
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.defenses.dataelixir.verdicts import LabelTransition, TrueLabels
 from purify.defenses.measures import Predictions
-from purify.defenses.method import Defense, Look, Method, Outcome, Step
+from purify.defenses.method import Defense, Look, Method, Step
 from purify.defenses.needs import Needs, Presets
-from purify.defenses.steps import student_step
+from purify.defenses.steps import PURIFIED, student_step
+from purify.train.objectives.registry import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -41,38 +42,24 @@ class DataElixir(CandidateChain, Defense):
     targets: Settings = field(default_factory=lambda: TARGETS.part('significant'))
     labels: str = 'benign'
     final: Annotated[str, one_of(('rest', 'all'))] = 'rest'
-    finetune: dict[str, float] = field(
-        default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2}
-    )
+    finetune: Settings = field(default_factory=lambda: {'epochs_share': 1.0, 'lr_share': 0.2})
 
     needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
     presets: ClassVar[Presets] = {
-        # every step of the chain from `start`, as published, and all of the last `window`, on the
-        # levels of the released code
-        'exact': {
-            'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True},
-            'steps': 150,
-            'kept': 10,
-            'forward': 'released',
-            'levels': 'truncated',
-        },
-        # the paper's open points as the released code reads them
-        'released': {
-            'benign': 'predicted',
-            'count_raw': True,
-            'choice': 'agreeing',
-            'final': 'all',
-            'targets': TARGETS.part('mad', two_sided=True),
-        },
+        # Every step of the chain from `start`, as published, and all of the last `window`, on the
+        # levels of the released code.
+        'exact': {'steps': 150, 'kept': 10, 'forward': 'released', 'levels': 'truncated'}
+        | {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}},
+        # The paper's open points as the released code reads them.
+        'released': {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing'}
+        | {'final': 'all', 'targets': TARGETS.part('mad', two_sided=True)},
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         LabelTransition(**self._readings())
-        if (
-            set(self.finetune) != {'epochs_share', 'lr_share'}
-            or not min(self.finetune.values()) > 0
-        ):
+        shares = self.finetune
+        if set(shares) != {'epochs_share', 'lr_share'} or not min(shares.values()) > 0:
             raise UserError(
                 f'defense.finetune={self.finetune}: give epochs_share and lr_share, both positive.'
             )
@@ -93,13 +80,7 @@ class DataElixir(CandidateChain, Defense):
             benign = 'finetuned'
         inputs = {'poisoned': 'poisoned', 'edits': 'verdicts'} | {name: name for name in datasets}
         last = (Step('purified', 'rewrite', inputs), student_step(student, 'purified'))
-        outcome = Outcome(
-            purified='purified',
-            classifier='student',
-            benign=benign,
-            findings='verdicts',
-            candidates='candidates',
-        )
+        outcome = replace(PURIFIED, benign=benign, candidates='candidates')
         return Method((candidates, *middle, *last), outcome)
 
     def _two_stages(self, student: Settings) -> tuple[Step, ...]:
@@ -108,9 +89,8 @@ class DataElixir(CandidateChain, Defense):
         waits = self.choice == 'agreeing'  # for the labels; else all images were made at first
         agreed = (self._remake('replaced_agreed', 'agreed'),) * waits
         rest = (self._remake('replaced_rest', 'verdicts'),) * waits
-        more = (
-            data | {'edits': 'agreed', 'init': 'benign'} | {step.name: step.name for step in agreed}
-        )
+        more = data | {'edits': 'agreed', 'init': 'benign'}
+        more |= {step.name: step.name for step in agreed}
         benign = benign_recipe(student)
         first = TrueLabels(**self._choice(), agreement=True, again=self.final == 'all')
         second = TrueLabels(**self._choice(), agreement=False, again=False)
@@ -126,13 +106,8 @@ class DataElixir(CandidateChain, Defense):
 
     def _label(self, name: str, edits: str, classifier: str, labels: TrueLabels) -> Step:
         """The step in which a classifier labels what `edits` leaves open."""
-        inputs = {
-            'poisoned': 'poisoned',
-            'classifier': classifier,
-            'picked': edits,
-            'edits': edits,
-            'candidates': 'candidates',
-        }
+        inputs = {'poisoned': 'poisoned', 'classifier': classifier, 'picked': edits}
+        inputs |= {'edits': edits, 'candidates': 'candidates'}
         look = Predictions()
         if self.choice == 'agreeing':
             inputs, look = inputs | {'prior': 'prior'}, Candidates(**self.chain())
@@ -147,21 +122,21 @@ class DataElixir(CandidateChain, Defense):
         return {'rank': self.rank, 'count_raw': self.count_raw, 'choice': self.choice}
 
     def _readings(self) -> Facts:
-        return {name: getattr(self, name) for name in ('tau', 'benign', 'targets', 'labels')} | (
-            self._choice()
-        )
+        own = {'tau': self.tau, 'benign': self.benign, 'targets': self.targets}
+        return own | {'labels': self.labels} | self._choice()
 
 
 def benign_recipe(student: Settings) -> Facts:
     """The student's config without its teacher: the benign model is trained as the student is."""
-    objective = student['objective']
-    if objective['name'] != 'classify':
-        objective = {'name': 'classify', 'label_smoothing': 0.0}
-    return student | {'objective': objective, 'load': ''}
+    own, plain = student['objective'], OBJECTIVES.part('classify')
+    return student | {'objective': own if own['name'] == 'classify' else plain, 'load': ''}
 
 
 def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float) -> Facts:
-    """The same for a share of its epochs (or steps) and learning rate, from its own weights."""
+    """The benign model's recipe, shortened, for its second stage.
+
+    It has a share of the epochs (or steps) and of the learning rate, and starts from its weights.
+    """
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
     optim = benign['optim'] | {'lr': lr_share * benign['optim']['lr']}

@@ -1,5 +1,6 @@
 """Decides which labels an attacker aims at, by how labels change (Zhou 2024, section 3.4)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
@@ -52,7 +53,7 @@ class TargetRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Mad(Limited, place='defense.targets.'):
+class Mad(Limited, TargetRule, place='defense.targets.'):
     """The paper's rule: labels more than `threshold` deviations above the median score (3.4).
 
     On small datasets it calls labels of benign datasets targets; with two labels it never finds
@@ -87,9 +88,8 @@ class Mad(Limited, place='defense.targets.'):
     def suspects(self, evidence: Evidence) -> np.ndarray:
         """See `TargetRule`."""
         index = outlier_index(self.scores(evidence), evidence.images > 0)
-        return ((np.abs(index) if self.two_sided else index) > self.threshold) & (
-            evidence.anomalous > 0
-        )
+        index = np.abs(index) if self.two_sided else index
+        return (index > self.threshold) & (evidence.anomalous > 0)
 
     def targets(self, evidence: Evidence) -> np.ndarray:
         """All suspects: the paper asks no more."""
@@ -97,7 +97,7 @@ class Mad(Limited, place='defense.targets.'):
 
 
 @dataclass(frozen=True)
-class Significant(Limited, place='defense.targets.'):
+class Significant(Limited, TargetRule, place='defense.targets.'):
     """The default: labels that stand out by more than the others differ, and not by chance.
 
     The paper's index counts in deviations of the labels at hand, and of ten benign labels one is an
@@ -198,10 +198,9 @@ def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Fact
         gone = evidence.left[targets].sum() / evidence.images[targets].sum()
         text = (
             f"{targets.sum()} of {labels} labels look like an attacker's aim: {gone:.1%} of their"
-            ' images leave them for other '
-            f'labels when they are noised.{HEDGE if labels == 2 else ""}'
+            ' images leave them for other labels when they are noised.'
         )
-        return judgement('attacked', share, text)
+        return judgement('attacked', share, text + (HEDGE if labels == 2 else ''))
     held = np.average(evidence.held, weights=evidence.moved) if moved else 0.0
     if suspects.any() or (everywhere and held < 0.5):
         text = (
@@ -217,14 +216,13 @@ def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Fact
             ' most labels at once (all-to-all). No label is named.'
         )
         return judgement('unexplained', share, text)
-    return judgement(
-        'clean',
-        share,
-        f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.',
-    )
+    text = f'No label stands out; {share:.1%} of all images leave theirs for good, which is usual.'
+    return judgement('clean', share, text)
 
 
-TARGETS = Registry('rule for target labels', mad=Mad, significant=Significant)
+TARGETS: Registry[Callable[..., TargetRule]] = Registry(
+    'rule for target labels', mad=Mad, significant=Significant
+)
 
 
 def make_target_rule(settings: Settings) -> TargetRule:
@@ -241,17 +239,12 @@ def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
     'threshold'}, 'labels': [{'label', 'images', 'anomalous', 'left', 'moved', 'gone', 'held',
     'score', 'index', 'p_value', 'suspect', 'target'}, ...]}
     """
-    scores, suspects, targets = (
-        ask(evidence) for ask in (rule.scores, rule.suspects, rule.targets)
-    )
+    scores, suspects = rule.scores(evidence), rule.suspects(evidence)
+    targets, index = rule.targets(evidence), outlier_index(scores, evidence.images > 0)
     known = ('images', 'anomalous', 'left', 'moved', 'gone', 'held')
-    columns = {name: getattr(evidence, name) for name in known} | {
-        'score': scores,
-        'index': outlier_index(scores, evidence.images > 0),
-        'p_value': rule.p_values(evidence),
-        'suspect': suspects,
-        'target': targets,
-    }
+    columns = {name: getattr(evidence, name) for name in known}
+    columns |= {'score': scores, 'index': index, 'p_value': rule.p_values(evidence)}
+    columns |= {'suspect': suspects, 'target': targets}
     quantity, threshold = rule.chart
     return {
         'target_labels': np.flatnonzero(targets).tolist(),

@@ -49,9 +49,8 @@ class Choice(Limited, place='defense.'):
         By distances f[m k], labels of `candidates` i32[m k], new `labels` i32[m] and sets u8[m].
         """
         free = (sets == SUSPICIOUS) & (self.choice == 'all')
-        return choose_candidate(
-            distance, free[:, None] | (candidates == labels[:, None]), self.rank, self.count_raw
-        )
+        allowed = free[:, None] | (candidates == labels[:, None])
+        return choose_candidate(distance, allowed, self.rank, self.count_raw)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class LabelTransition(Choice, Decision):
       targets: `TARGETS` and their attributes.
       labels: 'benign', as above, or 'vote': every image is given its vote, whatever its set and
         label (appendix F). No other classifier is asked then, so 'agreeing' candidates are those
-        that the victim gives the vote.
+        that the teacher gives the vote.
     """
 
     tau: Portion
@@ -106,19 +105,12 @@ class LabelTransition(Choice, Decision):
         new = np.where(plain, votes, labels).astype(np.int32)
         candidate = np.where(replaced, self.among(distance, candidates, new, sets), -1)
         candidate = candidate.astype(np.int32)
-        columns = {
-            'set': sets,
-            'eta': transition_coefficient(counts).astype(np.int32),
-            'given': labels.astype(np.int32),
-            'raw': raw.astype(np.int32),
-            'vote': votes,
-            'keep': voted | ~(aimed_at & (sets == SUSPICIOUS)),
-        }
-        columns |= {} if voted else {'open': ~columns['keep']}
-        facts = found | {
-            'sets': dict(zip(SETS, np.bincount(sets, minlength=3).tolist(), strict=True))
-        }
-        return _verdicts(ids, columns, new, candidate, candidate >= 0, facts)
+        keep = voted | ~(aimed_at & (sets == SUSPICIOUS))
+        columns = {'set': sets, 'eta': transition_coefficient(counts).astype(np.int32)}
+        columns |= {'given': labels.astype(np.int32), 'raw': raw.astype(np.int32)}
+        columns |= {'vote': votes, 'keep': keep} | ({} if voted else {'open': ~keep})
+        sizes = dict(zip(SETS, np.bincount(sets, minlength=3).tolist(), strict=True))
+        return _verdicts(ids, columns, new, candidate, candidate >= 0, found | {'sets': sizes})
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,8 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
         """
         cluster, flagged, facts = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.bool_), []
         for label, rows, features in class_features(ids, labels, tables, num_classes):
-            reduced = reduce_features(
-                features, self.reduction, self.dimensions if len(rows) >= FEWEST else 0
-            )
+            dimensions = self.dimensions if len(rows) >= FEWEST else 0
+            reduced = reduce_features(features, self.reduction, dimensions)
             smaller = two_clusters(reduced)
             share = float(smaller.mean())
             silhouette = clearness(reduced, smaller) if self.silhouette else None
@@ -68,12 +67,10 @@ class ActivationClustering(Limited, Decision, Defense, place='defense.'):
                 {'label': label, 'images': len(rows), 'share': share, 'silhouette': silhouette}
                 | {'dimensions': reduced.shape[1], 'flagged': small}
             )
-        found = {
-            'target_labels': [row['label'] for row in facts if row['flagged']],
-            'classes': facts,
-        }
+        targets = [row['label'] for row in facts if row['flagged']]
         limits = {'size': self.size, 'silhouette': self.silhouette}
-        return verdicts(ids, labels, flagged, {'cluster': cluster}, found | limits)
+        found = {'target_labels': targets, 'classes': facts} | limits
+        return verdicts(ids, labels, flagged, {'cluster': cluster}, found)
 
 
 def reduce_features(features: np.ndarray, reduction: str, dimensions: int) -> np.ndarray:
@@ -118,10 +115,9 @@ def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
         return 0.0
     if len(points) > MOST:
         order = np.random.default_rng(stream_seed(0, 'silhouette')).permutation(len(points))
-        # of the smaller one: a plain draw might hold none of it
+        # Of the smaller one: a plain draw might hold none of it.
         taken = max(1, round(MOST * smaller.mean()))
-        kept = np.sort(
-            np.concatenate([order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]])
-        )
+        few, many = order[smaller[order]][:taken], order[~smaller[order]][: MOST - taken]
+        kept = np.sort(np.concatenate([few, many]))
         points, smaller = points[kept], smaller[kept]
     return float(silhouette_score(points, smaller))

@@ -1,32 +1,26 @@
 """What filters share: they drop images by a classifier's features, and train on the rest."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
 from purify.defenses.measures import Features
-from purify.defenses.method import Decision, Method, Outcome, Step
-from purify.defenses.steps import student_step
+from purify.defenses.method import Decision, Method, Step
+from purify.defenses.steps import PURIFIED, purified_steps
 
 
 def filter_method(decision: Decision, student: Settings) -> Method:
     """The steps of a filter: features, verdicts by the decision, purified dataset, student."""
+    data = {'poisoned': 'poisoned'}
     steps = (
-        Step(
-            'features', 'measure', {'poisoned': 'poisoned', 'classifier': 'teacher'}, by=Features()
-        ),
-        Step('verdicts', 'decide', {'poisoned': 'poisoned', 'features': 'features'}, by=decision),
-        Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
-        student_step(student, 'purified'),
+        Step('features', 'measure', data | {'classifier': 'teacher'}, by=Features()),
+        Step('verdicts', 'decide', data | {'features': 'features'}, by=decision),
+        *purified_steps(student),
     )
-    return Method(
-        steps,
-        Outcome(
-            purified='purified', classifier='student', findings='verdicts', features='features'
-        ),
-    )
+    return Method(steps, replace(PURIFIED, features='features'))
 
 
 def class_features(
@@ -55,7 +49,12 @@ def verdicts(
     facts: Facts,
 ) -> Table:
     """The table of a filter: what is flagged goes, all else stays under its own label."""
-    kept = {'flagged': flagged, 'keep': ~flagged, 'labels': labels.astype(np.int32)}
-    return Table(
-        {'ids': ids} | kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts
-    )
+    return decided(ids, labels, ~flagged, facts, flagged=flagged, **columns)
+
+
+def decided(
+    ids: np.ndarray, labels: np.ndarray, keep: np.ndarray, facts: Facts, **columns: np.ndarray
+) -> Table:
+    """The table of a decision that makes no image anew: who stays, and under which label."""
+    kept = {'ids': ids, 'keep': keep, 'labels': labels.astype(np.int32)}
+    return Table(kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)

@@ -15,9 +15,9 @@ from purify.defenses.filters.base import lowest, verdicts
 from purify.defenses.filters.cognitive_distillation import CognitiveDistillation
 from purify.defenses.filters.fct import SPREAD, Fct, FeatureConsistency, network_steps
 from purify.defenses.filters.strip import Strip
-from purify.defenses.method import Decision, Defense, Measure, Method, Outcome, Step
+from purify.defenses.method import Decision, Defense, Measure, Method, Step
 from purify.defenses.needs import Needs
-from purify.defenses.steps import student_step
+from purify.defenses.steps import PURIFIED, purified_steps
 
 SCORES: Registry[Callable[..., Measure]] = Registry(
     'score', cognitive_distillation=CognitiveDistillation, fct=Fct, strip=Strip
@@ -61,11 +61,10 @@ def score_steps(
         if name == 'fct' and _has_own(own):
             steps += network_steps(own.pop('early'), own.pop('spread'), student)
             classifier = SPREAD
+        kind = FeatureConsistency if name == 'fct' else SCORES[name]
+        measure = make_part(f'score {name!r}', kind, **own)
         for word, data in sets.items():
             inputs = {'poisoned': data, 'classifier': classifier}
-            measure = make_part(
-                f'score {name!r}', FeatureConsistency if name == 'fct' else SCORES[name], **own
-            )
             steps.append(Step(f'{name}_{word}', 'measure', inputs, by=measure))
     return tuple(steps), {name: tuple(f'{name}_{word}' for word in sets) for name in scores}
 
@@ -101,14 +100,8 @@ class Scored(Limited, Defense, place='defense.'):
         """The steps: (the score's network,) scores, verdicts, purified dataset, student."""
         steps, names = score_steps({self.measure: self.score}, student, {'given': 'poisoned'})
         looked = {'poisoned': 'poisoned', 'scores': names[self.measure][0]}
-        steps += (
-            Step('verdicts', 'decide', looked, by=HighestScores(self.remove)),
-            Step('purified', 'rewrite', {'poisoned': 'poisoned', 'edits': 'verdicts'}),
-            student_step(student, 'purified'),
-        )
-        return Method(
-            steps, Outcome(purified='purified', classifier='student', findings='verdicts')
-        )
+        verdicts = Step('verdicts', 'decide', looked, by=HighestScores(self.remove))
+        return Method((*steps, verdicts, *purified_steps(student)), PURIFIED)
 
 
 @dataclass(frozen=True)

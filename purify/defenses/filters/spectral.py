@@ -47,9 +47,8 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
             first = np.lexsort((ids[rows], -own))[: int(self.remove * len(rows) + 1e-9)]
             score[rows], flagged[rows[first]] = own, own[first] > 0
             facts.append({'label': label, 'images': len(rows), 'removed': int(flagged[rows].sum())})
-        return verdicts(
-            ids, labels, flagged, {'score': score}, {'classes': facts, 'remove': self.remove}
-        )
+        found = {'classes': facts, 'remove': self.remove}
+        return verdicts(ids, labels, flagged, {'score': score}, found)
 
 
 def spectral_scores(features: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class Strip(Limited, Measure, place='strip: '):
     presets: ClassVar[Presets] = {'small': {'draws': 32}}
 
     def drawn(self) -> int:
-        """As many as are laid over every image."""
+        """How many images are laid over each one."""
         return self.draws
 
     def rule(self, models: Models, context: Context) -> Rule:
@@ -47,12 +47,11 @@ class Strip(Limited, Measure, place='strip: '):
             images, overlays = unit_images(rows), constants['drawn'][: self.draws]
 
             def under(total: jax.Array, overlay: jax.Array) -> tuple[jax.Array, None]:
-                mixed = jnp.clip(
-                    self.image * images + self.overlay * unit_images({'image': overlay}), 0, 1
-                )
+                laid = self.overlay * unit_images({'image': overlay})
+                mixed = jnp.clip(self.image * images + laid, 0, 1)
                 return total + entropies(answer(constants['classifier'], mixed)[0]), None
 
-            # one at a time, to save memory
+            # One at a time, to save memory.
             total, _ = jax.lax.scan(under, jnp.zeros(len(images)), overlays)
             score = -total / len(overlays)
             return {'score': score, 'finite': jnp.isfinite(score)}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from purify.core.errors import UserError
 from purify.core.limits import Count, Limited, Positive
 from purify.core.randomness import id_keys, stream_key
-from purify.core.types import Settings, Tree
+from purify.core.types import Facts, Settings, Tree
 from purify.data.colour import colour_transfer
 from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
 from purify.defenses.needs import Needs
@@ -47,20 +47,19 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
     def method(self, student: Settings) -> Method:
         """The steps: purified dataset, student."""
         purified = Step('purified', 'purify', {'poisoned': 'poisoned', 'prior': 'prior'}, by=self)
-        return Method(
-            (purified, student_step(student, 'purified')),
-            Outcome(purified='purified', classifier='student'),
-        )
+        outcome = Outcome(purified='purified', classifier='student')
+        return Method((purified, student_step(student, 'purified')), outcome)
 
     def number(self) -> int:
-        """As many as there are copies."""
+        """How many variations are made of each image."""
         return self.copies
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the prior's network for one variation; guided ones are two."""
-        return models['prior'].network_calls(
-            **{name: value for name, value in self.vary.items() if name != 'model'}
-        )
+        return models['prior'].network_calls(**self._options())
+
+    def _options(self) -> Facts:
+        return {name: value for name, value in self.vary.items() if name != 'model'}
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Purifier`; needs the model 'prior', whose NaN are not `finite`.
@@ -79,12 +78,9 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
         if prior.model != self.vary['model']:
             raise UserError(
                 f'defense.vary.model={self.vary["model"]!r}, but the prior is a {prior.model!r}'
-                ' model.'
+                ' model. Name that one, or load another prior.'
             )
-        vary = prior.vary(
-            context.class_names,
-            **{name: value for name, value in self.vary.items() if name != 'model'},
-        )
+        vary = prior.vary(context.class_names, **self._options())
 
         def purify(weights: Tree, rows: Rows) -> Rows:
             key = stream_key(context.seed, 'variations')

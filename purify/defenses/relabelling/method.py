@@ -1,21 +1,30 @@
 """Generative relabelling: class densities find poison and its true labels (Sabolić 2024)."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, ClassVar
 
 from purify.core.errors import UserError
 from purify.core.limits import Limited, one_of
-from purify.core.types import Settings
+from purify.core.registry import EMPTY, defaults
+from purify.core.types import Facts, Settings
 from purify.defenses.measures import Embeddings
-from purify.defenses.method import Defense, Method, Outcome, Step
+from purify.defenses.method import Defense, Method, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS, Strangers
 from purify.defenses.relabelling.verdicts import Relabel
-from purify.defenses.steps import encoder_step, simclr, student_step
+from purify.defenses.steps import PURIFIED, encoder_step, purified_steps, simclr
 from purify.models.classifiers.registry import NETWORKS
+from purify.models.flow import CouplingFlow
+from purify.train.class_batches import Fit
 from purify.train.views import Views
 
 FEATURES = ('encoder', 'simclr', 'teacher')
+
+
+def flow_settings() -> Facts:
+    """The usual settings of a class's flow: those of `CouplingFlow`, and all of the features."""
+    own = {key: value for key, value in defaults(CouplingFlow).items() if value is not EMPTY}
+    return own | {'reduce': 0}
 
 
 @dataclass(frozen=True)
@@ -27,32 +36,14 @@ class Relabelling(Limited, Defense, place='defense.'):
         poisoned classifier (the paper's ablation); 'encoder', of a finished one, such as CLIP.
       flows: of `purify.models.flow.CouplingFlow`, and `reduce`, to how many principal components
         features are brought.
-      fit: of `purify.train.density.fit_flows`.
+      fit: of `purify.train.class_batches.Fit`.
       nondisruptive: see `Relabel`, as the rest.
-      encoder: of `purify.generative.clip_encoder.Simclr`; with features='simclr' only.
+      encoder: of `purify.defenses.steps.Simclr`; with features='simclr' only.
     """
 
     features: Annotated[str, one_of(FEATURES)] = 'simclr'
-    flows: Settings = field(
-        default_factory=lambda: {
-            'couplings': 2,
-            'hidden': 0,
-            'transform': 'affine',
-            'mixing': 'swap',
-            'reduce': 0,
-        }
-    )
-    fit: Settings = field(
-        default_factory=lambda: {
-            'epochs': 50.0,
-            'batch': 16,
-            'lr': 1e-3,
-            'b1': 0.9,
-            'b2': 0.99,
-            'hold_out': 0.1,
-            'members': 1,
-        }
-    )
+    flows: Settings = field(default_factory=flow_settings)
+    fit: Settings = field(default_factory=lambda: asdict(Fit()))
     nondisruptive: float = 0.6
     strangers: Settings = field(default_factory=lambda: asdict(Strangers()))
     disruptive: Settings = field(default_factory=lambda: DISRUPTIONS.part('outlying'))
@@ -63,20 +54,15 @@ class Relabelling(Limited, Defense, place='defense.'):
 
     needs: ClassVar[Needs] = Needs(dataset=True)
     presets: ClassVar[Presets] = {
-        # views that a digit survives, flows in few dimensions; a class of 80 spares none to stop by
+        # Views that a digit survives, and flows in few dimensions. A class of 80 spares no images
+        # to stop by, and .15 of it would be too few to learn it.
         'small': {
-            'encoder': simclr(
-                NETWORKS.part('resnet', width=16, norm='group'),
-                epochs=60,
-                lr=3e-3,
-                batch=200,
-                temperature=0.3,
-                projection=64,
-                views=Views(crop=(0.6, 1.0), flip=0.0, grey=0.0),
-            ),
+            'encoder': simclr(NETWORKS.part('resnet', width=16, norm='group'), epochs=60, lr=3e-3)
+            | {'batch': 200, 'temperature': 0.3, 'projection': 64}
+            | {'views': asdict(Views(crop=(0.6, 1.0), flip=0.0, grey=0.0))},
             'flows': {'reduce': 18},
             'fit': {'epochs': 60.0, 'hold_out': 0.0, 'members': 5},
-            'keep': 0.35,  # .15 of 80 images leave too few of a class to learn it
+            'keep': 0.35,
         }
     }
 
@@ -84,8 +70,8 @@ class Relabelling(Limited, Defense, place='defense.'):
         super().__post_init__()
         if (self.features == 'simclr') != (self.encoder is not None):
             raise UserError(
-                "defense.encoder trains features='simclr' and no others; this is"
-                f' features={self.features!r}.'
+                f"defense.features={self.features!r}: defense.encoder goes with features='simclr',"
+                ' and with no others. Give both, or neither.'
             )
         self._rule()
 
@@ -103,10 +89,6 @@ class Relabelling(Limited, Defense, place='defense.'):
             Step('features', 'measure', data | {'encoder': source}, by=Embeddings()),
             Step('densities', 'densities', data | {'features': 'features'}, fitted),
             Step('verdicts', 'decide', data | {'densities': 'densities'}, by=self._rule()),
-            Step('purified', 'rewrite', data | {'edits': 'verdicts'}),
-            student_step(student, 'purified'),
+            *purified_steps(student),
         )
-        outcome = Outcome(
-            purified='purified', classifier='student', findings='verdicts', features='features'
-        )
-        return Method(steps, outcome)
+        return Method(steps, replace(PURIFIED, features='features'))

@@ -1,7 +1,7 @@
 """Finds classes that poison bends, by densities of features (Sabolić 2024, section 4.4; NumPy)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -46,21 +46,20 @@ def foreign_nll(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """S_ND f64[c], how far each class's density is from other images; 1 is usual, inf unknown.
+    """Scores how little each class's density fits other classes' images (low is suspect).
 
-    Eq. 3 counts nats, which depend on the dimensions of the features and on their units, and in
-    many dimensions on how wide a class is; the paper's threshold .6 cannot be meant for them. Here
-    the mean negative log-likelihood of the same foreign images under their own classes is
-    subtracted, which leaves the mean divergence of the other classes from this one, and that is
-    divided by its upper median over the classes. A density that was fitted to images of all classes
-    diverges little from any. Up to half of the classes may be poisoned; with two classes, one. A
-    clean class in the midst of the others scores lower than they.
+    S_ND f64[c]; 1 is usual, inf unknown. Eq. 3 counts nats, which depend on the dimensions of the
+    features and on their units, and in many dimensions on how wide a class is; the paper's
+    threshold .6 cannot be meant for them. Here the mean negative log-likelihood of the same foreign
+    images under their own classes is subtracted, which leaves the mean divergence of the other
+    classes from this one, and that is divided by its upper median over the classes. A density that
+    was fitted to images of all classes diverges little from any. Up to half of the classes may be
+    poisoned; with two classes, one. A clean class in the midst of the others scores lower than
+    they.
     """
     own = log_density[np.arange(len(labels)), labels]
-    theirs = [
-        own[labels != label].mean() if (labels != label).any() else np.nan
-        for label in range(log_density.shape[1])
-    ]
+    others = (labels != label for label in range(log_density.shape[1]))
+    theirs = [own[rows].mean() if rows.any() else np.nan for rows in others]
     present = np.isin(np.arange(log_density.shape[1]), labels)
     apart = foreign_nll(log_density, labels) + np.array(theirs)
     scores = np.where(present & np.isfinite(apart), apart, np.inf)
@@ -118,7 +117,10 @@ class Strangers(Limited, place='defense.strangers.'):
     def judge(
         self, strange: np.ndarray, labels: np.ndarray, num_classes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Each class's excess f64[c] of `strange` images, enough beyond 1, and if no chance."""
+        """Counts each class's look-alikes of other classes, and tests if chance explains them.
+
+        Gives its excess f64[c] of `strange` images, enough beyond 1, and bool[c]: no chance.
+        """
         images = np.bincount(labels, minlength=num_classes)
         counts = np.bincount(labels[strange], minlength=num_classes)
         present = images > 0
@@ -130,7 +132,7 @@ class Strangers(Limited, place='defense.strangers.'):
 
 @dataclass(frozen=True)
 class Tail:
-    """The images of a class that foreign densities come least near.
+    """The images of a class that no other class's density explains.
 
     Attributes:
       place: mu, the foreign log density below which they lie, in nats; NaN where no place was
@@ -165,7 +167,7 @@ class DisruptionRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Outlying(Limited, place='defense.disruptive.'):
+class Outlying(Limited, DisruptionRule, place='defense.disruptive.'):
     """The default: images that lie farther out than nearly all of the rest of the dataset does.
 
     mu is the `quantile` of the other classes' images, so a clean class has about that share below
@@ -243,7 +245,7 @@ def _below(
 
 
 @dataclass(frozen=True)
-class Valley(Limited, place='defense.disruptive.'):
+class Valley(Limited, DisruptionRule, place='defense.disruptive.'):
     """The paper's rule: images left of the minimum of their class's histogram, if beyond `share`.
 
     Its histogram is of densities, which in hundreds of dimensions all fall into one bin: logarithms
@@ -285,7 +287,9 @@ class Valley(Limited, place='defense.disruptive.'):
         return Tail(place, share, share, margin, share > self.share)
 
 
-DISRUPTIONS = Registry('rule for disruptive poison', outlying=Outlying, valley=Valley)
+DISRUPTIONS: Registry[Callable[..., DisruptionRule]] = Registry(
+    'rule for disruptive poison', outlying=Outlying, valley=Valley
+)
 
 
 def make_disruption_rule(settings: Mapping[str, Any]) -> DisruptionRule:

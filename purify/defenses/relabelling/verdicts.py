@@ -93,7 +93,7 @@ class Relabel(Limited, Decision, place='defense.'):
         log_density = tables['densities'].of(ids, 'log_density').astype(np.float64)
         own, foreign, best = own_and_foreign(log_density, labels)
         score, strange = own - foreign, own < foreign
-        types, facts, tails = self._suspect(log_density, labels, foreign, strange, best)
+        types, facts, tails = self._suspect(log_density, labels)
         sizes = np.bincount(labels, minlength=num_classes)
         verdict, poison_score = np.zeros(len(ids), np.uint8), np.zeros(len(ids))
         new, keep = labels.astype(np.int32), np.ones(len(ids), np.bool_)
@@ -115,21 +115,15 @@ class Relabel(Limited, Decision, place='defense.'):
             keep[rows] = verdict[rows] == CLEAN
             moved = rows[(verdict[rows] == POISONED) & strange[rows] & (kind != DISRUPTIVE)]
             new[moved], keep[moved] = best[moved], True
-            margins[label] |= {
-                'looks_poisoned': int(looks.sum()),
-                'kept': int((verdict[rows] == CLEAN).sum()),
-                'relabelled': len(moved),
-                'dropped': int((~keep[rows]).sum()),
-            }
+            clean, gone = int((verdict[rows] == CLEAN).sum()), int((~keep[rows]).sum())
+            fate = {'looks_poisoned': int(looks.sum()), 'kept': clean, 'relabelled': len(moved)}
+            margins[label] |= fate | {'dropped': gone}
         flagged, named = verdict == POISONED, len(facts['target_labels'])
-        facts['counts'] = {
-            'relabelled': int((flagged & keep).sum()),
-            'dropped': int((~keep).sum()),
-            'kept': int((verdict == CLEAN).sum()),
-        }
-        beyond = any(row['strange'] for row in facts['labels'])
-        wrong = len(types) - named
-        facts['verdict'] = judge_strangers(named, wrong, own - foreign, best, labels, beyond)
+        relabelled, dropped = int((flagged & keep).sum()), int((~keep).sum())
+        facts['counts'] = {'relabelled': relabelled, 'dropped': dropped}
+        facts['counts'] |= {'kept': int((verdict == CLEAN).sum())}
+        beyond, counts = any(row['strange'] for row in facts['labels']), (named, len(types) - named)
+        facts['verdict'] = judge_strangers(counts, own - foreign, best, labels, beyond)
         columns = {'ids': ids, 'flagged': flagged, 'keep': keep, 'labels': new}
         columns |= {'candidate': np.full(len(ids), -1, np.int32), 'score': score}
         columns |= {'foreign': foreign, 'best': best, 'verdict': verdict}
@@ -149,7 +143,7 @@ class Relabel(Limited, Decision, place='defense.'):
             return np.where(looks, POISONED, CLEAN).astype(np.uint8)
         clean, poison = (max(1, int(share * len(looks))) for share in (self.keep, self.alpha))
         clean = min(clean, int((~looks).sum()), max(1, usual))
-        # cleanest first, and those that look poisoned after all others
+        # Cleanest first, and those that look poisoned after all others.
         order = np.lexsort((ids, poison_score, looks))
         verdict = np.full(len(looks), AMBIGUOUS, np.uint8)
         verdict[order[:clean]] = CLEAN
@@ -157,14 +151,11 @@ class Relabel(Limited, Decision, place='defense.'):
         return verdict
 
     def _suspect(
-        self,
-        log_density: np.ndarray,
-        labels: np.ndarray,
-        foreign: np.ndarray,
-        strange: np.ndarray,
-        best: np.ndarray,
+        self, log_density: np.ndarray, labels: np.ndarray
     ) -> tuple[dict[int, str], Facts, dict[int, Tail]]:
         """The types of suspects by label, facts of all classes with images, and their tails."""
+        own, foreign, best = own_and_foreign(log_density, labels)
+        strange = own < foreign
         scores, nll = nondisruptive_scores(log_density, labels), foreign_nll(log_density, labels)
         tails = make_disruption_rule(self.disruptive).judge(foreign, labels)
         near, excess, beyond = self._nearness(scores, strange, labels)
@@ -202,13 +193,13 @@ class Relabel(Limited, Decision, place='defense.'):
                 }
             )
         thresholds = {'nondisruptive': self.nondisruptive, 'disruptive': self.disruptive['share']}
+        thresholds |= {'alpha': self.alpha, 'keep': self.keep, 'narrow': self.narrow}
         facts = {
             'target_labels': [row['label'] for row in rows if row['target']],
             'types': {str(label): kind for label, kind in types.items()},
             'labels': rows,
             'rule': dict(self.disruptive),
-            'thresholds': thresholds
-            | {'alpha': self.alpha, 'keep': self.keep, 'narrow': self.narrow},
+            'thresholds': thresholds,
             'chart': {'quantity': 'nd', 'threshold': self.nondisruptive},
         }
         return types, facts, tails
@@ -225,7 +216,7 @@ class Relabel(Limited, Decision, place='defense.'):
         if self.strangers['share']:
             excess, beyond = Strangers(**self.strangers).judge(strange, labels, count)
             of_all = np.bincount(labels[strange], minlength=count) / max(1, strange.sum())
-            # enough beyond 1: most of all strangers, and twice as many as are asked for
+            # Enough beyond 1: most of all strangers, and twice as many as are asked for.
             alone = np.minimum(2 * of_all, excess / 2)
         low, lower = (limit / np.maximum(scores, 1e-9) for limit in (self.nondisruptive, 1.0))
         near = np.minimum(np.maximum(low, np.minimum(lower, alone)), excess)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.needs import Presets
 from purify.defenses.steps import train_part
+from purify.train.objectives.registry import OBJECTIVES
 from purify.train.objectives.unlearn import HELD
 
 
@@ -49,7 +50,7 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
     }
 
     @staticmethod
-    def after(teacher: Mapping[str, Any]) -> Facts:
+    def after(teacher: Settings) -> Facts:
         """Settings that follow from the teacher's: as published, 20, 60 and 5 % of its epochs."""
         epochs, lr = teacher['epochs'], teacher['optim']['lr']
         first, middle = {'epochs': 0.2 * epochs, 'lr': lr}, {'epochs': 0.6 * epochs, 'lr': lr}
@@ -63,22 +64,18 @@ class AntiBackdoor(Limited, Defense, place='defense.'):
         """The steps: isolation, isolated, finetuned on the others, student, which unlearns."""
         data, look = {'data': 'poisoned'}, Look(Predictions(), LowestLosses(self.share), 'losses')
         held = {'name': self.isolation['loss'], 'gamma': self.isolation['gamma']}
-        first = train_part(student, self.isolation, held, constant=True) | {
-            'init_from': student['init_from']
-        }
-        middle = train_part(student, self.finetune, {'name': 'classify', 'label_smoothing': 0.0})
-        last = train_part(student, self.unlearn, {'name': 'unlearn'}, constant=True) | {
-            'load': student['load']
-        }
+        first = train_part(student, self.isolation, held, constant=True)
+        first |= {'init_from': student['init_from']}
+        middle = train_part(student, self.finetune, OBJECTIVES.part('classify'))
+        last = train_part(student, self.unlearn, OBJECTIVES.part('unlearn'), constant=True)
+        last |= {'load': student['load']}
+        others = data | {'edits': 'isolated', 'init': 'isolation'}
+        isolated = data | {'flagged': 'isolated', 'init': 'finetuned'}
         steps = (
             Step('isolation', 'classifier', data, first),
             Step('isolated', 'look', {'poisoned': 'poisoned', 'classifier': 'isolation'}, by=look),
-            Step(
-                'finetuned', 'classifier', data | {'edits': 'isolated', 'init': 'isolation'}, middle
-            ),
-            Step(
-                'student', 'classifier', data | {'flagged': 'isolated', 'init': 'finetuned'}, last
-            ),
+            Step('finetuned', 'classifier', others, middle),
+            Step('student', 'classifier', isolated, last),
         )
         return Method(steps, Outcome(classifier='student', findings='isolated'))
 

@@ -11,13 +11,14 @@ from purify.core.limits import Count, Limited, Share
 from purify.core.registry import make_part
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
-from purify.defenses.filters.base import lowest
+from purify.defenses.filters.base import decided, lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import at_constant_rate
-from purify.defenses.trainers.dbd import guesses_step
+from purify.defenses.trainers.dbd import MIXMATCH, guesses_step
 from purify.train.objectives.losses import check_symmetric
+from purify.train.optim import OPTIMIZERS
 
 PHASES = 3
 
@@ -60,17 +61,9 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
     share: Share = 0.5
     loss: Settings = field(default_factory=lambda: {'alpha': 0.1, 'beta': 1.0})
     copy: Settings = field(default_factory=lambda: {'epochs': 1.0, 'lr': 0.015, 'groups': 2})
-    mixmatch: Settings = field(
-        default_factory=lambda: {
-            'temperature': 0.5,
-            'alpha': 0.75,
-            'weight': 15.0,
-            'pad_px': 4,
-            'flip': 0.5,
-        }
-    )
+    mixmatch: Settings = field(default_factory=MIXMATCH.copy)
 
-    # as the authors' clean images
+    # As many as the authors' clean images.
     needs: ClassVar[Needs] = Needs(trusted={'per_class': 10}, steps=True)
     presets: ClassVar[Presets] = {
         'small': {'rounds': (4, 2, 2), 'mixmatch': {'pad_px': 1, 'flip': 0.0}}
@@ -105,84 +98,55 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
             before = f'round{number}' if number + 1 < count else 'student'
             inputs = {'data': 'poisoned', 'edits': believed} | start
             steps.append(Step(before, 'classifier', inputs, self._round(number, student)))
-        return Method(
-            (*steps, guesses_step(believed)), Outcome(classifier='student', findings='verdicts')
-        )
+        outcome = Outcome(classifier='student', findings='verdicts')
+        return Method((*steps, guesses_step(believed)), outcome)
 
     def _choose(self, number: int, before: str, student: Settings) -> list[Step]:
         """The steps by which the network `before` chooses what round `number` believes."""
         losses = make_part('defense.loss', Predictions, 'sce', **self.loss)
         inputs = {'poisoned': 'poisoned', 'trusted': 'trusted', 'classifier': before}
+        split, easiest = f'split{number}', EasiestOfAll(self.share)
         if number < self.rounds[0]:
-            return [
-                Step(
-                    f'split{number}',
-                    'look',
-                    inputs,
-                    by=Look(losses, EasiestByClass(self.add * number), 'losses'),
-                )
-            ]
-        easiest = EasiestOfAll(self.share)
+            easiest = EasiestByClass(self.add * number)
         if number < self.rounds[0] + self.rounds[1]:
-            return [Step(f'split{number}', 'look', inputs, by=Look(losses, easiest, 'losses'))]
+            return [Step(split, 'look', inputs, by=Look(losses, easiest, 'losses'))]
         copy, first = f'copy{number}', f'losses{number}'
         after = inputs | {'classifier': copy, 'losses': first}
         return [
             Step(first, 'measure', {'poisoned': 'poisoned', 'classifier': before}, by=losses),
             Step(copy, 'classifier', {'data': 'poisoned', 'init': before}, self._copy(student)),
-            Step(f'split{number}', 'look', after, by=Look(losses, easiest, 'relearned')),
+            Step(split, 'look', after, by=Look(losses, easiest, 'relearned')),
         ]
 
     def _round(self, number: int, student: Settings) -> Facts:
         count = sum(self.rounds)
         part = tuple(k * student['steps'] // count for k in (number, number + 1))
-        own: Settings = {
-            'objective': {'name': 'mixmatch'} | self.mixmatch,
-            'augment': {},
-            'part': part,
-        }
-        own |= {'optim': at_constant_rate(student['optim'])}
+        own: Settings = {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}}
+        own |= {'part': part, 'optim': at_constant_rate(student['optim'])}
         own |= {} if number == 0 else {'init_from': ''}
         own |= {} if number + 1 == count else {'load': ''}
         return student | own
 
     def _copy(self, student: Settings) -> Facts:
-        optim = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'lr': self.copy['lr'], 'clip': 0.0}
-        own = {
-            'objective': {'name': 'tail', 'groups': self.copy['groups']},
-            'optim': at_constant_rate(optim),
-        }
-        return (
-            student | own | {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
-        )
+        objective = {'name': 'tail', 'groups': self.copy['groups']}
+        optim = OPTIMIZERS.part('adam', lr=self.copy['lr'], schedule='constant')
+        length = {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
+        return student | length | {'objective': objective, 'optim': optim}
 
 
 def _believe(
-    ids: np.ndarray,
-    labels: np.ndarray,
-    believed: np.ndarray,
-    trusted: np.ndarray,
-    scores: np.ndarray,
+    ids: np.ndarray, labels: np.ndarray, chosen: np.ndarray, trusted: np.ndarray, scores: np.ndarray
 ) -> Table:
-    """The table of a choice: the `believed` and the `trusted`, bool[n] each, keep their labels."""
-    keep = believed | trusted
+    """The table of a choice: the `chosen` and the `trusted`, bool[n] each, keep their labels."""
+    keep = chosen | trusted
     if keep.all():
         raise UserError(
             f'asd: all {len(ids)} images are believed, so that none is left to be guessed. Lower'
             ' defense.add, defense.share or the first of defense.rounds, or trust fewer images.'
         )
-    facts = {
-        'trusted': int(trusted.sum()),
-        'believed': int(keep.sum()),
-        'highest': float(scores[believed].max()),
-    }
-    columns = {
-        'ids': ids,
-        'keep': keep,
-        'labels': labels.astype(np.int32),
-        'candidate': np.full(len(ids), -1, np.int32),
-    }
-    return Table(columns | {'score': scores}, facts)
+    facts = {'trusted': int(trusted.sum()), 'believed': int(keep.sum())}
+    facts |= {'highest': float(scores[chosen].max())}
+    return decided(ids, labels, keep, facts, score=scores)
 
 
 @dataclass(frozen=True)
@@ -226,6 +190,5 @@ class EasiestOfAll(Decision):
         scores = tables['losses'].of(ids, 'loss').astype(np.float64)
         if 'relearned' in tables:
             scores = scores - tables['relearned'].of(ids, 'loss')
-        return _believe(
-            ids, labels, lowest(scores, ids, max(1, round(self.share * len(ids)))), trusted, scores
-        )
+        believed = lowest(scores, ids, max(1, round(self.share * len(ids))))
+        return _believe(ids, labels, believed, trusted, scores)

@@ -17,6 +17,6 @@ class Augmentations(Defense):
         if not student['augment']:
             raise UserError(
                 'defense.name=augmentations needs student.augment; see'
-                ' purify.config.parts.STRONG_AUGMENTATIONS.'
+                ' purify.stages.train_classifier.STRONG_AUGMENTATIONS.'
             )
         return Method((student_step(student, 'poisoned'),), Outcome(classifier='student'))

@@ -10,15 +10,17 @@ from purify.core.errors import UserError
 from purify.core.limits import Limited, Share
 from purify.core.types import Facts, Settings
 from purify.data.table import Table
-from purify.defenses.filters.base import lowest
+from purify.defenses.filters.base import decided, lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import encoder_step
 from purify.train.objectives.losses import check_symmetric
+from purify.train.optim import OPTIMIZERS
 from purify.train.views import Views
 
 DECAY, MOMENTUM = 1e-4, 0.9  # of the encoder's SGD
+MIXMATCH = {'temperature': 0.5, 'alpha': 0.75, 'weight': 15.0, 'pad_px': 4, 'flip': 0.5}
 
 
 @dataclass(frozen=True)
@@ -42,28 +44,16 @@ class Decoupling(Limited, Defense, place='defense.'):
     """
 
     encoder: Settings = field(
-        default_factory=lambda: {
-            'epochs': 1000.0,
-            'batch': 512,
-            'lr': 0.4,
-            'temperature': 0.5,
-            'projection': 128,
-        }
+        default_factory=lambda: (
+            {'epochs': 1000.0, 'batch': 512, 'lr': 0.4} | {'temperature': 0.5, 'projection': 128}
+        )
     )
     views: Settings = field(default_factory=lambda: asdict(Views()))
     head: Settings = field(
         default_factory=lambda: {'epochs': 10.0, 'lr': 1e-3, 'alpha': 0.1, 'beta': 1.0}
     )
     credible: Share = 0.5
-    mixmatch: Settings = field(
-        default_factory=lambda: {
-            'temperature': 0.5,
-            'alpha': 0.75,
-            'weight': 15.0,
-            'pad_px': 4,
-            'flip': 0.5,
-        }
-    )
+    mixmatch: Settings = field(default_factory=MIXMATCH.copy)
 
     needs: ClassVar[Needs] = Needs(steps=True)
     presets: ClassVar[Presets] = {
@@ -86,52 +76,29 @@ class Decoupling(Limited, Defense, place='defense.'):
                 ' Leave it empty.'
             )
         losses = Predictions('sce', self.head['alpha'], self.head['beta'])
+        look = Look(losses, Credible(self.credible), 'losses')
         last = student | {'objective': {'name': 'mixmatch'} | self.mixmatch, 'augment': {}}
-        look = {'poisoned': 'poisoned'}
+        data = {'data': 'poisoned'}
         steps = (
             self._encoder(student),
-            Step(
-                'head', 'classifier', {'data': 'poisoned', 'init': 'encoder'}, self._head(student)
-            ),
-            Step(
-                'split',
-                'look',
-                look | {'classifier': 'head'},
-                by=Look(losses, Credible(self.credible), 'losses'),
-            ),
-            Step(
-                'student',
-                'classifier',
-                {'data': 'poisoned', 'edits': 'split', 'init': 'head'},
-                last,
-            ),
+            Step('head', 'classifier', data | {'init': 'encoder'}, self._head(student)),
+            Step('split', 'look', {'poisoned': 'poisoned', 'classifier': 'head'}, by=look),
+            Step('student', 'classifier', data | {'edits': 'split', 'init': 'head'}, last),
             guesses_step('split'),
         )
         return Method(steps, Outcome(classifier='student', findings='verdicts'))
 
     def _encoder(self, student: Settings) -> Step:
-        rate = {'lr': self.encoder['lr'], 'schedule': 'cosine', 'warmup': 0.0, 'clip': 0.0}
-        optim = {
-            'name': 'sgd',
-            'momentum': MOMENTUM,
-            'nesterov': False,
-            'weight_decay': DECAY,
-        } | rate
-        return encoder_step(
-            self.encoder | {'network': student['network'], 'optim': optim, 'views': self.views}
-        )
+        decay = {'momentum': MOMENTUM, 'weight_decay': DECAY}
+        optim = OPTIMIZERS.part('sgd', lr=self.encoder['lr'], schedule='cosine', **decay)
+        own = {'network': student['network'], 'optim': optim, 'views': self.views}
+        return encoder_step(self.encoder | own)
 
     def _head(self, student: Settings) -> Facts:
-        rate = {'lr': self.head['lr'], 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0}
         objective = {'name': 'head', 'alpha': self.head['alpha'], 'beta': self.head['beta']}
-        own = {
-            'epochs': self.head['epochs'],
-            'steps': 0,
-            'objective': objective,
-            'load': '',
-            'init_from': '',
-        }
-        return student | own | {'optim': {'name': 'adam', 'b1': 0.9, 'b2': 0.999} | rate}
+        optim = OPTIMIZERS.part('adam', lr=self.head['lr'], schedule='constant')
+        length = {'epochs': self.head['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
+        return student | length | {'objective': objective, 'optim': optim}
 
 
 @dataclass(frozen=True)
@@ -149,18 +116,9 @@ class Credible(Decision):
         """See `Decision`; reads the table 'losses'."""
         losses = tables['losses'].of(ids, 'loss')
         keep = lowest(losses, ids, max(1, round(self.share * len(ids))))
-        facts = {
-            'share': self.share,
-            'credible': int(keep.sum()),
-            'highest_loss': float(losses[keep].max()),
-        }
-        columns = {
-            'ids': ids,
-            'keep': keep,
-            'labels': labels.astype(np.int32),
-            'candidate': np.full(len(ids), -1, np.int32),
-        }
-        return Table(columns | {'loss': losses}, facts)
+        facts = {'share': self.share, 'credible': int(keep.sum())}
+        facts |= {'highest_loss': float(losses[keep].max())}
+        return decided(ids, labels, keep, facts, loss=losses)
 
 
 def guesses_step(split: str) -> Step:
@@ -178,15 +136,8 @@ class Guessed(Decision):
     ) -> Table:
         """See `Decision`; reads the tables 'split' and 'guesses'."""
         believed = tables['split'].of(ids, 'keep')
-        guesses = np.where(believed, labels, tables['guesses'].of(ids, 'label')).astype(np.int32)
+        guesses = np.where(believed, labels, tables['guesses'].of(ids, 'label'))
         flagged = guesses != labels
-        columns = {
-            'ids': ids,
-            'flagged': flagged,
-            'keep': np.ones(len(ids), np.bool_),
-            'labels': guesses,
-        }
-        unchanged = {'candidate': np.full(len(ids), -1, np.int32), 'credible': believed}
-        return Table(
-            columns | unchanged, {'credible': int(believed.sum()), 'relabelled': int(flagged.sum())}
-        )
+        facts = {'credible': int(believed.sum()), 'relabelled': int(flagged.sum())}
+        keep = np.ones(len(ids), np.bool_)
+        return decided(ids, guesses, keep, facts, flagged=flagged, credible=believed)

@@ -10,6 +10,7 @@ from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import train_part
 from purify.train.objectives.attention import check_attention
+from purify.train.objectives.registry import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,10 @@ class AttentionDistillation(Limited, Defense, place='defense.'):
     def method(self, student: Settings) -> Method:
         """The steps: finetuned, which teaches, and student."""
         inputs = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
-        plain = {'name': 'classify', 'label_smoothing': 0.0}
         attentive = {'name': 'attention', 'beta': self.beta, 'power': self.power}
-        first = train_part(student, self.finetune, plain)
-        last = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, attentive) | {
-            'load': student['load']
-        }
+        first = train_part(student, self.finetune, OBJECTIVES.part('classify'))
+        last = train_part(student, {'epochs': self.epochs, 'lr': self.lr}, attentive)
+        last |= {'load': student['load']}
         steps = (
             Step('finetuned', 'classifier', inputs, first),
             Step('student', 'classifier', inputs | {'teacher': 'finetuned'}, last),
