@@ -10,7 +10,7 @@ import os
 import pytest
 from safetensors.numpy import save_file
 from support.improved_ddpm_reference import random_state
-from support.tiny import ROOT, shrink_fit, write_pictures
+from support.tiny import ROOT, shrink_study, write_pictures
 
 from purify.commands import run as running
 from purify.commands.check import check
@@ -99,56 +99,10 @@ def test_points_of_the_studies_pass_check_as_they_are(place, setting, sweep, whi
     assert not check(config).problems
 
 
-def shrink(config):
-    """A config of the studies at a thousandth of the work, its networks of the same families."""
-    config['source'] |= {'train_size': 60, 'test_size': 30}
-    if config['source']['channels'] == 3:
-        config['source']['size_px'] = 32
-        config['attack'] |= {'size_px': 4} if config['attack'].get('size_px') else {}
-    config['shard_size'] = 32
-    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'report_images': 2}
-    small = {
-        'resnet': {'width': 4, 'stages': [1]},
-        'preact_resnet18': {'width': 4},
-        'efficientnet_b4': {'width': 0.1, 'depth': 0.1},
-    }
-    small |= {'vgg16': {'width': 2, 'hidden': 8}}
-    for name in {'teacher', 'student', 'surrogate'} & set(config):
-        part = config[name]
-        part |= {
-            'epochs': 0,
-            'steps': 2,
-            'batch': 16,
-            'network': part['network'] | small[part['network']['name']] | {'dtype': 'float32'},
-        }
-    shrink_fit(config)
-    defense = config.get('defense', {'name': 'none'})
-    if defense['name'] == 'dataelixir':
-        defense |= {'rounds': min(defense['rounds'], 2), 'dtype': 'float32'}
-        if defense['forward'] == 'matched':
-            defense |= {'steps': defense['kept'] + 2}
-    if defense['name'] == 'abl':
-        for part in ('isolation', 'finetune', 'unlearn'):
-            defense[part]['epochs'] = 1
-        defense['share'] = 0.5  # a batch is more than one image in a hundred
-    if defense['name'] == 'dbd':
-        defense['encoder'] |= {'epochs': 1, 'batch': 16, 'projection': 8}
-        defense['head']['epochs'] = 1
-    if 'network' in config.get('prior', {}):
-        config['prior'] |= {'steps': 2, 'batch': 8}
-        config['prior']['network'] |= {
-            'sample_size': 8,
-            'block_out_channels': [8, 16],
-            'norm_num_groups': 4,
-            'attention_levels': 0,
-        }
-    return config
-
-
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME_RUNS))
 def test_points_of_the_studies_run_to_their_reports(place, tmp_path, setting, sweep, which):
     run, flags = run_of(setting, sweep, which, place)
-    settings = shrink(load_config(run, flags))
+    settings = shrink_study(load_config(run, flags))
     if '/' in settings.get('prior', {}).get('load', '').removeprefix(f'{place}/'):
         settings['prior']['load'] = f'{place}/linear'
     if settings['source']['reference'] == 'held_out':

@@ -9,8 +9,8 @@ import json
 import os
 
 import pytest
-from golden.filling import GOLDEN, materialise
-from support.tiny import ROOT, shrink_fit, write_pictures
+from golden.weights import GOLDEN, materialise
+from support.tiny import ROOT, shrink_study, write_pictures
 
 from purify.commands import run as running
 from purify.commands.check import check
@@ -27,11 +27,6 @@ SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
 SOME = [('digits', 'table1', 3), ('cifar10', 'table3', 2)]
 SOME_RUNS = [('digits', 'table3', 1)]
 BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}
-SMALL = {
-    'resnet': {'width': 4, 'stages': (1,)},
-    'resnet18': {'width': 4},
-    'densenet121': {'name': 'densenet', 'stages': (1, 1), 'growth': 4},
-}
 
 
 @pytest.fixture(scope='module')
@@ -63,9 +58,8 @@ def remembered():
 
 def run_of(setting, sweep, which, place):
     """(words, flags) of one run of a sweep, with nothing in it that lies on the net."""
-    spec = f'{CONFIG}:setting={setting}' + (
-        '' if setting == 'digits' else f',source=arrays:{place}'
-    )
+    own = '' if setting == 'digits' else f',source=arrays:{place}'
+    spec = f'{CONFIG}:setting={setting}{own}'
     described = describe_run(spec, [], *points_of(spec, sweep, '0')[which])
     return described['config'], described['flags']
 
@@ -96,79 +90,16 @@ def test_settings_with_images_of_their_own_name_them(setting):
     assert load_config(f'{CONFIG}:setting={setting}')['source']['name'] in BY_NAME
 
 
-def shrink(config):
-    """A config of the study at a thousandth of the work, its networks of the same families."""
-    config['source'] |= {'train_size': 160, 'test_size': 30}
-    if config['source']['channels'] == 3:
-        config['source']['size_px'] = 32
-        config['attack'] |= {'size_px': 4} if config['attack'].get('size_px') else {}
-        config['attack'] |= {'control_px': 4} if 'control_px' in config['attack'] else {}
-    config['shard_size'] = 80
-    config['run'] |= {'inference_batch': 32, 'batch_per_device': 4, 'report_images': 2}
-    for name in {'teacher', 'student', 'surrogate'} & set(config):
-        config[name] |= {
-            'epochs': 0,
-            'steps': 2,
-            'batch': 16,
-            'network': shrink_network(config[name]['network']),
-        }
-    shrink_fit(config)
-    defense = config.get('defense', {'name': 'none'})
-    if defense['name'] == 'relabel':
-        if 'encoder' in defense:
-            small = {
-                'epochs': 1,
-                'batch': 80,
-                'projection': 4,
-                'network': shrink_network(defense['encoder']['network']),
-            }
-            defense['encoder'] |= small
-        defense['flows'] |= {'reduce': min(defense['flows']['reduce'], 3)}
-        defense['fit'] |= {'epochs': 2, 'members': min(defense['fit']['members'], 2)}
-    if defense['name'] == 'abl':
-        for part in ('isolation', 'finetune', 'unlearn'):
-            defense[part]['epochs'] = 1
-        defense['share'] = 0.5  # a batch is more than one image in a hundred
-    if defense['name'] == 'dbd':
-        defense['encoder'] |= {'epochs': 1, 'batch': 16, 'projection': 8}
-        defense['head']['epochs'] = 1
-    if defense['name'] == 'nad':
-        defense |= {'epochs': 1, 'finetune': defense['finetune'] | {'epochs': 1}}
-        config['trusted']['share'] = 0.2  # a class has few images
-    if defense['name'] == 'asd':
-        defense |= {'rounds': [1, 1, 1], 'add': 2}
-        config['student']['steps'] = 3
-        config['trusted']['per_class'] = 2
-    return config
-
-
-def shrink_network(network):
-    return network | SMALL[network['name']] | {'dtype': 'float32'}
-
-
 def run_tiny(spec, flags, place, folder):
     """-> what results.json holds, and the report's page."""
-    settings = shrink(load_config(spec, flags))
+    settings = shrink_study(load_config(spec, flags), train_size=160, shard_size=80)
     running.run(settings, [spec, *flags], folder, place / 'stages', [])
-    return (
-        json.loads((folder / 'results.json').read_text()),
-        (folder / 'report' / 'index.html').read_text(),
-    )
+    page = (folder / 'report' / 'index.html').read_text()
+    return json.loads((folder / 'results.json').read_text()), page
 
 
-FOUND = {
-    'tpr',
-    'fpr',
-    'target_labels',
-    'label_accuracy',
-    'removed',
-    'relabel_accuracy',
-    'relabel_accuracy_poisoned',
-    'counts',
-    'auroc',
-    'fates',
-    'found',
-}
+FOUND = {'tpr', 'fpr', 'auroc', 'target_labels', 'label_accuracy', 'removed', 'counts', 'fates'}
+FOUND |= {'relabel_accuracy', 'relabel_accuracy_poisoned', 'found'}
 
 
 def assert_told(folder, results, page):
@@ -176,18 +107,16 @@ def assert_told(folder, results, page):
     facts, verdicts = results['findings'], read_table(folder / 'verdicts')
     assert set(results['detection']) == FOUND
     assert [row['label'] for row in facts['labels']] == list(range(10))
-    named = {row['label']: row['type'] for row in facts['labels'] if row['target']}
-    assert facts['types'] == {str(label): kind for label, kind in named.items()}
-    assert results['detection']['target_labels'] == facts['target_labels'] == sorted(named)
+    suspects = {row['label']: row['type'] for row in facts['labels'] if row['type']}
+    assert facts['types'] == {str(label): kind for label, kind in suspects.items()}
+    named = [label for label, kind in suspects.items() if kind != 'mislabelled']
+    assert [row['label'] for row in facts['labels'] if row['target']] == named
+    assert results['detection']['target_labels'] == facts['target_labels'] == named
     changed = (verdicts['labels'] != verdicts['given']) & verdicts['keep']
-    counted = facts['counts']
-    assert (
-        results['detection']['counts']['relabel_accuracy'][1]
-        == changed.sum()
-        <= counted['relabelled']
-    )
+    counted, told = facts['counts'], results['detection']['counts']['relabel_accuracy'][1]
+    assert told == changed.sum() <= counted['relabelled']
     assert counted['dropped'] == (~verdicts['keep']).sum()
-    assert set(verdicts['given'][verdicts['verdict'] > 0]) == set(named)
+    assert set(verdicts['given'][verdicts['verdict'] > 0]) == set(suspects)
     assert '<h2 id="features">' in page
     assert 'principal components' in page
     for number in ('S_ND', 'S_D', 'Histogram of 0', 'Scores of 0'):

@@ -181,7 +181,7 @@ WRITERS = {
     'teacher': (write_teacher, read_network),
     'verdicts': (write_verdicts, read_table),
     'numbers': (write_numbers, read_table),
-    'atlas': (write_atlas, feature_map.read_atlas),
+    'atlas': (write_atlas, feature_map.read_map),
     'replicate': (write_replication, copies.read_replication),
     'dissect': (write_dissection, dissect.read_dissection),
     'diffused': (write_diffused, read_diffused),

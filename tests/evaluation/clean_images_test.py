@@ -10,7 +10,7 @@ from purify.attacker.manifest import Manifest
 from purify.config.load import load_config
 from purify.data.loader import Split
 from purify.data.sources.open_source import open_source
-from purify.evaluation.clean_images import Originals
+from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.results import samples
 
 COVERED = 'attack=adaptive_patch,rate=0.1'
@@ -30,7 +30,7 @@ def test_every_image_is_as_its_source_has_it(tmp_path, words):
     chain, source = prepared(words, tmp_path)
     folder = chain.folder('prepare')
     given, manifest = Split(folder / 'poisoned', 'train'), Manifest.read(folder / 'truth')
-    before = Originals(given, folder / 'truth')
+    before = CleanImages(given, folder / 'truth')
     assert len(before) == len(given) == len(source)
     changed = set()
     for position, identity in enumerate(given.ids.tolist()):

@@ -17,7 +17,7 @@ from purify.diffusion.schedules import make_noise_schedule
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table, write_columns
 from purify.evaluation import diffusion_answers as diffusing
-from purify.evaluation.diffusion_answers import STAGE_OWN, choose_images, diffuse
+from purify.evaluation.diffusion_answers import STAGE_OWN, choose_images, write_answers
 from purify.evaluation.evaluate import describe_diffusion, evaluate
 from purify.evaluation.results import gather
 from purify.evaluation.testbench import Bench
@@ -76,7 +76,7 @@ def run(made, monkeypatch):
             lambda folder, dtype, vae_slice: Brightest(made.given.class_names),
         )
         work = made.work(f'diffused-{name}', {'generator': made.folder}, SETTINGS | changes)
-        diffuse(work)
+        write_answers(work)
         return work
 
     return run

@@ -22,7 +22,7 @@ from purify.engine.stage import Input, Stage
 from purify.engine.tables import part_path, write_columns
 from purify.evaluation.dissect import aims, dissect, read_dissection
 from purify.evaluation.stages import evaluation_stages
-from purify.evaluation.trigger_dataset import CLASSES, write_triggered
+from purify.evaluation.trigger_dataset import CLASSES, write_trigger_dataset
 from purify.stages.classifier import classifier_builder
 from purify.stages.networks_on_disk import read_classifier, write_network
 from purify.train.state import split_network
@@ -40,7 +40,7 @@ class MadeDissection(MadeRun):
         settings = {'source': self.config['source'], 'shard_size': 40}
         write_clean(self.work('written', {}, settings))
         self.clean = folder / 'written' / 'clean'
-        write_triggered(
+        write_trigger_dataset(
             self.work(
                 'marked', {'data': self.clean}, {'seed': 0, 'shard_size': 40, 'faintest': 0.5}
             )

@@ -122,7 +122,7 @@ def draw(made, name, columns, order=slice(None), **facts):
     findings = made.table(f'findings-{name}', columns, **facts)
     work = made.work(name, {'features': features, 'findings': findings}, {'seed': 4})
     stage.make_map(work)
-    return stage.read_atlas(work.folder)
+    return stage.read_map(work.folder)
 
 
 def test_the_map_of_a_run_stands_beside_the_truth(made, without_umap):

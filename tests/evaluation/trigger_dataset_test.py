@@ -20,7 +20,7 @@ from purify.evaluation.trigger_dataset import (
     draw_strength,
     has_trigger,
     mode_of,
-    write_triggered,
+    write_trigger_dataset,
 )
 from purify.train.cost import Cost
 
@@ -57,7 +57,7 @@ def made(tmp_path_factory):
         'attack=patch',
         *(f'{name}={value}' for name, value in more.items()),
     )
-    write_triggered(made.work('marked'))
+    write_trigger_dataset(made.work('marked'))
     return made
 
 
@@ -90,7 +90,7 @@ def test_every_test_image_is_there_with_and_without(made):
 
 
 def test_stamps_are_as_faint_as_asked_for(made):
-    write_triggered(made.work('faint', faintest=0.2))
+    write_trigger_dataset(made.work('faint', faintest=0.2))
     clean, marked = Split(made.clean, 'train'), Split(made.folder / 'faint' / 'train', 'train')
     (attack,) = read_attacks(made.truth)
     strengths = []
@@ -129,11 +129,11 @@ def test_shards_and_restarts_change_no_image(made, monkeypatch):
         patch.setattr(preemption, 'check', stop)
         patch.setattr(preemption, 'asked', asked)
         with pytest.raises(Preempted):
-            write_triggered(whole)
+            write_trigger_dataset(whole)
     assert list(whole.folder.rglob('*.array_record*'))
     assert not (whole.folder / 'train' / 'dataset_info.json').exists()
-    write_triggered(whole)
-    write_triggered(made.work('straight', shard_size=17))
+    write_trigger_dataset(whole)
+    write_trigger_dataset(made.work('straight', shard_size=17))
     assert bytes_of(whole.folder) == bytes_of(made.folder / 'straight')
     for split in ('train', 'test'):
         one, other = (Split(made.folder / name / split, split) for name in ('marked', 'again'))
@@ -150,7 +150,7 @@ def test_several_triggers_stamp_as_many_each(tmp_path):
     write_clean(Work('clean', tmp_path / 'clean', {}, settings, config['run'], (), Cost()))
     clean = tmp_path / 'clean' / 'clean'
     inputs = {'data': clean, 'truth': truth}
-    write_triggered(
+    write_trigger_dataset(
         Work(
             'marked',
             tmp_path / 'marked',
@@ -200,7 +200,7 @@ def test_attacks_without_a_trigger_have_nothing_to_tell(tmp_path):
     assert not has_trigger({'name': 'relabel_only'})
     made = Prepared(tmp_path, 'attack=relabel_only')
     with pytest.raises(UserError, match='no trigger'):
-        write_triggered(made.work('marked'))
+        write_trigger_dataset(made.work('marked'))
 
 
 def test_marks_are_those_of_training_images():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.filling import GOLDEN, fill, materialise
+from golden.weights import GOLDEN, fill, materialise
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.filling import GOLDEN, materialise
+from golden.weights import GOLDEN, materialise
 
 from purify.generative.open_prior import load_variation_model
 

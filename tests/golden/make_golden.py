@@ -1,5 +1,5 @@
 """Makes the golden cases again: what PyTorch's diffusers and transformers compute on weights made
-by `filling.fill`.
+by `weights.fill`.
 
     pip install -e .[parity] && cd tests && python -m golden.make_golden --out golden
 
@@ -33,8 +33,8 @@ from diffusers import (
     VersatileDiffusionImageVariationPipeline,
 )
 from golden.chains import GOLDEN_CHAINS, theirs
-from golden.filling import GOLDEN, fill
 from golden.settings import PUBLISHED, STABLE_DIFFUSION, TEXT, TEXTS, UNETS, VAE, VAES, VISIONS
+from golden.weights import GOLDEN, fill
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file

@@ -113,7 +113,8 @@ def test_features_in_a_browser(
 ):
     relabelled['classes'] = ['wordwithoutanyspace' * 12] * 3
     page = write_report(
-        tmp_path / 'report', Finished(typed(relabelled), curves, samples, environment, atlas=atlas)
+        tmp_path / 'report',
+        Finished(typed(relabelled), curves, samples, environment, feature_map=atlas),
     )
     for view in look(chromium, tmp_path, page, dark=dark):
         assert view['scroll'] <= view['inner']

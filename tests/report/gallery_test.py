@@ -228,7 +228,8 @@ def test_many_large_images_keep_the_page_small(tmp_path, monkeypatch):
     ('value', 'text'), [(1.0, '1'), (0.99996, '>0.9999'), (0.99994, '0.9999'), (-0.25, '-0.2500')]
 )
 def test_ssim_is_never_rounded_to_one(value, text):
-    assert gallery.say_closeness(gallery.Closeness(30.0, value, 4.0, 2, 2)) == ('30.0\xa0dB', text, '4')
+    numbers = gallery.Closeness(30.0, value, 4.0, 2, 2)
+    assert gallery.say_closeness(numbers) == ('30.0\xa0dB', text, '4')
 
 
 def test_nothing_is_written_where_entries_are_refused(tmp_path):

@@ -250,7 +250,7 @@ def test_the_sweep_is_written_three_times(tmp_path, results):
 def test_the_page_shows_what_densities_say(
     tmp_path, relabelled, curves, samples, environment, atlas
 ):
-    page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
+    page = read_page(tmp_path, relabelled, curves, samples, environment, feature_map=atlas)
     assert re.findall(HEADINGS, page) == [
         'result',
         'images',
@@ -273,7 +273,7 @@ def test_the_page_shows_what_densities_say(
     assert len(ids) == len(set(ids))
     # all colours are the page's own
     assert not re.findall(r'#[0-9a-f]{6}\b', page.partition('</style>')[2])
-    assert page == read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
+    assert page == read_page(tmp_path, relabelled, curves, samples, environment, feature_map=atlas)
 
 
 def test_a_map_of_thousands_of_images_stays_small(
@@ -286,7 +286,7 @@ def test_a_map_of_thousands_of_images_stays_small(
         name: np.resize(atlas[name], 4000) for name in ('ids', 'label', 'true', 'poisoned', 'named')
     }
     assert (
-        len(read_page(tmp_path, results, curves, samples, environment, atlas=atlas)) - before
+        len(read_page(tmp_path, results, curves, samples, environment, feature_map=atlas)) - before
         < 250_000
     )
 
@@ -318,7 +318,7 @@ def test_the_page_counts_what_became_of_classes(
         'poisoned': {'kept': 1, 'dropped': 2, 'relabelled': 7},
     }
     relabelled['detection']['fates'] = [{'label': 0} | fates]
-    page = read_page(tmp_path, relabelled, curves, samples, environment, atlas=atlas)
+    page = read_page(tmp_path, relabelled, curves, samples, environment, feature_map=atlas)
     table = page.partition('cost fates')[2].partition('</table>')[0]
     assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == [
         'class',
@@ -343,7 +343,7 @@ def test_the_page_tells_of_a_generator(
     page = read_page(tmp_path, dissected, curves, samples, environment, groups=shown, copies=copies)
     order = [
         'result',
-        'filters',
+        'diffusion_classifier',
         'generations',
         'replication',
         'images',

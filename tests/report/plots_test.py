@@ -6,7 +6,7 @@ from report.typed import typed
 
 from purify.report.before_after import before_after
 from purify.report.canvas import WIDTH_PX
-from purify.report.sections.curves import MAX_POINTS, thin_out, draw_curves
+from purify.report.sections.curves import MAX_POINTS, draw_curves, thin_out
 from purify.report.sections.result import draw_before_after
 
 

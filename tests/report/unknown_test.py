@@ -10,10 +10,10 @@ from report.typed import findings_of, typed
 
 from purify.evaluation.truth import forget, is_known, withhold
 from purify.report.amplification import list_amplification, measure_amplification
-from purify.report.atlas import count_neighbours, draw_map, say_map
 from purify.report.before_after import before_after
 from purify.report.densities import draw_foreign, draw_scores
 from purify.report.density_tests import list_tests
+from purify.report.feature_map import count_neighbours, draw_map, say_map
 from purify.report.headline import list_targets, write_detail, write_headline
 from purify.report.page import write_report
 from purify.report.run import Finished

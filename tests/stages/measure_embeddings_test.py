@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import pytest
-from golden.filling import GOLDEN, materialise
+from golden.weights import GOLDEN, materialise
 from support.tiny import quickstart, run_chain
 
 from purify.commands.check import check

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 from golden.chains import chains, error, ours, theirs
-from golden.filling import fill
+from golden.weights import fill
 
 from purify.generative.open_prior import load_variation_model
 from purify.models.files.pipelines import from_pretrained, save_pretrained

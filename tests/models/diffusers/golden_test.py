@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden.filling import GOLDEN, materialise
+from golden.weights import GOLDEN, materialise
 
 from purify.models.files.pipelines import from_pretrained
 

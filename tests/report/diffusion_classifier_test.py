@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from report.typed import typed
 
-from purify.report.sections.filters import draw_filters, list_filters
+from purify.report.sections.diffusion_classifier import draw_filters, list_filters
 
 
 def line_of(drawing, colour):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify.report.atlas import count_neighbours, draw_map, say_map, spread, suspects
+from purify.report.feature_map import count_neighbours, draw_map, say_map, spread, suspects
 
 CLASSES = ['zero', 'one', 'two']
 
