@@ -2,11 +2,10 @@ import dataclasses
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 from support.tiny import quickstart
 
 from purify.attacker.fit_trigger import FITS, fit_trigger, fitted_settings, shape_trigger
@@ -109,7 +108,7 @@ def work_of(data, folder, settings):
 
 def fit(data, folder, settings, count=1):
     """Runs the stage on `count` devices; -> its folder."""
-    mesh = jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+    mesh = mesh_of(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, 'global_mesh', lambda: mesh)
         fit_trigger(work_of(data, folder, settings))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 from support.tiny import ROOT
 
 from purify import cli
@@ -44,10 +44,6 @@ def config_of(*flags, spec=SPEC):
     return load_config(
         spec, [*(flag for flag in SMALL if flag.partition('=')[0] not in given), *flags]
     )
-
-
-def mesh_of(count):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
 class Program:

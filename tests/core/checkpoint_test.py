@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 
 from purify.core import devices
 from purify.core.checkpoint import Checkpoints
@@ -25,12 +25,8 @@ TREE = {
 }
 
 
-def mesh(count):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
-
-
 def placed(tree, count):
-    return jax.device_put(tree, devices.replicated(mesh(count)))
+    return jax.device_put(tree, devices.replicated(mesh_of(count)))
 
 
 def blank(count, tree=TREE):
@@ -64,7 +60,7 @@ def test_a_tree_comes_back_on_whatever_mesh_is_there(tmp_path, saved, restored):
 
 def test_shapes_and_a_sharding_are_enough_to_restore(tmp_path):
     save(tmp_path, 5)
-    here = devices.replicated(mesh(2))
+    here = devices.replicated(mesh_of(2))
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype, sharding=here), TREE
     )

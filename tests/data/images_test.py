@@ -1,10 +1,9 @@
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.pictures import encoded, png
 
 from purify.core.errors import UserError
 from purify.data import images
@@ -12,12 +11,6 @@ from purify.data import images
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (9, 7, 3), np.uint8)
 GREY = RNG.integers(0, 256, (9, 7, 1), np.uint8)
-
-
-def encoded(picture, kind='PNG', **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def test_png_keeps_every_pixel():
@@ -121,28 +114,12 @@ def test_a_broken_file_is_named_with_the_next_step(tmp_path):
             images.read(tmp_path / name, 3)
 
 
-def bomb(width, height):
-    """A PNG of a few hundred bytes that says it is huge."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        )
-
-    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-    return (
-        b'\x89PNG\r\n\x1a\n'
-        + chunk(b'IHDR', header)
-        + chunk(b'IDAT', zlib.compress(b''))
-        + chunk(b'IEND', b'')
-    )
-
-
 @pytest.mark.parametrize(('width', 'height'), [(8_001, 8_000), (60_000, 60_000)])
 def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch, width, height):
+    huge = png(width, height, 8, 0, ())  # a few hundred bytes
     monkeypatch.setattr(Image.Image, 'convert', lambda *args: pytest.fail('decoded'))
     with pytest.raises(UserError, match=r'^b\.png: .*(limit|bomb)'):
-        images.decode(bomb(width, height), 'b.png', 3)
+        images.decode(huge, 'b.png', 3)
 
 
 def test_formats_that_start_other_programs_are_not_opened(monkeypatch):

@@ -1,13 +1,12 @@
 """What a file says of how its picture is to be shown, against values by hand and against OpenCV."""
 
-import io
 import struct
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+from support.pictures import encoded, png
 
 from purify.core.errors import UserError
 from purify.data import images
@@ -17,33 +16,10 @@ RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (6, 4, 3), np.uint8)
 
 
-def encoded(picture, kind='PNG', **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def shown(data, channels=3):
     """The pixels, and the kinds of notes that were taken."""
     notes = Notes()
     return images.decode(data, 'x', channels, notes), set(notes.counts())
-
-
-def png(width, height, bits, colour_type, rows, *chunks):
-    """A PNG from bytes, for what no library writes."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        )
-
-    parts = [
-        chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, colour_type, 0, 0, 0)),
-        *(chunk(*pair) for pair in chunks),
-        chunk(b'IDAT', zlib.compress(b''.join(b'\0' + row for row in rows))),
-        chunk(b'IEND', b''),
-    ]
-    return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
 
 
 def tiff(width, data, order='<', **tags):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
+from support.meshes import mesh_of
 
 from purify.core.errors import UserError
 from purify.diffusion.guidance import from_ho_salimans, guide, pair
@@ -72,7 +73,7 @@ def test_bfloat16_outputs_are_mixed_in_float32():
 
 
 def test_sharded_batches_stay_where_they_are():
-    rows = NamedSharding(jax.make_mesh((8,), ('data',), (AxisType.Auto,)), PartitionSpec('data'))
+    rows = NamedSharding(mesh_of(8), PartitionSpec('data'))
 
     @functools.partial(jax.jit, in_shardings=rows, out_shardings=rows)
     def run(x, t, labels):

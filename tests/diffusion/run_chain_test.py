@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
+from support.meshes import mesh_of
 
 from purify.core.errors import UserError
 from purify.diffusion.run_chain import START, edit, sample, start_noise
@@ -219,7 +220,7 @@ def test_edit_noises_to_another_level_where_asked():
 
 
 def test_sharded_chains_need_no_communication_and_agree():
-    mesh = jax.make_mesh((8,), ('data',), (AxisType.Auto,))
+    mesh = mesh_of(8)
     rows = NamedSharding(mesh, PartitionSpec('data'))
     _, sampler = build('ddpm', {}, edit_timesteps(80, 3))
     run = jax.jit(

@@ -161,7 +161,7 @@ def test_a_generator_of_other_classes_is_refused(made, run, monkeypatch):
         run('other')
 
 
-def write_answers(bench, folder, clean, hit, facts):
+def leave_answers(bench, folder, clean, hit, facts):
     """What the stage leaves: predicted classes of the test images at all positions, and of those
     that count.
     """
@@ -196,7 +196,7 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
         {'features': 'none'},
     )
     bench = Bench.open(work, made.manifest)
-    write_answers(bench, made.folder / 'answers', clean, hit, facts | {'p_filters': [0.0, 0.05]})
+    leave_answers(bench, made.folder / 'answers', clean, hit, facts | {'p_filters': [0.0, 0.05]})
     evaluate(work)
     numbers = read_json(work.folder / 'numbers.json')
     first, second = numbers['diffusion'].pop('filters')

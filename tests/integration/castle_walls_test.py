@@ -5,12 +5,10 @@ they go on.
 import json
 import os
 import random
-import signal
-import time
 
 import numpy as np
 import pytest
-from support.command import call, dataset_bytes, start
+from support.command import dataset_bytes, kill_at, run, stage
 
 from purify.data.loader import Split
 
@@ -47,15 +45,8 @@ SEED = int(os.environ.get('PURIFY_KILL_SEED', '0'))
 def whole(tmp_path_factory):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole')
-    code, text = call('run', '--workdir', folder, *TINY, config=CONFIG)
-    assert code == 0, text
+    run(folder, *TINY, config=CONFIG)
     return folder
-
-
-def stage(folder, name):
-    """The folder of a finished stage."""
-    (found,) = folder.glob(f'stages/{name}-*/DONE')
-    return found.parent
 
 
 def test_generations_are_taken_apart_and_the_report_shows_it(whole):
@@ -92,36 +83,24 @@ def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_by
     name, sign = rng.choice(
         (('generator', 'checkpoints/step_*'), ('generated', '*.array_record-*'))
     )
-    flags = ('--workdir', tmp_path, *TINY, '--stages', 'prepare,generator,generated')
-    process = start('run', *flags, config=CONFIG)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not list(tmp_path.glob(f'stages/{name}-*/{sign}')):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
+    flags = (*TINY, '--stages', 'prepare,generator,generated')
+    kill_at(tmp_path, f'{name}-*/{sign}', *flags, config=CONFIG)
     assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (
         'it was done before it was killed: the test shows nothing'
     )
-    code, text = call('run', *flags, config=CONFIG)
-    assert code == 0, text
+    run(tmp_path, *flags, config=CONFIG)
     assert dataset_bytes(stage(whole, 'generated'))
     assert dataset_bytes(stage(whole, 'generated')) == dataset_bytes(stage(tmp_path, 'generated'))
-    one, other = (
-        (stage(run, 'generator') / 'unet' / WEIGHTS_FILE).read_bytes() for run in (whole, tmp_path)
-    )
-    assert one == other
+    one, other = (stage(folder, 'generator') / 'unet' for folder in (whole, tmp_path))
+    assert (one / WEIGHTS_FILE).read_bytes() == (other / WEIGHTS_FILE).read_bytes()
 
 
 def test_the_same_generator_classifies(whole, tmp_path):
-    flags = ('--workdir', tmp_path, '--store', whole / 'stages', *SMALLEST, *ASKED)
-    code, text = call('run', *flags, config=f'{CONFIG}:defense=diffusion_classifier')
-    assert code == 0, text
+    flags = ('--store', whole / 'stages', *SMALLEST, *ASKED)
+    text = run(tmp_path, *flags, config=f'{CONFIG}:defense=diffusion_classifier')
     assert 'generator: done before' in text
     results = json.loads((tmp_path / 'results.json').read_text())
     assert [row['p_filter'] for row in results['diffusion']['filters']] == [0.0, 0.01, 0.05, 0.1]
     assert results['diffusion']['images'] == 12
-    assert (
-        results['student']['counts']['acc'] == results['diffusion']['filters'][2]['counts']['acc']
-    )
+    student, filtered = results['student'], results['diffusion']['filters'][2]
+    assert student['counts']['acc'] == filtered['counts']['acc']

@@ -3,12 +3,10 @@ two hosts.
 """
 
 import json
-import signal
-import time
 
 import numpy as np
 import pytest
-from support.command import call, start, start_hosts, weights
+from support.command import assert_same_weights, kill_at, run, stage, start_hosts
 
 from purify.data.loader import Split
 from purify.engine.tables import read_table
@@ -48,8 +46,7 @@ MIDST = (
 
 def finished(folder, *flags, devices=1):
     """Runs to the end; -> the folder."""
-    code, text = call('run', '--workdir', folder, *TINY, *flags, config=CONFIG, devices=devices)
-    assert code == 0, text
+    run(folder, *TINY, *flags, config=CONFIG, devices=devices)
     return folder
 
 
@@ -72,8 +69,7 @@ def written(folder):
 
 def table(folder, name):
     """The table of a stage."""
-    (found,) = folder.glob(f'stages/{name}-*/DONE')
-    return read_table(found.parent)
+    return read_table(stage(folder, name))
 
 
 def test_the_run_replaces_images_and_says_what_became_of_each(whole):
@@ -103,31 +99,13 @@ def test_the_run_replaces_images_and_says_what_became_of_each(whole):
 
 
 def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tmp_path):
-    killed = []
-    for pattern in MIDST:
-        process = start('run', '--workdir', tmp_path, *TINY, config=CONFIG)
-        deadline = time.monotonic() + 300
-        while (
-            process.poll() is None
-            and not list(tmp_path.glob(f'stages/{pattern}'))
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed.append(pattern)
-        process.communicate()
+    killed = [sign for sign in MIDST if kill_at(tmp_path, sign, *TINY, config=CONFIG)]
     assert killed == list(MIDST)
     finished(tmp_path)
     assert written(whole)
     assert written(whole) == written(tmp_path)
     for name in ('teacher', 'benign', 'finetuned', 'student'):
-        (one,), (other,) = (
-            list(folder.glob(f'stages/{name}-*/network.json')) for folder in (whole, tmp_path)
-        )
-        pairs = list(zip(weights(one.parent), weights(other.parent), strict=True))
-        assert pairs
-        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+        assert_same_weights(stage(whole, name), stage(tmp_path, name))
     results = [json.loads((folder / 'results.json').read_text()) for folder in (whole, tmp_path)]
     for key in ('teacher', 'benign', 'student', 'detection', 'purified'):
         assert results[0][key] == results[1][key]

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support.command import TINY, call, dataset_bytes, start_hosts, weights
+from support.command import TINY, dataset_bytes, run, start_hosts, weights
 
 from purify.data.loader import Split
 
@@ -20,8 +20,7 @@ def pixels(folder):
 def reference(tmp_path_factory):
     """A whole run on one device."""
     folder = tmp_path_factory.mktemp('reference')
-    code, text = call('run', '--workdir', folder, *TINY, '--config.run.batch_per_device=32')
-    assert code == 0, text
+    run(folder, *TINY, '--config.run.batch_per_device=32')
     return folder
 
 
@@ -30,15 +29,7 @@ def test_purified_images_do_not_depend_on_devices_or_batch(reference, tmp_path, 
     """At most one level apart: XLA's CPU convolutions round differently for different numbers of
     rows per device.
     """
-    code, text = call(
-        'run',
-        '--workdir',
-        tmp_path,
-        *PURIFY,
-        f'--config.run.batch_per_device={batch}',
-        devices=devices,
-    )
-    assert code == 0, text
+    run(tmp_path, *PURIFY, f'--config.run.batch_per_device={batch}', devices=devices)
     apart = np.abs(pixels(reference) - pixels(tmp_path))
     assert apart.max() <= 1
     assert (apart > 0).mean() < 1e-3

@@ -7,26 +7,25 @@ import shutil
 import signal
 import time
 
-from support.command import TINY, call, dataset_bytes, start, start_hosts, weights
+from support.command import TINY, assert_same_weights, dataset_bytes, run, start, start_hosts
 
 KILLS = int(os.environ.get('PURIFY_KILLS', '3'))
 FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead of its tiny twin
 
 
-def run(folder, flags):
-    """-> the seconds that it took without compiling, which takes none when the programs are in the
-    cache.
+def timed(folder, flags):
+    """Runs to the end; -> the seconds that it took without compiling, which takes none when the
+    programs are in the cache.
     """
     begun = time.monotonic()
-    code, text = call('run', '--workdir', folder, *flags)
-    assert code == 0, text
+    run(folder, *flags)
     stages = json.loads((folder / 'results.json').read_text())['cost']['stages'].values()
     return time.monotonic() - begun - sum(stage['compile_seconds'] for stage in stages)
 
 
 def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
     flags = () if FULL else TINY
-    warm = run(tmp_path / 'whole', flags)
+    warm = timed(tmp_path / 'whole', flags)
     longest = 12.0 if FULL else 0.9 * warm
     rng, killed = random.Random(0), 0
     for _ in range(4 * KILLS):
@@ -45,15 +44,13 @@ def test_killed_runs_end_as_uninterrupted_ones(tmp_path):
         done = sorted(path.parent.name.split('-')[0] for path in tmp_path.glob('cut/stages/*/DONE'))
         print(f'killed {killed} times; finished so far: {", ".join(done) or "nothing"}', flush=True)
     assert killed == KILLS
-    run(tmp_path / 'cut', flags)
+    run(tmp_path / 'cut', *flags)
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
     for name in ('poisoned', 'purified'):
         assert dataset_bytes(whole / name)
         assert dataset_bytes(whole / name) == dataset_bytes(cut / name)
     for name in ('teacher', 'student'):
-        pairs = list(zip(weights(whole / name), weights(cut / name), strict=True))
-        assert pairs
-        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+        assert_same_weights(whole / name, cut / name)
 
 
 def test_sigterm_saves_exits_75_and_the_same_command_goes_on(tmp_path):

@@ -5,11 +5,9 @@ killed it goes on.
 import json
 import os
 import random
-import signal
-import time
 
 import pytest
-from support.command import call, dataset_bytes, start, weights
+from support.command import assert_same_weights, dataset_bytes, kill_at, run, stage
 
 from purify.engine.tables import read_table
 
@@ -31,15 +29,8 @@ SEED = int(os.environ.get('PURIFY_KILL_SEED', '0'))
 def whole(tmp_path_factory):
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole')
-    code, text = call('run', '--workdir', folder, *TINY, config=CONFIG)
-    assert code == 0, text
+    run(folder, *TINY, config=CONFIG)
     return folder
-
-
-def stage(folder, name):
-    """The folder of a finished stage."""
-    (found,) = folder.glob(f'stages/{name}-*/DONE')
-    return found.parent
 
 
 def test_the_target_is_found_and_its_images_get_their_true_labels(whole):
@@ -68,21 +59,13 @@ def test_killed_within_its_encoder_or_its_densities_it_ends_with_the_same_bytes(
     rng = random.Random(SEED)
     name = rng.choice(('encoder', 'densities'))
     stages = ('--stages', 'prepare,encoder,features,densities,verdicts,purified,student')
-    flags = ('--workdir', tmp_path, *TINY, f'--config.teacher.load={whole}/teacher', *stages)
-    process = start('run', *flags, config=CONFIG)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and not list(tmp_path.glob(f'stages/{name}-*/checkpoints/step_*')):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(rng.uniform(0, 0.15))
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
+    flags = (*TINY, f'--config.teacher.load={whole}/teacher', *stages)
+    sign, pause = f'{name}-*/checkpoints/step_*', rng.uniform(0, 0.15)
+    kill_at(tmp_path, sign, *flags, config=CONFIG, pause_s=pause)
     assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (
         'it was done before it was killed: the test shows nothing'
     )
-    code, text = call('run', *flags, config=CONFIG)
-    assert code == 0, text
+    run(tmp_path, *flags, config=CONFIG)
     assert len(tables(whole)) == 4
     assert tables(whole) == tables(tmp_path)
     for name in ('features', 'densities', 'verdicts'):
@@ -90,6 +73,4 @@ def test_killed_within_its_encoder_or_its_densities_it_ends_with_the_same_bytes(
     assert dataset_bytes(stage(whole, 'purified'))
     assert dataset_bytes(stage(whole, 'purified')) == dataset_bytes(stage(tmp_path, 'purified'))
     for name in ('encoder', 'student'):
-        pairs = list(zip(weights(stage(whole, name)), weights(stage(tmp_path, name)), strict=True))
-        assert pairs
-        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+        assert_same_weights(stage(whole, name), stage(tmp_path, name))

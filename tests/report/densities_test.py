@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 from report.typed import findings_of
+from support.drawings import dots_of
 
 from purify.report.densities import MOST_DOTS, count_bins, draw_foreign, draw_scores, find_cuts
 
@@ -69,22 +70,11 @@ def test_cuts_lie_half_way_between_verdicts():
     assert find_cuts(score, np.zeros(5, np.uint8)) == []
 
 
-def lanes_of(drawing):
-    """Colour -> places of dots."""
-    found = {}
-    for path, colour in re.findall(
-        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round',
-        str(drawing.svg),
-    ):
-        found[colour] = np.array(re.findall(r'M ([\d.]+) ([\d.]+)', path), float)
-    return found
-
-
 def test_scores_lie_in_the_lane_of_the_truth(atlas):
     found = draw_scores(atlas, findings_of({}), CLASSES, 'a')
     assert [title for title, _ in found] == ['zero (0)', 'two (2)']
     drawing = found[0][1]
-    lanes = lanes_of(drawing)
+    lanes = dots_of(drawing)
     assert (len(lanes['ink']), len(lanes['before'])) == (10, 30)
     assert lanes['ink'][:, 1].min() > lanes['before'][:, 1].max()  # lower on the page
     # scores of poisoned images are below those of clean ones
@@ -114,7 +104,7 @@ def test_many_scores_are_thinned_to_both_ends_and_outliers_stay_on_the_page(atla
     drawing = draw_scores(atlas | whole | {'close_score': score}, findings_of({}), CLASSES, 'a')[0][
         1
     ]
-    lanes = lanes_of(drawing)
+    lanes = dots_of(drawing)
     assert (len(lanes['before']), len(lanes['ink'])) == (MOST_DOTS, 5)
     assert lanes['before'][:, 0].max() < 360
     assert np.ptp(lanes['before'][:, 0]) > 200

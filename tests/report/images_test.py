@@ -1,24 +1,17 @@
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+from support.drawings import pixels_of
 
 from purify.core.errors import UserError
 from purify.report.sections.images import MAX_SAMPLES, make_grids
 from purify.report.thumbs import MAX_COLUMNS, THUMB_PX, make_thumb
 
 
-def decode(thumb):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(thumb.uri.partition(',')[2]))))
-
-
 @pytest.mark.parametrize('channels', [1, 3])
 def test_small_images_are_kept_exactly_and_shown_at_a_whole_multiple(channels):
     image = np.random.default_rng(0).integers(0, 256, (20, 28, channels), np.uint8)
     thumb = make_thumb(image, 'a')
-    assert np.array_equal(decode(thumb).reshape(image.shape), image)
+    assert np.array_equal(pixels_of(thumb).reshape(image.shape), image)
     assert (thumb.width, thumb.height, thumb.pixelated) == (28 * 3, 20 * 3, True)
 
 
@@ -27,14 +20,14 @@ def test_large_images_are_shrunk():
     image[:, 500:] = (255, 0, 0)
     thumb = make_thumb(image, 'a')
     assert (thumb.width, thumb.height, thumb.pixelated) == (THUMB_PX, THUMB_PX // 2, False)
-    small = decode(thumb)
+    small = pixels_of(thumb)
     assert small.shape == (48, 96, 3)
     assert tuple(small[20, 10]) == (0, 0, 0)
     assert tuple(small[20, 80]) == (255, 0, 0)
 
 
 def test_a_hair_thin_image_keeps_a_pixel():
-    assert decode(make_thumb(np.zeros((1, 5000, 1), np.uint8), 'a')).shape == (1, THUMB_PX)
+    assert pixels_of(make_thumb(np.zeros((1, 5000, 1), np.uint8), 'a')).shape == (1, THUMB_PX)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +51,7 @@ def test_rows_and_labels(samples):
     assert grid.ids == [100, 101, 102, 103]
     assert grid.rows[2].thumbs[1] is None
     assert (grid.true_labels, grid.given_labels) == (['two'] * 4, ['zero'] * 4)
-    assert np.array_equal(decode(grid.rows[1].thumbs[2]), samples[2]['poisoned'][..., 0])
+    assert np.array_equal(pixels_of(grid.rows[1].thumbs[2]), samples[2]['poisoned'][..., 0])
     assert grid.rows[0].thumbs[0].alt == 'original image 100, two labelled zero'
     assert [row.name for row in make_grids(samples, 'clean')[0][0].rows] == [
         'original',

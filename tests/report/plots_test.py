@@ -1,25 +1,13 @@
 import re
-import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 from report.typed import typed
+from support.drawings import parse, words_of
 
 from purify.report.before_after import before_after
 from purify.report.canvas import WIDTH_PX
 from purify.report.sections.curves import MAX_POINTS, draw_curves, thin_out
 from purify.report.sections.result import draw_before_after
-
-
-def parse(drawing):
-    return ET.fromstring(
-        str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    )
-
-
-def words_of(drawing):
-    return [
-        ''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')
-    ]
 
 
 def test_figures_use_the_colours_and_ids_of_the_page(results, curves):

@@ -3,21 +3,11 @@ import re
 import numpy as np
 import pytest
 from report.typed import typed
+from support.drawings import dots_of
 
 from purify.report.sections.replication import draw_copies, list_copies, make_triplets, say_copies
 
 CLASSES = ['zero', 'one', 'two']
-
-
-def dots_of(drawing):
-    """Colour -> places f[n 2] of dots, in pixels."""
-    found = {}
-    for path, colour in re.findall(
-        r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--([\w-]+)\)[^"]*stroke-linecap: round',
-        str(drawing.svg),
-    ):
-        found[colour] = np.array(re.findall(r'M ([\d.]+) ([\d.]+)', path), float)
-    return found
 
 
 def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):

@@ -1,18 +1,11 @@
-import base64
-import io
-
 import numpy as np
-from PIL import Image
+from support.drawings import pixels_of
 
 from purify.report.sections.gaze import lay_over, make_heats, say_place
 from purify.report.sections.rounds import make_rounds
 from purify.report.strips import MAX_ROWS, SMALL_PX
 
 CLASSES = ['zero', 'one', 'two']
-
-
-def pixels(thumb):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(thumb.uri.partition(',')[2]))))
 
 
 def test_labels_are_followed_along_the_rounds(pictures):
@@ -39,7 +32,7 @@ def test_labels_are_followed_along_the_rounds(pictures):
     assert [cell.wrong for cell in strip.cells] == [True, True, True, False, False]
     want = [pictures['given'][1], *pictures['rounds'][1], pictures['purified'][1]]
     for cell, image in zip(strip.cells, want, strict=True):
-        np.testing.assert_array_equal(pixels(cell.thumb), image[..., 0])
+        np.testing.assert_array_equal(pixels_of(cell.thumb), image[..., 0])
         assert cell.thumb.width == SMALL_PX
     assert strip.cells[2].thumb.alt == 'round 2, image 101, seen as one (1)'
 
@@ -58,7 +51,7 @@ def test_the_gaze_lies_over_the_image(pictures):
     assert (
         strip.cells[3].thumb.alt == 'gaze (lower right) on the given, image 100, seen as zero (0)'
     )
-    shown, given = pixels(strip.cells[3].thumb), pictures['given'][0]
+    shown, given = pixels_of(strip.cells[3].thumb), pictures['given'][0]
     np.testing.assert_array_equal(shown[:7], np.repeat(given[:7], 3, -1))  # no heat: the image
     assert shown[7, 7].tolist() != given[7, 7].repeat(3).tolist()
 

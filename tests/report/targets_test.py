@@ -1,24 +1,12 @@
 import re
-import xml.etree.ElementTree as ET
 
 from report.typed import findings_of
+from support.drawings import parse, words_of
 
 from purify.report.canvas import WIDTH_PX
 from purify.report.targets import MAX_BARS, draw_targets, list_sets, read_bars, say_chart
 
 CLASSES = ['zero', 'one', 'two']
-
-
-def parse(drawing):
-    return ET.fromstring(
-        str(drawing.svg).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    )
-
-
-def words_of(drawing):
-    return [
-        ''.join(node.itertext()) for node in parse(drawing).iter('{http://www.w3.org/2000/svg}text')
-    ]
 
 
 def test_bars_say_their_numbers_and_the_targets(found):

@@ -12,7 +12,7 @@ from support.small_dataset import IMAGES, LABELS, bytes_of, work, write_poisoned
 from support.tiny import ROOT, run_chain, write_pictures
 
 from purify.commands.check import check
-from purify.commands.published_shapes import stand_in
+from purify.commands.published_shapes import published_prior
 from purify.config.load import load_config
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
@@ -215,7 +215,7 @@ def test_a_generator_in_half_precision_stays_near(trained, generator):
 
 def test_shapes_are_those_of_the_real_thing(trained, generator):
     shapes = open_generator(trained, weights=False)
-    prior = stand_in('sd_img2img', dtype='float32', vae_slice=0)
+    prior = published_prior('sd_img2img', dtype='float32', vae_slice=0)
     assert jax.tree.map(np.shape, shapes.weights) == jax.tree.map(np.shape, generator.weights)
     task, _, start, whole = shape_latent(
         prior, TRAINING | {'objective': OBJECTIVE | {'size_px': 0}}, ['a', 'b']
@@ -229,7 +229,7 @@ def test_what_cannot_learn_is_refused(place):
     with pytest.raises(UserError, match='float16'):
         train(place, 'half', objective=OBJECTIVE | {'dtype': 'float16'})
     with pytest.raises(UserError, match="'pixel'"):
-        shape_latent(stand_in('pixel', dtype='float32', vae_slice=0), TRAINING, ['a'])
+        shape_latent(published_prior('pixel', dtype='float32', vae_slice=0), TRAINING, ['a'])
 
 
 def test_a_config_of_it_passes_check_and_runs_through_the_chain(place, tmp_path):

@@ -1,8 +1,8 @@
 """Decoupling, whole and tiny: encoder, head, split, student, verdicts."""
 
-import jax
 import numpy as np
 import pytest
+from support.command import named_weights
 from support.tiny import quickstart, run_chain
 
 from purify.commands.plan import make_stages
@@ -14,7 +14,6 @@ from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.decide import MEASURED
-from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.registry import OBJECTIVES
 
 STAGES = ('prepare', 'encoder', 'head', 'split', 'student', 'verdicts')
@@ -34,23 +33,17 @@ def chain(tmp_path_factory):
     return run_chain(tiny(), tmp_path_factory.mktemp('dbd'), STAGES)
 
 
-def weights(chain, name):
-    found = read_classifier(chain.folder(name)).weights
-    return {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(found)
-    }
-
-
 def test_the_head_is_all_that_the_second_part_moves(chain):
-    encoder, head, student = (weights(chain, name) for name in ('encoder', 'head', 'student'))
+    encoder, head, student = (
+        named_weights(chain.folder(name)) for name in ('encoder', 'head', 'student')
+    )
     moved = {name for name in encoder if not np.array_equal(encoder[name], head[name])}
     assert moved == {"['params']['head']['kernel']", "['params']['head']['bias']"}
     assert {name for name in head if not np.array_equal(head[name], student[name])} == set(head)
 
 
 def test_the_encoder_leaves_a_fresh_head(chain):
-    kernel = weights(chain, 'encoder')["['params']['head']['kernel']"]
+    kernel = named_weights(chain.folder('encoder'))["['params']['head']['kernel']"]
     bound = 1 / np.sqrt(kernel.shape[0])
     assert 0.8 * bound < np.abs(kernel).max() <= bound
 

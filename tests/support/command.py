@@ -1,9 +1,11 @@
 """The command line as a user has it: a fresh process per call."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -63,6 +65,33 @@ def call(
     return process.returncode, text
 
 
+def run(folder: Path, *args: object, **options) -> str:
+    """A run to its end; -> everything printed."""
+    code, text = call('run', '--workdir', folder, *args, **options)
+    assert code == 0, text
+    return text
+
+
+def kill_at(folder: Path, sign: str, *args: object, config: str, pause_s: float = 0.0) -> bool:
+    """Kills a run when a path like `sign` is among its stages; -> whether it was still going."""
+    process = start('run', '--workdir', folder, *args, config=config)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not list(folder.glob(f'stages/{sign}')):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(pause_s)
+    if going := process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return going
+
+
+def stage(folder: Path, name: str) -> Path:
+    """The folder of a finished stage of a run."""
+    (found,) = folder.glob(f'stages/{name}-*/DONE')
+    return found.parent
+
+
 def dataset_bytes(folder: Path) -> dict[str, bytes]:
     """The files of a dataset that hold its records."""
     return {
@@ -73,3 +102,16 @@ def dataset_bytes(folder: Path) -> dict[str, bytes]:
 def weights(folder: Path) -> list[np.ndarray]:
     """All arrays of a finished network's weights."""
     return jax.tree.leaves(read_classifier(folder.resolve()).weights)
+
+
+def named_weights(folder: Path) -> dict[str, np.ndarray]:
+    """The same by their places in the network."""
+    leaves = jax.tree_util.tree_leaves_with_path(read_classifier(folder.resolve()).weights)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Two finished networks, byte for byte."""
+    pairs = list(zip(weights(one), weights(other), strict=True))
+    assert pairs
+    assert all(a.tobytes() == b.tobytes() for a, b in pairs)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
@@ -29,12 +29,8 @@ FEATURES = (
 ).astype(np.float32)
 
 
-def mesh(count):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
-
-
 def fit(features=FEATURES, labels=LABELS, ids=IDS, changes=FIT, devices=1, **more):
-    return fit_flows(features, labels, ids, 3, FLOW, changes, 0, mesh=mesh(devices), **more)
+    return fit_flows(features, labels, ids, 3, FLOW, changes, 0, mesh=mesh_of(devices), **more)
 
 
 @pytest.fixture(scope='module')
@@ -182,7 +178,7 @@ def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(mo
     run = density.FlowFit(
         'fit',
         divide(LABELS, IDS, 3, FIT, 0),
-        Layout(mesh(8), 3),
+        Layout(mesh_of(8), 3),
         FLOW,
         np.zeros((len(LABELS), 1000), np.float32),
         Cost(),

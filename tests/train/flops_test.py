@@ -8,6 +8,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from support.meshes import mesh_of
 
 from purify.train.flops import compile_counted, count_flops
 
@@ -117,7 +118,7 @@ def in_a_cond(body):
 
 
 def on_four_devices(body):
-    mesh = jax.make_mesh((4,), ('data',), (AxisType.Auto,), devices=jax.devices()[:4])
+    mesh = mesh_of(4)
     return jax.shard_map(body, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
 
 

@@ -1,15 +1,14 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 
 from purify.train.cost import Cost
 from purify.train.inference import map_images
 
 
 def run(count, batch, n=70):
-    mesh = jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
+    mesh = mesh_of(count)
     shapes = []
 
     def apply(weight, rows):
@@ -46,7 +45,7 @@ def test_every_record_once_in_order_without_padding(count, batch):
 
 
 def test_nothing_to_do_is_no_batch():
-    mesh = jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
+    mesh = mesh_of(1)
     assert (
         list(
             map_images(

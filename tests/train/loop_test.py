@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
@@ -40,10 +40,6 @@ def build(rngs):
     return Tiny(rngs)
 
 
-def mesh(count=8):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
-
-
 def batches(start):
     step = start
     while True:
@@ -69,14 +65,14 @@ def plan(folder, steps=12, **changes):
 def train(folder, *, steps=12, count=8, ema=0.0, source=batches, **changes):
     optimizer = optax.adam(1e-2)
     graph, _ = abstract_network(build)
-    state = make_state(build, optimizer, seed=1, keep_ema=ema > 0, mesh=mesh(count))
+    state = make_state(build, optimizer, seed=1, keep_ema=ema > 0, mesh=mesh_of(count))
     return fit(
         Classify(graph, ema_decay=ema),
         optimizer,
         state,
         source,
         plan(folder, steps, **changes),
-        mesh(count),
+        mesh_of(count),
         Cost(),
     )
 
@@ -120,10 +116,10 @@ def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_pat
 
     def part(name, first, last, init=None):
         state = make_state(
-            build, optimizer, seed=1, keep_ema=False, mesh=mesh(1), init=init, step=first
+            build, optimizer, seed=1, keep_ema=False, mesh=mesh_of(1), init=init, step=first
         )
         own = plan(tmp_path / name, last, first=first, of=7, log_every=1)
-        return fit(Told(graph), optimizer, state, batches, own, mesh(1), Cost()).weights()
+        return fit(Told(graph), optimizer, state, batches, own, mesh_of(1), Cost()).weights()
 
     whole = part('whole', 0, 7)
     cut = part('second', 3, 7, part('first', 0, 3))
@@ -169,7 +165,7 @@ def test_accumulation_gives_the_same_update():
         return Plain(rngs)
 
     graph, _ = abstract_network(build)
-    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh(1))
+    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh_of(1))
     batch = next(batches(0))
     one, _ = make_step(Classify(graph), optimizer, 1, 0)(state, (), batch)
     four, _ = make_step(Classify(graph), optimizer, 4, 0)(state, (), batch)
@@ -180,7 +176,7 @@ def test_accumulation_gives_the_same_update():
 def test_average_follows_its_formula():
     optimizer = optax.sgd(0.5)
     graph, _ = abstract_network(build)
-    state = make_state(build, optimizer, seed=1, keep_ema=True, mesh=mesh(1))
+    state = make_state(build, optimizer, seed=1, keep_ema=True, mesh=mesh_of(1))
     step = make_step(Classify(graph, ema_decay=0.5), optimizer, 1, 0)
     new, _ = step(state, (), next(batches(0)))
     decay = min(0.5, 1 / 10)
@@ -201,9 +197,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_and_keeps_the_last_check
 
     optimizer = optax.adam(1e-2)
     graph, _ = abstract_network(build)
-    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh())
+    state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh_of())
     with pytest.raises(UserError, match=r'between steps 4 and 8'):
-        fit(Breaks(graph), optimizer, state, source, plan(tmp_path, save_every=4), mesh(), Cost())
+        fit(
+            Breaks(graph), optimizer, state, source, plan(tmp_path, save_every=4), mesh_of(), Cost()
+        )
     assert (tmp_path / 'checkpoints' / 'step_4').exists()
     assert not (tmp_path / 'checkpoints' / 'step_8').exists()
 
@@ -234,7 +232,7 @@ def test_cost_knows_rates_and_hides_what_it_does_not_know():
 
 def test_seed_makes_the_network():
     a, b, c = (
-        make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh()) for s in (1, 1, 2)
+        make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh_of()) for s in (1, 1, 2)
     )
     assert all((x == y).all() for x, y in zip(leaves(a.params), leaves(b.params), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(a.params), leaves(c.params), strict=True))

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from support.pictures import encoded
 from support.plain import PLAIN
 
 from purify.core.errors import UserError
@@ -52,12 +53,6 @@ NAMES = (
     ),
 )
 pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow's on odd tags
-
-
-def encoded(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @functools.cache

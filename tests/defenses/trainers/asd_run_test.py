@@ -5,10 +5,10 @@ and killed on its way.
 import itertools
 from dataclasses import asdict
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from support.command import named_weights
+from support.meshes import mesh_of
 from support.tiny import quickstart, run_chain
 
 from purify.commands.check import check
@@ -22,7 +22,6 @@ from purify.defenses.settings import TrustedSettings
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.decide import MEASURED
-from purify.stages.networks_on_disk import read_classifier
 from purify.train.objectives.registry import OBJECTIVES
 
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')
@@ -50,7 +49,7 @@ def stages_of(config):
 @pytest.fixture(scope='module', autouse=True)
 def one_device():
     """A program for one is compiled sooner than for eight."""
-    mesh = jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
+    mesh = mesh_of(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, 'global_mesh', lambda: mesh)
         yield
@@ -62,16 +61,8 @@ def chain(tmp_path_factory):
     return run_chain(config, tmp_path_factory.mktemp('asd'), stages_of(config))
 
 
-def weights(chain, name):
-    found = read_classifier(chain.folder(name)).weights
-    return {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(found)
-    }
-
-
 def moved(chain, before, after):
-    one, other = weights(chain, before), weights(chain, after)
+    one, other = (named_weights(chain.folder(name)) for name in (before, after))
     return {name for name in one if not np.array_equal(one[name], other[name])}
 
 
@@ -107,7 +98,9 @@ def test_of_the_copy_the_tail_learns(chain):
     assert all(
         name.startswith(("['params']['blocks'][1]", "['params']['head']")) for name in parameters
     ), parameters
-    everything = {name for name in weights(chain, 'round2') if name.startswith("['params']")}
+    everything = {
+        name for name in named_weights(chain.folder('round2')) if name.startswith("['params']")
+    }
     assert everything <= moved(chain, 'round2', 'student')
 
 
@@ -134,7 +127,7 @@ def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypa
     monkeypatch.undo()
     assert not cut.finished('round1')
     cut.run(['round1'], config['run'])
-    whole, resumed = weights(chain, 'round1'), weights(cut, 'round1')
+    whole, resumed = (named_weights(run.folder('round1')) for run in (chain, cut))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 

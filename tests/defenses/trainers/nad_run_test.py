@@ -4,11 +4,11 @@ the results say of it.
 
 from dataclasses import asdict
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 from msgspec import to_builtins
+from support.command import weights
 from support.made_run import NETWORK, MadeRun
 from support.tiny import quickstart
 
@@ -51,10 +51,6 @@ def chain(made):
     chain = Chain(make_stages(config), made[0].folder / 'stages')
     chain.run(list(chain.stages), config['run'])
     return chain
-
-
-def weights(folder):
-    return jax.tree.leaves(read_classifier(folder).weights)
 
 
 def gap(one, other):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from numpy.lib.stride_tricks import sliding_window_view
+from support.meshes import mesh_of
 
 from purify.core.errors import UserError
 from purify.models.classifiers.registry import NETWORKS
@@ -225,7 +226,7 @@ def test_bfloat16_computes_low_and_answers_in_float32(block):
 
 
 def test_batch_statistics_are_global_on_a_mesh():
-    mesh = jax.make_mesh((4,), ('data',), (jax.sharding.AxisType.Auto,))
+    mesh = mesh_of(4)
     rows, everywhere = (jax.NamedSharding(mesh, jax.P(*axis)) for axis in (('data',), ()))
     network = build()
     graph, state = nnx.split(network)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
+from support.meshes import mesh_of
 
 from purify.core import devices
 from purify.core.errors import UserError
@@ -79,10 +79,6 @@ def test_points_of_no_length_and_equal_points_give_numbers():
     assert wins == 0
     slope = jax.jit(jax.grad(lambda x: nt_xent(x, same, 0.5)[0]))(jnp.zeros((4, 3)))
     np.testing.assert_array_equal(slope, np.zeros((4, 3)))
-
-
-def mesh_of(count):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
 @functools.cache

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 from scipy.special import log_softmax, softmax
+from support.meshes import mesh_of
 
 from purify.core import devices
 from purify.core.errors import UserError
@@ -69,10 +69,6 @@ def logits_of(params, images):
     return (flat @ p['body']['kernel'] + p['body']['bias']) @ p['head']['kernel'] + p['head'][
         'bias'
     ]
-
-
-def mesh_of(count):
-    return jax.make_mesh((count,), ('data',), (AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def fresh(make, scale=3.0):
