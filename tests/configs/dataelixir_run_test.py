@@ -91,6 +91,7 @@ def every_point(some):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
 def test_points_of_the_studies_pass_check_as_they_are(place, setting, sweep, which):
     config = load_config(*run_of(setting, sweep, which, place))
@@ -99,6 +100,7 @@ def test_points_of_the_studies_pass_check_as_they_are(place, setting, sweep, whi
     assert not check(config).problems
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME_RUNS))
 def test_points_of_the_studies_run_to_their_reports(place, tmp_path, setting, sweep, which):
     run, flags = run_of(setting, sweep, which, place)

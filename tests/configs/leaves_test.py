@@ -32,6 +32,8 @@ from purify.models.files.shapes import random_pipeline
 from purify.stages.kind import Kind
 from purify.train import inference
 
+pytestmark = pytest.mark.long
+
 
 class Watched(dict):
     """A nested dict that remembers which leaves were looked at by name, or passed on as

@@ -77,6 +77,7 @@ def every_point(some):
     return list(found.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME))
 def test_points_of_the_study_pass_check_as_they_are(place, setting, sweep, which):
     config = load_config(*run_of(setting, sweep, which, place))
@@ -123,6 +124,7 @@ def assert_told(folder, results, page):
         assert number in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('setting', 'sweep', 'which'), every_point(SOME_RUNS))
 def test_points_of_the_study_run_to_their_reports(place, tmp_path, setting, sweep, which):
     results, page = run_tiny(*run_of(setting, sweep, which, place), place, tmp_path)
@@ -139,6 +141,7 @@ def test_points_of_the_study_run_to_their_reports(place, tmp_path, setting, swee
         assert results['detection']['tpr'] is not None or results['attack']['name'] == 'none'
 
 
+@pytest.mark.long
 def test_features_of_a_finished_clip_run_to_their_report(place, tmp_path):
     spec = f'{CONFIG}:features=encoder,encoder={place}/clip'
     results, page = run_tiny(spec, [], place, tmp_path)

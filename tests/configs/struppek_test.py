@@ -87,6 +87,7 @@ def every_run():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('config', 'table', 'which', 'model'), every_run())
 def test_points_of_the_tables_run_to_their_reports(place, tmp_path, config, table, which, model):
     run, flags = points(config, table, model=model, prior=place / model, source=f'arrays:{place}')[
@@ -111,6 +112,7 @@ def every_check():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('config', 'table', 'which', 'model'), every_check())
 def test_points_of_the_tables_pass_check_as_they_are(place, config, table, which, model):
     run, flags = points(config, table, model=model, source=f'arrays:{place}')[which]

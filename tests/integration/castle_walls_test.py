@@ -76,6 +76,7 @@ def test_generations_are_taken_apart_and_the_report_shows_it(whole):
         assert text in page
 
 
+@pytest.mark.long
 def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_bytes(
     whole, tmp_path
 ):
@@ -95,6 +96,7 @@ def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_by
     assert (one / WEIGHTS_FILE).read_bytes() == (other / WEIGHTS_FILE).read_bytes()
 
 
+@pytest.mark.long
 def test_the_same_generator_classifies(whole, tmp_path):
     flags = ('--store', whole / 'stages', *SMALLEST, *ASKED)
     text = run(tmp_path, *flags, config=f'{CONFIG}:defense=diffusion_classifier')

@@ -98,6 +98,7 @@ def test_the_run_replaces_images_and_says_what_became_of_each(whole):
     assert (whole / 'report' / 'index.html').is_file()
 
 
+@pytest.mark.long
 def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tmp_path):
     killed = [sign for sign in MIDST if kill_at(tmp_path, sign, *TINY, config=CONFIG)]
     assert killed == list(MIDST)
@@ -124,6 +125,7 @@ def assert_same_candidates(one, other):
     assert (sets[0] != sets[1]).mean() < 0.02
 
 
+@pytest.mark.long
 def test_eight_devices_see_the_same_candidates(whole, tmp_path):
     loaded = f'--config.teacher.load={whole}/teacher'
     stages = ('--stages', 'prepare,candidates,targets')
@@ -132,6 +134,7 @@ def test_eight_devices_see_the_same_candidates(whole, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_two_hosts_share_every_stage(whole, tmp_path):
     flags = ('--workdir', tmp_path, *TINY, f'--config.teacher.load={whole}/teacher')
     hosts = start_hosts(*flags, devices=1, config=CONFIG)

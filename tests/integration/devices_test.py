@@ -8,6 +8,8 @@ from support.command import TINY, dataset_bytes, run, start_hosts, weights
 
 from purify.data.loader import Split
 
+pytestmark = pytest.mark.long
+
 PURIFY = ('--stages', 'prepare,purified', *TINY)
 
 

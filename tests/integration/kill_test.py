@@ -9,6 +9,8 @@ import time
 
 from support.command import TINY, assert_same_weights, dataset_bytes, run, start, start_hosts
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get('PURIFY_KILLS', '3'))
 FULL = os.environ.get('PURIFY_KILL_FULL') == '1'  # the real quickstart instead of its tiny twin
 

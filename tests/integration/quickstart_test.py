@@ -4,6 +4,8 @@ import json
 
 from support.command import run
 
+pytestmark = pytest.mark.long
+
 
 def test_the_backdoor_goes_in_and_comes_out(tmp_path):
     """Bounds a little wider than the README's numbers: another processor rounds differently, and

@@ -55,6 +55,7 @@ def tables(folder):
     return {f'{path.parent.name} {path.name}': content for path, content in written.items()}
 
 
+@pytest.mark.long
 def test_killed_within_its_encoder_or_its_densities_it_ends_with_the_same_bytes(whole, tmp_path):
     rng = random.Random(SEED)
     name = rng.choice(('encoder', 'densities'))
