@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import pytest
 from support.command import TINY, assert_same_weights, dataset_bytes, run, start, start_hosts
 
 pytestmark = pytest.mark.long

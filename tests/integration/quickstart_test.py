@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.command import run
 
 pytestmark = pytest.mark.long
