@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from flax import nnx
 from support.meshes import mesh_of
+from support.networks import write_classifier
 from support.tiny import quickstart
 
 from purify.attacker.fit_trigger import FITS, fit_trigger, fitted_settings, shape_trigger
@@ -19,9 +19,8 @@ from purify.engine.chain import Chain
 from purify.engine.stage import Work
 from purify.stages.classifier import classifier_builder
 from purify.stages.known import Data, Diagnosis, Known
-from purify.stages.networks_on_disk import write_network
 from purify.train.cost import Cost
-from purify.train.state import abstract_network, split_network
+from purify.train.state import abstract_network
 
 NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
 CLASSES = ['a', 'b', 'c']
@@ -85,15 +84,7 @@ def data(tmp_path_factory):
     writer = DatasetWriter(folder / 'clean', 'clean', 'train', make_features(8, 1, CLASSES), 1)
     writer.write(0, ({'id': 100 + i, 'image': images[i], 'label': i % 3} for i in range(48)))
     writer.finish([48])
-    weights = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(0)))[1:]
-    facts = {
-        'network': NETWORK,
-        'num_classes': 3,
-        'channels': 1,
-        'size_px': 8,
-        'class_names': CLASSES,
-    }
-    write_network(folder / 'surrogate', facts, dict(zip(('params', 'stats'), weights, strict=True)))
+    write_classifier(folder / 'surrogate', 0, NETWORK, CLASSES, size_px=8)
     return folder
 
 

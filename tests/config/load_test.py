@@ -84,7 +84,7 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
         (
             '--config.zzzzzz=1',
             (
-                r'^unknown setting --config\.zzzzzz\. This config has: --config\.lr,'
+                r'^unknown setting --config\.zzzzzz\. It has: --config\.lr,'
                 r' .*--config\.part\.\*'
             ),
         ),
@@ -96,7 +96,7 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
         ('--config.part.deep=1e999', r'^--config\.part\.deep=inf: must be a finite number'),
         (
             '--config.lr',
-            r"^unknown argument '--config\.lr'; settings are given as --config\.part\.name=value",
+            r"^unknown argument '--config\.lr'; write --config\.part\.name=value",
         ),
         ('lr=3', r"^unknown argument 'lr=3'"),
     ],
@@ -120,7 +120,7 @@ def test_a_missing_file_is_named_with_those_that_are_there(tmp_path, small):
     [
         ('a.py', 'x = (', r'a\.py.*SyntaxError.*Correct the file'),
         ('a.py', 'import nothing_like_this', r'a\.py line 1: ModuleNotFoundError'),
-        ('a.py', 'x = 1', r'a\.py: has no function get_config'),
+        ('a.py', 'x = 1', r'a\.py: has no get_config'),
         ('a.py', 'def get_config(arg=None):\n    return {}["x"]', r"a\.py line 2: KeyError: 'x'"),
         ('a.txt', 'x = 1', r'a\.txt: not a Python file'),
     ],

@@ -94,7 +94,7 @@ def test_scales_stand_in_one_place():
     ]
     for number in ('0.4914', '0.247', '0.485', '0.229'):
         assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == [
-            'networks.py'
+            'registry.py'
         ]
 
 

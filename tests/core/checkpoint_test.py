@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_the_users_error(tmp_path):
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
     with pytest.raises(
-        UserError, match=r'empty: no complete checkpoint here. Give the folder of a finished'
+        UserError, match=r'empty: no complete checkpoint. Give the folder of a finished'
     ):
         restore(tmp_path / 'empty', blank(1))
     (tmp_path / 'file').write_text('')
@@ -175,7 +175,7 @@ def test_another_shape_is_told_in_one_line(tmp_path):
         env=environment,
         cwd=ROOT,
     )
-    assert 'params.w7 is of shape (4, 6) there and (4, 5) in the network' in done.stdout
+    assert 'params.w7 is (4, 6) there, (4, 5) in the network' in done.stdout
     assert 'Traceback' not in done.stderr
 
 
@@ -231,10 +231,10 @@ def test_odd_things_beside_a_checkpoint_are_no_traceback(tmp_path, odd):
             ValueError('PERMISSION_DENIED: Permission denied [OS error 13]'),
             'may not be read .*Ask for permission',
         ),
-        (MemoryError('of 9 bytes'), 'there is no memory to read step 7'),
+        (MemoryError('of 9 bytes'), 'step 7 does not fit into memory'),
         (
             RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes'),
-            'there is no memory to read step 7',
+            'step 7 does not fit into memory',
         ),
     ],
 )

@@ -32,11 +32,11 @@ def test_plain_lines_at_an_interval_with_rate_and_time_left(capfd, clock):
 
 
 def test_what_an_earlier_run_finished_counts_but_not_in_the_rate(capfd, clock):
-    with progress.Bar('purified', total=1_000, unit='files') as bar:
+    with progress.Bar('purified', total=1_000) as bar:
         bar.skip(900)
         clock.now += 10
         bar.advance(50)
-    assert capfd.readouterr().err == 'purified: 950/1,000 files, 5 files/s, 10 s left\n'
+    assert capfd.readouterr().err == 'purified: 950/1,000 images, 5 images/s, 10 s left\n'
 
 
 def test_hidden_bars_say_nothing(capfd, clock):

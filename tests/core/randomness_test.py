@@ -89,7 +89,7 @@ def test_seeds_that_libraries_would_refuse_or_cut_are_named(seed):
     for draw in (randomness.stream_key, randomness.stream_rng, randomness.stream_seed):
         with pytest.raises(
             UserError,
-            match=f'seed {seed} is out of range: choose a whole number from 0 to 4294967295',
+            match=f'seed {seed}: choose a whole number from 0 to 4294967295',
         ):
             draw(seed, 'x')
 

@@ -228,9 +228,7 @@ def test_a_name_too_long_for_wandb_keeps_both_its_ends(tmp_path, monkeypatch):
 
 def test_wandb_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB('No API key configured.'))
-    with pytest.raises(
-        UserError, match=r"run\.writers has 'wandb'.*No API key.*WANDB_MODE=offline"
-    ):
+    with pytest.raises(UserError, match=r"run\.writers: 'wandb'.*No API key.*WANDB_MODE=offline"):
         WRITERS.make('wandb', tmp_path, 'run', {})
 
 
@@ -246,7 +244,7 @@ def test_wandb_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
 def test_whatever_keeps_wandb_from_starting_is_told_in_a_sentence(tmp_path, monkeypatch, error):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB(error))
     with pytest.raises(
-        UserError, match=r"run\.writers has 'wandb', which does not start: .+\. Log in with"
+        UserError, match=r"run\.writers: 'wandb' does not start: .+\. Log in with"
     ) as caught:
         WRITERS.make('wandb', tmp_path, 'run', {})
     assert '\n' not in str(caught.value)
@@ -264,7 +262,7 @@ def test_a_setting_that_wandb_itself_refuses(tmp_path):
         [sys.executable, '-c', code, str(tmp_path)], env=env, capture_output=True, text=True
     )
     assert re.search(
-        r"UserError: run\.writers has 'wandb', which does not start: .*mode.*bogus",
+        r"UserError: run\.writers: 'wandb' does not start: .*mode.*bogus",
         done.stderr.splitlines()[-1],
     )
 

@@ -3,20 +3,19 @@ trajectory out.
 """
 
 import json
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.chains import GOLDEN_CHAINS, error, ours
+from golden.weights import OTHER
 
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.scheduler_config import sampler_from_diffusers
 from purify.diffusion.schedules import make_noise_schedule
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[1] / 'golden')) / 'schedulers'
+GOLDEN = OTHER / 'schedulers'
 NAMES = ('ddim', 'ddim_eta1_clip', 'pndm_skip_prk', 'dpmpp_2m', 'euler', 'ddim_v')
 
 

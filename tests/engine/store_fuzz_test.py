@@ -11,7 +11,7 @@ import string
 import msgspec
 import numpy as np
 import pytest
-from flax import nnx
+from support.networks import write_classifier
 from support.tiny import quickstart
 
 from purify.attacker.attackers_loader import read_poisoner
@@ -30,11 +30,9 @@ from purify.engine.tables import part_path, read_table, write_columns, write_tab
 from purify.evaluation import copies, diffusion_answers, dissect, feature_map
 from purify.evaluation.results import gather_cost
 from purify.generative.pixel_generator import NOTE, open_generator
-from purify.stages.classifier import classifier_builder
 from purify.stages.named_folders import finished_folder
-from purify.stages.networks_on_disk import read_classifier, write_network
+from purify.stages.networks_on_disk import read_classifier
 from purify.stages.train_encoder import describe_encoder
-from purify.train.state import split_network
 
 # tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -71,9 +69,7 @@ def columns(kinds, prefix=''):
 
 
 def write_teacher(work):
-    _, params, stats = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(0)))
-    facts = {'network': NETWORK, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
-    write_network(work.folder, facts, {'params': params, 'stats': stats})
+    write_classifier(work.folder, 0, NETWORK)
 
 
 def write_verdicts(work):

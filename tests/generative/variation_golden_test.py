@@ -1,12 +1,9 @@
 """Whole chains against PyTorch's pipelines: CLIP or captions, guided UNet, scheduler, VAE."""
 
-import os
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.weights import GOLDEN, materialise
+from golden.weights import GOLDEN, OTHER, materialise
 
 from purify.generative.open_prior import load_variation_model
 
@@ -18,7 +15,6 @@ VARIATIONS = (
     'variation_ddim_v',
     'versatile_ddim',
 )
-OTHER = Path(os.environ.get('PURIFY_GOLDEN', GOLDEN))
 OTHERS = ('sd_image_variation', 'versatile_image_variation')
 GUIDANCE = (1.0, 7.5)
 

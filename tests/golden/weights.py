@@ -7,6 +7,7 @@ Used by make_golden.py, which fills PyTorch's networks, and by the tests, which 
 
 import json
 import math
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 GOLDEN = Path(__file__).parent
+OTHER = Path(os.environ.get('PURIFY_GOLDEN', GOLDEN))  # with weights beside the arrays
 
 
 def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:

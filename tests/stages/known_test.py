@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from support.networks import write_classifier
 from support.tiny import ROOT, SMALL
 
 from purify.commands import check as checking
@@ -21,7 +21,7 @@ from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.networks_on_disk import write_network
 from purify.stages.registry import KINDS
 from purify.stages.train_classifier import shape_classifier
-from purify.train.state import abstract_network, split_network
+from purify.train.state import abstract_network
 
 
 def small(words=''):
@@ -49,15 +49,7 @@ def known():
 @pytest.mark.parametrize(('classes', 'fresh'), [(10, False), (3, True)])
 def test_a_start_with_a_head_for_another_number_of_classes_is_told(known, tmp_path, classes, fresh):
     part = known.config['teacher']
-    build = classifier_builder(part['network'], classes, 1)
-    facts = {
-        'network': part['network'],
-        'num_classes': classes,
-        'channels': 1,
-        'class_names': [str(k) for k in range(classes)],
-    }
-    _, params, stats = split_network(build(nnx.Rngs(0)))
-    write_network(tmp_path, facts, {'params': params, 'stats': stats})
+    write_classifier(tmp_path, 0, part['network'], '0123456789'[:classes])
     for start in (tmp_path, tmp_path / 'weights'):
         known.found.notes.clear()
         known.traced.clear()

@@ -2,23 +2,12 @@ import hashlib
 import shutil
 
 import pytest
-from flax import nnx
-from support.made_run import NETWORK
+from support.networks import write_classifier
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, write_json
-from purify.stages.classifier import classifier_builder
 from purify.stages.named_folders import finished_folder, start_folder
-from purify.stages.networks_on_disk import read_classifier, write_network
-from purify.train.state import split_network
-
-FACTS = {'network': NETWORK, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
-
-
-def write_classifier(folder, seed):
-    _, params, stats = split_network(classifier_builder(NETWORK, 3, 1)(nnx.Rngs(seed)))
-    write_network(folder, FACTS, {'params': params, 'stats': stats})
-    return folder
+from purify.stages.networks_on_disk import read_classifier
 
 
 def write_done(folder, **changes):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import save_file
+from support.networks import write_classifier
 
 from purify.core.errors import UserError
 from purify.core.randomness import stream_key
@@ -92,17 +93,11 @@ def test_a_start_that_is_nowhere_is_refused(tmp_path):
 FACTS = {'network': SETTINGS, 'num_classes': 3, 'channels': 1, 'class_names': ['a', 'b', 'c']}
 
 
-def write_classifier(folder, seed, facts=FACTS):
-    _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(seed)))
-    write_network(folder, facts, {'params': params, 'stats': stats})
-    return folder
-
-
 @pytest.mark.parametrize('classes', [3, 5])
 def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_classes(
     tmp_path, classes
 ):
-    write_classifier(tmp_path, 9)
+    write_classifier(tmp_path, 9, SETTINGS)
     _, params, stats = split_network(classifier_builder(SETTINGS, 3, 1)(nnx.Rngs(9)))
     build = classifier_builder(SETTINGS, classes, 1)
     _, like = abstract_network(build)
@@ -116,12 +111,12 @@ def test_training_starts_from_a_finished_classifier_but_for_a_head_of_other_clas
 
 
 def test_a_network_replaces_the_weights_that_an_unfinished_stage_left(tmp_path):
-    expected = read_classifier(write_classifier(tmp_path / 'fresh', 2)).digest()
-    write_classifier(tmp_path / 'net', 1)
+    expected = read_classifier(write_classifier(tmp_path / 'fresh', 2, SETTINGS)).digest()
+    write_classifier(tmp_path / 'net', 1, SETTINGS)
     shutil.copytree(
         tmp_path / 'net' / 'weights' / 'step_0', tmp_path / 'net' / 'weights' / 'step_7'
     )
-    write_classifier(tmp_path / 'net', 2)
+    write_classifier(tmp_path / 'net', 2, SETTINGS)
     assert read_classifier(tmp_path / 'net').digest() == expected
     assert [path.name for path in (tmp_path / 'net' / 'weights').glob('step_*')] == ['step_0']
 
@@ -143,19 +138,19 @@ def test_a_network_replaces_the_weights_that_an_unfinished_stage_left(tmp_path):
     ],
 )
 def test_facts_that_make_no_classifier_are_the_users_error(tmp_path, change, told):
-    write_classifier(tmp_path, 1, FACTS | change)
+    write_classifier(tmp_path, 1, SETTINGS, **change)
     with pytest.raises(UserError, match=told):
         read_classifier(tmp_path)
 
 
 def test_a_classifier_comes_back_with_all_its_facts(tmp_path):
-    write_classifier(tmp_path, 1, FACTS | {'more': 5})
+    write_classifier(tmp_path, 1, SETTINGS, more=5)
     assert read_classifier(tmp_path).facts == FACTS | {'more': 5}
 
 
 @pytest.mark.parametrize('harm', ['empty', 'cut', 'missing', 'folder'])
 def test_damaged_weights_are_the_users_error(tmp_path, harm):
-    write_classifier(tmp_path, 1)
+    write_classifier(tmp_path, 1, SETTINGS)
     for path in [path for path in (tmp_path / 'weights').rglob('*') if path.is_file()]:
         data = path.read_bytes()
         path.unlink()

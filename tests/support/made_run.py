@@ -5,7 +5,7 @@ conclude.
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
+from support.networks import NETWORK, write_classifier
 from support.tiny import quickstart, run_chain
 
 from purify.attacker.manifest import Manifest
@@ -15,20 +15,7 @@ from purify.data.loader import Split
 from purify.data.table import Table
 from purify.engine.stage import Work
 from purify.engine.tables import write_table
-from purify.stages.classifier import classifier_builder
-from purify.stages.networks_on_disk import write_network
 from purify.train.cost import Cost
-from purify.train.state import split_network
-
-NETWORK = {
-    'name': 'resnet',
-    'stages': [1],
-    'block': 'preact',
-    'width': 8,
-    'norm': 'group',
-    'stem': 'small',
-    'dtype': 'float32',
-}
 
 
 class WeightsOnly:
@@ -53,16 +40,7 @@ class MadeRun:
 
     def classifier(self, name: str, seed: int) -> Path:
         """A folder of random weights."""
-        network = classifier_builder(NETWORK, 10, 1)(nnx.Rngs(seed))
-        _, params, stats = split_network(network)
-        facts = {
-            'network': NETWORK,
-            'num_classes': 10,
-            'channels': 1,
-            'class_names': self.given.class_names,
-        }
-        write_network(self.folder / name, facts, {'params': params, 'stats': stats})
-        return self.folder / name
+        return write_classifier(self.folder / name, seed, NETWORK, self.given.class_names)
 
     def original(self, identity: int) -> np.ndarray:
         """A training image before the attack."""

@@ -15,15 +15,9 @@ from purify.generative.open_prior import load_variation_model
 from purify.models.files.pipelines import from_pretrained, save_pretrained
 from purify.models.files.shapes import random_pipeline
 
-torch = pytest.importorskip(
-    'torch', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
-diffusers = pytest.importorskip(
-    'diffusers', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
-transformers = pytest.importorskip(
-    'transformers', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
+LIBRARIES = ('torch', 'diffusers', 'transformers')
+NEEDED = 'the parity extra (torch, diffusers, transformers) is not installed'
+torch, diffusers, transformers = (pytest.importorskip(name, reason=NEEDED) for name in LIBRARIES)
 
 call = nnx.jit(lambda network, *inputs: network(*inputs))
 encode = nnx.jit(lambda vae, images: vae.encode(images))

@@ -1,19 +1,16 @@
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden.weights import OTHER
+from support.networks import draw_parameters
 
 from purify.core.errors import UserError
 from purify.models.diffusers.autoencoder_kl import AutoencoderKL
 from purify.models.files.weights import export_tensors, load_model
 
-GOLDEN = (
-    Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'autoencoder_kl'
-)
+GOLDEN = OTHER / 'autoencoder_kl'
 TINY = {
     'block_out_channels': [6, 9],
     'down_block_types': ['DownEncoderBlock2D'] * 2,
@@ -38,12 +35,7 @@ def make(base=TINY, dtype=None, **changes):
     network = nnx.eval_shape(
         lambda: AutoencoderKL.from_config(base | changes, rngs=nnx.Rngs(0), dtype=dtype)
     )
-    rng = np.random.default_rng(0)
-    state = nnx.state(network, nnx.Param)
-    nnx.update(
-        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
-    )
-    return network
+    return draw_parameters(network)
 
 
 def shapes_of(network, size=8):

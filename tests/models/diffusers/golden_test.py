@@ -1,13 +1,10 @@
 """Every network against PyTorch's: same files and inputs in, same outputs out."""
 
-import os
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden.weights import GOLDEN, materialise
+from golden.weights import GOLDEN, OTHER, materialise
 
 from purify.models.files.pipelines import from_pretrained
 
@@ -23,7 +20,6 @@ OWN = (
     'clip_text_first_eos',
     'clip_text_legacy_eos',
 )
-OTHER = Path(os.environ.get('PURIFY_GOLDEN', GOLDEN))
 OTHERS = ('unet2d_condition', 'autoencoder_kl', 'clip_vision', 'clip_text')
 
 

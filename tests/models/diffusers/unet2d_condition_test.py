@@ -1,11 +1,10 @@
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden.weights import OTHER
+from support.networks import draw_parameters
 
 from purify.core.errors import UserError
 from purify.models.diffusers.transformer2d import GEGLU, Transformer2DModel
@@ -13,9 +12,7 @@ from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
 from purify.models.files.folders import read_folder
 from purify.models.files.weights import export_tensors, load_model
 
-GOLDEN = (
-    Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'unet2d_condition'
-)
+GOLDEN = OTHER / 'unet2d_condition'
 TINY = {
     'block_out_channels': [8, 16],
     'down_block_types': ['CrossAttnDownBlock2D', 'DownBlock2D'],
@@ -50,12 +47,7 @@ def make(base=SINGLE, dtype=None, **changes):
     network = nnx.eval_shape(
         lambda: UNet2DConditionModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype)
     )
-    rng = np.random.default_rng(0)
-    state = nnx.state(network, nnx.Param)
-    nnx.update(
-        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
-    )
-    return network
+    return draw_parameters(network)
 
 
 @pytest.fixture(scope='module')

@@ -1,18 +1,17 @@
-import os
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden.weights import OTHER
+from support.networks import draw_parameters
 
 from purify.core.errors import UserError
 from purify.models.diffusers import blocks
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.weights import export_tensors, load_model
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'unet2d_ddpm'
+GOLDEN = OTHER / 'unet2d_ddpm'
 TINY = {
     'block_out_channels': [8, 16],
     'down_block_types': ['DownBlock2D', 'AttnDownBlock2D'],
@@ -31,12 +30,7 @@ SINGLE = TINY | {
 def make(base=SINGLE, dtype=None, **changes):
     """A network whose every parameter is random: fresh ones answer 0."""
     network = nnx.eval_shape(lambda: UNet2DModel(**(base | changes), rngs=nnx.Rngs(0), dtype=dtype))
-    rng = np.random.default_rng(0)
-    state = nnx.state(network, nnx.Param)
-    nnx.update(
-        network, jax.tree.map(lambda p: jnp.asarray(rng.normal(0.1, 0.3, p.shape), p.dtype), state)
-    )
-    return network
+    return draw_parameters(network)
 
 
 @pytest.fixture(scope='module')

@@ -1,12 +1,12 @@
 import json
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden.weights import OTHER
 from safetensors.numpy import load_file, save_file
 
 from purify.core.errors import UserError
@@ -20,7 +20,7 @@ from purify.models.files.weights import (
     write_folder,
 )
 
-GOLDEN = Path(os.environ.get('PURIFY_GOLDEN', Path(__file__).parents[2] / 'golden')) / 'unet2d_ddpm'
+GOLDEN = OTHER / 'unet2d_ddpm'
 
 
 class Zoo(nnx.Module):

@@ -19,15 +19,9 @@ from purify.train.objectives.denoise_latents import (
 )
 from purify.train.state import split_network
 
-torch = pytest.importorskip(
-    'torch', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
-diffusers = pytest.importorskip(
-    'diffusers', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
-pytest.importorskip(
-    'transformers', reason='the parity extra (torch, diffusers, transformers) is not installed'
-)
+LIBRARIES = ('torch', 'diffusers', 'transformers')
+NEEDED = 'the parity extra (torch, diffusers, transformers) is not installed'
+torch, diffusers, _ = (pytest.importorskip(name, reason=NEEDED) for name in LIBRARIES)
 
 NAMES, CAPTION, DROP = ['n01440764', 'chain_saw', 'church'], 'A photo of a {}', 0.4
 # of the names, and of none
