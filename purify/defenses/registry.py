@@ -8,7 +8,7 @@ from purify.defenses.castle_walls.diffusion_classifier import DiffusionClassifie
 from purify.defenses.castle_walls.generation import Generation
 from purify.defenses.dataelixir.method import DataElixir
 from purify.defenses.filters.activation_clustering import ActivationClustering
-from purify.defenses.filters.score_filter import SCORES, Scored, score
+from purify.defenses.filters.score_filter import SCORES, ScoreFilter, score
 from purify.defenses.filters.spectral import Spectral
 from purify.defenses.method import Defense
 from purify.defenses.none import NoDefense
@@ -36,4 +36,4 @@ DEFENSES: Registry[Callable[..., Defense]] = Registry(
     generation=Generation,
     diffusion_classifier=DiffusionClassifier,
 )
-DEFENSES.update({name: partial(Scored, name, score=score(name)) for name in SCORES})
+DEFENSES.update({name: partial(ScoreFilter, name, score=score(name)) for name in SCORES})

@@ -8,12 +8,12 @@ import numpy as np
 from purify.data.loader import Split
 
 
-class Originals:
-    """The images u8[h w c] before the attack, by position in `given`, the poisoned split."""
+class CleanImages:
+    """Gives the images u8[h w c] before the attack, by position in `given`, the poisoned split."""
 
     def __init__(self, given: Split, truth: Path):
         self.given = given
-        # of poisoned images and covers alone; no folder where there are none
+        # Of poisoned images and covers alone; no folder where there are none.
         kept = truth / 'originals'
         self.changed = Split(kept, 'train') if kept.is_dir() else None
         ids = [] if self.changed is None else self.changed.ids.tolist()

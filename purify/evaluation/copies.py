@@ -23,14 +23,8 @@ LIMIT = 0.3  # of SSCD's cosine, from which on Pan 2024 (section 6) see a copy
 SHOWN = 200  # pairs of highest similarity that are kept one by one (figure 5)
 AT_ONCE = 4096  # points looked up between two moves of the bar
 # and their kinds
-COLUMNS = {
-    'ids': 'iu',
-    'match': 'iu',
-    'twin': 'iu',
-    'similarity': 'f',
-    'twin_similarity': 'f',
-    'poisoned': 'b',
-}
+COLUMNS = {'ids': 'iu', 'match': 'iu', 'twin': 'iu'}
+COLUMNS |= {'similarity': 'f', 'twin_similarity': 'f', 'poisoned': 'b'}
 
 
 def find_copies(work: Work) -> None:
@@ -58,9 +52,8 @@ def find_copies(work: Work) -> None:
     with Bar(work.name, len(generated['ids']) + min(SHOWN, len(generated['ids']))) as bar:
         match, similarity = _look_up(neighbours, generated['features'], None, bar)
         kept = np.lexsort((generated['ids'], -similarity))[:SHOWN]
-        twin, twin_similarity = _look_up(
-            neighbours, given['features'][match[kept]], match[kept], bar
-        )
+        best = given['features'][match[kept]]
+        twin, twin_similarity = _look_up(neighbours, best, match[kept], bar)
     rows = np.searchsorted(manifest.ids, given['ids'][match])
     found = {
         'ids': generated['ids'][kept],
@@ -89,15 +82,11 @@ def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest)
     above = share_of(similarity > np.float32(LIMIT))
     similarity = similarity.astype(np.float64)
     hit = share_of(manifest.poisoned[rows]) if manifest.poisoned.any() else None
+    counted = {'share': above.value, 'count': above.hits, 'interval': _interval(above)}
     return {
         'pairs': len(similarity),
         'mean': _mean(similarity),
-        'above': {
-            'limit': LIMIT,
-            'share': above.value,
-            'count': above.hits,
-            'interval': _interval(above),
-        },
+        'above': {'limit': LIMIT} | counted,
         'poisoned_matches': hit.value if hit else None,
         'poisoned_interval': _interval(hit) if hit else None,
         'poisoned': share_of(manifest.poisoned).value if hit else None,
@@ -112,13 +101,9 @@ def _describe_copied(similarity: np.ndarray, rows: np.ndarray, manifest: Manifes
         return None
     several = copies | np.isin(manifest.ids, manifest.copy_of[copies])
     among = several[rows]
-    share = share_of(among)
-    return {
-        'images': int(several.sum()),
-        'matches': share.hits,
-        'share': share.value,
-        'mean': _mean(similarity[among]),
-    }
+    share, mean = share_of(among), _mean(similarity[among])
+    counts = {'images': int(several.sum()), 'matches': share.hits}
+    return counts | {'share': share.value, 'mean': mean}
 
 
 def _look_up(

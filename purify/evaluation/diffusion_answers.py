@@ -38,11 +38,11 @@ class Asked(TypedDict):
     p_filters: list[float]
 
 
-# positions i64[m] of test images, the classes i32[m] they are taken for
+# Positions i64[m] of test images, and the classes i32[m] that they are taken for.
 Answers = tuple[np.ndarray, np.ndarray]
 
 
-def diffuse(work: Work) -> None:
+def write_answers(work: Work) -> None:
     """Classifies the test images with a generator; writes a table of the clean and of each trigger.
 
     Columns: `ids`, `predictions` i32[m p] for every p_filter, `errors` f32[m k p] (see
@@ -58,23 +58,15 @@ def diffuse(work: Work) -> None:
     )
     measure = rule.rule({'generator': generator}, Context(bench.test.shape, seed, names))
     chosen, calls = choose_images(len(bench.test), settings['images'], seed), rule.calls(len(names))
-    for name, attack in (
-        (CLEAN, None),
-        *((TRIGGERED(k), attack) for k, attack in enumerate(bench.attacks)),
-    ):
+    sets: dict[str, Attack | None] = {CLEAN: None}
+    sets |= {TRIGGERED(k): attack for k, attack in enumerate(bench.attacks)}
+    for name, attack in sets.items():
         rows = chosen if attack is None else chosen[bench.aim(attack)[1][chosen]]
         _measure(bench, name, attack, rows, measure, generator.weights, calls)
     if devices.is_lead():
-        facts = {
-            'draws': rule.draws,
-            'weighting': rule.weighting,
-            'images': len(chosen),
-            'calls_per_image': calls,
-        }
-        write_json(
-            work.folder / FACTS,
-            facts | {'p_filter': rule.p_filter, 'p_filters': list(rule.p_filters)},
-        )
+        facts = {'draws': rule.draws, 'weighting': rule.weighting, 'images': len(chosen)}
+        facts |= {'calls_per_image': calls, 'p_filter': rule.p_filter}
+        write_json(work.folder / FACTS, facts | {'p_filters': list(rule.p_filters)})
 
 
 def choose_images(count: int, images: int, seed: int) -> np.ndarray:
@@ -112,13 +104,11 @@ def _measure(
 
 
 def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers, list[Answers]]]]:
-    """Reads what `diffuse` left: facts, and for each p_filter the clean and triggered answers."""
+    """Reads the stage's facts, and for each p_filter the answers on clean and triggered images."""
     facts: Any = read_json(folder / FACTS, Asked)
     filters = len(facts['p_filters'])
-    sets = [
-        _read(bench, folder / name, filters)
-        for name in (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))
-    ]
+    names = (CLEAN, *map(TRIGGERED, range(len(bench.attacks))))
+    sets = [_read(bench, folder / name, filters) for name in names]
     split = [[(where, classes[:, k]) for where, classes in sets] for k in range(filters)]
     return facts, [(clean, triggered) for clean, *triggered in split]
 

@@ -22,7 +22,7 @@ from purify.engine.tables import read_table
 from purify.evaluation.diffusion_answers import Answers, read_answers
 from purify.evaluation.image_quality import describe_likeness
 from purify.evaluation.residual_attack import measure_residual
-from purify.evaluation.testbench import BROKEN, Bench
+from purify.evaluation.testbench import BROKEN, Bench, advise
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import auroc, detection_rates, label_accuracy
 from purify.metrics.intervals import Share, pooled
@@ -59,7 +59,7 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
             numbers[name] = _judge(bench, name, bar)
         if guard is not None:
             name = {'guard': work.settings['guard']['by']['name']}
-            numbers['guarded'] = _judge(bench, 'teacher', bar, open_guard(bench, guard)) | name
+            numbers['guarded'] = _judge(bench, 'teacher', bar, guard) | name
     if 'diffused' in work.inputs:
         numbers['diffusion'], headline = describe_diffusion(bench, work.inputs['diffused'])
         numbers['student'] = numbers['student'] or headline
@@ -71,19 +71,19 @@ def evaluate(work: Work, candidates: Candidates | None = None, guard: Guard | No
         write_json(work.folder / 'numbers.json', numbers)
 
 
-def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = None) -> Facts:
-    """ACC, ASR and RA of one classifier, whose inputs are changed before, if so.
+def _judge(bench: Bench, name: str, bar: Bar, guard: Guard | None = None) -> Facts:
+    """ACC, ASR and RA of one classifier, whose inputs a guard changes before, if so.
 
     Raises `UserError` where that makes no images.
     """
-    model, every, label = bench.classifier(name), bench.everyone, 'guarded' if change else name
+    model, every, label = bench.classifier(name), bench.everyone, 'guarded' if guard else name
+    change = open_guard(bench, guard) if guard else None
 
     def ask(attack: Attack | None, what: str) -> Answers:
         classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change)
-        if (broken := int((classes == BROKEN).sum())) > 0:
+        if guard and (broken := int((classes == BROKEN).sum())):
             raise UserError(
-                f'the guard gave no image for {broken} test images. Computing in bfloat16 may'
-                ' overflow: try float32.'
+                f'the guard gave no image for {broken} test images. {advise(guard.dtype)}'
             )
         return every, classes
 
@@ -95,11 +95,9 @@ def _judge(bench: Bench, name: str, bar: Bar, change: tuple[Any, Rule] | None = 
 def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
     """Opens a guard as (constants, rule); its noise has its own stream, and it sees no label."""
     work = bench.work
-    models = open_models(work, bench.test, dtype=getattr(guard, 'dtype', 'float32'), prefix=GUARD)
-    context = Context(
-        bench.test.shape, stream_seed(work.settings['seed'], 'guard'), bench.test.class_names
-    )
-    rule = guard.rule(models, context)
+    models = open_models(work, bench.test, dtype=guard.dtype, prefix=GUARD)
+    seed = stream_seed(work.settings['seed'], 'guard')
+    rule = guard.rule(models, Context(bench.test.shape, seed, bench.test.class_names))
 
     def change(constants: Tree, rows: Rows) -> Rows:
         return rule(constants, {'image': rows['image'], 'id': rows['id']})
@@ -140,12 +138,12 @@ def describe_diffusion(bench: Bench, folder: Path) -> tuple[Facts, Facts]:
 
 def describe_shares(shares: dict[str, Share | None]) -> Facts:
     """Turns shares into values, 'counts' [hits, n] and 'intervals' [low, high]; None if empty."""
-    values = {name: share.value if share else None for name, share in shares.items()}
-    counts = {name: [share.hits, share.count] if share else None for name, share in shares.items()}
-    intervals = {
-        name: list(share.interval()) if share and share.count else None
-        for name, share in shares.items()
-    }
+    values: Facts = dict.fromkeys(shares)
+    counts, intervals = values.copy(), values.copy()
+    for name, share in shares.items():
+        if share is not None:
+            values[name], counts[name] = share.value, [share.hits, share.count]
+            intervals[name] = list(share.interval()) if share.count else None
     return values | {'counts': counts, 'intervals': intervals}
 
 
@@ -183,9 +181,8 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     found['found'] = {'images': len(ids)} | sums
     if labels is None:
         return found
-    found['label_accuracy'] = label_accuracy(
-        ids[keep], labels[keep], manifest.ids, manifest.true_labels
-    ).value
+    truth = manifest.ids, manifest.true_labels
+    found['label_accuracy'] = label_accuracy(ids[keep], labels[keep], *truth).value
     found['removed'] = _rates(ids, ~keep | moved, poisoned)
     if found['target_labels'] is not None:
         fates = np.where(~keep, 1, np.where(moved, 2, 0))
@@ -193,7 +190,7 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     shares = {}
     for name, among in zip(relabelled, (moved, moved & np.isin(ids, poisoned)), strict=True):
         new = flagged & keep & among
-        shares[name] = label_accuracy(ids[new], labels[new], manifest.ids, manifest.true_labels)
+        shares[name] = label_accuracy(ids[new], labels[new], *truth)
     counts = {name: [share.hits, share.count] for name, share in shares.items()}
     return found | {name: share.value for name, share in shares.items()} | {'counts': counts}
 

@@ -20,11 +20,10 @@ from purify.engine.tables import read_columns, read_table, write_columns
 FILE, FACTS = 'atlas.npz', 'atlas.json'
 MOST = 4000  # images on a map
 DIMENSIONS = 50  # that UMAP starts from
-# looked at closely: accused ones or targets of the attack, and others beside them
-MOST_CLASSES = 6
-INNOCENT = 2
+# Looked at closely: accused ones or targets of the attack, and others beside them.
+MOST_CLASSES, INNOCENT = 6, 2
 CLOSE = ('foreign', 'score')  # columns of findings that are looked at closely, where there are such
-# columns and their kinds
+# Columns and their kinds.
 ON_MAP = {'ids': 'iu', 'points': 'f', 'label': 'iu', 'true': 'iu', 'poisoned': 'b', 'named': 'b'}
 CLOSELY = {'close_ids': 'iu', 'close_label': 'iu', 'close_poisoned': 'b', 'close_verdict': 'u'}
 
@@ -68,36 +67,24 @@ def make_map(work: Work) -> None:
         'named': np.isin(manifest.given_labels[rows], named),
     }
     classes = close_classes(named, aims, np.unique(manifest.given_labels).tolist())
-    found |= {
-        f'close_{name}': column for name, column in _look_close(manifest, findings, classes).items()
-    }
-    write_json(
-        work.folder / FACTS,
-        {
-            'method': method,
-            'images': len(manifest.ids),
-            'classes': classes,
-            'named': named,
-            'aims': aims,
-        },
-    )
+    close = _look_close(manifest, findings, classes)
+    found |= {f'close_{name}': column for name, column in close.items()}
+    facts = {'method': method, 'images': len(manifest.ids), 'classes': classes}
+    write_json(work.folder / FACTS, facts | {'named': named, 'aims': aims})
     write_columns(work.folder / FILE, found, compressed=True)
 
 
-def read_atlas(folder: Path) -> Facts:
+def read_map(folder: Path) -> Facts:
     """Reads what `make_map` wrote: arrays by name, and 'facts'."""
-    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {
-        'facts': read_json(folder / FACTS, Mapped)
-    }
+    facts = read_json(folder / FACTS, Mapped)
+    return read_columns(folder / FILE, ON_MAP, CLOSELY) | {'facts': facts}
 
 
 def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
     """Draws rows i64[<= MOST] of the manifest, ascending; at most half of them are poisoned."""
     rng = stream_rng(seed, 'atlas')
-    hit, rest = (
-        rng.permutation(np.flatnonzero(manifest.poisoned == poisoned)) for poisoned in (True, False)
-    )
-    hit = hit[: MOST // 2]
+    hit = rng.permutation(np.flatnonzero(manifest.poisoned))[: MOST // 2]
+    rest = rng.permutation(np.flatnonzero(~manifest.poisoned))
     return np.sort(np.concatenate([hit, rest[: MOST - len(hit)]]))
 
 
@@ -129,9 +116,8 @@ def _lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
     import umap
 
     say(f'drawing a map of {len(whole):,} images by UMAP')
-    mapped = umap.UMAP(
-        n_neighbors=min(15, len(whole) - 1), random_state=stream_seed(seed, 'umap'), n_jobs=1
-    )
+    near, own = min(15, len(whole) - 1), stream_seed(seed, 'umap')
+    mapped = umap.UMAP(n_neighbors=near, random_state=own, n_jobs=1)
     return 'umap', np.asarray(mapped.fit_transform(principal(whole, DIMENSIONS)), np.float32)
 
 
@@ -154,16 +140,10 @@ def _look_close(manifest: Manifest, findings: Table, classes: list[int]) -> dict
     ids = manifest.ids[rows]
     if 'verdict' in findings.columns:
         verdict = findings.of(ids, 'verdict')
-    else:  # a filter has two verdicts, on every class
+    else:
+        # A filter has two verdicts, on every class.
         verdict = np.where(findings.of(ids, 'flagged'), 3, 1)
-    columns = {
-        'ids': ids,
-        'label': manifest.given_labels[rows],
-        'poisoned': manifest.poisoned[rows],
-    }
-    scores = {
-        name: findings.of(ids, name).astype(np.float64)
-        for name in CLOSE
-        if name in findings.columns
-    }
-    return columns | {'verdict': verdict.astype(np.uint8)} | scores
+    columns = {'ids': ids, 'label': manifest.given_labels[rows]}
+    columns |= {'poisoned': manifest.poisoned[rows], 'verdict': verdict.astype(np.uint8)}
+    there = [name for name in CLOSE if name in findings.columns]
+    return columns | {name: findings.of(ids, name).astype(np.float64) for name in there}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from purify.data.loader import Split
 from purify.engine.gather import exchange, look_in_turn
 from purify.engine.stage import Work
 from purify.engine.tables import read_table
-from purify.evaluation.clean_images import Originals
+from purify.evaluation.clean_images import CleanImages
 from purify.metrics.distribution import Answers, Moments, frechet_distance, inception_score, merged
 from purify.stages.classifier import Classifier
 from purify.stages.networks_on_disk import read_classifier
@@ -57,16 +56,13 @@ def describe_likeness(work: Work) -> Facts | None:
     model = read_classifier(work.inputs[role])
     purified = Split(work.inputs['purified'], 'train')
     given = Split(work.inputs['poisoned'], 'train')
-    before = Originals(given, work.inputs['truth'])
+    before = CleanImages(given, work.inputs['truth'])
     with Bar(f'{work.name} images', len(purified) + len(given), shown=devices.is_lead()) as bar:
         made = lambda i: purified[i]['image']
         after = sum_up(work, model, made, len(purified), purified.shape, 'purified', bar)
         raw = sum_up(work, model, before.__getitem__, len(before), given.shape, 'benign', bar)
-    found = {
-        'fid': frechet_distance(after.moments, raw.moments),
-        'is': inception_score(after.answers),
-        'is_raw': inception_score(raw.answers),
-    }
+    found = {'fid': frechet_distance(after.moments, raw.moments)}
+    found |= {'is': inception_score(after.answers), 'is_raw': inception_score(raw.answers)}
     return found | {
         'images': after.moments.count,
         'remade': _remade(work),
@@ -100,7 +96,7 @@ def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
 
 def sight(
     model: Classifier, shape: tuple[int, int, int]
-) -> Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]:
+) -> Callable[[Tree, Rows], tuple[jax.Array, jax.Array]]:
     """Makes (weights, rows with u8[b h w c]) -> (logits f32[b k], features f32[b d]) of a network.
 
     Images of `shape` are made grey or repeated to its channels; `UserError` where neither is
@@ -113,7 +109,7 @@ def sight(
             ' another.'
         )
 
-    def see(weights: Tree, rows: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def see(weights: Tree, rows: Rows) -> tuple[jax.Array, jax.Array]:
         images = rows['image'].astype(jnp.float32) / 255
         images = images.mean(-1, keepdims=True) if shape[2] > width else images
         return model.answer(weights, jnp.broadcast_to(images, (*images.shape[:3], width)))
@@ -160,8 +156,8 @@ def sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
     own = {'count': moments.count, 'mean': moments.mean, 'scatter': moments.scatter}
     own |= {'answers': answers.count, 'total': answers.total, 'certainty': answers.certainty}
     hosts = exchange(work, name, {key: np.asarray(value, np.float64) for key, value in own.items()})
-    every = [Moments(int(host['count']), host['mean'], host['scatter']) for host in hosts]
-    said = [
-        Answers(int(host['answers']), host['total'], float(host['certainty'])) for host in hosts
-    ]
+    every, said = [], []
+    for host in hosts:
+        every.append(Moments(int(host['count']), host['mean'], host['scatter']))
+        said.append(Answers(int(host['answers']), host['total'], float(host['certainty'])))
     return Likeness(merged(every), merged(said))

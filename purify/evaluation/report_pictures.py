@@ -28,9 +28,8 @@ def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
             columns = sets[name]
             split = Split(chain.path(chain.stages['dissect'].inputs[name]), 'train')
             rows = choose_groups(columns, targets)
-            return {key: column[rows] for key, column in columns.items()} | {
-                'image': _pictures(split, columns['ids'][rows])
-            }
+            image = _pictures(split, columns['ids'][rows])
+            return {key: column[rows] for key, column in columns.items()} | {'image': image}
     return None
 
 
@@ -50,21 +49,15 @@ def show_copies(chain: Chain) -> dict[str, np.ndarray] | None:
     if not chain.finished('replicate'):
         return None
     _, found = read_replication(chain.folder('replicate'))
-    made, given = (
-        Split(chain.path(_measured(chain, role)), 'train') for role in ('generated', 'given')
-    )
+    roles = ('generated', 'given')
+    made, given = (Split(chain.path(_measured(chain, role)), 'train') for role in roles)
     pairs = choose_pairs(found)
     shown = {'shown': pairs}
-    for name, split, ids in (
-        ('made', made, 'ids'),
-        ('match', given, 'match'),
-        ('twin', given, 'twin'),
-    ):
+    sides = (('made', made, 'ids'), ('match', given, 'match'), ('twin', given, 'twin'))
+    for name, split, ids in sides:
         own = found[ids][pairs]
-        shown |= {
-            f'{name}_image': _pictures(split, own),
-            f'{name}_label': split.labels[split.position_of(own)],
-        }
+        shown[f'{name}_image'] = _pictures(split, own)
+        shown[f'{name}_label'] = split.labels[split.position_of(own)]
     return found | shown
 
 
@@ -82,9 +75,5 @@ def _measured(chain: Chain, role: str) -> Input:
 
 def _pictures(split: Split, ids: np.ndarray) -> np.ndarray:
     """u8[k h w c]."""
-    rows = split.position_of(ids).tolist()
-    return (
-        np.stack([split[row]['image'] for row in rows])
-        if rows
-        else np.zeros((0, *split.shape), np.uint8)
-    )
+    images = [split[row]['image'] for row in split.position_of(ids).tolist()]
+    return np.stack(images) if images else np.zeros((0, *split.shape), np.uint8)

@@ -11,7 +11,7 @@ from purify.core.randomness import stream_seed
 from purify.core.types import Facts
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context
-from purify.evaluation.testbench import BROKEN, Bench
+from purify.evaluation.testbench import BROKEN, Bench, advise
 from purify.generative.open_prior import load_variation_model
 from purify.metrics.classification import attack_success
 from purify.metrics.intervals import Share, pooled
@@ -24,7 +24,7 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
 
     Returns {'residual_asr', 'residual_counts', 'residual_interval'}. Each triggered test image that
     counts for the ASR becomes the candidate that the defence would put in its place, by the prior
-    and the victim's eyes, and goes to the student. Nothing where the attack has no trigger.
+    and the teacher's eyes, and goes to the student. Nothing where the attack has no trigger.
     """
     shares = []
     aims = [bench.aim(attack) for attack in bench.attacks]
@@ -35,11 +35,9 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
         for number, (attack, (goals, among)) in enumerate(zip(bench.attacks, aims, strict=True)):
             where, name = np.flatnonzero(among), f'residual-{number}'
             classes = bench.predict(student, name, bar, attack, positions=where, change=change)
-            if (broken := int((classes == BROKEN).sum())) > 0:
-                raise UserError(
-                    f'the prior gave NaN for {broken} triggered test images: try'
-                    ' defense.dtype=float32.'
-                )
+            if broken := int((classes == BROKEN).sum()):
+                what = f'the prior gave NaN for {broken} triggered test images.'
+                raise UserError(f'{what} {advise(candidates.dtype)}')
             shares.append(attack_success(classes, goals[where], np.ones(len(where), bool)))
     share: Share | None = pooled(shares) if shares else None
     return {
@@ -52,11 +50,9 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
 def _purification(bench: Bench, candidates: Candidates) -> tuple[Any, Rule]:
     """(constants, rule) that put the ranked candidate, with its own noise, in an image's place."""
     work, settings = bench.work, bench.work.settings
-    prior = load_variation_model(
-        work.inputs['prior'], dtype=candidates.dtype, vae_slice=work.run['vae_slice']
-    )
+    computed = {'dtype': candidates.dtype, 'vae_slice': work.run['vae_slice']}
+    prior = load_variation_model(work.inputs['prior'], **computed)
     models = {'prior': prior, 'classifier': bench.classifier('teacher')}
-    context = Context(
-        bench.test.shape, stream_seed(settings['seed'], 'residual'), bench.test.class_names
-    )
+    seed = stream_seed(settings['seed'], 'residual')
+    context = Context(bench.test.shape, seed, bench.test.class_names)
     return weights_of(models), candidates.chosen(models, context, **settings['residual_choice'])

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 from msgspec import UNSET
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from purify.attacker.manifest import Manifest
 from purify.core.errors import UserError
@@ -15,9 +15,9 @@ from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
-from purify.evaluation.clean_images import Originals
+from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.dissect import aims
-from purify.evaluation.feature_map import read_atlas
+from purify.evaluation.feature_map import read_map
 from purify.evaluation.illustrate import read_illustration
 from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
@@ -39,6 +39,7 @@ from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
 
 T = TypeVar('T')
+RARE = ('repaired', 'guarded')  # left out of results.json where there is none
 
 
 def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Results:
@@ -65,26 +66,20 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
         findings=findings,
         prior=_provenance(config, chain),
         cost=gather_cost(chain, reused),
-        **(
-            asdict(numbers)
-            | {'repaired': numbers.repaired or UNSET, 'guarded': numbers.guarded or UNSET}
-        ),
+        **asdict(replace(numbers, **{name: getattr(numbers, name) or UNSET for name in RARE})),
     )
     return results if known else withhold(results)
 
 
 def gather_run(results: Results, config: Settings, chain: Chain, environment: Settings) -> Finished:
     """Gathers all that the report shows of a run, without what nobody knows."""
-    known = results.truth_known
-    pictures = (
-        read_illustration(chain.folder('illustrate')) if chain.finished('illustrate') else None
-    )
-    atlas = read_atlas(chain.folder('atlas')) if chain.finished('atlas') else None
-    single = pictures, atlas, show_groups(chain), show_copies(chain)
+    known, illustrated = results.truth_known, chain.finished('illustrate')
+    pictures = read_illustration(chain.folder('illustrate')) if illustrated else None
+    mapped = read_map(chain.folder('atlas')) if chain.finished('atlas') else None
+    single = pictures, mapped, show_groups(chain), show_copies(chain)
+    single = single if known else map(forget, single)
     shown = samples(chain, config['run']['report_images'], known=known)
-    return Finished(
-        results, curves(chain), shown, environment, *(single if known else map(forget, single))
-    )
+    return Finished(results, curves(chain), shown, environment, *single)
 
 
 def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
@@ -98,11 +93,9 @@ def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
             ' costs. Run all stages.'
         )
     spent: dict[str, Spent] = {name: chain.done(name)['cost'] for name in chain.stages}
+    whole = {name: cost | {'reused': reused.get(name, True)} for name, cost in spent.items()}
     return RunCost(
-        stages={
-            name: msgspec.convert(cost | {'reused': reused.get(name, True)}, StageCost)
-            for name, cost in spent.items()
-        },
+        stages=msgspec.convert(whole, dict[str, StageCost]),
         seconds=sum(cost['seconds'] for cost in spent.values()),
         device_seconds=sum(cost['device_seconds'] for cost in spent.values()),
         network_calls=sum(cost.get('network_calls') or 0 for cost in spent.values()) or None,
@@ -111,11 +104,9 @@ def gather_cost(chain: Chain, reused: Mapping[str, bool]) -> RunCost:
 
 def _attack(rule: Settings, facts: Settings) -> AttackFacts:
     """What the config asks for, and what the manifest says was done."""
+    said = ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')
     return AttackFacts(
-        **{
-            name: rule[name]
-            for name in ('name', 'target', 'rate', 'scheme', 'poison_first', 'random_poisoning')
-        },
+        **{name: rule[name] for name in said},
         targets=true_targets(facts),
         rate_base=rule['base'],
         poisoned=facts['poisoned_images'],
@@ -139,10 +130,8 @@ def true_targets(facts: Settings) -> list[int]:
 
 def count_trusted(chain: Chain) -> TrustedImages | None:
     """Counts the clean images that the defence was handed; None where no stage asked for any."""
-    if not any(
-        'trusted' in (source.stage for source in stage.inputs.values())
-        for stage in chain.stages.values()
-    ):
+    read = [source.stage for stage in chain.stages.values() for source in stage.inputs.values()]
+    if 'trusted' not in read:
         return None
     images = read_table(chain.folder('trusted')).facts.get('images')
     if type(images) is not int:
@@ -167,11 +156,8 @@ def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
 
 def curves(chain: Chain) -> dict[str, Rows]:
     """Reads the metrics of finished stages by stage, from their own folders, which are checked."""
-    found = {
-        name: read_rows(chain.folder(name) / 'metrics.jsonl')
-        for name in chain.stages
-        if chain.finished(name)
-    }
+    done = [name for name in chain.stages if chain.finished(name)]
+    found = {name: read_rows(chain.folder(name) / 'metrics.jsonl') for name in done}
     return {name: rows for name, rows in found.items() if rows}
 
 
@@ -185,47 +171,38 @@ def samples(chain: Chain, count: int, *, known: bool = True) -> list[Sample]:
     prepared = chain.folder('prepare')
     manifest = Manifest.read(prepared / 'truth')
     given = Split(prepared / 'poisoned', 'train')
-    before = Originals(given, prepared / 'truth')
+    before = CleanImages(given, prepared / 'truth')
     source = chain.stages['evaluate'].inputs.get('purified')
     purified = Split(chain.path(source), 'train') if source else None
     names, after = given.class_names, _labels_after(chain, given.class_names)
     found: list[Sample] = []
-    kinds = (
-        {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned}
-        if known
-        else _kinds_found(chain, manifest.ids)
-    )
+    kinds = {'poisoned': manifest.poisoned, 'clean': ~manifest.poisoned}
+    kinds = kinds if known else _kinds_found(chain, manifest.ids)
     for (kind, own), most in zip(kinds.items(), ((count + 1) // 2, count // 2), strict=True):
         for row in np.flatnonzero(own)[:most].tolist():
             identity = int(manifest.ids[row])
             position = int(given.position_of(np.array([identity]))[0])
-            found.append(
-                {
-                    'id': identity,
-                    'kind': kind,
-                    'original': before[position] if known else None,
-                    'poisoned': given[position]['image'],
-                    'purified': (
-                        _image(purified, identity)
-                        if purified and identity in purified.ids
-                        else None
-                    ),
-                    'true_label': names[manifest.true_labels[row]] if known else None,
-                    'given_label': names[manifest.given_labels[row]],
-                    'label_after': after.get(identity),
-                }
-            )
+            there = purified and identity in purified.ids
+            sample: Sample = {
+                'id': identity,
+                'kind': kind,
+                'original': before[position] if known else None,
+                'poisoned': given[position]['image'],
+                'purified': _image(purified, identity) if purified and there else None,
+                'true_label': names[manifest.true_labels[row]] if known else None,
+                'given_label': names[manifest.given_labels[row]],
+                'label_after': after.get(identity),
+            }
+            found.append(sample)
     return found
 
 
 def _kinds_found(chain: Chain, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Which of those images the method flagged, and which are others, bool[n] each."""
     source = chain.stages['evaluate'].inputs.get('findings')
-    flagged = (
-        read_table(chain.path(source)).of(ids, 'flagged', False)
-        if source
-        else np.zeros(len(ids), np.bool_)
-    )
+    flagged = np.zeros(len(ids), np.bool_)
+    if source:
+        flagged = read_table(chain.path(source)).of(ids, 'flagged', False)
     return {'flagged': flagged, 'other': ~flagged}
 
 

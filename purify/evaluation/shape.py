@@ -34,13 +34,11 @@ def shape_evaluation(known: Known, method: Method) -> None:
 def _residual(known: Known, method: Method) -> None:
     """What an attacker makes of a triggered test image who purifies it himself."""
     step = method.step(method.outcome.candidates)
-    if step is not None:  # else the stages have said so
+    # Where there is none, the stages have said so.
+    if step is not None:
         choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
-        known.trace(
-            partial(step.by.chosen, **choice),
-            known.models(step.inputs),
-            known.data.rows('label', 'id'),
-        )
+        chosen, rows = partial(step.by.chosen, **choice), known.data.rows('label', 'id')
+        known.trace(chosen, known.models(step.inputs), rows)
 
 
 def _guard(known: Known, method: Method) -> None:
@@ -57,7 +55,8 @@ def _features(known: Known, method: Method) -> None:
         raise UserError(
             f'{chosen!r}: this run has no student. Choose {NONE!r}, or another network.'
         )
-    if chosen in (NONE, *OWN):  # they are trained on these very images
+    # The run's own are trained on these very images.
+    if chosen in (NONE, *OWN):
         return
     model = read_classifier(finished_folder(chosen)[0])
     jax.eval_shape(sight(model, known.data.pixels), model.weights, known.data.rows())
@@ -67,9 +66,8 @@ def _diffused(known: Known, method: Method) -> None:
     """A generator as a classifier."""
     rule = errors_rule(method.outcome.diffusion or {})
     generator = known.generators.get(method.outcome.generator or '')
-    known.found.notes.append(
-        f'diffused: {rule.calls(known.data.classes):,} network calls for each test image'
-    )
+    calls = rule.calls(known.data.classes)
+    known.found.notes.append(f'diffused: {calls:,} network calls for each test image')
     known.trace(rule.rule, {'generator': generator}, known.data.rows('label', 'id'))
 
 

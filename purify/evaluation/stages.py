@@ -8,12 +8,12 @@ from purify.core.types import Facts, Settings
 from purify.defenses.method import Method
 from purify.engine.stage import Input, Stage
 from purify.evaluation.copies import find_copies
-from purify.evaluation.diffusion_answers import diffuse
+from purify.evaluation.diffusion_answers import write_answers
 from purify.evaluation.dissect import GENERATED, SETS, TRAINING, dissect
 from purify.evaluation.evaluate import GUARD, evaluate
 from purify.evaluation.feature_map import make_map
 from purify.evaluation.illustrate import illustrate
-from purify.evaluation.trigger_dataset import has_trigger, write_triggered
+from purify.evaluation.trigger_dataset import has_trigger, write_trigger_dataset
 from purify.stages.named_folders import finished_folder
 from purify.stages.stage_lists import classifier_stages, inputs_of
 
@@ -59,7 +59,9 @@ def _numbers(where: dict[str, Input], method: Method, config: Settings) -> list[
     if outcome.diffusion:
         own = {'seed': seed, 'shard_size': config['shard_size']}
         needs = {'truth': TRUTH, 'generator': where[outcome.generator or '']}
-        stages.append(Stage('diffused', diffuse, outcome.diffusion | own, needs, sees=('truth',)))
+        stages.append(
+            Stage('diffused', write_answers, outcome.diffusion | own, needs, sees=('truth',))
+        )
         inputs['diffused'] = Input('diffused')
     sees = tuple(role for role in ('truth', 'diffused') if role in inputs)
     return [*stages, Stage('evaluate', partial(evaluate, **asked), settings, inputs, sees=sees)]
@@ -140,7 +142,7 @@ def _dissection(where: dict[str, Input], method: Method, config: Settings) -> li
         stages.append(
             Stage(
                 'marked',
-                write_triggered,
+                write_trigger_dataset,
                 settings,
                 {'data': CLEAN, 'truth': TRUTH},
                 sees=('data', 'truth'),

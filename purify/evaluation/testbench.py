@@ -28,7 +28,7 @@ DRAWN = 'drawn '  # before the names of what an attack draws for an image
 
 @dataclass(frozen=True)
 class Bench:
-    """Where classifiers are tested: test images, attacks with a trigger, who counts as a victim."""
+    """Where classifiers are tested: test images, attacks with a trigger, and whom they are for."""
 
     work: Work
     test: Split
@@ -57,7 +57,10 @@ class Bench:
         return attack.shared(self.test.shape, 'test') if attack else {}
 
     def record(self, attack: Attack | None, position: int) -> Record:
-        """A test image, the label wanted (its own without an attack), its id, the stamp's needs."""
+        """Fetches a test image with all that stamping it needs.
+
+        'label' is the one that the attack wants, its own without an attack.
+        """
         record = self.test[position]
         drawn = attack.drawn(self.test.shape, int(record['id']), 'test') if attack else {}
         goal = attack.goal(int(record['label'])) if attack else record['label']
@@ -104,6 +107,13 @@ class Bench:
         fetch = partial(self.record, attack)
         seen = look_at_all(self.work, classify, constants, fetch, chosen, name, bar, batch=batch)
         return seen['classes'].astype(np.int32) if seen else np.zeros(0, np.int32)
+
+
+def advise(dtype: str) -> str:
+    """Says what to do where a diffusion model that computes in `dtype` gave what is no number."""
+    if dtype != 'float32':
+        return f'Computing in {dtype} may overflow: try defense.dtype=float32.'
+    return 'A model that it asks may be broken: load another one.'
 
 
 def stamped(attack: Attack | None, shared: Arrays, rows: Rows) -> jax.Array:

@@ -28,7 +28,7 @@ def has_trigger(settings: Mapping[str, Any]) -> bool:
     return getattr(kind, 'func', kind).has_trigger
 
 
-def write_triggered(work: Work) -> None:
+def write_trigger_dataset(work: Work) -> None:
     """Writes datasets train/ and test/ of the two classes 'clean' and 'triggered'.
 
     Of the training images one half, drawn by the seed, is stamped; every test image is there three
@@ -48,19 +48,16 @@ def write_triggered(work: Work) -> None:
     train, faintest = Split(work.inputs['data'], 'train'), work.settings['faintest']
     check_faintest(faintest)
     halves = draw_half(train.ids, len(attacks), seed), draw_strength(train.ids, faintest, seed)
+    every, first = np.arange(len(train)), np.zeros(len(train), np.int32)
     sets = {
-        'train': _Triggered(
-            train, attacks, np.arange(len(train)), *halves, np.zeros(len(train), np.int32)
-        ),
-        'test': _Triggered(test, attacks, *_thrice(test, len(attacks), faintest, seed)),
+        'train': _TriggerRows(train, attacks, every, *halves, first),
+        'test': _TriggerRows(test, attacks, *_thrice(test, len(attacks), faintest, seed)),
     }
-    jobs = []
+    features = make_features(train.shape[0], train.shape[2], CLASSES, variations=True)
+    jobs, size = [], work.settings['shard_size']
     for name, rows in sets.items():
-        features = make_features(train.shape[0], train.shape[2], CLASSES, variations=True)
-        shard_size = work.settings['shard_size']
-        sink = dataset_sink(
-            work.folder / name, 'marked', features, len(rows.which), shard_size, split=name
-        )
+        count, folder = len(rows.which), work.folder / name
+        sink = dataset_sink(folder, 'marked', features, count, size, split=name)
         jobs.append((sink, rows.records))
     write_shards(work, jobs)
 
@@ -99,16 +96,14 @@ def _thrice(test: Split, triggers: int, faintest: float, seed: int) -> tuple[np.
     which = np.empty(len(test), np.int32)
     which[order] = np.arange(len(test)) % triggers
     one, faint = np.ones(len(test)), draw_strength(test.ids, faintest, seed)
-    columns = np.stack([np.full_like(which, -1), which, which], 1), np.stack([one, one, faint], 1)
-    return (
-        np.arange(len(test)).repeat(3),
-        *(column.ravel() for column in columns),
-        np.tile(np.arange(3, dtype=np.int32), len(test)),
-    )
+    carried = np.stack([np.full_like(which, -1), which, which], 1).ravel()
+    strengths = np.stack([one, one, faint], 1).ravel()
+    variations = np.tile(np.arange(3, dtype=np.int32), len(test))
+    return np.arange(len(test)).repeat(3), carried, strengths, variations
 
 
 @dataclass(frozen=True)
-class _Triggered:
+class _TriggerRows:
     """A split to write: row r is the image at `positions[r]` under trigger `which[r]`, -1 for none.
 
     Of that trigger it has the share `strength[r]`, and in the dataset the number `variations[r]`.

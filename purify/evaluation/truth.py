@@ -10,16 +10,8 @@ from purify.report.results import Results
 
 T = TypeVar('T')
 VOUCHED = ('digits',)  # sources that come with this program, and are clean
-_OF_VERDICTS = (
-    'tpr',
-    'fpr',
-    'label_accuracy',
-    'removed',
-    'relabel_accuracy',
-    'relabel_accuracy_poisoned',
-    'counts',
-    'auroc',
-)
+_OF_VERDICTS = ('tpr', 'fpr', 'label_accuracy', 'removed', 'counts', 'auroc')
+_OF_VERDICTS += ('relabel_accuracy', 'relabel_accuracy_poisoned')
 _OF_IMAGES = ('poisoned', 'true', 'close_poisoned')  # columns of what is shown of single images
 
 
@@ -40,26 +32,21 @@ def withhold(results: Results) -> Results:
     detection = replace(results.detection, **dict.fromkeys(_OF_VERDICTS))
     dissection = results.dissection
     if detection.fates:
-        detection = replace(
-            detection, fates=[replace(fate, clean=None, poisoned=None) for fate in detection.fates]
-        )
+        fates = [replace(fate, clean=None, poisoned=None) for fate in detection.fates]
+        detection = replace(detection, fates=fates)
     if dissection:
-        dissection = replace(
-            dissection,
-            sets={
-                name: [replace(row, target=False, p_t=None) for row in rows]
-                for name, rows in dissection.sets.items()
-            },
-            auroc=[replace(row, training=None, poisoned=None) for row in dissection.auroc],
-            fid=replace(dissection.fid, others=None),
-        )
+        auroc = [replace(row, training=None, poisoned=None) for row in dissection.auroc]
+        sets = {
+            name: [replace(row, target=False, p_t=None) for row in rows]
+            for name, rows in dissection.sets.items()
+        }
+        fid = replace(dissection.fid, others=None)
+        dissection = replace(dissection, sets=sets, auroc=auroc, fid=fid)
     return replace(results, attack=attack, detection=detection, dissection=dissection)
 
 
 def forget(arrays: Mapping[str, T] | None) -> dict[str, T] | None:
     """Drops the columns that tell which single images are poisoned and their true class."""
-    return (
-        None
-        if arrays is None
-        else {name: column for name, column in arrays.items() if name not in _OF_IMAGES}
-    )
+    if arrays is None:
+        return None
+    return {name: column for name, column in arrays.items() if name not in _OF_IMAGES}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
-from purify.report.run import Atlas
+from purify.report.run import FeatureMap
 from purify.report.words import say_class, say_number
 
 BINS = 30  # of a histogram, where no rule counts them
@@ -21,7 +21,7 @@ Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are 
 
 
 def draw_foreign(
-    atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
+    mapped: FeatureMap | None, facts: Findings, classes: Sequence[str], prefix: str
 ) -> list[Figure]:
     """Draws a histogram of each class's highest foreign log-densities (Sabolić 2024, Figure 3).
 
@@ -30,45 +30,45 @@ def draw_foreign(
     left of λ.
     """
     rule, rows = facts.rule, {row['label']: row for row in facts.labels}
-    if atlas is None or 'close_foreign' not in atlas:
+    if mapped is None or 'close_foreign' not in mapped:
         return []
     found = []
-    for label in atlas['facts']['classes']:
-        own, row = atlas['close_label'] == label, rows.get(label)
+    for label in mapped['facts']['classes']:
+        own, row = mapped['close_label'] == label, rows.get(label)
         if row is None or not own.any() or not row['high'] > row['low']:
             continue
         ends = [row['low'], row['high'], *([] if row['mu'] is None else [row['mu']])]
         low, high = min(ends), max(ends)
-        kinds = _kinds(atlas, own)
-        counts = count_bins(atlas['close_foreign'][own], kinds, (low, high), rule.get('bins', BINS))
+        kinds = _kinds(mapped, own)
+        counts = count_bins(mapped['close_foreign'][own], kinds, (low, high), rule.get('bins', BINS))
         mu = None if row['mu'] is None else (row['mu'] - low) / (high - low)
-        colour = 'before' if label in _strong(atlas) else 'after'
+        colour = 'before' if label in _strong(mapped) else 'after'
         name = say_class(label, classes)
         drawing = _draw_bins(
             counts, list(kinds), mu, rule.get('limit'), colour, f'{prefix}{label}', name
         )
-        found.append((_title(atlas, row, name), drawing))
+        found.append((_title(mapped, row, name), drawing))
     return found
 
 
 def draw_scores(
-    atlas: Atlas | None, facts: Findings, classes: Sequence[str], prefix: str
+    mapped: FeatureMap | None, facts: Findings, classes: Sequence[str], prefix: str
 ) -> list[Figure]:
     """Draws the scores of the images of each class named or aimed at (Sabolić 2024, Figure 4).
 
     Clean and poisoned images have a lane each. Dashed: where the defence divides them. Scores
     beyond the axis, a half per cent at either end, are drawn on its edge.
     """
-    if atlas is None or 'close_score' not in atlas:
+    if mapped is None or 'close_score' not in mapped:
         return []
     found, outside = [], facts.rule.get('score') == 'outside'
-    for label in [label for label in atlas['facts']['classes'] if label in _strong(atlas)]:
-        own = (atlas['close_label'] == label) & np.isfinite(atlas['close_score'])
+    for label in [label for label in mapped['facts']['classes'] if label in _strong(mapped)]:
+        own = (mapped['close_label'] == label) & np.isfinite(mapped['close_score'])
         if not own.any():
             continue
-        score, verdict = (atlas[f'close_{name}'][own] for name in ('score', 'verdict'))
+        score, verdict = (mapped[f'close_{name}'][own] for name in ('score', 'verdict'))
         name = say_class(label, classes)
-        kind = 'log s; low: looks more like another class' if 'close_foreign' in atlas else 'score'
+        kind = 'log s; low: looks more like another class' if 'close_foreign' in mapped else 'score'
         kind = (
             'highest log-density; low: looks like no class'
             if outside and facts.types.get(str(label)) == 'disruptive'
@@ -79,7 +79,7 @@ def draw_scores(
                 name,
                 _draw_lanes(
                     score,
-                    _kinds(atlas, own),
+                    _kinds(mapped, own),
                     find_cuts(score, verdict),
                     kind,
                     f'{prefix}{label}',
@@ -97,11 +97,11 @@ def count_bins(
     return np.stack([np.histogram(values[own], bins, ends)[0] for own in kinds.values()])
 
 
-def _kinds(atlas: Atlas, own: np.ndarray) -> Kinds:
+def _kinds(mapped: FeatureMap, own: np.ndarray) -> Kinds:
     """Which of the images bool[m] looked at closely are clean, and which poisoned, if known."""
-    if 'close_poisoned' not in atlas:
+    if 'close_poisoned' not in mapped:
         return {'': np.ones(int(own.sum()), np.bool_)}
-    poisoned = atlas['close_poisoned'][own]
+    poisoned = mapped['close_poisoned'][own]
     return {'clean': ~poisoned, 'poisoned': poisoned}
 
 
@@ -228,15 +228,15 @@ def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None
         axes.text(place, 1.02, name, transform=axes.get_xaxis_transform(), ha=side, va='bottom')
 
 
-def _title(atlas: Atlas, row: Row, name: str) -> str:
+def _title(mapped: FeatureMap, row: Row, name: str) -> str:
     if row['target']:
-        wrong = 'close_poisoned' in atlas and row['label'] not in atlas['facts']['aims']
+        wrong = 'close_poisoned' in mapped and row['label'] not in mapped['facts']['aims']
         return f'{name}: {row["type"]}{", wrongly" if wrong else ""}'
-    return f'{name}: missed' if row['label'] in atlas['facts']['aims'] else f'{name}: not named'
+    return f'{name}: missed' if row['label'] in mapped['facts']['aims'] else f'{name}: not named'
 
 
-def _strong(atlas: Atlas) -> set[int]:
-    return {*atlas['facts']['named'], *atlas['facts']['aims']}
+def _strong(mapped: FeatureMap) -> set[int]:
+    return {*mapped['facts']['named'], *mapped['facts']['aims']}
 
 
 def _thin(values: np.ndarray) -> np.ndarray:

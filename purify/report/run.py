@@ -9,7 +9,7 @@ import numpy as np
 from purify.report.results import Results
 
 Arrays = Mapping[str, np.ndarray]
-Atlas = Mapping[str, Any]  # arrays by name, and 'facts'
+FeatureMap = Mapping[str, Any]  # arrays by name, and 'facts'
 Rows = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
 
 
@@ -40,7 +40,7 @@ class Finished:
       samples: single images.
       environment: what ran where, with the `command` that ran it.
       pictures: those that explain a purification, as the stage `illustrate` wrote them.
-      atlas: a map of features, as the stage `atlas` wrote it.
+      feature_map: a map of features, as the stage `atlas` wrote it.
       groups: pictures of generations (`purify.report.sections.generations.make_groups`).
       copies: generations beside their likest training images
         (`purify.report.sections.replication.make_triplets`).
@@ -51,6 +51,6 @@ class Finished:
     samples: Sequence[Sample]
     environment: Mapping[str, Any]
     pictures: Arrays | None = None
-    atlas: Atlas | None = None
+    feature_map: FeatureMap | None = None
     groups: Arrays | None = None
     copies: Arrays | None = None

@@ -40,17 +40,8 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
     def fetch(row: int) -> Facts:
         return image_row(split, int(chosen[row]))
 
-    calls = measure.network_calls(models)
-    map_rows(
-        work,
-        rule,
-        weights_of(models),
-        fetch,
-        sink,
-        split.ids[chosen],
-        calls=calls,
-        dtype=measure.dtype,
-    )
+    asked = {'calls': measure.network_calls(models), 'dtype': measure.dtype}
+    map_rows(work, rule, weights_of(models), fetch, sink, split.ids[chosen], **asked)
 
 
 def open_rows(work: Work, split: Split) -> np.ndarray:

@@ -81,7 +81,7 @@ def _has_own(fct: Facts) -> bool:
 
 
 @dataclass(frozen=True)
-class Scored(Limited, Defense, place='defense.'):
+class ScoreFilter(Limited, Defense, place='defense.'):
     """Drops the images of the whole dataset that score highest, and trains a student on the rest.
 
     Attributes:

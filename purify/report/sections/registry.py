@@ -5,8 +5,8 @@ from purify.report.sections import (
     cost,
     curves,
     detection,
+    diffusion_classifier,
     features,
-    filters,
     gaze,
     generations,
     images,
@@ -20,7 +20,7 @@ from purify.report.sections import (
 SECTIONS = Registry(
     'section',
     result=result.section,
-    filters=filters.section,
+    diffusion_classifier=diffusion_classifier.section,
     generations=generations.section,
     replication=replication.section,
     images=images.section,

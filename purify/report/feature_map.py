@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from purify.report.canvas import COLOURS, WIDTH_PX, Drawing, draw_dots, finish, new_axes
-from purify.report.run import Atlas
+from purify.report.run import FeatureMap
 from purify.report.words import say_class, say_classes, say_percent, shorten
 
 _HEIGHT_PX, _MARGIN_PX = 340, 6
@@ -16,16 +16,16 @@ _NAME_CHARS, _NAME_PX, _LINE_PX = 14, 70, 13
 _METHODS = {'umap': 'UMAP', 'pca': 'the first two principal components'}
 
 
-def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawing | None:
+def draw_map(mapped: FeatureMap | None, classes: Sequence[str], prefix: str) -> Drawing | None:
     """Draws the map, as in Figure 1 of Sabolić 2024; None if there are no images to show.
 
-    `atlas` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is
+    `mapped` is what the stage `atlas` wrote: see `purify.evaluation.feature_map.make_map`. It is
     without 'poisoned', 'true' and 'close_poisoned' where nobody knows them.
     """
-    if atlas is None or not len(atlas['ids']):
+    if mapped is None or not len(mapped['ids']):
         return None
-    points, labels = atlas['points'], atlas['label']
-    poisoned, strong = atlas.get('poisoned', np.zeros(len(points), np.bool_)), suspects(atlas)
+    points, labels = mapped['points'], mapped['label']
+    poisoned, strong = mapped.get('poisoned', np.zeros(len(points), np.bool_)), suspects(mapped)
     with new_axes(_HEIGHT_PX, 0, 1, 0, 0) as (figure, axes):
         axes.axis('off')
         low, high = points.min(0), points.max(0)
@@ -58,18 +58,18 @@ def draw_map(atlas: Atlas | None, classes: Sequence[str], prefix: str) -> Drawin
             weight = 'bold' if label in strong else 'normal'
             place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
             axes.text(x / WIDTH_PX, y / _HEIGHT_PX, name, fontweight=weight, **place)
-        return finish(figure, prefix, f'Map. {say_map(atlas, classes)}')
+        return finish(figure, prefix, f'Map. {say_map(mapped, classes)}')
 
 
-def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
+def say_map(mapped: FeatureMap, classes: Sequence[str]) -> str:
     """Says what the map shows, by which method, and beside whom the poisoned images lie."""
-    facts, count = atlas['facts'], len(atlas['ids'])
+    facts, count = mapped['facts'], len(mapped['ids'])
     what = f'all {count:,}' if count == facts['images'] else f'{count:,} of {facts["images"]:,}'
     parts = [f'The features of {what} images, by {_METHODS[facts["method"]]}.']
-    if strong := suspects(atlas):
-        aimed = ' or aimed at by the attack' if 'poisoned' in atlas else ''
+    if strong := suspects(mapped):
+        aimed = ' or aimed at by the attack' if 'poisoned' in mapped else ''
         parts.append(f'Strong: {say_classes(strong, classes)}, as named by the defence{aimed}.')
-    if neighbours := count_neighbours(atlas):
+    if neighbours := count_neighbours(mapped):
         true, given, whole = neighbours
         parts.append(
             f'Of {whole:,} poisoned images under a label that is not their own,'
@@ -79,31 +79,31 @@ def say_map(atlas: Atlas, classes: Sequence[str]) -> str:
     return ' '.join(parts)
 
 
-def count_neighbours(atlas: Atlas) -> tuple[int, int, int] | None:
+def count_neighbours(mapped: FeatureMap) -> tuple[int, int, int] | None:
     """Counts the mislabelled poisoned images on the map by their nearest clean neighbour.
 
     Returns how many lie nearest to one of their true class, how many to one of the class they were
     given, and how many there are; None where there is no such image, or no clean one, or nobody
     knows.
     """
-    if 'poisoned' not in atlas:
+    if 'poisoned' not in mapped:
         return None
-    poisoned, clean = atlas['poisoned'] & (atlas['label'] != atlas['true']), ~atlas['poisoned']
+    poisoned, clean = mapped['poisoned'] & (mapped['label'] != mapped['true']), ~mapped['poisoned']
     if not poisoned.any() or not clean.any():
         return None
-    _, nearest = KDTree(atlas['points'][clean]).query(atlas['points'][poisoned])
-    beside = atlas['label'][clean][nearest]
-    true, given = (int((beside == atlas[name][poisoned]).sum()) for name in ('true', 'label'))
+    _, nearest = KDTree(mapped['points'][clean]).query(mapped['points'][poisoned])
+    beside = mapped['label'][clean][nearest]
+    true, given = (int((beside == mapped[name][poisoned]).sum()) for name in ('true', 'label'))
     return true, given, int(poisoned.sum())
 
 
-def suspects(atlas: Atlas) -> list[int]:
+def suspects(mapped: FeatureMap) -> list[int]:
     """Lists the classes named or aimed at; only those named if both make up most classes."""
-    found = sorted({*atlas['facts']['named'], *atlas['facts']['aims']})
+    found = sorted({*mapped['facts']['named'], *mapped['facts']['aims']})
     return (
         found
-        if 2 * len(found) <= len(np.unique(atlas['label'])) + 1
-        else sorted(atlas['facts']['named'])
+        if 2 * len(found) <= len(np.unique(mapped['label'])) + 1
+        else sorted(mapped['facts']['named'])
     )
 
 
