@@ -15,9 +15,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a suite in the background: its children would be deaf to Ctrl-C
+# Of a suite in the background the children would be deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
@@ -27,6 +26,7 @@ from hypothesis import HealthCheck, settings
 # Programs of tests run once or twice: compiling them well takes longer than running them. Commands
 # in processes of their own are compiled as users have them.
 jax.config.update('jax_disable_most_optimizations', True)
+jax.config.update('jax_numpy_rank_promotion', 'raise')  # a vector meets images by mistake
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its workers
 settings.register_profile(
     'purify',
