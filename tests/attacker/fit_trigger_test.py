@@ -195,9 +195,8 @@ def test_the_check_shapes_every_fit(name):
         re.fullmatch(r'trigger: (\w+), ([\d,]+) parameters', note).groups()
         for note in shape(name, settings_of(name))
     ]
-    assert [fit for fit, _ in notes] == (
-        ['mask', 'trigger'] if name == 'input_aware' else ['trigger']
-    )
+    wanted = ['mask', 'trigger'] if name == 'input_aware' else ['trigger']
+    assert [fit for fit, _ in notes] == wanted
     assert min(int(count.replace(',', '')) for _, count in notes) > 0
     if name != 'sample_specific':  # serves every target
         with pytest.raises(UserError, match='target=1'):

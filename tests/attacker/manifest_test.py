@@ -67,10 +67,8 @@ def test_changed_arrays_are_found(folder, harm):
         path.unlink()
         if harm == 'folder':
             path.mkdir()
-    with pytest.raises(
-        UserError,
-        match=r'manifest\.npz: missing or changed since it was written. Delete the prepare stage',
-    ):
+    said = r'manifest\.npz: missing or changed since it was written. Delete the prepare stage'
+    with pytest.raises(UserError, match=said):
         Manifest.read(folder)
 
 

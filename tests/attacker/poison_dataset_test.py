@@ -237,9 +237,8 @@ def test_replicas_are_copies_and_are_poisoned_first_where_asked(tmp_path, poison
     assert len(set(manifest.copy_of[copies].tolist())) == 3
     assert len(manifest.ids) == len(set(manifest.ids.tolist())) == 96 + 12
     assert manifest.poisoned.sum() == 11, 'a tenth of the training set with its copies'
-    assert (manifest.poisoned & copies).sum() == (
-        11 if poison_replicas else (manifest.poisoned & copies).sum()
-    )
+    found = (manifest.poisoned & copies).sum()
+    assert found == (11 if poison_replicas else (manifest.poisoned & copies).sum())
     if not poison_replicas:
         assert (manifest.poisoned & ~copies).any()
     given = Split(folder / 'poisoned', 'train')

@@ -65,9 +65,8 @@ def test_wrong_labels_are_never_trusted():
     most = np.bincount(noisy.true_labels[clean])
     everyone = draw(noisy, per_class=int(most.min()))
     assert clean[rows_of(noisy, everyone)].all()
-    with pytest.raises(
-        UserError, match=rf"class 'b' has {most[1]} images .* {most[1] + 1} are to be trusted"
-    ):
+    said = rf"class 'b' has {most[1]} images .* {most[1] + 1} are to be trusted"
+    with pytest.raises(UserError, match=said):
         draw(noisy, per_class=int(most[1]) + 1)
 
 
@@ -125,9 +124,8 @@ def test_other_classes_change_at_most_how_many_of_a_class_are_trusted(how):
     ids=str,
 )
 def test_exactly_one_number_says_how_many(how):
-    with pytest.raises(
-        UserError, match=r'trusted.per_class=.* and trusted.share=.*: give one of them'
-    ):
+    said = r'trusted.per_class=.* and trusted.share=.*: give one of them'
+    with pytest.raises(UserError, match=said):
         draw(truth(), **how)
     with pytest.raises(UserError, match='give one of them'):
         make_stages(quickstart('defense=none') | {'trusted': asdict(TrustedSettings(**how))})
@@ -181,9 +179,8 @@ def test_its_place_in_the_chain():
         for stage in make_stages(config | {'trusted': asdict(TrustedSettings(share=0.05))})
     }
     assert list(stages)[:2] == ['prepare', 'trusted']
-    assert {
-        role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()
-    } == {'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth')}
+    found = {role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()}
+    assert found == {'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth')}
     assert stages['trusted'].settings == {
         'per_class': 0,
         'share': 0.05,

@@ -81,9 +81,8 @@ def test_stamp_is_a_function_of_parameters_id_and_mode(
     np.testing.assert_array_equal(attack.stamp(image, np.int64(id), mode), stamped)
     again = build(name, **json.loads(json.dumps(attack.parameters())))
     np.testing.assert_array_equal(again.stamp(image, id, mode), stamped)
-    np.testing.assert_array_equal(
-        attack.stamp_many([image, before], [id, id], mode), [stamped, stamped]
-    )
+    found = attack.stamp_many([image, before], [id, id], mode)
+    np.testing.assert_array_equal(found, [stamped, stamped])
 
 
 @keeps_range

@@ -73,9 +73,8 @@ def test_order_of_the_samples_does_not_matter(seed, include):
     ids = np.arange(1000, 1100)
     order = np.random.default_rng(seed).permutation(100)
     first = draw(LABELS, ids, 0.2, 'all', 1, include, seed)
-    np.testing.assert_array_equal(
-        draw(LABELS[order], ids[order], 0.2, 'all', 1, include, seed), first
-    )
+    found = draw(LABELS[order], ids[order], 0.2, 'all', 1, include, seed)
+    np.testing.assert_array_equal(found, first)
     assert not np.array_equal(draw(LABELS, ids, 0.2, 'all', 1, include, seed + 1), first)
 
 
@@ -144,14 +143,10 @@ def test_all_to_all_poisons_every_class_and_clean_label_the_target_alone():
     assert set(LABELS[own]) == {1}
     with pytest.raises(UserError, match=r"only 30 lie in target class 1\. .* base='target'"):
         choose_victims(Rules(0.31, scheme='clean_label', targets=(1,)), LABELS, IDS, 0)
-    assert (
-        len(
-            choose_victims(
-                Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0
-            )[0]
-        )
-        == 30
+    found = len(
+        choose_victims(Rules(1.0, 'target', scheme='clean_label', targets=(1,)), LABELS, IDS, 0)[0]
     )
+    assert found == 30
 
 
 @given(rate=st.sampled_from((0.05, 0.1, 0.31)), triggers=st.integers(1, 4), seed=st.integers(0, 99))

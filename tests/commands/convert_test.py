@@ -231,9 +231,8 @@ def test_pickled_tensors_of_every_kind(tmp_path):
     }
     for name, value in odd.items():
         torch.save(plain | {name: value}, tmp_path / 'odd.pt')
-        with pytest.raises(
-            UserError, match=rf'odd.pt: 1 tensors are not plain arrays of floats: {name} \('
-        ):
+        said = rf'odd.pt: 1 tensors are not plain arrays of floats: {name} \('
+        with pytest.raises(UserError, match=said):
             read_tensors(tmp_path / 'odd.pt')
 
 

@@ -114,9 +114,8 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
         == made['candidates'].settings['by']
         == make_method(config).step('candidates').facts()['by']
     )
-    assert made['evaluate'].run.keywords == {
-        'candidates': make_method(config).step('candidates').by
-    }
+    found = made['evaluate'].run.keywords
+    assert found == {'candidates': make_method(config).step('candidates').by}
     with pytest.raises(UserError, match='residual'):
         make_stages(quickstart() | {'evaluation': {'features': 'none', 'residual': True}})
 
@@ -275,9 +274,8 @@ def test_what_a_run_reads_is_told_apart_by_what_it_holds(tmp_path):
         file = folder / ('train.npz' if kind == 'arrays' else 'train/ant/0.png')
         file.write_bytes(b'two')
         assert prepared(source) not in found
-        assert prepared(source | {'path': str(tmp_path / 'nowhere')}) not in found, (
-            'left to the source to complain about'
-        )
+        seen = prepared(source | {'path': str(tmp_path / 'nowhere')})
+        assert seen not in found, 'left to the source to complain about'
 
 
 def test_a_trigger_picture_is_told_apart_by_what_it_holds(tmp_path):

@@ -62,9 +62,8 @@ def test_a_full_disk_while_links_are_made_is_the_user_s_error(tmp_path, monkeypa
     (tmp_path / 'run').mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, 'symlink_to', full)
-        with pytest.raises(
-            UserError, match=r'the disk is full.*What is finished is kept.*same command'
-        ):
+        said = r'the disk is full.*What is finished is kept.*same command'
+        with pytest.raises(UserError, match=said):
             running.link_stages(tmp_path / 'run', chain)
     running.link_stages(tmp_path / 'run', chain)
     assert links(tmp_path / 'run')
@@ -76,9 +75,8 @@ def test_metrics_of_a_stage_are_put_together_whatever_bytes_they_are(tmp_path):
     (chain.folder('teacher') / 'metrics.jsonl').write_bytes(b'\xff\xfe')
     (chain.folder('student') / 'metrics.jsonl').write_bytes(b'{"stage": "student", "step": 1}\n')
     running.link_stages(tmp_path / 'run', chain)
-    assert (
-        tmp_path / 'run' / 'metrics.jsonl'
-    ).read_bytes() == b'\xff\xfe{"stage": "student", "step": 1}\n'
+    found = (tmp_path / 'run' / 'metrics.jsonl').read_bytes()
+    assert found == b'\xff\xfe{"stage": "student", "step": 1}\n'
 
 
 CONFIG = {'name': 'x', 'seeds': {'model': 0}, 'run': {'workers': 0}}
@@ -195,9 +193,8 @@ def test_a_report_of_a_stage_that_this_version_does_not_make_is_refused(tmp_path
     environment = json.loads((tmp_path / 'environment.json').read_text())
     environment['fingerprints']['retired'] = '0' * 12
     write_json(tmp_path / 'environment.json', environment)
-    with pytest.raises(
-        UserError, match='knows the stages retired, which this version does not make'
-    ):
+    said = 'knows the stages retired, which this version does not make'
+    with pytest.raises(UserError, match=said):
         call_report(tmp_path)
 
 

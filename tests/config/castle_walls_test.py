@@ -112,9 +112,8 @@ def test_every_point_of_every_sweep_is_a_config(setting):
         described = [
             describe_run(spec, [], point, seed) for point, seed in points_of(spec, name, '0')
         ]
-        assert len({str(load_config(one['config'], one['flags'])) for one in described}) == len(
-            described
-        )
+        wanted = len(described)
+        assert len({str(load_config(one['config'], one['flags'])) for one in described}) == wanted
 
 
 def test_a_point_passes_check():

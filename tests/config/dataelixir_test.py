@@ -71,9 +71,8 @@ def test_every_sweep_is_known_here():
 def test_a_study_changes_what_it_studies_and_nothing_else(setting, sweep):
     count, changed = STUDIED[sweep]
     if setting == 'tiny' and sweep in OF_A_LINE:
-        with pytest.raises(
-            ValueError, match=f'^{sweep} counts steps of a prior that has 1,000 on a line'
-        ):
+        said = f'^{sweep} counts steps of a prior that has 1,000 on a line'
+        with pytest.raises(ValueError, match=said):
             points(sweep, setting)
         setting = 'tiny,prior=train'
     found = [leaves(config) for config in points(sweep, setting)]
@@ -180,17 +179,15 @@ def test_the_papers_rule_for_target_labels_is_a_word():
     mine, usual = configured('targets=mad')['defense'], configured()['defense']
     assert mine == usual | {'targets': rule}
     assert configured('targets=significant')['defense'] == usual
-    assert configured('released,targets=mad')['defense'] == configured('released')['defense'] | {
-        'targets': rule
-    }
+    found = configured('released,targets=mad')['defense']
+    assert found == configured('released')['defense'] | {'targets': rule}
     assert configured('released,targets=significant')['defense']['targets'] == usual['targets']
 
 
 def test_the_samplers_of_the_fast_chain():
     usual = configured('setting=tiny')['defense']
-    assert configured('setting=tiny,sampler=dpmpp_2m')['defense'] == usual | {
-        'sampler': {'name': 'dpmpp_2m'}
-    }
+    wanted = usual | {'sampler': {'name': 'dpmpp_2m'}}
+    assert configured('setting=tiny,sampler=dpmpp_2m')['defense'] == wanted
     assert configured('setting=tiny,sampler=ddim')['defense'] == usual
 
 
@@ -219,9 +216,8 @@ def test_a_step_on_the_cosine_is_as_noisy_as_its_twin_on_the_line():
         np.cos((share + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
     )
     for here, there in (('start', 150), ('window', 10)):
-        assert np.argmin(abs(np.sqrt(1 - cosine) - np.sqrt(1 - kept[there - 1]))) == pytest.approx(
-            defense[here], rel=0.05
-        )
+        wanted = pytest.approx(defense[here], rel=0.05)
+        assert np.argmin(abs(np.sqrt(1 - cosine) - np.sqrt(1 - kept[there - 1]))) == wanted
     assert configured('setting=tiny,prior=train')['defense']['start'] == 150
 
 
@@ -295,9 +291,8 @@ def test_quickstart_and_cifar10_offer_the_same_defences():
     root = Path(CONFIG).parent
     mine = configured('attack=patch')
     quick = load_config(f'{root}/quickstart.py:defense=dataelixir')
-    assert {key: value for key, value in quick.items() if key != 'name'} == {
-        k: v for k, v in mine.items() if k != 'name'
-    }
+    found = {key: value for key, value in quick.items() if key != 'name'}
+    assert found == {k: v for k, v in mine.items() if k != 'name'}
     for name in ('activation_clustering', 'spectral', 'abl', 'dbd'):
         for words in ('', 'small,', 'smoke,'):
             config = load_config(f'{root}/cifar10.py:{words}defense={name}')

@@ -132,13 +132,11 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, expected):
 
 
 def test_a_mistake_in_the_words_keeps_its_own_words():
-    with pytest.raises(
-        ValueError, match=r"^unknown word 'atack' after the colon. Did you mean 'attack'"
-    ):
+    said = r"^unknown word 'atack' after the colon. Did you mean 'attack'"
+    with pytest.raises(ValueError, match=said):
         load_config(f'{QUICKSTART}:atack=none')
-    with pytest.raises(
-        ValueError, match=r"^attack='blend': choose from adaptive_blend, .*none, patch"
-    ):
+    said = r"^attack='blend': choose from adaptive_blend, .*none, patch"
+    with pytest.raises(ValueError, match=said):
         load_config(f'{QUICKSTART}:attack=blend')
     with pytest.raises(
         ValueError,
@@ -164,9 +162,8 @@ def test_every_config_file_loads_and_is_json(path):
     config = load_config(str(path))
     assert json.loads(json.dumps(config, allow_nan=False)) == config
     if path.stem == 'bench':  # which is no run
-        assert (
-            load_module(str(path)).__doc__.count('python -m purify bench variations --config') > 0
-        )
+        found = load_module(str(path)).__doc__.count('python -m purify bench variations --config')
+        assert found > 0
         return
     assert {'name', 'seeds', 'shard_size', 'run', 'source', 'attack'} <= set(config)
     assert set(config['seeds']) == {'poison', 'model', 'data'}

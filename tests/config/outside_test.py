@@ -96,9 +96,8 @@ def test_an_attack():
     assert attack.items() >= own.items()
     assert configured('attack=mine,source=arrays:x')['attack']['shade'] == 0.25
     assert configured('attack=mine', QUICKSTART.with_name('cifar10.py'))['attack']['rate'] == 0.03
-    with pytest.raises(
-        ValueError, match=r"^attack='min': choose from .*lira, low_frequency, mine, none"
-    ):
+    said = r"^attack='min': choose from .*lira, low_frequency, mine, none"
+    with pytest.raises(ValueError, match=said):
         configured('attack=min')
 
 
@@ -112,9 +111,8 @@ def test_a_defence():
     assert config['student'] == config['teacher']
     assert not {'trusted', 'evaluation', 'prior'} & set(config)
     assert not check(config).problems
-    with pytest.raises(
-        ValueError, match=r"^defense='min': choose from abl, .*fct, mine, nad, none"
-    ):
+    said = r"^defense='min': choose from abl, .*fct, mine, nad, none"
+    with pytest.raises(ValueError, match=said):
         configured('defense=min')
 
 
@@ -153,7 +151,6 @@ def test_a_source():
         }.items()
     )
     assert configured('source=mine:here')['prior']['network']['sample_size'] == 32
-    with pytest.raises(
-        ValueError, match=r"^source='main': choose from arrays, digits, imagefolder, mine, tfds"
-    ):
+    said = r"^source='main': choose from arrays, digits, imagefolder, mine, tfds"
+    with pytest.raises(ValueError, match=said):
         configured('source=main')

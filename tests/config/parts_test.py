@@ -93,9 +93,8 @@ def test_scales_stand_in_one_place():
         if path.name != 'sscd.py'
     ]
     for number in ('0.4914', '0.247', '0.485', '0.229'):
-        assert [path.name for path in files if re.search(rf'{number}\b', path.read_text())] == [
-            'registry.py'
-        ]
+        found = [path.name for path in files if re.search(rf'{number}\b', path.read_text())]
+        assert found == ['registry.py']
 
 
 def _networks(value):

@@ -11,9 +11,8 @@ def test_sweeps_multiply_with_each_other_and_with_seeds():
     sweeps = [[{'a': 1}, {'a': 2}], ({'b': k, 'c': k} for k in (5, 6, 7))]
     points = multiply(sweeps, [0, 1])
     assert len(points) == 2 * 3 * 2
-    assert [point for point, seed in points if seed == 0] == [
-        {'a': a, 'b': b, 'c': b} for a in (1, 2) for b in (5, 6, 7)
-    ]
+    wanted = [{'a': a, 'b': b, 'c': b} for a in (1, 2) for b in (5, 6, 7)]
+    assert [point for point, seed in points if seed == 0] == wanted
     assert [seed for _, seed in points] == [0, 1] * 6
 
 

@@ -113,9 +113,8 @@ def test_a_damaged_checkpoint_is_the_users_error(tmp_path):
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
-    with pytest.raises(
-        UserError, match=r'empty: no complete checkpoint. Give the folder of a finished'
-    ):
+    said = r'empty: no complete checkpoint. Give the folder of a finished'
+    with pytest.raises(UserError, match=said):
         restore(tmp_path / 'empty', blank(1))
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='file'):

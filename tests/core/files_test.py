@@ -31,9 +31,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, brok
     path = tmp_path / 'x.bin'
     files.write_bytes(path, b'old')
     monkeypatch.setattr(os, broken, failing(errno.ENOSPC))
-    with pytest.raises(
-        UserError, match=r'x\.bin: the disk is full \(\d+ MiB free\).*free some space.*--workdir'
-    ):
+    said = r'x\.bin: the disk is full \(\d+ MiB free\).*free some space.*--workdir'
+    with pytest.raises(UserError, match=said):
         files.write_bytes(path, b'new')
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['x.bin']

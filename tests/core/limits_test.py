@@ -49,9 +49,8 @@ def test_whole_numbers():
     limit = whole(0, 4)
     assert limit.check('k', np.int8(4)) == 4
     assert type(limit.check('k', np.int8(4))) is int
-    with pytest.raises(
-        UserError, match=r'^k=5 must be a whole number of at least 0 and at most 4\.$'
-    ):
+    said = r'^k=5 must be a whole number of at least 0 and at most 4\.$'
+    with pytest.raises(UserError, match=said):
         limit.check('k', 5)
     with pytest.raises(UserError, match=r'^k=-1 must be a whole number of at least 0\.$'):
         whole(0).check('k', -1)
@@ -65,9 +64,8 @@ def test_numbers_are_finite_and_within_their_bounds():
     assert [limit.check('x', value) for value in (0, 3, np.float32(0.5))] == [0.0, 3.0, 0.5]
     assert type(limit.check('x', 3)) is float
     for value in (-0.1, 3.1, math.inf, math.nan, 10**400, True, np.False_, '1', None):
-        with pytest.raises(
-            UserError, match=r'^x=.* must be a number of at least 0 and at most 3\.$'
-        ):
+        said = r'^x=.* must be a number of at least 0 and at most 3\.$'
+        with pytest.raises(UserError, match=said):
             limit.check('x', value)
     for value in (0, 1):
         with pytest.raises(UserError, match=r'must be a number above 0 and below 1\.$'):
@@ -106,9 +104,8 @@ def test_settings_are_checked_and_kept_as_their_limits_say():
 
 def test_limits_are_inherited():
     assert (Wider().overlay, Wider(draws=0).size()) == (0.7, 0)
-    with pytest.raises(
-        UserError, match=r'^defense\.overlay=1 must be a number above 0 and below 1'
-    ):
+    said = r'^defense\.overlay=1 must be a number above 0 and below 1'
+    with pytest.raises(UserError, match=said):
         Wider(overlay=1)
     with pytest.raises(UserError, match=r'^defense\.draws=4 must be .* at most 3'):
         Wider(draws=4)
@@ -118,9 +115,8 @@ def test_limits_are_inherited():
 def test_defaults_are_read_as_of_any_dataclass():
     registry = Registry('score', strip=Strip)
     usual = {'overlay': 0.5, 'on': 'logits', 'wrap': False, 'names': []}
-    assert (
-        registry.part('strip', draws=2, free=1) == {'name': 'strip', 'draws': 2, 'free': 1} | usual
-    )
+    wanted = {'name': 'strip', 'draws': 2, 'free': 1} | usual
+    assert registry.part('strip', draws=2, free=1) == wanted
     assert registry.wanted('strip') == ('draws', 'free')
 
 

@@ -22,10 +22,8 @@ def test_plain_lines_at_an_interval_with_rate_and_time_left(capfd, clock):
         assert capfd.readouterr().err == ''
         clock.now += 5
         bar.advance(500, 'loss 0.250')
-        assert (
-            capfd.readouterr().err
-            == 'teacher: 1,000/2,000 images, 100 images/s  loss 0.250, 10 s left\n'
-        )
+        found = capfd.readouterr().err
+        assert found == 'teacher: 1,000/2,000 images, 100 images/s  loss 0.250, 10 s left\n'
         clock.now += 1
         bar.advance(500)
         assert capfd.readouterr().err == ''

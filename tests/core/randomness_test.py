@@ -21,10 +21,8 @@ def bits(keys):
 
 def test_stream_number_is_31_bits_of_sha256():
     for name in NAMES:
-        assert (
-            randomness.stream_number(name)
-            == int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) // 2
-        )
+        found = randomness.stream_number(name)
+        assert found == int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) // 2
 
 
 def test_streams_and_seeds_differ():
@@ -87,10 +85,8 @@ def test_id_keys_are_the_same_compiled():
 @pytest.mark.parametrize('seed', [-1, 2**32, 2**70])
 def test_seeds_that_libraries_would_refuse_or_cut_are_named(seed):
     for draw in (randomness.stream_key, randomness.stream_rng, randomness.stream_seed):
-        with pytest.raises(
-            UserError,
-            match=f'seed {seed}: choose a whole number from 0 to 4294967295',
-        ):
+        said = f'seed {seed}: choose a whole number from 0 to 4294967295'
+        with pytest.raises(UserError, match=said):
             draw(seed, 'x')
 
 

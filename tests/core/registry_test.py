@@ -34,19 +34,14 @@ def test_makes_what_is_asked_for(attacks):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all(attacks):
-    with pytest.raises(
-        UserError,
-        match=(
-            r"^unknown attack 'pach'. Did you mean 'patch'\? Choose from: blended, broken, patch.$"
-        ),
-    ):
+    said = r"^unknown attack 'pach'. Did you mean 'patch'\? Choose from: blended, broken, patch.$"
+    with pytest.raises(UserError, match=said):
         attacks.make('pach')
 
 
 def test_a_name_like_none_gets_no_guess(attacks):
-    with pytest.raises(
-        UserError, match=r"^unknown attack 'xyz'. Choose from: blended, broken, patch.$"
-    ):
+    said = r"^unknown attack 'xyz'. Choose from: blended, broken, patch.$"
+    with pytest.raises(UserError, match=said):
         attacks['xyz']
 
 

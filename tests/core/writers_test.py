@@ -109,9 +109,8 @@ def test_a_folder_in_the_place_of_the_rows(tmp_path):
 @pytest.mark.parametrize(('name', 'package'), [('tensorboard', 'tensorboardX'), ('wandb', 'wandb')])
 def test_optional_writers_name_their_extra(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        UserError, match=rf"run.writers has '{name}'.*pip install 'purify\[{name}\]'"
-    ):
+    said = rf"run.writers has '{name}'.*pip install 'purify\[{name}\]'"
+    with pytest.raises(UserError, match=said):
         WRITERS.make(name, tmp_path, 'run', {})
 
 
@@ -142,9 +141,8 @@ def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
 def test_tensorboard_has_rows_on_disk_at_once(tmp_path):
     writer = WRITERS.make('tensorboard', tmp_path, 'run', {})
     writer.write('teacher', 1, {'loss': 2.0})
-    assert read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')[0] == {
-        'teacher/loss': [(1, 2.0)]
-    }
+    wanted = {'teacher/loss': [(1, 2.0)]}
+    assert read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')[0] == wanted
     writer.close()
 
 
@@ -243,9 +241,8 @@ def test_wandb_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
 )
 def test_whatever_keeps_wandb_from_starting_is_told_in_a_sentence(tmp_path, monkeypatch, error):
     monkeypatch.setitem(sys.modules, 'wandb', FakeWandB(error))
-    with pytest.raises(
-        UserError, match=r"run\.writers: 'wandb' does not start: .+\. Log in with"
-    ) as caught:
+    said = r"run\.writers: 'wandb' does not start: .+\. Log in with"
+    with pytest.raises(UserError, match=said) as caught:
         WRITERS.make('wandb', tmp_path, 'run', {})
     assert '\n' not in str(caught.value)
 

@@ -107,9 +107,8 @@ def test_a_restart_writes_only_what_is_missing(tmp_path):
     again.finish([3, 3, 1])
     again.finish([3, 3, 1])  # a stage that was killed before its DONE does it twice
     assert writer.path(0).stat().st_mtime_ns == before
-    assert [int(record['id']) for record in builders.open_split(tmp_path, 'train')] == list(
-        range(100, 107)
-    )
+    wanted = list(range(100, 107))
+    assert [int(record['id']) for record in builders.open_split(tmp_path, 'train')] == wanted
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
@@ -134,9 +133,8 @@ def test_a_really_full_disk_is_the_users_error(tmp_path):
     writer = make_writer(tmp_path)
     part = writer.path(0).with_name(f'{writer.path(0).name}.{os.getpid()}.part')
     part.symlink_to('/dev/full')
-    with pytest.raises(
-        UserError, match=r'poisoned-train.*: the disk is full .*What is finished is kept'
-    ):
+    said = r'poisoned-train.*: the disk is full .*What is finished is kept'
+    with pytest.raises(UserError, match=said):
         writer.write(0, records(range(3)))
     assert os.listdir(tmp_path) == []
 
@@ -156,16 +154,14 @@ def test_what_is_no_dataset_is_named(tmp_path):
         lambda folder: builders.open_split(folder, 'train'),
     ):
         for name in ('none', 'empty'):
-            with pytest.raises(
-                UserError, match=rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'
-            ):
+            said = rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'
+            with pytest.raises(UserError, match=said):
                 read(tmp_path / name)
     with pytest.raises(UserError, match=r"good: no split 'test' here. Choose from: train"):
         builders.open_split(tmp_path / 'good', 'test')
     writer.path(2).unlink()
-    with pytest.raises(
-        UserError, match=r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'
-    ):
+    said = r'good: the files poisoned-train\.array_record-00002-of-00003 are missing'
+    with pytest.raises(UserError, match=said):
         builders.open_split(tmp_path / 'good', 'train')
 
 
@@ -175,9 +171,8 @@ def test_a_damaged_shard_is_the_users_error(tmp_path, shard):
     writer.path(1).write_bytes(shard)
     source = builders.open_split(tmp_path, 'train')
     assert source[0]['id'] == 100
-    with pytest.raises(
-        UserError, match=r'record 3 cannot be read \(.+\). Delete its stage folder and run again'
-    ):
+    said = r'record 3 cannot be read \(.+\). Delete its stage folder and run again'
+    with pytest.raises(UserError, match=said):
         source[3]
     with pytest.raises(UserError, match='record 3'):
         list(source)

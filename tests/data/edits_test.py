@@ -74,9 +74,8 @@ def test_the_kept_records_come_in_order_with_new_labels_and_images(splits):
         assert set(record) == {'id', 'image', 'label'}
         assert (record['id'], record['label']) == (IDS[row], label)
         np.testing.assert_array_equal(record['image'], image)
-        assert {name: np.asarray(value).dtype for name, value in record.items()} == {
-            name: np.asarray(value).dtype for name, value in given[row].items()
-        }
+        found = {name: np.asarray(value).dtype for name, value in record.items()}
+        assert found == {name: np.asarray(value).dtype for name, value in given[row].items()}
     np.testing.assert_array_equal(edited.ids, IDS[[0, 1, 4, 5, 9]])
     np.testing.assert_array_equal(edited.labels, [0, 2, 1, 0, 0])
 
@@ -95,9 +94,8 @@ def test_it_is_a_split_to_all_readers(splits):
     np.testing.assert_array_equal(edited.images([1, 0]), [picture(1, 7), picture(0)])
     stream = training_batches(edited, batch=5, seed=0, start_step=0, place=Place(0, 1), threads=1)
     epoch = next(stream)
-    assert sorted(zip(epoch['id'].tolist(), epoch['label'].tolist(), strict=True)) == sorted(
-        zip(edited.ids.tolist(), edited.labels.tolist(), strict=True)
-    )
+    found = sorted(zip(epoch['id'].tolist(), epoch['label'].tolist(), strict=True))
+    assert found == sorted(zip(edited.ids.tolist(), edited.labels.tolist(), strict=True))
 
 
 def test_the_split_behind_it_is_untouched(splits):

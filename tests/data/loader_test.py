@@ -79,9 +79,8 @@ class TestSplit:
         part = Split(either.folder, 'train', keep=keep)
         assert len(part) == keep.sum()
         np.testing.assert_array_equal(part.ids, IDS[keep])
-        np.testing.assert_array_equal(
-            part.images(range(len(part))), [picture(i) for i in np.flatnonzero(keep)]
-        )
+        found = part.images(range(len(part)))
+        np.testing.assert_array_equal(found, [picture(i) for i in np.flatnonzero(keep)])
 
     def test_positions_of_ids(self, either):
         wanted = np.array([17, 3, 29, 0])
@@ -94,16 +93,14 @@ class TestSplit:
 
     def test_ids_that_occur_twice(self, tmp_path):
         row = {'id': 5, 'image': picture(0), 'label': 0}
-        with pytest.raises(
-            UserError, match=r"ids occur more than once in 'train'; ids must be unique"
-        ):
+        said = r"ids occur more than once in 'train'; ids must be unique"
+        with pytest.raises(UserError, match=said):
             Split(write(tmp_path, [row, row]), 'train')
 
     def test_one_id_may_have_several_variations(self, tmp_path):
         rows = [{'id': 5, 'image': picture(k), 'label': 0, 'variation': k} for k in range(3)]
-        np.testing.assert_array_equal(
-            Split(write(tmp_path, rows, variations=True), 'train').variations, [0, 1, 2]
-        )
+        found = Split(write(tmp_path, rows, variations=True), 'train').variations
+        np.testing.assert_array_equal(found, [0, 1, 2])
 
     def test_an_empty_split(self, tmp_path):
         with pytest.raises(UserError, match="the split 'train' is empty"):
@@ -162,9 +159,8 @@ class TestTrainingBatches:
         assert_equal(batches(Split(folder, 'train')), batches(split))
 
     def test_a_batch_that_does_not_split_over_the_hosts(self, split):
-        with pytest.raises(
-            UserError, match=r'batch=8 does not split over 3 hosts; choose a multiple'
-        ):
+        said = r'batch=8 does not split over 3 hosts; choose a multiple'
+        with pytest.raises(UserError, match=said):
             batches(split, place=(0, 3))
 
     def test_a_seed_that_is_none(self, split):

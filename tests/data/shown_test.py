@@ -195,9 +195,8 @@ def test_the_maximum_of_a_pgm_is_white():
     data = b'P5 3 1 4095\n' + np.array([0, 2048, 4095], '>u2').tobytes()
     # 2048 / 4095 of 255 is 127.5
     np.testing.assert_array_equal(shown(data, 1)[0][0, :, 0], [0, 128, 255])
-    np.testing.assert_array_equal(
-        shown(b'P5 3 1 15\n' + bytes([0, 5, 15]), 1)[0][0, :, 0], [0, 85, 255]
-    )
+    found = shown(b'P5 3 1 15\n' + bytes([0, 5, 15]), 1)[0][0, :, 0]
+    np.testing.assert_array_equal(found, [0, 85, 255])
     np.testing.assert_array_equal(shown(b'P2 2 1 1000\n500 1000\n', 1)[0][0, :, 0], [128, 255])
 
 
@@ -253,9 +252,8 @@ def test_pictures_scaled_to_one_are_counted(channels):
 
 @pytest.mark.parametrize('kind', [np.float32, np.int32])
 def test_values_without_a_known_range_are_refused(kind):
-    with pytest.raises(
-        UserError, match=r'^x: has signed, floating-point or 32-bit values of no known range'
-    ):
+    said = r'^x: has signed, floating-point or 32-bit values of no known range'
+    with pytest.raises(UserError, match=said):
         shown(encoded(Image.fromarray(np.array([[1, 300]], kind)), 'TIFF'))
 
 
@@ -333,9 +331,8 @@ def test_a_profile_of_srgb_changes_nothing():
     np.testing.assert_array_equal(found, COLOUR)
     assert not noted
     grey = COLOUR[..., 0]
-    np.testing.assert_array_equal(
-        shown(encoded(Image.fromarray(grey), icc_profile=SRGB), 1)[0][..., 0], grey
-    )
+    seen = shown(encoded(Image.fromarray(grey), icc_profile=SRGB), 1)[0][..., 0]
+    np.testing.assert_array_equal(seen, grey)
 
 
 def test_grey_with_a_profile_of_grey():

@@ -39,9 +39,8 @@ def test_a_filter_leaves_out_what_it_flags_and_nothing_else(folder):
     kept = split.ids[~found['flagged']]
     purified = Split(chain.folder('purified'), 'train')
     np.testing.assert_array_equal(purified.ids, kept)
-    np.testing.assert_array_equal(
-        purified.images(range(len(kept))), split.images(split.position_of(kept).tolist())
-    )
+    seen = purified.images(range(len(kept)))
+    np.testing.assert_array_equal(seen, split.images(split.position_of(kept).tolist()))
     np.testing.assert_array_equal(purified.labels, split.labels[split.position_of(kept)])
 
 
@@ -58,9 +57,8 @@ def test_abl_isolates_what_is_learned_first_and_unlearns_it(folder):
     )
     isolated = read_table(chain.folder('isolated'))
     np.testing.assert_allclose(isolated['loss'], first, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        isolated['flagged'], isolated['loss'] <= np.sort(isolated['loss'])[9]
-    )
+    found = isolated['flagged']
+    np.testing.assert_array_equal(found, isolated['loss'] <= np.sort(isolated['loss'])[9])
     climbed = after - before
     assert climbed[isolated['flagged']].mean() > 0.1
     assert climbed[isolated['flagged']].mean() > climbed[~isolated['flagged']].mean()

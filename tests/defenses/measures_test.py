@@ -45,9 +45,8 @@ def by_hand():
 def test_predictions_are_labels_and_losses_on_the_given_ones():
     found, (_, p) = measured(Predictions()), by_hand()
     np.testing.assert_array_equal(found['label'], p.argmax(-1))
-    np.testing.assert_allclose(
-        found['loss'], -np.log(p[np.arange(7), LABELS]), rtol=1e-4, atol=1e-5
-    )
+    seen = found['loss']
+    np.testing.assert_allclose(seen, -np.log(p[np.arange(7), LABELS]), rtol=1e-4, atol=1e-5)
     assert found['finite'].all()
     assert {name: column.dtype for name, column in found.items()} == {
         'label': np.int32,
@@ -59,12 +58,8 @@ def test_predictions_are_labels_and_losses_on_the_given_ones():
 def test_symmetric_loss_adds_what_lies_on_other_labels():
     found, (_, p) = measured(Predictions(loss='sce', alpha=0.1, beta=1.0)), by_hand()
     own = p[np.arange(7), LABELS]
-    np.testing.assert_allclose(
-        found['loss'],
-        -0.1 * np.log(np.maximum(own, 1e-7)) - np.log(1e-4) * (1 - own),
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    wanted = -0.1 * np.log(np.maximum(own, 1e-7)) - np.log(1e-4) * (1 - own)
+    np.testing.assert_allclose(found['loss'], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_features_are_what_the_head_reads():

@@ -46,18 +46,16 @@ def take(**more):
 def test_candidates(asked, kind, changes):
     made = kind(**EVERY | changes)
     rows = take(variation=np.zeros(len(ROWS['id']), np.int32))
-    assert asked(
-        Mixture, made.rule(MODELS, Context(SHAPE, 0, list('abcd'))), CONSTANTS, rows
-    ) == made.network_calls(MODELS)
+    found = asked(Mixture, made.rule(MODELS, Context(SHAPE, 0, list('abcd'))), CONSTANTS, rows)
+    assert found == made.network_calls(MODELS)
 
 
 @pytest.mark.parametrize('sampler', ['ddim', 'dpmpp_2m', 'pndm'])
 def test_variations_of_a_prior_on_pixels(asked, sampler):
     made = Variations(vary={'model': 'pixel', 'sampler': sampler, 'start': 12, 'steps': 4}, **OTHER)
     rows = take(variation=np.zeros(len(ROWS['id']), np.int32))
-    assert asked(
-        Mixture, made.rule(MODELS, Context(SHAPE, 0, NAMES)), CONSTANTS, rows
-    ) == made.network_calls(MODELS)
+    found = asked(Mixture, made.rule(MODELS, Context(SHAPE, 0, NAMES)), CONSTANTS, rows)
+    assert found == made.network_calls(MODELS)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,8 @@ def test_dataelixir_names_eight_images_of_eighty_eight():
         )
         for seed in range(12)
     ]
-    assert (
-        np.mean([decide_labels(world, TARGETS)['target_labels'] == [0] for world in worlds]) >= 0.75
-    )
+    found = np.mean([decide_labels(world, TARGETS)['target_labels'] == [0] for world in worlds])
+    assert found >= 0.75
 
 
 @pytest.mark.parametrize(('case', 'most'), [('clean', 2), ('clean, many odd images', 4)])
@@ -195,10 +194,8 @@ def test_wrong_labels_of_all_classes_look_like_an_attack_on_most():
         world = density_world(
             np.random.default_rng(7000 + seed), equal(10, 500), dimensions=32, apart=8.0, **case
         )
-        assert (
-            'An attack that aims at most classes would look alike.'
-            in decide_densities(world, RELABEL).facts['verdict']['text']
-        )
+        wanted = 'An attack that aims at most classes would look alike.'
+        assert wanted in decide_densities(world, RELABEL).facts['verdict']['text']
 
 
 @pytest.mark.parametrize('apart', [2.0, 2.5])
@@ -206,9 +203,8 @@ def test_clean_classes_that_overlap_are_called_no_attack_on_many(apart):
     for sizes in (long_tailed(10, 1000), np.array([1000, 60])):
         for seed in range(4):
             world = density_world(np.random.default_rng(7000 + seed), sizes, apart=apart)
-            assert (
-                'aims at so many' not in decide_densities(world, RELABEL).facts['verdict']['text']
-            )
+            wanted = 'aims at so many'
+            assert wanted not in decide_densities(world, RELABEL).facts['verdict']['text']
 
 
 @pytest.mark.parametrize('sizes', [(100, 900, 100), (50, 50, 800, 50, 50), (200, 2000, 200, 200)])
@@ -277,9 +273,8 @@ def test_relabelling_calls_no_attack_what_has_no_target(case):
     found, _ = density_verdicts(case, equal(10, 80))
     assert not any(table.facts['target_labels'] for table, _ in found)
     words = [table.facts['verdict']['word'] for table, _ in found]
-    assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= (
-        2 if '10 %' in case else 4
-    )
+    wanted = 2 if '10 %' in case else 4
+    assert words.count('unexplained' if case == 'all-to-all' else 'mislabelled') >= wanted
 
 
 def test_half_of_the_classes_may_be_targets_of_relabelling():

@@ -29,18 +29,16 @@ def test_guidance_by_hand(scale):
     conditions = pair(jnp.full((1, 1), 3.0), LABELS)
     guided = guide(lambda x, t: network(x, t, conditions), scale)(X, T)
     without, conditioned = alone(3.0), alone(LABELS)
-    np.testing.assert_allclose(
-        guided, without + scale * (conditioned - without), rtol=1e-5, atol=1e-5
-    )
+    wanted = without + scale * (conditioned - without)
+    np.testing.assert_allclose(guided, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_ho_and_salimans():
     w = 5.0
     conditions = pair(jnp.full((1, 1), 3.0), LABELS)
     guided = guide(lambda x, t: network(x, t, conditions), from_ho_salimans(w))(X, T)
-    np.testing.assert_allclose(
-        guided, (1 + w) * alone(LABELS) - w * alone(3.0), rtol=1e-5, atol=1e-4
-    )
+    wanted = (1 + w) * alone(LABELS) - w * alone(3.0)
+    np.testing.assert_allclose(guided, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_pair_interleaves():
@@ -61,9 +59,8 @@ def test_learned_variance_is_taken_from_the_conditioned_row():
         return jnp.concatenate([network(x, t, conditions), 2 * network(x, t, conditions)], axis=-1)
 
     guided = guide(both, 3.0)(X, T)
-    np.testing.assert_allclose(
-        guided[..., :3], guide(lambda x, t: network(x, t, conditions), 3.0)(X, T)
-    )
+    found = guided[..., :3]
+    np.testing.assert_allclose(found, guide(lambda x, t: network(x, t, conditions), 3.0)(X, T))
     np.testing.assert_allclose(guided[..., 3:], 2 * alone(LABELS), rtol=1e-6)
 
 

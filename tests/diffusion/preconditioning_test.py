@@ -18,9 +18,8 @@ def test_levels_are_those_of_equation_5():
     i = np.arange(64)
     by_hand = (80 ** (1 / 7) + i / 63 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # theirs descend
     np.testing.assert_allclose(EDM.sigmas(), by_hand[::-1], rtol=1e-12)
-    np.testing.assert_allclose(
-        np.sqrt(1 / EDM.schedule().alphas_cumprod - 1), by_hand[::-1], rtol=1e-6
-    )
+    found = np.sqrt(1 / EDM.schedule().alphas_cumprod - 1)
+    np.testing.assert_allclose(found, by_hand[::-1], rtol=1e-6)
 
 
 def test_denoise_is_equation_7():
@@ -37,20 +36,15 @@ def test_denoise_is_equation_7():
     inside, told = x / np.sqrt(s**2 + 0.25), np.log(sigma) / 4
     np.testing.assert_allclose(seen[0][0], inside, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(seen[0][1], told, rtol=1e-5)
-    np.testing.assert_allclose(
-        found,
-        c_skip * x + c_out * np.tanh(inside + told[:, None, None, None]),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    wanted = c_skip * x + c_out * np.tanh(inside + told[:, None, None, None])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_weighted_error_of_an_ignorant_network_is_one_at_every_level():
     """Karras et al. 2022, appendix B.6: the weight times c_out squared is 1."""
     sigma = EDM.sigmas()
-    np.testing.assert_allclose(
-        EDM.weight(sigma) * (sigma * 0.5) ** 2 / (sigma**2 + 0.25), 1, rtol=1e-12
-    )
+    found = EDM.weight(sigma) * (sigma * 0.5) ** 2 / (sigma**2 + 0.25)
+    np.testing.assert_allclose(found, 1, rtol=1e-12)
 
 
 def test_levels_drawn_are_log_normal():

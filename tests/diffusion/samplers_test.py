@@ -35,9 +35,8 @@ def test_posterior_between_neighbours_by_hand():
     small = (1 - ab2) / (1 - ab) * beta
     for variance, value in (('fixed_small', small), ('fixed_large', beta)):
         sampler = SAMPLERS.make('ddpm', FREE, [700, 300], variance=variance)
-        np.testing.assert_allclose(
-            step(sampler), mean + np.sqrt(value) * np.asarray(NOISE), atol=2e-6
-        )
+        found = step(sampler)
+        np.testing.assert_allclose(found, mean + np.sqrt(value) * np.asarray(NOISE), atol=2e-6)
 
 
 def test_clipping_follows_the_schedule_unless_overridden():
@@ -49,20 +48,14 @@ def test_clipping_follows_the_schedule_unless_overridden():
     )
     assert np.abs(free).max() > 2
     for name in SAMPLERS:
-        np.testing.assert_allclose(
-            x0_of(SAMPLERS.make(name, LINEAR, [900])), np.clip(free, -1, 1), atol=1e-5
-        )
-        np.testing.assert_allclose(
-            x0_of(SAMPLERS.make(name, FREE, [900])), free, rtol=1e-5, atol=1e-5
-        )
-        np.testing.assert_allclose(
-            x0_of(SAMPLERS.make(name, LINEAR, [900], clip_sample=False)), free, rtol=1e-5, atol=1e-5
-        )
-        np.testing.assert_allclose(
-            x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True)),
-            np.clip(free, -1, 1),
-            atol=1e-5,
-        )
+        found = x0_of(SAMPLERS.make(name, LINEAR, [900]))
+        np.testing.assert_allclose(found, np.clip(free, -1, 1), atol=1e-5)
+        found = x0_of(SAMPLERS.make(name, FREE, [900]))
+        np.testing.assert_allclose(found, free, rtol=1e-5, atol=1e-5)
+        found = x0_of(SAMPLERS.make(name, LINEAR, [900], clip_sample=False))
+        np.testing.assert_allclose(found, free, rtol=1e-5, atol=1e-5)
+        found = x0_of(SAMPLERS.make(name, FREE, [900], clip_sample=True))
+        np.testing.assert_allclose(found, np.clip(free, -1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize('rederived', [True, False])
@@ -100,9 +93,8 @@ def test_euler_in_its_own_coordinates(timesteps):
     alpha = 1 / np.sqrt(1 + s**2)
     for i in range(len(timesteps)):
         y = np.asarray(X, np.float64) / alpha[i] + (s[i + 1] - s[i]) * np.asarray(EPS)
-        np.testing.assert_allclose(
-            step(sampler, i), alpha[i + 1] * y, rtol=1e-4, atol=1e-5 / alpha[i]
-        )
+        found = step(sampler, i)
+        np.testing.assert_allclose(found, alpha[i + 1] * y, rtol=1e-4, atol=1e-5 / alpha[i])
 
 
 def test_euler_takes_fractions_and_the_network_sees_them():
@@ -160,14 +152,12 @@ def test_learned_range_reaches_from_small_to_large():
         + np.log(fixed['fixed_large'].tables['on_noise'][0])
     )
     without = step(ranged, noise=jnp.zeros_like(X), output=jnp.concatenate([EPS, EPS], axis=-1))
-    np.testing.assert_allclose(
-        learned(ranged, 0.0), without + np.exp(log_mean) * np.asarray(NOISE), atol=1e-5
-    )
+    found = learned(ranged, 0.0)
+    np.testing.assert_allclose(found, without + np.exp(log_mean) * np.asarray(NOISE), atol=1e-5)
 
     direct = SAMPLERS.make('ddpm', FREE, t, variance='learned')
-    np.testing.assert_allclose(
-        learned(direct, np.log(0.25)), without + 0.5 * np.asarray(NOISE), atol=1e-5
-    )
+    found = learned(direct, np.log(0.25))
+    np.testing.assert_allclose(found, without + 0.5 * np.asarray(NOISE), atol=1e-5)
     # no noise in the last call
     np.testing.assert_allclose(learned(direct, 3.0, i=2), learned(direct, -3.0, i=2))
     with pytest.raises(UserError, match='twice the channels'):
@@ -202,9 +192,8 @@ def test_where_ddim_and_pndm_end():
         np.testing.assert_allclose(step(SAMPLERS.make(name, open_ended, [0])), X, atol=1e-6)
         assert np.abs(step(SAMPLERS.make(name, FREE, [0])) - X).max() > 1e-3
     for name in ('ddpm', 'euler', 'dpmpp_2m'):
-        np.testing.assert_array_equal(
-            step(SAMPLERS.make(name, open_ended, [0])), step(SAMPLERS.make(name, FREE, [0]))
-        )
+        found = step(SAMPLERS.make(name, open_ended, [0]))
+        np.testing.assert_array_equal(found, step(SAMPLERS.make(name, FREE, [0])))
 
 
 @pytest.mark.parametrize('name', SAMPLERS)

@@ -321,18 +321,15 @@ def test_as_many_betas_as_timesteps():
     betas = {'_class_name': 'DDIMScheduler', 'trained_betas': [0.1, 0.2]}
     assert schedule_from_diffusers(betas).steps == 2
     assert schedule_from_diffusers(betas | {'num_train_timesteps': 2}).steps == 2
-    with pytest.raises(
-        UserError, match='num_train_timesteps = 1000 must be 2, the number of trained_betas'
-    ):
+    said = 'num_train_timesteps = 1000 must be 2, the number of trained_betas'
+    with pytest.raises(UserError, match=said):
         schedule_from_diffusers(betas | {'num_train_timesteps': 1000})
 
 
 def test_unknown_classes_lend_their_noise_to_another_sampler():
     heun = SD | {'_class_name': 'HeunDiscreteScheduler'}
-    with pytest.raises(
-        UserError,
-        match=r'HeunDiscreteScheduler.*sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm, sde>',
-    ):
+    said = r'HeunDiscreteScheduler.*sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm, sde>'
+    with pytest.raises(UserError, match=said):
         sampler_from_diffusers(heun, 10)
     for name in SAMPLERS:
         theirs, own = (

@@ -52,9 +52,8 @@ def test_noise_of_each_image_has_its_own_timestep():
     noised = add_noise(schedule, x0, noise, jnp.array([0, 50, 99]))
     for row, t in enumerate((0, 50, 99)):
         level = math.prod(1 - beta for beta in schedule.betas[: t + 1])
-        np.testing.assert_allclose(
-            noised[row], math.sqrt(level) * x0[row] + math.sqrt(1 - level) * noise[row], atol=1e-6
-        )
+        wanted = math.sqrt(level) * x0[row] + math.sqrt(1 - level) * noise[row]
+        np.testing.assert_allclose(noised[row], wanted, atol=1e-6)
 
 
 def test_timesteps_outside_the_schedule_do_not_pass_for_noise():

@@ -53,9 +53,8 @@ def test_done_names_every_file_with_its_hash_and_nothing_is_left_over(tmp_path):
     write_json(folder / COST_FILE, Cost(images=3).totals())  # of a part that was stopped
     chain.run(['teacher'], RUN)
     handed = ('top', 'weights/d/a', 'weights/d/b')
-    assert chain.done('teacher').get('files') == {
-        name: hashlib.sha256(name.encode()).hexdigest() for name in handed
-    }
+    found = chain.done('teacher').get('files')
+    assert found == {name: hashlib.sha256(name.encode()).hexdigest() for name in handed}
     left = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
     assert left == {*handed, 'checkpoints/step_3/c', DONE}
 
@@ -107,9 +106,8 @@ def test_many_changed_files_are_counted(tmp_path):
     for path in chain.folder('a').iterdir():
         if path.name != DONE:
             path.write_bytes(b'y')
-    with pytest.raises(
-        UserError, match=r'/0, .*/1, .*/2 \(and 6 more files\): missing, or changed'
-    ):
+    said = r'/0, .*/1, .*/2 \(and 6 more files\): missing, or changed'
+    with pytest.raises(UserError, match=said):
         Chain(list(chain.stages.values()), tmp_path).check()
 
 
@@ -128,9 +126,8 @@ def test_notes_and_hidden_files_that_the_stage_did_not_write_are_told_and_no_err
         (chain.folder('teacher') / name).parent.mkdir(parents=True, exist_ok=True)
         (chain.folder('teacher') / name).write_text('mine')
     chain.check()
-    assert (
-        'holds 3 files that its stage did not write, such as .DS_Store' in capsys.readouterr().err
-    )
+    wanted = 'holds 3 files that its stage did not write, such as .DS_Store'
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,10 +181,8 @@ def test_done_of_another_stages_name_is_refused(tmp_path):
     chain = files_chain(tmp_path)
     chain.run(['teacher'], RUN)
     write_json(chain.folder('teacher') / DONE, {**chain.done('teacher'), 'stage': 'student'})
-    with pytest.raises(
-        UserError,
-        match=r"is of the stage 'student', not of 'teacher'\. Delete .*/teacher-\w+ and run again",
-    ):
+    said = r"is of the stage 'student', not of 'teacher'\. Delete .*/teacher-\w+ and run again"
+    with pytest.raises(UserError, match=said):
         files_chain(tmp_path).check()
 
 
@@ -217,9 +212,8 @@ def test_costs_that_no_stage_has_are_refused(tmp_path, file, value):
 def test_a_file_in_the_place_of_a_stages_folder_is_the_users_error(tmp_path):
     chain = files_chain(tmp_path)
     chain.folder('teacher').write_text('')
-    with pytest.raises(
-        UserError, match=rf'{chain.folder("teacher")}: cannot be made .*Move what is in the way'
-    ):
+    said = rf'{chain.folder("teacher")}: cannot be made .*Move what is in the way'
+    with pytest.raises(UserError, match=said):
         chain.run(['teacher'], RUN)
 
 

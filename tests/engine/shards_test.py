@@ -57,9 +57,8 @@ def test_several_datasets_are_written_at_once(tmp_path):
     for name, count in SIZES.items():
         split = Split(tmp_path / name, 'train')
         np.testing.assert_array_equal(split.ids, 50 + np.arange(count))
-        np.testing.assert_array_equal(
-            split.images(range(count)), [image(name, row) for row in range(count)]
-        )
+        found = split.images(range(count))
+        np.testing.assert_array_equal(found, [image(name, row) for row in range(count)])
     assert stage.cost.images == 18
     assert len(shards(tmp_path)) == 4 + 3
 

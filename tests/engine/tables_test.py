@@ -45,9 +45,8 @@ def test_a_cut_file_is_named(tmp_path, keep):
     write_table(tmp_path, Table(COLUMNS, {}))
     whole = (tmp_path / FINDINGS).read_bytes()
     (tmp_path / FINDINGS).write_bytes(whole[:keep])
-    with pytest.raises(
-        UserError, match=rf'{FINDINGS}: cannot be read .*Delete its stage folder and run again'
-    ):
+    said = rf'{FINDINGS}: cannot be read .*Delete its stage folder and run again'
+    with pytest.raises(UserError, match=said):
         read_table(tmp_path)
 
 
@@ -110,9 +109,8 @@ def test_a_table_that_is_not_whole_is_told(tmp_path, harm):
 def test_findings_beside_the_parts_of_a_measured_table_are_two_tables(tmp_path):
     write_parts(tmp_path)
     write_table(tmp_path, Table(COLUMNS, {}))
-    with pytest.raises(
-        UserError, match=r'holds two tables, findings\.npz and rows-00000-of-00002\.npz'
-    ):
+    said = r'holds two tables, findings\.npz and rows-00000-of-00002\.npz'
+    with pytest.raises(UserError, match=said):
         read_table(tmp_path)
 
 

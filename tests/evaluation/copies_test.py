@@ -95,9 +95,8 @@ def test_equal_inputs_give_equal_bytes(made):
     for name in ('one', 'other'):
         run(made, name, generated, given)
     for file in (replicating.FILE, replicating.NUMBERS):
-        assert (made.folder / 'one' / file).read_bytes() == (
-            made.folder / 'other' / file
-        ).read_bytes()
+        found = (made.folder / 'one' / file).read_bytes()
+        assert found == (made.folder / 'other' / file).read_bytes()
 
 
 def test_features_of_two_encoders_are_refused(made):

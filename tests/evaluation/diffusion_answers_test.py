@@ -104,9 +104,8 @@ def test_clean_and_triggered_test_images_are_classified(made, run):
     np.testing.assert_array_equal(hit['ids'], made.test.ids[where][among])
     stamped = attack.stamp_many(images, made.test.ids[where].tolist())[among]
     for table, seen in ((clean, images), (hit, stamped)):
-        np.testing.assert_array_equal(
-            table['predictions'], np.stack([expected(seen, share) for share in (0, 0.1)], 1)
-        )
+        wanted = np.stack([expected(seen, share) for share in (0, 0.1)], 1)
+        np.testing.assert_array_equal(table['predictions'], wanted)
         assert table['errors'].shape == (len(seen), 10, 2)
     assert (clean['predictions'][among] != hit['predictions']).any()
     facts = {
@@ -211,9 +210,8 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     )
     assert second['counts'] == {'acc': [right, count], 'asr': [0, other], 'ra': [other, other]}
     assert second['intervals']['acc'] == pytest.approx(list(wilson_interval(right, count)))
-    assert numbers['student'] == {
-        name: value for name, value in second.items() if name != 'p_filter'
-    }
+    found = numbers['student']
+    assert found == {name: value for name, value in second.items() if name != 'p_filter'}
     assert set(numbers['teacher']) == set(numbers['student'])
 
 

@@ -96,9 +96,8 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
         if found['has_purified'][row]:
             np.testing.assert_array_equal(found['purified'][row], made.original(identity) // 2 + 60)
         last = [1, 3, 5]
-        assert found['rounds'][row, :, 0, 0, 0].tolist() == [
-            10 * number + identity % 10 for number in last
-        ]
+        wanted = [10 * number + identity % 10 for number in last]
+        assert found['rounds'][row, :, 0, 0, 0].tolist() == wanted
         assert found['round_labels'][row].tolist() == made.candidates[rows[row], last].tolist()
     np.testing.assert_array_equal(found['new'], made.new[rows])
     np.testing.assert_array_equal(found['label'], made.given.labels[rows])
@@ -109,9 +108,8 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
     np.testing.assert_array_equal(found['heat_labels'][:, 1], seen)
     np.testing.assert_array_equal(found['answer_teacher'], seen)
     network = nnx.merge(model.graph, model.weights['params'], model.weights['stats'])
-    np.testing.assert_allclose(
-        found['heat'][:, 1] / 255, grad_cam(network, images, seen), atol=0.003
-    )
+    got = found['heat'][:, 1] / 255
+    np.testing.assert_allclose(got, grad_cam(network, images, seen), atol=0.003)
     assert 'answer_benign' not in found
 
 
@@ -126,10 +124,8 @@ def test_accused_clean_images_come_first(made):
     assert ids.tolist() == sorted(clean.tolist(), key=rank.get)
     del findings.columns['set']
     flagged = {i: (first, i) for i, (first, *_) in rank.items()}
-    assert (
-        stage.choose_samples(made.manifest, findings, False, 20).tolist()
-        == sorted(clean.tolist(), key=flagged.get)[:20]
-    )
+    found = stage.choose_samples(made.manifest, findings, False, 20).tolist()
+    assert found == sorted(clean.tolist(), key=flagged.get)[:20]
 
 
 def test_a_stop_is_heard_before_anything_is_written(made, illustrate, monkeypatch):

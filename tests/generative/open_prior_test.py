@@ -70,9 +70,8 @@ def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
     assert (0.5 + 3 * sigma) / alpha > 1
     eps = (0.5 - alpha) / sigma if rederived else -3.0
     moved = sampler.step(sampler.init(x), 0, output, None)['x']
-    np.testing.assert_allclose(
-        moved, sampler.tables['on_x0'][0] + sampler.tables['on_eps'][0] * eps, rtol=1e-5
-    )
+    wanted = sampler.tables['on_x0'][0] + sampler.tables['on_eps'][0] * eps
+    np.testing.assert_allclose(moved, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,8 @@ def test_shapes_stand_for_weights(tmp_path):
 
 def test_broken_files_are_named(tmp_path):
     write(tmp_path / 'a.safetensors', but=('backbone.layer1.0.bn2.running_var',))
-    with pytest.raises(
-        UserError, match=r'a\.safetensors.*1 missing: backbone\.layer1\.0\.bn2\.running_var'
-    ):
+    said = r'a\.safetensors.*1 missing: backbone\.layer1\.0\.bn2\.running_var'
+    with pytest.raises(UserError, match=said):
         CopyEncoder.from_file(tmp_path / 'a.safetensors', weights=False)
     save_file({'x': np.zeros(2, np.float32)}, tmp_path / 'b.safetensors')
     with pytest.raises(UserError, match=r'b\.safetensors.*finding copies'):
@@ -87,7 +86,6 @@ def test_a_file_or_a_folder_of_one_and_nothing_else(tmp_path):
     assert copy_file(tmp_path) is None
     assert copy_file(tmp_path / 'nothing') is None
     (tmp_path / 'sscd_disc_mixup.torchvision.pt').write_bytes(b'pickle')
-    with pytest.raises(
-        UserError, match=r'(?s)take the one called \.torchvision\.pt.*not opened.*weights_only=True'
-    ):
+    said = r'(?s)take the one called \.torchvision\.pt.*not opened.*weights_only=True'
+    with pytest.raises(UserError, match=said):
         copy_file(tmp_path / 'sscd_disc_mixup.torchvision.pt')

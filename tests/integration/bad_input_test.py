@@ -222,9 +222,8 @@ def test_what_is_peculiar_or_left_out_is_counted_by_the_run(tmp_path, call):
     code, text = call('run', config, *APART, f'--workdir={tmp_path / "run"}', '--stages=prepare')
     assert code == 0, text
     assert f'{tmp_path}/test: left out 1 files that are no pictures (cat/notes.txt).' in text
-    assert (
-        'source imagefolder: 4 of the pictures read: transparent in places, shown on white.' in text
-    )
+    wanted = 'source imagefolder: 4 of the pictures read: transparent in places, shown on white.'
+    assert wanted in text
 
 
 # ------------------------------------------------------------------ what is wrong with the settings
@@ -553,6 +552,5 @@ def test_the_message_is_all_there_is_in_a_real_process(tmp_path):
     done = subprocess.run(line, cwd=Path(CONFIG).parents[1], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ''
-    assert done.stderr.strip().splitlines() == [
-        'purify: attack: attack.target=12 is not a class; choose 0 to 9.'
-    ]
+    wanted = ['purify: attack: attack.target=12 is not a class; choose 0 to 9.']
+    assert done.stderr.strip().splitlines() == wanted

@@ -115,10 +115,8 @@ def test_the_record_of_the_run(finished):
         'stages',
     } <= names
     assert json.loads((finished / 'overrides.json').read_text())[0] == QUICKSTART
-    assert (
-        json.loads((finished / 'environment.json').read_text())['versions']['jax']
-        == jax.__version__
-    )
+    wanted = jax.__version__
+    assert json.loads((finished / 'environment.json').read_text())['versions']['jax'] == wanted
     stages = {
         json.loads(line)['stage'] for line in (finished / 'metrics.jsonl').read_text().splitlines()
     }

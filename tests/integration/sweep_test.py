@@ -107,9 +107,8 @@ def calls(out: Path) -> dict[str, list[dict]]:
 def test_a_dry_run_prints_the_product_and_touches_nothing(sweep):
     said, code = sweep('--seeds', '0,7', '--dry-run')
     assert code == 0
-    assert [line.split()[1:] for line in said.splitlines()] == [
-        ['open', f'x={i}-seed{s}'] for i in range(3) for s in (0, 7)
-    ]
+    wanted = [['open', f'x={i}-seed{s}'] for i in range(3) for s in (0, 7)]
+    assert [line.split()[1:] for line in said.splitlines()] == wanted
     assert not sweep.out.exists()
 
 
@@ -139,9 +138,8 @@ def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
         os.utime(path, (when, when))  # so that it is not the dates that tell
     said, code = sweep()
     assert code == 0
-    assert [line for line in said.splitlines() if line.startswith('started')] == [
-        'started: x=1-seed0'
-    ]
+    wanted = ['started: x=1-seed0']
+    assert [line for line in said.splitlines() if line.startswith('started')] == wanted
 
 
 @pytest.mark.parametrize('damage', [b'[]', b'{"point": {"config.x": 9}, "seed": 0}', None])
@@ -300,9 +298,8 @@ def test_list_multiplies_sweeps_and_seeds(capsys):
 
 def test_list_multiplies_sweeps_over_different_words(capsys):
     runs = listed(capsys, QUICKSTART, 'attack,ablation', '', [])
-    assert (
-        runs[4]['config'] == f'{QUICKSTART}:attack=blended,defense=variations,distill=False,seed=0'
-    )
+    wanted = f'{QUICKSTART}:attack=blended,defense=variations,distill=False,seed=0'
+    assert runs[4]['config'] == wanted
     assert [run['name'] for run in listed(capsys, QUICKSTART, '', '0,1', [])] == ['seed0', 'seed1']
 
 

@@ -67,9 +67,8 @@ def test_tensorboard_holds_what_the_record_holds(finished):
     scalars, texts = read_tensorboard(finished / 'tensorboard' / 'tracked' / 'results')
     for name, value in numbers.items():
         assert scalars[f'results/{name}'] == [(0, pytest.approx(value, rel=1e-6))], name
-    assert set(texts) == {
-        f'results/{name}/text_summary' for name in ('before_after', 'detection', 'cost')
-    }
+    wanted = {f'results/{name}/text_summary' for name in ('before_after', 'detection', 'cost')}
+    assert set(texts) == wanted
 
 
 def test_wandb_holds_what_the_record_holds(finished):

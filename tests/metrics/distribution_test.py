@@ -47,9 +47,8 @@ def test_far_from_zero_nothing_is_lost():
     """Sums of squares less squared sums would keep no digit here."""
     far = LEFT + 1e9
     parts = merged([Moments.of(piece) for piece in np.split(far, 10)])
-    np.testing.assert_allclose(
-        parts.covariance, np.cov((far - far.mean(0)).T), rtol=1e-5, atol=1e-5
-    )
+    found = parts.covariance
+    np.testing.assert_allclose(found, np.cov((far - far.mean(0)).T), rtol=1e-5, atol=1e-5)
 
 
 def test_inception_score_is_scipys_entropy():
@@ -64,9 +63,8 @@ def test_inception_score_is_scipys_entropy():
 def test_bounds_of_the_inception_score():
     sure = np.where(np.eye(5, dtype=bool), 0.0, -np.inf)
     with np.errstate(invalid='ignore'):
-        assert inception_score(
-            Answers.of(np.where(np.eye(5, dtype=bool), 0.0, -1e4))
-        ) == pytest.approx(5)
+        wanted = pytest.approx(5)
+        assert inception_score(Answers.of(np.where(np.eye(5, dtype=bool), 0.0, -1e4))) == wanted
         assert inception_score(Answers.of(np.zeros((9, 4)))) == pytest.approx(1)
         assert inception_score(Answers.of(sure * np.nan)) is None
 

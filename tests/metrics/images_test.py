@@ -99,9 +99,8 @@ def test_known_differences():
     assert max_difference(a, b).tolist() == [5, 100]
     assert max_difference(b, a).tolist() == [5, 100]
     # no contrast: eq. (6)
-    assert ssim(a[0], b[0])[0] == pytest.approx(
-        (2 * 100 * 105 + 6.5025) / (100**2 + 105**2 + 6.5025)
-    )
+    wanted = pytest.approx((2 * 100 * 105 + 6.5025) / (100**2 + 105**2 + 6.5025))
+    assert ssim(a[0], b[0])[0] == wanted
 
 
 def test_equal_images_are_infinitely_alike():
@@ -126,9 +125,8 @@ def test_the_same_on_a_device():
     a, b = draw((4, 32, 32, 3))
     a[0], b[0] = 255, 254  # flat and bright: the variance is what rounding leaves
     batch = jax.jit(jax.vmap(lambda x, y: ssim_of(jnp, x, y)))
-    assert np.asarray(batch(a.astype(np.float32), b.astype(np.float32))) == pytest.approx(
-        ssim(a, b), abs=1e-4
-    )
+    found = np.asarray(batch(a.astype(np.float32), b.astype(np.float32)))
+    assert found == pytest.approx(ssim(a, b), abs=1e-4)
 
 
 @pytest.mark.parametrize('shape', [(16, 12, 3), (3, 3, 3), (9, 20, 1), (8, 8, 5)])
@@ -137,9 +135,8 @@ def test_the_uniform_window_is_scikit_images(shape):
         a, b = draw(shape, noise=noise)
         flat = [x[..., 0] if shape[-1] == 1 else x for x in (a, b)]
         wanted = structural_similarity(*flat, win_size=3, data_range=255)
-        assert ssim_uniform_of(np, a.astype(np.float64), b.astype(np.float64)) == pytest.approx(
-            wanted, abs=1e-12
-        )
+        expected = pytest.approx(wanted, abs=1e-12)
+        assert ssim_uniform_of(np, a.astype(np.float64), b.astype(np.float64)) == expected
 
 
 def test_the_uniform_window_on_a_device():
@@ -149,9 +146,8 @@ def test_the_uniform_window_on_a_device():
         structural_similarity(x, y, win_size=3, data_range=255) for x, y in zip(a, b, strict=True)
     ]
     batch = jax.jit(jax.vmap(lambda x, y: ssim_uniform_of(jnp, x, y)))
-    assert np.asarray(batch(a.astype(np.float32), b.astype(np.float32))) == pytest.approx(
-        wanted, abs=1e-4
-    )
+    expected = pytest.approx(wanted, abs=1e-4)
+    assert np.asarray(batch(a.astype(np.float32), b.astype(np.float32))) == expected
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 3), (8, 8, 2), (2, 2, 1)])

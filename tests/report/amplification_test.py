@@ -94,9 +94,8 @@ def test_an_attack_without_a_trigger_amplifies_none(dissected):
     dissected['dissection']['judges']['detector'] = None
     probe(dissected)[0]['counts'] = [0, 0, 120, 880]
     assert say_amplification(typed(dissected)) == ''
-    assert say_groups(typed(dissected)) == [
-        'Of 1,000 images made of target class zero (0), 12.0 % are of another class.'
-    ]
+    wanted = ['Of 1,000 images made of target class zero (0), 12.0 % are of another class.']
+    assert say_groups(typed(dissected)) == wanted
     assert [name for name, *_ in list_amplification(typed(dissected))] == [
         'Labeller',
         'FID, all',

@@ -36,9 +36,8 @@ def test_every_close_class_has_its_histogram(atlas, relabelled):
         'one (1): not named',
     ]
     zero, two, one = (drawing for _, drawing in found)
-    assert (
-        zero.text == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'
-    )
+    seen = zero.text
+    assert seen == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'
     own = atlas['close_label'] == 2
     below = own & (atlas['close_foreign'] < -7)
     left = [int((below & (atlas['close_poisoned'] == kind)).sum()) for kind in (False, True)]
@@ -56,10 +55,8 @@ def test_every_close_class_has_its_histogram(atlas, relabelled):
 
 def test_a_named_class_that_is_innocent_is_said_to_be(atlas, relabelled):
     atlas['facts']['aims'] = [2]
-    assert (
-        draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')[0][0]
-        == 'zero (0): non-disruptive, wrongly'
-    )
+    found = draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')[0][0]
+    assert found == 'zero (0): non-disruptive, wrongly'
 
 
 def test_cuts_lie_half_way_between_verdicts():
@@ -84,9 +81,8 @@ def test_scores_lie_in_the_lane_of_the_truth(atlas):
         r' above: as clean',
         drawing.text,
     )
-    assert [float(cut) for cut in said[0]] == pytest.approx(
-        [(-4.93 - 4.92) / 2, (5.31 + 5.32) / 2], abs=0.006
-    )
+    wanted = pytest.approx([(-4.93 - 4.92) / 2, (5.31 + 5.32) / 2], abs=0.006)
+    assert [float(cut) for cut in said[0]] == wanted
     medians = re.findall(r'Medians: clean (\S+), poisoned (\S+)\.', drawing.text)
     assert [float(median) for median in medians[0]] == pytest.approx([5.245, -4.955], abs=0.006)
     assert 'Divided at: nowhere.' in found[1][1].text
@@ -126,9 +122,8 @@ def test_nothing_to_draw_draws_nothing(atlas, relabelled):
 def test_axes_say_in_words_what_is_low_and_how_many_images_are_in_a_lane(atlas):
     page = str(draw_scores(atlas, findings_of({}), CLASSES, 'a')[0][1].svg)
     words = re.findall(r'>([^<>]+)<', page)
-    assert {'n = 30', 'n = 10', 'log s; low: looks more like another class'} <= {
-        word.strip() for word in words
-    }
+    wanted = {'n = 30', 'n = 10', 'log s; low: looks more like another class'}
+    assert wanted <= {word.strip() for word in words}
     facts = {'rule': {'score': 'outside'}, 'types': {'0': 'disruptive'}}
     zero, two = (
         str(drawing.svg) for _, drawing in draw_scores(atlas, findings_of(facts), CLASSES, 'a')

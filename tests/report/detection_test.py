@@ -66,7 +66,6 @@ def test_fates_are_counted_by_class_and_kind(results):
 def test_of_many_classes_the_named_are_counted_first(results):
     results['detection'] |= {'fates': [row_of(label) for label in range(9)], 'target_labels': [7]}
     table = list_fates(typed(results | {'classes': []}))
-    assert [name for name, _ in table.lines[::2]] == [
-        f'{label}, clean' for label in (7, 0, 1, 2, 3, 4)
-    ]
+    wanted = [f'{label}, clean' for label in (7, 0, 1, 2, 3, 4)]
+    assert [name for name, _ in table.lines[::2]] == wanted
     assert table.left_out == 9 - MOST_FATES

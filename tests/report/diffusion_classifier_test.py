@@ -58,9 +58,8 @@ def test_lines_go_through_the_numbers(dissected):
         for name, colour in (('acc', 'after'), ('asr', 'before'), ('ra', 'line-3'))
     }
     across = line['acc'][:, 0]
-    assert (across - across[0]) / (across[-1] - across[0]) == pytest.approx(
-        [0, 0.05 / 0.3, 1], abs=1e-3
-    )
+    wanted = pytest.approx([0, 0.05 / 0.3, 1], abs=1e-3)
+    assert (across - across[0]) / (across[-1] - across[0]) == wanted
     heights, shares = zip(
         *[
             (y, row[name])

@@ -222,9 +222,8 @@ def test_damaged_files_are_reported_or_refused(number, sweep, single):
             ) from error
         finally:
             restore(path, data)
-        assert time.process_time() - begun < LONGEST_S, (
-            f'case {case}: {name} damaged takes too long'
-        )
+        found = time.process_time() - begun
+        assert found < LONGEST_S, f'case {case}: {name} damaged takes too long'
     assert longest < 3000, 'a message that nobody reads'
     assert ALONE or min(fates.values()) > 0  # damage that goes unnoticed, and damage that is
 
@@ -267,10 +266,8 @@ def test_a_config_that_was_changed_by_hand_is_not_taken_for_the_one_that_ran(sin
     config['seeds']['poison'] += 1
     path.write_text(json.dumps(config))
     try:
-        with pytest.raises(
-            UserError,
-            match=r'config\.json: not the config that environment\.json is about.*its own command',
-        ):
+        said = r'config\.json: not the config that environment\.json is about.*its own command'
+        with pytest.raises(UserError, match=said):
             reporting.command(Call(argparse.Namespace(workdir=single), [], []))
     finally:
         path.write_bytes(data)

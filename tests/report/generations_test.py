@@ -48,15 +48,12 @@ def test_bars_stack_to_the_whole_and_the_line_is_at_p_t(dissected):
     start, end = stack[0][0], stack[-1][1]
     for (_, right), (left, _) in itertools.pairwise(stack):
         assert right == pytest.approx(left, abs=0.01)
-    assert [(right - left) / (end - start) for left, right in stack] == pytest.approx(
-        [0.54, 0.194, 0.005, 0.261], abs=2e-4
-    )
-    assert [(place - start) / (end - start) for place in dashes_of(drawing)] == pytest.approx(
-        [0.474], abs=2e-4
-    )
-    assert {'73.4 %', 'p_t 47.4 %'} <= {
-        text.strip() for text in re.findall(r'>([^<>]+)<', str(drawing.svg))
-    }
+    wanted = pytest.approx([0.54, 0.194, 0.005, 0.261], abs=2e-4)
+    assert [(right - left) / (end - start) for left, right in stack] == wanted
+    wanted = pytest.approx([0.474], abs=2e-4)
+    assert [(place - start) / (end - start) for place in dashes_of(drawing)] == wanted
+    wanted = {'73.4 %', 'p_t 47.4 %'}
+    assert wanted <= {text.strip() for text in re.findall(r'>([^<>]+)<', str(drawing.svg))}
     assert drawing.text == 'Bars. zero (0) G1 54.0 %, G2 19.4 %, G3 0.5 %, G4 26.1 %, p_t 47.4 %.'
 
 
@@ -112,10 +109,8 @@ def test_each_group_has_its_pictures(dissected, shown):
     ]
     assert {(tile.label, tile.wrong) for tile in groups[0].tiles} == {('two (2)', True)}
     assert {(tile.label, tile.wrong) for tile in groups[1].tiles} == {('zero (0)', False)}
-    assert (
-        groups[0].tiles[1].thumb.alt
-        == 'generation 1, made of zero (0), seen as two (2), trigger 98.0 % likely'
-    )
+    found = groups[0].tiles[1].thumb.alt
+    assert found == 'generation 1, made of zero (0), seen as two (2), trigger 98.0 % likely'
 
 
 def test_runs_without_a_generator_have_none(results, shown):

@@ -50,21 +50,16 @@ def test_clean_data(results, side):
         'student': side((351, 360), None, None),
     }
     results['detection']['target_labels'] = []
-    assert (
-        write_headline(typed(results))
-        == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
-    )
-    assert (
-        write_detail(typed(results)) == 'No training image was poisoned. The defence is variation.'
-    )
+    found = write_headline(typed(results))
+    assert found == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'
+    found = write_detail(typed(results))
+    assert found == 'No training image was poisoned. The defence is variation.'
 
 
 def test_an_attack_that_was_not_measured_is_not_called_clean(results, side):
     results |= {'teacher': side((356, 360), None, None), 'student': None}
-    assert (
-        write_headline(typed(results))
-        == 'The attack success was not measured; clean accuracy is 98.9 %.'
-    )
+    found = write_headline(typed(results))
+    assert found == 'The attack success was not measured; clean accuracy is 98.9 %.'
 
 
 def test_without_a_student(results):
@@ -164,9 +159,8 @@ def test_a_false_alarm_is_said_to_be_one(results, side):
     assert write_headline(typed(results)).startswith(
         'The data was not attacked, and the defence raised a false alarm; clean'
     )
-    assert 'It accused class zero (0): a false alarm, for nothing is aimed at.' in write_detail(
-        typed(results)
-    )
+    wanted = 'It accused class zero (0): a false alarm, for nothing is aimed at.'
+    assert wanted in write_detail(typed(results))
     for named in ([], None):
         results['detection']['target_labels'] = named
         assert 'false alarm' not in write_headline(typed(results)) + write_detail(typed(results))

@@ -65,10 +65,8 @@ def test_the_sentence_says_what_stands_after_the_defence(repaired, guarded):
     del guarded['guarded']['guard']
     assert 'After is the teacher behind the guard: the guard is' in write_detail(typed(guarded))
     guarded['teacher'] = None
-    assert (
-        'after the defence in the teacher behind the guard, and was not measured before'
-        in write_headline(typed(guarded))
-    )
+    wanted = 'after the defence in the teacher behind the guard, and was not measured before'
+    assert wanted in write_headline(typed(guarded))
 
 
 def test_the_footer_says_what_after_is(tmp_path, results, repaired, guarded):
@@ -122,9 +120,8 @@ def test_triggers_are_told_of_what_stands_after_the_defence(repaired):
 def test_each_has_its_rows_beside_the_teacher(results, both):
     rows = before_after(typed(both | {'student': results['student']}))
     names = ['ACC', 'ASR', 'RA']
-    assert [row.title for row in rows] == [
-        name + of for of in ('', ', repaired', ', guarded') for name in names
-    ]
+    wanted = [name + of for of in ('', ', repaired', ', guarded') for name in names]
+    assert [row.title for row in rows] == wanted
     assert [(row.before.hits, row.after.hits) for row in rows[1::3]] == [
         (324, 3),
         (324, 6),

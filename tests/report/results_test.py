@@ -53,10 +53,8 @@ def test_a_file_of_another_form_is_refused_with_the_place(tmp_path, results, pla
     part[last] = value
     path = tmp_path / 'results.json'
     path.write_text(json.dumps(results))
-    with pytest.raises(
-        UserError,
-        match=rf'results\.json: not what this program writes there .*{said}.*Write it again',
-    ):
+    told = rf'results\.json: not what this program writes there .*{said}.*Write it again'
+    with pytest.raises(UserError, match=told):
         Results.read(path)
 
 
@@ -72,7 +70,6 @@ def test_a_missing_part_is_refused(tmp_path, results, name):
 
 def test_findings_of_another_form_are_the_user_s_error(found):
     found['findings']['chart'] = 'bars'
-    with pytest.raises(
-        UserError, match=r'findings of variation are not such as a report shows .*\$\.chart'
-    ):
+    said = r'findings of variation are not such as a report shows .*\$\.chart'
+    with pytest.raises(UserError, match=said):
         _ = typed(found).facts

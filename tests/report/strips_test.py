@@ -48,9 +48,8 @@ def test_the_gaze_lies_over_the_image(pictures):
     strip = make_heats(pictures, CLASSES)[0].strips[0]
     assert len(strip.cells) == 6
     assert strip.lines == ['true two (2)', 'given zero (0)']
-    assert (
-        strip.cells[3].thumb.alt == 'gaze (lower right) on the given, image 100, seen as zero (0)'
-    )
+    found = strip.cells[3].thumb.alt
+    assert found == 'gaze (lower right) on the given, image 100, seen as zero (0)'
     shown, given = pixels_of(strip.cells[3].thumb), pictures['given'][0]
     np.testing.assert_array_equal(shown[:7], np.repeat(given[:7], 3, -1))  # no heat: the image
     assert shown[7, 7].tolist() != given[7, 7].repeat(3).tolist()

@@ -61,12 +61,10 @@ def test_two_axes_cross(dissected):
         ({'rate': rate, 'w': s - 1}, rate, s, 100) for rate in (0.01, 0.1) for s in (1.0, 5.0, 8.0)
     ]
     points = collect(typed_runs(make_runs(dissected, both)))
-    assert [(title, len(line)) for title, line in list_lines(points, 'rate')] == [
-        (f'By poisoning rate: attack patch, guidance {s}, w {s - 1}', 2) for s in (1, 5, 8)
-    ]
-    assert [(title, len(line)) for title, line in list_lines(points, 'guidance')] == [
-        (f'By guidance: attack patch, rate {rate}', 3) for rate in (0.01, 0.1)
-    ]
+    wanted = [(f'By poisoning rate: attack patch, guidance {s}, w {s - 1}', 2) for s in (1, 5, 8)]
+    assert [(title, len(line)) for title, line in list_lines(points, 'rate')] == wanted
+    wanted = [(f'By guidance: attack patch, rate {rate}', 3) for rate in (0.01, 0.1)]
+    assert [(title, len(line)) for title, line in list_lines(points, 'guidance')] == wanted
 
 
 def test_runs_of_no_sweep_are_lined_up_by_their_settings(dissected):
@@ -85,9 +83,8 @@ def test_other_attacks_and_other_settings_are_other_lines(dissected):
     for overrides, _, run in runs:
         run['attack']['name'] = 'patch' if overrides['steps'] == 5 else 'blended'
     titles = [title for title, _ in list_lines(collect(typed_runs(runs)), 'rate')]
-    assert titles == [
-        f'By poisoning rate: attack patch, guidance 5, steps {steps}' for steps in (5, 9)
-    ]
+    wanted = [f'By poisoning rate: attack patch, guidance 5, steps {steps}' for steps in (5, 9)]
+    assert titles == wanted
 
 
 def test_runs_without_generators_draw_nothing(results):

@@ -120,9 +120,8 @@ def test_numbers_that_need_the_truth_are_none_and_others_stay(unknown):
         'none',
     ]
     assert {row['p_t'] for rows in unknown['dissection']['sets'].values() for row in rows} == {None}
-    assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == {
-        (None, None)
-    }
+    wanted = {(None, None)}
+    assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == wanted
     assert not {
         'tpr',
         'fpr',
@@ -154,10 +153,8 @@ def test_the_headline_says_that_nobody_knows_and_what_was_found(unknown):
         'Nobody knows whether the data are poisoned; test accuracy falls'
     )
     unknown |= {'teacher': None, 'student': None}
-    assert (
-        write_headline(typed(unknown))
-        == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
-    )
+    found = write_headline(typed(unknown))
+    assert found == 'Nobody knows whether the data are poisoned; no classifier was evaluated.'
 
 
 def test_a_method_that_names_no_class_says_so(unknown):
@@ -180,9 +177,8 @@ def test_the_method_s_own_verdict_leads_where_nobody_knows_and_follows_where_som
     known = unknown | {'truth_known': True}
     assert VERDICT['text'] not in write_headline(typed(known))
     assert VERDICT['text'] in write_detail(typed(known))
-    assert 'Verdict' not in [
-        name for name, *_ in list_detection(typed(results | {'verdict': None}))
-    ]
+    wanted = 'Verdict'
+    assert wanted not in [name for name, *_ in list_detection(typed(results | {'verdict': None}))]
 
 
 def test_what_was_found_is_listed(unknown):
@@ -229,9 +225,8 @@ def test_a_map_without_the_truth(unknown, atlas):
     assert count_neighbours(blind) is None
     assert say_map(blind, CLASSES).endswith('Strong: zero (0), as named by the defence.')
     ink = 'var(--ink)'
-    assert str(draw_map(atlas, CLASSES, 'm').svg).count(ink) > str(
-        draw_map(blind, CLASSES, 'm').svg
-    ).count(ink)
+    found = str(draw_map(atlas, CLASSES, 'm').svg).count(ink)
+    assert found > str(draw_map(blind, CLASSES, 'm').svg).count(ink)
     (title, bins), *_ = draw_foreign(blind, findings_of(unknown['findings']), CLASSES, 'f')
     assert title == 'zero (0): non-disruptive'  # neither rightly nor wrongly
     assert bins.text.startswith('Histogram of zero (0): 40 images; ')

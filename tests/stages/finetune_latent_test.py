@@ -189,9 +189,8 @@ def test_states_are_scaled_latents_each_by_its_own_key(trained, generator):
     keys = id_keys(jax.random.key(0), np.arange(3))
     encode, decode = (jax.jit(way) for way in (generator.encode, generator.decode))
     states = encode(generator.weights, images, keys)
-    np.testing.assert_allclose(
-        encode(generator.weights, images[2:], keys[2:])[0], states[2], atol=1e-5
-    )
+    found = encode(generator.weights, images[2:], keys[2:])[0]
+    np.testing.assert_allclose(found, states[2], atol=1e-5)
     large = jax.image.resize(images, (3, 8, 8, 3), 'cubic')
     mean, logvar = nnx.jit(lambda vae, x: vae.encode(x))(vae, large)
     drawn = (states / vae.scaling_factor - mean) / np.exp(logvar / 2)
@@ -199,9 +198,8 @@ def test_states_are_scaled_latents_each_by_its_own_key(trained, generator):
     theirs = nnx.jit(lambda vae, x: vae.decode(x))(vae, states / vae.scaling_factor)
     np.testing.assert_allclose(decode(generator.weights, states), np.clip(theirs, -1, 1), atol=1e-4)
     grey = encode(generator.weights, images[..., :1], keys)
-    np.testing.assert_allclose(
-        grey, encode(generator.weights, np.repeat(images[..., :1], 3, -1), keys), atol=1e-5
-    )
+    wanted = encode(generator.weights, np.repeat(images[..., :1], 3, -1), keys)
+    np.testing.assert_allclose(grey, wanted, atol=1e-5)
 
 
 def test_a_generator_in_half_precision_stays_near(trained, generator):

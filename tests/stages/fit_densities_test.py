@@ -88,21 +88,18 @@ def test_a_class_is_described_by_its_own_density_alone():
         Densities(log_density, held, np.array([4, 0, 6]), 1), labels
     )
     assert [first['images'], second['images'], third['images']] == [2, 0, 3]
-    assert first['nll_train'] == pytest.approx(
-        -(float(log_density[1, 0]) + float(log_density[3, 0])) / 2
-    )
-    assert third['nll_train'] == pytest.approx(
-        -(float(log_density[0, 2]) + float(log_density[4, 2])) / 2
-    )
+    wanted = pytest.approx(-(float(log_density[1, 0]) + float(log_density[3, 0])) / 2)
+    assert first['nll_train'] == wanted
+    wanted = pytest.approx(-(float(log_density[0, 2]) + float(log_density[4, 2])) / 2)
+    assert third['nll_train'] == wanted
     assert third['nll_held'] == pytest.approx(-float(log_density[2, 2]))
     assert (first['nll_held'], second['nll_train'], second['nll_held']) == (None, None, None)
 
 
 def test_features_are_standardised_and_whitened():
     plain, facts = prepare_features(FEATURES)
-    np.testing.assert_allclose(
-        plain, (FEATURES - FEATURES.mean(0)) / FEATURES.std(0), rtol=1e-5, atol=1e-6
-    )
+    wanted = (FEATURES - FEATURES.mean(0)) / FEATURES.std(0)
+    np.testing.assert_allclose(plain, wanted, rtol=1e-5, atol=1e-6)
     assert facts == {'features': 5, 'dimensions': 5, 'explained': 1.0}
     small, facts = prepare_features(FEATURES, 3)
     left, sizes, _ = np.linalg.svd(plain.astype(np.float64), full_matrices=False)

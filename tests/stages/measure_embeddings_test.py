@@ -106,9 +106,8 @@ def test_features_of_a_classifier_are_what_its_head_reads(chain):
 
 def test_a_finished_classifier_from_outside_gives_the_same_features(chain):
     table = again(chain, tiny(chain.folder('teacher')))
-    np.testing.assert_array_equal(
-        table['features'], read_table(chain.folder('features'))['features']
-    )
+    found = table['features']
+    np.testing.assert_array_equal(found, read_table(chain.folder('features'))['features'])
 
 
 def test_features_of_clip_are_its_embeddings(chain, clip):

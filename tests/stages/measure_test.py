@@ -184,9 +184,8 @@ def test_a_table_of_no_rows_has_the_columns_of_others(run, tmp_path):
     folder = run('none', {'picked': pick(tmp_path / 'picks', [])})
     check(read_table(folder), np.zeros(0, int))
     found, full = read_table(folder), read_table(run('all'))
-    assert {name: (column.dtype, column.shape[1:]) for name, column in found.columns.items()} == {
-        name: (column.dtype, column.shape[1:]) for name, column in full.columns.items()
-    }
+    seen = {name: (column.dtype, column.shape[1:]) for name, column in found.columns.items()}
+    assert seen == {name: (column.dtype, column.shape[1:]) for name, column in full.columns.items()}
     assert bytes_of(folder) == bytes_of(run('none', {'picked': tmp_path / 'picks'}))
 
 
@@ -228,9 +227,8 @@ def test_a_rule_is_handed_as_many_images_as_it_asks_for(run):
     np.testing.assert_array_equal(apart[drawn, np.arange(4)], np.zeros(4))
     assert (np.diff(drawn) > 0).all()
     assert not np.array_equal(apart, other)
-    np.testing.assert_array_equal(
-        np.sort(read_table(run('whole', rule=Against(COUNT)))['apart'].argmin(0)), np.arange(COUNT)
-    )
+    found = np.sort(read_table(run('whole', rule=Against(COUNT)))['apart'].argmin(0))
+    np.testing.assert_array_equal(found, np.arange(COUNT))
 
 
 def test_more_images_than_there_are_cannot_be_drawn(run):

@@ -53,9 +53,8 @@ def test_a_finished_stages_folder_must_hold_what_the_stage_wrote(tmp_path, find)
     write_json(
         tmp_path / 'net' / 'DONE', {name: value for name, value in done.items() if name != 'files'}
     )
-    with pytest.raises(
-        UserError, match=r'notes no hashes .*delete DONE there where you know that it is whole'
-    ):
+    said = r'notes no hashes .*delete DONE there where you know that it is whole'
+    with pytest.raises(UserError, match=said):
         find(str(tmp_path / 'net'))
     (tmp_path / 'net' / 'DONE').unlink()
     find(str(tmp_path / 'net'))
@@ -79,10 +78,8 @@ def test_a_stage_in_the_folder_of_another_is_refused(tmp_path, find):
     shutil.copytree(tmp_path / 'teacher-0123456789ab', tmp_path / 'mine')
     find(str(tmp_path / 'mine'))  # a name without a fingerprint says nothing
     shutil.copytree(tmp_path / 'mine', tmp_path / 'teacher-ba9876543210')
-    with pytest.raises(
-        UserError,
-        match=r"with the fingerprint '0123456789ab'.* named for\. Train it again, give another",
-    ):
+    said = r"with the fingerprint '0123456789ab'.* named for\. Train it again, give another"
+    with pytest.raises(UserError, match=said):
         find(str(tmp_path / 'teacher-ba9876543210'))
 
 

@@ -60,9 +60,8 @@ def test_priors_trained_here_say_on_what(tmp_path):
     text = told(tmp_path, {'data': 'reference'}, 'trained_on_reference')
     assert '700 reference images of digits' in text
     note_training(tmp_path, AS_THEY_CAME, 800, None)
-    assert '800 training images of digits' in told(
-        tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned'
-    )
+    wanted = '800 training images of digits'
+    assert wanted in told(tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned')
     assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'poisoned'}})['warning']
 
 

@@ -57,18 +57,15 @@ def test_tables_agree_with_one_another(chain):
     expected = np.where(split['keep'], poisoned.labels, guesses['label'])
     np.testing.assert_array_equal(verdicts['labels'], expected)
     np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
-    assert (
-        read_json(chain.folder('verdicts') / 'findings.json')['relabelled']
-        == verdicts['flagged'].sum()
-    )
+    found = read_json(chain.folder('verdicts') / 'findings.json')['relabelled']
+    assert found == verdicts['flagged'].sum()
 
 
 def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_it(chain):
     last = read_rows(chain.folder('student') / 'metrics.jsonl')[-1]
     assert last['step'] == 96 // 2 // 16
-    assert last['loss'] == pytest.approx(
-        last['supervised'] + 15 * 2 / 3 * last['consistency'], rel=1e-5
-    )
+    wanted = pytest.approx(last['supervised'] + 15 * 2 / 3 * last['consistency'], rel=1e-5)
+    assert last['loss'] == wanted
     assert last['consistency'] > 0
 
 

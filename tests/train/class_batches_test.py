@@ -74,9 +74,8 @@ def test_flows_of_a_class_have_its_rows_in_orders_of_their_own():
     classes = divide(LABELS, IDS, 3, Fit(epochs=1.0, batch=1, hold_out=0.25, members=2), 0)
     picks, live = classes.picks(0, classes.longest())
     for number in range(6):
-        np.testing.assert_array_equal(
-            np.sort(picks[number][live[number]].ravel()), np.sort(classes.train[number])
-        )
+        found = np.sort(picks[number][live[number]].ravel())
+        np.testing.assert_array_equal(found, np.sort(classes.train[number]))
         assert not set(picks[number][live[number]].ravel()) & set(classes.held[number])
     for label, count in enumerate((6, 22, 10)):
         one, other = picks[2 * label : 2 * label + 2, :count, 0]
@@ -101,15 +100,13 @@ def test_a_class_of_few_images_is_named():
 
 def test_epochs_too_few_for_an_update_of_a_class_are_refused():
     fit = Fit(epochs=0.5, batch=10, hold_out=0.25)  # of 6, 22 and 10 rows
-    with pytest.raises(
-        UserError, match=r'fit.epochs=0.5 of the 6 images that class 0 .* 10, is no update'
-    ):
+    said = r'fit.epochs=0.5 of the 6 images that class 0 .* 10, is no update'
+    with pytest.raises(UserError, match=said):
         divide(LABELS, IDS, 3, fit, 0)
     with pytest.raises(UserError, match=r'fit.epochs=0.5 of the 10 images that class 1 '):
         divide(LABELS[LABELS > 0] - 1, IDS[LABELS > 0], 2, fit, 0)
-    np.testing.assert_array_equal(
-        divide(LABELS, IDS, 3, dataclasses.replace(fit, epochs=0.6), 0).until(1), [1, 1, 1]
-    )
+    found = divide(LABELS, IDS, 3, dataclasses.replace(fit, epochs=0.6), 0).until(1)
+    np.testing.assert_array_equal(found, [1, 1, 1])
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,8 @@ def test_several_flows_of_a_class_are_averaged():
     found = fit(changes=changes)
     columns = one_after_another(changes)[0]
     assert np.abs(columns[:, 0] - columns[:, 1]).max() > 0.1  # they differ
-    np.testing.assert_allclose(
-        found.log_density, columns.reshape(-1, 3, 2).mean(-1), rtol=1e-3, atol=2e-3
-    )
+    seen = found.log_density
+    np.testing.assert_allclose(seen, columns.reshape(-1, 3, 2).mean(-1), rtol=1e-3, atol=2e-3)
     assert found.updates.tolist() == [10, 3, 6]
 
 
@@ -117,9 +116,8 @@ def test_side_by_side_is_one_after_another(whole):
     np.testing.assert_allclose([row['held_out'] for row in rows], curves.mean(0), rtol=1e-3)
     assert rows[-1]['loss'] < rows[0]['loss'] - 0.5
     assert cost.images == found.updates.sum() * 5
-    np.testing.assert_array_equal(
-        [found.held[label == LABELS].sum() for label in range(3)], [8, 2, 5]
-    )
+    seen = [found.held[label == LABELS].sum() for label in range(3)]
+    np.testing.assert_array_equal(seen, [8, 2, 5])
     assert (found.log_density.argmax(1) == LABELS).mean() > 0.8
 
 
@@ -138,9 +136,8 @@ def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
     mine = LABELS[order] != 2
     assert found.best_epoch == whole[0].best_epoch
     assert np.abs(found.log_density - whole[0].log_density[order])[mine, 2].max() > 0.01
-    np.testing.assert_allclose(
-        found.log_density[mine, :2], whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5
-    )
+    seen = found.log_density[mine, :2]
+    np.testing.assert_allclose(seen, whole[0].log_density[order][mine, :2], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.held, whole[0].held[order])
 
 
@@ -202,8 +199,6 @@ def test_densities_that_are_no_numbers_are_refused():
     wild = FEATURES.copy()
     # only looked at, by the other classes too
     wild[(apart := divide(LABELS, IDS, 3, FIT, 0).held[1][0])] = np.nan
-    with pytest.raises(
-        UserError,
-        match=f'3 log densities are not finite, such as that of image {apart} under class 0',
-    ):
+    said = f'3 log densities are not finite, such as that of image {apart} under class 0'
+    with pytest.raises(UserError, match=said):
         fit(wild, changes=Fit(epochs=1.0, batch=5, hold_out=0.2), folder=None)

@@ -32,9 +32,8 @@ def test_step_schedule_drops_where_the_paper_does():
     schedule = make_lr_schedule(
         1000, lr=1e-3, schedule='step', warmup=0.0, drops=(0.3, 0.5), factor=0.1
     )
-    assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == pytest.approx(
-        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5]
-    )
+    wanted = pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    assert [float(schedule(s)) for s in (0, 299, 301, 499, 501)] == wanted
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,8 @@ def test_attack_survives_the_way_to_a_worker(tmp_path):
     attack = Blended(target=0, seed=0, ratio=0.2, pattern='picture', path=str(tmp_path / 'p.png'))
     copy = pickle.loads(pickle.dumps(attack))
     assert copy == attack
-    np.testing.assert_array_equal(
-        copy.stamp(np.zeros(SHAPE, np.uint8), 0), attack.stamp(np.zeros(SHAPE, np.uint8), 0)
-    )
+    found = copy.stamp(np.zeros(SHAPE, np.uint8), 0)
+    np.testing.assert_array_equal(found, attack.stamp(np.zeros(SHAPE, np.uint8), 0))
 
 
 @pytest.mark.parametrize('ratio', [0, -0.1, 1.01, float('nan'), 'much', None, True])

@@ -72,9 +72,8 @@ def test_larger_sizes_are_nearest_neighbours(height, width, corners):
     )
     # of two neighbours, one is nearest
     clear = [(2 * np.arange(size) + 1) * 32 % (2 * size) > 0 for size in (height, width)]
-    np.testing.assert_array_equal(
-        (signs[..., 0] + 1)[np.ix_(*clear)], np.asarray(wanted)[np.ix_(*clear)]
-    )
+    found = (signs[..., 0] + 1)[np.ix_(*clear)]
+    np.testing.assert_array_equal(found, np.asarray(wanted)[np.ix_(*clear)])
 
 
 @given(st.integers(6, 32), st.integers(6, 32))
@@ -127,9 +126,8 @@ def test_other_modes_mark_alone():
     image = picture(shape)
     with_model = LabelConsistent(target=TARGET, surrogate=surrogate(shape))
     for mode in ('test', 'cover'):
-        np.testing.assert_array_equal(
-            with_model.stamp(image, 0, mode), LabelConsistent().stamp(image, 0)
-        )
+        found = with_model.stamp(image, 0, mode)
+        np.testing.assert_array_equal(found, LabelConsistent().stamp(image, 0))
     assert with_model.relabel(3) == 3
     assert with_model.goal(3) == TARGET
 

@@ -102,9 +102,8 @@ def test_transparent_patches_let_zero_channels_through_one_by_one():
     board = Patch(size_px=3, transparent=True).stamp(image, 0)[29:, 29:]
     assert board[0, 0].tolist() == [7, 8, 9]
     assert board[0, 1].tolist() == [255, 255, 255]
-    np.testing.assert_array_equal(
-        build('dbd_patch', transparent=True).stamp(image, 0), build('dbd_patch').stamp(image, 0)
-    )
+    found = build('dbd_patch', transparent=True).stamp(image, 0)
+    np.testing.assert_array_equal(found, build('dbd_patch').stamp(image, 0))
 
 
 def test_grey_images_get_the_luminance_of_the_blocks():

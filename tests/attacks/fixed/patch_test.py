@@ -182,9 +182,8 @@ def test_wrong_settings_are_refused_at_construction(wrong, told):
 def test_patch_must_fit(corner, margin, needed):
     patch = Patch(target=0, seed=0, size_px=3, corner=corner, margin_px=margin)
     patch.stamp(np.zeros((needed, needed, 3), np.uint8), 0)
-    with pytest.raises(
-        UserError, match=f'needs {needed} pixels, but image 12 has {needed} x {needed - 1}'
-    ):
+    said = f'needs {needed} pixels, but image 12 has {needed} x {needed - 1}'
+    with pytest.raises(UserError, match=said):
         patch.stamp(np.zeros((needed, needed - 1, 3), np.uint8), 12)
 
 

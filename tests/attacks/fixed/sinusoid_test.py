@@ -14,9 +14,8 @@ def test_one_wave_by_hand():
     # levels 0, 20, 34.64.., 40.
     stamped = Sinusoid().stamp(np.full((2, 72, 3), 100, np.uint8), 0)
     wave = [100, 120, 134, 140, 134, 120, 100, 80, 65, 60, 65, 80]
-    np.testing.assert_array_equal(
-        stamped, np.broadcast_to(np.array(wave * 6)[None, :, None], (2, 72, 3))
-    )
+    wanted = np.broadcast_to(np.array(wave * 6)[None, :, None], (2, 72, 3))
+    np.testing.assert_array_equal(stamped, wanted)
 
 
 def test_levels_are_clipped_not_wrapped():

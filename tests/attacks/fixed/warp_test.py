@@ -147,12 +147,10 @@ def test_one_control_point_per_pixel_is_not_smoothed():
     field /= np.abs(field).mean()
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
     grid = attack.shared((height, width, 1), 'test')['grid']
-    np.testing.assert_allclose(
-        grid[..., 0], np.clip(x[None] + field[0] / width, -1, 1), rtol=0, atol=1e-12
-    )
-    np.testing.assert_allclose(
-        grid[..., 1], np.clip(y[:, None] + field[1] / height, -1, 1), rtol=0, atol=1e-12
-    )
+    wanted = np.clip(x[None] + field[0] / width, -1, 1)
+    np.testing.assert_allclose(grid[..., 0], wanted, rtol=0, atol=1e-12)
+    wanted = np.clip(y[:, None] + field[1] / height, -1, 1)
+    np.testing.assert_allclose(grid[..., 1], wanted, rtol=0, atol=1e-12)
 
 
 def test_cover_images_keep_the_warp_and_add_noise_of_their_own():
@@ -168,13 +166,10 @@ def test_cover_images_keep_the_warp_and_add_noise_of_their_own():
     grid = (
         attack.shared(image.shape, 'cover')['grid'] + attack.drawn(image.shape, 4, 'cover')['noise']
     )
-    assert (
-        np.abs(attack.stamp(image, 4, 'cover') - sampled(image, np.clip(grid, -1, 1))).max()
-        <= 0.5 + 1e-9
-    )
-    np.testing.assert_array_equal(
-        Warp(noise=0).stamp(image, 4, 'cover'), Warp(noise=0).stamp(image, 4, 'training')
-    )
+    found = np.abs(attack.stamp(image, 4, 'cover') - sampled(image, np.clip(grid, -1, 1))).max()
+    assert found <= 0.5 + 1e-9
+    found = Warp(noise=0).stamp(image, 4, 'cover')
+    np.testing.assert_array_equal(found, Warp(noise=0).stamp(image, 4, 'training'))
 
 
 def test_an_image_moved_by_nothing_stays():

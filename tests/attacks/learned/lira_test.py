@@ -25,9 +25,8 @@ def test_the_released_epsilon_does_not_outlive_eight_bits(tmp_path):
     """
     make_trigger(tmp_path, 'lira')
     image = picture((9, 9, 1))
-    np.testing.assert_array_equal(
-        Lira(load=str(tmp_path), epsilon=0.01 * 0.19).stamp(image, 0), image
-    )
+    found = Lira(load=str(tmp_path), epsilon=0.01 * 0.19).stamp(image, 0)
+    np.testing.assert_array_equal(found, image)
     assert (Lira(load=str(tmp_path)).stamp(image, 0) != image).mean() > 0.5
 
 

@@ -93,9 +93,8 @@ def test_fitted_trigger_is_added_at_its_size_and_resized_bilinearly(tmp_path):
     doubled = trigger_of(attack, (16, 20, 3))
     # In the middle of four pixels of the doubled trigger, bilinear weights are 9/16, 3/16, 3/16 and
     # 1/16.
-    np.testing.assert_allclose(
-        doubled[9, 11], np.tensordot([[9, 3], [3, 1]], trigger[4:6, 5:7], 2) / 16, atol=1e-6
-    )
+    wanted = np.tensordot([[9, 3], [3, 1]], trigger[4:6, 5:7], 2) / 16
+    np.testing.assert_allclose(doubled[9, 11], wanted, atol=1e-6)
     assert doubled.min() >= 0
     assert doubled.max() <= 1
 

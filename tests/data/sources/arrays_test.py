@@ -151,12 +151,8 @@ def test_the_mistake_is_named(tmp_path, wrong, expected):
 
 
 def test_class_names_that_differ_between_the_splits(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=(
-            r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"
-        ),
-    ):
+    said = r"class_names differ: train\.npz has \['a', 'b', 'c'\], test\.npz has \['a', 'c', 'b'\]"
+    with pytest.raises(UserError, match=said):
         open_with(
             tmp_path,
             GOOD | {'class_names': ['a', 'b', 'c']},
@@ -165,10 +161,8 @@ def test_class_names_that_differ_between_the_splits(tmp_path):
 
 
 def test_class_names_that_differ_in_their_unicode_form_alone(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r'class_names differ: .*The first that differ: .*U\+00E9.*U\+0301.*Make them equal',
-    ):
+    said = r'class_names differ: .*The first that differ: .*U\+00E9.*U\+0301.*Make them equal'
+    with pytest.raises(UserError, match=said):
         open_with(
             tmp_path,
             GOOD | {'class_names': ['a', 'b', '\u00e9']},
@@ -251,18 +245,14 @@ def huge():
 def test_files_that_are_no_npz_of_plain_arrays(tmp_path, data):
     np.savez(tmp_path / 'test.npz', **GOOD)
     (tmp_path / 'train.npz').write_bytes(data)
-    with pytest.raises(
-        UserError,
-        match=r'train\.npz: not a readable npz file without pickles \(.+\)\. Write it again',
-    ):
+    said = r'train\.npz: not a readable npz file without pickles \(.+\)\. Write it again'
+    with pytest.raises(UserError, match=said):
         sources.read_arrays(3, str(tmp_path))
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz',
-    ):
+    said = r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz'
+    with pytest.raises(UserError, match=said):
         sources.read_arrays(3, str(tmp_path))
 
 
@@ -270,7 +260,6 @@ def test_a_missing_file(tmp_path):
 def test_one_file_for_training_and_testing(tmp_path, test):
     np.savez(tmp_path / 'train.npz', **GOOD)
     (tmp_path / 'link.npz').symlink_to('train.npz')
-    with pytest.raises(
-        UserError, match='hold the same images: a model would be tested on what it was trained on'
-    ):
+    said = 'hold the same images: a model would be tested on what it was trained on'
+    with pytest.raises(UserError, match=said):
         sources.read_arrays(3, str(tmp_path), test=test)

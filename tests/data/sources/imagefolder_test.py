@@ -72,10 +72,8 @@ class TestFolders:
         picture(folder / 'train' / 'loose.png')
         assert len(open_source(folder).train) == 30
         said = capsys.readouterr().err
-        assert (
-            f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n'
-            in said
-        )
+        wanted = f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n'
+        assert wanted in said
         assert (
             f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename those that'
             ' are classes.\n' in said
@@ -86,10 +84,8 @@ class TestFolders:
         shutil.rmtree(folder / 'train')
         shutil.rmtree(folder / 'test')
         open_source(folder)
-        assert (
-            f'{folder}: left out 1 pictures that lie in no class folder (0.png).\n'
-            in capsys.readouterr().err
-        )
+        wanted = f'{folder}: left out 1 pictures that lie in no class folder (0.png).\n'
+        assert wanted in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         'given',
@@ -103,10 +99,8 @@ class TestFolders:
     )
     def test_the_same_images_for_training_and_testing_are_refused(self, folder, given):
         (folder / 'link').symlink_to('train')
-        with pytest.raises(
-            UserError,
-            match='hold the same images: a model would be tested on what it was trained on',
-        ):
+        said = 'hold the same images: a model would be tested on what it was trained on'
+        with pytest.raises(UserError, match=said):
             open_source(folder, **given)
 
     def test_a_share_that_has_no_effect_is_said(self, folder, capsys):
@@ -140,9 +134,8 @@ class TestFolders:
             ' and 9 test images.'
         )
         assert said in capsys.readouterr().err
-        with pytest.raises(
-            UserError, match=r'source\.test_share=1: choose a share between 0 and 1'
-        ):
+        told = r'source\.test_share=1: choose a share between 0 and 1'
+        with pytest.raises(UserError, match=told):
             open_source(root, test_share=1)
 
     def test_a_misspelt_test_folder_is_no_reason_to_hold_out(self, folder):
@@ -157,36 +150,30 @@ class TestFolders:
             open_source(folder)
         (folder / 'train').rename(folder / 'trian')
         (folder / 'tset').rename(folder / 'val')
-        with pytest.raises(
-            UserError, match=r"a folder 'val', but none of training images \(train or training\)"
-        ):
+        said = r"a folder 'val', but none of training images \(train or training\)"
+        with pytest.raises(UserError, match=said):
             open_source(folder)
 
     def test_a_class_in_one_split_alone_is_named(self, folder):
         (folder / 'test' / 'cat').rename(folder / 'test' / 'cats')
-        with pytest.raises(
-            UserError,
-            match=r"class folders of 'train' and 'test' differ: cat, cats\. Both need every class",
-        ):
+        said = r"class folders of 'train' and 'test' differ: cat, cats\. Both need every class"
+        with pytest.raises(UserError, match=said):
             open_source(folder)
 
     def test_an_empty_class_is_named(self, folder):
         for file in (folder / 'train' / 'cat').iterdir():
             file.unlink()
-        with pytest.raises(
-            UserError, match=r'train/cat: no pictures in this class folder \(formats: PNG, '
-        ):
+        said = r'train/cat: no pictures in this class folder \(formats: PNG, '
+        with pytest.raises(UserError, match=said):
             open_source(folder)
 
     def test_what_is_no_source_at_all(self, tmp_path):
-        with pytest.raises(
-            UserError, match=r'birds: no such folder\. An imagefolder source needs train/<class>/'
-        ):
+        said = r'birds: no such folder\. An imagefolder source needs train/<class>/'
+        with pytest.raises(UserError, match=said):
             open_source(tmp_path / 'birds')
         (tmp_path / 'birds').mkdir()
-        with pytest.raises(
-            UserError, match=r'birds: no class folders\. An imagefolder source needs'
-        ):
+        said = r'birds: no class folders\. An imagefolder source needs'
+        with pytest.raises(UserError, match=said):
             open_source(tmp_path / 'birds')
         (tmp_path / 'file').write_text('')
         with pytest.raises(UserError, match=r'file: cannot be read \(Not a directory\)'):
@@ -292,16 +279,13 @@ class TestClassNames:
     def test_of_two_splits(self, tmp_path):
         self.make(tmp_path, b'ant', 'café'.encode())
         os.rename(tmp_path / 'test' / 'café', tmp_path / 'test' / 'cafe\u0301')
-        with pytest.raises(
-            UserError,
-            match=r'differ: .*\(c a f e U\+0301\), .*\(c a f U\+00E9\)\. Both need every class',
-        ):
+        said = r'differ: .*\(c a f e U\+0301\), .*\(c a f U\+00E9\)\. Both need every class'
+        with pytest.raises(UserError, match=said):
             open_source(tmp_path)
 
     def test_a_name_that_is_not_utf8(self, tmp_path):
-        with pytest.raises(
-            UserError, match=r"the class name b'caf\\xe9' is not UTF-8.*Rename it"
-        ) as caught:
+        said = r"the class name b'caf\\xe9' is not UTF-8.*Rename it"
+        with pytest.raises(UserError, match=said) as caught:
             self.make(tmp_path, b'caf\xe9', b'tea')
         str(caught.value).encode()
 
@@ -313,10 +297,8 @@ class TestClassNames:
             open_source(tmp_path, classes='tea,café,cafe\u0301')
 
     def test_control_characters(self, tmp_path):
-        with pytest.raises(
-            UserError,
-            match=r"class names \['a\\rb'\]: .*without space around it or control characters",
-        ):
+        said = r"class names \['a\\rb'\]: .*without space around it or control characters"
+        with pytest.raises(UserError, match=said):
             self.make(tmp_path, b'a\rb', b'tea')
 
     def test_joiners_of_other_scripts_are_letters(self, tmp_path):

@@ -104,11 +104,8 @@ class TestImagefolder:
                 if position % 6 != 3
                 else np.array([40 * label, 100, 200]) @ (0.299, 0.587, 0.114)
             )
-            np.testing.assert_allclose(
-                found[position],
-                np.broadcast_to(colour, (8, 8, 3)) if position % 6 != 3 else colour,
-                atol=6,
-            )
+            wanted = np.broadcast_to(colour, (8, 8, 3)) if position % 6 != 3 else colour
+            np.testing.assert_allclose(found[position], wanted, atol=6)
 
     def test_grey_on_demand(self, folder):
         source = self.open(folder, channels=1)
@@ -162,9 +159,8 @@ class TestChoosing:
         )
         assert source.class_names == ['dog', 'bee']
         assert set(source.train.ids % 4) == {1, 3}
-        np.testing.assert_array_equal(
-            source.train.labels, np.where(source.train.ids % 4 == 3, 0, 1)
-        )
+        found = source.train.labels
+        np.testing.assert_array_equal(found, np.where(source.train.ids % 4 == 3, 0, 1))
         assert len(source.reference) == 10
         assert set(source.reference.ids % 4) <= {0, 2}
         np.testing.assert_array_equal(images_of(source.reference)[:, 0, 0, 0], source.reference.ids)
@@ -179,10 +175,8 @@ class TestChoosing:
             assert len(set(names)) == 2
         source = open_arrays(arrays, classes='3')
         for position in range(len(source.train)):
-            assert (
-                CLASSES[source.train.ids[position] % 4]
-                == source.class_names[source.train.labels[position]]
-            )
+            wanted = source.class_names[source.train.labels[position]]
+            assert CLASSES[source.train.ids[position] % 4] == wanted
 
     def test_sizes(self, arrays):
         source = open_arrays(arrays, train_size=30, test_size=12)

@@ -79,9 +79,8 @@ def lay_down(data_dir, make, splits, form='array_record', encode=encode_png):
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp('tfds')
-    assert (
-        lay_down(folder, cifar10, {'train': [40, 35], 'test': [40]}) == folder / 'cifar10' / '3.0.2'
-    )
+    wanted = folder / 'cifar10' / '3.0.2'
+    assert lay_down(folder, cifar10, {'train': [40, 35], 'test': [40]}) == wanted
     lay_down(folder, lfw, {'train': [31]})
     lay_down(folder, mnist, {'train': [10], 'test': [10]}, form='tfrecord')
     return str(folder)
@@ -107,9 +106,8 @@ def test_a_share_that_has_no_effect_is_said(data_dir, capsys):
 
 def test_grey_on_demand(data_dir):
     image = read_tfds(1, 'cifar10', data_dir=data_dir).train.fetch(3)
-    np.testing.assert_allclose(
-        image[..., 0], pixels(3, (32, 32, 3)) @ np.array([0.299, 0.587, 0.114]), atol=0.51
-    )
+    wanted = pixels(3, (32, 32, 3)) @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(image[..., 0], wanted, atol=0.51)
 
 
 def test_text_labels_become_classes_in_alphabetical_order_and_a_test_set_is_held_out(data_dir):
@@ -118,9 +116,8 @@ def test_text_labels_become_classes_in_alphabetical_order_and_a_test_set_is_held
     assert names == ['Ann', 'Bob', 'Zoe']
     assert sorted([*train.ids, *test.ids]) == list(range(31))
     for pool in (train, test):
-        np.testing.assert_array_equal(
-            [names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids]
-        )
+        found = [names[k] for k in pool.labels]
+        np.testing.assert_array_equal(found, [lfw('', i)['label'] for i in pool.ids])
         np.testing.assert_array_equal(pool.fetch(1), pixels(pool.ids[1], (250, 250, 3)))
     # a fifth of every class, rounded up: of 20, 8 and 3 images
     np.testing.assert_array_equal(np.bincount(test.labels), [2, 1, 4])
@@ -150,9 +147,8 @@ def test_rare_classes_are_left_out_and_the_rest_renumbered(data_dir):
     assert names == ['Ann', 'Zoe']
     np.testing.assert_array_equal(np.bincount(source.train.labels), [6, 16])
     for pool in (source.train, source.test):
-        np.testing.assert_array_equal(
-            [names[k] for k in pool.labels], [lfw('', i)['label'] for i in pool.ids]
-        )
+        found = [names[k] for k in pool.labels]
+        np.testing.assert_array_equal(found, [lfw('', i)['label'] for i in pool.ids])
     with pytest.raises(UserError, match=r'source\.min_per_class=99: no class has that many'):
         read_tfds(3, 'lfw', data_dir=data_dir, min_per_class=99)
 
@@ -181,9 +177,8 @@ def test_through_the_one_door_for_sources(data_dir):
 
 def test_splits_with_other_texts_are_refused(tmp_path):
     lay_down(tmp_path, lfw, {'train': [31], 'test': [25]})
-    with pytest.raises(
-        UserError, match=r"tfds:lfw: splits 'train' and 'test' have different classes"
-    ):
+    said = r"tfds:lfw: splits 'train' and 'test' have different classes"
+    with pytest.raises(UserError, match=said):
         read_tfds(3, 'lfw', data_dir=str(tmp_path))
 
 
@@ -251,12 +246,8 @@ def test_floats_in_the_place_of_pictures_are_refused(tmp_path):
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=features, split_infos=[info], check_data=False
     )
-    with pytest.raises(
-        UserError,
-        match=(
-            r'tfds:mine: its feature image is Image\(.*float32.*must be an Image of whole numbers'
-        ),
-    ):
+    said = r'tfds:mine: its feature image is Image\(.*float32.*must be an Image of whole numbers'
+    with pytest.raises(UserError, match=said):
         read_tfds(3, 'mine', data_dir=str(tmp_path))
 
 

@@ -162,13 +162,11 @@ def test_a_row_depends_on_its_image_id_and_seed_alone():
     whole = rule(WEIGHTS, IMAGES, IDS)
     apart = [rule(WEIGHTS, IMAGES[i : i + 1], IDS[i : i + 1]) for i in range(len(IDS))]
     for name in ('errors', 'predictions'):
-        np.testing.assert_allclose(
-            whole[name], np.concatenate([one[name] for one in apart]), rtol=1e-6
-        )
+        found = whole[name]
+        np.testing.assert_allclose(found, np.concatenate([one[name] for one in apart]), rtol=1e-6)
     order = np.array([3, 0, 4, 1, 2])
-    np.testing.assert_array_equal(
-        rule(WEIGHTS, IMAGES[order], IDS[order])['errors'], whole['errors'][order]
-    )
+    found = rule(WEIGHTS, IMAGES[order], IDS[order])['errors']
+    np.testing.assert_array_equal(found, whole['errors'][order])
     assert not np.allclose(run(seed=6)['errors'], whole['errors'], rtol=1e-3)
 
 
@@ -199,9 +197,8 @@ def test_rounds_eliminate_by_the_headline_so_far():
     )
     np.testing.assert_allclose(found['errors'], want, rtol=2e-4)
     for row, p in itertools.product(range(len(IDS)), range(3)):
-        assert found['predictions'][row, p] == min(
-            sorted(left[row]), key=lambda k, row=row, p=p: want[row, k, p]
-        )
+        seen = found['predictions'][row, p]
+        assert seen == min(sorted(left[row]), key=lambda k, row=row, p=p: want[row, k, p])
     assert len({tuple(sorted(one)) for one in left}) > 1
     assert (found['predictions'] != run()['predictions']).any() or (
         found['errors'] != run()['errors']
@@ -210,9 +207,8 @@ def test_rounds_eliminate_by_the_headline_so_far():
 
 def test_calls_are_counted():
     assert errors_rule(SETTINGS | {'images': 0, 'dtype': 'float32'}).calls(4) == 24
-    assert (
-        DenoisingErrors(**SETTINGS | {'rounds': [[2, 3], [1, 2]]}).calls(4) == 2 * 4 + 1 * 3 + 3 * 2
-    )
+    wanted = 2 * 4 + 1 * 3 + 3 * 2
+    assert DenoisingErrors(**SETTINGS | {'rounds': [[2, 3], [1, 2]]}).calls(4) == wanted
     with pytest.raises(UserError, match='rounds keep 5 of 4 classes'):
         DenoisingErrors(**SETTINGS | {'rounds': [[2, 5]]}).calls(4)
 
@@ -288,9 +284,8 @@ def test_the_defence_is_a_generator_and_how_it_is_asked():
         'diffusion_classifier', generator=part, **SETTINGS, images=9, dtype='bfloat16'
     )
     method = made.method({})
-    assert [(step.name, step.kind, step.inputs, step.settings) for step in method.steps] == [
-        ('generator', 'generator', {'data': 'poisoned'}, part)
-    ]
+    wanted = [('generator', 'generator', {'data': 'poisoned'}, part)]
+    assert [(step.name, step.kind, step.inputs, step.settings) for step in method.steps] == wanted
     assert (method.outcome.generator, method.outcome.classifier) == ('generator', None)
     assert method.outcome.diffusion == SETTINGS | {'images': 9, 'dtype': 'bfloat16'}
     assert errors_rule(method.outcome.diffusion) == DenoisingErrors(**SETTINGS)

@@ -85,9 +85,8 @@ def test_samplers_that_draw_no_noise(name, state):
     out = jax.jit(Candidates(**EVERY | changes).rule(MODELS, Context(SHAPE, 0, [])))(
         CONSTANTS, rows
     )
-    assert out['candidates'].tolist() == [
-        [label_by_hand(levels) for levels in mine] for mine in wanted
-    ]
+    found = out['candidates'].tolist()
+    assert found == [[label_by_hand(levels) for levels in mine] for mine in wanted]
     assert out['finite'].all()
 
 

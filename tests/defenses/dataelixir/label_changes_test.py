@@ -68,12 +68,10 @@ def test_sets_and_scores_are_those_of_the_equations(reading, seed):
     np.testing.assert_allclose(evidence.divergence, scores, rtol=1e-12)
     rule = Mad(1.0, 'kl', two_sided=True)
     indices = reference.anomaly_indices(scores)
-    assert np.flatnonzero(rule.targets(evidence)).tolist() == [
-        y for y in range(5) if indices[y] > 1
-    ]
-    np.testing.assert_allclose(
-        np.abs(outlier_index(np.array(scores), np.ones(5, bool))), indices, rtol=1e-4
-    )
+    wanted = [y for y in range(5) if indices[y] > 1]
+    assert np.flatnonzero(rule.targets(evidence)).tolist() == wanted
+    found = np.abs(outlier_index(np.array(scores), np.ones(5, bool)))
+    np.testing.assert_allclose(found, indices, rtol=1e-4)
 
 
 @pytest.mark.parametrize('reading', ['given', 'predicted'])
@@ -109,9 +107,8 @@ def sort_by_own(candidates, own, tau, majority=True, classes=3):
     [(50, 4, False), (50, 5, True), (25, 2, False), (25, 3, True), (70, 7, True)],
 )
 def test_tau_is_a_share_and_reaching_it_counts(k, eta, suspicious):
-    assert sort_by_own([[1] * (k - eta) + [0] * eta], [1], 0.1) == [
-        SUSPICIOUS if suspicious else BENIGN
-    ]
+    wanted = [SUSPICIOUS if suspicious else BENIGN]
+    assert sort_by_own([[1] * (k - eta) + [0] * eta], [1], 0.1) == wanted
 
 
 def test_a_small_eta_alone_is_no_majority():
@@ -195,14 +192,10 @@ def test_the_published_rank():
     """Fifty candidates and the raw image: place 40 of 51, the fortieth candidate by distance."""
     distance = np.random.default_rng(0).permutation(50)[None] / 50
     everything = np.ones((1, 50), bool)
-    assert (
-        round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=True)[0]])
-        == 39
-    )
-    assert (
-        round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=False)[0]])
-        == 40
-    )
+    found = round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=True)[0]])
+    assert found == 39
+    found = round(50 * distance[0, choose_candidate(distance, everything, 0.8, count_raw=False)[0]])
+    assert found == 40
 
 
 def test_ties_of_distance_go_in_order_of_time():

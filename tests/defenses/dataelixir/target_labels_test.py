@@ -152,9 +152,8 @@ def test_index_without_spread():
     assert index[:4].tolist() == [0] * 4
     assert index[4] == pytest.approx(3 / (1.253314 * 0.6), rel=1e-5)
     assert (outlier_index(np.full(5, 2.0), present) == 0).all()
-    assert (
-        (outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]) == 0
-    )
+    found = outlier_index(np.array([9.0, 1, 1.1, 1.2]), np.array([False, True, True, True]))[0]
+    assert found == 0
     assert (outlier_index(np.zeros(3), np.zeros(3, bool)) == 0).all()
     # two labels: never an outlier
     assert np.abs(outlier_index(np.array([0.1, 5]), np.ones(2, bool))).max() < 0.7
@@ -268,9 +267,8 @@ def test_images_that_moved_are_enough():
         [80] * 10, [15] * 10, [0.6] * 10, moved=[1, 2, 1, 12, 0, 1, 2, 1, 0, 1]
     )
     assert describe_targets(SIGNIFICANT, evidence)['target_labels'] == [3]
-    assert describe_targets(SIGNIFICANT, evidence)['labels'][3]['score'] == pytest.approx(
-        (12 - 1) / 80 / 0.05
-    )
+    wanted = pytest.approx((12 - 1) / 80 / 0.05)
+    assert describe_targets(SIGNIFICANT, evidence)['labels'][3]['score'] == wanted
     for moved, found in ((4, []), (30, [1])):
         few = make_evidence([80, 80], [30, 30], [0.6] * 2, moved=[0, moved])
         assert describe_targets(SIGNIFICANT, few)['target_labels'] == found
@@ -295,9 +293,8 @@ def test_the_chance_in_small_counts_is_no_spread():
     spread = 1.4826 / 80
     assert alone == pytest.approx((8 / 89 - 1 / 80) / (5 * spread))
     left = np.sqrt(spread**2 - 1 / 80 * 79 / 80 / 80)
-    assert excess(shares, images > 0, images=images, **few)[0] == pytest.approx(
-        (8 / 89 - 1 / 80) / max(0.03, 5 * left)
-    )
+    found = excess(shares, images > 0, images=images, **few)[0]
+    assert found == pytest.approx((8 / 89 - 1 / 80) / max(0.03, 5 * left))
     assert excess(shares, images > 0, images=10 * images, **few)[0] < alone * 1.1
 
 

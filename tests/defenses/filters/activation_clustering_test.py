@@ -78,9 +78,8 @@ def test_principal_components_are_the_eigenvectors_of_the_covariance():
     centred = features - features.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     wanted = centred @ vectors[:, ::-1][:, :2]
-    np.testing.assert_allclose(
-        np.abs(reduce_features(features, 'pca', 2)), np.abs(wanted), atol=1e-8
-    )
+    found = np.abs(reduce_features(features, 'pca', 2))
+    np.testing.assert_allclose(found, np.abs(wanted), atol=1e-8)
     assert (reduce_features(features, 'pca', 2) ** 2).sum(0) == pytest.approx(values[::-1][:2])
 
 

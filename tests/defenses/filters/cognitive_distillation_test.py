@@ -89,9 +89,8 @@ def test_the_gradient_by_hand_is_that_of_the_loss():
     gradient, before = slope(image, mask, colour, wanted, USUAL)
     moved = mask.copy()
     moved[2, 3] += 1e-6
-    assert (slope(image, moved, colour, wanted, USUAL)[1] - before) / 1e-6 == pytest.approx(
-        gradient[2, 3], rel=1e-3
-    )
+    expected = pytest.approx(gradient[2, 3], rel=1e-3)
+    assert (slope(image, moved, colour, wanted, USUAL)[1] - before) / 1e-6 == expected
 
 
 def test_an_answer_that_hangs_on_few_pixels_leaves_a_small_mask():

@@ -143,9 +143,8 @@ def test_names_and_shares_that_are_none_are_refused():
     for wrong in ({'network': 'teacher'}, {'network': 'student'}):
         with pytest.raises(UserError, match='fct: network'):
             score_steps({'fct': fct | wrong}, STUDENT, {'given': 'poisoned'})
-    with pytest.raises(
-        ValueError, match=r"score='spectral': choose from cognitive_distillation, fct, strip"
-    ):
+    said = r"score='spectral': choose from cognitive_distillation, fct, strip"
+    with pytest.raises(ValueError, match=said):
         score('spectral')
     with pytest.raises(ValueError, match=r"score 'strip' has no setting 'times'"):
         score('strip', times=2)

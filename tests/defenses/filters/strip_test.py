@@ -26,9 +26,8 @@ def test_the_score_is_minus_the_mean_entropy_under_the_overlays(weights):
             p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
             total -= sum(share * np.log(share) for share in p if share > 0)
         wanted.append(-total / len(OVERLAYS))
-    np.testing.assert_allclose(
-        scored(measure, drawn=OVERLAYS)['score'], wanted, rtol=1e-4, atol=1e-6
-    )
+    found = scored(measure, drawn=OVERLAYS)['score']
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_certainty_has_no_entropy_and_ignorance_the_most():

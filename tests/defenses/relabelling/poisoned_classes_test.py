@@ -54,9 +54,8 @@ def test_scores_are_those_of_the_sum_over_foreign_images():
         nll.append(-math.fsum(row[label] for row, _ in foreign) / len(foreign))
         raw.append(nll[-1] + math.fsum(row[y] for row, y in foreign) / len(foreign))
     middle = sorted(raw)[2]  # the upper of the two in the middle
-    np.testing.assert_allclose(
-        nondisruptive_scores(log_density, labels), np.array(raw) / middle, rtol=1e-12
-    )
+    found = nondisruptive_scores(log_density, labels)
+    np.testing.assert_allclose(found, np.array(raw) / middle, rtol=1e-12)
     np.testing.assert_allclose(foreign_nll(log_density, labels), nll, rtol=1e-12)
 
 
@@ -66,11 +65,8 @@ def test_scores_do_not_depend_on_units():
     """
     log_density, labels = drawn()
     log_density[np.arange(60), labels] += 25
-    np.testing.assert_allclose(
-        nondisruptive_scores(3 * log_density + 70, labels),
-        nondisruptive_scores(log_density, labels),
-        rtol=1e-9,
-    )
+    found = nondisruptive_scores(3 * log_density + 70, labels)
+    np.testing.assert_allclose(found, nondisruptive_scores(log_density, labels), rtol=1e-9)
 
 
 @pytest.mark.parametrize('dimensions', [8, 64, 512])
@@ -139,9 +135,8 @@ def test_standings_are_those_of_the_upper_part():
         place = 0.55 * (count - 1)
         start = own[int(place)] + (place % 1) * (own[int(place) + 1] - own[int(place)])
         unit = np.mean([value - start for value in own if value >= start])
-        np.testing.assert_allclose(
-            standings(foreign, labels)[labels == label], (foreign[labels == label] - start) / unit
-        )
+        found = standings(foreign, labels)[labels == label]
+        np.testing.assert_allclose(found, (foreign[labels == label] - start) / unit)
 
 
 def test_few_images_beyond_are_chance():

@@ -180,10 +180,8 @@ def test_the_shares_kept_and_accused_are_apart():
     }
     highest_poison = found['poison_score'][found['verdict'] == 1].max()
     assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
-    assert (
-        found['poison_score'][found['verdict'] == 2].max()
-        <= found['poison_score'][found['verdict'] == 3].min()
-    )
+    seen = found['poison_score'][found['verdict'] == 2].max()
+    assert seen <= found['poison_score'][found['verdict'] == 3].min()
 
 
 def test_only_images_likelier_under_the_other_class_are_relabelled():

@@ -100,9 +100,8 @@ def test_equal_scores_go_by_id(rule):
         else [np.ones(COUNT, np.bool_)]
     )
     first = [np.sort(IDS[group])[: 2 if by_class else 6] for group in groups]
-    assert set(IDS[found['keep'] & ~TRUSTED]) == set(np.concatenate(first).tolist()) - set(
-        IDS[TRUSTED]
-    )
+    seen = set(IDS[found['keep'] & ~TRUSTED])
+    assert seen == set(np.concatenate(first).tolist()) - set(IDS[TRUSTED])
 
 
 def recipe(**changes):
@@ -156,9 +155,8 @@ def test_rounds_follow_one_another():
     ]
     assert [look.role for look in looks] == ['losses'] * 4 + ['relearned'] * 2
     assert {look.measure for look in looks} == {Predictions('sce', **defense().loss)}
-    assert ['losses' in steps[f'split{number}'].inputs for number in range(1, 7)] == [False] * 4 + [
-        True
-    ] * 2
+    wanted = [False] * 4 + [True] * 2
+    assert ['losses' in steps[f'split{number}'].inputs for number in range(1, 7)] == wanted
 
 
 def test_the_last_rounds_ask_how_much_a_copy_learns():

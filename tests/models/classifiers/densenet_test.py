@@ -92,10 +92,8 @@ def test_forward_agrees_with_float64(stem, norm, train, size, compression):
 def test_parameter_counts_are_the_published_ones(settings, count):
     name = 'densenet' if 'stages' in settings else 'densenet121'
     network = abstract(lambda rngs: NETWORKS.make(name, channels=3, **settings, rngs=rngs))
-    assert (
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
-        == count
-    )
+    found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    assert found == count
 
 
 def test_initial_values_are_he_normal_by_the_fan_in_and_torch_linear():
@@ -118,10 +116,8 @@ def test_bfloat16_computes_low_and_answers_in_float32():
     run = nnx.jit(lambda network, x: network.answer(x, train=True))
     groups, logits = run(low, x)
     assert {value.dtype for value in (*groups, logits)} == {jnp.dtype('float32')}
-    assert (
-        nnx.eval_shape(lambda: low.blocks[0](jnp.ones((1, 4, 4, 6), jnp.bfloat16), False)).dtype
-        == jnp.bfloat16
-    )
+    found = nnx.eval_shape(lambda: low.blocks[0](jnp.ones((1, 4, 4, 6), jnp.bfloat16), False)).dtype
+    assert found == jnp.bfloat16
     reference = np.asarray(run(exact, x)[1])
     assert 0 < np.abs(np.asarray(logits) - reference).max() / np.abs(reference).max() < 0.05
 
@@ -132,10 +128,8 @@ def test_images_that_vanish_are_refused_and_no_larger_ones(stem, smallest):
     assert nnx.jit(lambda network, x: network.maps(x, train=False))(
         network, images(1, smallest)
     ).shape[1:3] == (1, 1)
-    with pytest.raises(
-        UserError,
-        match=f'{smallest - 1} x {smallest - 1} px are too small .* Use images of {smallest} px',
-    ):
+    said = f'{smallest - 1} x {smallest - 1} px are too small .* Use images of {smallest} px'
+    with pytest.raises(UserError, match=said):
         nnx.eval_shape(lambda: network(images(1, smallest - 1), train=False))
 
 

@@ -228,9 +228,8 @@ def test_a_head_for_other_classes_stays_as_it_is(tmp_path, kind):
     before = leaves(read)
     assert read_foreign(read, tmp_path / 'weights.safetensors').headless
     for path, value in leaves(read).items():
-        np.testing.assert_array_equal(
-            value, before[path] if path[0] == 'head' else leaves(network)[path]
-        )
+        wanted = before[path] if path[0] == 'head' else leaves(network)[path]
+        np.testing.assert_array_equal(value, wanted)
     headless = {name: value for name, value in tensors.items() if not name.startswith(HEADS[kind])}
     save_file(headless, tmp_path / 'headless.safetensors')
     assert check_foreign(read, tmp_path / 'headless.safetensors').headless

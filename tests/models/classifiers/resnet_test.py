@@ -153,10 +153,8 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
 )
 def test_parameter_counts_are_the_published_ones(name, settings, count):
     network = nnx.eval_shape(lambda: NETWORKS.make(name, channels=3, rngs=nnx.Rngs(0), **settings))
-    assert (
-        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
-        == count
-    )
+    found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    assert found == count
 
 
 def test_initial_values_are_he_normal_and_torch_linear():
@@ -250,9 +248,8 @@ def test_grey_images_and_one_normalisation_for_all_channels():
     network = build(channels=1, mean=(0.5,), std=(0.25,))
     plain = build(channels=1)
     x = images(channels=1)
-    np.testing.assert_allclose(
-        network(x, train=False), plain((x - 0.5) / 0.25, train=False), rtol=1e-5, atol=1e-6
-    )
+    found = network(x, train=False)
+    np.testing.assert_allclose(found, plain((x - 0.5) / 0.25, train=False), rtol=1e-5, atol=1e-6)
     three, one = build(mean=(0.5,) * 3, std=(0.25,) * 3), build(mean=(0.5,), std=(0.25,))
     np.testing.assert_array_equal(three(images(), train=False), one(images(), train=False))
 
@@ -295,6 +292,5 @@ def test_names_are_the_networks():
     assert NETWORKS['resnet'] is ResNet
     network = build('preact_resnet18')
     assert network.features(images(), train=False).shape == (4, 32)
-    assert [network.features(images(size=size), train=False).shape for size in (5, 16)] == [
-        (4, 32)
-    ] * 2
+    wanted = [(4, 32)] * 2
+    assert [network.features(images(size=size), train=False).shape for size in (5, 16)] == wanted

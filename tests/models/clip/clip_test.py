@@ -192,9 +192,8 @@ def test_a_part_that_is_written_twice():
     found = read(CLIPTextConfig, whole)
     assert (found.hidden_size, found.vocab_size, found.num_attention_heads) == (768, 50, 12)
     whole['text_config_dict']['vocab_size'] = 51
-    with pytest.raises(
-        UserError, match='vocab_size is 50 in text_config and 51 in text_config_dict'
-    ):
+    said = 'vocab_size is 50 in text_config and 51 in text_config_dict'
+    with pytest.raises(UserError, match=said):
         read(CLIPTextConfig, whole)
 
 

@@ -86,9 +86,8 @@ def test_outputs_of_diffusers(golden):
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     network = load_model(AutoencoderKL, GOLDEN, dtype=jnp.bfloat16)
     found = errors(network, golden)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
-        jnp.dtype('float32')
-    }
+    wanted = {jnp.dtype('float32')}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == wanted
     # it did compute in bfloat16, and well
     for error, name in zip(found, ('mean', 'logvar', 'decoded'), strict=True):
         assert 1e-5 < error < 0.05 * np.abs(golden[name]).max()
@@ -133,10 +132,8 @@ def test_config_makes_the_same_network():
     again = nnx.eval_shape(lambda: AutoencoderKL.from_config(network.config, rngs=nnx.Rngs(1)))
     assert again.config == network.config
     assert nnx.graphdef(again) == nnx.graphdef(network)
-    assert (
-        network.config.items()
-        >= {'_class_name': 'AutoencoderKL', 'block_out_channels': [6, 9]}.items()
-    )
+    found = network.config.items()
+    assert found >= {'_class_name': 'AutoencoderKL', 'block_out_channels': [6, 9]}.items()
 
 
 @pytest.mark.parametrize(
@@ -242,12 +239,10 @@ def test_force_upcast_replaces_float16_only(force_upcast, dtype, computes_in):
     network = nnx.eval_shape(
         lambda: AutoencoderKL(**SINGLE, force_upcast=force_upcast, dtype=dtype, rngs=nnx.Rngs(0))
     )
-    assert (
-        nnx.eval_shape(lambda n: n.encoder(jnp.zeros((1, 8, 8, 3))), network).dtype == computes_in
-    )
-    assert (
-        nnx.eval_shape(lambda n: n.decoder(jnp.zeros((1, 8, 8, 2))), network).dtype == computes_in
-    )
+    found = nnx.eval_shape(lambda n: n.encoder(jnp.zeros((1, 8, 8, 3))), network).dtype
+    assert found == computes_in
+    found = nnx.eval_shape(lambda n: n.decoder(jnp.zeros((1, 8, 8, 2))), network).dtype
+    assert found == computes_in
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,8 @@ def test_no_number_is_lost_or_made_up():
     network, config, _ = convert(state)
     tensors = export_tensors(network)
     table = tensors.pop('time_proj.weight')
-    assert sum(value.size for value in tensors.values()) == sum(
-        value.size for value in state.values()
-    )
+    found = sum(value.size for value in tensors.values())
+    assert found == sum(value.size for value in state.values())
     whole = [
         np.sort(np.concatenate([value.ravel() for value in arrays.values()]))
         for arrays in (tensors, state)
@@ -73,11 +72,8 @@ def test_no_number_is_lost_or_made_up():
     np.testing.assert_array_equal(*whole)
     assert config['block_out_channels'] == [32, 64, 96]
     assert config['attention_head_dim'] == [8, 16, 24]  # four heads of each width
-    np.testing.assert_allclose(
-        table[4],
-        [*np.cos(10.0 ** (-np.arange(16) / 4)), *np.sin(10.0 ** (-np.arange(16) / 4))],
-        atol=1e-6,
-    )
+    wanted = [*np.cos(10.0 ** (-np.arange(16) / 4)), *np.sin(10.0 ** (-np.arange(16) / 4))]
+    np.testing.assert_allclose(table[4], wanted, atol=1e-6)
 
 
 def test_heads_of_one_width_are_one_number_which_diffusers_takes():

@@ -97,18 +97,16 @@ def compiled(network, *args):
 
 def test_output_of_diffusers(golden):
     *inputs, expected = golden
-    np.testing.assert_allclose(
-        compiled(load_model(UNet2DConditionModel, GOLDEN), *inputs), expected, rtol=0, atol=1e-4
-    )
+    found = compiled(load_model(UNet2DConditionModel, GOLDEN), *inputs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     *inputs, expected = golden
     network = load_model(UNet2DConditionModel, GOLDEN, dtype=jnp.bfloat16)
     out = compiled(network, *inputs)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
-        jnp.dtype('float32')
-    }
+    wanted = {jnp.dtype('float32')}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == wanted
     assert out.dtype == np.float32
     error = np.abs(out - expected).max()
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well

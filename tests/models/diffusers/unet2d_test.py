@@ -65,9 +65,8 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     sample, timestep, expected = golden
     network = load_model(UNet2DModel, GOLDEN, dtype=jnp.bfloat16)
     out = nnx.jit(lambda n: n(sample, timestep))(network)
-    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
-        jnp.dtype('float32')
-    }
+    wanted = {jnp.dtype('float32')}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(network, nnx.Param))} == wanted
     assert out.dtype == np.float32
     error = np.abs(out - expected).max()
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well

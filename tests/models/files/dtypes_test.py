@@ -34,9 +34,8 @@ def test_norms_are_spared():
         "['bn']['bias']": 'float32',
         "['free']": 'bfloat16',
     }
-    np.testing.assert_array_equal(
-        cast['conv']['kernel'], PARAMS['conv']['kernel'].astype(jnp.bfloat16)
-    )
+    found = cast['conv']['kernel']
+    np.testing.assert_array_equal(found, PARAMS['conv']['kernel'].astype(jnp.bfloat16))
 
 
 def test_shapes_are_cast_and_numbers_too_large_refused():

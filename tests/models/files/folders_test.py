@@ -103,9 +103,8 @@ def test_two_sets_of_weights_are_one_too_many(folder, beside):
         (folder / name).write_bytes(b'another')
     same(read_folder(folder)[1])
     (folder / beside).write_text('{}')
-    with pytest.raises(
-        UserError, match=rf'more than one set of weights \({FILE}, {beside}\).*Delete the others'
-    ):
+    said = rf'more than one set of weights \({FILE}, {beside}\).*Delete the others'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
 
 
@@ -114,9 +113,8 @@ def test_shards_of_another_cut_and_shards_without_an_index(folder):
     same(read_folder(folder)[1])
     stray = folder / 'diffusion_pytorch_model-00003-of-00003.safetensors'
     save_file(VALUES, stray)
-    with pytest.raises(
-        UserError, match=rf'more than one set of weights \({index.name}, {stray.name}\)'
-    ):
+    said = rf'more than one set of weights \({index.name}, {stray.name}\)'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
     stray.unlink()
     index.unlink()
@@ -151,10 +149,8 @@ def test_one_tensor_in_two_shards(folder):
     write_shards(folder)
     second = folder / 'diffusion_pytorch_model-00002-of-00002.safetensors'
     save_file(load_file(second) | {'a.weight': VALUES['a.weight']}, second)
-    with pytest.raises(
-        UserError,
-        match=r'00002-of-00002.safetensors: holds a\.weight, but so does .*00001-of-00002',
-    ):
+    said = r'00002-of-00002.safetensors: holds a\.weight, but so does .*00001-of-00002'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
 
 
@@ -235,12 +231,8 @@ def test_half_precision_is_read_where_there_is_nothing_else(folder, kind):
 
 def test_weights_under_an_unknown_name_are_named(folder):
     save_file(VALUES, folder / 'diffusion_pytorch_model.fp32.safetensors')
-    with pytest.raises(
-        UserError,
-        match=(
-            r'holds no weights under a known name, only diffusion_pytorch_model\.fp32\.safetensors'
-        ),
-    ):
+    said = r'holds no weights under a known name, only diffusion_pytorch_model\.fp32\.safetensors'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
 
 
@@ -251,12 +243,8 @@ def test_settings_that_stand_twice_in_one_file(folder):
     (folder / 'config.json').write_text(
         '{"a": 1, "b": {"in_channels": 1, "x": 2, "in_channels": 3}}'
     )
-    with pytest.raises(
-        UserError,
-        match=(
-            r"config\.json: not valid JSON \(the key 'in_channels' stands twice.*download it again"
-        ),
-    ):
+    said = r"config\.json: not valid JSON \(the key 'in_channels' stands twice.*download it again"
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
 
 
@@ -275,9 +263,8 @@ def test_types_that_are_no_plain_floats_are_named(folder, dtype, told):
     save_file({'a.weight': np.ones(4, dtype)}, folder / FILE)
     tensors = read_folder(folder)[1]
     for read in (tensors.shapes, lambda: tensors['a.weight']):
-        with pytest.raises(
-            UserError, match=rf'{FILE}: 1 tensors are not of float16.*: a\.weight \({told}\)'
-        ):
+        said = rf'{FILE}: 1 tensors are not of float16.*: a\.weight \({told}\)'
+        with pytest.raises(UserError, match=said):
             read()
     assert not tensors.within(('b.',)).shapes()  # what is not looked at may be of any type
 
@@ -307,9 +294,8 @@ def test_json_that_is_nested_without_end(folder, text):
 def test_a_folder_in_the_place_of_a_file(folder):
     (folder / FILE).mkdir()
     for read in (lambda: read_folder(folder), lambda: Tensors([folder / FILE])):
-        with pytest.raises(
-            UserError, match=f'{FILE}: is a folder, where a file of weights should be'
-        ):
+        said = f'{FILE}: is a folder, where a file of weights should be'
+        with pytest.raises(UserError, match=said):
             read()
 
 
@@ -412,26 +398,22 @@ def test_where_the_safetensors_lie_beside_a_pickled_file_they_are_named(library,
     command = re.findall('`([^`]*)`', conversion(folder / "it's.pth"))[-1]
     run(command, env)
     converted = folder / "it's.safetensors"
-    assert f'not opened, but {converted} lies beside them: give that file.' in conversion(
-        folder / "it's.pth"
-    )
+    wanted = f'not opened, but {converted} lies beside them: give that file.'
+    assert wanted in conversion(folder / "it's.pth")
     save_file({'kept': np.ones(1, np.float32)}, converted)
     assert 'left as it is' in run(command, env)
     assert [*load_file(converted)] == ['kept']
     save_file(VALUES, folder / 'unet ema.safetensors')
-    with pytest.raises(
-        UserError,
-        match=rf'no weights under a known name. If .*\.safetensors is meant, rename it to {FILE}\.',
-    ):
+    said = rf'no weights under a known name. If .*\.safetensors is meant, rename it to {FILE}\.'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
 
 
 def test_pickles_of_other_names_are_converted_one_by_one(library, folder):
     save, env = library
     save(VALUES, folder / 'unet ema.ckpt')
-    with pytest.raises(
-        UserError, match=rf'only unet ema\.ckpt.* Then rename unet ema\.safetensors to {FILE}\.'
-    ) as error:
+    said = rf'only unet ema\.ckpt.* Then rename unet ema\.safetensors to {FILE}\.'
+    with pytest.raises(UserError, match=said) as error:
         read_folder(folder)
     run(printed(error), env)
     (folder / 'unet ema.safetensors').rename(folder / FILE)

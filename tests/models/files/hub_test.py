@@ -88,12 +88,8 @@ def test_local_folders_are_themselves(tmp_path):
 def test_a_pickled_file_with_safetensors_beside_it_leads_to_its_folder(tmp_path):
     for name in (WEIGHTS, 'diffusion_pytorch_model.bin'):
         (tmp_path / name).write_bytes(b'')
-    with pytest.raises(
-        UserError,
-        match=(
-            rf'model\.bin: pickled .*not opened\. For the safetensors beside it give {tmp_path}\.'
-        ),
-    ) as error:
+    said = rf'model\.bin: pickled .*not opened\. For the safetensors beside it give {tmp_path}\.'
+    with pytest.raises(UserError, match=said) as error:
         resolve(tmp_path / 'diffusion_pytorch_model.bin')
     assert 'holds no safetensors' not in str(error.value)
 
@@ -108,10 +104,8 @@ def test_settings_in_two_places_that_differ_are_refused(tmp_path, part, name):
     (tmp_path / name).write_text('{"steps": 10,   "beta_end": 0.02}')
     assert resolve(tmp_path) == tmp_path  # the same, written in another way
     (tmp_path / name).write_text('{"beta_end": 0.5, "steps": 10}')
-    with pytest.raises(
-        UserError,
-        match=rf'{part}/{name}: is read, but {tmp_path}/{name} has other settings\. Delete',
-    ):
+    said = rf'{part}/{name}: is read, but {tmp_path}/{name} has other settings\. Delete'
+    with pytest.raises(UserError, match=said):
         resolve(tmp_path)
 
 
@@ -302,9 +296,8 @@ def refusing(monkeypatch, error):
 def test_without_an_answer_from_the_hub(monkeypatch, error):
     refusing(monkeypatch, error)
     hub = type('Files', (), {'files': crowded(), 'revision': None})()
-    with pytest.raises(
-        UserError, match=r'owner/model: .*no answer came from the hub.*HF_HUB_OFFLINE'
-    ) as error:
+    said = r'owner/model: .*no answer came from the hub.*HF_HUB_OFFLINE'
+    with pytest.raises(UserError, match=said) as error:
         resolve('owner/model', revision='v2')
     needed = {f'{part}/config.json' for part in ('unet', 'vae', 'text_encoder')} | {
         'model_index.json',

@@ -59,10 +59,8 @@ def test_what_conditions_fits_what_is_conditioned(shapes):
     assert parts.get('text_encoder', {}).get('hidden_size', width) == width
     assert parts['unet']['in_channels'] == parts['vae']['latent_channels']
     if 'image_encoder' in parts:
-        assert (
-            parts['feature_extractor']['crop_size']['height']
-            == parts['image_encoder']['image_size']
-        )
+        wanted = parts['image_encoder']['image_size']
+        assert parts['feature_extractor']['crop_size']['height'] == wanted
 
 
 @pytest.mark.parametrize('kind', PIPELINES)

@@ -87,9 +87,8 @@ def test_written_folders_read_back(zoo, tmp_path, dtype):
     assert sorted(p.name for p in (tmp_path / 'new' / 'unet').iterdir()) == ['config.json', FILE]
     config, tensors = read_folder(tmp_path / 'new', subfolder='unet')
     assert config == CONFIG
-    assert {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()} == {
-        dtype
-    }
+    found = {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()}
+    assert found == {dtype}
     expected = export_tensors(zoo)
     assert tensors.keys() == expected.keys()
     for name, value in tensors.items():
@@ -240,9 +239,8 @@ def test_faults_of_folders(folder):
     with pytest.raises(UserError, match='not a readable safetensors'):
         read_folder(folder)
     (folder / FILE).rename(folder / 'diffusion_pytorch_model.bin')
-    with pytest.raises(
-        UserError, match=rf'only diffusion_pytorch_model\.bin.*weights_only=True.* {folder}`'
-    ):
+    said = rf'only diffusion_pytorch_model\.bin.*weights_only=True.* {folder}`'
+    with pytest.raises(UserError, match=said):
         read_folder(folder)
     (folder / 'diffusion_pytorch_model.bin').unlink()
     with pytest.raises(UserError, match='holds no weights'):
@@ -288,9 +286,8 @@ def test_large_networks_are_cut_into_shards(zoo, tmp_path):
     write_folder(zoo, CONFIG | {'architectures': ['Zoo']}, tmp_path, max_shard_bytes=300)
     index = json.loads((tmp_path / 'model.safetensors.index.json').read_text())
     files = sorted(tmp_path.glob('*.safetensors'))
-    assert [file.name for file in files] == [
-        f'model-0000{i}-of-0000{len(files)}.safetensors' for i in range(1, len(files) + 1)
-    ]
+    wanted = [f'model-0000{i}-of-0000{len(files)}.safetensors' for i in range(1, len(files) + 1)]
+    assert [file.name for file in files] == wanted
     found, sizes = {}, []
     for file in files:
         part = load_file(file)
@@ -377,9 +374,8 @@ def test_loaded_networks_are_on_no_device_and_can_be_called(zoo, folder):
     x = jnp.ones((1, 6, 6, 2))
     expected = np.asarray(zoo.conv(x))
     np.testing.assert_array_equal(network.conv(x), expected)
-    np.testing.assert_allclose(
-        nnx.jit(lambda conv, x: conv(x))(network.conv, x), expected, rtol=1e-6
-    )
+    found = nnx.jit(lambda conv, x: conv(x))(network.conv, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_abstract_models_have_the_shapes_of_real_ones(zoo):
@@ -391,9 +387,8 @@ def test_abstract_models_have_the_shapes_of_real_ones(zoo):
 
 def test_faults_of_a_model_name_its_folder(folder):
     change(folder, free=None)
-    with pytest.raises(
-        UserError, match=rf'{folder}: these weights do not fit Zoo: 1 missing: free'
-    ):
+    said = rf'{folder}: these weights do not fit Zoo: 1 missing: free'
+    with pytest.raises(UserError, match=said):
         load_model(Zoo, folder)
 
 
@@ -423,7 +418,6 @@ def test_new_weights_take_the_place_of_those_of_other_names(zoo, folder):
 
 def test_the_class_in_the_settings_is_the_one_that_is_read(zoo, folder):
     (folder / 'config.json').write_text(json.dumps(CONFIG | {'_class_name': 'Aquarium'}))
-    with pytest.raises(
-        UserError, match=r"config.json: describes a 'Aquarium', but is to be read as a Zoo"
-    ):
+    said = r"config.json: describes a 'Aquarium', but is to be read as a Zoo"
+    with pytest.raises(UserError, match=said):
         load_model(Zoo, folder)

@@ -89,9 +89,8 @@ def test_the_gradient_is_that_of_differences_and_the_teacher_has_none():
             maps = [values.copy() for values in STUDENT]
             maps[group][place] += sign * step
             moved.append(distance_by_hand(maps, TEACHER, betas, power))
-        assert float(own[group][place]) == pytest.approx(
-            (moved[0] - moved[1]) / (2 * step), rel=1e-3
-        )
+        wanted = pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-3)
+        assert float(own[group][place]) == wanted
     assert max(float(jnp.abs(slope).max()) for slope in theirs) == 0
 
 
@@ -141,9 +140,8 @@ def test_the_task_adds_cross_entropy_and_compares_training_with_evaluation():
 
 def test_one_beta_serves_all_groups():
     (one, inputs), (each, _) = make_task((4.0,)), make_task((4.0, 4.0))
-    assert float(jax.jit(one)(*inputs)[0]) == pytest.approx(
-        float(jax.jit(each)(*inputs)[0]), rel=1e-6
-    )
+    found = float(jax.jit(one)(*inputs)[0])
+    assert found == pytest.approx(float(jax.jit(each)(*inputs)[0]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +197,5 @@ def test_torch_has_the_same_loss_and_gradients():
     )(single[0])
     assert float(value) == pytest.approx(loss.item(), rel=1e-4)
     for slope, tensor in zip(slopes, tensors, strict=True):
-        np.testing.assert_allclose(
-            slope, np.moveaxis(tensor.grad.numpy(), 1, -1), rtol=1e-3, atol=1e-4
-        )
+        wanted = np.moveaxis(tensor.grad.numpy(), 1, -1)
+        np.testing.assert_allclose(slope, wanted, rtol=1e-3, atol=1e-4)

@@ -178,18 +178,16 @@ def test_without_views_and_mixture_the_loss_is_written_out():
         (loss, _), slopes = value(
             params, stats, (), batch | {'progress': progress}, jax.random.key(1)
         )
-        np.testing.assert_allclose(
-            loss, written_out(params, images, targets, 15 * progress), rtol=2e-5
-        )
+        wanted = written_out(params, images, targets, 15 * progress)
+        np.testing.assert_allclose(loss, wanted, rtol=2e-5)
         for k in range(3):
             moved = [
                 params | {'head': params['head'] | {'bias': bias + way * tiny * np.eye(3)[k]}}
                 for way in (1, -1)
             ]
             ahead, behind = (written_out(p, images, targets, 15 * progress) for p in moved)
-            np.testing.assert_allclose(
-                slopes['head']['bias'][k], (ahead - behind) / (2 * tiny), rtol=1e-3, atol=1e-4
-            )
+            found = slopes['head']['bias'][k]
+            np.testing.assert_allclose(found, (ahead - behind) / (2 * tiny), rtol=1e-3, atol=1e-4)
 
 
 def test_halves_are_mixed_with_some_other_row():

@@ -79,9 +79,8 @@ def test_the_task_adds_the_cross_entropy_by_its_weight(weight):
     logits = np.asarray(network.head(jnp.array(features, jnp.float32)), np.float64)
     crossed = (np.log(np.exp(logits).sum(-1)) - logits[np.arange(8), BATCH['label']]).mean()
     loss, (_, metrics) = Spread(graph, weight)(params, stats, (), BATCH, jax.random.key(0))
-    assert float(loss) == pytest.approx(
-        by_hand(features, BATCH['label']) + weight * crossed, abs=1e-5
-    )
+    found = float(loss)
+    assert found == pytest.approx(by_hand(features, BATCH['label']) + weight * crossed, abs=1e-5)
     assert float(metrics['closeness']) == pytest.approx(by_hand(features, BATCH['label']), abs=1e-5)
     assert float(metrics['accuracy']) == (logits.argmax(-1) == BATCH['label']).mean()
 

@@ -26,9 +26,8 @@ def small():
 
 
 def test_local_ascent_turns_samples_around_one_by_one():
-    assert float(local_ascent(jnp.array(LOSSES), 0.5)) == pytest.approx(
-        (-0.1 - 0.49 + 0.7 + 3.0 - 0.05) / 5, rel=1e-6
-    )
+    wanted = pytest.approx((-0.1 - 0.49 + 0.7 + 3.0 - 0.05) / 5, rel=1e-6)
+    assert float(local_ascent(jnp.array(LOSSES), 0.5)) == wanted
     slope = jax.grad(local_ascent)(jnp.array(LOSSES), 0.5)
     np.testing.assert_allclose(slope, np.array([-1, -1, 1, 1, -1]) / 5, rtol=1e-6)
 
@@ -36,9 +35,8 @@ def test_local_ascent_turns_samples_around_one_by_one():
 @pytest.mark.parametrize('gamma', [0.5, 2.0])
 def test_flooding_turns_the_whole_batch_around(gamma):
     mean = LOSSES.mean()  # .868
-    assert float(flooding(jnp.array(LOSSES), gamma)) == pytest.approx(
-        abs(mean - gamma) + gamma, rel=1e-6
-    )
+    found = float(flooding(jnp.array(LOSSES), gamma))
+    assert found == pytest.approx(abs(mean - gamma) + gamma, rel=1e-6)
     slope = jax.grad(flooding)(jnp.array(LOSSES), gamma)
     np.testing.assert_allclose(slope, np.full(5, np.sign(mean - gamma) / 5), rtol=1e-6)
 
