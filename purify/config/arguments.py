@@ -19,10 +19,8 @@ def parse_words(arg: str | None, **spec: Any) -> Any:
         if name not in spec:
             near = difflib.get_close_matches(name, spec, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            raise ValueError(
-                f'unknown word {name!r} after the colon.{hint} This config takes:'
-                f' {", ".join(sorted(spec))}.'
-            )
+            known = ', '.join(sorted(spec))
+            raise ValueError(f'unknown word {name!r} after the colon.{hint} It takes: {known}.')
         words[name] = _typed(name, text if equals else 'True', spec[name])
     return words
 
@@ -31,9 +29,8 @@ def check_words(words: Any, **choices: Collection[Any]) -> None:
     """Raises ValueError for a word whose value is none of its choices."""
     for name, offered in choices.items():
         if words[name] not in offered:
-            raise ValueError(
-                f'{name}={words[name]!r}: choose from {", ".join(map(str, sorted(offered)))}.'
-            )
+            known = ', '.join(map(str, sorted(offered)))
+            raise ValueError(f'{name}={words[name]!r}: choose from {known}.')
 
 
 def _typed(name: str, text: str, default: Any) -> Any:

@@ -15,14 +15,13 @@ from ml_collections import ConfigDict, config_flags
 
 from purify.config.resolve import leaves, plain
 
-AT_LEAST = {  # by the last part of a leaf's name
-    **dict.fromkeys(
-        ('batch', 'accumulate', 'shard_size', 'inference_batch', 'batch_per_device'), 1
-    ),
-    **dict.fromkeys(('save_every', 'log_every', 'threads'), 1),
-    **dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0),
-}
-DTYPES = ('bfloat16', 'float16', 'float32')
+# By the last part of a leaf's name.
+AT_LEAST: dict[str, int] = dict.fromkeys(
+    ('batch', 'accumulate', 'shard_size', 'inference_batch'), 1
+)
+AT_LEAST |= dict.fromkeys(('batch_per_device', 'save_every', 'log_every', 'threads'), 1)
+AT_LEAST |= dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0)
+_DTYPES = ('bfloat16', 'float16', 'float32')
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,27 +33,18 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     path = Path(spec.partition(':')[0])
     if not path.is_file():
-        near = (
-            sorted(str(other) for other in path.parent.glob('*.py')) if path.parent.is_dir() else []
-        )
-        raise ValueError(
-            f'--config {path}: no such file.' + (f' There are: {", ".join(near)}.' if near else '')
-        )
+        near = ', '.join(sorted(map(str, path.parent.glob('*.py'))))
+        hint = f' There are: {near}.' if near else ''
+        raise ValueError(f'--config {path}: no such file.{hint}')
     known = {f'--config.{name}': value for name, value in leaves(plain(_call(spec))).items()}
     for flag in overrides:
         name = flag.partition('=')[0]
         if not flag.startswith('--config.') or '=' not in flag:
-            raise ValueError(
-                f'unknown argument {flag!r}; settings are given as --config.part.name=value.'
-            )
+            raise ValueError(f'unknown argument {flag!r}; write --config.part.name=value.')
         if name not in known:
             bare = [other.removeprefix('--config.') for other in known]
             near = difflib.get_close_matches(name.removeprefix('--config.'), bare, n=1)
-            hint = (
-                f'Did you mean --config.{near[0]}?'
-                if near
-                else f'This config has: {", ".join(_parts(bare))}.'
-            )
+            hint = f'Did you mean --config.{near[0]}?' if near else f'It has: {_parts(bare)}.'
             raise ValueError(f'unknown setting {name}. {hint}')
     values, argv = flags.FlagValues(), ['purify', f'--config={spec}', *overrides]
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
@@ -83,8 +73,8 @@ def _check_leaf(name: str, value: Any) -> None:
         raise ValueError(f'--config.{name}={value}: must be {AT_LEAST[last]} or more.')
     if (name.startswith('seeds.') or last == 'split_seed') and not 0 <= value < 2**32:
         raise ValueError(f'--config.{name}={value}: must be from 0 to {2**32 - 1}.')
-    if last == 'dtype' and value not in DTYPES:
-        raise ValueError(f'--config.{name}={value}: choose from {", ".join(DTYPES)}.')
+    if last == 'dtype' and value not in _DTYPES:
+        raise ValueError(f'--config.{name}={value}: choose from {", ".join(_DTYPES)}.')
 
 
 def load_module(spec: str) -> ModuleType:
@@ -94,18 +84,14 @@ def load_module(spec: str) -> ModuleType:
         raise ValueError(f'--config {path}: no such file.')
     found = importlib.util.spec_from_file_location(f'purify_config_{path.stem}', path)
     if found is None or found.loader is None:
-        raise ValueError(
-            f'--config {path}: not a Python file; a config is one, like configs/quickstart.py.'
-        )
+        raise ValueError(f'--config {path}: not a Python file like configs/quickstart.py.')
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
     except Exception as error:  # whatever the file's own code raises
         raise ValueError(_broken(path, error)) from error
     if not callable(getattr(module, 'get_config', None)):
-        raise ValueError(
-            f'--config {path}: has no function get_config(arg); see configs/quickstart.py.'
-        )
+        raise ValueError(f'--config {path}: has no get_config(arg); see configs/quickstart.py.')
     return module
 
 
@@ -120,16 +106,14 @@ def _call(spec: str) -> ConfigDict:
         raise ValueError(_broken(Path(path), error)) from error
 
 
-def _parts(names: Sequence[str]) -> list[str]:
-    return sorted({f'--config.{name.partition(".")[0]}' + '.*' * ('.' in name) for name in names})
+def _parts(names: Sequence[str]) -> str:
+    parts = {f'--config.{name.partition(".")[0]}' + '.*' * ('.' in name) for name in names}
+    return ', '.join(sorted(parts))
 
 
 def _broken(path: Path, error: Exception) -> str:
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == path
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     where = f' line {lines[-1]}' if lines else ''
     return f'--config {path}{where}: {type(error).__name__}: {error}. Correct the file.'
 

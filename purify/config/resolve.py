@@ -16,9 +16,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(
-        f'a config holds {value!r} of type {type(value).__name__}; only plain values are allowed.'
-    )
+    kind = type(value).__name__
+    raise ValueError(f'a config holds {value!r} of type {kind}; only plain values are allowed.')
 
 
 def leaves(value: Any, path: str = '') -> dict[str, Any]:

@@ -10,23 +10,15 @@ Point = dict[str, Any]
 
 def sweep_functions(module: ModuleType) -> dict[str, Callable[[], Iterable[Point]]]:
     """The sweeps of a config file by name; they yield {'words': {...}, 'config.a.b': value}."""
-    found = {
-        name.removeprefix('sweep_'): value
-        for name, value in vars(module).items()
-        if name.startswith('sweep_')
-    }
-    return {
-        name: cast(Callable[[], Iterable[Point]], value)
-        for name, value in found.items()
-        if callable(value)
-    }
+    found = {}
+    for name, value in vars(module).items():
+        if name.startswith('sweep_') and callable(value):
+            found[name.removeprefix('sweep_')] = cast(Callable[[], Iterable[Point]], value)
+    return found
 
 
 def multiply(sweeps: Sequence[Iterable[Point]], seeds: Sequence[int]) -> list[tuple[Point, int]]:
-    """Every combination of one point of each sweep, with every seed.
-
-    Raises ValueError if two sweeps set one thing.
-    """
+    """Every combination of a point of each sweep with each seed; ValueError if two set the same."""
     points = []
     for combination in itertools.product(*[list(sweep) for sweep in sweeps]):
         merged: Point = {}

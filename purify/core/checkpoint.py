@@ -14,9 +14,8 @@ from purify.core.files import explain_os_errors
 from purify.core.types import Tree
 
 NEXT = (
-    'Build the network the checkpoint was made with (its network.json), or start from another'
-    ' checkpoint; where a training was to go on from it, delete this folder to train from the'
-    ' beginning.'
+    'Build the network the checkpoint was made with (its network.json), or start from another;'
+    ' where a training was to go on from it, delete this folder to train from the beginning.'
 )
 
 
@@ -55,10 +54,8 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f'{self.folder}: not a folder of checkpoints, or damaged ({_in_short(error)}).'
-                f' {NEXT}'
-            ) from error
+            told = f'{self.folder}: not a folder of checkpoints, or damaged'
+            raise UserError(f'{told} ({_in_short(error)}). {NEXT}') from error
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -87,8 +84,7 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise UserError(
-                f'{self.folder}: no complete checkpoint here. Give the folder of a finished'
-                ' training stage.'
+                f'{self.folder}: no complete checkpoint. Give the folder of a finished training.'
             )
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
@@ -99,19 +95,14 @@ class Checkpoints:
                 raise ValueError('tree structures do not match')
             return step, tree
         except Exception as error:
+            here, told = f'{self.folder}: step {step}', _in_short(error)
             # No fault of the files.
             if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
-                raise UserError(
-                    f'{self.folder}: there is no memory to read step {step} ({_in_short(error)}).'
-                ) from error
+                raise UserError(f'{here} does not fit into memory ({told}). Free some.') from error
             if isinstance(error, PermissionError) or os.strerror(errno.EACCES) in str(error):
-                raise UserError(
-                    f'{self.folder}: step {step} may not be read ({_in_short(error)}). Ask for'
-                    ' permission.'
-                ) from error
+                raise UserError(f'{here} may not be read ({told}). Ask for permission.') from error
             raise UserError(
-                f'{self.folder}: step {step} does not fit this network, or is damaged'
-                f' ({_in_short(error)}). {NEXT}'
+                f'{here} does not fit this network, or is damaged ({told}). {NEXT}'
             ) from error
 
     def _check_shapes(self, step: int, target: Tree) -> None:
@@ -119,9 +110,7 @@ class Checkpoints:
         saved, wanted = _shapes(self.manager.item_metadata(step)), _shapes(target)
         for name in sorted(saved.keys() & wanted.keys()):
             if saved[name] != wanted[name]:
-                raise ValueError(
-                    f'{name} is of shape {saved[name]} there and {wanted[name]} in the network'
-                )
+                raise ValueError(f'{name} is {saved[name]} there, {wanted[name]} in the network')
 
     def close(self) -> None:
         """Waits for pending saves."""

@@ -9,7 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from purify.core.errors import UserError
+from purify.core import preemption
+from purify.core.errors import Preempted, UserError
 from purify.core.progress import say
 from purify.core.types import Tree
 
@@ -47,9 +48,7 @@ def start(
             ' --coordinator=auto alone, or none of them.'
         )
     if explicit and not 0 <= (host_id or 0) < (hosts or 0):
-        raise UserError(
-            f'--host-id={host_id} with --hosts={hosts}: hosts are numbered 0 to {(hosts or 0) - 1}.'
-        )
+        raise UserError(f'--host-id={host_id} with --hosts={hosts}: choose 0 to hosts - 1.')
     if coordinator:  # jax's own preemption service would take SIGTERM away from `core.preemption`
         jax.config.update('jax_enable_preemption_service', False)
     if coordinator == 'auto':
@@ -90,17 +89,15 @@ def batched(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Tree, mesh: Mesh) -> Any:
     """Puts this host's rows (NumPy [rows ...]) into global arrays, sharded over 'data'."""
     sharding = batched(mesh)
-    return jax.tree.map(
-        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
-    )
+    put = lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+    return jax.tree.map(put, batch)
 
 
 def put_copy(tree: Tree, mesh: Mesh) -> Any:
     """Puts values (NumPy, equal on every host) into global arrays, a copy on every device."""
     sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree
-    )
+    put = lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x))
+    return jax.tree.map(put, tree)
 
 
 def peak_flops() -> float | None:
@@ -144,3 +141,9 @@ def any_host(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.int32(flag)).max())
+
+
+def leave_together() -> None:
+    """Raises `Preempted` on all hosts if SIGTERM came to any: none waits for one that is gone."""
+    if any_host(preemption.asked()):
+        raise Preempted

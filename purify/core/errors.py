@@ -2,10 +2,9 @@
 
 
 class UserError(Exception):
-    """Bad input.
+    """Bad input, told in a message that the CLI prints without a traceback.
 
-    The message names the value, what is allowed, and the next step; the CLI prints it without a
-    traceback.
+    It names the value, what is allowed, and the next step.
     """
 
 

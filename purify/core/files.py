@@ -45,8 +45,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             ) from error
         if number in BLOCKED:
             raise UserError(
-                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way, or'
-                ' choose another --workdir.'
+                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way.'
             ) from error
         raise
 
@@ -158,7 +157,6 @@ def user_path(text: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full, or'
-            ' choose another.'
+            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full.'
         ) from error
     return path

@@ -12,6 +12,8 @@ import numpy as np
 
 from purify.core.errors import UserError
 
+_Bound = float | None
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -26,10 +28,7 @@ class Limit:
     keep: Callable[[Any], Any]
 
     def check(self, name: str, value: Any) -> Any:
-        """`value` as it is kept.
-
-        Raises `UserError` with the `name`, the value and what is allowed for any other.
-        """
+        """Checks a value and returns it in its type; a `UserError` for others begins `name=`."""
         kept = self.keep(value)
         if kept is None:
             raise UserError(f'{name}={short(value)} must be {self.allowed}.')
@@ -37,13 +36,9 @@ class Limit:
 
 
 def number(
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    *, least: _Bound = None, above: _Bound = None, most: _Bound = None, below: _Bound = None
 ) -> Limit:
-    """Finite numbers in these bounds, kept as floats; True and False are none."""
+    """Allows finite numbers in these bounds, kept as floats; True and False are none."""
     bounds = ((least, 'of at least', operator.ge), (above, 'above', operator.gt))
     bounds += ((most, 'at most', operator.le), (below, 'below', operator.lt))
     asked = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
@@ -62,7 +57,7 @@ def number(
 
 
 def whole(least: int, most: int | None = None) -> Limit:
-    """Whole numbers in these bounds, kept as ints; True and False are none."""
+    """Allows whole numbers in these bounds, kept as ints; True and False are none."""
 
     def keep(value: Any) -> int | None:
         try:
@@ -77,12 +72,10 @@ def whole(least: int, most: int | None = None) -> Limit:
 
 
 def one_of(words: Iterable[str]) -> Limit:
-    """These words and no others."""
+    """Allows one of these words."""
     known = sorted(words)
-    return Limit(
-        f'one of {", ".join(known)}',
-        lambda value: value if isinstance(value, str) and value in known else None,
-    )
+    keep = lambda value: value if isinstance(value, str) and value in known else None
+    return Limit(f'one of {", ".join(known)}', keep)
 
 
 Count = Annotated[int, whole(1)]
@@ -93,12 +86,8 @@ Chance = Annotated[float, number(least=0, most=1)]
 Share = Annotated[float, number(above=0, below=1)]  # some, not all
 ShareOrZero = Annotated[float, number(least=0, below=1)]
 Portion = Annotated[float, number(above=0, most=1)]  # some, or all
-Flag = Annotated[
-    bool,
-    Limit(
-        'True or False', lambda value: bool(value) if isinstance(value, bool | np.bool_) else None
-    ),
-]
+_keep_flag = lambda value: bool(value) if isinstance(value, bool | np.bool_) else None
+Flag = Annotated[bool, Limit('True or False', _keep_flag)]
 
 
 class Limited:
@@ -129,11 +118,9 @@ def limits(kind: type) -> dict[str, Limit]:
     found = {}
     for base in reversed(kind.__mro__):
         for name, hint in inspect.get_annotations(base, eval_str=True).items():
-            found.update(
-                (name, part)
-                for part in getattr(hint, '__metadata__', ())
-                if isinstance(part, Limit)
-            )
+            for part in getattr(hint, '__metadata__', ()):
+                if isinstance(part, Limit):
+                    found[name] = part
     return found
 
 

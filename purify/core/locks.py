@@ -17,8 +17,7 @@ POLL_S = 0.2
 def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds an exclusive lock file; the kernel frees it when the process dies, however it dies.
 
-    Where another process holds it, calls `on_wait` once and waits; raises `Preempted` if asked to
-    stop meanwhile.
+    Where another process holds it, calls `on_wait` once and waits; `Preempted` ends the wait.
     """
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

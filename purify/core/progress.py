@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,8 +12,8 @@ PLAIN_INTERVAL_S = 10.0
 class Bar:
     """A progress bar: `with Bar('teacher', total=2400) as bar: bar.advance(64, 'loss 0.31')`."""
 
-    def __init__(self, name: str, total: int, unit: str = 'images', *, shown: bool = True):
-        self.name, self.total, self.unit, self.shown = name, total, unit, shown
+    def __init__(self, name: str, total: int, *, shown: bool = True):
+        self.name, self.total, self.shown = name, total, shown
         self.done = self.fresh = 0
         self.begun = self.said = time.monotonic()
         self.console = Console(stderr=True)
@@ -41,26 +40,21 @@ class Bar:
             self.rich.update(self.task, completed=self.done)
 
     def advance(self, count: int, note: str = '') -> None:
-        """Counts `count` units done."""
+        """Counts `count` images done."""
         self.done += count
         self.fresh += count
         now = time.monotonic()
         rate = self.fresh / max(now - self.begun, 1e-9)
-        text = f'{rate:,.0f} {self.unit}/s' + (f'  {note}' if note else '')
+        text = f'{rate:,.0f} images/s' + (f'  {note}' if note else '')
         if self.rich is not None:
             self.rich.update(self.task, completed=self.done, note=text)
         elif self.shown and now - self.said >= PLAIN_INTERVAL_S:
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
-            done = f'{self.done:,}/{self.total:,} {self.unit}'
+            done = f'{self.done:,}/{self.total:,} images'
             say(f'{self.name}: {done}, {text}, {left:,.0f} s left')
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.rich is not None:
             self.rich.stop()
 

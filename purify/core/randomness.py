@@ -26,21 +26,18 @@ def id_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def stream_rng(seed: int, name: str, *numbers: int) -> np.random.Generator:
-    """The NumPy generator of a named stream and its numbers (id, epoch), always as many."""
+    """Makes a NumPy generator for a named stream and numbers such as the id, always as many."""
     return np.random.default_rng([check_seed(seed), stream_number(name), *numbers])
 
 
 def stream_seed(seed: int, name: str) -> int:
     """A 31-bit seed for libraries that take an int (grain)."""
-    return int(
-        np.random.SeedSequence([check_seed(seed), stream_number(name)]).generate_state(1)[0] >> 1
-    )
+    sequence = np.random.SeedSequence([check_seed(seed), stream_number(name)])
+    return int(sequence.generate_state(1)[0] >> 1)
 
 
 def check_seed(seed: int) -> int:
-    """`seed`, if every library here takes it for what it is; else raises `UserError`."""
+    """Returns a seed that all libraries take for what it is; raises `UserError` for others."""
     if not 0 <= seed < SEED_LIMIT:
-        raise UserError(
-            f'seed {seed} is out of range: choose a whole number from 0 to {SEED_LIMIT - 1}.'
-        )
+        raise UserError(f'seed {seed}: choose a whole number from 0 to {SEED_LIMIT - 1}.')
     return seed

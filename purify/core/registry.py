@@ -29,8 +29,7 @@ class Registry(dict[str, T], Generic[T]):
     (with the nearest and all choices) and Python's own `TypeError` text, as a `UserError`, for
     unknown or missing arguments.
 
-    `DEFENSES: Registry[Callable[..., Defense]]` says what entries make, and pyright holds every
-    entry to it.
+    `DEFENSES: Registry[Callable[..., Defense]]` says what entries make; pyright checks each.
 
     Args:
       kind: what the entries are, for messages.
@@ -55,9 +54,8 @@ class Registry(dict[str, T], Generic[T]):
     def __missing__(self, name: str) -> T:
         near = difflib.get_close_matches(str(name), self, n=1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise UserError(
-            f'unknown {self.kind} {name!r}.{hint} Choose from: {", ".join(sorted(self))}.'
-        )
+        choices = ', '.join(sorted(self))
+        raise UserError(f'unknown {self.kind} {name!r}.{hint} Choose from: {choices}.')
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Makes the entry called `name` with the arguments."""
@@ -75,12 +73,11 @@ class Registry(dict[str, T], Generic[T]):
         Settings are the defaults, changed by the `presets`, one after the other, and then by the
         named `changes`. A mapping among these changes leaves of a mapping, unless it has a `name`:
         then it takes its place. None takes a setting away, and a default None is none. Raises
-        ValueError for an unknown name, an unknown change and a setting without a default that is
-        not given.
+        ValueError for unknown names and changes, and for settings without a default or a value.
         """
         if name not in self:
             raise ValueError(f'{self.kind}={name!r}: choose from {", ".join(sorted(self))}.')
-        known = self._settings(name)
+        known, place = self._settings(name), f'{self.kind} {name!r}'
         shown = {
             key: value
             for key, value in known.items()
@@ -88,21 +85,16 @@ class Registry(dict[str, T], Generic[T]):
         }
         part = {key: value for key, value in shown.items() if value is not EMPTY}
         for layer in (*presets, changes):
-            part = changed(part, layer, f'{self.kind} {name!r}', known)
+            part = changed(part, layer, place, known)
         if missing := [key for key, value in shown.items() if value is EMPTY and key not in part]:
-            raise ValueError(
-                f'{self.kind} {name!r} has no default for {", ".join(missing)}; give it.'
-            )
+            raise ValueError(f'{place} has no default for {", ".join(missing)}; give it.')
         return {'name': name} | part
 
     def wanted(self, name: str) -> tuple[str, ...]:
         """The settings of the entry called `name` that have no default."""
         hidden = self.hidden | {key.removeprefix(f'{name}.') for key in self.hidden}
-        return tuple(
-            key
-            for key, value in self._settings(name).items()
-            if value is EMPTY and key not in hidden
-        )
+        known = self._settings(name).items()
+        return tuple(key for key, value in known if value is EMPTY and key not in hidden)
 
     def takes(self, name: str, setting: str) -> bool:
         """Whether the entry called `name` has a `setting` of that name."""
@@ -111,16 +103,12 @@ class Registry(dict[str, T], Generic[T]):
     def _settings(self, name: str) -> Facts:
         """All parameters by name, with a copy of their default, or `EMPTY`."""
         entry: Any = self[name]
-        fixed = set(entry.keywords) if isinstance(entry, Fixed) else set()
+        fixed = {'name', *(entry.keywords if isinstance(entry, Fixed) else ())}
         found = defaults(self.common) if self.common else {}
-        own = {
-            key: value
-            for key, value in defaults(entry).items()
-            if value is not EMPTY or key not in found
-        }
-        return {
-            key: value for key, value in (found | own).items() if key != 'name' and key not in fixed
-        }
+        for key, value in defaults(entry).items():
+            if value is not EMPTY or key not in found:
+                found[key] = value
+        return {key: value for key, value in found.items() if key not in fixed}
 
 
 def defaults(taker: Callable[..., Any]) -> Facts:
@@ -132,9 +120,8 @@ def defaults(taker: Callable[..., Any]) -> Facts:
     is_class = inspect.isclass(bare)
     called: Any = bare.__init__ if is_class else bare  # flax hides the signatures of its classes
     found = {}
-    for parameter in list(inspect.signature(called).parameters.values())[
-        is_class + len(partial.args) :
-    ]:
+    taken = list(inspect.signature(called).parameters.values())
+    for parameter in taken[is_class + len(partial.args) :]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             factory = made.get(parameter.name, dataclasses.MISSING)
             usual = parameter.default if factory is dataclasses.MISSING else factory()
@@ -143,29 +130,24 @@ def defaults(taker: Callable[..., Any]) -> Facts:
 
 
 def changed(
-    usual: Mapping[str, Any],
-    changes: Mapping[str, Any],
-    place: str,
-    known: Iterable[str] | None = None,
+    usual: Facts, changes: Mapping[str, Any], place: str, known: Iterable[str] | None = None
 ) -> Facts:
     """Settings with `changes`, as `Registry.part` describes them.
 
     `known` are those that may be given, all of `usual` unless told. Raises ValueError for others,
     with the nearest; `place` says whose they are.
     """
-    known = list(usual if known is None else known)
+    known = sorted(usual if known is None else known)
     for key in changes:
         if known and key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            raise ValueError(
-                f'{place} has no setting {key!r}.{hint} It has: {", ".join(sorted(known))}.'
-            )
+            raise ValueError(f'{place} has no setting {key!r}.{hint} It has: {", ".join(known)}.')
     whole = dict(usual)
     for key, value in changes.items():
         old: Any = usual.get(key)
         nested = isinstance(value, Mapping) and isinstance(old, Mapping) and 'name' not in value
-        whole[key] = changed(old, value, f'{place}, {key},') if nested else _copied(value)
+        whole[key] = changed({**old}, value, f'{place}, {key},') if nested else _copied(value)
     return {key: value for key, value in whole.items() if value is not None}
 
 

@@ -7,15 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_EVENTS = (
-    'open',
-    'os.listdir',
-    'os.scandir',
-    'shutil.copyfile',
-    'os.rename',
-    'os.link',
-    'os.symlink',
-)
+_OS_CALLS = ('listdir', 'scandir', 'rename', 'link', 'symlink')
+_EVENTS = ('open', 'shutil.copyfile', *(f'os.{call}' for call in _OS_CALLS))
 _seals: list[tuple[list[str], list[str]]] = []  # what is shut, and what of it stays open
 _hooked = False
 

@@ -51,15 +51,12 @@ class Writer(Protocol):
 
     def write(self, stage: str, step: int, row: dict[str, float]) -> None:
         """Writes one row."""
-        ...
 
     def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
         """Writes the results of the run in place of those that it wrote before."""
-        ...
 
     def close(self) -> None:
-        """Flushes."""
-        ...
+        """Writes what is still to be written, and closes."""
 
 
 def read_rows(path: Path) -> list[Facts]:
@@ -87,17 +84,13 @@ def read_rows(path: Path) -> list[Facts]:
                 break  # the line break is written last
             raise UserError(
                 f'{path}: line {number} is no row of numbers ({error}). Delete the file and start'
-                ' the same command again: the curves of a finished stage are lost with it, and'
-                ' nothing else.'
+                ' the same command again: only the curves of finished stages are lost with it.'
             ) from error
     return rows
 
 
 class JsonLines:
-    """Appends to `path`.
-
-    Opened at `step`, it first drops rows after it: they will be written again.
-    """
+    """Appends rows to `path`, once those after `step` are dropped: they are written again."""
 
     def __init__(self, path: Path, step: int):
         kept = [row for row in read_rows(path) if row['step'] <= step]
@@ -129,12 +122,10 @@ def _starting(name: str, advice: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-        raise UserError(
-            f'run.writers has {name!r}, which does not start: {reason}. {advice}'
-        ) from error
+        raise UserError(f'run.writers: {name!r} does not start: {reason}. {advice}') from error
 
 
-class TensorBoard:
+class TensorBoard(Writer):
     """Writes event files to `folder/tensorboard/<run>/<stage>` (needs the `tensorboard` extra).
 
     A stage that goes on after a stop writes some steps again: its file begins with the mark that
@@ -180,7 +171,7 @@ class TensorBoard:
             file.close()
 
 
-class WandB:
+class WandB(Writer):
     """Logs to Weights & Biases (`wandb` extra; WANDB_MODE=offline works without an account)."""
 
     def __init__(self, folder: Path, run: str, config: Mapping[str, Any]):
@@ -200,19 +191,16 @@ class WandB:
             self.stages.add(stage)
             self.run.define_metric(f'{stage}/step', hidden=True)
             self.run.define_metric(f'{stage}/*', step_metric=f'{stage}/step')
-        self.run.log(
-            {f'{stage}/{name}': value for name, value in row.items()} | {f'{stage}/step': step}
-        )
+        named = {f'{stage}/{name}': value for name, value in row.items()}
+        self.run.log(named | {f'{stage}/step': step})
 
     def conclude(self, numbers: Mapping[str, float], sheets: Sequence[Sheet]) -> None:
         """Sets results/name in the summary, and logs every table."""
         self.run.summary.update({f'results/{name}': value for name, value in numbers.items()})
-        tables = {
-            f'results/{sheet.name}': self.table(
-                list(sheet.columns), [list(row) for row in sheet.rows]
-            )
-            for sheet in sheets
-        }
+        tables = {}
+        for sheet in sheets:
+            rows = [list(row) for row in sheet.rows]
+            tables[f'results/{sheet.name}'] = self.table(list(sheet.columns), rows)
         self.run.log(tables)
 
     def close(self) -> None:
@@ -233,7 +221,7 @@ def _wandb_id(folder: Path) -> str:
     return fresh
 
 
-class Copy:
+class Copy(Writer):
     """A writer whose failure is said once and stops nothing: files of the run hold all numbers."""
 
     def __init__(self, name: str, writer: Writer):
@@ -290,4 +278,4 @@ def _say_cell(cell: Cell) -> str:
     return ' '.join(text.split()).replace('|', '\\|')
 
 
-WRITERS = Registry('writer', tensorboard=TensorBoard, wandb=WandB)
+WRITERS: Registry[Callable[..., Writer]] = Registry('writer', tensorboard=TensorBoard, wandb=WandB)
