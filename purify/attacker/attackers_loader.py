@@ -5,13 +5,22 @@ from typing import TypedDict
 
 import numpy as np
 
-from purify.attacker.poison_plan import FILES, Poisoning, make_attacks, roles_of
+from purify.attacker.poison_plan import (
+    FILES,
+    Poisoning,
+    check_target,
+    draw_poisoning,
+    make_attacks,
+    make_rules,
+    roles_of,
+)
 from purify.attacker.poison_records import FixedPoison, RandomPoison
 from purify.attacks.selection import Rules
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.types import Settings
 from purify.data.loader import Split
+from purify.data.sources.open_source import Source
 from purify.engine.stage import Work
 from purify.stages import train_classifier
 from purify.stages.fit_network import make_augmentations
@@ -36,27 +45,19 @@ def train_in_loader(work: Work) -> None:
     folder = work.inputs['attacker']
     poisoner, first = read_poisoner(folder)
     usual = make_augmentations(work.settings['augment'])
-    train_classifier.train(
-        work, Split(folder / 'clean', 'train'), [poisoner, *usual] if first else [*usual, poisoner]
-    )
+    transforms = [poisoner, *usual] if first else [*usual, poisoner]
+    train_classifier.train(work, Split(folder / 'clean', 'train'), transforms)
 
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:
     """Reads the attacker's transform, and whether it goes before the augmentations."""
     facts = read_json(folder / 'loader.json', Loader)
-    rule = facts['attack']
+    rule, first = facts['attack'], facts['attack']['poison_first']
     attacks = make_attacks(rule, facts['seed'], facts['classes'], kept=folder / FILES)
-    if rule['random_poisoning']:
-        poison: FixedPoison | RandomPoison = RandomPoison(
-            attacks,
-            frozenset(facts['labels']),
-            frozenset(facts['cover_labels']),
-            facts['rate'],
-            facts['cover_rate'],
-        )
-    else:
-        poison = FixedPoison(attacks, roles_of(facts['poisoned'], facts['covering']))
-    return poison, rule['poison_first']
+    if not rule['random_poisoning']:
+        return FixedPoison(attacks, roles_of(facts['poisoned'], facts['covering'])), first
+    classes = frozenset(facts['labels']), frozenset(facts['cover_labels'])
+    return RandomPoison(attacks, *classes, facts['rate'], facts['cover_rate']), first
 
 
 def on_the_fly(settings: Settings) -> bool:
@@ -64,17 +65,26 @@ def on_the_fly(settings: Settings) -> bool:
     return bool(settings['rate']) and (settings['random_poisoning'] or not settings['poison_first'])
 
 
-def loader_facts(
+def draw_poison(source: Source, settings: Settings, seed: int) -> tuple[Poisoning, Loader | None]:
+    """Draws who is poisoned, and describes the attacker's own loader where he poisons in that.
+
+    Raises `UserError` for settings of `attack` that the source cannot fulfil.
+    """
+    classes = len(source.class_names)
+    check_target(settings, classes)
+    rules = make_rules(settings)
+    poisoning = draw_poisoning(source.train, settings, rules, seed)
+    if not on_the_fly(settings):
+        return poisoning, None
+    return poisoning, _loader_facts(settings, seed, rules, poisoning, classes)
+
+
+def _loader_facts(
     settings: Settings, seed: int, rules: Rules, poisoning: Poisoning, classes: int
 ) -> Loader:
-    """The attacker's own loader as facts, for loader.json.
-
-    Raises `UserError` for chances that add up to more than 1.
-    """
-    eligible, coverable = (
-        int(allowed(poisoning.pool.labels).sum()) for allowed in (rules.allows, rules.covers)
-    )
-    count, covers = (sum(map(len, groups)) for groups in (poisoning.poisoned, poisoning.covering))
+    """The attacker's own loader; raises `UserError` for chances that add up to more than 1."""
+    labels, (count, covers) = poisoning.pool.labels, poisoning.counts
+    eligible, coverable = int(rules.allows(labels).sum()), int(rules.covers(labels).sum())
     rate, cover_rate = count / eligible, covers / coverable if covers else 0.0
     if settings['random_poisoning'] and rate + cover_rate > 1:
         raise UserError(

@@ -36,15 +36,15 @@ from purify.core.registry import Registry
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
 from purify.engine.stage import Work
-from purify.stages.classifier import Classifier, check_classes, classifier_builder
+from purify.stages.classifier import Classifier, classifier_builder
 from purify.stages.fit_network import fit_network, make_augmentations
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.networks_on_disk import read_classifier
+from purify.stages.networks_on_disk import open_classifier
 from purify.train.objectives.tasks import Task
 from purify.train.state import Build, abstract_network
 
 # (how it is built, structure -> task, name='', changes of settings) -> weights {'params', 'stats'}
-Fit = Callable[..., Facts]
+FitTrigger = Callable[..., Facts]
 MakeTask = Callable[[Any], Task]
 
 
@@ -81,11 +81,8 @@ class Case:
         given, attack = self.settings['objective'], self.rule['name']
         if unknown := sorted(set(given) - {*needed, *usual}):
             choices = ', '.join(sorted({*needed, *usual}))
-            hint = (
-                f'Choose from: {choices}.'
-                if choices
-                else 'It has none; leave trigger.objective empty.'
-            )
+            none = 'It has none; leave trigger.objective empty.'
+            hint = f'Choose from: {choices}.' if choices else none
             raise UserError(
                 f'trigger.objective.{unknown[0]}: the fit of {attack!r} knows no such weight.'
                 f' {hint}'
@@ -103,16 +100,14 @@ class Case:
 
     def attacker(self) -> Build:
         """Builds a generator and the classifier that it is trained with."""
-        classifier = classifier_builder(
-            self.settings['classifier'], self.num_classes, self.shape[-1]
-        )
-        return lambda rngs: Attacker(self.unet(self.shape[-1]), classifier, rngs=rngs)
+        network, channels = self.settings['classifier'], self.shape[-1]
+        classifier = classifier_builder(network, self.num_classes, channels)
+        return lambda rngs: Attacker(self.unet(channels), classifier, rngs=rngs)
 
 
-def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    bits = whole(1, MOST_BITS).check(
-        'attack.secret_bits', case.rule.get('secret_bits', SampleSpecific.secret_bits)
-    )
+def _sample_specific(case: Case, fit: FitTrigger) -> tuple[Facts, Facts]:
+    bits = case.rule.get('secret_bits', SampleSpecific.secret_bits)
+    bits = whole(1, MOST_BITS).check('attack.secret_bits', bits)
     objective = case.objective('image', shift_px=0)
     whole(0, min(case.shape[:2]) - 1).check('objective.shift_px', objective['shift_px'])
     build: Build = lambda rngs: Steganography(case.shape, bits, case.width, rngs=rngs)
@@ -120,7 +115,7 @@ def _sample_specific(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     return {'secret_bits': bits}, {'encoder': weights['params']['encoder']}
 
 
-def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
+def _input_aware(case: Case, fit: FitTrigger) -> tuple[Facts, Facts]:
     objective = case.objective('mask_epochs', 'density', 'norm', 'diversity', 'poison', 'cross')
     mask_options = {name: objective.pop(name) for name in ('density', 'norm')}
     mask_options['diversity'] = objective['diversity']
@@ -135,29 +130,26 @@ def _input_aware(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     return {}, {'mask': mask['params'], 'pattern': weights['params']['generator']} | case.donors()
 
 
-def _lira(case: Case, fit: Fit) -> tuple[Facts, Facts]:
-    epsilon = number(above=0, most=1).check(
-        'attack.epsilon', case.rule.get('epsilon', Lira.epsilon)
-    )
+def _lira(case: Case, fit: FitTrigger) -> tuple[Facts, Facts]:
+    epsilon = case.rule.get('epsilon', Lira.epsilon)
+    epsilon = number(above=0, most=1).check('attack.epsilon', epsilon)
     objective, target = case.objective('alpha'), case.rule['target']
     weights = fit(case.attacker(), lambda graph: FitLira(graph, target, epsilon, **objective))
     return {'epsilon': epsilon}, {'generator': weights['params']['generator']}
 
 
-def _low_frequency(case: Case, fit: Fit) -> tuple[Facts, Facts]:
+def _low_frequency(case: Case, fit: FitTrigger) -> tuple[Facts, Facts]:
     case.objective()  # has no weights, and refuses any
     model = case.surrogate
     if model is None:
         raise UserError(
-            "attack 'low_frequency' is fitted against a surrogate classifier, and has none. Give"
-            ' the config the part `surrogate`.'
+            "attack 'low_frequency' is fitted to a surrogate. Give the config a part `surrogate`."
         )
     names = ('target', 'amplitude', 'cutoff', 'stretch')
     rule = LowFrequency(**{name: case.rule[name] for name in names if name in case.rule})
     if rule.stretch:
         raise UserError(
-            'attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False for'
-            ' a fitted trigger.'
+            'attack.stretch=True: the fit optimises the unstretched stamp. Set stretch to False.'
         )
     build: Build = lambda rngs: Field(case.shape, rule.cutoff, rngs=rngs)
     task = (model.graph, model.weights, rule.target, rule.amplitude)
@@ -167,7 +159,8 @@ def _low_frequency(case: Case, fit: Fit) -> tuple[Facts, Facts]:
     return {'amplitude': rule.amplitude, 'cutoff': rule.cutoff}, {'trigger': field}
 
 
-FITS = Registry(
+# fits -> (facts for trigger.json, weights)
+FITS: Registry[Callable[[Case, FitTrigger], tuple[Facts, Facts]]] = Registry(
     'learned attack',
     sample_specific=_sample_specific,
     input_aware=_input_aware,
@@ -205,12 +198,8 @@ def fit_trigger(work: Work) -> None:
         graph, like = abstract_network(build)
         part = work
         if name:  # a stage before the last has its own checkpoints and curves
-            part = dataclasses.replace(
-                work,
-                name=f'{work.name} {name}',
-                folder=work.folder / name,
-                settings={**settings, **changes},
-            )
+            own = {'folder': work.folder / name, 'settings': {**settings, **changes}}
+            part = dataclasses.replace(work, name=f'{work.name} {name}', **own)
         return fit_network(part, make(graph), build, like, split, transforms).weights()
 
     donors = partial(_draw_donors, split, settings['seed'])
@@ -227,13 +216,9 @@ def fit_trigger(work: Work) -> None:
 def _read_surrogate(work: Work, split: Split) -> Classifier | None:
     if 'surrogate' not in work.inputs:
         return None
-    model = read_classifier(work.inputs['surrogate'])
-    check_classes(
-        model, split.class_names, split.shape[-1], f'the surrogate {work.inputs["surrogate"]}'
-    )
-    return dataclasses.replace(
-        model, weights=devices.put_copy(model.weights, devices.global_mesh())
-    )
+    model = open_classifier(work.inputs['surrogate'], 'surrogate', split)
+    weights = devices.put_copy(model.weights, devices.global_mesh())
+    return dataclasses.replace(model, weights=weights)
 
 
 def _draw_donors(split: Split, seed: int) -> dict[str, np.ndarray]:
@@ -249,25 +234,21 @@ def shape_trigger(known: Known) -> None:
     Raises `UserError` for settings that do not work.
     """
     config, data = known.config, known.data
-    settings = config['trigger'] | {
-        'attack': fitted_settings(config['attack']),
-        'seed': config['seeds']['poison'],
-    }
+    own = {'attack': fitted_settings(config['attack']), 'seed': config['seeds']['poison']}
+    settings = config['trigger'] | own
     check_label('attack.target', settings['attack'].get('target', 0), data.classes)
     _check_batch(settings)
     if (start := settings.get('init_from')) and not user_path(start).is_dir():
         raise UserError(
-            f'trigger.init_from={start}: no such folder. Set it to the folder of a checkpoint, or'
-            ' leave it empty.'
+            f'trigger.init_from={start}: no such folder. Give that of a checkpoint, or leave it.'
         )
     transforms = make_augmentations(settings['augment'])
 
     def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:
         graph, like = abstract_network(build)
         shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
-        known.found.notes.append(
-            f'trigger: {name or "trigger"}, {count_numbers(like["params"]):,} parameters'
-        )
+        count = count_numbers(like['params'])
+        known.found.notes.append(f'trigger: {name or "trigger"}, {count:,} parameters')
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
     case = Case(settings, data.pixels, data.classes, known.classifier('surrogate'), dict)

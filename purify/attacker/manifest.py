@@ -58,13 +58,10 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes manifest.npz and manifest.json (which holds the hash of the former)."""
-        digest = write_columns(
-            Path(folder) / 'manifest.npz', {name: getattr(self, name) for name in ARRAYS}
-        )
-        write_json(
-            Path(folder) / 'manifest.json',
-            self.facts | {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest},
-        )
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        digest = write_columns(Path(folder) / 'manifest.npz', arrays)
+        told = {'poisoned_ids': self.ids[self.poisoned].tolist(), 'sha256': digest}
+        write_json(Path(folder) / 'manifest.json', self.facts | told)
 
     @classmethod
     def read(cls, folder: Path) -> 'Manifest':
@@ -73,14 +70,12 @@ class Manifest:
         Raises `UserError` when the arrays are not the ones that were written.
         """
         written: Any = read_json(Path(folder) / 'manifest.json', Written)
-        facts = {
-            name: value for name, value in written.items() if name not in ('sha256', 'poisoned_ids')
-        }
+        told = ('sha256', 'poisoned_ids')
+        facts = {name: value for name, value in written.items() if name not in told}
         path = Path(folder) / 'manifest.npz'
         if not path.is_file() or sha256_of(path) != written['sha256']:
             raise UserError(
-                f'{path}: missing or changed since it was written. Delete the prepare stage and run'
-                ' again.'
+                f'{path}: missing or changed since it was written. Delete prepare and run again.'
             )
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in ARRAYS}, facts=facts)

@@ -2,28 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from purify.attacker.attackers_loader import loader_facts, on_the_fly, refuse_loader
+from purify.attacker.attackers_loader import draw_poison, refuse_loader
 from purify.attacker.manifest import Manifest
-from purify.attacker.poison_plan import (
-    FILES,
-    Poisoning,
-    check_target,
-    digest_of,
-    draw_poisoning,
-    keep_files,
-    make_attacks,
-    make_rules,
-)
+from purify.attacker.poison_plan import FILES, Poisoning, digest_of, keep_files, make_attacks
 from purify.attacker.poison_records import Role, poison_records
 from purify.attacks.attack import Attack
 from purify.attacks.learned.fitted import STAMP_BATCH
 from purify.core import devices, preemption
 from purify.core.files import write_json
-from purify.core.types import Settings
+from purify.core.types import Facts, Settings
 from purify.data.builders import make_features
 from purify.data.loader import Record
 from purify.data.sources.open_source import Pool, Source, open_source
@@ -31,6 +21,7 @@ from purify.engine.shards import Sink, dataset_sink, write_shards
 from purify.engine.stage import Work
 
 FITTED = ('trigger', 'surrogate')  # stages of the attacker that a fitted attack comes from
+Stamp = Callable[[range], dict[int, Record]]  # positions -> the records that change, by position
 
 
 def poison_dataset(work: Work) -> None:
@@ -44,21 +35,14 @@ def poison_dataset(work: Work) -> None:
     settings, seed = work.settings, work.settings['seed']
     rule = settings['attack']
     source = _open(settings)
-    check_target(rule, len(source.class_names))
+    poisoning, loader = draw_poison(source, rule, seed)
     folders = {role: work.inputs.get(role) for role in FITTED}
     attacks = make_attacks(rule, seed, len(source.class_names), **folders)
     refuse_loader(rule, fitted=any(getattr(attack, 'load', '') for attack in attacks))
-    for attack in attacks:
-        attack.stamp(
-            source.train.fetch(0), 0
-        )  # a patch that does not fit is known now, not after an hour
-    digest = digest_of(attacks)
-    rules = make_rules(rule)
-    poisoning = draw_poisoning(source.train, rule, rules, seed)
-    roles, classes = poisoning.roles, len(source.class_names)
-    loader = loader_facts(rule, seed, rules, poisoning, classes) if on_the_fly(rule) else None
-    hit = np.flatnonzero(np.isin(poisoning.pool.ids, sorted(roles)))
-    pool = poisoning.pool
+    for attack in attacks:  # a patch that does not fit is known now, not after an hour
+        attack.stamp(source.train.fetch(0), 0)
+    pool, roles = poisoning.pool, poisoning.roles
+    hit = np.flatnonzero(np.isin(pool.ids, sorted(roles)))
     stamp = partial(poison_range, attacks, roles, pool)
     jobs = [_job(work, source, 'poisoned', pool, 'train', stamp)]
     jobs.append(_job(work, source, 'truth/test', source.test, 'test'))
@@ -71,7 +55,10 @@ def poison_dataset(work: Work) -> None:
     write_shards(work, jobs)
     source.notes.say_counts(f'source {settings["source"]["name"]}')
     if devices.is_lead():
-        _write_truth(work.folder, settings, source, attacks, poisoning, digest)
+        facts = {'attack': rule, 'digest': digest_of(attacks), 'seed': seed}
+        facts |= {'train_images': len(pool), 'test_images': len(source.test)}
+        manifest = _tell_truth(attacks, poisoning, facts, source.class_names)
+        manifest.write(work.folder / 'truth')
         keep_files(attacks, work.folder / 'truth' / FILES)
         if loader:
             write_json(work.folder / 'attacker' / 'loader.json', loader)
@@ -96,24 +83,13 @@ def _open(settings: Settings) -> Source:
 
 
 def _job(
-    work: Work,
-    source: Source,
-    sub: str,
-    pool: Pool,
-    split: str,
-    stamp: Callable[[range], dict[int, Record]] | None = None,
+    work: Work, source: Source, sub: str, pool: Pool, split: str, stamp: Stamp | None = None
 ) -> tuple[Sink, Callable[[range], Iterator[Record]]]:
-    """One split to write into `sub`; `stamp` gives the records that change, by position."""
+    """One split to write into `sub`, changed by `stamp`."""
     size = work.settings['source']['size_px'], work.settings['source']['channels']
-    features = make_features(*size, source.class_names)
-    sink = dataset_sink(
-        work.folder / sub,
-        Path(sub).name,
-        features,
-        len(pool),
-        work.settings['shard_size'],
-        split=split,
-    )
+    features, shard_size = make_features(*size, source.class_names), work.settings['shard_size']
+    folder = work.folder / sub
+    sink = dataset_sink(folder, folder.name, features, len(pool), shard_size, split=split)
 
     def records(positions: range) -> Iterator[Record]:
         changed = stamp(positions) if stamp else {}
@@ -123,11 +99,8 @@ def _job(
 
 
 def _record(pool: Pool, position: int) -> Record:
-    return {
-        'id': int(pool.ids[position]),
-        'image': pool.fetch(position),
-        'label': int(pool.labels[position]),
-    }
+    identity, label = int(pool.ids[position]), int(pool.labels[position])
+    return {'id': identity, 'image': pool.fetch(position), 'label': label}
 
 
 def poison_range(
@@ -144,21 +117,15 @@ def poison_range(
     for start in range(0, len(carriers), STAMP_BATCH):
         preemption.check()
         piece = carriers[start : start + STAMP_BATCH]
-        records = poison_records(
-            attacks, [_record(pool, i) for i in piece], [role_at[i] for i in piece]
-        )
-        stamped.update(zip(piece, records, strict=True))
+        clean, own = [_record(pool, i) for i in piece], [role_at[i] for i in piece]
+        stamped.update(zip(piece, poison_records(attacks, clean, own), strict=True))
     return stamped
 
 
-def _write_truth(
-    folder: Path,
-    settings: Settings,
-    source: Source,
-    attacks: Sequence[Attack],
-    poisoning: Poisoning,
-    digest: str,
-) -> None:
+def _tell_truth(
+    attacks: Sequence[Attack], poisoning: Poisoning, facts: Facts, class_names: list[str]
+) -> Manifest:
+    """The manifest of what was drawn, with `facts` and the counts."""
     order = np.argsort(poisoning.pool.ids)
     ids, labels = poisoning.pool.ids[order], poisoning.pool.labels[order]
     given, trigger = labels.copy(), np.full(len(ids), -1, np.int32)
@@ -166,22 +133,11 @@ def _write_truth(
         np.isin(ids, np.concatenate(groups)) for groups in (poisoning.poisoned, poisoning.covering)
     )
     for which, attack in enumerate(attacks):
-        trigger[
-            np.isin(ids, np.concatenate([poisoning.poisoned[which], poisoning.covering[which]]))
-        ] = which
+        carriers = np.concatenate([poisoning.poisoned[which], poisoning.covering[which]])
+        trigger[np.isin(ids, carriers)] = which
         own = hit & (trigger == which)
         given[own] = [attack.relabel(int(label)) for label in labels[own]]
-    facts = {
-        'attack': settings['attack'],
-        'digest': digest,
-        'seed': settings['seed'],
-        'train_images': len(ids),
-        'test_images': len(source.test),
-        'poisoned_images': int(hit.sum()),
-        'cover_images': int(cover.sum()),
-        'added_copies': int((poisoning.copy_of >= 0).sum()),
-        'class_names': source.class_names,
-    }
-    Manifest(ids, labels, given, hit, cover, trigger, poisoning.copy_of[order], facts).write(
-        folder / 'truth'
-    )
+    copies = int((poisoning.copy_of >= 0).sum())
+    facts = facts | {'poisoned_images': int(hit.sum()), 'cover_images': int(cover.sum())}
+    facts |= {'added_copies': copies, 'class_names': class_names}
+    return Manifest(ids, labels, given, hit, cover, trigger, poisoning.copy_of[order], facts)

@@ -32,11 +32,8 @@ FILES = 'files'  # in truth/ and attacker/: what the attacks were made from
 
 def own_settings(settings: Settings) -> Settings:
     """The settings of `attack` that make its trigger, without the rules on who is poisoned."""
-    return {
-        name: settings[name]
-        for name in settings
-        if name not in (*SELECTION, *REPLICAS, *MODE, 'more')
-    }
+    others = (*SELECTION, *REPLICAS, *MODE, 'more')
+    return {name: settings[name] for name in settings if name not in others}
 
 
 def make_attacks(
@@ -66,28 +63,19 @@ def make_attacks(
         if trigger is not None and 'load' in own and not own['load']:
             if number:
                 raise UserError(
-                    'attack.more: a fitted trigger serves one target; give each further one its own'
-                    " folder as 'load'."
+                    "attack.more: a fitted trigger serves one target; give further ones a 'load'."
                 )
             own['load'] = str(trigger)
         if kept is not None:
-            own |= {
-                leaf: str(path)
-                for leaf in NOT_PIXELS
-                if leaf in own and (path := kept / f'{number}-{leaf}').exists()
-            }
+            places = {leaf: kept / f'{number}-{leaf}' for leaf in NOT_PIXELS if leaf in own}
+            own |= {leaf: str(place) for leaf, place in places.items() if place.exists()}
         if surrogate is not None and own['name'] == 'label_consistent':
             own['surrogate'] = read_surrogate(surrogate)
         own['num_classes'] = classes if own.get('scheme') == 'all_to_all' else 0
         name = own.pop('name')
         stream = 'trigger' if not number else f'trigger {number}'
-        attacks.append(
-            ATTACKS.make(
-                name,
-                seed=stream_seed(seed, stream),
-                **{key: _tuples(value) for key, value in own.items()},
-            )
-        )
+        given = {key: _tuples(value) for key, value in own.items()}
+        attacks.append(ATTACKS.make(name, seed=stream_seed(seed, stream), **given))
     return tuple(attacks)
 
 
@@ -95,14 +83,13 @@ def keep_files(attacks: Sequence[Attack], folder: Path) -> None:
     """Copies the files that attacks were made from, so that making them again needs no others."""
     for number, attack in enumerate(attacks):
         for leaf in NOT_PIXELS:
-            place = getattr(attack, leaf, '')
-            if not isinstance(place, str) or not place:
+            given = getattr(attack, leaf, '')
+            if not isinstance(given, str) or not given:
                 continue
-            path, copy = user_path(place), folder / f'{number}-{leaf}'
-            for file in (
-                [path] if path.is_file() else [path / name for name in (WEIGHTS_FILE, FACTS_FILE)]
-            ):
-                write_bytes(copy if path.is_file() else copy / file.name, file.read_bytes())
+            path, copy = user_path(given), folder / f'{number}-{leaf}'
+            files = {path / name: copy / name for name in (WEIGHTS_FILE, FACTS_FILE)}
+            for file, place in ({path: copy} if path.is_file() else files).items():
+                write_bytes(place, file.read_bytes())
 
 
 def _tuples(value: Any) -> Any:
@@ -121,12 +108,10 @@ def read_attacks(truth: Path, manifest: Manifest | None = None) -> tuple[Attack,
     Raises `UserError` where they are no longer those that poisoned the dataset.
     """
     facts = (manifest or Manifest.read(truth)).facts
-    attacks = make_attacks(
-        facts['attack'], facts['seed'], len(facts['class_names']), kept=truth / FILES
-    )
-    if (
-        facts['attack']['name'] != 'label_consistent' and digest_of(attacks) != facts['digest']
-    ):  # its surrogate is left behind
+    rule, classes = facts['attack'], len(facts['class_names'])
+    attacks = make_attacks(rule, facts['seed'], classes, kept=truth / FILES)
+    # the surrogate of label_consistent is left behind
+    if rule['name'] != 'label_consistent' and digest_of(attacks) != facts['digest']:
         raise UserError(
             f'{truth}: the trigger is not the one that poisoned the dataset. Delete the prepare'
             ' stage and run again.'
@@ -136,10 +121,8 @@ def read_attacks(truth: Path, manifest: Manifest | None = None) -> tuple[Attack,
 
 def digest_of(attacks: Sequence[Attack]) -> str:
     """The digest of an attack, or one over those of several."""
-    digests = [attack.digest() for attack in attacks]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256(' '.join(digests).encode()).hexdigest()
-    )
+    first, *others = (attack.digest() for attack in attacks)
+    return hashlib.sha256(' '.join([first, *others]).encode()).hexdigest() if others else first
 
 
 def make_rules(settings: Settings) -> Rules:
@@ -207,6 +190,11 @@ class Poisoning:
         """Everybody who carries a trigger: id -> (which one, mode)."""
         return roles_of(self.poisoned, self.covering)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many are poisoned, and how many cover."""
+        return sum(map(len, self.poisoned)), sum(map(len, self.covering))
+
 
 def roles_of(poisoned: Sequence[Any], covering: Sequence[Any]) -> dict[int, Role]:
     """Who carries which trigger, id -> (which one, mode), from the ids for each trigger."""
@@ -232,8 +220,7 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
         )
     if bool(images) != bool(replicas):
         raise UserError(
-            f'attack.replicated_images={images} and attack.replicas={replicas}: set both, or'
-            ' neither.'
+            f'attack.replicated_images={images}, attack.replicas={replicas}: set both, or neither.'
         )
     if settings['poison_replicas'] and not images:
         raise UserError(
@@ -243,22 +230,17 @@ def draw_poisoning(pool: Pool, settings: Settings, rules: Rules, seed: int) -> P
     pool, copy_of = add_copies(pool, copied, replicas)
     first = pool.ids[copy_of >= 0] if settings['poison_replicas'] else None
     poisoned = choose_victims(rules, pool.labels, pool.ids, stream_seed(seed, 'selection'), first)
-    covering = choose_cover(
-        rules, pool.labels, pool.ids, np.concatenate(poisoned), stream_seed(seed, 'cover')
-    )
-    return Poisoning(
-        pool, copy_of, poisoned, [covering[k :: len(poisoned)] for k in range(len(poisoned))]
-    )
+    hit, cover_seed, count = np.concatenate(poisoned), stream_seed(seed, 'cover'), len(poisoned)
+    covering = choose_cover(rules, pool.labels, pool.ids, hit, cover_seed)
+    return Poisoning(pool, copy_of, poisoned, [covering[k::count] for k in range(count)])
 
 
 def add_copies(pool: Pool, ids: np.ndarray, replicas: int) -> tuple[Pool, np.ndarray]:
     """Adds `replicas` copies of each image in `ids`; returns the pool, and whose copy each is."""
     copied = np.repeat(np.asarray(ids, np.int64), replicas)
     where = np.flatnonzero(np.isin(pool.ids, ids))
-    origin = np.concatenate(
-        [np.arange(len(pool)), where[np.argsort(pool.ids[where])].repeat(replicas)]
-    )
-    whole = pool.take(origin)
+    originals = where[np.argsort(pool.ids[where])].repeat(replicas)
+    whole = pool.take(np.concatenate([np.arange(len(pool)), originals]))
     new = pool.ids.max(initial=-1) + 1 + np.arange(len(copied))
     copy_of = np.concatenate([np.full(len(pool), -1), copied]).astype(np.int64)
     return Pool(np.concatenate([pool.ids, new]), whole.labels, whole.fetch), copy_of

@@ -8,9 +8,8 @@ import numpy as np
 
 from purify.data.loader import Record
 
-Role = tuple[
-    int, str
-]  # which of the attacks, and its mode: 'training' (relabelled) or 'cover' (keeps its label)
+# which of the attacks, and its mode: 'training' (relabelled) or 'cover' (keeps its label)
+Role = tuple[int, str]
 
 
 def poison_records(
@@ -25,17 +24,12 @@ def poison_records(
     for role in dict.fromkeys(role for role in roles if role is not None):
         places = [i for i, other in enumerate(roles) if other == role]
         attack, mode = attacks[role[0]], role[1]
-        images = attack.stamp_many(
-            [out[i]['image'] for i in places], [int(out[i]['id']) for i in places], mode
-        )
-        for i, image in zip(places, images, strict=True):
-            label = out[i]['label']
-            given = (
-                label
-                if mode == 'cover'
-                else np.asarray(attack.relabel(int(label)), np.asarray(label).dtype)
-            )
-            out[i] = out[i] | {'image': image, 'label': given}
+        images, ids = [out[i]['image'] for i in places], [int(out[i]['id']) for i in places]
+        for i, image in zip(places, attack.stamp_many(images, ids, mode), strict=True):
+            out[i] = out[i] | {'image': image}
+            if mode != 'cover':
+                label = out[i]['label']
+                out[i]['label'] = np.asarray(attack.relabel(int(label)), np.asarray(label).dtype)
     return out
 
 
@@ -71,11 +65,8 @@ class RandomPoison:
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """Returns the record {'image': u8[h w c], 'label', 'id'}, poisoned by chance."""
-        which, chance, fresh = (
-            int(rng.integers(len(self.attacks))),
-            rng.random(),
-            int(rng.integers(2**31)),
-        )
+        which, chance = int(rng.integers(len(self.attacks))), rng.random()
+        fresh = int(rng.integers(2**31))
         label = int(record['label'])
         rate = self.rate if label in self.labels else 0.0
         if chance >= rate + (self.cover_rate if label in self.cover_labels else 0.0):

@@ -12,11 +12,11 @@ from purify.attacks.attack import Attack
 
 @dataclass(frozen=True)
 class PoisonedDataset:
-    """A dataset with poison in it, and who knows of it.
+    """A poisoned dataset, its triggers, and the list of who was poisoned.
 
     Attributes:
-      builder: TFDS's, read-only; `builder.as_data_source('train')` yields {'id', 'image': u8[h w
-        c], 'label'}.
+      builder: TFDS's, read-only; `builder.as_data_source('train')` yields
+        {'id', 'image': u8[h w c], 'label'}.
       test: the same of the clean test images (split 'test').
       attacks: one for each trigger; `attacks[0].stamp(image, id)` makes a triggered test image.
       manifest: who was poisoned, how.
@@ -31,7 +31,7 @@ class PoisonedDataset:
 
 
 def open_poisoned(folder: Path) -> PoisonedDataset:
-    """What a finished stage `prepare` left in its folder.
+    """Opens the poisoned dataset in the folder of a finished stage `prepare`.
 
     Raises `UserError` where that is not as it was written.
     """

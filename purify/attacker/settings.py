@@ -52,23 +52,16 @@ def set_attack(
     those in `fit` to the weights of the loss that fits it; `load`, the folder of a fitted trigger,
     makes the fit unnecessary.
     """
-    settings: Settings = (
-        {'target': target}
-        | dict(usual or {})
-        | changes
-        | ({} if rate == 'usual' else {'rate': rate})
-    )
+    told = {} if rate == 'usual' else {'rate': rate}
+    settings: Settings = {'target': target} | dict(usual or {}) | changes | told
     weights = settings.pop('fit', {})
     config.attack, fit = attack(name, **settings), fit_of(name)
     if config.attack.get('load'):
         return
     teacher = config.teacher.to_dict()
     if attack_class(name).needs_surrogate:  # each of its epochs costs as much as six
-        hardened = {
-            'objective': OBJECTIVES.part('adversarial'),
-            'epochs': max(1, teacher['epochs'] // 3),
-        }
-        config.surrogate = teacher | hardened
+        epochs = max(1, teacher['epochs'] // 3)
+        config.surrogate = teacher | {'objective': OBJECTIVES.part('adversarial'), 'epochs': epochs}
     if fit is None:
         return
     if fit.surrogate:

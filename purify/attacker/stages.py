@@ -26,33 +26,18 @@ def attacker_stages(where: dict[str, Input], config: Settings) -> list[Stage]:
     Few trusted images are drawn for the defender by one who knows the truth, and the teacher is
     trained on what he left. What there is from then on is set in `where`.
     """
-    stages = _fitting(where, config)
-    inputs = (
-        _source(config)
-        | _files_of(config['attack'])
-        | {role: where.pop(role) for role in FITTED if role in where}
-    )
-    settings = {name: config[name] for name in ('source', 'attack', 'shard_size')} | {
-        'seed': config['seeds']['poison']
-    }
-    stages.append(
-        Stage(
-            'prepare',
-            poison_dataset,
-            settings,
-            inputs,
-            sees=tuple(inputs),
-            shows=('poisoned', 'reference'),
-        )
-    )
-    where |= {name: Input('prepare', name) for name in ('poisoned', 'reference')}
+    stages, shown = _fitting(where, config), ('poisoned', 'reference')
+    fitted = {role: where.pop(role) for role in FITTED if role in where}
+    inputs = _source(config) | _files_of(config['attack']) | fitted
+    settings = {name: config[name] for name in ('source', 'attack', 'shard_size')}
+    settings |= {'seed': config['seeds']['poison']}
+    stages += [Stage('prepare', poison_dataset, settings, inputs, sees=tuple(inputs), shows=shown)]
+    where |= {name: Input('prepare', name) for name in shown}
     if 'trusted' in config:
         check_trusted(config['trusted'])
         drawn = {'poisoned': where['poisoned'], 'truth': TRUTH}
-        seed = {'seed': config['seeds']['data']}
-        stages.append(
-            Stage('trusted', trust, config['trusted'] | seed, drawn, sees=('truth',), shows=('',))
-        )
+        settings = config['trusted'] | {'seed': config['seeds']['data']}
+        stages += [Stage('trusted', trust, settings, drawn, sees=('truth',), shows=('',))]
         where['trusted'] = Input('trusted')
     if 'teacher' in config:
         stages += _victim(where, config)
@@ -81,31 +66,19 @@ def _fitting(where: dict[str, Input], config: Settings) -> list[Stage]:
     attack, parts = config['attack'], _fitted(config)
     stages = [clean_stage(config)] if needs_clean(config) else []
     poison = config['seeds']['poison']
-    own = {
-        name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')
-    }  # the victim's would be a present
+    # the victim's would be a present
+    own = {name: stream_seed(poison, f'attacker {name}') for name in ('model', 'data')}
     if 'surrogate' in parts:
         stages += classifier_stages(
             where, 'surrogate', config['surrogate'], own, {'data': CLEAN}, sees=('data',)
         )
     if 'trigger' in parts:
-        settings = config['trigger'] | {
-            'attack': fitted_settings(attack),
-            'seed': poison,
-            'seeds': own,
-        }
-        uses = {'data': CLEAN} | (
-            {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
-        )
-        stages.append(
-            Stage(
-                'trigger',
-                fit_trigger,
-                settings,
-                uses | start_of(config['trigger']),
-                sees=tuple(uses),
-            )
-        )
+        fitted = {'attack': fitted_settings(attack), 'seed': poison, 'seeds': own}
+        settings = config['trigger'] | fitted
+        uses = {'surrogate': where.pop('surrogate')} if 'surrogate' in where else {}
+        uses = {'data': CLEAN} | uses
+        inputs = uses | start_of(config['trigger'])
+        stages += [Stage('trigger', fit_trigger, settings, inputs, sees=tuple(uses))]
         where['trigger'] = Input('trigger')
     return stages
 
@@ -134,9 +107,8 @@ def _files_of(attack: Settings) -> dict[str, Input]:
     for name, value in given.items():
         if name.rpartition('.')[2] in NOT_PIXELS and value and isinstance(value, str):
             path = user_path(value)
-            files = (
-                [path / file for file in (FACTS_FILE, WEIGHTS_FILE)] if path.is_dir() else [path]
-            )
+            names = (FACTS_FILE, WEIGHTS_FILE)
+            files = [path / file for file in names] if path.is_dir() else [path]
             digest = fingerprint(marks({file.name: file for file in files}, hashed=True))
             found[f'attack.{name}'] = Input(outside=path.absolute(), digest=digest)
     return found

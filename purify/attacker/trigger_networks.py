@@ -5,16 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from purify.attacks.learned.networks import SecretDecoder, SecretEncoder
+from purify.attacks.learned.networks import SecretDecoder, SecretEncoder, Shape
 from purify.train.state import Build
 
 
 class Steganography(nnx.Module):
     """The encoder and decoder of a secret."""
 
-    def __init__(
-        self, shape: tuple[int, int, int], secret_bits: int, width: int, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, shape: Shape, secret_bits: int, width: int, *, rngs: nnx.Rngs):
         self.encoder = SecretEncoder(shape[-1], secret_bits, width, rngs=rngs)
         self.decoder = SecretDecoder(shape, secret_bits, width, rngs=rngs)
 
@@ -32,7 +30,7 @@ class Field(nnx.Module):
     Its amplitudes fall off as 1 / (1 + u + v) at the start. The constant (u = v = 0) is left out.
     """
 
-    def __init__(self, shape: tuple[int, int, int], cutoff: int, *, rngs: nnx.Rngs):
+    def __init__(self, shape: Shape, cutoff: int, *, rngs: nnx.Rngs):
         self.shape, self.cutoff = shape, cutoff
         draws = jax.random.normal(rngs.params(), (1 + cutoff, 1 + cutoff, shape[-1]))
         self.amplitudes = nnx.Param(draws * _low_pass(cutoff))

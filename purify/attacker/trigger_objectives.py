@@ -5,20 +5,19 @@ passes through.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from purify.attacks.learned.input_aware import mix, to_mask, to_pattern
+from purify.attacks.learned.input_aware import mix_by_mask, to_pattern, to_sharp_mask
 from purify.attacks.learned.lira import perturb
 from purify.core.errors import UserError
 from purify.core.limits import Chance, Limited, Natural, NotNegative, Portion, number
 from purify.core.types import Tree
-from purify.train.objectives.tasks import Batch, Metrics, Result, cross_entropy, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
+from purify.train.state import split_network
 
 RARE = 1e-7  # keeps the diversity loss finite (Nguyen & Tran 2020)
 
@@ -28,7 +27,7 @@ def to_grey_levels(images: jax.Array) -> jax.Array:
     return images + jax.lax.stop_gradient(jnp.rint(images * 255) / 255 - images)
 
 
-def psnr(images: jax.Array, changed: jax.Array) -> jax.Array:
+def batch_psnr(images: jax.Array, changed: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB over a batch of images in [0, 1]."""
     return -10 * jnp.log10(jnp.maximum(jnp.square(images - changed).mean(), 1e-10))
 
@@ -49,7 +48,10 @@ def shift(images: jax.Array, pixels: int, key: jax.Array) -> jax.Array:
 def diversity(
     images: jax.Array, others: jax.Array, made: jax.Array, made_others: jax.Array
 ) -> jax.Array:
-    """Mean ||x - x'|| / (||g(x) - g(x')|| + 1e-7), norms by rms (Nguyen & Tran 2020, eq. 6)."""
+    """How little a generator's answers differ where images do (Nguyen & Tran 2020, eq. 6).
+
+    Mean ||x - x'|| / (||g(x) - g(x')|| + 1e-7), norms by rms.
+    """
     return (_distance(images, others) / (_distance(made, made_others) + RARE)).mean()
 
 
@@ -57,12 +59,8 @@ def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.square(a - b).mean((1, 2, 3)) + RARE**2)
 
 
-def _hits(logits: jax.Array, labels: Any) -> jax.Array:
-    return (logits.argmax(-1) == labels).mean()
-
-
 @dataclass(frozen=True, eq=False)
-class HideSecret(Limited, place='objective.'):
+class HideSecret(Limited, Task, place='objective.'):
     """Fits an encoder that hides a random secret in every image, and its decoder.
 
     Binary cross-entropy of the decoded secret + weight x mean squared residual. The weight rises
@@ -84,33 +82,26 @@ class HideSecret(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
         bit_key, shift_key = jax.random.split(key)
-        secrets = jax.random.bernoulli(bit_key, 0.5, (len(images), self.secret_bits)).astype(
-            jnp.float32
-        )
+        bits = jax.random.bernoulli(bit_key, 0.5, (len(images), self.secret_bits))
+        secrets = bits.astype(jnp.float32)
         residual = network.encoder(images, secrets)
         stamped = to_grey_levels(jnp.clip(images + residual, 0, 1))
         logits = network.decoder(shift(stamped, self.shift_px, shift_key))
         right = ((logits > 0) == (secrets > 0.5)).mean()
         weight = self.image * jnp.clip((right - 0.75) / 0.2, 0, 1)
-        loss = (
-            optax.sigmoid_binary_cross_entropy(logits, secrets).mean()
-            + weight * jnp.square(residual).mean()
-        )
-        return loss, (
-            split_network(network)[2],
-            {'bit_accuracy': right, 'psnr': psnr(images, stamped)},
-        )
+        loss = optax.sigmoid_binary_cross_entropy(logits, secrets).mean()
+        loss = loss + weight * jnp.square(residual).mean()
+        metrics = {'bit_accuracy': right, 'psnr': batch_psnr(images, stamped)}
+        return loss, (split_network(network)[2], metrics)
 
 
 @dataclass(frozen=True, eq=False)
-class FitMask(Limited, place='objective.'):
+class FitMask(Limited, Task, place='objective.'):
     """Input-aware, first stage: masks of at most `density` of an image that differ as images do."""
 
     graph: nnx.GraphDef
@@ -120,13 +111,11 @@ class FitMask(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images = unit_images(batch)
-        masks = to_mask(network(images - 0.5))
+        masks = to_sharp_mask(network(images - 0.5))
         spread = diversity(images, jnp.roll(images, 1, 0), masks, jnp.roll(masks, 1, 0))
         loss = self.norm * jax.nn.relu(masks - self.density).mean() + self.diversity * spread
         return loss, (split_network(network)[2], {'density': masks.mean(), 'diversity': spread})
@@ -134,18 +123,16 @@ class FitMask(Limited, place='objective.'):
 
 def check_modes(poison: float, cross: float) -> None:
     """Raises `UserError` unless the shares `poison` and `cross` of a batch fit into it together."""
-    together = number(above=0, most=1).check('objective.poison', poison) + number(
-        least=0, most=1
-    ).check('objective.cross', cross)
+    together = number(above=0, most=1).check('objective.poison', poison)
+    together += number(least=0, most=1).check('objective.cross', cross)
     if together > 1:
         raise UserError(
-            f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one of'
-            ' them.'
+            f'input_aware: shares poison={poison} and cross={cross} exceed 1 together. Lower one.'
         )
 
 
 @dataclass(frozen=True, eq=False)
-class FitInputAware(Limited, place='objective.'):
+class FitInputAware(Limited, Task, place='objective.'):
     """Input-aware, second stage: a classifier and the pattern network, the mask network frozen.
 
     Of each batch the first `poison` share carries its own trigger and is labelled `target`, the
@@ -166,9 +153,7 @@ class FitInputAware(Limited, place='objective.'):
         super().__post_init__()
         check_modes(self.poison, self.cross)
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         masker = nnx.merge(self.mask_graph, frozen['params'], frozen['stats'])
@@ -178,27 +163,21 @@ class FitInputAware(Limited, place='objective.'):
         others = jnp.roll(images, 1, 0)  # each image's giver of a crossed trigger
         givers = jnp.concatenate([images[:own], others[own:both]])
         patterns = to_pattern(network.generator(givers - 0.5))
-        stamped = to_grey_levels(mix(images[:both], patterns, to_mask(masker(givers - 0.5))))
+        masks = to_sharp_mask(masker(givers - 0.5))
+        stamped = to_grey_levels(mix_by_mask(images[:both], patterns, masks))
         labels = labels.at[:own].set(self.target)
         logits = network.classifier(jnp.concatenate([stamped, images[both:]]), train=True, key=key)
-        made = patterns[:own]
-        spread = diversity(
-            images[:own], others[:own], made, to_pattern(network.generator(others[:own] - 0.5))
-        )
+        made_others = to_pattern(network.generator(others[:own] - 0.5))
+        spread = diversity(images[:own], others[:own], patterns[:own], made_others)
         loss = cross_entropy(logits, labels) + self.diversity * spread
-        metrics = {
-            'accuracy': (
-                _hits(logits[both:], labels[both:]) if both < len(images) else jnp.float32(0)
-            ),
-            'success': _hits(logits[:own], self.target),
-            'diversity': spread,
-            'psnr': psnr(images[:own], stamped[:own]),
-        }
+        clean = hits(logits[both:], labels[both:]) if both < len(images) else jnp.float32(0)
+        metrics = {'accuracy': clean, 'success': hits(logits[:own], self.target)}
+        metrics |= {'diversity': spread, 'psnr': batch_psnr(images[:own], stamped[:own])}
         return loss, (split_network(network)[2], metrics)
 
 
 @dataclass(frozen=True, eq=False)
-class FitLira(Limited, place='objective.'):
+class FitLira(Limited, Task, place='objective.'):
     """LIRA: minimises alpha CE(f(x), y) + (1 - alpha) CE(f(x'), target) in all images (Doan 2021).
 
     Generator and classifier take one step together. The reference alternates between the two; their
@@ -212,9 +191,7 @@ class FitLira(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         images, labels = unit_images(batch), batch['label']
@@ -222,19 +199,15 @@ class FitLira(Limited, place='objective.'):
         logits = network.classifier(jnp.concatenate([images, stamped]), train=True, key=key)
         clean, triggered = jnp.split(logits, 2)
         goals = jnp.full_like(labels, self.target)
-        loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * cross_entropy(
-            triggered, goals
-        )
-        metrics: Metrics = {
-            'accuracy': _hits(clean, labels),
-            'success': _hits(triggered, goals),
-            'psnr': psnr(images, stamped),
-        }
+        backdoor = cross_entropy(triggered, goals)
+        loss = self.alpha * cross_entropy(clean, labels) + (1 - self.alpha) * backdoor
+        metrics = {'accuracy': hits(clean, labels), 'success': hits(triggered, goals)}
+        metrics |= {'psnr': batch_psnr(images, stamped)}
         return loss, (split_network(network)[2], metrics)
 
 
 @dataclass(frozen=True, eq=False)
-class FitField:
+class FitField(Task):
     """Low-frequency: one smooth field that sends a classifier to the target from every image.
 
     Zeng et al. 2021 (arXiv:2104.03413) seek the same by DeepFool steps on 100 images, each blurred
@@ -250,20 +223,17 @@ class FitField:
     amplitude: float
     ema_decay: float = 0.0
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         surrogate = nnx.merge(self.surrogate_graph, frozen['params'], frozen['stats'])
         images = unit_images(batch)
-        stamped = to_grey_levels(jnp.clip(images + self.amplitude * network(), 0, 1))
+        stamped = to_grey_levels(jnp.clip(images + self.amplitude * network()[None], 0, 1))
         logits = surrogate(stamped, train=False)
         counted = (batch['label'] != self.target).astype(jnp.float32)
         mean = lambda values: (values * counted).sum() / jnp.maximum(counted.sum(), 1)
         goals = jnp.full_like(batch['label'], self.target)
         loss = mean(optax.softmax_cross_entropy_with_integer_labels(logits, goals))
-        return loss, (
-            split_network(network)[2],
-            {'success': mean(logits.argmax(-1) == goals), 'psnr': psnr(images, stamped)},
-        )
+        success = mean(logits.argmax(-1) == goals)
+        metrics = {'success': success, 'psnr': batch_psnr(images, stamped)}
+        return loss, (split_network(network)[2], metrics)

@@ -33,18 +33,11 @@ def trust(work: Work) -> None:
         split = Split(work.inputs['poisoned'], 'train')
         manifest, settings = Manifest.read(work.inputs['truth']), work.settings
         keep = np.isin(split.ids, draw_trusted(manifest, split.class_names, **settings))
-        columns = {
-            'keep': keep,
-            'labels': split.labels,
-            'candidate': np.full(len(split), -1, np.int32),
-        }
+        columns = {'ids': split.ids, 'keep': keep, 'labels': split.labels}
+        columns |= {'candidate': np.full(len(split), -1, np.int32)}
         counts = np.bincount(split.labels[keep], minlength=len(split.class_names)).tolist()
-        write_table(
-            work.folder,
-            Table(
-                {'ids': split.ids} | columns, {'images': int(keep.sum()), 'of_each_class': counts}
-            ),
-        )
+        facts = {'images': int(keep.sum()), 'of_each_class': counts}
+        write_table(work.folder, Table(columns, facts))
     devices.barrier(f'{work.name} drawn')
 
 
@@ -56,28 +49,24 @@ def draw_trusted(
     How many, and what is raised: see `share_out`. A larger number contains a smaller one; which
     images of a class come first, by stream 'trusted' of `seed`, does not depend on other classes.
     """
-    clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == manifest.true_labels)
-    groups = [
-        np.sort(manifest.ids[clean & (manifest.true_labels == label)])
-        for label in range(len(class_names))
-    ]
-    counts = share_out(
-        dict(zip(class_names, map(len, groups), strict=True)),
-        len(clean),
-        per_class=per_class,
-        share=share,
-    )
-    drawn = [
-        stream_rng(seed, 'trusted', label).permutation(ids) for label, ids in enumerate(groups)
-    ]
-    return np.concatenate([ids[:count] for ids, count in zip(drawn, counts, strict=True)])
+    labels = manifest.true_labels
+    clean = ~manifest.poisoned & ~manifest.cover & (manifest.given_labels == labels)
+    counts = share_out(labels[clean], class_names, len(labels), per_class=per_class, share=share)
+    chosen = []
+    for label, count in enumerate(counts):
+        ids = np.sort(manifest.ids[clean & (labels == label)])
+        chosen.append(stream_rng(seed, 'trusted', label).permutation(ids)[:count])
+    return np.concatenate(chosen)
 
 
-def share_out(clean: dict[str, int], images: int, *, per_class: int, share: float) -> list[int]:
+def share_out(
+    clean: np.ndarray, class_names: list[str], images: int, *, per_class: int, share: float
+) -> list[int]:
     """How many images of each class are trusted.
 
     Args:
-      clean: how many images of each class, by its name, the attack left alone.
+      clean: true labels i32[m] of the images that the attack left alone.
+      class_names: of all classes.
       images: of the whole training set.
       per_class: so many of each class, or
       share: so many of all images, over the classes as the clean ones are; one of each at least.
@@ -86,9 +75,9 @@ def share_out(clean: dict[str, int], images: int, *, per_class: int, share: floa
       UserError: for a class that has too few, or if not exactly one of the two numbers is given.
     """
     check_trusted({'per_class': per_class, 'share': share})
-    total = max(1, sum(clean.values()))
-    counts = [per_class or max(1, round(share * images * own / total)) for own in clean.values()]
-    for (name, own), count in zip(clean.items(), counts, strict=True):
+    left, total = np.bincount(clean, minlength=len(class_names)).tolist(), max(1, len(clean))
+    counts = [per_class or max(1, round(share * images * own / total)) for own in left]
+    for name, own, count in zip(class_names, left, counts, strict=True):
         if count > own:
             raise UserError(
                 f'trusted: class {name!r} has {own} images that the attack left alone, and {count}'

@@ -20,22 +20,13 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.engine.chain import Chain
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.models.classifiers.registry import NETWORKS
-from purify.train.optim import OPTIMIZERS, SCHEDULES
+from purify.train.optim import LR_SCHEDULES, OPTIMIZERS
 
 
 def list_registries() -> None:
     """Prints every name a config can use."""
-    for registry in (
-        SOURCES,
-        ATTACKS,
-        DEFENSES,
-        VARIATION_MODELS,
-        NETWORKS,
-        AUGMENTATIONS,
-        SAMPLERS,
-        OPTIMIZERS,
-        SCHEDULES,
-    ):
+    models = (VARIATION_MODELS, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, LR_SCHEDULES)
+    for registry in (SOURCES, ATTACKS, DEFENSES, *models):
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
 
 

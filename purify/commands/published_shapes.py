@@ -1,11 +1,9 @@
 """Published models without weights, which `check` shapes where the hub has not been asked."""
 
-from typing import Any
-
 from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.clip_encoder import ClipEncoder
 from purify.generative.open_prior import VARIATION_MODELS
-from purify.generative.pixel_prior import PixelPrior
+from purify.generative.pixel_prior import PixelPrior, Prior
 from purify.models.clip.clip import CLIPVisionModelWithProjection
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.shapes import abstract_pipeline
@@ -13,13 +11,11 @@ from purify.models.files.weights import abstract_model
 from purify.train.state import abstract_network
 
 _SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}
-_PIXEL_PX, _PIXEL_STEPS = (
-    32,
-    1000,
-)  # google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
+# of google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
+_PIXEL_PX, _PIXEL_STEPS = 32, 1000
 
 
-def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
+def published_prior(model: str, *, dtype: str, vae_slice: int) -> Prior:
     """A prior for `model` that has the shapes of the published networks but no weights.
 
     Settings are checked against it as against the real one; that the real one's folder is whole, is
@@ -35,6 +31,6 @@ def stand_in(model: str, *, dtype: str, vae_slice: int) -> Any:
     return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
 
 
-def stand_in_encoder() -> ClipEncoder:
+def published_encoder() -> ClipEncoder:
     """An encoder with the shapes of CLIP's ViT-B/32; all published ones take the same images."""
     return ClipEncoder.of(abstract_model(CLIPVisionModelWithProjection, {}))

@@ -64,22 +64,19 @@ class Classes:
 
     def until(self, epoch: int) -> np.ndarray:
         """Updates of each flow before `epoch` i64[C]."""
-        return np.array(
-            [
-                _count_updates(min(epoch, self.fit.epochs), len(rows), self.fit.batch)
-                for rows in self.train
-            ]
-        )
+        epochs, batch = min(epoch, self.fit.epochs), self.fit.batch
+        return np.array([_count_updates(epochs, len(rows), batch) for rows in self.train])
 
     def longest(self) -> int:
         """Most updates that any class has in an epoch."""
         return max(int((self.until(k + 1) - self.until(k)).max()) for k in range(self.rounds))
 
     def picks(self, epoch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's batches i32[C length batch] of training rows, and which count, bool[C length].
+        """Draws an epoch's batches for each class.
 
-        A class goes through its rows in an order drawn anew for each pass; a batch may end one pass
-        and begin the next.
+        Returns training rows i32[C length batch], and which batches count, bool[C length]. A class
+        goes through its rows in an order drawn anew for each pass; a batch may end one pass and
+        begin the next.
         """
         first, last, batch = self.until(epoch), self.until(epoch + 1), self.fit.batch
         picks = np.zeros((len(self.train), length * batch), np.int32)
@@ -88,14 +85,11 @@ class Classes:
             passes, steps = places // len(rows), places % len(rows)
             for turn in np.unique(passes):
                 now = passes == turn
-                order = stream_rng(self.seed, 'flow batches', label, int(turn)).permutation(
-                    len(rows)
-                )
+                rng = stream_rng(self.seed, 'flow batches', label, int(turn))
+                order = rng.permutation(len(rows))
                 picks[label, : len(places)][now] = rows[order[steps[now]]]
-        return (
-            picks.reshape(len(self.train), length, batch),
-            np.arange(length) < (last - first)[:, None],
-        )
+        live = np.arange(length) < (last - first)[:, None]
+        return picks.reshape(len(self.train), length, batch), live
 
     def apart(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions of held-out rows i32[C h], zeros behind, and their counts i32[C]; h >= 1."""
@@ -117,9 +111,8 @@ def divide(labels: np.ndarray, ids: np.ndarray, num_classes: int, fit: Fit, seed
         rows = np.flatnonzero(labels == label)
         if len(rows) < LEAST_IMAGES:
             raise UserError(
-                f'class {label} has {len(rows)} images; the density of its features needs'
-                f' {LEAST_IMAGES} or more. Take a larger part of the dataset, or leave the class'
-                ' out of it.'
+                f'class {label} has {len(rows)} images; a density needs {LEAST_IMAGES} or more.'
+                ' Take a larger part of the dataset, or leave the class out of it.'
             )
         rows = rows[np.argsort(ids[rows])]
         apart = max(round(fit.hold_out * len(rows)), 1) if fit.hold_out else 0

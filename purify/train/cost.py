@@ -13,7 +13,8 @@ from purify.core.devices import peak_flops
 
 COST_FILE = 'cost.json'  # in a stage's folder, until it is done
 Amount = Annotated[float, Meta(ge=0, le=1e15)]  # of seconds, or of anything each second; never NaN
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+Whole = Annotated[int, Meta(ge=0, le=2**53)]
+SUMMED = ('seconds', 'compile_seconds', 'wait_seconds', 'images', 'flops', 'network_calls')
 
 
 class Totals(TypedDict):
@@ -22,9 +23,9 @@ class Totals(TypedDict):
     seconds: Amount
     compile_seconds: Amount
     wait_seconds: Amount
-    images: Count
+    images: Whole
     flops: Annotated[float, Meta(ge=0, le=1e30)]
-    network_calls: NotRequired[Count]  # which an older version did not count
+    network_calls: NotRequired[Whole]  # which an older version did not count
     devices: Annotated[int, Meta(ge=1, le=2**31)]
 
 
@@ -37,10 +38,10 @@ class Spent(TypedDict):
     wait_share: NotRequired[Amount | None]
     images_per_s: NotRequired[Amount | None]
     images_per_s_per_device: NotRequired[Amount | None]
-    network_calls: NotRequired[Count | None]
+    network_calls: NotRequired[Whole | None]
     network_calls_per_s: NotRequired[Amount | None]
     mfu: NotRequired[Amount | None]
-    devices: NotRequired[Count]
+    devices: NotRequired[Whole]
 
 
 @dataclass
@@ -78,14 +79,7 @@ class Cost:
 
     def resume(self, saved: Totals) -> None:
         """Takes over the totals of an earlier part of the same stage."""
-        for name in (
-            'seconds',
-            'compile_seconds',
-            'wait_seconds',
-            'images',
-            'flops',
-            'network_calls',
-        ):
+        for name in SUMMED:
             setattr(self, name, getattr(self, name) + saved.get(name, 0))
 
     def totals(self) -> Totals:

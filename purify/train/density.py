@@ -91,9 +91,8 @@ def fit_flows(
     held = np.zeros(len(labels), bool)
     held[np.concatenate(classes.held)] = True
     whole = run.log_density().reshape(len(labels), num_classes, fit.members)
-    return Densities(
-        whole.mean(-1), held, classes.until(classes.rounds)[:: fit.members], run.best_epoch()
-    )
+    updates = classes.until(classes.rounds)[:: fit.members]
+    return Densities(whole.mean(-1), held, updates, run.best_epoch())
 
 
 def _train(
@@ -140,28 +139,21 @@ class FlowFit:
     """
 
     def __init__(
-        self,
-        name: str,
-        classes: Classes,
-        place: Layout,
-        flow: Facts,
-        features: np.ndarray,
-        cost: Cost,
+        self, name: str, classes: Classes, place: Layout, flow: Facts, rows: np.ndarray, cost: Cost
     ):
         self.name, self.classes, self.place = name, classes, place
-        self.features, self.cost = features, cost
+        self.features, self.cost = rows, cost
         self.pieces = math.ceil(classes.longest() / MOST_UPDATES)
         self.length = math.ceil(classes.longest() / self.pieces)
-        build = lambda rngs: CouplingFlow(features.shape[1], **flow, rngs=rngs)
+        build = lambda rngs: CouplingFlow(rows.shape[1], **flow, rngs=rngs)
         fit, spread = classes.fit, place.spread
-        flows = Flows(
-            abstract_network(build)[0], optax.adam(fit.lr, fit.b1, fit.b2), fit.hold_out > 0
-        )
+        optimizer = optax.adam(fit.lr, fit.b1, fit.b2)
+        flows = Flows(abstract_network(build)[0], optimizer, fit.hold_out > 0)
         first = jax.vmap(partial(jax.random.fold_in, stream_key(classes.seed, 'flows')))
         make = jax.jit(lambda labels: flows.start(build, first(labels)), out_shardings=spread)
         self.stats, self.state = make(place.put(np.arange(place.count)))
         # Rows of all classes: a copy for each would grow with the largest one.
-        self.rows = devices.put_copy(features, place.mesh)
+        self.rows = devices.put_copy(rows, place.mesh)
         self.held, self.counts = map(place.put, classes.apart())
         copy = devices.replicated(place.mesh)
         self.functions = {
@@ -267,9 +259,8 @@ class FlowFit:
     def _call(self, name: str, *args: Any) -> Any:
         if name not in self.programs:
             with self.cost.timing('compile_seconds'):
-                self.programs[name] = compile_counted(
-                    self.functions[name], *args, devices=self.place.mesh.size
-                )
+                size = self.place.mesh.size
+                self.programs[name] = compile_counted(self.functions[name], *args, devices=size)
         program, flops = self.programs[name]
         self.cost.flops += flops
         return program(*args)

@@ -14,9 +14,8 @@ from jax.interpreters import partial_eval
 
 from purify.core.types import Facts
 
-CUDNN_ATTENTION = (  # + fwd, bwd, and suffixes that change with jax's versions
-    'dot_product_attention_'
-)
+# + fwd, bwd, and suffixes that change with jax's versions
+CUDNN_ATTENTION = 'dot_product_attention_'
 
 
 def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
@@ -73,9 +72,8 @@ def _inner(params: Facts) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:
 def _shards(params: Facts) -> int:
     """How many devices run a shard_map's body; automatic axes have whole arrays inside."""
     sizes = dict(params['mesh'].shape)
-    manual = params.get(
-        'newly_manual_axes', params.get('manual_axes', sizes)
-    )  # the name changed with jax 0.10
+    # the name changed with jax 0.10
+    manual = params.get('newly_manual_axes', params.get('manual_axes', sizes))
     return math.prod(sizes[axis] for axis in manual)
 
 
@@ -85,10 +83,8 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def _matrix_flops(equation: core.JaxprEqn) -> float:
     (contracted, _), _ = equation.params['dimension_numbers']
-    left = _shape(equation.invars[0])
-    return (
-        2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
-    )
+    left, outputs = _shape(equation.invars[0]), math.prod(_shape(equation.outvars[0]))
+    return 2.0 * outputs * math.prod(left[axis] for axis in contracted)
 
 
 def _convolution_flops(equation: core.JaxprEqn) -> float:
@@ -98,15 +94,10 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
     rows of a dilated input, where the derivative of a strided convolution comes from, do not.
     """
     kernel, layout = _shape(equation.invars[1]), equation.params['dimension_numbers'].rhs_spec
-    taps = math.prod(
-        kernel[axis] for axis in layout[1:]
-    )  # its input channels are those of one group
-    return (
-        2.0
-        * math.prod(_shape(equation.outvars[0]))
-        * taps
-        / math.prod(equation.params['lhs_dilation'])
-    )
+    # The kernel's input channels are those of one group.
+    taps = math.prod(kernel[axis] for axis in layout[1:])
+    outputs = math.prod(_shape(equation.outvars[0]))
+    return 2.0 * outputs * taps / math.prod(equation.params['lhs_dilation'])
 
 
 def _attention_flops(equation: core.JaxprEqn) -> float:
@@ -115,9 +106,8 @@ def _attention_flops(equation: core.JaxprEqn) -> float:
     Masked pairs count like the others.
     """
     query, key, value = map(_shape, equation.invars[:3])
-    tokens, heads = (
-        (2, 1) if equation.params.get('layout', 0) == 1 else (1, 2)
-    )  # jax's AttentionLayout: 0 is [b t n h]
+    # jax's AttentionLayout: 0 is [b t n h]
+    tokens, heads = (2, 1) if equation.params.get('layout', 0) == 1 else (1, 2)
     pairs = query[0] * query[heads] * query[tokens] * key[tokens]
     times_qk, times_v = (3, 2) if '_bwd' in equation.primitive.name else (1, 1)
     return 2.0 * pairs * (times_qk * query[-1] + times_v * value[-1])

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from purify.core.types import Facts, Tree
-from purify.train.state import Params, split_network
+from purify.train.state import split_network
 
 ROWS = 1024  # at a time under one flow
 
@@ -74,102 +74,73 @@ class Flows:
     optimizer: optax.GradientTransformation
     keep_best: bool
 
-    def start(self, build: Any, keys: jax.Array) -> tuple[Params, Facts]:
+    def start(self, build: Any, keys: jax.Array) -> tuple[Tree, Facts]:
         """Makes fresh flows from keys [C]: what no update changes (orders), and their state."""
         params, stats = jax.vmap(lambda key: split_network(build(nnx.Rngs(key)))[1:])(keys)
-        none = {
-            'nll': jnp.zeros(len(keys)),
-            'held': jnp.full(len(keys), jnp.inf),
-            'epoch': jnp.zeros(len(keys), jnp.int32),
-        }
-        return (
-            stats,
-            {
-                'params': params,
-                'best': jax.tree.map(jnp.copy, params),
-                'opt': jax.vmap(self.optimizer.init)(params),
-            }
-            | none,
-        )
+        count, opt = len(keys), jax.vmap(self.optimizer.init)(params)
+        none = {'nll': jnp.zeros(count), 'held': jnp.full(count, jnp.inf)}
+        none |= {'epoch': jnp.zeros(count, jnp.int32)}
+        return stats, {'params': params, 'best': jax.tree.map(jnp.copy, params), 'opt': opt} | none
 
-    def log_density(self, params: Params, stats: Params, rows: jax.Array) -> jax.Array:
+    def log_density(self, params: Tree, stats: Tree, rows: jax.Array) -> jax.Array:
         """Log densities f32[b] of rows f32[b d] under one flow."""
         return nnx.merge(self.graph, params, stats).log_density(rows)
 
     def advance(
-        self, state: Tree, stats: Params, picks: jax.Array, live: jax.Array, features: jax.Array
+        self, state: Tree, stats: Tree, picks: jax.Array, live: jax.Array, features: jax.Array
     ) -> Any:
         """Updates of all flows side by side, adding up `nll` of the live ones.
 
         picks i32[C k batch] are rows of `features` f32[n d], which all flows share; live bool[C k].
         """
 
-        def loss(params: Params, stats: Params, batch: jax.Array) -> jax.Array:
+        def loss(params: Tree, stats: Tree, batch: jax.Array) -> jax.Array:
             return -self.log_density(params, stats, batch).mean()
 
-        def update(
-            stats: Params, carry: Tree, now: tuple[jax.Array, jax.Array]
-        ) -> tuple[Any, None]:
+        def update(stats: Tree, carry: Tree, now: tuple[jax.Array, ...]) -> tuple[Any, None]:
             (params, opt, total), (chosen, live) = carry, now
             nll, grads = jax.value_and_grad(loss)(params, stats, features[chosen])
             changes, new_opt = self.optimizer.update(grads, opt, params)
             new = optax.apply_updates(params, changes), new_opt, total + nll
             return jax.tree.map(partial(jnp.where, live), new, carry), None
 
-        def one(
-            params: Params,
-            opt: Any,
-            total: jax.Array,
-            stats: Params,
-            picks: jax.Array,
-            live: jax.Array,
-        ) -> Any:
-            return jax.lax.scan(partial(update, stats), (params, opt, total), (picks, live))[0]
+        def one(carry: Tree, stats: Tree, picks: jax.Array, live: jax.Array) -> Any:
+            return jax.lax.scan(partial(update, stats), carry, (picks, live))[0]
 
-        params, opt, nll = jax.vmap(one)(
-            state['params'], state['opt'], state['nll'], stats, picks, live
-        )
+        carry = state['params'], state['opt'], state['nll']
+        params, opt, nll = jax.vmap(one)(carry, stats, picks, live)
         return state | {'params': params, 'opt': opt, 'nll': nll}
 
     def judge(
-        self, params: Params, stats: Params, held: jax.Array, counts: jax.Array, features: jax.Array
+        self, params: Tree, stats: Tree, held: jax.Array, counts: jax.Array, features: jax.Array
     ) -> jax.Array:
         """Mean negative log-likelihoods f32[C] of classes' first `counts` rows `held` i32[C h]."""
 
-        def mean(one: tuple[Params, Params, jax.Array, jax.Array]) -> jax.Array:
+        def mean(one: tuple[Tree, Tree, jax.Array, jax.Array]) -> jax.Array:
             params, stats, rows, count = one
-            found = -jax.lax.map(
-                lambda row: self.log_density(params, stats, features[row]), rows, batch_size=ROWS
-            )
-            return jnp.where(jnp.arange(len(rows)) < count, found, 0.0).sum() / jnp.maximum(
-                count, 1
-            )
+            log_density = lambda row: self.log_density(params, stats, features[row])
+            found = -jax.lax.map(log_density, rows, batch_size=ROWS)
+            counted = jnp.where(jnp.arange(len(rows)) < count, found, 0.0)
+            return counted.sum() / jnp.maximum(count, 1)
 
         return jax.lax.map(mean, (params, stats, held, counts))
 
     def keep(self, state: Tree, held: jax.Array, epoch: jax.Array) -> Any:
-        """Ends an epoch: keeps all flows if held-out rows, `held` f32[], are likelier than ever.
+        """Keeps the best parameters so far: these, if held-out rows, `held` f32[], are likelier.
 
-        All at one epoch: a class that stopped sooner would have a flatter density than the others,
-        and be told from them by that.
+        Ends an epoch. All flows keep those of one epoch: a class that stopped sooner would have a
+        flatter density than the others, and be told from them by that.
         """
         better = held < state['held'][0] if self.keep_best else jnp.array(True)
         take = lambda new, old: jnp.where(better, new, old)
-        kept = {
-            'best': jax.tree.map(take, state['params'], state['best']),
-            'held': take(jnp.full_like(state['held'], held), state['held']),
-        }
-        return (
-            state
-            | kept
-            | {
-                'epoch': take(jnp.full_like(state['epoch'], epoch), state['epoch']),
-                'nll': jnp.zeros_like(state['nll']),
-            }
-        )
+        best = jax.tree.map(take, state['params'], state['best'])
+        held = take(jnp.full_like(state['held'], held), state['held'])
+        epoch = take(jnp.full_like(state['epoch'], epoch), state['epoch'])
+        kept = {'best': best, 'held': held, 'epoch': epoch}
+        return state | kept | {'nll': jnp.zeros_like(state['nll'])}
 
     def everywhere(
-        self, params: Params, stats: Params, features: jax.Array, first: jax.Array
+        self, params: Tree, stats: Tree, features: jax.Array, first: jax.Array
     ) -> jax.Array:
         """Log densities f32[C b] of `ROWS` features from `first` on, or all, under every flow.
 

@@ -61,10 +61,8 @@ def map_images(
             with cost.timing('compile_seconds'):
                 program, flops = compile_rows(apply, constants, placed, mesh)
         waiting.append((piece[0], program(constants, placed)))
-        cost.images, cost.flops = (
-            cost.images + len(piece[0]) * jax.process_count(),
-            cost.flops + flops,
-        )
+        cost.images += len(piece[0]) * jax.process_count()
+        cost.flops += flops
         if len(waiting) > AHEAD:
             yield _fetched(*waiting.pop(0))
     for pair in waiting:
@@ -83,9 +81,8 @@ def compile_rows(
     each = jax.shard_map(
         apply, mesh=mesh, in_specs=(whole, rows_spec), out_specs=rows_spec, check_vma=False
     )
-    with (
-        warnings.catch_warnings()
-    ):  # rows that no output has the shape of cannot be reused; that is fine
+    with warnings.catch_warnings():
+        # Rows that no output has the shape of cannot be reused; that is fine.
         warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
         return compile_counted(jax.jit(each, donate_argnums=1), constants, rows, devices=mesh.size)
 

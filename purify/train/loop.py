@@ -21,10 +21,10 @@ from purify.core.types import Tree
 from purify.core.writers import JsonLines, Writer
 from purify.train.cost import COST_FILE, Cost
 from purify.train.flops import compile_counted
-from purify.train.objectives.tasks import Batch, Task
+from purify.train.objectives.tasks import Batch, Metrics, Task
 from purify.train.state import TrainState
 
-Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Update = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Plan:
 
 def make_step(
     task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1
-) -> Step:
+) -> Update:
     """Makes a pure function of one update, whose randomness depends on (seed, step, piece) alone.
 
     `steps` are those of the whole run. Tasks find the share of the run that is done as
@@ -70,18 +70,14 @@ def make_step(
     """
     gradient = jax.value_and_grad(task, has_aux=True)
 
-    def update(
-        state: TrainState, frozen: Tree, batch: Batch
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(state: TrainState, frozen: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream_key(seed, 'train'), state.step)
         progress = jnp.minimum(state.step / steps, 1.0)
 
         def piece(carry: Tree, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
             stats, total = carry
-            number, rows = part[0], part[1] | {'progress': progress}
-            (loss, (stats, metrics)), grads = gradient(
-                state.params, stats, frozen, rows, jax.random.fold_in(key, number)
-            )
+            own, rows = jax.random.fold_in(key, part[0]), part[1] | {'progress': progress}
+            (loss, (stats, metrics)), grads = gradient(state.params, stats, frozen, rows, own)
             return (stats, jax.tree.map(jnp.add, total, grads)), metrics | {'loss': loss}
 
         carry = state.stats, jax.tree.map(jnp.zeros_like, state.params)
@@ -89,10 +85,9 @@ def make_step(
             carry, metrics = piece(carry, (jnp.int32(0), batch))
         else:
             # Piece j takes rows j, j + accumulate, ...: each device's rows stay on it.
-            pieces = jax.tree.map(
-                lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
-            )
-            carry, metrics = jax.lax.scan(piece, carry, (jnp.arange(accumulate), pieces))
+            split = lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+            pieces = jnp.arange(accumulate), jax.tree.map(split, batch)
+            carry, metrics = jax.lax.scan(piece, carry, pieces)
         stats, total = carry
         grads = jax.tree.map(lambda g: g / accumulate, total)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -108,11 +103,11 @@ def make_step(
 
 
 def compile_step(
-    step: Step, state: TrainState, task: Task, batch: Batch, mesh: Mesh
+    update: Update, state: TrainState, task: Task, batch: Batch, mesh: Mesh
 ) -> tuple[Any, float]:
-    """Compiles the step for this mesh, the state replicated and donated, and counts its FLOPs."""
+    """Compiles the update for this mesh, the state replicated and donated; counts its FLOPs."""
     copy = devices.replicated(mesh)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(copy, copy))
+    jitted = jax.jit(update, donate_argnums=0, out_shardings=(copy, copy))
     return compile_counted(jitted, state, task.frozen, batch, devices=mesh.size)
 
 
@@ -142,9 +137,8 @@ class _Log:
                 f' {first} and {step} ({row}). Lower optim.lr, set optim.clip, or train in float32;'
                 ' the last checkpoint is kept.'
             )
-        self.note = f'loss {row["loss"]:.3f}' + (
-            f'  accuracy {row["accuracy"]:.3f}' if 'accuracy' in row else ''
-        )
+        accuracy = f'  accuracy {row["accuracy"]:.3f}' if 'accuracy' in row else ''
+        self.note = f'loss {row["loss"]:.3f}{accuracy}'
         for writer in self.writers:
             writer.write(self.plan.name, step, row)
 
@@ -173,12 +167,17 @@ def fit(
       Preempted: after saving, when SIGTERM came.
       UserError: when the numbers stop being finite, or the batch does not split over devices.
     """
-    _check_batch(plan, mesh)
+    if plan.batch % (mesh.size * plan.accumulate):
+        raise UserError(
+            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
+            f' accumulate={plan.accumulate}; choose a multiple.'
+        )
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
     start, totals = plan.first, plan.folder / COST_FILE
     if checkpoints.latest() is not None:
         start, state = checkpoints.restore(state)
     log = _Log(plan, start, devices.is_lead())
+    update = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
 
     def save(step: int) -> None:
         if devices.is_lead():
@@ -195,10 +194,7 @@ def fit(
                     rows = devices.put_batch(next(stream), mesh)
                 if program is None:
                     with cost.timing('compile_seconds'):
-                        step_function = make_step(
-                            task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps
-                        )
-                        program, flops = compile_step(step_function, state, task, rows, mesh)
+                        program, flops = compile_step(update, state, task, rows, mesh)
                 state, metrics = program(state, task.frozen, rows)
                 done = step + 1
                 cost.images, cost.flops = cost.images + plan.batch, cost.flops + flops
@@ -216,14 +212,6 @@ def fit(
         checkpoints.close()
         log.close()
     return state
-
-
-def _check_batch(plan: Plan, mesh: Mesh) -> None:
-    if plan.batch % (mesh.size * plan.accumulate):
-        raise UserError(
-            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
-            f' accumulate={plan.accumulate}; choose a multiple.'
-        )
 
 
 def _must_stop(step: int, every: int) -> bool:

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules from optax, by config."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -39,15 +39,15 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
     """`lr` times `factor` at each of `drops` (Struppek 2023: .1 at .3 and .5 of the run)."""
-    counts = Counter(
-        round(share * total) for share in drops
-    )  # in a short run several may fall on one step
-    return optax.piecewise_constant_schedule(
-        lr, {at: factor**count for at, count in counts.items()}
-    )
+    # In a short run several may fall on one step.
+    counts = Counter(round(share * total) for share in drops)
+    scales = {at: factor**count for at, count in counts.items()}
+    return optax.piecewise_constant_schedule(lr, scales)
 
 
-SCHEDULES = Registry('learning-rate schedule', constant=constant, cosine=cosine, step=step)
+LR_SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
+    'learning-rate schedule', constant=constant, cosine=cosine, step=step
+)
 
 
 def _adam(
@@ -82,14 +82,8 @@ def _lars(
     trust_coefficient: float = 1e-3,
 ) -> optax.GradientTransformation:
     """LARS (You et al. 2017), as SimCLR trains: biases and norms neither decay nor are scaled."""
-    return optax.lars(
-        rate,
-        weight_decay,
-        _is_matrix,
-        trust_coefficient,
-        trust_ratio_mask=_is_matrix,
-        momentum=momentum,
-    )
+    own = {'trust_ratio_mask': _is_matrix, 'momentum': momentum}
+    return optax.lars(rate, weight_decay, _is_matrix, trust_coefficient, **own)
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
@@ -117,12 +111,10 @@ def make_lr_schedule(
         )
     first = round(warmup * total)
     options = {'drops': tuple(drops), 'factor': factor} if schedule == 'step' else {}
-    rest = SCHEDULES.make(schedule, lr, max(total - first, 1), **options)
-    return (
-        optax.join_schedules([optax.linear_schedule(lr / (first + 1), lr, first), rest], [first])
-        if first
-        else rest
-    )
+    rest = LR_SCHEDULES.make(schedule, lr, max(total - first, 1), **options)
+    if not first:
+        return rest
+    return optax.join_schedules([optax.linear_schedule(lr / (first + 1), lr, first), rest], [first])
 
 
 def make_optimizer(
@@ -157,8 +149,7 @@ def make_optimizer(
             raise UserError(f'optim.{key}={value} is out of range; choose {low} to {high}.')
     if schedule == 'step' and not drops:
         raise UserError(
-            "optim.schedule='step' needs optim.drops, the shares of the run at which the rate"
-            ' falls.'
+            "optim.schedule='step' needs optim.drops, the shares of the run at which it falls."
         )
     rate = make_lr_schedule(
         total, lr=lr, schedule=schedule, warmup=warmup, drops=drops, factor=factor
@@ -167,7 +158,7 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
 
 
-OPTIMIZERS = Registry(
+OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry(
     'optimizer',
     common=make_optimizer,
     hidden=('total', 'rate', 'drops', 'factor'),  # the last two are of the schedule 'step'

@@ -19,9 +19,8 @@ def grad_cam(network: ClassifierNetwork, images: jax.Array, labels: jax.Array) -
 
     def score(maps: jax.Array) -> jax.Array:
         logits = network.head(network.pool(maps, train=False))
-        return jnp.take_along_axis(
-            logits, labels[:, None], axis=-1
-        ).sum()  # rows do not meet: the gradient is each row's own
+        # Rows do not meet: the gradient is each row's own.
+        return jnp.take_along_axis(logits, labels[:, None], axis=-1).sum()
 
     weights = jax.grad(score)(maps).mean((1, 2), keepdims=True)
     heat = jax.nn.relu((weights * maps).sum(-1))

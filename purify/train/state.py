@@ -1,7 +1,6 @@
 """What training carries from step to step."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.struct
 import jax
@@ -15,7 +14,6 @@ from purify.core.randomness import stream_key
 from purify.core.types import Tree
 from purify.models.files.weights import abstract
 
-Params = Any
 Build = Callable[[nnx.Rngs], nnx.Module]
 
 
@@ -32,23 +30,23 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Params
-    stats: Params
+    params: Tree
+    stats: Tree
     opt_state: optax.OptState
-    ema: Params | None
+    ema: Tree | None
 
-    def weights(self) -> dict[str, Params]:
+    def weights(self) -> dict[str, Tree]:
         """The weights of the finished network: the average if there is one, else the parameters."""
         return {'params': self.params if self.ema is None else self.ema, 'stats': self.stats}
 
 
-def split_network(network: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
+def split_network(network: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Splits a network into structure, trainable variables and the rest, for `nnx.merge`."""
     graph, params, stats = nnx.split(network, nnx.Param, ...)
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Params]]:
+def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Tree]]:
     """Structure and weights {'params', 'stats'} as `ShapeDtypeStruct`s; makes no arrays."""
     graph, params, stats = split_network(abstract(build))
     return graph, {'params': params, 'stats': stats}

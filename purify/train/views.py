@@ -59,8 +59,7 @@ class Views(Limited, place='views: '):
         super().__post_init__()
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UserError(
-                f'views: crop={self.crop} is no range of shares. Set it to (low, high), 0 < low <='
-                ' high <= 1.'
+                f'views: crop={self.crop} is no range of shares: 0 < low <= high <= 1. Change it.'
             )
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
@@ -71,19 +70,14 @@ class Views(Limited, place='views: '):
         place, side, chance, light, colour = jax.random.split(key, 5)
         image = crop_resize(image, *draw_box(place, image.shape[:2], self.crop))
         if self.rotation:
-            angle = jax.random.uniform(
-                _own(key, 'rotation'), minval=-self.rotation, maxval=self.rotation
-            )
+            most = self.rotation
+            angle = jax.random.uniform(_own(key, 'rotation'), minval=-most, maxval=most)
             image = rotate(image, jnp.deg2rad(angle))
         image = _sometimes(side, self.flip, mirror, image)
         image = _sometimes(chance, self.jitter, lambda image: self._relight(image, light), image)
         if image.shape[-1] > 1:
-            image = _sometimes(
-                colour,
-                self.grey,
-                lambda image: jnp.broadcast_to(to_grey(image), image.shape),
-                image,
-            )
+            fade = lambda image: jnp.broadcast_to(to_grey(image), image.shape)
+            image = _sometimes(colour, self.grey, fade, image)
         if self.blur:
             chance, width = jax.random.split(_own(key, 'blur'))
             sigma = jax.random.uniform(width, minval=SIGMAS[0], maxval=SIGMAS[1])
@@ -104,9 +98,8 @@ class Views(Limited, place='views: '):
         if image.shape[-1] == 1:
             return image
         image = blend(image, to_grey(image), saturation)
-        return turn_hue(
-            image, jax.random.uniform(hue_key, minval=-self.strength / 4, maxval=self.strength / 4)
-        )
+        most = self.strength / 4
+        return turn_hue(image, jax.random.uniform(hue_key, minval=-most, maxval=most))
 
 
 @dataclass(frozen=True)
@@ -160,10 +153,8 @@ def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
     centre = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
     down, right = (x - c for x, c in zip(jnp.indices(image.shape[:2]), centre, strict=True))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    places = [
-        centre[0] + cos * down + sin * right,
-        centre[1] - sin * down + cos * right,
-    ]  # where each pixel comes from
+    # where each pixel comes from
+    places = [centre[0] + cos * down + sin * right, centre[1] - sin * down + cos * right]
     read = functools.partial(
         jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='constant'
     )
@@ -179,10 +170,8 @@ def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
     radius = max(1, min(image.shape[:2]) // 20)
     weights = jax.nn.softmax(-jnp.square(jnp.arange(-radius, radius + 1) / sigma) / 2)
     for axis in (0, 1):
-        size, wide = (
-            image.shape[axis],
-            [(radius, radius) if k == axis else (0, 0) for k in range(3)],
-        )
+        size = image.shape[axis]
+        wide = [(radius, radius) if k == axis else (0, 0) for k in range(3)]
         padded = jnp.pad(image, wide, 'reflect')
         shifted = [
             w * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, w in enumerate(weights)

@@ -70,7 +70,7 @@ class Widths(Measure):
                 constants['classifier'], rows['image'].astype(jnp.float32)
             )
             assert logits.shape == (len(rows['id']), 10)
-            return {'apart': logits - jnp.zeros(self.classes)}
+            return {'apart': logits - jnp.zeros((1, self.classes))}
 
         return rule
 

@@ -87,11 +87,11 @@ class InputAware(Fitted):
             for part in ('mask', 'pattern')
         )
         own = image.astype(jnp.float32)[None] / 255
-        mixed = mix(own, to_pattern(pattern), to_mask(mask))
+        mixed = mix_by_mask(own, to_pattern(pattern), to_sharp_mask(mask))
         return to_pixels(xp, mixed[0] * 255, rounded=True)
 
 
-def to_mask(output: jax.Array) -> jax.Array:
+def to_sharp_mask(output: jax.Array) -> jax.Array:
     """Turns the mask network's output into a sharp mask in [0, 1]."""
     return jnp.tanh(20 * jnp.tanh(output) - 10) / 2 + 0.5
 
@@ -101,7 +101,7 @@ def to_pattern(output: jax.Array) -> jax.Array:
     return (jnp.tanh(output) + 1) / 2
 
 
-def mix(images: jax.Array, patterns: jax.Array, masks: jax.Array) -> jax.Array:
+def mix_by_mask(images: jax.Array, patterns: jax.Array, masks: jax.Array) -> jax.Array:
     """Mixes patterns p into images x by masks m: x + (p - x) m."""
     return images + (patterns - images) * masks
 

@@ -9,12 +9,12 @@ from flax import nnx
 from purify.attacks.fixed.label_consistent import ascend
 from purify.core.limits import Limited, Natural, NotNegative, Positive, ShareOrZero
 from purify.core.types import Tree
-from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
+from purify.train.state import split_network
 
 
 @dataclass(frozen=True, eq=False)
-class Adversarial(Limited, place='adversarial: '):
+class Adversarial(Limited, Task, place='adversarial: '):
     """Cross-entropy at its worst in an l_inf ball about each image (Madry et al. 2018, eq. 2.1).
 
     The inner maximum is sought by `ascend` from a uniform random start, on the network in
@@ -35,9 +35,7 @@ class Adversarial(Limited, place='adversarial: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         clean, labels = unit_images(batch), batch['label']
 
@@ -45,12 +43,11 @@ class Adversarial(Limited, place='adversarial: '):
             logits = nnx.merge(self.graph, params, stats)(images, train=False)
             return cross_entropy(logits, labels)
 
-        start = jnp.clip(
-            clean + jax.random.uniform(key, clean.shape, minval=-1, maxval=1) * self.eps / 255, 0, 1
-        )
+        drift = jax.random.uniform(key, clean.shape, minval=-1, maxval=1) * self.eps / 255
+        start = jnp.clip(clean + drift, 0, 1)
         ball = {'eps': self.eps / 255, 'step': self.step / 255, 'iterations': self.iterations}
         images = jax.lax.stop_gradient(ascend(jax.grad(loss_at), clean, start, **ball))
         network = nnx.merge(self.graph, params, stats)
         logits = network(images, train=True, key=jax.random.fold_in(key, 1))
         loss = cross_entropy(logits, labels, self.label_smoothing)
-        return loss, (split_network(network)[2], {'accuracy': (logits.argmax(-1) == labels).mean()})
+        return loss, (split_network(network)[2], {'accuracy': hits(logits, labels)})

@@ -1,19 +1,19 @@
 """Attention distillation (Li et al. 2021, arXiv:2101.05930): students look where teachers look."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.limits import number
 from purify.core.types import Tree
 from purify.train.objectives.contrast import unit
-from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
+from purify.train.state import split_network
 
 
 def attention(maps: jax.Array, power: float) -> jax.Array:
@@ -30,16 +30,14 @@ def attention_distance(
     have maps f32[b h w c] for every group, of equal h and w; no gradient flows into the teacher's.
     """
     pairs = zip(student, jax.lax.stop_gradient(tuple(teacher)), strict=True)
-    apart = [
-        jnp.square(attention(own, power) - attention(goal, power)).mean() for own, goal in pairs
-    ]
-    return sum(
-        (beta * distance for beta, distance in zip(betas, apart, strict=True)), jnp.float32(0)
-    )
+    attend = partial(attention, power=power)
+    apart = [jnp.square(attend(own) - attend(goal)).mean() for own, goal in pairs]
+    weighted = (beta * distance for beta, distance in zip(betas, apart, strict=True))
+    return sum(weighted, jnp.float32(0))
 
 
 @dataclass(frozen=True, eq=False)
-class AlignAttention:
+class AlignAttention(Task):
     """Cross-entropy, and the distance of the student's attention from the teacher's (eq. 3).
 
     The teacher, in evaluation mode, sees the very view the student sees.
@@ -60,9 +58,7 @@ class AlignAttention:
     def __post_init__(self) -> None:
         check_attention("objective 'attention'", self.beta, self.power)
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`.
 
         Raises `UserError` where the two networks, or beta and their groups, do not fit.
@@ -70,16 +66,12 @@ class AlignAttention:
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)
         own, logits = network.answer(images, train=True, key=key)
-        goal = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats']).groups(
-            images, train=False
-        )
+        teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])
+        goal = teacher.groups(images, train=False)
         distance = attention_distance(own, goal, self._betas(own, goal), self.power)
         supervised = cross_entropy(logits, batch['label'])
-        metrics = {
-            'accuracy': (logits.argmax(-1) == batch['label']).mean(),
-            'supervised': supervised,
-            'attention': distance,
-        }
+        metrics = {'accuracy': hits(logits, batch['label'])}
+        metrics |= {'supervised': supervised, 'attention': distance}
         return supervised + distance, (split_network(network)[2], metrics)
 
     def _betas(self, own: Sequence[jax.Array], goal: Sequence[jax.Array]) -> list[float]:
@@ -100,15 +92,10 @@ class AlignAttention:
 def check_attention(what: str, beta: Sequence[float], power: float) -> None:
     """Raises `UserError` unless weights are finite and >= 0, and the power finite and >= 1."""
     weights = beta if isinstance(beta, list | tuple) else ()
-    if not weights or not all(_is_from(0, weight) for weight in weights) or not _is_from(1, power):
+    found = [*map(number(least=0).keep, weights), number(least=1).keep(power)]
+    if not weights or None in found:
         raise UserError(
             f'{what}: beta={beta} must be a list of finite numbers of 0 or more, one for all groups'
             f' of layers, as (1000.0,), or one for each; power={power} must be a finite number of 1'
             ' or more.'
         )
-
-
-def _is_from(least: float, value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and least <= value < math.inf
-    )

@@ -12,8 +12,8 @@ from purify.core.errors import UserError
 from purify.core.limits import Limited, Positive
 from purify.core.randomness import id_keys
 from purify.core.types import Tree
-from purify.train.objectives.tasks import Batch, Result, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, unit_images
+from purify.train.state import split_network
 
 LEAST_SQUARE = 1e-12  # of a point's length; under it, its gradient would be without bounds
 
@@ -29,9 +29,7 @@ class Projected(nnx.Module):
         self.hidden = nnx.Linear(width, width, rngs=rngs)
         self.out = nnx.Linear(width, outputs, rngs=rngs)
 
-    def __call__(
-        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool, key: Key | None = None) -> jax.Array:
         """Projects `images: f32[b h w c] in [0, 1]` to points `f32[b outputs]`, of any length."""
         features = self.network.features(images, train=train, key=key)
         return self.out(jax.nn.relu(self.hidden(features)))
@@ -43,9 +41,8 @@ def unit(points: jax.Array) -> jax.Array:
     A point of length 0 has no direction: it stays at 0, and no gradient pulls at it.
     """
     square = jnp.square(points).sum(-1, keepdims=True)
-    return points * jnp.where(
-        square > LEAST_SQUARE, jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE)), 0
-    )
+    scale = jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE))
+    return points * jnp.where(square > LEAST_SQUARE, scale, 0)
 
 
 def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
@@ -64,13 +61,11 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
       The mean over the 2 b anchors, and the share of anchors whose partner is nearer than all
       others.
     """
-    pairs = jnp.stack(
-        [unit(first), unit(second)], 1
-    )  # [b 2 d]: partners side by side, on one device
+    # [b 2 d]: partners side by side, on one device
+    pairs = jnp.stack([unit(first), unit(second)], 1)
     points = pairs.reshape(-1, pairs.shape[-1])
-    closeness = (
-        jnp.matmul(points, points.T, precision='highest') / temperature
-    )  # the one place where devices talk
+    # the one place where devices talk
+    closeness = jnp.matmul(points, points.T, precision='highest') / temperature
     partner = (pairs * pairs[:, ::-1]).sum(-1).reshape(-1) / temperature
     number = jnp.arange(len(points))
     others = jnp.where(number[:, None] == number[None], -jnp.inf, closeness)
@@ -79,7 +74,7 @@ def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[ja
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast(Limited, place='contrast: '):
+class Contrast(Limited, Task, place='contrast: '):
     """NT-Xent between two random views of every image; labels are not looked at.
 
     `graph` is of a `Projected`; `views(images, key[b])` makes one of each, such as
@@ -93,18 +88,15 @@ class Contrast(Limited, place='contrast: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         images, keys = unit_images(batch), id_keys(key, batch['id'])
         pair = [
             self.views(images, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
             for number in (0, 1)
         ]
-        both = jnp.stack(pair, 1).reshape(
-            -1, *images.shape[1:]
-        )  # side by side: no row leaves its device
+        # side by side: no row leaves its device
+        both = jnp.stack(pair, 1).reshape(-1, *images.shape[1:])
         network = nnx.merge(self.graph, params, stats)
         points = network(both, train=True, key=key).reshape(len(images), 2, -1)
         loss, wins = nt_xent(points[:, 0], points[:, 1], self.temperature)

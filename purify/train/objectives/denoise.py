@@ -11,12 +11,12 @@ from purify.core.types import Tree
 from purify.diffusion import predictions
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.schedules import Schedule, add_noise
-from purify.train.objectives.tasks import Batch, Result, resize_to, signed_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, resize_to, signed_images
+from purify.train.state import split_network
 
 
 @dataclass(frozen=True, eq=False)
-class Denoise(Limited, place='generator.objective.'):
+class Denoise(Limited, Task, place='generator.objective.'):
     """Mean squared error of a network's prediction at a uniform random step (Ho 2020, eq. 14).
 
     Images of another size than the network's `size_px` are resized on the device.
@@ -40,9 +40,7 @@ class Denoise(Limited, place='generator.objective.'):
     drop: ShareOrZero = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
@@ -57,7 +55,7 @@ class Denoise(Limited, place='generator.objective.'):
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisePreconditioned(Limited, place='generator.objective.'):
+class DenoisePreconditioned(Limited, Task, place='generator.objective.'):
     """Weighted error of the clean image at log-normal noise (Karras et al. 2022, eq. 2, table 1).
 
     Attributes: `edm` the preconditioning, the others as of `Denoise`.
@@ -71,9 +69,7 @@ class DenoisePreconditioned(Limited, place='generator.objective.'):
     drop: ShareOrZero = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         level_key, noise_key, dropout_key = jax.random.split(key, 3)

@@ -19,8 +19,8 @@ from purify.diffusion.schedules import Schedule, add_noise
 from purify.models.files.hub import INDEX, read_index
 from purify.models.files.pipelines import Pipeline, from_pretrained
 from purify.train.objectives.denoise import told_classes
-from purify.train.objectives.tasks import Batch, Result, resize_to, signed_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, resize_to, signed_images
+from purify.train.state import split_network
 
 READABLE = ('StableDiffusionPipeline', 'StableDiffusionImg2ImgPipeline')
 WORDS, PICTURES = ('text_encoder', 'tokenizer'), ('unet', 'vae', 'scheduler')
@@ -28,7 +28,7 @@ AT_ONCE = 32  # captions the text encoder reads together; those of 1,000 classes
 
 
 @dataclass(frozen=True, eq=False)
-class DenoiseLatents(Limited, place='generator.objective.'):
+class DenoiseLatents(Limited, Task, place='generator.objective.'):
     """Mean squared error of a UNet's prediction on noisy latents, under the caption of the label.
 
     Latents are drawn from the VAE's posterior for every batch anew and scaled; a caption gives way
@@ -56,25 +56,20 @@ class DenoiseLatents(Limited, place='generator.objective.'):
     ema_decay: float
     frozen: Tree
 
-    def draw(
-        self, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    def draw(self, frozen: Tree, batch: Batch, key: Key) -> tuple[jax.Array, ...]:
         """Draws latents f32[b h w z], noise like them, steps i32[b] and context f32[b n d]."""
         latent_key, time_key, noise_key = jax.random.split(key, 3)
         images = in_colour(resize_to(signed_images(batch['image']), self.size_px))
         vae = nnx.merge(self.vae_graph, frozen['vae']['params'], frozen['vae']['stats'])
         mean, logvar = vae.encode(images)
-        latents = (
-            mean + jnp.exp(0.5 * logvar) * jax.random.normal(latent_key, mean.shape)
-        ) * self.scaling
+        drawn = jnp.exp(0.5 * logvar) * jax.random.normal(latent_key, mean.shape)
+        latents = (mean + drawn) * self.scaling
         t = jax.random.randint(time_key, images.shape[:1], 0, self.schedule.steps)
         noise = jax.random.normal(noise_key, latents.shape)
         (told,) = told_classes(batch, len(frozen['captions']) - 1, self.drop, key)
         return latents, noise, t, frozen['captions'][told]
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         draw_key, dropout_key = jax.random.split(key)
         latents, noise, t, context = self.draw(frozen, batch, draw_key)
@@ -97,11 +92,8 @@ def read_stable_diffusion(folder: Path, dtype: str, *, weights: bool = True) -> 
     as of `from_pretrained`. Raises `UserError` for folders of other pipelines, and for a UNet that
     does not go with the VAE.
     """
-    kind = (
-        read_index(folder)['_class_name']
-        if (folder / INDEX).is_file()
-        else 'network without a pipeline'
-    )
+    whole = (folder / INDEX).is_file()
+    kind = read_index(folder)['_class_name'] if whole else 'network without a pipeline'
     if kind not in READABLE:
         raise UserError(
             f'{folder}: captions need Stable Diffusion, this holds a {kind}. Choose a folder with a'
@@ -124,10 +116,8 @@ def image_size(pipeline: Pipeline, size_px: int) -> int:
     """Checks the size of the images that are learned; 0 is the size the UNet was made for."""
     unet, factor = pipeline.parts['unet'].config, pipeline.parts['vae'].factor
     own = unet['sample_size'] or 64
-    own, stride = (
-        own if isinstance(own, int) else own[0],
-        factor * 2 ** (len(unet['block_out_channels']) - 1),
-    )
+    own = own if isinstance(own, int) else own[0]
+    stride = factor * 2 ** (len(unet['block_out_channels']) - 1)
     size_px = size_px or own * factor
     if size_px < stride or size_px % stride:
         raise UserError(
@@ -159,7 +149,7 @@ def caption_table(pipeline: Pipeline, class_names: Sequence[str], caption: str) 
         )
     graph, params, stats = split_network(encoder)
 
-    def encode(params: Params, stats: Params, ids: jax.Array) -> jax.Array:
+    def encode(params: Tree, stats: Tree, ids: jax.Array) -> jax.Array:
         network = nnx.merge(graph, params, stats)
         return jax.lax.map(lambda row: network(row[None])[0][0], ids, batch_size=AT_ONCE)
 

@@ -14,13 +14,13 @@ from purify.core.limits import Chance, Limited, Natural, NotNegative, Positive
 from purify.core.randomness import id_keys
 from purify.core.types import Tree
 from purify.train.objectives.losses import check_symmetric, symmetric_cross_entropies
-from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
+from purify.train.state import split_network
 from purify.train.views import Shifts
 
 
 @dataclass(frozen=True, eq=False)
-class FitHead:
+class FitHead(Task):
     """Symmetric cross-entropy of a head on a network that stays fixed (Huang 2022, section 4.3).
 
     The network is in evaluation mode: its running statistics stay too (in DBD's code they move).
@@ -40,30 +40,24 @@ class FitHead:
     def __post_init__(self) -> None:
         check_symmetric("objective 'head'", self.alpha, self.beta)
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = jax.lax.stop_gradient(network.features(unit_images(batch), train=False))
         logits = network.head(features)
         loss = symmetric_cross_entropies(logits, batch['label'], self.alpha, self.beta).mean()
-        return loss, (stats, {'accuracy': (logits.argmax(-1) == batch['label']).mean()})
+        return loss, (stats, {'accuracy': hits(logits, batch['label'])})
 
 
 def head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Restricts `optimizer` to the params' entry 'head'; all others stay."""
-    parts: dict[Hashable, optax.GradientTransformation] = {
-        'head': optimizer,
-        'rest': optax.set_to_zero(),
-    }
-    return optax.multi_transform(
-        parts, lambda params: {name: 'head' if name == 'head' else 'rest' for name in params}
-    )
+    parts: dict[Hashable, Any] = {'head': optimizer, 'rest': optax.set_to_zero()}
+    part_of = lambda params: {name: 'head' if name == 'head' else 'rest' for name in params}
+    return optax.multi_transform(parts, part_of)
 
 
 @dataclass(frozen=True, eq=False)
-class FitTail:
+class FitTail(Task):
     """Cross-entropy for the head and the last `groups` of layers only (Gao 2023, section 3.3).
 
     The network is in training mode: the running statistics of all groups move. No gradient reaches
@@ -79,25 +73,18 @@ class FitTail:
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`. Raises `UserError` for a network with fewer groups."""
         network = nnx.merge(self.graph, params, stats)
-        there = len(network.stages)
+        there, images = len(network.stages), unit_images(batch)
         if not 1 <= self.groups <= there:
             raise UserError(
                 f'tail: groups={self.groups}, but the network has {there} groups of layers. Choose'
                 f' from 1 to {there}.'
             )
-        _, logits = network.answer(
-            unit_images(batch), train=True, key=key, still=there - self.groups
-        )
+        _, logits = network.answer(images, train=True, key=key, still=there - self.groups)
         loss = cross_entropy(logits, batch['label'])
-        return loss, (
-            split_network(network)[2],
-            {'accuracy': (logits.argmax(-1) == batch['label']).mean()},
-        )
+        return loss, (split_network(network)[2], {'accuracy': hits(logits, batch['label'])})
 
 
 def sharpen(p: jax.Array, temperature: float) -> jax.Array:
@@ -105,14 +92,14 @@ def sharpen(p: jax.Array, temperature: float) -> jax.Array:
     return jax.nn.softmax(jnp.log(jnp.maximum(p, 1e-30)) / temperature)
 
 
-def mix(rows: jax.Array, partners: jax.Array, shares: jax.Array) -> jax.Array:
+def mix_pairs(rows: jax.Array, partners: jax.Array, shares: jax.Array) -> jax.Array:
     """Mixes shares f32[n] of `rows` [n ...] with the rest of their `partners` [n ...]."""
     shares = shares.reshape(-1, *[1] * (rows.ndim - 1))
     return shares * rows + (1 - shares) * partners
 
 
 @dataclass(frozen=True, eq=False)
-class MixMatch(Limited, place='mixmatch: '):
+class MixMatch(Limited, Task, place='mixmatch: '):
     """MixMatch (Berthelot et al. 2019, algorithm 1) on pairs of a labelled and an unlabelled image.
 
     Two weak views of every unlabelled image are given one guess: the mean of the network's answers,
@@ -142,18 +129,15 @@ class MixMatch(Limited, place='mixmatch: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         view_key, guess_key, order_key, share_key, own_key = jax.random.split(key, 5)
         images = self._three_views(batch, view_key)  # f32[b 3 h w c]
         rows, classes = len(images), nnx.merge(self.graph, params, stats).head.out_features
 
         def answer(network: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-            flat = images.reshape(
-                -1, *images.shape[2:]
-            )  # views side by side: no row leaves its device
+            # views side by side: no row leaves its device
+            flat = images.reshape(-1, *images.shape[2:])
             return network(flat, train=True, key=key).astype(jnp.float32).reshape(rows, -1, classes)
 
         guessing = nnx.merge(self.graph, params, stats)
@@ -166,7 +150,7 @@ class MixMatch(Limited, place='mixmatch: '):
         shares = jax.random.beta(share_key, self.alpha, self.alpha, (3 * rows,))
         shares = jnp.maximum(shares, 1 - shares)
         images, targets = (
-            mix(flat, flat[order], shares).reshape(whole.shape)
+            mix_pairs(flat, flat[order], shares).reshape(whole.shape)
             for whole in (images, targets)
             for flat in [whole.reshape(-1, *whole.shape[2:])]
         )
@@ -175,22 +159,15 @@ class MixMatch(Limited, place='mixmatch: '):
         supervised = optax.softmax_cross_entropy(logits[:, 0], targets[:, 0]).mean()
         consistency = jnp.square(jax.nn.softmax(logits[:, 1:]) - targets[:, 1:]).mean()
         loss = supervised + self.weight * batch['progress'] * consistency
-        metrics = {
-            'supervised': supervised,
-            'consistency': consistency,
-            'confidence': guess.max(-1).mean(),
-        }
+        metrics = {'supervised': supervised, 'consistency': consistency}
+        metrics |= {'confidence': guess.max(-1).mean()}
         return loss, (split_network(network)[2], metrics)
 
     def _three_views(self, batch: Batch, key: jax.Array) -> jax.Array:
         """One of every labelled image, two of every unlabelled one."""
         labelled, other = unit_images(batch), unit_images({'image': batch['unlabelled']})
-        wanted = (
-            (labelled, batch['id']),
-            (other, batch['unlabelled_id']),
-            (other, batch['unlabelled_id']),
-        )
+        unlabelled = other, batch['unlabelled_id']
+        wanted = (labelled, batch['id']), unlabelled, unlabelled
         keys, views = jax.random.split(key, 3), Shifts(self.pad_px, self.flip)
-        return jnp.stack(
-            [views(x, id_keys(k, ids)) for k, (x, ids) in zip(keys, wanted, strict=True)], 1
-        )
+        made = [views(x, id_keys(k, ids)) for k, (x, ids) in zip(keys, wanted, strict=True)]
+        return jnp.stack(made, 1)

@@ -9,8 +9,8 @@ from flax import nnx
 from purify.core.limits import Limited, NotNegative
 from purify.core.types import Tree
 from purify.train.objectives.contrast import unit
-from purify.train.objectives.tasks import Batch, Result, cross_entropy, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
+from purify.train.state import split_network
 
 
 def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
@@ -35,7 +35,7 @@ def centre_similarity(features: jax.Array, labels: jax.Array, classes: int) -> j
 
 
 @dataclass(frozen=True, eq=False)
-class Spread(Limited, place='spread: '):
+class Spread(Limited, Task, place='spread: '):
     """L_intra of Chen et al. 2022 (section 3.2): lowers the cosine between class centres.
 
     Centres are those of a pass through the network, so a batch worked through in pieces has others.
@@ -49,14 +49,12 @@ class Spread(Limited, place='spread: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         features = network.features(unit_images(batch), train=True, key=key)
         logits = network.head(features)
         closeness = centre_similarity(features, batch['label'], network.head.out_features)
         loss = closeness + self.weight * cross_entropy(logits, batch['label'])
-        hits = (logits.argmax(-1) == batch['label']).mean()
-        return loss, (split_network(network)[2], {'closeness': closeness, 'accuracy': hits})
+        metrics = {'closeness': closeness, 'accuracy': hits(logits, batch['label'])}
+        return loss, (split_network(network)[2], metrics)

@@ -15,29 +15,26 @@ from flax import nnx
 
 from purify.core.limits import Chance, Limited, Positive, ShareOrZero
 from purify.core.types import Tree
-from purify.train.state import Params, split_network
+from purify.train.state import split_network
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Result = tuple[jax.Array, tuple[Params, Metrics]]
+Result = tuple[jax.Array, tuple[Tree, Metrics]]
+Key = jax.Array  # of jax.random
 
 
 class Task(Protocol):
-    """One training objective."""
+    """One training objective.
 
-    @property
-    def ema_decay(self) -> float:
-        """Decay of the average that is kept of the parameters; 0 keeps none."""
-        ...
+    Attributes:
+      ema_decay: of the average that is kept of the parameters; 0 keeps none.
+      frozen: the task's constant arrays.
+    """
 
-    @property
-    def frozen(self) -> Any:
-        """The task's constant arrays."""
-        ...
+    ema_decay: float
+    frozen: Any
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """Mean loss over the batch, the network's new statistics, metrics."""
         ...
 
@@ -60,16 +57,19 @@ def resize_to(images: jax.Array, size_px: int) -> jax.Array:
     """
     if images.shape[1:3] == (size_px, size_px):
         return images
-    resized = jax.image.resize(
-        images, (len(images), size_px, size_px, images.shape[-1]), 'cubic', antialias=True
-    )
-    return jnp.clip(resized, -1, 1)
+    shape = (len(images), size_px, size_px, images.shape[-1])
+    return jnp.clip(jax.image.resize(images, shape, 'cubic', antialias=True), -1, 1)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """Mean cross-entropy of logits f32[b k] against labels i32[b]."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def hits(logits: jax.Array, labels: Any) -> jax.Array:
+    """The share of rows of logits f32[b k] whose largest is that of their label, f32[]."""
+    return (logits.argmax(-1) == labels).mean()
 
 
 def distillation_loss(
@@ -101,7 +101,7 @@ def distillation_loss(
 
 
 @dataclass(frozen=True, eq=False)
-class Classify(Limited, place='classify: '):
+class Classify(Limited, Task, place='classify: '):
     """Cross-entropy on the labels as given."""
 
     graph: nnx.GraphDef
@@ -109,21 +109,16 @@ class Classify(Limited, place='classify: '):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         network = nnx.merge(self.graph, params, stats)
         logits = network(unit_images(batch), train=True, key=key)
         loss = cross_entropy(logits, batch['label'], self.label_smoothing)
-        return loss, (
-            split_network(network)[2],
-            {'accuracy': (logits.argmax(-1) == batch['label']).mean()},
-        )
+        return loss, (split_network(network)[2], {'accuracy': hits(logits, batch['label'])})
 
 
 @dataclass(frozen=True, eq=False)
-class Distill(Limited, place='distill: '):
+class Distill(Limited, Task, place='distill: '):
     """Knowledge distillation: the teacher, in evaluation mode, sees the student's very view."""
 
     graph: nnx.GraphDef
@@ -134,20 +129,15 @@ class Distill(Limited, place='distill: '):
     ce_temperature: Positive = 1.0
     ema_decay: float = 0.0
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         images = unit_images(batch)
         network = nnx.merge(self.graph, params, stats)
         logits = network(images, train=True, key=key)
-        teacher = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])(
-            images, train=False
-        )
+        model = nnx.merge(self.teacher_graph, frozen['params'], frozen['stats'])
+        teacher = model(images, train=False)
         settings = {'alpha': self.alpha, 'tau': self.tau, 'ce_temperature': self.ce_temperature}
         loss = distillation_loss(logits, teacher, batch['label'], **settings)
-        hits, agrees = (logits.argmax(-1) == x for x in (batch['label'], teacher.argmax(-1)))
-        return loss, (
-            split_network(network)[2],
-            {'accuracy': hits.mean(), 'agreement': agrees.mean()},
-        )
+        accuracy, agreement = hits(logits, batch['label']), hits(logits, teacher.argmax(-1))
+        metrics = {'accuracy': accuracy, 'agreement': agreement}
+        return loss, (split_network(network)[2], metrics)

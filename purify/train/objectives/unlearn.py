@@ -10,8 +10,8 @@ from flax import nnx
 from purify.core.limits import Limited, NotNegative, one_of
 from purify.core.types import Tree
 from purify.train.objectives.losses import cross_entropies
-from purify.train.objectives.tasks import Batch, Metrics, Result, unit_images
-from purify.train.state import Params, split_network
+from purify.train.objectives.tasks import Batch, Key, Metrics, Result, Task, hits, unit_images
+from purify.train.state import split_network
 
 
 def local_ascent(losses: jax.Array, gamma: float) -> jax.Array:
@@ -31,8 +31,8 @@ HELD = {'local_ascent': local_ascent, 'flooding': flooding}
 
 
 @dataclass(frozen=True, eq=False)
-class HoldUp(Limited, place='objective.'):
-    """Cross-entropy held at `gamma`: only what is learned at once, as a trigger, sinks through.
+class HoldUp(Limited, Task, place='objective.'):
+    """Keeps the loss near `gamma`, so that only easily learned (poisoned) images fall below.
 
     Attributes:
       rule: which of `HELD`.
@@ -45,39 +45,32 @@ class HoldUp(Limited, place='objective.'):
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return HELD[self.rule](losses, self.gamma), (new, metrics)
 
 
 @dataclass(frozen=True, eq=False)
-class Unlearn:
+class Unlearn(Task):
     """Minus the cross-entropy (eq. 3, second term): gradient ascent on samples to be forgotten."""
 
     graph: nnx.GraphDef
     ema_decay: float = 0.0
     frozen: Tree = ()
 
-    def __call__(
-        self, params: Params, stats: Params, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> Result:
+    def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         losses, new, metrics = _losses(self.graph, params, stats, batch, key)
         return -losses.mean(), (new, metrics)
 
 
 def _losses(
-    graph: nnx.GraphDef, params: Params, stats: Params, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, Params, Metrics]:
+    graph: nnx.GraphDef, params: Tree, stats: Tree, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Tree, Metrics]:
     """Cross-entropies f32[b], the network's new statistics, metrics."""
     network = nnx.merge(graph, params, stats)
     logits = network(unit_images(batch), train=True, key=key)
     losses = cross_entropies(logits, batch['label'])
-    metrics = {
-        'accuracy': (logits.argmax(-1) == batch['label']).mean(),
-        'cross_entropy': losses.mean(),
-    }
+    metrics = {'accuracy': hits(logits, batch['label']), 'cross_entropy': losses.mean()}
     return losses, split_network(network)[2], metrics
