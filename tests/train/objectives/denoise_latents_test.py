@@ -82,12 +82,12 @@ def test_the_loss_is_the_mean_square_of_what_the_schedule_asks_for(prediction):
         np.asarray(x, np.float64)
         for x in learned.draw(learned.frozen, BATCH, jax.random.split(jax.random.key(0))[0])
     )
-    errors = []
+    mind, errors = jax.tree.map(np.float64, params), []
     for x0, eps, step, heard in zip(latents, noise, t.astype(int), context, strict=True):
         kept = np.prod(1 - SCHEDULE.betas[: step + 1])
         x = np.sqrt(kept) * x0 + np.sqrt(1 - kept) * eps
-        voice = (heard @ np.float64(params['listen']['kernel']) + params['listen']['bias']).mean(0)
-        said = x @ np.float64(params['mix']['kernel']) + params['mix']['bias'] + step / 50 * voice
+        voice = (heard @ mind['listen']['kernel'] + mind['listen']['bias']).mean(0)
+        said = x @ mind['mix']['kernel'] + mind['mix']['bias'] + step / 50 * voice
         goals = {
             'epsilon': eps,
             'sample': x0,
