@@ -16,18 +16,14 @@ GROUPS = {
 }
 SCORES = {'cognitive_distillation': 'Cognitive Distillation', 'strip': 'STRIP', 'fct': 'FCT'}
 SIDES = ('training', 'generated')
-QUANTITIES = {  # of a dissection and of replication, for tables of many runs
-    **{name.lower(): name for name in GROUPS},
-    'p_t': 'p_t',
-    'amplification': 'amplification',
-    **{
-        f'auroc_{score}_{side}': f'{title} AUROC, {side}'
-        for score, title in SCORES.items()
-        for side in SIDES
-    },
-    'fid_generated': 'FID of generations, no target',
-    'copies': 'copies',
+# Of a dissection and of replication, for tables of many runs.
+QUANTITIES = {name.lower(): name for name in GROUPS}
+QUANTITIES |= {'p_t': 'p_t', 'amplification': 'amplification'} | {
+    f'auroc_{score}_{side}': f'{title} AUROC, {side}'
+    for score, title in SCORES.items()
+    for side in SIDES
 }
+QUANTITIES |= {'fid_generated': 'FID of generations, no target', 'copies': 'copies'}
 NUMBERS = ('amplification', 'fid_generated')  # of these, what is no share
 _VERBS = {'amplifies': 'amplifies the trigger', 'dampens': 'dampens the trigger'}
 _NEITHER = 'neither amplifies nor dampens the trigger measurably'
@@ -81,10 +77,8 @@ class Amplification:
 def list_rows(results: Results) -> list[Made]:
     """Rows of the target classes: of the probe if it has as many, else of the generated set."""
     sets = results.dissection.sets if results.dissection else {}
-    probe, made = (
-        [row for row in sets.get(name, []) if row.target and row.images]
-        for name in ('probe', 'generated')
-    )
+    probe = [row for row in sets.get('probe', []) if row.target and row.images]
+    made = [row for row in sets.get('generated', []) if row.target and row.images]
     return probe if len(probe) >= len(made) else made
 
 
@@ -99,18 +93,13 @@ def measure_amplification(results: Results) -> Amplification | None:
     if not rows:
         return None
     counts = [sum(row.counts[group] for row in rows) for group in range(len(GROUPS))]
-    whole = sum(counts)
-    known = [(row.p_t, row.images) for row in rows if row.p_t is not None]
-    trained = (
-        sum(share * images for share, images in known) / sum(images for _, images in known)
-        if known
-        else None
-    )
+    known, trained = [(row.p_t, row.images) for row in rows if row.p_t is not None], None
+    if known:
+        trained = sum(share * count for share, count in known) / sum(count for _, count in known)
     interval = rows[0].interval if len(rows) == 1 else None
-    low, high = interval or wilson_interval(counts[0] + counts[1], whole)
-    return Amplification(
-        [row.label for row in rows], counts, low, high, trained, _expect(results, trained)
-    )
+    low, high = interval or wilson_interval(counts[0] + counts[1], sum(counts))
+    labels = [row.label for row in rows]
+    return Amplification(labels, counts, low, high, trained, _expect(results, trained))
 
 
 def _expect(results: Results, trained: float | None) -> float | None:
@@ -174,11 +163,10 @@ def list_amplification(results: Results) -> list[Line]:
     if found is not None and has_detector(results):
         which = say_set(found.labels, results.classes, 'target class')
         counted = (
-            f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which} show'
-            ' the trigger'
+            f'{found.counts[0] + found.counts[1]:,} of {found.images:,} images made of {which}'
         )
-        interval = f'95 % interval {say_interval(found.low, found.high)}'
-        lines.append(('Triggers made', say_percent(found.share), f'{counted}; {interval}'))
+        what = f'{counted} show the trigger; 95 % interval {say_interval(found.low, found.high)}'
+        lines.append(('Triggers made', say_percent(found.share), what))
         if found.trained is not None:
             what = 'p_t: stamped images among those labelled so'
             lines.append(('Triggers in training', say_percent(found.trained), what))
@@ -209,17 +197,14 @@ def _list_judges(judges: Judges, *, known: bool) -> list[Line]:
 
 
 def _list_fid(fid: Distance, *, known: bool) -> list[Line]:
-    lines: list[Line] = []
     clean = 'clean training images' if known else 'the training images'
-    for key, value, what in (
-        ('all', fid.all, 'all generations'),
-        ('others', fid.others, 'those of conditions that are no target'),
-    ):
-        if value is not None:
-            lines.append(
-                (f'FID, {key}', say_number(value), f'distance of {what} from {clean}; 0 is best')
-            )
-    return lines
+    others = 'those of conditions that are no target'
+    entries = (('all', fid.all, 'all generations'), ('others', fid.others, others))
+    return [
+        (f'FID, {key}', say_number(value), f'distance of {what} from {clean}; 0 is best')
+        for key, value, what in entries
+        if value is not None
+    ]
 
 
 def read_set_quantities(results: Results) -> dict[str, float]:
@@ -227,27 +212,20 @@ def read_set_quantities(results: Results) -> dict[str, float]:
     found = measure_amplification(results)
     values: dict[str, float | None] = {}
     if found is not None:
-        # of an attack without a trigger nobody looks for it
-        shown = list(GROUPS) if has_detector(results) else ['G3', 'G4']
-        shares = {
-            name: count / found.images for name, count in zip(GROUPS, found.counts, strict=True)
-        }
-        values |= {name.lower(): shares[name] for name in shown}
-        values |= {
-            'p_t': found.trained,
-            'amplification': found.ratio if has_detector(results) else None,
-        }
+        # Of an attack without a trigger nobody looks for it.
+        looked = has_detector(results)
+        for name, count in zip(GROUPS, found.counts, strict=True):
+            if looked or name in ('G3', 'G4'):
+                values[name.lower()] = count / found.images
+        values |= {'p_t': found.trained, 'amplification': found.ratio if looked else None}
     if results.dissection:
         for row in results.dissection.auroc:
-            values |= {
-                f'auroc_{row.score}_{side}': value
-                for side, value in zip(SIDES, row.sides, strict=True)
-            }
+            for side, value in zip(SIDES, row.sides, strict=True):
+                values[f'auroc_{row.score}_{side}'] = value
         fid = results.dissection.fid
-        # as Table 2 of Pan 2024
+        # As Table 2 of Pan 2024.
         values['fid_generated'] = fid.all if fid.others is None else fid.others
     if results.replication and results.replication.copy_detection:
         values['copies'] = results.replication.above.share
-    return {
-        name: value for name, value in values.items() if name in QUANTITIES and value is not None
-    }
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in known.items() if name in QUANTITIES}

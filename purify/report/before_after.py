@@ -34,11 +34,9 @@ class Reading:
 
     def say_counts(self) -> str:
         """The counts as '9,912 of 10,000'."""
-        return (
-            MISSING
-            if self.hits is None or self.total is None
-            else f'{self.hits:,} of {self.total:,}'
-        )
+        if self.hits is None or self.total is None:
+            return MISSING
+        return f'{self.hits:,} of {self.total:,}'
 
     def say_interval(self) -> str:
         """The interval as '98.9 to 99.3 %'."""
@@ -70,19 +68,14 @@ def before_after(results: Results) -> list[BeforeAfter]:
     Where nobody knows a trigger only those that were measured.
     """
     known = results.truth_known
-    meanings = (
-        MEASURES if known else MEASURES | {'acc': 'test images given the class on their label'}
-    )
-    rows = []
+    unknown = MEASURES | {'acc': 'test images given the class on their label'}
+    meanings, rows = MEASURES if known else unknown, []
     for side in results.outcomes or ('student',):
         of, after = '' if side == 'student' else side, results.outcomes.get(side)
         for name, meaning in meanings.items():
             said = f'{meaning}; after: {say_outcome(results, side)}' if of else meaning
-            rows.append(
-                BeforeAfter(
-                    name, said, read_share(results.teacher, name), read_share(after, name), of
-                )
-            )
+            before = read_share(results.teacher, name)
+            rows.append(BeforeAfter(name, said, before, read_share(after, name), of))
     return [row for row in rows if known or row.before or row.after]
 
 
@@ -90,8 +83,9 @@ def read_share(side: ClassifierScores | None, name: str) -> Reading | None:
     """A share of a classifier with its counts and interval; None where it was not measured."""
     if side is None or (value := getattr(side, name)) is None:
         return None
+    unknown = (None, None)
     return Reading(
-        value, *(side.counts.get(name) or (None, None)), *(side.intervals.get(name) or (None, None))
+        value, *(side.counts.get(name) or unknown), *(side.intervals.get(name) or unknown)
     )
 
 
@@ -104,20 +98,13 @@ def print_before_after(results: Results, console: Console) -> None:
     head = ['', 'before', 'counts', '95 % interval', 'after', 'counts', '95 % interval']
     if not console.is_terminal:
         widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        for row in [head, *rows]:
-            line = '  '.join(
-                text.rjust(width) if i else text.ljust(width)
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            )
+        for first, *others in [head, *rows]:
+            right = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+            line = '  '.join([first.ljust(widths[0]), *right])
             console.print(Text(line.rstrip()), soft_wrap=True)
         return
-    table = Table(
-        title=Text(results.name),
-        title_justify='left',
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    plain = {'box': None, 'pad_edge': False, 'padding': (0, 2, 0, 0)}
+    table = Table(title=Text(results.name), title_justify='left', **plain)
     for i, name in enumerate(head):
         style = 'bold' if name in ('', 'before', 'after') else 'dim'
         table.add_column(name, justify='right' if i else 'left', style=style, no_wrap=True)
@@ -130,7 +117,5 @@ def _say_reading(share: Reading | None) -> tuple[str, ...]:
     """Value, counts and interval for a terminal that may know ASCII only."""
     if share is None:
         return ('-',) * 3
-    return tuple(
-        text.replace(MISSING, '-')
-        for text in (share.say(), share.say_counts(), share.say_interval())
-    )
+    said = (share.say(), share.say_counts(), share.say_interval())
+    return tuple(text.replace(MISSING, '-') for text in said)

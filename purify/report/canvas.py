@@ -21,18 +21,13 @@ WIDTH_PX = 360  # as wide as a phone; shown hardly larger, so that text keeps it
 _DOT_PX = 72  # matplotlib's SVG has 72 dots per inch: one dot is one CSS pixel here
 
 # Stand-ins that matplotlib draws with; the SVG gets the CSS variable instead.
-_NAMES = (
-    'ink',
-    'quiet',
-    'rule',
-    'before',
-    'after',
-    *(f'line-{i}' for i in range(1, 5)),
-    *(f'map-{i}' for i in range(1, 6)),
-)
-COLOURS = {'paper': '#000001'} | {
-    name: '#' + 3 * f'{number:02x}' for number, name in enumerate(_NAMES, 1)
-}
+_LINES, _MAPS = [f'line-{i}' for i in range(1, 5)], [f'map-{i}' for i in range(1, 6)]
+_NAMES = ('ink', 'quiet', 'rule', 'before', 'after', *_LINES, *_MAPS)
+COLOURS = {'paper': '#000001'}
+COLOURS |= {name: '#' + 3 * f'{number:02x}' for number, name in enumerate(_NAMES, 1)}
+# Of lines that mark a place, and of axes of shares.
+DASHED: dict[str, Any] = {'linewidth': 1.2, 'linestyle': (0, (4, 3))}
+QUARTERS = {'ticks': [0, 0.25, 0.5, 0.75, 1], 'labels': ['0', '25', '50', '75', '100 %']}
 STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'purify',
@@ -81,12 +76,8 @@ def new_axes(
 ) -> Iterator[tuple[Figure, Axes]]:
     """A figure and its only axes: left end and width as shares, room below and above in pixels."""
     with new_figure(height_px) as figure:
-        yield (
-            figure,
-            figure.add_axes(
-                (left, below_px / height_px, width, 1 - (below_px + above_px) / height_px)
-            ),
-        )
+        height = 1 - (below_px + above_px) / height_px
+        yield figure, figure.add_axes((left, below_px / height_px, width, height))
 
 
 def draw_grid(axes: Axes, axis: Literal['both', 'x', 'y']) -> None:
@@ -104,6 +95,12 @@ def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> 
             axes.plot([end, end], [y - half, y + half], **whisker)
 
 
+def draw_reference(axes: Axes, x: list[float], y: list[float]) -> None:
+    """Draws a dashed line over bars, with a halo around it."""
+    axes.plot(x, y, color=COLOURS['paper'], linewidth=3, clip_on=False)
+    axes.plot(x, y, color=COLOURS['ink'], linewidth=1.4, linestyle=(0, (3, 2)), clip_on=False)
+
+
 def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> None:
     """Draws dots at `points: f[n 2]` of `axes`, whose limits must be set.
 
@@ -113,10 +110,8 @@ def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> No
     if not len(points):
         return
     places = np.round(axes.transData.transform(points), 1)
-    path = Path(
-        np.repeat(places, 2, 0),
-        np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type),
-    )
+    codes = np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type)
+    path = Path(np.repeat(places, 2, 0), codes)
     path.should_simplify = False
     stroke = {'edgecolor': COLOURS[colour], 'linewidth': size_px, 'capstyle': 'round'}
     place = {'transform': IdentityTransform(), 'clip_on': False}
@@ -126,9 +121,8 @@ def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> No
 def finish(figure: Figure, prefix: str, text: str) -> Drawing:
     """The figure as one `<svg>` element whose colours and font come from the page around it."""
     out = io.StringIO()
-    figure.savefig(
-        out, format='svg', metadata={'Date': None, 'Creator': None, 'Format': None, 'Type': None}
-    )
+    untold = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+    figure.savefig(out, format='svg', metadata=untold)
     svg = out.getvalue()
     svg = svg[svg.index('<svg') :].rstrip()
     svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->', '', svg, flags=re.S)
@@ -136,11 +130,8 @@ def finish(figure: Figure, prefix: str, text: str) -> Drawing:
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f'var(--{name})')
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
-    svg = re.sub(
-        r' id="([^"]*)"',
-        lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else '',
-        svg,
-    )
+    own = lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else ''
+    svg = re.sub(r' id="([^"]*)"', own, svg)
     svg = re.sub(r'(url\(#|href="#)', rf'\g<1>{prefix}-', svg)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None

@@ -1,12 +1,13 @@
 """What class densities say of images: how likely other classes make them, and their scores."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
+from purify.report.canvas import COLOURS, DASHED, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
 from purify.report.run import FeatureMap
 from purify.report.words import say_class, say_number
@@ -18,6 +19,8 @@ _SAID = {_CLEAR: 'clean', _DOUBTED: 'dropped', _ACCUSED: 'poisoned'}
 _EDGE = 0.005  # share of a class's scores beyond either end of the axis
 Figure = tuple[str, Drawing]
 Kinds = Mapping[str, np.ndarray]  # name of a kind of image -> which images are of it, bool[n]
+Marks = tuple[float | None, float | None]  # μ and λ
+Cut = tuple[float, int, int]  # see `find_cuts`
 
 
 def draw_foreign(
@@ -39,14 +42,12 @@ def draw_foreign(
             continue
         ends = [row['low'], row['high'], *([] if row['mu'] is None else [row['mu']])]
         low, high = min(ends), max(ends)
-        kinds = _kinds(mapped, own)
-        counts = count_bins(mapped['close_foreign'][own], kinds, (low, high), rule.get('bins', BINS))
+        kinds, values = _kinds(mapped, own), mapped['close_foreign'][own]
+        counts = count_bins(values, kinds, (low, high), rule.get('bins', BINS))
         mu = None if row['mu'] is None else (row['mu'] - low) / (high - low)
         colour = 'before' if label in _strong(mapped) else 'after'
-        name = say_class(label, classes)
-        drawing = _draw_bins(
-            counts, list(kinds), mu, rule.get('limit'), colour, f'{prefix}{label}', name
-        )
+        name, marks = say_class(label, classes), (mu, rule.get('limit'))
+        drawing = _draw_bins(counts, list(kinds), marks, colour, f'{prefix}{label}', name)
         found.append((_title(mapped, row, name), drawing))
     return found
 
@@ -67,26 +68,12 @@ def draw_scores(
         if not own.any():
             continue
         score, verdict = (mapped[f'close_{name}'][own] for name in ('score', 'verdict'))
-        name = say_class(label, classes)
-        kind = 'log s; low: looks more like another class' if 'close_foreign' in mapped else 'score'
-        kind = (
-            'highest log-density; low: looks like no class'
-            if outside and facts.types.get(str(label)) == 'disruptive'
-            else kind
-        )
-        found.append(
-            (
-                name,
-                _draw_lanes(
-                    score,
-                    _kinds(mapped, own),
-                    find_cuts(score, verdict),
-                    kind,
-                    f'{prefix}{label}',
-                    name,
-                ),
-            )
-        )
+        name, kinds = say_class(label, classes), _kinds(mapped, own)
+        what = 'log s; low: looks more like another class' if 'close_foreign' in mapped else 'score'
+        if outside and facts.types.get(str(label)) == 'disruptive':
+            what = 'highest log-density; low: looks like no class'
+        cuts, unique = find_cuts(score, verdict), f'{prefix}{label}'
+        found.append((name, _draw_lanes(score, kinds, cuts, what, unique, name)))
     return found
 
 
@@ -105,7 +92,7 @@ def _kinds(mapped: FeatureMap, own: np.ndarray) -> Kinds:
     return {'clean': ~poisoned, 'poisoned': poisoned}
 
 
-def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, int]]:
+def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[Cut]:
     """Finds where the verdicts u8[n] of a class change along its scores f[n].
 
     Returns (score half-way between neighbours, verdict below, verdict above) for each change; none
@@ -116,21 +103,15 @@ def find_cuts(score: np.ndarray, verdict: np.ndarray) -> list[tuple[float, int, 
     changes = np.flatnonzero(np.diff(ranked)).tolist()
     if len(changes) != len(np.unique(verdict)) - 1:
         return []
-    return [
-        (float(sizes[i] + sizes[i + 1]) / 2, int(ranked[i]), int(ranked[i + 1])) for i in changes
-    ]
+    middles = [float(sizes[i] + sizes[i + 1]) / 2 for i in changes]
+    sides = [(int(ranked[i]), int(ranked[i + 1])) for i in changes]
+    return [(middle, *pair) for middle, pair in zip(middles, sides, strict=True)]
 
 
 def _draw_bins(
-    counts: np.ndarray,
-    kinds: Sequence[str],
-    mu: float | None,
-    limit: float | None,
-    colour: str,
-    prefix: str,
-    name: str,
+    counts: np.ndarray, kinds: Sequence[str], marks: Marks, colour: str, prefix: str, name: str
 ) -> Drawing:
-    bins, both = counts.shape[1], counts.sum(0)
+    (mu, limit), bins, both = marks, counts.shape[1], counts.sum(0)
     edges = np.linspace(0, 1, bins + 1)
     with new_axes(150, 0.13, 0.83, 36, 18) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(0, 1.04 * max(1, both.max())))
@@ -149,21 +130,13 @@ def _draw_bins(
         if mu is None:
             said += 'no place μ.'
         else:
-            below = counts[:, (edges[:-1] + edges[1:]) / 2 < mu - 1e-9].sum(1)
-            said += (
-                f'μ = {say_number(mu)}; in the bins left of that one are'
-                f' {_say_counts(kinds, below)}.'
-            )
+            below = _say_counts(kinds, counts[:, (edges[:-1] + edges[1:]) / 2 < mu - 1e-9].sum(1))
+            said += f'μ = {say_number(mu)}; in the bins left of that one are {below}.'
         return finish(figure, prefix, said)
 
 
 def _draw_lanes(
-    score: np.ndarray,
-    kinds: Kinds,
-    cuts: Sequence[tuple[float, int, int]],
-    kind: str,
-    prefix: str,
-    name: str,
+    score: np.ndarray, kinds: Kinds, cuts: Sequence[Cut], what: str, prefix: str, name: str
 ) -> Drawing:
     lanes = {kind or 'all': rows for kind, rows in kinds.items()}
     with new_axes(58 + 55 * len(lanes), 0.17, 0.79, 36, 22) as (figure, axes):
@@ -172,58 +145,43 @@ def _draw_lanes(
         high = max(np.quantile(score, 1 - _EDGE), *places, -np.inf)
         room = 0.04 * max(high - low, 1e-9)
         axes.set(xlim=(low - room, high + room), ylim=(len(lanes) - 0.5, -0.5))
-        axes.set_yticks(
-            range(len(lanes)),
-            labels=[f'{lane}\nn = {rows.sum():,}' for lane, rows in lanes.items()],
-        )
+        titles = [f'{lane}\nn = {rows.sum():,}' for lane, rows in lanes.items()]
+        axes.set_yticks(range(len(lanes)), labels=titles)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
         for lane, (rows, colour) in enumerate(zip(lanes.values(), ('before', 'ink'), strict=False)):
             values = _thin(np.clip(score[rows], low, high))
-            # the golden ratio: neighbours never meet
+            # The golden ratio: neighbours never meet.
             jitter = (np.arange(len(values)) * 0.618034) % 1 - 0.5
             draw_dots(axes, np.stack([values, lane + 0.72 * jitter], -1), colour, 2.2)
         for cut in places:
             _mark(axes, cut)
         borders = [low - room, *places, high + room]
         verdicts = [below for _, below, _ in cuts[:1]] + [above for *_, above in cuts]
+        style: dict[str, Any] = {'ha': 'center', 'va': 'bottom', 'fontsize': 10}
         for left, right, verdict in zip(borders, borders[1:], verdicts, strict=False):
-            if (right - left) / (high - low + 2 * room) > 0.16:  # else its name has no room
-                axes.text(
-                    (left + right) / 2,
-                    -0.56,
-                    f'as {_SAID[verdict]}',
-                    ha='center',
-                    va='bottom',
-                    fontsize=10,
-                )
-        axes.set_xlabel(kind, labelpad=1)
-        medians = (
-            f'{lane} {say_number(float(np.median(score[rows])))}'
-            for lane, rows in lanes.items()
-            if rows.any()
-        )
+            # Else its name has no room.
+            if (right - left) / (high - low + 2 * room) > 0.16:
+                axes.text((left + right) / 2, -0.56, f'as {_SAID[verdict]}', **style)
+        axes.set_xlabel(what, labelpad=1)
+        there = [(lane, score[rows]) for lane, rows in lanes.items() if rows.any()]
+        medians = [f'{lane} {say_number(float(np.median(own)))}' for lane, own in there]
         said = ', '.join(
             f'{say_number(cut)} (below: as {_SAID[below]}, above: as {_SAID[above]})'
             for cut, below, above in cuts
         )
-        return finish(
-            figure,
-            prefix,
-            f'Scores of {name}. Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.',
-        )
+        said = f'Medians: {", ".join(medians)}. Divided at: {said or "nowhere"}.'
+        return finish(figure, prefix, f'Scores of {name}. {said}')
 
 
 def _say_counts(kinds: Sequence[str], counts: np.ndarray) -> str:
-    return (
-        ' and '.join(f'{count:,} {kind}'.strip() for kind, count in zip(kinds, counts, strict=True))
-        + ' images'
-    )
+    said = [f'{count:,} {kind}'.strip() for kind, count in zip(kinds, counts, strict=True)]
+    return f'{" and ".join(said)} images'
 
 
 def _mark(axes: Axes, place: float, name: str = '', side: str = 'right') -> None:
     """Draws a dashed line from bottom to top, with its name above it on one side."""
-    axes.axvline(place, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.axvline(place, color=COLOURS['ink'], **DASHED)
     if name:
         axes.text(place, 1.02, name, transform=axes.get_xaxis_transform(), ha=side, va='bottom')
 
@@ -242,8 +200,6 @@ def _strong(mapped: FeatureMap) -> set[int]:
 def _thin(values: np.ndarray) -> np.ndarray:
     """Sorts values and keeps at most `MOST_DOTS` of them, evenly, with both ends."""
     ranked = np.sort(values)
-    return (
-        ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)]
-        if len(ranked) > MOST_DOTS
-        else ranked
-    )
+    if len(ranked) <= MOST_DOTS:
+        return ranked
+    return ranked[np.linspace(0, len(ranked) - 1, MOST_DOTS).round().astype(int)]

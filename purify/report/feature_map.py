@@ -29,31 +29,20 @@ def draw_map(mapped: FeatureMap | None, classes: Sequence[str], prefix: str) -> 
     with new_axes(_HEIGHT_PX, 0, 1, 0, 0) as (figure, axes):
         axes.axis('off')
         low, high = points.min(0), points.max(0)
-        room = (
-            np.maximum(high - low, 1e-9)
-            * _MARGIN_PX
-            / (np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX)
-        )
-        axes.set(
-            xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1])
-        )
+        inside = np.array([WIDTH_PX, _HEIGHT_PX]) - 2 * _MARGIN_PX
+        room = np.maximum(high - low, 1e-9) * _MARGIN_PX / inside
+        (left, bottom), (right, top) = low - room, high + room
+        axes.set(xlim=(left, right), ylim=(bottom, top))
         quiet = [label for label in np.unique(labels).tolist() if label not in strong]
         for number, label in enumerate(quiet):
             draw_dots(axes, points[(labels == label) & ~poisoned], _QUIET[number % len(_QUIET)], 3)
         draw_dots(axes, points[np.isin(labels, strong) & ~poisoned], 'before', 3)
         draw_dots(axes, points[poisoned], 'ink', 3)
         shown = [*strong, *(quiet if len(quiet) <= _MOST_NAMES else [])]
-        middles = [
-            (label, np.median(points[own], 0))
-            for label in shown
-            if (own := (labels == label) & ~poisoned).any()
-        ]
-        places = spread(
-            axes.transData.transform([middle for _, middle in middles])
-            if middles
-            else np.zeros((0, 2))
-        )
-        for (label, _), (x, y) in zip(middles, places, strict=True):
+        shown = [label for label in shown if ((labels == label) & ~poisoned).any()]
+        middles = [np.median(points[(labels == label) & ~poisoned], 0) for label in shown]
+        places = spread(axes.transData.transform(np.reshape(middles, (-1, 2))))
+        for label, (x, y) in zip(shown, places, strict=True):
             name = shorten(say_class(label, classes), _NAME_CHARS)
             weight = 'bold' if label in strong else 'normal'
             place = {'transform': axes.transAxes, 'ha': 'center', 'va': 'center'}
@@ -99,12 +88,9 @@ def count_neighbours(mapped: FeatureMap) -> tuple[int, int, int] | None:
 
 def suspects(mapped: FeatureMap) -> list[int]:
     """Lists the classes named or aimed at; only those named if both make up most classes."""
-    found = sorted({*mapped['facts']['named'], *mapped['facts']['aims']})
-    return (
-        found
-        if 2 * len(found) <= len(np.unique(mapped['label'])) + 1
-        else sorted(mapped['facts']['named'])
-    )
+    named = sorted(mapped['facts']['named'])
+    found = sorted({*named, *mapped['facts']['aims']})
+    return found if 2 * len(found) <= len(np.unique(mapped['label'])) + 1 else named
 
 
 def spread(places: np.ndarray) -> np.ndarray:
@@ -112,18 +98,10 @@ def spread(places: np.ndarray) -> np.ndarray:
     found: list[np.ndarray] = []
     for place in places:
         x = np.clip(place[0], 40, WIDTH_PX - 40)
-        tries = [
-            place[1] + sign * number * _LINE_PX
-            for number in range(len(places) + 1)
-            for sign in (1, -1)
-        ]
-        inside = [y for y in tries if _LINE_PX / 2 <= y <= _HEIGHT_PX - _LINE_PX / 2]
-        free = (
-            y
-            for y in inside
-            if all(
-                abs(y - other[1]) >= _LINE_PX or abs(x - other[0]) >= _NAME_PX for other in found
-            )
-        )
+        taken = [other[1] for other in found if abs(x - other[0]) < _NAME_PX]
+        steps = [sign * number for number in range(len(places) + 1) for sign in (1, -1)]
+        tries = (place[1] + step * _LINE_PX for step in steps)
+        inside = (y for y in tries if _LINE_PX / 2 <= y <= _HEIGHT_PX - _LINE_PX / 2)
+        free = (y for y in inside if all(abs(y - other) >= _LINE_PX for other in taken))
         found.append(np.array([x, next(free, place[1])]))
     return np.array(found).reshape(-1, 2)

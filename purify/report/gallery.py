@@ -109,23 +109,19 @@ def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings)
     """
     if not entries:
         raise UserError('a gallery of no attacks shows nothing. Name at least one attack.')
-    shown = _count_shown(entries)
-    measured = [
-        {mode: measure(entry.clean, images) for mode, images in entry.stamped().items()}
-        for entry in entries
-    ]
+    shown, measured, sections = _count_shown(entries), [], []
+    for number, entry in enumerate(entries, 1):
+        stamped = entry.stamped().items()
+        measured.append({mode: measure(entry.clean, images) for mode, images in stamped})
+        sections.append(_lay_out(entry, measured[-1], number, shown))
+    command = environment.get('command')
     page = render(
         'gallery.html',
-        sections=[
-            _lay_out(entry, numbers, i, shown)
-            for i, (entry, numbers) in enumerate(zip(entries, measured, strict=True), 1)
-        ],
+        sections=sections,
         timed=any(entry.fit_seconds is not None for entry in entries),
         images=_say_images(entries),
-        environment=flatten(
-            {name: value for name, value in environment.items() if name != 'command'}
-        ),
-        command=say_command(environment['command']) if environment.get('command') else None,
+        environment=flatten({key: own for key, own in environment.items() if key != 'command'}),
+        command=say_command(command) if command else None,
     )
     folder = Path(folder)
     write_json(folder / 'gallery.json', _list_numbers(entries, measured, environment))
@@ -136,39 +132,26 @@ def write_gallery(folder: Path, entries: Sequence[Entry], environment: Settings)
 def _list_numbers(
     entries: Sequence[Entry], measured: Sequence[Mapping[str, Closeness]], environment: Settings
 ) -> Settings:
-    attacks = [
-        {
-            'name': entry.name,
-            'settings': dict(entry.settings),
-            'image_shape': list(entry.clean.shape[1:]),
-            **{
-                mode: dataclasses.asdict(numbers[mode]) if mode in numbers else None
-                for mode in STAMPS
-            },
-            'fit_seconds': entry.fit_seconds,
-            'note': entry.note,
-        }
-        for entry, numbers in zip(entries, measured, strict=True)
-    ]
+    attacks = []
+    for entry, numbers in zip(entries, measured, strict=True):
+        told = {mode: dataclasses.asdict(own) for mode, own in numbers.items()}
+        facts = {'name': entry.name, 'settings': dict(entry.settings)}
+        facts |= {'image_shape': list(entry.clean.shape[1:])} | dict.fromkeys(STAMPS) | told
+        attacks.append(facts | {'fit_seconds': entry.fit_seconds, 'note': entry.note})
     return {'version': 1, 'attacks': attacks, 'environment': dict(environment)}
 
 
 def _lay_out(entry: Entry, measured: Mapping[str, Closeness], number: int, shown: int) -> Settings:
     """A section of the page."""
+    kept = {mode: own for mode, own in measured.items() if own.changed < own.count}
     return {
         'anchor': f'attack-{number}',
         'name': entry.name,
         'scheme': str(entry.settings.get('scheme') or MISSING).replace('_', ' '),
-        'settings': [
-            (name, text) for name, text in flatten(entry.settings) if text not in ('', MISSING)
-        ],
+        'settings': [pair for pair in flatten(entry.settings) if pair[1] not in ('', MISSING)],
         'images': _say_images([entry]),
         'measures': [(STAMPS[mode], *say_closeness(numbers)) for mode, numbers in measured.items()],
-        'unchanged': [
-            (STAMPS[mode], n.count - n.changed, n.count)
-            for mode, n in measured.items()
-            if n.changed < n.count
-        ],
+        'unchanged': [(STAMPS[mode], n.count - n.changed, n.count) for mode, n in kept.items()],
         'fit': None if entry.fit_seconds is None else say_duration(entry.fit_seconds),
         'note': entry.note,
         'rows': _make_rows(entry, shown),
@@ -191,39 +174,29 @@ def _make_rows(entry: Entry, shown: int) -> list[GridRow]:
     clean = entry.clean[:shown]
     rows = [_make_row('clean', clean)]
     for mode, images in entry.stamped().items():
+        changes = draw_difference(clean, images[:shown])
         rows.append(_make_row(STAMPS[mode], images[:shown]))
-        rows.append(
-            _make_row(
-                f'difference ×\N{NO-BREAK SPACE}{GAIN}',
-                draw_difference(clean, images[:shown]),
-                STAMPS[mode],
-            )
-        )
+        rows.append(_make_row(f'difference ×\N{NO-BREAK SPACE}{GAIN}', changes, STAMPS[mode]))
     return rows
 
 
 def _make_row(name: str, images: np.ndarray, of: str = '') -> GridRow:
     alt = f'{name}, {of}' if of else name
-    return GridRow(
-        name, [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)]
-    )
+    thumbs = [make_thumb(image, f'{alt}, image {i}') for i, image in enumerate(images, 1)]
+    return GridRow(name, [*thumbs])
 
 
 def say_closeness(numbers: Closeness) -> tuple[str, str, str]:
     """Writes PSNR, SSIM and the largest difference; SSIM is never rounded to 1."""
     ratio = '∞' if numbers.psnr is None else f'{numbers.psnr:.1f}\N{NO-BREAK SPACE}dB'
-    likeness = (
-        '1' if numbers.ssim == 1 else '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'
-    )
-    return ratio, likeness, say_number(numbers.max_difference)
+    likeness = '>0.9999' if numbers.ssim > 0.99995 else f'{numbers.ssim:.4f}'
+    return ratio, '1' if numbers.ssim == 1 else likeness, say_number(numbers.max_difference)
 
 
 def _say_images(entries: Sequence[Entry]) -> str:
     """What all entries are made of: '8 grey images of 16 × 16 pixels'; '' where they differ."""
     if len({entry.clean.shape for entry in entries}) > 1:
         return ''
-    n, height, width, channels = entries[0].clean.shape
-    return (
-        f'{n} {"grey" if channels == 1 else "colour"} {"image" if n == 1 else "images"} of {width}'
-        f' × {height} pixels'
-    )
+    count, height, width, channels = entries[0].clean.shape
+    kind = f'{"grey" if channels == 1 else "colour"} {"image" if count == 1 else "images"}'
+    return f'{count} {kind} of {width} × {height} pixels'

@@ -73,10 +73,8 @@ def _write_backdoor(results: Results) -> str:
         then = 'was not measured after' if after else 'no purified classifier was trained'
         lead = f'The backdoor fires on {say_percent(b_asr)} {_WHERE} before, and {then}'
     elif b_asr is None:
-        lead = (
-            f'The backdoor fires on {say_percent(a_asr)} {_WHERE} after the defence{whose}, and was'
-            ' not measured before'
-        )
+        now = f'{say_percent(a_asr)} {_WHERE} after the defence{whose}'
+        lead = f'The backdoor fires on {now}, and was not measured before'
     else:
         lead = _compare(_interval(before, b_asr), _interval(after, a_asr), b_asr, a_asr, whose)
     return f'{lead}; {"the price is high: " if dear else ""}{accuracy}.' if accuracy else f'{lead}.'
@@ -168,12 +166,10 @@ def _write_accused(results: Results) -> list[str]:
     named, aims = results.detection.target_labels, list_targets(results)
     if named is None or not results.truth_known or sorted(named) == sorted(aims):
         return []
+    accused = f'It accused {say_set(named, results.classes)}'
     if not results.attack.poisoned:
-        return [
-            f'It accused {say_set(named, results.classes)}: a false alarm, for nothing is aimed at.'
-        ]
-    aimed = f'; the attack aims at {say_set(aims, results.classes)}' if aims else ''
-    return [f'It accused {say_set(named, results.classes)}{aimed}.']
+        return [f'{accused}: a false alarm, for nothing is aimed at.']
+    return [f'{accused}{f"; the attack aims at {say_set(aims, results.classes)}" if aims else ""}.']
 
 
 def _write_counts(results: Results) -> list[str]:
@@ -181,12 +177,9 @@ def _write_counts(results: Results) -> list[str]:
     counts, named = results.facts.counts, results.facts.target_labels
     if not counts or not named:
         return []
-    whole = sum(counts[fate] for fate in ('dropped', 'relabelled', 'kept'))
-    said = (
-        f'{counts["dropped"]:,} were dropped, {counts["relabelled"]:,} relabelled,'
-        f' {counts["kept"]:,} kept'
-    )
-    return [f'Of the {whole:,} images of {say_set(named, results.classes)}, {said}.']
+    dropped, relabelled, kept = (counts[fate] for fate in ('dropped', 'relabelled', 'kept'))
+    of = f'Of the {dropped + relabelled + kept:,} images of {say_set(named, results.classes)}'
+    return [f'{of}, {dropped:,} were dropped, {relabelled:,} relabelled, {kept:,} kept.']
 
 
 def _write_trusted(results: Results) -> str:
@@ -199,17 +192,13 @@ def _write_trusted(results: Results) -> str:
 
 def _write_triggers(results: Results) -> list[str]:
     """One sentence for each of several triggers."""
-    before, after = (
-        (side.triggers or []) if side else [] for side in (results.teacher, results.after)
-    )
+    sides = (results.teacher, results.after)
+    before, after = ((side.triggers or []) if side else [] for side in sides)
     found = []
     for number, trigger in enumerate(before):
-        aim = say_class(trigger.target, results.classes)
+        aim = f'{number + 1} of {len(before)} aims at {say_class(trigger.target, results.classes)}'
         then = f' before, {say_percent(after[number].asr)} after' if after else ''
-        found.append(
-            f'Trigger {number + 1} of {len(before)} aims at {aim} and fires on'
-            f' {say_percent(trigger.asr)}{then}.'
-        )
+        found.append(f'Trigger {aim} and fires on {say_percent(trigger.asr)}{then}.')
     return found
 
 

@@ -10,6 +10,11 @@ from purify.report.sections.registry import SECTIONS
 from purify.report.sweeps import draw_sweeps
 from purify.report.tables import SweepPoint, to_csv, to_html, to_markdown
 
+AFTER = (
+    'what the defence left to classify with: a student, a repaired classifier, or the teacher'
+    ' behind a guard'
+)
+
 
 def write_report(folder: Path, run: Finished) -> Path:
     """Writes `folder/index.html`, whole or not at all, and returns its path.
@@ -33,17 +38,9 @@ def write_report(folder: Path, run: Finished) -> Path:
 def write_runs_page(folder: Path, rows: list[SweepPoint]) -> Path:
     """Writes the runs of a sweep as table.md, .csv and .html; returns the path of the last."""
     folder = Path(folder)
-    page = render(
-        'table.html',
-        table=to_html(rows),
-        points=len(rows),
-        runs=sum(row.n for row in rows),
-        lines=draw_sweeps(rows, 'line'),
-        after=(
-            'what the defence left to classify with: a student, a repaired classifier, or the'
-            ' teacher behind a guard'
-        ),
-    )
+    counts = {'points': len(rows), 'runs': sum(row.n for row in rows)}
+    lines = draw_sweeps(rows, 'line')
+    page = render('table.html', table=to_html(rows), lines=lines, after=AFTER, **counts)
     write_bytes(folder / 'table.md', encode(to_markdown(rows)))
     write_bytes(folder / 'table.csv', encode(to_csv(rows)))
     write_bytes(folder / 'table.html', encode(page))

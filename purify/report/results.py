@@ -202,9 +202,8 @@ class Results(Struct, frozen=True, kw_only=True):
         try:
             return msgspec.convert(self.findings or {}, Findings)
         except msgspec.ValidationError as error:
-            raise UserError(
-                f'the findings of {self.defender} are not such as a report shows ({error}).'
-            ) from error
+            what = f'the findings of {self.defender} are not such as a report shows'
+            raise UserError(f'{what} ({error}). Write them again by another run.') from error
 
 
 class Point(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Sheets of samples: a row of pictures each, with the classes that the victim sees in them."""
+"""Sheets of samples: a row of pictures each, with the classes that the teacher sees in them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture and the class that the victim sees in it; `wrong` if that is known to be false.
+    """A picture and the class that the teacher sees in it; `wrong` if that is known to be false.
 
     `thumb` is None where the sample has no such picture.
     """
@@ -56,29 +56,21 @@ def make_sample_sheets(
     tell: Callable[[int], list[str]],
 ) -> list[SampleSheet]:
     """Makes a sheet for each kind of sample; `cells` and `tell` fill the row of a sample."""
-    sheets = []
-    poisoned = pictures.get('poisoned')
-    everyone = {'some': np.ones(len(pictures['ids']), np.bool_)}
-    for kind, own in (
-        everyone if poisoned is None else {'poisoned': poisoned, 'clean': ~poisoned}
-    ).items():
+    sheets, ids, poisoned = [], pictures['ids'].tolist(), pictures.get('poisoned')
+    kinds = {'some': np.ones(len(ids), np.bool_)}
+    if poisoned is not None:
+        kinds = {'poisoned': poisoned, 'clean': ~poisoned}
+    for kind, own in kinds.items():
         rows = np.flatnonzero(own)[:MAX_ROWS].tolist()
-        strips = [
-            PictureStrip(str(int(pictures['ids'][row])), tell(row), cells(row)) for row in rows
-        ]
+        strips = [PictureStrip(str(ids[row]), tell(row), cells(row)) for row in rows]
         sheets += [SampleSheet(kind, _NOTES.get(kind, ''), head, strips)] if strips else []
     return sheets
 
 
 def tell(pictures: Arrays, row: int, classes: Sequence[str]) -> list[str]:
     """Lists the classes of a sample, one line each: what it is and what it was taken for."""
-    said = {
-        'true': 'true',
-        'given': 'label',
-        'now': 'new',
-        'benign model:': 'answer_benign',
-        'student:': 'answer_student',
-    }
+    said = {'true': 'true', 'given': 'label', 'now': 'new'}
+    said |= {'benign model:': 'answer_benign', 'student:': 'answer_student'}
     return [
         f'{what} {say_class(int(pictures[name][row]), classes)}'
         for what, name in said.items()
@@ -92,8 +84,5 @@ def make_cell(
     """Makes the cell of one of a sample's pictures, with a text for those who cannot see it."""
     said = say_class(label, classes)
     alt = f'{name}, image {int(pictures["ids"][row])}, seen as {said}'
-    return Cell(
-        make_thumb(image, alt, SMALL_PX),
-        said,
-        'true' in pictures and label != int(pictures['true'][row]),
-    )
+    wrong = 'true' in pictures and label != int(pictures['true'][row])
+    return Cell(make_thumb(image, alt, SMALL_PX), said, wrong)

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from purify.core.types import Settings
-from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
+from purify.report.canvas import (
+    COLOURS,
+    QUARTERS,
+    Drawing,
+    draw_grid,
+    draw_reference,
+    finish,
+    new_axes,
+)
 from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, SweepPoint
 from purify.report.words import say_number, say_percent, say_value
@@ -32,21 +40,15 @@ def draw_sweeps(points: Sequence[SweepPoint], prefix: str) -> list[Figure]:
 
 def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[SweepPoint]]]:
     """Groups dissected points that differ in `axis` alone: (what they share, points ascending)."""
-    known = [
-        point for point in points if point.facts.get(axis) is not None and point.spreads.get('g3')
-    ]
-    moving = {
-        _RUN,
-        *(name for point in known for name in point.overrides if _sets(name, known, axis)),
-    }
+    known = [point for point in points if point.spreads.get('g3')]
+    known = [point for point in known if point.facts.get(axis) is not None]
+    names = {name for point in known for name in point.overrides}
+    moving = {_RUN, *(name for name in names if _sets(name, known, axis))}
     groups: dict[str, tuple[Settings, list[SweepPoint]]] = {}
     for point in known:
         shared = {name: value for name, value in point.overrides.items() if name not in moving}
-        key = json.dumps(
-            [shared, {name: point.facts.get(name) for name in FACTS if name != axis}],
-            sort_keys=True,
-            default=str,
-        )
+        facts = {name: point.facts.get(name) for name in FACTS if name != axis}
+        key = json.dumps([shared, facts], sort_keys=True, default=str)
         groups.setdefault(key, (shared, []))[1].append(point)
     found = []
     for shared, line in groups.values():
@@ -58,31 +60,26 @@ def list_lines(points: Sequence[SweepPoint], axis: str) -> list[tuple[str, list[
 
 def _sets(name: str, points: Sequence[SweepPoint], axis: str) -> bool:
     """Whether an override moves points along the axis: values of the two pair up one to one."""
-    pairs = {
-        (point.facts[axis], json.dumps(point.overrides.get(name), default=str)) for point in points
-    }
+    say = lambda point: json.dumps(point.overrides.get(name), default=str)
+    pairs = {(point.facts[axis], say(point)) for point in points}
     return len({place for place, _ in pairs}) == len({value for _, value in pairs}) == len(pairs)
 
 
 def _say_shared(shared: Settings, facts: Settings, axis: str) -> str:
     other = next(name for name in AXES if name != axis)
-    own = {'attack': facts['attack'], other: facts[other]} | {
-        name.rpartition('.')[2]: value for name, value in shared.items()
-    }
-    return ', '.join(
-        f'{name} {say_value(value)}' for name, value in own.items() if value is not None
-    )
+    own = {'attack': facts['attack'], other: facts[other]}
+    own |= {name.rpartition('.')[2]: value for name, value in shared.items()}
+    known = {name: value for name, value in own.items() if value is not None}
+    return ', '.join(f'{name} {say_value(value)}' for name, value in known.items())
 
 
 def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -> Drawing:
     name, say = AXES[axis]
     with new_axes(210, 0.12, 0.85, 40, 10) as (figure, axes):
         axes.set(xlim=(-0.6, len(line) - 0.4), ylim=(0, 1))
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        size = 11 if len(line) <= 6 else 8
-        axes.set_xticks(
-            range(len(line)), labels=[say(point.facts[axis]) for point in line], fontsize=size
-        )
+        axes.set_yticks(**QUARTERS)
+        size, titles = 11 if len(line) <= 6 else 8, [say(point.facts[axis]) for point in line]
+        axes.set_xticks(range(len(line)), labels=titles, fontsize=size)
         axes.tick_params(axis='x', length=0)
         draw_grid(axes, 'y')
         for x, point in enumerate(line):
@@ -102,23 +99,14 @@ def _draw_point(axes: Axes, x: int, point: SweepPoint) -> None:
         axes.bar(x, share, bottom=start, width=_WIDTH, color=COLOURS[fills[group]])
         start += share
     if trained := point.spreads['p_t']:
-        ends = [x - 0.45, x + 0.45]
-        axes.plot(ends, [trained.mean] * 2, color=COLOURS['paper'], linewidth=3, clip_on=False)
-        axes.plot(
-            ends,
-            [trained.mean] * 2,
-            color=COLOURS['ink'],
-            linewidth=1.4,
-            linestyle=(0, (3, 2)),
-            clip_on=False,
-        )
+        draw_reference(axes, [x - 0.45, x + 0.45], [trained.mean] * 2)
 
 
 def _say_point(point: SweepPoint) -> str:
-    shares = [(name.upper(), point.spreads[name]) for name in _groups(point)] + [
-        ('p_t', point.spreads['p_t'])
-    ]
-    return ', '.join(f'{title} {say_percent(spread.mean)}' for title, spread in shares if spread)
+    shares = {name.upper(): point.spreads[name] for name in _groups(point)}
+    shares |= {'p_t': point.spreads['p_t']}
+    said = [f'{title} {say_percent(spread.mean)}' for title, spread in shares.items() if spread]
+    return ', '.join(said)
 
 
 def _groups(point: SweepPoint) -> tuple[str, ...]:

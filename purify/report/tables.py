@@ -20,20 +20,15 @@ from purify.report.words import MISSING, say_duration, say_number, say_percent, 
 
 _SIDES = ('teacher', 'student', 'repaired', 'guarded')
 QUANTITIES = {f'{side}_{name}': f'{side} {name.upper()}' for side in _SIDES for name in MEASURES}
-# columns of a CSV where some run measured them
+# Columns of a CSV where some run measured them.
 _RARE = {f'{side}_{name}' for side in _SIDES[2:] for name in MEASURES}
 _FOUND = {'tpr': 'TPR', 'fpr': 'FPR', 'label_accuracy': 'label accuracy'}  # of the part `detection`
 _FOUND |= {'relabel_accuracy': 'relabel accuracy', 'auroc': 'AUROC'}
 _IMAGES = {'fid': 'FID', 'is': 'IS'}  # of the part `purified`
-QUANTITIES |= (
-    _FOUND
-    | {'residual_asr': 'residual ASR'}
-    | _IMAGES
-    | amplification.QUANTITIES
-    | {'seconds': 'time'}
-)
-# of a run, by which points are told apart in figures
-FACTS = ('config', 'attack', 'defense', 'rate', 'guidance')
+QUANTITIES |= _FOUND | {'residual_asr': 'residual ASR'} | _IMAGES | amplification.QUANTITIES
+QUANTITIES |= {'seconds': 'time'}
+# Of a run, by which points are told apart in figures.
+FACTS: tuple[str, ...] = ('config', 'attack', 'defense', 'rate', 'guidance')
 
 
 @dataclass(frozen=True)
@@ -65,33 +60,24 @@ def collect(runs: Iterable[tuple[Settings, int, Results]]) -> list[SweepPoint]:
     """
     groups: dict[str, tuple[Settings, dict[int, Results]]] = {}
     for overrides, seed, results in runs:
-        _, by_seed = groups.setdefault(
-            json.dumps(overrides, sort_keys=True, default=str), (dict(overrides), {})
-        )
+        key = json.dumps(overrides, sort_keys=True, default=str)
+        _, by_seed = groups.setdefault(key, (dict(overrides), {}))
         if seed in by_seed:
             raise UserError(
                 f'seed {seed} of {_say_point(overrides)} is given twice. Leave one of the two runs'
                 ' out.'
             )
         by_seed[seed] = results
-    return [
-        _make_point(overrides, list(by_seed), list(by_seed.values()))
-        for overrides, by_seed in groups.values()
-    ]
+    return [_make_point(overrides, by_seed) for overrides, by_seed in groups.values()]
 
 
-def _make_point(overrides: Settings, seeds: list[int], runs: list[Results]) -> SweepPoint:
+def _make_point(overrides: Settings, by_seed: dict[int, Results]) -> SweepPoint:
+    seeds, runs = list(by_seed), list(by_seed.values())
     first, trusted = runs[0], max((run.trusted.images for run in runs if run.trusted), default=0)
     guidance = first.dissection.guidance if first.dissection else None
     own = (first.config, first.attack.name, first.defender, first.attack.rate, guidance)
-    return SweepPoint(
-        overrides,
-        seeds,
-        _summarise(runs),
-        first.defender,
-        trusted,
-        dict(zip(FACTS, own, strict=True)),
-    )
+    facts = dict(zip(FACTS, own, strict=True))
+    return SweepPoint(overrides, seeds, _summarise(runs), first.defender, trusted, facts)
 
 
 def to_markdown(rows: list[SweepPoint]) -> str:
@@ -110,31 +96,19 @@ def to_csv(rows: list[SweepPoint]) -> str:
     Columns of repaired and guarded classifiers are there where a run has one.
     """
     out = io.StringIO()
-    quantities = [
-        name for name in QUANTITIES if name not in _RARE or any(row.spreads[name] for row in rows)
-    ]
+    there = {name for name in QUANTITIES if any(row.spreads[name] for row in rows)}
+    quantities = [name for name in QUANTITIES if name not in _RARE or name in there]
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
     fields = ['n', 'mean', 'min', 'max', 'low', 'high']
+    columns = [f'{quantity}_{field}' for quantity in quantities for field in fields]
     writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(
-        [
-            *names,
-            'runs',
-            'seeds',
-            'trusted',
-            *(f'{quantity}_{field}' for quantity in quantities for field in fields),
-        ]
-    )
+    writer.writerow([*names, 'runs', 'seeds', 'trusted', *columns])
     for row in rows:
-        cells = [row.overrides.get(name, '') for name in names] + [
-            row.n,
-            ' '.join(map(str, row.seeds)),
-            row.trusted,
-        ]
+        cells = [row.overrides.get(name, '') for name in names]
+        cells += [row.n, ' '.join(map(str, row.seeds)), row.trusted]
         for quantity in quantities:
-            spread = row.spreads[quantity]
-            # csv writes None as nothing
-            cells += [getattr(spread, field, None) for field in fields]
+            # csv writes None as nothing.
+            cells += [getattr(row.spreads[quantity], field, None) for field in fields]
         writer.writerow(cells)
     return out.getvalue()
 
@@ -147,14 +121,9 @@ def to_html(rows: list[SweepPoint]) -> Markup:
 
 def read_quantities(results: Results) -> dict[str, float]:
     """The numbers of `QUANTITIES` that a run measured."""
-    sides = {'teacher': results.teacher, **results.outcomes}
-    values = {
-        f'{side}_{name}': getattr(found, name)
-        for side, found in sides.items()
-        if found
-        for name in MEASURES
-    }
-    values |= {name: getattr(results.detection, name) for name in _FOUND}
+    values = {name: getattr(results.detection, name) for name in _FOUND}
+    for side, found in {'teacher': results.teacher, **results.outcomes}.items():
+        values |= {f'{side}_{name}': getattr(found, name) for name in MEASURES} if found else {}
     if results.purified:
         values |= {'fid': results.purified.fid, 'is': results.purified.inception}
     if results.student and results.student.residual_asr is not UNSET:
@@ -176,21 +145,18 @@ def _lay_out(rows: list[SweepPoint]) -> tuple[list[str], list[list[list[str]]], 
     Unmeasured quantities are left out. A cell is a list: the value, then what is said about it.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.overrides))
-    shown = {
-        name: title for name, title in QUANTITIES.items() if any(row.spreads[name] for row in rows)
-    }
+    shown = [name for name in QUANTITIES if any(row.spreads[name] for row in rows)]
     body = []
     for row in rows:
-        cells = [
-            [say_value(row.overrides[name]) if name in row.overrides else MISSING] for name in names
-        ]
+        own = {name: say_value(value) for name, value in row.overrides.items()}
+        cells = [[own.get(name, MISSING)] for name in names]
+        named = [i for i, cell in enumerate(cells) if row.defense in cell[0]]
         cells += [[str(row.n)], *(_say_spread(name, row) for name in shown)]
-        if row.trusted:  # at the name of the defence, or where the row begins
-            cells[
-                next((i for i, cell in enumerate(cells[: len(names)]) if row.defense in cell[0]), 0)
-            ][0] += '*'
+        if row.trusted:
+            # At the name of the defence, or where the row begins.
+            cells[(named or [0])[0]][0] += '*'
         body.append(cells)
-    return [*names, 'runs', *shown.values()], body, len(names)
+    return [*names, 'runs', *(QUANTITIES[name] for name in shown)], body, len(names)
 
 
 def _say_spread(name: str, row: SweepPoint) -> list[str]:
@@ -217,16 +183,8 @@ _SAID = {'seconds': say_duration} | dict.fromkeys((*_IMAGES, *amplification.NUMB
 
 def _say_trusted(rows: list[SweepPoint]) -> str:
     """What the star means: how many clean images defences were handed; '' where none was."""
-    counts = {
-        (row.defense, row.trusted): f'{row.trusted:,} ({row.defense})'
-        for row in rows
-        if row.trusted
-    }
-    return (
-        f'* was handed training images as clean ones: {", ".join(counts.values())}'
-        if counts
-        else ''
-    )
+    counts = dict.fromkeys(f'{row.trusted:,} ({row.defense})' for row in rows if row.trusted)
+    return f'* was handed training images as clean ones: {", ".join(counts)}' if counts else ''
 
 
 def _say_point(overrides: Settings) -> str:

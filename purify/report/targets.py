@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib import ticker
 
-from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
+from purify.report.canvas import COLOURS, DASHED, Drawing, draw_grid, finish, new_axes
 from purify.report.findings import Findings, Row
 from purify.report.quantities import Line
 from purify.report.words import (
@@ -58,17 +58,11 @@ def read_bars(facts: Findings) -> tuple[str, float, list[Row]]:
     """
     if facts.labels and facts.chart:
         name = facts.chart.quantity
-        return (
-            name,
-            float(facts.chart.threshold),
-            [row for row in facts.labels if row[name] is not None],
-        )
+        rows = [row for row in facts.labels if row[name] is not None]
+        return name, float(facts.chart.threshold), [*rows]
     if facts.size is not None and facts.classes:
-        return (
-            'share',
-            float(facts.size),
-            [row | {'target': row['flagged']} for row in facts.classes],
-        )
+        rows = [row | {'target': row['flagged']} for row in facts.classes]
+        return 'share', float(facts.size), [*rows]
     return '', 0.0, []
 
 
@@ -90,10 +84,8 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
     with new_axes(44 + _BAR_PX * len(shown), 0.27, 0.6 - room, 36, 6) as (figure, axes):
         low, high = min(0.0, *values), max(threshold, *values, 1e-9)
         axes.set(xlim=(1.05 * low, 1.05 * high), ylim=(len(shown) - 0.5, -0.5))
-        axes.set_yticks(
-            range(len(shown)),
-            labels=[shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown],
-        )
+        names = [shorten(say_class(row['label'], classes), _NAME_CHARS) for row in shown]
+        axes.set_yticks(range(len(shown)), labels=names)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
         draw_grid(axes, 'x')
@@ -101,29 +93,22 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
             axes.barh(y, value, height=0.62, color=COLOURS['before' if row['target'] else 'after'])
             if row['target']:
                 axes.text(1.07 * high, y, marks[y], va='center', fontsize=10, fontweight='bold')
-        axes.axvline(threshold, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.axvline(threshold, color=COLOURS['ink'], **DASHED)
         axes.set_xlabel(f'{symbol}; dashed: {say_number(threshold)}', labelpad=1)
-        said = '; '.join(
-            f'{say_class(row["label"], classes)} {say_number(float(row[name]))}' for row in shown
-        )
-        left_out = (
-            f' {len(rows) - len(shown)} {_LEFT_OUT.format("more" if sign > 0 else "less")}'
-            if len(rows) > len(shown)
-            else ''
-        )
+        pairs = zip(shown, values, strict=True)
+        said = [f'{say_class(row["label"], classes)} {say_number(value)}' for row, value in pairs]
         named = say_classes([row['label'] for row in rows if row['target']], classes)
-        return finish(
-            figure,
-            prefix,
-            f'Bars. {symbol} by label: {said}. Threshold {say_number(threshold)}. Targets:'
-            f' {named}.{left_out}',
-        )
+        text = f'Bars. {symbol} by label: {"; ".join(said)}. Threshold {say_number(threshold)}.'
+        text += f' Targets: {named}.'
+        if left := len(rows) - len(shown):
+            text += f' {left} {_LEFT_OUT.format("more" if sign > 0 else "less")}'
+        return finish(figure, prefix, text)
 
 
 def say_chart(facts: Findings) -> str:
     """The caption below the bars: what they are, and by which rule labels are named."""
     quantity, rule = read_bars(facts)[0], facts.rule
-    # older runs name fewer
+    # Older runs name fewer.
     said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})
     how = _RULES.get(rule.get('name', ''), '').format_map(said)
     both = ' Low ones are named too.' if rule.get('two_sided') else ''

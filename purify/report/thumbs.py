@@ -38,12 +38,8 @@ def make_thumb(image: np.ndarray, alt: str, limit_px: int = THUMB_PX) -> Thumb:
     Small images are shown at a whole multiple of their size, with hard pixels. Raises `UserError`
     for any other array.
     """
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] not in (1, 3)
-        or 0 in image.shape
-    ):
+    shaped = image.ndim == 3 and image.shape[2] in (1, 3) and 0 not in image.shape
+    if image.dtype != np.uint8 or not shaped:
         raise UserError(
             f'a report shows images u8[h w 1] or u8[h w 3], not {image.dtype}{list(image.shape)}.'
         )

@@ -13,10 +13,10 @@ _FOUND = ('tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc')  # of the
 
 def list_numbers(results: Results) -> dict[str, float]:
     """The numbers that tables of many runs show, and the seconds of every stage as cost/<stage>."""
-    spent = {f'cost/{name}': stage.seconds for name, stage in results.cost.stages.items()}
-    return read_quantities(results) | {
-        name: seconds for name, seconds in spent.items() if seconds is not None
-    }
+    numbers = read_quantities(results)
+    for name, stage in results.cost.stages.items():
+        numbers |= {} if stage.seconds is None else {f'cost/{name}': stage.seconds}
+    return numbers
 
 
 def make_sheets(results: Results) -> list[Sheet]:
@@ -29,14 +29,12 @@ def make_sheets(results: Results) -> list[Sheet]:
         for reading in (measure.before, measure.after):
             row += [None] * 3 if reading is None else [reading.value, reading.low, reading.high]
         rows.append(row)
-    # what is None was not measured, or needs a truth that nobody knows
+    # What is None was not measured, or needs a truth that nobody knows.
     found = results.detection.found
     findings: list[list[Cell]] = [[name, getattr(results.detection, name)] for name in _FOUND]
     findings += [[name, count] for name, count in asdict(found).items()] if found else []
-    cost = [
-        [name, *(getattr(stage, key) for key in _COST)]
-        for name, stage in results.cost.stages.items()
-    ]
+    stages = results.cost.stages.items()
+    cost = [[name, *(getattr(stage, key) for key in _COST)] for name, stage in stages]
     return [
         Sheet('before_after', columns, rows),
         Sheet('detection', ('quantity', 'value'), findings),

@@ -70,11 +70,8 @@ def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') 
     """Classes in a sentence: 'class one (1)', 'every class', 'no class'; `kind` is the noun."""
     if len(labels) == len(classes) > 1:
         return 'every class'
-    return (
-        f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}'
-        if labels
-        else f'no {kind}'
-    )
+    said = f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}'
+    return said if labels else f'no {kind}'
 
 
 def say_value(value: Any) -> str:

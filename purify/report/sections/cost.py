@@ -21,29 +21,20 @@ _COLUMNS = {
 
 def section(run: Finished) -> Section | None:
     """A line per stage and the total; columns that no stage filled are left out."""
-    cost = run.results.cost
-    if not cost.stages:
+    cost, stages = run.results.cost, run.results.cost.stages
+    if not stages:
         return None
-    columns = [
-        key
-        for key in _COLUMNS
-        if any(getattr(stage, key) is not None for stage in cost.stages.values())
-    ]
-    lines = [
-        (name, stage.reused, _say_costs(stage, columns)) for name, stage in cost.stages.items()
-    ]
+    filled = lambda key: any(getattr(stage, key) is not None for stage in stages.values())
+    columns = [key for key in _COLUMNS if filled(key)]
+    lines = []
+    for name, stage in stages.items():
+        lines.append((name, stage.reused, [_say_cost(stage, key) for key in columns]))
     total = [
-        text if getattr(cost, key, None) is not None else ''
-        for key, text in zip(columns, _say_costs(cost, columns), strict=True)
+        _say_cost(cost, key) if getattr(cost, key, None) is not None else '' for key in columns
     ]
-    return fill(
-        'cost',
-        'Cost',
-        head=[_COLUMNS[key][0] for key in columns],
-        lines=lines,
-        total=total if any(total) else None,
-    )
+    head = [_COLUMNS[key][0] for key in columns]
+    return fill('cost', 'Cost', head=head, lines=lines, total=total if any(total) else None)
 
 
-def _say_costs(cost: StageCost | RunCost, columns: list[str]) -> list[str]:
-    return [_COLUMNS[key][1](getattr(cost, key, None)) for key in columns]
+def _say_cost(cost: StageCost | RunCost, key: str) -> str:
+    return _COLUMNS[key][1](getattr(cost, key))

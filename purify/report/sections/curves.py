@@ -17,10 +17,10 @@ Curve = list[tuple[float, float]]  # step, value
 
 def section(run: Finished) -> Section | None:
     """A figure per stage that noted a loss or an accuracy."""
-    drawings = {
-        stage: draw_curves(rows, f'curve{i}') for i, (stage, rows) in enumerate(run.curves.items())
-    }
-    drawings = {stage: drawing for stage, drawing in drawings.items() if drawing}
+    drawings = {}
+    for number, (stage, rows) in enumerate(run.curves.items()):
+        if drawing := draw_curves(rows, f'curve{number}'):
+            drawings[stage] = drawing
     return fill('curves', 'Training', curves=drawings) if drawings else None
 
 
@@ -44,25 +44,17 @@ def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
                 axes.tick_params(labelbottom=False)
             else:
                 axes.set_xlabel('step', labelpad=1)
-        said = '; '.join(
-            _say_line(name, line) for lines in panels.values() for name, line in lines.items()
-        )
+        every = [pair for lines in panels.values() for pair in lines.items()]
+        said = '; '.join(_say_line(name, line) for name, line in every)
         return finish(figure, prefix, f'Curves. {said}.')
 
 
 def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     values = [value for line in lines.values() for _, value in line if math.isfinite(value)]
     for colour, (name, line) in zip(_LINES, lines.items(), strict=False):
-        thin = thin_out(line)
-        marker = 'o' if len(thin) == 1 else ''
-        axes.plot(
-            *zip(*thin, strict=True),
-            color=colour,
-            linewidth=1.6,
-            marker=marker,
-            markersize=4,
-            label=name.replace('_', ' '),
-        )
+        thin, look = thin_out(line), {'color': colour, 'linewidth': 1.6, 'markersize': 4}
+        look |= {'marker': 'o' if len(thin) == 1 else '', 'label': name.replace('_', ' ')}
+        axes.plot(*zip(*thin, strict=True), **look)
     if word == 'loss' and min(values) > 0 and max(values) > 50 * min(values):
         axes.set_yscale('log')
         axes.yaxis.set_major_locator(ticker.LogLocator(numticks=4))
@@ -75,11 +67,8 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
     else:
         axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(
-        ticker.FuncFormatter(
-            lambda value, _: f'{value / 1e6:g}M' if value >= 1e6 else f'{value:,.0f}'
-        )
-    )
+    count = lambda value, _: f'{value / 1e6:g}M' if value >= 1e6 else f'{value:,.0f}'
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(count))
     draw_grid(axes, 'y')
     unit = ' (%)' if word == 'accuracy' else ' (log scale)' if axes.get_yscale() == 'log' else ''
     axes.text(-0.13 / 0.83, 1.14, f'{word}{unit}', transform=axes.transAxes)
@@ -96,15 +85,11 @@ def _lines(rows: Rows, word: str) -> dict[str, Curve]:
     Empty lines are left out.
     """
     names = sorted({name for row in rows for name in row if word in name and _is_number(row[name])})
-    # the stage's own loss first
+    # The stage's own loss first.
     names = sorted(names, key=lambda name: name != word)[: len(_LINES)]
+    clean = lambda value: value if _is_number(value) else math.nan
     return {
-        name: [
-            (row['step'], row[name] if _is_number(row[name]) else math.nan)
-            for row in rows
-            if name in row
-        ]
-        for name in names
+        name: [(row['step'], clean(row[name])) for row in rows if name in row] for name in names
     }
 
 
@@ -120,18 +105,14 @@ def thin_out(line: Curve) -> Curve:
     stretches = MAX_POINTS // 2 - 1
     for i in range(stretches):
         start, stop = i * len(line) // stretches, (i + 1) * len(line) // stretches
-        ranks = sorted(
-            (j for j in range(start, stop) if math.isfinite(line[j][1])), key=lambda j: line[j][1]
-        )
+        ranks = [j for j in range(start, stop) if math.isfinite(line[j][1])]
+        ranks.sort(key=lambda j: line[j][1])
         kept |= {ranks[0], ranks[-1]} if ranks else {start}
     return [line[j] for j in sorted(kept)]
 
 
 def _say_line(name: str, line: Curve) -> str:
-    (first, start) = (finite := [pair for pair in line if math.isfinite(pair[1])])[0]
-    (last, end) = finite[-1]
+    finite = [pair for pair in line if math.isfinite(pair[1])]
     say = say_percent if 'accuracy' in name else say_number
-    return (
-        f'{name.replace("_", " ")} from {say(start)} at step {first:,.0f} to {say(end)} at step'
-        f' {last:,.0f}'
-    )
+    first, last = (f'{say(value)} at step {step:,.0f}' for step, value in (finite[0], finite[-1]))
+    return f'{name.replace("_", " ")} from {first} to {last}'

@@ -11,7 +11,7 @@ from purify.report.targets import draw_targets, list_sets, say_chart
 from purify.report.words import say_class, say_classes, say_percent
 
 MOST_FATES = 6  # classes whose images are counted
-# the lines that say what was found, and not how right it is
+# The lines that say what was found, and not how right it is.
 FOUND = ('Verdict', 'Target', 'Flagged', 'Dropped', 'Relabelled')
 _FATES = ('kept', 'dropped', 'relabelled')
 
@@ -23,9 +23,8 @@ def section(run: Finished) -> Section | None:
     parts |= {'targets': draw_targets(facts, results.classes, 'targets'), 'sets': list_sets(facts)}
     if not any(parts.values()):
         return None
-    return fill(
-        'detection', 'Detection', known=results.truth_known, targets_note=say_chart(facts), **parts
-    )
+    parts |= {'known': results.truth_known, 'targets_note': say_chart(facts)}
+    return fill('detection', 'Detection', **parts)
 
 
 def list_detection(results: Results) -> list[Line]:
@@ -38,26 +37,18 @@ def list_detection(results: Results) -> list[Line]:
     where = 'anywhere' if facts.comparable else 'in a class it names'
     alpha = facts.thresholds.alpha
     most = '' if alpha is None else f'; only the top {say_percent(alpha)} of a class can be'
+    chance = f'chance that {where} a poisoned image scores as likelier poisoned than a clean one'
+    right = 'of the labels after the defence are the true class'
     entries = [
         ('TPR', found.tpr, f'of the poisoned training images were flagged{most}'),
         ('FPR', found.fpr, 'of the clean training images were flagged'),
-        (
-            'Label accuracy',
-            found.label_accuracy,
-            'of the labels after the defence are the true class',
-        ),
-        (
-            'AUROC',
-            found.auroc,
-            f'chance that {where} a poisoned image scores as likelier poisoned than a clean one',
-        ),
+        ('Label accuracy', found.label_accuracy, right),
+        ('AUROC', found.auroc, chance),
     ]
-    verdict = results.verdict
+    verdict, known = results.verdict, [entry for entry in entries if entry[1] is not None]
     lines = [('Verdict', verdict.word.capitalize(), verdict.text)] if verdict else []
     lines += list_found(results) + _list_removed(found)
-    lines += [
-        (name, say_percent(value), meaning) for name, value, meaning in entries if value is not None
-    ]
+    lines += [(name, say_percent(value), meaning) for name, value, meaning in known]
     lines += list_relabelled(found)
     if found.target_labels is not None:
         poisoned, targets = results.attack.poisoned, list_targets(results)
@@ -78,13 +69,8 @@ def list_relabelled(detection: DetectionScores) -> list[Line]:
     ):
         hits, count = (detection.counts or {}).get(key) or (0, 0)
         if count:
-            lines.append(
-                (
-                    name,
-                    say_percent(getattr(detection, key)),
-                    f'{hits:,} of {count:,} {what} got their true class',
-                )
-            )
+            meaning = f'{hits:,} of {count:,} {what} got their true class'
+            lines.append((name, say_percent(getattr(detection, key)), meaning))
     return lines
 
 

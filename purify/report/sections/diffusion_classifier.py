@@ -1,7 +1,7 @@
 """The generator as a classifier: its scores by the share of errors that are left out."""
 
 from purify.report.before_after import MEASURES, read_share
-from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_axes
+from purify.report.canvas import COLOURS, DASHED, QUARTERS, Drawing, draw_grid, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
 from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
@@ -18,17 +18,10 @@ _WEIGHTS = {
 
 def section(run: Finished) -> Section | None:
     """The table and the curves of scores by p, the share of errors that are left out."""
-    table = list_filters(run.results)
-    return (
-        fill(
-            'filters',
-            'Generator as classifier',
-            table=table,
-            lines=draw_filters(run.results, 'filters'),
-        )
-        if table
-        else None
-    )
+    table, lines = list_filters(run.results), draw_filters(run.results, 'filters')
+    if table is None:
+        return None
+    return fill('diffusion_classifier', 'Generator as classifier', table=table, lines=lines)
 
 
 def list_filters(results: Results) -> MarkupTable | None:
@@ -39,14 +32,10 @@ def list_filters(results: Results) -> MarkupTable | None:
     found = results.diffusion
     if found is None or not found.filters:
         return None
-    lines = [
-        (
-            f'p = {say_number(row.p_filter)}',
-            row.p_filter == found.p_filter,
-            [read_share(row, name) for name in MEASURES],
-        )
-        for row in found.filters
-    ]
+    lines = []
+    for row in found.filters:
+        readings = [read_share(row, name) for name in MEASURES]
+        lines.append((_say_p(row.p_filter), row.p_filter == found.p_filter, readings))
     note = (
         f'The class whose noise the generator removes best is the answer: {found.draws:,} draws of'
         f' noise for each class, errors averaged {_WEIGHTS.get(found.weighting, found.weighting)},'
@@ -55,10 +44,8 @@ def list_filters(results: Results) -> MarkupTable | None:
         ' left out, for there the trigger sits.'
     )
     if _is_student(found, results):
-        note += (
-            f' The numbers after are those of p = {say_number(found.p_filter)}, of the generator'
-            ' itself.'
-        )
+        own = f'those of {_say_p(found.p_filter)}, of the generator itself'
+        note += f' The numbers after are {own}.'
     return MarkupTable([name.upper() for name in MEASURES], lines, note)
 
 
@@ -75,9 +62,9 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
         low, high = rows[0].p_filter, rows[-1].p_filter
         room = 0.04 * (high - low)
         axes.set(xlim=(low - room, high + room), ylim=(0, 1))
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
+        axes.set_yticks(**QUARTERS)
         draw_grid(axes, 'y')
-        axes.axvline(found.p_filter, color=COLOURS['quiet'], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.axvline(found.p_filter, color=COLOURS['quiet'], **DASHED)
         ends = []
         for name, colour in _LINES.items():
             line = [(row.p_filter, reading) for row in rows if (reading := read_share(row, name))]
@@ -87,29 +74,17 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
             shares = [reading.value for reading in readings]
             style = {'linewidth': 1.6, 'marker': 'o', 'markersize': 4, 'clip_on': False}
             axes.plot(places, shares, color=COLOURS[colour], **style)
+            bar = {'color': COLOURS[colour], 'linewidth': 1.2, 'clip_on': False}
             for place, reading in line:
                 if reading.low is not None and reading.high is not None:
-                    axes.plot(
-                        [place] * 2,
-                        [reading.low, reading.high],
-                        color=COLOURS[colour],
-                        linewidth=1.2,
-                        clip_on=False,
-                    )
+                    axes.plot([place] * 2, [reading.low, reading.high], **bar)
             ends.append((readings[-1].value, name.upper(), colour))
-        for place, (_, name, colour) in zip(
-            _apart([end for end, *_ in sorted(ends)]), sorted(ends), strict=True
-        ):
-            axes.text(
-                1.03,
-                place,
-                name,
-                transform=axes.get_yaxis_transform(),
-                va='center',
-                color=COLOURS[colour],
-            )
+        ends.sort()
+        beside = {'transform': axes.get_yaxis_transform(), 'va': 'center'}
+        for place, (_, name, colour) in zip(_apart([end[0] for end in ends]), ends, strict=True):
+            axes.text(1.03, place, name, color=COLOURS[colour], **beside)
         axes.set_xlabel('p, share of the largest errors left out', labelpad=1)
-        said = '; '.join(f'p = {say_number(row.p_filter)}: {_say_row(row)}' for row in rows)
+        said = '; '.join(f'{_say_p(row.p_filter)}: {_say_row(row)}' for row in rows)
         return finish(figure, prefix, f'Curves. {said}.')
 
 
@@ -119,17 +94,20 @@ def _apart(places: list[float]) -> list[float]:
     for place in places:
         found.append(max(place, found[-1] + 0.1) if found else place)
     over = max(0.0, found[-1] - 1.0) if found else 0.0
-    # those pushed beyond the top go back down, and push the ones below
+    # Those pushed beyond the top go back down, and push the ones below.
     for i in range(len(found) - 1, -1, -1):
         limit = 1.0 - 0.1 * (len(found) - 1 - i)
         found[i] = min(found[i], limit) if over else found[i]
     return found
 
 
+def _say_p(share: float) -> str:
+    return f'p = {say_number(share)}'
+
+
 def _say_row(row: Filtered) -> str:
-    return ', '.join(
-        f'{name.upper()} {reading.say()}' for name in MEASURES if (reading := read_share(row, name))
-    )
+    readings = {name.upper(): read_share(row, name) for name in MEASURES}
+    return ', '.join(f'{name} {reading.say()}' for name, reading in readings.items() if reading)
 
 
 def _is_student(found: Diffusion, results: Results) -> bool:

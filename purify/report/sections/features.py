@@ -11,7 +11,8 @@ from purify.report.run import Finished
 
 def section(run: Finished) -> Section | None:
     """The map, the tests of each class, and figures of the classes looked at closely."""
-    results, mapped, facts, classes = run.results, run.feature_map, run.results.facts, run.results.classes
+    results, mapped = run.results, run.feature_map
+    facts, classes = results.facts, results.classes
     parts: Settings = {
         'map': draw_map(mapped, classes, 'map'),
         'tests': list_tests(facts, list_targets(results) if results.truth_known else None, classes),
@@ -20,10 +21,5 @@ def section(run: Finished) -> Section | None:
     }
     if not any(parts.values()):
         return None
-    return fill(
-        'features',
-        'Features',
-        known=results.truth_known,
-        map_note=say_map(mapped, classes) if mapped else '',
-        **parts,
-    )
+    parts |= {'known': results.truth_known, 'map_note': say_map(mapped, classes) if mapped else ''}
+    return fill('features', 'Features', **parts)

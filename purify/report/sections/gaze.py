@@ -1,4 +1,4 @@
-"""Where the victim looks before and after a purification."""
+"""Where the teacher looks before and after a purification."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ _VIEWS = ('original', 'given', 'purified')
 
 
 def section(run: Finished) -> Section | None:
-    """The victim's gaze laid over images before the attack, as given, and purified."""
+    """The teacher's gaze laid over images before the attack, as given, and purified."""
     sheets = make_heats(run.pictures, run.results.classes)
     return fill('gaze', 'Gaze', strips=sheets) if sheets else None
 
 
 def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSheet]:
-    """The victim's gaze laid over the original, the given and the purified image."""
+    """Lays the teacher's gaze over the original, the given and the purified image."""
     if pictures is None:
         return []
     head = ['original', 'gaze', 'as given', 'gaze', 'purified', 'gaze']
@@ -33,17 +33,9 @@ def make_heats(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleSh
             image = pictures[view][row]
             heat = pictures['heat'][row, number]
             label = int(pictures['heat_labels'][row, number])
-            found.append(make_cell(pictures, row, image, label, view, classes))
-            found.append(
-                make_cell(
-                    pictures,
-                    row,
-                    lay_over(image, heat),
-                    label,
-                    f'gaze ({say_place(heat)}) on the {view}',
-                    classes,
-                )
-            )
+            gaze = f'gaze ({say_place(heat)}) on the {view}'
+            for shown, name in ((image, view), (lay_over(image, heat), gaze)):
+                found.append(make_cell(pictures, row, shown, label, name, classes))
         return found
 
     return make_sample_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes)[:2])
@@ -61,10 +53,7 @@ def say_place(heat: np.ndarray) -> str:
     """Says where a map `u8[h w]` is hottest: 'lower right', 'centre'; 'nowhere' if it is empty."""
     if not heat.any():
         return 'nowhere'
-    rows, columns = (
-        3 * axis / side
-        for axis, side in zip(np.nonzero(heat == heat.max()), heat.shape, strict=True)
-    )
-    down = ('upper', '', 'lower')[int(rows.mean())]
-    across = ('left', '', 'right')[int(columns.mean())]
+    rows, columns = np.nonzero(heat == heat.max())
+    down = ('upper', '', 'lower')[int((3 * rows / len(heat)).mean())]
+    across = ('left', '', 'right')[int((3 * columns / heat.shape[1]).mean())]
     return f'{down} {across}'.strip() or 'centre'

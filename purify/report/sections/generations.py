@@ -13,7 +13,15 @@ from purify.report.amplification import (
     list_amplification,
     measure_amplification,
 )
-from purify.report.canvas import COLOURS, Drawing, draw_whisker, finish, new_axes
+from purify.report.canvas import (
+    COLOURS,
+    QUARTERS,
+    Drawing,
+    draw_reference,
+    draw_whisker,
+    finish,
+    new_axes,
+)
 from purify.report.dissection import Made
 from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
@@ -25,7 +33,7 @@ MAX_BARS = 24  # of a set; targets first
 MAX_TILES = 12  # pictures of a group
 SMALL_PX = 64
 FEW = 10  # images with the trigger below which two numbers are not compared
-# of G1 to G4: strong with the trigger, quiet without
+# Of G1 to G4: strong with the trigger, quiet without.
 FILLS = ('before', 'line-3', 'map-3', 'map-1')
 _TALL_PX, _FLAT_PX = 34, 18  # rows with a reference line, and others
 _NAME_CHARS = 13
@@ -86,10 +94,8 @@ def say_dissection(results: Results) -> str:
     dissection = results.dissection
     if dissection is None:
         return ''
-    how = (
-        f'Made by {dissection.sampler} in {dissection.steps:,} steps at guidance'
-        f' {say_number(dissection.guidance)}.'
-    )
+    guidance = say_number(dissection.guidance)
+    how = f'Made by {dissection.sampler} in {dissection.steps:,} steps at guidance {guidance}.'
     data = 'clean data' if results.truth_known else 'the images as they were given'
     judged = (
         f'Two classifiers trained on {data} judge: the labeller says what class an image is of, the'
@@ -119,11 +125,9 @@ def list_auroc(results: Results) -> MarkupTable | None:
     for row in rows:
         known = [side for side in row.sides if side is not None]
         many = min(row.poisoned or 0, row.triggered) >= FEW
-        best = (
-            max(known) if many and len(known) == 2 and max(known) > max(0.5, min(known)) else None
-        )
+        apart = many and len(known) == 2 and max(known) > max(0.5, min(known))
         cells = [
-            (MISSING if side is None else f'{side:.3f}', best is not None and side == best)
+            (MISSING if side is None else f'{side:.3f}', apart and side == max(known))
             for side in row.sides
         ]
         name = SCORES.get(row.score, row.score.replace('_', ' '))
@@ -134,13 +138,11 @@ def list_auroc(results: Results) -> MarkupTable | None:
         ' for guesses, below it the wrong way round; bold where it is higher, unless fewer than'
         f' {FEW} images carry the trigger. '
     )
-    note += (
-        'Of training images the truth says which are poisoned, of' if results.truth_known else 'Of'
-    )
-    note += ' generations the detector says which show the trigger.'
-    return MarkupTable(
-        ['on training images', 'on generations', 'poisoned', 'with the trigger'], lines, note
-    )
+    told = 'Of training images the truth says which are poisoned, of'
+    note += f'{told if results.truth_known else "Of"} generations the detector says which show the'
+    note += ' trigger.'
+    head = ['on training images', 'on generations', 'poisoned', 'with the trigger']
+    return MarkupTable(head, lines, note)
 
 
 def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
@@ -154,53 +156,40 @@ def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
         return []
     found = []
     for number, (name, meaning) in enumerate(GROUPS.items()):
-        rows = np.flatnonzero(shown['group'] == number + 1)[:MAX_TILES].tolist()
-        if rows:
-            count = whole.counts[number]
-            said = f'{say_percent(count / whole.images)}, {count:,} of {whole.images:,}'
-            found.append(
-                Group(name, meaning, said, [_tile(shown, row, results.classes) for row in rows])
-            )
+        rows, count = np.flatnonzero(shown['group'] == number + 1), whole.counts[number]
+        tiles = [_tile(shown, row, results.classes) for row in rows[:MAX_TILES].tolist()]
+        said = f'{say_percent(count / whole.images)}, {count:,} of {whole.images:,}'
+        found += [Group(name, meaning, said, tiles)] if tiles else []
     return found
 
 
 def _tile(shown: Arrays, row: int, classes: Sequence[str]) -> Tile:
-    label, seen = int(shown['label'][row]), int(shown['predicted'][row])
-    alt = (
-        f'generation {int(shown["ids"][row])}, made of {say_class(label, classes)}, seen as'
-        f' {say_class(seen, classes)}'
-    )
-    thumb = make_thumb(
-        shown['image'][row],
-        f'{alt}, trigger {say_percent(float(shown["trigger"][row]))} likely',
-        SMALL_PX,
-    )
-    return Tile(thumb, say_class(seen, classes), seen != label)
+    label, predicted = int(shown['label'][row]), int(shown['predicted'][row])
+    made, seen = say_class(label, classes), say_class(predicted, classes)
+    alt = f'generation {int(shown["ids"][row])}, made of {made}, seen as {seen}'
+    alt += f', trigger {say_percent(float(shown["trigger"][row]))} likely'
+    return Tile(make_thumb(shown['image'][row], alt, SMALL_PX), seen, predicted != label)
 
 
-def _draw_bars(
-    rows: Sequence[Made], classes: Sequence[str], prefix: str, detected: bool
-) -> Drawing:
+def _draw_bars(rows: list[Made], classes: Sequence[str], prefix: str, detected: bool) -> Drawing:
     shown = sorted(rows, key=lambda row: (not row.target, row.label))[:MAX_BARS]
     lines = [bool(row.target and row.p_t) for row in shown]
     heights = [_TALL_PX if line else _FLAT_PX for line in lines]
     places = [sum(heights[:i]) + height / 2 for i, height in enumerate(heights)]
     with new_axes(30 + sum(heights), 0.26, 0.55, 22, 8) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(sum(heights), 0))
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
-        axes.set_yticks(
-            places, labels=[shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown]
-        )
+        axes.set_xticks(**QUARTERS)
+        names = [shorten(say_class(row.label, classes), _NAME_CHARS) for row in shown]
+        axes.set_yticks(places, labels=names)
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'], length=0)
         for y, row, line in zip(places, shown, lines, strict=True):
             _draw_row(axes, y, row, line and detected)
             if detected:
                 _tell_row(axes, y, row, line)
-        said = '; '.join(_say_row(row, classes) for row in shown)
-        left_out = (
-            f' {len(rows) - len(shown)} more labels are left out.' if len(rows) > len(shown) else ''
-        )
-        return finish(figure, prefix, f'Bars. {said}.{left_out}')
+        text = f'Bars. {"; ".join(_say_row(row, classes) for row in shown)}.'
+        if left := len(rows) - len(shown):
+            text += f' {left} more labels are left out.'
+        return finish(figure, prefix, text)
 
 
 def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
@@ -213,43 +202,20 @@ def _draw_row(axes: Axes, y: float, row: Made, line: bool) -> None:
         return
     low, high = row.interval
     draw_whisker(axes, y, low, high, 3)
-    axes.plot([row.p_t] * 2, [y - 15, y + 15], color=COLOURS['paper'], linewidth=3, clip_on=False)
-    axes.plot(
-        [row.p_t] * 2,
-        [y - 15, y + 15],
-        color=COLOURS['ink'],
-        linewidth=1.4,
-        linestyle=(0, (3, 2)),
-        clip_on=False,
-    )
+    draw_reference(axes, [row.p_t] * 2, [y - 15, y + 15])
 
 
 def _tell_row(axes: Axes, y: float, row: Made, line: bool) -> None:
     """Writes beside the bar its share with the trigger, and below that p_t."""
-    share = (row.counts[0] + row.counts[1]) / row.images
-    axes.text(
-        1.04,
-        y - 7 if line else y,
-        say_percent(share),
-        va='center',
-        fontsize=10,
-        fontweight='bold' if line else 'normal',
-    )
+    share, style = (row.counts[0] + row.counts[1]) / row.images, {'va': 'center', 'fontsize': 10}
+    weight = 'bold' if line else 'normal'
+    axes.text(1.04, y - 7 if line else y, say_percent(share), fontweight=weight, **style)
     if line:
-        axes.text(
-            1.04,
-            y + 7,
-            f'p_t {say_percent(row.p_t)}',
-            va='center',
-            fontsize=10,
-            color=COLOURS['quiet'],
-        )
+        axes.text(1.04, y + 7, f'p_t {say_percent(row.p_t)}', color=COLOURS['quiet'], **style)
 
 
 def _say_row(row: Made, classes: Sequence[str]) -> str:
-    shares = ', '.join(
-        f'{name} {say_percent(count / row.images)}'
-        for name, count in zip(GROUPS, row.counts, strict=True)
-    )
-    trained = f', p_t {say_percent(row.p_t)}' if row.target and row.p_t is not None else ''
-    return f'{say_class(row.label, classes)} {shares}{trained}'
+    counts = zip(GROUPS, row.counts, strict=True)
+    said = [f'{name} {say_percent(count / row.images)}' for name, count in counts]
+    said += [f'p_t {say_percent(row.p_t)}'] if row.target and row.p_t is not None else []
+    return f'{say_class(row.label, classes)} {", ".join(said)}'

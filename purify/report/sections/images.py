@@ -31,60 +31,40 @@ class Grid:
 
 def section(run: Finished) -> Section | None:
     """Tables of the samples of each kind."""
-    galleries = [
-        (kind, *make_grids(run.samples, kind))
-        for kind in dict.fromkeys(sample['kind'] for sample in run.samples)
-    ]
-    return (
-        fill('images', 'Images', galleries=galleries)
-        if any(grids for _, grids, _ in galleries)
-        else None
-    )
+    kinds = dict.fromkeys(sample['kind'] for sample in run.samples)
+    galleries = [(kind, *make_grids(run.samples, kind)) for kind in kinds]
+    return fill('images', 'Images', galleries=galleries) if galleries else None
 
 
 def make_grids(samples: Sequence[Sample], kind: str) -> tuple[list[Grid], int]:
     """The samples of one kind as grids of at most `MAX_COLUMNS`; how many were left out."""
     chosen = [sample for sample in samples if sample['kind'] == kind]
     shown = chosen[:MAX_SAMPLES]
-    grids = [
-        _make_grid(shown[i : i + MAX_COLUMNS], kind) for i in range(0, len(shown), MAX_COLUMNS)
-    ]
+    starts = range(0, len(shown), MAX_COLUMNS)
+    grids = [_make_grid(shown[i : i + MAX_COLUMNS], kind) for i in starts]
     return grids, len(chosen) - len(shown)
 
 
 def _make_grid(samples: Sequence[Sample], kind: str) -> Grid:
-    given = 'poisoned' if kind == 'poisoned' else 'as given'
-    names: list[tuple[View, str]] = [
-        ('original', 'original'),
-        ('poisoned', given),
-        ('purified', 'purified'),
-    ]
+    poisoned = 'poisoned' if kind == 'poisoned' else 'as given'
+    views: dict[View, str] = {'original': 'original', 'poisoned': poisoned, 'purified': 'purified'}
     rows = [
         GridRow(name, [_thumb(sample, sample[view], name) for sample in samples])
-        for view, name in names
+        for view, name in views.items()
     ]
     rows = [row for row in rows if any(row.thumbs)]
     true = [sample['true_label'] for sample in samples]
     after = [sample.get('label_after') for sample in samples]
-    known = (
-        None
-        if all(label is None for label in after)
-        else [MISSING if label is None else str(label) for label in after]
-    )
+    moved = [MISSING if label is None else str(label) for label in after]
+    known = None if all(label is None for label in after) else moved
     sure = None if None in true else list(map(str, true))
-    return Grid(
-        rows,
-        sure,
-        [str(sample['given_label']) for sample in samples],
-        known,
-        [int(sample['id']) for sample in samples],
-    )
+    given = [str(sample['given_label']) for sample in samples]
+    return Grid(rows, sure, given, known, [int(sample['id']) for sample in samples])
 
 
 def _thumb(sample: Sample, image: np.ndarray | None, name: str) -> Thumb | None:
     if image is None:
         return None
     truth = '' if sample['true_label'] is None else f'{sample["true_label"]} '
-    return make_thumb(
-        np.asarray(image), f'{name} image {sample["id"]}, {truth}labelled {sample["given_label"]}'
-    )
+    alt = f'{name} image {sample["id"]}, {truth}labelled {sample["given_label"]}'
+    return make_thumb(np.asarray(image), alt)

@@ -11,12 +11,8 @@ from purify.report.words import flatten, say_classes, say_command
 def section(run: Finished) -> Section:
     """The command line, and five lists of settings."""
     command = run.environment.get('command')
-    return fill(
-        'provenance',
-        'Provenance',
-        command=say_command(command) if command else None,
-        settings=list_settings(run),
-    )
+    said = say_command(command) if command else None
+    return fill('provenance', 'Provenance', command=said, settings=list_settings(run))
 
 
 def list_settings(run: Finished) -> dict[str, list[tuple[str, str]]]:
@@ -25,16 +21,13 @@ def list_settings(run: Finished) -> dict[str, list[tuple[str, str]]]:
     attack, seeds = msgspec.to_builtins(results.attack), msgspec.to_builtins(results.seeds)
     for name in {'target', 'targets'} & set(attack):
         attack[name] = say_classes(attack[name], results.classes)
+    trusted = {'trusted': {'images': results.trusted.images}} if results.trusted else {}
+    where = {name: value for name, value in run.environment.items() if name != 'command'}
     groups: dict[str, Settings] = {
         'Attack': attack,
-        'Defence': (
-            results.defense
-            | ({'trusted': {'images': results.trusted.images}} if results.trusted else {})
-        ),
+        'Defence': results.defense | trusted,
         'Prior': {'kind': results.prior.kind, 'text': results.prior.text} if results.prior else {},
         'Run': {'config': results.config, 'seeds': seeds},
-        'Environment': {
-            name: value for name, value in run.environment.items() if name != 'command'
-        },
+        'Environment': where,
     }
     return {title: pairs for title, group in groups.items() if (pairs := flatten(group))}

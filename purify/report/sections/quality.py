@@ -43,9 +43,8 @@ def say_likeness(results: Results) -> str:
 
 def _of_remade(results: Results) -> Purified | None:
     """The numbers of images that were made anew; None if they were only dropped or relabelled."""
-    return (
-        None if results.purified is None or results.purified.remade is False else results.purified
-    )
+    found = results.purified
+    return None if found is None or found.remade is False else found
 
 
 def _say(value: float) -> str:

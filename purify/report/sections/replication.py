@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purify.report.canvas import COLOURS, Drawing, draw_dots, draw_grid, finish, new_axes
+from purify.report.canvas import COLOURS, DASHED, Drawing, draw_dots, draw_grid, finish, new_axes
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
 from purify.report.run import Arrays, Finished
-from purify.report.thumbs import GridRow, make_thumb
+from purify.report.thumbs import GridRow, Thumb, make_thumb
 from purify.report.words import say_class, say_interval, say_number, say_percent
 
 SSCD_LIMIT = 0.3  # of the cosine, from which on Pan 2024 (section 6) see a copy
@@ -60,30 +60,20 @@ def draw_copies(copies: Arrays | None, results: Results, prefix: str) -> Drawing
         axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
         draw_grid(axes, 'both')
         for draw in (axes.axvline, axes.axhline):
-            draw(limit, color=COLOURS['ink'], linewidth=1.2, linestyle=(0, (4, 3)))
+            draw(limit, color=COLOURS['ink'], **DASHED)
         points = np.stack([x, y], -1).astype(np.float64)
         draw_dots(axes, points[~poisoned], 'after', 4.5)
         draw_dots(axes, points[poisoned], 'before', 4.5)
         axes.set_xlabel('similarity of A and B', labelpad=1)
-        axes.text(
-            -0.13 / 0.83,
-            1.03,
-            'similarity of B and C',
-            transform=axes.transAxes,
-            color=COLOURS['quiet'],
-        )
-        kinds = (
-            {'with a clean B': ~poisoned, 'with a poisoned B': poisoned}
-            if 'poisoned' in copies
-            else {'pairs': ~poisoned}
-        )
-        counted = (
-            f'{int((own & (x > limit)).sum())} of {int(own.sum())} {name}'
-            for name, own in kinds.items()
-        )
-        return finish(
-            figure, prefix, f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(counted)}.'
-        )
+        style = {'transform': axes.transAxes, 'color': COLOURS['quiet']}
+        axes.text(-0.13 / 0.83, 1.03, 'similarity of B and C', **style)
+        kinds = {'pairs': ~poisoned}
+        if 'poisoned' in copies:
+            kinds = {'with a clean B': ~poisoned, 'with a poisoned B': poisoned}
+        counts = [(int((own & (x > limit)).sum()), int(own.sum())) for own in kinds.values()]
+        said = [f'{hits} of {n} {name}' for name, (hits, n) in zip(kinds, counts, strict=True)]
+        text = f'Dots, {len(x):,} pairs. Beyond {limit:g}: {", ".join(said)}.'
+        return finish(figure, prefix, text)
 
 
 def list_copies(results: Results) -> list[Line]:
@@ -91,33 +81,22 @@ def list_copies(results: Results) -> list[Line]:
     found = results.replication
     if found is None:
         return []
-    lines = [
-        (
-            'Mean similarity',
-            say_number(found.mean),
-            f'of {found.pairs:,} generations to the training image most alike',
-        )
-    ]
+    meaning = f'of {found.pairs:,} generations to the training image most alike'
+    lines = [('Mean similarity', say_number(found.mean), meaning)]
     above, copied = found.above, found.copied
     if above.share is not None:
         interval = f'; 95 % interval {say_interval(*above.interval)}' if above.interval else ''
         meaning = f'of generations{", taken for copies" if found.copy_detection else ""}{interval}'
         lines.append((f'Above {above.limit:g}', say_percent(above.share), meaning))
     if found.poisoned_matches is not None:
-        whole = (
-            f', of which {say_percent(found.poisoned)} are poisoned'
-            if found.poisoned is not None
-            else ''
-        )
-        meaning = f'of generations are most alike to a poisoned one of the training images{whole}'
+        meaning = 'of generations are most alike to a poisoned one of the training images'
+        if found.poisoned is not None:
+            meaning += f', of which {say_percent(found.poisoned)} are poisoned'
         lines.append(('Poisoned matches', say_percent(found.poisoned_matches), meaning))
     if copied and copied.mean is not None:
-        share = (
-            f'; {say_percent(copied.share)} of generations have one as match'
-            if copied.share is not None
-            else ''
-        )
-        meaning = f'mean similarity to training images that are there several times{share}'
+        meaning = 'mean similarity to training images that are there several times'
+        if copied.share is not None:
+            meaning += f'; {say_percent(copied.share)} of generations have one as match'
         lines.append(('Of copied images', say_number(copied.mean), meaning))
     return lines
 
@@ -147,32 +126,19 @@ def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | N
         return None
     pairs = copies['shown'].tolist()
     rows = []
+    labels = {
+        key: [say_class(int(label), classes) for label in copies[f'{key}_label']] for key in ROWS
+    }
     for key, name in ROWS.items():
-        labels = [say_class(int(label), classes) for label in copies[f'{key}_label']]
         ids = copies[{'made': 'ids'}.get(key, key)][copies['shown']].tolist()
-        alts = [
-            f'{name}, image {identity} under label {label}'
-            for identity, label in zip(ids, labels, strict=True)
-        ]
-        rows.append(
-            GridRow(
-                name,
-                [
-                    make_thumb(image, alt)
-                    for image, alt in zip(copies[f'{key}_image'], alts, strict=True)
-                ],
-            )
-        )
-    lines = [
-        (f'label of {letter}', [say_class(int(label), classes) for label in copies[f'{key}_label']])
-        for letter, key in zip('AB', ROWS, strict=False)
-    ]
+        thumbs: list[Thumb | None] = []
+        for image, identity, label in zip(copies[f'{key}_image'], ids, labels[key], strict=True):
+            thumbs.append(make_thumb(image, f'{name}, image {identity} under label {label}'))
+        rows.append(GridRow(name, thumbs))
+    lines = [('label of A', labels['made']), ('label of B', labels['match'])]
     if 'poisoned' in copies:
-        lines.append(
-            ('B is', ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs])
-        )
-    lines += [
-        (title, [f'{copies[name][pair]:.3f}' for pair in pairs])
-        for title, name in (('A and B', 'similarity'), ('B and C', 'twin_similarity'))
-    ]
+        told = ['poisoned' if copies['poisoned'][pair] else 'clean' for pair in pairs]
+        lines.append(('B is', told))
+    for title, name in (('A and B', 'similarity'), ('B and C', 'twin_similarity')):
+        lines.append((title, [f'{copies[name][pair]:.3f}' for pair in pairs]))
     return Triplets([int(copies['ids'][pair]) for pair in pairs], rows, lines)

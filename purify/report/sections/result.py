@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from purify.report.before_after import MEASURES, BeforeAfter, Reading, before_after, read_share
-from purify.report.canvas import COLOURS, Drawing, draw_grid, draw_whisker, finish, new_axes
+from purify.report.canvas import (
+    COLOURS,
+    QUARTERS,
+    Drawing,
+    draw_grid,
+    draw_whisker,
+    finish,
+    new_axes,
+)
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
@@ -17,15 +25,13 @@ _BENIGN = ', by the model that the defence trained on its way'
 
 def section(run: Finished) -> Section:
     """The before/after table and its bars, other classifiers, and a warning of the prior."""
-    measures = before_after(run.results)
-    return fill(
-        'result',
-        'Result',
-        warning=run.results.prior.warning if run.results.prior else '',
-        measures=measures,
-        bars=draw_before_after(measures, 'bars'),
-        extras=list_extras(run.results),
+    results, measures = run.results, before_after(run.results)
+    warning, bars = (
+        results.prior.warning if results.prior else '',
+        draw_before_after(measures, 'bars'),
     )
+    parts = {'measures': measures, 'bars': bars, 'extras': list_extras(results)}
+    return fill('result', 'Result', warning=warning, **parts)
 
 
 def list_extras(results: Results) -> list[Line]:
@@ -39,12 +45,9 @@ def list_extras(results: Results) -> list[Line]:
     if student and isinstance(student.residual_asr, float):
         counted = ''
         if student.residual_counts and student.residual_interval:
-            (hits, count), (low, high) = student.residual_counts, student.residual_interval
-            counted = (
-                f' ({hits:,} of {count:,}; 95 % interval {say_interval(low, high)})'
-                if count
-                else ''
-            )
+            (hits, count), interval = student.residual_counts, student.residual_interval
+            said = f' ({hits:,} of {count:,}; 95 % interval {say_interval(*interval)})'
+            counted = said if count else ''
         meaning = (
             'of triggered test images that were purified themselves are given the target class'
         )
@@ -63,7 +66,7 @@ def draw_before_after(rows: Sequence[BeforeAfter], prefix: str) -> Drawing | Non
     left = 0.16 if any(row.of for row in rows) else 0.11
     with new_axes(26 + 64 * len(rows), left, 0.95 - left, 22, 4) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], labels=['0', '25', '50', '75', '100 %'])
+        axes.set_xticks(**QUARTERS)
         axes.set_yticks(range(len(rows)), labels=[row.title.replace(', ', '\n') for row in rows])
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
         draw_grid(axes, 'x')

@@ -26,19 +26,12 @@ def make_rounds(pictures: Arrays | None, classes: Sequence[str]) -> list[SampleS
 
     def cells(row: int) -> list[Cell]:
         images = [pictures['given'][row], *pictures['rounds'][row], pictures['purified'][row]]
-        labels = [
-            pictures['raw_labels'][row],
-            *pictures['round_labels'][row],
-            pictures['heat_labels'][row, 2],
+        labels = [pictures['raw_labels'][row], *pictures['round_labels'][row]]
+        shown = zip(head, images, [*labels, pictures['heat_labels'][row, 2]], strict=True)
+        found = [
+            make_cell(pictures, row, image, int(label), name, classes)
+            for name, image, label in shown
         ]
-        there = [True] * (1 + rounds) + [bool(pictures['has_purified'][row])]
-        return [
-            (
-                make_cell(pictures, row, image, int(label), name, classes)
-                if present
-                else Cell(None, '', False)
-            )
-            for name, image, label, present in zip(head, images, labels, there, strict=True)
-        ]
+        return found if pictures['has_purified'][row] else [*found[:-1], Cell(None, '', False)]
 
     return make_sample_sheets(pictures, head, cells, lambda row: tell(pictures, row, classes))
