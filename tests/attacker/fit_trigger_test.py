@@ -37,12 +37,8 @@ OBJECTIVES = {
     'lira': {'alpha': 0.5},
     'low_frequency': {},
 }
-OWN = {
-    'sample_specific': {'secret_bits': 4},
-    'input_aware': {},
-    'lira': {'epsilon': 0.1},
-    'low_frequency': {'cutoff': 3},
-}
+OWN = {'sample_specific': {'secret_bits': 4}, 'input_aware': {}, 'lira': {'epsilon': 0.1}}
+OWN |= {'low_frequency': {'cutoff': 3}}
 
 
 def settings_of(name, **changes):
@@ -50,15 +46,8 @@ def settings_of(name, **changes):
         {'name': name, 'target': 1, 'scheme': 'all_to_one', 'load': ''} | OWN[name]
     )
     own = {'classifier': NETWORK} if name in ('input_aware', 'lira') else {}
-    optim = {
-        'name': 'adam',
-        'lr': 1e-2,
-        'schedule': 'constant',
-        'warmup': 0.0,
-        'clip': 0.0,
-        'b1': 0.9,
-        'b2': 0.999,
-    }
+    optim = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0}
+    optim |= {'b1': 0.9, 'b2': 0.999}
     return {
         'attack': attack,
         'seed': 3,

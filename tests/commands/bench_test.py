@@ -30,13 +30,8 @@ LEAST = {
     'image_encoder': {'num_hidden_layers': 1},
     'text_encoder': {'num_hidden_layers': 1},
 }
-SMALL = [
-    '--config.source_px=16',
-    '--config.repeats=2',
-    '--config.dtypes=float32',
-    '--config.batches=2',
-    '--config.guidances=2.0',
-]
+SMALL = ['--config.source_px=16', '--config.repeats=2', '--config.dtypes=float32']
+SMALL += ['--config.batches=2', '--config.guidances=2.0']
 
 
 def config_of(*flags, spec=SPEC):

@@ -88,12 +88,8 @@ def test_a_folder_that_holds_a_prior_is_left_alone(folder, tmp_path, capsys, nam
     there = tmp_path / 'prior' / name
     there.parent.mkdir(parents=True)
     there.write_text('another')
-    words = [
-        'convert',
-        f'improved_ddpm:{WORDS}',
-        str(folder.parent / 'ema.safetensors'),
-        str(tmp_path / 'prior'),
-    ]
+    words = ['convert', f'improved_ddpm:{WORDS}', str(folder.parent / 'ema.safetensors')]
+    words += [str(tmp_path / 'prior')]
     assert cli.main(words) == 2
     assert f'holds a prior already ({name})' in capsys.readouterr().err
     assert [path for path in (tmp_path / 'prior').rglob('*') if path.is_file()] == [there]
@@ -185,12 +181,8 @@ def test_the_home_of_nobody_is_refused(folder, tmp_path, capsys, place):
 
 def stand_in(**change):
     """What a tensor of PyTorch tells of itself."""
-    usual = {
-        'layout': 'torch.strided',
-        'dtype': 'torch.float32',
-        'device': SimpleNamespace(type='cpu'),
-        'is_nested': False,
-    }
+    usual = {'layout': 'torch.strided', 'dtype': 'torch.float32'}
+    usual |= {'device': SimpleNamespace(type='cpu'), 'is_nested': False}
     return SimpleNamespace(**(usual | change))
 
 

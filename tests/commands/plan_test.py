@@ -121,12 +121,8 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
 
 
 def test_features_of_a_finished_classifier_are_an_input(tmp_path):
-    facts = {
-        'network': {'name': 'resnet'},
-        'num_classes': 3,
-        'channels': 1,
-        'class_names': ['a', 'b', 'c'],
-    }
+    facts = {'network': {'name': 'resnet'}, 'num_classes': 3, 'channels': 1}
+    facts |= {'class_names': ['a', 'b', 'c']}
     write_json(tmp_path / 'network.json', facts)
     made, _ = stages(evaluation={'features': str(tmp_path)})
     assert made['evaluate'].inputs['features'].outside == tmp_path

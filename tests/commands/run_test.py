@@ -118,12 +118,8 @@ def test_a_folder_in_the_place_of_the_results_is_said(tmp_path):
 
 
 def write_record(folder, **changes):
-    known = {
-        'command': 'c',
-        'store': str(folder),
-        'fingerprints': {},
-        'settings': fingerprint(CONFIG),
-    }
+    known = {'command': 'c', 'store': str(folder), 'fingerprints': {}}
+    known |= {'settings': fingerprint(CONFIG)}
     write_json(folder / 'config.json', CONFIG)
     (folder / 'environment.json').write_text(json.dumps(known | changes))
 

@@ -31,11 +31,11 @@ def test_a_value_may_hold_a_colon_and_an_equals_sign():
         (
             'atack=patch',
             (
-                r"^unknown word 'atack' after the colon. Did you mean 'attack'\? It takes:"
+                r"^unknown word 'atack' after the colon. Did you mean 'attack'\? This config takes:"
                 r' attack, distill, rate, '
             ),
         ),
-        ('zzz', r"^unknown word 'zzz' after the colon. It takes: attack, "),
+        ('zzz', r"^unknown word 'zzz' after the colon. This config takes: attack, "),
         ('rate=high', r"^rate='high' must be of type float, like 0\.1"),
         ('seed=1.5', r"^seed='1\.5' must be of type int, like 0"),
         ('rate', r"^rate='True' must be of type float"),

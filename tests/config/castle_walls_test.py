@@ -10,13 +10,8 @@ from purify.config.sweeps import sweep_functions
 
 CONFIG = f'{ROOT}/configs/castle_walls.py'
 SWEEPS = sweep_functions(load_module(CONFIG))
-OWN = {
-    'digits': '',
-    'cifar10': '',
-    'cifar10_small': ',source=arrays:x',
-    'imagenette': '',
-    'caltech15': ',source=imagefolder:x',
-}
+OWN = {'digits': '', 'cifar10': '', 'cifar10_small': ',source=arrays:x', 'imagenette': ''}
+OWN |= {'caltech15': ',source=imagefolder:x'}
 
 
 def configured(words=''):
@@ -87,12 +82,8 @@ def test_ddpm_takes_every_step_with_the_paper_s_variance():
 def test_photographs_start_from_imagenet_s_weights(setting):
     """Pan 2024, appendix A.4: labeller, detector and classifiers alike."""
     told = configured(f'setting={setting}{OWN[setting]},weights=w.safetensors')
-    places = (
-        told['teacher'],
-        told['student'],
-        told['dissection']['labeller'],
-        told['dissection']['detector'],
-    )
+    places = (told['teacher'], told['student'], told['dissection']['labeller'])
+    places += (told['dissection']['detector'],)
     assert [place['init_from'] for place in places] == 4 * ['w.safetensors']
     usual = configured(f'setting={setting}{OWN[setting]},network=densenet121')
     assert usual['student']['init_from'] == './weights/densenet121.safetensors'

@@ -136,15 +136,8 @@ def test_cifar10_is_trained_as_the_released_code_trains():
 
 
 def test_exact_takes_every_step_and_keeps_the_last_of_them():
-    chain = {
-        'start': 150,
-        'steps': 150,
-        'window': 10,
-        'kept': 10,
-        'forward': 'released',
-        'state': 'x_t',
-        'dtype': 'float32',
-    }
+    chain = {'start': 150, 'steps': 150, 'window': 10, 'kept': 10, 'forward': 'released'}
+    chain |= {'state': 'x_t', 'dtype': 'float32'}
     for setting in ('digits', 'cifar10', 'lfw'):
         defense = configured(f'setting={setting},exact')['defense']
         assert defense.items() >= chain.items()

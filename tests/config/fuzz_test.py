@@ -122,9 +122,9 @@ def mutate(rng, text):
 
 def known_words(path):
     """The words that a config takes; its message for another one names them."""
-    with pytest.raises(ValueError, match='It takes: ') as caught:
+    with pytest.raises(ValueError, match='This config takes: ') as caught:
         load_config(f'{path}:no_such_word=1')
-    return str(caught.value).partition('It takes: ')[2].rstrip('.').split(', ')
+    return str(caught.value).partition('This config takes: ')[2].rstrip('.').split(', ')
 
 
 def words_of(rng, known):

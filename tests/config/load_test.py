@@ -30,13 +30,8 @@ def test_words_go_to_the_file_and_the_rest_are_its_values(small):
 
 
 def test_flags_change_values_and_keep_types(small):
-    flags = [
-        '--config.lr=2',
-        '--config.steps=7',
-        '--config.on=False',
-        '--config.name=y z',
-        '--config.sizes=(3,4,5)',
-    ]
+    flags = ['--config.lr=2', '--config.steps=7', '--config.on=False', '--config.name=y z']
+    flags += ['--config.sizes=(3,4,5)']
     config = load_config(small, [*flags, '--config.part.deep=1e-3'])
     assert config == {
         'word': '',

@@ -84,15 +84,8 @@ def test_an_attack():
     attack = configured('attack=mine')['attack']
     patch = configured('attack=patch')['attack']
     assert set(attack) == {*patch, 'shade'}
-    own = {
-        'name': 'mine',
-        'rate': 0.03,
-        'cover_rate': 0.03,
-        'shade': 0.5,
-        'size_px': 3,
-        'colours': [],
-        'scheme': 'all_to_one',
-    }
+    own = {'name': 'mine', 'rate': 0.03, 'cover_rate': 0.03, 'shade': 0.5, 'size_px': 3}
+    own |= {'colours': [], 'scheme': 'all_to_one'}
     assert attack.items() >= own.items()
     assert configured('attack=mine,source=arrays:x')['attack']['shade'] == 0.25
     assert configured('attack=mine', QUICKSTART.with_name('cifar10.py'))['attack']['rate'] == 0.03

@@ -28,15 +28,8 @@ REFUSED = (('tiny', 'start'), ('tiny', 'kept'))
 # in the daily suite; all of them with PURIFY_ALL_POINTS=1
 SOME = [('digits', 'selection', 1), ('cifar10', 'table1', 0)]
 SOME_RUNS = [('digits', 'table1', 1)]
-SMALL = {
-    'name': 'resnet',
-    'stages': [1],
-    'block': 'preact',
-    'width': 4,
-    'stem': 'small',
-    'norm': 'group',
-    'dtype': 'float32',
-}
+SMALL = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'stem': 'small'}
+SMALL |= {'norm': 'group', 'dtype': 'float32'}
 
 
 @pytest.fixture(scope='module')

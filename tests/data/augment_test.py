@@ -18,14 +18,8 @@ from purify.data.augment import (
     Rotation,
 )
 
-STRONG = (
-    ColourJitter(0.4, 0.4, 0.4, 0.1),
-    Rotation(20),
-    Affine(0.1, (0.9, 1.1)),
-    Flip(0.5),
-    PadCrop(2),
-    ResizedCrop((0.2, 1.0)),
-)
+STRONG = (ColourJitter(0.4, 0.4, 0.4, 0.1), Rotation(20), Affine(0.1, (0.9, 1.1)), Flip(0.5))
+STRONG += (PadCrop(2), ResizedCrop((0.2, 1.0)))
 IDLE = (ColourJitter(), Rotation(0), Affine(), Flip(0), PadCrop(0), PadCrop(0, 'reflect'))
 CHANNELS = (1, 3)
 

@@ -101,7 +101,7 @@ def test_a_restart_writes_only_what_is_missing(tmp_path):
     before = writer.path(0).stat().st_mtime_ns
     again = make_writer(tmp_path)
     assert again.pending() == [1]
-    with pytest.raises(UserError, match=r'shards \[1\] are missing; run the stage again'):
+    with pytest.raises(UserError, match=r'shards \[1\] are missing'):
         again.finish([3, 3, 1])
     again.write(1, records(range(3, 6)))
     again.finish([3, 3, 1])
@@ -154,7 +154,7 @@ def test_what_is_no_dataset_is_named(tmp_path):
         lambda folder: builders.open_split(folder, 'train'),
     ):
         for name in ('none', 'empty'):
-            said = rf'{name}: no TFDS dataset here \(.+\). Give the folder of one'
+            said = rf'{name}: no TFDS dataset here \(.+\). Give its folder'
             with pytest.raises(UserError, match=said):
                 read(tmp_path / name)
     with pytest.raises(UserError, match=r"good: no split 'test' here. Choose from: train"):

@@ -61,13 +61,8 @@ def edits():
 def test_the_kept_records_come_in_order_with_new_labels_and_images(splits):
     given, *replacements = splits
     edited = Edited(given, *edits(), replacements)
-    expected = [
-        (0, 0, picture(0)),
-        (1, 2, picture(1, 7)),
-        (4, 1, picture(4, 2)),
-        (5, 0, picture(5, 2)),
-        (9, 0, picture(9)),
-    ]
+    expected = [(0, 0, picture(0)), (1, 2, picture(1, 7)), (4, 1, picture(4, 2))]
+    expected += [(5, 0, picture(5, 2)), (9, 0, picture(9))]
     assert len(edited) == len(expected)
     for position, (row, label, image) in enumerate(expected):
         record = edited[position]

@@ -56,7 +56,7 @@ def test_sixteen_bits_are_scaled_not_cut_off():
 
 def test_values_without_a_known_range_are_refused():
     data = encoded(Image.fromarray(np.float32([[0.5, 300]])), 'TIFF')
-    said = r'^a\.tif: has signed, floating-point or 32-bit values.*8 or 16 bits'
+    said = r'^a\.tif: signed, floating-point or 32-bit values.*8 or 16 bits'
     with pytest.raises(UserError, match=said):
         images.decode(data, 'a.tif', 3)
 

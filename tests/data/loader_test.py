@@ -159,12 +159,12 @@ class TestTrainingBatches:
         assert_equal(batches(Split(folder, 'train')), batches(split))
 
     def test_a_batch_that_does_not_split_over_the_hosts(self, split):
-        said = r'batch=8 does not split over 3 hosts; choose a multiple'
+        said = r'batch=8 must be a multiple of the 3 hosts'
         with pytest.raises(UserError, match=said):
             batches(split, place=(0, 3))
 
     def test_a_seed_that_is_none(self, split):
-        with pytest.raises(UserError, match='seed -1 is out of range'):
+        with pytest.raises(UserError, match='seed -1: choose a whole'):
             batches(split, seed=-1)
 
 

@@ -252,7 +252,7 @@ def test_pictures_scaled_to_one_are_counted(channels):
 
 @pytest.mark.parametrize('kind', [np.float32, np.int32])
 def test_values_without_a_known_range_are_refused(kind):
-    said = r'^x: has signed, floating-point or 32-bit values of no known range'
+    said = r'^x: signed, floating-point or 32-bit values of no known range'
     with pytest.raises(UserError, match=said):
         shown(encoded(Image.fromarray(np.array([[1, 300]], kind)), 'TIFF'))
 

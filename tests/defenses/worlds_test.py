@@ -25,12 +25,8 @@ from purify.defenses.registry import DEFENSES
 TARGETS = DEFENSES.part('dataelixir')['targets']
 NAMES = ('nondisruptive', 'strangers', 'disruptive', 'alpha', 'keep', 'narrow')
 RELABEL = {name: DEFENSES.part('relabel')[name] for name in NAMES}
-SIZES = {
-    '10 of 80': equal(10, 80),
-    '10 of 1000': equal(10, 1000),
-    '43, long-tailed': long_tailed(43, 500),
-    '100 of 100': equal(100, 100),
-}
+SIZES = {'10 of 80': equal(10, 80), '10 of 1000': equal(10, 1000)}
+SIZES |= {'43, long-tailed': long_tailed(43, 500), '100 of 100': equal(100, 100)}
 
 
 def label_verdicts(case, sizes, count=6):

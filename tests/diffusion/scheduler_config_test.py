@@ -124,12 +124,8 @@ def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
 )
 def test_settings_of_other_classes_are_named(capsys, kind, unread):
     # as in SDXL's
-    own = {
-        '_class_name': kind,
-        'set_alpha_to_one': False,
-        'skip_prk_steps': True,
-        'interpolation_type': 'linear',
-    }
+    own = {'_class_name': kind, 'set_alpha_to_one': False, 'skip_prk_steps': True}
+    own |= {'interpolation_type': 'linear'}
     schedule_from_diffusers(own)
     assert not capsys.readouterr().err
     assert schedule_from_diffusers(own | unread).clip_sample is (kind == 'DDIMScheduler')
@@ -164,12 +160,8 @@ def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
         schedule_from_diffusers(config | {'timestep_values': off, '_note': 3})
     with pytest.raises(UserError, match=r"not supported: \{'sigma_data': 0.5\}"):
         schedule_from_diffusers(config | {'sigma_data': 0.5})
-    plain = {
-        'lower_order_final': True,
-        'sample_max_value': 1.0,
-        'dynamic_thresholding_ratio': 0.995,
-        'tensor_format': 'pt',
-    }
+    plain = {'lower_order_final': True, 'sample_max_value': 1.0}
+    plain |= {'dynamic_thresholding_ratio': 0.995, 'tensor_format': 'pt'}
     schedule_from_diffusers(
         config | plain | {'skip_prk_steps': True, 'interpolation_type': 'linear'}
     )
@@ -184,12 +176,8 @@ def test_settings_that_no_class_knows_are_refused_and_silent_ones_pass():
     st.booleans(),
 )
 def test_files_say_the_same_when_read_back(name, steps, prediction, one, clip, rederived):
-    options = {
-        'prediction': prediction,
-        'set_alpha_to_one': one,
-        'clip_sample': clip,
-        'clip_range': 2.0,
-    }
+    options = {'prediction': prediction, 'set_alpha_to_one': one, 'clip_sample': clip}
+    options |= {'clip_range': 2.0}
     if name == 'free':
         schedule = Schedule(np.random.default_rng(steps).uniform(0.01, 0.3, steps), **options)
     else:

@@ -50,15 +50,8 @@ OTHER_JSON = (
     '[' * 5000,
     '9' * 5000,
 )
-NETWORK = {
-    'name': 'resnet',
-    'stages': [1],
-    'block': 'preact',
-    'width': 4,
-    'norm': 'group',
-    'stem': 'small',
-    'dtype': 'float32',
-}
+NETWORK = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
+NETWORK |= {'stem': 'small', 'dtype': 'float32'}
 IDS = np.arange(6)
 KINDS = {'b': np.bool_, 'u': np.uint8, 'iu': np.int64, 'f': np.float32}
 
@@ -106,13 +99,8 @@ def write_replication(work):
 
 def write_dissection(work):
     write_columns(work.folder / dissect.ARRAYS, columns(dissect.OF_A_SET, 'generated_'))
-    row = {
-        'label': 1,
-        'target': True,
-        'images': 6,
-        'counts': [6, 0, 0, 0],
-        'shares': [1.0, 0.0, 0.0, 0.0],
-    }
+    row = {'label': 1, 'target': True, 'images': 6, 'counts': [6, 0, 0, 0]}
+    row |= {'shares': [1.0, 0.0, 0.0, 0.0]}
     row |= {'triggered': 0.0, 'interval': [0.0, 0.4], 'p_t': None}
     numbers = {'judges': {'detector': None}, 'sets': {'generated': [row]}, 'auroc': [], 'fid': {}}
     write_json(
@@ -121,14 +109,8 @@ def write_dissection(work):
 
 
 def write_diffused(work):
-    facts = {
-        'draws': 5,
-        'weighting': 'edm',
-        'images': 6,
-        'calls_per_image': 50,
-        'p_filter': 0.0,
-        'p_filters': [0.0, 0.05],
-    }
+    facts = {'draws': 5, 'weighting': 'edm', 'images': 6, 'calls_per_image': 50, 'p_filter': 0.0}
+    facts |= {'p_filters': [0.0, 0.05]}
     write_json(work.folder / diffusion_answers.FACTS, facts)
     write_columns(
         part_path(work.folder / diffusion_answers.CLEAN, 0, 1),

@@ -203,12 +203,8 @@ def test_an_encoder_says_what_it_is(made, tmp_path):
     }
     assert describe_encoder(clip) == {'encoder': 'CLIP (clip)', 'copy_detection': False}
     folder = made.classifier('mine', 1)
-    done = {
-        'stage': 'encoder',
-        'fingerprint': '',
-        'settings': {'objective': {'name': 'contrast'}},
-        'inputs': {},
-    }
+    done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}}
+    done |= {'inputs': {}}
     write_json(folder / 'DONE', done | {'cost': {'seconds': 1.0, 'device_seconds': 1.0}})
     assert describe_encoder(folder)['encoder'] == 'encoder (resnet, trained without labels)'
 

@@ -108,14 +108,8 @@ def test_clean_and_triggered_test_images_are_classified(made, run):
         np.testing.assert_array_equal(table['predictions'], wanted)
         assert table['errors'].shape == (len(seen), 10, 2)
     assert (clean['predictions'][among] != hit['predictions']).any()
-    facts = {
-        'draws': 3,
-        'weighting': 'none',
-        'images': 20,
-        'calls_per_image': 30,
-        'p_filter': 0.1,
-        'p_filters': [0.0, 0.1],
-    }
+    facts = {'draws': 3, 'weighting': 'none', 'images': 20, 'calls_per_image': 30, 'p_filter': 0.1}
+    facts |= {'p_filters': [0.0, 0.1]}
     assert read_json(folder / 'facts.json') == facts
 
 
@@ -182,13 +176,8 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     third = np.arange(len(labels)) % 3 == 0
     clean = np.stack([labels, np.where(third, (labels + 1) % 10, labels)], 1).astype(np.int32)
     hit = np.stack([np.full(len(labels), target), labels], 1).astype(np.int32)
-    facts = {
-        'draws': 3,
-        'weighting': 'edm',
-        'images': len(labels),
-        'calls_per_image': 30,
-        'p_filter': 0.05,
-    }
+    facts = {'draws': 3, 'weighting': 'edm', 'images': len(labels), 'calls_per_image': 30}
+    facts |= {'p_filter': 0.05}
     work = made.work(
         'evaluated',
         {'teacher': made.teacher, 'diffused': made.folder / 'answers'},
@@ -230,14 +219,8 @@ def test_where_no_image_counts_there_is_no_share(made):
         work.folder / 'clean' / 'rows-00000-of-00001.npz',
         {'ids': bench.test.ids[:2], 'predictions': np.zeros((2, 1), np.int32)},
     )
-    facts = {
-        'draws': 1,
-        'weighting': 'none',
-        'images': 2,
-        'calls_per_image': 10,
-        'p_filter': 0.0,
-        'p_filters': [0.0],
-    }
+    facts = {'draws': 1, 'weighting': 'none', 'images': 2, 'calls_per_image': 10, 'p_filter': 0.0}
+    facts |= {'p_filters': [0.0]}
     write_json(work.folder / 'facts.json', facts)
     found, headline = describe_diffusion(bench, work.folder)
     assert (headline['asr'], headline['counts']['asr'], headline['intervals']['asr']) == (
@@ -253,13 +236,8 @@ def tiny_config(**changes):
     steps.
     """
     config = quickstart('defense=none')
-    network = {
-        'sample_size': 8,
-        'block_out_channels': [8],
-        'layers_per_block': 1,
-        'attention_levels': 0,
-        'norm_num_groups': 4,
-    }
+    network = {'sample_size': 8, 'block_out_channels': [8], 'layers_per_block': 1}
+    network |= {'attention_levels': 0, 'norm_num_groups': 4}
     network |= {'dropout': 0.0, 'dtype': 'float32'}
     optim = {**config['teacher']['optim']}
     goal = {
@@ -268,14 +246,8 @@ def tiny_config(**changes):
         'schedule': {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'},
     }
     length = {'epochs': 0.0, 'steps': 2, 'batch': 16, 'accumulate': 1, 'ema_decay': 0.5}
-    part = {
-        'objective': goal,
-        'network': network,
-        'optim': optim,
-        'stored_dtype': 'float32',
-        'augment': {},
-        'init_from': '',
-    }
+    part = {'objective': goal, 'network': network, 'optim': optim, 'stored_dtype': 'float32'}
+    part |= {'augment': {}, 'init_from': ''}
     own = {name: value for name, value in SETTINGS.items() if name not in STAGE_OWN}
     config['defense'] = {'name': 'diffusion_classifier', 'generator': part | length} | own | changes
     return config
@@ -314,15 +286,8 @@ def test_what_does_not_fit_is_a_problem(tmp_path):
 
 def test_every_setting_changes_the_stage_that_asks():
     first = Chain(make_stages(tiny_config()), 'store').prints
-    others = {
-        'draws': 4,
-        'p_mean': 0.1,
-        'p_std': 0.6,
-        'p_filter': 0.0,
-        'p_filters': [0.1, 0.2],
-        'weighting': 'edm',
-        'clip': True,
-    }
+    others = {'draws': 4, 'p_mean': 0.1, 'p_std': 0.6, 'p_filter': 0.0, 'p_filters': [0.1, 0.2]}
+    others |= {'weighting': 'edm', 'clip': True}
     others |= {'rounds': [[1, 5]], 'images': 3, 'dtype': 'bfloat16'}
     assert set(others) | set(STAGE_OWN) == set(SETTINGS)
     for name, value in others.items():

@@ -75,12 +75,8 @@ class MadeDissection(MadeRun):
         logits = network(self.images.astype(np.float32) / 255, train=False)
         network.head.bias[...] -= np.median(logits, 0)
         _, params, stats = split_network(network)
-        facts = {
-            'network': NETWORK,
-            'num_classes': len(class_names),
-            'channels': 1,
-            'class_names': class_names,
-        }
+        facts = {'network': NETWORK, 'num_classes': len(class_names), 'channels': 1}
+        facts |= {'class_names': class_names}
         write_network(self.folder / name, facts, {'params': params, 'stats': stats})
         return self.folder / name
 

@@ -325,12 +325,8 @@ def judge(made, monkeypatch):
             residual, 'load_variation_model', lambda *args, **options: WeightsOnly()
         )
         settings = {'features': 'none'}
-        inputs = {
-            'teacher': made.teacher,
-            'student': made.student,
-            'benign': made.teacher,
-            'prior': made.folder,
-        }
+        inputs = {'teacher': made.teacher, 'student': made.student, 'benign': made.teacher}
+        inputs |= {'prior': made.folder}
         work = made.work(
             name,
             inputs,

@@ -82,22 +82,14 @@ def chain(tmp_path_factory):
         rest |= {'triggered': 0.0, 'interval': [0.0, 0.1], 'p_t': None}
         rows[name] = [{'label': 1, 'target': True} | rest, {'label': 2, 'target': False} | rest]
     write_columns(chain.folder('dissect') / ARRAYS, arrays)
-    numbers = {
-        'judges': {},
-        'sets': {name: rows[name] for name in ('generated', 'probe')},
-        'auroc': [],
-        'fid': {},
-    }
+    numbers = {'judges': {}, 'sets': {name: rows[name] for name in ('generated', 'probe')}}
+    numbers |= {'auroc': [], 'fid': {}}
     write_json(
         chain.folder('dissect') / 'numbers.json',
         numbers | {'sampler': 'ddim', 'guidance': 1.0, 'steps': 5},
     )
-    pairs = {
-        'ids': np.arange(20),
-        'match': np.arange(20) // 2,
-        'twin': 39 - np.arange(20),
-        'poisoned': np.arange(20) < 3,
-    }
+    pairs = {'ids': np.arange(20), 'match': np.arange(20) // 2, 'twin': 39 - np.arange(20)}
+    pairs |= {'poisoned': np.arange(20) < 3}
     pairs |= {
         name: np.linspace(0.9, 0.1, 20, dtype=np.float32)
         for name in ('similarity', 'twin_similarity')

@@ -49,12 +49,8 @@ def folder(tmp_path_factory):
 
 def test_of_a_whole_clip_the_image_encoder_is_read(folder, tmp_path):
     vision = json.loads((folder / 'config.json').read_text())
-    whole = {
-        'architectures': ['CLIPModel'],
-        'model_type': 'clip',
-        'projection_dim': 12,
-        'vision_config': vision,
-    }
+    whole = {'architectures': ['CLIPModel'], 'model_type': 'clip', 'projection_dim': 12}
+    whole |= {'vision_config': vision}
     (tmp_path / 'config.json').write_text(json.dumps(whole | {'text_config': {}}))
     tensors = load_file(folder / 'model.safetensors')
     words = {
@@ -82,12 +78,8 @@ def test_images_of_other_sizes_are_seen_as_pillow_resizes_them(folder):
 
 
 def test_a_processor_beside_the_weights_is_obeyed(folder, tmp_path):
-    settings = {
-        'size': {'shortest_edge': 20},
-        'crop_size': 16,
-        'image_mean': [0.5] * 3,
-        'image_std': [0.25] * 3,
-    }
+    settings = {'size': {'shortest_edge': 20}, 'crop_size': 16, 'image_mean': [0.5] * 3}
+    settings |= {'image_std': [0.25] * 3}
     for file in folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))

@@ -32,12 +32,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
 COLLECTIVES = re.compile(
     r'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast'
 )
-SCHEDULER = {
-    '_class_name': 'DDIMScheduler',
-    'beta_schedule': 'scaled_linear',
-    'beta_start': 0.00085,
-    'beta_end': 0.012,
-}
+SCHEDULER = {'_class_name': 'DDIMScheduler', 'beta_schedule': 'scaled_linear'}
+SCHEDULER |= {'beta_start': 0.00085, 'beta_end': 0.012}
 SCHEDULER |= {'clip_sample': False, 'set_alpha_to_one': False, 'steps_offset': 1}
 
 

@@ -22,26 +22,10 @@ DDPM = {
     'drop': 0.1,
     'schedule': {'name': 'linear', 'steps': 50, 'prediction': 'epsilon'},
 }
-EDM = {
-    'name': 'edm',
-    'drop': 0.1,
-    'p_mean': -1.2,
-    'p_std': 1.2,
-    'sigma_data': 0.5,
-    'sigma_min': 0.002,
-    'sigma_max': 80.0,
-    'rho': 7.0,
-    'levels': 20,
-}
-SETTINGS = {
-    'sample_size': 8,
-    'block_out_channels': [4, 8],
-    'layers_per_block': 1,
-    'attention_levels': 0,
-    'norm_num_groups': 2,
-    'dropout': 0.0,
-    'dtype': 'float32',
-}
+EDM = {'name': 'edm', 'drop': 0.1, 'p_mean': -1.2, 'p_std': 1.2, 'sigma_data': 0.5}
+EDM |= {'sigma_min': 0.002, 'sigma_max': 80.0, 'rho': 7.0, 'levels': 20}
+SETTINGS = {'sample_size': 8, 'block_out_channels': [4, 8], 'layers_per_block': 1}
+SETTINGS |= {'attention_levels': 0, 'norm_num_groups': 2, 'dropout': 0.0, 'dtype': 'float32'}
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
 LABELS = jnp.array([0, 1, 2, 1])
 

@@ -7,14 +7,8 @@ from golden.weights import GOLDEN, OTHER, materialise
 
 from purify.generative.open_prior import load_variation_model
 
-VARIATIONS = (
-    'variation_ddim_leading',
-    'variation_pndm_leading',
-    'variation_dpmpp_linspace',
-    'variation_euler_trailing',
-    'variation_ddim_v',
-    'versatile_ddim',
-)
+VARIATIONS = ('variation_ddim_leading', 'variation_pndm_leading', 'variation_dpmpp_linspace')
+VARIATIONS += ('variation_euler_trailing', 'variation_ddim_v', 'versatile_ddim')
 OTHERS = ('sd_image_variation', 'versatile_image_variation')
 GUIDANCE = (1.0, 7.5)
 

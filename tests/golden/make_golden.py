@@ -208,13 +208,8 @@ def variation(scheduler: Any, unet: str = 'unet_sd1') -> tuple[Any, Callable[[An
 
 def run_variation(pipeline: Any, steps: int = 5) -> Arrays:
     pixel_values, latents = normal(5, 2, 3, 16, 16), normal(6, 2, 4, 8, 8)
-    call = {
-        'image': pixel_values,
-        'latents': latents,
-        'height': 16,
-        'width': 16,
-        'num_inference_steps': steps,
-    }
+    call = {'image': pixel_values, 'latents': latents, 'height': 16, 'width': 16}
+    call |= {'num_inference_steps': steps}
     return (
         as_arrays(pixel_values=pixel_values, latents=latents)
         | {'num_inference_steps': np.array(steps)}
@@ -239,13 +234,8 @@ def run_versatile(pipeline: Any, steps: int = 5) -> Arrays:
         images=pictures, return_tensors='pt'
     ).pixel_values
     latents = normal(6, 2, 4, 8, 8)
-    call = {
-        'image': pictures,
-        'latents': latents,
-        'height': 16,
-        'width': 16,
-        'num_inference_steps': steps,
-    }
+    call = {'image': pictures, 'latents': latents, 'height': 16, 'width': 16}
+    call |= {'num_inference_steps': steps}
     inputs = {'source_uint8': source} | as_arrays(pixel_values=pixel_values, latents=latents)
     return inputs | {'num_inference_steps': np.array(steps)} | images(pipeline, call)
 
@@ -264,14 +254,8 @@ def image_to_image(scheduler: Any) -> tuple[Any, Callable[[Any], Arrays]]:
 def letters() -> CLIPTokenizer:
     """Of 60 tokens: the letters, alone and at the end of a word, six merges, start and end."""
     ends = [f'{letter}</w>' for letter in ascii_lowercase]
-    merges = [
-        ('a', 't</w>'),
-        ('c', 'at</w>'),
-        ('o', 'g</w>'),
-        ('d', 'og</w>'),
-        ('t', 'h'),
-        ('th', 'e</w>'),
-    ]
+    merges = [('a', 't</w>'), ('c', 'at</w>'), ('o', 'g</w>'), ('d', 'og</w>'), ('t', 'h')]
+    merges += [('th', 'e</w>')]
     tokens = [
         *ascii_lowercase,
         *ends,

@@ -69,12 +69,8 @@ VAES = {
         }
     ),
 }
-_CLIP = {
-    'hidden_size': 16,
-    'intermediate_size': 24,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 2,
-}
+_CLIP = {'hidden_size': 16, 'intermediate_size': 24, 'num_hidden_layers': 2}
+_CLIP |= {'num_attention_heads': 2}
 _VISION = _CLIP | {'projection_dim': 12, 'image_size': 16, 'patch_size': 4}
 VISIONS = {
     'clip_vision_quick_gelu': _VISION | {'hidden_act': 'quick_gelu'},

@@ -492,13 +492,8 @@ def full_after(monkeypatch, count):
 
 @pytest.mark.parametrize('count', [0, 3, 9])
 def test_a_full_disk_keeps_what_is_finished(count, tmp_path, call, monkeypatch):
-    flags = [
-        DIGITS,
-        f'--workdir={tmp_path}',
-        '--stages=prepare',
-        '--config.source.train_size=300',
-        '--config.source.reference=none',
-    ]
+    flags = [DIGITS, f'--workdir={tmp_path}', '--stages=prepare', '--config.source.train_size=300']
+    flags += ['--config.source.reference=none']
     with monkeypatch.context() as patch:
         full_after(patch, count)
         assert_refused(
@@ -538,17 +533,8 @@ def test_a_stop_is_told_from_a_failure(tmp_path, call, monkeypatch):
 def test_the_message_is_all_there_is_in_a_real_process(tmp_path):
     import subprocess
 
-    line = [
-        sys.executable,
-        '-m',
-        'purify',
-        'run',
-        '--config',
-        DIGITS,
-        '--workdir',
-        str(tmp_path),
-        '--config.attack.target=12',
-    ]
+    line = [sys.executable, '-m', 'purify', 'run', '--config', DIGITS, '--workdir', str(tmp_path)]
+    line += ['--config.attack.target=12']
     done = subprocess.run(line, cwd=Path(CONFIG).parents[1], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ''

@@ -34,14 +34,8 @@ TINY = (
     '--config.run.report_images=2',
 )
 WRITTEN = ('rows-*.npz', 'findings.*', 'verdicts.csv', '*.array_record-*')
-MIDST = (
-    'candidates-*/rows-*',
-    'replaced-*/*',
-    'benign-*/checkpoints/step_*',
-    'agreed-*/*',
-    'purified-*/*',
-    'student-*/metrics.jsonl',
-)
+MIDST = ('candidates-*/rows-*', 'replaced-*/*', 'benign-*/checkpoints/step_*', 'agreed-*/*')
+MIDST += ('purified-*/*', 'student-*/metrics.jsonl')
 
 
 def finished(folder, *flags, devices=1):

@@ -160,12 +160,8 @@ def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_pa
 
 def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
     """With a learning rate of almost 0, a student started from the teacher stays the teacher."""
-    flags = [
-        f'--config.teacher.init_from={finished}/teacher',
-        '--config.teacher.optim.lr=1e-12',
-        '--stages',
-        'prepare,teacher',
-    ]
+    flags = [f'--config.teacher.init_from={finished}/teacher', '--config.teacher.optim.lr=1e-12']
+    flags += ['--stages', 'prepare,teacher']
     assert (
         main(
             ['run', '--config', f'{QUICKSTART}:seed=5', '--workdir', str(tmp_path), *FLAGS, *flags]

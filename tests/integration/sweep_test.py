@@ -258,16 +258,8 @@ def test_slurm_gets_the_open_runs_as_an_array(sweep, tmp_path, monkeypatch):
 
 
 def test_what_purify_refuses_is_not_started(tmp_path):
-    command = [
-        sys.executable,
-        'launch/sweep.py',
-        '--config',
-        'configs/quickstart.py',
-        '--sweep',
-        'strat',
-        '--workdir',
-        str(tmp_path),
-    ]
+    command = [sys.executable, 'launch/sweep.py', '--config', 'configs/quickstart.py', '--sweep']
+    command += ['strat', '--workdir', str(tmp_path)]
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert 'offers ablation, attack, start' in refused.stderr

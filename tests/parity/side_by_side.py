@@ -109,13 +109,8 @@ def pytorch(
         given = {True: BatchFeature({'pixel_values': pixels}), False: blank.to(device, dtype)}
         pipeline.image_feature_extractor = lambda images, **_: given[images is pictures]
     side = latents.shape[-1] * pipeline.vae_scale_factor
-    chain = {
-        'num_inference_steps': args.steps,
-        'guidance_scale': args.guidance,
-        'height': side,
-        'width': side,
-        'output_type': 'pt',
-    }
+    chain = {'num_inference_steps': args.steps, 'guidance_scale': args.guidance, 'height': side}
+    chain |= {'width': side, 'output_type': 'pt'}
 
     def run() -> np.ndarray:
         with torch.inference_mode():

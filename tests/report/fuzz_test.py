@@ -31,16 +31,8 @@ from purify.report.results import Results
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 ALONE = os.environ.get('PURIFY_FUZZ_CASE')
 LONGEST_S = 5.0  # of a report, of processor time; one takes a tenth of a second
-FILES = (
-    'results.json',
-    'point.json',
-    'results.json',
-    'config.json',
-    'results.json',
-    'environment.json',
-    'point.json',
-    'stages/teacher-*/metrics.jsonl',
-)
+FILES = ('results.json', 'point.json', 'results.json', 'config.json', 'results.json')
+FILES += ('environment.json', 'point.json', 'stages/teacher-*/metrics.jsonl')
 STORED = Path(__file__).parents[2] / 'results'  # of studies: results of every kind of method
 KINDS = (
     'castle-walls-digits/generation-0.1-0',

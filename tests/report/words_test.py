@@ -59,13 +59,8 @@ def test_classes_are_named_where_they_exist():
 
 
 def test_settings_are_flattened_in_order():
-    settings = {
-        'name': 'variation',
-        'prior': {'steps': 250, 'ema': True},
-        'sizes': [1, 2],
-        'lr': 0.1 + 0.2,
-        'none': None,
-    }
+    settings = {'name': 'variation', 'prior': {'steps': 250, 'ema': True}, 'sizes': [1, 2]}
+    settings |= {'lr': 0.1 + 0.2, 'none': None}
     assert words.flatten(settings) == [
         ('name', 'variation'),
         ('prior.steps', '250'),

@@ -33,12 +33,8 @@ class Above(Decision):
             tables['right']['score'] > self.threshold
         )
         share = np.float64(flagged.mean())
-        columns = {
-            'ids': ids + self.shift,
-            'flagged': flagged,
-            'score': tables['left']['score'],
-            'wide': np.zeros((len(ids), 2)),
-        }
+        columns = {'ids': ids + self.shift, 'flagged': flagged, 'score': tables['left']['score']}
+        columns |= {'wide': np.zeros((len(ids), 2))}
         return Table(
             columns,
             {'share': float(share), 'classes': num_classes, 'seen': tables['left'].facts['seen']},

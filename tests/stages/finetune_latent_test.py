@@ -26,22 +26,10 @@ from purify.models.files.weights import export_tensors
 from purify.stages import generate_images, train_diffusion
 from purify.stages.finetune_latent import shape_latent
 
-OBJECTIVE = {
-    'name': 'latent',
-    'caption': 'A photo of a {}',
-    'drop': 0.2,
-    'size_px': 8,
-    'dtype': 'float32',
-}
-OPTIM = {
-    'name': 'adam',
-    'lr': 1e-2,
-    'schedule': 'constant',
-    'warmup': 0.0,
-    'clip': 0.0,
-    'b1': 0.9,
-    'b2': 0.999,
-}
+OBJECTIVE = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.2, 'size_px': 8}
+OBJECTIVE |= {'dtype': 'float32'}
+OPTIM = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9}
+OPTIM |= {'b2': 0.999}
 TRAINING = {
     'objective': OBJECTIVE,
     'optim': OPTIM,
@@ -235,15 +223,8 @@ def test_a_config_of_it_passes_check_and_runs_through_the_chain(place, tmp_path)
     config = load_config(
         f'{ROOT}/configs/castle_walls.py:setting=caltech15,source=arrays:{tmp_path},prior={place}/prior,weights=none'
     )
-    small = {
-        'name': 'resnet',
-        'stages': [1],
-        'block': 'preact',
-        'width': 4,
-        'norm': 'group',
-        'stem': 'small',
-        'dtype': 'float32',
-    }
+    small = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'norm': 'group'}
+    small |= {'stem': 'small', 'dtype': 'float32'}
     config.pop('dissection')
     for part in (config['teacher'], config['student']):
         part |= {'network': small, 'batch': 8}

@@ -25,15 +25,8 @@ from purify.generative.clip_encoder import ClipEncoder
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
 from purify.train.optim import OPTIMIZERS
 
-SMALL = {
-    'name': 'resnet',
-    'stages': (1,),
-    'block': 'preact',
-    'width': 4,
-    'norm': 'group',
-    'stem': 'small',
-    'dtype': 'float32',
-}
+SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group'}
+SMALL |= {'stem': 'small', 'dtype': 'float32'}
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,10 @@ from purify.train.state import abstract_network, split_network
 
 # tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-SETTINGS = {
-    'name': 'resnet',
-    'stages': [1, 1],
-    'block': 'basic',
-    'width': 4,
-    'stem': 'imagenet',
-    'mean': [0.5],
-    'std': [0.25],
-}
-THEIRS = {
-    'stem': 'conv1',
-    'stem_norm.layer': 'bn1',
-    'head': 'fc',
-    'blocks.0': 'layer1.0',
-    'blocks.1': 'layer2.0',
-}
+SETTINGS = {'name': 'resnet', 'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'imagenet'}
+SETTINGS |= {'mean': [0.5], 'std': [0.25]}
+THEIRS = {'stem': 'conv1', 'stem_norm.layer': 'bn1', 'head': 'fc', 'blocks.0': 'layer1.0'}
+THEIRS |= {'blocks.1': 'layer2.0'}
 PARTS = {'convs.0': 'conv1', 'convs.1': 'conv2', 'norms.0.layer': 'bn1', 'norms.1.layer': 'bn2'}
 PARTS |= {'shortcut': 'downsample.0', 'shortcut_norm.layer': 'downsample.1'}
 

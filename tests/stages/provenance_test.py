@@ -168,12 +168,8 @@ def test_a_note_is_of_its_own_weights_alone(tmp_path, weights):
     told(tmp_path, from_folder(tmp_path), 'unknown')
 
 
-TINY = [
-    'prior.network.block_out_channels=(8,)',
-    'prior.network.layers_per_block=1',
-    'prior.steps=1',
-    'prior.batch=8',
-]
+TINY = ['prior.network.block_out_channels=(8,)', 'prior.network.layers_per_block=1']
+TINY += ['prior.steps=1', 'prior.batch=8']
 
 
 def trained(words, folder, *changes):

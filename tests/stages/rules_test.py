@@ -174,13 +174,8 @@ SUSPICIONS = [  # the rule, what may be changed, where some images lie
     (DISRUPTIONS.part('outlying'), {'quantile': 0.04}, 0.025),
     (DISRUPTIONS.part('valley'), {'share': 0.6, 'limit': 0.01, 'bins': 3, 'score': 'outside'}, 0),
 ]
-OTHERS = {
-    'nondisruptive': 0.01,
-    'alpha': 0.3,
-    'keep': 0.3,
-    'narrow': 0.9,
-    'strangers': {'share': 0.9, 'deviations': 5.0, 'level': 0.05},
-}
+OTHERS = {'nondisruptive': 0.01, 'alpha': 0.3, 'keep': 0.3, 'narrow': 0.9}
+OTHERS |= {'strangers': {'share': 0.9, 'deviations': 5.0, 'level': 0.05}}
 
 
 def fates(tests, labels, densities):
@@ -222,14 +217,8 @@ def test_every_number_of_the_tests_for_poison_was_changed():
 def test_a_rule_is_described_by_its_attributes_and_not_by_its_presets():
     rule = Fct(network='teacher', times=3)
     assert Fct.presets
-    own = {
-        'rotation': 180.0,
-        'shift': 0.2,
-        'times': 3,
-        'network': 'teacher',
-        'early': rule.early,
-        'spread': rule.spread,
-    }
+    own = {'rotation': 180.0, 'shift': 0.2, 'times': 3, 'network': 'teacher', 'early': rule.early}
+    own |= {'spread': rule.spread}
     assert describe_rule(rule) == {'name': 'Fct'} | own
 
 

@@ -52,13 +52,8 @@ def poisoned(tmp_path_factory):
 @pytest.fixture
 def table(tmp_path):
     def table(name='verdicts', **changes):
-        columns = {
-            'ids': IDS,
-            'keep': KEEP,
-            'labels': NEW,
-            'candidate': CANDIDATE,
-            'pick': np.ones(COUNT, bool),
-        }
+        columns = {'ids': IDS, 'keep': KEEP, 'labels': NEW, 'candidate': CANDIDATE}
+        columns |= {'pick': np.ones(COUNT, bool)}
         (tmp_path / name).mkdir()
         write_table(tmp_path / name, Table(columns | changes))
         return tmp_path / name

@@ -38,13 +38,8 @@ def make_trigger(folder, name, channels=1, seed=0, **changes):
             'donors': np.random.default_rng(seed).integers(0, 256, (5, 9, 9, channels), np.uint8),
         }
         weights['mask']['leave']['bias'][:] = 0.5  # near where a mask is half open
-    facts = {
-        'target': 0,
-        'channels': channels,
-        'size_px': 9,
-        'network': {'width': WIDTH},
-        'secret_bits': BITS,
-    }
+    facts = {'target': 0, 'channels': channels, 'size_px': 9, 'network': {'width': WIDTH}}
+    facts |= {'secret_bits': BITS}
     write_trigger(folder, name, facts | changes, weights)
     return weights
 

@@ -7,12 +7,8 @@ from pathlib import Path
 
 BLOCK = 2**15  # of LevelDB's log
 HEADER = 7  # of W&B's file, and of every piece of a record
-OFFLINE = {
-    'WANDB_MODE': 'offline',
-    'WANDB_SILENT': 'true',
-    'WANDB_ERROR_REPORTING': 'false',
-    'WANDB_CONSOLE': 'off',
-}
+OFFLINE = {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'WANDB_ERROR_REPORTING': 'false'}
+OFFLINE |= {'WANDB_CONSOLE': 'off'}
 
 
 def read_tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]]:

@@ -139,18 +139,8 @@ RUNS = {  # name -> config and words, flags
 IN_BETWEEN = re.compile(
     r'(?!verdicts/(findings|verdicts)\.).*(/rows-\S+|/findings\.\w+|/verdicts\.csv|\.npz)'
 )
-OF_THE_RUN = (
-    'cost',
-    'environment',
-    'fingerprints',
-    'stages',
-    'config',
-    'overrides',
-    'command',
-    'date',
-    'reused',
-    'versions',
-)
+OF_THE_RUN = ('cost', 'environment', 'fingerprints', 'stages', 'config', 'overrides', 'command')
+OF_THE_RUN += ('date', 'reused', 'versions')
 
 
 def run(code: Path, name: str, workdir: Path) -> dict[str, str]:

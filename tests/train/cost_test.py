@@ -15,13 +15,7 @@ def test_totals_go_on_where_an_earlier_part_stopped():
 
 @pytest.mark.parametrize(('calls', 'told'), [(750, (750, 75.0)), (0, (None, None))])
 def test_network_calls_and_their_rate_without_compiling(calls, told):
-    totals = {
-        'seconds': 12.0,
-        'compile_seconds': 2.0,
-        'wait_seconds': 0.0,
-        'images': 10,
-        'flops': 0.0,
-        'devices': 1,
-    }
+    totals = {'seconds': 12.0, 'compile_seconds': 2.0, 'wait_seconds': 0.0, 'images': 10}
+    totals |= {'flops': 0.0, 'devices': 1}
     found = summarize(totals | {'network_calls': calls})
     assert (found['network_calls'], found['network_calls_per_s']) == told

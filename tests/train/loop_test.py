@@ -49,16 +49,8 @@ def batches(start):
 
 
 def plan(folder, steps=12, **changes):
-    settings = {
-        'name': 'x',
-        'folder': folder,
-        'batch': 16,
-        'steps': steps,
-        'accumulate': 1,
-        'seed': 3,
-        'save_every': 5,
-        'log_every': 4,
-    }
+    settings = {'name': 'x', 'folder': folder, 'batch': 16, 'steps': steps, 'accumulate': 1}
+    settings |= {'seed': 3, 'save_every': 5, 'log_every': 4}
     return Plan(**(settings | changes))
 
 
@@ -211,14 +203,8 @@ def test_batch_must_split_over_the_devices(tmp_path):
 
 
 def test_cost_knows_rates_and_hides_what_it_does_not_know():
-    totals = {
-        'seconds': 12.0,
-        'compile_seconds': 2.0,
-        'wait_seconds': 1.0,
-        'images': 100,
-        'flops': 5e9,
-        'devices': 2,
-    }
+    totals = {'seconds': 12.0, 'compile_seconds': 2.0, 'wait_seconds': 1.0, 'images': 100}
+    totals |= {'flops': 5e9, 'devices': 2}
     found = summarize(totals)
     assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == (
         10.0,

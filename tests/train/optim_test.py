@@ -111,14 +111,8 @@ def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
 
 
 def test_clip_bounds_the_gradient():
-    kwargs = {
-        'lr': 1.0,
-        'schedule': 'constant',
-        'warmup': 0.0,
-        'momentum': 0.0,
-        'nesterov': False,
-        'weight_decay': 0.0,
-    }
+    kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False}
+    kwargs |= {'weight_decay': 0.0}
     optimizer = make_optimizer(1, name='sgd', clip=1.0, **kwargs)
     updates, _ = optimizer.update(
         np.array([3.0, 4.0], np.float32),

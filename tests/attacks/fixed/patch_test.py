@@ -122,15 +122,8 @@ def test_relabel_gives_the_target():
 
 def test_digest_knows_every_parameter():
     base = {'target': 0, 'seed': 1, 'size_px': 3}
-    changes = [
-        {'target': 1},
-        {'seed': 2},
-        {'size_px': 4},
-        {'pattern': 'solid'},
-        {'colours': ('red', 'black')},
-        {'corner': 'top_left'},
-        {'margin_px': 1},
-    ]
+    changes = [{'target': 1}, {'seed': 2}, {'size_px': 4}, {'pattern': 'solid'}]
+    changes += [{'colours': ('red', 'black')}, {'corner': 'top_left'}, {'margin_px': 1}]
     digests = [Patch(**base).digest()] + [Patch(**(base | change)).digest() for change in changes]
     assert len(set(digests)) == len(digests)
     assert digests[0] == Patch(**base, colours=('white', 'black')).digest()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from purify.core.errors import UserError
+from purify.data.sources import open_source as sources
 from purify.data.sources.arrays import sign_arrays
-from purify.data.sources.open_source import open_source as sources
 
 PIXELS = np.zeros((6, 8, 8, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -19,14 +19,8 @@ GOOD = {'images': PIXELS, 'labels': LABELS}
 def open_with(folder, train, test=GOOD, channels=3):
     for name, arrays in (('train', train), ('test', test)):
         np.savez(folder / f'{name}.npz', **arrays)
-    options = {
-        'resample': 'nearest',
-        'classes': '',
-        'train_size': 0,
-        'test_size': 0,
-        'reference': 'none',
-        'reference_size': 0,
-    }
+    options = {'resample': 'nearest', 'classes': '', 'train_size': 0, 'test_size': 0}
+    options |= {'reference': 'none', 'reference_size': 0}
     return sources.open_source(
         'arrays', size_px=8, channels=channels, split_seed=0, path=str(folder), **options
     )
@@ -37,15 +31,15 @@ def open_with(folder, train, test=GOOD, channels=3):
     [
         (
             {'images': PIXELS},
-            r'train\.npz: has no array labels; it needs images u8\[n h w c\] and labels \[n\]',
+            r'train\.npz: has no array labels; give images u8\[n h w c\], labels \[n\]',
         ),
         (
             GOOD | {'images': PIXELS[:5]},
-            r'train\.npz: 5 images but 6 labels; the numbers must agree',
+            r'train\.npz: 5 images but 6 labels; give as many',
         ),
         (
             GOOD | {'images': PIXELS / np.float32('nan')},
-            r'train\.npz: images hold NaN or infinite values',
+            r'train\.npz: images hold NaN or infinity',
         ),
         (
             GOOD | {'images': PIXELS.astype(np.float32)},
@@ -70,7 +64,7 @@ def open_with(folder, train, test=GOOD, channels=3):
         (GOOD | {'labels': LABELS * 2}, r'no training images of class 1, 3'),
         (
             GOOD | {'labels': LABELS * 0},
-            r'all training images have one class; a classifier needs at least two',
+            r'all training images have one class; a network needs at least two',
         ),
         (
             GOOD | {'ids': np.array([1, 2, 3, 3, 4, 5])},
@@ -251,7 +245,7 @@ def test_files_that_are_no_npz_of_plain_arrays(tmp_path, data):
 
 
 def test_a_missing_file(tmp_path):
-    said = r'train\.npz: no such file. An arrays source needs train\.npz and test\.npz'
+    said = r'train\.npz: no such file. The source needs train\.npz and test\.npz'
     with pytest.raises(UserError, match=said):
         sources.read_arrays(3, str(tmp_path))
 

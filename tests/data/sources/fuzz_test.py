@@ -18,7 +18,7 @@ from support.plain import PLAIN
 from purify.core.errors import UserError
 from purify.data import images
 from purify.data.notes import Notes
-from purify.data.sources.open_source import open_source as sources
+from purify.data.sources import open_source as sources
 from purify.data.sources.open_source import sign_source
 
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
@@ -142,24 +142,8 @@ def try_picture(rng, folder):
 def odd_array(rng):
     """An array as nobody should store one."""
     shapes = ((), (6,), (6, 8, 8, 3), (6, 8, 8), (0,), (6, 0, 8, 3), (2, 3), (7,))
-    kinds = (
-        'u1',
-        'i8',
-        'u8',
-        'f2',
-        'f8',
-        'c8',
-        'b1',
-        'm8[s]',
-        'M8[D]',
-        'S3',
-        'U3',
-        'S0',
-        'V4',
-        '>i4',
-        '>U2',
-        [('a', 'i4')],
-    )
+    kinds = ('u1', 'i8', 'u8', 'f2', 'f8', 'c8', 'b1', 'm8[s]', 'M8[D]', 'S3', 'U3', 'S0', 'V4')
+    kinds += ('>i4', '>U2', [('a', 'i4')])
     shape, kind = shapes[rng.integers(len(shapes))], kinds[rng.integers(len(kinds))]
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
     if not size:

@@ -9,8 +9,8 @@ from PIL import Image
 from support.plain import PLAIN
 
 from purify.core.errors import UserError
+from purify.data.sources import open_source as sources
 from purify.data.sources.imagefolder import read_imagefolder, sign_imagefolder
-from purify.data.sources.open_source import open_source as sources
 
 CLASSES = ('ant', 'bee', 'cat')
 
@@ -75,8 +75,8 @@ class TestFolders:
         wanted = f'{folder}/train: left out 1 pictures that lie in no class folder (loose.png).\n'
         assert wanted in said
         assert (
-            f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename those that'
-            ' are classes.\n' in said
+            f'{folder}/train: left out 1 folders that begin with a dot (.cats). Rename classes'
+            ' among them.\n' in said
         )
         for name in CLASSES:
             (folder / 'train' / name).rename(folder / name)
@@ -107,14 +107,14 @@ class TestFolders:
         open_source(folder, test_share=0.2)
         assert capsys.readouterr().err == ''
         open_source(folder, test_share=0.5)
-        said = f'{folder}: has test images of its own, so source.test_share=0.5 has no effect.\n'
+        said = f'{folder}: has test images, so source.test_share=0.5 has no effect.\n'
         assert capsys.readouterr().err == said
 
     def test_other_names_are_given(self, folder):
         (folder / 'train').rename(folder / 'mine')
         (folder / 'test').rename(folder / 'yours')
         assert len(open_source(folder, train='mine', test='yours').test) == 15
-        with pytest.raises(UserError, match=r'birds/ours: no such folder\. There are: mine, yours'):
+        with pytest.raises(UserError, match=r'birds/ours: no such folder; there are mine, yours'):
             open_source(folder, train='mine', test='ours')
 
     @pytest.mark.parametrize('lone', [True, False], ids=['train alone', 'classes alone'])
@@ -168,11 +168,11 @@ class TestFolders:
             open_source(folder)
 
     def test_what_is_no_source_at_all(self, tmp_path):
-        said = r'birds: no such folder\. An imagefolder source needs train/<class>/'
+        said = r'birds: no such folder\. An imagefolder needs train/<class>/'
         with pytest.raises(UserError, match=said):
             open_source(tmp_path / 'birds')
         (tmp_path / 'birds').mkdir()
-        said = r'birds: no class folders\. An imagefolder source needs'
+        said = r'birds: no class folders\. An imagefolder needs'
         with pytest.raises(UserError, match=said):
             open_source(tmp_path / 'birds')
         (tmp_path / 'file').write_text('')
@@ -205,9 +205,7 @@ class TestFiles:
         said = capsys.readouterr().err
         assert levels(source.train).count(200) == 8
         assert (
-            said
-            == f'{folder}/train: 3 pictures lie in folders within a class folder; they count as of'
-            ' that class.\n'
+            said == f'{folder}/train: 3 pictures lie deeper in a class folder and count as of it.\n'
         )
 
     def test_what_is_no_picture_is_counted_and_named(self, folder, capsys):

@@ -6,7 +6,7 @@ from PIL import Image
 from support.plain import PLAIN
 
 from purify.core.errors import UserError
-from purify.data.sources.open_source import open_source as sources
+from purify.data.sources import open_source as sources
 
 CLASSES = ('ant', 'bee', 'cat', 'dog')
 
@@ -187,9 +187,7 @@ class TestChoosing:
         open_arrays(arrays, reference='held_out', reference_size=20)
         assert capsys.readouterr().err == ''
         open_arrays(arrays, reference_size=20)
-        said = (
-            'source arrays: source.reference_size=20 has no effect, for source.reference is none.\n'
-        )
+        said = 'source.reference_size=20 has no effect: source.reference is none.\n'
         assert capsys.readouterr().err == said
 
     def test_one_seed_is_one_split(self, arrays):
@@ -218,9 +216,9 @@ class TestChoosing:
             ({'classes': '-2'}, r'source\.classes=-2: choose 2 to 4'),
             ({'classes': 'ant,emu'}, r'no class emu. Choose from: ant, bee, cat, dog'),
             ({'classes': 'ant,ant'}, r'named twice'),
-            ({'reference': 'own'}, r"no reference images of the kind 'own'"),
-            ({'reference': 'other_classes'}, r"no reference images of the kind 'other_classes'"),
-            ({'reference': 'held_out'}, r"no reference images of the kind 'held_out'"),
+            ({'reference': 'own'}, r"no reference images 'own'"),
+            ({'reference': 'other_classes'}, r"no reference images 'other_classes'"),
+            ({'reference': 'held_out'}, r"no reference images 'held_out'"),
             (
                 {'reference': 'mine'},
                 r"source\.reference='mine': choose from held_out, none, other_classes, own",
@@ -231,7 +229,7 @@ class TestChoosing:
             ),
             ({'channels': 2}, r'source\.channels=2: choose 1 \(grey\) or 3 \(RGB\)'),
             ({'size_px': 0}, r'source\.size_px=0: choose 1 or more'),
-            ({'split_seed': -1}, r'seed -1 is out of range'),
+            ({'split_seed': -1}, r'seed -1: choose a whole'),
             (
                 {'train_size': 2},
                 r'no training images of class .*Add some or choose source\.classes',

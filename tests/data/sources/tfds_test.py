@@ -98,7 +98,7 @@ def test_a_dataset_with_a_test_split(data_dir):
 def test_a_share_that_has_no_effect_is_said(data_dir, capsys):
     read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.2)
     read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.3)
-    said = 'tfds:cifar10: has test images of its own, so source.test_share=0.3 has no effect.\n'
+    said = 'tfds:cifar10: has test images, so source.test_share=0.3 has no effect.\n'
     assert capsys.readouterr().err.count('test_share') == 1
     read_tfds(3, 'cifar10', data_dir=data_dir, test_share=0.3)
     assert said in capsys.readouterr().err
@@ -154,13 +154,8 @@ def test_rare_classes_are_left_out_and_the_rest_renumbered(data_dir):
 
 
 def test_through_the_one_door_for_sources(data_dir):
-    options = {
-        'resample': 'bicubic',
-        'train_size': 0,
-        'test_size': 0,
-        'reference': 'held_out',
-        'reference_size': 10,
-    }
+    options = {'resample': 'bicubic', 'train_size': 0, 'test_size': 0, 'reference': 'held_out'}
+    options |= {'reference_size': 10}
     source = open_source(
         'tfds:cifar10',
         size_px=16,
@@ -177,7 +172,7 @@ def test_through_the_one_door_for_sources(data_dir):
 
 def test_splits_with_other_texts_are_refused(tmp_path):
     lay_down(tmp_path, lfw, {'train': [31], 'test': [25]})
-    said = r"tfds:lfw: splits 'train' and 'test' have different classes"
+    said = r"tfds:lfw: classes differ in 'train' and 'test'"
     with pytest.raises(UserError, match=said):
         read_tfds(3, 'lfw', data_dir=str(tmp_path))
 
@@ -246,7 +241,7 @@ def test_floats_in_the_place_of_pictures_are_refused(tmp_path):
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=features, split_infos=[info], check_data=False
     )
-    said = r'tfds:mine: its feature image is Image\(.*float32.*must be an Image of whole numbers'
+    said = r'tfds:mine: image is Image\(.*float32.*must be an Image of whole numbers'
     with pytest.raises(UserError, match=said):
         read_tfds(3, 'mine', data_dir=str(tmp_path))
 

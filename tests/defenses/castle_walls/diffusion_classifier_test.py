@@ -24,16 +24,8 @@ from purify.diffusion.schedules import make_noise_schedule
 
 NAMES = ['a', 'b', 'c', 'd']
 SHAPE = (4, 3, 2)
-SETTINGS = {
-    'draws': 6,
-    'p_mean': -1.2,
-    'p_std': 1.2,
-    'p_filter': 0.25,
-    'p_filters': [0.0, 0.25, 0.9],
-    'weighting': 'edm',
-    'clip': True,
-    'rounds': [],
-}
+SETTINGS = {'draws': 6, 'p_mean': -1.2, 'p_std': 1.2, 'p_filter': 0.25}
+SETTINGS |= {'p_filters': [0.0, 0.25, 0.9], 'weighting': 'edm', 'clip': True, 'rounds': []}
 RNG = np.random.default_rng(0)
 IMAGES, IDS = RNG.integers(0, 256, (5, *SHAPE), np.uint8), np.array([7, 3, 90, 11, 4], np.int32)
 WEIGHTS = {'pull': RNG.normal(0, 0.3, (4, *SHAPE)).astype(np.float32), 'mix': np.float32(0.8)}

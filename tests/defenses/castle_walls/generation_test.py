@@ -18,13 +18,8 @@ from purify.train.optim import OPTIMIZERS
 
 NAMES = ['black', 'grey', 'white']
 LEVELS = jnp.array([-1.0, 0.0, 1.0])
-SETTINGS = {
-    'sampler': {'name': 'ddim', 'eta': 1.0},
-    'steps': 5,
-    'guidance': 1.0,
-    'dtype': 'float32',
-    'stream': 'generated',
-}
+SETTINGS = {'sampler': {'name': 'ddim', 'eta': 1.0}, 'steps': 5, 'guidance': 1.0}
+SETTINGS |= {'dtype': 'float32', 'stream': 'generated'}
 
 
 @dataclass(frozen=True)
@@ -120,17 +115,8 @@ def test_the_steps_are_what_is_asked_for():
         copies='simclr',
         encoder=simclr(NETWORKS.part('resnet'), epochs=1),
     )
-    names = [
-        'generator',
-        'generated',
-        'probe',
-        'strip_given',
-        'strip_made',
-        'encoder',
-        'generated_features',
-        'given_features',
-        'student',
-    ]
+    names = ['generator', 'generated', 'probe', 'strip_given', 'strip_made', 'encoder']
+    names += ['generated_features', 'given_features', 'student']
     assert [step.name for step in whole.steps] == names
     inputs = {step.name: step.inputs for step in whole.steps}
     assert inputs['strip_made'] == {'poisoned': 'generated', 'classifier': 'teacher'}

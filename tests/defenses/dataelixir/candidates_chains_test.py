@@ -56,13 +56,8 @@ def steps_by_hand(name, x):
 @pytest.mark.parametrize('state', ['x_t', 'x0'])
 @pytest.mark.parametrize('name', ['euler', 'dpmpp_2m'])
 def test_samplers_that_draw_no_noise(name, state):
-    changes = {
-        'steps': 5,
-        'kept': 2,
-        'sampler': {'name': name},
-        'forward': 'matched',
-        'state': state,
-    }
+    changes = {'steps': 5, 'kept': 2, 'sampler': {'name': name}, 'forward': 'matched'}
+    changes |= {'state': state}
     rows, bar = {key: value[:6] for key, value in ROWS.items()}, SCHEDULE.alphas_cumprod[11]
     candidates = []
     for image, turns in zip(rows['image'], noises(0), strict=False):

@@ -101,13 +101,8 @@ def test_sets_scores_and_choices_follow(reading):
     but the draws.
     """
     released = reading == 'predicted'
-    settings = {
-        'tau': 0.12,
-        'rank': 0.8,
-        'benign': reading,
-        'count_raw': released,
-        'choice': 'agreeing' if released else 'all',
-    }
+    settings = {'tau': 0.12, 'rank': 0.8, 'benign': reading, 'count_raw': released}
+    settings |= {'choice': 'agreeing' if released else 'all'}
     rule = LabelTransition(
         **settings,
         targets={'name': 'mad', 'threshold': 0.5, 'score': 'kl', 'two_sided': False},

@@ -22,13 +22,8 @@ def make(exact=False, released=False, **changes):
 NETWORK, SCHEDULE = NETWORKS.part('resnet18'), OPTIMIZERS.part('sgd', lr=0.1)
 STUDENT = classifier(NETWORK, SCHEDULE, epochs=10, batch=8, objective=OBJECTIVES.part('distill'))
 STUDENT |= {'init_from': 'weights', 'load': 'finished'}
-WORDS = [
-    {},
-    {'exact': True},
-    {'released': True},
-    {'exact': True, 'released': True},
-    {'labels': 'vote'},
-]
+WORDS = [{}, {'exact': True}, {'released': True}, {'exact': True, 'released': True}]
+WORDS += [{'labels': 'vote'}]
 
 
 @pytest.mark.parametrize('words', WORDS, ids=str)

@@ -302,13 +302,8 @@ def test_final_verdicts_are_those_of_the_paper_image_by_image(
     reading, choice, final, seed, count_raw, rank
 ):
     data = draw(seed)
-    words = {
-        'reading': reading,
-        'choice': choice,
-        'final': final,
-        'rank': rank,
-        'count_raw': count_raw,
-    }
+    words = {'reading': reading, 'choice': choice, 'final': final, 'rank': rank}
+    words |= {'count_raw': count_raw}
     tables = decide_all(data, 4, **words)
     last, made = tables[-1], set()
     for row in range(len(data['ids'])):

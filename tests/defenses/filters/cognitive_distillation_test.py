@@ -116,15 +116,8 @@ def test_colours_are_of_the_seed_and_the_image():
     assert (first['score'] != other['score']).all()
 
 
-BAD = (
-    {'on': 'maps'},
-    {'steps': 0},
-    {'steps': 2.5},
-    {'lr': 0.0},
-    {'gamma': 0.0},
-    {'beta': -1.0},
-    {'gamma': float('nan')},
-)
+BAD = ({'on': 'maps'}, {'steps': 0}, {'steps': 2.5}, {'lr': 0.0}, {'gamma': 0.0}, {'beta': -1.0})
+BAD += ({'gamma': float('nan')},)
 
 
 @pytest.mark.parametrize('bad', BAD)

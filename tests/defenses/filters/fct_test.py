@@ -75,22 +75,11 @@ def test_rows_do_not_meet_and_the_seed_counts():
 
 
 def test_its_network_is_trained_early_and_then_spread():
-    optim = {
-        'name': 'sgd',
-        'lr': 0.1,
-        'momentum': 0.9,
-        'nesterov': False,
-        'weight_decay': 0.0,
-        'clip': 0.0,
-    }
+    optim = {'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'nesterov': False, 'weight_decay': 0.0}
+    optim |= {'clip': 0.0}
     rate = {'schedule': 'step', 'warmup': 0.1, 'drops': (0.5,), 'factor': 0.1}
-    student = {
-        'network': {'name': 'resnet18'},
-        'epochs': 99,
-        'steps': 0,
-        'batch': 16,
-        'augment': {'flip': {'p': 0.5}},
-    }
+    student = {'network': {'name': 'resnet18'}, 'epochs': 99, 'steps': 0, 'batch': 16}
+    student |= {'augment': {'flip': {'p': 0.5}}}
     student |= {
         'optim': optim | rate,
         'objective': {'name': 'distill'},
@@ -115,14 +104,8 @@ def test_its_network_is_trained_early_and_then_spread():
         assert (made['network'], made['batch']) == (student['network'], 16)
 
 
-BAD = (
-    {'rotation': 181.0},
-    {'rotation': -1.0},
-    {'shift': 1.0},
-    {'shift': 0.0, 'rotation': 0.0},
-    {'times': 0},
-    {'times': 1.5},
-)
+BAD = ({'rotation': 181.0}, {'rotation': -1.0}, {'shift': 1.0}, {'shift': 0.0, 'rotation': 0.0})
+BAD += ({'times': 0}, {'times': 1.5})
 
 
 @pytest.mark.parametrize('bad', [*BAD, {'shift': float('nan')}])

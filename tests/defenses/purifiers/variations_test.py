@@ -41,13 +41,8 @@ class Fake:
 
 
 def defense(**changes):
-    settings = {
-        'copies': 1,
-        'vary': {'model': 'pixel', 'strength': 0.5},
-        'colour_transfer': True,
-        'epsilon': 1e-6,
-        'dtype': 'float32',
-    }
+    settings = {'copies': 1, 'vary': {'model': 'pixel', 'strength': 0.5}, 'colour_transfer': True}
+    settings |= {'epsilon': 1e-6, 'dtype': 'float32'}
     return Variations(**(settings | changes))
 
 

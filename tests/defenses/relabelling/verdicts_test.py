@@ -11,24 +11,11 @@ from purify.data.table import Table
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS
 from purify.defenses.relabelling.verdicts import Relabel
 
-OUTLYING = {
-    'name': 'outlying',
-    'share': 0.05,
-    'most': 0.5,
-    'quantile': 0.01,
-    'apart': 0.03,
-    'level': 0.05,
-    'score': 'outside',
-}
+OUTLYING = {'name': 'outlying', 'share': 0.05, 'most': 0.5, 'quantile': 0.01, 'apart': 0.03}
+OUTLYING |= {'level': 0.05, 'score': 'outside'}
 STRANGERS = {'share': 0.03, 'deviations': 5.0, 'level': 0.05}
-RULE = {
-    'nondisruptive': 0.6,
-    'strangers': STRANGERS,
-    'disruptive': OUTLYING,
-    'alpha': 0.15,
-    'keep': 0.15,
-    'narrow': 0.15,
-}
+RULE = {'nondisruptive': 0.6, 'strangers': STRANGERS, 'disruptive': OUTLYING, 'alpha': 0.15}
+RULE |= {'keep': 0.15, 'narrow': 0.15}
 CLASSES = 4
 
 

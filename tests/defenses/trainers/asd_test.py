@@ -163,12 +163,8 @@ def test_the_last_rounds_ask_how_much_a_copy_learns():
     steps = steps_of()
     assert steps['losses5'].inputs == {'poisoned': 'poisoned', 'classifier': 'round4'}
     assert steps['copy5'].inputs == {'data': 'poisoned', 'init': 'round4'}
-    split = {
-        'poisoned': 'poisoned',
-        'trusted': 'trusted',
-        'losses': 'losses5',
-        'classifier': 'copy5',
-    }
+    split = {'poisoned': 'poisoned', 'trusted': 'trusted', 'losses': 'losses5'}
+    split |= {'classifier': 'copy5'}
     assert (steps['split5'].kind, steps['split5'].inputs) == ('look', split)
     assert steps['losses5'].by == steps['split5'].by.measure
     assert not {'copy4', 'losses4'} & set(steps)

@@ -53,12 +53,8 @@ LAYOUTS = [
     ('densenet', 'torchvision'),
     ('densenet', 'published'),
 ]
-HEADS = {
-    'basic': 'fc.',
-    'densenet': 'classifier.',
-    'efficientnet': 'classifier.1.',
-    'vgg': 'classifier.6.',
-}
+HEADS = {'basic': 'fc.', 'densenet': 'classifier.', 'efficientnet': 'classifier.1.'}
+HEADS |= {'vgg': 'classifier.6.'}
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
 
 

@@ -75,11 +75,6 @@ def test_settings_that_would_change_the_pixels_are_refused_by_name(change):
 
 
 def test_what_changes_no_pixel_passes():
-    odd = {
-        'do_convert_rgb': True,
-        'image_processor_type': 'CLIPImageProcessorFast',
-        'do_pad': None,
-        'device': 'cpu',
-        '_x': 1,
-    }
+    odd = {'do_convert_rgb': True, 'image_processor_type': 'CLIPImageProcessorFast', 'do_pad': None}
+    odd |= {'device': 'cpu', '_x': 1}
     assert read_processor(odd)[:2] == read_processor({})[:2] == (224, 224)

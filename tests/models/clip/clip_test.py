@@ -14,12 +14,8 @@ from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
 from purify.models.clip.clip_config import CLIPTextConfig, CLIPVisionConfig
 from purify.models.files.weights import export_tensors
 
-SMALL = {
-    'hidden_size': 8,
-    'intermediate_size': 12,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 2,
-}
+SMALL = {'hidden_size': 8, 'intermediate_size': 12, 'num_hidden_layers': 2}
+SMALL |= {'num_attention_heads': 2}
 # a row and a column of pixels are left over
 VISION = SMALL | {'image_size': 7, 'patch_size': 3, 'projection_dim': 5}
 TEXT = SMALL | {
@@ -150,28 +146,13 @@ def read(kind, config):
 
 
 def test_sparse_and_nested_configs_take_the_defaults_of_transformers():
-    whole = {
-        'model_type': 'clip',
-        'vision_config': {'patch_size': 14},
-        'text_config': None,
-        'logit_scale_init_value': 2.6,
-    }
-    written = {
-        'architectures': ['x'],
-        'torch_dtype': 'float32',
-        'dropout': 0.0,
-        'max_length': 20,
-        'gradient_checkpointing': False,
-    }
+    whole = {'model_type': 'clip', 'vision_config': {'patch_size': 14}, 'text_config': None}
+    whole |= {'logit_scale_init_value': 2.6}
+    written = {'architectures': ['x'], 'torch_dtype': 'float32', 'dropout': 0.0, 'max_length': 20}
+    written |= {'gradient_checkpointing': False}
     vision, text = (read(kind, whole).as_json() for kind in (CLIPVisionConfig, CLIPTextConfig))
-    names = (
-        'hidden_size',
-        'intermediate_size',
-        'num_hidden_layers',
-        'num_attention_heads',
-        'projection_dim',
-        'hidden_act',
-    )
+    names = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
+    names += ('projection_dim', 'hidden_act')
     assert [vision[name] for name in names] == [768, 3072, 12, 12, 512, 'quick_gelu']
     assert [text[name] for name in names] == [512, 2048, 12, 8, 512, 'quick_gelu']
     assert (vision['image_size'], vision['patch_size'], vision['num_channels']) == (224, 14, 3)

@@ -11,13 +11,8 @@ from purify.models.diffusers.autoencoder_kl import AutoencoderKL
 from purify.models.files.weights import export_tensors, load_model
 
 GOLDEN = OTHER / 'autoencoder_kl'
-TINY = {
-    'block_out_channels': [6, 9],
-    'down_block_types': ['DownEncoderBlock2D'] * 2,
-    'up_block_types': ['UpDecoderBlock2D'] * 2,
-    'latent_channels': 2,
-    'norm_num_groups': 3,
-}
+TINY = {'block_out_channels': [6, 9], 'down_block_types': ['DownEncoderBlock2D'] * 2}
+TINY |= {'up_block_types': ['UpDecoderBlock2D'] * 2, 'latent_channels': 2, 'norm_num_groups': 3}
 SINGLE = TINY | {
     'block_out_channels': [6],
     'down_block_types': ['DownEncoderBlock2D'],

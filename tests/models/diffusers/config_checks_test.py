@@ -93,12 +93,8 @@ def test_lists_are_frozen_and_switches_may_be_null():
 
 def test_dropout_of_attention_in_training_is_passed_over():
     """transformers applies it in training alone."""
-    sizes = {
-        'hidden_size': 8,
-        'intermediate_size': 8,
-        'num_hidden_layers': 1,
-        'num_attention_heads': 2,
-    }
+    sizes = {'hidden_size': 8, 'intermediate_size': 8, 'num_hidden_layers': 1}
+    sizes |= {'num_attention_heads': 2}
     for cls in (CLIPTextModel, CLIPVisionModelWithProjection):
         usual, dropping = (
             abstract_model(cls, sizes | change).config

@@ -88,12 +88,8 @@ def draw_vision(rng):
 
 
 def draw_text(rng):
-    config = {
-        'vocab_size': 40,
-        'max_position_embeddings': 9,
-        'bos_token_id': 38,
-        'eos_token_id': int(rng.choice([2, 30])),
-    }
+    config = {'vocab_size': 40, 'max_position_embeddings': 9, 'bos_token_id': 38}
+    config |= {'eos_token_id': int(rng.choice([2, 30]))}
     return transformers.CLIPTextModel(transformers.CLIPTextConfig(**draw_clip(rng), **config))
 
 

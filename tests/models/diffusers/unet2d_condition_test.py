@@ -209,13 +209,8 @@ def test_every_field_does_something(usual, latents, context, changes):
 
 
 def test_fields_that_shape_the_network():
-    changes = {
-        'time_embedding_dim': 12,
-        'conv_in_kernel': 1,
-        'conv_out_kernel': 1,
-        'norm_num_groups': 2,
-        'mid_block_type': None,
-    }
+    changes = {'time_embedding_dim': 12, 'conv_in_kernel': 1, 'conv_out_kernel': 1}
+    changes |= {'norm_num_groups': 2, 'mid_block_type': None}
     network = abstract(**(TINY | changes))
     found = shapes(network)
     assert found['time_embedding.linear_2.kernel'] == (12, 12)

@@ -239,12 +239,8 @@ def test_a_broken_index(hub, index, told):
 
 def crowded():
     """A repository with gigabytes that are not needed."""
-    copies = [
-        WEIGHTS,
-        'diffusion_pytorch_model.fp16.safetensors',
-        'diffusion_pytorch_model.non_ema.safetensors',
-        'model.bin',
-    ]
+    copies = [WEIGHTS, 'diffusion_pytorch_model.fp16.safetensors']
+    copies += ['diffusion_pytorch_model.non_ema.safetensors', 'model.bin']
     return repository(
         'unet', 'vae', 'text_encoder', 'text_unet', 'safety_checker', weights=copies
     ) | {

@@ -168,13 +168,8 @@ def pipeline(folder):
 def test_captions_are_those_of_the_names_written_out(pipeline, monkeypatch):
     monkeypatch.setattr(latent, 'AT_ONCE', 2)  # five captions are three turns
     table = caption_table(pipeline, ['n01440764', 'chain_saw', 'church', '7'], 'A photo of a {}')
-    said = [
-        'A photo of a tench',
-        'A photo of a chain saw',
-        'A photo of a church',
-        'A photo of a 7',
-        '',
-    ]
+    said = ['A photo of a tench', 'A photo of a chain saw', 'A photo of a church', 'A photo of a 7']
+    said += ['']
     encoder, tokenizer = pipeline.parts['text_encoder'], pipeline.parts['tokenizer']
     assert table.shape == (5, 16, 32)
     assert table.dtype == np.float32

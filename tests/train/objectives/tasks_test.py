@@ -62,14 +62,8 @@ def test_label_smoothing_mixes_with_uniform():
 
 
 def small(norm='batch'):
-    build = {
-        'stages': (1,),
-        'block': 'basic',
-        'num_classes': 3,
-        'channels': 1,
-        'width': 8,
-        'norm': norm,
-    }
+    build = {'stages': (1,), 'block': 'basic', 'num_classes': 3, 'channels': 1, 'width': 8}
+    build |= {'norm': norm}
     return split_network(ResNet(**build, rngs=nnx.Rngs(0)))
 
 
