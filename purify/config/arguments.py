@@ -19,8 +19,8 @@ def parse_words(arg: str | None, **spec: Any) -> Any:
         if name not in spec:
             near = difflib.get_close_matches(name, spec, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            known = ', '.join(sorted(spec))
-            raise ValueError(f'unknown word {name!r} after the colon.{hint} It takes: {known}.')
+            known = f'This config takes: {", ".join(sorted(spec))}.'
+            raise ValueError(f'unknown word {name!r} after the colon.{hint} {known}')
         words[name] = _typed(name, text if equals else 'True', spec[name])
     return words
 

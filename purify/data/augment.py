@@ -11,7 +11,7 @@ The strong set of Struppek et al. 2023 (appendix B): `ColourJitter(.4, .4, .4, .
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from purify.core.limits import Chance, Limited, Natural, NotNegative, number, on
 from purify.core.registry import Registry
 from purify.core.types import Facts
 
+BILINEAR = Image.Resampling.BILINEAR
 PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 
 
@@ -39,8 +40,7 @@ class Augmentation(Limited, transforms.RandomMap):
         if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
             raise UserError(
                 f'cannot augment an image of shape {image.shape} and type {image.dtype}: it must be'
-                ' uint8 [height, width, channels] with 1 channel (grey) or 3 (RGB). Convert the'
-                ' dataset first.'
+                ' uint8 [height, width, channels] with 1 channel or 3. Convert the dataset first.'
             )
         return {**record, 'image': self.change(image, rng)}
 
@@ -68,9 +68,8 @@ class PadCrop(Augmentation):
         height, width, _ = image.shape
         if self.mode == 'reflect' and self.pad_px >= min(height, width):
             raise UserError(
-                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x'
-                f' {width}. Lower pad_px '
-                f"below {min(height, width)} or set mode to 'zero'."
+                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x {width}.'
+                f" Lower pad_px below {min(height, width)} or set mode to 'zero'."
             )
         pad = self.pad_px
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])  # pyright: ignore
@@ -91,8 +90,7 @@ class ResizedCrop(Augmentation):
     def __post_init__(self) -> None:
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(
-                f'scale={self.scale} is no range of shares of the area. Set it to (low, high), 0 <'
-                ' low <= high <= 1.'
+                f'scale={self.scale} is no range of shares. Set (low, high), 0 < low <= high <= 1.'
             )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -103,9 +101,7 @@ class ResizedCrop(Augmentation):
         across, down = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
         left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
         box = (left, top, left + across, top + down)
-        return _to_array(
-            _to_pillow(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
-        )
+        return _to_array(_to_pillow(image).resize((width, height), BILINEAR, box=box))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +143,7 @@ class Rotation(Augmentation):
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The turned image, u8[h w c]."""
         angle = rng.uniform(-self.degrees, self.degrees)
-        return _to_array(_to_pillow(image).rotate(angle, Image.Resampling.BILINEAR))
+        return _to_array(_to_pillow(image).rotate(angle, BILINEAR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +160,7 @@ class Affine(Augmentation):
         super().__post_init__()
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise UserError(
-                f'scale={self.scale} is not a range of factors. Set it to (low, high), 0 < low <='
-                ' high.'
+                f'scale={self.scale} is not a range of factors. Set (low, high), 0 < low <= high.'
             )
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -174,16 +169,11 @@ class Affine(Augmentation):
         reach = self.translate * np.array([width, height])
         right, down = np.rint(rng.uniform(-reach, reach))
         factor = rng.uniform(*self.scale)
-        # Pillow asks where each pixel of the result comes from: undo the shift, then the scaling
-        # about the centre.
+        # Pillow asks where each pixel comes from: undo the shift, then the scaling about the centre.
         x = width / 2 - (width / 2 + right) / factor
         y = height / 2 - (height / 2 + down) / factor
-        picture = _to_pillow(image).transform(
-            (width, height),
-            Image.Transform.AFFINE,
-            (1 / factor, 0, x, 0, 1 / factor, y),
-            Image.Resampling.BILINEAR,
-        )
+        size, matrix = (width, height), (1 / factor, 0, x, 0, 1 / factor, y)
+        picture = _to_pillow(image).transform(size, Image.Transform.AFFINE, matrix, BILINEAR)
         return _to_array(picture)
 
 
@@ -191,9 +181,8 @@ def _turn_hue(picture: Image.Image, shift: float) -> Image.Image:
     """Turns the colours of an RGB picture by `shift` of a full circle."""
     hue, saturation, value = picture.convert('HSV').split()
     turned = (np.asarray(hue, np.int64) + round(shift * 255)) % 256
-    return Image.merge(
-        'HSV', (Image.fromarray(turned.astype(np.uint8)), saturation, value)
-    ).convert('RGB')
+    bands = (Image.fromarray(turned.astype(np.uint8)), saturation, value)
+    return Image.merge('HSV', bands).convert('RGB')
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:
@@ -205,7 +194,7 @@ def _to_array(picture: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-AUGMENTATIONS = Registry(
+AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
     'augmentation',
     flip=Flip,
     pad_crop=PadCrop,

@@ -62,9 +62,8 @@ class DatasetWriter:
 
     def path(self, shard: int) -> Path:
         """The file of one shard."""
-        return (
-            self.folder / f'{self.name}-{self.split}.array_record-{shard:05d}-of-{self.shards:05d}'
-        )
+        name = f'{self.name}-{self.split}.array_record-{shard:05d}-of-{self.shards:05d}'
+        return self.folder / name
 
     def pending(self) -> list[int]:
         """Shards that are not there yet."""
@@ -85,9 +84,8 @@ class DatasetWriter:
             serializer = ExampleSerializer(cast(Any, self.features.get_serialized_info()))
             for record in records:
                 png = io.BytesIO(encode_png(record['image']))
-                example = serializer.get_tf_example(
-                    self.features.encode_example(record | {'image': png})
-                )
+                encoded = self.features.encode_example(record | {'image': png})
+                example = serializer.get_tf_example(encoded)
                 # Equal records, equal bytes, in every process.
                 writer.write(example.SerializeToString(deterministic=True))
             writer.close()
@@ -97,15 +95,9 @@ class DatasetWriter:
     def finish(self, lengths: Sequence[int]) -> None:
         """Writes TFDS's metadata, once all shards (with `lengths` records each) are there."""
         if self.pending():
-            raise UserError(
-                f'{self.folder}: shards {self.pending()} are missing; run the stage again.'
-            )
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=epath.Path(self.folder),
-            dataset_name=self.name,
-            split=self.split,
-            filetype_suffix='array_record',
-        )
+            raise UserError(f'{self.folder}: shards {self.pending()} are missing. {AGAIN}')
+        names = {'dataset_name': self.name, 'split': self.split, 'filetype_suffix': 'array_record'}
+        template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(self.folder), **names)
         size = sum(self.path(shard).stat().st_size for shard in range(self.shards))
         info = tfds.core.SplitInfo(
             name=self.split, shard_lengths=list(lengths), num_bytes=size, filename_template=template
@@ -125,8 +117,7 @@ def _to_disk(path: Path) -> None:
 class Records:
     """The records of one split by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
 
-    Without `shape` (h, w, c) pictures stay encoded. Raises `UserError` for a record that cannot be
-    read.
+    Without `shape` (h, w, c) pictures stay encoded. Raises `UserError` for unreadable records.
     """
 
     def __init__(self, folder: Path, source: Any, shape: tuple[int, int, int] | None):
@@ -139,19 +130,14 @@ class Records:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: SupportsIndex) -> Facts:
+        here = f'{self.folder}: record {operator.index(index)}'
         try:
             record = dict(self.source[index])
         except Exception as error:
             # Damage comes to light in Riegeli, Protobuf or TFDS, as whatever they raise.
-            raise UserError(
-                f'{self.folder}: record {operator.index(index)} cannot be read ({error}). {AGAIN}'
-            ) from error
+            raise UserError(f'{here} cannot be read ({error}). {AGAIN}') from error
         if self.shape is not None and (shape := record['image'].shape) != self.shape:
-            number = operator.index(index)
-            raise UserError(
-                f'{self.folder}: record {number} is of shape {shape}, not {self.shape} as the'
-                f' dataset says. {AGAIN}'
-            )
+            raise UserError(f'{here} is of shape {shape}, not {self.shape} as stated. {AGAIN}')
         return record
 
 
@@ -162,19 +148,17 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
     stay encoded (a cheap look at ids and labels).
     """
     builder = _open(folder)
-    info = builder.info.splits.get(split)
+    splits = builder.info.splits
+    info = splits.get(split)
     if info is None:
-        raise UserError(
-            f'{folder}: no split {split!r} here. Choose from: {", ".join(builder.info.splits)}.'
-        )
+        raise UserError(f'{folder}: no split {split!r} here. Choose from: {", ".join(splits)}.')
     if not info.num_examples:
         raise UserError(f'{folder}: the split {split!r} is empty.')
     if missing := [Path(file).name for file in info.filepaths if not Path(file).is_file()]:
         raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. {AGAIN}')
+    decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
     try:
-        source = builder.as_data_source(
-            split=split, decoders=None if decode else {'image': tfds.decode.SkipDecoding()}
-        )
+        source = builder.as_data_source(split=split, decoders=decoders)
     except Exception as error:
         raise UserError(f'{folder}: cannot be read ({error}). {AGAIN}') from error
     return Records(Path(folder), source, _shape(builder) if decode else None)
@@ -205,8 +189,7 @@ def _open(folder: Path) -> Any:
         # Its four files of metadata are broken in as many ways as TFDS has parsers.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f'{folder}: no TFDS dataset here ({reason}). Give the folder of one, or run its stage'
-            ' again.'
+            f'{folder}: no TFDS dataset here ({reason}). Give its folder, or run its stage again.'
         ) from error
     return builder
 

@@ -1,6 +1,7 @@
 """A split after a defence's decisions: fewer records, other labels, other images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,35 +34,29 @@ class Edited(Split):
     ):
         if not keep.any():
             raise UserError(
-                f'{split.folder}: none of its {len(split):,} images is kept. The defence is too'
-                ' strict for this data.'
+                f'{split.folder}: none of its {len(split):,} images is kept: the defence is too'
+                ' strict.'
             )
         self.folder, self.shape, self.class_names = split.folder, split.shape, split.class_names
         self.positions = np.flatnonzero(keep)
         self.ids, self.variations = split.ids[keep], split.variations[keep]
         self.labels = np.asarray(labels, np.int32)[keep]
-        if len(wrong := self.labels[(self.labels < 0) | (self.labels >= len(self.class_names))]):
-            raise UserError(
-                f'{split.folder}: label {wrong[0]} is not a class; choose 0 to'
-                f' {len(self.class_names) - 1}.'
-            )
+        last = len(self.class_names) - 1
+        if len(wrong := self.labels[(self.labels < 0) | (self.labels > last)]):
+            raise UserError(f'{split.folder}: label {wrong[0]} is not a class; choose 0 to {last}.')
         self.replaced = _find(self.ids, np.asarray(candidate)[keep], replacements, split)
         self.source = _Source(split, self.positions, self.labels, self.replaced, replacements)
 
 
+@dataclass(frozen=True, eq=False)
 class _Source:
     """The records by position, edited when they are asked for."""
 
-    def __init__(
-        self,
-        split: Split,
-        positions: np.ndarray,
-        labels: np.ndarray,
-        replaced: dict[int, tuple[int, int]],
-        replacements: Sequence[Split],
-    ):
-        self.split, self.positions, self.labels = split, positions, labels
-        self.replaced, self.replacements = replaced, replacements
+    split: Split
+    positions: np.ndarray
+    labels: np.ndarray
+    replaced: dict[int, tuple[int, int]]
+    replacements: Sequence[Split]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -80,25 +75,20 @@ def _find(
     ids: np.ndarray, candidate: np.ndarray, replacements: Sequence[Split], split: Split
 ) -> dict[int, tuple[int, int]]:
     """Finds (which replacement, position in it) of every position with a candidate."""
-    offered = {
-        pair: (which, position)
-        for which, other in enumerate(replacements)
-        for position, pair in enumerate(
-            zip(other.ids.tolist(), other.variations.tolist(), strict=True)
-        )
-    }
-    if wrong := [other for other in replacements if other.shape != split.shape]:
-        raise UserError(
-            f'{wrong[0].folder}: images of {wrong[0].shape} cannot replace those of {split.folder},'
-            f' {split.shape}.'
-        )
-    wanted = {
-        row: (int(ids[row]), int(candidate[row])) for row in np.flatnonzero(candidate >= 0).tolist()
-    }
+    offered = {}
+    for which, other in enumerate(replacements):
+        pairs = zip(other.ids.tolist(), other.variations.tolist(), strict=True)
+        offered |= {pair: (which, position) for position, pair in enumerate(pairs)}
+        if other.shape != split.shape:
+            raise UserError(
+                f'{other.folder}: images of {other.shape} cannot replace those of {split.folder},'
+                f' {split.shape}. Make both at one size.'
+            )
+    chosen = np.flatnonzero(candidate >= 0).tolist()
+    wanted = {row: (int(ids[row]), int(candidate[row])) for row in chosen}
     if missing := [pair for pair in wanted.values() if pair not in offered]:
         raise UserError(
-            f'{split.folder}: candidate {missing[0][1]} of image {missing[0][0]} is nowhere'
-            f' ({len(missing)} like it). The step that makes them must be an input whose name'
-            ' begins with `replaced`.'
+            f'{split.folder}: no input holds candidate {missing[0][1]} of image {missing[0][0]},'
+            f' nor {len(missing) - 1} others. Give the step that makes them as input `replaced...`.'
         )
     return {row: offered[pair] for row, pair in wanted.items()}

@@ -41,8 +41,8 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
     transparency (on white, like a web page; most loaders show what happens to lie under it), an
     embedded colour profile (to sRGB), and the depth: of more than 8 bits the highest 8 are kept,
     counted from the depth that the file states (PGM's maximum, TIFF's BitsPerSample; of 16 bits, a
-    MaxSampleValue like 4095 states the depth). What cannot be followed is counted in `notes`: see
-    `notes.KINDS`.
+    MaxSampleValue like 4095 states the depth). What cannot be followed is counted in `notes`
+    (`KINDS`).
 
     Raises:
       UserError: naming the file, when it is broken, too large, or has values of no known range.
@@ -69,8 +69,7 @@ def decode(data: bytes, name: str, channels: int, notes: Notes | None = None) ->
     except UnidentifiedImageError as error:
         kinds = ', '.join(FORMATS)
         raise UserError(
-            f'{name}: not a readable picture (of {kinds}). Repair or remove the file and start'
-            ' again.'
+            f'{name}: not a readable picture (of {kinds}). Repair or remove it and start again.'
         ) from error
     except Exception as error:  # broken files fail in as many ways as there are formats
         raise UserError(
@@ -123,10 +122,9 @@ def _other_colours(picture: Image.Image, data: bytes) -> bool:
     marked = info.get('chromaticity')
     if picture.format == 'TIFF':
         marked = picture.tag_v2.get(PRIMARIES)  # pyright: ignore[reportAttributeAccessIssue]
-    moved = (
-        marked and coloured and not np.allclose(marked, SRGB_PRIMARIES[-len(marked) :], atol=0.01)
-    )
-    return bool(moved) or abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01
+    if marked and coloured and not np.allclose(marked, SRGB_PRIMARIES[-len(marked) :], atol=0.01):
+        return True
+    return abs(info.get('gamma', SRGB_GAMMA) - SRGB_GAMMA) > 0.01
 
 
 def _code_points(data: bytes) -> tuple[int, int] | None:
@@ -154,8 +152,7 @@ def _raw_mode(picture: Image.Image) -> str:
 def _resolve_deep_key(picture: Image.Image, data: bytes, raw: str) -> None:
     """Gives a 16-bit colour PNG alpha for its transparent colour, which needs all 16 bits.
 
-    Pillow keeps the higher eight bits of each value; in the other byte order, it keeps the lower
-    ones.
+    Pillow keeps the higher eight bits of each value; in the other byte order, the lower ones.
     """
     key: Any = picture.info.get('transparency')
     if raw != 'RGB;16B' or not isinstance(key, tuple):
@@ -187,8 +184,8 @@ def _eight_bits(picture: Image.Image, raw: str, name: str, note: Note) -> Image.
     # Pillow stretches a PGM to 16 bits.
     if picture.mode in ('I', 'F') and (picture.format, picture.mode) != ('PPM', 'I'):
         raise UserError(
-            f'{name}: has signed, floating-point or 32-bit values of no known range. Store it with'
-            ' 8 or 16 bits.'
+            f'{name}: signed, floating-point or 32-bit values of no known range. Store 8 or 16'
+            ' bits.'
         )
     if not picture.mode.startswith('I'):
         return picture

@@ -14,6 +14,7 @@ from purify.core.randomness import check_seed
 from purify.data import builders
 
 Record = dict[str, Any]
+FETCHERS = 4  # threads that fetch records in order
 CACHE_BYTES = 2**30  # a split whose decoded images fit is decoded once and kept
 
 
@@ -116,43 +117,37 @@ def training_batches(
     index, so resuming is `[start:]`.
     """
     if batch % place.processes:
-        raise UserError(
-            f'batch={batch} does not split over {place.processes} hosts; choose a multiple.'
-        )
+        raise UserError(f'batch={batch} must be a multiple of the {place.processes} hosts.')
     data = grain.MapDataset.source(split).seed(check_seed(seed)).shuffle().repeat()
     for transform in transforms:
         data = data.random_map(transform.random_map)
     rows = batch // place.processes
     # Hosts side by side are the one-host batch.
     data = data.batch(rows)[place.process :: place.processes][start_step:]
-    iterator = data.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4))
-    )
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4))
+    iterator = data.to_iter_dataset(options)
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(iterator)
 
 
 def ordered_batches(
-    fetch: Callable[[int], Record], positions: Sequence[int], batch: int, threads: int = 4
+    fetch: Callable[[int], Record], positions: Sequence[int], batch: int
 ) -> Iterator[tuple[np.ndarray, Record]]:
     """Batches of `fetch(position)` in order, the last one padded by repeating its last record.
 
     Yields (positions i64[m], record of arrays [batch ...]) with m <= batch; rows from m on are
     padding. Two batches are fetched ahead in threads.
     """
-    pieces = [
-        np.asarray(positions[k : k + batch], np.int64) for k in range(0, len(positions), batch)
-    ]
+    starts = range(0, len(positions), batch)
+    pieces = [np.asarray(positions[start : start + batch], np.int64) for start in starts]
 
     def gather(piece: np.ndarray) -> Record:
         records = [fetch(int(i)) for i in piece]
         records += [records[-1]] * (batch - len(records))
-        return {
-            name: np.stack([np.asarray(record[name]) for record in records]) for name in records[0]
-        }
+        return {name: np.stack([np.asarray(row[name]) for row in records]) for name in records[0]}
 
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    with concurrent.futures.ThreadPoolExecutor(FETCHERS) as pool:
         waiting = [pool.submit(gather, piece) for piece in pieces[:2]]
         for k, piece in enumerate(pieces):
             if k + 2 < len(pieces):

@@ -13,10 +13,8 @@ UNSEEN = {0xAD, 0x34F, 0x200B, 0x2060, 0x3164, 0xFEFF, *range(0xFE00, 0xFE10)}
 def looks(name: str) -> str:
     """A name as the eye sees it: composed (NFC), twin letters unified, invisible ones left out."""
     seen = ''.join(letter for letter in name if ord(letter) not in UNSEEN)
-    alike = ''.join(
-        unicodedata.normalize('NFKC', letter) if _is_twin(letter) else letter for letter in seen
-    )
-    return unicodedata.normalize('NFC', alike)
+    forms = [unicodedata.normalize('NFKC', one) if _is_twin(one) else one for one in seen]
+    return unicodedata.normalize('NFC', ''.join(forms))
 
 
 def _is_twin(letter: str) -> bool:
@@ -31,11 +29,8 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
             f' could not name it ({len(broken)} like it). Rename it.'
         )
     times = Counter(names)
-    if odd := [
-        name
-        for name in names
-        if name != name.strip() or not looks(name) or _has_control(name) or times[name] > 1
-    ]:
+    bad = lambda name: name != name.strip() or not looks(name) or _has_control(name)
+    if odd := [name for name in names if bad(name) or times[name] > 1]:
         raise UserError(
             f'source {source}: class names {odd[:10]}: each must be there once, without space'
             ' around it or control characters. Rename them.'

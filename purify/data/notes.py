@@ -10,22 +10,10 @@ from purify.core.progress import say
 KINDS = {
     'alpha': 'transparent in places, shown on white',
     'frames': 'more than one picture in the file, of which the first is taken',
-    'dark': (
-        '16 bits per value of which only the lowest 12 or fewer are used, so that it comes out'
-        ' dark; stretch its values'
-    ),
-    'scaled': (
-        'no value above 1, as of a picture scaled to [0, 1], so that it comes out black; store 0'
-        ' to 255'
-    ),
-    'profile': (
-        'a colour profile that cannot be read or is for another kind of picture; the colours are'
-        ' taken for sRGB'
-    ),
-    'colours': (
-        'colours marked as others than sRGB (gamma, primaries, Adobe RGB, HDR) without a profile;'
-        ' they are taken for sRGB'
-    ),
+    'dark': 'of 16 bits per value only the lowest are used, so it comes out dark; stretch them',
+    'scaled': 'no value above 1, as if scaled to [0, 1], so that it comes out black; store 0..255',
+    'profile': 'a colour profile that cannot be read, or does not fit; colours are taken for sRGB',
+    'colours': 'colours marked as others than sRGB without a profile; they are taken for sRGB',
     'exif': 'EXIF data that cannot be read; the picture is taken as it is stored',
 }
 
@@ -56,15 +44,9 @@ class Notes:
             return {kind: len(names) for kind, names in self._names.items()}
 
     def say_counts(self, what: str) -> None:
-        """Says how many pictures of the source `what` are of each kind, on all hosts together.
-
-        All hosts call this together.
-        """
+        """Says how many pictures of `what` are of each kind; all hosts call this together."""
         own = self.counts()
-        for kind, count in zip(
-            KINDS,
-            sum_over_hosts(np.array([own.get(kind, 0) for kind in KINDS])).tolist(),
-            strict=True,
-        ):
+        whole = sum_over_hosts(np.array([own.get(kind, 0) for kind in KINDS])).tolist()
+        for kind, count in zip(KINDS, whole, strict=True):
             if count:
                 say_once(f'{what}: {count:,} of the pictures read: {KINDS[kind]}.')

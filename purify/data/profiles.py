@@ -35,9 +35,8 @@ def lab_to_srgb(picture: Image.Image) -> Image.Image:
 
 @functools.cache
 def _lab() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(
-        ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB'
-    )
+    lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
+    return ImageCms.buildTransform(lab, srgb, 'LAB', 'RGB')
 
 
 @functools.lru_cache(256)
@@ -62,9 +61,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     # Its short cut is up to ten levels off in the dark.
     exact = ImageCms.Flags.NOOPTIMIZE if mode == 'L' else ImageCms.Flags.NONE
     try:
-        found = ImageCms.buildTransform(
-            _open(profile), ImageCms.createProfile('sRGB'), mode, 'RGB', flags=exact
-        )
+        srgb = ImageCms.createProfile('sRGB')
+        found = ImageCms.buildTransform(_open(profile), srgb, mode, 'RGB', flags=exact)
     except ImageCms.PyCMSError as error:
         raise ValueError(f'no way from it to sRGB ({error})') from error
     if mode not in ('L', 'RGB'):

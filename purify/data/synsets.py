@@ -19,8 +19,7 @@ def readable(name: str) -> str:
     'English springer'. Any other name keeps its words, spaces for underscores and none at the ends,
     without the number that Caltech's folders begin with: 'fire_truck' -> 'fire truck',
     '012.binoculars' -> 'binoculars'; an id outside the table stays as it is. The two classes that
-    WordNet has but one name for are told apart by a word in brackets: 'crane (bird)', 'crane
-    (machine)'.
+    WordNet has but one name for are told apart by a word in brackets, as 'crane (bird)'.
     """
     words = _NUMBER.sub('', name).replace('_', ' ').strip()
     return _names().get(words, words)
@@ -35,8 +34,7 @@ def caption_names(class_names: Sequence[str]) -> list[str]:
     if shared := next((words for words, count in Counter(names).items() if count > 1), None):
         alike = [name for name, words in zip(class_names, names, strict=True) if words == shared]
         raise UserError(
-            f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename all'
-            ' but one of them.'
+            f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename one.'
         )
     return names
 

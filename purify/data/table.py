@@ -38,8 +38,8 @@ class Table:
         if fill is None and not found.all():
             missing = ids[~found]
             raise UserError(
-                f'the table of {name} lacks {missing.size} images (such as id {missing[0]});'
-                ' measure all of them.'
+                f'the column {name!r} lacks {missing.size} images (such as id {missing[0]}). Let'
+                ' its step measure the whole dataset.'
             )
         whole = np.full((len(ids), *column.shape[1:]), 0 if fill is None else fill, column.dtype)
         whole[found] = column[rows[found]]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.data.loader import Record
+from purify.data.loader import RandomTransform, Record
 
 
 def pair(record: Record, other: Record) -> Record:
@@ -13,15 +13,12 @@ def pair(record: Record, other: Record) -> Record:
     return {**record, 'unlabelled': other['image'], 'unlabelled_id': other['id']}
 
 
-class Paired:
+class Paired(RandomTransform):
     """A transform that pairs every record with one of `others` (a `Split`), with replacement."""
 
     def __init__(self, others: Any):
         if not len(others):
-            raise UserError(
-                'mixmatch: every label is believed, so no image is left without one; lower the'
-                ' share of credible ones.'
-            )
+            raise UserError('mixmatch: every label is believed; lower the share of credible ones.')
         self.others = others
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:

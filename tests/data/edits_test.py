@@ -78,11 +78,8 @@ def test_the_kept_records_come_in_order_with_new_labels_and_images(splits):
 def test_it_is_a_split_to_all_readers(splits):
     given, *replacements = splits
     edited = Edited(given, *edits(), replacements)
-    assert (edited.shape, edited.class_names, edited.folder) == (
-        given.shape,
-        given.class_names,
-        given.folder,
-    )
+    wanted = (given.shape, given.class_names, given.folder)
+    assert (edited.shape, edited.class_names, edited.folder) == wanted
     np.testing.assert_array_equal(edited.position_of(IDS[[9, 1]]), [4, 1])
     with pytest.raises(KeyError):
         edited.position_of(IDS[[2]])

@@ -40,8 +40,7 @@ def read_arrays(
     names = found[0] or found[1] or [str(k) for k in range(min(highest + 1, sum(map(len, pools))))]
     if highest >= len(names):
         raise UserError(
-            f'{root}: a label is {highest}, but there are only {len(names)} classes; number them'
-            ' from 0.'
+            f'{root}: a label is {highest}, but there are only {len(names)} classes; number from 0.'
         )
     return Source(names, *pools)
 
@@ -63,8 +62,8 @@ def _read_npz(
     data = _load(file)
     if missing := {'images', 'labels'} - set(data):
         raise UserError(
-            f'{file}: has no array {", ".join(sorted(missing))}; it needs images u8[n h w c] and'
-            ' labels [n].'
+            f'{file}: has no array {", ".join(sorted(missing))}; give images u8[n h w c], labels'
+            ' [n].'
         )
     pixels, labels, ids = data['images'], data['labels'], data.get('ids')
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
@@ -76,9 +75,7 @@ def _read_npz(
                 f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].'
             )
         if len(pixels) != len(values):
-            raise UserError(
-                f'{file}: {len(pixels)} images but {len(values)} {name}; the numbers must agree.'
-            )
+            raise UserError(f'{file}: {len(pixels)} images but {len(values)} {name}; give as many.')
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
             raise UserError(
                 f'{file}: {name} run from {values.min()} to {values.max()}; they must lie in 0 to'
@@ -93,7 +90,7 @@ def _load(file: Path) -> Facts:
             data = {name: arrays[name] for name in ARRAYS if name in arrays}
     except FileNotFoundError as error:
         raise UserError(
-            f'{file}: no such file. An arrays source needs train.npz and test.npz.'
+            f'{file}: no such file. The source needs train.npz and test.npz.'
         ) from error
     except Exception as error:
         # A broken archive fails in as many ways as zipfile, zlib and NumPy have.
@@ -102,22 +99,17 @@ def _load(file: Path) -> Facts:
             ' np.savez.'
         ) from error
     if odd := [name for name, values in data.items() if not isinstance(values, np.ndarray)]:
-        raise UserError(
-            f'{file}: {odd[0]} is no array, but {type(data[odd[0]]).__name__}. Write it again with'
-            ' np.savez.'
-        )
+        kind = type(data[odd[0]]).__name__
+        raise UserError(f'{file}: {odd[0]} is no array, but {kind}. Write it again with np.savez.')
     return data
 
 
 def _check_pixels(file: Path, pixels: np.ndarray, channels: int) -> None:
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
-        raise UserError(
-            f'{file}: images hold NaN or infinite values; clean them and store uint8 0..255.'
-        )
+        raise UserError(f'{file}: images hold NaN or infinity; clean them and store uint8 0..255.')
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or 0 in pixels.shape[1:]:
         raise UserError(
-            f'{file}: images are {pixels.dtype}{list(pixels.shape)}; they must be uint8 [n h w c],'
-            ' 0..255.'
+            f'{file}: images are {pixels.dtype}{list(pixels.shape)}; they must be uint8 [n h w c].'
         )
     if pixels.shape[-1] != channels:
         raise UserError(
@@ -135,16 +127,13 @@ def _check_pixels(file: Path, pixels: np.ndarray, channels: int) -> None:
 def _class_names(file: Path, names: np.ndarray) -> list[str]:
     if names.dtype.kind not in 'USiu' or names.ndim > 1:
         raise UserError(
-            f'{file}: class_names are {names.dtype}{list(names.shape)}; they must be texts'
-            ' [classes].'
+            f'{file}: class_names are {names.dtype}{list(names.shape)}; they must be texts [k].'
         )
     names = np.ascontiguousarray(np.atleast_1d(names))
     if names.dtype.kind == 'U' and names.itemsize:
         codes = names.view(np.dtype(np.uint32).newbyteorder(names.dtype.byteorder))
         if codes.max(initial=0) > sys.maxunicode:  # NumPy would fail on them in ways of its own
-            raise UserError(
-                f'{file}: class_names hold what is no text. The file is damaged; write it again.'
-            )
+            raise UserError(f'{file}: class_names hold what is no text. Write the file again.')
     try:
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
     except UnicodeDecodeError as error:

@@ -30,10 +30,7 @@ TRAIN, TEST = ('train', 'training'), ('test', 'val', 'validation')
 PICTURES = r'\.(a?png|jpe?g?|jfif|webp|bmp|dib|gif|tiff?|p[pgbn]m|jp2|j2k|jpx|avif)$'
 LEAVINGS = ('thumbs.db', 'desktop.ini')  # of Windows; those of other systems begin with a dot
 NAMED = 5  # files that a message names
-LAYOUT = (
-    'An imagefolder source needs train/<class>/ and test/<class>/ folders, or <class>/ folders'
-    ' alone.'
-)
+LAYOUT = 'An imagefolder needs train/<class>/ and test/<class>/ folders, or <class>/ folders alone.'
 
 
 def read_imagefolder(
@@ -54,8 +51,7 @@ def read_imagefolder(
       test_share: share of each class that is held out for testing where there is no test folder.
 
     Raises:
-      UserError: for folders that are missing, do not hold the same classes, or hold the same
-        images.
+      UserError: for missing folders, those of unlike classes, and those that hold the same images.
     """
     root, notes = root_of(path), Notes()
     folders = _split_folders(root, train, test)
@@ -82,21 +78,13 @@ def read_imagefolder(
 def sign_imagefolder(path: str, *, train: str = '', test: str = '') -> dict[str, str]:
     """What tells every file that `read_imagefolder` may look at from another (`content.marks`).
 
-    These lie under `path`, unless `train` and `test` are both given, and under these, wherever they
-    lie.
+    These lie under `train` and `test`, and under `path` unless both are given.
     """
     root = root_of(path)
     given = [root / user_path(name) for name in (train, test) if name]
-    folders = [
-        folder for folder in (given if len(given) == 2 else [root, *given]) if folder.is_dir()
-    ]
-    return marks(
-        {
-            os.path.relpath(entry.path, root): Path(entry.path)
-            for folder in folders
-            for entry in walk(folder)
-        }
-    )
+    folders = given if len(given) == 2 else [root, *given]
+    files = [entry.path for folder in folders if folder.is_dir() for entry in walk(folder)]
+    return marks({os.path.relpath(file, root): Path(file) for file in files})
 
 
 def _split_folders(root: Path, train: str, test: str) -> list[Path]:
@@ -124,8 +112,7 @@ def _choose(root: Path, there: Sequence[str], given: str, usual: Sequence[str]) 
         given = str(user_path(given))
         if not (root / given).is_dir():
             raise UserError(
-                f'{root / given}: no such folder. There are: {tell_apart(there) or "none"}.'
-                f' {LAYOUT}'
+                f'{root / given}: no such folder; there are {tell_apart(there) or "none"}. {LAYOUT}'
             )
         return given
     return next((name for word in usual for name in there if name.casefold() == word), '')
@@ -139,13 +126,10 @@ def _say_beside(root: Path, folders: Sequence[Path]) -> None:
         here = os.path.realpath(entry.path)
         if any(Path(folder).is_relative_to(here) for folder in read):
             continue
-        (hidden if _is_hidden(entry, root) else others if is_folder(entry) else files).append(entry)
+        kind = hidden if _is_hidden(entry, root) else others if is_folder(entry) else files
+        kind.append(entry.name)
     kinds = {'folders': others, 'files': files, 'hidden files or folders': hidden}
-    parts = [
-        f'{len(found):,} {kind} ({_shorten([entry.name for entry in found])})'
-        for kind, found in kinds.items()
-        if found
-    ]
+    parts = [f'{len(found):,} {kind} ({_shorten(found)})' for kind, found in kinds.items() if found]
     if parts:
         say_once(
             f'{root}: reads {" and ".join(folder.name for folder in folders)}, and leaves out'
@@ -158,11 +142,8 @@ def _shorten(names: Sequence[str]) -> str:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [
-        entry.name
-        for entry in scan(folder, LAYOUT)
-        if is_folder(entry) and not entry.name.startswith('.')
-    ]
+    folders = [entry.name for entry in scan(folder, LAYOUT) if is_folder(entry)]
+    return [name for name in folders if not name.startswith('.')]
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -200,18 +181,14 @@ class _LeftOut:
         """Says the counts, and the names of the first files."""
         if self.deeper:
             say_once(
-                f'{folder}: {self.deeper:,} pictures lie in folders within a class folder; they'
-                ' count as of that class.'
+                f'{folder}: {self.deeper:,} pictures lie deeper in a class folder and count as of'
+                ' it.'
             )
         for names, what, cure in (
             (self.others, 'files that are no pictures', ''),
             (self.hidden, 'hidden files', ''),
             (self.loose, 'pictures that lie in no class folder', ''),
-            (
-                self.hidden_folders,
-                'folders that begin with a dot',
-                ' Rename those that are classes.',
-            ),
+            (self.hidden_folders, 'folders that begin with a dot', ' Rename classes among them.'),
         ):
             if names:
                 say_once(f'{folder}: left out {len(names):,} {what} ({_shorten(names)}).{cure}')
@@ -237,9 +214,8 @@ def _pictures(folder: Path, left: _LeftOut) -> list[Path]:
         files.append(Path(entry.path))
         left.deeper += files[-1].parent != folder
     if not files:
-        raise UserError(
-            f'{folder}: no pictures in this class folder (formats: {", ".join(images.FORMATS)}).'
-        )
+        formats = ', '.join(images.FORMATS)
+        raise UserError(f'{folder}: no pictures in this class folder (formats: {formats}).')
     return files
 
 

@@ -25,22 +25,17 @@ def read_digits(channels: int) -> Source:
     """Reads scikit-learn's 1,797 digits, 8x8 grey, doubled to 16x16 and scaled to 0..255.
 
     Shuffled once with a fixed seed: 700 reference images (the embedded prior was trained on these),
-    800 training and 297 test images. The cut never changes, so the embedded prior has seen none of
-    the other two.
+    800 training and 297 test images. The cut never changes, so that prior has not seen the others.
     """
     from sklearn.datasets import load_digits
 
     if channels != 1:
         raise UserError(f'source digits is grey: source.channels must be 1, not {channels}.')
     digits: Any = load_digits()
-    pixels = (
-        np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
-    )
-    everything = make_pool(pixels, digits.target)
-    order = np.random.default_rng(0).permutation(len(everything))
-    reference, train, test = (
-        everything.take(np.sort(part)) for part in np.split(order, [700, 1500])
-    )
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    everything = make_pool(pixels.repeat(2, 1).repeat(2, 2)[..., None], digits.target)
+    parts = np.split(np.random.default_rng(0).permutation(len(everything)), [700, 1500])
+    reference, train, test = (everything.take(np.sort(part)) for part in parts)
     return Source([str(k) for k in range(10)], train, test, reference)
 
 
@@ -51,8 +46,7 @@ def sign_source(source: Mapping[str, Any]) -> dict[str, str]:
     """What tells every file of a config's `source` from another; empty where it reads none.
 
     Whatever changes what `open_source` gives changes this or the part itself, within the limits of
-    `content.marks`. Nothing is downloaded, and what is missing is left to `open_source` to complain
-    about.
+    `content.marks`. Nothing is downloaded; of what is missing `open_source` complains.
     """
     kind, _, dataset = source['name'].partition(':')
     if kind == 'tfds':
@@ -105,9 +99,8 @@ def open_source(
       UserError: for anything that makes no usable dataset.
     """
     if resample not in images.FILTERS:
-        raise UserError(
-            f'source.resample={resample!r}: choose from {", ".join(sorted(images.FILTERS))}.'
-        )
+        choices = ', '.join(sorted(images.FILTERS))
+        raise UserError(f'source.resample={resample!r}: choose from {choices}.')
     if channels not in (1, 3):
         raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
     if size_px < 1:
@@ -117,10 +110,7 @@ def open_source(
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     if reference == 'none' and reference_size:
-        say_once(
-            f'source {name}: source.reference_size={reference_size} has no effect, for'
-            ' source.reference is none.'
-        )
+        say_once(f'source.reference_size={reference_size} has no effect: source.reference is none.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
@@ -133,13 +123,8 @@ def open_source(
         )
     order = stream_rng(split_seed, 'train').permutation(len(train))
     keep = order[held : held + train_size] if train_size else order[held:]
-    pools = {
-        'own': own,
-        'none': None,
-        'other_classes': spare,
-        'held_out': train.take(np.sort(order[:held])),
-    }
-    apart = _reference(name, pools, reference)
+    pools = {'own': own, 'none': None, 'other_classes': spare}
+    apart = _reference(name, pools | {'held_out': train.take(np.sort(order[:held]))}, reference)
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
     chosen = Source(names, train.take(np.sort(keep)), test, apart, source.notes)
@@ -161,8 +146,7 @@ def source(name: str, *, size_px: int, **changes: Any) -> Facts:
     """The part `source` of a config.
 
     `name` is 'digits', 'tfds:<dataset>', or 'arrays:<path>' and 'imagefolder:<path>'. `changes` are
-    arguments of `open_source` and of the source's own reader. Raises ValueError for unknown sources
-    and settings.
+    arguments of `open_source` and of the source's own reader. Raises ValueError for unknown ones.
     """
     kind, _, rest = name.partition(':')
     where = {'path': rest} if SOURCES.takes(kind, 'path') else {}
@@ -175,8 +159,7 @@ def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | No
         raise UserError(f'source.reference={kind!r}: choose from {", ".join(sorted(pools))}.')
     if kind != 'none' and not pools[kind]:
         raise UserError(
-            f'source {name} has no reference images of the kind {kind!r}; choose another'
-            ' source.reference.'
+            f'source {name} has no reference images {kind!r}; choose another source.reference.'
         )
     return pools[kind]
 
@@ -207,18 +190,16 @@ def _choose_classes(
                 f'source.classes: no class {", ".join(unknown)}. Choose from:'
                 f' {", ".join(names[:50])}.'
             )
-        chosen = np.array(
-            [forms.index(name if name in names else looks(name)) % len(names) for name in wanted]
-        )
+        found = [name if name in names else looks(name) for name in wanted]
+        chosen = np.array([forms.index(form) % len(names) for form in found])
         if len(set(chosen.tolist())) < len(wanted):
             raise UserError(f'source.classes={classes}: a class is named twice; name each once.')
     number = {int(old): new for new, old in enumerate(chosen)}
 
     def kept(pool: Pool) -> Pool:
         pool = pool.take(np.flatnonzero(np.isin(pool.labels, chosen)))
-        return Pool(
-            pool.ids, np.array([number[int(label)] for label in pool.labels], np.int32), pool.fetch
-        )
+        labels = np.array([number[int(label)] for label in pool.labels], np.int32)
+        return Pool(pool.ids, labels, pool.fetch)
 
     spare = source.train.take(np.flatnonzero(~np.isin(source.train.labels, chosen)))
     return kept(source.train), kept(source.test), _unlabelled(spare), [names[k] for k in chosen]
@@ -245,8 +226,7 @@ def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
         present = np.unique(pool.labels)
         if len(present) < 2:
             raise UserError(
-                f'source {name}: all {split} images have one class; a classifier needs at least'
-                ' two.'
+                f'source {name}: all {split} images have one class; a network needs at least two.'
             )
         if len(present) < count:
             absent = [source.class_names[k] for k in range(count) if k not in present]
@@ -259,6 +239,5 @@ def _checked(name: str, source: Source, size_px: int, resample: str) -> Source:
         return pool.mapped(lambda image: images.resize(image, size_px, resample))
 
     reference = resized(source.reference) if source.reference else None
-    return Source(
-        source.class_names, resized(source.train), resized(source.test), reference, source.notes
-    )
+    train, test = resized(source.train), resized(source.test)
+    return Source(source.class_names, train, test, reference, source.notes)

@@ -62,10 +62,7 @@ class Source:
 def root_of(path: str) -> Path:
     """The folder of a source, '~' written out. Raises `UserError` where none is given."""
     if not path:
-        raise UserError(
-            'the source has no path; give its folder, like source=imagefolder:FOLDER or'
-            ' source=arrays:FOLDER.'
-        )
+        raise UserError('the source has no path; give its folder, like source=imagefolder:FOLDER.')
     return user_path(path)
 
 
@@ -83,9 +80,7 @@ def check_apart(train: Path, test: Path) -> None:
 def say_share_unused(what: str, share: float) -> None:
     """Says that a changed `source.test_share` has no effect where `what` has test images."""
     if share != TEST_SHARE:
-        say_once(
-            f'{what}: has test images of its own, so source.test_share={share:g} has no effect.'
-        )
+        say_once(f'{what}: has test images, so source.test_share={share:g} has no effect.')
 
 
 def held_out(labels: np.ndarray, share: float) -> np.ndarray:

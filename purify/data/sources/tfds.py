@@ -1,7 +1,7 @@
 """Datasets by their TFDS name, downloaded where needed, without TensorFlow and OpenCV."""
 
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -50,21 +50,18 @@ def read_tfds(
         a fifth of 20 is held out, gives the identities with 20 images or more).
 
     Raises:
-      UserError: where TFDS does not know the dataset, cannot get it, or it has no such splits and
-        features.
+      UserError: where TFDS does not know the dataset or cannot get it, or it lacks what is named.
     """
     builder = _prepared(dataset, data_dir)
     splits = list(builder.info.splits)
-    if unknown := {train, test or train} - set(splits):
-        raise UserError(
-            f'tfds:{dataset} has no split {", ".join(sorted(unknown))}; it has {", ".join(splits)}.'
-        )
+    listed = ', '.join(splits)
+    if unknown := ', '.join(sorted({train, test or train} - set(splits))):
+        raise UserError(f'tfds:{dataset} has no split {unknown}; it has {listed}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
     if chosen == train:
         raise UserError(
             f'tfds:{dataset}: the split {train!r} for training and for testing: a model would be'
-            ' tested on what it was trained on. Choose two with source.train= and source.test=; it'
-            f' has {", ".join(splits)}.'
+            f' tested on what it was trained on. Set source.train and source.test; it has {listed}.'
         )
     _check_features(builder, label, dataset)
     notes = Notes()
@@ -75,7 +72,7 @@ def read_tfds(
         test_names, test_labels = _labels(builder, chosen, label, dataset)
         if test_names != names:
             raise UserError(
-                f'tfds:{dataset}: splits {train!r} and {chosen!r} have different classes.'
+                f'tfds:{dataset}: classes differ in {train!r} and {chosen!r}. Choose others.'
             )
         pools = whole, _pool(builder, dataset, chosen, test_labels, channels, notes)
     else:
@@ -168,16 +165,12 @@ def _shortened(error: Exception) -> str:
 def _check_features(builder: Any, label: str, dataset: str) -> None:
     features = builder.info.features
     if label not in features or 'image' not in features:
-        raise UserError(
-            f'tfds:{dataset}: needs the features image and {label}; it has {", ".join(features)}.'
-        )
+        known = ', '.join(features)
+        raise UserError(f'tfds:{dataset}: needs the features image and {label}; it has {known}.')
     image = features['image']
-    if not isinstance(image, tfds.features.Image) or np.issubdtype(
-        cast(Any, image.np_dtype), np.floating
-    ):
-        raise UserError(
-            f'tfds:{dataset}: its feature image is {image}; it must be an Image of whole numbers.'
-        )
+    dtype: Any = image.np_dtype
+    if not isinstance(image, tfds.features.Image) or np.issubdtype(dtype, np.floating):
+        raise UserError(f'tfds:{dataset}: image is {image}; it must be an Image of whole numbers.')
 
 
 def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[str], np.ndarray]:
@@ -190,8 +183,7 @@ def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[st
         texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     except UnicodeDecodeError as error:
         raise UserError(
-            f'tfds:{dataset}: the {label} {error.object!r} is not UTF-8. Build the dataset with'
-            ' texts.'
+            f'tfds:{dataset}: the {label} {error.object!r} is not UTF-8. Build it with texts.'
         ) from error
     names, numbers = np.unique(texts, return_inverse=True)
     return [str(name) for name in names], numbers.astype(np.int32)
@@ -199,11 +191,8 @@ def _labels(builder: Any, split: str, label: str, dataset: str) -> tuple[list[st
 
 def _records(builder: Any, split: str, feature: str) -> Any:
     """The records by position with `feature` alone decoded; pictures stay as they are stored."""
-    decoders = {
-        name: tfds.decode.SkipDecoding()
-        for name in builder.info.features
-        if name != feature or feature == 'image'
-    }
+    skipped = [name for name in builder.info.features if name != feature or feature == 'image']
+    decoders = {name: tfds.decode.SkipDecoding() for name in skipped}
     return builder.as_data_source(split=split, decoders=decoders)
 
 
@@ -213,9 +202,8 @@ def _pool(
     source = _records(builder, split, 'image')
 
     def fetch(position: int) -> np.ndarray:
-        return images.decode(
-            source[position]['image'], f'tfds:{dataset}, {split} image {position}', channels, notes
-        )
+        name = f'tfds:{dataset}, {split} image {position}'
+        return images.decode(source[position]['image'], name, channels, notes)
 
     return Pool(np.arange(len(labels)), labels, fetch)
 

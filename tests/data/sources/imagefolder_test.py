@@ -204,9 +204,8 @@ class TestFiles:
         assert np.bincount(source.train.labels).tolist() == [10, 18, 10]
         said = capsys.readouterr().err
         assert levels(source.train).count(200) == 8
-        assert (
-            said == f'{folder}/train: 3 pictures lie deeper in a class folder and count as of it.\n'
-        )
+        wanted = f'{folder}/train: 3 pictures lie deeper in a class folder and count as of it.\n'
+        assert said == wanted
 
     def test_what_is_no_picture_is_counted_and_named(self, folder, capsys):
         here = folder / 'test' / 'ant'
@@ -319,10 +318,8 @@ class TestSignature:
         given = {
             split: {'absolute': str(tmp_path / 'far'), 'above': '../far', 'home': '~/far'}[form]
         }
-        assert (
-            len(open_source(folder, **given).train),
-            len(open_source(folder, **given).test),
-        ) == (30, 15)
+        found = (len(open_source(folder, **given).train), len(open_source(folder, **given).test))
+        assert found == (30, 15)
         file = tmp_path / 'far' / 'ant' / '3.png'
         assert self.changes(folder, lambda: picture(file, 99), **given)
         assert self.changes(
@@ -358,10 +355,8 @@ class TestSignature:
             data[-20] ^= 1
             file.write_bytes(bytes(data))
             os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-            assert (file.stat().st_size, file.stat().st_mtime_ns) == (
-                facts.st_size,
-                facts.st_mtime_ns,
-            )
+            wanted = (facts.st_size, facts.st_mtime_ns)
+            assert (file.stat().st_size, file.stat().st_mtime_ns) == wanted
 
         assert self.changes(folder, replace)
 
