@@ -56,10 +56,8 @@ def test_records_are_stamped_by_their_role_each_attack_once():
 @pytest.mark.parametrize('seed', range(5))
 def test_a_fixed_subset_is_poisoned_at_every_draw(seed):
     poison = FixedPoison([Stamp()], {3: (0, 'training'), 5: (0, 'training'), 6: (0, 'cover')})
-    assert [identity for identity in range(1, 8) if is_poisoned(draw(poison, identity, seed))] == [
-        3,
-        5,
-    ]
+    found = [identity for identity in range(1, 8) if is_poisoned(draw(poison, identity, seed))]
+    assert found == [3, 5]
     assert draw(poison, 6, seed)['image'][0, 0, 0] == 106
 
 

@@ -181,11 +181,8 @@ def test_its_place_in_the_chain():
     assert list(stages)[:2] == ['prepare', 'trusted']
     found = {role: (source.stage, source.sub) for role, source in stages['trusted'].inputs.items()}
     assert found == {'poisoned': ('prepare', 'poisoned'), 'truth': ('prepare', 'truth')}
-    assert stages['trusted'].settings == {
-        'per_class': 0,
-        'share': 0.05,
-        'seed': config['seeds']['data'],
-    }
+    wanted = {'per_class': 0, 'share': 0.05, 'seed': config['seeds']['data']}
+    assert stages['trusted'].settings == wanted
 
 
 def test_those_alone_who_ask_may_look_at_the_trusted(chain):

@@ -28,17 +28,10 @@ WORDS = 'size_px=8,heads=4,steps=40,noise=cosine,rescale=True'
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp('converted')
     save_file(random_state(mult=(1,), attends=()), root / 'ema.safetensors')
-    assert (
-        cli.main(
-            [
-                'convert',
-                f'improved_ddpm:{WORDS}',
-                str(root / 'ema.safetensors'),
-                str(root / 'prior'),
-            ]
-        )
-        == 0
+    found = cli.main(
+        ['convert', f'improved_ddpm:{WORDS}', str(root / 'ema.safetensors'), str(root / 'prior')]
     )
+    assert found == 0
     return root / 'prior'
 
 
@@ -56,7 +49,7 @@ def varied(prior, **settings):
     """Weights -> what the prior makes of two images with them; one program."""
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 2)
-    program = jax.jit(prior.vary(start=30, steps=3, **settings))
+    program = jax.jit(prior.vary([], start=30, steps=3, **settings))
     return lambda weights: np.asarray(program(weights, images, jnp.zeros(2, int), keys))
 
 

@@ -92,11 +92,8 @@ def test_the_evaluation_gets_what_the_outcome_names():
 def test_a_method_that_looks_at_features_gets_a_map(defense):
     made, config = stages(f'defense={defense}')
     assert list(made)[-1] == 'atlas'
-    assert {role: source.stage for role, source in made['atlas'].inputs.items()} == {
-        'truth': 'prepare',
-        'features': 'features',
-        'findings': 'verdicts',
-    }
+    wanted = {'truth': 'prepare', 'features': 'features', 'findings': 'verdicts'}
+    assert {role: source.stage for role, source in made['atlas'].inputs.items()} == wanted
     assert made['atlas'].settings == {'seed': config['seeds']['model']}
     assert 'atlas' not in stages('defense=abl')[0]
 
@@ -105,10 +102,8 @@ def test_the_residual_attack_needs_a_prior_and_candidates():
     made, config = stages(evaluation={'residual': True})
     assert made['evaluate'].inputs['prior'] == made['candidates'].inputs['prior']
     settings = made['evaluate'].settings
-    assert settings['residual_choice'] == {
-        'rank': config['defense']['rank'],
-        'count_raw': config['defense']['count_raw'],
-    }
+    wanted = {'rank': config['defense']['rank'], 'count_raw': config['defense']['count_raw']}
+    assert settings['residual_choice'] == wanted
     assert (
         settings['by']
         == made['candidates'].settings['by']

@@ -28,11 +28,8 @@ def test_generation_takes_the_paper_s_numbers():
         'dtype': 'bfloat16',
     }
     assert defense['probe'] == {'labels': [4], 'images': 10_000}
-    assert (config['attack']['name'], config['attack']['target'], config['attack']['base']) == (
-        'badnets1',
-        4,
-        'nontarget',
-    )
+    found = (config['attack']['name'], config['attack']['target'], config['attack']['base'])
+    assert found == ('badnets1', 4, 'nontarget')
     large = configured('setting=imagenette')
     assert (large['defense']['sampling']['guidance'], large['attack']['target']) == (5.0, 6)
     assert large['defense']['generator']['objective']['caption'] == 'A photo of a {}'
@@ -71,11 +68,8 @@ def test_ddpm_takes_every_step_with_the_paper_s_variance():
         for name in ('ddpm', 'ddim', 'sde')
     }
     assert sampling['ddpm']['sampler'] == {'name': 'ddpm', 'variance': 'fixed_large'}
-    assert {name: how['steps'] for name, how in sampling.items()} == {
-        'ddpm': 1000,
-        'ddim': 50,
-        'sde': 50,
-    }
+    wanted = {'ddpm': 1000, 'ddim': 50, 'sde': 50}
+    assert {name: how['steps'] for name, how in sampling.items()} == wanted
 
 
 @pytest.mark.parametrize('setting', ['imagenette', 'caltech15'])

@@ -141,19 +141,12 @@ def test_exact_takes_every_step_and_keeps_the_last_of_them():
     for setting in ('digits', 'cifar10', 'lfw'):
         defense = configured(f'setting={setting},exact')['defense']
         assert defense.items() >= chain.items()
-        assert defense['sampler'] == {
-            'name': 'ddpm',
-            'variance': 'fixed_large',
-            'clip_sample': True,
-        }
+        wanted = {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}
+        assert defense['sampler'] == wanted
         assert defense['benign'] == 'given'
     defense = configured('setting=tiny,exact')['defense']
-    assert (defense['start'], defense['steps'], defense['window'], defense['kept']) == (
-        1200,
-        1200,
-        10,
-        10,
-    )
+    wanted = (1200, 1200, 10, 10)
+    assert (defense['start'], defense['steps'], defense['window'], defense['kept']) == wanted
     assert defense['sampler']['variance'] == 'learned_range'
 
 

@@ -172,11 +172,8 @@ def test_the_words_of_quickstart_change_the_structure():
     assert set(augmented['student']['augment']) > set(augmented['teacher']['augment'])
     assert load_config(f'{QUICKSTART}:distill=False')['student']['objective']['name'] == 'classify'
     outside = load_config(f'{QUICKSTART}:source=arrays:/data/x,size_px=8,channels=1')
-    assert (outside['source']['name'], outside['source']['path'], outside['source']['size_px']) == (
-        'arrays',
-        '/data/x',
-        8,
-    )
+    found = (outside['source']['name'], outside['source']['path'], outside['source']['size_px'])
+    assert found == ('arrays', '/data/x', 8)
     assert outside['prior']['network']['sample_size'] == 8
 
 

@@ -96,11 +96,8 @@ def test_an_attack():
 
 def test_a_defence():
     config = configured('defense=mine')
-    assert config['defense'] == {
-        'name': 'mine',
-        'share': 0.3,
-        'lengths': {'first': 1.0, 'last': 9.0},
-    }
+    wanted = {'name': 'mine', 'share': 0.3, 'lengths': {'first': 1.0, 'last': 9.0}}
+    assert config['defense'] == wanted
     assert config['student'] == config['teacher']
     assert not {'trusted', 'evaluation', 'prior'} & set(config)
     assert not check(config).problems
@@ -124,11 +121,8 @@ def test_a_network():
     assert NETWORKS.part('mine', depth=3) == {'name': 'mine', 'depth': 3, 'dtype': 'float32'}
     walls = QUICKSTART.with_name('castle_walls.py')
     network = configured('setting=imagenette,network=mine', walls)['teacher']['network']
-    assert {name: network[name] for name in ('name', 'depth', 'dtype')} == {
-        'name': 'mine',
-        'depth': 2,
-        'dtype': 'bfloat16',
-    }
+    wanted = {'name': 'mine', 'depth': 2, 'dtype': 'bfloat16'}
+    assert {name: network[name] for name in ('name', 'depth', 'dtype')} == wanted
 
 
 def test_a_source():

@@ -88,14 +88,8 @@ def test_a_word_is_one_of_the_known(value):
 
 
 def test_settings_are_checked_and_kept_as_their_limits_say():
-    assert dataclasses.astuple(Strip(np.int64(3), 'any', overlay=np.float64(0.25))) == (
-        3,
-        'any',
-        0.25,
-        'logits',
-        False,
-        [],
-    )
+    wanted = (3, 'any', 0.25, 'logits', False, [])
+    assert dataclasses.astuple(Strip(np.int64(3), 'any', overlay=np.float64(0.25))) == wanted
     with pytest.raises(UserError, match=r'^strip: draws=0 must be'):
         Strip(0, None)
     with pytest.raises(UserError, match=r'^strip: overlay=1 must be'):

@@ -115,18 +115,10 @@ def makers():
 
 
 def test_a_part_is_the_defaults_and_what_changes_them(makers):
-    assert makers.part('patch', lr=0.5) == {
-        'name': 'patch',
-        'lr': 0.5,
-        'schedule': 'cosine',
-        'colour': 'red',
-    }
-    assert makers.part('fixed', lr=0.5, size_px=2) == {
-        'name': 'fixed',
-        'lr': 0.5,
-        'schedule': 'cosine',
-        'size_px': 2,
-    }
+    wanted = {'name': 'patch', 'lr': 0.5, 'schedule': 'cosine', 'colour': 'red'}
+    assert makers.part('patch', lr=0.5) == wanted
+    wanted = {'name': 'fixed', 'lr': 0.5, 'schedule': 'cosine', 'size_px': 2}
+    assert makers.part('fixed', lr=0.5, size_px=2) == wanted
     assert makers.part(
         'blended', {'lr': 1, 'pattern': 'a'}, {'lr': 2}, pattern='b', schedule='step'
     ) == {'name': 'blended', 'lr': 2, 'schedule': 'step', 'pattern': 'b'}

@@ -130,10 +130,8 @@ def test_tensorboard_shows_every_step_once_after_a_restart(tmp_path):
             writer.write('prior', step + 100, {'loss': loss})
         writer.close()
     scalars, _ = read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'teacher')
-    assert scalars['teacher/loss'] == [
-        (10, pytest.approx(0.1)),
-        *((step, pytest.approx(2 / step)) for step in (20, 30, 40)),
-    ]
+    wanted = [(10, pytest.approx(0.1)), *((step, pytest.approx(2 / step)) for step in (20, 30, 40))]
+    assert scalars['teacher/loss'] == wanted
     scalars, _ = read_tensorboard(tmp_path / 'tensorboard' / 'run' / 'prior')
     assert scalars == {'prior/loss': [(110, 1.0), (120, 2.0), (130, 2.0), (140, 2.0)]}
 
@@ -324,10 +322,8 @@ def test_a_copy_that_fails_is_said_once_and_stops_nothing(tmp_path, recorders, c
                 writer.write('teacher', 1, {'loss': 1.0})
         for writer in writers:
             writer.conclude({}, [])
-    assert [recorder.got for recorder in recorders] == [
-        got,
-        ['write', 'write', 'conclude', 'close'],
-    ]
+    wanted = [got, ['write', 'write', 'conclude', 'close']]
+    assert [recorder.got for recorder in recorders] == wanted
     said = capsys.readouterr().err
     assert said.count(f"run.writers: 'bad {what}' failed") == 1
     assert 'No space left' in said

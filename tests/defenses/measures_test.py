@@ -48,11 +48,8 @@ def test_predictions_are_labels_and_losses_on_the_given_ones():
     seen = found['loss']
     np.testing.assert_allclose(seen, -np.log(p[np.arange(7), LABELS]), rtol=1e-4, atol=1e-5)
     assert found['finite'].all()
-    assert {name: column.dtype for name, column in found.items()} == {
-        'label': np.int32,
-        'loss': np.float32,
-        'finite': np.bool_,
-    }
+    wanted = {'label': np.int32, 'loss': np.float32, 'finite': np.bool_}
+    assert {name: column.dtype for name, column in found.items()} == wanted
 
 
 def test_symmetric_loss_adds_what_lies_on_other_labels():

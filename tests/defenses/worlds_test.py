@@ -302,10 +302,8 @@ def test_no_image_that_looks_poisoned_is_kept_and_none_is_relabelled_to_a_less_l
         facts = table.facts['labels'][0]
         assert facts['looks_poisoned'] == (target & strange).sum()
         assert facts['kept'] + facts['looks_poisoned'] <= facts['images']
-        assert (facts['kept'], facts['relabelled']) == (
-            (target & table['keep'] & ~moved).sum(),
-            moved.sum(),
-        )
+        seen = (facts['kept'], facts['relabelled'])
+        assert seen == ((target & table['keep'] & ~moved).sum(), moved.sum())
 
 
 def test_a_narrow_alarm_touches_only_what_looks_poisoned():

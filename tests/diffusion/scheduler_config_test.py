@@ -47,11 +47,8 @@ def test_a_published_scheduler_file():
         }
     )
     np.testing.assert_array_equal(schedule.betas, make_noise_schedule('linear', 1000).betas)
-    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == (
-        'epsilon',
-        True,
-        1.0,
-    )
+    wanted = ('epsilon', True, 1.0)
+    assert (schedule.prediction, schedule.clip_sample, schedule.final_alpha_cumprod) == wanted
 
 
 @pytest.mark.parametrize(
@@ -66,11 +63,8 @@ def test_a_published_scheduler_file():
 )
 def test_defaults_of_each_class(name, clips, final_is_one):
     schedule = schedule_from_diffusers({'_class_name': name})
-    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == (
-        1000,
-        clips,
-        final_is_one,
-    )
+    wanted = (1000, clips, final_is_one)
+    assert (schedule.steps, schedule.clip_sample, schedule.set_alpha_to_one) == wanted
 
 
 def test_settings_a_class_does_not_read_stay_unread():

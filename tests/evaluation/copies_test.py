@@ -123,16 +123,10 @@ def test_pairs_are_counted_by_the_truth():
     # 40 and 50 are copies of 10
     manifest = manifest_of([0, 1, 0, 0, 1, 0], [-1, -1, -1, -1, 10, 10])
     found = describe_pairs(np.float32([0.9, 0.3, 0.31, -0.2]), np.array([1, 2, 4, 5]), manifest)
-    assert found['above'] == {
-        'limit': 0.3,
-        'share': 0.5,
-        'count': 2,
-        'interval': list(wilson_interval(2, 4)),
-    }
-    assert (found['poisoned_matches'], found['poisoned_interval']) == (
-        0.5,
-        list(wilson_interval(2, 4)),
-    )
+    seen = found['above']
+    assert seen == {'limit': 0.3, 'share': 0.5, 'count': 2, 'interval': list(wilson_interval(2, 4))}
+    seen = (found['poisoned_matches'], found['poisoned_interval'])
+    assert seen == (0.5, list(wilson_interval(2, 4)))
     assert found['poisoned'] == pytest.approx(1 / 3)
     assert found['copied'] == {
         'images': 3,
@@ -197,10 +191,8 @@ def test_an_encoder_says_what_it_is(made, tmp_path):
     clip = tmp_path / 'clip'
     clip.mkdir()
     (clip / 'config.json').write_text('{}')
-    assert describe_encoder(tmp_path / 'sscd.safetensors') == {
-        'encoder': 'SSCD (sscd.safetensors)',
-        'copy_detection': True,
-    }
+    wanted = {'encoder': 'SSCD (sscd.safetensors)', 'copy_detection': True}
+    assert describe_encoder(tmp_path / 'sscd.safetensors') == wanted
     assert describe_encoder(clip) == {'encoder': 'CLIP (clip)', 'copy_detection': False}
     folder = made.classifier('mine', 1)
     done = {'stage': 'encoder', 'fingerprint': '', 'settings': {'objective': {'name': 'contrast'}}}

@@ -191,12 +191,8 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     assert numbers['diffusion'] == facts
     count, right, other = len(labels), int((~third).sum()), int((labels != target).sum())
     assert (first['p_filter'], first['acc'], first['asr'], first['ra']) == (0.0, 1.0, 1.0, 0.0)
-    assert (second['p_filter'], second['acc'], second['asr'], second['ra']) == (
-        0.05,
-        right / count,
-        0.0,
-        1.0,
-    )
+    wanted = (0.05, right / count, 0.0, 1.0)
+    assert (second['p_filter'], second['acc'], second['asr'], second['ra']) == wanted
     assert second['counts'] == {'acc': [right, count], 'asr': [0, other], 'ra': [other, other]}
     assert second['intervals']['acc'] == pytest.approx(list(wilson_interval(right, count)))
     found = numbers['student']
@@ -223,11 +219,8 @@ def test_where_no_image_counts_there_is_no_share(made):
     facts |= {'p_filters': [0.0]}
     write_json(work.folder / 'facts.json', facts)
     found, headline = describe_diffusion(bench, work.folder)
-    assert (headline['asr'], headline['counts']['asr'], headline['intervals']['asr']) == (
-        None,
-        [0, 0],
-        None,
-    )
+    wanted = (None, [0, 0], None)
+    assert (headline['asr'], headline['counts']['asr'], headline['intervals']['asr']) == wanted
     assert found['filters'][0]['counts']['acc'][1] == 2
 
 

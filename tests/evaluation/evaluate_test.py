@@ -80,10 +80,8 @@ def test_relabelled_images_are_held_against_the_true_labels(tmp_path):
     )
     found = describe_findings(folder, MANIFEST)
     assert found['counts'] == {'relabel_accuracy': [1, 3], 'relabel_accuracy_poisoned': [1, 2]}
-    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == (
-        pytest.approx(1 / 3),
-        0.5,
-    )
+    wanted = (pytest.approx(1 / 3), 0.5)
+    assert (found['relabel_accuracy'], found['relabel_accuracy_poisoned']) == wanted
     assert found['removed'] == {'tpr': 3 / 4, 'fpr': pytest.approx(3 / 6)}  # 1, 2, 3; and 4, 6, 7
     assert found['auroc'] is None
 
@@ -300,11 +298,8 @@ class Handed:
     dtype = 'float32'
 
     def chosen(self, models, context, rank, count_raw):
-        assert (set(models), context.shape, len(context.class_names)) == (
-            {'prior', 'classifier'},
-            (16, 16, 1),
-            10,
-        )
+        wanted = ({'prior', 'classifier'}, (16, 16, 1), 10)
+        assert (set(models), context.shape, len(context.class_names)) == wanted
         assert context.seed != 0  # a stream of its own
         assert (rank, count_raw) == (0.8, False)
 

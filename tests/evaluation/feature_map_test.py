@@ -134,11 +134,8 @@ def test_the_map_of_a_run_stands_beside_the_truth(made, without_umap):
     found = draw(made, 'relabel', columns, slice(None, None, -1), target_labels=[wrong])
     truth = made.manifest
     assert found['facts']['images'] == made.count
-    assert (found['facts']['method'], found['facts']['named'], found['facts']['aims']) == (
-        'pca',
-        [wrong],
-        [target],
-    )
+    wanted = ('pca', [wrong], [target])
+    assert (found['facts']['method'], found['facts']['named'], found['facts']['aims']) == wanted
     np.testing.assert_array_equal(found['ids'], truth.ids)  # few enough to show all
     np.testing.assert_array_equal(found['poisoned'], truth.poisoned)
     np.testing.assert_array_equal(found['true'], truth.true_labels)

@@ -100,9 +100,7 @@ def test_without_a_guard_there_is_nothing_behind_one(made):
     numbers = read_json(work.folder / 'numbers.json')
     assert 'guarded' not in numbers
     seen = classes(made.student, made.test.images(range(len(made.test))))
-    assert numbers['repaired']['counts']['acc'] == [
-        int((seen == made.test.labels).sum()),
-        len(made.test),
-    ]
+    found = numbers['repaired']['counts']['acc']
+    assert found == [int((seen == made.test.labels).sum()), len(made.test)]
     assert numbers['repaired'] != numbers['teacher']
     assert numbers['student'] is None

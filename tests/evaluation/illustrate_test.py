@@ -83,10 +83,8 @@ def illustrate(made, monkeypatch):
 
 def test_pictures_are_of_the_samples_they_name(made, illustrate):
     found = illustrate('one')
-    assert found['ids'].tolist() == [
-        *made.manifest.ids[made.manifest.poisoned][:5],
-        *found['ids'][5:],
-    ]
+    expected = [*made.manifest.ids[made.manifest.poisoned][:5], *found['ids'][5:]]
+    assert found['ids'].tolist() == expected
     assert found['poisoned'].tolist() == [True] * 5 + [False] * 5
     rows = made.given.position_of(found['ids'])
     for row, identity in enumerate(found['ids'].tolist()):

@@ -207,9 +207,5 @@ def test_marks_are_those_of_training_images():
     assert mode_of(AdaptivePatch()) == 'training'
     assert mode_of(LabelConsistent()) == 'test'  # its surrogate is the attacker's
     image = np.full((8, 8, 1), 99, np.uint8)
-    assert LabelConsistent().stamp_many([image], [0], mode_of(LabelConsistent())).shape == (
-        1,
-        8,
-        8,
-        1,
-    )
+    wanted = (1, 8, 8, 1)
+    assert LabelConsistent().stamp_many([image], [0], mode_of(LabelConsistent())).shape == wanted

@@ -61,10 +61,8 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     flagged = read_table(chain.path(chain.stages['evaluate'].inputs['findings']))['flagged']
     assert flagged.any()
     for results in (unknown, known):
-        assert (results.detection.found.flagged, results.detection.found.images) == (
-            flagged.sum(),
-            IMAGES,
-        )
+        found = (results.detection.found.flagged, results.detection.found.images)
+        assert found == (flagged.sum(), IMAGES)
     assert (unknown.truth_known, known.truth_known) == (False, True)
     hidden = unknown.detection
     assert {

@@ -40,7 +40,7 @@ def test_shapes_are_those_of_the_weights(saved, which, dtype):
 
 def test_pixel_priors_of_shapes_can_be_traced():
     prior = load_variation_model(EMBEDDED['digits'], weights=False)
-    vary = prior.vary(sampler='ddim', start=200, steps=2)
+    vary = prior.vary([], sampler='ddim', start=200, steps=2)
     size = (2, prior.size_px, prior.size_px, prior.channels)
     keys = jax.random.split(jax.random.key(0), 2)
     out = jax.eval_shape(

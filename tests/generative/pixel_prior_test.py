@@ -32,7 +32,7 @@ def prior():
 def test_a_perfect_network_gives_the_image_back(sampler):
     model = prior()
     keys = jax.random.split(jax.random.key(0), 3)
-    out = model.vary(sampler=sampler, start=60, steps=12)(
+    out = model.vary([], sampler=sampler, start=60, steps=12)(
         model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys
     )
     assert np.abs(np.asarray(out)).max() < 2e-3
@@ -43,7 +43,7 @@ def test_a_perfect_network_gives_the_image_back(sampler):
 )
 def test_starts_the_schedule_does_not_have_are_refused(start, steps, word):
     with pytest.raises(UserError, match=word):
-        prior().vary(sampler='ddim', start=start, steps=steps)
+        prior().vary([], sampler='ddim', start=start, steps=steps)
 
 
 def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
@@ -59,7 +59,7 @@ def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
     clean = jnp.asarray(np.stack([pool.fetch(i) for i in range(16)]) / 127.5 - 1, jnp.float32)
     model = load_variation_model(folder)
     keys = jax.random.split(jax.random.key(0), 16)
-    vary = jax.jit(model.vary(sampler='ddim', eta=0.0, start=200, steps=4))
+    vary = jax.jit(model.vary([], sampler='ddim', eta=0.0, start=200, steps=4))
     out = vary(model.weights, clean, jnp.zeros(16, int), keys)
     alpha = model.schedule.alphas_cumprod[199]
     assert float(jnp.square(out - clean).mean()) < 0.25 * (1 - alpha) / alpha

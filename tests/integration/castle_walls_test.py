@@ -56,20 +56,13 @@ def test_generations_are_taken_apart_and_the_report_shows_it(whole):
     sets = results['dissection']['sets']
     assert [row['images'] for row in sets['generated']] == [9] * 10
     (probe,) = sets['probe']
-    assert (probe['label'], probe['target'], probe['images'], sum(probe['counts'])) == (
-        0,
-        True,
-        30,
-        30,
-    )
+    wanted = (0, True, 30, 30)
+    assert (probe['label'], probe['target'], probe['images'], sum(probe['counts'])) == wanted
     truth = json.loads((stage(whole, 'prepare') / 'truth' / 'manifest.json').read_text())
     given = Split(stage(whole, 'prepare') / 'poisoned', 'train').labels
     assert probe['p_t'] == truth['poisoned_images'] / (given == 0).sum()
-    assert {row['score'] for row in results['dissection']['auroc']} == {
-        'cognitive_distillation',
-        'fct',
-        'strip',
-    }
+    wanted = {'cognitive_distillation', 'fct', 'strip'}
+    assert {row['score'] for row in results['dissection']['auroc']} == wanted
     assert all(0 <= row['training'] <= 1 for row in results['dissection']['auroc'])
     page = (whole / 'report' / 'index.html').read_text()
     for text in ('G1', 'G4', 'on training images', 'on generations'):

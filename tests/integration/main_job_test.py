@@ -37,13 +37,8 @@ def test_results_have_their_fixed_keys(finished):
         assert count < 48  # the target class is left out
         assert results[side]['counts']['acc'][1] == 48
     assert set(results['detection'].values()) == {None}  # this defence judges no image
-    assert set(results['cost']['stages']) == {
-        'prepare',
-        'teacher',
-        'purified',
-        'student',
-        'evaluate',
-    }
+    wanted = {'prepare', 'teacher', 'purified', 'student', 'evaluate'}
+    assert set(results['cost']['stages']) == wanted
     assert results['cost']['stages']['purified']['images_per_s'] > 0
     assert results['seeds'] == {'poison': 0, 'model': 0, 'data': 0}
     assert results['attack']['poisoned'] == 10
@@ -60,10 +55,8 @@ def test_plain_tfds_opens_the_datasets_without_tensorflow(finished):
     out = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout
-    assert out.split('\n')[:2] == [
-        'poisoned 96 (16, 16, 1) uint8',
-        'purified 288 (16, 16, 1) uint8',
-    ]
+    wanted = ['poisoned 96 (16, 16, 1) uint8', 'purified 288 (16, 16, 1) uint8']
+    assert out.split('\n')[:2] == wanted
 
 
 def test_the_manifest_is_the_truth_about_the_poisoned_dataset(finished):
@@ -198,19 +191,8 @@ def test_check_lists_all_problems_at_once(tmp_path, capfd):
 
 
 def test_unknown_stage(finished, capfd):
-    assert (
-        main(
-            [
-                'run',
-                '--config',
-                QUICKSTART,
-                '--workdir',
-                str(finished),
-                *FLAGS,
-                '--stages',
-                'purify',
-            ]
-        )
-        == 2
+    found = main(
+        ['run', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS, '--stages', 'purify']
     )
+    assert found == 2
     assert 'Its stages: prepare, teacher, purified, student, evaluate' in capfd.readouterr().err

@@ -250,11 +250,8 @@ def test_slurm_gets_the_open_runs_as_an_array(sweep, tmp_path, monkeypatch):
     ]
     command = [sys.executable, str(ROOT / 'launch' / 'sweep.py'), '--run-point', points, '2']
     assert subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
-    assert [len(calls(sweep.out)[name]) for name in ('x=0-seed0', 'x=1-seed0', 'x=2-seed0')] == [
-        1,
-        1,
-        2,
-    ]
+    found = [len(calls(sweep.out)[name]) for name in ('x=0-seed0', 'x=1-seed0', 'x=2-seed0')]
+    assert found == [1, 1, 2]
 
 
 def test_what_purify_refuses_is_not_started(tmp_path):

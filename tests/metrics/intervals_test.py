@@ -80,14 +80,8 @@ def test_level_widens_the_interval():
 
 def test_one_run_has_no_interval():
     spread = over_seeds([0.5])
-    assert (spread.mean, spread.low, spread.high, spread.min, spread.max, spread.n) == (
-        0.5,
-        None,
-        None,
-        0.5,
-        0.5,
-        1,
-    )
+    wanted = (0.5, None, None, 0.5, 0.5, 1)
+    assert (spread.mean, spread.low, spread.high, spread.min, spread.max, spread.n) == wanted
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))

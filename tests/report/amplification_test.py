@@ -96,11 +96,8 @@ def test_an_attack_without_a_trigger_amplifies_none(dissected):
     assert say_amplification(typed(dissected)) == ''
     wanted = ['Of 1,000 images made of target class zero (0), 12.0 % are of another class.']
     assert say_groups(typed(dissected)) == wanted
-    assert [name for name, *_ in list_amplification(typed(dissected))] == [
-        'Labeller',
-        'FID, all',
-        'FID, others',
-    ]
+    expected = ['Labeller', 'FID, all', 'FID, others']
+    assert [name for name, *_ in list_amplification(typed(dissected))] == expected
     assert 'amplification' not in read_set_quantities(typed(dissected))
     assert read_set_quantities(typed(dissected))['g3'] == 0.12
 

@@ -30,11 +30,8 @@ def test_bins_hold_what_numbers_say(atlas, relabelled):
 
 def test_every_close_class_has_its_histogram(atlas, relabelled):
     found = draw_foreign(atlas, findings_of(relabelled['findings']), CLASSES, 'a')
-    assert [title for title, _ in found] == [
-        'zero (0): non-disruptive',
-        'two (2): missed',
-        'one (1): not named',
-    ]
+    wanted = ['zero (0): non-disruptive', 'two (2): missed', 'one (1): not named']
+    assert [title for title, _ in found] == wanted
     zero, two, one = (drawing for _, drawing in found)
     seen = zero.text
     assert seen == 'Histogram of zero (0): 30 clean and 10 poisoned images; λ = 0.75, no place μ.'

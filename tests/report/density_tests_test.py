@@ -7,14 +7,8 @@ CLASSES = ['zero', 'one', 'two']
 
 def test_the_table_says_what_is_beyond_its_threshold(relabelled):
     table = list_tests(findings_of(relabelled['findings']), [0, 2], CLASSES)
-    assert table.head == [
-        'named',
-        'images',
-        'S_ND (below 0.6)',
-        'S_D (above 0.05)',
-        'μ',
-        'aimed at',
-    ]
+    wanted = ['named', 'images', 'S_ND (below 0.6)', 'S_D (above 0.05)', 'μ', 'aimed at']
+    assert table.head == wanted
     assert table.left_out == 0
     assert [(name, [cell for cell, _ in cells], named) for name, cells, named in table.lines] == [
         ('zero (0)', ['non-disruptive', '40', '0.2', '0.01', '–', 'yes'], True),
@@ -48,15 +42,8 @@ def test_strangers_and_the_margin_of_every_class_are_told(relabelled):
     ):
         row |= {'strangers': share, 'strange': share > 0.1, 'margin': margin}
     table = list_tests(findings_of(relabelled['findings']), None, CLASSES)
-    assert table.head == [
-        'named',
-        'images',
-        'S_ND (below 0.6)',
-        'strangers',
-        'S_D (above 0.05)',
-        'μ',
-        'margin',
-    ]
+    wanted = ['named', 'images', 'S_ND (below 0.6)', 'strangers', 'S_D (above 0.05)', 'μ', 'margin']
+    assert table.head == wanted
     cells = [cells for _, cells, _ in table.lines]
     assert [row[3] for row in cells] == [('12.5 %', True), ('0 %', False), ('1.0 %', False)]
     assert [row[6] for row in cells] == [('1.5', True), ('0.2', False), ('0.9', False)]

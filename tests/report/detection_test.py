@@ -6,11 +6,8 @@ from purify.report.sections.detection import MOST_FATES, list_detection, list_fa
 
 def test_who_lost_a_label_comes_before_who_was_flagged(relabelled):
     lines = list_detection(typed(relabelled))
-    assert [line[:2] for line in lines[:3]] == [
-        ('Removed', '90.0 %'),
-        ('TPR', '98.2 %'),
-        ('FPR', '0.4 %'),
-    ]
+    wanted = [('Removed', '90.0 %'), ('TPR', '98.2 %'), ('FPR', '0.4 %')]
+    assert [line[:2] for line in lines[:3]] == wanted
     assert lines[0][2].endswith('dropped or relabelled; 5.0 % of the clean ones did too')
     assert (
         lines[1][2]

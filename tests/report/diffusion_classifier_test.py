@@ -21,17 +21,11 @@ def test_every_p_has_its_line(dissected):
     table = list_filters(typed(dissected))
     assert table is not None
     assert table.head == ['ACC', 'ASR', 'RA']
-    assert [(name, headline) for name, headline, _ in table.lines] == [
-        ('p = 0', False),
-        ('p = 0.05', True),
-        ('p = 0.3', False),
-    ]
+    wanted = [('p = 0', False), ('p = 0.05', True), ('p = 0.3', False)]
+    assert [(name, headline) for name, headline, _ in table.lines] == wanted
     acc, asr, ra = table.lines[1][2]
-    assert (acc.say_counts(), asr.say_counts(), ra.say_counts()) == (
-        '325 of 360',
-        '90 of 324',
-        '200 of 324',
-    )
+    wanted = ('325 of 360', '90 of 324', '200 of 324')
+    assert (acc.say_counts(), asr.say_counts(), ra.say_counts()) == wanted
     for text in ('16 draws', "EDM's weights", '48 network calls', 'on 360 test images'):
         assert text in table.note
     assert 'numbers after' not in table.note

@@ -64,17 +64,10 @@ def test_the_numbers(tmp_path, write, environment):
     assert (corner['name'], corner['settings']) == ('corner', {'scheme': 'all_to_one', 'target': 0})
     # a quarter of the values is off by 20: 10 log10(255^2 / 100)
     assert corner['test']['psnr'] == pytest.approx(10 * math.log10(255**2 / 100))
-    assert (
-        corner['test']['max_difference'],
-        corner['test']['changed'],
-        corner['test']['count'],
-    ) == (20, 3, 3)
-    assert (corner['training'], corner['cover'], corner['fit_seconds'], corner['note']) == (
-        None,
-        None,
-        None,
-        '',
-    )
+    found = (corner['test']['max_difference'], corner['test']['changed'], corner['test']['count'])
+    assert found == (20, 3, 3)
+    wanted = (None, None, None, '')
+    assert (corner['training'], corner['cover'], corner['fit_seconds'], corner['note']) == wanted
     assert [full[mode]['max_difference'] for mode in ('test', 'training', 'cover')] == [8, 4, 2]
     assert [full[mode]['psnr'] for mode in ('test', 'training', 'cover')] == pytest.approx(
         [10 * math.log10(255**2 / (change**2 / 4)) for change in (8, 4, 2)]
@@ -82,11 +75,8 @@ def test_the_numbers(tmp_path, write, environment):
     likeness = [full[mode]['ssim'] for mode in ('test', 'training', 'cover')]
     assert likeness == sorted(likeness)
     assert 0.9 < likeness[0] < likeness[2] < 1
-    assert (full['fit_seconds'], full['settings']['grid'], full['image_shape']) == (
-        252,
-        {'k': 4},
-        [16, 16, 3],
-    )
+    wanted = (252, {'k': 4}, [16, 16, 3])
+    assert (full['fit_seconds'], full['settings']['grid'], full['image_shape']) == wanted
     assert numbers['environment'] == environment
 
 
@@ -131,12 +121,8 @@ def test_the_pictures(write, entries):
 
 def test_the_page(write):
     page = write()
-    assert re.findall(r'<h2 id="([\w-]+)"', page) == [
-        'attacks',
-        'attack-1',
-        'attack-2',
-        'provenance',
-    ]
+    wanted = ['attacks', 'attack-1', 'attack-2', 'provenance']
+    assert re.findall(r'<h2 id="([\w-]+)"', page) == wanted
     assert page.count('<h1>') == 1
     assert page.count('href="#attack-1"') == page.count('href="#attack-2"') == 1
     names = [re.sub('<.*?>', '', name) for name in re.findall(r'<a href.*?</a>', page)]

@@ -53,19 +53,14 @@ def test_rows_and_labels(samples):
     assert (grid.true_labels, grid.given_labels) == (['two'] * 4, ['zero'] * 4)
     assert np.array_equal(pixels_of(grid.rows[1].thumbs[2]), samples[2]['poisoned'][..., 0])
     assert grid.rows[0].thumbs[0].alt == 'original image 100, two labelled zero'
-    assert [row.name for row in make_grids(samples, 'clean')[0][0].rows] == [
-        'original',
-        'as given',
-        'purified',
-    ]
+    wanted = ['original', 'as given', 'purified']
+    assert [row.name for row in make_grids(samples, 'clean')[0][0].rows] == wanted
 
 
 def test_a_row_without_any_image_is_left_out(samples):
     samples = [sample | {'purified': None} for sample in samples]
-    assert [row.name for row in make_grids(samples, 'poisoned')[0][0].rows] == [
-        'original',
-        'poisoned',
-    ]
+    wanted = ['original', 'poisoned']
+    assert [row.name for row in make_grids(samples, 'poisoned')[0][0].rows] == wanted
 
 
 def test_samples_are_limited_and_the_rest_is_counted(samples):

@@ -122,11 +122,8 @@ def test_each_has_its_rows_beside_the_teacher(results, both):
     names = ['ACC', 'ASR', 'RA']
     wanted = [name + of for of in ('', ', repaired', ', guarded') for name in names]
     assert [row.title for row in rows] == wanted
-    assert [(row.before.hits, row.after.hits) for row in rows[1::3]] == [
-        (324, 3),
-        (324, 6),
-        (324, 9),
-    ]
+    expected = [(324, 3), (324, 6), (324, 9)]
+    assert [(row.before.hits, row.after.hits) for row in rows[1::3]] == expected
     assert (
         rows[6].meaning
         == 'clean test images given their true class; after: the teacher behind the guard blur'
@@ -144,11 +141,8 @@ def test_trackers_and_tables_of_many_runs_know_them(results, both):
     assert set(numbers) >= RARE
     assert not {'student_acc', 'student_asr'} & set(numbers)
     assert (numbers['repaired_asr'], numbers['guarded_acc']) == (6 / 324, 353 / 360)
-    assert [row[0] for row in make_sheets(typed(both))[0].rows][3:] == [
-        'ACC, guarded',
-        'ASR, guarded',
-        'RA, guarded',
-    ]
+    wanted = ['ACC, guarded', 'ASR, guarded', 'RA, guarded']
+    assert [row[0] for row in make_sheets(typed(both))[0].rows][3:] == wanted
     rows = tables.collect(typed_runs([({'defense': 'a'}, 0, both), ({'defense': 'b'}, 0, results)]))
     head, _, first, second = tables.to_markdown(rows).splitlines()
     cells = [

@@ -51,14 +51,8 @@ def test_how_clean_samples_were_picked_is_said(
 
 def test_the_page_holds_every_section(write):
     page = write()
-    assert re.findall(r'<h2 id="(\w+)"', page) == [
-        'result',
-        'images',
-        'detection',
-        'curves',
-        'cost',
-        'provenance',
-    ]
+    wanted = ['result', 'images', 'detection', 'curves', 'cost', 'provenance']
+    assert re.findall(r'<h2 id="(\w+)"', page) == wanted
     assert page.count('<h1>') == 1
     assert page.count('<img ') == 6 * 3 - 1
     assert page.count('alt="') == page.count('<img ')
@@ -227,11 +221,8 @@ def test_a_failed_page_leaves_the_old_one_alone(tmp_path, write, samples):
 def test_the_sweep_is_written_three_times(tmp_path, results):
     rows = collect(typed_runs([({'attack': '<b>'}, seed, results) for seed in (0, 1)]))
     path = write_runs_page(tmp_path, rows)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        'table.csv',
-        'table.html',
-        'table.md',
-    ]
+    wanted = ['table.csv', 'table.html', 'table.md']
+    assert sorted(file.name for file in tmp_path.iterdir()) == wanted
     page = path.read_text('utf-8')
     assert '2 runs at 1 point.' in page
     assert '&lt;b&gt;' in page
@@ -242,15 +233,8 @@ def test_the_page_shows_what_densities_say(
     tmp_path, relabelled, curves, samples, environment, atlas
 ):
     page = read_page(tmp_path, relabelled, curves, samples, environment, feature_map=atlas)
-    assert re.findall(HEADINGS, page) == [
-        'result',
-        'images',
-        'detection',
-        'features',
-        'curves',
-        'cost',
-        'provenance',
-    ]
+    wanted = ['result', 'images', 'detection', 'features', 'curves', 'cost', 'provenance']
+    assert re.findall(HEADINGS, page) == wanted
     assert page.count('<svg ') == 3 + 1 + 1 + 3 + 2  # as always; evidence; map; histograms; scores
     assert page.count('<caption>') == page.count('<table')
     for text in (

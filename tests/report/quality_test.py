@@ -6,12 +6,8 @@ from purify.report.sections.result import list_extras
 
 def test_the_benign_model_and_the_residual_attack(found):
     lines = {name: (value, meaning) for name, value, meaning in list_extras(typed(found))}
-    assert list(lines) == [
-        'Benign model ACC',
-        'Benign model ASR',
-        'Benign model RA',
-        'Residual ASR',
-    ]
+    wanted = ['Benign model ACC', 'Benign model ASR', 'Benign model RA', 'Residual ASR']
+    assert list(lines) == wanted
     assert lines['Benign model ASR'][0] == '1.5 %'
     assert lines['Residual ASR'][0] == '2.8 %'
     assert '9 of 324; 95 % interval 1.5 to 5.2 %' in lines['Residual ASR'][1]
@@ -24,11 +20,8 @@ def test_what_was_not_measured_is_left_out(results):
 
 
 def test_image_quality_names_its_network(found):
-    assert [line[:2] for line in list_likeness(typed(found))] == [
-        ('FID', '0.712'),
-        ('IS', '9.99'),
-        ('IS before', '10.2'),
-    ]
+    wanted = [('FID', '0.712'), ('IS', '9.99'), ('IS before', '10.2')]
+    assert [line[:2] for line in list_likeness(typed(found))] == wanted
     said = say_likeness(typed(found))
     assert 'student (resnet, 3 classes), not of Inception' in said
     assert said.endswith('A note on the number of images.')

@@ -36,18 +36,14 @@ def test_a_dot_for_each_pair_where_its_similarities_are(copies, dissected):
 
 def test_numbers_of_all_pairs(dissected):
     lines = {name: (value, meaning) for name, value, meaning in list_copies(typed(dissected))}
-    assert lines['Mean similarity'] == (
-        '0.457',
-        'of 1,000 generations to the training image most alike',
-    )
+    wanted = ('0.457', 'of 1,000 generations to the training image most alike')
+    assert lines['Mean similarity'] == wanted
     assert lines['Above 0.3'] == ('25.0 %', 'of generations; 95 % interval 22.0 to 28.0 %')
     assert lines['Poisoned matches'][1].endswith('of which 10.0 % are poisoned')
     assert lines['Of copied images'][0] == '0.6'
     dissected['replication'] |= {'poisoned_matches': None, 'copied': None, 'mean': None}
-    assert [(name, value) for name, value, _ in list_copies(typed(dissected))] == [
-        ('Mean similarity', '–'),
-        ('Above 0.3', '25.0 %'),
-    ]
+    wanted = [('Mean similarity', '–'), ('Above 0.3', '25.0 %')]
+    assert [(name, value) for name, value, _ in list_copies(typed(dissected))] == wanted
 
 
 def test_the_encoder_is_named_and_judged(dissected):
@@ -62,11 +58,8 @@ def test_triplets_stand_in_columns(copies):
     table = make_triplets(copies, CLASSES)
     assert table is not None
     assert table.ids == [500, 502, 511]
-    assert [row.name for row in table.rows] == [
-        'generation A',
-        'nearest training image B',
-        'its nearest, C',
-    ]
+    wanted = ['generation A', 'nearest training image B', 'its nearest, C']
+    assert [row.name for row in table.rows] == wanted
     assert [thumb.alt for row in table.rows for thumb in row.thumbs[1:2] if thumb] == [
         'generation A, image 502 under label one (1)',
         'nearest training image B, image 12 under label one (1)',

@@ -14,10 +14,8 @@ from purify.train.cost import Spent
 
 
 def test_every_number_of_a_stage_s_cost_is_told():
-    assert {field.name for field in msgspec.structs.fields(StageCost)} == {
-        *Spent.__annotations__,
-        'reused',
-    }
+    wanted = {*Spent.__annotations__, 'reused'}
+    assert {field.name for field in msgspec.structs.fields(StageCost)} == wanted
 
 
 @pytest.mark.parametrize('kind', ['results', 'found', 'relabelled', 'dissected'])

@@ -10,25 +10,16 @@ CLASSES = ['zero', 'one', 'two']
 
 def test_labels_are_followed_along_the_rounds(pictures):
     poisoned, clean = make_rounds(pictures, CLASSES)
-    assert (poisoned.kind, len(poisoned.strips), clean.kind, len(clean.strips)) == (
-        'poisoned',
-        MAX_ROWS,
-        'clean',
-        2,
-    )
+    wanted = ('poisoned', MAX_ROWS, 'clean', 2)
+    assert (poisoned.kind, len(poisoned.strips), clean.kind, len(clean.strips)) == wanted
     assert poisoned.note == ''
     assert 'the defence accuses wrongly, then those it doubts' in clean.note
     assert poisoned.head == ['as given', 'round 1', 'round 2', 'round 3', 'purified']
     strip = poisoned.strips[1]
     assert strip.title == '101'
     assert strip.lines == ['true two (2)', 'given zero (0)', 'now two (2)', 'student: two (2)']
-    assert [cell.label for cell in strip.cells] == [
-        'zero (0)',
-        'zero (0)',
-        'one (1)',
-        'two (2)',
-        'two (2)',
-    ]
+    wanted = ['zero (0)', 'zero (0)', 'one (1)', 'two (2)', 'two (2)']
+    assert [cell.label for cell in strip.cells] == wanted
     assert [cell.wrong for cell in strip.cells] == [True, True, True, False, False]
     want = [pictures['given'][1], *pictures['rounds'][1], pictures['purified'][1]]
     for cell, image in zip(strip.cells, want, strict=True):

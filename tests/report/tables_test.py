@@ -30,10 +30,8 @@ def rows():
 
 
 def test_seeds_are_grouped_by_point(rows):
-    assert [(row.overrides, row.seeds) for row in rows] == [
-        ({'attack': 'patch', 'rate': 0.1}, [0, 1, 2]),
-        ({'attack': 'blended'}, [0]),
-    ]
+    wanted = [({'attack': 'patch', 'rate': 0.1}, [0, 1, 2]), ({'attack': 'blended'}, [0])]
+    assert [(row.overrides, row.seeds) for row in rows] == wanted
     acc = rows[0].spreads['student_acc']
     # mean (.90 + .92 + .97) / 3; s^2 = (.03^2 + .01^2 + .04^2) / 2 = .0013; t(.975; 2) = 4.302653
     half = 4.302653 * math.sqrt(0.0013 / 3)
@@ -71,19 +69,12 @@ def test_markdown_and_html_escape():
 
 def test_csv_keeps_raw_numbers(rows):
     first, second = csv.DictReader(io.StringIO(tables.to_csv(rows)))
-    assert (first['attack'], first['rate'], first['runs'], first['seeds']) == (
-        'patch',
-        '0.1',
-        '3',
-        '0 1 2',
-    )
+    wanted = ('patch', '0.1', '3', '0 1 2')
+    assert (first['attack'], first['rate'], first['runs'], first['seeds']) == wanted
     assert float(first['student_acc_mean']) == pytest.approx(0.93)
     assert float(first['student_acc_high']) > 1  # raw, not cut
-    assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == (
-        '',
-        '0.8',
-        '',
-    )
+    wanted = ('', '0.8', '')
+    assert (second['rate'], second['student_acc_mean'], second['student_acc_low']) == wanted
 
 
 def test_what_a_defence_finds_has_columns_of_its_own(found):
@@ -98,11 +89,8 @@ def test_what_a_defence_finds_has_columns_of_its_own(found):
     assert cells['residual ASR'].startswith('2.8 %')
     assert cells['FID'] == '0.712 (0.712 to 0.712) [0.712 to 0.712]'
     (raw,) = csv.DictReader(io.StringIO(tables.to_csv(rows)))
-    assert (float(raw['tpr_mean']), float(raw['label_accuracy_max']), float(raw['is_mean'])) == (
-        0.982,
-        0.981,
-        9.99,
-    )
+    seen = (float(raw['tpr_mean']), float(raw['label_accuracy_max']), float(raw['is_mean']))
+    assert seen == (0.982, 0.981, 9.99)
 
 
 def test_unmeasured_quantities_take_no_column():

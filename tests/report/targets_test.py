@@ -107,11 +107,8 @@ def test_the_rule_is_said(found):
 
 
 def test_sets_are_counted(found):
-    assert list_sets(findings_of(found['findings']))[0] == (
-        'Benign',
-        '1,200',
-        '83.3 %: images keep their label on nearly all candidates',
-    )
+    wanted = ('Benign', '1,200', '83.3 %: images keep their label on nearly all candidates')
+    assert list_sets(findings_of(found['findings']))[0] == wanted
 
 
 def test_a_class_that_another_test_named_says_which(relabelled):

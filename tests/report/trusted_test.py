@@ -28,26 +28,17 @@ def test_rows_of_such_defences_bear_a_star(results):
             (('abl', None), ('nad', {'images': 40}), ('asd', {'images': 1100}))]  # fmt: skip
     rows = tables.collect(typed_runs(runs))
     markdown = tables.to_markdown(rows)
-    assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == [
-        'abl',
-        'nad*',
-        'asd*',
-    ]
+    wanted = ['abl', 'nad*', 'asd*']
+    assert [line.split(' | ')[0].strip('| ') for line in markdown.splitlines()[2:5]] == wanted
     note = 'was handed training images as clean ones: 40 (nad), 1,100 (asd)'
     assert markdown.endswith(f'\n\n\\* {note}.\n')
     html = tables.to_html(rows)
     assert note in html
     assert (html.count('nad*'), html.count('asd*'), html.count('abl*')) == (1, 1, 0)
-    assert [row['trusted'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == [
-        '0',
-        '40',
-        '1100',
-    ]
-    assert [row['defense'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == [
-        'abl',
-        'nad',
-        'asd',
-    ]
+    wanted = ['0', '40', '1100']
+    assert [row['trusted'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == wanted
+    wanted = ['abl', 'nad', 'asd']
+    assert [row['defense'] for row in csv.DictReader(io.StringIO(tables.to_csv(rows)))] == wanted
 
 
 def test_a_row_that_does_not_name_the_defence_bears_it_where_it_begins(results):

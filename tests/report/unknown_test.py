@@ -113,12 +113,8 @@ def test_numbers_that_need_the_truth_are_none_and_others_stay(unknown):
             'poisoned': None,
         }
     ]
-    assert [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets', 'name')] == [
-        None,
-        None,
-        None,
-        'none',
-    ]
+    found = [unknown['attack'][name] for name in ('poisoned', 'cover', 'targets', 'name')]
+    assert found == [None, None, None, 'none']
     assert {row['p_t'] for rows in unknown['dissection']['sets'].values() for row in rows} == {None}
     wanted = {(None, None)}
     assert {(row['training'], row['poisoned']) for row in unknown['dissection']['auroc']} == wanted
@@ -182,12 +178,8 @@ def test_the_method_s_own_verdict_leads_where_nobody_knows_and_follows_where_som
 
 
 def test_what_was_found_is_listed(unknown):
-    assert [line[:2] for line in list_detection(typed(unknown))] == [
-        ('Flagged', '37'),
-        ('Dropped', '12'),
-        ('Relabelled', '30'),
-        ('Target', 'zero (0)'),
-    ]
+    wanted = [('Flagged', '37'), ('Dropped', '12'), ('Relabelled', '30'), ('Target', 'zero (0)')]
+    assert [line[:2] for line in list_detection(typed(unknown))] == wanted
     assert list_detection(typed(unknown))[0][2].startswith(
         'of 1,440 training images (2.6 %): taken for poisoned'
     )
@@ -201,12 +193,8 @@ def test_a_dissection_without_the_truth(unknown):
     assert measure_amplification(typed(unknown)) is None
     assert 'trained on the images as they were given' in say_dissection(typed(unknown))
     assert 'the truth' not in list_auroc(typed(unknown)).note
-    assert list_auroc(typed(unknown)).lines[0][1] == [
-        ('–', False),
-        ('0.722', False),
-        ('–', False),
-        ('51', False),
-    ]
+    wanted = [('–', False), ('0.722', False), ('–', False), ('51', False)]
+    assert list_auroc(typed(unknown)).lines[0][1] == wanted
     for row in unknown['dissection']['auroc']:
         row['generated'] = None
     assert list_auroc(typed(unknown)) is None
@@ -244,18 +232,11 @@ def test_pictures_without_the_truth(pictures, seen, copies):
         assert not any(cell.wrong for strip in sheet.strips for cell in strip.cells)
         assert not any(line.startswith('true') for strip in sheet.strips for line in strip.lines)
     (grid,), _ = make_grids(seen, 'flagged')
-    assert (grid.ids, grid.true_labels, [row.name for row in grid.rows]) == (
-        [100, 101],
-        None,
-        ['as given', 'purified'],
-    )
+    wanted = ([100, 101], None, ['as given', 'purified'])
+    assert (grid.ids, grid.true_labels, [row.name for row in grid.rows]) == wanted
     assert grid.rows[0].thumbs[0].alt == 'as given image 100, labelled zero'
-    assert [name for name, _ in make_triplets(forget(copies), CLASSES).lines] == [
-        'label of A',
-        'label of B',
-        'A and B',
-        'B and C',
-    ]
+    wanted = ['label of A', 'label of B', 'A and B', 'B and C']
+    assert [name for name, _ in make_triplets(forget(copies), CLASSES).lines] == wanted
     assert 'pairs' in draw_copies(forget(copies), typed({}), 'c').text.partition('Beyond')[2]
 
 

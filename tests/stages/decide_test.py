@@ -96,12 +96,8 @@ class Brightness(Measure):
     broken: int = -1
 
     def rule(self, models, context):
-        assert (models, context.shape, context.seed, list(context.class_names)) == (
-            {},
-            (6, 6, 3),
-            3,
-            list('abc'),
-        )
+        wanted = ({}, (6, 6, 3), 3, list('abc'))
+        assert (models, context.shape, context.seed, list(context.class_names)) == wanted
 
         def rule(constants, rows):
             return {

@@ -94,16 +94,11 @@ def test_what_it_leaves_is_a_pipeline_of_the_same_parts(place, trained):
     before, after = from_pretrained(place / 'prior'), from_pretrained(trained)
     assert after.class_name == before.class_name == 'StableDiffusionPipeline'
     assert after.parts['scheduler'] == before.parts['scheduler']
-    assert {name for name, part in after.parts.items() if isinstance(part, nnx.Module)} == {
-        'unet',
-        'vae',
-        'text_encoder',
-    }
+    wanted = {'unet', 'vae', 'text_encoder'}
+    assert {name for name, part in after.parts.items() if isinstance(part, nnx.Module)} == wanted
     assert np.array_equal(after.parts['tokenizer'](['a cat']), before.parts['tokenizer'](['a cat']))
-    assert json.loads((trained / 'generator.json').read_text()) == {
-        'objective': OBJECTIVE,
-        'class_names': ['a', 'b', 'c'],
-    }
+    wanted = {'objective': OBJECTIVE, 'class_names': ['a', 'b', 'c']}
+    assert json.loads((trained / 'generator.json').read_text()) == wanted
 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(place, trained):

@@ -159,10 +159,8 @@ def test_hosts_take_shards_in_turn(run, monkeypatch, tmp_path):
     for host in (0, 1):
         monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
         written[host] = bytes_of(run(f'host{host}'))
-    assert [sorted(int(name[5:10]) for name in found) for found in written.values()] == [
-        [0, 2, 4],
-        [1, 3],
-    ]
+    wanted = [[0, 2, 4], [1, 3]]
+    assert [sorted(int(name[5:10]) for name in found) for found in written.values()] == wanted
     assert written[0] | written[1] == bytes_of(one)
 
 

@@ -206,11 +206,8 @@ def test_cost_knows_rates_and_hides_what_it_does_not_know():
     totals = {'seconds': 12.0, 'compile_seconds': 2.0, 'wait_seconds': 1.0, 'images': 100}
     totals |= {'flops': 5e9, 'devices': 2}
     found = summarize(totals)
-    assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == (
-        10.0,
-        5.0,
-        0.1,
-    )
+    wanted = (10.0, 5.0, 0.1)
+    assert (found['images_per_s'], found['images_per_s_per_device'], found['wait_share']) == wanted
     assert found['device_seconds'] == 24.0
     assert found['mfu'] is None  # a CPU has no peak in the table
 

@@ -281,10 +281,8 @@ def test_the_defence_is_a_generator_and_how_it_is_asked():
     assert (method.outcome.generator, method.outcome.classifier) == ('generator', None)
     assert method.outcome.diffusion == SETTINGS | {'images': 9, 'dtype': 'bfloat16'}
     assert errors_rule(method.outcome.diffusion) == DenoisingErrors(**SETTINGS)
-    assert {field.name for field in fields(DiffusionClassifier)} == {
-        'generator',
-        *method.outcome.diffusion,
-    }
+    expected = {'generator', *method.outcome.diffusion}
+    assert {field.name for field in fields(DiffusionClassifier)} == expected
     with pytest.raises(UserError, match='images=-1'):
         DiffusionClassifier(part, **SETTINGS, images=-1, dtype='float32')
     with pytest.raises(UserError, match='draws=0'):

@@ -88,10 +88,8 @@ def test_ties_of_votes_go_by_time():
     assert vote(candidates, counts, first=False).tolist() == [2, 0, 1]
     assert vote(candidates[:2, ::-1], counts[:2], first=True).tolist() == [2, 0]
     once = np.array([[2, 0, 1]], np.int32)
-    assert [vote(once, count_labels(once, 3), first).tolist() for first in (True, False)] == [
-        [2],
-        [1],
-    ]
+    wanted = [[2], [1]]
+    assert [vote(once, count_labels(once, 3), first).tolist() for first in (True, False)] == wanted
 
 
 def sort_by_own(candidates, own, tau, majority=True, classes=3):

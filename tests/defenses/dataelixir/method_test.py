@@ -50,11 +50,8 @@ def test_steps_follow_from_earlier_ones_and_have_rules_of_their_kind(words):
 
 def test_the_benign_model_learns_from_all_but_the_open_images():
     steps = {step.name: step for step in make().method(STUDENT).steps}
-    assert steps['benign'].inputs == {
-        'data': 'poisoned',
-        'edits': 'targets',
-        'replaced': 'replaced',
-    }
+    wanted = {'data': 'poisoned', 'edits': 'targets', 'replaced': 'replaced'}
+    assert steps['benign'].inputs == wanted
     assert steps['finetuned'].inputs['init'] == 'benign'
     assert steps['finetuned'].inputs['edits'] == 'agreed'
     looks = {

@@ -69,11 +69,8 @@ def test_scores_stay_numbers():
     evidence = gather(candidates, labels, counts)
     assert evidence.divergence.tolist() == [pytest.approx(np.log(20 / 0.5)), 0, 0]
     assert not np.signbit(evidence.divergence).any()
-    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == (
-        [2, 1, 0],
-        [2, 0, 0],
-        [2, 0, 0],
-    )
+    wanted = ([2, 1, 0], [2, 0, 0], [2, 0, 0])
+    assert (evidence.images.tolist(), evidence.anomalous.tolist(), evidence.left.tolist()) == wanted
     for rule in (Mad(2.0, 'kl', two_sided=False), Mad(2.0, 'count', two_sided=True), SIGNIFICANT):
         json.dumps(describe_targets(rule, evidence), allow_nan=False)
 
@@ -88,14 +85,10 @@ def test_few_images_say_little():
         labels = np.repeat([1, 0], [8, count])
         counts = count_labels(candidates, 2)
         evidence = gather(candidates, labels, counts)
-        assert evidence.divergence.tolist() == [
-            pytest.approx(np.log(10 * count / 0.5)),
-            pytest.approx(np.log(2)),
-        ]
-        assert evidence.scatter.tolist() == [
-            pytest.approx(np.log((3 + count) / 1.5)),
-            pytest.approx(np.log(2)),
-        ]
+        found = evidence.divergence.tolist()
+        assert found == [pytest.approx(np.log(10 * count / 0.5)), pytest.approx(np.log(2))]
+        found = evidence.scatter.tolist()
+        assert found == [pytest.approx(np.log((3 + count) / 1.5)), pytest.approx(np.log(2))]
 
 
 def test_who_left_for_good_and_where_to():
@@ -124,14 +117,10 @@ def test_who_left_for_good_and_where_to():
 
 
 def test_what_is_usual_is_said_by_the_lower_half():
-    assert usual_and_spread(np.array([5.0, 1.0, 3.0, 9.0, 2.0])) == (
-        3.0,
-        pytest.approx(1.4826 * 1.5),
-    )
-    assert usual_and_spread(np.array([3.0, 1.0, 2.0, 80.0, 90.0, 99.0])) == (
-        3.0,
-        pytest.approx(1.4826 * 1.5),
-    )
+    wanted = (3.0, pytest.approx(1.4826 * 1.5))
+    assert usual_and_spread(np.array([5.0, 1.0, 3.0, 9.0, 2.0])) == wanted
+    wanted = (3.0, pytest.approx(1.4826 * 1.5))
+    assert usual_and_spread(np.array([3.0, 1.0, 2.0, 80.0, 90.0, 99.0])) == wanted
     assert usual_and_spread(np.array([4.0])) == (4.0, 0.0)
     normal = np.random.default_rng(0).normal(2, 0.3, 10**5)
     assert usual_and_spread(normal) == (pytest.approx(2, abs=0.01), pytest.approx(0.3, rel=0.02))
@@ -337,10 +326,8 @@ def test_a_trigger_draws_images_of_many_classes_and_holds_them(held, one_way, ev
         [80] * 10, [10] * 9 + [40], [0.6] * 9 + [3.0], moved=moved, held=held, one_way=one_way
     )
     found = describe_targets(SIGNIFICANT, evidence)
-    assert (found['target_labels'], found['suspect_labels']) == (
-        [9] if word == 'attacked' else [],
-        [9],
-    )
+    wanted = ([9] if word == 'attacked' else [], [9])
+    assert (found['target_labels'], found['suspect_labels']) == wanted
     assert found['verdict']['word'] == word
 
 
@@ -408,10 +395,8 @@ def test_descriptions_hold_the_chart():
     assert found['chart'] == {'quantity': 'index', 'threshold': 2.0}
     assert [row['target'] for row in found['labels']] == [False, True, False, False]
     assert found['labels'][1]['left'] == 40
-    assert describe_targets(SIGNIFICANT, evidence)['chart'] == {
-        'quantity': 'score',
-        'threshold': 1.0,
-    }
+    wanted = {'quantity': 'score', 'threshold': 1.0}
+    assert describe_targets(SIGNIFICANT, evidence)['chart'] == wanted
     json.dumps(found, allow_nan=False)
 
 

@@ -63,15 +63,8 @@ def relabel(edits, label, agreement, again=False, **changes):
 def test_what_becomes_of_every_image():
     found = find()
     assert found.facts['target_labels'] == [0]
-    assert found['set'].tolist() == [
-        BENIGN,
-        POISONED,
-        SUSPICIOUS,
-        SUSPICIOUS,
-        POISONED,
-        SUSPICIOUS,
-        POISONED,
-    ]
+    wanted = [BENIGN, POISONED, SUSPICIOUS, SUSPICIOUS, POISONED, SUSPICIOUS, POISONED]
+    assert found['set'].tolist() == wanted
     # only images under the target label are changed
     assert found['labels'].tolist() == [0, 2, 0, 0, 1, 1, 2]
     # of those left out too: the choice does not wait for labels
@@ -194,15 +187,8 @@ def test_p_chooses_among_the_candidates_of_its_vote():
 
 
 def test_without_a_majority_the_papers_reading_waits():
-    assert find(tau=0.9)['set'].tolist() == [
-        BENIGN,
-        POISONED,
-        SUSPICIOUS,
-        POISONED,
-        POISONED,
-        BENIGN,
-        POISONED,
-    ]
+    wanted = [BENIGN, POISONED, SUSPICIOUS, POISONED, POISONED, BENIGN, POISONED]
+    assert find(tau=0.9)['set'].tolist() == wanted
     # 0 and 1 are as common; 0 was seen first
     assert find(tau=0.9, benign='predicted')['set'][IDS == 30] == [BENIGN]
 

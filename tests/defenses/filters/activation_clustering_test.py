@@ -150,12 +150,8 @@ def test_classes_that_nothing_can_be_said_of_stay_whole():
     found = ActivationClustering(**USUAL).decide(
         ids, labels, {'features': table_of(ids, features)}, 5
     )
-    assert [(row['label'], row['dimensions']) for row in found.facts['classes']] == [
-        (0, 0),
-        (1, 0),
-        (2, 1),
-        (4, 4),
-    ]
+    wanted = [(0, 0), (1, 0), (2, 1), (4, 4)]
+    assert [(row['label'], row['dimensions']) for row in found.facts['classes']] == wanted
     assert not found['flagged'][labels < 3].any()
     json.dumps(found.facts, allow_nan=False)
 
@@ -180,11 +176,8 @@ def test_its_steps_lead_from_the_teacher_to_a_student():
         ('student', 'classifier'),
     ]
     assert method.step('verdicts').facts() == {'by': {'name': 'ActivationClustering'} | USUAL}
-    assert (method.outcome.findings, method.outcome.purified, method.outcome.classifier) == (
-        'verdicts',
-        'purified',
-        'student',
-    )
+    wanted = ('verdicts', 'purified', 'student')
+    assert (method.outcome.findings, method.outcome.purified, method.outcome.classifier) == wanted
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,8 @@ def test_its_network_is_trained_early_and_then_spread():
     assert spread.settings['objective'] == {'name': 'spread', 'weight': 0.5}
     for step, epochs in ((early, 2), (spread, 10)):
         made = step.settings
-        assert (made['epochs'], made['augment'], made['load'], made['init_from']) == (
-            epochs,
-            {},
-            '',
-            '',
-        )
+        wanted = (epochs, {}, '', '')
+        assert (made['epochs'], made['augment'], made['load'], made['init_from']) == wanted
         assert made['optim'] == optim | {'lr': 0.01, 'schedule': 'constant', 'warmup': 0.0}
         assert (made['network'], made['batch']) == (student['network'], 16)
 

@@ -77,35 +77,24 @@ def test_a_defence_measures_decides_rewrites_and_trains(name):
     network = ['fct_early', 'fct_spread'] if name == 'fct' else []
     assert list(steps) == [*network, f'{name}_given', 'verdicts', 'purified', 'student']
     measured = steps[f'{name}_given']
-    assert measured.inputs == {
-        'poisoned': 'poisoned',
-        'classifier': 'fct_spread' if name == 'fct' else 'teacher',
-    }
+    wanted = {'poisoned': 'poisoned', 'classifier': 'fct_spread' if name == 'fct' else 'teacher'}
+    assert measured.inputs == wanted
     own = {key: x for key, x in score(name).items() if key not in ('network', 'early', 'spread')}
     assert measured.by == (FeatureConsistency(**own) if name == 'fct' else SCORES.make(name, **own))
     assert steps['verdicts'].inputs == {'poisoned': 'poisoned', 'scores': f'{name}_given'}
     assert steps['verdicts'].by == HighestScores(remove=0.07)
     assert steps['student'].inputs == {'data': 'purified'}
     outcome = method.outcome
-    assert (outcome.findings, outcome.purified, outcome.classifier) == (
-        'verdicts',
-        'purified',
-        'student',
-    )
+    wanted = ('verdicts', 'purified', 'student')
+    assert (outcome.findings, outcome.purified, outcome.classifier) == wanted
 
 
 def test_scores_of_two_sets_share_fct_s_network():
     chosen = {'strip': score('strip', draws=7), 'fct': score('fct', times=3)}
     steps, names = score_steps(chosen, STUDENT, {'given': 'poisoned', 'made': 'generated'})
     assert names == {'strip': ('strip_given', 'strip_made'), 'fct': ('fct_given', 'fct_made')}
-    assert [step.name for step in steps] == [
-        'strip_given',
-        'strip_made',
-        'fct_early',
-        'fct_spread',
-        'fct_given',
-        'fct_made',
-    ]
+    wanted = ['strip_given', 'strip_made', 'fct_early', 'fct_spread', 'fct_given', 'fct_made']
+    assert [step.name for step in steps] == wanted
     found = {step.name: step for step in steps}
     assert found['strip_made'].inputs == {'poisoned': 'generated', 'classifier': 'teacher'}
     assert found['fct_made'].inputs == {'poisoned': 'generated', 'classifier': 'fct_spread'}

@@ -83,11 +83,8 @@ def test_non_disruptive_poison_is_found_and_gets_its_true_labels():
             assert found['labels'][row] == labels[row]
     assert bad[poison].all()
     assert not bad[clean].any()
-    assert found.facts['counts'] == {
-        'relabelled': count,
-        'dropped': len(rows) - 2 * count,
-        'kept': count,
-    }
+    wanted = {'relabelled': count, 'dropped': len(rows) - 2 * count, 'kept': count}
+    assert found.facts['counts'] == wanted
     assert (found['poison_score'][labels != 0] == 0).all()
     np.testing.assert_allclose(found['poison_score'][rows], [-s[row] for row in rows], rtol=1e-5)
 
@@ -125,11 +122,8 @@ def test_several_targets_of_disruptive_poison_do_not_hide_one_another():
         log_density[np.flatnonzero(labels == target)[:20]] -= 60
     table = Table({'ids': np.arange(800), 'log_density': log_density})
     rule = Relabel(**(RULE | {'nondisruptive': 0.05}))
-    assert rule.decide(np.arange(800), labels, {'densities': table}, 10).facts['target_labels'] == [
-        2,
-        5,
-        7,
-    ]
+    found = rule.decide(np.arange(800), labels, {'densities': table}, 10).facts['target_labels']
+    assert found == [2, 5, 7]
 
 
 def test_clean_data_stay_as_they_are():
@@ -160,11 +154,8 @@ def test_the_shares_kept_and_accused_are_apart():
     found, (_, labels, *_) = decide('non-disruptive', alpha=0.2, keep=0.5)
     rows = (labels == 0).sum()
     poison, clean = int(0.2 * rows), rows // 2
-    assert found.facts['counts'] == {
-        'relabelled': poison,
-        'dropped': rows - poison - clean,
-        'kept': clean,
-    }
+    wanted = {'relabelled': poison, 'dropped': rows - poison - clean, 'kept': clean}
+    assert found.facts['counts'] == wanted
     highest_poison = found['poison_score'][found['verdict'] == 1].max()
     assert highest_poison <= found['poison_score'][found['verdict'] == 2].min()
     seen = found['poison_score'][found['verdict'] == 2].max()

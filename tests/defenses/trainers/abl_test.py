@@ -49,18 +49,12 @@ def test_each_phase_trains_with_its_own_numbers():
     steps = {step.name: step for step in defense().method(student(warmup=0.1)).steps}
     assert list(steps) == ['isolation', 'isolated', 'finetuned', 'student']
     first, middle, last = (steps[name].settings for name in ('isolation', 'finetuned', 'student'))
-    assert [part['objective']['name'] for part in (first, middle, last)] == [
-        'local_ascent',
-        'classify',
-        'unlearn',
-    ]
+    wanted = ['local_ascent', 'classify', 'unlearn']
+    assert [part['objective']['name'] for part in (first, middle, last)] == wanted
     assert [part['epochs'] for part in (first, middle, last)] == [2, 3, 1]
     assert [part['optim']['lr'] for part in (first, middle, last)] == [0.1, 0.1, 5e-4]
-    assert [part['optim']['schedule'] for part in (first, middle, last)] == [
-        'constant',
-        'step',
-        'constant',
-    ]
+    wanted = ['constant', 'step', 'constant']
+    assert [part['optim']['schedule'] for part in (first, middle, last)] == wanted
     assert [part['optim']['warmup'] for part in (first, middle, last)] == [0.0, 0.1, 0.0]
     assert [part['init_from'] for part in (first, middle, last)] == ['pretrained', '', '']
     assert [part['load'] for part in (first, middle, last)] == ['', '', 'finished']

@@ -148,11 +148,8 @@ def test_rounds_follow_one_another():
             seen |= {'losses': f'losses{number}', 'classifier': f'copy{number}'}
         assert steps[f'split{number}'].inputs == seen
     looks = [steps[f'split{number}'].by for number in range(1, 7)]
-    assert [look.decision for look in looks] == [
-        EasiestByClass(10),
-        EasiestByClass(20),
-        *[EasiestOfAll(0.5)] * 4,
-    ]
+    found = [look.decision for look in looks]
+    assert found == [EasiestByClass(10), EasiestByClass(20), *[EasiestOfAll(0.5)] * 4]
     assert [look.role for look in looks] == ['losses'] * 4 + ['relearned'] * 2
     assert {look.measure for look in looks} == {Predictions('sce', **defense().loss)}
     wanted = [False] * 4 + [True] * 2
@@ -203,11 +200,8 @@ def test_rounds_are_one_run_in_pieces():
 def test_the_copy_learns_at_its_own_rate():
     copy = steps_of(init_from='pretrained', load='finished')['copy6'].settings
     assert copy['objective'] == {'name': 'tail', 'groups': 2}
-    assert (copy['optim']['name'], copy['optim']['lr'], copy['optim']['schedule']) == (
-        'adam',
-        0.015,
-        'constant',
-    )
+    wanted = ('adam', 0.015, 'constant')
+    assert (copy['optim']['name'], copy['optim']['lr'], copy['optim']['schedule']) == wanted
     assert (copy['epochs'], copy['steps'], copy['augment']) == (1.0, 0, {'flip': {'p': 0.5}})
     assert (copy['init_from'], copy['load']) == ('', '')
 

@@ -72,11 +72,8 @@ def test_steps_use_what_came_before_and_the_numbers_of_the_config():
     assert {method.outcome.classifier, method.outcome.findings} <= known
     assert 'teacher' not in {source for step in method.steps for source in step.inputs.values()}
     encoder, head, student = (steps[name].settings for name in ('encoder', 'head', 'student'))
-    assert (encoder['epochs'], encoder['optim']['lr'], encoder['objective']['temperature']) == (
-        3,
-        0.4,
-        0.5,
-    )
+    found = (encoder['epochs'], encoder['optim']['lr'], encoder['objective']['temperature'])
+    assert found == (3, 0.4, 0.5)
     assert (head['epochs'], head['optim']['lr'], head['augment']) == (2, 1e-3, {'flip': {'p': 0.5}})
     assert head['objective'] == {'name': 'head', 'alpha': 0.1, 'beta': 1.0}
     assert student == recipe() | {
@@ -89,11 +86,8 @@ def test_steps_use_what_came_before_and_the_numbers_of_the_config():
         Predictions('sce', alpha=0.1, beta=1.0), Credible(decoupling().credible), 'losses'
     )
     assert steps['student'].inputs == {'data': 'poisoned', 'edits': 'split', 'init': 'head'}
-    assert steps['verdicts'].inputs == {
-        'poisoned': 'poisoned',
-        'classifier': 'student',
-        'split': 'split',
-    }
+    wanted = {'poisoned': 'poisoned', 'classifier': 'student', 'split': 'split'}
+    assert steps['verdicts'].inputs == wanted
     assert steps['verdicts'].by == Look(Predictions(), Guessed(), 'guesses')
 
 

@@ -34,11 +34,8 @@ def test_both_parts_start_from_the_poisoned_network_and_see_trusted_images_alone
     first, last = defense().method(student()).steps
     seen = {'data': 'poisoned', 'edits': 'trusted', 'init': 'teacher'}
     assert (first.name, first.kind, first.inputs) == ('finetuned', 'classifier', seen)
-    assert (last.name, last.kind, last.inputs) == (
-        'student',
-        'classifier',
-        seen | {'teacher': 'finetuned'},
-    )
+    wanted = ('student', 'classifier', seen | {'teacher': 'finetuned'})
+    assert (last.name, last.kind, last.inputs) == wanted
     outcome = defense().method(student()).outcome
     assert (outcome.classifier, outcome.purified, outcome.findings) == ('student', None, None)
 
@@ -50,14 +47,10 @@ def test_each_part_trains_with_its_own_numbers():
     first, last = (step.settings for step in made.steps)
     assert first['objective'] == {'name': 'classify', 'label_smoothing': 0.0}
     assert last['objective'] == {'name': 'attention', 'beta': (1.0, 2.0), 'power': 3.0}
-    assert [(part['epochs'], part['steps'], part['optim']['lr']) for part in (first, last)] == [
-        (2.0, 0, 0.1),
-        (5.0, 0, 0.05),
-    ]
-    assert [(part['init_from'], part['load']) for part in (first, last)] == [
-        ('', ''),
-        ('', 'finished'),
-    ]
+    found = [(part['epochs'], part['steps'], part['optim']['lr']) for part in (first, last)]
+    assert found == [(2.0, 0, 0.1), (5.0, 0, 0.05)]
+    wanted = [('', ''), ('', 'finished')]
+    assert [(part['init_from'], part['load']) for part in (first, last)] == wanted
     for part in (first, last):
         kept = {name: student()[name] for name in ('network', 'batch', 'augment', 'accumulate')}
         assert kept.items() <= part.items()

@@ -156,10 +156,6 @@ def test_members_of_groups_count_through_all_blocks():
     network = abstract(
         lambda rngs: NETWORKS.make('densenet121', num_classes=3, channels=3, rngs=rngs)
     )
-    assert [(x.start, x.stop) for x in map(network.members, range(4))] == [
-        (0, 6),
-        (6, 18),
-        (18, 42),
-        (42, 58),
-    ]
+    wanted = [(0, 6), (6, 18), (18, 42), (42, 58)]
+    assert [(x.start, x.stop) for x in map(network.members, range(4))] == wanted
     assert len(network.blocks) == 58

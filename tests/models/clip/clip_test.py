@@ -156,11 +156,8 @@ def test_sparse_and_nested_configs_take_the_defaults_of_transformers():
     assert [vision[name] for name in names] == [768, 3072, 12, 12, 512, 'quick_gelu']
     assert [text[name] for name in names] == [512, 2048, 12, 8, 512, 'quick_gelu']
     assert (vision['image_size'], vision['patch_size'], vision['num_channels']) == (224, 14, 3)
-    assert (text['vocab_size'], text['max_position_embeddings'], text['eos_token_id']) == (
-        49408,
-        77,
-        49407,
-    )
+    wanted = (49408, 77, 49407)
+    assert (text['vocab_size'], text['max_position_embeddings'], text['eos_token_id']) == wanted
     assert read(CLIPTextConfig, text | written).as_json() == text  # what it writes it reads
 
 

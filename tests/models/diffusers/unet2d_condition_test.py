@@ -250,12 +250,8 @@ def test_fields_that_hold_one_value_for_each_level():
     assert key.format('down_blocks.0', 1) not in both
     for block in ('down_blocks.1', 'mid_block', 'up_blocks.0'):
         assert both[key.format(block, 1)] == (16, 16)
-    assert [len(block.resnets) for block in [*network.down_blocks, *network.up_blocks]] == [
-        1,
-        2,
-        3,
-        2,
-    ]
+    wanted = [1, 2, 3, 2]
+    assert [len(block.resnets) for block in [*network.down_blocks, *network.up_blocks]] == wanted
 
 
 def test_heads_of_each_level():
@@ -265,13 +261,8 @@ def test_heads_of_each_level():
     }
     network = abstract(**(TINY | both | {'attention_head_dim': [2, 4]}))
     blocks = [*network.down_blocks, network.mid_block, *network.up_blocks]
-    assert [block.attentions[0].transformer_blocks[0].attn1.heads for block in blocks] == [
-        2,
-        4,
-        4,
-        4,
-        2,
-    ]
+    wanted = [2, 4, 4, 4, 2]
+    assert [block.attentions[0].transformer_blocks[0].attn1.heads for block in blocks] == wanted
 
 
 @pytest.mark.parametrize(

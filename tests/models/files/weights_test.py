@@ -119,10 +119,8 @@ def test_a_state_is_written_like_its_module(zoo, tmp_path):
     write_folder(nnx.state(zoo, nnx.Param), CONFIG, tmp_path / 'params')
     everything = load_file(tmp_path / 'all' / FILE)
     assert everything.keys() == export_tensors(zoo).keys()
-    assert everything.keys() - load_file(tmp_path / 'params' / FILE).keys() == {
-        'bn.running_mean',
-        'bn.running_var',
-    }
+    wanted = {'bn.running_mean', 'bn.running_var'}
+    assert everything.keys() - load_file(tmp_path / 'params' / FILE).keys() == wanted
 
 
 def test_all_faults_come_in_one_message(zoo, folder):
@@ -408,11 +406,8 @@ def test_new_weights_take_the_place_of_those_of_other_names(zoo, folder):
     half = folder / 'model.fp16.safetensors'
     half.write_bytes(b'another')
     write_folder(zoo, CONFIG | {'architectures': ['Zoo']}, folder)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        'config.json',
-        half.name,
-        'model.safetensors',
-    ]
+    wanted = ['config.json', half.name, 'model.safetensors']
+    assert sorted(path.name for path in folder.iterdir()) == wanted
     assert read_folder(folder)[1].keys() == export_tensors(zoo).keys()
 
 
