@@ -128,12 +128,9 @@ def test_pairs_are_counted_by_the_truth():
     seen = (found['poisoned_matches'], found['poisoned_interval'])
     assert seen == (0.5, list(wilson_interval(2, 4)))
     assert found['poisoned'] == pytest.approx(1 / 3)
-    assert found['copied'] == {
-        'images': 3,
-        'matches': 3,
-        'share': 0.75,
-        'mean': pytest.approx((0.9 + 0.31 - 0.2) / 3),
-    }
+    wanted = {'images': 3, 'matches': 3, 'share': 0.75}
+    wanted |= {'mean': pytest.approx((0.9 + 0.31 - 0.2) / 3)}
+    assert found['copied'] == wanted
     elsewhere = describe_pairs(np.float32([0.5]), np.array([2]), manifest)['copied']
     assert elsewhere == {'images': 3, 'matches': 0, 'share': 0.0, 'mean': None}
     clean = describe_pairs(np.float32([0.5]), np.array([2]), manifest_of([0] * 6, [-1] * 6))

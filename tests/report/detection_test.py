@@ -52,12 +52,9 @@ def test_fates_are_counted_by_class_and_kind(results):
     results['detection'] |= {'fates': [row_of(1), row_of(2)], 'target_labels': [2]}
     table = list_fates(typed(results))
     assert (table.head, table.left_out) == (['kept', 'dropped', 'relabelled'], 0)
-    assert table.lines == [
-        ('two (2), clean', ['2', '2,000', '1']),
-        ('two (2), poisoned', ['4', '5', '6']),
-        ('one (1), clean', ['1', '2,000', '1']),
-        ('one (1), poisoned', ['4', '5', '6']),
-    ]
+    wanted = [('two (2), clean', ['2', '2,000', '1']), ('two (2), poisoned', ['4', '5', '6'])]
+    wanted += [('one (1), clean', ['1', '2,000', '1']), ('one (1), poisoned', ['4', '5', '6'])]
+    assert table.lines == wanted
 
 
 def test_of_many_classes_the_named_are_counted_first(results):

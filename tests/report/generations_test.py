@@ -102,11 +102,9 @@ def test_scores_stand_side_by_side(dissected):
 
 def test_each_group_has_its_pictures(dissected, shown):
     groups = make_groups(shown, typed(dissected))
-    assert [(group.name, group.said, len(group.tiles)) for group in groups] == [
-        ('G1', '54.0 %, 540 of 1,000', MAX_TILES),
-        ('G2', '19.4 %, 194 of 1,000', 3),
-        ('G4', '26.1 %, 261 of 1,000', 5),
-    ]
+    wanted = [('G1', '54.0 %, 540 of 1,000', MAX_TILES), ('G2', '19.4 %, 194 of 1,000', 3)]
+    wanted += [('G4', '26.1 %, 261 of 1,000', 5)]
+    assert [(group.name, group.said, len(group.tiles)) for group in groups] == wanted
     assert {(tile.label, tile.wrong) for tile in groups[0].tiles} == {('two (2)', True)}
     assert {(tile.label, tile.wrong) for tile in groups[1].tiles} == {('zero (0)', False)}
     found = groups[0].tiles[1].thumb.alt

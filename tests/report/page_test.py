@@ -295,20 +295,9 @@ def test_the_page_counts_what_became_of_classes(
     relabelled['detection']['fates'] = [{'label': 0} | fates]
     page = read_page(tmp_path, relabelled, curves, samples, environment, feature_map=atlas)
     table = page.partition('cost fates')[2].partition('</table>')[0]
-    assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == [
-        'class',
-        'kept',
-        'dropped',
-        'relabelled',
-        'zero (0), clean',
-        '28',
-        '1,234',
-        '0',
-        'zero (0), poisoned',
-        '1',
-        '2',
-        '7',
-    ]
+    wanted = ['class', 'kept', 'dropped', 'relabelled', 'zero (0), clean', '28', '1,234', '0']
+    wanted += ['zero (0), poisoned', '1', '2', '7']
+    assert re.findall(r'<t[hd]\b[^>]*>([^<]*)<', table) == wanted
     assert page.count('<caption>') == page.count('<table')
 
 

@@ -61,14 +61,9 @@ def test_classes_are_named_where_they_exist():
 def test_settings_are_flattened_in_order():
     settings = {'name': 'variation', 'prior': {'steps': 250, 'ema': True}, 'sizes': [1, 2]}
     settings |= {'lr': 0.1 + 0.2, 'none': None}
-    assert words.flatten(settings) == [
-        ('name', 'variation'),
-        ('prior.steps', '250'),
-        ('prior.ema', 'yes'),
-        ('sizes', '1, 2'),
-        ('lr', '0.3'),
-        ('none', '–'),
-    ]
+    wanted = [('name', 'variation'), ('prior.steps', '250'), ('prior.ema', 'yes')]
+    wanted += [('sizes', '1, 2'), ('lr', '0.3'), ('none', '–')]
+    assert words.flatten(settings) == wanted
 
 
 def test_a_command_of_words_is_quoted():

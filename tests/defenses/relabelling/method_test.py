@@ -23,11 +23,9 @@ def test_steps_follow_the_features():
         assert steps['densities'].kind == 'densities'
         assert method.outcome.findings == 'verdicts'
         assert method.outcome.features == 'features'
-    assert places == {
-        'simclr': (True, 'encoder'),
-        'teacher': (False, 'teacher'),
-        'encoder': (False, 'encoder'),
-    }
+    wanted = {'simclr': (True, 'encoder'), 'teacher': (False, 'teacher')}
+    wanted |= {'encoder': (False, 'encoder')}
+    assert places == wanted
 
 
 @pytest.mark.parametrize(

@@ -363,11 +363,9 @@ def test_the_hub_is_asked_for_the_parts_that_are_read(monkeypatch, saved):
     from_pretrained('owner/model', revision='abc', components=['scheduler'])
     from_pretrained('owner/model', subfolder='vae')
     from_pretrained('owner/model', weights=False)
-    assert asked == [
-        ('owner/model', 'abc', ['scheduler']),
-        ('owner/model', None, ['vae']),
-        ('owner/model', None, None),
-    ]
+    wanted = [('owner/model', 'abc', ['scheduler']), ('owner/model', None, ['vae'])]
+    wanted += [('owner/model', None, None)]
+    assert asked == wanted
 
 
 @pytest.mark.parametrize('part', [3, {'beta': 1}])
