@@ -60,7 +60,8 @@ def clip_pixels(images: jax.Array, config: Mapping[str, Any]) -> jax.Array:
             images = jnp.round(jnp.clip(images, 0, 1) * 255) / 255
     crop = settings.crop
     top, left = ((edge - crop) // 2 for edge in (high, wide))
-    return (images[:, top : top + crop, left : left + crop] - settings.mean) / settings.std
+    mean, std = np.array([settings.mean, settings.std])[:, None, None, None]  # each [1 1 1 3]
+    return (images[:, top : top + crop, left : left + crop] - mean) / std
 
 
 def read_processor(config: Mapping[str, Any]) -> Processor:
