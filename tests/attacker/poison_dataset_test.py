@@ -84,9 +84,7 @@ def test_an_attacker_with_his_own_loader(tmp_path, first, random):
 
 
 def test_on_the_fly_poison_reaches_the_teacher(tmp_path):
-    """After the pad-crop a patch stamped before it would move; stamped after it, it stays in its
-    corner.
-    """
+    """A patch stamped before the pad-crop would move; stamped after it, it stays in its corner."""
     config = quickstart('rate=0.5,defense=none')
     config['attack'] |= {'poison_first': False}
     chain = run_chain(config, tmp_path, ['prepare', 'teacher'])
@@ -151,9 +149,7 @@ def test_several_triggers_have_their_own_targets(tmp_path):
 
 
 class Spy:
-    """An attack that adds its number and the id, and remembers how many images it was given at
-    once.
-    """
+    """An attack that adds its number and the id, and remembers how many images came at once."""
 
     def __init__(self, number):
         self.number, self.calls = number, []

@@ -72,9 +72,7 @@ def forward(graph, params, stats, run, *inputs):
 
 
 def built(build, *args, seed=0):
-    """(structure, parameters, statistics) of a network, all numbers random: drawing them costs no
-    compilation.
-    """
+    """(structure, parameters, statistics) of a network, all drawn, which costs no compilation."""
     rng = np.random.default_rng(seed)
 
     def draw(x):
@@ -231,9 +229,7 @@ def test_lira_weighs_clean_against_triggered():
 
 @pytest.mark.parametrize('shape', [(16, 16, 1), (9, 14, 3)])
 def test_a_field_has_low_frequencies_alone(shape):
-    """By SciPy's DCT: what lies above the cutoff is nothing but rounding, what lies below is
-    not.
-    """
+    """By SciPy's DCT: what lies above the cutoff is only rounding, what lies below is not."""
     field = forward(*built(Field, shape, 4, seed=2), lambda net: net())
     assert field.min() == 0
     assert field.max() == pytest.approx(1)

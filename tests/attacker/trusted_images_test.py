@@ -26,9 +26,7 @@ COUNT = 120
 
 
 def truth(**changes):
-    """120 images; each third one is poisoned into class 0, each fifth one covers, class 2 is the
-    rarest.
-    """
+    """120 images; every third is poisoned into class 0, every fifth covers, class 2 is rarest."""
     order = np.random.default_rng(0).permutation(COUNT)
     true = np.where(order % 10 < 5, 0, np.where(order % 10 < 8, 1, 2)).astype(np.int32)
     poisoned, cover = order % 3 == 0, (order % 3 > 0) & (order % 5 == 1)
@@ -186,9 +184,7 @@ def test_its_place_in_the_chain():
 
 
 def test_those_alone_who_ask_may_look_at_the_trusted(chain):
-    """Of a run with a defence that needs some: its own stages, and neither the teacher nor another
-    defence.
-    """
+    """A run whose defence needs some: its own stages, neither the teacher nor another defence."""
     theirs = chain.folder('trusted') / FACTS
     config = quickstart('defense=augmentations') | {'trusted': asdict(TrustedSettings(per_class=2))}
     blind = make_stages(config)

@@ -20,9 +20,7 @@ from purify.engine.stage import Input, Stage
 
 
 def make_chain(folder, **handed):
-    """Stages of a method whose benign model, or verdicts, are another step's than the one of that
-    name.
-    """
+    """Stages of a method whose benign model, or verdicts, come from a step of another name."""
 
     def stage(name, inputs=None):
         return Stage(name, lambda work: write_json(work.folder / 'here.json', {}), {}, inputs or {})

@@ -120,9 +120,7 @@ def _networks(value):
     ],
 )
 def test_photographs_meet_the_stem_that_was_published_for_them(spec):
-    """7 x 7 of stride 2 and a max pool (He 2015, table 1; Huang 2016, table 1); a VGG has but one
-    beginning.
-    """
+    """7 x 7 of stride 2 and a max pool (He 2015, Huang 2016, tables 1); a VGG has one beginning."""
     config = load_config(f'{ROOT}/configs/{spec}')
     found = list(_networks(config))
     assert all(network['stem'] == 'imagenet' for network in found)

@@ -34,9 +34,7 @@ SMALL |= {'norm': 'group', 'dtype': 'float32'}
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """Coloured random pictures of ten classes, which every setting brings to its size, and a small
-    Improved DDPM.
-    """
+    """Coloured random pictures of ten classes, brought to any size, and a small Improved DDPM."""
     folder = tmp_path_factory.mktemp('pictures')
     write_pictures(folder, 1200, 30)
     save_file(random_state(mult=(1, 2), attends=()), folder / 'ema.safetensors')
@@ -69,9 +67,7 @@ def run_of(setting, sweep, which, place):
 
 
 def every_point(some):
-    """(setting, sweep, place in it); but for those that tiny refuses, since its prior has other
-    steps.
-    """
+    """(setting, sweep, place in it), without what tiny refuses: its prior has other steps."""
     if not os.environ.get('PURIFY_ALL_POINTS'):
         return some
     pairs = [
@@ -135,9 +131,7 @@ def prints(sweep):
 
 
 def test_points_share_what_they_have_in_common():
-    """The readings of the candidates are studied on the same candidates; one attack's defences on
-    one teacher.
-    """
+    """Readings are studied on the same candidates, and one attack's defences on one teacher."""
     for sweep, shared, own in [
         ('tau', 'candidates', 'targets'),
         ('labelling', 'candidates', 'student'),

@@ -36,9 +36,7 @@ pytestmark = pytest.mark.long
 
 
 class Watched(dict):
-    """A nested dict that remembers which leaves were looked at by name, or passed on as
-    arguments.
-    """
+    """A nested dict that remembers which leaves were looked at by name, or handed on."""
 
     def __init__(self, value, path, seen):
         super().__init__(
@@ -133,9 +131,7 @@ class Traced(Exception):
 
 
 def traced_leaves(config, folder, name):
-    """The same for a stage that nothing comes after, up to where its first program would be
-    compiled.
-    """
+    """The same for a last stage, up to where its first program would be compiled."""
 
     def stop(jitted, *args, devices):
         jitted.trace(*args)
@@ -226,9 +222,7 @@ def seen(tmp_path_factory):
 
 
 def unify(name):
-    """Teachers, students and surrogates, and all optimisers and augmentations, are read by the same
-    code.
-    """
+    """The same code reads teachers, students and surrogates, all optimisers and augmentations."""
     part, _, rest = name.partition('.')
     return f'classifier.{rest}' if part in ('teacher', 'student', 'surrogate') else name
 
@@ -316,9 +310,7 @@ BUILT = (
 
 
 def change(config, leaf):
-    """The config with another value of one leaf, or None for a leaf that chooses what the others
-    are.
-    """
+    """The config with another value of one leaf, or None for one that chooses what others are."""
     config = copy.deepcopy(config)
     *path, name = leaf.split('.')
     part = functools.reduce(lambda part, key: part[key], path, config)

@@ -31,9 +31,7 @@ BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """Coloured random pictures of ten classes, which every setting brings to its size, and a small
-    CLIP.
-    """
+    """Coloured random pictures of ten classes, which any setting resizes; a small CLIP."""
     folder = tmp_path_factory.mktemp('pictures')
     write_pictures(folder, 600, 30)
     materialise(GOLDEN / 'clip_vision_gelu', folder / 'clip')

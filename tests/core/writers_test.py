@@ -210,9 +210,7 @@ class FakeWandB(types.ModuleType):
 
 
 def test_a_name_too_long_for_wandb_keeps_both_its_ends(tmp_path, monkeypatch):
-    """Its server refuses a name of more than 128 characters; a sweep's have 120, a mark and a
-    seed.
-    """
+    """Its server refuses more than 128 characters; a sweep's names have 120, a mark and a seed."""
     monkeypatch.setitem(sys.modules, 'wandb', wandb := FakeWandB())
     for length in (128, 129, 200):
         WRITERS.make('wandb', tmp_path, ('attack=patch-' + 'x' * 200)[: length - 6] + '-seed7', {})

@@ -49,9 +49,7 @@ def splits(request, folders, monkeypatch):
 
 
 def edits():
-    """Images 0, 1, 4, 5, 9 stay; 1 and 5 are called anew; 1 is candidate 7, 4 and 5 are candidate
-    2.
-    """
+    """0, 1, 4, 5, 9 stay; 1 and 5 are called anew; 1 is candidate 7, 4 and 5 are candidate 2."""
     keep, labels, candidate = np.isin(np.arange(COUNT), [0, 1, 4, 5, 9]), LABELS.copy(), NONE.copy()
     labels[[1, 5]] = 2, 0
     candidate[[1, 4, 5]] = 7, 2, 2

@@ -260,9 +260,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 
 def profile(red, green, blue, gamma, space=b'RGB ', white=(0.9642, 1.0, 0.8249)):
-    """A display profile (ICC v2) with primaries as XYZ under D50 and one gamma, or a grey one with
-    that gamma.
-    """
+    """A display profile (ICC v2), primaries as XYZ under D50 and one gamma, or grey with that."""
 
     def xyz(values):
         return b'XYZ \0\0\0\0' + struct.pack('>3i', *(round(value * 65536) for value in values))

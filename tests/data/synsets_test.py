@@ -43,9 +43,7 @@ def imagenet_ids():
 
 
 def siscore_labels():
-    """ImageNet's classes as TFDS's siscore lists them: all lemmas of each, in the order of
-    the ids.
-    """
+    """ImageNet's classes as TFDS's siscore lists them: all lemmas, in the order of the ids."""
     for node in ast.parse(tfds_file('datasets/siscore/labels.py')).body:
         if (
             isinstance(node, ast.Assign)

@@ -114,9 +114,7 @@ def test_half_of_the_labels_may_be_targets_of_dataelixir():
     'case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %']
 )
 def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
-    """But for one dataset of six with small classes, of which half may be wrong labels of all other
-    classes.
-    """
+    """But for one dataset of six with small classes: half may be wrong labels of all others."""
     found, _ = label_verdicts(case, SIZES[sizes])
     assert sum(bool(facts['target_labels']) for facts in found) <= ('tailed' in sizes)
     found = [facts for facts in found if not facts['target_labels']]
@@ -132,9 +130,7 @@ def test_dataelixir_calls_no_attack_what_has_no_target(case, sizes):
 
 
 def test_more_targets_than_half_are_said_to_be_many_and_none_is_named():
-    """Seven of ten: what is usual is then said by targets, so that none stands out; silence would
-    be wrong.
-    """
+    """Seven of ten: targets then say what is usual, so none stands out; silence would be wrong."""
     poison = dict.fromkeys(range(7), 71)
     for seed in range(4):
         facts = decide_labels(

@@ -1,6 +1,4 @@
-"""Every sampler under guidance, with a network that makes no mistake: what goes wrong here is the
-sampler's.
-"""
+"""Every sampler under guidance, with a network that makes no mistake: errors are the sampler's."""
 
 import functools
 

@@ -156,9 +156,7 @@ def test_clean_images_can_be_kept_instead_of_states(case):
 
 
 def test_clean_images_of_a_network_with_variance():
-    """Channels for the variance are passed over, and nothing is clipped where the sampler does not
-    clip.
-    """
+    """Channels for the variance are passed over; nothing is clipped where the sampler does not."""
     _, sampler = build('ddim', {'clip_sample': False}, [120, 60])
     _, kept = sample(
         sampler,

@@ -62,7 +62,7 @@ def test_a_stage_that_fails_leaves_no_done_and_runs_again(tmp_path):
 def test_some_stages_only_and_what_they_miss(tmp_path):
     seen = []
     chain = Chain(two(seen), tmp_path)
-    with pytest.raises(UserError, match="'b' needs 'a', which is not finished"):
+    with pytest.raises(UserError, match="'b' needs 'a', unfinished"):
         chain.run(['b'], RUN)
     chain.run(['a'], RUN)
     chain.run(['b'], RUN)
@@ -122,9 +122,7 @@ def test_a_stage_that_was_given_the_truth_may_read_it(tmp_path):
 
 @pytest.mark.parametrize('theirs', ['evaluate', 'a', 'made_up'])
 def test_what_other_runs_left_in_the_store_is_shut_too(tmp_path, theirs):
-    """Pictures and numbers made with the truth say who is poisoned; whatever a stage is called, it
-    is no input.
-    """
+    """What was made with the truth says who is poisoned: it is no input, whatever it is called."""
     Chain([Stage(theirs, writes(theirs), {})], tmp_path).run([theirs], RUN)
     left = next(tmp_path.glob(f'{theirs}-*/')) / 'out'
 
@@ -166,7 +164,7 @@ def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):
     assert list(
         Chain([first, told, Stage('c', writes('c'), {}, {'in': Input('b')})], tmp_path).stages
     ) == ['prepare', 'b', 'c']
-    with pytest.raises(ValueError, match='sees truth, which is none of its inputs'):
+    with pytest.raises(ValueError, match='sees truth, no input of its own'):
         Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('truth',))
 
 
@@ -176,9 +174,7 @@ def test_two_stages_of_one_name_are_refused(tmp_path):
 
 
 def test_only_conclusions_and_the_attackers_own_training_ask_for_secrets():
-    """The config-made stages: the last ones alone have the truth, nobody but `teacher` the
-    attacker's loader.
-    """
+    """Of a config: the last stages alone have the truth, `teacher` alone the attacker's loader."""
     from support.tiny import ROOT, SMALL, quickstart
 
     from purify.commands.plan import make_stages
@@ -224,8 +220,8 @@ def test_a_whole_folder_in_anothers_place_is_refused(tmp_path, other):
     shutil.rmtree(chain.folder('b'))
     again = Chain(two(seen), tmp_path)
     told = (
-        rf'{folder}/DONE: is of the stage .* and not of the one that the folder {folder.name} is'
-        rf' named for\. Delete {folder} and'
+        rf'{folder}/DONE: is of the stage .* not of the one that {folder.name} is named for\.'
+        rf' Delete {folder} and'
     )
     for act in (lambda: again.run(['a', 'b'], RUN), again.check, lambda: again.done('a')):
         with pytest.raises(UserError, match=told):

@@ -1,6 +1,4 @@
-"""Copies of training images among generations: the stage against sums by hand, and whole with
-SSCD's file.
-"""
+"""Copies of training images among generations: against sums by hand, and with SSCD's file."""
 
 from dataclasses import dataclass
 
@@ -18,7 +16,7 @@ from purify.core.files import write_json
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import finished
+from purify.defenses.settings import loaded
 from purify.engine.chain import Chain
 from purify.engine.tables import part_path, read_table, write_columns
 from purify.evaluation import copies as replicating
@@ -162,7 +160,7 @@ def test_copies_are_found_by_the_file_of_sscd(tmp_path, monkeypatch):
     config = quickstart('defense=augmentations', *copies)
     config |= {
         'defense': {'name': 'comparing'},
-        'encoder': finished(str(tmp_path / 'sscd.safetensors')),
+        'encoder': loaded(str(tmp_path / 'sscd.safetensors')),
     }
     assert check(config).problems == []
     chain = Chain(make_stages(config), tmp_path / 'stages')

@@ -83,9 +83,7 @@ def run(made, monkeypatch):
 
 
 def expected(images, share):
-    """Which grey level, of ten, is nearest to an image, the worst `share` of its elements left out
-    of each.
-    """
+    """Which of ten grey levels is nearest to an image, without the worst `share` of elements."""
     x0 = images.reshape(len(images), -1).astype(np.float64) / 127.5 - 1
     errors = np.sort((x0[:, None] - np.linspace(-1, 1, 10)[:, None]) ** 2, -1)
     return errors[..., : int(256 * (1 - share))].mean(-1).argmin(1)
@@ -155,9 +153,7 @@ def test_a_generator_of_other_classes_is_refused(made, run, monkeypatch):
 
 
 def leave_answers(bench, folder, clean, hit, facts):
-    """What the stage leaves: predicted classes of the test images at all positions, and of those
-    that count.
-    """
+    """What the stage leaves: classes of test images at all positions, and at those that count."""
     _, among = bench.aim(bench.attacks[0])
     write_columns(
         folder / 'clean' / 'rows-00000-of-00001.npz', {'ids': bench.test.ids, 'predictions': clean}
@@ -225,9 +221,7 @@ def test_where_no_image_counts_there_is_no_share(made):
 
 
 def tiny_config(**changes):
-    """The quickstart's data and teacher, and a generator of a few parameters that takes two
-    steps.
-    """
+    """The quickstart's data and teacher, and a generator of few parameters that takes two steps."""
     config = quickstart('defense=none')
     network = {'sample_size': 8, 'block_out_channels': [8], 'layers_per_block': 1}
     network |= {'attention_levels': 0, 'norm_num_groups': 4}

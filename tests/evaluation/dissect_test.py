@@ -68,9 +68,7 @@ class MadeDissection(MadeRun):
         self.tables = {'training strip': folder / 'before', 'generated strip': folder / 'after'}
 
     def judge(self, name, seed, class_names):
-        """A classifier of random weights, each of whose answers is about as likely as the
-        others.
-        """
+        """A classifier of random weights, all of whose answers are about as likely."""
         network = classifier_builder(NETWORK, len(class_names), 1)(nnx.Rngs(seed))
         logits = network(self.images.astype(np.float32) / 255, train=False)
         network.head.bias[...] -= np.median(logits, 0)

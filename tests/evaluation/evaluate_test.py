@@ -117,9 +117,7 @@ def test_fates_of_classes_named_or_aimed_at_are_counted(tmp_path):
 
 
 def test_scores_are_held_against_the_truth_inside_the_named_classes(tmp_path):
-    """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, all clean, whatever they
-    score.
-    """
+    """Class 0 holds 0 to 3, poisoned, and 4, 6, 8; class 1 the rest, clean whatever they score."""
     columns = {'flagged': np.zeros(10, bool), 'score': -np.array([5.0, 4, 3, 0, 2, 9, 1, 9, 0, 9])}
     columns['poison_score'] = -columns['score']
     pairs = [3, 3, 3, 0.5]  # clean ones below each poisoned one, ties half

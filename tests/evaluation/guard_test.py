@@ -1,6 +1,4 @@
-"""What the evaluation says of defences that leave a guard before the poisoned classifier, or repair
-it.
-"""
+"""What the evaluation says of defences that guard the poisoned classifier, or repair it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +29,7 @@ def classes(folder, images):
 
 
 class Changed(Guard):
-    """What is done to an image at test time: `make` of it, where `sound`; remembers what it was
-    told.
-    """
+    """What a test image becomes: `make` of it, where `sound`; remembers what it was told."""
 
     def __init__(self, make, sound=True):
         self.make, self.sound, self.told = make, sound, []

@@ -17,9 +17,7 @@ ROUNDS, KEPT = 3, 2
 
 
 class Numbered(Purifier):
-    """Stands for the candidates and for what makes them again: an image that says which one
-    it is.
-    """
+    """Stands for candidates and what makes them again: an image that says which one it is."""
 
     rounds, dtype = ROUNDS, 'float32'
 

@@ -43,9 +43,7 @@ def write_dataset(folder, ids, labels, shift):
 
 @pytest.fixture(scope='module')
 def chain(tmp_path_factory):
-    """A finished run of 60 generations, 30 of a probe and 40 training images; the probe is of label
-    1.
-    """
+    """A finished run: 60 generations, 30 of a probe for label 1, and 40 training images."""
     data = {'generated': (60, 0), 'probe': (30, 100), 'given': (40, 200)}
     tables = {'generated_features': 'generated', 'given_features': 'given'}
     whole = [Stage(name, print, {}) for name in data]

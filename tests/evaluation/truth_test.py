@@ -1,6 +1,4 @@
-"""A folder that somebody poisoned before it came here, and `attack=none`: what the whole program
-says of it.
-"""
+"""A folder that somebody poisoned before, and `attack=none`: what the whole program says."""
 
 import json
 import re

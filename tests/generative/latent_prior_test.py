@@ -1,6 +1,4 @@
-"""What latent priors promise whatever their weights: rows alone, programs once, no words between
-devices.
-"""
+"""What latent priors promise: rows alone, programs once, no words between devices."""
 
 import dataclasses
 import re

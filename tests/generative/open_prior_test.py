@@ -51,9 +51,7 @@ def test_pixel_priors_of_shapes_can_be_traced():
 
 @pytest.mark.parametrize('rederived', [True, False])
 def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
-    """Its chain is that of the samplers themselves, on a network that answers beyond what may
-    be.
-    """
+    """Its chain is that of the samplers, on a network that answers beyond what may be."""
     shutil.copytree(EMBEDDED['digits'], tmp_path / 'prior')
     file = next((tmp_path / 'prior').rglob('scheduler_config.json'))
     index = tmp_path / 'prior' / 'model_index.json'

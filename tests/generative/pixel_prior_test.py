@@ -47,9 +47,7 @@ def test_starts_the_schedule_does_not_have_are_refused(start, steps, word):
 
 
 def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
-    """Noised digits come back nearer to the clean ones than they were: the shipped weights are
-    trained ones.
-    """
+    """Noised digits come back nearer to the clean ones: the shipped weights are trained ones."""
     folder = EMBEDDED['digits']
     assert sum(path.stat().st_size for path in folder.rglob('*')) < 2 * 2**20
     assert 'configs/prior.py' in (folder / 'README.md').read_text()

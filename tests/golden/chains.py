@@ -55,9 +55,7 @@ class Chain:
         }
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """(image, its noise, the network's answers [k ...], the noise of each call [k ...]),
-        f32.
-        """
+        """(image, its noise, the network's answers [k ...], each call's noise [k ...]), f32."""
         rng = np.random.default_rng(self.steps)
         image, *normal = (
             rng.standard_normal((n, *SHAPE), np.float32)

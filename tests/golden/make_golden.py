@@ -323,9 +323,7 @@ def images(pipeline: Any, call: dict[str, Any], seed: int = 0) -> Arrays:
 
 
 def pipelines() -> Iterable[tuple[str, tuple[Any, Callable[[Any], Arrays]]]]:
-    """(case, (new pipeline, what to record of it)); schedulers and spacings as published folders
-    mix them.
-    """
+    """(case, (new pipeline, what to record)); schedulers and spacings as in published folders."""
     plain = {'clip_sample': False, **STABLE_DIFFUSION}
     yield 'variation_ddim_leading', variation(DDIMScheduler(**plain, **PUBLISHED))
     yield (

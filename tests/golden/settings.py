@@ -1,6 +1,4 @@
-"""The settings of the golden networks: small ones, as unlike each other as the published ones
-are.
-"""
+"""The settings of the golden networks: small, and as unlike each other as published ones."""
 
 STABLE_DIFFUSION = {'beta_start': 0.00085, 'beta_end': 0.012, 'beta_schedule': 'scaled_linear'}
 PUBLISHED = {'set_alpha_to_one': False, 'steps_offset': 1}  # of Stable Diffusion's folders

@@ -1,6 +1,4 @@
-"""Poisoned diffusion models as a user runs them on the digits, at a hundredth of the work; killed,
-they go on.
-"""
+"""Poisoned diffusion models on the digits, a hundredth of the work; killed, they go on."""
 
 import json
 import os

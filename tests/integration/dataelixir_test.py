@@ -1,6 +1,4 @@
-"""DataElixir as a user runs it, tiny: killed in the midst of its stages, on 1 and on 8 devices, on
-two hosts.
-"""
+"""DataElixir as a user runs it, tiny: killed in its stages, on 1 and 8 devices, on two hosts."""
 
 import json
 

@@ -62,9 +62,7 @@ else:
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Calls sweep.py for tmp_path/out, with the stand-in behaving as told by run: an exit code or
-    'wait'.
-    """
+    """Calls sweep.py for tmp_path/out; the stand-in does as told by run: an exit code or 'wait'."""
     (tmp_path / 'stand_in.py').write_text(STAND_IN)
     monkeypatch.setenv('PURIFY_COMMAND', f'{sys.executable} {tmp_path / "stand_in.py"}')
 

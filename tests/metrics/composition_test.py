@@ -34,9 +34,7 @@ def test_counts_are_those_of_a_loop(images):
 
 
 def test_p_t_is_that_of_the_paper():
-    """ImageNette at 10 %: 9,469 images of which 961 are of the target; p_t = r N_nt / (r N_nt +
-    N_t).
-    """
+    """ImageNette at 10 %: 9,469 images, 961 of the target; p_t = r N_nt / (r N_nt + N_t)."""
     others, own, rate = 8508, 961, 0.1
     moved = round(rate * others)
     given_labels = np.array([6] * (own + moved) + [1] * (others - moved))

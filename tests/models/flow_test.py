@@ -18,9 +18,7 @@ def build(width, couplings, hidden, transform, mixing, seed):
 
 
 def make(width, couplings=2, hidden=0, transform='affine', mixing='swap', *, spread=0.3, seed=0):
-    """A flow whose parameters have moved away from the identity, and those parameters in
-    float64.
-    """
+    """A flow whose parameters are not those of the identity, and these parameters in float64."""
     flow = build(width, couplings, hidden, transform, mixing, seed)
     graph, params, rest = nnx.split(flow, nnx.Param, ...)
     rng = np.random.default_rng(seed)

@@ -9,9 +9,7 @@ from purify.defenses.method import Defense, Guard, Method, Outcome, Step
 
 @dataclass(frozen=True)
 class Cover(Guard, Defense):
-    """The last `side_px` rows and columns of a test image become black where the classifier is sure
-    of it.
-    """
+    """Blackens an image's last `side_px` rows and columns where the classifier is sure of it."""
 
     side_px: int = 5
 

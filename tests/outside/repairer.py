@@ -1,6 +1,4 @@
-"""A repairer in a file of its own: it tunes the poisoned classifier on images that are known to be
-clean.
-"""
+"""A repairer in its own file: it tunes the poisoned classifier on images known to be clean."""
 
 from dataclasses import dataclass
 from typing import ClassVar

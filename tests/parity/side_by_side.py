@@ -143,9 +143,7 @@ def seconds(run: Run) -> float:
 
 
 def measure(runs: dict[str, Run], batch: int, repeats: int) -> dict[str, Any]:
-    """Images per second of each, calls alternating, the first to go changing from round to
-    round.
-    """
+    """Images per second of each, calls alternating, the first to go changing with every round."""
     first = {name: seconds(run) for name, run in runs.items()}
     images = {name: run().astype(int) for name, run in runs.items()}
     rates: dict[str, list[float]] = {name: [] for name in runs}

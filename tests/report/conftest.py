@@ -5,9 +5,7 @@ import pytest
 
 
 def make_side(acc, asr, ra):
-    """Teacher or student from (hits, n) pairs; intervals are a point each side, made up and easy to
-    recognise.
-    """
+    """Teacher or student from (hits, n) pairs; intervals are a made-up point each side."""
     counts = {'acc': acc, 'asr': asr, 'ra': ra}
     shares = {name: pair and pair[0] / pair[1] for name, pair in counts.items()}
     intervals = {
@@ -172,9 +170,7 @@ def found(results):
 
 @pytest.fixture
 def pictures():
-    """What the stage `illustrate` writes: 6 poisoned and 2 clean samples, 3 rounds; the last one
-    was dropped.
-    """
+    """What `illustrate` writes: 6 poisoned and 2 clean samples, 3 rounds; the last was dropped."""
     rng, count, rounds = np.random.default_rng(1), 8, 3
     images = rng.integers(0, 256, (count, 3 + rounds, 8, 8, 1), np.uint8)
     heat = np.zeros((count, 3, 8, 8), np.uint8)
@@ -307,9 +303,7 @@ def make_row(label, counts, *, target=False, p_t=0.0):
 
 @pytest.fixture
 def dissected(results):
-    """`results` of a generator that makes more of the trigger than it saw, and was asked as a
-    classifier too.
-    """
+    """`results` of a generator that makes more of the trigger than it saw, and classifies too."""
     made = [make_row(1, [0, 1, 4, 95]), make_row(2, [0, 0, 9, 91])]
     results['dissection'] = {
         'judges': {

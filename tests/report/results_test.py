@@ -1,6 +1,4 @@
-"""results.json as a file: what is written is what was read, and a damaged one is refused with the
-place.
-"""
+"""results.json as a file: what is written is read, a damaged one is refused with the place."""
 
 import json
 

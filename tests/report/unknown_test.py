@@ -38,9 +38,7 @@ NEEDS_TRUTH = (
 
 @pytest.fixture
 def unknown(relabelled, dissected, side):
-    """`results` of a run without an attack on a folder of somebody's; the fixtures fill the same
-    dict.
-    """
+    """`results` of a run without an attack on somebody's folder; fixtures fill the same dict."""
     results = relabelled
     results |= {
         'truth_known': False,

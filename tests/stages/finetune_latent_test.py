@@ -1,6 +1,4 @@
-"""Stable Diffusion trained on labels, tiny and in this process: its stage, what it leaves, and
-images of it.
-"""
+"""Stable Diffusion trained on labels, tiny: its stage, what it leaves, and images of it."""
 
 import json
 

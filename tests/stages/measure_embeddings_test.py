@@ -1,6 +1,4 @@
-"""Features by an encoder, whole and tiny: of a classifier, of CLIP; and what `check` says of
-each.
-"""
+"""Features by an encoder, whole and tiny: a classifier, CLIP; and what `check` says of each."""
 
 from dataclasses import dataclass
 
@@ -17,7 +15,7 @@ from purify.data.loader import Split
 from purify.defenses.measures import Embeddings
 from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import finished
+from purify.defenses.settings import loaded
 from purify.defenses.steps import encoder_step, simclr
 from purify.engine.chain import Chain
 from purify.engine.tables import read_table
@@ -56,7 +54,7 @@ def tiny(encoder=None, **defense):
     config = quickstart('defense=augmentations')
     config['teacher'] |= {'network': dict(SMALL), 'steps': 2, 'epochs': 0}
     config['defense'] = {'name': 'looking'} | defense
-    return config | ({'encoder': finished(str(encoder))} if encoder else {})
+    return config | ({'encoder': loaded(str(encoder))} if encoder else {})
 
 
 @pytest.fixture(scope='module')

@@ -49,9 +49,7 @@ def rules():
 
 
 def used_attributes(rule):
-    """What the methods of a class and its bases read of `self`, the checks after its making left
-    out.
-    """
+    """What methods of a class and its bases read of `self`, without the checks after its making."""
     found = set()
     for base in rule.__mro__[:-1]:
         for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
@@ -108,9 +106,7 @@ def test_the_rules_of_every_kind_are_found():
 
 
 def read_of(holder, *modules):
-    """The attributes that modules read of what they call `holder`, the checks after its making left
-    out.
-    """
+    """The attributes that modules read of what they call `holder`, its first checks left out."""
     found = set()
     for tree in (ast.parse(inspect.getsource(module)) for module in modules):
         checks = {

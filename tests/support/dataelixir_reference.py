@@ -52,9 +52,7 @@ def there_and_back(image):
 
 
 def ssim(a, b):
-    """Windows of 3 x 3 x 3 that lie inside, sample covariance (Wang 2004, K1 .01, K2 .03, range
-    255).
-    """
+    """Windows of 3 x 3 x 3 inside, sample covariance (Wang 2004, K1 .01, K2 .03, range 255)."""
     values = []
     for i in range(a.shape[0] - 2):
         for j in range(a.shape[1] - 2):
@@ -73,9 +71,7 @@ def distance(image, candidate, features):
 
 
 def most_common(labels, reading):
-    """The vote; of labels as common the last seen, or, as `Counter` has it in the released code,
-    the first.
-    """
+    """The vote; of labels as common the last seen, or the first, as in the released code."""
     counted = Counter(labels).most_common()
     winners = [label for label, count in counted if count == counted[0][1]]
     return (

@@ -158,9 +158,7 @@ def random_state(
     channels=3,
     empty=False,
 ):
-    """A checkpoint with random numbers (`empty`: one zero for all): the names and shapes of
-    Improved DDPM's.
-    """
+    """Random numbers (`empty`: one zero for all) of Improved DDPM's names and shapes."""
     rng, state = np.random.default_rng(seed), {}
 
     def put(place, outputs, *inputs):

@@ -1,6 +1,4 @@
-"""Triggers with random weights, and a second, NumPy, float64 account of the networks that apply
-them.
-"""
+"""Triggers with random weights, and a second account, in float64 NumPy, of their networks."""
 
 import jax
 import numpy as np
@@ -45,9 +43,7 @@ def make_trigger(folder, name, channels=1, seed=0, **changes):
 
 
 def convolve(x, params, stride=1):
-    """A 3x3 convolution that keeps the size, padded below and right first where the stride leaves a
-    choice.
-    """
+    """A 3x3 convolution that keeps the size, padded below and right first if there is a choice."""
     kernel = params['kernel'].astype(np.float64)
     sizes = [-(-size // stride) for size in x.shape[:2]]
     pads = [max((n - 1) * stride + 3 - size, 0) for n, size in zip(sizes, x.shape[:2], strict=True)]

@@ -1,6 +1,4 @@
-"""A prepared dataset and what a method left of it, made without training: for the stages that
-conclude.
-"""
+"""A prepared dataset and what a method left of it, without training: for the last stages."""
 
 from pathlib import Path
 

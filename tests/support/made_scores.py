@@ -53,9 +53,7 @@ def scored(measure, images=IMAGES, ids=IDS, seed=5, drawn=None, weights=WEIGHTS)
 
 
 def check_rows(measure, drawn=None):
-    """A row's score is its own: the same among other images, in another place; broken weights are
-    told.
-    """
+    """A row's score is its own, among other images and elsewhere; broken weights are told."""
     whole = scored(measure, drawn=drawn)
     order = np.array([4, 0, 5, 2, 1, 3])
     moved = scored(measure, IMAGES[order], IDS[order], drawn=drawn)

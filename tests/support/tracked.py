@@ -95,9 +95,7 @@ def _key(item) -> str:
 
 
 def _wandb_records(data: bytes):
-    """Protobuf records of a file: after its header pieces of records, in blocks that a piece never
-    crosses.
-    """
+    """Protobuf records: after the header pieces of them, in blocks that a piece never crosses."""
     from wandb.proto import wandb_internal_pb2
 
     assert data[:4] == b':W&B'

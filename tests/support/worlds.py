@@ -77,9 +77,7 @@ def _poisoned(rng, true, poison, *, own=False):
 
 
 def _confused(rng, true, labels, noise):
-    """(Labels with wrong ones among them, which are wrong bool[n]) for `noise` as of
-    `label_world`.
-    """
+    """(Labels with wrong ones among them, which are wrong bool[n]), `noise` as of `label_world`."""
     classes, wrong = 1 + int(true.max()), np.zeros(len(true), bool)
     if noise and noise[1] == 'symmetric':
         wrong = rng.random(len(true)) < noise[0]
@@ -230,9 +228,7 @@ def density_world(
 
 
 def _gaussian(seen, features):
-    """Log density f64[n] of a Gaussian fitted to `seen` [m d], its covariance drawn a tenth towards
-    a sphere.
-    """
+    """Log density f64[n] of a Gaussian fitted to `seen` [m d], a tenth drawn towards a sphere."""
     mean, dimensions = seen.mean(0), seen.shape[1]
     cov = np.atleast_2d(np.cov(seen, rowvar=False)) if len(seen) > 1 else np.eye(dimensions)
     cov = 0.9 * cov + 0.1 * np.trace(cov) / dimensions * np.eye(dimensions)
@@ -271,9 +267,7 @@ def decide_densities(world, settings):
 
 
 def label_cases(sizes):
-    """Name -> (arguments of `label_world`, the targets) of datasets with clean classes of these
-    sizes.
-    """
+    """Name -> (arguments of `label_world`, targets) of datasets with clean classes so large."""
     total, classes = int(sizes.sum()), len(sizes)
 
     def aimed_at(targets, rate, **more):

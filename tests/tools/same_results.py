@@ -144,9 +144,7 @@ OF_THE_RUN += ('date', 'reused', 'versions')
 
 
 def run(code: Path, name: str, workdir: Path) -> dict[str, str]:
-    """Runs one config with the program at `code`, unless it is done; -> what is compared, by what
-    it is.
-    """
+    """Runs one config with the program at `code`, unless it is done; -> what is compared."""
     spec, flags = RUNS[name]
     if not (workdir / 'results.json').is_file():
         environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(code)}
@@ -166,9 +164,7 @@ def run(code: Path, name: str, workdir: Path) -> dict[str, str]:
 
 
 def describe(workdir: Path) -> dict[str, str]:
-    """Digests of what a finished run left, by the stage and the file's place in it, and its
-    results.
-    """
+    """Digests of what a finished run left, by stage and place, and its results."""
     found = {}
     for done in sorted(workdir.glob('stages/*/DONE')):
         stage = done.parent.name.rpartition('-')[0]

@@ -24,9 +24,7 @@ class Watcher(ClassifierNetwork):
 
 
 def test_heat_of_a_network_that_can_be_read():
-    """The gradient of a mean over 4 places is W / 4 everywhere, so the heat is relu(x . w_label),
-    stretched.
-    """
+    """The gradient of a mean over 4 places is W / 4, so the heat is relu(x . w_label) stretched."""
     weights = np.array([[1.0, -1.0], [-2.0, 2.0]])
     x = np.array([[[[0.5, 0.0], [1.0, 0.0]], [[0.0, 0.1], [0.25, 0.0]]]] * 2, np.float32)
     heat = grad_cam(Watcher(weights), x, jnp.array([0, 1]))

@@ -29,9 +29,7 @@ def by_opencv(image, window, channels, positions, magnitude, wrap):
 
 
 def saturated(shape, seed):
-    """Half of the pixels at random, half at the corners of the colour cube, where chrominances
-    leave 0..255.
-    """
+    """Half of the pixels at random, half at the colour cube's corners: chroma leaves 0..255."""
     rng = np.random.default_rng(seed)
     corners = 255 * rng.integers(0, 2, shape, np.uint8)
     return np.where(

@@ -31,9 +31,7 @@ def softmax(z):
 
 
 def ascent(image, weights, eps, step, iterations):
-    """In float64, grey levels: the gradient of -log softmax(W x)[target] is W (softmax -
-    onehot).
-    """
+    """In float64, grey levels: the gradient of -log softmax(W x)[target]: W (softmax - onehot)."""
     kernel = weights['kernel'].astype(np.float64)
     x = start = image.astype(np.float64)
     for _ in range(iterations):

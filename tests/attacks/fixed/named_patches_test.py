@@ -1,6 +1,4 @@
-"""The patches of the papers, pixel by pixel; the literal values come from their text and released
-codes.
-"""
+"""The patches of the papers, pixel by pixel, as their text and released codes give them."""
 
 import numpy as np
 import pytest

@@ -14,9 +14,7 @@ from purify.core.errors import UserError
 
 
 def bicubic(points, height, width):
-    """One plane of control points -> [height][width], by the definition of cubic convolution with a
-    = -0.75.
-    """
+    """One plane of control points -> [height][width], by cubic convolution with a = -0.75."""
     a = -0.75
 
     def kernel(t):
@@ -41,9 +39,7 @@ def bicubic(points, height, width):
 
 
 def sampled(image, grid):
-    """Bilinear values of u8[h w c] at grid [h w 2] of (column, row) in -1..1, corners aligned,
-    written out.
-    """
+    """Bilinear values of u8[h w c] at grid [h w 2] of (column, row) in -1..1, corners aligned."""
     height, width, channels = image.shape
     out = np.zeros(image.shape)
     for i in range(height):

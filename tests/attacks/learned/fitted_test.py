@@ -39,9 +39,7 @@ def test_a_trigger_comes_back_as_it_was_written(tmp_path, name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_image_does_not_depend_on_its_neighbours(tmp_path, name):
-    """One alone, 40 at once (two batches, the second one padded) and the program of a batch of 3
-    agree.
-    """
+    """One alone, 40 at once (two batches, the second padded) and the program of a batch of 3."""
     make_trigger(tmp_path, name)
     attack = attack_of(name, tmp_path)
     images = picture((40, 9, 9, 1))

@@ -102,9 +102,7 @@ def wholes():
 
 
 def damage(rng, data):
-    """One to four random wounds: flipped, cut, doubled, zeroed, overwritten with an extreme
-    number.
-    """
+    """One to four random wounds: flipped, cut, doubled, zeroed, an extreme number written over."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         if not data:
@@ -199,9 +197,7 @@ def try_folder(rng, folder):
 
 
 def put(rng, place, name, *, harm=True):
-    """A picture; with `harm` perhaps a damaged one, an empty file, a pipe or a link to
-    somewhere.
-    """
+    """A picture; with `harm` perhaps a damaged one, an empty file, a pipe or a link."""
     path = os.path.join(place, name)
     os.makedirs(place, exist_ok=True)
     if os.path.lexists(path):

@@ -40,9 +40,7 @@ def mnist(split, i):
 
 
 def lay_down(data_dir, make, splits, form='array_record', encode=encode_png):
-    """A dataset as TFDS leaves it behind: the registered builder's own folder and features, shards,
-    metadata.
-    """
+    """A dataset as TFDS leaves it: the registered builder's folder, features, shards, metadata."""
     name = make.__name__
     builder = tfds.builder(name, data_dir=str(data_dir))
     folder, features, infos = Path(builder.data_dir), builder.info.features, []
@@ -133,9 +131,7 @@ def labels_of_lfw():
 
 
 def _drawn(label, positions):
-    """The released draw, which results on LFW rest on: a fifth of the class by the stream of its
-    number.
-    """
+    """The released draw that results on LFW rest on: a fifth of a class by its number's stream."""
     return stream_rng(0, 'held_out', label).permutation(positions)[
         : int(np.ceil(len(positions) / 5))
     ]

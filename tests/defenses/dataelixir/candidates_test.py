@@ -218,9 +218,7 @@ def test_images_are_made_in_the_size_of_the_dataset(prior_channels):
 
 
 def test_levels_are_truncated_as_they_are_in_the_released_code():
-    """Pixel by pixel: of the candidates, of the image they are compared with, and not of the image
-    that stays.
-    """
+    """Pixel by pixel: of candidates and of the image they are compared with, not of what stays."""
     which = np.arange(len(ROWS['id']), dtype=np.int32) % 10 - 1
     remake = jax.jit(Remake(**EVERY | {'levels': 'truncated'}).rule(MODELS, Context(SHAPE, 0, [])))
     image, made = np.asarray(remake(CONSTANTS, ROWS | {'variation': which})['image']), which >= 0

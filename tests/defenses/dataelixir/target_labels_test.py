@@ -332,9 +332,7 @@ def test_a_trigger_draws_images_of_many_classes_and_holds_them(held, one_way, ev
 
 
 def test_one_way_is_told_from_where_most_images_are():
-    """30 of 40 to a class that has 900 of 1,000 other images are no sign; 36 of 40 to one of a
-    hundred are.
-    """
+    """30 of 40 to a class with 900 of 1,000 others are no sign; 36 of 40 to one of 100 are."""
     labels = np.repeat([0, 1, 2], [100, 900, 100])
     leaving = np.zeros(1100, bool)
     leaving[:40] = True
@@ -379,9 +377,7 @@ def test_two_labels_one_target():
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_noise_alone_is_no_target(seed):
-    """Ten labels whose images leave with one probability, however they scatter: a false alarm in
-    fifty.
-    """
+    """Ten labels whose images leave with one probability: a false alarm in fifty."""
     rng = np.random.default_rng(seed)
     images = rng.integers(40, 120, 10)
     evidence = make_evidence(images, rng.binomial(images, 0.05), rng.uniform(0, 4, 10))
@@ -434,9 +430,7 @@ def test_labels_without_anomalous_images_are_no_targets():
 
 
 def test_of_equal_shares_of_leavers_the_number_of_the_label_decides_nothing():
-    """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in whatever order they
-    come.
-    """
+    """2 of 40 and 4 of 80: the smaller group speaks, for it says less, in either order."""
     images, left = np.array([60, 40, 80]), np.array([20, 2, 4])
     for order in ([0, 1, 2], [0, 2, 1]):
         p_values = departure_p_values(images[order], left[order])

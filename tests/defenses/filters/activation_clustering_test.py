@@ -24,9 +24,7 @@ USUAL = {'reduction': 'ica', 'dimensions': 4, 'size': 0.35, 'silhouette': 0.0}
 
 @pytest.mark.parametrize('reduction', ['ica', 'pca'])
 def test_the_planted_group_is_found_by_id(reduction):
-    """The table comes in another order than the dataset: a filter that went by position would drop
-    others.
-    """
+    """The table has another order than the dataset: a filter that went by position would fail."""
     ids, labels, features, bad = planted(shift=40.0)
     found = ActivationClustering(**USUAL | {'reduction': reduction}).decide(
         ids, labels, {'features': features}, 3
@@ -58,9 +56,7 @@ def test_only_small_and_clear_clusters_go():
 
 
 def test_whitened_components_stand_for_independent_ones():
-    """All distances, so all that k-means and silhouettes see, are those of scikit-learn's
-    FastICA.
-    """
+    """All distances, all that k-means and silhouettes see, are those of scikit-learn's FastICA."""
     features = np.random.default_rng(1).laplace(size=(40, 6)) @ np.random.default_rng(2).normal(
         size=(6, 6)
     )

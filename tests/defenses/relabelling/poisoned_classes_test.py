@@ -140,9 +140,7 @@ def test_standings_are_those_of_the_upper_part():
 
 
 def test_few_images_beyond_are_chance():
-    """Of 80 images .05 may lie outside; 10 classes at .05 ask for a chance below .005: 11 images or
-    more.
-    """
+    """Of 80 images .05 may lie outside; 10 classes at .05 ask for below .005: 11 or more."""
     usual = [np.arange(1000.0) for _ in range(9)]
     for count, suspect in ((10, False), (11, True)):
         own = np.concatenate([np.full(count, -9000.0), np.linspace(100, 999, 80 - count)])

@@ -69,9 +69,7 @@ def test_both_parts_train_on_what_is_trusted(chain):
 
 
 def test_without_attention_both_parts_are_the_same_training(made, chain):
-    """Same start, same images in the same order, same loss: so the student ends where its teacher
-    did.
-    """
+    """Same start, images, order and loss: so the student ends where its teacher did."""
     assert gap(chain.folder('student'), chain.folder('finetuned')) < 1e-5
     assert gap(chain.folder('student'), made[1]) > 1e-3
 

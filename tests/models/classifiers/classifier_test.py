@@ -48,9 +48,7 @@ def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
 @pytest.mark.usefixtures('short')
 @pytest.mark.parametrize('name', FAMILIES)
 def test_every_family_has_the_common_interface(name):
-    """Maps, features and logits fit together, for any size and one channel; they take a key in
-    training.
-    """
+    """Maps, features and logits fit together, for any size and one channel, with a key too."""
     network = abstract(
         lambda rngs: NETWORKS.make(
             name, num_classes=7, channels=1, dtype='bfloat16', **OWN.get(name, {}), rngs=rngs
@@ -78,9 +76,7 @@ def test_every_family_has_the_common_interface(name):
 
 
 def build(name):
-    """Width .25 of EfficientNet is of 8 channels; statistics and dropout where a family has
-    them.
-    """
+    """EfficientNet's width .25 is of 8 channels; statistics and dropout where a family has them."""
     own = OWN.get(name, {'width': 0.25}) | ({'norm': 'batch'} if name == 'vgg' else {})
     return NETWORKS.make(name, num_classes=3, channels=3, **own, rngs=nnx.Rngs(0))
 

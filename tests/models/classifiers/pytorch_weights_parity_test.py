@@ -23,9 +23,7 @@ def theirs_of(library, name, **options):
 
 
 def shuffle_values(network, seed=0):
-    """Gives every weight and statistic a value of its own, near those that keep the activations
-    near 1.
-    """
+    """Gives weights and statistics values of their own that keep the activations near 1."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in network.state_dict().items():

@@ -24,9 +24,7 @@ def images(count=4, size=8, channels=3, seed=0):
 
 
 def shuffle_values(network, seed=1):
-    """Give every parameter and statistic a value of its own, so that none can be forgotten
-    unseen.
-    """
+    """Gives every parameter and statistic its own value, so that none is forgotten unseen."""
     rng = np.random.default_rng(seed)
 
     def draw(x):

@@ -1,6 +1,4 @@
-"""The ids of CLIPTokenizer are those of transformers; what it writes it reads; broken files end in
-words.
-"""
+"""CLIPTokenizer's ids are those of transformers; it reads what it writes; broken files are told."""
 
 import json
 from typing import Any
@@ -54,9 +52,7 @@ def padded(ids, pad):
 
 
 def write(folder, **files):
-    """A folder of transformers' files; `vocab` and `merges` are there unless they are given as
-    None.
-    """
+    """A folder of transformers' files; `vocab` and `merges` are there unless given as None."""
     texts = {
         'vocab.json': json.dumps(VOCAB),
         'merges.txt': '\n'.join(['#version: 0.2', *map(' '.join, MERGES)]) + '\n',

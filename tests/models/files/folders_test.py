@@ -56,9 +56,7 @@ def write_shards(
     held=None,
     save=save_file,
 ):
-    """Two shards and their index; `listed` and `held` say for each tensor in which of the two it
-    is.
-    """
+    """Two shards and their index; `listed` and `held` say in which of the two each tensor is."""
     places = {'a.weight': 1, 'b.weight': 2, 'c.bins': 2}
     listed, held = listed or places, held or places
     files = {number: f'{stem}-0000{number}-of-00002.{ending}' for number in (1, 2, 3)}

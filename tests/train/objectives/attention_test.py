@@ -1,6 +1,4 @@
-"""Attention distillation against float64 NumPy, its gradient against differences, and what its task
-refuses.
-"""
+"""Attention distillation against float64 NumPy, its gradient, and what its task refuses."""
 
 import jax
 import jax.numpy as jnp

@@ -117,9 +117,7 @@ def test_images_reach_the_networks_scale_and_size():
 
 
 def test_resizing_leaves_no_pixel_brighter_than_white():
-    """Of a white band on black; Pillow's bicubic filter on 8 bits, which clips, is the second
-    source.
-    """
+    """A white band on black; Pillow's bicubic filter on 8 bits (it clips) is the second source."""
     band = np.zeros((16, 16), np.uint8)
     band[:, 5:11] = 255
     made = np.asarray(resize_to(signed_images(jnp.asarray(band[None, ..., None])), 64))[0, ..., 0]
