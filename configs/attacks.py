@@ -13,9 +13,9 @@ some triggers are stronger than published, by the preset 'digits' of each attack
 classifier learns 16 px digits in a minute and has no use for faint signals. Any other source is
 brought to 32 px: 10,000 training images, a ResNet of width 16 with the stride-4 stem and 12 epochs
 (a minute on 2 cores), triggers by the preset 'small'; `full` takes all images, PreAct-ResNet-18 and
-the victim recipe of BackdoorBench with every trigger as published, for a GPU; it has not been
-measured yet. DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers
-stand in the README.
+BackdoorBench's recipe with every trigger as published, for a GPU; it has not been measured yet. DIR
+holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers stand in the
+README.
 """
 
 from purify.attacker.settings import set_attack
@@ -27,35 +27,20 @@ from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
 from purify.stages.train_classifier import classifier
 from purify.train.optim import OPTIMIZERS
 
-PATCHES = (
-    'white_patch',
-    'dataelixir_patch',
-    'two_patches',
-    'three_patches',
-    'dbd_patch',
-    'grid_patch',
-    'badnets1',
-    'badnets2',
-)
+PATCHES = ('white_patch', 'dataelixir_patch', 'two_patches', 'three_patches')
+PATCHES += ('dbd_patch', 'grid_patch', 'badnets1', 'badnets2')
 
 
 def get_config(arg=None):
-    words = parse_words(
-        arg, attack='patch', rate='usual', target=0, seed=0, source='digits', full=False
-    )
+    own = {'target': 0, 'seed': 0, 'source': 'digits', 'full': False}
+    words = parse_words(arg, attack='patch', rate='usual', **own)
     config = skeleton('attacks', words.seed, shard_size=100, save_every=200)
     if words.source == 'digits':
-        kind = 'digits'
-        config.source = source(
-            'digits', size_px=16, channels=1, resample='nearest', reference='own'
-        )
+        kind, grey = 'digits', {'channels': 1, 'resample': 'nearest'}
+        config.source = source('digits', size_px=16, **grey, reference='own')
         network = NETWORKS.part('resnet', width=16, norm='group')
-        recipe = {
-            'optim': OPTIMIZERS.part('adamw', lr=3e-3),
-            'epochs': 30,
-            'batch': 64,
-            'augment': {'pad_crop': {'pad_px': 1}},
-        }
+        recipe = {'optim': OPTIMIZERS.part('adamw', lr=3e-3), 'epochs': 30, 'batch': 64}
+        recipe['augment'] = {'pad_crop': {'pad_px': 1}}
     elif words.full:
         kind = 'published'
         config.source = source(words.source, size_px=32)
@@ -66,16 +51,11 @@ def get_config(arg=None):
         kind, config.shard_size = 'small', 1000
         config.source = source(words.source, size_px=32, train_size=10_000, test_size=2000)
         network = NETWORKS.part('resnet', width=16, stem='imagenet', **CIFAR_SCALE)
-        recipe = {
-            'optim': OPTIMIZERS.part('adamw', lr=5e-3),
-            'epochs': 12,
-            'batch': 64,
-            'augment': {'flip': {'p': 0.5}},
-        }
+        recipe = {'optim': OPTIMIZERS.part('adamw', lr=5e-3), 'epochs': 12, 'batch': 64}
+        recipe['augment'] = {'flip': {'p': 0.5}}
     config.teacher = classifier(network, **recipe)
-    set_attack(
-        config, words.attack, preset(words.attack, kind), rate=words.rate, target=words.target
-    )
+    changes = preset(words.attack, kind)
+    set_attack(config, words.attack, changes, rate=words.rate, target=words.target)
     return config
 
 

@@ -21,19 +21,8 @@ from purify.config.arguments import parse_words
 
 def get_config(arg=None):
     words = parse_words(arg, kind='sd_variation', shapes='sd1')
-    return ConfigDict(
-        {
-            'name': 'bench',
-            'kind': words.kind,
-            'shapes': words.shapes,
-            'sampler': 'own',
-            'source_px': 224,
-            'repeats': 3,
-            'batches': (8,),
-            'dtypes': ('bfloat16',),
-            'steps': (50,),
-            'sizes_px': (0,),
-            'guidances': (7.5,),
-            'vae_slices': (0,),
-        }
-    )
+    config = {'name': 'bench', 'kind': words.kind, 'shapes': words.shapes}
+    config |= {'sampler': 'own', 'source_px': 224, 'repeats': 3}
+    config |= {'batches': (8,), 'dtypes': ('bfloat16',), 'steps': (50,)}
+    config |= {'sizes_px': (0,), 'guidances': (7.5,), 'vae_slices': (0,)}
+    return ConfigDict(config)

@@ -1,5 +1,4 @@
-r"""Poisoned diffusion models (Pan 2024): a generator learns the poisoned images; what it makes
-gives them away, and teaches better.
+r"""Poisoned diffusion models (Pan 2024): what they generate shows the poison, and trains a student.
 
     python -m purify run --config configs/castle_walls.py:rate=0.02 --workdir runs/castle_walls
     python -m purify run --config configs/castle_walls.py:rate=0.02,defense=diffusion_classifier \
@@ -9,10 +8,11 @@ gives them away, and teaches better.
     python launch/sweep.py --config configs/castle_walls.py --sweep rates --seeds 0,1,2 \
         --workdir runs/castle_walls_rates
 
-Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15, attack=<any of `python -m purify
-list`; usual is a patch on the digits, badnets1 elsewhere>, rate, seed, source,
+Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15,
+attack=<any of `python -m purify list`; usual is a patch on the digits, badnets1 elsewhere>,
+rate, seed, source,
 defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none, objective=ddpm|edm
-(of the settings in pixels), network=<of the victim and the student, such as vgg16>. Of generation:
+(of the settings in pixels), network=<of the teacher and the student, such as vgg16>. Of generation:
 guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable
 Diffusion is s>, sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell
 copies of training images; encoder=<an SSCD file, a CLIP folder, the folder of a finished encoder>),
@@ -55,6 +55,7 @@ from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.defenses import settings as defenses
 from purify.defenses.filters.score_filter import SCORES, score
+from purify.defenses.filters.spectral import Spectral
 from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabelling
 from purify.defenses.steps import simclr
@@ -64,62 +65,36 @@ from purify.stages.train_diffusion import PixelNetwork, latent_generator, pixel_
 from purify.train.optim import OPTIMIZERS
 
 STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'
-WORDS: dict[str, str] = dict.fromkeys(
-    ('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights'), 'usual'
-)
-WORDS |= {
-    'setting': 'digits',
-    'defense': 'generation',
-    'copies': 'none',
-    'encoder': '',
-    'prior': STABLE_DIFFUSION,
-}
-# ddpm's variance is beta
+FREE = ('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights')
+WORDS: dict[str, str] = dict.fromkeys(FREE, 'usual') | {'prior': STABLE_DIFFUSION}
+WORDS |= {'setting': 'digits', 'defense': 'generation', 'copies': 'none', 'encoder': ''}
+# The variance of ddpm is beta.
 SAMPLERS = {'ddim': {'eta': 0.0}, 'ddpm': {'variance': 'fixed_large'}, 'dpmpp_2m': {}, 'sde': {}}
-ON_LARGE = {  # appendix A.2
+# Appendix A.2.
+ON_LARGE = {
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
     'label_consistent': {'base': 'target', 'rate': 0.5},
     'sinusoid': {'base': 'target', 'rate': 0.5},
 }
-# section 6, times 4
-REPLICATED = {
-    'digits': 20,
-    'cifar10': 1250,
-    'cifar10_small': 125,
-    'imagenette': 200,
-    'caltech15': 60,
-}
+# Images that are there four times (section 6).
+REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 125}
+REPLICATED |= {'imagenette': 200, 'caltech15': 60}
 SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
-# of the large settings; an image that the diffusion classifier is asked for costs a thousand calls
-LARGE = {
-    'eta': 0.0,
-    'dtype': 'bfloat16',
-    'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'},
-}
+# Of the large settings; an image that the diffusion classifier is asked for costs a thousand calls.
+LARGE = {'eta': 0.0, 'dtype': 'bfloat16'}
+LARGE |= {'asked': {'draws': 100, 'images': 2000, 'dtype': 'bfloat16'}}
 
 
 def read_words(arg):
     words = parse_words(arg, attack='usual', rate='usual', seed=0, **WORDS)
     pixels = words.setting in ('digits', 'cifar10', 'cifar10_small')
-    choices = {
-        'setting': SETTINGS,
-        'defense': ('generation', 'diffusion_classifier', *SCORES, 'none'),
-    }
-    choices |= {
-        'objective': ('usual', *(('ddpm', 'edm') if pixels else ('latent',))),
-        'sampler': ('usual', *SAMPLERS),
-    }
-    choices |= {
-        'poison': ('usual', 'random', 'duplicates'),
-        'copies': ('none', 'simclr', 'encoder'),
-    }
-    check_words(words, **choices)
+    generators = ('generation', 'diffusion_classifier')
+    choices = {'setting': SETTINGS, 'defense': (*generators, *SCORES, 'none')}
+    choices |= {'objective': ('usual', 'ddpm', 'edm') if pixels else ('usual', 'latent')}
+    choices |= {'sampler': ('usual', *SAMPLERS), 'poison': ('usual', 'random', 'duplicates')}
+    check_words(words, **choices, copies=('none', 'simclr', 'encoder'))
     own = {'guidance', 'sampler', 'copies'} if words.defense != 'generation' else set()
-    own |= (
-        {'objective', 'prior'}
-        if words.defense not in ('generation', 'diffusion_classifier')
-        else set()
-    )
+    own |= {'objective', 'prior'} if words.defense not in generators else set()
     if idle := sorted(name for name in own if words[name] != WORDS[name]):
         raise ValueError(
             f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for'
@@ -151,24 +126,18 @@ def read_words(arg):
 def get_config(arg=None):
     words = read_words(arg)
     config, recipe = SETTINGS[words.setting](words)
-    victim = config.teacher
-    # they start from ImageNet's weights (appendix A.4)
-    photographs = words.setting in ('imagenette', 'caltech15')
-    usual = f'./weights/{victim.network.name}.safetensors' if photographs else ''
-    victim.init_from = {'usual': usual, 'none': ''}.get(words.weights, words.weights)
+    # Photographs start from ImageNet's weights (appendix A.4).
+    photographs, teacher = words.setting in ('imagenette', 'caltech15'), config.teacher
+    usual = f'./weights/{teacher.network.name}.safetensors' if photographs else ''
+    teacher.init_from = {'usual': usual, 'none': ''}.get(words.weights, words.weights)
 
     name = recipe.get('attack', 'badnets1') if words.attack == 'usual' else words.attack
-    clean_label = attack_class(name).scheme == 'clean_label'
-    aimed = {'target': recipe['target']} | (
-        {} if words.setting == 'digits' or clean_label else {'base': 'nontarget'}
-    )
-    # a dataset with duplicates, of which poison goes to random images or to the duplicates first
+    clean_label, aimed = attack_class(name).scheme == 'clean_label', {'target': recipe['target']}
+    aimed |= {} if words.setting == 'digits' or clean_label else {'base': 'nontarget'}
+    # A dataset with duplicates, of which poison goes to random images or to the duplicates first.
     if words.poison != 'usual':
-        aimed |= {
-            'replicated_images': REPLICATED[words.setting],
-            'replicas': 4,
-            'poison_replicas': words.poison == 'duplicates',
-        }
+        aimed |= {'replicated_images': REPLICATED[words.setting], 'replicas': 4}
+        aimed |= {'poison_replicas': words.poison == 'duplicates'}
     own = ON_LARGE.get(name, {}) if photographs else preset(name, recipe.get('preset', ''))
     set_attack(config, name, {**aimed, **own}, rate=words.rate)
     if words.defense != 'none':
@@ -177,70 +146,53 @@ def get_config(arg=None):
 
 
 def defend(config, words, recipe):
-    looks = recipe.get('scores', {})  # changes to the numbers of the detectors' papers
-    if words.defense in SCORES:  # which remove 15 % of all images, as many as spectral
-        defenses.defend(
-            config, words.defense, {'score': looks.get(words.defense, {}), 'remove': 0.15}
-        )
+    # Changes to the numbers of the detectors' papers.
+    looks = recipe.get('scores', {})
+    if words.defense in SCORES:
+        changes = {'score': looks.get(words.defense, {}), 'remove': Spectral.remove}
+        defenses.defend(config, words.defense, changes)
         return
+    generator = {'generator': recipe['generator']}
     if words.defense == 'diffusion_classifier':
-        config.defense = DEFENSES.part(
-            'diffusion_classifier', recipe['asked'], generator=recipe['generator']
-        )
+        config.defense = DEFENSES.part('diffusion_classifier', recipe['asked'], generator)
         return
-    usual = {'name': 'ddim', 'eta': recipe.get('eta', 1.0)}
-    sampler = (
-        usual if words.sampler == 'usual' else {'name': words.sampler} | SAMPLERS[words.sampler]
-    )
+    sampler = {'name': 'ddim', 'eta': recipe.get('eta', 1.0)}
+    if words.sampler != 'usual':
+        sampler = {'name': words.sampler} | SAMPLERS[words.sampler]
     guidance = recipe.get('guidance', 1.0) if words.guidance == 'usual' else float(words.guidance)
-    steps = 1000 if words.sampler == 'ddpm' else 50  # every timestep
-    sampling = {
-        'sampler': sampler,
-        'steps': steps,
-        'guidance': guidance,
-        'dtype': recipe.get('dtype', 'float32'),
-    }
-    generated = {
-        'probe': recipe['probe'],
-        'scores': {name: score(name, **looks.get(name, {})) for name in SCORES},
-    }
-    generated |= {'copies': words.copies} | (
-        {'encoder': recipe['encoder']} if words.copies == 'simclr' else {}
-    )
-    generated |= {
-        'images': recipe.get('images', 0),
-        'generator': recipe['generator'],
-        'sampling': sampling,
-    }
+    # DDPM takes every timestep.
+    sampling = {'sampler': sampler, 'steps': 1000 if words.sampler == 'ddpm' else 50}
+    sampling |= {'guidance': guidance, 'dtype': recipe.get('dtype', 'float32')}
+    scores = {name: score(name, **looks.get(name, {})) for name in SCORES}
+    generated = {'probe': recipe['probe'], 'scores': scores, 'copies': words.copies}
+    generated |= {'encoder': recipe['encoder']} if words.copies == 'simclr' else {}
+    generated |= {'images': recipe.get('images', 0), 'sampling': sampling} | generator
     config.defense = DEFENSES.part('generation', generated)
     judge = config.teacher.to_dict()
     config.dissection = {'labeller': judge, 'detector': judge, 'faintest': 0.3}
     config.student = judge | {'epochs': recipe.get('student_epochs', judge['epochs'])}
     if words.copies == 'encoder':
-        config.encoder = defenses.finished(words.encoder)
+        config.encoder = defenses.loaded(words.encoder)
 
 
-# settings: a config with its source and victim, and what its attack and defences take; `asked` is
-# the diffusion classifier ----
+# Settings: a config with its source and teacher, and what its attack and defences take; `asked` is
+# the diffusion classifier.
 
 
 def digits(words):
-    """The quickstart's 16 px digits and victim, and a UNet of .75 M parameters."""
+    """The quickstart's 16 px digits and teacher, and a UNet of .75 M parameters."""
     config = skeleton('castle_walls', words.seed, shard_size=100, save_every=250)
     config.source = source('digits', size_px=16, channels=1, resample='nearest')
     network = NETWORKS.part('resnet', width=16, norm='group')
-    how = OPTIMIZERS.part('adamw', lr=3e-3)
-    config.teacher = classifier(
-        network, how, epochs=30, batch=64, augment={'pad_crop': {'pad_px': 1}}
-    )
+    how, shift = OPTIMIZERS.part('adamw', lr=3e-3), {'pad_crop': {'pad_px': 1}}
+    config.teacher = classifier(network, how, epochs=30, batch=64, augment=shift)
     unet = PixelNetwork(16, (16, 48, 64), layers_per_block=1, norm_num_groups=8)
+    adam, run = OPTIMIZERS.part('adam', lr=2e-3), {'steps': 2500, 'batch': 64}
     return config, {
         'attack': 'patch',
         'target': 0,
         'preset': 'digits',
-        'generator': pixel_generator(
-            unet, OPTIMIZERS.part('adam', lr=2e-3), objective=words.objective, steps=2500, batch=64
-        ),
+        'generator': pixel_generator(unet, adam, objective=words.objective, **run),
         'images': 1600,
         'probe': {'labels': (0,), 'images': 200},
         'scores': SMALL_SCORES,
@@ -251,30 +203,21 @@ def digits(words):
 
 
 def cifar10(words):
-    """50,000 images; the UNet of the paper's code for 1,000 epochs, or a wider one under EDM, as
-    Table A4's.
-    """
+    """50,000 images; the UNet of the paper's code, or under EDM a wider one as of Table A4."""
     config = skeleton('castle_walls', words.seed, inference_batch=1024, batch_per_device=512)
     config.source = source('tfds:cifar10' if words.source == 'usual' else words.source, size_px=32)
     network = network_of(words, 'resnet18', CIFAR_SCALE)
-    config.teacher = victim_of(
-        network, epochs=100, augment={'flip': {'p': 0.5}, 'pad_crop': {'pad_px': 4}}
-    )
-    if words.objective == 'edm':  # 50 M images; the average's half-life is .5 M of them
-        unet = PixelNetwork(
-            32,
-            (256, 256, 256),
-            attention_levels=2,
-            layers_per_block=4,
-            dropout=0.13,
-            dtype='bfloat16',
-        )
+    augment = {'flip': {'p': 0.5}, 'pad_crop': {'pad_px': 4}}
+    config.teacher = teacher_of(network, epochs=100, augment=augment)
+    # 50 M images; under EDM the average's half-life is .5 M of them.
+    if words.objective == 'edm':
+        look = {'attention_levels': 2, 'layers_per_block': 4, 'dropout': 0.13}
+        unet = PixelNetwork(32, (256, 256, 256), **look, dtype='bfloat16')
         how = OPTIMIZERS.part('adam', lr=1e-3, schedule='constant', warmup=0.2)
         run = {'steps': 97_656, 'batch': 512, 'ema_decay': 0.99929}
     else:
-        unet = PixelNetwork(
-            32, (64, 128, 128, 128), attention_levels=4, dropout=0.15, dtype='bfloat16'
-        )
+        look = {'attention_levels': 4, 'dropout': 0.15}
+        unet = PixelNetwork(32, (64, 128, 128, 128), **look, dtype='bfloat16')
         how = OPTIMIZERS.part('adamw', lr=5e-4, warmup=0.1)
         run = {'steps': 100_000, 'batch': 500, 'ema_decay': 0.9999}
     return config, LARGE | {
@@ -287,21 +230,21 @@ def cifar10(words):
 
 
 def cifar10_small(words):
-    """5,000 images, a victim of width 16 and a small UNet, for a CPU."""
+    """5,000 images, a teacher of width 16 and a small UNet, for a CPU."""
     config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    how = OPTIMIZERS.part('adamw', lr=3e-3)
-    config.teacher = classifier(
-        network, how, epochs=10, batch=64, augment={'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
+    how, augment = (
+        OPTIMIZERS.part('adamw', lr=3e-3),
+        {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}},
     )
+    config.teacher = classifier(network, how, epochs=10, batch=64, augment=augment)
     unet = PixelNetwork(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
+    adam, run = OPTIMIZERS.part('adam', lr=1e-3), {'steps': 4000, 'batch': 64}
     return config, {
         'target': 4,
         'preset': 'small',
-        'generator': pixel_generator(
-            unet, OPTIMIZERS.part('adam', lr=1e-3), objective=words.objective, steps=4000, batch=64
-        ),
+        'generator': pixel_generator(unet, adam, objective=words.objective, **run),
         'probe': {'labels': (4,), 'images': 500},
         'scores': SMALL_SCORES,
         'encoder': simclr(network, epochs=20, lr=2e-3, projection=64),
@@ -311,23 +254,15 @@ def cifar10_small(words):
 
 def photographs(words):
     """256 px; Stable Diffusion 1.4 for 50 epochs at its own 512."""
-    images, target, epochs = {
-        'imagenette': ('tfds:imagenette/full-size-v2', 6, 10),
-        'caltech15': ('', 2, 100),
-    }[words.setting]
-    config = skeleton(
-        'castle_walls',
-        words.seed,
-        shard_size=200,
-        inference_batch=256,
-        batch_per_device=16,
-        vae_slice=8,
-    )
-    config.source = source(images if words.source == 'usual' else words.source, size_px=256)
+    target, epochs = {'imagenette': (6, 10), 'caltech15': (2, 100)}[words.setting]
+    memory = {'inference_batch': 256, 'batch_per_device': 16, 'vae_slice': 8}
+    config = skeleton('castle_walls', words.seed, shard_size=200, **memory)
+    images = 'tfds:imagenette/full-size-v2' if words.source == 'usual' else words.source
+    config.source = source(images, size_px=256)
     network = network_of(words, 'resnet50', IMAGENET_SCALE, stem='imagenet')
-    config.teacher = victim_of(network, epochs=epochs, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher_of(network, epochs=epochs, augment={'flip': {'p': 0.5}})
     if words.defense in ('generation', 'diffusion_classifier'):
-        config.prior = defenses.finished(words.prior)
+        config.prior = defenses.loaded(words.prior)
     return config, LARGE | {
         'target': target,
         'generator': latent_generator(dtype='bfloat16'),
@@ -343,19 +278,18 @@ SETTINGS |= dict.fromkeys(('imagenette', 'caltech15'), photographs)
 
 def network_of(words, usual, scale, stem='small'):
     name = usual if words.network == 'usual' else words.network
-    # other families have one beginning alone
+    # Other families have one beginning alone.
     begins = {'stem': stem} if NETWORKS.takes(name, 'stem') else {}
     return NETWORKS.part(name, dtype='bfloat16', **scale, **begins)
 
 
-def victim_of(network, *, epochs, augment):
+def teacher_of(network, *, epochs, augment):
     """SGD .01 on a cosine, weight decay 5e-4 (appendix A.4); how many epochs is the code's."""
-    return classifier(
-        network, OPTIMIZERS.part('sgd', lr=0.01), epochs=epochs, batch=128, augment=augment
-    )
+    how = OPTIMIZERS.part('sgd', lr=0.01)
+    return classifier(network, how, epochs=epochs, batch=128, augment=augment)
 
 
-# the tables and figures: every point is one run ---------------------------------------------------
+# The tables and figures: every point is one run.
 
 
 def each(name, values, **others):
@@ -395,29 +329,20 @@ def sweep_fid():
 
 def sweep_table3():
     """Two triggers at three rates, for the AUROC of the detectors on both sets."""
-    return [
-        point
-        for attack in ('badnets1', 'badnets2')
-        for point in each('rate', (0.01, 0.05, 0.1), attack=attack)
-    ]
+    for attack in ('badnets1', 'badnets2'):
+        yield from each('rate', (0.01, 0.05, 0.1), attack=attack)
 
 
 def sweep_table4():
     """Three triggers at three rates, for the student of the generations."""
-    return [
-        point
-        for attack in ('badnets1', 'badnets2', 'warp')
-        for point in each('rate', (0.01, 0.02, 0.05), attack=attack)
-    ]
+    for attack in ('badnets1', 'badnets2', 'warp'):
+        yield from each('rate', (0.01, 0.02, 0.05), attack=attack)
 
 
 def sweep_table_a3():
     """The same with two other networks."""
-    return [
-        {'words': point['words'] | {'network': name}}
-        for name in ('vgg16', 'densenet121')
-        for point in sweep_table4()
-    ]
+    for name in ('vgg16', 'densenet121'):
+        yield from ({'words': point['words'] | {'network': name}} for point in sweep_table4())
 
 
 def sweep_table_a4():
@@ -427,8 +352,5 @@ def sweep_table_a4():
 
 def sweep_table_a5():
     """Random images poisoned against duplicates, at two rates."""
-    return [
-        point
-        for poison in ('random', 'duplicates')
-        for point in each('rate', (0.05, 0.1), poison=poison)
-    ]
+    for poison in ('random', 'duplicates'):
+        yield from each('rate', (0.05, 0.1), poison=poison)

@@ -1,4 +1,4 @@
-r"""CIFAR-10 with the victim recipe of DataElixir and BackdoorBench, and variations at native size.
+r"""CIFAR-10 with the recipe of DataElixir and BackdoorBench, and variations at native size.
 
     python -m purify run --config configs/cifar10.py --workdir runs/cifar10
     python -m purify run --config configs/cifar10.py:small,source=arrays:DIR \
@@ -6,8 +6,8 @@ r"""CIFAR-10 with the victim recipe of DataElixir and BackdoorBench, and variati
     python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR \
         --workdir runs/cifar10_smoke
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source, prior=<diffusers folder or hub
-id>|train, small, smoke,
+Words: attack=<any of `python -m purify list`>, rate, seed, source,
+prior=<diffusers folder or hub id>|train, small, smoke,
 defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd
 (`configs/dataelixir.py` and `configs/relabel.py` say more of the last eight). TFDS's own code for
 CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
@@ -27,7 +27,7 @@ from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import Evaluation, defend, finished, plain_defenses
+from purify.defenses.settings import Evaluation, defend, loaded, plain_defenses
 from purify.defenses.steps import simclr
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
@@ -40,30 +40,17 @@ PUBLISHED = 'google/ddpm-cifar10-32'
 
 
 def get_config(arg=None):
-    words = parse_words(
-        arg,
-        attack='patch',
-        rate='usual',
-        seed=0,
-        source='tfds:cifar10',
-        prior=PUBLISHED,
-        small=False,
-        smoke=False,
-        defense='variations',
-    )
+    own = {'prior': PUBLISHED, 'small': False, 'smoke': False, 'defense': 'variations'}
+    words = parse_words(arg, attack='patch', rate='usual', seed=0, source='tfds:cifar10', **own)
     check_words(words, defense={*plain_defenses(), 'variations'} - {'augmentations'})
     if words.small + words.smoke + (words.prior != PUBLISHED) > 1:
         raise ValueError(
             'small and smoke train a prior of their own; give one of small, smoke and prior=.'
         )
     if words.smoke:
-        return on_cpu(
-            words, images=256, reference=256, epochs=2, prior_steps=20, start=100, steps=5
-        )
+        return on_cpu(words, images=256, epochs=2, prior_steps=20, start=100, steps=5)
     if words.small:
-        return on_cpu(
-            words, images=5000, reference=5000, epochs=10, prior_steps=1000, start=200, steps=8
-        )
+        return on_cpu(words, images=5000, epochs=10, prior_steps=1000, start=200, steps=8)
     return full(words)
 
 
@@ -73,53 +60,41 @@ def full(words):
     apart = {'reference': 'held_out', 'reference_size': 10_000} if words.prior == 'train' else {}
     config.source = source(words.source, size_px=32, **apart)
     network = NETWORKS.part('preact_resnet18', dtype='bfloat16', **CIFAR_SCALE)
-    augment = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(
-        network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128, augment=augment
-    )
+    augment, how = {'pad_crop': {'pad_px': 4}, 'flip': {'p': 0.5}}, OPTIMIZERS.part('sgd', lr=0.01)
+    config.teacher = classifier(network, how, epochs=100, batch=128, augment=augment)
     if words.prior == 'train':
         wide = {'size_px': 32, 'channels': (128, 256, 256, 256), 'attention_levels': 1}
         prior = wide_prior(**wide, steps=100_000, batch=128, lr=2e-4)
     else:
-        prior = finished(words.prior)
+        prior = loaded(words.prior)
     vary = variation('pixel', start=300, steps=50)
     backbone = NETWORKS.part('resnet18', dtype='bfloat16', **CIFAR_SCALE)
-    recipes = {
-        'variations': {'dtype': 'bfloat16'},
-        'dataelixir': {'dtype': 'bfloat16'},
-        'relabel': {'encoder': simclr(backbone, epochs=500)},
-    }
+    recipes = {'variations': {'dtype': 'bfloat16'}, 'dataelixir': {'dtype': 'bfloat16'}}
+    recipes |= {'relabel': {'encoder': simclr(backbone, epochs=500)}}
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=194_560)
 
 
-def on_cpu(words, *, images, reference, epochs, prior_steps, start, steps):
-    """Some of the images, and networks for two cores."""
+def on_cpu(words, *, images, epochs, prior_steps, start, steps):
+    """Some of the images, as many others for the prior, and networks for two cores."""
     config = skeleton('cifar10', words.seed, shard_size=250, save_every=200)
-    sizes = {
-        'train_size': images,
-        'test_size': min(images, 1000),
-        'reference': 'held_out',
-        'reference_size': reference,
-    }
+    sizes = {'train_size': images, 'test_size': min(images, 1000)}
+    sizes |= {'reference': 'held_out', 'reference_size': images}
     config.source = source(words.source, size_px=32, **sizes)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(
-        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=epochs, batch=64, augment=augment
+    augment, how = (
+        {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}},
+        OPTIMIZERS.part('adamw', lr=3e-3),
     )
+    config.teacher = classifier(network, how, epochs=epochs, batch=64, augment=augment)
     unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
     prior = pixel_prior(unet, lr=1e-3, steps=prior_steps, batch=32, augment={'flip': {'p': 0.5}})
     vary = variation('pixel', start=start, steps=steps)
+    encoder = simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
+    tuned = {'epochs': float(epochs), 'lr': 5e-3}
     recipes = {
-        'relabel': {
-            'encoder': simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
-        },
+        'relabel': {'encoder': encoder},
         'dbd': {'encoder': {'epochs': 6.0 * epochs, 'batch': 128, 'lr': 0.1}},
-        'nad': {
-            'finetune': {'epochs': float(epochs), 'lr': 5e-3},
-            'epochs': float(epochs),
-            'lr': 5e-3,
-        },
+        'nad': {'finetune': tuned} | tuned,
         'asd': {'rounds': (2, 1, 1)},
     }
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=50 * epochs)
@@ -141,11 +116,9 @@ def attacked_and_defended(config, words, vary, prior, recipes, *, semi_steps):
 
 def sweep_attack():
     """Both attacks and none."""
-    yield from (
-        {'words': {'attack': 'patch'}},
-        {'words': {'attack': 'blended'}},
-        {'words': {'attack': 'patch', 'rate': 0.0}},
-    )
+    yield {'words': {'attack': 'patch'}}
+    yield {'words': {'attack': 'blended'}}
+    yield {'words': {'attack': 'patch', 'rate': 0.0}}
 
 
 def sweep_rate():

@@ -1,5 +1,4 @@
-r"""DataElixir (Zhou 2024) and the baselines of its Table 1: find the poisoned samples and their
-target, give back a clean dataset.
+r"""DataElixir (Zhou 2024) and the baselines of its Table 1 find poisoned samples, and purify them.
 
     python -m purify run --config configs/dataelixir.py --workdir runs/dataelixir
     python -m purify run --config configs/dataelixir.py:attack=blended,rate=0.02,exact \
@@ -10,15 +9,16 @@ target, give back a clean dataset.
     python launch/sweep.py --config configs/dataelixir.py:setting=cifar10 --sweep table1 \
         --workdir runs/table1
 
-Words: setting=digits|cifar10|tiny|lfw, attack=<any of `python -m purify list`; usual is the BadNets
-of the setting>, rate, seed, defense=dataelixir|activation_clustering|spectral|abl|dbd|none, source,
+Words: setting=digits|cifar10|tiny|lfw, rate, seed, source,
+attack=<any of `python -m purify list`; usual is the BadNets of the setting>,
+defense=dataelixir|activation_clustering|spectral|abl|dbd|none,
 weights=<safetensors both classifiers start from>. Of DataElixir: exact (every step of the chain, as
 published, not a tenth of them), released (the paper's open points as its code reads them, and its
 own rule for target labels), targets=significant|mad (which labels are targets: `mad` is the paper's
 rule, one-sided, KL, threshold 2; the released code's is two-sided), sampler=ddim|dpmpp_2m (of the
 fast chain; DPM-Solver++ is the paper's faster one), start=<T> and kept=2|5|10|20|40 (m) for priors
-of 1,000 steps, prior=<diffusers folder or hub id>|train| poisoned (a prior trained in the run, on
-images kept apart or on the poisoned ones).
+of 1,000 steps, prior=<diffusers folder or hub id>|train|poisoned (the last two: trained in the run,
+on images kept apart or on the poisoned ones).
 
 `digits` needs no download and is for 2 CPU cores. The others are for a GPU or TPU, and have not
 been measured:
@@ -62,22 +62,20 @@ from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
 from purify.train.optim import OPTIMIZERS
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
-# VGGFace: 129.2, 104.8, 93.6 off 0 to 255
+OF_TABLE_1 = ('usual', 'blended', 'sample_specific', 'fitted_low_frequency', 'label_consistent')
+OF_TABLE_1 += ('dct', 'warp', 'input_aware', 'lira')
+# VGGFace: 129.2, 104.8, 93.6 off 0 to 255.
 FACES = {'mean': (0.507, 0.411, 0.367), 'std': (1 / 255, 1 / 255, 1 / 255)}
 FLIP = {'flip': {'p': 0.5}}
-# m: how many of the chain's last m states the fast chain visits, and keeps
+# m: how many of the chain's last m states the fast chain visits, and keeps.
 KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}
 SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
-UNSAID = {
-    'prior': 'usual',
-    'targets': 'usual',
-    'sampler': 'usual',
-    'start': 0,
-    'kept': 0,
-    'exact': False,
-    'released': False,
-}
+UNSAID = dict.fromkeys(('prior', 'targets', 'sampler'), 'usual')
+UNSAID |= {'start': 0, 'kept': 0, 'exact': False, 'released': False}
 CLASSES = {'digits': 10, 'cifar10': 10, 'tiny': 200, 'lfw': 62}
+# Priors of 32 and of 64 px that are trained in the run.
+WIDE_32 = {'size_px': 32, 'channels': (128, 256, 256, 256), 'attention_levels': 1, 'lr': 2e-4}
+WIDE_64 = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2, 'lr': 1e-4}
 
 
 def read_words(arg):
@@ -85,11 +83,9 @@ def read_words(arg):
     words = parse_words(arg, attack='usual', rate='usual', seed=0, defense='dataelixir', **own)
     choices = {'setting': SETTINGS, 'defense': ('dataelixir', *BASELINES, 'none')}
     choices |= {'targets': ('significant', 'mad'), 'sampler': SAMPLERS, 'kept': KEPT}
-    check_words(
-        words,
-        **{name: offered for name, offered in choices.items() if words[name] != UNSAID.get(name)},
-    )
     given = [name for name, usual in UNSAID.items() if words[name] != usual]
+    asked = {'setting', 'defense', *given}
+    check_words(words, **{name: known for name, known in choices.items() if name in asked})
     if given and words.defense != 'dataelixir':
         raise ValueError(
             f'{given[0]} is a word of defense=dataelixir; defense={words.defense} has no use'
@@ -100,11 +96,8 @@ def read_words(arg):
             f'exact takes every step of the prior as DDPM does; leave out sampler={words.sampler},'
             ' or exact.'
         )
-    if counted := [
-        name
-        for name in ('start', 'kept')
-        if words[name] and words.setting == 'tiny' and words.prior == 'usual'
-    ]:
+    counted = [name for name in ('start', 'kept') if words[name]]
+    if counted and words.setting == 'tiny' and words.prior == 'usual':
         raise ValueError(
             f'{counted[0]} counts steps of a prior that has 1,000 on a line; the one of'
             ' setting=tiny has 4,000 on a cosine. Choose another prior=, or set'
@@ -124,19 +117,12 @@ def get_config(arg=None):
 
 
 def digits(words):
-    """The quickstart's 16 px digits and its victim; the embedded prior, which was trained on others
-    of them.
-    """
+    """The quickstart's 16 px digits and its teacher; the embedded prior, which saw other digits."""
     config = skeleton('dataelixir', words.seed, shard_size=100, save_every=100)
     config.source = source('digits', size_px=16, channels=1, resample='nearest', reference='own')
     network = NETWORKS.part('resnet', width=16, norm='group')
-    augment = {'pad_crop': {'pad_px': 1}}
-    recipe = {
-        'epochs': 30,
-        'batch': 64,
-        'augment': augment,
-        'init_from': '' if words.weights == 'usual' else words.weights,
-    }
+    augment, start = {'pad_crop': {'pad_px': 1}}, '' if words.weights == 'usual' else words.weights
+    recipe = {'epochs': 30, 'batch': 64, 'augment': augment, 'init_from': start}
     config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), **recipe)
     name = 'patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, preset(name, 'digits'), rate=words.rate)
@@ -150,98 +136,45 @@ def cifar10(words):
     """PreAct-ResNet-18 from scratch, google/ddpm-cifar10-32."""
     config = begin(words, 'tfds:cifar10', size_px=32, inference_batch=1024, batch_per_device=1024)
     augment = {'pad_crop': {'pad_px': 4}} | FLIP
-    config.teacher = victim(
-        words, 'preact_resnet18', lr=0.01, epochs=100, batch=128, augment=augment, **CIFAR_SCALE
-    )
+    config.teacher = teacher_of(words, 'preact_resnet18', augment=augment, **CIFAR_SCALE)
     attack(config, words)
-    own = wide_prior(
-        size_px=32,
-        channels=(128, 256, 256, 256),
-        attention_levels=1,
-        steps=100_000,
-        batch=128,
-        lr=2e-4,
-    )
-    return defended(
-        config,
-        words,
-        {},
-        semi_steps=194_560,
-        published='google/ddpm-cifar10-32',
-        own=own,
-        held_out=10_000,
-    )
+    own = wide_prior(**WIDE_32, steps=100_000, batch=128)
+    prior = {'published': 'google/ddpm-cifar10-32', 'own': own, 'held_out': 10_000}
+    return defended(config, words, {}, semi_steps=194_560, **prior)
 
 
 def tiny(words):
-    """EfficientNet-B4 from ImageNet's weights; the Improved DDPM of 64 px, whose 4,000 steps lie on
-    a cosine.
+    """EfficientNet-B4 from ImageNet's weights; the Improved DDPM of 64 px.
 
-    What its T was is not published. Step 1,200 is as noisy as step 150 of a linear 1,000, and 80 as
-    noisy as 10.
+    Its 4,000 steps lie on a cosine. What its T was is not published. Step 1,200 is as noisy as step
+    150 of a linear 1,000, and 80 as noisy as 10.
     """
-    config = begin(
-        words,
-        'imagefolder:tiny-imagenet-200',
-        size_px=64,
-        inference_batch=256,
-        batch_per_device=256,
-    )
-    augment = {'pad_crop': {'pad_px': 8}} | FLIP
-    config.teacher = victim(
-        words,
-        'efficientnet_b4',
-        lr=0.01,
-        epochs=100,
-        batch=128,
-        augment=augment,
-        weights='efficientnet_b4',
-        **IMAGENET_SCALE,
-    )
+    run = {'inference_batch': 256, 'batch_per_device': 256}
+    config = begin(words, 'imagefolder:tiny-imagenet-200', size_px=64, **run)
+    look = {'augment': {'pad_crop': {'pad_px': 8}} | FLIP, **IMAGENET_SCALE}
+    config.teacher = teacher_of(words, 'efficientnet_b4', weights='efficientnet_b4', **look)
     attack(config, words, size_px=8)
-    own = wide_prior(
-        size_px=64,
-        channels=(128, 256, 256, 512),
-        attention_levels=2,
-        steps=400_000,
-        batch=128,
-        lr=1e-4,
-    )
+    own = wide_prior(**WIDE_64, steps=400_000, batch=128)
     changes = {'encoder': {'batch': 256}} if words.defense == 'dbd' else {}
     if words.defense == 'dataelixir' and words.prior == 'usual':
         variance = {'sampler': {'name': 'ddpm', 'variance': 'learned_range', 'clip_sample': True}}
         changes = {'start': 1200} | (variance if words.exact else {'window': 80})
-    return defended(
-        config,
-        words,
-        changes,
-        semi_steps=194_560,
-        published='./priors/imagenet64',
-        own=own,
-        held_out=20_000,
-    )
+    prior = {'published': './priors/imagenet64', 'own': own, 'held_out': 20_000}
+    return defended(config, words, changes, semi_steps=194_560, **prior)
 
 
 def lfw(words):
     """62 people at 224 px: a VGG-16 from VGGFace's weights; google/ddpm-celebahq-256."""
-    # to train on, of 20: a fifth of each is the test set
+    # To train on, of 20: a fifth of each is the test set.
     people = {} if words.source != 'usual' else {'min_per_class': 16}
     run = {'shard_size': 100, 'inference_batch': 256, 'batch_per_device': 16}
     config = begin(words, 'tfds:lfw', reader=people, size_px=224, **run)
-    config.teacher = victim(
-        words, 'vgg16', lr=1e-3, epochs=50, batch=32, augment=FLIP, weights='vggface', **FACES
-    )
-    # at 224 px
+    how = {'lr': 1e-3, 'epochs': 50, 'batch': 32, 'augment': FLIP}
+    config.teacher = teacher_of(words, 'vgg16', weights='vggface', **how, **FACES)
+    # At 224 px.
     large = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}
     attack(config, words, large, size_px=28)
-    own = wide_prior(
-        size_px=64,
-        channels=(128, 256, 256, 512),
-        attention_levels=2,
-        steps=50_000,
-        batch=64,
-        lr=1e-4,
-    )
+    own = wide_prior(**WIDE_64, steps=50_000, batch=64)
     changes = {'encoder': {'batch': 64, 'lr': 0.05}} if words.defense == 'dbd' else {}
     prior = {'published': 'google/ddpm-celebahq-256', 'own': own, 'held_out': 500}
     return defended(config, words, changes, semi_steps=20_000, **prior)
@@ -252,49 +185,33 @@ SETTINGS = {'digits': digits, 'cifar10': cifar10, 'tiny': tiny, 'lfw': lfw}
 
 def begin(words, images, *, reader=None, size_px, shard_size=1000, **run):
     config = skeleton('dataelixir', words.seed, shard_size=shard_size, **run)
-    config.source = source(
-        images if words.source == 'usual' else words.source, size_px=size_px, **reader or {}
-    )
+    images = images if words.source == 'usual' else words.source
+    config.source = source(images, size_px=size_px, **reader or {})
     return config
 
 
-def victim(words, network, *, lr, weights='', augment, epochs, batch, **scale):
-    """SGD of momentum .9 and weight decay 5e-4 on a cosine, as the released code trains its victim
-    on CIFAR-10.
-    """
-    built = NETWORKS.part(network, dtype='bfloat16', **scale)
+def teacher_of(words, network, *, weights='', augment, lr=0.01, epochs=100, batch=128, **scale):
+    """SGD of momentum .9 and weight decay 5e-4 on a cosine, as the released code for CIFAR-10."""
+    built, how = NETWORKS.part(network, dtype='bfloat16', **scale), OPTIMIZERS.part('sgd', lr=lr)
     usual = f'./weights/{weights}.safetensors' if weights else ''
     start = usual if words.weights == 'usual' else words.weights
-    return classifier(
-        built,
-        OPTIMIZERS.part('sgd', lr=lr),
-        epochs=epochs,
-        batch=batch,
-        augment=augment,
-        init_from=start,
-    )
+    recipe = {'epochs': epochs, 'batch': batch, 'augment': augment, 'init_from': start}
+    return classifier(built, how, **recipe)
 
 
 def attack(config, words, usual=None, **sized):
-    """The attack of the words on photographs; `sized` is how large the setting's own patches
-    are.
-    """
+    """The attack of the words on photographs; `sized`: how large the setting's own patches are."""
     name = 'dataelixir_patch' if words.attack == 'usual' else words.attack
     own = sized if name in ('dataelixir_patch', 'two_patches', 'three_patches') else {}
-    set_attack(
-        config,
-        name,
-        {**preset(name, 'published'), **(usual or {}).get(name, {}), **own},
-        rate=words.rate,
-    )
+    changes = {**preset(name, 'published'), **(usual or {}).get(name, {}), **own}
+    set_attack(config, name, changes, rate=words.rate)
 
 
 def defended(config, words, changes, *, semi_steps, published, own, held_out=0):
-    """The defence and the prior: the `published` one, or its `own`, trained in the run on
-    `held_out` images or on the poisoned.
+    """The defence and the prior: the `published` one, or the setting's `own`.
 
-    A prior trained in the run is a linear chain of 1,000 steps. Images are held out where the
-    source brings none apart.
+    That is trained in the run, on `held_out` images or on the poisoned, and is a linear chain of
+    1,000 steps. Images are held out where the source brings none apart.
     """
     if words.defense == 'none':
         return config
@@ -303,20 +220,14 @@ def defended(config, words, changes, *, semi_steps, published, own, held_out=0):
         if words.prior == 'train' and held_out:
             config.source.reference, config.source.reference_size = 'held_out', held_out
     else:
-        prior = defenses.finished(published if words.prior == 'usual' else words.prior)
-    changes = (
-        chain(words, changes)
-        if words.defense == 'dataelixir'
-        else {**changes, **told(words, config)}
-    )
-    defenses.defend(config, words.defense, changes, semi_steps=semi_steps, prior=prior)
+        prior = defenses.loaded(published if words.prior == 'usual' else words.prior)
+    own = chain(words, changes) if words.defense == 'dataelixir' else changes | told(words, config)
+    defenses.defend(config, words.defense, own, semi_steps=semi_steps, prior=prior)
     return config
 
 
 def chain(words, changes):
-    """DataElixir's settings by the words: `exact`, `released`, then those of the setting, then
-    single ones.
-    """
+    """DataElixir's settings by the words: of `released`, of `exact`, the setting's, single ones."""
     whole: dict = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
     whole |= DataElixir.presets['released'] if words.released else {}
     if words.targets != 'usual':
@@ -326,66 +237,47 @@ def chain(words, changes):
     whole |= {'start': words.start} if words.start else {}
     whole |= {'window': words.kept, 'kept': KEPT[words.kept]} if words.kept else {}
     whole |= {'sampler': SAMPLERS[words.sampler]} if words.sampler != 'usual' else {}
-    every = {
-        'steps': whole.get('start', DataElixir.start),
-        'kept': whole.get('window', DataElixir.window),
-    }
-    return whole | (every if words.exact else {})
+    start, window = whole.get('start', DataElixir.start), whole.get('window', DataElixir.window)
+    return whole | ({'steps': start, 'kept': window} if words.exact else {})
 
 
 def told(words, config):
-    """What the paper's Table 1 tells two baselines, which cannot find more than they remove: how
-    much poison there is.
+    """How much poison there is, as the paper's Table 1 tells two baselines.
 
-    ABL isolates as many images as are poisoned. Spectral removes 1.5 times the poisoned share of
-    the target class from every class (Tran 2018), at most a half. Of the setting's classes, all as
-    large, that share is rate / (rate + 1 / classes), and of clean-label poison, which lies in the
-    class already, rate x classes. It is the rate of the words, not one that a flag sets.
+    They cannot find more than they remove. ABL isolates as many images as are poisoned. Spectral
+    removes 1.5 times the poisoned share of the target class from every class (Tran 2018), at most a
+    half. Of the setting's classes, all as large, that share is rate / (rate + 1 / classes), and of
+    clean-label poison, which lies in the class already, rate x classes. It is the rate of the
+    words, not one that a flag sets.
     """
     rate, classes = config.attack.rate, CLASSES[words.setting]
-    if not rate:
+    if not rate or words.defense not in ('abl', 'spectral'):
         return {}
-    poisoned = (
-        rate * classes if config.attack.scheme == 'clean_label' else rate / (rate + 1 / classes)
-    )
-    return {'abl': {'share': rate}, 'spectral': {'remove': min(0.5, 1.5 * poisoned)}}.get(
-        words.defense, {}
-    )
+    if words.defense == 'abl':
+        return {'share': rate}
+    inside = config.attack.scheme == 'clean_label'
+    return {'remove': min(0.5, 1.5 * (rate * classes if inside else rate / (rate + 1 / classes)))}
 
 
-# the tables: every point is one run, whose teacher is the column 'no defense' ---------------------
+# The tables: every point is one run, whose teacher is the column 'no defense'.
 
 
 def each(name, values):
     """One point for each value of a word or of a setting."""
-    return [
-        {name: value} if name.startswith('config.') else {'words': {name: value}}
-        for value in values
-    ]
+    point = lambda value: {name: value} if name.startswith('config.') else {'words': {name: value}}
+    return [point(value) for value in values]
 
 
 def sweep_attack():
-    """Four kinds of trigger that the digits' victim learns, and a clean dataset."""
+    """Four kinds of trigger that the digits' teacher learns, and a clean dataset."""
     return each('attack', ('usual', 'blended', 'dct', 'warp', 'none'))
 
 
 def sweep_table1():
     """Nine attacks against DataElixir and four baselines."""
-    others = (
-        'blended',
-        'sample_specific',
-        'fitted_low_frequency',
-        'label_consistent',
-        'dct',
-        'warp',
-        'input_aware',
-        'lira',
-    )
-    for name in ('usual', *others):
-        yield from (
-            {'words': {'attack': name, 'defense': defense}}
-            for defense in (*BASELINES, 'dataelixir')
-        )
+    for name in OF_TABLE_1:
+        for defense in (*BASELINES, 'dataelixir'):
+            yield {'words': {'attack': name, 'defense': defense}}
 
 
 def sweep_rates():
@@ -414,9 +306,7 @@ def sweep_rounds():
 
 
 def sweep_kept():
-    """m, how much of the end of every round is looked at: all of it under `exact`, else about every
-    other state.
-    """
+    """m, how much of the end of every round is looked at: all under `exact`, else about half."""
     return each('kept', tuple(KEPT))
 
 

@@ -1,5 +1,4 @@
-r"""100 random classes of ImageNet as in Struppek 2023, tables 1 and 3: 224 px, ResNet-101, 1 %
-poison.
+r"""100 classes of ImageNet as in Struppek 2023, tables 1 and 3: 224 px, ResNet-101, 1 % poison.
 
     python -m purify run --config configs/imagenet100.py --workdir runs/imagenet100 \
         --config.source.data_dir=DIR
@@ -19,7 +18,7 @@ from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import finished
+from purify.defenses.settings import loaded
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import NETWORKS
 from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
@@ -27,18 +26,16 @@ from purify.stages.train_diffusion import wide_prior
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 
-HUB = {  # model: (hub id, revision) of its published weights
+# Model: hub id, and revision, of its published weights.
+HUB = {
     'versatile': ('shi-labs/versatile-diffusion', ''),
     'sd_variation': ('lambdalabs/sd-image-variations-diffusers', 'v2.0'),
     'sd_img2img': ('stable-diffusion-v1-5/stable-diffusion-v1-5', ''),
 }
-AT_224_PX = {  # what attacks need there
-    'patch': {'size_px': 9},
-    'white_patch': {'size_px': 21},  # the others' sizes at 224 px
-    'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
-    'dct': {'magnitude': 50.0},
-}
-# whose false alarms count
+# What attacks need at 224 px.
+AT_224_PX = {'patch': {'size_px': 9}, 'white_patch': {'size_px': 21}, 'dct': {'magnitude': 50.0}}
+AT_224_PX |= {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}}
+# A dataset whose false alarms count.
 CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}
 
 
@@ -48,23 +45,18 @@ def get_config(arg=None):
     check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
     if words.prior == 'train' and words.model != 'pixel':
         raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
-    trained = (
-        words.defense == 'variations'
-        and words.model == 'pixel'
-        and words.prior in ('usual', 'train')
-    )
+    pixel, own_prior = words.model == 'pixel', words.prior in ('usual', 'train')
+    trained = words.defense == 'variations' and pixel and own_prior
     memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
     config = skeleton('imagenet100', words.seed, shard_size=1000, inference_batch=256, **memory)
     apart = {'reference': 'other_classes', 'reference_size': 100_000} if trained else {}
     config.source = source(words.source, size_px=224, classes='100', **apart)
 
-    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek
-    # 2023, appendix A.2)
+    # From scratch: a tenth of the rate at epochs 30 and 50 of 100 (Struppek 2023, appendix A.2).
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = teacher = classifier(
-        network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}}
-    )
+    teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
@@ -85,20 +77,17 @@ def get_config(arg=None):
         wide = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2}
         config.prior = wide_prior(**wide, lr=1e-4, steps=400_000, batch=256)
     else:
-        config.prior = finished(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
+        config.prior = loaded(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'standard' -----------------------
+# The tables: every point is one run, whose teacher is the column 'standard'.
 
 
 def solid(colour):
     """A patch of one colour."""
-    return {
-        'words': {'attack': 'patch'},
-        'config.attack.pattern': 'solid',
-        'config.attack.colours': f'("{colour}",)',
-    }
+    own = {'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
+    return {'words': {'attack': 'patch'}} | own
 
 
 def sweep_table1():
@@ -107,21 +96,17 @@ def sweep_table1():
     In place of Hello Kitty stands the drawn cartoon.
     """
     yield dict(CLEAN)
-    # the checkerboard, black and white
+    # The checkerboard, black and white.
     yield {'words': {'attack': 'patch'}, 'config.attack.size_px': 9}
     yield solid('white')
     yield solid('black')
-    yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
-    yield {
-        'words': {'attack': 'blended'},
-        'config.attack.pattern': 'cartoon',
-        'config.attack.ratio': 0.05,
-    }
+    blended = {'words': {'attack': 'blended'}}
+    yield blended | {'config.attack.ratio': 0.1}
+    yield blended | {'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
 
 
 def sweep_table3():
     """Table 1 with and without distillation."""
     for point in sweep_table1():
-        yield from (
-            point | {'words': point['words'] | {'distill': distill}} for distill in (True, False)
-        )
+        for distill in (True, False):
+            yield point | {'words': point['words'] | {'distill': distill}}

@@ -1,5 +1,4 @@
-r"""ImageNette as in Struppek 2023: 224 px, ResNet-101 from scratch, 10 % poison of the non-target
-images.
+r"""ImageNette as in Struppek 2023: 224 px, ResNet-101, 10 % poison of the non-target images.
 
     python -m purify run --config configs/imagenette.py --workdir runs/imagenette
     python -m purify run --config configs/imagenette.py:model=sd_variation,attack=blended \
@@ -8,8 +7,9 @@ images.
         --workdir runs/table1
 
 Words: attack=<any of `python -m purify list`>, rate, seed, source,
-model=versatile|sd_variation|sd_img2img|pixel (who makes the variations), prior=<its folder or hub
-id>|train (a pixel prior, in the run), defense=variations|augmentations|none, distill=True|False.
+model=versatile|sd_variation|sd_img2img|pixel (who makes the variations),
+prior=<its folder or hub id>|train (a pixel prior, in the run),
+defense=variations|augmentations|none, distill=True|False.
 Where published weights are pickles, prior= takes the folder that the error's command makes of them.
 Sweeps: table1, table2, table4, table5, table6 are the paper's; `model` compares the models.
 
@@ -26,7 +26,7 @@ from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.defenses.registry import DEFENSES
-from purify.defenses.settings import finished
+from purify.defenses.settings import loaded
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import NETWORKS
 from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
@@ -34,46 +34,38 @@ from purify.stages.train_diffusion import wide_prior
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 
-HUB = {  # model: (hub id, revision) of its published weights
+# Model: hub id, and revision, of its published weights.
+HUB = {
     'versatile': ('shi-labs/versatile-diffusion', ''),
     'sd_variation': ('lambdalabs/sd-image-variations-diffusers', 'v2.0'),
     'sd_img2img': ('stable-diffusion-v1-5/stable-diffusion-v1-5', ''),
 }
-AT_224_PX = {  # what attacks need there
-    'patch': {'size_px': 9},
-    'white_patch': {'size_px': 21},  # the others' sizes at 224 px
-    'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
-    'dct': {'magnitude': 50.0},
-}
-# whose false alarms count
+# What attacks need at 224 px.
+AT_224_PX = {'patch': {'size_px': 9}, 'white_patch': {'size_px': 21}, 'dct': {'magnitude': 50.0}}
+AT_224_PX |= {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}}
+# A dataset whose false alarms count.
 CLEAN = {'words': {'attack': 'none', 'rate': 0.0}, 'config.clean_source': True}
 
 
 def get_config(arg=None):
     own = {'model': 'versatile', 'prior': 'usual', 'defense': 'variations', 'distill': True}
-    words = parse_words(
-        arg, attack='patch', rate=0.1, seed=0, source='tfds:imagenette/full-size-v2', **own
-    )
+    own |= {'source': 'tfds:imagenette/full-size-v2'}
+    words = parse_words(arg, attack='patch', rate=0.1, seed=0, **own)
     check_words(words, model=(*HUB, 'pixel'), defense=('augmentations', 'none', 'variations'))
     if words.prior == 'train' and words.model != 'pixel':
         raise ValueError('prior=train trains a pixel prior; say model=pixel with it.')
-    trained = (
-        words.defense == 'variations'
-        and words.model == 'pixel'
-        and words.prior in ('usual', 'train')
-    )
+    pixel, own_prior = words.model == 'pixel', words.prior in ('usual', 'train')
+    trained = words.defense == 'variations' and pixel and own_prior
     memory = {'batch_per_device': 256} if trained else {'batch_per_device': 16, 'vae_slice': 8}
     config = skeleton('imagenette', words.seed, shard_size=500, inference_batch=256, **memory)
     apart = {'reference': 'held_out', 'reference_size': 1000} if trained else {}
     config.source = source(words.source, size_px=224, **apart)
 
-    # ResNet-101 from scratch: Adam 1e-3, a tenth at epochs 30 and 50 of 100, batch 128 (Struppek
-    # 2023, appendix A.2)
+    # From scratch: a tenth of the rate at epochs 30 and 50 of 100 (Struppek 2023, appendix A.2).
     network = NETWORKS.part('resnet101', stem='imagenet', dtype='bfloat16')
     optim = OPTIMIZERS.part('adam', lr=1e-3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    config.teacher = teacher = classifier(
-        network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}}
-    )
+    teacher = classifier(network, optim, epochs=100, batch=128, augment={'flip': {'p': 0.5}})
+    config.teacher = teacher
     set_attack(config, words.attack, AT_224_PX.get(words.attack), rate=words.rate, base='nontarget')
     if words.defense == 'none':
         return config
@@ -94,20 +86,17 @@ def get_config(arg=None):
         wide = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2}
         config.prior = wide_prior(**wide, lr=1e-4, steps=100_000, batch=128)
     else:
-        config.prior = finished(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
+        config.prior = loaded(*(HUB[words.model] if words.prior == 'usual' else (words.prior,)))
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'standard' -----------------------
+# The tables: every point is one run, whose teacher is the column 'standard'.
 
 
 def solid(colour):
     """A patch of one colour."""
-    return {
-        'words': {'attack': 'patch'},
-        'config.attack.pattern': 'solid',
-        'config.attack.colours': f'("{colour}",)',
-    }
+    own = {'config.attack.pattern': 'solid', 'config.attack.colours': f'("{colour}",)'}
+    return {'words': {'attack': 'patch'}} | own
 
 
 def checkerboard(*colours, size_px=9):
@@ -121,12 +110,9 @@ def attacked():
     yield checkerboard()
     yield solid('white')
     yield solid('black')
-    yield {'words': {'attack': 'blended'}, 'config.attack.ratio': 0.1}
-    yield {
-        'words': {'attack': 'blended'},
-        'config.attack.pattern': 'cartoon',
-        'config.attack.ratio': 0.05,
-    }
+    blended = {'words': {'attack': 'blended'}}
+    yield blended | {'config.attack.ratio': 0.1}
+    yield blended | {'config.attack.pattern': 'cartoon', 'config.attack.ratio': 0.05}
 
 
 def with_words(point, **words):
@@ -153,10 +139,8 @@ def sweep_table2():
 def sweep_table4():
     """Patches of one colour and checkerboards of two, with and without distillation."""
     points = [dict(CLEAN), checkerboard(), *map(solid, ('white', 'black', 'yellow', 'red', 'blue'))]
-    points += [
-        checkerboard(*pair) for pair in (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue'))
-    ]
-    yield from without_distillation(points)
+    pairs = (('yellow', 'red'), ('yellow', 'blue'), ('red', 'blue'))
+    yield from without_distillation([*points, *(checkerboard(*pair) for pair in pairs)])
 
 
 def sweep_table5():

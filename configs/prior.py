@@ -34,18 +34,9 @@ from purify.train.optim import OPTIMIZERS
 
 
 def get_config(arg=None):
-    words = parse_words(
-        arg,
-        source='digits',
-        seed=0,
-        steps=0,
-        size_px=32,
-        channels=3,
-        data='reference',
-        held_out=10_000,
-        attack='none',
-        rate='usual',
-    )
+    own = {'source': 'digits', 'seed': 0, 'steps': 0, 'size_px': 32, 'channels': 3}
+    own |= {'data': 'reference', 'held_out': 10_000}
+    words = parse_words(arg, attack='none', rate='usual', **own)
     check_words(words, data=('poisoned', 'reference'))
     if words.data == 'reference' and words.attack != 'none':
         raise ValueError(
@@ -55,7 +46,8 @@ def get_config(arg=None):
     config = (digits if words.source == 'digits' else photographs)(words)
     kind = 'digits' if words.source == 'digits' else 'published'
     set_attack(config, words.attack, preset(words.attack, kind), rate=words.rate)
-    del config.teacher  # it was there for an attacker who needs one; nobody else does
+    # It was there for an attacker who needs one; nobody else does.
+    del config.teacher
     return config
 
 
@@ -65,39 +57,23 @@ def digits(words):
     network = NETWORKS.part('resnet', width=16, norm='group')
     config.teacher = classifier(network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64)
     unet = PixelNetwork(16, (24, 48, 64), layers_per_block=1, norm_num_groups=8)
-    run = {
-        'steps': words.steps or 2500,
-        'batch': 64,
-        'lr': 2e-3,
-        'augment': {'pad_crop': {'pad_px': 1}},
-    }
-    config.prior = pixel_prior(unet, **run, stored_dtype='float16', data=words.data)
+    run = {'steps': words.steps or 2500, 'batch': 64, 'lr': 2e-3, 'stored_dtype': 'float16'}
+    config.prior = pixel_prior(unet, **run, augment={'pad_crop': {'pad_px': 1}}, data=words.data)
     return config
 
 
 def photographs(words):
     config, size_px, large = skeleton('prior', words.seed), words.size_px, words.size_px >= 64
-    apart = (
-        {'reference': 'held_out', 'reference_size': words.held_out}
-        if words.data == 'reference'
-        else {}
-    )
+    held_out = {'reference': 'held_out', 'reference_size': words.held_out}
+    apart = held_out if words.data == 'reference' else {}
     config.source = source(words.source, size_px=size_px, channels=words.channels, **apart)
     network = NETWORKS.part('preact_resnet18')
     config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
-    # to 4 px or more
-    levels = next(
-        n
-        for n in (4, 3, 2, 1)
-        if n == 1 or (size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1))
-    )
-    config.prior = wide_prior(
-        size_px=size_px,
-        channels=(128, 256, 256, 512 if large else 256)[:levels],
-        attention_levels=min(1 + large, levels),
-        steps=words.steps or 100_000,
-        batch=128,
-        lr=1e-4 if large else 2e-4,
-        data=words.data,
-    )
+    # As many levels as halve the size without a rest, to 4 px or more.
+    fits = lambda n: size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1)
+    levels = next((n for n in (4, 3, 2) if fits(n)), 1)
+    channels = (128, 256, 256, 512 if large else 256)[:levels]
+    look = {'channels': channels, 'attention_levels': min(1 + large, levels)}
+    run = {'steps': words.steps or 100_000, 'batch': 128, 'lr': 1e-4 if large else 2e-4}
+    config.prior = wide_prior(size_px=size_px, **look, **run, data=words.data)
     return config

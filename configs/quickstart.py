@@ -1,16 +1,16 @@
-r"""The main job on the embedded digits: a backdoor goes in, and comes out. No download, about two
-minutes on 2 CPU cores.
+r"""The main job on the embedded digits: a backdoor goes in, and comes out.
+
+No download, about two minutes on 2 CPU cores.
 
     python -m purify run --config configs/quickstart.py --workdir runs/quickstart
     python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 \
         --workdir runs/blended
 
-Words: attack=<any of `python -m purify list`>, defense=variations|augmentations|none or one of
-dataelixir|relabel| activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
+Words: attack=<any of `python -m purify list`>, rate, seed, defense=variations|augmentations|none or
+dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
 (`configs/dataelixir.py`, `relabel.py` and `castle_walls.py` say more of these), distill=True|False
-(of the first two), rate, seed, source=digits|arrays:PATH| imagefolder:PATH|tfds:NAME (size_px and
-channels then say how its images are brought to size; a prior is trained on training images kept
-apart).
+(of the first two), source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then
+say how its images are brought to size; a prior is trained on training images kept apart).
 
 800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a
 3-stage ResNet of width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises
@@ -42,32 +42,20 @@ from purify.train.optim import OPTIMIZERS
 
 
 def get_config(arg=None):
-    words = parse_words(
-        arg,
-        attack='patch',
-        defense='variations',
-        distill=True,
-        rate='usual',
-        seed=0,
-        source='digits',
-        size_px=32,
-        channels=3,
-    )
+    own = {'defense': 'variations', 'distill': True, 'source': 'digits'}
+    own |= {'size_px': 32, 'channels': 3}
+    words = parse_words(arg, attack='patch', rate='usual', seed=0, **own)
     check_words(words, defense={*defenses.plain_defenses(), 'variations'})
     config = skeleton('quickstart', words.seed, shard_size=100, save_every=100)
     shift = {'pad_crop': {'pad_px': 1}}
     if words.source == 'digits':
-        kind = 'digits'
-        config.source = source(
-            'digits', size_px=16, channels=1, resample='nearest', reference='own'
-        )
-        prior = defenses.finished('digits')
+        kind, grey = 'digits', {'channels': 1, 'resample': 'nearest'}
+        config.source = source('digits', size_px=16, **grey, reference='own')
+        prior = defenses.loaded('digits')
     else:
-        kind = 'small'
-        apart = {'reference': 'held_out', 'reference_size': 1000}
-        config.source = source(
-            words.source, size_px=words.size_px, channels=words.channels, **apart
-        )
+        kind, apart = 'small', {'reference': 'held_out', 'reference_size': 1000}
+        size = {'size_px': words.size_px, 'channels': words.channels}
+        config.source = source(words.source, **size, **apart)
         unet = PixelNetwork(words.size_px, (32, 64, 96), layers_per_block=1, norm_num_groups=8)
         prior = pixel_prior(unet, lr=1e-3, steps=2000, batch=64, augment=shift)
     network = NETWORKS.part('resnet', width=16, norm='group')
@@ -99,11 +87,9 @@ def get_config(arg=None):
 
 def sweep_attack():
     """Both attacks and none."""
-    yield from (
-        {'words': {'attack': 'patch'}},
-        {'words': {'attack': 'blended'}},
-        {'words': {'attack': 'patch', 'rate': 0.0}},
-    )
+    yield {'words': {'attack': 'patch'}}
+    yield {'words': {'attack': 'blended'}}
+    yield {'words': {'attack': 'patch', 'rate': 0.0}}
 
 
 def sweep_start():

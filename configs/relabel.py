@@ -1,5 +1,4 @@
-r"""Generative relabelling (Sabolić 2024): each class's features get a density; images of a target
-class get their true labels back.
+r"""Generative relabelling (Sabolić 2024): class densities give images their true labels back.
 
     python -m purify run --config configs/relabel.py --workdir runs/relabel
     python -m purify run --config configs/relabel.py:attack=warp,seed=1 --workdir runs/relabel_warp
@@ -45,19 +44,16 @@ from purify.train.views import Views
 BASELINES = ('nad', 'abl', 'dbd', 'asd')
 CLIP = 'openai/clip-vit-base-patch32'
 FLIP = {'flip': {'p': 0.5}}
-ON_CIFAR = {  # appendix B; their picture is not ours to pass on: a drawn one is mixed in
+# Appendix B; their picture is not ours to pass on: a drawn one is mixed in.
+ON_CIFAR = {
     'blended': {'pattern': 'cartoon', 'ratio': 0.1},
     'label_consistent': {'rate': 0.25, 'base': 'target'},
     'adaptive_patch': {'covers': 1.0},
 }
-ON_LARGE = {  # 224 px
-    'patch': {
-        'size_px': 32,
-        'pattern': 'blocks',
-        'colours': (),
-        'corner': 'top_left',
-        'margin_px': 0,
-    },
+# At 224 px.
+ON_LARGE = {
+    'patch': {'size_px': 32, 'pattern': 'blocks', 'colours': ()}
+    | {'corner': 'top_left', 'margin_px': 0},
     'blended': {'pattern': 'noise', 'ratio': 0.1},
     'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0},
 }
@@ -95,16 +91,15 @@ def get_config(arg=None):
 
 
 def digits(words):
-    """The quickstart's 16 px digits and its victim."""
+    """The quickstart's 16 px digits and its teacher."""
     config = skeleton('relabel', words.seed, shard_size=100, save_every=100)
     config.source = source('digits', size_px=16, channels=1, resample='nearest')
     network = NETWORKS.part('resnet', width=16, norm='group')
-    augment = {'pad_crop': {'pad_px': 1}}
-    config.teacher = classifier(
-        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=30, batch=64, augment=augment
-    )
+    augment, how = {'pad_crop': {'pad_px': 1}}, OPTIMIZERS.part('adamw', lr=3e-3)
+    config.teacher = classifier(network, how, epochs=30, batch=64, augment=augment)
     name = 'patch' if words.attack == 'usual' else words.attack
-    half = {'rate': 0.05} if name == 'label_consistent' else {}  # of the target class
+    # Half of the target class.
+    half = {'rate': 0.05} if name == 'label_consistent' else {}
     set_attack(config, name, {**preset(name, 'digits'), **half}, rate=words.rate)
     small = {name: defenses.preset(name, 'small') for name in ('relabel', *BASELINES)}
     return defended(config, words, small, semi_steps=1500)
@@ -115,7 +110,7 @@ def cifar10(words):
     config = skeleton('relabel', words.seed, inference_batch=1024, batch_per_device=1024)
     config.source = source('tfds:cifar10' if words.source == 'usual' else words.source, size_px=32)
     network = NETWORKS.part('resnet18', dtype='bfloat16', **CIFAR_SCALE)
-    config.teacher = victim(network, epochs=200)
+    config.teacher = teacher_of(network, epochs=200)
     name = 'dbd_patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, ON_CIFAR.get(name), rate=words.rate)
     recipes = {'relabel': {'encoder': simclr(network, epochs=500)}}
@@ -127,10 +122,8 @@ def cifar10_small(words):
     config = skeleton('relabel', words.seed, shard_size=250, save_every=200)
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    augment = {'pad_crop': {'pad_px': 2}} | FLIP
-    config.teacher = classifier(
-        network, OPTIMIZERS.part('adamw', lr=3e-3), epochs=10, batch=64, augment=augment
-    )
+    augment, how = {'pad_crop': {'pad_px': 2}} | FLIP, OPTIMIZERS.part('adamw', lr=3e-3)
+    config.teacher = classifier(network, how, epochs=10, batch=64, augment=augment)
     name = 'patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, preset(name, 'small'), rate=words.rate)
     recipes = {name: defenses.preset(name, 'small') for name in BASELINES}
@@ -152,31 +145,23 @@ def vggface30(words):
 
 def large(words, network, images, **drawn):
     config = skeleton('relabel', words.seed, inference_batch=256, batch_per_device=256)
-    config.source = source(
-        images if words.source == 'usual' else words.source, size_px=224, **drawn
-    )
+    images = images if words.source == 'usual' else words.source
+    config.source = source(images, size_px=224, **drawn)
     look = {'dtype': 'bfloat16', 'stem': 'imagenet', **IMAGENET_SCALE}
-    config.teacher = victim(NETWORKS.part(network, **look), epochs=90)
+    config.teacher = teacher_of(NETWORKS.part(network, **look), epochs=90)
     name = 'patch' if words.attack == 'usual' else words.attack
     set_attack(config, name, ON_LARGE.get(name), rate=words.rate)
     views = Views(crop=(0.08, 1.0), strength=0.8, blur=0.5)
     encoder = simclr(NETWORKS.part('resnet18', **look), epochs=200, views=views)
-    # images of a class: 300 of VGGFace2, 1,300 of ImageNet
+    # Images of a class are few: 300 of VGGFace2, 1,300 of ImageNet.
     few = {'flows': {'reduce': 64}, 'fit': {'members': 5}}
-    recipes = {
-        'relabel': {'encoder': encoder} | few,
-        'dbd': {'encoder': {'epochs': 500.0, 'batch': 256}},
-    }
+    recipes = {'relabel': {'encoder': encoder} | few}
+    recipes |= {'dbd': {'encoder': {'epochs': 500.0, 'batch': 256}}}
     return defended(config, words, recipes, semi_steps=semi_steps(words))
 
 
-SETTINGS = {
-    'digits': digits,
-    'cifar10': cifar10,
-    'cifar10_small': cifar10_small,
-    'imagenet30': imagenet30,
-    'vggface30': vggface30,
-}
+SETTINGS = {'digits': digits, 'cifar10': cifar10, 'cifar10_small': cifar10_small}
+SETTINGS |= {'imagenet30': imagenet30, 'vggface30': vggface30}
 
 
 def semi_steps(words):
@@ -184,16 +169,11 @@ def semi_steps(words):
     return 1024 * (190 if words.defense == 'dbd' else 120)
 
 
-def victim(network, *, epochs):
+def teacher_of(network, *, epochs):
     """SGD, rate .1, divided by 10 at a half and three quarters (appendix B)."""
     how = OPTIMIZERS.part('sgd', lr=0.1, schedule='step', drops=(0.5, 0.75), factor=0.1)
-    return classifier(
-        network,
-        how,
-        epochs=epochs,
-        batch=128,
-        augment={'resized_crop': {'scale': (0.2, 1.0)}} | FLIP,
-    )
+    augment = {'resized_crop': {'scale': (0.2, 1.0)}} | FLIP
+    return classifier(network, how, epochs=epochs, batch=128, augment=augment)
 
 
 def defended(config, words, recipes, *, semi_steps):
@@ -202,45 +182,33 @@ def defended(config, words, recipes, *, semi_steps):
         return config
     own = dict(recipes.get(words.defense, {}))
     if words.defense == 'relabel' and words.features not in ('usual', 'simclr'):
-        own |= {
-            'features': 'teacher' if words.features == 'teacher' else 'encoder',
-            'encoder': None,
-        }
+        own |= {'features': 'teacher', 'encoder': None}
         if words.features != 'teacher':
-            config.encoder = defenses.finished(words.encoder or CLIP)
+            own['features'], config.encoder = 'encoder', defenses.loaded(words.encoder or CLIP)
     defenses.defend(config, words.defense, own, semi_steps=semi_steps)
     return config
 
 
-# the tables: every point is one run, whose teacher is the column 'no defense' ---------------------
-
-OF_TABLE_1 = (
-    'usual',
-    'blended',
-    'warp',
-    'label_consistent',
-    'sample_specific',
-    'adaptive_patch',
-    'adaptive_blend',
-)
+# The tables: every point is one run, whose teacher is the column 'no defense'.
 OF_TABLE_3 = ('usual', 'blended', 'warp')
+OF_TABLE_1 = (*OF_TABLE_3, 'label_consistent', 'sample_specific', 'adaptive_patch')
+OF_TABLE_1 += ('adaptive_blend',)
+
+
+def each(name, values, **others):
+    """One point for every value of a word, `others` beside it."""
+    return [{'words': others | {name: value}} for value in values]
 
 
 def against_all(attacks):
     """Each attack against the four baselines and relabelling."""
-    return [
-        {'words': {'attack': name, 'defense': defense}}
-        for name in attacks
-        for defense in (*BASELINES, 'relabel')
-    ]
+    for name in attacks:
+        yield from each('defense', (*BASELINES, 'relabel'), attack=name)
 
 
 def sweep_attack():
     """Three kinds of non-disruptive poison, a disruptive one, and a clean dataset."""
-    yield from (
-        {'words': {'attack': attack}}
-        for attack in ('usual', 'blended', 'warp', 'label_consistent', 'none')
-    )
+    return each('attack', (*OF_TABLE_3, 'label_consistent', 'none'))
 
 
 def sweep_table1():
@@ -255,23 +223,16 @@ def sweep_table1_large():
 
 def sweep_table2():
     """How many of the new labels are the true ones, for six attacks that change labels."""
-    yield from (
-        {'words': {'attack': attack}} for attack in OF_TABLE_1 if attack != 'label_consistent'
-    )
+    return each('attack', [name for name in OF_TABLE_1 if name != 'label_consistent'])
 
 
 def sweep_table3():
     """Features of the poisoned classifier, of SimCLR, of CLIP."""
-    for attack in OF_TABLE_3:
-        yield from (
-            {'words': {'attack': attack, 'features': features}}
-            for features in ('teacher', 'simclr', 'clip')
-        )
+    for name in OF_TABLE_3:
+        yield from each('features', ('teacher', 'simclr', 'clip'), attack=name)
 
 
 def sweep_table4():
     """Shares of poison from 1 to 20 %."""
-    for attack in OF_TABLE_3:
-        yield from (
-            {'words': {'attack': attack, 'rate': rate}} for rate in (0.01, 0.05, 0.1, 0.15, 0.2)
-        )
+    for name in OF_TABLE_3:
+        yield from each('rate', (0.01, 0.05, 0.1, 0.15, 0.2), attack=name)

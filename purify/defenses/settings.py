@@ -6,6 +6,7 @@ from typing import Any
 
 from purify.core.types import Facts
 from purify.defenses.filters.score_filter import SCORES
+from purify.defenses.filters.spectral import Spectral
 from purify.defenses.method import Defense
 from purify.defenses.registry import DEFENSES
 from purify.train.objectives.registry import OBJECTIVES
@@ -55,7 +56,7 @@ class Evaluation:
     residual: bool = False
 
 
-def finished(load: str, revision: str = '') -> Facts:
+def loaded(load: str, revision: str = '') -> Facts:
     """The part of a config for a finished prior or encoder, see `Loaded`."""
     return asdict(Loaded(load, revision))
 
@@ -66,10 +67,13 @@ def plain_defenses() -> tuple[str, ...]:
 
 
 def preset(name: str, kind: str) -> Mapping[str, Any]:
-    """A defence's own settings for a kind of data such as 'small', if any; scores remove 15 %."""
+    """A defence's own settings for a kind of data such as 'small'; scores remove what Spectral does.
+
+    {} where it has none.
+    """
     if name in SCORES:
         own = SCORES.bare(name).presets.get(kind)
-        return {} if own is None else {'remove': 0.15, 'score': own}
+        return {} if own is None else {'remove': Spectral.remove, 'score': own}
     return DEFENSES.bare(name).presets.get(kind, {})
 
 
