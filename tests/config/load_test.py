@@ -83,10 +83,7 @@ def test_a_value_as_a_flag_is_read_as_that_value(small, name, value):
         ('--config.on=maybe', r'^--config\.on=maybe: must be of type bool, like True'),
         ('--config.lr=nan', r'^--config\.lr=nan: must be a finite number'),
         ('--config.part.deep=1e999', r'^--config\.part\.deep=inf: must be a finite number'),
-        (
-            '--config.lr',
-            r"^unknown argument '--config\.lr'; write --config\.part\.name=value",
-        ),
+        ('--config.lr', r"^unknown argument '--config\.lr'; write --config\.part\.name=value"),
         ('lr=3', r"^unknown argument 'lr=3'"),
     ],
 )

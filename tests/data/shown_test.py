@@ -272,14 +272,8 @@ def profile(red, green, blue, gamma, space=b'RGB ', white=(0.9642, 1.0, 0.8249))
         b'wtpt': xyz(white),
     }
     if space == b'RGB ':
-        tags |= {
-            b'rXYZ': xyz(red),
-            b'gXYZ': xyz(green),
-            b'bXYZ': xyz(blue),
-            b'rTRC': curve,
-            b'gTRC': curve,
-            b'bTRC': curve,
-        }
+        tags |= {b'rXYZ': xyz(red), b'gXYZ': xyz(green), b'bXYZ': xyz(blue), b'rTRC': curve}
+        tags |= {b'gTRC': curve, b'bTRC': curve}
     else:
         tags |= {b'kTRC': curve}
     start, table, body = 128 + 4 + 12 * len(tags), b'', b''

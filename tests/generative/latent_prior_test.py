@@ -103,11 +103,8 @@ def make_pipeline(kind, dtype='float32'):
     rngs = nnx.Rngs(0)
     parts = {'vae': Networks.VAE(rngs, dtype), 'scheduler': SCHEDULER}
     if kind == 'sd_img2img':
-        parts |= {
-            'unet': Networks.UNet(rngs, dtype),
-            'text_encoder': Networks.Ear(rngs, dtype),
-            'tokenizer': Tokenizer(),
-        }
+        parts |= {'unet': Networks.UNet(rngs, dtype), 'text_encoder': Networks.Ear(rngs, dtype)}
+        parts |= {'tokenizer': Tokenizer()}
     else:
         unet = 'image_unet' if kind == 'versatile' else 'unet'
         parts |= {unet: Networks.UNet(rngs, dtype), 'image_encoder': Networks.Eye(rngs, dtype)}

@@ -28,13 +28,8 @@ def side():
 def results():
     stage = {'seconds': 95.4, 'device_seconds': 763.2, 'images_per_s': 9012.2}
     stage |= {'images_per_s_per_device': 1126.5}
-    stage |= {
-        'compile_seconds': None,
-        'wait_share': 0.11,
-        'mfu': None,
-        'devices': 8,
-        'reused': False,
-    }
+    stage |= {'compile_seconds': None, 'wait_share': 0.11, 'mfu': None, 'devices': 8}
+    stage |= {'reused': False}
     return {
         'version': 1,
         'name': 'digits-patch',
@@ -147,11 +142,8 @@ def found(results):
         'sets': {'benign': 1200, 'poisoned': 130, 'suspicious': 110},
     }
     results['benign'] = make_side((340, 360), (5, 324), (300, 324))
-    results['student'] |= {
-        'residual_asr': 9 / 324,
-        'residual_counts': [9, 324],
-        'residual_interval': [0.0147, 0.0519],
-    }
+    results['student'] |= {'residual_asr': 9 / 324, 'residual_counts': [9, 324]}
+    results['student'] |= {'residual_interval': [0.0147, 0.0519]}
     results['purified'] = {
         'fid': 0.7123,
         'is': 9.99,

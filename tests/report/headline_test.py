@@ -44,11 +44,8 @@ def test_a_better_student_rises(results, side):
 
 
 def test_clean_data(results, side):
-    results |= {
-        'attack': None,
-        'teacher': side((356, 360), None, None),
-        'student': side((351, 360), None, None),
-    }
+    results |= {'attack': None, 'teacher': side((356, 360), None, None)}
+    results |= {'student': side((351, 360), None, None)}
     results['detection']['target_labels'] = []
     found = write_headline(typed(results))
     assert found == 'The data was not attacked; clean accuracy falls from 98.9 % to 97.5 %.'

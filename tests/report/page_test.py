@@ -146,12 +146,8 @@ def test_the_page_stands_alone(write):
 
 
 def test_empty_parts_leave_no_heading(write, results, curves, samples):
-    results |= {
-        'attack': None,
-        'student': None,
-        'detection': {'tpr': None},
-        'cost': {'stages': {}, 'seconds': None},
-    }
+    results |= {'attack': None, 'student': None, 'detection': {'tpr': None}}
+    results |= {'cost': {'stages': {}, 'seconds': None}}
     for side in ('asr', 'ra'):
         results['teacher'][side] = None
     curves.clear()

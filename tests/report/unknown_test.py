@@ -40,11 +40,8 @@ NEEDS_TRUTH = (
 def unknown(relabelled, dissected, side):
     """`results` of a run without an attack on somebody's folder; fixtures fill the same dict."""
     results = relabelled
-    results |= {
-        'truth_known': False,
-        'teacher': side((356, 360), None, None),
-        'student': side((351, 360), None, None),
-    }
+    results |= {'truth_known': False, 'teacher': side((356, 360), None, None)}
+    results |= {'student': side((351, 360), None, None)}
     results['attack'] |= {'name': 'none', 'rate': 0.0, 'poisoned': 0, 'cover': 0, 'targets': []}
     results['dissection']['judges']['detector'] = None
     results['diffusion'] = None

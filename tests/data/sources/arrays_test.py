@@ -33,14 +33,8 @@ def open_with(folder, train, test=GOOD, channels=3):
             {'images': PIXELS},
             r'train\.npz: has no array labels; give images u8\[n h w c\], labels \[n\]',
         ),
-        (
-            GOOD | {'images': PIXELS[:5]},
-            r'train\.npz: 5 images but 6 labels; give as many',
-        ),
-        (
-            GOOD | {'images': PIXELS / np.float32('nan')},
-            r'train\.npz: images hold NaN or infinity',
-        ),
+        (GOOD | {'images': PIXELS[:5]}, r'train\.npz: 5 images but 6 labels; give as many'),
+        (GOOD | {'images': PIXELS / np.float32('nan')}, r'train\.npz: images hold NaN or infinity'),
         (
             GOOD | {'images': PIXELS.astype(np.float32)},
             r'images are float32\[6, 8, 8, 3\]; they must be uint8',

@@ -80,13 +80,8 @@ def test_its_network_is_trained_early_and_then_spread():
     rate = {'schedule': 'step', 'warmup': 0.1, 'drops': (0.5,), 'factor': 0.1}
     student = {'network': {'name': 'resnet18'}, 'epochs': 99, 'steps': 0, 'batch': 16}
     student |= {'augment': {'flip': {'p': 0.5}}}
-    student |= {
-        'optim': optim | rate,
-        'objective': {'name': 'distill'},
-        'load': 'x',
-        'init_from': 'y',
-        'accumulate': 1,
-    }
+    student |= {'optim': optim | rate, 'objective': {'name': 'distill'}, 'load': 'x'}
+    student |= {'init_from': 'y', 'accumulate': 1}
     early, spread = network_steps(SETTINGS['early'], SETTINGS['spread'] | {'weight': 0.5}, student)
     assert early.inputs == {'data': 'poisoned'}
     assert spread.inputs == {'data': 'poisoned', 'init': early.name}

@@ -33,12 +33,8 @@ def tiny():
     config['defense']['copy'] |= {'groups': 1, 'lr': 0.05}
     config['defense']['mixmatch'] |= {'pad_px': 1}
     config['trusted'] = asdict(TrustedSettings(per_class=2))
-    config['student'] |= {
-        'objective': OBJECTIVES.part('classify'),
-        'augment': {},
-        'epochs': 0,
-        'steps': 6,
-    }
+    config['student'] |= {'objective': OBJECTIVES.part('classify'), 'augment': {}, 'epochs': 0}
+    config['student'] |= {'steps': 6}
     return config
 
 

@@ -45,10 +45,7 @@ CONFIGS = {
     'vae': (
         TINY['vae']
         | ONE_LEVEL
-        | {
-            'down_block_types': ['DownEncoderBlock2D'],
-            'up_block_types': ['UpDecoderBlock2D'],
-        }
+        | {'down_block_types': ['DownEncoderBlock2D'], 'up_block_types': ['UpDecoderBlock2D']}
     ),
     'image_encoder': (
         TINY['image_encoder'] | {'num_hidden_layers': 1, 'hidden_size': 8, 'intermediate_size': 8}

@@ -53,13 +53,8 @@ def rows(count):
     images = RNG.integers(0, 256, (2, count, 2, 2, 3), np.uint8)
     ids = np.arange(count, dtype=np.int32)
     labels = RNG.integers(0, 3, count).astype(np.int32)
-    return {
-        'image': images[0],
-        'label': labels,
-        'id': ids,
-        'unlabelled': images[1],
-        'unlabelled_id': ids + 50,
-    }
+    made = {'image': images[0], 'label': labels, 'id': ids, 'unlabelled': images[1]}
+    return made | {'unlabelled_id': ids + 50}
 
 
 def logits_of(params, images):
