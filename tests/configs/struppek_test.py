@@ -24,9 +24,8 @@ TABLES = {
 
 def points(config, table, **words):
     """(words, flags) of every run of a table, as `purify list --sweep` gives them."""
-    spec = f'configs/{config}.py' + (
-        ':' + ','.join(f'{name}={value}' for name, value in words.items()) if words else ''
-    )
+    told = ','.join(f'{name}={value}' for name, value in words.items())
+    spec = f'configs/{config}.py:{told}'.rstrip(':')
     sweep = sweep_functions(load_module(f'{ROOT}/{spec}'))[table]
     runs = [
         describe_run(f'{ROOT}/{spec}', [], point, seed)

@@ -70,12 +70,8 @@ DETOURS = {
     'scandir': lambda truth: list(os.scandir(truth)),
     'iterdir': lambda truth: list(truth.iterdir()),
     'link to a file': lambda truth: (truth.parent.parent / 'outside').read_text(),
-    'link to the folder': (
-        lambda truth: (truth.parent.parent / 'shortcut' / 'manifest.json').read_text()
-    ),
-    'new symlink': (
-        lambda truth: (truth.parent.parent / 'fresh').symlink_to(truth / 'manifest.json')
-    ),
+    'link to the folder': lambda truth: (truth.parents[1] / 'shortcut/manifest.json').read_text(),
+    'new symlink': lambda truth: (truth.parents[1] / 'fresh').symlink_to(truth / 'manifest.json'),
     'hard link': lambda truth: os.link(truth / 'manifest.json', truth.parent / 'hard'),
     'rename': lambda truth: os.rename(truth, truth.parent / 'mine'),
     'rename into it': lambda truth: os.rename(truth.parent / 'note', truth / 'note'),

@@ -390,9 +390,8 @@ P3_XY = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 def test_primaries_that_are_not_srgbs_are_counted(chunk, noted):
     pixels, found = shown(png(1, 1, 8, 2, [b'\1\2\3'], (b'tEXt', b'a\0' + bytes(5000)), chunk))
     assert (pixels.tolist(), found) == ([[[1, 2, 3]]], noted)
-    assert not shown(png(1, 1, 8, 0, [b'\7'], (b'cHRM', struct.pack('>8I', *P3_XY))))[1], (
-        'grey has no primaries'
-    )
+    grey = png(1, 1, 8, 0, [b'\7'], (b'cHRM', struct.pack('>8I', *P3_XY)))
+    assert not shown(grey)[1], 'grey has no primaries'
 
 
 def test_numbers_for_colours_go_before_other_marks():

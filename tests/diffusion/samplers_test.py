@@ -29,9 +29,8 @@ def test_posterior_between_neighbours_by_hand():
     ab, ab2 = FREE.alphas_cumprod[700], FREE.alphas_cumprod[300]
     beta = 1 - ab / ab2
     x0 = (np.asarray(X, np.float64) - np.sqrt(1 - ab) * np.asarray(EPS)) / np.sqrt(ab)
-    mean = np.sqrt(ab2) * beta / (1 - ab) * x0 + np.sqrt(1 - beta) * (1 - ab2) / (
-        1 - ab
-    ) * np.asarray(X)
+    from_x = np.sqrt(1 - beta) * (1 - ab2) / (1 - ab) * np.asarray(X)
+    mean = np.sqrt(ab2) * beta / (1 - ab) * x0 + from_x
     small = (1 - ab2) / (1 - ab) * beta
     for variance, value in (('fixed_small', small), ('fixed_large', beta)):
         sampler = SAMPLERS.make('ddpm', FREE, [700, 300], variance=variance)
@@ -244,9 +243,8 @@ def test_sde_by_hand(prediction):
         if i < 2:
             h = lam[i + 1] - lam[i]
             slope = 0 if last is None else (x0 - last) / (lam[i] - lam[i - 1])
-            drift = s[i + 1] / s[i] * np.exp(-h) * x + a[i + 1] * (1 - np.exp(-2 * h)) * (
-                x0 + h / 2 * slope
-            )
+            ahead = a[i + 1] * (1 - np.exp(-2 * h)) * (x0 + h / 2 * slope)
+            drift = s[i + 1] / s[i] * np.exp(-h) * x + ahead
             x = drift + s[i + 1] * np.sqrt(1 - np.exp(-2 * h)) * noises[i]
         else:
             x = x0

@@ -181,7 +181,7 @@ def test_done_of_another_stages_name_is_refused(tmp_path):
     chain = files_chain(tmp_path)
     chain.run(['teacher'], RUN)
     write_json(chain.folder('teacher') / DONE, {**chain.done('teacher'), 'stage': 'student'})
-    said = r"is of the stage 'student', not of 'teacher'\. Delete .*/teacher-\w+ and run again"
+    said = r"is of the stage 'student', not of 'teacher'\. Delete its stage folder and run again"
     with pytest.raises(UserError, match=said):
         files_chain(tmp_path).check()
 

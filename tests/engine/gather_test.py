@@ -23,7 +23,7 @@ def fetch(position):
 
 def rule(weights, rows):
     return {
-        'score': (weights['w'] * rows['x']).sum(-1),
+        'score': (weights['w'][None] * rows['x']).sum(-1),
         'twice': jnp.stack([rows['id'], rows['id'] * 2], -1),
     }
 

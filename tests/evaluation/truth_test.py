@@ -41,14 +41,10 @@ def write_poisoned(folder):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('unknown')
-    words = (
-        f'defense=spectral,attack=none,source=arrays:{write_poisoned(folder)},size_px=8,channels=1'
-    )
-    sizes = (
-        '--config.source.train_size=0',
-        '--config.source.test_size=0',
-        '--config.source.reference=none',
-    )
+    source = f'source=arrays:{write_poisoned(folder)},size_px=8,channels=1'
+    words = f'defense=spectral,attack=none,{source}'
+    sizes = ['--config.source.train_size=0', '--config.source.test_size=0']
+    sizes += ['--config.source.reference=none']
     config = load_config(f'{ROOT}/configs/quickstart.py:{words}', [*SMALL, *STUDENT, *sizes])
     return config, run_chain(config, folder / 'stages'), folder
 
@@ -73,9 +69,8 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     } == {None}
     assert known.detection.fpr == flagged.mean()  # nobody poisoned anything, it is said
     assert known.detection.label_accuracy == 1
-    assert [
-        (one.attack.poisoned, one.attack.cover, one.attack.targets) for one in (unknown, known)
-    ] == [(None,) * 3, (0, 0, [])]
+    found = [(one.poisoned, one.cover, one.targets) for one in (unknown.attack, known.attack)]
+    assert found == [(None,) * 3, (0, 0, [])]
     assert unknown.teacher == known.teacher
     every = {field.encode_name for field in msgspec.structs.fields(Results)} - {
         'repaired',

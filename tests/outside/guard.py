@@ -22,9 +22,8 @@ class Cover(Guard, Defense):
 
         def cover(constants, rows):
             logits, _ = answer(constants['classifier'], rows['image'].astype(jnp.float32) / 255)
-            inside = (jnp.arange(height) < height - self.side_px)[:, None] | (
-                jnp.arange(width) < width - self.side_px
-            )[None]
+            above, left = (jnp.arange(size) < size - self.side_px for size in (height, width))
+            inside = above[:, None] | left[None]
             image = jnp.where(inside[..., None], rows['image'], 0).astype(jnp.uint8)
             return {'image': image, 'finite': jnp.isfinite(logits).all(-1)}
 

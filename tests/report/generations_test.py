@@ -28,10 +28,9 @@ def bars_of(drawing, colour):
 
 def dashes_of(drawing):
     """Places across of dashed lines in ink."""
-    pattern = (
-        r'<path d="M (-?[\d.]+) [^"]*"[^>]*style="[^"]*stroke-dasharray[^"]*stroke: var\(--ink\)'
-    )
-    return [float(place) for place in re.findall(pattern, str(drawing.svg))]
+    style = r'style="[^"]*stroke-dasharray[^"]*stroke: var\(--ink\)'
+    found = re.findall(rf'<path d="M (-?[\d.]+) [^"]*"[^>]*{style}', str(drawing.svg))
+    return [float(place) for place in found]
 
 
 def test_the_probe_comes_first_and_both_say_how_many_images(dissected):

@@ -140,12 +140,10 @@ def test_each_of_several_triggers_has_its_sentence(results):
 
 def test_relabelled_images_are_counted_below_the_headline(relabelled):
     assert 'Of 8 relabelled images 75.0 % got their true class.' in write_detail(typed(relabelled))
-    assert [line[:2] for line in list_relabelled(typed(relabelled).detection)] == [
-        ('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %'),
-    ]  # fmt: skip
-    relabelled['detection'] |= {
-        'counts': {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}
-    }
+    wanted = [('Relabelling accuracy', '75.0 %'), ('Of those poisoned', '83.3 %')]
+    assert [line[:2] for line in list_relabelled(typed(relabelled).detection)] == wanted
+    none = {'relabel_accuracy': [0, 0], 'relabel_accuracy_poisoned': [0, 0]}
+    relabelled['detection'] |= {'counts': none}
     assert 'relabelled' not in write_detail(typed(relabelled))
     assert list_relabelled(typed(relabelled).detection) == []
 

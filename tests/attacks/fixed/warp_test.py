@@ -59,13 +59,9 @@ def reference_grid(attack, points, height, width):
     fields = [bicubic(points[axis].tolist(), height, width) for axis in (0, 1)]
     for i in range(height):
         for j in range(width):
-            column = (
-                -1 + 2 * j / (width - 1) + attack.strength * fields[0][i][j] / width
-            ) * attack.rescale
-            row = (
-                -1 + 2 * i / (height - 1) + attack.strength * fields[1][i][j] / height
-            ) * attack.rescale
-            grid[i, j] = min(max(column, -1), 1), min(max(row, -1), 1)
+            column = -1 + 2 * j / (width - 1) + attack.strength * fields[0][i][j] / width
+            row = -1 + 2 * i / (height - 1) + attack.strength * fields[1][i][j] / height
+            grid[i, j] = [min(max(place * attack.rescale, -1), 1) for place in (column, row)]
     return grid
 
 

@@ -101,9 +101,7 @@ def answers(rng, theirs, ours):
         x = rng.normal(size=(2, c.in_channels, 2 * side, side)).astype(np.float32)
         t = rng.integers(0, 1000, 2)
         states = rng.normal(size=(2, 5, c.cross_attention_dim)).astype(np.float32)
-        expected = [
-            theirs(torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(states)).sample
-        ]
+        expected = [theirs(*map(torch.from_numpy, (x, t, states))).sample]
         made = [call(ours, nhwc(x), t, states)]
     elif kind == 'AutoencoderKL':
         side = 2 ** len(theirs.config.block_out_channels)
@@ -121,9 +119,8 @@ def answers(rng, theirs, ours):
         x = rng.normal(size=(2, 3, side, side)).astype(np.float32)
         out = theirs(torch.from_numpy(x))
         expected, made = [out.image_embeds, out.last_hidden_state], call(ours, nhwc(x))
-    return [x.numpy() for x in expected], [
-        np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else x for x in made
-    ]
+    made = [np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else x for x in made]
+    return [x.numpy() for x in expected], made
 
 
 def nhwc(x):

@@ -358,14 +358,11 @@ def change_place(rng, file):
 
 
 def damage(rng, folder, part):
-    files = [path for path in (folder / part).iterdir() if path.is_file()] + [
-        folder / 'model_index.json'
-    ] * (rng.random() < 0.2)
+    files = [path for path in (folder / part).iterdir() if path.is_file()]
+    files += [folder / 'model_index.json'] * (rng.random() < 0.2)
     file = pick(rng, sorted(files))
-    kinds = [change_header if file.suffix == '.safetensors' else change_json] * 3 + [
-        change_bytes,
-        change_place,
-    ]
+    kinds = [change_header if file.suffix == '.safetensors' else change_json] * 3
+    kinds += [change_bytes, change_place]
     pick(rng, kinds)(rng, file)
 
 
