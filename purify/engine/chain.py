@@ -5,23 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import purify
-from purify.core import devices, preemption
+from purify.core import devices
 from purify.core.errors import Preempted, UserError
-from purify.core.files import explain_os_errors, fingerprint, read_json, write_json
+from purify.core.files import AGAIN, explain_os_errors, fingerprint, read_json, write_json
 from purify.core.locks import locked
 from purify.core.progress import say
 from purify.core.seal import sealed
 from purify.core.types import Facts
 from purify.core.writers import Writer
-from purify.engine.finished import (
-    DONE,
-    Done,
-    check_files,
-    files_of,
-    hash_files,
-    read_done,
-    remove_parts,
-)
+from purify.engine.finished import DONE, Done, check_files, hash_folder, read_done
 from purify.engine.stage import Input, Stage, Work
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
@@ -47,34 +39,24 @@ class Chain:
         """
         if stage.name in self.stages:
             raise UserError(
-                f'two stages of this run are called {stage.name!r}. Give the steps of the defence'
-                ' names of their own.'
+                f'two stages of this run are called {stage.name!r}. Rename a step of the defence.'
             )
         inputs = {}
         for role, source in stage.inputs.items():
             if source.stage and source.stage not in self.stages:
                 raise UserError(
-                    f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage of'
-                    ' this run.'
+                    f'stage {stage.name!r} needs {source.stage!r}, which is no earlier stage.'
                 )
-            if (
-                source.stage
-                and self.stages[source.stage].shuts(source.sub)
-                and role not in stage.sees
-            ):
+            shut = source.stage and self.stages[source.stage].shuts(source.sub)
+            if shut and role not in stage.sees:
                 raise UserError(
                     f'stage {stage.name!r} may not open {source.stage}/{source.sub}, its input'
                     f' {role!r}: that tells more than a defence may know. A stage of the attacker'
                     ' or of the evaluation says so where it is made: Stage(sees=...).'
                 )
             inputs[role] = [self.prints.get(source.stage, source.digest), source.sub]
-        whole = {
-            'stage': stage.name,
-            'settings': stage.settings,
-            'inputs': inputs,
-            'version': purify.__version__,
-        }
-        self.prints[stage.name] = fingerprint(whole)
+        whole = {'stage': stage.name, 'settings': stage.settings, 'inputs': inputs}
+        self.prints[stage.name] = fingerprint(whole | {'version': purify.__version__})
         self.stages[stage.name] = stage
 
     def recall(self, prints: Mapping[str, str]) -> None:
@@ -115,8 +97,7 @@ class Chain:
         done = read_done(folder, older=name in self._older)
         if done['stage'] != name:
             raise UserError(
-                f'{folder / DONE}: is of the stage {done["stage"]!r}, not of {name!r}. Delete'
-                f' {folder} and run again.'
+                f'{folder / DONE}: is of the stage {done["stage"]!r}, not of {name!r}. {AGAIN}'
             )
         return done
 
@@ -156,8 +137,7 @@ class Chain:
         """
         reused = {}
         for stage in (stage for stage in self.stages.values() if stage.name in names):
-            if devices.any_host(preemption.asked()):
-                raise Preempted
+            devices.leave_together()
             reused[stage.name] = self._run_one(stage, run, writers)
         return reused
 
@@ -166,16 +146,14 @@ class Chain:
         for source in stage.inputs.values():
             if source.stage and not self.finished(source.stage):
                 raise UserError(
-                    f'stage {stage.name!r} needs {source.stage!r}, which is not finished; add it to'
-                    ' --stages.'
+                    f'stage {stage.name!r} needs {source.stage!r}, unfinished; add it to --stages.'
                 )
         waiting = f'{stage.name}: another run is working on {folder.name}; waiting for it'
-        lock = (
-            locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting))
-            if lead
-            else contextlib.nullcontext()
-        )
-        with lock:
+        lock = locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting))
+        inputs = {
+            role: self.path(at) for role, at in stage.inputs.items() if at.stage or at.outside
+        }
+        with lock if lead else contextlib.nullcontext():
             if devices.lead_says(lead and self.finished(stage.name)):
                 say(f'{stage.name}: done before ({folder.name})', shown=lead)
                 return True
@@ -183,11 +161,6 @@ class Chain:
             with explain_os_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             cost = Cost()
-            inputs = {
-                role: self.path(source)
-                for role, source in stage.inputs.items()
-                if source.stage or source.outside
-            }
             if (folder / COST_FILE).exists():
                 cost.resume(read_json(folder / COST_FILE, Totals, cure=FORGET))
             try:
@@ -202,24 +175,17 @@ class Chain:
         return False
 
     def _mark_done(self, stage: Stage, cost: Cost) -> None:
-        folder = self.folder(stage.name)
-        remove_parts(folder)
-        totals = summarize(cost.totals())
-        names = {
-            role: (
-                f'{self.folder(source.stage).name}/{source.sub}'
-                if source.stage
-                else str(source.outside or source.digest)
-            )
-            for role, source in stage.inputs.items()
-        }
+        folder, totals, names = self.folder(stage.name), summarize(cost.totals()), {}
+        for role, source in stage.inputs.items():
+            inside = source.stage and f'{self.folder(source.stage).name}/{source.sub}'
+            names[role] = inside or str(source.outside or source.digest)
         done: Done = {
             'stage': stage.name,
             'fingerprint': self.prints[stage.name],
             'settings': stage.settings,
             'cost': totals,
             'inputs': names,
-            'files': hash_files(files_of(folder)),
+            'files': hash_folder(folder),
         }
         write_json(folder / DONE, done)
         (folder / COST_FILE).unlink(missing_ok=True)
@@ -237,10 +203,10 @@ def _on_lead(act: Callable[[], None]) -> None:
             act()
         except (Exception, Preempted) as error:
             trouble = error
-    verdict = devices.lead_says(
-        0 if trouble is None else 2 if isinstance(trouble, Preempted) else 1
-    )
+    told = devices.lead_says(0 if trouble is None else 2 if isinstance(trouble, Preempted) else 1)
     if trouble is not None:
         raise trouble
-    if verdict:
-        raise Preempted if verdict == 2 else UserError('host 0 could not go on, and says why.')
+    if told:
+        raise (
+            Preempted if told == 2 else UserError('host 0 could not go on: do what it says there.')
+        )

@@ -45,44 +45,36 @@ def read_done(folder: Path, advice: str = '', *, older: bool = False) -> Done:
     """
     advice = advice or f'Delete {folder} and run again.'
     done = read_json(folder / DONE, Done, cure=advice)
-    named = next(
-        (name for name in (folder.name, folder.resolve().name) if PRINT.fullmatch(name)), None
-    )
+    names = (folder.name, folder.resolve().name)
+    named = next((name for name in names if PRINT.fullmatch(name)), None)
     if named is not None and not named.endswith(f'-{done["fingerprint"]}'):
         raise UserError(
             f'{folder / DONE}: is of the stage {done["stage"]!r} with the fingerprint'
-            f' {done["fingerprint"]!r}, and not of the one that the folder {named} is named for.'
-            f' {advice}'
+            f' {done["fingerprint"]!r}, not of the one that {named} is named for. {advice}'
         )
     if 'files' not in done and not older:
         raise UserError(
-            f'{folder / DONE}: notes no hashes of files, as versions before 0.2 did not, or is'
-            f' damaged. {advice}'
+            f'{folder / DONE}: notes no hashes, as versions before 0.2, or is damaged. {advice}'
         )
     return done
 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """All files that a stage hands on, by path: no `DONE`, costs, training states or parts."""
-    found = {
-        path.relative_to(folder): path
-        for path in sorted(folder.rglob('*'))
-        if path.is_file() or path.is_symlink()
-    }
-    return {
-        name.as_posix(): path
-        for name, path in found.items()
-        if name != Path(DONE)
-        and name.name != COST_FILE
-        and name.suffix != PART
-        and STATE not in name.parts
-    }
+    found = {}
+    for path in sorted(folder.rglob('*')):
+        name = path.relative_to(folder)
+        own = name == Path(DONE) or name.name == COST_FILE or name.suffix == PART
+        if (path.is_file() or path.is_symlink()) and not own and STATE not in name.parts:
+            found[name.as_posix()] = path
+    return found
 
 
-def remove_parts(folder: Path) -> None:
-    """Deletes what a killed writer left half written in a stage's folder."""
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Hashes all that a stage hands on, once what a killed writer left half written is deleted."""
     for path in sorted(folder.rglob(f'*{PART}')):
         path.unlink(missing_ok=True)
+    return hash_files(files_of(folder))
 
 
 def hash_files(files: Mapping[str, Path]) -> dict[str, str]:
@@ -109,38 +101,27 @@ def check_files(
 
     `advice` is the next step. Nor may there be other files that a reader could take for the
     stage's; how many notes and hidden files are there is said. `hashes` are those of `files_of` the
-    folder, where they are known already. A `done` without hashes cannot be checked, which is said
-    as well.
+    folder, where they are known already. A `done` without hashes is not checked, which is said.
     """
     if 'files' not in done:
-        say(
-            f'{folder}: an older version wrote it and noted no hashes, so nobody knows whether its'
-            ' files are still the same.'
-        )
+        say(f'{folder}: an older version noted no hashes, so nobody knows whether it is the same.')
         return
     named, there = done['files'], files_of(folder)
-    found = hashes
-    if found is None:
-        found = hash_files({name: there[name] for name in named if name in there})
+    found = hashes or hash_files({name: there[name] for name in named if name in there})
     if wrong := [name for name in named if found.get(name) != named[name]]:
         raise UserError(
             f'{", ".join(str(folder / name) for name in wrong[:SHOWN])}{_more(wrong)}: missing, or'
             f' changed since the stage {done["stage"]!r} wrote it. {advice}'
         )
     extra = [name for name in there if name not in named]
-    if taken := [
-        name for name in extra if WEIGHTS in Path(name).parts[:-1] or not _STRAY.fullmatch(name)
-    ]:
+    if taken := [x for x in extra if WEIGHTS in Path(x).parts[:-1] or not _STRAY.fullmatch(x)]:
         raise UserError(
             f'{", ".join(str(folder / name) for name in taken[:SHOWN])}{_more(taken)}: not written'
             f' by the stage {done["stage"]!r}, and could be taken for its results. Move what is not'
             f' its own out of {folder} and run again.'
         )
     if extra:
-        say(
-            f'{folder}: holds {len(extra)} files that its stage did not write, such as {extra[0]};'
-            ' they are not read.'
-        )
+        say(f'{folder}: {len(extra)} files are not of its stage, such as {extra[0]}; none is read.')
 
 
 def _more(names: list[str]) -> str:

@@ -6,14 +6,11 @@ import jax
 import numpy as np
 
 from purify.core import devices, preemption
-from purify.core.errors import Preempted
 from purify.core.progress import Bar
 from purify.data.loader import Record
 from purify.engine.stage import Work
-from purify.engine.tables import read_columns, write_columns
+from purify.engine.tables import Columns, read_columns, write_columns
 from purify.train.inference import Rule, map_images
-
-Columns = dict[str, np.ndarray]
 
 
 def look_in_turn(
@@ -26,7 +23,7 @@ def look_in_turn(
     *,
     batch: int = 0,
 ) -> Iterator[Columns]:
-    """Runs a rule over this host's share of `positions`; yields its columns batch by batch.
+    """Runs a rule over this host's share of the rows, and yields its columns batch by batch.
 
     Args:
       work: the stage's.
@@ -44,15 +41,12 @@ def look_in_turn(
     mine = [int(position) for position in positions[jax.process_index() :: hosts]]
     placed = devices.put_copy(weights, mesh)
     batch = batch or work.run['inference_batch']
-    for where, found in map_images(
-        rule, placed, fetch, mine, batch=batch, mesh=mesh, cost=work.cost
-    ):
+    for at, found in map_images(rule, placed, fetch, mine, batch=batch, mesh=mesh, cost=work.cost):
         yield found
-        bar.advance(len(where) * hosts)
+        bar.advance(len(at) * hosts)
         if preemption.asked():
             break
-    if devices.any_host(preemption.asked()):
-        raise Preempted
+    devices.leave_together()
 
 
 def look_at_all(
@@ -76,18 +70,11 @@ def look_at_all(
     parts = list(look_in_turn(work, rule, weights, fetch, positions, bar, batch=batch))
     if not parts:  # no row is this host's: its columns are empty
         like = {key: np.asarray(value)[None] for key, value in fetch(int(positions[0])).items()}
-        parts = [
-            {
-                key: np.zeros((0, *x.shape[1:]), x.dtype)
-                for key, x in jax.eval_shape(rule, weights, like).items()
-            }
-        ]
+        shapes = jax.eval_shape(rule, weights, like).items()
+        parts = [{key: np.zeros((0, *x.shape[1:]), x.dtype) for key, x in shapes}]
     mine = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     hosts = exchange(work, name, mine)
-    whole = {
-        key: np.zeros((len(positions), *column.shape[1:]), column.dtype)
-        for key, column in mine.items()
-    }
+    whole = {key: np.zeros((len(positions), *x.shape[1:]), x.dtype) for key, x in mine.items()}
     for host, found in enumerate(hosts):
         for key, column in found.items():
             whole[key][host :: len(hosts)] = column
@@ -95,7 +82,7 @@ def look_at_all(
 
 
 def exchange(work: Work, name: str, columns: Columns) -> list[Columns]:
-    """What every host has, in the order of hosts; through files `name-...` of the stage."""
+    """Shares each host's columns with all hosts, in order of hosts, by files `name-...`."""
     if jax.process_count() == 1:
         return [columns]
     file = f'{name}-{{}}.npz'.format

@@ -21,11 +21,11 @@ from purify.core.progress import Bar
 from purify.data.builders import DatasetWriter, cut
 from purify.data.loader import Record
 from purify.engine.stage import Work
-from purify.engine.tables import part_path, write_columns
+from purify.engine.tables import Columns, part_path, write_columns
 from purify.train.inference import Rule, map_images
 
 WRITES = 4  # shards that may wait for being written
-Row = dict[str, np.ndarray]
+Make = Callable[[range], Iterable[Record]]  # a range of rows -> their records, in order
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sink:
 
 
 def table_sink(folder: Path, ids: np.ndarray, shard_size: int) -> Sink:
-    """Makes rows of columns a table in parts (`tables.read_table`); `ids` i64[n] are theirs.
+    """Makes a sink that writes rows as a table in parts (`tables.read_table`), with `ids` i64[n].
 
     A table of no rows is not written: its columns are not known here.
     """
@@ -72,7 +72,7 @@ def dataset_sink(
     split: str = 'train',
     numbers: Callable[[int], dict[str, int]] = lambda row: {},
 ) -> Sink:
-    """Makes rows the records of a TFDS dataset, with `numbers(row)` (id, label, ...) added."""
+    """Makes a sink that writes rows, with `numbers(row)` (id, label, ...), as a TFDS dataset."""
     ranges = cut(count, shard_size)
     writer = DatasetWriter(folder, name, split, features, len(ranges))
 
@@ -113,50 +113,48 @@ def map_rows(
     """
     devices.barrier(f'pending shards of {work.name}')  # all look before any writes
     mine = sink.pending[jax.process_index() :: jax.process_count()]
-    numbers = [row for shard in mine for row in sink.ranges[shard]]
+    rows = [row for shard in mine for row in sink.ranges[shard]]
     total = sum(map(len, sink.ranges))
     mesh = devices.local_mesh()
     batch = work.run['batch_per_device'] * mesh.size
     with Bar(work.name, total, shown=devices.is_lead()) as bar, _Collector(sink) as collector:
-        bar.skip(total - len(numbers) * jax.process_count())
-        placed = devices.put_copy(constants, mesh) if numbers else None
-        for where, out in map_images(
-            rule, placed, fetch, numbers, batch=batch, mesh=mesh, cost=work.cost
+        bar.skip(total - len(rows) * jax.process_count())
+        placed = devices.put_copy(constants, mesh) if rows else None
+        for at, out in map_images(
+            rule, placed, fetch, rows, batch=batch, mesh=mesh, cost=work.cost
         ):
-            finite = out.pop('finite', np.ones(len(where), bool))
-            _refuse_broken(ids[where[~finite]], dtype)
-            collector.put(where, out)
-            done = len(where) * jax.process_count()
+            finite = out.pop('finite', np.ones(len(at), bool))
+            _refuse_broken(ids[at[~finite]], dtype)
+            collector.put(at, out)
+            done = len(at) * jax.process_count()
             work.cost.network_calls += calls * done
             bar.advance(done)
             if preemption.asked():
                 break
-    _leave_together()
+    devices.leave_together()
     if devices.is_lead():
         sink.finish()
 
 
-def write_shards(
-    work: Work, jobs: Sequence[tuple[Sink, Callable[[range], Iterable[Record]]]]
-) -> None:
+def write_shards(work: Work, jobs: Sequence[tuple[Sink, Make]]) -> None:
     """Writes several datasets at once, pending shards spread over hosts and their `threads`.
 
     Args:
       work: the stage's.
-      jobs: of each dataset its sink, and what gives the records of a range of its rows, in order.
+      jobs: of each dataset its sink, and what makes its records.
 
     Raises:
       Preempted: when SIGTERM came; what is whole is written.
     """
     devices.barrier(f'pending shards of {work.name}')  # all look before any writes
     hosts, total = jax.process_count(), sum(len(rows) for sink, _ in jobs for rows in sink.ranges)
-    missing = [(sink, records, shard) for sink, records in jobs for shard in sink.pending]
+    missing = [(sink, make, shard) for sink, make in jobs for shard in sink.pending]
     mine = missing[jax.process_index() :: hosts]
 
-    def write(sink: Sink, records: Callable[[range], Iterable[Record]], shard: int) -> int:
+    def write(sink: Sink, make: Make, shard: int) -> int:
         try:
             preemption.check()
-            sink.write(shard, _until_asked(records(sink.ranges[shard])))
+            sink.write(shard, _until_asked(make(sink.ranges[shard])))
         except Preempted:  # all hosts leave together, below
             return 0
         return len(sink.ranges[shard])
@@ -173,7 +171,7 @@ def write_shards(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    _leave_together()
+    devices.leave_together()
     devices.barrier(f'{work.name} written')
     if devices.is_lead():
         for sink, _ in jobs:
@@ -187,19 +185,15 @@ def _until_asked(records: Iterable[Record]) -> Iterator[Record]:
         yield record
 
 
-def _leave_together() -> None:
-    """Raises `Preempted` on all hosts if SIGTERM came to any: none waits for one that is gone."""
-    if devices.any_host(preemption.asked()):
-        raise Preempted
-
-
 def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
     """Raises `UserError` with the ids of images for which the models gave NaN, if any."""
     if len(ids):
+        named = ', '.join(map(str, ids[:8].tolist()))
+        cure = 'The weights of a model may be broken: load them again.'
+        if dtype != 'float32':
+            cure = f'Computing in {dtype} may overflow: try float32.'
         raise UserError(
-            f'the models gave NaN for {len(ids)} images of a batch (ids'
-            f' {", ".join(map(str, ids[:8].tolist()))}). Computing in {dtype} may overflow: try'
-            ' defense.dtype=float32; or the weights of the prior or the classifier are broken.'
+            f'the models gave NaN for {len(ids)} images of a batch (ids {named}). {cure}'
         )
 
 
@@ -208,11 +202,11 @@ class _Collector:
 
     def __init__(self, sink: Sink):
         self.sink = sink
-        self.held: dict[int, Row] = {}
+        self.held: dict[int, Columns] = {}
         self.pool = concurrent.futures.ThreadPoolExecutor(2)
         self.writing: list[concurrent.futures.Future[None]] = []
 
-    def put(self, numbers: np.ndarray, columns: Row) -> None:
+    def put(self, numbers: np.ndarray, columns: Columns) -> None:
         rows = [{name: column[k] for name, column in columns.items()} for k in range(len(numbers))]
         self.held.update(zip(numbers.tolist(), rows, strict=True))
         for shard in sorted({row // len(self.sink.ranges[0]) for row in numbers.tolist()}):

@@ -55,15 +55,12 @@ class Stage:
 
     def __post_init__(self) -> None:
         if unknown := [role for role in self.sees if role not in self.inputs]:
-            raise ValueError(
-                f'stage {self.name!r} sees {", ".join(unknown)}, which is none of its inputs.'
-            )
+            raise ValueError(f'stage {self.name!r} sees {", ".join(unknown)}, no input of its own.')
 
     def shuts(self, sub: str) -> bool:
         """Whether that subfolder of the stage's folder is only for stages whose `sees` says so."""
-        return bool(self.sees) and not any(
-            open_ == '' or Path(sub).is_relative_to(open_) for open_ in self.shows
-        )
+        shown = any(Path(sub).is_relative_to(place) for place in self.shows)
+        return bool(self.sees) and not shown
 
 
 @dataclass(frozen=True)

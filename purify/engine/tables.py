@@ -15,6 +15,7 @@ from purify.data.edits import Edited
 from purify.data.loader import Split
 from purify.data.table import Table
 
+Columns = dict[str, np.ndarray]
 FINDINGS, FACTS, SHEET = 'findings.npz', 'findings.json', 'verdicts.csv'
 _PART = re.compile(r'rows-(\d{5,})-of-(\d{5,})\.npz')
 
@@ -24,9 +25,7 @@ def part_path(folder: Path, part: int, parts: int) -> Path:
     return folder / f'rows-{part:05d}-of-{parts:05d}.npz'
 
 
-def write_columns(
-    path: Path, columns: Mapping[str, np.ndarray], *, compressed: bool = False
-) -> str:
+def write_columns(path: Path, columns: Columns, *, compressed: bool = False) -> str:
     """Writes columns [n ...] as one npz, whole or not at all; returns its SHA-256.
 
     Equal columns give equal bytes: zip entries bear no date.
@@ -36,7 +35,7 @@ def write_columns(
     return write_bytes(path, buffer.getvalue())
 
 
-def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray]:
+def read_columns(path: Path, *groups: Mapping[str, str]) -> Columns:
     """Reads the columns of one npz.
 
     `groups` say what it must hold: column -> the kinds of NumPy its numbers may be of ('i', 'fiu',
@@ -50,36 +49,26 @@ def read_columns(path: Path, *groups: Mapping[str, str]) -> dict[str, np.ndarray
         raise UserError(f'{path}: cannot be read ({error}). {AGAIN}') from error
     for group in groups:
         for name, kinds in group.items():
-            if (
-                name not in columns
-                or columns[name].dtype.kind not in kinds
-                or not columns[name].ndim
-            ):
-                raise UserError(
-                    f'{path}: its column {name!r} is missing or of another type. {AGAIN}'
-                )
+            column = columns.get(name)
+            if column is None or column.dtype.kind not in kinds or not column.ndim:
+                raise UserError(f'{path}: column {name!r} is missing or of another type. {AGAIN}')
         _check_lengths(path, {name: columns[name] for name in group})
     return columns
 
 
-def _check_lengths(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+def _check_lengths(path: Path, columns: Columns) -> None:
     """Raises `UserError` unless all columns are arrays of one length."""
     lengths = {len(column) if column.ndim else -1 for column in columns.values()}
     if len(lengths) > 1 or -1 in lengths:
-        raise UserError(
-            f'{path}: its columns {", ".join(sorted(columns))} are not of one length. {AGAIN}'
-        )
+        names = ', '.join(sorted(columns))
+        raise UserError(f'{path}: its columns {names} are not of one length. {AGAIN}')
 
 
 def write_table(folder: Path, table: Table) -> None:
     """Writes findings as columns, as facts, and as a sheet for people with one line per image."""
     write_columns(folder / FINDINGS, table.columns)
-    names = [
-        'ids',
-        *sorted(
-            name for name, column in table.columns.items() if column.ndim == 1 and name != 'ids'
-        ),
-    ]
+    flat = [name for name, column in table.columns.items() if column.ndim == 1 and name != 'ids']
+    names = ['ids', *sorted(flat)]
     sheet = io.StringIO()
     writer = csv.writer(sheet, lineterminator='\n')
     writer.writerow(names)
@@ -98,47 +87,32 @@ def read_table(folder: Path) -> Table:
 
     Raises `UserError` if there is none, or part of it is missing.
     """
-    found = {
-        path: match
-        for path in sorted(folder.glob('rows-*.npz'))
-        if (match := _PART.fullmatch(path.name))
-    }
+    paths = sorted(folder.glob('rows-*.npz'))
+    found = {path: match for path in paths if (match := _PART.fullmatch(path.name))}
     if (folder / FINDINGS).exists():
         if found:
-            raise UserError(
-                f'{folder}: holds two tables, {FINDINGS} and {next(iter(found)).name}. Delete the'
-                ' folder and run its stage again.'
-            )
+            other = next(iter(found)).name
+            raise UserError(f'{folder}: holds two tables, {FINDINGS} and {other}. {AGAIN}')
         return Table(_read_part(folder / FINDINGS), read_json(folder / FACTS, Facts))
     counts = {int(match[2]) for match in found.values()}
-    if len(counts) != 1 or sorted(int(match[1]) for match in found.values()) != list(
-        range(max(counts))
-    ):
-        raise UserError(
-            f'{folder}: holds no whole table ({len(found)} parts). Delete the folder and run its'
-            ' stage again.'
-        )
+    numbers = sorted(int(match[1]) for match in found.values())
+    if len(counts) != 1 or numbers != list(range(max(counts))):
+        raise UserError(f'{folder}: holds no whole table ({len(found)} parts). {AGAIN}')
     parts = [_read_part(path) for path in found]
-    kinds = [
-        {name: (column.dtype.kind, column.shape[1:]) for name, column in part.items()}
-        for part in parts
-    ]
+    kinds = [{name: (x.dtype.kind, x.shape[1:]) for name, x in part.items()} for part in parts]
     if any(kind != kinds[0] for kind in kinds):
-        raise UserError(
-            f'{folder}: the parts of its table hold different columns. Delete the folder and run'
-            ' its stage again.'
-        )
+        raise UserError(f'{folder}: the parts of its table hold different columns. {AGAIN}')
     return Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _read_part(path: Path) -> dict[str, np.ndarray]:
+def _read_part(path: Path) -> Columns:
     columns = read_columns(path, {'ids': 'iu'})
     _check_lengths(path, columns)
     return columns
 
 
 def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
-    """The split that a table among the inputs makes of `split`; itself where there is none.
+    """Applies a defence's decisions to a split: the table among the inputs, if there is one.
 
     `edits` says who is kept, under which label, with images from the inputs `replaced...`; of
     `flagged` the flagged are left alone.
@@ -150,21 +124,13 @@ def apply_edits(split: Split, inputs: Mapping[str, Path]) -> Split:
     check_ids(table, split, inputs[role])
     if role == 'flagged':
         return Edited(split, table['flagged'], split.labels, np.full(len(split), -1), [])
-    kept = table['candidate'][table['keep']]
-    folders = (
-        [folder for role, folder in inputs.items() if role.startswith('replaced')]
-        if (kept >= 0).any()
-        else []
-    )
+    some = (table['candidate'][table['keep']] >= 0).any()
+    folders = [folder for role, folder in inputs.items() if some and role.startswith('replaced')]
     # Where no candidate was picked, there is no dataset.
-    full = [folder for folder in folders if (folder / 'dataset_info.json').exists()]
-    return Edited(
-        split,
-        table['keep'],
-        table['labels'],
-        table['candidate'],
-        [Split(folder, 'train') for folder in full],
-    )
+    splits = [
+        Split(folder, 'train') for folder in folders if (folder / 'dataset_info.json').exists()
+    ]
+    return Edited(split, table['keep'], table['labels'], table['candidate'], splits)
 
 
 def check_ids(table: Table, split: Split, folder: Path) -> None:
@@ -172,5 +138,5 @@ def check_ids(table: Table, split: Split, folder: Path) -> None:
     if not np.array_equal(table['ids'], split.ids):
         raise UserError(
             f'{folder}: its {len(table["ids"])} rows are not the {len(split)} images of'
-            f' {split.folder}.'
+            f' {split.folder}. {AGAIN}'
         )
