@@ -234,10 +234,8 @@ def cifar10_small(words):
     config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
     config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    how, augment = (
-        OPTIMIZERS.part('adamw', lr=3e-3),
-        {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}},
-    )
+    how = OPTIMIZERS.part('adamw', lr=3e-3)
+    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
     config.teacher = classifier(network, how, epochs=10, batch=64, augment=augment)
     unet = PixelNetwork(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
     adam, run = OPTIMIZERS.part('adam', lr=1e-3), {'steps': 4000, 'batch': 64}

@@ -81,10 +81,8 @@ def on_cpu(words, *, images, epochs, prior_steps, start, steps):
     sizes |= {'reference': 'held_out', 'reference_size': images}
     config.source = source(words.source, size_px=32, **sizes)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    augment, how = (
-        {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}},
-        OPTIMIZERS.part('adamw', lr=3e-3),
-    )
+    how = OPTIMIZERS.part('adamw', lr=3e-3)
+    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
     config.teacher = classifier(network, how, epochs=epochs, batch=64, augment=augment)
     unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
     prior = pixel_prior(unet, lr=1e-3, steps=prior_steps, batch=32, augment={'flip': {'p': 0.5}})

@@ -136,7 +136,7 @@ def cifar10(words):
     """PreAct-ResNet-18 from scratch, google/ddpm-cifar10-32."""
     config = begin(words, 'tfds:cifar10', size_px=32, inference_batch=1024, batch_per_device=1024)
     augment = {'pad_crop': {'pad_px': 4}} | FLIP
-    config.teacher = teacher_of(words, 'preact_resnet18', augment=augment, **CIFAR_SCALE)
+    config.teacher = teacher_of(words, 'preact_resnet18', CIFAR_SCALE, augment=augment)
     attack(config, words)
     own = wide_prior(**WIDE_32, steps=100_000, batch=128)
     prior = {'published': 'google/ddpm-cifar10-32', 'own': own, 'held_out': 10_000}
@@ -151,8 +151,8 @@ def tiny(words):
     """
     run = {'inference_batch': 256, 'batch_per_device': 256}
     config = begin(words, 'imagefolder:tiny-imagenet-200', size_px=64, **run)
-    look = {'augment': {'pad_crop': {'pad_px': 8}} | FLIP, **IMAGENET_SCALE}
-    config.teacher = teacher_of(words, 'efficientnet_b4', weights='efficientnet_b4', **look)
+    name, augment = 'efficientnet_b4', {'pad_crop': {'pad_px': 8}} | FLIP
+    config.teacher = teacher_of(words, name, IMAGENET_SCALE, weights=name, augment=augment)
     attack(config, words, size_px=8)
     own = wide_prior(**WIDE_64, steps=400_000, batch=128)
     changes = {'encoder': {'batch': 256}} if words.defense == 'dbd' else {}
@@ -169,8 +169,8 @@ def lfw(words):
     people = {} if words.source != 'usual' else {'min_per_class': 16}
     run = {'shard_size': 100, 'inference_batch': 256, 'batch_per_device': 16}
     config = begin(words, 'tfds:lfw', reader=people, size_px=224, **run)
-    how = {'lr': 1e-3, 'epochs': 50, 'batch': 32, 'augment': FLIP}
-    config.teacher = teacher_of(words, 'vgg16', weights='vggface', **how, **FACES)
+    how = {'lr': 1e-3, 'epochs': 50, 'batch': 32}
+    config.teacher = teacher_of(words, 'vgg16', FACES, weights='vggface', augment=FLIP, **how)
     # At 224 px.
     large = {'warp': {'control_px': 0, 'strength': 1.0, 'covers': 0.0}, 'dct': {'magnitude': 50.0}}
     attack(config, words, large, size_px=28)
@@ -190,7 +190,7 @@ def begin(words, images, *, reader=None, size_px, shard_size=1000, **run):
     return config
 
 
-def teacher_of(words, network, *, weights='', augment, lr=0.01, epochs=100, batch=128, **scale):
+def teacher_of(words, network, scale, *, augment, weights='', lr=0.01, epochs=100, batch=128):
     """SGD of momentum .9 and weight decay 5e-4 on a cosine, as the released code for CIFAR-10."""
     built, how = NETWORKS.part(network, dtype='bfloat16', **scale), OPTIMIZERS.part('sgd', lr=lr)
     usual = f'./weights/{weights}.safetensors' if weights else ''

@@ -107,6 +107,7 @@ def sweep_table1():
 
 def sweep_table3():
     """Table 1 with and without distillation."""
-    for point in sweep_table1():
+    points: list[dict] = list(sweep_table1())
+    for point in points:
         for distill in (True, False):
             yield point | {'words': point['words'] | {'distill': distill}}

@@ -8,7 +8,7 @@ UNUSUAL = 0.03  # of all images: so many of a clean dataset hardly ever leave th
 
 
 def judgement(word: str, share: float, text: str) -> Facts:
-    """The fact `verdict` of findings: one of `WORDS`, the share of images that leave, and a text.
+    """Makes the fact `verdict`: one of `WORDS`, the share of images that leave, and a text.
 
     'clean': nothing was found. 'attacked': labels are named that a trigger explains. 'mislabelled':
     labels are wrong without a trigger. 'unexplained': more images than usual leave their labels,

@@ -22,7 +22,7 @@ LOSSES = ('ce', 'sce')
 
 @dataclass(frozen=True)
 class Predictions(Limited, Measure, place='predictions: '):
-    """The label that a classifier predicts for every image, and its loss on the given label.
+    """Measures a classifier's predicted label of every image, and its loss on the given one.
 
     Columns: `label` i32[b], `loss` f32[b], `finite` bool[b]. Images are seen without augmentation.
 
@@ -64,7 +64,7 @@ class Predictions(Limited, Measure, place='predictions: '):
 
 @dataclass(frozen=True)
 class Features(Measure):
-    """What a classifier's head reads, `features` f32[b d], its `label` i32[b], `finite` bool[b]."""
+    """Measures what a classifier's head reads, `features` f32[b d], and its `label` i32[b]."""
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'classifier'."""
@@ -81,7 +81,7 @@ class Features(Measure):
 
 @dataclass(frozen=True)
 class Embeddings(Measure):
-    """An encoder's `features` f32[b d] of every image, and whether they are `finite` bool[b]."""
+    """Measures an encoder's `features` f32[b d] of every image."""
 
     def rule(self, models: Models, context: Context) -> Rule:
         """See `Measure`; needs the model 'encoder'."""

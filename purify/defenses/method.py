@@ -55,7 +55,7 @@ class Measure(Protocol):
         ...
 
     def network_calls(self, models: Models) -> int:
-        """How often a diffusion model is asked for one row."""
+        """Counts how often a diffusion model is asked for one row."""
         return 0
 
     def drawn(self) -> int:
@@ -80,7 +80,7 @@ class Purifier(Protocol):
         ...
 
     def network_calls(self, models: Models) -> int:
-        """How often a diffusion model is asked for one image."""
+        """Counts how often a diffusion model is asked for one image."""
         return 0
 
 
@@ -121,7 +121,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a method.
+    """One stage of a method: what is done, to which inputs, by which rule.
 
     Attributes:
       name: the stage's name, unique in its method.
@@ -145,12 +145,12 @@ class Step:
     by: Any = None
 
     def facts(self) -> Facts:
-        """Everything that changes the result besides the inputs, as plain values."""
+        """Lists what changes the result besides the inputs, as plain values."""
         return self.settings | ({'by': describe_rule(self.by)} if self.by is not None else {})
 
 
 def describe_rule(rule: Any) -> Facts:
-    """A rule as plain values: the name of its class and its attributes, other rules likewise."""
+    """Describes a rule as plain values: its class and its attributes, other rules likewise."""
     parts = {part.name: getattr(rule, part.name) for part in fields(rule)}
     plain = asdict(rule)
     return {'name': type(rule).__name__} | {
@@ -214,7 +214,7 @@ class Method:
     outcome: Outcome = field(default_factory=Outcome)
 
     def step(self, name: str | None) -> Step | None:
-        """The step of that name; None where there is none."""
+        """Finds the step of that name; None where there is none."""
         return next((step for step in self.steps if step.name == name), None)
 
 

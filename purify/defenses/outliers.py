@@ -17,12 +17,12 @@ UNUSUAL_FEW = 0.1  # then a label must stand out by so large a share of its imag
 
 
 def lower_median(values: np.ndarray) -> float:
-    """The median of values f64[n], n > 0, or the lower of two: half may lie far above."""
+    """Computes the median of values f64[n], n > 0, or the lower of two: half may lie far above."""
     return float(np.sort(values)[(len(values) - 1) // 2])
 
 
 def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """The lower median of values f64[n], and the deviation of those below it (0 for one value).
+    """Measures what is usual among values f64[n]: their lower median, and the deviation below it.
 
     The deviation is 1.4826 times the median distance of the lower half, which for symmetric values
     is that of all (Leys 2013), and which nothing changes that lies above: up to half of the values
@@ -35,7 +35,7 @@ def usual_and_spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def outlier_index(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """How many deviations f64[c] each score f64[c] lies above the median of the present, bool[c].
+    """Counts how many deviations f64[c] each score f64[c] lies above the median.
 
     The deviation is 1.4826 MAD (Leys 2013). Where more than half of the scores are equal that is 0,
     and the mean absolute deviation takes its place (Iglewicz & Hoaglin 1993). 0 for labels that are

@@ -57,19 +57,19 @@ class Evaluation:
 
 
 def loaded(load: str, revision: str = '') -> Facts:
-    """The part of a config for a finished prior or encoder, see `Loaded`."""
+    """Makes the part of a config for a finished prior or encoder, see `Loaded`."""
     return asdict(Loaded(load, revision))
 
 
 def plain_defenses() -> tuple[str, ...]:
-    """The defences that work without settings: all of theirs have defaults."""
+    """Lists the defences that work without settings: all of theirs have defaults."""
     return tuple(name for name in DEFENSES if not DEFENSES.wanted(name))
 
 
 def preset(name: str, kind: str) -> Mapping[str, Any]:
-    """A defence's own settings for a kind of data such as 'small'; scores remove what Spectral does.
+    """Looks up a defence's settings for a kind of data such as 'small'; {} where it has none.
 
-    {} where it has none.
+    A score removes as large a share as Spectral does.
     """
     if name in SCORES:
         own = SCORES.bare(name).presets.get(kind)

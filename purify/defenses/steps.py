@@ -26,7 +26,7 @@ def purified_steps(student: Settings) -> tuple[Step, Step]:
 
 
 def at_constant_rate(optim: Settings) -> Facts:
-    """The optimiser without its schedule."""
+    """Takes an optimiser its schedule: the rate stays as it is."""
     kept = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
     return kept | {'schedule': 'constant', 'warmup': 0.0}
 
@@ -34,7 +34,7 @@ def at_constant_rate(optim: Settings) -> Facts:
 def train_part(
     student: Settings, part: Settings, objective: Settings, *, constant: bool = False
 ) -> Facts:
-    """The student's config for a part of a defence's training; its lr may be `constant`."""
+    """Makes the student's config for a part of a defence's training; its lr may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
     fresh = {'epochs': part['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
@@ -65,7 +65,7 @@ class Simclr:
 
 
 def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
-    """`Simclr` with Adam, rate and batch of Sabolić 2024, on a cosine; epochs are unpublished."""
+    """Makes the settings of `Simclr` with the Adam, rate and batch of Sabolić 2024."""
     optim = OPTIMIZERS.part('adam', lr=lr, b2=0.99)
     return asdict(Simclr(network, optim, float(epochs), **changes))
 

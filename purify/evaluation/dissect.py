@@ -74,7 +74,7 @@ def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
 
 
 def aims(facts: Facts) -> list[int]:
-    """The classes that the attack aims at, ascending, even if no image is poisoned."""
+    """Lists the classes that the attack aims at, ascending, even if no image is poisoned."""
     rule, classes = facts['attack'], len(facts['class_names'])
     if rule['scheme'] == 'all_to_all':
         return sorted({(source + 1) % classes for source in rule['sources'] or range(classes)})

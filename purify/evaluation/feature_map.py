@@ -89,7 +89,7 @@ def choose_points(manifest: Manifest, seed: int) -> np.ndarray:
 
 
 def close_classes(named: list[int], aims: list[int], classes: list[int]) -> list[int]:
-    """The classes to look at closely: those named or aimed at, and some others to compare with."""
+    """Chooses classes to look at closely: those named or aimed at, and others to compare with."""
     suspects = [*named, *(label for label in aims if label not in named)][:MOST_CLASSES]
     others = [label for label in classes if label not in named and label not in aims]
     return suspects + others[:INNOCENT]

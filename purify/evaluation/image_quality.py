@@ -80,7 +80,7 @@ def _remade(work: Work) -> bool:
 
 
 def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
-    """What to tell readers of the numbers: too few images, or numbers that are not finite."""
+    """Warns readers of the numbers: of too few images, or of numbers that are not finite."""
     smallest, width = min(moments.count for moments in sets), sets[0].mean.size
     if smallest < 2:
         return [f'{smallest} images are too few for FID.']

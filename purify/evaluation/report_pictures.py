@@ -34,7 +34,7 @@ def show_groups(chain: Chain) -> dict[str, np.ndarray] | None:
 
 
 def choose_groups(columns: dict[str, np.ndarray], labels: list[int]) -> np.ndarray:
-    """Rows i64[k] of a set: of each group, the first by id that were made of these labels."""
+    """Chooses rows i64[k] of a set: of each group, the first by id made of these labels."""
     aimed = np.isin(columns['label'], labels)
     order = np.argsort(columns['ids'], kind='stable')
     found = [order[(aimed & (columns['group'] == group))[order]][:MOST_GROUP] for group in GROUPS]

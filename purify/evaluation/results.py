@@ -124,7 +124,7 @@ def _numbers(chain: Chain, name: str, kind: type[T]) -> T | None:
 
 
 def true_targets(facts: Settings) -> list[int]:
-    """The classes that a manifest's attack aims at, ascending; none where nothing is poisoned."""
+    """Lists the classes that a manifest's attack aims at, ascending; none without poison."""
     return aims(facts) if facts['poisoned_images'] else []
 
 

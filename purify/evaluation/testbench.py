@@ -48,12 +48,12 @@ class Bench:
         return open_classifier(self.work.inputs[role], role, self.test)
 
     def aim(self, attack: Attack) -> tuple[np.ndarray, np.ndarray]:
-        """The classes i32[n] the attack wants for the test images; which of them count, bool[n]."""
+        """Lists the classes i32[n] the attack wants for test images, and which count, bool[n]."""
         goals = np.array([attack.goal(int(label)) for label in self.test.labels], np.int32)
         return goals, self.rules.succeeds_on(self.test.labels, goals)
 
     def shared(self, attack: Attack | None) -> Arrays:
-        """What triggered test images have in common (see `Attack`); {} without an attack."""
+        """Makes what triggered test images have in common (see `Attack`); {} without an attack."""
         return attack.shared(self.test.shape, 'test') if attack else {}
 
     def record(self, attack: Attack | None, position: int) -> Record:

@@ -23,7 +23,7 @@ CLASSES: tuple[str, ...] = ('clean', 'triggered')
 
 
 def has_trigger(settings: Mapping[str, Any]) -> bool:
-    """Whether the attack that a config describes stamps anything that could be told."""
+    """Tells whether the attack of a config stamps anything that a network could see."""
     kind = ATTACKS[settings['name']]
     return getattr(kind, 'func', kind).has_trigger
 
@@ -142,12 +142,12 @@ class _TriggerRows:
 
 
 def mix(image: np.ndarray, stamped: np.ndarray, strength: float) -> np.ndarray:
-    """u8[h w c] between an image (strength 0) and what the attack makes of it (1)."""
+    """Mixes an image u8[h w c] (strength 0) with what the attack makes of it (1)."""
     return np.round(image + strength * (stamped.astype(np.float64) - image)).astype(np.uint8)
 
 
 def mode_of(attack: Attack) -> str:
-    """How images are stamped: as in training, since these are what a diffusion model was shown.
+    """Says how images are stamped: as in training, since a diffusion model was shown these.
 
     Label-consistent poison is made hard by a classifier of the attacker's, which only he has; its
     corner marks are its trigger.

@@ -16,7 +16,7 @@ _OF_IMAGES = ('poisoned', 'true', 'close_poisoned')  # columns of what is shown 
 
 
 def is_known(config: Settings, facts: Settings) -> bool:
-    """Whether an image that this run did not poison counts as clean.
+    """Tells whether an image that this run did not poison counts as clean.
 
     It does where the run poisoned others, for that is what an experiment assumes; where the source
     is one that this program vouches for; and where the config says `clean_source`. `facts` are

@@ -75,7 +75,7 @@ class Amplification:
 
 
 def list_rows(results: Results) -> list[Made]:
-    """Rows of the target classes: of the probe if it has as many, else of the generated set."""
+    """Lists the target classes: of the probe if it has as many, else of the generated set."""
     sets = results.dissection.sets if results.dissection else {}
     probe = [row for row in sets.get('probe', []) if row.target and row.images]
     made = [row for row in sets.get('generated', []) if row.target and row.images]
@@ -83,7 +83,7 @@ def list_rows(results: Results) -> list[Made]:
 
 
 def has_detector(results: Results) -> bool:
-    """Whether a detector looked for the trigger; there is none for attacks without a trigger."""
+    """Tells whether a detector looked for the trigger: none does where the attack has none."""
     return results.dissection is not None and results.dissection.judges.detector is not None
 
 
@@ -208,7 +208,7 @@ def _list_fid(fid: Distance, *, known: bool) -> list[Line]:
 
 
 def read_set_quantities(results: Results) -> dict[str, float]:
-    """The numbers of `QUANTITIES` that a run measured."""
+    """Lists the numbers of `QUANTITIES` that a run measured."""
     found = measure_amplification(results)
     values: dict[str, float | None] = {}
     if found is not None:

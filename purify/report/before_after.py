@@ -80,7 +80,7 @@ def before_after(results: Results) -> list[BeforeAfter]:
 
 
 def read_share(side: ClassifierScores | None, name: str) -> Reading | None:
-    """A share of a classifier with its counts and interval; None where it was not measured."""
+    """Reads a share of a classifier with its counts and interval; None where not measured."""
     if side is None or (value := getattr(side, name)) is None:
         return None
     unknown = (None, None)

@@ -63,7 +63,7 @@ class Drawing:
 
 @contextmanager
 def new_figure(height_px: float) -> Iterator[Figure]:
-    """An empty figure of `WIDTH_PX`, in the page's style as long as the context lasts."""
+    """Opens an empty figure of `WIDTH_PX`, in the page's style as long as the context lasts."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_PX / _DOT_PX, height_px / _DOT_PX), dpi=_DOT_PX)
         FigureCanvasSVG(figure)
@@ -74,7 +74,7 @@ def new_figure(height_px: float) -> Iterator[Figure]:
 def new_axes(
     height_px: float, left: float, width: float, below_px: float, above_px: float
 ) -> Iterator[tuple[Figure, Axes]]:
-    """A figure and its only axes: left end and width as shares, room below and above in pixels."""
+    """Opens a figure with one axes: left end and width as shares, room below and above in px."""
     with new_figure(height_px) as figure:
         height = 1 - (below_px + above_px) / height_px
         yield figure, figure.add_axes((left, below_px / height_px, width, height))
@@ -84,6 +84,12 @@ def draw_grid(axes: Axes, axis: Literal['both', 'x', 'y']) -> None:
     """Draws grid lines at the ticks, behind all else."""
     axes.grid(axis=axis)
     axes.set_axisbelow(True)
+
+
+def draw_percents(axes: Axes, axis: Literal['x', 'y']) -> None:
+    """Draws ticks and grid lines at the quarters of an axis of shares."""
+    (axes.set_xticks if axis == 'x' else axes.set_yticks)(**QUARTERS)
+    draw_grid(axes, axis)
 
 
 def draw_whisker(axes: Axes, y: float, low: float, high: float, half: float) -> None:
@@ -119,7 +125,7 @@ def draw_dots(axes: Axes, points: np.ndarray, colour: str, size_px: float) -> No
 
 
 def finish(figure: Figure, prefix: str, text: str) -> Drawing:
-    """The figure as one `<svg>` element whose colours and font come from the page around it."""
+    """Turns the figure into one `<svg>` whose colours and font come from the page around it."""
     out = io.StringIO()
     untold = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
     figure.savefig(out, format='svg', metadata=untold)

@@ -47,7 +47,7 @@ class Entry:
     note: str = ''
 
     def stamped(self) -> dict[str, np.ndarray]:
-        """The stamped images by mode: 'test' always, 'training' and 'cover' where they differ."""
+        """Lists stamped images by mode: 'test' always, 'training' and 'cover' where they differ."""
         found = {'test': self.test, 'training': self.training, 'cover': self.cover}
         return {mode: images for mode, images in found.items() if images is not None}
 
@@ -91,7 +91,7 @@ def measure(clean: np.ndarray, stamped: np.ndarray) -> Closeness:
 
 
 def draw_difference(clean: np.ndarray, stamped: np.ndarray) -> np.ndarray:
-    """Pictures of 128 + 10 (stamped - clean), cut to 0..255, for u8 images of any shape.
+    """Draws differences as 128 + 10 (stamped - clean), cut to 0..255, of u8 images of any shape.
 
     Raised values are bright, lowered ones dark.
     """

@@ -32,7 +32,7 @@ def write_headline(results: Results) -> str:
 
 
 def say_verdict(results: Results) -> str:
-    """What the method says of the dataset as a whole; '' where it says nothing."""
+    """Repeats what the method says of the dataset as a whole; '' where it says nothing."""
     return results.verdict.text if results.verdict else ''
 
 

@@ -32,7 +32,7 @@ class MarkupTable:
 
 
 def fill(anchor: str, title: str, **values: Any) -> Section:
-    """A section whose body is `templates/sections/<anchor>.html` with the values."""
+    """Makes a section whose body is `templates/sections/<anchor>.html` with the values."""
     return Section(anchor, title, render(f'sections/{anchor}.html', **values))
 
 

@@ -6,15 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from purify.core.types import Settings
-from purify.report.canvas import (
-    COLOURS,
-    QUARTERS,
-    Drawing,
-    draw_grid,
-    draw_reference,
-    finish,
-    new_axes,
-)
+from purify.report.canvas import COLOURS, Drawing, draw_percents, draw_reference, finish, new_axes
 from purify.report.sections.generations import FILLS
 from purify.report.tables import FACTS, SweepPoint
 from purify.report.words import say_number, say_percent, say_value
@@ -77,11 +69,10 @@ def _draw_line(line: Sequence[SweepPoint], axis: str, prefix: str, title: str) -
     name, say = AXES[axis]
     with new_axes(210, 0.12, 0.85, 40, 10) as (figure, axes):
         axes.set(xlim=(-0.6, len(line) - 0.4), ylim=(0, 1))
-        axes.set_yticks(**QUARTERS)
+        draw_percents(axes, 'y')
         size, titles = 11 if len(line) <= 6 else 8, [say(point.facts[axis]) for point in line]
         axes.set_xticks(range(len(line)), labels=titles, fontsize=size)
         axes.tick_params(axis='x', length=0)
-        draw_grid(axes, 'y')
         for x, point in enumerate(line):
             _draw_point(axes, x, point)
         axes.set_xlabel(name, labelpad=2)

@@ -81,7 +81,7 @@ def _make_point(overrides: Settings, by_seed: dict[int, Results]) -> SweepPoint:
 
 
 def to_markdown(rows: list[SweepPoint]) -> str:
-    """A Markdown table of points: 'mean (range) [interval]' of each quantity that was measured."""
+    """Makes a Markdown table of points: 'mean (range) [interval]' of what was measured."""
     head, body, texts = _lay_out(rows)
     lines = [head, [':--' if i < texts else '--:' for i in range(len(head))]]
     lines += [[' '.join(cell) for cell in line] for line in body]
@@ -91,7 +91,7 @@ def to_markdown(rows: list[SweepPoint]) -> str:
 
 
 def to_csv(rows: list[SweepPoint]) -> str:
-    """A CSV with raw numbers: the same columns for every sweep, empty where not measured.
+    """Makes a CSV of raw numbers: the same columns for every sweep, empty where not measured.
 
     Columns of repaired and guarded classifiers are there where a run has one.
     """
@@ -114,13 +114,13 @@ def to_csv(rows: list[SweepPoint]) -> str:
 
 
 def to_html(rows: list[SweepPoint]) -> Markup:
-    """The same table as `to_markdown`, as an escaped HTML `<table>`."""
+    """Makes the table of `to_markdown` as an escaped HTML `<table>`."""
     head, body, texts = _lay_out(rows)
     return render('runs.html', head=head, body=body, texts=texts, note=_say_trusted(rows))
 
 
 def read_quantities(results: Results) -> dict[str, float]:
-    """The numbers of `QUANTITIES` that a run measured."""
+    """Lists the numbers of `QUANTITIES` that a run measured."""
     values = {name: getattr(results.detection, name) for name in _FOUND}
     for side, found in {'teacher': results.teacher, **results.outcomes}.items():
         values |= {f'{side}_{name}': getattr(found, name) for name in MEASURES} if found else {}

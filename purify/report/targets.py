@@ -106,7 +106,7 @@ def draw_targets(facts: Findings, classes: Sequence[str], prefix: str) -> Drawin
 
 
 def say_chart(facts: Findings) -> str:
-    """The caption below the bars: what they are, and by which rule labels are named."""
+    """Writes the caption below the bars: what they are, and by which rule labels are named."""
     quantity, rule = read_bars(facts)[0], facts.rule
     # Older runs name fewer.
     said = defaultdict(lambda: MISSING, {name: say_value(value) for name, value in rule.items()})

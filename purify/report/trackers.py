@@ -12,7 +12,7 @@ _FOUND = ('tpr', 'fpr', 'label_accuracy', 'relabel_accuracy', 'auroc')  # of the
 
 
 def list_numbers(results: Results) -> dict[str, float]:
-    """The numbers that tables of many runs show, and the seconds of every stage as cost/<stage>."""
+    """Lists the numbers of tables of many runs, and the seconds of stages as cost/<stage>."""
     numbers = read_quantities(results)
     for name, stage in results.cost.stages.items():
         numbers |= {} if stage.seconds is None else {f'cost/{name}': stage.seconds}

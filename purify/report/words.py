@@ -9,7 +9,7 @@ MISSING = '–'
 
 
 def say_percent(share: float | None) -> str:
-    """A share in 0..1 as '99.0 %'; only exactly 0 and 1 are written as '0 %' and '100 %'."""
+    """Writes a share in 0..1 as '99.0 %'; only exactly 0 and 1 are '0 %' and '100 %'."""
     if share is None or not math.isfinite(share):
         return MISSING
     if share in (0.0, 1.0):
@@ -22,14 +22,14 @@ def say_percent(share: float | None) -> str:
 
 
 def say_interval(low: float | None, high: float | None) -> str:
-    """An interval of shares as '98.9 to 99.3 %'."""
+    """Writes an interval of shares as '98.9 to 99.3 %'."""
     if low is None or high is None:
         return MISSING
     return f'{say_percent(low).removesuffix(" %")} to {say_percent(high)}'
 
 
 def say_number(value: float | None) -> str:
-    """Three significant digits, or whole with thousands marked: '0.0123', '12.3', '12,345'."""
+    """Writes three significant digits, or a whole number: '0.0123', '12.3', '12,345'."""
     if value is None or not math.isfinite(value):
         return MISSING
     if float(value).is_integer() or abs(value) >= 100:
@@ -38,7 +38,7 @@ def say_number(value: float | None) -> str:
 
 
 def say_duration(seconds: float | None) -> str:
-    """Seconds as '0.42 s', '12.3 s', '4 min 12 s' or '3 h 05 min'."""
+    """Writes seconds as '0.42 s', '12.3 s', '4 min 12 s' or '3 h 05 min'."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 1:
@@ -52,7 +52,7 @@ def say_duration(seconds: float | None) -> str:
 
 
 def say_class(label: Any, classes: Sequence[str]) -> str:
-    """The name of a class index beside its number; anything else is said as it is."""
+    """Names a class index beside its number; anything else is said as it is."""
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
         name = str(classes[label])
         return name if name == str(label) else f'{name} ({label})'
@@ -60,14 +60,14 @@ def say_class(label: Any, classes: Sequence[str]) -> str:
 
 
 def say_classes(labels: Any, classes: Sequence[str]) -> str:
-    """One label or a list of labels, named; an empty list is 'none'."""
+    """Names one label or a list of labels; an empty list is 'none'."""
     if isinstance(labels, list | tuple):
         return ', '.join(say_class(label, classes) for label in labels) or 'none'
     return say_class(labels, classes)
 
 
 def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') -> str:
-    """Classes in a sentence: 'class one (1)', 'every class', 'no class'; `kind` is the noun."""
+    """Names classes in a sentence: 'class one (1)', 'every class', 'no class'; `kind`: the noun."""
     if len(labels) == len(classes) > 1:
         return 'every class'
     said = f'{kind}{"es" if len(labels) > 1 else ""} {say_classes(list(labels), classes)}'
@@ -75,7 +75,7 @@ def say_set(labels: Sequence[int], classes: Sequence[str], kind: str = 'class') 
 
 
 def say_value(value: Any) -> str:
-    """A setting as text: 'yes' and 'no', numbers short, lists with commas."""
+    """Writes a setting: 'yes' and 'no', numbers short, lists with commas."""
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -88,12 +88,12 @@ def say_value(value: Any) -> str:
 
 
 def say_command(command: Any) -> str:
-    """A command line; a list of words is quoted for the shell."""
+    """Writes a command line; a list of words is quoted for the shell."""
     return shlex.join(map(str, command)) if isinstance(command, list | tuple) else str(command)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = '') -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) pairs, in their own order."""
+    """Lists nested settings as (dotted name, text) pairs, in their own order."""
     pairs = []
     for name, value in settings.items():
         if isinstance(value, Mapping):

@@ -35,7 +35,7 @@ STAGE_SETTINGS = ('images', 'dtype')
 
 @dataclass(frozen=True)
 class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
-    """How well a generator denoises an image under each class, and which class this predicts.
+    """Measures how well a generator denoises an image under each class; the best is its answer.
 
     Columns: `predictions` i32[b p], `errors` f32[b k p], `finite` bool[b], for every p of
     `p_filters` and class k.
@@ -99,7 +99,7 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
         return self.draws - sum(draws for draws, _ in self.rounds)
 
     def calls(self, classes: int) -> int:
-        """Evaluations of the network for one image.
+        """Counts evaluations of the network for one image.
 
         Raises `UserError` for rounds that keep more classes than there are.
         """
@@ -190,12 +190,12 @@ class DenoisingErrors(Limited, Measure, place='diffusion classifier: '):
 
 
 def level_ratios(schedule: Schedule) -> np.ndarray:
-    """Levels s = sigma / alpha of every timestep, f64[t], ascending."""
+    """Computes the level of noise of every timestep: s = sigma / alpha, f64[t], ascending."""
     return np.sqrt(1 / schedule.alphas_cumprod - 1)
 
 
 def nearest_levels(schedule: Schedule, log_level: jax.Array) -> jax.Array:
-    """The timesteps i32[b] whose log s is nearest to those given, f32[b]."""
+    """Finds the timesteps i32[b] whose log s is nearest to those given, f32[b]."""
     logs = np.log(level_ratios(schedule))
     between = jnp.asarray((logs[1:] + logs[:-1]) / 2, jnp.float32)
     return jnp.searchsorted(between, log_level).astype(jnp.int32)

@@ -48,7 +48,7 @@ class Generate(Measure):
     dtype: str = 'float32'
 
     def chain(self, schedule: Schedule) -> Sampler:
-        """The sampler of a whole chain, from noise to a clean image.
+        """Makes the sampler of a whole chain, from noise to a clean image.
 
         Raises `UserError` for settings that do not go with the schedule.
         """
@@ -63,7 +63,7 @@ class Generate(Measure):
         return self.chain(models['generator'].schedule).steps * (1 if self.guidance == 1 else 2)
 
     def rule(self, models: Models, context: Context) -> Rule:
-        """Makes {'image' u8[b h w c], 'finite' bool[b]} of rows {'label' i32[b], 'id' i32[b]}.
+        """Makes a function of rows {'label', 'id' i32[b]} to {'image' u8[b h w c], 'finite'}.
 
         Row i's noise is a function of (seed, `stream`, id). Raises `UserError` for a generator of
         other classes or channels.

@@ -75,15 +75,15 @@ class CandidateChain(Limited, place='defense.'):
         _make_sampler(likely, self._timesteps(), self.sampler)
 
     def network_calls(self, models: Models) -> int:
-        """Evaluations of the prior's network for one image."""
+        """Counts evaluations of the prior's network for one image."""
         return self.rounds * self.steps
 
     def remake(self) -> 'Remake':
-        """What makes one of these candidates once more."""
+        """Makes the rule that makes one of these candidates once more."""
         return Remake(**self.chain())
 
     def chain(self) -> Facts:
-        """The settings of the chain alone."""
+        """Lists the settings of the chain alone."""
         return {field.name: getattr(self, field.name) for field in fields(CandidateChain)}
 
     def _timesteps(self) -> np.ndarray:
@@ -169,7 +169,7 @@ class CandidateChain(Limited, place='defense.'):
 
 @dataclass(frozen=True)
 class Candidates(CandidateChain, Measure):
-    """A classifier's labels of an image and its candidates, in one program on the device.
+    """Measures a classifier's labels of an image and its candidates, in one program.
 
     Columns: `raw` i32[b] the label of the image itself, `candidates` i32[b rounds*kept] of the
     candidates, `distance` f32[b rounds*kept] of each from the image: eq. 5, turned round as in the

@@ -37,7 +37,7 @@ def transition_coefficient(counts: np.ndarray) -> np.ndarray:
 
 
 def vote(candidates: np.ndarray, counts: np.ndarray, first: bool) -> np.ndarray:
-    """The most common label i32[n], y_g of eq. 3 and y_v of section 3.5.
+    """Finds the most common label of each image's candidates, i32[n] (y_g of eq. 3, y_v of 3.5).
 
     Of labels as common, the one `first` seen, as in the released code, or the one seen last, on the
     candidate that has been noised most often. Never by number: how classes are numbered says
@@ -82,7 +82,7 @@ def place_of(rank: float, length: Any) -> Any:
 def choose_candidate(
     distance: np.ndarray, allowed: np.ndarray, rank: float, count_raw: bool
 ) -> np.ndarray:
-    """The candidate i32[n] at `rank` (0 least, 1 most different) among the allowed bool[n k].
+    """Chooses the candidate i32[n] at `rank` (0 least, 1 most different) of the allowed bool[n k].
 
     Candidates go by distance f[n k], equal ones in order of time. -1, the raw image itself, where
     none is allowed; with `count_raw` it is always allowed and counts as the least different, as in

@@ -127,13 +127,13 @@ class DataElixir(CandidateChain, Defense):
 
 
 def benign_recipe(student: Settings) -> Facts:
-    """The student's config without its teacher: the benign model is trained as the student is."""
+    """Makes the benign model's recipe: the student's, without a teacher."""
     own, plain = student['objective'], OBJECTIVES.part('classify')
     return student | {'objective': own if own['name'] == 'classify' else plain, 'load': ''}
 
 
 def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float) -> Facts:
-    """The benign model's recipe, shortened, for its second stage.
+    """Shortens the benign model's recipe for its second stage.
 
     It has a share of the epochs (or steps) and of the learning rate, and starts from its weights.
     """

@@ -32,23 +32,23 @@ class TargetRule(Protocol):
 
     @property
     def chart(self) -> tuple[str, float]:
-        """What a bar chart shows, 'score' or 'index', and its threshold."""
+        """Says what a bar chart shows, 'score' or 'index', and its threshold."""
         ...
 
     def scores(self, evidence: Evidence) -> np.ndarray:
-        """A score of each label f64[c], higher where more suspect."""
+        """Scores each label, f64[c], higher where more suspect."""
         ...
 
     def p_values(self, evidence: Evidence) -> np.ndarray:
-        """How likely so many images leave each label by chance, f64[c]."""
+        """Tests how likely so many images leave each label by chance, f64[c]."""
         ...
 
     def suspects(self, evidence: Evidence) -> np.ndarray:
-        """The labels bool[c] that an unusual part of their images leaves."""
+        """Marks the labels bool[c] that an unusual part of their images leaves."""
         ...
 
     def targets(self, evidence: Evidence) -> np.ndarray:
-        """The `suspects` bool[c] that a trigger explains."""
+        """Marks the `suspects` bool[c] that a trigger explains."""
         ...
 
 
@@ -190,7 +190,7 @@ class Significant(Limited, TargetRule, place='defense.targets.'):
 
 
 def judge(evidence: Evidence, suspects: np.ndarray, targets: np.ndarray) -> Facts:
-    """The `judgement` of a dataset by its suspect labels bool[c], and the targets among them."""
+    """Judges a dataset by its suspect labels bool[c], and the targets among them."""
     images, moved = int(evidence.images.sum()), int(evidence.moved.sum())
     share, labels = moved / max(1, images), np.count_nonzero(evidence.images)
     everywhere = share > (UNUSUAL if labels > FEW else UNUSUAL_FEW)
@@ -232,7 +232,7 @@ def make_target_rule(settings: Settings) -> TargetRule:
 
 
 def describe_targets(rule: TargetRule, evidence: Evidence) -> Facts:
-    """What a rule concludes from the evidence, for JSON and the report's bar chart.
+    """Describes what a rule concludes from the evidence, for JSON and the report's bar chart.
 
     {'target_labels': [..], 'suspect_labels': [.. those and others whose labels are wrong],
     'verdict' (`judge`), 'rule': {'name', its attributes}, 'chart': {'quantity': 'score' or 'index',

@@ -27,7 +27,7 @@ from purify.defenses.method import Decision
 
 @dataclass(frozen=True)
 class Choice(Limited, place='defense.'):
-    """Which candidate becomes the purified image (section 3.5).
+    """Chooses which candidate becomes the purified image (section 3.5).
 
     Attributes:
       rank: the place among them in order of growing distance (eq. 5), as a share; .8 in the paper.

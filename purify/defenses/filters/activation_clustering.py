@@ -104,7 +104,7 @@ def two_clusters(points: np.ndarray) -> np.ndarray:
 
 
 def clearness(points: np.ndarray, smaller: np.ndarray) -> float:
-    """The mean silhouette coefficient (Rousseeuw 1987) of cluster `smaller` bool[m] and the rest.
+    """Measures how clearly cluster `smaller` bool[m] and the rest are two (Rousseeuw 1987).
 
     Of `MOST` points f64[m k] at most, drawn from each cluster as its share asks, always the same
     ones; 0 where a cluster is empty.

@@ -13,7 +13,7 @@ from purify.defenses.steps import PURIFIED, purified_steps
 
 
 def filter_method(decision: Decision, student: Settings) -> Method:
-    """The steps of a filter: features, verdicts by the decision, purified dataset, student."""
+    """Lists the steps of a filter: features, its verdicts, purified dataset, student."""
     data = {'poisoned': 'poisoned'}
     steps = (
         Step('features', 'measure', data | {'classifier': 'teacher'}, by=Features()),
@@ -35,7 +35,7 @@ def class_features(
 
 
 def lowest(numbers: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
-    """Which of `numbers` [n] are the `count` lowest, bool[n]; equal ones go by `ids`."""
+    """Marks the `count` lowest of `numbers` [n], bool[n]; equal ones go by `ids`."""
     found = np.zeros(len(ids), np.bool_)
     found[np.lexsort((ids, numbers))[:count]] = True
     return found
@@ -48,13 +48,13 @@ def verdicts(
     columns: dict[str, np.ndarray],
     facts: Facts,
 ) -> Table:
-    """The table of a filter: what is flagged goes, all else stays under its own label."""
+    """Makes the table of a filter: what is flagged goes, all else stays under its own label."""
     return decided(ids, labels, ~flagged, facts, flagged=flagged, **columns)
 
 
 def decided(
     ids: np.ndarray, labels: np.ndarray, keep: np.ndarray, facts: Facts, **columns: np.ndarray
 ) -> Table:
-    """The table of a decision that makes no image anew: who stays, and under which label."""
+    """Makes the table of a decision by which no image changes: who stays, under which label."""
     kept = {'ids': ids, 'keep': keep, 'labels': labels.astype(np.int32)}
     return Table(kept | {'candidate': np.full(len(ids), -1, np.int32)} | columns, facts)

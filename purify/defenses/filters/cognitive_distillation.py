@@ -97,6 +97,6 @@ def to_mask(raw: jax.Array) -> jax.Array:
 
 
 def roughness(mask: jax.Array) -> jax.Array:
-    """Squared differences of neighbours in masks f32[b h w 1], f32[b], per pixel."""
+    """Measures how rough masks f32[b h w 1] are: squared differences of neighbours, f32[b]."""
     down, right = (jnp.square(jnp.diff(mask, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
     return (down + right) / (mask.shape[1] * mask.shape[2])

@@ -119,7 +119,7 @@ def move(image: jax.Array, by: jax.Array) -> jax.Array:
 def network_steps(
     early: Mapping[str, Any], spread: Mapping[str, Any], student: Settings
 ) -> tuple[Step, ...]:
-    """Steps that train FCT's own network, and then drive its class centres apart (section 3.2).
+    """Lists steps that train FCT's own network, and drive its class centres apart (section 3.2).
 
     Both see the poisoned dataset without augmentation, at a constant rate, with the student's
     network, batch and optimiser.

@@ -25,7 +25,7 @@ SCORES: Registry[Callable[..., Measure]] = Registry(
 
 
 def score(name: str, **changes: Any) -> Facts:
-    """The settings of a score: the numbers of its paper, with `changes`.
+    """Makes the settings of a score: the numbers of its paper, with `changes`.
 
     Raises ValueError as `Registry.part` does.
     """
@@ -35,7 +35,7 @@ def score(name: str, **changes: Any) -> Facts:
 def score_steps(
     scores: Mapping[str, Mapping[str, Any]], student: Settings, sets: Mapping[str, str]
 ) -> tuple[tuple[Step, ...], dict[str, tuple[str, ...]]]:
-    """The steps that measure scores on datasets, each named after both, such as 'strip_given'.
+    """Lists the steps that measure scores on datasets, named after both, such as 'strip_given'.
 
     The column is `score`. The classifier is the teacher, or FCT's own network, whose steps then
     come first.

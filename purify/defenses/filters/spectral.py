@@ -52,6 +52,6 @@ class Spectral(Limited, Decision, Defense, place='defense.'):
 
 
 def spectral_scores(features: np.ndarray) -> np.ndarray:
-    """(x . v)^2 f64[m] of centred features f64[m d], v their top right singular vector (Alg. 1)."""
+    """Scores features f64[m d] by how far they lie along their main direction: f64[m] (Alg. 1)."""
     centred = features - features.mean(0)
     return (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2

@@ -60,7 +60,7 @@ class Strip(Limited, Measure, place='strip: '):
 
 
 def entropies(logits: jax.Array) -> jax.Array:
-    """Entropies f32[b] of the softmax of logits f32[b k], in nats; probability 0 adds nothing."""
+    """Computes entropies f32[b] of the softmax of logits f32[b k], in nats."""
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))
     p = jnp.exp(logs)
     return -jnp.where(p == 0, 0, p * logs).sum(-1)  # NaN is not 0 and stays

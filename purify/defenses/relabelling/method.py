@@ -22,7 +22,7 @@ FEATURES = ('encoder', 'simclr', 'teacher')
 
 
 def flow_settings() -> Facts:
-    """The usual settings of a class's flow: those of `CouplingFlow`, and all of the features."""
+    """Lists the usual settings of a class's flow: those of `CouplingFlow`, on all features."""
     own = {key: value for key, value in defaults(CouplingFlow).items() if value is not EMPTY}
     return own | {'reduce': 0}
 

@@ -20,7 +20,7 @@ _COLUMNS = {
 
 
 def section(run: Finished) -> Section | None:
-    """A line per stage and the total; columns that no stage filled are left out."""
+    """Shows a line per stage and the total; columns that no stage filled are left out."""
     cost, stages = run.results.cost, run.results.cost.stages
     if not stages:
         return None

@@ -16,7 +16,7 @@ Curve = list[tuple[float, float]]  # step, value
 
 
 def section(run: Finished) -> Section | None:
-    """A figure per stage that noted a loss or an accuracy."""
+    """Shows a figure per stage that noted a loss or an accuracy."""
     drawings = {}
     for number, (stage, rows) in enumerate(run.curves.items()):
         if drawing := draw_curves(rows, f'curve{number}'):

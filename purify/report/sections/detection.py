@@ -17,7 +17,7 @@ _FATES = ('kept', 'dropped', 'relabelled')
 
 
 def section(run: Finished) -> Section | None:
-    """Scores, what became of single classes, the evidence against labels, the sets of images."""
+    """Shows scores, what became of single classes, the evidence against labels, sets of images."""
     results, facts = run.results, run.results.facts
     parts: Settings = {'detection': list_detection(results), 'fates': list_fates(results)}
     parts |= {'targets': draw_targets(facts, results.classes, 'targets'), 'sets': list_sets(facts)}

@@ -1,7 +1,7 @@
 """The generator as a classifier: its scores by the share of errors that are left out."""
 
 from purify.report.before_after import MEASURES, read_share
-from purify.report.canvas import COLOURS, DASHED, QUARTERS, Drawing, draw_grid, finish, new_axes
+from purify.report.canvas import COLOURS, DASHED, Drawing, draw_percents, finish, new_axes
 from purify.report.classifiers import Diffusion, Filtered
 from purify.report.markup import MarkupTable, Section, fill
 from purify.report.results import Results
@@ -17,7 +17,7 @@ _WEIGHTS = {
 
 
 def section(run: Finished) -> Section | None:
-    """The table and the curves of scores by p, the share of errors that are left out."""
+    """Shows the table and the curves of scores by p, the share of errors that are left out."""
     table, lines = list_filters(run.results), draw_filters(run.results, 'filters')
     if table is None:
         return None
@@ -62,8 +62,7 @@ def draw_filters(results: Results, prefix: str) -> Drawing | None:
         low, high = rows[0].p_filter, rows[-1].p_filter
         room = 0.04 * (high - low)
         axes.set(xlim=(low - room, high + room), ylim=(0, 1))
-        axes.set_yticks(**QUARTERS)
-        draw_grid(axes, 'y')
+        draw_percents(axes, 'y')
         axes.axvline(found.p_filter, color=COLOURS['quiet'], **DASHED)
         ends = []
         for name, colour in _LINES.items():

@@ -10,7 +10,7 @@ from purify.report.run import Finished
 
 
 def section(run: Finished) -> Section | None:
-    """The map, the tests of each class, and figures of the classes looked at closely."""
+    """Shows the map, the tests of each class, and figures of the classes looked at closely."""
     results, mapped = run.results, run.feature_map
     facts, classes = results.facts, results.classes
     parts: Settings = {

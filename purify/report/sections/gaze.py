@@ -13,7 +13,7 @@ _VIEWS = ('original', 'given', 'purified')
 
 
 def section(run: Finished) -> Section | None:
-    """The teacher's gaze laid over images before the attack, as given, and purified."""
+    """Shows the teacher's gaze laid over images before the attack, as given, and purified."""
     sheets = make_heats(run.pictures, run.results.classes)
     return fill('gaze', 'Gaze', strips=sheets) if sheets else None
 

@@ -59,7 +59,7 @@ class Group:
 
 
 def section(run: Finished) -> Section | None:
-    """Bars and pictures of the generations, their numbers, and who finds triggers in which set."""
+    """Shows bars and pictures of the generations, their numbers, and who finds triggers where."""
     results, sets = run.results, draw_sets(run.results, 'made')
     if not sets:
         return None
@@ -146,7 +146,7 @@ def list_auroc(results: Results) -> MarkupTable | None:
 
 
 def make_groups(shown: Arrays | None, results: Results) -> list[Group]:
-    """Pictures of each group that has any, G1 first.
+    """Makes pictures of each group that has any, G1 first.
 
     `shown` is of k generations made of target classes: 'ids' i64[k],
     'image' u8[k h w c], 'label', 'predicted' i32[k], 'trigger' f32[k], 'group' u8[k].

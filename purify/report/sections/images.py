@@ -30,14 +30,14 @@ class Grid:
 
 
 def section(run: Finished) -> Section | None:
-    """Tables of the samples of each kind."""
+    """Shows tables of the samples of each kind."""
     kinds = dict.fromkeys(sample['kind'] for sample in run.samples)
     galleries = [(kind, *make_grids(run.samples, kind)) for kind in kinds]
     return fill('images', 'Images', galleries=galleries) if galleries else None
 
 
 def make_grids(samples: Sequence[Sample], kind: str) -> tuple[list[Grid], int]:
-    """The samples of one kind as grids of at most `MAX_COLUMNS`; how many were left out."""
+    """Lays samples of one kind out in grids of `MAX_COLUMNS`; says how many were left out."""
     chosen = [sample for sample in samples if sample['kind'] == kind]
     shown = chosen[:MAX_SAMPLES]
     starts = range(0, len(shown), MAX_COLUMNS)

@@ -9,14 +9,14 @@ from purify.report.words import flatten, say_classes, say_command
 
 
 def section(run: Finished) -> Section:
-    """The command line, and five lists of settings."""
+    """Shows the command line, and five lists of settings."""
     command = run.environment.get('command')
     said = say_command(command) if command else None
     return fill('provenance', 'Provenance', command=said, settings=list_settings(run))
 
 
 def list_settings(run: Finished) -> dict[str, list[tuple[str, str]]]:
-    """Lists of (name, text) by what they are settings of; lists of nothing are left out."""
+    """Lists (name, text) by what they are settings of; lists of nothing are left out."""
     results = run.results
     attack, seeds = msgspec.to_builtins(results.attack), msgspec.to_builtins(results.seeds)
     for name in {'target', 'targets'} & set(attack):

@@ -10,7 +10,7 @@ _ZERO = 0.0005  # numbers nearer to 0 than that are 0
 
 
 def section(run: Finished) -> Section | None:
-    """FID and inception scores, and the network that they come from."""
+    """Shows FID and inception scores, and the network that they come from."""
     lines, note = list_likeness(run.results), say_likeness(run.results)
     return fill('quality', 'Image quality', lines=lines, note=note) if lines or note else None
 

@@ -1,6 +1,10 @@
 """The sections of a page, in order; `SECTIONS['mine'] = section` adds one."""
 
+from collections.abc import Callable
+
 from purify.core.registry import Registry
+from purify.report.markup import Section
+from purify.report.run import Finished
 from purify.report.sections import (
     cost,
     curves,
@@ -17,7 +21,7 @@ from purify.report.sections import (
     rounds,
 )
 
-SECTIONS = Registry(
+SECTIONS: Registry[Callable[[Finished], Section | None]] = Registry(
     'section',
     result=result.section,
     diffusion_classifier=diffusion_classifier.section,

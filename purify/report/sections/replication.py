@@ -27,7 +27,7 @@ class Triplets:
 
 
 def section(run: Finished) -> Section | None:
-    """The numbers of all pairs, dots for the most alike, and the best of them as pictures."""
+    """Shows the numbers of all pairs, dots for the most alike, and the best of them as pictures."""
     results, copies = run.results, run.copies
     if results.replication is None:
         return None
@@ -116,7 +116,7 @@ def say_copies(results: Results) -> str:
 
 
 def make_triplets(copies: Arrays | None, classes: Sequence[str]) -> Triplets | None:
-    """Pictures of the pairs that are shown; None where there is none.
+    """Makes pictures of the pairs that are shown; None where there is none.
 
     `copies` holds of m of its pairs, most alike first: 'shown' i64[m] which; 'made_image',
     'match_image', 'twin_image' u8[m h w c] and 'made_label', 'match_label', 'twin_label' i32[m],

@@ -5,15 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from purify.report.before_after import MEASURES, BeforeAfter, Reading, before_after, read_share
-from purify.report.canvas import (
-    COLOURS,
-    QUARTERS,
-    Drawing,
-    draw_grid,
-    draw_whisker,
-    finish,
-    new_axes,
-)
+from purify.report.canvas import COLOURS, Drawing, draw_percents, draw_whisker, finish, new_axes
 from purify.report.markup import Section, fill
 from purify.report.quantities import Line
 from purify.report.results import Results
@@ -24,12 +16,10 @@ _BENIGN = ', by the model that the defence trained on its way'
 
 
 def section(run: Finished) -> Section:
-    """The before/after table and its bars, other classifiers, and a warning of the prior."""
+    """Shows the before/after table and its bars, other classifiers, and a warning of the prior."""
     results, measures = run.results, before_after(run.results)
-    warning, bars = (
-        results.prior.warning if results.prior else '',
-        draw_before_after(measures, 'bars'),
-    )
+    warning = results.prior.warning if results.prior else ''
+    bars = draw_before_after(measures, 'bars')
     parts = {'measures': measures, 'bars': bars, 'extras': list_extras(results)}
     return fill('result', 'Result', warning=warning, **parts)
 
@@ -66,10 +56,9 @@ def draw_before_after(rows: Sequence[BeforeAfter], prefix: str) -> Drawing | Non
     left = 0.16 if any(row.of for row in rows) else 0.11
     with new_axes(26 + 64 * len(rows), left, 0.95 - left, 22, 4) as (figure, axes):
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-        axes.set_xticks(**QUARTERS)
+        draw_percents(axes, 'x')
         axes.set_yticks(range(len(rows)), labels=[row.title.replace(', ', '\n') for row in rows])
         axes.tick_params(axis='y', labelcolor=COLOURS['ink'])
-        draw_grid(axes, 'x')
         for y, row in enumerate(rows):
             _draw_bar(axes, y - 0.19, row.before, 'before')
             _draw_bar(axes, y + 0.19, row.after, 'after')

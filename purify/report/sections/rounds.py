@@ -8,7 +8,7 @@ from purify.report.strips import Cell, SampleSheet, make_cell, make_sample_sheet
 
 
 def section(run: Finished) -> Section | None:
-    """The last candidate of each round, with its label."""
+    """Shows the last candidate of each round, with its label."""
     sheets = make_rounds(run.pictures, run.results.classes)
     return fill('rounds', 'Rounds', strips=sheets) if sheets else None
 
