@@ -67,7 +67,7 @@ def measure_all(config: Settings, mesh: Mesh) -> Iterator[Row]:
 def _measure_dtype(config: Settings, facts: Row, mesh: Mesh) -> Iterator[Row]:
     dtype = facts['dtype']
     pipeline = random_pipeline(config['kind'], config['shapes'], seed=0, dtype=dtype)
-    prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline, dtype=dtype)
+    prior = VARIATION_MODELS.bare(config['kind']).from_pipeline(pipeline, dtype=dtype)
     weights = devices.put_copy(prior.weights, mesh)
     facts = facts | {'parameters': sum(leaf.size for leaf in jax.tree.leaves(prior.weights))}
     points = itertools.product(config['sizes_px'], config['guidances'], config['batches'])

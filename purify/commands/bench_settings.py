@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from purify.config.load import DTYPES
 from purify.core.errors import UserError
 from purify.core.types import Settings
 from purify.defenses.method import Context
 from purify.defenses.purifiers.variations import Variations
 from purify.generative.open_prior import VARIATION_MODELS
+from purify.models.files.dtypes import DTYPES
 from purify.models.files.shapes import abstract_pipeline
 
 # the least that each whole number may be; all but the first two come as lists
@@ -48,7 +48,7 @@ def check_settings(config: Settings) -> None:
     _demand('dtypes', dtypes, fits, f'one or more of {", ".join(DTYPES)}')
     # raises for kinds that cannot be measured
     pipeline = abstract_pipeline(config['kind'], config['shapes'])
-    prior = VARIATION_MODELS[config['kind']].from_pipeline(pipeline)
+    prior = VARIATION_MODELS.bare(config['kind']).from_pipeline(pipeline)
     given = {name: config[name] for name in ('kind', 'sampler', 'source_px')}
     points = itertools.product(config['sizes_px'], guidances, config['steps'])
     for size_px, guidance, steps in points:

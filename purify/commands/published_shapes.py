@@ -28,7 +28,7 @@ def published_prior(model: str, *, dtype: str, vae_slice: int) -> Prior:
         )
         return PixelPrior(graph, weights, make_noise_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
     pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)
-    return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
+    return VARIATION_MODELS.bare(model).from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
 
 
 def published_encoder() -> ClipEncoder:

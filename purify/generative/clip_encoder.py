@@ -43,11 +43,8 @@ class ClipEncoder:
         """Wraps a network; without a `processor`, images are normalised as CLIP's own were."""
         graph, params, stats = split_network(network)
         size = network.config['image_size']
-        return cls(
-            graph,
-            {'params': params, 'stats': stats},
-            processor or {'size': size, 'crop_size': size},
-        )
+        processor = processor or {'size': size, 'crop_size': size}
+        return cls(graph, {'params': params, 'stats': stats}, processor)
 
     @classmethod
     def from_folder(cls, folder: Path, *, weights: bool = True) -> 'ClipEncoder':
@@ -58,9 +55,8 @@ class ClipEncoder:
         """
         config = read_object(folder / 'config.json')
         kinds = [str(config.get('model_type')), *map(str, config.get('architectures') or ())]
-        if not any(
-            kind.lower().startswith('clip') and 'text' not in kind.lower() for kind in kinds
-        ):
+        lowered = [kind.lower() for kind in kinds]
+        if not any(kind.startswith('clip') and 'text' not in kind for kind in lowered):
             raise UserError(
                 f'{folder}: its config.json describes {", ".join(kinds)}, which is no encoder of'
                 ' images. Give a folder of CLIP, such as openai/clip-vit-base-patch32, or of a'
@@ -81,6 +77,5 @@ class ClipEncoder:
                 ' another encoder.'
             )
         pixels = clip_pixels(jnp.broadcast_to(images, (*images.shape[:3], 3)), self.processor)
-        return nnx.merge(self.graph, weights['params'], weights['stats'])(pixels)[0].astype(
-            np.float32
-        )
+        network = nnx.merge(self.graph, weights['params'], weights['stats'])
+        return network(pixels)[0].astype(np.float32)

@@ -58,34 +58,23 @@ class ImageToImage(LatentPrior):
         """
         if not caption and guidance != 1:
             raise UserError(
-                f'defense.vary.guidance={guidance}: without a caption there is nothing to guide to;'
-                ' say 1, or a caption.'
+                f'vary.guidance={guidance}: without a caption there is nothing to guide to; say 1,'
+                ' or a caption.'
             )
         chain = self.sampler(sampler, steps, eta, strength)
-        size_px = self.output_size(size_px)
-        ids = self.tokens(
-            [caption.replace('{}', name) for name in caption_names(class_names)]
-            if '{}' in caption
-            else [caption]
+        size_px, named = self.output_size(size_px), '{}' in caption
+        names = caption_names(class_names) if named else ['']
+        ids, nothing = (
+            self.tokens([caption.replace('{}', name) for name in names]),
+            self.tokens(['']),
         )
-        nothing, named = self.tokens(['']), '{}' in caption
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             noise = start_noise(keys, self._latents(size_px))
             drawn = normal_for(keys, ENCODE, self._latents(size_px))
             said = jnp.asarray(ids)[labels if named else jnp.zeros_like(labels)]
-            out = self._chain(
-                chain,
-                guidance,
-                weights,
-                resize_to(images, size_px),
-                noise,
-                drawn,
-                said,
-                jnp.asarray(nothing),
-                keys,
-            )
-            return 2 * out - 1
+            rows = (resize_to(images, size_px), noise, drawn, said, jnp.asarray(nothing), keys)
+            return 2 * self._chain(chain, guidance, weights, *rows) - 1
 
         return vary
 
@@ -114,32 +103,13 @@ class ImageToImage(LatentPrior):
         chain = self.sampler(sampler, steps, eta, strength)
         keys = keys_for(chain, keys, len(images))
         settings = (steps, guidance, strength, sampler, eta)
-        noises = (
-            jnp.asarray(latents),
-            jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents)),
-        )
+        drawn = jnp.broadcast_to(jnp.asarray(encode_noise, jnp.float32), jnp.shape(latents))
+        rows = 2 * jnp.asarray(images) - 1, jnp.asarray(latents), drawn
         ids = jnp.asarray(input_ids), jnp.asarray(negative_input_ids)
-        return self.run(
-            settings,
-            partial(self._chain, chain, guidance),
-            2 * jnp.asarray(images) - 1,
-            *noises,
-            *ids,
-            keys,
-        )
+        return self.run(settings, partial(self._chain, chain, guidance), *rows, *ids, keys)
 
-    def _chain(
-        self,
-        chain: Sampler,
-        guidance: float,
-        weights: Tree,
-        images: jax.Array,
-        noise: jax.Array,
-        drawn: jax.Array,
-        input_ids: jax.Array,
-        nothing: jax.Array,
-        keys: jax.Array,
-    ) -> jax.Array:
+    def _chain(self, chain: Sampler, guidance: float, weights: Tree, *rows: jax.Array) -> jax.Array:
+        images, noise, drawn, input_ids, nothing, keys = rows
         networks = self.networks(weights)
         encoder = networks['text_encoder']
         condition = encoder(nothing)[0], encoder(input_ids)[0]

@@ -49,10 +49,8 @@ class ImageVariation(LatentPrior):
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             latents = start_noise(keys, (side, side, self.latent_shape[1]))
-            out = self._chain(
-                chain, guidance, weights, self.preprocess(images / 2 + 0.5), latents, keys
-            )
-            return 2 * out - 1
+            pixel_values = self.preprocess(images / 2 + 0.5)
+            return 2 * self._chain(chain, guidance, weights, pixel_values, latents, keys) - 1
 
         return vary
 
@@ -75,30 +73,16 @@ class ImageVariation(LatentPrior):
         chain = self.sampler(sampler, steps, eta)
         keys = keys_for(chain, keys, len(latents))
         settings = (steps, guidance, sampler, eta)
-        return self.run(
-            settings,
-            partial(self._chain, chain, guidance),
-            jnp.asarray(pixel_values),
-            jnp.asarray(latents),
-            keys,
-        )
+        rows = jnp.asarray(pixel_values), jnp.asarray(latents), keys
+        return self.run(settings, partial(self._chain, chain, guidance), *rows)
 
-    def _chain(
-        self,
-        chain: Sampler,
-        guidance: float,
-        weights: Tree,
-        pixel_values: jax.Array,
-        latents: jax.Array,
-        keys: jax.Array,
-    ) -> jax.Array:
+    def _chain(self, chain: Sampler, guidance: float, weights: Tree, *rows: jax.Array) -> jax.Array:
+        pixel_values, latents, keys = rows
         networks = self.networks(weights)
-        predict = self.predictor(
-            networks, self.condition(networks['image_encoder'], pixel_values), guidance
-        )
-        return self.decode(
-            networks, cast(jax.Array, sample(chain, predict, chain.start * latents, keys))
-        )
+        condition = self.condition(networks['image_encoder'], pixel_values)
+        predict = self.predictor(networks, condition, guidance)
+        made = sample(chain, predict, chain.start * latents, keys)
+        return self.decode(networks, cast(jax.Array, made))
 
     def condition(self, encoder: Any, pixel_values: jax.Array) -> Condition:
         """CLIP's embedding as the only token of the condition, and zeros for none."""
@@ -112,7 +96,10 @@ class ImageVariation(LatentPrior):
 
 @dataclass(frozen=True, eq=False)
 class Versatile(ImageVariation):
-    """The same under all of CLIP's tokens (Xu 2022; VersatileDiffusionImageVariationPipeline)."""
+    """Makes variations with Versatile Diffusion, from all of CLIP's tokens (Xu 2022).
+
+    It is diffusers' VersatileDiffusionImageVariationPipeline.
+    """
 
     model: ClassVar[str] = 'versatile'
     unet: ClassVar[str] = 'image_unet'

@@ -14,6 +14,7 @@ from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.diffusion.schedules import Schedule
 from purify.generative.image_to_image import ENCODE
 from purify.generative.latent_prior import LatentPrior
+from purify.generative.pixel_generator import Generator
 from purify.models.files.pipelines import Pipeline
 from purify.train.objectives.denoise_latents import (
     PICTURES,
@@ -34,7 +35,7 @@ class _Networks(LatentPrior):
 
 
 @dataclass(frozen=True, eq=False)
-class LatentGenerator:
+class LatentGenerator(Generator):
     """Stable Diffusion as a `Generator`; captions are encoded once, when it is opened.
 
     Attributes:
@@ -86,13 +87,10 @@ class LatentGenerator:
         pictures = Pipeline(pipeline.class_name, {name: pipeline.parts[name] for name in PICTURES})
         networks = _Networks.from_pipeline(pictures, dtype=dtype, vae_slice=vae_slice)
         table = caption_table(pipeline, class_names, objective['caption'])
-        return cls(
-            networks,
-            {'networks': networks.weights, 'captions': table},
-            schedule_from_diffusers(networks.scheduler),
-            image_size(pipeline, objective['size_px']),
-            class_names,
-        )
+        weights = {'networks': networks.weights, 'captions': table}
+        schedule = schedule_from_diffusers(networks.scheduler)
+        size_px = image_size(pipeline, objective['size_px'])
+        return cls(networks, weights, schedule, size_px, class_names)
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -113,10 +111,8 @@ class LatentGenerator:
     def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
         """The UNet under the captions of `labels` i32[b], guided from the empty one but for 1."""
         captions = jnp.asarray(weights['captions'])
-        condition = captions[-1:], captions[labels]
-        return self.networks.predictor(
-            self.networks.networks(weights['networks']), condition, guidance
-        )
+        networks = self.networks.networks(weights['networks'])
+        return self.networks.predictor(networks, (captions[-1:], captions[labels]), guidance)
 
     def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Latents f32[b *state_shape] of images f32[b h w c] in [-1, 1], drawn by keys key[b]."""

@@ -26,6 +26,7 @@ from purify.core.types import Facts, Tree
 from purify.diffusion.chain_step import Sampler
 from purify.diffusion.guidance import guide, pair
 from purify.diffusion.scheduler_config import sampler_from_diffusers, with_sampler
+from purify.generative.pixel_prior import Prior
 from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.files.dtypes import cast_parameters
 from purify.models.files.pipelines import Pipeline
@@ -36,7 +37,7 @@ Condition = tuple[jax.Array, jax.Array]  # without, with: [b or 1, tokens, width
 
 
 @dataclass(frozen=True, eq=False)
-class LatentPrior:
+class LatentPrior(Prior):
     """What the three have in common: networks, sampler, and the way between pixels and latents.
 
     Attributes:
@@ -80,18 +81,11 @@ class LatentPrior:
 
         Raises `UserError` for parts that are missing.
         """
-        parts = dict(pipeline.parts)
-        processor = next(
-            (
-                parts.pop(name)
-                for name in ('feature_extractor', 'image_feature_extractor')
-                if name in parts
-            ),
-            None,
-        )
-        missing = [name for name in cls.needs if name not in parts] + ['feature_extractor'] * (
-            processor is None and 'image_encoder' in cls.needs
-        )
+        parts, names = dict(pipeline.parts), ('feature_extractor', 'image_feature_extractor')
+        processor = next((parts.pop(name) for name in names if name in parts), None)
+        missing = [name for name in cls.needs if name not in parts]
+        if processor is None and 'image_encoder' in cls.needs:
+            missing.append('feature_extractor')
         if missing:
             raise UserError(
                 f'{pipeline.class_name}: {cls.model} needs {", ".join(missing)}, which this'
@@ -101,13 +95,9 @@ class LatentPrior:
         graphs, weights = {}, {}
         for name, network in networks.items():
             graphs[name], params, stats = split_network(network)
-            upcast = str(jnp.dtype(dtype)) == 'float16' and network.config.get(
-                'force_upcast', False
-            )
-            weights[name] = {
-                'params': params if upcast else cast_parameters(params, dtype),
-                'stats': stats,
-            }
+            upcast = str(jnp.dtype(dtype)) == 'float16' and network.config.get('force_upcast')
+            params = params if upcast else cast_parameters(params, dtype)
+            weights[name] = {'params': params, 'stats': stats}
         words = parts['text_encoder'].config['vocab_size'] if 'tokenizer' in cls.needs else None
         if words is not None and parts['tokenizer'].size > words:
             raise UserError(
@@ -116,21 +106,13 @@ class LatentPrior:
                 ' again.'
             )
         vae, unet = networks['vae'].config, networks[cls.unet].config
-        size = unet['sample_size'] or 64
-        return cls(
-            graphs,
-            jax.tree.map(
-                lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x), weights
-            ),
-            parts['scheduler'],
-            processor,
-            parts.get('tokenizer'),
-            (size if isinstance(size, int) else size[0], vae['latent_channels']),
-            networks['vae'].factor,
-            networks['vae'].scaling_factor,
-            networks['vae'].factor * 2 ** (len(unet['block_out_channels']) - 1),
-            vae_slice,
-        )
+        to_host = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x)
+        files = (parts['scheduler'], processor, parts.get('tokenizer'))
+        size, factor = unet['sample_size'] or 64, networks['vae'].factor
+        shape = (size if isinstance(size, int) else size[0], vae['latent_channels'])
+        stride = factor * 2 ** (len(unet['block_out_channels']) - 1)
+        sizes = (shape, factor, networks['vae'].scaling_factor, stride)
+        return cls(graphs, jax.tree.map(to_host, weights), *files, *sizes, vae_slice)
 
     def networks(self, weights: Tree) -> Facts:
         """The networks with `weights`, as they lie on the device."""
@@ -165,8 +147,7 @@ class LatentPrior:
         size_px = size_px or self.latent_shape[0] * self.factor
         if size_px < self.stride or size_px % self.stride:
             raise UserError(
-                f'defense.vary.size_px={size_px} must be a multiple of {self.stride}, or 0 for the'
-                " model's own."
+                f"vary.size_px={size_px} must be a multiple of {self.stride}, or 0 for the model's."
             )
         return size_px
 

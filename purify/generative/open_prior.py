@@ -9,7 +9,7 @@ from purify.core.types import Facts
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.generative.image_to_image import ImageToImage
 from purify.generative.image_variation import ImageVariation, Versatile
-from purify.generative.pixel_prior import PixelPrior
+from purify.generative.pixel_prior import PixelPrior, Prior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.dtypes import check_dtype
 from purify.models.files.folders import read_object
@@ -18,7 +18,7 @@ from purify.models.files.pipelines import check_class_name, from_pretrained
 from purify.models.files.weights import load_model
 from purify.train.state import split_network
 
-VARIATION_MODELS: Registry[Any] = Registry(
+VARIATION_MODELS: Registry[type[Prior]] = Registry(
     'variation model',
     pixel=PixelPrior,
     sd_variation=ImageVariation,
@@ -36,11 +36,8 @@ def variation(model: str, **changes: Any) -> Facts:
     """
     if model not in VARIATION_MODELS:
         raise ValueError(f'model={model!r}: choose from {", ".join(sorted(VARIATION_MODELS))}.')
-    known = {
-        name: value
-        for name, value in defaults(VARIATION_MODELS[model].vary).items()
-        if name not in ('self', 'class_names')
-    }
+    known = defaults(VARIATION_MODELS[model].vary)
+    known = {name: value for name, value in known.items() if name not in ('self', 'class_names')}
     usual = {name: value for name, value in known.items() if value not in (None, EMPTY)}
     usual |= {'sampler': 'ddim', 'eta': 1.0} if model == 'pixel' else {}
     return {'model': model} | changed(usual, changes, f'vary.model={model}', {*known, *usual})
@@ -64,7 +61,7 @@ def load_variation_model(
     dtype: str = 'float32',
     vae_slice: int = 0,
     weights: bool = True,
-) -> Any:
+) -> Prior:
     """Opens the prior in a folder in diffusers' format, or of a hub id, of whichever kind it is.
 
     Args:
@@ -100,10 +97,10 @@ def load_variation_model(
     if model == 'pixel':
         return _pixel(folder, dtype, weights)
     pipeline = from_pretrained(folder, dtype=dtype, weights=weights)
-    return VARIATION_MODELS[model].from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
+    return VARIATION_MODELS.bare(model).from_pipeline(pipeline, dtype=dtype, vae_slice=vae_slice)
 
 
-def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
+def _pixel(folder: Path, dtype: str, with_weights: bool) -> PixelPrior:
     sub = 'unet' if (folder / 'unet').is_dir() else ''
     config = folder / sub / 'config.json'
     noise = (folder / 'scheduler' if sub else folder) / 'scheduler_config.json'
@@ -112,13 +109,12 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
     kind = read_object(config).get('_class_name')
     if kind != 'UNet2DModel':
         raise UserError(f'{folder}: {kind} is no pixel prior; choose a folder with a UNet2DModel.')
-    network = load_model(UNet2DModel, folder, subfolder=sub, dtype=dtype, weights=weights)
+    network = load_model(UNet2DModel, folder, subfolder=sub, dtype=dtype, weights=with_weights)
     size = network.config['sample_size']
     height, width = size if isinstance(size, list) else (size, size)
     if height is None or height != width:
         raise UserError(
-            f'{config}: sample_size = {size!r} must be one number of pixels, for images as wide as'
-            ' high.'
+            f'{config}: sample_size = {size!r} must be one number of pixels, for square images.'
         )
     graph, params, stats = split_network(network)
     schedule = schedule_from_diffusers(read_object(noise))
@@ -128,6 +124,5 @@ def _pixel(folder: Path, dtype: str, weights: bool) -> PixelPrior:
             f'{config}: num_train_timesteps = {rows}, but that of {noise} is {schedule.steps}, and'
             ' the network has a row for each timestep. Download both again.'
         )
-    return PixelPrior(
-        graph, {'params': params, 'stats': stats}, schedule, height, network.config['in_channels']
-    )
+    weights, channels = {'params': params, 'stats': stats}, network.config['in_channels']
+    return PixelPrior(graph, weights, schedule, height, channels)

@@ -9,7 +9,7 @@ chains, the `state_shape` (h, w, c) of what it denoises, and
 
 A predictor gives what `schedule.prediction` says. States are variance preserving, alpha x_0 + sigma
 eps. `guidance` is the scale s of e_u + s (e_c - e_u), whose 1 is the plain network under its
-condition; Ho & Salimans' weight w is s - 1 (`purify.diffusion.guidance.from_ho_salimans`).
+condition; Ho & Salimans' weight w is s - 1.
 """
 
 from dataclasses import dataclass
@@ -69,22 +69,19 @@ class Note(TypedDict):
 
 
 class Generator(Protocol):
-    """See the top of this file."""
+    """A diffusion model that makes images of a class.
 
-    @property
-    def class_names(self) -> list[str]:
-        """The classes it can be asked for."""
-        ...
+    Attributes:
+      class_names: the classes it can be asked for.
+      weights: its arrays, NumPy or as shapes.
+      schedule: the noise of its chains.
+      channels: of its images.
+    """
 
-    @property
-    def weights(self) -> Any:
-        """Its arrays, NumPy or as shapes."""
-        ...
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule of its chains."""
-        ...
+    class_names: list[str]
+    weights: Any
+    schedule: Schedule
+    channels: int
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -94,11 +91,6 @@ class Generator(Protocol):
     @property
     def deviation(self) -> float:
         """The deviation of the states of clean images, roughly."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """The channels of its images."""
         ...
 
     def predictor(self, weights: Tree, labels: jax.Array, guidance: float) -> Predict:
@@ -115,7 +107,7 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class PixelGenerator:
+class PixelGenerator(Generator):
     """A class-conditional UNet on pixels; the last row of its table stands for no class.
 
     Attributes:
@@ -174,15 +166,14 @@ class PixelGenerator:
             return network(x, t, labels)
         sigma = jnp.asarray(self.edm.sigmas(), jnp.float32)[t]
         unscaled = x * jnp.sqrt(1 + sigma**2)[:, None, None, None]
-        return self.edm.denoise(
-            lambda noised, level: network(noised, level, labels), unscaled, sigma
-        )
+        ask = lambda noised, level: network(noised, level, labels)
+        return self.edm.denoise(ask, unscaled, sigma)
 
 
 def open_generator(
     folder: Path, *, dtype: str = 'float32', vae_slice: int = 0, weights: bool = True
-) -> Any:
-    """The generator in a finished stage's folder.
+) -> Generator:
+    """Opens the generator in a finished stage's folder.
 
     Args:
       folder: in diffusers' format, with a generator.json.
@@ -198,8 +189,7 @@ def open_generator(
     needed = {'ddpm': ('schedule',), 'edm': (), 'latent': ('caption', 'size_px')}[objective['name']]
     if missing := [name for name in needed if name not in objective]:
         raise UserError(
-            f'{folder}: its {NOTE} says nothing of {", ".join(missing)}. Give the folder of a'
-            ' generator stage.'
+            f'{folder}: its {NOTE} says nothing of {", ".join(missing)}. Give a generator stage.'
         )
     if objective['name'] == 'latent':
         from purify.generative.latent_generator import LatentGenerator
@@ -226,23 +216,20 @@ def make_pixel_generator(
     """The generator of a network that was trained for an `objective`, 'ddpm' or 'edm'."""
     edm = make_preconditioning(objective) if objective['name'] == 'edm' else None
     schedule = edm.schedule() if edm else read_schedule(objective['schedule'])
-    return PixelGenerator(
-        graph, weights, schedule, size_px, channels, class_names, objective['drop'] > 0, edm
-    )
+    told = objective['drop'] > 0
+    return PixelGenerator(graph, weights, schedule, size_px, channels, class_names, told, edm)
 
 
 def make_preconditioning(objective: Settings) -> Preconditioning:
     """The `objective` part of an EDM generator."""
+    own = {name: value for name, value in objective.items() if name not in ('name', 'drop')}
     try:
-        return Preconditioning(
-            **{name: value for name, value in objective.items() if name not in ('name', 'drop')}
-        )
+        return Preconditioning(**own)
     except TypeError as error:
         raise UserError(f'objective edm: {error}.') from error
 
 
 def read_schedule(settings: Settings) -> Schedule:
     """The `schedule` part of a prior or of a generator's objective."""
-    return make_noise_schedule(
-        settings['name'], settings['steps'], prediction=settings['prediction']
-    )
+    prediction = settings['prediction']
+    return make_noise_schedule(settings['name'], settings['steps'], prediction=prediction)

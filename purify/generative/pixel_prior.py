@@ -3,12 +3,11 @@
 A prior has a `model` (its name in `VARIATION_MODELS`), `channels`, `weights` (a pytree for the
 device) and `vary(class_names, **settings)`, which returns
 
-    (weights, images f32[b h w channels] in [-1, 1], labels i32[b], keys key[b]) -> f32[b s s
-    channels] in [-1, 1]
+    (weights, images f32[b h w channels], labels i32[b], keys key[b]) -> f32[b s s channels]
 
-in whatever size the model works: pure, row-wise and traceable. `network_calls(**settings)` says how
-often its network is asked for one of them. The defences know no more of it, so that a latent model
-takes a pixel model's place without a change to them.
+of images in [-1, 1], in whatever size the model works: pure, row-wise and traceable.
+`network_calls(**settings)` says how often its network is asked for one of them. The defences know
+no more of it, so that a latent model takes a pixel model's place without a change to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,19 +29,17 @@ Vary = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Prior(Protocol):
-    """See the top of this file."""
+    """A diffusion model that varies images.
+
+    Attributes:
+      model: its name in `VARIATION_MODELS`.
+      channels: of the images it varies.
+      weights: its arrays, NumPy or as shapes.
+    """
 
     model: ClassVar[str]
-
-    @property
-    def channels(self) -> int:
-        """The channels of the images it varies."""
-        ...
-
-    @property
-    def weights(self) -> Any:
-        """Its arrays, NumPy or as shapes."""
-        ...
+    channels: int
+    weights: Any
 
     def vary(self, class_names: Sequence[str], **settings: Any) -> Vary:
         """Makes the function from images to variations."""
@@ -54,7 +51,7 @@ class Prior(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class PixelPrior:
+class PixelPrior(Prior):
     """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again."""
 
     graph: nnx.GraphDef
@@ -70,13 +67,7 @@ class PixelPrior:
         return SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options).steps
 
     def vary(
-        self,
-        class_names: Sequence[str] = (),
-        *,
-        sampler: str,
-        start: int,
-        steps: int,
-        **options: Any,
+        self, class_names: Sequence[str], *, sampler: str, start: int, steps: int, **options: Any
     ) -> Vary:
         """Edits images (Meng 2022): noise to step `start`, back in `steps` calls of `sampler`.
 
@@ -91,8 +82,7 @@ class PixelPrior:
         """
         if not 1 <= start <= self.schedule.steps:
             raise UserError(
-                f'defense.vary.start={start}: the prior was trained with steps 1 to'
-                f' {self.schedule.steps}.'
+                f'vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.'
             )
         chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
 
