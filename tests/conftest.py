@@ -23,8 +23,7 @@ import jax
 from absl import flags
 from hypothesis import HealthCheck, settings
 
-# Programs of tests run once or twice: compiling them well takes longer than running them. Commands
-# in processes of their own are compiled as users have them.
+# Programs of tests run once or twice: compiling them well takes longer than running them.
 jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_numpy_rank_promotion', 'raise')  # a vector meets images by mistake
 flags.FLAGS.mark_as_parsed()  # grain reads absl flags in its workers
@@ -49,6 +48,14 @@ LONGEST = (
     'stages/finetune_latent_test.py',
     'configs/struppek_test.py',
 )
+
+
+def pytest_configure(config):
+    """Commands in processes of their own are compiled as users have them, but in the short suite
+    as all its programs are.
+    """
+    if config.option.markexpr == 'not long':
+        os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 
 def pytest_collection_modifyitems(items):

@@ -11,10 +11,14 @@ from support.command import dataset_bytes, kill_at, run, stage
 from purify.data.loader import Split
 
 CONFIG = 'configs/castle_walls.py'
+JUDGES = ('dissection.labeller', 'dissection.detector')
 SMALLEST = (
     '--config.source.size_px=8',  # what they are at heart
+    '--config.source.train_size=240',
+    '--config.source.test_size=100',
     '--config.attack.size_px=2',
     '--config.teacher.epochs=1',
+    '--config.teacher.network.width=4',
     '--config.defense.generator.network.sample_size=8',
     '--config.defense.generator.network.block_out_channels=(8,16)',
     '--config.defense.generator.steps=40',
@@ -23,9 +27,8 @@ SMALLEST = (
 )
 TINY = (
     *SMALLEST,
-    '--config.student.epochs=1',
-    '--config.dissection.labeller.epochs=1',
-    '--config.dissection.detector.epochs=1',
+    *(f'--config.{part}.network.width=4' for part in ('student', *JUDGES)),
+    *(f'--config.{part}.epochs=1' for part in ('student', *JUDGES)),
     '--config.defense.sampling.steps=4',
     '--config.defense.images=90',
     '--config.defense.probe.images=30',
