@@ -40,19 +40,14 @@ def _mask(among: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _pair(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as `int[n]`.
-
-    Raises `UserError` for other shapes or types: scores, say, would compare to nonsense.
-    """
+    """Both as `int[n]`; raises `UserError` for others: scores, say, would compare to nonsense."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.ndim != 1 or predictions.shape != labels.shape:
         raise UserError(
-            f'predictions {predictions.shape} and labels {labels.shape} must be lists of the same'
+            f'predictions {predictions.shape} and labels {labels.shape} must be lists of one'
             ' length.'
         )
     for name, values in (('predictions', predictions), ('labels', labels)):
         if values.size and not np.issubdtype(values.dtype, np.integer):
-            raise UserError(
-                f'{name} of type {values.dtype} are not class numbers. Give whole numbers.'
-            )
+            raise UserError(f'{name} of type {values.dtype} are no classes. Give whole numbers.')
     return predictions, labels

@@ -20,8 +20,8 @@ def sort_out(triggered: np.ndarray, matching: np.ndarray) -> np.ndarray:
     triggered, matching = _flags('triggered', triggered), _flags('matching', matching)
     if triggered.shape != matching.shape:
         raise UserError(
-            f'{triggered.size} verdicts on triggers and {matching.size} on matches. Give one of'
-            ' each per image.'
+            f'{triggered.size} verdicts on triggers, {matching.size} on matches. Give both per'
+            ' image.'
         )
     return (1 + matching + 2 * ~triggered).astype(np.uint8)
 
@@ -68,16 +68,13 @@ def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Share
     """
     given, poisoned = np.asarray(given), _flags('poisoned', poisoned)
     if given.shape != poisoned.shape:
-        raise UserError(
-            f'{given.size} labels and {poisoned.size} verdicts. Give one of each per image.'
-        )
+        raise UserError(f'{given.size} labels and {poisoned.size} verdicts. Give both per image.')
     return share_of(poisoned[given == label])
 
 
 def _flags(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype != np.bool_:
-        raise UserError(
-            f'{name} must be true or false for every image, not {values.dtype}{list(values.shape)}.'
-        )
+        given = f'{values.dtype}{list(values.shape)}'
+        raise UserError(f'{name} must be true or false for every image, not {given}.')
     return values

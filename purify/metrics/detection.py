@@ -32,8 +32,7 @@ def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndar
     missing = np.setdiff1d(poisoned_ids, ids)
     if missing.size:
         raise UserError(
-            f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give each'
-            ' one.'
+            f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give all.'
         )
     poisoned = np.isin(ids, poisoned_ids)
     return Detection(tpr=share_of(verdicts[poisoned]), fpr=share_of(verdicts[~poisoned]))
@@ -77,20 +76,14 @@ def auroc(
     """
     scores, positive = np.asarray(scores, np.float64), np.asarray(positive)
     groups = np.zeros(scores.shape, np.int64) if groups is None else np.asarray(groups)
-    if (
-        scores.ndim != 1
-        or positive.shape != scores.shape
-        or groups.shape != scores.shape
-        or positive.dtype != np.bool_
-    ):
+    shapes = {scores.shape, positive.shape, groups.shape}
+    if scores.ndim != 1 or len(shapes) > 1 or positive.dtype != np.bool_:
         raise UserError(
             f'{scores.shape} scores, {positive.dtype}{list(positive.shape)} positives and groups'
             f' {groups.shape} do not fit. Give one of each per sample.'
         )
-    if np.isnan(scores).any():
-        raise UserError(
-            f'{np.count_nonzero(np.isnan(scores))} scores are NaN. Give each sample a number.'
-        )
+    if broken := np.count_nonzero(np.isnan(scores)):
+        raise UserError(f'{broken} scores are NaN. Give each sample a number.')
     wins, pairs = 0.0, 0
     for group in np.unique(groups):
         own = groups == group
@@ -105,7 +98,5 @@ def _unique(ids: np.ndarray) -> np.ndarray:
     ids = np.asarray(ids)
     values, counts = np.unique(ids, return_counts=True)
     if values.size < ids.size:
-        raise UserError(
-            f'id {values[counts > 1][0]} occurs more than once. Give every sample once.'
-        )
+        raise UserError(f'id {values[counts > 1][0]} occurs more than once. Give each sample once.')
     return ids

@@ -67,9 +67,8 @@ class Answers:
         return cls(len(rows), p.sum(0), float((p * log_p).sum()))
 
     def __add__(self, other: 'Answers') -> 'Answers':
-        return Answers(
-            self.count + other.count, self.total + other.total, self.certainty + other.certainty
-        )
+        count, total = self.count + other.count, self.total + other.total
+        return Answers(count, total, self.certainty + other.certainty)
 
 
 def merged(parts: list[Any]) -> Any:
@@ -86,8 +85,8 @@ def frechet_distance(a: Moments, b: Moments) -> float | None:
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared. Take both'
-            ' from one network.'
+            f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared. Use one'
+            ' network.'
         )
     if min(a.count, b.count) < 2:
         return None
@@ -117,7 +116,5 @@ def inception_score(answers: Answers) -> float | None:
 def _rows(values: np.ndarray) -> np.ndarray:
     rows = np.asarray(values, np.float64)
     if rows.ndim != 2:
-        raise UserError(
-            f'features and answers are [rows numbers], not {list(rows.shape)}. Flatten each row.'
-        )
+        raise UserError(f'features are [rows numbers], not {list(rows.shape)}. Flatten each row.')
     return rows

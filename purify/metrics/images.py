@@ -19,9 +19,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
-    squared = np.array(
-        [np.mean(np.square(_grey_levels(x) - y)) for x, y in zip(a, b, strict=True)], np.float64
-    )
+    squared = np.array([np.mean(np.square(_grey_levels(x) - y)) for x, y in zip(a, b, strict=True)])
     with np.errstate(divide='ignore'):
         return 10 * np.log10(PEAK**2 / squared)
 
@@ -32,9 +30,7 @@ def max_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises `UserError` for other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
-    return np.array(
-        [np.abs(_grey_levels(x) - y).max() for x, y in zip(a, b, strict=True)], np.float64
-    )
+    return np.array([np.abs(_grey_levels(x) - y).max() for x, y in zip(a, b, strict=True)])
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -47,10 +43,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     for other arrays and for pairs of unlike shape.
     """
     a, b = _pairs(a, b)
-    return np.array(
-        [ssim_of(np, _grey_levels(x), _grey_levels(y)) for x, y in zip(a, b, strict=True)],
-        np.float64,
-    )
+    pairs = zip(map(_grey_levels, a), map(_grey_levels, b), strict=True)
+    return np.array([ssim_of(np, x, y) for x, y in pairs])
 
 
 def ssim_of(xp: Any, a: Any, b: Any) -> Any:
@@ -76,8 +70,8 @@ def ssim_uniform_of(xp: Any, a: Any, b: Any) -> Any:
     a, b = (a[..., 0], b[..., 0]) if a.shape[-1] == 1 else (a, b)
     if min(a.shape) < UNIFORM_PX:
         raise UserError(
-            f'no window of {UNIFORM_PX} along each axis fits into images of {list(a.shape)}. Give'
-            ' larger images.'
+            f'no window of {UNIFORM_PX} along each axis fits into {list(a.shape)}. Give larger'
+            ' images.'
         )
     count = UNIFORM_PX**a.ndim
     a, b = a - PEAK / 2, b - PEAK / 2  # moments about the middle lose fewer digits in float32
@@ -125,12 +119,10 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for images in (a, b):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[-3:]:
             raise UserError(
-                f'images to compare are {images.dtype}{list(images.shape)}. Give u8[h w c] or u8[n'
-                ' h w c].'
+                f'images to compare are {images.dtype}{list(images.shape)}. Give u8[n h w c].'
             )
     if a.shape != b.shape:
         raise UserError(
-            f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Give pairs'
-            ' of one shape.'
+            f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Resize one.'
         )
     return (a[None], b[None]) if a.ndim == 3 else (a, b)

@@ -10,24 +10,23 @@ from scipy import stats
 
 from purify.core.errors import UserError
 
+LEVEL = 0.95  # of confidence, of all intervals
 
-def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a share, in [0, 1] and around hits / count.
 
-    Wilson 1927; (0, 1) for no samples. Raises `UserError` unless 0 <= hits <= count, 0 < level < 1.
+    Wilson 1927; (0, 1) for no samples. Raises `UserError` unless 0 <= hits <= count.
     """
     if not 0 <= hits <= count:
         raise UserError(f'{hits} hits of {count} samples is not a share. Give 0 <= hits <= count.')
-    if not 0 < level < 1:
-        raise UserError(f'level={level} is outside (0, 1). Set it to .95, for example.')
     if count == 0:
         return 0.0, 1.0
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
     share = hits / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    # Exact arithmetic keeps the share inside and the bounds in [0, 1]; rounding may miss it by the
-    # last bit.
+    # Exact arithmetic keeps the share inside and the bounds in [0, 1]; rounding may miss by a bit.
     return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
 
 
@@ -43,9 +42,9 @@ class Share:
         """The share in [0, 1]; None where there is no sample."""
         return self.hits / self.count if self.count else None
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Wilson's interval (low, high)."""
-        return wilson_interval(self.hits, self.count, level)
+        return wilson_interval(self.hits, self.count)
 
 
 def share_of(hits: np.ndarray) -> Share:
@@ -70,7 +69,7 @@ class SeedSpread:
     n: int
 
 
-def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> SeedSpread:
+def over_seeds(values: Sequence[float] | np.ndarray) -> SeedSpread:
     """Mean of `values: f[n]`, one per seed, with Student's t interval and range.
 
     The interval is not cut to [0, 1] where the values are shares. Raises `UserError` for no values,
@@ -78,13 +77,10 @@ def over_seeds(values: Sequence[float] | np.ndarray, level: float = 0.95) -> See
     """
     runs = np.asarray(values, np.float64)
     if runs.ndim != 1 or not runs.size or not np.isfinite(runs).all():
-        raise UserError(
-            f'{values!r} has no mean over seeds. Give one finite number per seed, and at least one.'
-        )
+        raise UserError(f'{values!r} has no mean. Give one finite number per seed, at least one.')
     mean, low, high = float(runs.mean()), None, None
     if runs.size > 1:
-        reach = float(
-            stats.t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size)
-        )
+        t = stats.t.ppf((1 + LEVEL) / 2, runs.size - 1)
+        reach = float(t * runs.std(ddof=1) / math.sqrt(runs.size))
         low, high = mean - reach, mean + reach
     return SeedSpread(mean, low, high, float(runs.min()), float(runs.max()), int(runs.size))

@@ -28,12 +28,10 @@ class Neighbours:
             raise UserError('there are no points to look for neighbours among. Give at least one.')
         blocks = -(-len(self.points) // REFERENCES)
         rows = min(REFERENCES, len(self.points))
-        padded = np.zeros((blocks * rows, self.points.shape[1]), np.float32)
-        padded[: len(self.points)] = self.points
+        whole = np.zeros((blocks * rows, self.points.shape[1]), np.float32)
+        whole[: len(self.points)] = self.points
         self.mesh = devices.local_mesh()
-        self.blocks = jax.device_put(
-            padded.reshape(blocks, rows, -1), devices.replicated(self.mesh)
-        )
+        self.blocks = jax.device_put(whole.reshape(blocks, rows, -1), devices.replicated(self.mesh))
 
     def nearest(
         self, queries: np.ndarray, own: np.ndarray | None = None
@@ -58,14 +56,11 @@ class Neighbours:
         for start in range(0, len(points), size):
             part, mine = points[start : start + size], own[start : start + size]
             short = size - len(part)
-            placed = (
-                np.pad(part, ((0, short), (0, 0))),
-                np.pad(mine, (0, short), constant_values=_NOBODY).astype(np.int32),
-            )
-            rows = _search(
-                self.blocks, len(self.points), *jax.device_put(placed, devices.batched(self.mesh))
-            )
-            found.append(np.asarray(rows)[: len(part)])
+            part = np.pad(part, ((0, short), (0, 0)))
+            mine = np.pad(mine, (0, short), constant_values=_NOBODY).astype(np.int32)
+            placed = jax.device_put((part, mine), devices.batched(self.mesh))
+            rows = _search(self.blocks, len(self.points), *placed)
+            found.append(np.asarray(rows)[: size - short])
         rows = np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
         # Whatever the device rounded to.
         cosines = np.einsum('nd,nd->n', points, self.points[rows], dtype=np.float64)
@@ -98,8 +93,6 @@ def _unit(points: np.ndarray) -> np.ndarray:
     """Points f[n d] as f32 of length 1, or 0. Raises `UserError` unless they are finite rows."""
     points = np.asarray(points)
     if points.ndim != 2 or not np.isfinite(points).all():
-        raise UserError(
-            f'points of shape {points.shape} are to be rows of finite numbers. Measure them again.'
-        )
+        raise UserError(f'points {points.shape} must be rows of finite numbers. Measure again.')
     lengths = np.linalg.norm(points.astype(np.float64), axis=1, keepdims=True)
     return (points / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)

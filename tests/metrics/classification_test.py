@@ -54,9 +54,9 @@ def test_nothing_but_the_target_class_has_no_value():
 @pytest.mark.parametrize(
     ('predictions', 'told'),
     [
-        (np.zeros(7, int), 'same length'),
-        (np.zeros((8, 3), int), 'same length'),
-        (np.full(8, 0.9), 'not class numbers'),
+        (np.zeros(7, int), 'one length'),
+        (np.zeros((8, 3), int), 'one length'),
+        (np.full(8, 0.9), 'no classes'),
     ],
 )
 def test_what_are_no_predictions_is_refused(predictions, told):

@@ -49,7 +49,7 @@ def test_wrong_input_is_refused():
     flags = np.zeros(3, bool)
     with pytest.raises(UserError, match='triggered must be true or false'):
         sort_out(np.zeros(3), flags)
-    with pytest.raises(UserError, match='3 verdicts on triggers and 2'):
+    with pytest.raises(UserError, match='3 verdicts on triggers, 2'):
         sort_out(flags, flags[:2])
     with pytest.raises(UserError, match='5 is no group'):
         Composition.of(np.array([1, 5]))

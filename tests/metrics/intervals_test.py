@@ -23,10 +23,10 @@ def test_wilson_agrees_with_newcombes_table(hits, count, low, high):
     np.testing.assert_allclose(wilson_interval(hits, count), (low, high), atol=5e-5)
 
 
-@given(count=st.integers(0, 10**6), part=st.floats(0, 1), level=st.floats(0.01, 0.999))
-def test_interval_lies_in_0_to_1_and_around_the_share(count, part, level):
+@given(count=st.integers(0, 10**6), part=st.floats(0, 1))
+def test_interval_lies_in_0_to_1_and_around_the_share(count, part):
     share = Share(round(part * count), count)
-    low, high = share.interval(level)
+    low, high = share.interval()
     if share.value is None:
         assert (count, low, high) == (0, 0, 1)
     else:
@@ -45,12 +45,10 @@ def test_bounds_solve_the_score_equation(count, part):
         )
 
 
-@pytest.mark.parametrize(
-    ('hits', 'count', 'level'), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)]
-)
-def test_what_is_no_share_is_refused(hits, count, level):
+@pytest.mark.parametrize(('hits', 'count'), [(-1, 5), (6, 5)])
+def test_what_is_no_share_is_refused(hits, count):
     with pytest.raises(UserError):
-        wilson_interval(hits, count, level)
+        wilson_interval(hits, count)
 
 
 def test_share_of_counts():
@@ -68,14 +66,6 @@ def test_over_seeds_by_hand():
     assert math.isclose(spread.high, 0.92 + 4.302652729 * 0.02 / math.sqrt(3), rel_tol=1e-8)
     assert math.isclose(spread.low, 0.92 - 4.302652729 * 0.02 / math.sqrt(3), rel_tol=1e-8)
     assert (spread.min, spread.max, spread.n) == (0.90, 0.94, 3)
-
-
-def test_level_widens_the_interval():
-    values = [1.0, 2.0, 4.0, 8.0, 16.0]
-    ninety = over_seeds(values, level=0.9)
-    # t(0.95, 4) = 2.131847, variance 37.2.
-    assert math.isclose(ninety.high - ninety.mean, 2.131846786 * math.sqrt(37.2 / 5), rel_tol=1e-8)
-    assert over_seeds(values).low < ninety.low
 
 
 def test_one_run_has_no_interval():
