@@ -27,34 +27,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL
 from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 POLL_S = 0.1
-# what every results.json has, as `purify.report.results` says
-RESULTS = {
-    *('version', 'name', 'config', 'seeds', 'attack', 'defense', 'classes'),
-    *('teacher', 'student', 'detection', 'cost'),
-}
+# What every results.json has, as `purify.report.results` says.
+RESULTS = {'version', 'name', 'config', 'seeds', 'attack', 'defense', 'classes'}
+RESULTS |= {'teacher', 'student', 'detection', 'cost'}
 
 
 def purify() -> list[str]:
-    """The command `python -m purify`."""
+    """Gives the words of the command `python -m purify`."""
     return shlex.split(os.environ.get('PURIFY_COMMAND', '')) or [sys.executable, '-m', 'purify']
 
 
 def environment() -> dict[str, str]:
-    """This environment, with purify found from any folder."""
+    """Copies this environment, with purify found from any folder."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     return os.environ | {'PYTHONPATH': path}
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read, for then a run is started again and
-    writes it anew.
-    """
+    """Reads a JSON file; None where it cannot be read: a run that starts again writes it anew."""
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError):
@@ -63,9 +60,7 @@ def read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the sweep: its name, its point and seed for the table, its arguments, its folder
-    in `sweep`.
-    """
+    """One run of the sweep: its name, its point and seed for the table, its arguments."""
 
     name: str
     point: dict[str, Any]
@@ -90,7 +85,7 @@ class Run:
         return [*purify(), 'run', *self.arguments, *places]
 
     def is_done(self) -> bool:
-        """Whether its results are there, can be read, and are those of these very settings."""
+        """Tells whether its results are there, can be read, and are of these very settings."""
         results, settings = self.folder / 'results.json', self.folder / 'overrides.json'
         if not results.exists() or not settings.exists():
             return False
@@ -98,7 +93,8 @@ class Run:
             return False
         config = Path(self.arguments[1].partition(':')[0])
         if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
-            return False  # edited since: the run is started again, and does again what has changed
+            # Edited since: the run is started again, and does again what has changed.
+            return False
         found = read_json(results)
         whole = isinstance(found, dict) and found.keys() >= RESULTS
         return whole and read_json(settings) == self.arguments[1:]
@@ -117,7 +113,7 @@ class Run:
 
 
 def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
-    """All runs of the sweep, as purify multiplies and names them.
+    """Lists all runs of the sweep, as purify multiplies and names them.
 
     Leaves with purify's message where it refuses.
     """
@@ -174,20 +170,17 @@ class Pool:
             device = self.devices[slot % len(self.devices)]
             sharing = math.ceil(self.size / len(self.devices))
             env['CUDA_VISIBLE_DEVICES'], where = device, f' on device {device}'
-            if sharing > 1:  # else the first run on a device takes the memory of the others
+            # Else the first run on a device takes the memory of the others.
+            if sharing > 1:
                 env.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', f'{0.9 / sharing:.3f}')
         with open(run.log, 'ab') as log:
             # In a session of its own: the terminal's Ctrl-C comes here only.
             process = subprocess.Popen(
-                run.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=env,
-                start_new_session=True,
+                run.command, stdin=DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
         self.running[slot] = run, process, time.monotonic()
-        if self.stopped:  # the signal came while it was being started
+        # The signal may have come while it was being started.
+        if self.stopped:
             process.terminate()
         print(f'started: {run.name}{where}', flush=True)
 
@@ -212,9 +205,7 @@ class Pool:
 
 
 def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:
-    """Writes points.jsonl and prints, or with --submit starts, the sbatch command for the runs that
-    are not done.
-    """
+    """Writes points.jsonl, and prints the sbatch command for what is left; --submit starts it."""
     points = args.workdir / 'points.jsonl'
     lines = [json.dumps({'name': run.name, 'command': run.command}) for run in runs]
     points.write_text(''.join(f'{line}\n' for line in lines))
@@ -244,51 +235,32 @@ def run_point(points: Path, number: int) -> None:
 
 
 def folder(text: str) -> Path:
-    """A folder as a person writes it, with ~ or ~name."""
+    """Reads a folder as a person writes it, with ~ or ~name."""
     try:
         return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # no such user
+    except RuntimeError as error:
+        # There is no such user.
         raise argparse.ArgumentTypeError(f'{text}: {error} Write the path out in full.') from error
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Arguments, and the --config.a.b=c flags that go to every run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument('--config', help='config file and words')
-    parser.add_argument(
-        '--sweep', default='', help='names of sweeps of the config, to multiply: attack,start'
-    )
-    parser.add_argument('--seeds', default='0', help='seeds, to multiply with: 0,1,2 (default 0)')
-    parser.add_argument('--workdir', type=folder, help='folder of the whole sweep')
-    parser.add_argument('--dry-run', action='store_true', help='only print the runs')
-    parser.add_argument(
-        '-j',
-        type=int,
-        default=0,
-        metavar='N',
-        help='runs at a time (default: one per device of --devices, else 1)',
-    )
-    parser.add_argument(
-        '--devices', default='', help='CUDA devices to hand out in turn, one to a run: 0,1,2,3'
-    )
-    parser.add_argument(
-        '--slurm',
-        nargs='?',
-        const='',
-        metavar='ARGS',
-        help="an array job instead: --slurm='--gpus=1 --time=2:00:00'",
-    )
-    parser.add_argument('--submit', action='store_true', help='with --slurm: submit it')
-    parser.add_argument(
-        '--run-point',
-        nargs=2,
-        metavar=('FILE', 'NUMBER'),
-        help='one run of a points.jsonl; slurm_array.sbatch uses it',
-    )
+    """Reads arguments, and the --config.a.b=c flags that go to every run."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    add = parser.add_argument
+    add('--config', help='config file and words')
+    add('--sweep', default='', help='names of sweeps of the config, to multiply: attack,start')
+    add('--seeds', default='0', help='seeds, to multiply with: 0,1,2 (default 0)')
+    add('--workdir', type=folder, help='folder of the whole sweep')
+    add('--dry-run', action='store_true', help='only print the runs')
+    each = 'runs at a time (default: one per device of --devices, else 1)'
+    add('-j', type=int, default=0, metavar='N', help=each)
+    add('--devices', default='', help='CUDA devices to hand out in turn, one to a run: 0,1,2,3')
+    array = "an array job instead: --slurm='--gpus=1 --time=2:00:00'"
+    add('--slurm', nargs='?', const='', metavar='ARGS', help=array)
+    add('--submit', action='store_true', help='with --slurm: submit it')
+    one = 'one run of a points.jsonl; slurm_array.sbatch uses it'
+    add('--run-point', nargs=2, metavar=('FILE', 'NUMBER'), help=one)
     args, overrides = parser.parse_known_args(argv)
     if not args.run_point and not (args.config and args.workdir):
         parser.error('--config and --workdir are needed')
@@ -298,7 +270,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the sweep that the arguments ask for; returns the exit code."""
     args, overrides = parse(argv)
     if args.run_point:
         run_point(Path(args.run_point[0]), int(args.run_point[1]))

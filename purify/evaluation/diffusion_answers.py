@@ -39,7 +39,7 @@ class Asked(TypedDict):
 
 
 # Positions i64[m] of test images, and the classes i32[m] that they are taken for.
-Answers = tuple[np.ndarray, np.ndarray]
+Seen = tuple[np.ndarray, np.ndarray]
 
 
 def write_answers(work: Work) -> None:
@@ -103,7 +103,7 @@ def _measure(
     map_rows(named, stamp, constants, fetch, sink, ids, calls=calls, dtype=work.settings['dtype'])
 
 
-def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers, list[Answers]]]]:
+def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Seen, list[Seen]]]]:
     """Reads the stage's facts, and for each p_filter the answers on clean and triggered images."""
     facts: Any = read_json(folder / FACTS, Asked)
     filters = len(facts['p_filters'])
@@ -113,7 +113,7 @@ def read_answers(bench: Bench, folder: Path) -> tuple[Facts, list[tuple[Answers,
     return facts, [(clean, triggered) for clean, *triggered in split]
 
 
-def _read(bench: Bench, folder: Path, filters: int) -> Answers:
+def _read(bench: Bench, folder: Path, filters: int) -> Seen:
     """Positions i64[m] and predictions i32[m filters] of one set; none if it has no folder."""
     if not folder.is_dir():
         return np.zeros(0, np.int64), np.zeros((0, filters), np.int32)

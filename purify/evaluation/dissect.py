@@ -17,7 +17,7 @@ from purify.core.types import Facts, Tree
 from purify.data.loader import Split
 from purify.engine.gather import look_at_all
 from purify.engine.stage import Work
-from purify.engine.tables import check_ids, read_columns, read_table, write_columns
+from purify.engine.tables import Columns, check_ids, read_columns, read_table, write_columns
 from purify.evaluation.evaluate import describe_shares
 from purify.evaluation.image_quality import sum_up, warn
 from purify.evaluation.trigger_dataset import CLASSES
@@ -34,7 +34,6 @@ ARRAYS = 'dissection.npz'
 SETS = ('generated', 'probe')
 # Roles of the tables of a score: one of these and its name.
 TRAINING, GENERATED = 'training ', 'generated '
-Columns = dict[str, np.ndarray]
 # Columns and their kinds.
 OF_A_SET = {'ids': 'iu', 'label': 'iu', 'predicted': 'iu', 'trigger': 'f', 'group': 'u'}
 

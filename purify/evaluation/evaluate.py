@@ -19,7 +19,7 @@ from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context, Guard
 from purify.engine.stage import Work
 from purify.engine.tables import read_table
-from purify.evaluation.diffusion_answers import Answers, read_answers
+from purify.evaluation.diffusion_answers import Seen, read_answers
 from purify.evaluation.image_quality import describe_likeness
 from purify.evaluation.residual_attack import measure_residual
 from purify.evaluation.testbench import BROKEN, Bench, advise
@@ -79,7 +79,7 @@ def _judge(bench: Bench, name: str, bar: Bar, guard: Guard | None = None) -> Fac
     model, every, label = bench.classifier(name), bench.everyone, 'guarded' if guard else name
     change = open_guard(bench, guard) if guard else None
 
-    def ask(attack: Attack | None, what: str) -> Answers:
+    def ask(attack: Attack | None, what: str) -> Seen:
         classes = bench.predict(model, f'{label}-{what}', bar, attack, change=change)
         if guard and (broken := int((classes == BROKEN).sum())):
             raise UserError(
@@ -105,7 +105,7 @@ def open_guard(bench: Bench, guard: Guard) -> tuple[Any, Rule]:
     return weights_of(models), change
 
 
-def describe_answers(bench: Bench, clean: Answers, triggered: Sequence[Answers]) -> Facts:
+def describe_answers(bench: Bench, clean: Seen, triggered: Sequence[Seen]) -> Facts:
     """Computes a classifier's ACC, ASR and RA from its answers on clean and triggered images."""
     where, classes = clean
     labels = bench.test.labels

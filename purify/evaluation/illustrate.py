@@ -16,9 +16,9 @@ from purify.data.loader import Split
 from purify.data.table import Table
 from purify.defenses.dataelixir.candidates import Candidates
 from purify.defenses.method import Context
-from purify.engine.gather import Columns, look_at_all
+from purify.engine.gather import look_at_all
 from purify.engine.stage import Work
-from purify.engine.tables import read_columns, read_table, write_columns
+from purify.engine.tables import Columns, read_columns, read_table, write_columns
 from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.testbench import advise
 from purify.stages.models import open_models, weights_of

@@ -34,7 +34,7 @@ from purify.report.results import (
     TrustedImages,
     read_typed,
 )
-from purify.report.run import Finished, Rows, Sample
+from purify.report.run import Finished, Metrics, Sample
 from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
 
@@ -154,7 +154,7 @@ def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
     return PriorFacts(**describe_prior(chain.path(uses[0]), config)) if uses else None
 
 
-def curves(chain: Chain) -> dict[str, Rows]:
+def curves(chain: Chain) -> dict[str, Metrics]:
     """Reads the metrics of finished stages by stage, from their own folders, which are checked."""
     done = [name for name in chain.stages if chain.finished(name)]
     found = {name: read_rows(chain.folder(name) / 'metrics.jsonl') for name in done}

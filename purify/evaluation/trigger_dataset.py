@@ -122,7 +122,8 @@ class _TriggerRows:
         for row in rows:
             position, triggered = int(self.positions[row]), int(self.which[row] >= 0)
             image = self.split[position]['image']
-            image = mix(image, stamped.pop(row), float(self.strength[row])) if triggered else image
+            if triggered:
+                image = blend(image, stamped.pop(row), float(self.strength[row]))
             numbers = {'label': triggered, 'variation': int(self.variations[row])}
             yield {'id': int(self.split.ids[position]), 'image': image} | numbers
 
@@ -141,7 +142,7 @@ class _TriggerRows:
         return found
 
 
-def mix(image: np.ndarray, stamped: np.ndarray, strength: float) -> np.ndarray:
+def blend(image: np.ndarray, stamped: np.ndarray, strength: float) -> np.ndarray:
     """Mixes an image u8[h w c] (strength 0) with what the attack makes of it (1)."""
     return np.round(image + strength * (stamped.astype(np.float64) - image)).astype(np.uint8)
 

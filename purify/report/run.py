@@ -10,7 +10,7 @@ from purify.report.results import Results
 
 Arrays = Mapping[str, np.ndarray]
 FeatureMap = Mapping[str, Any]  # arrays by name, and 'facts'
-Rows = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
+Metrics = Sequence[Mapping[str, Any]]  # of a metrics.jsonl
 
 
 class Sample(TypedDict):
@@ -47,7 +47,7 @@ class Finished:
     """
 
     results: Results
-    curves: Mapping[str, Rows]
+    curves: Mapping[str, Metrics]
     samples: Sequence[Sample]
     environment: Mapping[str, Any]
     pictures: Arrays | None = None

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from purify.report.canvas import COLOURS, Drawing, draw_grid, finish, new_figure
 from purify.report.markup import Section, fill
-from purify.report.run import Finished, Rows
+from purify.report.run import Finished, Metrics
 from purify.report.words import say_number, say_percent
 
 MAX_POINTS = 300  # per line; more are thinned to the extremes of equal stretches
@@ -24,7 +24,7 @@ def section(run: Finished) -> Section | None:
     return fill('curves', 'Training', curves=drawings) if drawings else None
 
 
-def draw_curves(rows: Rows, prefix: str) -> Drawing | None:
+def draw_curves(rows: Metrics, prefix: str) -> Drawing | None:
     """Draws loss and accuracy of one stage over its steps; None when the rows hold neither.
 
     Numbers whose name contains 'loss' or 'accuracy' are lines, four at most in a panel. Values that
@@ -79,7 +79,7 @@ def _draw_panel(axes: Axes, word: str, lines: dict[str, Curve]) -> None:
         )  # fmt: skip
 
 
-def _lines(rows: Rows, word: str) -> dict[str, Curve]:
+def _lines(rows: Metrics, word: str) -> dict[str, Curve]:
     """(step, value) pairs of each number called after `word`; NaN where a row has none.
 
     Empty lines are left out.
