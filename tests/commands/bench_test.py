@@ -253,7 +253,7 @@ def refused(config, fragments):
         ('guidances=nan', ["--config.guidances=['nan']", 'finite numbers']),
         ('guidances=1e400', ['--config.guidances=[inf]', 'finite numbers']),
         ('guidances=', ["--config.guidances=['']", 'one or more finite numbers']),
-        ('dtypes=float32,float8', ['float8', 'bfloat16, float16, float32']),
+        ('dtypes=float32,float8', ['float8', 'float32, float16, bfloat16']),
         ('dtypes=', ["--config.dtypes=['']", 'one or more of bfloat16']),
         ('dtypes=32', ['--config.dtypes=[32]', 'one or more of bfloat16']),
         ('sizes_px=16,15', ['size_px=15', 'multiple of 2']),
