@@ -295,12 +295,15 @@ def test_the_test_script_runs_everything_and_fails_if_anything_does(bench):
         '-m ruff format --check',
         f'-m pyright --pythonpath {os.environ["PURIFY_PYTHON"]}',
     ]
+    tests = '-m pytest -n 2 --dist loadfile --no-loadscope-reorder'
     assert bench.run('test.sh', '--no-venv', '-k', 'x')[1] == 0
-    assert bench.noted() == [*tools, '-m pytest -n 2 --dist loadfile --no-loadscope-reorder -k x']
+    assert bench.noted() == [*tools, f'{tests} -m not long -k x']
+    assert bench.run('test.sh', '--no-venv', '--all', '-k', 'x')[1] == 0
+    assert bench.noted()[-1] == f'{tests} -k x'
     bench.set(FAILS='pytest')
     assert bench.run('test.sh', '--no-venv')[1] == 3
     bench.set(FAILS='pyright')
     said, code = bench.run('test.sh', '--no-venv')
     assert code == 1
     assert said.splitlines()[-1] == 'the tests passed, but not: pyright (see above)'
-    assert bench.noted()[-1] == '-m pytest -n 2 --dist loadfile --no-loadscope-reorder'
+    assert bench.noted()[-1] == f'{tests} -m not long'
