@@ -80,8 +80,9 @@ def chain(tmp_path_factory):
         rest |= {'triggered': 0.0, 'interval': [0.0, 0.1], 'p_t': None}
         rows[name] = [{'label': 1, 'target': True} | rest, {'label': 2, 'target': False} | rest]
     write_columns(chain.folder('dissect') / ARRAYS, arrays)
-    numbers = {'judges': {}, 'sets': {name: rows[name] for name in ('generated', 'probe')}}
-    numbers |= {'auroc': [], 'fid': {}}
+    judges, fid = {'labeller': {}, 'detector': None}, {'all': None, 'others': None}
+    numbers = {'judges': judges, 'fid': fid | {'network': '', 'notes': []}, 'auroc': []}
+    numbers |= {'sets': {name: rows[name] for name in ('generated', 'probe')}}
     write_json(
         chain.folder('dissect') / 'numbers.json',
         numbers | {'sampler': 'ddim', 'guidance': 1.0, 'steps': 5},
