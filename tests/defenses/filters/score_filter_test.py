@@ -119,7 +119,7 @@ def test_every_setting_of_a_score_reaches_a_step():
         }
         assert own == set(whole) - {'network', 'early', 'spread'}
         for key in own:
-            changed = {'on': 'features', 'shift': 0.1}.get(key) or whole[key] + 1
+            changed = {'on': 'features', 'shift': 0.1, 'rotation': 90.0}.get(key) or whole[key] + 1
             steps, _ = score_steps({name: whole | {key: changed}}, STUDENT, {'given': 'poisoned'})
             (by,) = [step.facts()['by'] for step in steps if step.kind == 'measure']
             assert by[key] == changed != whole[key], (name, key)
