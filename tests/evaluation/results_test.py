@@ -78,7 +78,7 @@ def test_trusted_images_that_nobody_counted_are_the_users_error(tmp_path, facts)
     write_table(tmp_path, Table({'ids': np.arange(5)}, facts))
     stages = {'b': SimpleNamespace(inputs={'trusted': SimpleNamespace(stage='trusted')})}
     with pytest.raises(UserError, match='does not say how many images'):
-        count_trusted(SimpleNamespace(stages=stages, folder=lambda name: tmp_path))  # pyright: ignore
+        count_trusted(SimpleNamespace(stages=stages, folder=lambda name: tmp_path))
 
 
 def shown_with(prepared, folder, columns):
@@ -87,9 +87,8 @@ def shown_with(prepared, folder, columns):
     if columns is not None:
         write_table(folder, Table(columns, {}))
     stages = {'evaluate': SimpleNamespace(inputs=inputs)}
-    return samples(
-        SimpleNamespace(folder=prepared.folder, stages=stages, path=lambda source: source), 8
-    )  # pyright: ignore
+    chain = SimpleNamespace(folder=prepared.folder, stages=stages, path=lambda source: source)
+    return samples(chain, 8)
 
 
 def test_samples_know_their_label_after_the_defence(prepared, tmp_path):
