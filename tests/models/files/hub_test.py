@@ -71,7 +71,7 @@ def test_local_folders_are_themselves(tmp_path):
         'some/model.bin': 'weights_only=True',
         'some/model.ckpt': 'Then rename model.safetensors to diffusion_pytorch_model.safetensors.'
         ' Then give the folder',
-        '~no-such-user/x': r'user/x.: not a usable path \(Could not determine home directory',
+        '~no-user/x': r'~no-user/x.: not a usable path \(Could not determine home directory',
         'x' * 300: 'x.: not a usable path .File name too long',
         './nowhere': 'no such folder',
         '/no/such/place': 'no such folder',
