@@ -49,10 +49,8 @@ def _numbers(where: dict[str, Input], method: Method, config: Settings) -> list[
         settings |= measured.facts() | {'residual_choice': choice, 'seed': seed}
         asked['candidates'] = measured.by
     if outcome.guard:
-        inputs |= {
-            f'{GUARD}{role}': place
-            for role, place in inputs_of(where, outcome.guard, config).items()
-        }
+        given = inputs_of(where, outcome.guard, config)
+        inputs |= {f'{GUARD}{role}': place for role, place in given.items()}
         settings |= {'guard': outcome.guard.facts(), 'seed': seed}
         asked['guard'] = outcome.guard.by
     stages = []
@@ -84,15 +82,10 @@ def _pictures(where: dict[str, Input], method: Method, config: Settings) -> list
     outcome, seed, stages = method.outcome, config['seeds']['model'], []
     shown = {'truth': TRUTH, 'teacher': where['teacher']} | _handed_over(where, method)
     if measured := method.step(outcome.candidates):
-        pictured = (
-            shown
-            | {role: where[role] for role in ('poisoned', 'prior')}
-            | {'candidates': where[measured.name]}
-        )
-        draw, settings = (
-            partial(illustrate, candidates=measured.by),
-            measured.facts() | {'seed': seed},
-        )
+        pictured = shown | {role: where[role] for role in ('poisoned', 'prior')}
+        pictured |= {'candidates': where[measured.name]}
+        draw = partial(illustrate, candidates=measured.by)
+        settings = measured.facts() | {'seed': seed}
         stages.append(Stage('illustrate', draw, settings, pictured, sees=('truth',)))
     if outcome.features and outcome.findings:
         mapped = {role: shown[role] for role in ('truth', 'findings')} | {
